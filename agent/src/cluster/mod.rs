@@ -1,0 +1,3 @@
+//! What the cluster looks like: sources of Kubernetes objects, one model, immutable snapshots.
+
+pub mod model;

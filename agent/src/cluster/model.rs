@@ -1,0 +1,100 @@
+//! The model that consumers read: immutable snapshots of the opted-in part of the cluster.
+//!
+//! A consumer loads a [`Snapshot`] once per event and holds no lock. What lives longer than a snapshot
+//! (an endpoint's load) hangs on it by `Arc`.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use ahash::AHashMap;
+use arc_swap::ArcSwap;
+
+use crate::govern::{endpoint::Endpoint, tag::Tag};
+
+/// The current snapshot. Readers on the data path use `arc_swap::Cache`.
+pub type Current = Arc<ArcSwap<Snapshot>>;
+
+/// Everything the agent knows about the opted-in part of the cluster, at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts snapshots; 0 is "no source has answered yet".
+    pub generation: u64,
+    /// Governed destinations, by the address that a caller dials (IPv4-mapped addresses are normalised to IPv4 by the caller).
+    pub destinations: AHashMap<SocketAddr, Destination>,
+    /// Pods of every namespace that is opted in, and pods with an override of their own, by UID.
+    pub pods: AHashMap<Arc<str>, Arc<Workload>>,
+    /// The same pods, by address (host-network pods are not listed).
+    pub pods_by_ip: AHashMap<IpAddr, Arc<Workload>>,
+}
+
+/// What stands behind a governed address.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    pub service: Arc<Service>,
+    /// Set for an endpoint address of a headless service: the caller chose this endpoint, and stays with it.
+    pub pinned: Option<Arc<Endpoint>>,
+}
+
+/// One port of a Kubernetes Service with its endpoints.
+#[derive(Debug)]
+pub struct Service {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    /// The Service's port number (not the target port).
+    pub port: u16,
+    pub port_name: Option<Arc<str>>,
+    /// What the port is declared to speak; `Detect` where nothing is declared.
+    pub protocol: Protocol,
+    /// All endpoints, also those that are not usable.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Endpoints with no tag.
+    pub baseline: Vec<Arc<Endpoint>>,
+    /// Endpoints by tag.
+    pub lanes: BTreeMap<Tag, Vec<Arc<Endpoint>>>,
+    /// `sessionAffinity: ClientIP`.
+    pub session_affinity: bool,
+}
+
+/// `orders.shop:8080`, as logs and metrics name it.
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}:{}", self.name, self.namespace, self.port)
+    }
+}
+
+/// What a service port is declared to speak: `appProtocol` first, then the port name's prefix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// Nothing declared: the first bytes tell.
+    #[default]
+    Detect,
+    /// `http`, `http-*`, `kubernetes.io/ws`: HTTP/1 or HTTP/2, told apart by the preface; never waits on a timer.
+    Http,
+    /// `http2`, `grpc`, `grpc-web`, `kubernetes.io/h2c`: HTTP/2 with prior knowledge (HTTP/1 is still understood).
+    Http2,
+    /// `tls`, `https`, `kubernetes.io/wss`, `tcp`, database names: bytes, at once.
+    Opaque,
+}
+
+/// A pod, as caller or as endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    pub uid: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub tag: Option<Tag>,
+    pub ips: Vec<IpAddr>,
+    pub node: Option<Arc<str>>,
+    pub zone: Option<Arc<str>>,
+    pub host_network: bool,
+    /// The outcome of the namespace's opt-in and the pod's override (false for host-network pods).
+    pub capture: bool,
+    /// It has a deletionTimestamp.
+    pub terminating: bool,
+    /// Its phase is Succeeded or Failed.
+    pub finished: bool,
+}

@@ -1,0 +1,19 @@
+//! Sluice: a node agent that governs the HTTP and gRPC calls between Kubernetes services.
+//!
+//! The modules, in the order in which a connection meets them:
+//!
+//! - [`cluster`]: what the cluster looks like. Sources of Kubernetes objects become one model, handed out as immutable snapshots.
+//! - [`capture`]: how a connection gets here. eBPF programs, the pods' network namespaces, the listeners inside them.
+//! - [`proxy`]: what happens to it. Accept, detect, HTTP, tunnel, pool, upstream.
+//! - [`govern`]: what is decided about it. Tag, lane, balance. Pure: no sockets, no clock of its own.
+//! - [`observe`]: what is told about it. Metrics and the access log.
+//! - [`admin`]: who can ask. `/metrics`, `/healthz`, `/readyz`.
+//! - [`config`]: what the operator chose. [`api`]: the words of the Kubernetes objects that Sluice reads.
+//! - [`run`]: wires everything; owns start, drain and stop.
+
+pub mod api;
+pub mod cluster;
+pub mod config;
+pub mod govern;
+pub mod observe;
+pub mod proxy;
