@@ -1,2 +1,89 @@
-//! The ABI between the eBPF programs and the agent.
+//! The ABI between the eBPF programs and the agent: what stands in the maps, and under which names.
+//!
+//! Both sides compile this file, so a layout can never differ. Everything is `#[repr(C)]`, without padding that
+//! is not a named field: the kernel compares map keys byte by byte.
 #![no_std]
+
+mod address;
+mod counter;
+
+pub use address::{Address, words};
+pub use counter::Counter;
+
+/// Names of the maps, as the agent asks for them.
+pub mod map {
+    pub const PODS: &str = "PODS";
+    pub const SERVICES: &str = "SERVICES";
+    pub const ACCEPTED: &str = "ACCEPTED";
+    pub const HEARTBEAT: &str = "HEARTBEAT";
+    pub const COUNTERS: &str = "COUNTERS";
+}
+
+/// Names of the programs (function names, and what `bpftool prog` shows).
+pub mod program {
+    pub const CONNECT4: &str = "sluice_connect4";
+    pub const CONNECT6: &str = "sluice_connect6";
+    pub const ESTABLISHED: &str = "sluice_established";
+    pub const GETPEERNAME4: &str = "sluice_getpeername4";
+    pub const GETPEERNAME6: &str = "sluice_getpeername6";
+    pub const GETSOCKNAME4: &str = "sluice_getsockname4";
+    pub const GETSOCKNAME6: &str = "sluice_getsockname6";
+}
+
+/// Names of the constants that the agent patches in before it loads the programs.
+pub mod global {
+    /// `u64`: the cgroup v2 id of the agent itself; its own connects are never redirected. 0 is no cgroup's id.
+    pub const AGENT_CGROUP: &str = "AGENT_CGROUP";
+}
+
+/// Pods that can be enrolled on one node at a time.
+pub const MAX_PODS: usize = 4096;
+/// Governed destinations that a node can know.
+pub const MAX_SERVICES: usize = 262_144;
+/// Redirected connections between the two ends of their handshake, at a time. The least recent go first.
+pub const MAX_IN_FLIGHT: usize = 16_384;
+
+/// Slots for listener ports in [`Pod`].
+pub const PORT_SLOTS: usize = 16;
+
+/// A beat older than this no longer counts: the programs stop redirecting.
+pub const HEARTBEAT_STALE_AFTER_NANOS: u64 = 1_000_000_000;
+
+/// Value of `PODS`: how to redirect the connects of one network namespace. The key is its cookie (`SO_NETNS_COOKIE`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Pod {
+    /// Ports of the agent's listeners on 127.0.0.1, host byte order. A program draws a slot, so all of them are
+    /// filled, repeating the ports as needed. All zero: no such listener.
+    pub ports_v4: [u16; PORT_SLOTS],
+    /// The same on `::1`. All zero in a namespace without IPv6.
+    pub ports_v6: [u16; PORT_SLOTS],
+    /// The pod's own IPv4 address in network byte order, for `getsockname`. 0: unknown.
+    pub address_v4: u32,
+    pub reserved: u32,
+    /// The pod's own IPv6 address in network byte order, for `getsockname`. All zero: unknown.
+    pub address_v6: [u32; 4],
+}
+
+/// Spreads `ports` over all slots. Without ports all slots are 0.
+pub fn port_slots(ports: &[u16]) -> [u16; PORT_SLOTS] {
+    let mut slots = [0; PORT_SLOTS];
+    for (slot, port) in slots.iter_mut().zip(ports.iter().cycle()) {
+        *slot = *port;
+    }
+    slots
+}
+
+/// Key of `IN_FLIGHT`: both ends of a redirected connection, as both ends of the handshake see it. The listener's
+/// port belongs to it: a client port may be used towards several listeners at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    pub netns_cookie: u64,
+    /// The client's address in network byte order, IPv4 as IPv4-mapped.
+    pub client: [u32; 4],
+    /// Host byte order.
+    pub client_port: u32,
+    /// Host byte order.
+    pub listener_port: u32,
+}

@@ -1,0 +1,210 @@
+//! connect4 and connect6: shall this connect be redirected, and if so, to which of the agent's listeners.
+//!
+//! The tests stand in the order of their cost: most connects of most pods leave after the second. Whatever is not
+//! surely Sluice's business passes untouched.
+
+use core::{
+    mem,
+    ptr::{addr_of, addr_of_mut, read_volatile, write_volatile},
+};
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{
+        bpf_get_prandom_u32,
+        generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns},
+    },
+    programs::SockAddrContext,
+};
+use aya_log_ebpf::debug;
+use sluice_ebpf::{Address, Counter, HEARTBEAT_STALE_AFTER_NANOS, PORT_SLOTS, Pod};
+
+use crate::maps::{AGENT_CGROUP, DIALLED, HEARTBEAT, PODS, SERVICES, count};
+
+const IPPROTO_TCP: u32 = 6;
+/// 127.0.0.1 and ::1, in network byte order.
+const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
+const LOOPBACK_V6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
+
+/// Why a connect passes, or how it was redirected.
+type Outcome = Result<Counter, Counter>;
+
+#[inline(always)]
+pub(crate) fn v4(ctx: &SockAddrContext) {
+    conclude(ctx, try_v4(ctx));
+}
+
+#[inline(always)]
+pub(crate) fn v6(ctx: &SockAddrContext) {
+    conclude(ctx, try_v6(ctx));
+}
+
+#[inline(always)]
+fn try_v4(ctx: &SockAddrContext) -> Outcome {
+    let pod = enrolled(ctx)?;
+    let dialled = Address::v4(ip4(ctx), port(ctx));
+    admit(ctx, &dialled)?;
+    let listener = draw(&pod.ports_v4)?;
+    remember(ctx, &dialled)?;
+    set_ip4(ctx, LOOPBACK_V4);
+    set_port(ctx, listener);
+    Ok(Counter::RedirectedV4)
+}
+
+/// An AF_INET6 socket also dials IPv4, as `::ffff:10.96.7.3` (Java always does). Such a connect goes to the IPv4
+/// listener, in the same form.
+#[inline(always)]
+fn try_v6(ctx: &SockAddrContext) -> Outcome {
+    let pod = enrolled(ctx)?;
+    let dialled = Address::v6(ip6(ctx), port(ctx));
+    admit(ctx, &dialled)?;
+    if dialled.is_v4() {
+        let listener = draw(&pod.ports_v4)?;
+        remember(ctx, &dialled)?;
+        set_ip6(ctx, Address::v4(LOOPBACK_V4, 0).ip);
+        set_port(ctx, listener);
+        Ok(Counter::RedirectedV4)
+    } else {
+        let listener = draw(&pod.ports_v6)?;
+        remember(ctx, &dialled)?;
+        set_ip6(ctx, LOOPBACK_V6);
+        set_port(ctx, listener);
+        Ok(Counter::RedirectedV6)
+    }
+}
+
+#[inline(always)]
+fn enrolled(ctx: &SockAddrContext) -> Result<&'static Pod, Counter> {
+    // SAFETY: the kernel passes a valid context to the program.
+    if unsafe { (*ctx.sock_addr).protocol } != IPPROTO_TCP {
+        return Err(Counter::NotTcp);
+    }
+    // SAFETY: the helper takes the context itself.
+    let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    // SAFETY: not preallocated, so the element outlives this program's run even if it is removed meanwhile.
+    unsafe { PODS.get(cookie) }.ok_or(Counter::NotEnrolled)
+}
+
+#[inline(always)]
+fn admit(ctx: &SockAddrContext, dialled: &Address) -> Result<(), Counter> {
+    if SERVICES.get_ptr(dialled).is_none() {
+        return Err(Counter::NotGoverned);
+    }
+    // SAFETY: in this program type the kernel never leaves `sk` null.
+    if unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).bound_dev_if } != 0 {
+        return Err(Counter::BoundToDevice);
+    }
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let beat = HEARTBEAT.get_ptr(0).map_or(0, |beat| {
+        // SAFETY: array elements always exist; the agent writes all 8 bytes at once.
+        unsafe { read_volatile(beat) }
+    });
+    // The agent may beat on another CPU after `now` was read: that is fresh, not an underflow.
+    if now.saturating_sub(beat) > HEARTBEAT_STALE_AFTER_NANOS {
+        return Err(Counter::AgentSilent);
+    }
+    // SAFETY: no arguments.
+    if unsafe { bpf_get_current_cgroup_id() } == AGENT_CGROUP.load() {
+        return Err(Counter::AgentItself);
+    }
+    Ok(())
+}
+
+/// One of the pod's listeners. They share a destination address, hence a range of client ports: several listeners
+/// make several ranges, and spread the connections over the agent's workers.
+#[inline(always)]
+fn draw(slots: &[u16; PORT_SLOTS]) -> Result<u16, Counter> {
+    // SAFETY: no arguments.
+    let slot = unsafe { bpf_get_prandom_u32() } as usize % PORT_SLOTS;
+    // SAFETY: the remainder is below the length.
+    match unsafe { read_volatile(slots.as_ptr().add(slot)) } {
+        0 => Err(Counter::NoListener),
+        port => Ok(port),
+    }
+}
+
+#[inline(always)]
+fn remember(ctx: &SockAddrContext, dialled: &Address) -> Result<(), Counter> {
+    let mut value = *dialled;
+    // SAFETY: `sk` is valid; the storage is as large as `Address`. What is there already is not replaced by the
+    // helper, hence the write.
+    unsafe {
+        let stored = DIALLED.get_or_insert_ptr_mut(ctx, Some(&mut value));
+        if stored.is_null() {
+            return Err(Counter::NotStored);
+        }
+        *stored = value;
+    }
+    debug!(
+        ctx,
+        "pid {} dialled [{:i}]:{}, redirected",
+        ctx.tgid(),
+        // SAFETY: both are 16 bytes without padding.
+        unsafe { mem::transmute::<[u32; 4], [u8; 16]>(value.ip) },
+        value.port
+    );
+    Ok(())
+}
+
+#[inline(always)]
+fn conclude(ctx: &SockAddrContext, outcome: Outcome) {
+    if let Err(reason) = outcome
+        && reason as u32 != Counter::NotTcp as u32
+    {
+        // A socket can connect more than once: what it dialled before must not outlive that.
+        // SAFETY: in this program type the kernel never leaves `sk` null.
+        let _absent_is_fine = unsafe { DIALLED.delete((*ctx.sock_addr).__bindgen_anon_1.sk) };
+    }
+    let (Ok(counter) | Err(counter)) = outcome;
+    count(counter);
+}
+
+// The context is no ordinary memory: the verifier rewrites every access to it, and knows only accesses of whole
+// words at constant offsets. Volatile keeps the compiler from merging or reordering them.
+
+#[inline(always)]
+pub(crate) fn ip4(ctx: &SockAddrContext) -> u32 {
+    // SAFETY: the kernel passes a valid context to the program.
+    unsafe { read_volatile(addr_of!((*ctx.sock_addr).user_ip4)) }
+}
+
+#[inline(always)]
+pub(crate) fn ip6(ctx: &SockAddrContext) -> [u32; 4] {
+    // SAFETY: as above.
+    unsafe {
+        let ip = addr_of!((*ctx.sock_addr).user_ip6).cast::<u32>();
+        [read_volatile(ip), read_volatile(ip.add(1)), read_volatile(ip.add(2)), read_volatile(ip.add(3))]
+    }
+}
+
+/// In host byte order.
+#[inline(always)]
+fn port(ctx: &SockAddrContext) -> u16 {
+    // SAFETY: as above. The big-endian port fills the first two of the four bytes.
+    u16::from_be(unsafe { read_volatile(addr_of!((*ctx.sock_addr).user_port)) } as u16)
+}
+
+#[inline(always)]
+pub(crate) fn set_ip4(ctx: &SockAddrContext, ip: u32) {
+    // SAFETY: as above.
+    unsafe { write_volatile(addr_of_mut!((*ctx.sock_addr).user_ip4), ip) }
+}
+
+#[inline(always)]
+pub(crate) fn set_ip6(ctx: &SockAddrContext, words: [u32; 4]) {
+    // SAFETY: as above.
+    unsafe {
+        let ip = addr_of_mut!((*ctx.sock_addr).user_ip6).cast::<u32>();
+        write_volatile(ip, words[0]);
+        write_volatile(ip.add(1), words[1]);
+        write_volatile(ip.add(2), words[2]);
+        write_volatile(ip.add(3), words[3]);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn set_port(ctx: &SockAddrContext, port: u16) {
+    // SAFETY: as above.
+    unsafe { write_volatile(addr_of_mut!((*ctx.sock_addr).user_port), u32::from(port.to_be())) }
+}

@@ -1,0 +1,82 @@
+//! What the programs count, and under which names it is told.
+
+/// An index into `COUNTERS`, one for each outcome of a connect and of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Counter {
+    /// A connect of something else than TCP.
+    NotTcp,
+    /// The caller's network namespace is not enrolled.
+    NotEnrolled,
+    /// The destination is not governed.
+    NotGoverned,
+    /// The socket is bound to a device.
+    BoundToDevice,
+    /// The agent's heartbeat is stale: it hangs.
+    AgentSilent,
+    /// The agent itself connects, in a pod's network namespace.
+    AgentItself,
+    /// The pod has no listener of that family.
+    NoListener,
+    /// The original destination could not be stored (out of memory).
+    NotStored,
+    /// Redirected, IPv4 (also when dialled as IPv4-mapped).
+    RedirectedV4,
+    /// Redirected, IPv6.
+    RedirectedV6,
+    /// The client's end of a redirected connection was established.
+    Established,
+    /// The listener's end was established, and the original destination moved to it.
+    Accepted,
+    /// The original destination was lost between the two ends; the agent closes such a connection.
+    Lost,
+}
+
+impl Counter {
+    pub const ALL: [Self; 13] = [
+        Self::NotTcp,
+        Self::NotEnrolled,
+        Self::NotGoverned,
+        Self::BoundToDevice,
+        Self::AgentSilent,
+        Self::AgentItself,
+        Self::NoListener,
+        Self::NotStored,
+        Self::RedirectedV4,
+        Self::RedirectedV6,
+        Self::Established,
+        Self::Accepted,
+        Self::Lost,
+    ];
+
+    /// The name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotTcp => "passed_not_tcp",
+            Self::NotEnrolled => "passed_not_enrolled",
+            Self::NotGoverned => "passed_not_governed",
+            Self::BoundToDevice => "passed_bound_to_device",
+            Self::AgentSilent => "passed_agent_silent",
+            Self::AgentItself => "passed_agent_itself",
+            Self::NoListener => "passed_no_listener",
+            Self::NotStored => "passed_not_stored",
+            Self::RedirectedV4 => "redirected_v4",
+            Self::RedirectedV6 => "redirected_v6",
+            Self::Established => "established",
+            Self::Accepted => "accepted",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_listed_at_their_index() {
+        for (index, counter) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, index, "{}", counter.name());
+        }
+    }
+}

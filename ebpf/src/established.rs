@@ -1,0 +1,156 @@
+//! sock_ops: the original destination goes from the client's socket to the socket that the agent accepts.
+//!
+//! On loopback the client's end is established first, because the listener's end waits for the client's last
+//! segment of the handshake. So what the client's end puts down under the connection's own addresses, the
+//! listener's end always finds, and takes away. Looked up later (at accept) such an entry may belong to another
+//! connection: clients reset and ports are used again.
+
+use core::{
+    ffi::c_void,
+    ptr::{addr_of, from_ref, null_mut, read_volatile},
+};
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        bpf_sock,
+    },
+    btf_maps::SkStorage,
+    helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get},
+    programs::SockOpsContext,
+};
+use sluice_ebpf::{Address, Counter, Flow};
+
+use crate::maps::{ACCEPTED, DIALLED, IN_FLIGHT, count};
+
+const AF_INET: u32 = 2;
+const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
+const LOOPBACK_V6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
+
+#[inline(always)]
+pub(crate) fn on(ctx: &SockOpsContext) {
+    match ctx.op() {
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialling_end(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepting_end(ctx),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn dialling_end(ctx: &SockOpsContext) {
+    let Some(sk) = socket(ctx) else { return };
+    // SAFETY: `sk` was checked; the storage lives as long as the socket.
+    let Some(dialled) = (unsafe { storage(&DIALLED, sk, null_mut(), 0).as_ref() }) else { return };
+    let flow = Flow {
+        netns_cookie: netns_cookie(ctx),
+        client: local_ip(ctx),
+        client_port: local_port(ctx),
+        listener_port: remote_port(ctx),
+    };
+    match IN_FLIGHT.insert(&flow, dialled, 0) {
+        Ok(()) => count(Counter::Established),
+        Err(_) => count(Counter::Lost),
+    }
+}
+
+#[inline(always)]
+fn accepting_end(ctx: &SockOpsContext) {
+    // The agent listens on loopback only. All other inbound connections of all pods leave here.
+    let here = local_ip(ctx);
+    if here != Address::v4(LOOPBACK_V4, 0).ip && here != LOOPBACK_V6 {
+        return;
+    }
+    let flow = Flow {
+        netns_cookie: netns_cookie(ctx),
+        client: remote_ip(ctx),
+        client_port: remote_port(ctx),
+        listener_port: local_port(ctx),
+    };
+    // SAFETY: copied at once. An LRU element may be used again meanwhile only when the map is full of younger ones.
+    let Some(mut original) = (unsafe { IN_FLIGHT.get(&flow) }).copied() else { return };
+    let _removed_by_a_twin = IN_FLIGHT.remove(&flow);
+    let Some(sk) = socket(ctx) else {
+        count(Counter::Lost);
+        return;
+    };
+    // SAFETY: `sk` was checked.
+    let stored = unsafe { storage(&ACCEPTED, sk, &mut original, BPF_SK_STORAGE_GET_F_CREATE.into()) };
+    count(if stored.is_null() { Counter::Lost } else { Counter::Accepted });
+}
+
+/// Null for a request socket and on some paths of the kernel: loaded once, and that copy is checked.
+#[inline(always)]
+fn socket(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
+    // SAFETY: the kernel passes a valid context to the program.
+    let sk = unsafe { read_volatile(addr_of!((*ctx.ops).__bindgen_anon_2.sk)) };
+    (!sk.is_null()).then_some(sk)
+}
+
+/// aya-ebpf's own accessor takes a `SockAddrContext`.
+///
+/// # Safety
+/// `sk` must be a socket that the verifier knows not to be null.
+#[inline(always)]
+unsafe fn storage(
+    map: &SkStorage<Address>,
+    sk: *mut bpf_sock,
+    value: *mut Address,
+    flags: u64,
+) -> *mut Address {
+    let map = from_ref(map).cast_mut().cast::<c_void>();
+    // SAFETY: the caller's promise; values of this map are addresses.
+    unsafe { bpf_sk_storage_get(map, sk.cast(), value.cast(), flags) }.cast()
+}
+
+#[inline(always)]
+fn netns_cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the helper takes the context itself.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+// Both families' fields are read, and then one is chosen. The other way round the compiler makes one load at a
+// variable offset of it, which the verifier rejects.
+
+#[inline(always)]
+fn local_ip(ctx: &SockOpsContext) -> [u32; 4] {
+    // SAFETY: the kernel passes a valid context to the program.
+    unsafe { choose(ctx, addr_of!((*ctx.ops).local_ip4), addr_of!((*ctx.ops).local_ip6).cast()) }
+}
+
+#[inline(always)]
+fn remote_ip(ctx: &SockOpsContext) -> [u32; 4] {
+    // SAFETY: as above.
+    unsafe { choose(ctx, addr_of!((*ctx.ops).remote_ip4), addr_of!((*ctx.ops).remote_ip6).cast()) }
+}
+
+/// # Safety
+/// `ip4` and `ip6` must point to fields of the context.
+#[inline(always)]
+unsafe fn choose(ctx: &SockOpsContext, ip4: *const u32, ip6: *const u32) -> [u32; 4] {
+    // SAFETY: the caller's promise.
+    let (v4, v6) = unsafe {
+        (
+            read_volatile(ip4),
+            [
+                read_volatile(ip6),
+                read_volatile(ip6.add(1)),
+                read_volatile(ip6.add(2)),
+                read_volatile(ip6.add(3)),
+            ],
+        )
+    };
+    if ctx.family() == AF_INET { Address::v4(v4, 0).ip } else { v6 }
+}
+
+/// In host byte order, as the kernel gives it.
+#[inline(always)]
+fn local_port(ctx: &SockOpsContext) -> u32 {
+    ctx.local_port()
+}
+
+/// In host byte order. The kernel gives it big-endian, in all four bytes.
+#[inline(always)]
+fn remote_port(ctx: &SockOpsContext) -> u32 {
+    u32::from_be(ctx.remote_port())
+}

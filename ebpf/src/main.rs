@@ -1,0 +1,97 @@
+//! The eBPF programs. Entry points only; one module a hook family:
+//! [`connect`] (a connection is redirected), [`established`] (its original destination reaches the agent's socket),
+//! [`names`] (the application sees what it dialled).
+//!
+//! `cargo xtask build` compiles this for `bpfel-unknown-none`. By hand, from the workspace's root, with Debian's
+//! packages (with rustup's nightly and its rust-src, `cargo +nightly` takes the place of the two variables):
+//!
+//! ```sh
+//! export PATH="$BPF_LINKER_DIR:/usr/lib/llvm-22/bin:$PATH" RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
+//! export CARGO_ENCODED_RUSTFLAGS="$(printf '%s\x1f%s\x1f%s' \
+//!     "--cfg=bpf_target_arch=\"$(uname -m)\"" -Cdebuginfo=2 -Clink-arg=--btf)"
+//! /usr/bin/cargo build --locked --release -Z build-std=core --target bpfel-unknown-none \
+//!     --package sluice-ebpf --bin sluice-programs --features programs \
+//!     --target-dir target/bpf-build
+//! cp target/bpf-build/bpfel-unknown-none/release/sluice-programs target/bpf/sluice.bpf.o
+//! ```
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod connect;
+#[cfg(target_arch = "bpf")]
+mod established;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod names;
+
+/// Function names differ from section names, or bpf-linker says "symbol already defined".
+#[cfg(target_arch = "bpf")]
+mod entry {
+    use aya_ebpf::{
+        macros::{cgroup_sock_addr, sock_ops},
+        programs::{SockAddrContext, SockOpsContext},
+    };
+
+    use crate::{connect, established, names};
+
+    /// The verdict of every program: go on. Sluice never forbids anything.
+    const PROCEED: i32 = 1;
+
+    #[cgroup_sock_addr(connect4)]
+    pub(crate) fn sluice_connect4(ctx: SockAddrContext) -> i32 {
+        connect::v4(&ctx);
+        PROCEED
+    }
+
+    #[cgroup_sock_addr(connect6)]
+    pub(crate) fn sluice_connect6(ctx: SockAddrContext) -> i32 {
+        connect::v6(&ctx);
+        PROCEED
+    }
+
+    #[sock_ops]
+    pub(crate) fn sluice_established(ctx: SockOpsContext) -> u32 {
+        established::on(&ctx);
+        PROCEED as u32
+    }
+
+    #[cgroup_sock_addr(getpeername4)]
+    pub(crate) fn sluice_getpeername4(ctx: SockAddrContext) -> i32 {
+        names::peer_v4(&ctx);
+        PROCEED
+    }
+
+    #[cgroup_sock_addr(getpeername6)]
+    pub(crate) fn sluice_getpeername6(ctx: SockAddrContext) -> i32 {
+        names::peer_v6(&ctx);
+        PROCEED
+    }
+
+    #[cgroup_sock_addr(getsockname4)]
+    pub(crate) fn sluice_getsockname4(ctx: SockAddrContext) -> i32 {
+        names::own_v4(&ctx);
+        PROCEED
+    }
+
+    #[cgroup_sock_addr(getsockname6)]
+    pub(crate) fn sluice_getsockname6(ctx: SockAddrContext) -> i32 {
+        names::own_v6(&ctx);
+        PROCEED
+    }
+
+    /// No helper in use is reserved to GPL programs.
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 11] = *b"Apache-2.0\0";
+
+    #[panic_handler]
+    fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+        loop {}
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {
+    eprintln!("these programs run in the kernel: build them with `cargo xtask build`");
+}

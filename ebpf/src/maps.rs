@@ -1,0 +1,54 @@
+//! The maps and constants that the programs share, and what stands in them.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    macros::btf_map,
+};
+use sluice_ebpf::{Address, Counter, Flow, MAX_IN_FLIGHT, MAX_PODS, MAX_SERVICES, Pod};
+
+// Entries of these two come and go while programs hold references into them. Without preallocation an element is
+// freed only after an RCU grace period, so that a reference never sees another element's content.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Enrolled pods, by the cookie of their network namespace.
+#[btf_map]
+pub(crate) static PODS: HashMap<u64, Pod, MAX_PODS, ON_DEMAND> = HashMap::new();
+
+/// Governed destinations.
+#[btf_map]
+pub(crate) static SERVICES: HashMap<Address, u32, MAX_SERVICES, ON_DEMAND> = HashMap::new();
+
+/// On a client's socket: the address that the application dialled.
+#[btf_map]
+pub(crate) static DIALLED: SkStorage<Address> = SkStorage::new();
+
+/// Original destinations on their way from the client's socket to the accepted one.
+#[btf_map]
+pub(crate) static IN_FLIGHT: LruHashMap<Flow, Address, MAX_IN_FLIGHT> = LruHashMap::new();
+
+/// On a socket that the agent accepts: the original destination.
+#[btf_map]
+pub(crate) static ACCEPTED: SkStorage<Address> = SkStorage::new();
+
+/// `CLOCK_MONOTONIC` of the agent's last beat, in nanoseconds.
+#[btf_map]
+pub(crate) static HEARTBEAT: Array<u64, 1> = Array::new();
+
+/// By [`Counter`].
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+
+/// See [`sluice_ebpf::global::AGENT_CGROUP`].
+#[unsafe(no_mangle)]
+pub(crate) static AGENT_CGROUP: Global<u64> = Global::new(0);
+
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the slot belongs to this CPU. Programs may be preempted by each other on it, so that one count in
+        // a great many is lost; an atomic would cost more than that is worth.
+        unsafe { *value += 1 };
+    }
+}

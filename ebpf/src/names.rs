@@ -1,0 +1,76 @@
+//! getpeername and getsockname: a redirected application sees the address that it dialled, and its pod's own.
+
+use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext};
+use sluice_ebpf::{Address, Pod};
+
+use crate::{
+    connect::{ip4, ip6, set_ip4, set_ip6, set_port},
+    maps::{DIALLED, PODS},
+};
+
+/// 127.0.0.1 and ::1, in network byte order: where a redirected socket really ends.
+const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
+const LOOPBACK_V6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
+
+#[inline(always)]
+pub(crate) fn peer_v4(ctx: &SockAddrContext) {
+    if let Some(dialled) = dialled(ctx)
+        && dialled.is_v4()
+    {
+        set_ip4(ctx, dialled.ip[3]);
+        set_port(ctx, dialled.port);
+    }
+}
+
+/// An AF_INET6 socket that dialled an IPv4-mapped address is told one, as from the kernel itself.
+#[inline(always)]
+pub(crate) fn peer_v6(ctx: &SockAddrContext) {
+    if let Some(dialled) = dialled(ctx) {
+        set_ip6(ctx, dialled.ip);
+        set_port(ctx, dialled.port);
+    }
+}
+
+/// The port is the true one. The address is changed only where the kernel chose loopback because of the redirection:
+/// a socket that was bound to an address keeps it.
+#[inline(always)]
+pub(crate) fn own_v4(ctx: &SockAddrContext) {
+    if ip4(ctx) == LOOPBACK_V4
+        && dialled(ctx).is_some()
+        && let Some(pod) = pod(ctx)
+        && pod.address_v4 != 0
+    {
+        set_ip4(ctx, pod.address_v4);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn own_v6(ctx: &SockAddrContext) {
+    let shown = ip6(ctx);
+    let mapped = shown == Address::v4(LOOPBACK_V4, 0).ip;
+    if (mapped || shown == LOOPBACK_V6)
+        && dialled(ctx).is_some()
+        && let Some(pod) = pod(ctx)
+    {
+        if mapped {
+            if pod.address_v4 != 0 {
+                set_ip6(ctx, Address::v4(pod.address_v4, 0).ip);
+            }
+        } else if pod.address_v6 != [0; 4] {
+            set_ip6(ctx, pod.address_v6);
+        }
+    }
+}
+
+#[inline(always)]
+fn dialled(ctx: &SockAddrContext) -> Option<Address> {
+    // SAFETY: in this program type the kernel never leaves `sk` null; the storage is the socket's own, and lives as
+    // long as the socket.
+    unsafe { DIALLED.get_ptr_mut(ctx).as_ref() }.copied()
+}
+
+#[inline(always)]
+fn pod(ctx: &SockAddrContext) -> Option<&'static Pod> {
+    // SAFETY: the helper takes the context itself. The element outlives this run even if it is removed meanwhile.
+    unsafe { PODS.get(bpf_get_netns_cookie(ctx.as_ptr())) }
+}
