@@ -1,0 +1,74 @@
+//! Debian packages: which are missing, and installing those.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::shell::{self, say};
+
+/// Whether this system has Debian's package manager.
+pub(crate) fn available() -> bool {
+    shell::which("apt-get").is_some() && shell::which("dpkg-query").is_some()
+}
+
+pub(crate) fn is_installed(package: &str) -> bool {
+    let status = shell::ask(Command::new("dpkg-query").args(["-W", "-f=${Status}", package]));
+    status.is_some_and(|status| status.ends_with(" installed"))
+}
+
+/// Installs those of `packages` that are missing. `by_hand` is what to do on a system where that cannot work.
+pub(crate) fn install(packages: &[&str], purpose: &str, by_hand: &str) -> Result<()> {
+    if !available() {
+        bail!("{purpose} needs what this system's package manager has to give; by hand: {by_hand}");
+    }
+    let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    say(&format!("{purpose} needs the Debian packages {}: installing them", missing.join(", ")));
+    let why = "to install Debian packages";
+    if missing.iter().any(|package| !has_candidate(package)) {
+        say("the package lists lack one of them: updating the lists");
+        shell::run(shell::as_root("apt-get", why)?.args(["update", "-q"]))?;
+        if let Some(package) = missing.iter().find(|package| !has_candidate(package)) {
+            bail!("the package sources of this system have no package `{package}`; by hand: {by_hand}");
+        }
+    }
+    if attempt(&missing, why).is_err() {
+        // Lists that are a few weeks old name versions that the mirror no longer has.
+        say("that failed: updating the package lists and trying once more");
+        shell::run(shell::as_root("apt-get", why)?.args(["update", "-q"]))?;
+        attempt(&missing, why)?;
+    }
+    Ok(())
+}
+
+/// `--no-remove`: a package that conflicts with one the user has is for the user to settle.
+fn attempt(packages: &[&str], why: &str) -> Result<()> {
+    let mut apt = shell::as_root("env", why)?;
+    apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-q", "-y"]);
+    shell::run(apt.args(["--no-install-recommends", "--no-remove"]).args(packages))
+}
+
+fn has_candidate(package: &str) -> bool {
+    let policy = shell::ask(Command::new("apt-cache").env("LC_ALL", "C").args(["policy", package]));
+    policy.is_some_and(|policy| policy_names_candidate(&policy))
+}
+
+fn policy_names_candidate(policy: &str) -> bool {
+    policy
+        .lines()
+        .any(|line| line.trim().strip_prefix("Candidate: ").is_some_and(|version| version != "(none)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::policy_names_candidate;
+
+    #[test]
+    fn a_candidate_is_read_from_the_policy() {
+        assert!(policy_names_candidate("rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0\n"));
+        assert!(!policy_names_candidate("rustc-web:\n  Installed: (none)\n  Candidate: (none)\n"));
+        assert!(!policy_names_candidate(""));
+    }
+}

@@ -1,0 +1,52 @@
+//! `cargo xtask bench`: direct, Sluice, nginx and haproxy in one run and one topology, by `sluice-bench`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::{build, setup, shell};
+
+/// The flags of `sluice-bench`, which explains the loads.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Write the results as JSON too: one record a proxy and load
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How many rounds; the medians of the rounds are reported
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// How long each proxy bears each load in a round
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Only the loads whose name contains this
+    #[arg(long, value_name = "LOAD")]
+    only: Vec<String>,
+    /// Only these, separated by commas: direct, sluice, nginx, haproxy
+    #[arg(long, value_name = "PROXIES")]
+    proxies: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::pods()?;
+    setup::proxies()?;
+    let built = build::all(true)?;
+    let mut bench =
+        shell::as_root(built.bin.join("sluice-bench"), "for the bench (namespaces, cgroups, eBPF)")?;
+    bench.env("SLUICE_BIN", built.agent());
+    if let Some(file) = &args.json {
+        bench.arg("--json").arg(file);
+    }
+    if let Some(rounds) = args.rounds {
+        bench.arg("--rounds").arg(rounds.to_string());
+    }
+    if let Some(seconds) = args.seconds {
+        bench.arg("--seconds").arg(seconds.to_string());
+    }
+    for load in &args.only {
+        bench.arg("--only").arg(load);
+    }
+    if let Some(proxies) = &args.proxies {
+        bench.arg("--proxies").arg(proxies);
+    }
+    shell::run(&mut bench)
+}

@@ -1,0 +1,84 @@
+//! `cargo xtask build`: the eBPF programs, then everything that embeds or uses them.
+//!
+//! The programs go to `<target>/bpf/sluice.bpf.o`, where the agent's build script looks for them. They have a target
+//! directory of their own below it: another compiler builds them, and sharing one would make each rebuild the other's.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::shell::{self, say};
+use crate::{setup, workspace};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Build with optimizations
+    #[arg(long)]
+    release: bool,
+}
+
+/// Where the results are.
+#[derive(Debug)]
+pub(crate) struct Built {
+    /// The agent and the programs of the tests crate.
+    pub(crate) bin: PathBuf,
+}
+
+impl Built {
+    /// The agent.
+    pub(crate) fn agent(&self) -> PathBuf {
+        self.bin.join("sluice")
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let built = all(args.release)?;
+    say(&format!("the agent is {}", built.agent().display()));
+    Ok(())
+}
+
+/// Builds the eBPF programs, the agent and the programs of the tests crate.
+pub(crate) fn all(release: bool) -> Result<Built> {
+    ebpf()?;
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--package=sluice", "--package=sluice-tests"]);
+    if release {
+        cargo.arg("--release");
+    }
+    shell::run(&mut cargo)?;
+    let bin = workspace::target_dir()?.join(if release { "release" } else { "debug" });
+    Ok(Built { bin })
+}
+
+/// Builds the eBPF programs, if anything of them changed.
+pub(crate) fn ebpf() -> Result<PathBuf> {
+    let toolchain = setup::ebpf()?;
+    let folder = workspace::target_dir()?.join("bpf");
+    let build = folder.join("build");
+    say(&format!("building the eBPF programs with {toolchain}"));
+    let mut cargo = toolchain.cargo();
+    cargo.args([
+        "build",
+        "--package=sluice-ebpf",
+        "--bin=sluice-programs",
+        "--features=programs",
+        "--release",
+    ]);
+    cargo.args(["-Zbuild-std=core", "--target=bpfel-unknown-none", "--target-dir"]).arg(&build);
+    shell::run(&mut cargo).context("the eBPF programs could not be built")?;
+    let object = folder.join("sluice.bpf.o");
+    copy_if_changed(&build.join("bpfel-unknown-none/release/sluice-programs"), &object)?;
+    Ok(object)
+}
+
+/// An object that did not change keeps its time stamp, so that the agent is not built again for nothing. A changed
+/// one is put in place whole: the agent's build script may read it at any time.
+fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let new = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    if std::fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    let partial = to.with_extension(format!("partial-{}", std::process::id()));
+    std::fs::write(&partial, new).with_context(|| format!("cannot write {}", partial.display()))?;
+    std::fs::rename(&partial, to).with_context(|| format!("cannot write {}", to.display()))
+}

@@ -1,0 +1,57 @@
+//! `cargo xtask ci`: every check that CI runs, the cheapest first.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::shell::{self, say};
+use crate::{build, demo, readme, workspace};
+
+type Check = (&'static str, fn() -> Result<()>);
+
+const CHECKS: &[Check] = &[
+    ("Cargo.lock fits the manifests", lock),
+    ("formatting", || shell::run(workspace::cargo().args(["fmt", "--all", "--check"]))),
+    ("the eBPF programs build", || build::ebpf().map(drop)),
+    ("clippy, without the tests in the kernel", || clippy(&[])),
+    ("clippy, with the tests in the kernel", || clippy(&["--features=sluice-tests/kernel"])),
+    ("documentation", documentation),
+    ("the test command of README.md", readme_test),
+    ("the demo", || demo::run(&demo::Args::default())),
+];
+
+pub(crate) fn run() -> Result<()> {
+    let start = Instant::now();
+    for (name, check) in CHECKS {
+        let began = Instant::now();
+        say(&format!("check: {name}"));
+        check().with_context(|| format!("check failed: {name}"))?;
+        say(&format!("check passed: {name} ({} s)", began.elapsed().as_secs()));
+    }
+    say(&format!("all {} checks passed ({} s)", CHECKS.len(), start.elapsed().as_secs()));
+    Ok(())
+}
+
+fn lock() -> Result<()> {
+    shell::read(workspace::cargo().args(["metadata", "--locked", "--format-version=1"])).map(drop)
+}
+
+fn clippy(features: &[&str]) -> Result<()> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["clippy", "--workspace", "--all-targets"]).args(features);
+    shell::run(cargo.args(["--", "-D", "warnings"]))
+}
+
+fn documentation() -> Result<()> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
+    shell::run(cargo.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Exactly what README.md tells people to type.
+fn readme_test() -> Result<()> {
+    let file = workspace::root().join("README.md");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    shell::run(Command::new("bash").args(["-c", readme::test_command(&text)?]).current_dir(workspace::root()))
+}

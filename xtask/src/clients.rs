@@ -1,0 +1,106 @@
+//! The clients that nobody here wrote and that the kernel tests send through Sluice.
+//!
+//! curl, Node (18, the first with `fetch`) and Java (11, the first with `java.net.http`) come from the system or from
+//! Debian. gRPC comes from `PyPI`'s grpcio, in a virtual environment in the cache, so the system's Python stays as it is.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::shell::{self, say};
+use crate::{apt, workspace};
+
+const GRPCIO: &str = "grpcio==1.85.1";
+const NODE_MAJOR: u32 = 18;
+const JAVA_MAJOR: u32 = 11;
+
+/// Installs what is missing; returns the Python that has grpcio.
+pub(crate) fn install() -> Result<PathBuf> {
+    let purpose = "testing with real clients";
+    let mut packages = Vec::new();
+    if shell::which("curl").is_none() {
+        packages.push("curl");
+    }
+    if version_of("node", "--version").is_none_or(|major| major < NODE_MAJOR) {
+        packages.push("nodejs");
+    }
+    // `java File.java` needs the compiler: a runtime environment alone will not do.
+    if version_of("java", "--version").is_none_or(|major| major < JAVA_MAJOR)
+        || shell::which("javac").is_none()
+    {
+        packages.push("openjdk-17-jdk-headless");
+    }
+    if !packages.is_empty() {
+        apt::install(
+            &packages,
+            purpose,
+            "install curl, Node 18 or later and a Java 11 development kit or later",
+        )?;
+    }
+    python(purpose)
+}
+
+/// A Python with grpcio: built once into the cache.
+fn python(purpose: &str) -> Result<PathBuf> {
+    let _lock = workspace::lock_cache()?;
+    let home = workspace::cache_dir()?.join(GRPCIO.replace("==", "-"));
+    let python = home.join("bin/python");
+    // Import it: the environment breaks when the Python that it was made with goes away.
+    if shell::ask(Command::new(&python).args(["-c", "import grpc"])).is_some() {
+        return Ok(python);
+    }
+    let base = if can_make_environments("python3") {
+        "python3"
+    } else {
+        apt::install(
+            &["python3", "python3-venv"],
+            purpose,
+            "install Python 3.10 or later with its venv module",
+        )?;
+        "/usr/bin/python3"
+    };
+    say(&format!("making a Python environment with {GRPCIO} (from PyPI) in {}", home.display()));
+    shell::remove_dir(&home)?;
+    shell::run(Command::new(base).args(["-m", "venv"]).arg(&home))?;
+    let mut pip = Command::new(&python);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--only-binary=:all:",
+        GRPCIO,
+    ]);
+    shell::run(&mut pip).with_context(|| format!("{GRPCIO} could not be installed from PyPI"))?;
+    Ok(python)
+}
+
+fn can_make_environments(python: &str) -> bool {
+    let code = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))";
+    shell::ask(Command::new(python).args(["-c", code])).is_some()
+}
+
+/// The major version that a program prints.
+fn version_of(program: &str, flag: &str) -> Option<u32> {
+    major(&shell::ask(Command::new(program).arg(flag))?)
+}
+
+/// The first number in a text such as `v20.1.0` or `openjdk 17.0.15 2025-04-15`.
+fn major(text: &str) -> Option<u32> {
+    let start = text.find(|c: char| c.is_ascii_digit())?;
+    text[start..].split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::major;
+
+    #[test]
+    fn major_versions_are_read() {
+        assert_eq!(major("v20.20.2\n"), Some(20));
+        assert_eq!(major("openjdk 17.0.15 2025-04-15\n"), Some(17));
+        assert_eq!(major("java"), None);
+    }
+}

@@ -1,0 +1,94 @@
+//! Where things are: the workspace, its target directory, the cache that survives a clone; and cargo itself.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::shell;
+
+/// The root of the workspace.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the workspace")
+}
+
+/// Variables that `cargo run` sets for xtask and that must not reach another cargo: build scripts that watch
+/// them would run again at every change between `cargo xtask build` and `cargo build`.
+fn belongs_to_cargo_run(name: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|prefix| name.starts_with(prefix))
+        || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "LD_LIBRARY_PATH", "OUT_DIR"].contains(&name)
+}
+
+/// `program` at the root of the workspace, without the traces of `cargo run`.
+pub(crate) fn command(program: impl AsRef<Path>) -> Command {
+    let mut command = Command::new(program.as_ref());
+    command.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(belongs_to_cargo_run) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo() -> Command {
+    command(std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from))
+}
+
+/// The target directory, wherever the user's cargo configuration puts it.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let metadata = shell::read(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
+    json_string(&metadata, "target_directory")
+        .map(PathBuf::from)
+        .context("`cargo metadata` names no target_directory")
+}
+
+/// The string member `name` of a JSON text. Enough for one path; a JSON parser is not worth its build time here.
+fn json_string(text: &str, name: &str) -> Option<String> {
+    let start = text.find(&format!("\"{name}\":\""))? + name.len() + 4;
+    let mut value = String::new();
+    let mut chars = text[start..].chars();
+    loop {
+        match chars.next()? {
+            '"' => return Some(value),
+            '\\' => value.push(chars.next()?),
+            other => value.push(other),
+        }
+    }
+}
+
+/// The folder of what is built once a user and machine: `$XDG_CACHE_HOME/sluice` or `~/.cache/sluice`.
+pub(crate) fn cache_dir() -> Result<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    Ok(base
+        .context("neither XDG_CACHE_HOME nor HOME is an absolute path: no place for the cache")?
+        .join("sluice"))
+}
+
+/// Waits until no other xtask installs into the cache. The lock goes with the returned file.
+pub(crate) fn lock_cache() -> Result<File> {
+    let folder = cache_dir()?;
+    let lock = || {
+        std::fs::create_dir_all(&folder)?;
+        let file = File::create(folder.join(".lock"))?;
+        file.lock()?;
+        Ok::<_, std::io::Error>(file)
+    };
+    lock().with_context(|| format!("cannot lock the cache {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::json_string;
+
+    #[test]
+    fn a_json_string_is_found_and_unescaped() {
+        let text = r#"{"version":1,"target_directory":"/a \"b\"/c\\d","x":"y"}"#;
+        assert_eq!(json_string(text, "target_directory").as_deref(), Some(r#"/a "b"/c\d"#));
+        assert_eq!(json_string(text, "workspace_root"), None);
+        assert_eq!(json_string(r#"{"target_directory":"/cut"#, "target_directory"), None);
+    }
+}
