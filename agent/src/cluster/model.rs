@@ -13,7 +13,7 @@ use std::{
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
 
-use crate::govern::{endpoint::Endpoint, tag::Tag};
+use crate::govern::{endpoint::Endpoint, route::Candidates, tag::Tag};
 
 /// The current snapshot. Readers on the data path use `arc_swap::Cache`.
 pub type Current = Arc<ArcSwap<Snapshot>>;
@@ -57,6 +57,13 @@ pub struct Service {
     pub lanes: BTreeMap<Tag, Vec<Arc<Endpoint>>>,
     /// `sessionAffinity: ClientIP`.
     pub session_affinity: bool,
+}
+
+impl Service {
+    /// What routing needs to know of it.
+    pub fn candidates(&self) -> Candidates<'_> {
+        Candidates { baseline: &self.baseline, lanes: &self.lanes, session_affinity: self.session_affinity }
+    }
 }
 
 /// `orders.shop:8080`, as logs and metrics name it.

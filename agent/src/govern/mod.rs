@@ -1,6 +1,13 @@
 //! What is decided about a request: its tag, its lane, its endpoint.
 //!
 //! Pure: no sockets, no clock of its own, no global state. Time and randomness are arguments, so that tests are exact.
+//!
+//! In the order in which a request meets them: [`lane`] reads its tag, [`route`] finds the endpoints that may
+//! answer it, [`balance`] chooses one of them and learns from the answer.
 
+pub mod baggage;
+pub mod balance;
 pub mod endpoint;
+pub mod lane;
+pub mod route;
 pub mod tag;

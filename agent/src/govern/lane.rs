@@ -1,0 +1,263 @@
+//! Which tag a request carries, and whether the two places that carry it onwards must be written.
+//!
+//! The proxy walks through a request's headers once, showing each to a [`TagScan`]; HTTP/1 shows raw bytes,
+//! HTTP/2 the bytes of its header map. The tag of the first that answers counts: a tag header (in the order in
+//! which the operator lists them), the W3C `baggage` member, the caller workload's own tag (DESIGN 6.1).
+//! Nothing here allocates, but for a baggage value that is percent-encoded.
+
+use http::HeaderName;
+
+use super::{baggage, tag::Tag};
+
+/// The longest tag, in bytes: that of a Kubernetes label value.
+const MAX_TAG: usize = 63;
+
+/// The names under which a request carries its tag.
+#[derive(Clone, Debug)]
+pub struct TagNames {
+    /// Lower case, not empty.
+    names: Vec<HeaderName>,
+}
+
+/// A header name that cannot carry a tag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TagNamesError {
+    #[error("no tag header: at least one name is needed")]
+    Empty,
+    #[error("`{0}` cannot be a tag header: it has a meaning of its own in HTTP")]
+    Reserved(HeaderName),
+    #[error("`{0}` is listed twice as a tag header")]
+    Twice(HeaderName),
+}
+
+impl TagNames {
+    /// The first name is the one that is set on forwarded requests, and the key of the baggage member.
+    pub fn new(names: &[HeaderName]) -> Result<Self, TagNamesError> {
+        const RESERVED: [&str; 18] = [
+            "accept-encoding",
+            "authorization",
+            "baggage",
+            "connection",
+            "content-encoding",
+            "content-length",
+            "content-type",
+            "cookie",
+            "expect",
+            "host",
+            "keep-alive",
+            "proxy-connection",
+            "te",
+            "traceparent",
+            "tracestate",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        if names.is_empty() {
+            return Err(TagNamesError::Empty);
+        }
+        for (index, name) in names.iter().enumerate() {
+            if RESERVED.contains(&name.as_str()) {
+                return Err(TagNamesError::Reserved(name.clone()));
+            }
+            if names[..index].contains(name) {
+                return Err(TagNamesError::Twice(name.clone()));
+            }
+        }
+        Ok(Self { names: names.to_vec() })
+    }
+
+    /// The header that is set on forwarded requests.
+    pub fn header(&self) -> &HeaderName {
+        &self.names[0]
+    }
+
+    /// The key of the baggage member.
+    pub fn baggage_key(&self) -> &str {
+        self.names[0].as_str()
+    }
+
+    /// Whether `name`, in any case, is the header that is set on forwarded requests.
+    pub fn is_header(&self, name: &[u8]) -> bool {
+        name.eq_ignore_ascii_case(self.names[0].as_str().as_bytes())
+    }
+
+    /// The place of `name` in the list: lower answers first.
+    fn rank(&self, name: &[u8]) -> Option<usize> {
+        self.names.iter().position(|listed| name.eq_ignore_ascii_case(listed.as_str().as_bytes()))
+    }
+}
+
+/// Whether `name` is the W3C baggage header. <https://www.w3.org/TR/baggage/>
+pub fn is_baggage(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"baggage")
+}
+
+/// The tag that a request carries. Like [`Tag`] in syntax, but held in place: a caller may send any tag, so these
+/// are neither shared nor kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RequestTag {
+    length: u8,
+    bytes: [u8; MAX_TAG],
+}
+
+impl RequestTag {
+    /// `None` if these bytes are not a tag.
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        if !Tag::is_valid(bytes) {
+            return None;
+        }
+        let mut tag = Self { length: bytes.len() as u8, bytes: [0; MAX_TAG] };
+        tag.bytes[..bytes.len()].copy_from_slice(bytes);
+        Some(tag)
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    pub fn as_str(&self) -> &str {
+        // A tag is ASCII, so the default is never taken.
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+}
+
+impl From<&Tag> for RequestTag {
+    fn from(tag: &Tag) -> Self {
+        // A `Tag` has been checked: the same syntax.
+        Self::new(tag.as_str().as_bytes()).unwrap_or(Self { length: 0, bytes: [0; MAX_TAG] })
+    }
+}
+
+impl std::fmt::Debug for RequestTag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RequestTag({})", self.as_str())
+    }
+}
+
+/// Who answered the question for the tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagSource {
+    Header,
+    Baggage,
+    /// The caller workload's own tag.
+    Workload,
+}
+
+impl TagSource {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Header => "header",
+            Self::Baggage => "baggage",
+            Self::Workload => "workload",
+        }
+    }
+}
+
+/// What a walk through the headers has found.
+#[derive(Debug)]
+pub struct TagScan<'n> {
+    names: &'n TagNames,
+    /// The best answer of a tag header so far, and its rank.
+    header: Option<(usize, RequestTag)>,
+    /// The first answer of baggage.
+    baggage: Option<RequestTag>,
+    /// Occurrences of the header that is set on forwarded requests, valid or not.
+    header_seen: u32,
+    baggage_seen: u32,
+    /// Whether all members with our key say the same as the first.
+    baggage_agrees: bool,
+    invalid: u32,
+}
+
+/// The tag of a request, and what must be done for it to travel on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tagging {
+    pub tag: Option<RequestTag>,
+    /// `None` exactly if `tag` is.
+    pub source: Option<TagSource>,
+    /// The forwarded request must get [`TagNames::header`] with the tag, in the place of all it has by that name.
+    pub set_header: bool,
+    /// The forwarded request's baggage must be edited: [`baggage::set`].
+    pub set_baggage: bool,
+    /// Values that were ignored because they are no tags.
+    pub invalid: u32,
+}
+
+impl<'n> TagScan<'n> {
+    pub fn new(names: &'n TagNames) -> Self {
+        Self {
+            names,
+            header: None,
+            baggage: None,
+            header_seen: 0,
+            baggage_seen: 0,
+            baggage_agrees: true,
+            invalid: 0,
+        }
+    }
+
+    /// Shows a header, in the order of the head. Names in any case; values without the white space around them.
+    #[inline]
+    pub fn see(&mut self, name: &[u8], value: &[u8]) {
+        if is_baggage(name) {
+            self.see_baggage(value);
+        } else if let Some(rank) = self.names.rank(name) {
+            self.see_header(rank, value);
+        }
+    }
+
+    fn see_header(&mut self, rank: usize, value: &[u8]) {
+        if rank == 0 {
+            self.header_seen += 1;
+        }
+        match RequestTag::new(value.trim_ascii()) {
+            // Among several of one name the first wins.
+            Some(tag) if self.header.is_none_or(|(best, _)| rank < best) => self.header = Some((rank, tag)),
+            Some(_) => {}
+            None => self.invalid += 1,
+        }
+    }
+
+    fn see_baggage(&mut self, value: &[u8]) {
+        for member in baggage::values(value, self.names.baggage_key()) {
+            self.baggage_seen += 1;
+            match (RequestTag::new(&member), self.baggage) {
+                (Some(tag), None) => {
+                    self.baggage_agrees &= self.baggage_seen == 1;
+                    self.baggage = Some(tag);
+                }
+                (Some(tag), Some(first)) => self.baggage_agrees &= tag == first,
+                (None, _) => {
+                    self.baggage_agrees = false;
+                    self.invalid += 1;
+                }
+            }
+        }
+    }
+
+    /// Decides, once all headers have been seen. `caller` is the caller workload's own tag.
+    pub fn decide(self, caller: Option<&Tag>) -> Tagging {
+        let answers = [
+            (self.header.map(|(_, tag)| tag), TagSource::Header),
+            (self.baggage, TagSource::Baggage),
+            (caller.map(RequestTag::from), TagSource::Workload),
+        ];
+        let Some((tag, source)) = answers.into_iter().find_map(|(tag, source)| Some((tag?, source))) else {
+            return Tagging {
+                tag: None,
+                source: None,
+                set_header: false,
+                set_baggage: false,
+                invalid: self.invalid,
+            };
+        };
+        Tagging {
+            tag: Some(tag),
+            source: Some(source),
+            set_header: self.header_seen != 1 || self.header != Some((0, tag)),
+            set_baggage: !self.baggage_agrees || self.baggage != Some(tag),
+            invalid: self.invalid,
+        }
+    }
+}
