@@ -1,1 +1,5 @@
-//! What is told: metrics and the access log.
+//! What is told: metrics and the access log, and the words for answers that Sluice makes up.
+
+pub mod access_log;
+pub mod metrics;
+pub mod reason;

@@ -1,0 +1,264 @@
+//! The series of all pods in the form of the `prometheus` crate, made anew at each scrape.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use prometheus::{
+    core::{Collector, Desc},
+    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
+};
+
+use super::{
+    Kind,
+    pods::Pods,
+    series::{BOUNDS_NANOS, CLASSES, Series},
+};
+use crate::observe::reason::Reason;
+
+const SOURCE: [&str; 2] = ["source_namespace", "source_pod"];
+const DESTINATION: [&str; 4] =
+    ["destination_namespace", "destination_service", "destination_port", "destination_lane"];
+
+/// The collector of everything that hangs on pods.
+pub(super) struct Families {
+    pods: Arc<Pods>,
+    requests: Desc,
+    duration: Desc,
+    in_flight: Desc,
+    tunnels: Desc,
+    tunnels_in_flight: Desc,
+    bytes: Desc,
+}
+
+/// Label values, in the order of [`SOURCE`] and [`DESTINATION`].
+type Labels = [String; SOURCE.len() + DESTINATION.len()];
+
+/// What the series with the same labels add up to. (Two pods of one name, the old one not yet evicted, share theirs.)
+#[derive(Default)]
+struct Sum {
+    answered: [u64; CLASSES.len()],
+    request_faults: BTreeMap<(usize, usize), u64>,
+    tunnels: u64,
+    tunnel_faults: BTreeMap<usize, u64>,
+    buckets: [u64; BOUNDS_NANOS.len() + 1],
+    latency_nanos: u64,
+    requests_in_flight: i64,
+    tunnels_in_flight: i64,
+    request_bytes: u64,
+    response_bytes: u64,
+}
+
+impl Families {
+    pub(super) fn new(pods: Arc<Pods>) -> Self {
+        let desc = |name: &str, help: &str, further: &[&str]| {
+            let labels = SOURCE.iter().chain(&DESTINATION).chain(further).map(ToString::to_string).collect();
+            Desc::new(name.to_owned(), help.to_owned(), labels, HashMap::new())
+                .expect("names and labels are constant and valid")
+        };
+        Self {
+            pods,
+            requests: desc(
+                "sluice_requests_total",
+                "Requests that ended, by class of the status and, where Sluice made the answer up or broke it off, the reason.",
+                &["code", "reason"],
+            ),
+            duration: desc(
+                "sluice_request_duration_seconds",
+                "Time from the head of a request to the end of its answer.",
+                &[],
+            ),
+            in_flight: desc("sluice_requests_in_flight", "Requests that have begun and not ended.", &[]),
+            tunnels: desc(
+                "sluice_tunnels_total",
+                "Tunnelled connections that ended and, where Sluice ended them, the reason.",
+                &["reason"],
+            ),
+            tunnels_in_flight: desc("sluice_tunnels_in_flight", "Tunnelled connections that are open.", &[]),
+            bytes: desc(
+                "sluice_bytes_total",
+                "Bytes of bodies and tunnels, by direction: request is towards the endpoint.",
+                &["direction"],
+            ),
+        }
+    }
+
+    fn sums(&self) -> BTreeMap<Labels, Sum> {
+        let mut sums: BTreeMap<Labels, Sum> = BTreeMap::new();
+        for pod in self.pods.all() {
+            pod.for_each(|key, series| {
+                let labels = [
+                    pod.namespace.to_string(),
+                    pod.name.to_string(),
+                    key.namespace.to_string(),
+                    key.service.to_string(),
+                    key.port.to_string(),
+                    key.lane.as_str().to_owned(),
+                ];
+                sums.entry(labels).or_default().add(series);
+            });
+        }
+        sums
+    }
+}
+
+impl Sum {
+    fn add(&mut self, series: &Series) {
+        for (sum, counter) in self.answered.iter_mut().zip(&series.answered) {
+            *sum += counter.load(Relaxed);
+        }
+        for (sum, counter) in self.buckets.iter_mut().zip(&series.buckets) {
+            *sum += counter.load(Relaxed);
+        }
+        if let Some(faults) = series.faults.get() {
+            for (class, by_reason) in faults.requests.iter().enumerate() {
+                for (reason, counter) in by_reason.iter().enumerate() {
+                    let count = counter.load(Relaxed);
+                    if count > 0 {
+                        *self.request_faults.entry((class, reason)).or_default() += count;
+                    }
+                }
+            }
+            for (reason, counter) in faults.tunnels.iter().enumerate() {
+                let count = counter.load(Relaxed);
+                if count > 0 {
+                    *self.tunnel_faults.entry(reason).or_default() += count;
+                }
+            }
+        }
+        self.tunnels += series.tunnels.load(Relaxed);
+        self.latency_nanos += series.latency_nanos.load(Relaxed);
+        self.requests_in_flight += series.requests_in_flight.load(Relaxed);
+        self.tunnels_in_flight += series.tunnels_in_flight.load(Relaxed);
+        self.request_bytes += series.request_bytes.load(Relaxed);
+        self.response_bytes += series.response_bytes.load(Relaxed);
+    }
+
+    fn has_requests(&self) -> bool {
+        self.requests_in_flight != 0
+            || self.answered.iter().any(|n| *n > 0)
+            || !self.request_faults.is_empty()
+    }
+
+    fn has_tunnels(&self) -> bool {
+        self.tunnels_in_flight != 0 || self.tunnels > 0 || !self.tunnel_faults.is_empty()
+    }
+}
+
+impl Collector for Families {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![
+            &self.requests,
+            &self.duration,
+            &self.in_flight,
+            &self.tunnels,
+            &self.tunnels_in_flight,
+            &self.bytes,
+        ]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut requests = Vec::new();
+        let mut durations = Vec::new();
+        let mut in_flight = Vec::new();
+        let mut tunnels = Vec::new();
+        let mut tunnels_in_flight = Vec::new();
+        let mut bytes = Vec::new();
+        for (values, sum) in self.sums() {
+            let labels = |further: &[(&str, &str)]| -> Vec<LabelPair> {
+                let own =
+                    SOURCE.iter().chain(&DESTINATION).zip(&values).map(|(name, value)| label(name, value));
+                own.chain(further.iter().map(|(name, value)| label(name, value))).collect()
+            };
+            if sum.has_requests() {
+                for (class, count) in sum.answered.into_iter().enumerate() {
+                    // Success is there from the start, so that rates see the first ones.
+                    if count > 0 || class == 2 {
+                        requests
+                            .push(counter(labels(&[("code", CLASSES[class]), ("reason", "")]), count as f64));
+                    }
+                }
+                for ((class, reason), count) in &sum.request_faults {
+                    let further = [("code", CLASSES[*class]), ("reason", Reason::ALL[*reason].code())];
+                    requests.push(counter(labels(&further), *count as f64));
+                }
+                durations.push(histogram(labels(&[]), &sum));
+                in_flight.push(gauge(labels(&[]), sum.requests_in_flight as f64));
+            }
+            if sum.has_tunnels() {
+                tunnels.push(counter(labels(&[("reason", "")]), sum.tunnels as f64));
+                for (reason, count) in &sum.tunnel_faults {
+                    tunnels.push(counter(labels(&[("reason", Reason::ALL[*reason].code())]), *count as f64));
+                }
+                tunnels_in_flight.push(gauge(labels(&[]), sum.tunnels_in_flight as f64));
+            }
+            bytes.push(counter(labels(&[("direction", "request")]), sum.request_bytes as f64));
+            bytes.push(counter(labels(&[("direction", "response")]), sum.response_bytes as f64));
+        }
+        let mut durations = family(&self.duration, Kind::Gauge, durations);
+        durations.set_field_type(MetricType::HISTOGRAM);
+        vec![
+            family(&self.requests, Kind::Counter, requests),
+            durations,
+            family(&self.in_flight, Kind::Gauge, in_flight),
+            family(&self.tunnels, Kind::Counter, tunnels),
+            family(&self.tunnels_in_flight, Kind::Gauge, tunnels_in_flight),
+            family(&self.bytes, Kind::Counter, bytes),
+        ]
+    }
+}
+
+fn histogram(labels: Vec<LabelPair>, sum: &Sum) -> Metric {
+    let mut count = 0;
+    let mut buckets = Vec::with_capacity(BOUNDS_NANOS.len());
+    for (bound, inside) in BOUNDS_NANOS.iter().zip(&sum.buckets) {
+        count += inside;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound as f64 / 1e9);
+        bucket.set_cumulative_count(count);
+        buckets.push(bucket);
+    }
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(count + sum.buckets[BOUNDS_NANOS.len()]);
+    histogram.set_sample_sum(sum.latency_nanos as f64 / 1e9);
+    let mut metric = Metric::from_label(labels);
+    metric.set_histogram(histogram);
+    metric
+}
+
+pub(super) fn label(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
+}
+
+pub(super) fn counter(labels: Vec<LabelPair>, value: f64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    let mut metric = Metric::from_label(labels);
+    metric.set_counter(counter);
+    metric
+}
+
+pub(super) fn gauge(labels: Vec<LabelPair>, value: f64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = Metric::from_label(labels);
+    metric.set_gauge(gauge);
+    metric
+}
+
+pub(super) fn family(desc: &Desc, kind: Kind, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(desc.fq_name.clone());
+    family.set_help(desc.help.clone());
+    family.set_field_type(match kind {
+        Kind::Counter => MetricType::COUNTER,
+        Kind::Gauge => MetricType::GAUGE,
+    });
+    family.set_metric(metrics);
+    family
+}

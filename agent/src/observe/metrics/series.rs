@@ -1,0 +1,230 @@
+//! What is counted for the requests of one pod to one service and lane: atomics, no locks.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use prometheus::IntCounter;
+
+use super::{RetryCause, TagOutcome};
+use crate::{govern::tag::Tag, observe::reason::Reason};
+
+/// Upper bounds of the latency histogram, in nanoseconds.
+pub(super) const BOUNDS_NANOS: [u64; 16] = [
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+    30_000_000_000,
+    60_000_000_000,
+];
+
+/// Code classes by the first digit of the status; 0 stands for requests that ended without any.
+pub(super) const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+const REASONS: usize = Reason::ALL.len();
+
+/// The lane label of a request: that of the endpoint, not the tag of the request, which a caller may make up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LaneLabel {
+    /// No endpoint was chosen.
+    None,
+    Baseline,
+    Lane(Tag),
+}
+
+impl LaneLabel {
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::None => "",
+            Self::Baseline => "baseline",
+            Self::Lane(tag) => tag.as_str(),
+        }
+    }
+}
+
+/// The label of an endpoint with this tag.
+impl From<Option<&Tag>> for LaneLabel {
+    fn from(tag: Option<&Tag>) -> Self {
+        tag.map_or(Self::Baseline, |tag| Self::Lane(tag.clone()))
+    }
+}
+
+/// The numbers of one calling pod, service and lane.
+#[derive(Debug)]
+pub struct Series {
+    pub(super) requests_in_flight: AtomicI64,
+    pub(super) tunnels_in_flight: AtomicI64,
+    /// Requests that an endpoint answered, by class.
+    pub(super) answered: [AtomicU64; CLASSES.len()],
+    /// Requests with a reason, by class and reason; made when the first one comes.
+    pub(super) faults: OnceLock<Box<Faults>>,
+    /// Tunnels that ended by themselves.
+    pub(super) tunnels: AtomicU64,
+    /// The first 16 by bound, then the rest. Not cumulative.
+    pub(super) buckets: [AtomicU64; BOUNDS_NANOS.len() + 1],
+    pub(super) latency_nanos: AtomicU64,
+    /// From the caller to the endpoint.
+    pub(super) request_bytes: AtomicU64,
+    /// From the endpoint to the caller.
+    pub(super) response_bytes: AtomicU64,
+    tags: [IntCounter; TagOutcome::ALL.len()],
+    retries: [IntCounter; RetryCause::ALL.len()],
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    pub(super) requests: [[AtomicU64; REASONS]; CLASSES.len()],
+    pub(super) tunnels: [AtomicU64; REASONS],
+}
+
+impl Series {
+    pub(super) fn new(
+        tags: [IntCounter; TagOutcome::ALL.len()],
+        retries: [IntCounter; RetryCause::ALL.len()],
+    ) -> Self {
+        Self {
+            requests_in_flight: AtomicI64::default(),
+            tunnels_in_flight: AtomicI64::default(),
+            answered: Default::default(),
+            faults: OnceLock::new(),
+            tunnels: AtomicU64::default(),
+            buckets: Default::default(),
+            latency_nanos: AtomicU64::default(),
+            request_bytes: AtomicU64::default(),
+            response_bytes: AtomicU64::default(),
+            tags,
+            retries,
+        }
+    }
+
+    /// A request has begun. It is in flight until the guard is finished or dropped.
+    pub fn begin(self: &Arc<Self>) -> ActiveRequest {
+        self.requests_in_flight.fetch_add(1, Relaxed);
+        ActiveRequest { series: Some(Arc::clone(self)) }
+    }
+
+    /// A tunnel has begun.
+    pub fn begin_tunnel(self: &Arc<Self>) -> ActiveTunnel {
+        self.tunnels_in_flight.fetch_add(1, Relaxed);
+        ActiveTunnel { series: Arc::clone(self) }
+    }
+
+    /// Counts what became of a request's tag.
+    pub fn tag(&self, outcome: TagOutcome) {
+        self.tags[outcome as usize].inc();
+    }
+
+    /// Counts a request that is tried again.
+    pub fn retried(&self, cause: RetryCause) {
+        self.retries[cause as usize].inc();
+    }
+
+    /// Counts bytes from the caller, for bodies and tunnels alike.
+    pub fn add_request_bytes(&self, bytes: u64) {
+        self.request_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts bytes to the caller.
+    pub fn add_response_bytes(&self, bytes: u64) {
+        self.response_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    fn count(&self, status: u16, reason: Option<Reason>) {
+        let class = usize::from(status / 100);
+        let class = if class < CLASSES.len() { class } else { 0 };
+        let counter = match reason {
+            None => &self.answered[class],
+            Some(reason) => &self.faults().requests[class][reason.index()],
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    fn faults(&self) -> &Faults {
+        self.faults.get_or_init(Box::default)
+    }
+}
+
+/// A request in flight.
+#[derive(Debug)]
+#[must_use = "dropping it counts the request as left by its caller"]
+pub struct ActiveRequest {
+    /// Taken when the request is finished.
+    series: Option<Arc<Series>>,
+}
+
+impl ActiveRequest {
+    /// The request has ended. `status` is the one that the caller got, 0 if it got none; `reason` says why Sluice
+    /// made the answer up, or broke off one that had begun. `latency` is from the request's head to the answer's end.
+    pub fn finish(
+        mut self,
+        status: u16,
+        reason: Option<Reason>,
+        latency: Duration,
+        request_bytes: u64,
+        response_bytes: u64,
+    ) {
+        let Some(series) = self.series.take() else { return };
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        series.requests_in_flight.fetch_sub(1, Relaxed);
+        series.count(status, reason);
+        series.buckets[BOUNDS_NANOS.partition_point(|bound| *bound < nanos)].fetch_add(1, Relaxed);
+        series.latency_nanos.fetch_add(nanos, Relaxed);
+        if request_bytes > 0 {
+            series.add_request_bytes(request_bytes);
+        }
+        if response_bytes > 0 {
+            series.add_response_bytes(response_bytes);
+        }
+    }
+}
+
+/// Whoever drops a request unfinished has lost its caller.
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        if let Some(series) = self.series.take() {
+            series.requests_in_flight.fetch_sub(1, Relaxed);
+            series.count(0, Some(Reason::CallerClosed));
+        }
+    }
+}
+
+/// A tunnel that is open.
+#[derive(Debug)]
+pub struct ActiveTunnel {
+    series: Arc<Series>,
+}
+
+impl ActiveTunnel {
+    pub fn series(&self) -> &Arc<Series> {
+        &self.series
+    }
+
+    /// The tunnel has ended: by itself, or because of something.
+    pub fn finish(self, reason: Option<Reason>) {
+        let counter = match reason {
+            None => &self.series.tunnels,
+            Some(reason) => &self.series.faults().tunnels[reason.index()],
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+}
+
+impl Drop for ActiveTunnel {
+    fn drop(&mut self) {
+        self.series.tunnels_in_flight.fetch_sub(1, Relaxed);
+    }
+}

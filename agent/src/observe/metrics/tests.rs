@@ -1,0 +1,226 @@
+use super::*;
+use crate::observe::reason::Reason;
+
+fn arc(text: &str) -> Arc<str> {
+    Arc::from(text)
+}
+
+fn pod(metrics: &Metrics, uid: &str, name: &str) -> Arc<PodMetrics> {
+    metrics.pod(&arc(uid), &arc("shop"), &arc(name))
+}
+
+fn orders(pod: &Arc<PodMetrics>) -> ServiceSeries {
+    pod.service(&arc("shop"), &arc("orders"), 8080)
+}
+
+/// The value of the one line that has this name and all these labels.
+fn value(metrics: &Metrics, name: &str, labels: &[&str]) -> Option<f64> {
+    let text = metrics.render().expect("it can be rendered");
+    let mut found = text.lines().filter(|line| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            && labels.iter().all(|label| line.contains(label))
+    });
+    let line = found.next()?;
+    assert_eq!(found.next(), None, "more than one {name} {labels:?}");
+    Some(line.rsplit_once(' ').expect("a value").1.parse().expect("a number"))
+}
+
+#[test]
+fn a_request_is_in_flight_then_counted_by_class_and_bucket() {
+    let metrics = Metrics::new();
+    let gateway = pod(&metrics, "u1", "gateway");
+    let mut series = orders(&gateway);
+    let request = series.lane(Some(&"gray".parse().expect("a tag"))).begin();
+    let from = ["source_namespace=\"shop\"", "source_pod=\"gateway\"", "destination_lane=\"gray\""];
+    assert_eq!(value(&metrics, "sluice_requests_in_flight", &from), Some(1.0));
+    request.finish(204, None, Duration::from_millis(1), 10, 20);
+
+    assert_eq!(value(&metrics, "sluice_requests_in_flight", &from), Some(0.0));
+    assert_eq!(value(&metrics, "sluice_requests_total", &["code=\"2xx\"", "reason=\"\""]), Some(1.0));
+    let bucket = |bound: &str| value(&metrics, "sluice_request_duration_seconds_bucket", &[bound]);
+    assert_eq!(bucket("le=\"0.0005\""), Some(0.0));
+    assert_eq!(bucket("le=\"0.001\""), Some(1.0), "a bound is inclusive");
+    assert_eq!(bucket("le=\"60\""), Some(1.0));
+    assert_eq!(bucket("le=\"+Inf\""), Some(1.0));
+    assert_eq!(value(&metrics, "sluice_request_duration_seconds_sum", &[]), Some(0.001));
+    assert_eq!(value(&metrics, "sluice_request_duration_seconds_count", &[]), Some(1.0));
+    assert_eq!(value(&metrics, "sluice_bytes_total", &["direction=\"request\""]), Some(10.0));
+    assert_eq!(value(&metrics, "sluice_bytes_total", &["direction=\"response\""]), Some(20.0));
+}
+
+#[test]
+fn answers_that_are_made_up_say_why_and_have_no_lane() {
+    let metrics = Metrics::new();
+    let mut series = orders(&pod(&metrics, "u1", "gateway"));
+    let reason = Reason::NoEndpoint;
+    series.none().begin().finish(reason.status(), Some(reason), Duration::ZERO, 0, 0);
+    let labels = ["code=\"5xx\"", "reason=\"no_endpoint\"", "destination_lane=\"\""];
+    assert_eq!(value(&metrics, "sluice_requests_total", &labels), Some(1.0));
+    // An answer that broke off has the status that the caller saw, and the reason.
+    series.lane(None).begin().finish(200, Some(Reason::UpstreamReset), Duration::from_secs(61), 0, 0);
+    let labels = ["code=\"2xx\"", "reason=\"upstream_reset\"", "destination_lane=\"baseline\""];
+    assert_eq!(value(&metrics, "sluice_requests_total", &labels), Some(1.0));
+    let slow = ["destination_lane=\"baseline\"", "le=\"60\""];
+    assert_eq!(value(&metrics, "sluice_request_duration_seconds_bucket", &slow), Some(0.0));
+}
+
+#[test]
+fn a_request_that_is_dropped_was_left_by_its_caller() {
+    let metrics = Metrics::new();
+    let mut series = orders(&pod(&metrics, "u1", "gateway"));
+    drop(series.lane(None).begin());
+    assert_eq!(value(&metrics, "sluice_requests_in_flight", &[]), Some(0.0));
+    let labels = ["code=\"none\"", "reason=\"caller_closed\""];
+    assert_eq!(value(&metrics, "sluice_requests_total", &labels), Some(1.0));
+}
+
+#[test]
+fn statuses_out_of_range_have_no_class() {
+    let metrics = Metrics::new();
+    let mut series = orders(&pod(&metrics, "u1", "gateway"));
+    for status in [0, 99, 600, 999, u16::MAX] {
+        series.lane(None).begin().finish(status, None, Duration::ZERO, 0, 0);
+    }
+    assert_eq!(value(&metrics, "sluice_requests_total", &["code=\"none\""]), Some(5.0));
+}
+
+#[test]
+fn tunnels_tags_and_retries_are_counted() {
+    let metrics = Metrics::new();
+    let mut series = orders(&pod(&metrics, "u1", "gateway"));
+    let series = series.lane(None);
+    let tunnel = series.begin_tunnel();
+    tunnel.series().add_request_bytes(7);
+    assert_eq!(value(&metrics, "sluice_tunnels_in_flight", &[]), Some(1.0));
+    tunnel.finish(None);
+    series.begin_tunnel().finish(Some(Reason::UpstreamConnect));
+    assert_eq!(value(&metrics, "sluice_tunnels_in_flight", &[]), Some(0.0));
+    assert_eq!(value(&metrics, "sluice_tunnels_total", &["reason=\"\""]), Some(1.0));
+    assert_eq!(value(&metrics, "sluice_tunnels_total", &["reason=\"upstream_connect\""]), Some(1.0));
+    assert_eq!(value(&metrics, "sluice_bytes_total", &["direction=\"request\""]), Some(7.0));
+    assert_eq!(value(&metrics, "sluice_requests_total", &[]), None, "no request, no line");
+
+    series.tag(TagOutcome::FellBack);
+    series.retried(RetryCause::StreamRefused);
+    let service = "destination_service=\"orders\"";
+    assert_eq!(value(&metrics, "sluice_tags_total", &[service, "outcome=\"fell_back\""]), Some(1.0));
+    assert_eq!(value(&metrics, "sluice_tags_total", &[service, "outcome=\"routed\""]), Some(0.0));
+    assert_eq!(value(&metrics, "sluice_retries_total", &[service, "cause=\"stream_refused\""]), Some(1.0));
+}
+
+#[test]
+fn outcomes_have_the_labels_of_their_names() {
+    let metrics = Metrics::new();
+    for (index, (outcome, name)) in Detection::ALL.into_iter().enumerate() {
+        for _ in 0..=index {
+            metrics.detected(outcome);
+        }
+        let label = format!("outcome=\"{name}\"");
+        assert_eq!(value(&metrics, "sluice_connections_total", &[&label]), Some(index as f64 + 1.0));
+    }
+    for (index, (outcome, name)) in Connect::ALL.into_iter().enumerate() {
+        for _ in 0..=index {
+            metrics.connected(outcome);
+        }
+        let label = format!("outcome=\"{name}\"");
+        assert_eq!(value(&metrics, "sluice_endpoint_connects_total", &[&label]), Some(index as f64 + 1.0));
+    }
+}
+
+#[test]
+fn a_pod_that_is_gone_is_scraped_once_more_and_then_forgotten_for_good() {
+    let metrics = Metrics::new();
+    let gateway = pod(&metrics, "u1", "gateway");
+    let mut series = orders(&gateway);
+    series.lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
+    let late = series.lane(None).begin();
+    metrics.evict_pod("u1");
+    let later = Instant::now() + EVICTION_GRACE;
+
+    let last = metrics.render_at(later).expect("it can be rendered");
+    assert!(
+        last.contains("source_pod=\"gateway\""),
+        "the first scrape after the grace sees the last numbers"
+    );
+    // Whoever still holds on to the pod brings nothing back: neither in known series nor in new ones.
+    late.finish(200, None, Duration::ZERO, 0, 0);
+    gateway.service(&arc("shop"), &arc("stock"), 80).lane(None).begin().finish(
+        500,
+        None,
+        Duration::ZERO,
+        0,
+        0,
+    );
+    let text = metrics.render().expect("it can be rendered");
+    assert!(!text.contains("gateway"), "{text}");
+}
+
+#[test]
+fn without_scrapes_the_next_eviction_forgets() {
+    let metrics = Metrics::new();
+    let first = Arc::downgrade(&pod(&metrics, "u1", "one"));
+    metrics.pods.evict("u1", Instant::now());
+    assert!(first.upgrade().is_some());
+    metrics.pods.evict("nobody", Instant::now() + EVICTION_GRACE);
+    assert!(first.upgrade().is_none());
+}
+
+#[test]
+fn a_pod_that_comes_back_within_the_grace_keeps_its_numbers() {
+    let metrics = Metrics::new();
+    orders(&pod(&metrics, "u1", "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
+    metrics.evict_pod("u1");
+    orders(&pod(&metrics, "u1", "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
+    metrics.render_at(Instant::now() + 2 * EVICTION_GRACE).expect("it can be rendered");
+    assert_eq!(value(&metrics, "sluice_requests_total", &["gateway", "code=\"2xx\""]), Some(2.0));
+}
+
+#[test]
+fn two_pods_of_one_name_share_their_lines() {
+    let metrics = Metrics::new();
+    for uid in ["u1", "u2"] {
+        orders(&pod(&metrics, uid, "db-0")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
+    }
+    assert_eq!(value(&metrics, "sluice_requests_total", &["db-0", "code=\"2xx\""]), Some(2.0));
+    assert_eq!(value(&metrics, "sluice_request_duration_seconds_count", &["db-0"]), Some(2.0));
+}
+
+#[test]
+fn pulled_metrics_are_read_at_each_scrape() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let metrics = Metrics::new();
+    let counter = Arc::new(AtomicU64::new(3));
+    let read = Arc::clone(&counter);
+    let pulled = |read: Arc<AtomicU64>| Pulled {
+        name: "sluice_kernel_connects_total",
+        help: "Connects seen by the programs.",
+        kind: Kind::Counter,
+        labels: &["reason"],
+        read: Box::new(move |write| write(&["passed"], read.load(Ordering::Relaxed) as f64)),
+    };
+    metrics.pull(pulled(read)).expect("a valid metric");
+    assert_eq!(value(&metrics, "sluice_kernel_connects_total", &["reason=\"passed\""]), Some(3.0));
+    counter.store(4, Ordering::Relaxed);
+    assert_eq!(value(&metrics, "sluice_kernel_connects_total", &["reason=\"passed\""]), Some(4.0));
+    assert!(metrics.pull(pulled(counter)).is_err(), "a name is registered once");
+}
+
+#[test]
+fn many_workers_count_every_request() {
+    let metrics = Metrics::new();
+    let gateway = pod(&metrics, "u1", "gateway");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut series = orders(&gateway);
+                for _ in 0..1000 {
+                    series.lane(None).begin().finish(200, None, Duration::from_millis(3), 1, 1);
+                    series.none().begin().finish(503, Some(Reason::NoEndpoint), Duration::ZERO, 0, 0);
+                }
+            });
+        }
+    });
+    assert_eq!(value(&metrics, "sluice_requests_total", &["code=\"2xx\"", "baseline"]), Some(4000.0));
+    assert_eq!(value(&metrics, "sluice_requests_total", &["reason=\"no_endpoint\""]), Some(4000.0));
+    assert_eq!(value(&metrics, "sluice_requests_in_flight", &["baseline"]), Some(0.0));
+}

@@ -1,0 +1,189 @@
+//! Why Sluice answered in the place of an endpoint: one word, the same in the header `x-sluice-reason`, in the
+//! body, in metrics and in the access log (DESIGN 6.6).
+
+/// The header that a made-up answer carries.
+pub const REASON_HEADER: &str = "x-sluice-reason";
+
+/// Why an answer was made up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    NoEndpoint,
+    LaneUnavailable,
+    UpstreamConnect,
+    UpstreamReset,
+    UpstreamProtocol,
+    BadRequest,
+    HeaderTooLarge,
+    UriTooLong,
+    NotImplemented,
+    HttpVersion,
+    ExpectationFailed,
+    RequestTimeout,
+    Timeout,
+    Overloaded,
+    Draining,
+    Internal,
+    /// Not an answer: there is nobody to give one to.
+    CallerClosed,
+}
+
+/// gRPC status codes. <https://grpc.io/docs/guides/status-codes/>
+mod grpc {
+    pub(super) const CANCELLED: u8 = 1;
+    pub(super) const DEADLINE_EXCEEDED: u8 = 4;
+    pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
+    pub(super) const UNIMPLEMENTED: u8 = 12;
+    pub(super) const INTERNAL: u8 = 13;
+    pub(super) const UNAVAILABLE: u8 = 14;
+}
+
+impl Reason {
+    pub const ALL: [Self; 17] = [
+        Self::NoEndpoint,
+        Self::LaneUnavailable,
+        Self::UpstreamConnect,
+        Self::UpstreamReset,
+        Self::UpstreamProtocol,
+        Self::BadRequest,
+        Self::HeaderTooLarge,
+        Self::UriTooLong,
+        Self::NotImplemented,
+        Self::HttpVersion,
+        Self::ExpectationFailed,
+        Self::RequestTimeout,
+        Self::Timeout,
+        Self::Overloaded,
+        Self::Draining,
+        Self::Internal,
+        Self::CallerClosed,
+    ];
+
+    /// What there is to know: code, HTTP status, gRPC status, a sentence for people.
+    const fn facts(self) -> (&'static str, u16, u8, &'static str) {
+        match self {
+            Self::NoEndpoint => (
+                "no_endpoint",
+                503,
+                grpc::UNAVAILABLE,
+                "the service has no endpoint that can take the request",
+            ),
+            Self::LaneUnavailable => (
+                "lane_unavailable",
+                503,
+                grpc::UNAVAILABLE,
+                "no endpoint of the request's lane can take it, and the service has no baseline to fall back to",
+            ),
+            Self::UpstreamConnect => {
+                ("upstream_connect", 503, grpc::UNAVAILABLE, "the endpoint could not be connected to")
+            }
+            Self::UpstreamReset => (
+                "upstream_reset",
+                502,
+                grpc::UNAVAILABLE,
+                "the endpoint closed the connection before it answered",
+            ),
+            Self::UpstreamProtocol => {
+                ("upstream_protocol", 502, grpc::INTERNAL, "the endpoint's answer is not valid HTTP")
+            }
+            Self::BadRequest => ("bad_request", 400, grpc::INTERNAL, "the request is not valid HTTP"),
+            Self::HeaderTooLarge => (
+                "header_too_large",
+                431,
+                grpc::RESOURCE_EXHAUSTED,
+                "the request's head is larger than allowed",
+            ),
+            Self::UriTooLong => {
+                ("uri_too_long", 414, grpc::RESOURCE_EXHAUSTED, "the request's target is longer than allowed")
+            }
+            Self::NotImplemented => (
+                "not_implemented",
+                501,
+                grpc::UNIMPLEMENTED,
+                "the request uses a feature that is not supported",
+            ),
+            Self::HttpVersion => {
+                ("http_version", 505, grpc::UNIMPLEMENTED, "the request's HTTP version is not supported")
+            }
+            Self::ExpectationFailed => (
+                "expectation_failed",
+                417,
+                grpc::UNIMPLEMENTED,
+                "the request expects something else than 100-continue",
+            ),
+            Self::RequestTimeout => {
+                ("request_timeout", 408, grpc::DEADLINE_EXCEEDED, "the request did not arrive in time")
+            }
+            Self::Timeout => ("timeout", 504, grpc::DEADLINE_EXCEEDED, "the endpoint did not answer in time"),
+            Self::Overloaded => (
+                "overloaded",
+                503,
+                grpc::RESOURCE_EXHAUSTED,
+                "the calling pod has used up its share of this node's proxy",
+            ),
+            Self::Draining => ("draining", 503, grpc::UNAVAILABLE, "this node's proxy is stopping"),
+            Self::Internal => ("internal", 500, grpc::INTERNAL, "the proxy failed; its log says more"),
+            // 499 is what nginx made of this in logs.
+            Self::CallerClosed => {
+                ("caller_closed", 499, grpc::CANCELLED, "the caller went away before the answer was complete")
+            }
+        }
+    }
+
+    /// The word for machines.
+    pub const fn code(self) -> &'static str {
+        self.facts().0
+    }
+
+    pub const fn status(self) -> u16 {
+        self.facts().1
+    }
+
+    pub const fn grpc_status(self) -> u8 {
+        self.facts().2
+    }
+
+    /// The sentence for people. Plain ASCII without quotes or `%`: fit for JSON and for `grpc-message` as it is.
+    pub const fn message(self) -> &'static str {
+        self.facts().3
+    }
+
+    /// The body of the answer.
+    pub fn body(self) -> String {
+        let (code, _, _, message) = self.facts();
+        format!("{{\"reason\":\"{code}\",\"message\":\"{message}\"}}\n")
+    }
+
+    pub(super) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_listed_once_and_at_its_index() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index, "{reason:?}");
+            assert_eq!(
+                Reason::ALL.iter().filter(|other| other.code() == reason.code()).count(),
+                1,
+                "{reason:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn bodies_are_json_and_messages_fit_a_header_as_they_are() {
+        for reason in Reason::ALL {
+            let body: serde_json::Value = serde_json::from_str(&reason.body()).expect("a body is JSON");
+            assert_eq!(body["reason"], reason.code());
+            assert_eq!(body["message"], reason.message());
+            // RFC: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
+            assert!(reason.message().bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'%'));
+            assert!((400..600).contains(&reason.status()));
+            assert!((1..=16).contains(&reason.grpc_status()));
+        }
+    }
+}
