@@ -26,27 +26,38 @@ pub(crate) fn install(packages: &[&str], purpose: &str, by_hand: &str) -> Result
         return Ok(());
     }
     say(&format!("{purpose} needs the Debian packages {}: installing them", missing.join(", ")));
-    let why = "to install Debian packages";
     if missing.iter().any(|package| !has_candidate(package)) {
         say("the package lists lack one of them: updating the lists");
-        shell::run(shell::as_root("apt-get", why)?.args(["update", "-q"]))?;
+        update()?;
         if let Some(package) = missing.iter().find(|package| !has_candidate(package)) {
             bail!("the package sources of this system have no package `{package}`; by hand: {by_hand}");
         }
     }
-    if attempt(&missing, why).is_err() {
+    if attempt(&missing).is_err() {
         // Lists that are a few weeks old name versions that the mirror no longer has.
         say("that failed: updating the package lists and trying once more");
-        shell::run(shell::as_root("apt-get", why)?.args(["update", "-q"]))?;
-        attempt(&missing, why)?;
+        update()?;
+        attempt(&missing)?;
     }
     Ok(())
 }
 
+/// Brings installed packages to the newest version that the package sources have.
+pub(crate) fn upgrade(packages: &[&str]) -> Result<()> {
+    update()?;
+    attempt(packages)
+}
+
+const WHY: &str = "to install Debian packages";
+
+fn update() -> Result<()> {
+    shell::run(shell::as_root("apt-get", WHY)?.args(["update", "-qq"]))
+}
+
 /// `--no-remove`: a package that conflicts with one the user has is for the user to settle.
-fn attempt(packages: &[&str], why: &str) -> Result<()> {
-    let mut apt = shell::as_root("env", why)?;
-    apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-q", "-y"]);
+fn attempt(packages: &[&str]) -> Result<()> {
+    let mut apt = shell::as_root("env", WHY)?;
+    apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "-oDpkg::Use-Pty=0"]);
     shell::run(apt.args(["--no-install-recommends", "--no-remove"]).args(packages))
 }
 

@@ -92,15 +92,20 @@ pub(crate) fn find() -> Result<Option<Toolchain>> {
 /// Makes a matching pair from Debian's packages and bpf-linker's source.
 pub(crate) fn install() -> Result<Toolchain> {
     let purpose = "building the eBPF programs";
-    apt::install(&["rustc-web", "cargo-web", "rust-web-src"], purpose, BY_HAND)?;
-    let llvm = llvm_of(&Compiler::Debian).with_context(|| {
-        format!("{DEBIAN_RUSTC} or the sources of its `core` are not where rustc-web puts them")
-    })?;
+    let packages = ["rustc-web", "cargo-web", "rust-web-src"];
+    apt::install(&packages, purpose, BY_HAND)?;
+    let mut llvm = debian_llvm()?;
+    if !BPF_LINKER_LLVM.contains(&llvm) {
+        // Debian's first release of a version carries an old compiler, debian-security the current one.
+        say(&format!("rustc-web is of LLVM {llvm}, too old for bpf-linker: looking for a newer one"));
+        apt::upgrade(&packages)?;
+        llvm = debian_llvm()?;
+    }
     if !BPF_LINKER_LLVM.contains(&llvm) {
         let (first, last) = (BPF_LINKER_LLVM.start(), BPF_LINKER_LLVM.end());
         bail!(
-            "Debian's rustc-web was built with LLVM {llvm}, and bpf-linker {BPF_LINKER_VERSION} with one of \
-             {first} to {last} only: they would not fit. By hand: {BY_HAND}"
+            "Debian's rustc-web is of LLVM {llvm}, and bpf-linker {BPF_LINKER_VERSION} reads the code of LLVM {first} to \
+             {last}: is `bookworm-security` missing from the package sources? By hand: {BY_HAND}"
         );
     }
     let _lock = workspace::lock_cache()?;
@@ -109,6 +114,12 @@ pub(crate) fn install() -> Result<Toolchain> {
         None => build_linker(llvm, purpose)?,
     };
     Ok(Toolchain { compiler: Compiler::Debian, linker })
+}
+
+fn debian_llvm() -> Result<u32> {
+    llvm_of(&Compiler::Debian).with_context(|| {
+        format!("{DEBIAN_RUSTC} or the sources of its `core` are not where rustc-web puts them")
+    })
 }
 
 /// Builds bpf-linker into the cache, which is locked. Into a folder beside it first, so that an interrupted build
