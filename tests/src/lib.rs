@@ -1,1 +1,35 @@
-//! The harness.
+//! The harness of the end-to-end tests, the demo and the bench: a small Kubernetes node made of what the
+//! kernel has, on which the real agent runs.
+//!
+//! A [`World`] is a node: a network namespace with a bridge, a cgroup subtree that looks like the kubelet's, a
+//! directory of manifests. A [`Pod`] is a namespace on that bridge and a cgroup; processes enter both before they
+//! open a socket. The world plays the parts of Kubernetes that matter here: addresses are handed out, endpoint slices
+//! follow pods and services, and, where a test wants it, connections to ClusterIPs are translated as kube-proxy does.
+//!
+//! Worlds do not meet: each has its own namespaces and cgroups, and nothing outside them is touched. Whatever ends
+//! the test - success, panic, `kill -9` - ends everything that it started.
+
+mod agent;
+mod cgroup;
+mod chain;
+mod kube_proxy;
+mod manifests;
+mod metrics;
+mod netns;
+mod node;
+mod objects;
+mod pod;
+mod process;
+mod wait;
+mod warden;
+mod world;
+
+pub use agent::{Agent, AgentBuilder};
+pub use chain::{Answer, Hop, LoadReport};
+pub use metrics::Metrics;
+pub use netns::NetNs;
+pub use objects::{Capture, Service, ServiceBuilder};
+pub use pod::{Pod, PodBuilder};
+pub use process::{Place, Process, run};
+pub use wait::{PATIENCE, eventually};
+pub use world::{World, binary, test, test_in};

@@ -1,0 +1,174 @@
+//! The agent under test: the real binary, in the node's namespace, as its `DaemonSet` would run it.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Command, ExitStatus},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::{Metrics, NetNs, Place, Process, binary, cgroup, eventually, node::Node};
+
+/// An agent to be started.
+#[must_use]
+#[derive(Debug)]
+pub struct AgentBuilder {
+    node: Arc<Node>,
+    args: Vec<String>,
+}
+
+impl AgentBuilder {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node, args: Vec::new() }
+    }
+
+    /// Adds arguments to the command line.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// Starts the agent and waits until it says that it is ready.
+    pub fn start(self) -> Result<Agent> {
+        let mut agent = self.spawn()?;
+        agent.ready()?;
+        Ok(agent)
+    }
+
+    /// Starts the agent and does not wait.
+    pub fn spawn(self) -> Result<Agent> {
+        let number = self.node.number();
+        let name = format!("agent-{number}");
+        // Each in a cgroup of its own, as two pods of a DaemonSet are during a rollout.
+        let cgroup = self.node.agents_cgroup.join(&name);
+        cgroup::create(&cgroup)?;
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 9465 + number as u16));
+        let place = Place { netns: Arc::clone(&self.node.netns), cgroup };
+        let mut command = place.command(executable()?)?;
+        forget_settings(&mut command)
+            .arg("agent")
+            .arg("--manifests")
+            .arg(self.node.manifests())
+            .arg("--pods-cgroup")
+            .arg(&self.node.pods_cgroup)
+            .args(["--admin", &admin.to_string()])
+            .args(&self.args);
+        let process = Process::spawn(&name, &mut command, self.node.logs().join(format!("{name}.log")))?;
+        Ok(Agent { process, netns: Arc::clone(&self.node.netns), admin })
+    }
+}
+
+/// The agent's program: `SLUICE_BIN`, or the one built beside the running program.
+fn executable() -> Result<PathBuf> {
+    match std::env::var_os("SLUICE_BIN") {
+        Some(path) => Ok(path.into()),
+        None => binary("sluice"),
+    }
+}
+
+/// The caller's environment must not configure the agent.
+fn forget_settings(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLUICE_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A running agent. Dropping it kills it.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    netns: Arc<NetNs>,
+    admin: SocketAddr,
+}
+
+impl Agent {
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where it answers, in the node's namespace.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Waits until `/readyz` answers 200; fails at once if the agent ends instead.
+    pub fn ready(&mut self) -> Result<()> {
+        let ended = eventually("the agent becomes ready", || {
+            if let Some(status) = self.process.ended()? {
+                return Ok(Some(status));
+            }
+            let (status, body) = self.get("/readyz")?;
+            ensure!(status == 200, "/readyz answers {status}: {}", body.trim());
+            Ok(None)
+        })
+        .with_context(|| format!("the agent's log:\n{}", self.log()))?;
+        match ended {
+            None => Ok(()),
+            Some(status) => anyhow::bail!("the agent ended ({status}) before it was ready:\n{}", self.log()),
+        }
+    }
+
+    /// Status and body of a page of the admin server.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        let request = format!("GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n", self.admin);
+        let answer = self.netns.run(|| -> std::io::Result<String> {
+            let mut connection = TcpStream::connect_timeout(&self.admin, Duration::from_secs(1))?;
+            connection.set_read_timeout(Some(Duration::from_secs(5)))?;
+            connection.write_all(request.as_bytes())?;
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer)?;
+            Ok(answer)
+        })?;
+        let answer = answer.with_context(|| format!("the agent does not answer {path}"))?;
+        let (head, body) =
+            answer.split_once("\r\n\r\n").with_context(|| format!("no HTTP answer: {answer:?}"))?;
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Ok((status.with_context(|| format!("no HTTP status: {head:?}"))?, body.to_owned()))
+    }
+
+    pub fn metrics(&self) -> Result<Metrics> {
+        let (status, body) = self.get("/metrics")?;
+        ensure!(status == 200, "/metrics answers {status}: {}", body.trim());
+        Ok(Metrics::parse(&body))
+    }
+
+    /// All that the agent has logged.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// `SIGKILL`, and waits until the process is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// `SIGSTOP`: the agent hangs until [`Agent::cont`].
+    pub fn stop(&self) -> Result<()> {
+        self.process.signal(Signal::SIGSTOP)
+    }
+
+    pub fn cont(&self) -> Result<()> {
+        self.process.signal(Signal::SIGCONT)
+    }
+
+    /// `SIGTERM`: the agent drains and ends.
+    pub fn terminate(&self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)
+    }
+
+    /// The exit status, if the agent has ended.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.ended()
+    }
+
+    /// Waits for the agent to end by itself.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        self.process.wait()
+    }
+}

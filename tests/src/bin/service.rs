@@ -1,0 +1,318 @@
+//! `sluice-service`: a small real service for the demo, the tests and the bench.
+//!
+//! Over HTTP (1 and 2) it calls the next service of its chain and answers with everybody who took part. It carries
+//! `traceparent` and `baggage` on, as any traced service does, and knows nothing of Sluice. Or it plays a database:
+//! a TCP server that speaks first.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use clap::Parser;
+use http_body_util::{BodyExt as _, Empty, Full, combinators::BoxBody};
+use hyper::{
+    HeaderMap, Request, Response, StatusCode, Uri, Version,
+    body::Incoming,
+    header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue},
+    service::service_fn,
+};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use sluice_tests::{Answer, Hop};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket, TcpStream},
+    signal::unix::{SignalKind, signal},
+    time::{sleep, sleep_until},
+};
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+
+/// A small HTTP or TCP service
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+#[derive(Debug, Parser)]
+struct Options {
+    /// Name of the service
+    #[arg(long)]
+    name: String,
+    /// Version label of this instance
+    #[arg(long, default_value = "v1")]
+    version: String,
+    /// Name of this instance
+    #[arg(long, env = "HOSTNAME", default_value = "")]
+    pod: String,
+    /// Where to listen; give it more than once for several
+    #[arg(long, default_value = "8080")]
+    port: Vec<u16>,
+    /// The next service of the chain, as in `http://10.96.0.7:80`
+    #[arg(long)]
+    next: Option<Uri>,
+    /// Call the next service over HTTP/2
+    #[arg(long)]
+    next_http2: bool,
+    /// Milliseconds before each answer
+    #[arg(long, default_value_t = 0)]
+    delay: u64,
+    /// Status of each answer
+    #[arg(long, default_value = "200")]
+    status: StatusCode,
+    /// Close each connection after one answer
+    #[arg(long)]
+    close: bool,
+    /// Milliseconds after which an idle connection is closed
+    #[arg(long)]
+    idle_timeout: Option<u64>,
+    /// Milliseconds to go on after SIGTERM
+    #[arg(long, default_value_t = 0)]
+    linger: u64,
+    /// Speak first, as databases do: send a line with the name, then echo
+    #[arg(long)]
+    tcp: bool,
+    /// With --tcp: close right after the line
+    #[arg(long, requires = "tcp")]
+    once: bool,
+}
+
+/// What requests need.
+struct Service {
+    options: Options,
+    client: Client<HttpConnector, Empty<Bytes>>,
+    spans: AtomicU64,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let listeners = options.port.iter().map(|&port| listen(port)).collect::<Result<Vec<_>>>()?;
+    let client = Client::builder(TokioExecutor::new())
+        .http2_only(options.next_http2)
+        // A failure is to be seen, not smoothed over.
+        .retry_canceled_requests(false)
+        .build_http();
+    // Spans need only differ.
+    let seed =
+        SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64 ^ u64::from(std::process::id()) << 48;
+    let linger = Duration::from_millis(options.linger);
+    let service = Arc::new(Service { options, client, spans: AtomicU64::new(seed) });
+    for listener in listeners {
+        tokio::spawn(accept(listener, Arc::clone(&service)));
+    }
+    println!("listening");
+    terminate.recv().await;
+    sleep(linger).await;
+    Ok(())
+}
+
+/// A socket for both address families, or for IPv4 where there is no IPv6.
+fn listen(port: u16) -> Result<TcpListener> {
+    let bind = |socket: std::io::Result<TcpSocket>, address: SocketAddr| {
+        let socket = socket?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(4096)
+    };
+    bind(TcpSocket::new_v6(), (Ipv6Addr::UNSPECIFIED, port).into())
+        .or_else(|_| bind(TcpSocket::new_v4(), (Ipv4Addr::UNSPECIFIED, port).into()))
+        .with_context(|| format!("cannot listen on port {port}"))
+}
+
+async fn accept(listener: TcpListener, service: Arc<Service>) {
+    loop {
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                let service = Arc::clone(&service);
+                tokio::spawn(async move {
+                    // Peers come and go as they like; what matters is seen at their side.
+                    if service.options.tcp {
+                        let _ = serve_tcp(connection, &service.options).await;
+                    } else {
+                        let _ = serve_http(connection, service).await;
+                    }
+                });
+            }
+            Err(error) => {
+                eprintln!("cannot accept: {error}");
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+async fn serve_tcp(mut connection: TcpStream, options: &Options) -> Result<()> {
+    connection.write_all(format!("{} {}\n", options.name, options.version).as_bytes()).await?;
+    if options.once {
+        return Ok(());
+    }
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = connection.read(&mut buffer).await?;
+        if count == 0 {
+            connection.shutdown().await?;
+            return Ok(());
+        }
+        connection.write_all(&buffer[..count]).await?;
+    }
+}
+
+async fn serve_http(connection: TcpStream, service: Arc<Service>) -> Result<()> {
+    connection.set_nodelay(true)?;
+    let idle = service.options.idle_timeout.map(Duration::from_millis);
+    let born = Instant::now();
+    let last = Arc::new(AtomicU64::new(0));
+    let answering = {
+        let last = Arc::clone(&last);
+        service_fn(move |request| {
+            let (service, last) = (Arc::clone(&service), Arc::clone(&last));
+            async move {
+                let answer = service.answer(request).await;
+                last.store(born.elapsed().as_millis() as u64, Ordering::Relaxed);
+                Ok::<_, Infallible>(answer)
+            }
+        })
+    };
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(connection), answering);
+    tokio::pin!(serving);
+    let Some(idle) = idle else {
+        return serving.await.map_err(anyhow::Error::from_boxed);
+    };
+    loop {
+        let deadline = born + Duration::from_millis(last.load(Ordering::Relaxed)) + idle;
+        if deadline <= Instant::now() {
+            serving.as_mut().graceful_shutdown();
+            return serving.await.map_err(anyhow::Error::from_boxed);
+        }
+        tokio::select! {
+            ended = serving.as_mut() => return ended.map_err(anyhow::Error::from_boxed),
+            () = sleep_until(deadline.into()) => {}
+        }
+    }
+}
+
+impl Service {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        if self.options.delay > 0 {
+            sleep(Duration::from_millis(self.options.delay)).await;
+        }
+        let path = request.uri().path();
+        let mut response = if path == "/echo" {
+            Response::new(request.into_body().boxed())
+        } else if let Some(count) = path.strip_prefix("/bytes/") {
+            match count.parse() {
+                Ok(count) if count <= 1 << 30 => Response::new(full(vec![b'x'; count])),
+                _ => refuse("/bytes/<count>, at most 1 GiB"),
+            }
+        } else {
+            self.chain(&request).await
+        };
+        if response.status() == StatusCode::OK {
+            *response.status_mut() = self.options.status;
+        }
+        if self.options.close {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// Calls the next service, if there is one, and puts this one before all that took part.
+    async fn chain(&self, request: &Request<Incoming>) -> Response<Body> {
+        let asked = request.uri().query().unwrap_or_default().split('&').any(|part| part == "headers");
+        let own = Hop {
+            service: self.options.name.clone(),
+            version: self.options.version.clone(),
+            pod: self.options.pod.clone(),
+            headers: if asked { headers(request.headers()) } else { BTreeMap::new() },
+        };
+        let (status, mut answer) = match &self.options.next {
+            None => (StatusCode::OK, Answer::default()),
+            Some(next) => match self.call(next, request).await {
+                Ok(answer) => (StatusCode::OK, answer),
+                Err(error) => {
+                    let error = Some(format!("{} cannot call {next}: {error:#}", self.options.name));
+                    (StatusCode::BAD_GATEWAY, Answer { chain: Vec::new(), error })
+                }
+            },
+        };
+        answer.chain.insert(0, own);
+        let mut response = Response::new(full(serde_json::to_vec(&answer).unwrap_or_default()));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+
+    async fn call(&self, next: &Uri, request: &Request<Incoming>) -> Result<Answer> {
+        let mut parts = next.clone().into_parts();
+        parts.path_and_query = request.uri().path_and_query().cloned();
+        let mut onward = Request::new(Empty::new());
+        *onward.uri_mut() = Uri::from_parts(parts)?;
+        if self.options.next_http2 {
+            *onward.version_mut() = Version::HTTP_2;
+        }
+        let headers = onward.headers_mut();
+        headers.insert(TRACEPARENT, self.traceparent(request.headers().get(TRACEPARENT))?);
+        for baggage in request.headers().get_all(BAGGAGE) {
+            headers.append(BAGGAGE, baggage.clone());
+        }
+        let response = self.client.request(onward).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        match serde_json::from_slice::<Answer>(&body) {
+            Ok(answer) if status.is_success() => Ok(answer),
+            _ => anyhow::bail!("{status}: {}", String::from_utf8_lossy(&body).trim()),
+        }
+    }
+
+    /// The caller's trace with a span of our own; a new trace if the caller has none.
+    /// <https://www.w3.org/TR/trace-context/#traceparent-header>
+    fn traceparent(&self, caller: Option<&HeaderValue>) -> Result<HeaderValue> {
+        // An odd step visits every number; the rotation makes neighbours look different.
+        let span = self.spans.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed).rotate_left(17) | 1;
+        let text = match caller
+            .and_then(|value| value.to_str().ok())
+            .map(|text| text.split('-').collect::<Vec<_>>())
+        {
+            Some(parts) if parts.len() == 4 && parts[1].len() == 32 => {
+                format!("{}-{}-{span:016x}-{}", parts[0], parts[1], parts[3])
+            }
+            _ => format!("00-{:016x}{span:016x}-{span:016x}-01", !span),
+        };
+        HeaderValue::from_str(&text).context("a trace id that is no header value")
+    }
+}
+
+fn headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let mut map = BTreeMap::<String, String>::new();
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        map.entry(name.to_string())
+            .and_modify(|all| *all = format!("{all}, {value}"))
+            .or_insert(value.into_owned());
+    }
+    map
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+fn refuse(usage: &'static str) -> Response<Body> {
+    let mut response = Response::new(full(usage));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
+}

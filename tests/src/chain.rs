@@ -1,0 +1,53 @@
+//! What `sluice-service` answers and `sluice-load` reports: the words between the programs in the pods and the tests.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The answer to a request that went along a chain of services.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Who answered, first hop first.
+    pub chain: Vec<Hop>,
+    /// Why the chain ended early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// One service on the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    pub service: String,
+    pub version: String,
+    pub pod: String,
+    /// The request's headers as they arrived, when the query asks for `headers`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Answer {
+    /// The versions along the chain, as in `v1 gray v1`.
+    pub fn versions(&self) -> String {
+        let versions: Vec<&str> = self.chain.iter().map(|hop| hop.version.as_str()).collect();
+        versions.join(" ")
+    }
+}
+
+/// What a load generator did and saw.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadReport {
+    pub sent: u64,
+    /// Answered with a status below 400.
+    pub ok: u64,
+    pub failed: u64,
+    /// Failures by kind: `connect`, `reset`, `closed`, `timeout`, `status 503`...
+    pub failures: BTreeMap<String, u64>,
+    /// Requests that the last service received with the header that was asked about.
+    pub marked: u64,
+    /// Good answers by the versions along the chain.
+    pub chains: BTreeMap<String, u64>,
+    pub connections: u64,
+    pub seconds: f64,
+    pub p50_us: u64,
+    pub p99_us: u64,
+}
