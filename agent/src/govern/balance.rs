@@ -176,3 +176,6 @@ fn mix(words: &[u128]) -> u64 {
         z ^ (z >> 31)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -261,3 +261,160 @@ impl<'n> TagScan<'n> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names() -> TagNames {
+        TagNames::new(&[HeaderName::from_static("x-mse-tag"), HeaderName::from_static("x-lane")])
+            .expect("good")
+    }
+
+    fn tagging(headers: &[(&str, &str)], caller: Option<&str>) -> Tagging {
+        let names = names();
+        let mut scan = TagScan::new(&names);
+        for (name, value) in headers {
+            scan.see(name.as_bytes(), value.as_bytes());
+        }
+        scan.decide(caller.map(|tag| tag.parse().expect("a tag")).as_ref())
+    }
+
+    /// The tag, its source, whether the header and the baggage must be set, and how many values were invalid.
+    fn outcome(
+        headers: &[(&str, &str)],
+        caller: Option<&str>,
+    ) -> (Option<String>, Option<TagSource>, bool, bool, u32) {
+        let it = tagging(headers, caller);
+        (it.tag.map(|tag| tag.as_str().to_owned()), it.source, it.set_header, it.set_baggage, it.invalid)
+    }
+
+    #[test]
+    fn the_first_that_answers_gives_the_tag() {
+        use TagSource::{Baggage, Header, Workload};
+        let some = |tag: &str| Some(tag.to_owned());
+        for (headers, caller, expected) in [
+            (&[][..], None, (None, None, false, false, 0)),
+            (&[("accept", "gray")][..], None, (None, None, false, false, 0)),
+            (&[], Some("blue"), (some("blue"), Some(Workload), true, true, 0)),
+            (&[("X-MSE-Tag", "gray")], Some("blue"), (some("gray"), Some(Header), false, true, 0)),
+            (&[("x-mse-tag", " gray\t")], None, (some("gray"), Some(Header), false, true, 0)),
+            (
+                &[("Baggage", "a=1,x-mse-tag=gray")],
+                Some("blue"),
+                (some("gray"), Some(Baggage), true, false, 0),
+            ),
+            // Both carriers there and agreed: nothing to do.
+            (
+                &[("baggage", "x-mse-tag=gray"), ("x-mse-tag", "gray")],
+                None,
+                (some("gray"), Some(Header), false, false, 0),
+            ),
+            // Disagreed: the header counts.
+            (
+                &[("baggage", "x-mse-tag=red"), ("x-mse-tag", "gray")],
+                None,
+                (some("gray"), Some(Header), false, true, 0),
+            ),
+            // The order of the list, not of the head.
+            (&[("x-lane", "red"), ("x-mse-tag", "gray")], None, (some("gray"), Some(Header), false, true, 0)),
+            // Only another of the list: the first is set.
+            (&[("x-lane", "red")], None, (some("red"), Some(Header), true, true, 0)),
+            // Twice: the first counts, and one is sent on.
+            (
+                &[("x-mse-tag", "gray"), ("x-mse-tag", "red")],
+                None,
+                (some("gray"), Some(Header), true, true, 0),
+            ),
+            (
+                &[("baggage", "x-mse-tag=a"), ("baggage", "x-mse-tag=b")],
+                None,
+                (some("a"), Some(Baggage), true, true, 0),
+            ),
+            (&[("baggage", "x-mse-tag=a,x-mse-tag=a")], None, (some("a"), Some(Baggage), true, false, 0)),
+            // What is no tag is as if it were not there, and is replaced if there is one.
+            (&[("x-mse-tag", "")], None, (None, None, false, false, 1)),
+            (&[("x-mse-tag", "a b"), ("baggage", "x-mse-tag=%2C")], None, (None, None, false, false, 2)),
+            (&[("x-mse-tag", "-"), ("x-lane", "red")], None, (some("red"), Some(Header), true, true, 1)),
+            (&[("x-mse-tag", "-"), ("x-mse-tag", "red")], None, (some("red"), Some(Header), true, true, 1)),
+            (&[("baggage", "x-mse-tag=,x-mse-tag=b")], None, (some("b"), Some(Baggage), true, true, 1)),
+            (&[("x-mse-tag", "-")], Some("blue"), (some("blue"), Some(Workload), true, true, 1)),
+            // Another key of the list is no baggage key.
+            (&[("baggage", "x-lane=gray")], None, (None, None, false, false, 0)),
+        ] {
+            assert_eq!(outcome(headers, caller), expected, "{headers:?} from {caller:?}");
+        }
+    }
+
+    #[test]
+    fn names_with_a_meaning_of_their_own_are_refused() {
+        let name = HeaderName::from_static;
+        assert_eq!(TagNames::new(&[]).err(), Some(TagNamesError::Empty));
+        let error = TagNames::new(&[name("x-a"), name("host")]).expect_err("reserved");
+        assert_eq!(error.to_string(), "`host` cannot be a tag header: it has a meaning of its own in HTTP");
+        assert_eq!(TagNames::new(&[name("x-a"), name("x-a")]).err(), Some(TagNamesError::Twice(name("x-a"))));
+    }
+
+    #[test]
+    fn a_request_tag_holds_what_a_tag_holds() {
+        let longest = "a".repeat(MAX_TAG);
+        for text in ["a", "v1.2_3-x", &longest] {
+            let tag: Tag = text.parse().expect("a tag");
+            assert_eq!(RequestTag::from(&tag).as_str(), text);
+            assert_eq!(RequestTag::new(text.as_bytes()), Some(RequestTag::from(&tag)));
+        }
+        assert_eq!(RequestTag::new("a".repeat(MAX_TAG + 1).as_bytes()), None);
+    }
+
+    fn header() -> impl Strategy<Value = (String, Vec<u8>)> {
+        let name =
+            prop::sample::select(vec!["x-mse-tag", "X-Mse-Tag", "x-lane", "baggage", "Baggage", "accept"]);
+        let value = prop_oneof![
+            "[a-z-]{0,4}",
+            "(x-mse-tag=[a-z%-]{0,4}|[a-z]=[a-z]{0,3})(,(x-mse-tag=[a-z%-]{0,4}|[a-z]=[a-z]{0,3})){0,3}",
+            any::<String>(),
+        ];
+        (name.prop_map(str::to_owned), value.prop_map(String::into_bytes))
+    }
+
+    proptest! {
+        /// Doing what the decision says makes a request whose tag is the same, from the header, with nothing left
+        /// to do: the next hop agrees with this one.
+        #[test]
+        fn the_next_hop_agrees(headers in prop::collection::vec(header(), 0..6), caller in prop::option::of("[a-z]{1,4}")) {
+            let names = names();
+            let caller: Option<Tag> = caller.map(|tag| tag.parse().expect("a tag"));
+            let mut scan = TagScan::new(&names);
+            for (name, value) in &headers {
+                scan.see(name.as_bytes(), value);
+            }
+            let decision = scan.decide(caller.as_ref());
+            let Some(tag) = decision.tag else {
+                prop_assert!(!decision.set_header && !decision.set_baggage && caller.is_none());
+                return Ok(());
+            };
+            let mut sent = headers.clone();
+            if decision.set_header {
+                sent.retain(|(name, _)| !names.is_header(name.as_bytes()));
+                sent.push((names.header().to_string(), tag.as_bytes().to_vec()));
+            }
+            if decision.set_baggage {
+                let lines = headers.iter().filter(|(name, _)| is_baggage(name.as_bytes()));
+                let edited = baggage::set(lines.map(|(_, value)| value.as_slice()), names.baggage_key(), tag.as_bytes())
+                    .expect("there is something to do");
+                sent.retain(|(name, _)| !is_baggage(name.as_bytes()));
+                sent.push(("baggage".to_owned(), edited));
+            }
+            let mut scan = TagScan::new(&names);
+            for (name, value) in &sent {
+                scan.see(name.as_bytes(), value);
+            }
+            let next = scan.decide(None);
+            prop_assert_eq!(next.tag, Some(tag));
+            prop_assert_eq!(next.source, Some(TagSource::Header));
+            prop_assert!(!next.set_header && !next.set_baggage, "{:?}", next);
+        }
+    }
+}

@@ -106,3 +106,6 @@ pub fn route(service: Candidates<'_>, call: &Call<'_>, rng: &mut Rng) -> Result<
 fn is_draining(endpoint: &Endpoint) -> bool {
     endpoint.terminating && (endpoint.serving || endpoint.ready)
 }
+
+#[cfg(test)]
+mod tests;
