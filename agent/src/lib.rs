@@ -11,6 +11,7 @@
 //! - [`config`]: what the operator chose. [`api`]: the words of the Kubernetes objects that Sluice reads.
 //! - [`run`]: wires everything; owns start, drain and stop.
 
+pub mod admin;
 pub mod api;
 pub mod cluster;
 pub mod config;
