@@ -1,13 +1,48 @@
 //! What happens to a captured connection: accept, detect, HTTP or tunnel, pool, upstream.
 //!
+//! The stages, in the order in which a connection meets them: [`accept`] takes it from a pod's listener and reads where it
+//! was meant to go; [`connection`] finds the service and, with [`detect`], what is spoken; [`http1`] and [`http2`] carry
+//! requests, [`tunnel`] carries everything else; [`choose`] asks `govern` for an endpoint; [`pool`] and [`upstream`] give a
+//! connection to it; [`answer`] makes up what no endpoint answers. A [`worker`] is the thread on which all of it happens.
+//!
 //! The proxy knows nothing of eBPF or namespaces. Capture gives it, for each enrolled pod, a [`Pod`]: who the
 //! caller is and how to make sockets where it lives.
 
-use std::{io, net::SocketAddr, os::fd::BorrowedFd, sync::Arc};
+mod accept;
+mod answer;
+mod buffers;
+mod choose;
+mod clock;
+mod connection;
+mod detect;
+mod gate;
+mod http1;
+mod http2;
+mod pool;
+mod record;
+mod tunnel;
+mod upstream;
+mod worker;
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::BorrowedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
 
-use crate::cluster::model::Workload;
+use crate::{
+    cluster::model::{Current, Workload},
+    govern::lane::TagNames,
+    observe::{access_log::AccessLog, metrics::Metrics},
+};
 
 /// What capture gives the proxy for an enrolled pod, besides its listeners.
 pub struct Pod {
@@ -24,4 +59,113 @@ pub trait Network: Send + Sync + 'static {
 
     /// A new non-blocking TCP socket inside the pod's network namespace, for the family of `to`.
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket>;
+}
+
+/// What the proxy works with.
+#[derive(Clone)]
+pub struct Options {
+    /// Threads that carry traffic; at least one.
+    pub workers: usize,
+    pub current: Current,
+    pub metrics: Arc<Metrics>,
+    pub access_log: AccessLog,
+    pub tag_names: Arc<TagNames>,
+    /// Connections that a pod may have open through the proxy, so that no pod can starve the others.
+    pub connections_per_pod: usize,
+    /// How long draining waits for callers with idle connections to learn at their next request that they are to reconnect.
+    pub idle_grace: Duration,
+}
+
+/// The running proxy. Clones are handles to the same one; its threads end when the last is gone.
+#[derive(Clone)]
+pub struct Proxy {
+    workers: Arc<[worker::Handle]>,
+    next_pod: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    /// Starts the worker threads.
+    pub fn start(options: &Options) -> io::Result<Self> {
+        let workers: io::Result<Vec<_>> =
+            (0..options.workers.max(1)).map(|index| worker::start(index, options)).collect();
+        Ok(Self { workers: workers?.into(), next_pod: Arc::default() })
+    }
+
+    /// How many threads carry traffic. A pod needs at least as many listeners for all of them to carry its own.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Begins to accept on a pod's listeners, which are dealt out to the workers in turn. Connections that arrive before a
+    /// worker has come to it wait in the listener.
+    pub fn open(&self, pod: Arc<Pod>, listeners: Vec<std::net::TcpListener>) -> OpenPod {
+        let id = self.next_pod.fetch_add(1, Ordering::Relaxed);
+        let mut dealt: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
+        for (index, listener) in listeners.into_iter().enumerate() {
+            dealt[index % self.workers.len()].push(listener);
+        }
+        for (worker, listeners) in self.workers.iter().zip(dealt) {
+            worker.send(worker::Command::Open { id, pod: pod.clone(), listeners });
+        }
+        OpenPod { proxy: self.clone(), id, closed: false }
+    }
+
+    /// How long ago the worker that has been silent for the longest has shown that it is alive.
+    pub fn silent_for(&self) -> Duration {
+        let now = clock::Nanos::now();
+        let beats =
+            self.workers.iter().map(|worker| clock::Nanos(worker.status.beat.load(Ordering::Relaxed)));
+        now.since(beats.min().unwrap_or_default()).into()
+    }
+
+    /// Tells all callers to reconnect and waits until nothing is in flight.
+    /// Listeners stay open: [`OpenPod::close`] closes them.
+    pub async fn drain(&self) {
+        let mut waiting = Vec::new();
+        for worker in &*self.workers {
+            let (drained, wait) = oneshot::channel();
+            worker.send(worker::Command::Drain { drained });
+            waiting.push(wait);
+        }
+        for wait in waiting {
+            // A worker that has ended has nothing in flight.
+            let _ = wait.await;
+        }
+    }
+}
+
+/// A pod whose connections are accepted. Dropping it closes the pod without waiting.
+pub struct OpenPod {
+    proxy: Proxy,
+    id: u64,
+    closed: bool,
+}
+
+impl OpenPod {
+    /// Takes what waits in the listeners, closes them, and asks the pod's connections to end at their next request.
+    /// Returns when the listeners are closed; connections go on for as long as they need.
+    pub async fn close(mut self) {
+        for wait in self.begin_close() {
+            // A worker that has ended has closed its listeners.
+            let _ = wait.await;
+        }
+    }
+
+    fn begin_close(&mut self) -> Vec<oneshot::Receiver<()>> {
+        if std::mem::replace(&mut self.closed, true) {
+            return Vec::new();
+        }
+        let ask = |worker: &worker::Handle| {
+            let (closed, wait) = oneshot::channel();
+            worker.send(worker::Command::Close { id: self.id, closed });
+            wait
+        };
+        self.proxy.workers.iter().map(ask).collect()
+    }
+}
+
+impl Drop for OpenPod {
+    fn drop(&mut self) {
+        self.begin_close();
+    }
 }

@@ -192,6 +192,15 @@ impl ActiveRequest {
     }
 }
 
+impl ActiveRequest {
+    /// The request goes to another lane, where it is counted.
+    pub fn withdraw(mut self) {
+        if let Some(series) = self.series.take() {
+            series.requests_in_flight.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
 /// Whoever drops a request unfinished has lost its caller.
 impl Drop for ActiveRequest {
     fn drop(&mut self) {

@@ -1,0 +1,94 @@
+//! Accepting the connections that the kernel has redirected to a pod's listener.
+
+use std::{io, net::SocketAddr, os::fd::AsFd, rc::Rc, time::Duration};
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{
+    connection::{self, Connection},
+    worker::{PodHere, Worker},
+};
+use crate::observe::metrics::Detection;
+
+/// A connect() that was redirected just before the pod was taken out of the kernel's map is still on its way.
+const LAST_CALL: Duration = Duration::from_millis(200);
+
+/// Wait after an error that concerns the process and not the connection (no file descriptors, no memory).
+const BREATHER: Duration = Duration::from_millis(50);
+
+/// Accepts until the pod's gate is shut, then for a moment longer, and closes the listener when nothing waits in it.
+pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: TcpListener) {
+    let gate = pod.gate.watch();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = gate.shut() => break,
+        };
+        admit(worker, pod, accepted).await;
+    }
+    let last = tokio::time::sleep(LAST_CALL);
+    tokio::pin!(last);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = &mut last => break,
+        };
+        admit(worker, pod, accepted).await;
+    }
+}
+
+async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(TcpStream, SocketAddr)>) {
+    match accepted {
+        Ok((stream, _)) => {
+            if let Some(connection) = identify(worker, pod, stream) {
+                tokio::task::spawn_local(connection::serve(connection));
+            }
+        }
+        // The peer was gone before it was accepted.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
+        Err(error) => {
+            worker.complain(
+                || tracing::error!(pod = %pod.name(), %error, "cannot accept connections; new ones wait"),
+            );
+            tokio::time::sleep(BREATHER).await;
+        }
+    }
+}
+
+/// Finds out where the connection was meant to go. One that was not redirected is closed: the listener is nobody's service.
+fn identify(worker: &Rc<Worker>, pod: &Rc<PodHere>, stream: TcpStream) -> Option<Connection> {
+    let original = match pod.pod.network.original_destination(stream.as_fd()) {
+        Ok(Some(original)) => original,
+        Ok(None) => {
+            worker.metrics.detected(Detection::NotRedirected);
+            worker.complain(|| {
+                tracing::warn!(pod = %pod.name(), "closed a connection straight to Sluice's listener: only redirected connections are served");
+            });
+            super::upstream::reset(stream);
+            return None;
+        }
+        Err(error) => {
+            worker.metrics.detected(Detection::NotRedirected);
+            worker.complain(|| {
+                tracing::error!(pod = %pod.name(), %error, "closed a connection whose original destination cannot be read");
+            });
+            super::upstream::reset(stream);
+            return None;
+        }
+    };
+    let Some(place) = pod.place() else {
+        worker.metrics.detected(Detection::Overloaded);
+        worker.complain(|| {
+            tracing::warn!(pod = %pod.name(), %original, "closed a connection: the pod has used up its share of connections");
+        });
+        super::upstream::reset(stream);
+        return None;
+    };
+    // Fails only for a socket that is gone already, which reading will tell.
+    let _ = stream.set_nodelay(true);
+    let original = SocketAddr::new(original.ip().to_canonical(), original.port());
+    Some(Connection { worker: worker.clone(), pod: pod.clone(), stream, original, _place: place })
+}

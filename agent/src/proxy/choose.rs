@@ -1,0 +1,79 @@
+//! Asking `govern` which endpoint a request or a tunnel goes to.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use super::{
+    clock::Nanos,
+    worker::{PodHere, Worker},
+};
+use crate::{
+    cluster::model::Destination,
+    govern::{
+        balance::InFlight,
+        endpoint::Endpoint,
+        lane::RequestTag,
+        route::{self, Call, Candidates, Lane, Refusal},
+    },
+    observe::{metrics::TagOutcome, reason::Reason},
+};
+
+/// An endpoint, with this request counted as in flight to it.
+pub(crate) struct Chosen {
+    pub(crate) in_flight: InFlight,
+    pub(crate) lane: Lane,
+}
+
+impl Chosen {
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        self.in_flight.endpoint()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.endpoint().address
+    }
+
+    /// What became of the request's tag, if it had one.
+    pub(crate) fn tag_outcome(&self) -> Option<TagOutcome> {
+        match self.lane {
+            Lane::Baseline => None,
+            Lane::Routed => Some(TagOutcome::Routed),
+            Lane::FellBack => Some(TagOutcome::FellBack),
+        }
+    }
+}
+
+/// Chooses an endpoint that is not among those `tried`, for a request with `tag`.
+/// `Ok(None)`: all that could be chosen have been tried.
+pub(crate) fn choose(
+    worker: &Worker,
+    pod: &PodHere,
+    destination: &Destination,
+    tag: Option<&RequestTag>,
+    tried: &[SocketAddr],
+    now: Nanos,
+) -> Result<Option<Chosen>, Reason> {
+    // A caller that dialled an endpoint of a headless service has chosen for itself (DESIGN 5).
+    if let Some(pinned) = &destination.pinned {
+        let fresh = !tried.contains(&pinned.address);
+        return Ok(fresh.then(|| Chosen { in_flight: InFlight::begin(pinned.clone()), lane: Lane::Baseline }));
+    }
+    let service = &destination.service;
+    let candidates = Candidates {
+        baseline: &service.baseline,
+        lanes: &service.lanes,
+        session_affinity: service.session_affinity,
+    };
+    let caller = pod.pod.workload.load().ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let call = Call { tag, caller, tried, now_nanos: now.0 };
+    match route::route(candidates, &call, &mut worker.rng.borrow_mut()) {
+        Ok(decision) if tried.contains(&decision.endpoint.address) => Ok(None),
+        Ok(decision) => {
+            Ok(Some(Chosen { in_flight: InFlight::begin(decision.endpoint), lane: decision.lane }))
+        }
+        Err(Refusal::NoEndpoint) => Err(Reason::NoEndpoint),
+        Err(Refusal::LaneUnavailable) => Err(Reason::LaneUnavailable),
+    }
+}

@@ -1,0 +1,150 @@
+//! The two directions of an exchange: sending a request while its answer may already be coming back.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::AsyncWrite,
+    net::tcp::{ReadHalf, WriteHalf},
+};
+use tokio_util::io::poll_read_buf;
+
+use super::body::{BadChunk, Body};
+use crate::proxy::buffers::Buffers;
+
+/// A body part up to this size is copied behind the head, to go out in one piece.
+const COPIED: usize = 4 * 1024;
+
+/// Why a direction has stopped.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stopped {
+    #[error("reading: {0}")]
+    Read(io::Error),
+    /// The end came before the end of the body.
+    #[error("the connection ended within the body")]
+    End,
+    #[error("writing: {0}")]
+    Write(io::Error),
+    #[error(transparent)]
+    Chunk(#[from] BadChunk),
+}
+
+/// A message on its way: its head, ready to be written, and its body, as it comes.
+pub(super) struct Flow {
+    /// The head, and the part of the body that came with it.
+    pub(super) head: BytesMut,
+    /// How much of `head` has been written. It is kept, so that it can be sent again.
+    pub(super) written: usize,
+    pub(super) body: Body,
+    /// How many bytes at the front of the source's buffer belong to the body and have not been written.
+    cleared: usize,
+    /// Body bytes that were taken in.
+    pub(super) body_bytes: u64,
+    /// The source's own end ends the body.
+    ended: bool,
+}
+
+impl Flow {
+    /// `source`: what has come behind the head. What belongs to the body is taken from it.
+    pub(super) fn new(head: BytesMut, mut body: Body, source: &mut BytesMut) -> Result<Self, BadChunk> {
+        let taken = body.take(source)?;
+        let mut flow =
+            Self { head, written: 0, body, cleared: taken, body_bytes: taken as u64, ended: false };
+        if taken <= COPIED || flow.body.is_done() && taken <= 4 * COPIED {
+            flow.head.extend_from_slice(&source[..taken]);
+            source.advance(taken);
+            flow.cleared = 0;
+        }
+        Ok(flow)
+    }
+
+    /// Everything is in `head`: it can be sent again from the beginning.
+    pub(super) fn is_self_contained(&self) -> bool {
+        self.body.is_done() && self.cleared == 0
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.written == self.head.len() && self.cleared == 0 && (self.body.is_done() || self.ended)
+    }
+
+    /// Passes on what there is. `source` holds what was read and not yet passed on.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut ReadHalf<'_>,
+        to: &mut WriteHalf<'_>,
+        source: &mut BytesMut,
+        buffers: &Buffers,
+    ) -> Poll<Result<(), Stopped>> {
+        loop {
+            ready!(self.poll_write(cx, to, source)).map_err(Stopped::Write)?;
+            if self.is_done() {
+                return Poll::Ready(Ok(()));
+            }
+            if source.is_empty() {
+                match ready!(poll_read(cx, from, source, buffers)).map_err(Stopped::Read)? {
+                    0 if self.body == Body::UntilClose => {
+                        self.ended = true;
+                        return Poll::Ready(Ok(()));
+                    }
+                    0 => return Poll::Ready(Err(Stopped::End)),
+                    _ => {}
+                }
+            }
+            self.cleared = self.body.take(source)?;
+            self.body_bytes += self.cleared as u64;
+        }
+    }
+
+    /// Writes the head and what is cleared of the body, together where they are both there.
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut WriteHalf<'_>,
+        source: &mut BytesMut,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let head = &self.head[self.written..];
+            let body = &source[..self.cleared];
+            let written = match (head.is_empty(), body.is_empty()) {
+                (true, true) => return Poll::Ready(Ok(())),
+                (false, true) => ready!(Pin::new(&mut *to).poll_write(cx, head))?,
+                (true, false) => ready!(Pin::new(&mut *to).poll_write(cx, body))?,
+                (false, false) => {
+                    let parts = [io::IoSlice::new(head), io::IoSlice::new(body)];
+                    ready!(Pin::new(&mut *to).poll_write_vectored(cx, &parts))?
+                }
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_head = written.min(head.len());
+            self.written += of_head;
+            source.advance(written - of_head);
+            self.cleared -= written - of_head;
+        }
+    }
+}
+
+/// Reads into `into`, which gets memory only when there is something to read.
+pub(super) fn poll_read(
+    cx: &mut Context<'_>,
+    from: &mut ReadHalf<'_>,
+    into: &mut BytesMut,
+    buffers: &Buffers,
+) -> Poll<io::Result<usize>> {
+    ready!(AsRef::<tokio::net::TcpStream>::as_ref(&*from).poll_read_ready(cx))?;
+    buffers.fill(into);
+    if into.capacity() - into.len() < COPIED {
+        into.reserve(COPIED);
+    }
+    let read = poll_read_buf(Pin::new(from), cx, into);
+    if read.is_pending() {
+        buffers.give_if_empty(into);
+    }
+    read
+}

@@ -1,0 +1,134 @@
+//! What request and response heads have in common: where they end, and copying one while leaving lines out. Pure.
+
+use bytes::BytesMut;
+
+/// The most that a head may have, in bytes. (nginx 32 KiB, Envoy 60 KiB, Tomcat 8 KiB.)
+pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// The most lines that a head may have (as Apache's and Envoy's default).
+pub(crate) const MAX_HEADERS: usize = 100;
+
+/// Looks for the end of a head as its bytes come in, each byte once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HeadEnd {
+    scanned: usize,
+    line: usize,
+}
+
+/// A line feed without a carriage return before it. Some readers end a line there and some do not, which is how
+/// requests are smuggled (RFC 9112, section 2.2 lets a recipient choose).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BareLineFeed;
+
+impl HeadEnd {
+    /// The length of the head in `bytes`, once its empty line is there. Call it again with more bytes after the same ones.
+    pub(crate) fn find(&mut self, bytes: &[u8], allow_bare: bool) -> Result<Option<usize>, BareLineFeed> {
+        for offset in memchr::memchr_iter(b'\n', &bytes[self.scanned..]) {
+            let feed = self.scanned + offset;
+            let length = feed - self.line;
+            let bare = length == 0 || bytes[feed - 1] != b'\r';
+            if bare && !allow_bare {
+                return Err(BareLineFeed);
+            }
+            if length == usize::from(!bare) {
+                return Ok(Some(feed + 1));
+            }
+            self.line = feed + 1;
+        }
+        self.scanned = bytes.len();
+        Ok(None)
+    }
+}
+
+/// Copies a head's bytes, but for the lines that are left out.
+pub(crate) struct Copier<'a> {
+    head: &'a [u8],
+    copied: usize,
+    out: &'a mut BytesMut,
+}
+
+impl<'a> Copier<'a> {
+    /// `from`: where in `head` to begin.
+    pub(crate) fn new(head: &'a [u8], from: usize, out: &'a mut BytesMut) -> Self {
+        Self { head, copied: from, out }
+    }
+
+    /// Where in the head a part of it stands.
+    pub(crate) fn position(&self, part: &[u8]) -> usize {
+        part.as_ptr() as usize - self.head.as_ptr() as usize
+    }
+
+    /// Leaves out the line whose name is `name`, a part of the head.
+    pub(crate) fn omit(&mut self, name: &[u8]) {
+        let start = self.position(name);
+        let end = memchr::memchr(b'\n', &self.head[start..]).map_or(self.head.len(), |feed| start + feed + 1);
+        self.out.extend_from_slice(&self.head[self.copied..start]);
+        self.copied = end;
+    }
+
+    /// Copies what is left but the empty line, and returns the output for more lines.
+    pub(crate) fn finish(self) -> &'a mut BytesMut {
+        let end = self.head.len() - if self.head.ends_with(b"\r\n") { 2 } else { 1 };
+        if self.copied < end {
+            self.out.extend_from_slice(&self.head[self.copied..end]);
+        }
+        self.out
+    }
+}
+
+/// Adds a line to a head.
+pub(crate) fn add(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The elements of a comma-separated list, trimmed, without empty ones (RFC 9110, section 5.6.1).
+pub(crate) fn elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_found_however_the_bytes_come() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut longer = head.to_vec();
+        longer.extend_from_slice(b"body\r\n\r\n");
+        assert_eq!(HeadEnd::default().find(&longer, false), Ok(Some(head.len())));
+        let mut end = HeadEnd::default();
+        for n in 0..head.len() {
+            assert_eq!(end.find(&head[..n], false), Ok(None), "{n}");
+        }
+        assert_eq!(end.find(head, false), Ok(Some(head.len())));
+    }
+
+    #[test]
+    fn bare_line_feeds_are_refused_unless_allowed() {
+        for bytes in [&b"GET / HTTP/1.1\nHost: a\n\n"[..], b"GET / HTTP/1.1\r\nHost: a\n\r\n", b"\n"] {
+            assert_eq!(HeadEnd::default().find(bytes, false), Err(BareLineFeed));
+            assert_eq!(HeadEnd::default().find(bytes, true), Ok(Some(bytes.len())));
+        }
+    }
+
+    #[test]
+    fn lines_are_left_out_and_added() {
+        let head = b"GET / HTTP/1.1\r\nConnection: x\r\nHost: a\r\nKeep-Alive: 5\r\nAccept: b\r\n\r\n";
+        let mut out = BytesMut::new();
+        let mut copier = Copier::new(head, 0, &mut out);
+        copier.omit(&head[16..26]);
+        let keep_alive = memchr::memmem::find(head, b"Keep").unwrap();
+        copier.omit(&head[keep_alive..]);
+        let out = copier.finish();
+        add(out, b"x-mse-tag", b"gray");
+        assert_eq!(&out[..], b"GET / HTTP/1.1\r\nHost: a\r\nAccept: b\r\nx-mse-tag: gray\r\n");
+    }
+
+    #[test]
+    fn list_elements_are_trimmed() {
+        assert_eq!(elements(b"close, ,\tUpgrade ,x").collect::<Vec<_>>(), [&b"close"[..], b"Upgrade", b"x"]);
+    }
+}

@@ -1,0 +1,210 @@
+//! HTTP/1: requests of one caller's connection, one after the other.
+//!
+//! A request is read by [`request`], sent on and answered by [`exchange`]; [`head`], [`body`] and [`response`] say where
+//! things end. Heads are parsed once and edited on the way, bodies are passed on as they come, and no task, lock or
+//! channel stands between the caller's connection and the endpoint's.
+
+mod body;
+mod exchange;
+mod flow;
+mod head;
+mod request;
+mod response;
+
+use std::{io, time::Duration};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, timeout_at},
+};
+
+use self::{
+    exchange::Ended,
+    head::{HeadEnd, MAX_HEAD_BYTES},
+    request::Refused,
+};
+use super::{
+    answer,
+    clock::Nanos,
+    connection::{Connection, HEAD_TIMEOUT},
+    record::Record,
+    tunnel,
+};
+use crate::{cluster::model::Destination, observe::reason::Reason};
+
+/// After an answer that ends the connection while the caller still sends, how long and how much of it is read and
+/// dropped: closing at once would reset the connection and take the answer with it (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// What has come on a caller's connection between two requests.
+enum Incoming {
+    /// A whole head of this many bytes.
+    Head(usize),
+    /// The connection has ended.
+    End,
+    Refused(Reason),
+}
+
+/// Carries a caller's requests until its connection ends.
+pub(crate) async fn serve(mut connection: Connection, mut destination: Destination, mut incoming: BytesMut) {
+    let mut series = connection.series(&destination);
+    loop {
+        let length = match next_head(&mut connection, &mut incoming).await {
+            Incoming::Head(length) => length,
+            Incoming::End => break,
+            Incoming::Refused(reason) => {
+                Record::begin(&connection).finish(&mut series, reason.status(), Some(reason));
+                refuse(&mut connection, reason).await;
+                break;
+            }
+        };
+        // What is known of the service may have changed since the last request. A service that is no longer governed
+        // is served from what was last known of it, and its caller is told to reconnect.
+        let governed = connection.destination();
+        let leaving = governed.is_none() || connection.pod.gate.is_shut();
+        if let Some(now) = governed {
+            if now.service.namespace != destination.service.namespace
+                || now.service.name != destination.service.name
+                || now.service.port != destination.service.port
+            {
+                destination = now;
+                series = connection.series(&destination);
+            } else {
+                destination = now;
+            }
+        }
+
+        let head = &incoming[..length];
+        let mut outgoing = connection.worker.buffers.take();
+        let workload = connection.pod.pod.workload.load();
+        let names = &connection.worker.options.tag_names;
+        let mut record = Record::begin(&connection);
+        let read = request::read(head, names, workload.tag.as_ref(), &mut outgoing);
+        drop(workload);
+        let mut request = match read {
+            Ok(request) => {
+                let protocol = if request.http10 { "HTTP/1.0" } else { "HTTP/1.1" };
+                let tagging = Some(&request.tagging);
+                record.describe(&connection, &destination, protocol, tagging, || request::describe(head));
+                request
+            }
+            Err(refused) => {
+                let reason = reason_of(refused);
+                record.describe(&connection, &destination, "HTTP/1.1", None, || request::describe(head));
+                record.finish(&mut series, reason.status(), Some(reason));
+                connection.worker.complain(|| {
+                    tracing::info!(pod = %connection.pod.name(), service = %destination.service, "refused a request: {refused}");
+                });
+                refuse(&mut connection, reason).await;
+                break;
+            }
+        };
+        incoming.advance(length);
+        request.keep_alive &= !leaving;
+        let ended = exchange::exchange(
+            &mut connection,
+            &destination,
+            &mut series,
+            &mut record,
+            request,
+            &mut incoming,
+            outgoing,
+        )
+        .await;
+        match ended {
+            Ended::Keep => connection.worker.buffers.give_if_empty(&mut incoming),
+            Ended::Close => break,
+            Ended::Linger => {
+                linger(&mut connection).await;
+                break;
+            }
+            Ended::Broken => {
+                super::upstream::reset(connection.stream);
+                return;
+            }
+            Ended::Tunnel(tunnel) => {
+                let (endpoint, chosen, from_endpoint) = *tunnel;
+                let early = tunnel::Early { from_caller: incoming, from_endpoint };
+                Box::pin(tunnel::carry(connection, &destination, endpoint, chosen, early)).await;
+                return;
+            }
+        }
+    }
+    connection.worker.buffers.give(incoming);
+}
+
+/// Reads until a whole head is there.
+async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Incoming {
+    let mut end = HeadEnd::default();
+    let mut deadline = None;
+    loop {
+        // Blank lines before a request line are to be ignored (RFC 9112, section 2.2).
+        while deadline.is_none() && incoming.starts_with(b"\r\n") {
+            incoming.advance(2);
+        }
+        if !incoming.is_empty() && incoming[..] != b"\r"[..] {
+            match end.find(incoming, false) {
+                Ok(Some(length)) if length <= MAX_HEAD_BYTES => return Incoming::Head(length),
+                Ok(None) if incoming.len() <= MAX_HEAD_BYTES => {}
+                Ok(_) => return Incoming::Refused(Reason::HeaderTooLarge),
+                Err(head::BareLineFeed) => return Incoming::Refused(Reason::BadRequest),
+            }
+            deadline = deadline.or_else(|| Some(Instant::now() + HEAD_TIMEOUT));
+        }
+        let read: io::Result<usize> = match deadline {
+            None => connection.read(incoming).await,
+            Some(deadline) => match timeout_at(deadline, connection.read(incoming)).await {
+                Ok(read) => read,
+                Err(_) => return Incoming::Refused(Reason::RequestTimeout),
+            },
+        };
+        if !matches!(read, Ok(1..)) {
+            return Incoming::End;
+        }
+    }
+}
+
+fn reason_of(refused: Refused) -> Reason {
+    match refused {
+        Refused::Malformed(_) => Reason::BadRequest,
+        Refused::TooManyHeaders => Reason::HeaderTooLarge,
+        Refused::Coding => Reason::NotImplemented,
+        Refused::Version => Reason::HttpVersion,
+    }
+}
+
+/// Answers a request that was not understood, after which nothing on the connection can be.
+async fn refuse(connection: &mut Connection, reason: Reason) {
+    let mut out = connection.worker.buffers.take();
+    answer::http1(reason, false, false, &mut out);
+    // A caller that has left does not miss the answer.
+    if connection.stream.write_all(&out).await.is_ok() {
+        linger(connection).await;
+    }
+    connection.worker.buffers.give(out);
+}
+
+/// Ends the connection so that the answer arrives although the caller may still be sending.
+async fn linger(connection: &mut Connection) {
+    if connection.stream.shutdown().await.is_err() {
+        return;
+    }
+    let deadline = Instant::now() + LINGER;
+    let mut dropped = BytesMut::new();
+    let mut total = 0;
+    while let Ok(Ok(1..)) = timeout_at(deadline, connection.read(&mut dropped)).await {
+        total += dropped.len();
+        dropped.clear();
+        if total > LINGER_BYTES {
+            break;
+        }
+    }
+    connection.worker.buffers.give(dropped);
+}
+
+/// Latency that the balancer learns from: from the request's end to the answer's head.
+fn learn(chosen: &super::choose::Chosen, sent: Nanos, now: Nanos) {
+    chosen.in_flight.observe(now.since(sent).0, now.0);
+}

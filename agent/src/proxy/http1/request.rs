@@ -1,0 +1,297 @@
+//! A request's head: read once, refused if it could mean two things, and written for the endpoint in the same pass. Pure.
+//!
+//! What is forwarded is what came, byte for byte, without the lines that are meant for this hop only and with the tag in
+//! both its places. The request line, `Host` and the order and case of headers are never touched.
+
+use bytes::BytesMut;
+use smallvec::SmallVec;
+
+use super::{
+    body::Body,
+    head::{Copier, MAX_HEADERS, add, elements},
+};
+use crate::govern::{
+    baggage,
+    lane::{TagNames, TagScan, Tagging, is_baggage},
+    tag::Tag,
+};
+
+/// The methods that this hop treats in their own way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    Get,
+    Head,
+    Connect,
+    /// Others that may be sent again, should a connection break before anything came back: PUT, DELETE, OPTIONS, TRACE
+    /// (RFC 9110, section 9.2.2).
+    Idempotent,
+    Other,
+}
+
+impl Method {
+    fn of(name: &str) -> Self {
+        match name {
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            "CONNECT" => Self::Connect,
+            "PUT" | "DELETE" | "OPTIONS" | "TRACE" => Self::Idempotent,
+            _ => Self::Other,
+        }
+    }
+
+    /// Doing it twice is the same as doing it once.
+    pub(crate) fn is_idempotent(self) -> bool {
+        matches!(self, Self::Get | Self::Head | Self::Idempotent)
+    }
+}
+
+/// What the rest of the way needs to know of a request.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    /// HTTP/1.0. It is forwarded as such, so that the answer is one that its caller understands.
+    pub(crate) http10: bool,
+    pub(crate) body: Body,
+    /// The caller would keep its connection.
+    pub(crate) keep_alive: bool,
+    /// `Expect: 100-continue`.
+    pub(crate) expects: bool,
+    /// It asks for another protocol (RFC 9110, section 7.8), other than cleartext HTTP/2.
+    pub(crate) upgrade: bool,
+    pub(crate) tagging: Tagging,
+}
+
+/// Why a request is not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("more than {MAX_HEADERS} header lines")]
+    TooManyHeaders,
+    #[error("only the chunked transfer coding is supported in requests")]
+    Coding,
+    #[error("neither HTTP/1.0 nor HTTP/1.1")]
+    Version,
+}
+
+/// What a request's lines said, while they are gone through.
+#[derive(Default)]
+struct Lines<'h> {
+    host: u32,
+    length: Option<u64>,
+    chunked: bool,
+    codings: u32,
+    close: bool,
+    keep_alive: bool,
+    expects: bool,
+    connection_upgrade: bool,
+    /// The protocols asked for that may be passed on.
+    upgrade: bool,
+    te_trailers: bool,
+    /// Header names listed in `Connection`.
+    nominated: SmallVec<[&'h [u8]; 4]>,
+}
+
+/// Reads the request in `head`, which ends with its empty line, and writes what is forwarded to `out`.
+pub(crate) fn read(
+    head: &[u8],
+    names: &TagNames,
+    caller: Option<&Tag>,
+    out: &mut BytesMut,
+) -> Result<Request, Refused> {
+    let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(head, &mut slots) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(Refused::Malformed("a head that ends too early")),
+        Err(error) => return Err(refusal(error)),
+    }
+    let (Some(method), Some(version)) = (parsed.method, parsed.version) else {
+        return Err(Refused::Malformed("no request line"));
+    };
+    let http10 = version == 0;
+    let headers: &[httparse::Header<'_>] = parsed.headers;
+
+    let mut tags = TagScan::new(names);
+    let mut lines = Lines::default();
+    for header in headers {
+        lines.see(header, http10)?;
+        tags.see(header.name.as_bytes(), header.value);
+    }
+    if lines.host != 1 && !(http10 && lines.host == 0) {
+        return Err(Refused::Malformed("exactly one Host is required"));
+    }
+    if lines.chunked && lines.length.is_some() {
+        return Err(Refused::Malformed("both Content-Length and Transfer-Encoding"));
+    }
+    let upgrade = lines.connection_upgrade && lines.upgrade && !http10;
+    let tagging = tags.decide(caller);
+    write(head, headers, &lines, upgrade, names, &tagging, out);
+
+    Ok(Request {
+        method: Method::of(method),
+        http10,
+        body: if lines.chunked { Body::chunked(false) } else { Body::Length(lines.length.unwrap_or(0)) },
+        keep_alive: !lines.close && (!http10 || lines.keep_alive),
+        expects: lines.expects && !http10,
+        upgrade,
+        tagging,
+    })
+}
+
+fn refusal(error: httparse::Error) -> Refused {
+    match error {
+        httparse::Error::TooManyHeaders => Refused::TooManyHeaders,
+        httparse::Error::Version => Refused::Version,
+        httparse::Error::HeaderName => Refused::Malformed("a header name that is no token"),
+        httparse::Error::HeaderValue => Refused::Malformed("a header value with a forbidden byte"),
+        httparse::Error::NewLine => Refused::Malformed("a line that does not end with CR LF"),
+        httparse::Error::Token | httparse::Error::Status => Refused::Malformed("a malformed request line"),
+    }
+}
+
+impl<'h> Lines<'h> {
+    /// Looks at one line; only names of the lengths that matter are compared.
+    fn see(&mut self, header: &httparse::Header<'h>, http10: bool) -> Result<(), Refused> {
+        let (name, value) = (header.name, header.value);
+        match name.len() {
+            2 if name.eq_ignore_ascii_case("te") => {
+                self.te_trailers |= elements(value).any(|element| element.eq_ignore_ascii_case(b"trailers"));
+            }
+            4 if name.eq_ignore_ascii_case("host") => self.host += 1,
+            6 if name.eq_ignore_ascii_case("expect") => {
+                self.expects |= value.trim_ascii().eq_ignore_ascii_case(b"100-continue");
+            }
+            7 if name.eq_ignore_ascii_case("upgrade") => {
+                self.upgrade |= elements(value).any(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"));
+            }
+            10 if name.eq_ignore_ascii_case("connection") => {
+                for option in elements(value) {
+                    match option.len() {
+                        5 if option.eq_ignore_ascii_case(b"close") => self.close = true,
+                        7 if option.eq_ignore_ascii_case(b"upgrade") => self.connection_upgrade = true,
+                        10 if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                        _ => self.nominated.push(option),
+                    }
+                }
+            }
+            14 if name.eq_ignore_ascii_case("content-length") => {
+                if self.length.replace(length(value)?).is_some() {
+                    return Err(Refused::Malformed("more than one Content-Length"));
+                }
+            }
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                self.codings += 1;
+                if http10 || self.codings > 1 {
+                    return Err(Refused::Malformed("an ambiguous Transfer-Encoding"));
+                }
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Refused::Coding);
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether a line is for this hop only. What frames or addresses a message is never dropped on a sender's word
+    /// (`Connection: content-length`), since this hop would then forward something else than it has read.
+    fn is_for_this_hop(&self, name: &[u8], upgrade: bool) -> bool {
+        let known = match name.len() {
+            2 => name.eq_ignore_ascii_case(b"te"),
+            7 => !upgrade && name.eq_ignore_ascii_case(b"upgrade"),
+            10 => name.eq_ignore_ascii_case(b"connection") || name.eq_ignore_ascii_case(b"keep-alive"),
+            14 => name.eq_ignore_ascii_case(b"http2-settings"),
+            16 => name.eq_ignore_ascii_case(b"proxy-connection"),
+            _ => false,
+        };
+        known
+            || (self.nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+                && !is_vital(name))
+    }
+}
+
+fn is_vital(name: &[u8]) -> bool {
+    const VITAL: [&[u8]; 7] = [
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"content-type",
+        b"authorization",
+        b"baggage",
+        b"traceparent",
+    ];
+    VITAL.iter().any(|vital| name.eq_ignore_ascii_case(vital))
+}
+
+/// `1*DIGIT` (RFC 9110, section 8.6): no sign, no list, nothing that overflows.
+pub(super) fn length(value: &[u8]) -> Result<u64, Refused> {
+    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Refused::Malformed("a Content-Length that is no length"));
+    }
+    Ok(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}
+
+fn write(
+    head: &[u8],
+    headers: &[httparse::Header<'_>],
+    lines: &Lines<'_>,
+    upgrade: bool,
+    names: &TagNames,
+    tagging: &Tagging,
+    out: &mut BytesMut,
+) {
+    out.reserve(head.len() + 256);
+    let tag = tagging.tag.as_ref().map_or(&[][..], |tag| tag.as_bytes());
+    let baggage = tagging.set_baggage.then(|| {
+        let members = headers.iter().filter(|header| is_baggage(header.name.as_bytes()));
+        baggage::set(members.map(|header| header.value), names.baggage_key(), tag)
+    });
+    let baggage = baggage.flatten();
+
+    // Blank lines before the request line (RFC 9112, section 2.2) are not passed on.
+    let start = head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let mut copier = Copier::new(head, start, out);
+    for header in headers {
+        let name = header.name.as_bytes();
+        let replaced =
+            (tagging.set_header && names.is_header(name)) || (baggage.is_some() && is_baggage(name));
+        if replaced || lines.is_for_this_hop(name, upgrade) {
+            copier.omit(name);
+        }
+    }
+    let out = copier.finish();
+    match (upgrade, lines.te_trailers) {
+        (true, true) => add(out, b"connection", b"upgrade, te"),
+        (true, false) => add(out, b"connection", b"upgrade"),
+        (false, true) => add(out, b"connection", b"te"),
+        (false, false) => {}
+    }
+    if lines.te_trailers {
+        add(out, b"te", b"trailers");
+    }
+    if tagging.set_header && tagging.tag.is_some() {
+        add(out, names.header().as_str().as_bytes(), tag);
+    }
+    if let Some(baggage) = baggage {
+        add(out, b"baggage", &baggage);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The method, the target and the `traceparent` of a head: for the access log.
+pub(crate) fn describe(head: &[u8]) -> (&[u8], &[u8], Option<&[u8]>) {
+    let line = head.trim_ascii_start().split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ');
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let trace = head.split(|byte| *byte == b'\n').find_map(|line| {
+        let (name, value) = line.split_at_checked(12)?;
+        name.eq_ignore_ascii_case(b"traceparent:").then(|| value.trim_ascii())
+    });
+    (method, target, trace)
+}
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

@@ -1,0 +1,193 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn names() -> TagNames {
+    TagNames::new(&["x-mse-tag".parse().unwrap()]).unwrap()
+}
+
+fn read_for(head: &str, caller: Option<&str>) -> Result<(Request, String), Refused> {
+    let caller: Option<Tag> = caller.map(|tag| tag.parse().unwrap());
+    let mut out = BytesMut::new();
+    let request = read(head.as_bytes(), &names(), caller.as_ref(), &mut out)?;
+    Ok((request, String::from_utf8(out.to_vec()).unwrap()))
+}
+
+fn refused(head: &str) -> Refused {
+    match read_for(head, None) {
+        Err(refused) => refused,
+        Ok((_, out)) => panic!("{head:?} was forwarded as {out:?}"),
+    }
+}
+
+#[test]
+fn an_ordinary_request_is_forwarded_byte_for_byte() {
+    let head = "GET /a?b=c HTTP/1.1\r\nHost: orders\r\nACCEPT: */*\r\nX-Odd:  spaces \r\n\r\n";
+    let (request, out) = read_for(head, None).unwrap();
+    assert_eq!(out, head);
+    assert!(request.keep_alive && request.body.is_done() && !request.upgrade && !request.http10);
+    assert_eq!(request.method, Method::Get);
+}
+
+#[test]
+fn lines_for_this_hop_are_left_out() {
+    let (request, out) = read_for(
+        "POST / HTTP/1.1\r\nConnection: close, X-Hop\r\nHost: a\r\nKeep-Alive: 5\r\nX-Hop: 1\r\n\
+         Proxy-Connection: x\r\nContent-Length: 3\r\n\r\n",
+        None,
+    )
+    .unwrap();
+    assert_eq!(out, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n");
+    assert!(!request.keep_alive);
+    assert_eq!(request.body, Body::Length(3));
+}
+
+#[test]
+fn a_sender_cannot_have_framing_dropped() {
+    let (_, out) = read_for(
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: content-length, host, baggage\r\nContent-Length: 3\r\nbaggage: a=b\r\n\r\n",
+        None,
+    )
+    .unwrap();
+    assert_eq!(out, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nbaggage: a=b\r\n\r\n");
+}
+
+#[test]
+fn te_trailers_survives_and_other_te_does_not() {
+    let (_, out) =
+        read_for("GET / HTTP/1.1\r\nHost: a\r\nTE: gzip, trailers\r\nConnection: TE\r\n\r\n", None).unwrap();
+    assert_eq!(out, "GET / HTTP/1.1\r\nHost: a\r\nconnection: te\r\nte: trailers\r\n\r\n");
+    let (_, out) = read_for("GET / HTTP/1.1\r\nHost: a\r\nTE: gzip\r\n\r\n", None).unwrap();
+    assert_eq!(out, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+}
+
+#[test]
+fn websockets_are_passed_on_and_cleartext_http2_is_not() {
+    let (request, out) = read_for(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        None,
+    )
+    .unwrap();
+    assert!(request.upgrade);
+    assert_eq!(out, "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nconnection: upgrade\r\n\r\n");
+    let (request, out) = read_for(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n\r\n",
+        None,
+    )
+    .unwrap();
+    assert!(!request.upgrade);
+    assert_eq!(out, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+}
+
+#[test]
+fn the_tag_is_set_in_both_places() {
+    let (request, out) =
+        read_for("GET / HTTP/1.1\r\nHost: a\r\nX-MSE-Tag: gray\r\nBaggage: u=1\r\n\r\n", None).unwrap();
+    assert_eq!(request.tagging.tag.unwrap().as_str(), "gray");
+    assert_eq!(out, "GET / HTTP/1.1\r\nHost: a\r\nX-MSE-Tag: gray\r\nbaggage: u=1,x-mse-tag=gray\r\n\r\n");
+
+    let (_, out) = read_for("GET / HTTP/1.1\r\nHost: a\r\nbaggage: x-mse-tag=gray\r\n\r\n", None).unwrap();
+    assert_eq!(out, "GET / HTTP/1.1\r\nHost: a\r\nbaggage: x-mse-tag=gray\r\nx-mse-tag: gray\r\n\r\n");
+
+    let (_, out) = read_for("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Some("blue")).unwrap();
+    assert_eq!(out, "GET / HTTP/1.1\r\nHost: a\r\nx-mse-tag: blue\r\nbaggage: x-mse-tag=blue\r\n\r\n");
+}
+
+#[test]
+fn a_request_that_carries_its_tag_in_both_places_is_untouched() {
+    let head = "GET / HTTP/1.1\r\nHost: a\r\nx-mse-tag: gray\r\nbaggage: x-mse-tag=gray\r\n\r\n";
+    assert_eq!(read_for(head, Some("blue")).unwrap().1, head);
+}
+
+#[test]
+fn ambiguous_framing_is_refused() {
+    let length = "Content-Length: 5\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    for lines in [
+        format!("{length}{chunked}"),
+        format!("{chunked}{length}"),
+        format!("{length}{length}"),
+        format!("{length}Content-Length: 6\r\n"),
+        "Content-Length: 5, 5\r\n".into(),
+        "Content-Length: +5\r\n".into(),
+        "Content-Length: -5\r\n".into(),
+        "Content-Length: 0x5\r\n".into(),
+        "Content-Length: \r\n".into(),
+        "Content-Length: 99999999999999999999\r\n".into(),
+        format!("{chunked}{chunked}"),
+        "Content-Length : 5\r\n".into(),
+        "Transfer-Encoding : chunked\r\n".into(),
+        " Content-Length: 5\r\n".into(),
+        "X: a\r\n folded\r\n".into(),
+        "X: a\0b\r\n".into(),
+        "X: a\rb\r\n".into(),
+        ": empty\r\n".into(),
+        "Host: b\r\n".into(),
+    ] {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        assert!(matches!(refused(&head), Refused::Malformed(_)), "{head:?}");
+    }
+    assert_eq!(
+        refused("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"),
+        Refused::Coding
+    );
+    assert_eq!(refused("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n"), Refused::Coding);
+    assert!(matches!(
+        refused("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        Refused::Malformed(_)
+    ));
+}
+
+#[test]
+fn malformed_heads_are_refused() {
+    assert!(matches!(refused("GET / HTTP/1.1\r\n\r\n"), Refused::Malformed(_)));
+    assert!(matches!(refused("GET  / HTTP/1.1\r\nHost: a\r\n\r\n"), Refused::Malformed(_)));
+    assert!(matches!(refused("GET /\r\nHost: a\r\n\r\n"), Refused::Malformed(_) | Refused::Version));
+    assert_eq!(refused("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), Refused::Version);
+    let many = "a: b\r\n".repeat(MAX_HEADERS + 1);
+    assert_eq!(refused(&format!("GET / HTTP/1.1\r\n{many}\r\n")), Refused::TooManyHeaders);
+}
+
+#[test]
+fn http10_is_kept_alive_only_if_it_asks() {
+    let (request, out) = read_for("GET / HTTP/1.0\r\n\r\n", None).unwrap();
+    assert!(request.http10 && !request.keep_alive);
+    assert_eq!(out, "GET / HTTP/1.0\r\n\r\n");
+    let (request, _) = read_for("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", None).unwrap();
+    assert!(request.keep_alive);
+}
+
+#[test]
+fn a_head_is_described_for_the_log() {
+    let head = b"GET /a?b HTTP/1.1\r\nHost: a\r\nTraceParent: 00-ab-cd-01\r\n\r\n";
+    assert_eq!(describe(head), (&b"GET"[..], &b"/a?b"[..], Some(&b"00-ab-cd-01"[..])));
+    assert_eq!(describe(b"\r\n"), (&b""[..], &b""[..], None));
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_forwarded_reads_the_same_again(
+        lines in proptest::collection::vec(
+            ("(?i)(x-a|connection|upgrade|te|baggage|x-mse-tag|keep-alive|content-length|transfer-encoding)",
+             "(close|upgrade|x-a|websocket|h2c|trailers|gray|a=b,x-mse-tag=blue|7|chunked)"), 0..8),
+    ) {
+        let mut head = "POST /x HTTP/1.1\r\nHost: a\r\n".to_owned();
+        for (name, value) in lines {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        if let Ok((first, out)) = read_for(&head, None) {
+            let (second, again) = read_for(&out, None).unwrap();
+            prop_assert_eq!(first.body, second.body);
+            prop_assert_eq!(first.upgrade, second.upgrade);
+            prop_assert_eq!(first.tagging.tag, second.tagging.tag);
+            prop_assert_eq!(again.lines().count(), out.lines().count());
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = read(&bytes, &names(), None, &mut BytesMut::new());
+        let _ = describe(&bytes);
+    }
+}

@@ -1,0 +1,306 @@
+//! An answer's head: read once and written for the caller in the same pass. Pure.
+//!
+//! Readers of answers are more lenient than readers of requests: an endpoint that worked without Sluice works with it,
+//! unless two readers could disagree on where its answer ends.
+
+use bytes::BytesMut;
+use smallvec::SmallVec;
+
+use super::{
+    body::Body,
+    head::{Copier, MAX_HEADERS, add, elements},
+    request::{Method, length},
+};
+
+/// What the rest of the way needs to know of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) body: Body,
+    /// The endpoint keeps its connection after this answer.
+    pub(crate) reusable: bool,
+    /// How long it says that it keeps an idle connection, in seconds (`Keep-Alive: timeout=5`).
+    pub(crate) idle_seconds: Option<u32>,
+    /// What follows is no longer HTTP: `101`, or `2xx` to CONNECT.
+    pub(crate) tunnel: bool,
+}
+
+impl Response {
+    /// An interim answer (`1xx`), which another one follows.
+    pub(crate) fn is_interim(&self) -> bool {
+        self.status < 200 && !self.tunnel
+    }
+}
+
+/// The answer cannot be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadAnswer {
+    #[error("malformed answer head: {0}")]
+    Malformed(httparse::Error),
+    #[error("answer with {0}")]
+    Ambiguous(&'static str),
+}
+
+/// The caller, as far as the head that is written for it depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) method: Method,
+    pub(crate) http10: bool,
+    /// It asked for an upgrade, so `101` is an answer it understands.
+    pub(crate) upgrade: bool,
+    /// Its connection could be kept after this answer.
+    pub(crate) keep_alive: bool,
+}
+
+#[derive(Default)]
+struct Lines<'h> {
+    length: Option<u64>,
+    /// `Content-Length` lines with the same value as the first.
+    repeated: bool,
+    codings: u32,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    idle_seconds: Option<u32>,
+    nominated: SmallVec<[&'h [u8]; 2]>,
+}
+
+/// Reads the answer in `head`, which ends with its empty line, and writes what the caller gets to `out`.
+///
+/// Returns the answer and whether the caller's connection is kept after it.
+pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(Response, bool), BadAnswer> {
+    let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let status = httparse::ParserConfig::default()
+        .allow_spaces_after_header_name_in_responses(true)
+        .parse_response_with_uninit_headers(&mut parsed, head, &mut slots);
+    match status {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(BadAnswer::Malformed(httparse::Error::Status)),
+        Err(error) => return Err(BadAnswer::Malformed(error)),
+    }
+    let (Some(code), Some(version)) = (parsed.code, parsed.version) else {
+        return Err(BadAnswer::Malformed(httparse::Error::Status));
+    };
+    if code < 100 {
+        return Err(BadAnswer::Ambiguous("a status below 100"));
+    }
+    let http10 = version == 0;
+    let headers: &[httparse::Header<'_>] = parsed.headers;
+    let mut lines = Lines::default();
+    for header in headers {
+        lines.see(header)?;
+    }
+
+    let tunnel =
+        (code == 101 && caller.upgrade) || (caller.method == Method::Connect && (200..300).contains(&code));
+    if code == 101 && !tunnel {
+        return Err(BadAnswer::Ambiguous("a switch of protocols that nobody asked for"));
+    }
+    let body = if tunnel {
+        Body::UntilClose
+    } else if caller.method == Method::Head || code < 200 || code == 204 || code == 304 {
+        Body::EMPTY
+    } else if lines.codings > 0 {
+        if lines.length.is_some() {
+            return Err(BadAnswer::Ambiguous("both Content-Length and Transfer-Encoding"));
+        }
+        if lines.chunked { Body::chunked(true) } else { Body::UntilClose }
+    } else {
+        lines.length.map_or(Body::UntilClose, Body::Length)
+    };
+    let delimited = body != Body::UntilClose;
+    let response = Response {
+        status: code,
+        body,
+        reusable: delimited && !lines.close && (!http10 || lines.keep_alive),
+        idle_seconds: lines.idle_seconds,
+        tunnel,
+    };
+    let keep = caller.keep_alive && delimited;
+
+    // The status line is passed on with this hop's own version.
+    out.reserve(head.len() + 64);
+    let start = head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    out.extend_from_slice(b"HTTP/1.1");
+    let mut copier = Copier::new(head, (start + b"HTTP/1.1".len()).min(head.len()), out);
+    let mut length_seen = false;
+    for header in headers {
+        let name = header.name.as_bytes();
+        let again = lines.repeated && name.eq_ignore_ascii_case(b"content-length") && {
+            std::mem::replace(&mut length_seen, true)
+        };
+        if again || lines.is_for_this_hop(name, tunnel) {
+            copier.omit(name);
+        }
+    }
+    let out = copier.finish();
+    if response.status == 101 {
+        add(out, b"connection", b"upgrade");
+    } else if !response.is_interim() && !tunnel {
+        match (keep, caller.http10) {
+            (false, _) => add(out, b"connection", b"close"),
+            (true, true) => add(out, b"connection", b"keep-alive"),
+            (true, false) => {}
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok((response, keep))
+}
+
+impl<'h> Lines<'h> {
+    fn see(&mut self, header: &httparse::Header<'h>) -> Result<(), BadAnswer> {
+        let (name, value) = (header.name, header.value);
+        match name.len() {
+            10 if name.eq_ignore_ascii_case("connection") => {
+                for option in elements(value) {
+                    match option.len() {
+                        5 if option.eq_ignore_ascii_case(b"close") => self.close = true,
+                        7 if option.eq_ignore_ascii_case(b"upgrade") => {}
+                        10 if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                        _ => self.nominated.push(option),
+                    }
+                }
+            }
+            10 if name.eq_ignore_ascii_case("keep-alive") => {
+                self.idle_seconds = elements(value).find_map(|element| {
+                    let seconds = element.strip_prefix(b"timeout=")?;
+                    std::str::from_utf8(seconds).ok()?.parse().ok()
+                });
+            }
+            14 if name.eq_ignore_ascii_case("content-length") => {
+                let length =
+                    length(value).map_err(|_| BadAnswer::Ambiguous("a Content-Length that is no length"))?;
+                match self.length.replace(length) {
+                    Some(first) if first != length => {
+                        return Err(BadAnswer::Ambiguous("two different Content-Length"));
+                    }
+                    Some(_) => self.repeated = true,
+                    None => {}
+                }
+            }
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                self.codings += 1;
+                self.chunked =
+                    elements(value).last().is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn is_for_this_hop(&self, name: &[u8], tunnel: bool) -> bool {
+        let known = match name.len() {
+            7 => !tunnel && name.eq_ignore_ascii_case(b"upgrade"),
+            10 => name.eq_ignore_ascii_case(b"connection") || name.eq_ignore_ascii_case(b"keep-alive"),
+            16 => name.eq_ignore_ascii_case(b"proxy-connection"),
+            _ => false,
+        };
+        let framing =
+            name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding");
+        known || (!framing && self.nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALLER: Caller = Caller { method: Method::Get, http10: false, upgrade: false, keep_alive: true };
+
+    fn read_for(head: &str, caller: Caller) -> Result<(Response, bool, String), BadAnswer> {
+        let mut out = BytesMut::new();
+        let (response, keep) = read(head.as_bytes(), caller, &mut out)?;
+        Ok((response, keep, String::from_utf8(out.to_vec()).unwrap()))
+    }
+
+    #[test]
+    fn an_ordinary_answer_is_passed_on_byte_for_byte() {
+        let head = "HTTP/1.1 200 Fine\r\ncontent-length: 5\r\nX-Any: 1\r\n\r\n";
+        let (response, keep, out) = read_for(head, CALLER).unwrap();
+        assert_eq!(out, head);
+        assert!(keep && response.reusable);
+        assert_eq!((response.status, response.body), (200, Body::Length(5)));
+    }
+
+    #[test]
+    fn where_an_answer_ends() {
+        let head_caller = Caller { method: Method::Head, ..CALLER };
+        for (head, caller, body, reusable) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", head_caller, Body::EMPTY, true),
+            ("HTTP/1.1 204 No\r\n\r\n", CALLER, Body::EMPTY, true),
+            ("HTTP/1.1 304 No\r\nContent-Length: 9\r\n\r\n", CALLER, Body::EMPTY, true),
+            ("HTTP/1.1 103 Early\r\nLink: a\r\n\r\n", CALLER, Body::EMPTY, true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", CALLER, Body::chunked(true), true),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                CALLER,
+                Body::chunked(true),
+                true,
+            ),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", CALLER, Body::UntilClose, false),
+            ("HTTP/1.1 200 OK\r\n\r\n", CALLER, Body::UntilClose, false),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n",
+                CALLER,
+                Body::Length(5),
+                false,
+            ),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", CALLER, Body::Length(5), false),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n",
+                CALLER,
+                Body::Length(5),
+                true,
+            ),
+            ("HTTP/1.1 200 OK\nContent-Length: 5\n\n", CALLER, Body::Length(5), true),
+        ] {
+            let (response, ..) = read_for(head, caller).unwrap();
+            assert_eq!((response.body, response.reusable), (body, reusable), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn the_callers_connection_is_this_hops_own_affair() {
+        let closing = Caller { keep_alive: false, ..CALLER };
+        let head = "HTTP/1.1 200 OK\r\nConnection: close, x-hop\r\nContent-Length: 0\r\nX-Hop: 1\r\nKeep-Alive: timeout=5, max=9\r\n\r\n";
+        let (response, keep, out) = read_for(head, CALLER).unwrap();
+        assert!(keep);
+        assert_eq!(out, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(response.idle_seconds, Some(5));
+        let (_, keep, out) = read_for("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", closing).unwrap();
+        assert!(!keep);
+        assert_eq!(out, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nconnection: close\r\n\r\n");
+        let old = Caller { http10: true, ..CALLER };
+        let (_, _, out) = read_for("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", old).unwrap();
+        assert_eq!(out, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nconnection: keep-alive\r\n\r\n");
+    }
+
+    #[test]
+    fn protocols_are_switched_only_for_who_asked() {
+        let head = "HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        assert!(read_for(head, CALLER).is_err());
+        let (response, _, out) = read_for(head, Caller { upgrade: true, ..CALLER }).unwrap();
+        assert!(response.tunnel && !response.is_interim());
+        assert_eq!(out, "HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nconnection: upgrade\r\n\r\n");
+        let connect = Caller { method: Method::Connect, ..CALLER };
+        assert!(read_for("HTTP/1.1 200 OK\r\n\r\n", connect).unwrap().0.tunnel);
+        assert!(!read_for("HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", connect).unwrap().0.tunnel);
+    }
+
+    #[test]
+    fn answers_without_a_clear_end_are_refused() {
+        for head in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/2 200 OK\r\n\r\n",
+            "ICY 200 OK\r\n\r\n",
+        ] {
+            assert!(read_for(head, CALLER).is_err(), "{head:?}");
+        }
+        let twice = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(read_for(twice, CALLER).unwrap().2, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+    }
+}

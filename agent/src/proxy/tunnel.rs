@@ -1,0 +1,241 @@
+//! Everything that is not HTTP: bytes, both ways, as they come.
+//!
+//! The end of one direction is passed on as the end of that direction (half-close), a reset as a reset. A buffer grows
+//! while a stream keeps filling it and is given back when the stream pauses: buffer size is nearly everything in the cost
+//! of bulk transfers, and nearly everything in the cost of idle ones.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use smallvec::SmallVec;
+use tokio::{
+    io::AsyncWrite,
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+};
+use tokio_util::io::poll_read_buf;
+
+use super::{
+    buffers::{BUFFER_BYTES, Buffers},
+    choose::{self, Chosen},
+    clock::Nanos,
+    connection::Connection,
+    upstream::{self, CONNECT_ATTEMPTS},
+};
+use crate::{
+    cluster::model::Destination,
+    observe::{metrics::RetryCause, reason::Reason},
+};
+
+/// The largest that a buffer grows to.
+const LARGEST_BUFFER: usize = 256 * 1024;
+
+/// Bytes already read from one side when the tunnel begins.
+#[derive(Default)]
+pub(crate) struct Early {
+    pub(crate) from_caller: BytesMut,
+    pub(crate) from_endpoint: BytesMut,
+}
+
+/// Connects to an endpoint for a tunnel: of the caller's own lane, if it is in one.
+pub(crate) async fn dial(
+    connection: &Connection,
+    destination: &Destination,
+) -> Result<(TcpStream, Chosen), Reason> {
+    let Connection { worker, pod, .. } = connection;
+    let tag = pod.pod.workload.load().tag.as_ref().map(Into::into);
+    let mut tried = SmallVec::<[SocketAddr; CONNECT_ATTEMPTS]>::new();
+    while tried.len() < CONNECT_ATTEMPTS {
+        let now = Nanos::now();
+        let Some(chosen) = choose::choose(worker, pod, destination, tag.as_ref(), &tried, now)? else {
+            break;
+        };
+        match upstream::connect(worker, &*pod.pod.network, chosen.endpoint(), now).await {
+            Ok(stream) => return Ok((stream, chosen)),
+            Err(error) => {
+                worker.complain(|| {
+                    tracing::warn!(pod = %pod.name(), service = %destination.service, endpoint = %chosen.address(), %error, "cannot connect to an endpoint");
+                });
+                tried.push(chosen.address());
+            }
+        }
+        if tried.len() < CONNECT_ATTEMPTS {
+            let mut series = connection.series(destination);
+            series.none().retried(RetryCause::ConnectRefused);
+        }
+    }
+    Err(Reason::UpstreamConnect)
+}
+
+/// Dials an endpoint and carries bytes. Without an endpoint the caller gets a reset: its connect() has long succeeded.
+pub(crate) async fn serve(connection: Connection, destination: Destination, early: BytesMut) {
+    match dial(&connection, &destination).await {
+        Ok((stream, chosen)) => {
+            let early = Early { from_caller: early, ..Early::default() };
+            carry(connection, &destination, stream, chosen, early).await;
+        }
+        Err(reason) => {
+            let mut series = connection.series(&destination);
+            series.none().begin_tunnel().finish(Some(reason));
+            connection.worker.complain(|| {
+                tracing::warn!(pod = %connection.pod.name(), service = %destination.service, reason = reason.code(), "reset a connection: {}", reason.message());
+            });
+            upstream::reset(connection.stream);
+        }
+    }
+}
+
+/// Carries bytes between the caller and an endpoint until both have ended.
+pub(crate) async fn carry(
+    connection: Connection,
+    destination: &Destination,
+    endpoint: TcpStream,
+    chosen: Chosen,
+    early: Early,
+) {
+    let _busy = connection.worker.busy();
+    let mut series = connection.series(destination);
+    let active = series.lane(chosen.endpoint().tag.as_ref()).begin_tunnel();
+    let mut count = |up, down| {
+        active.series().add_request_bytes(up);
+        active.series().add_response_bytes(down);
+    };
+    let result = relay(&connection.worker.buffers, connection.stream, endpoint, early, &mut count).await;
+    active.finish(result.err().map(|_| Reason::UpstreamReset));
+}
+
+/// To the very address that was dialled, as if Sluice were not there: the service is no longer governed.
+pub(crate) async fn pass_through(connection: Connection) {
+    let Connection { worker, pod, stream, original, .. } = connection;
+    let _busy = worker.busy();
+    match upstream::dial(&*pod.pod.network, original).await {
+        Ok(endpoint) => {
+            // How it ends has been passed on to both sides, and is nobody's fault here.
+            let _ = relay(&worker.buffers, stream, endpoint, Early::default(), &mut |_, _| {}).await;
+        }
+        Err(error) => {
+            worker.complain(|| tracing::warn!(pod = %pod.name(), %original, %error, "cannot connect"));
+            upstream::reset(stream);
+        }
+    }
+}
+
+/// `count` is told of bytes as they are passed on, from the caller and from the endpoint.
+async fn relay(
+    buffers: &Buffers,
+    mut caller: TcpStream,
+    mut endpoint: TcpStream,
+    early: Early,
+    count: &mut impl FnMut(u64, u64),
+) -> io::Result<()> {
+    let mut up = Pump::new(early.from_caller);
+    let mut down = Pump::new(early.from_endpoint);
+    let ended = {
+        let (mut caller_reads, mut caller_writes) = caller.split();
+        let (mut endpoint_reads, mut endpoint_writes) = endpoint.split();
+        poll_fn(|cx| {
+            let upward = up.poll(cx, &mut caller_reads, &mut endpoint_writes, buffers);
+            let downward = down.poll(cx, &mut endpoint_reads, &mut caller_writes, buffers);
+            count(std::mem::take(&mut up.moved), std::mem::take(&mut down.moved));
+            match (upward, downward) {
+                (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    };
+    if ended.is_err() {
+        // Whichever side broke, the other must not take it for an orderly end.
+        upstream::reset(caller);
+        upstream::reset(endpoint);
+    }
+    ended
+}
+
+/// One direction.
+struct Pump {
+    buffer: BytesMut,
+    /// What a read may bring at most.
+    room: usize,
+    moved: u64,
+    ended: bool,
+    done: bool,
+}
+
+impl Pump {
+    fn new(buffer: BytesMut) -> Self {
+        Self { buffer, room: BUFFER_BYTES, moved: 0, ended: false, done: false }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut ReadHalf<'_>,
+        to: &mut WriteHalf<'_>,
+        buffers: &Buffers,
+    ) -> Poll<io::Result<()>> {
+        while !self.done {
+            while !self.buffer.is_empty() {
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer))?;
+                self.buffer.advance(written);
+                self.moved += written as u64;
+            }
+            if self.ended {
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).or_else(gone_is_ended)?;
+                self.done = true;
+                break;
+            }
+            match self.poll_read(cx, from, buffers) {
+                Poll::Ready(Ok(0)) => {
+                    self.ended = true;
+                    self.rest(buffers);
+                }
+                Poll::Ready(Ok(read)) => {
+                    if read == self.room {
+                        self.room = (self.room * 2).min(LARGEST_BUFFER);
+                    }
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.rest(buffers);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut ReadHalf<'_>,
+        buffers: &Buffers,
+    ) -> Poll<io::Result<usize>> {
+        ready!(AsRef::<TcpStream>::as_ref(&*from).poll_read_ready(cx))?;
+        if self.buffer.capacity() == 0 && self.room == BUFFER_BYTES {
+            self.buffer = buffers.take();
+        }
+        self.buffer.reserve(self.room);
+        poll_read_buf(Pin::new(from), cx, &mut self.buffer)
+    }
+
+    /// Gives the buffer back while there is nothing to carry; the next burst starts small again.
+    fn rest(&mut self, buffers: &Buffers) {
+        buffers.give_if_empty(&mut self.buffer);
+        self.room = BUFFER_BYTES;
+    }
+}
+
+/// Ending a direction whose socket is gone already is no error of its own: the other direction tells.
+fn gone_is_ended(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
+}

@@ -1,0 +1,61 @@
+//! Connections to endpoints, opened where the caller lives.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::{Network, clock::Nanos, worker::Worker};
+use crate::{govern::endpoint::Endpoint, observe::metrics::Connect};
+
+/// How long an endpoint may take to accept a connection. The caller's own connect timeout ended when it was redirected,
+/// so a node that vanished would otherwise hold a request for the two minutes that the kernel tries. (Envoy: 5 s.)
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Endpoints that are tried for one request, if connecting fails: nothing has been processed then, so the next one may
+/// have it, whatever the method.
+pub(crate) const CONNECT_ATTEMPTS: usize = 3;
+
+/// Opens a connection to `to` from inside the pod's network namespace.
+pub(crate) async fn dial(network: &dyn Network, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = network.socket(to)?;
+    // Sluice passes on what it has as soon as it has it; waiting for more would only add latency.
+    socket.set_tcp_nodelay(true)?;
+    let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the connection request within 5 s"))
+        }
+    }
+}
+
+/// Opens a connection to an endpoint, counts how it went, and lets the balancer know of an endpoint that does not answer.
+pub(crate) async fn connect(
+    worker: &Worker,
+    network: &dyn Network,
+    endpoint: &Arc<Endpoint>,
+    started: Nanos,
+) -> io::Result<TcpStream> {
+    let connected = dial(network, endpoint.address).await;
+    worker.metrics.connected(match &connected {
+        Ok(_) => Connect::Opened,
+        Err(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused => Connect::Refused,
+            io::ErrorKind::TimedOut => {
+                let now = Nanos::now();
+                endpoint.load.observe(now.since(started).0, now.0);
+                Connect::Timeout
+            }
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Connect::Unreachable,
+            _ => Connect::Failed,
+        },
+    });
+    connected
+}
+
+/// Makes the peer see a reset, not an orderly end: a broken conversation must not look like a finished one.
+pub(crate) fn reset(stream: TcpStream) {
+    // Fails only for a socket that is gone already.
+    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    drop(stream);
+}

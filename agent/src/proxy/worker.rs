@@ -1,0 +1,290 @@
+//! A worker: one thread that carries connections from accept to close.
+//!
+//! A connection, its upstream connections, its buffers and its pool live on one worker, so that nothing on the way of a
+//! request is shared between threads but atomics. A pod has listeners on every worker; the kernel spreads connections
+//! over them.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use ahash::AHashMap;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+
+use super::{Options, Pod, accept, buffers::Buffers, clock::Nanos, gate::Gate, http2, pool::Pool};
+use crate::{
+    cluster::model::Snapshot,
+    observe::{
+        access_log::AccessLog,
+        metrics::{Metrics, PodMetrics},
+    },
+};
+
+/// How often a worker shows that it is alive. Capture stops redirecting when it does not for a second.
+const BEAT: Duration = Duration::from_millis(200);
+
+/// How often idle connections are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What the rest of the agent asks of a worker.
+pub(crate) enum Command {
+    Open {
+        id: u64,
+        pod: Arc<Pod>,
+        listeners: Vec<std::net::TcpListener>,
+    },
+    /// Answered when the pod's listeners are closed.
+    Close {
+        id: u64,
+        closed: oneshot::Sender<()>,
+    },
+    /// All pods' connections are to end; answered when the last in-flight one has.
+    Drain {
+        drained: oneshot::Sender<()>,
+    },
+}
+
+/// What the rest of the agent sees of a worker.
+pub(crate) struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    pub(crate) status: Arc<Status>,
+}
+
+impl Handle {
+    /// A worker that has ended (its thread has panicked) carries nothing any more: there is nobody to tell.
+    pub(crate) fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+}
+
+/// Written by the worker, read by anyone.
+#[derive(Default)]
+pub(crate) struct Status {
+    /// When the worker last beat ([`Nanos`]).
+    pub(crate) beat: AtomicU64,
+}
+
+/// The parts of a worker that its connections share.
+pub(crate) struct Worker {
+    pub(crate) options: Rc<Options>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: AccessLog,
+    pub(crate) buffers: Buffers,
+    pub(crate) pool: Pool,
+    pub(crate) h2: http2::Pool,
+    pub(crate) rng: RefCell<fastrand::Rng>,
+    pods: RefCell<AHashMap<u64, Rc<PodHere>>>,
+    /// Exchanges and tunnels that are going on.
+    busy: Cell<usize>,
+    complained: Cell<Nanos>,
+}
+
+/// A pod on this worker.
+pub(crate) struct PodHere {
+    pub(crate) id: u64,
+    pub(crate) pod: Arc<Pod>,
+    /// Shut when the pod's connections are to end.
+    pub(crate) gate: Rc<Gate>,
+    pub(crate) metrics: Arc<PodMetrics>,
+    /// Accept loops that have not ended.
+    listening: Cell<usize>,
+    connections: Cell<usize>,
+    budget: usize,
+}
+
+impl PodHere {
+    /// `shop/orders-7d9f`, as logs name it.
+    pub(crate) fn name(&self) -> String {
+        let workload = self.pod.workload.load();
+        format!("{}/{}", workload.namespace, workload.name)
+    }
+
+    /// A place for one more connection, if the pod's budget has one.
+    pub(crate) fn place(self: &Rc<Self>) -> Option<Place> {
+        let connections = self.connections.get();
+        (connections < self.budget).then(|| {
+            self.connections.set(connections + 1);
+            Place(self.clone())
+        })
+    }
+}
+
+/// A connection's place in its pod's budget.
+pub(crate) struct Place(Rc<PodHere>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}
+
+/// Counts an exchange or a tunnel as going on, for draining.
+pub(crate) struct Busy(Rc<Worker>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+    }
+}
+
+impl Worker {
+    fn new(options: Rc<Options>) -> Self {
+        Self {
+            metrics: options.metrics.clone(),
+            access_log: options.access_log.clone(),
+            options,
+            buffers: Buffers::default(),
+            pool: Pool::default(),
+            h2: http2::Pool::default(),
+            rng: RefCell::new(fastrand::Rng::new()),
+            pods: RefCell::default(),
+            busy: Cell::new(0),
+            complained: Cell::default(),
+        }
+    }
+
+    /// The cluster as of now.
+    pub(crate) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.options.current.load()
+    }
+
+    pub(crate) fn busy(self: &Rc<Self>) -> Busy {
+        self.busy.set(self.busy.get() + 1);
+        Busy(self.clone())
+    }
+
+    /// Logs, but not more than once a second: what a peer can cause at will must not fill the log.
+    pub(crate) fn complain(&self, log: impl FnOnce()) {
+        let now = Nanos::now();
+        if self.complained.get() == Nanos::ZERO || now.since(self.complained.get()) > Nanos::of(SWEEP) {
+            self.complained.set(now);
+            log();
+        }
+    }
+
+    fn open(self: &Rc<Self>, id: u64, pod: Arc<Pod>, listeners: Vec<std::net::TcpListener>) {
+        let budget = self.options.connections_per_pod.div_ceil(self.options.workers).max(1);
+        let workload = pod.workload.load();
+        let metrics = self.metrics.pod(&workload.uid, &workload.namespace, &workload.name);
+        drop(workload);
+        let here = Rc::new(PodHere {
+            id,
+            pod,
+            gate: Rc::default(),
+            metrics,
+            listening: Cell::new(0),
+            connections: Cell::new(0),
+            budget,
+        });
+        for listener in listeners {
+            match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
+                Ok(listener) => {
+                    let (worker, pod) = (self.clone(), here.clone());
+                    here.listening.set(here.listening.get() + 1);
+                    tokio::task::spawn_local(async move {
+                        accept::accept(&worker, &pod, listener).await;
+                        pod.listening.set(pod.listening.get() - 1);
+                    });
+                }
+                Err(error) => tracing::error!(pod = %here.name(), %error, "cannot listen in the pod"),
+            }
+        }
+        self.pods.borrow_mut().insert(id, here);
+    }
+
+    fn close(self: &Rc<Self>, id: u64, closed: oneshot::Sender<()>) {
+        let pod = self.pods.borrow_mut().remove(&id);
+        let Some(pod) = pod else {
+            // Nobody waits any more, or there is nothing to wait for.
+            let _ = closed.send(());
+            return;
+        };
+        pod.gate.shut();
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            while pod.listening.get() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            worker.pool.forget(id);
+            let _ = closed.send(());
+        });
+    }
+
+    fn drain(self: &Rc<Self>, drained: oneshot::Sender<()>) {
+        for pod in self.pods.borrow().values() {
+            pod.gate.shut();
+        }
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            // Callers with a connection that is idle now learn at their next request that they are to reconnect.
+            tokio::time::sleep(worker.options.idle_grace).await;
+            while worker.busy.get() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let _ = drained.send(());
+        });
+    }
+
+    async fn tend(self: Rc<Self>) {
+        let mut every = tokio::time::interval(SWEEP);
+        loop {
+            every.tick().await;
+            self.pool.sweep(Nanos::now());
+        }
+    }
+}
+
+/// Starts a worker thread.
+pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> {
+    let (commands, mut inbox) = mpsc::unbounded_channel();
+    let status = Arc::new(Status::default());
+    let beats = status.clone();
+    let options = options.clone();
+    let runtime_failed = |error: std::io::Error| std::io::Error::other(format!("worker {index}: {error}"));
+    // Built on its own thread, because a local runtime cannot move; its failure is passed back.
+    let (report, reported) = std::sync::mpsc::channel();
+    std::thread::Builder::new().name(format!("sluice-worker-{index}")).spawn(move || {
+        let built = tokio::runtime::Builder::new_current_thread().enable_all().build_local(<_>::default());
+        let runtime = match built {
+            Ok(runtime) => {
+                let _ = report.send(Ok(()));
+                runtime
+            }
+            Err(error) => {
+                let _ = report.send(Err(error));
+                return;
+            }
+        };
+        runtime.block_on(async move {
+            let worker = Rc::new(Worker::new(Rc::new(options)));
+            tokio::task::spawn_local(worker.clone().tend());
+            let mut beat = tokio::time::interval(BEAT);
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = beat.tick() => beats.beat.store(Nanos::now().0, Ordering::Relaxed),
+                    command = inbox.recv() => match command {
+                        Some(Command::Open { id, pod, listeners }) => worker.open(id, pod, listeners),
+                        Some(Command::Close { id, closed }) => worker.close(id, closed),
+                        Some(Command::Drain { drained }) => worker.drain(drained),
+                        None => return,
+                    },
+                }
+            }
+        });
+    })?;
+    reported
+        .recv()
+        .map_err(|_| std::io::Error::other(format!("worker {index} did not start")))?
+        .map_err(runtime_failed)?;
+    Ok(Handle { commands, status })
+}
