@@ -204,9 +204,8 @@ async fn wait_for_either(
         })
         .await;
         match caller_spoke {
-            None => return Heard::Server(Box::new((endpoint, chosen))),
             // An end without a word may still be a question (a port scan, a half-close): let the endpoint answer.
-            Some(Ok(0) | Err(_)) => return Heard::Server(Box::new((endpoint, chosen))),
+            None | Some(Ok(0) | Err(_)) => return Heard::Server(Box::new((endpoint, chosen))),
             Some(Ok(_)) => {}
         }
         match Heard::from_bytes(early) {

@@ -50,10 +50,6 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn is_shut(&self) -> bool {
-        self.gate.is_shut()
-    }
-
     /// Ready when the gate is shut; else this task is woken when it becomes so.
     pub(crate) fn poll_shut(&self, cx: &Context<'_>) -> Poll<()> {
         if self.gate.is_shut() {

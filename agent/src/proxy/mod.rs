@@ -98,7 +98,7 @@ impl Proxy {
 
     /// Begins to accept on a pod's listeners, which are dealt out to the workers in turn. Connections that arrive before a
     /// worker has come to it wait in the listener.
-    pub fn open(&self, pod: Arc<Pod>, listeners: Vec<std::net::TcpListener>) -> OpenPod {
+    pub fn open(&self, pod: &Arc<Pod>, listeners: Vec<std::net::TcpListener>) -> OpenPod {
         let id = self.next_pod.fetch_add(1, Ordering::Relaxed);
         let mut dealt: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
         for (index, listener) in listeners.into_iter().enumerate() {

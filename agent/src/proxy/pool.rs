@@ -112,7 +112,8 @@ impl Pool {
         self.count.set(pools.values().map(Vec::len).sum());
     }
 
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.count.get()
     }
 }

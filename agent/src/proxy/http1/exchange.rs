@@ -98,13 +98,10 @@ pub(super) async fn exchange(
     incoming: &mut BytesMut,
     outgoing: BytesMut,
 ) -> Ended {
-    let up = match Flow::new(outgoing, request.body, incoming) {
-        Ok(up) => up,
-        Err(_) => {
-            record.finish(series, Reason::BadRequest.status(), Some(Reason::BadRequest));
-            super::refuse(connection, Reason::BadRequest).await;
-            return Ended::Close;
-        }
+    let Ok(up) = Flow::new(outgoing, request.body, incoming) else {
+        record.finish(series, Reason::BadRequest.status(), Some(Reason::BadRequest));
+        super::refuse(connection, Reason::BadRequest).await;
+        return Ended::Close;
     };
     connection.worker.buffers.give_if_empty(incoming);
     let mut exchange = Exchange {
@@ -271,15 +268,14 @@ impl Exchange<'_> {
         upstream: &mut Upstream,
         length: usize,
     ) -> Result<Option<(Response, bool, BytesMut)>, NoAnswer> {
+        // A caller that awaits permission to send its body, and gets an answer instead, may send it or not.
+        let unclear = self.request.expects && !self.up.is_done() && self.up.body_bytes == 0;
+        let leaving = self.half_closed || self.connection.pod.gate.is_shut();
         let caller = Caller {
             method: self.request.method,
             http10: self.request.http10,
             upgrade: self.request.upgrade,
-            // A caller that awaits permission to send its body, and gets an answer instead, may send it or not.
-            keep_alive: self.request.keep_alive
-                && !self.half_closed
-                && !(self.request.expects && !self.up.is_done() && self.up.body_bytes == 0)
-                && !self.connection.pod.gate.is_shut(),
+            keep_alive: self.request.keep_alive && !unclear && !leaving,
         };
         let mut head = self.connection.worker.buffers.take();
         let read = response::read(&upstream.incoming[..length], caller, &mut head);

@@ -176,9 +176,8 @@ impl<'h> Lines<'h> {
                 }
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
-                if self.length.replace(length(value)?).is_some() {
-                    return Err(Refused::Malformed("more than one Content-Length"));
-                }
+                let first = self.length.replace(length(value)?).is_none();
+                first.then_some(()).ok_or(Refused::Malformed("more than one Content-Length"))?;
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 self.codings += 1;
