@@ -9,6 +9,8 @@
 //! Worlds do not meet: each has its own namespaces and cgroups, and nothing outside them is touched. Whatever ends
 //! the test - success, panic, `kill -9` - ends everything that it started.
 
+pub mod bench;
+
 mod agent;
 mod cgroup;
 mod chain;

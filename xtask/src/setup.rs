@@ -17,7 +17,7 @@ pub(crate) struct Args {
 pub(crate) enum Part {
     /// The toolchain of the eBPF programs: a compiler with the sources of `core`, and bpf-linker
     Ebpf,
-    /// `ip`, for the network namespaces that stand for pods
+    /// `ip` and `nft`, for the network namespaces that stand for pods and the ClusterIPs between them
     Pods,
     /// The clients that the kernel tests send through Sluice: curl, Python with grpcio, Node, Java
     Clients,
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Ebpf => say(&format!("eBPF toolchain: {}", ebpf()?)),
             Part::Pods => {
                 pods()?;
-                say("pods: `ip` is there");
+                say("pods: `ip` and `nft` are there");
             }
             Part::Clients => {
                 clients::install()?;
@@ -55,10 +55,19 @@ pub(crate) fn ebpf() -> Result<Toolchain> {
 }
 
 pub(crate) fn pods() -> Result<()> {
-    if which("ip").is_some() {
+    let missing: Vec<&str> = [("ip", "iproute2"), ("nft", "nftables"), ("modprobe", "kmod")]
+        .iter()
+        .filter(|(program, _)| which(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
         return Ok(());
     }
-    apt::install(&["iproute2"], "making network namespaces", "install `ip` (iproute2)")
+    apt::install(
+        &missing,
+        "making network namespaces that stand for pods",
+        "install iproute2, nftables and kmod",
+    )
 }
 
 pub(crate) fn proxies() -> Result<()> {

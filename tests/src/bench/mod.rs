@@ -1,0 +1,27 @@
+//! The bench: what the agent costs, beside no proxy at all, nginx and haproxy, in one run and one topology.
+//!
+//! Client and proxy are in pod A, the origin is in pod B, a bridge lies between. nginx and haproxy are dialled on the
+//! loopback interface of pod A; with Sluice the client dials the service's ClusterIP and is redirected by eBPF, as any
+//! application is. Every proxy has one worker. Only ratios within one round mean anything on a machine that is shared,
+//! so each load goes through all the proxies in turn before the next, and ratios are taken within a round.
+//!
+//! [`run()`] plays the rounds; [`proxies`] starts what is measured; [`origin`] answers in pod B; [`http_load`] and
+//! [`socket_load`] are the clients, one program with one thread in pod A; [`usage`] reads what a proxy has used;
+//! [`report`] takes the medians.
+
+pub mod http_load;
+pub mod load;
+pub mod origin;
+pub mod proxies;
+pub mod report;
+pub mod run;
+pub mod socket_load;
+
+mod epoll;
+mod message;
+mod usage;
+
+pub use load::{Load, Work};
+pub use proxies::ProxyKind;
+pub use report::Record;
+pub use run::run;

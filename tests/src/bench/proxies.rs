@@ -1,0 +1,222 @@
+//! What is compared: nothing at all, Sluice, nginx and haproxy, each with one worker.
+
+use std::{
+    fmt, fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{Agent, Pod, Process, Service, World};
+
+/// Where nginx and haproxy listen, on the loopback interface of pod A.
+const HTTP: u16 = 18080;
+const BULK: u16 = 18081;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProxyKind {
+    Direct,
+    Sluice,
+    Nginx,
+    Haproxy,
+}
+
+impl ProxyKind {
+    pub const ALL: [Self; 4] = [Self::Direct, Self::Sluice, Self::Nginx, Self::Haproxy];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Sluice => "sluice",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+        }
+    }
+}
+
+impl fmt::Display for ProxyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for ProxyKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|proxy| proxy.name() == name);
+        found.ok_or_else(|| format!("one of {}", Self::ALL.map(Self::name).join(", ")))
+    }
+}
+
+/// The origin: its pod's address, and the service that leads to it.
+#[derive(Debug)]
+pub struct Origin<'a> {
+    pub pod: &'a Pod,
+    pub service: &'a Service,
+    pub http: u16,
+    pub bulk: u16,
+}
+
+/// A proxy that runs. Dropping it ends it.
+#[derive(Debug)]
+pub struct Running {
+    /// What the client dials.
+    pub http: SocketAddr,
+    pub bulk: SocketAddr,
+    process: Option<Handle>,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Agent(Agent),
+    Process(Process),
+}
+
+impl Running {
+    /// The proxy's process; there is none without a proxy.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| match process {
+            Handle::Agent(agent) => agent.pid(),
+            Handle::Process(process) => process.pid(),
+        })
+    }
+
+    /// Starts a proxy afresh, so that its peak memory is that of the load to come.
+    pub fn start(kind: ProxyKind, world: &World, client: &Pod, origin: &Origin<'_>) -> Result<Self> {
+        let address = origin.pod.ipv4();
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let at = |http, bulk, process| Self { http, bulk, process };
+        Ok(match kind {
+            ProxyKind::Direct => at((address, origin.http).into(), (address, origin.bulk).into(), None),
+            ProxyKind::Sluice => {
+                let agent = world.agent().args(&["--workers", "1", "--log", "warn"]).start()?;
+                let service = origin.service;
+                let cluster_ip = |port| SocketAddr::from((service.ipv4, port));
+                at(cluster_ip(origin.http), cluster_ip(origin.bulk), Some(Handle::Agent(agent)))
+            }
+            ProxyKind::Nginx => {
+                let folder = world.directory().join("nginx");
+                fs::create_dir_all(&folder)?;
+                let file = write(&folder, "nginx.conf", &nginx(&folder, address, origin))?;
+                let (file, folder) = (file.display().to_string(), folder.display().to_string());
+                let arguments = ["-e", "stderr", "-p", &folder, "-c", &file];
+                let process = client.spawn("nginx", program("nginx")?, &arguments)?;
+                at(loopback(HTTP), loopback(BULK), Some(Handle::Process(process)))
+            }
+            ProxyKind::Haproxy => {
+                let file = write(world.directory(), "haproxy.cfg", &haproxy(address, origin))?;
+                let arguments = ["-db", "-f", &file.display().to_string()];
+                let process = client.spawn("haproxy", program("haproxy")?, &arguments)?;
+                at(loopback(HTTP), loopback(BULK), Some(Handle::Process(process)))
+            }
+        })
+    }
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
+    let file = folder.join(name);
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
+
+/// A program that Debian keeps where not every `PATH` leads.
+fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let found = places.map(|place| place.join(name)).find(|file| file.is_file());
+    found.with_context(|| format!("{name} is not installed: `cargo xtask setup proxies` installs it"))
+}
+
+/// One process, kept-alive connections on both sides, no log: what somebody who tunes nginx for this would write.
+fn nginx(folder: &Path, address: Ipv4Addr, origin: &Origin<'_>) -> String {
+    let Origin { http, bulk, .. } = origin;
+    let folder = folder.display();
+    // Debian builds the stream module apart; elsewhere it may be part of nginx.
+    let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
+    let module = if module.exists() { format!("load_module {};", module.display()) } else { String::new() };
+    format!(
+        "{module}
+daemon off;
+master_process off;
+worker_processes 1;
+error_log stderr warn;
+pid {folder}/nginx.pid;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off;
+  keepalive_timeout 600s;
+  keepalive_requests 1000000000;
+  tcp_nodelay on;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  upstream origin {{
+    server {address}:{http};
+    keepalive 2048;
+    keepalive_requests 1000000000;
+    keepalive_timeout 600s;
+  }}
+  server {{
+    listen 127.0.0.1:{HTTP} backlog=4096;
+    location / {{
+      proxy_pass http://origin;
+      proxy_http_version 1.1;
+      proxy_set_header Host $http_host;
+      proxy_set_header Connection \"\";
+    }}
+  }}
+}}
+stream {{
+  server {{
+    listen 127.0.0.1:{BULK};
+    proxy_pass {address}:{bulk};
+  }}
+}}
+"
+    )
+}
+
+/// One thread, kept-alive connections on both sides, no log.
+fn haproxy(address: Ipv4Addr, origin: &Origin<'_>) -> String {
+    let Origin { http, bulk, .. } = origin;
+    format!(
+        "global
+  nbthread 1
+  maxconn 8192
+defaults
+  timeout connect 5s
+  timeout client 600s
+  timeout server 600s
+frontend http
+  mode http
+  bind 127.0.0.1:{HTTP} backlog 4096
+  default_backend http
+backend http
+  mode http
+  http-reuse always
+  server origin {address}:{http}
+listen bulk
+  mode tcp
+  bind 127.0.0.1:{BULK}
+  server origin {address}:{bulk}
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ProxyKind;
+
+    #[test]
+    fn proxies_are_known_by_name() {
+        for proxy in ProxyKind::ALL {
+            assert_eq!(proxy.to_string().parse(), Ok(proxy));
+        }
+        assert_eq!("envoy".parse::<ProxyKind>(), Err("one of direct, sluice, nginx, haproxy".to_owned()));
+    }
+}

@@ -1,0 +1,200 @@
+//! `sluice-bench`: direct, Sluice, nginx and haproxy in one run and one topology. `cargo xtask bench` builds what it needs.
+//!
+//! The same program is the origin and the client, in their pods.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use sluice_tests::bench::{
+    Load, ProxyKind, http_load, load, origin, report,
+    run::{self, Plan, bears},
+    socket_load,
+};
+
+/// Compares Sluice with a direct connection, nginx and haproxy
+#[derive(Debug, Parser)]
+#[command(name = "sluice-bench", args_conflicts_with_subcommands = true)]
+struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// Write the medians as JSON too: one record a proxy and load
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How many rounds; the medians of the rounds are reported
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// How long each proxy bears each load in a round
+    #[arg(long, default_value = "2", value_parser = seconds)]
+    seconds: Duration,
+    /// Only the loads whose name contains this; may be given more than once
+    #[arg(long, value_name = "LOAD", value_parser = known_load)]
+    only: Vec<String>,
+    /// Only these proxies, separated by commas: direct, sluice, nginx, haproxy
+    #[arg(long, value_delimiter = ',', default_values_t = ProxyKind::ALL)]
+    proxies: Vec<ProxyKind>,
+}
+
+/// The parts that the bench plays in its pods.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Answer requests on one port and send without end on the other
+    #[command(hide = true)]
+    Origin { http: u16, bulk: u16 },
+    /// Put load on an address and report as JSON
+    #[command(hide = true)]
+    Load(LoadOptions),
+}
+
+#[derive(Debug, clap::Args)]
+struct LoadOptions {
+    target: SocketAddr,
+    #[arg(value_enum)]
+    work: WorkName,
+    bytes: usize,
+    #[arg(long)]
+    connections: usize,
+    #[arg(long)]
+    wait_for: SocketAddr,
+    #[arg(long, value_parser = seconds)]
+    warmup: Duration,
+    #[arg(long, value_parser = seconds)]
+    time: Duration,
+    /// The process whose CPU time and memory are read
+    #[arg(long)]
+    proxy: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WorkName {
+    KeepAlive,
+    NewConnections,
+    Bulk,
+    Connect,
+    Idle,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("seconds from 0.01 to 3600".to_owned()),
+    }
+}
+
+fn known_load(name: &str) -> Result<String, String> {
+    let names: Vec<String> = load::all().iter().map(ToString::to_string).collect();
+    if names.iter().any(|known| known.contains(name)) {
+        return Ok(name.to_owned());
+    }
+    Err(format!("(part of) one of {}", names.join(", ")))
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let outcome = match &options.part {
+        Some(Part::Origin { http, bulk }) => serve(*http, *bulk),
+        Some(Part::Load(options)) => put(options),
+        None => compare(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluice-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(http: u16, bulk: u16) -> Result<()> {
+    let listen = |port| origin::listen((Ipv4Addr::UNSPECIFIED, port).into());
+    let (http, bulk) = (listen(http)?, listen(bulk)?);
+    println!("listening");
+    origin::serve(&http, &bulk)
+}
+
+fn put(options: &LoadOptions) -> Result<()> {
+    let &LoadOptions { target, work, bytes, connections, wait_for, warmup, time, proxy } = options;
+    socket_load::wait_for(wait_for)?;
+    let http = |new_connections| {
+        http_load::run(&http_load::Options {
+            target,
+            connections,
+            bytes,
+            new_connections,
+            warmup,
+            time,
+            proxy,
+        })
+    };
+    let outcome = match work {
+        WorkName::KeepAlive => http(false)?,
+        WorkName::NewConnections => http(true)?,
+        WorkName::Bulk => socket_load::bulk(target, warmup, time, proxy)?,
+        WorkName::Connect => socket_load::connect(target, warmup, time)?,
+        WorkName::Idle => socket_load::idle(target, connections, proxy)?,
+    };
+    println!("{}", serde_json::to_string(&outcome)?);
+    Ok(())
+}
+
+fn compare(options: &Options) -> Result<()> {
+    let wanted = |load: &Load| {
+        let name = load.to_string();
+        (options.only.is_empty() || options.only.iter().any(|part| name.contains(part)))
+            && options.proxies.iter().any(|&proxy| bears(proxy, *load))
+    };
+    let mut proxies = options.proxies.clone();
+    proxies.sort_unstable();
+    proxies.dedup();
+    let loads: Vec<Load> = load::all().into_iter().filter(wanted).collect();
+    let plan = Plan { loads, proxies, rounds: options.rounds, time: options.seconds };
+    let samples = run::run(&plan, |sample| {
+        let (round, outcome) = (sample.round + 1, &sample.outcome);
+        eprintln!(
+            "round {round}/{}: {} {}: {} requests",
+            plan.rounds, sample.load, sample.proxy, outcome.requests
+        );
+    })?;
+    let records = report::records(&samples);
+    print!("{}\n{}", report::table(&records), report::aims(&records));
+    if let Some(file) = &options.json {
+        let text = serde_json::to_string_pretty(&records)?;
+        fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_values_exit_with_2() {
+        for line in [
+            &["sluice-bench", "--only", "http3"][..],
+            &["sluice-bench", "--proxies", "envoy"],
+            &["sluice-bench", "--rounds", "0"],
+            &["sluice-bench", "--seconds", "-1"],
+            &["sluice-bench", "--fast"],
+        ] {
+            assert_eq!(
+                Options::try_parse_from(line).expect_err("the line is wrong").exit_code(),
+                2,
+                "{line:?}"
+            );
+        }
+    }
+}
