@@ -13,6 +13,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod capture;
 pub mod cluster;
 pub mod config;
 pub mod govern;

@@ -1,0 +1,289 @@
+//! The life of an enrolment: which pod is to be captured, and what has to happen for that.
+//!
+//! Two things decide, and come in any order: what the cluster wants (the snapshot says that this pod is captured) and
+//! what is there (the pod's control group, and the network namespace of a process in it).
+//!
+//! ```text
+//!              group seen, wanted, namespace seen
+//!   absent ------------------------------------------> enrolled
+//!     ^        (not yet: looked for again)               |  |
+//!     |  group gone, or not wanted any more              |  | another namespace, nobody left in the old one:
+//!     +--------------------------------------------------+  | the old enrolment ends, a new one begins
+//!                                                           +--> enrolled
+//! ```
+//!
+//! Level-triggered: every notice leads to the same comparison of what is with what should be, so notices may come
+//! twice or late. Decisions only; what is done to the world stands behind [`World`].
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{EnrolError, sight::Sighting};
+use crate::cluster::model::{Snapshot, Workload};
+
+/// How soon a pod is looked at again whose processes are still on their way into its namespace; doubled each time.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(100);
+/// How soon an enrolment that failed is tried again; doubled each time.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(5);
+
+/// What enrolling does to the world.
+pub(crate) trait World {
+    type Netns;
+    type Enrolment;
+
+    /// Looks for the pod's network namespace.
+    fn look(&mut self, group: &Path, current: Option<&Self::Enrolment>) -> Sighting<Self::Netns>;
+    /// Listeners, then the proxy, then the redirection.
+    fn enrol(&mut self, workload: &Arc<Workload>, netns: Self::Netns) -> Result<Self::Enrolment, EnrolError>;
+    /// The workload has changed, and stays enrolled.
+    fn update(&mut self, enrolment: &mut Self::Enrolment, workload: &Arc<Workload>)
+    -> Result<(), EnrolError>;
+    /// The redirection, then the listeners. Connections that exist go on. Done already as far as it succeeded, when it
+    /// fails and is tried again.
+    fn withdraw(&mut self, enrolment: &mut Self::Enrolment) -> Result<(), EnrolError>;
+}
+
+/// Why a pod that is to be captured is not enrolled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pending {
+    NoProcess,
+    OnlyHost,
+    Invisible,
+    Failed(String),
+}
+
+impl Pending {
+    fn message(&self) -> String {
+        match self {
+            Self::NoProcess => "it has no process".to_owned(),
+            Self::OnlyHost => "its processes are still in the node's network namespace".to_owned(),
+            Self::Invisible => {
+                "its processes are hidden from the agent (the agent's pod needs hostPID: true)".to_owned()
+            }
+            Self::Failed(error) => error.clone(),
+        }
+    }
+}
+
+/// A pod whose control group exists.
+struct Tracked<E> {
+    group: Option<PathBuf>,
+    wanted: Option<Arc<Workload>>,
+    enrolment: Option<(E, Arc<Workload>)>,
+    pending: Option<Pending>,
+    retry: Option<Retry>,
+}
+
+#[derive(Clone, Copy)]
+struct Retry {
+    at: Instant,
+    attempts: u32,
+}
+
+/// A pod in the status, with the reason if it is not enrolled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodStatus {
+    pub workload: Arc<Workload>,
+    /// Why it is not enrolled although it is to be captured. `None`: it is enrolled.
+    pub pending: Option<String>,
+}
+
+/// All pods that are there, and the snapshot that says what is wanted.
+pub(crate) struct Enroller<W: World> {
+    world: W,
+    pods: HashMap<Arc<str>, Tracked<W::Enrolment>>,
+    snapshot: Arc<Snapshot>,
+}
+
+impl<W: World> Enroller<W> {
+    pub(crate) fn new(world: W) -> Self {
+        Self { world, pods: HashMap::new(), snapshot: Arc::default() }
+    }
+
+    pub(crate) fn world(&mut self) -> &mut W {
+        &mut self.world
+    }
+
+    /// A pod's control group came, changed or (`None`) went.
+    pub(crate) fn group_changed(&mut self, uid: &Arc<str>, group: Option<&Path>, now: Instant) {
+        let wanted = wanted(&self.snapshot, uid);
+        let pod = self.pods.entry(uid.clone()).or_insert_with(|| Tracked {
+            group: None,
+            wanted: None,
+            enrolment: None,
+            pending: None,
+            retry: None,
+        });
+        pod.group = group.map(Path::to_owned);
+        pod.wanted = wanted;
+        // News of the pod: no reason to go on waiting as long as the last failure asked for.
+        pod.retry = None;
+        self.reconcile(uid, now);
+    }
+
+    /// The cluster changed.
+    pub(crate) fn snapshot_changed(&mut self, snapshot: Arc<Snapshot>, now: Instant) {
+        self.snapshot = snapshot;
+        let mut affected = Vec::new();
+        for (uid, pod) in &mut self.pods {
+            let wanted = wanted(&self.snapshot, uid);
+            if pod.wanted != wanted {
+                pod.wanted = wanted;
+                affected.push(uid.clone());
+            }
+        }
+        for uid in affected {
+            self.reconcile(&uid, now);
+        }
+    }
+
+    /// When [`Self::time_passed`] has something to do.
+    pub(crate) fn next_retry(&self) -> Option<Instant> {
+        self.pods.values().filter_map(|pod| pod.retry).map(|retry| retry.at).min()
+    }
+
+    pub(crate) fn time_passed(&mut self, now: Instant) {
+        let due: Vec<_> = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| pod.retry.is_some_and(|retry| retry.at <= now))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in due {
+            self.reconcile(&uid, now);
+        }
+    }
+
+    /// Ends all enrolments.
+    pub(crate) fn withdraw_all(&mut self) {
+        for (_, mut pod) in self.pods.drain() {
+            if let Some((mut enrolment, workload)) = pod.enrolment.take()
+                && let Err(error) = self.world.withdraw(&mut enrolment)
+            {
+                tracing::error!(namespace = %workload.namespace, pod = %workload.name, %error, "cannot withdraw a pod");
+            }
+        }
+    }
+
+    /// The pods that are enrolled or should be.
+    pub(crate) fn status(&self) -> Vec<PodStatus> {
+        let status = |pod: &Tracked<W::Enrolment>| match (&pod.enrolment, &pod.wanted, &pod.pending) {
+            (Some((_, workload)), ..) => Some(PodStatus { workload: workload.clone(), pending: None }),
+            (None, Some(workload), Some(pending)) => {
+                Some(PodStatus { workload: workload.clone(), pending: Some(pending.message()) })
+            }
+            _ => None,
+        };
+        self.pods.values().filter_map(status).collect()
+    }
+
+    /// Compares what is with what should be, and does the difference.
+    fn reconcile(&mut self, uid: &Arc<str>, now: Instant) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let outcome = match (pod.wanted.clone(), pod.group.clone()) {
+            (Some(workload), Some(group)) => bring_in(&mut self.world, pod, &workload, &group),
+            (wanted, _) => {
+                let why = if wanted.is_some() { "it ended" } else { "it is not to be captured any more" };
+                take_out(&mut self.world, pod, why).map(|()| None)
+            }
+        };
+
+        let attempts = pod.retry.take().map_or(0, |retry| retry.attempts);
+        let (pending, delay) = match outcome {
+            Ok(None) => (None, None),
+            Ok(Some(Pending::OnlyHost)) => {
+                (Some(Pending::OnlyHost), Some(backoff(LOOK_AGAIN, LOOK_AGAIN_AT_MOST, attempts)))
+            }
+            // Its control group tells when that changes.
+            Ok(Some(pending)) => (Some(pending), None),
+            Err(error) => (
+                Some(Pending::Failed(error.to_string())),
+                Some(backoff(TRY_AGAIN, TRY_AGAIN_AT_MOST, attempts)),
+            ),
+        };
+        if pending != pod.pending
+            && let Some(pending @ (Pending::Failed(_) | Pending::Invisible)) = &pending
+        {
+            let workload = pod.wanted.as_ref().or(pod.enrolment.as_ref().map(|(_, workload)| workload));
+            let (namespace, name) =
+                workload.map_or(("", &**uid), |workload| (&*workload.namespace, &*workload.name));
+            tracing::warn!(
+                namespace,
+                pod = name,
+                "cannot enrol a pod: {}; its connections go direct",
+                pending.message()
+            );
+        }
+        pod.pending = pending;
+        pod.retry = delay.map(|delay| Retry { at: now + delay, attempts: attempts.saturating_add(1) });
+        if pod.group.is_none() && pod.enrolment.is_none() && pod.retry.is_none() {
+            self.pods.remove(uid);
+        }
+    }
+}
+
+/// The workload of a pod that is to be captured.
+fn wanted(snapshot: &Snapshot, uid: &str) -> Option<Arc<Workload>> {
+    let workload = snapshot.pods.get(uid)?;
+    (workload.capture && !workload.host_network && !workload.finished).then(|| workload.clone())
+}
+
+fn bring_in<W: World>(
+    world: &mut W,
+    pod: &mut Tracked<W::Enrolment>,
+    workload: &Arc<Workload>,
+    group: &Path,
+) -> Result<Option<Pending>, EnrolError> {
+    let netns = match world.look(group, pod.enrolment.as_ref().map(|(enrolment, _)| enrolment)) {
+        Sighting::Netns(netns) => netns,
+        seen => {
+            if let Some((enrolment, known)) = &mut pod.enrolment {
+                if known != workload {
+                    world.update(enrolment, workload)?;
+                    *known = workload.clone();
+                }
+                // Without a process nothing connects. The namespace may yet get its next one (a container restarts):
+                // enrolled it stays, until the group goes or another namespace is seen.
+                return Ok(match seen {
+                    // Those may be the runtime's, on their way into the namespace of a new sandbox.
+                    Sighting::OnlyHost => Some(Pending::OnlyHost),
+                    _ => None,
+                });
+            }
+            return Ok(match seen {
+                Sighting::Empty => Some(Pending::NoProcess),
+                Sighting::Invisible => Some(Pending::Invisible),
+                Sighting::OnlyHost => Some(Pending::OnlyHost),
+                Sighting::Same | Sighting::Netns(_) => None,
+            });
+        }
+    };
+    take_out(world, pod, "its sandbox was replaced")?;
+    let enrolment = world.enrol(workload, netns)?;
+    tracing::info!(namespace = %workload.namespace, pod = %workload.name, "pod enrolled");
+    pod.enrolment = Some((enrolment, workload.clone()));
+    Ok(None)
+}
+
+fn take_out<W: World>(world: &mut W, pod: &mut Tracked<W::Enrolment>, why: &str) -> Result<(), EnrolError> {
+    if let Some((enrolment, workload)) = &mut pod.enrolment {
+        world.withdraw(enrolment)?;
+        tracing::info!(namespace = %workload.namespace, pod = %workload.name, "pod withdrawn: {why}");
+        pod.enrolment = None;
+    }
+    Ok(())
+}
+
+fn backoff(first: Duration, at_most: Duration, attempts: u32) -> Duration {
+    first.saturating_mul(1_u32.checked_shl(attempts).unwrap_or(u32::MAX)).min(at_most)
+}
+
+#[cfg(test)]
+#[path = "enrol_tests.rs"]
+mod tests;

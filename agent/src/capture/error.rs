@@ -1,0 +1,77 @@
+//! Why nothing can be captured here, or not this pod. One line each: what lacks, and what to do.
+
+use std::{io, path::PathBuf};
+
+use sluice_ebpf::PORT_SLOTS;
+
+/// Why capture cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    #[error("this build of sluice carries no eBPF programs: build it with `cargo xtask build`")]
+    NoPrograms,
+    #[error(
+        "missing capabilities: {missing}: run as root, or add them to the container's securityContext.capabilities"
+    )]
+    Capabilities { missing: String },
+    #[error(
+        "inside a user namespace the kernel loads no eBPF programs: run in the node's own (hostUsers: true)"
+    )]
+    UserNamespace,
+    #[error(
+        "no cgroup v2 hierarchy is mounted: boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2"
+    )]
+    NoCgroup2,
+    #[error(
+        "no control group of pods (`kubepods*`) below {}: is this a Kubernetes node? Else name it with --pods-cgroup",
+        mount.display()
+    )]
+    NoPodsCgroup { mount: PathBuf },
+    #[error("the control group {} cannot be used: {source}", path.display())]
+    PodsCgroup { path: PathBuf, source: io::Error },
+    #[error(
+        "the agent's own control group is not below {}: mount the node's /sys/fs/cgroup there, and set hostPID: true",
+        mount.display()
+    )]
+    NoOwnCgroup { mount: PathBuf },
+    #[error("Linux {release} lacks {what}: 5.15 or newer has it")]
+    Kernel { what: &'static str, release: String },
+    #[error("the kernel refused {what}: {reason}")]
+    Load { what: &'static str, reason: String },
+    #[error("the embedded eBPF object has no program {name:?}: build again with `cargo xtask build`")]
+    ForeignObject { name: &'static str },
+    #[error(
+        "cannot attach {program} to {}: the BPF program {blocker} was attached without BPF_F_ALLOW_MULTI, so the \
+         kernel tolerates no other there or below: detach it, or have it attached with that flag",
+        group.display()
+    )]
+    Exclusive { program: &'static str, group: PathBuf, blocker: String },
+    #[error("cannot attach {program} to {}: {reason}", group.display())]
+    Attach { program: &'static str, group: PathBuf, reason: String },
+    #[error("{count} listeners per pod: 1 to {PORT_SLOTS} are allowed")]
+    Listeners { count: usize },
+    #[error("cannot listen on 127.0.0.1: {0}")]
+    Loopback(io::Error),
+    #[error("cannot start the heartbeat's thread: {0}")]
+    Thread(io::Error),
+    #[error("cannot read /proc: {0}")]
+    Proc(io::Error),
+}
+
+/// Why a pod cannot be enrolled, or not withdrawn. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    #[error("its network namespace cannot be entered: {0}")]
+    Enter(io::Error),
+    #[error("its loopback device cannot be examined: {0}")]
+    Loopback(io::Error),
+    #[error("its loopback device is down")]
+    LoopbackDown,
+    #[error("no listener can be opened in its network namespace: {0}")]
+    Listen(io::Error),
+    #[error("its network namespace has no cookie: {0}")]
+    Cookie(io::Error),
+    #[error("its network namespace is that of the pod with UID {owner}")]
+    Shared { owner: String },
+    #[error("the kernel's map of pods: {0}")]
+    Register(String),
+}

@@ -1,0 +1,119 @@
+//! The maps that the agent shares with the programs, with the types of the ABI.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage},
+};
+use sluice_ebpf::{Address, Counter, Pod, map};
+
+/// A value of the ABI, as aya wants it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Plain<T>(T);
+
+// SAFETY: `repr(C)` of integers without padding, so any bytes are one, and all of its bytes are initialised.
+unsafe impl aya::Pod for Plain<Address> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Pod> {}
+
+/// All of them. Each has one user.
+pub(crate) struct Maps {
+    pub(crate) pods: Pods,
+    pub(crate) services: Services,
+    pub(crate) accepted: Accepted,
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) counters: Counters,
+}
+
+impl Maps {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        let mut take =
+            |name: &str| ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() });
+        Ok(Self {
+            pods: Pods(take(map::PODS)?.try_into()?),
+            services: Services(take(map::SERVICES)?.try_into()?),
+            accepted: Accepted(sk_storage(take(map::ACCEPTED)?)?),
+            heartbeat: Heartbeat(take(map::HEARTBEAT)?.try_into()?),
+            counters: Counters(take(map::COUNTERS)?.try_into()?),
+        })
+    }
+}
+
+fn sk_storage(map: Map) -> Result<SkStorage<MapData, Plain<Address>>, MapError> {
+    map.try_into()
+}
+
+/// Enrolled pods, by the cookie of their network namespace.
+pub(crate) struct Pods(HashMap<MapData, u64, Plain<Pod>>);
+
+impl Pods {
+    pub(crate) fn set(&mut self, netns_cookie: u64, pod: Pod) -> Result<(), MapError> {
+        self.0.insert(netns_cookie, Plain(pod), 0)
+    }
+
+    /// Removing what is not there is no error.
+    pub(crate) fn remove(&mut self, netns_cookie: u64) -> Result<(), MapError> {
+        absent_is_fine(self.0.remove(&netns_cookie))
+    }
+}
+
+/// Governed destinations.
+pub(crate) struct Services(HashMap<MapData, Plain<Address>, u32>);
+
+impl Services {
+    pub(crate) fn add(&mut self, address: SocketAddr) -> Result<(), MapError> {
+        self.0.insert(Plain(address.into()), 0, 0)
+    }
+
+    pub(crate) fn remove(&mut self, address: SocketAddr) -> Result<(), MapError> {
+        absent_is_fine(self.0.remove(&Plain(address.into())))
+    }
+}
+
+/// Original destinations, on the accepted sockets.
+pub(crate) struct Accepted(SkStorage<MapData, Plain<Address>>);
+
+impl Accepted {
+    pub(crate) fn original_destination(&self, socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
+        match self.0.get(&socket.as_raw_fd(), 0) {
+            Ok(Plain(address)) => Ok(Some(address.into())),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(MapError::SyscallError(error)) => Err(error.io_error),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+/// When the agent was last known to be alive.
+pub(crate) struct Heartbeat(Array<MapData, u64>);
+
+impl Heartbeat {
+    /// `at` is `CLOCK_MONOTONIC`, in nanoseconds.
+    pub(crate) fn beat(&mut self, at: u64) -> Result<(), MapError> {
+        self.0.set(0, at, 0)
+    }
+}
+
+/// What the programs counted since they were loaded.
+pub(crate) struct Counters(PerCpuArray<MapData, u64>);
+
+impl Counters {
+    pub(crate) fn read(&self) -> Vec<(Counter, u64)> {
+        let sum = |counter| self.0.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum());
+        Counter::ALL.into_iter().map(|counter| (counter, sum(counter))).collect()
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(MapError::KeyNotFound) => Ok(()),
+        result => result,
+    }
+}

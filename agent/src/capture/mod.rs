@@ -1,0 +1,297 @@
+//! How a connection gets here: eBPF programs redirect the connects of enrolled pods to listeners of the agent inside
+//! the pods' own network namespaces.
+//!
+//! - [`probe`] asks what this machine can do, and says plainly what it lacks.
+//! - [`programs`] loads and attaches the programs of `sluice-ebpf`; [`maps`] are what they share with the agent;
+//!   [`heartbeat`] tells them that it lives, [`logs`] reads what they log, [`exclusive`] finds who keeps them out.
+//! - [`watch`] sees pods' control groups ([`cgroup`]) come and go, [`sight`] finds their network namespaces ([`netns`]).
+//! - [`enrol`] decides which pod is to be enrolled, and [`node`] does it: listeners ([`pod`]), then the proxy, then the
+//!   kernel's map. [`services`] tells the kernel which destinations are governed; [`bypass`] counts what came too early.
+//!
+//! All `unsafe` of the agent is in here.
+
+mod bypass;
+mod cgroup;
+mod enrol;
+mod error;
+mod exclusive;
+mod heartbeat;
+mod logs;
+mod maps;
+mod netns;
+mod node;
+mod pod;
+mod probe;
+mod programs;
+mod services;
+mod sight;
+mod watch;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{oneshot, watch as channel};
+use tokio_util::task::TaskTracker;
+
+pub use enrol::PodStatus;
+pub use error::{CaptureError, EnrolError};
+
+use crate::{cluster::model::Snapshot, proxy::Proxy};
+use enrol::Enroller;
+use netns::Netns;
+use node::Node;
+use probe::Machine;
+use programs::{Links, Programs};
+use services::Services;
+use watch::Watch;
+
+/// How long ago the slowest worker was last seen alive.
+type Silence = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// What capture needs to know beforehand.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The control group (v2) that holds all pods. `None`: the first `kubepods*` below the mount.
+    pub pods_cgroup: Option<PathBuf>,
+    /// Listeners in a pod's network namespace, for each IP family: 1 to 16. `None`: at least 4, and as many for each
+    /// worker.
+    pub listeners_per_pod: Option<usize>,
+}
+
+/// What capture does at the moment, for metrics and readiness.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// A snapshot of the cluster has been taken up: its services are known to the kernel, and its pods enrolled as far as
+    /// they can be.
+    pub synced: bool,
+    /// [`Capture::stop_redirecting`] was called.
+    pub stopped: bool,
+    /// The pods of this node that are enrolled, or should be but cannot.
+    pub pods: Arc<[PodStatus]>,
+    /// Governed destinations that the kernel knows.
+    pub destinations: usize,
+    /// Connections to governed services that were open before their pod was enrolled.
+    pub bypassed: u64,
+    /// What the eBPF programs counted since the start, by the name of the reason. Those that begin with `passed_` went
+    /// direct, those with `redirected_` to the agent; the others are about the handshake that follows.
+    pub kernel: Vec<(&'static str, u64)>,
+}
+
+/// What the enrolling task publishes.
+#[derive(Default)]
+struct Table {
+    synced: bool,
+    pods: Arc<[PodStatus]>,
+    destinations: usize,
+}
+
+/// The running capture. Dropping it detaches the programs and ends all enrolments at once.
+pub struct Capture {
+    links: Mutex<Option<Links>>,
+    counters: maps::Counters,
+    table: Arc<ArcSwap<Table>>,
+    bypassed: Arc<AtomicU64>,
+    close: Option<oneshot::Sender<oneshot::Sender<()>>>,
+    // Last: the programs are detached when the beat stops.
+    _heartbeat: heartbeat::Beating,
+}
+
+impl Capture {
+    /// Attaches the programs, and begins to enrol the pods that the snapshots ask for. Needs the context of a tokio
+    /// runtime, on which it runs.
+    ///
+    /// # Errors
+    /// Nothing was changed then, and every connection goes on going direct.
+    pub fn start(
+        options: &Options,
+        proxy: Proxy,
+        snapshots: channel::Receiver<Arc<Snapshot>>,
+    ) -> Result<Self, CaptureError> {
+        let workers = proxy.workers();
+        let listeners_per_pod = match options.listeners_per_pod {
+            None => default_listeners(workers),
+            Some(count @ 1..=sluice_ebpf::PORT_SLOTS) => count,
+            Some(count) => return Err(CaptureError::Listeners { count }),
+        };
+        let machine = Machine::probe(options.pods_cgroup.as_deref())?;
+        probe::raise_file_limit();
+        let home = Arc::new(Netns::current().map_err(CaptureError::Proc)?);
+        // The node's is known by its first process, where the agent can see it.
+        let hosts = [Some(home.id()), Netns::id_of_process(1).ok()].into_iter().flatten().collect();
+
+        let agent_cgroup = cgroup::id(&machine.agent).map_err(CaptureError::Proc)?;
+        let (programs, maps) = Programs::load(agent_cgroup)?;
+        let watch = Watch::start(&machine.pods)
+            .map_err(|source| CaptureError::PodsCgroup { path: machine.pods.clone(), source })?;
+        let silence: Silence = {
+            let proxy = proxy.clone();
+            Arc::new(move || proxy.silent_for())
+        };
+        let heartbeat = heartbeat::start(maps.heartbeat, silence).map_err(CaptureError::Thread)?;
+        let links = programs.attach(&machine)?;
+        tracing::info!(
+            pods = %machine.pods.display(), agent = %machine.agent.display(), listeners_per_pod,
+            "eBPF programs attached"
+        );
+
+        let bypassed = Arc::<AtomicU64>::default();
+        let table = Arc::<ArcSwap<Table>>::default();
+        let node = Node {
+            proxy,
+            pods: maps.pods,
+            services: Services::new(maps.services),
+            accepted: Arc::new(maps.accepted),
+            home,
+            hosts,
+            listeners_per_pod,
+            owners: HashMap::new(),
+            closing: TaskTracker::new(),
+            bypassed: bypassed.clone(),
+        };
+        let (close, closed) = oneshot::channel();
+        tokio::spawn(run(Enroller::new(node), watch, snapshots, table.clone(), closed));
+        Ok(Self {
+            links: Mutex::new(Some(links)),
+            counters: maps.counters,
+            table,
+            bypassed,
+            close: Some(close),
+            _heartbeat: heartbeat,
+        })
+    }
+
+    /// Takes the programs off `connect()`: every new connect goes direct, or to the agent that takes over. Listeners stay
+    /// open, and what is redirected already arrives. There is no way back.
+    pub fn stop_redirecting(&self) {
+        if let Some(links) = &mut *self.links.lock().unwrap_or_else(PoisonError::into_inner) {
+            links.detach_connect();
+        }
+    }
+
+    /// Ends all enrolments: the proxy takes what waits in the listeners, closes them, and asks the connections to end.
+    /// Returns when the listeners are closed. Connections that are open go on; the programs that serve their names stay
+    /// attached until `self` is dropped.
+    pub async fn close_listeners(&mut self) {
+        self.stop_redirecting();
+        let (done, wait) = oneshot::channel();
+        if let Some(close) = self.close.take()
+            && close.send(done).is_ok()
+        {
+            // The task ends after it has answered, or it panicked, and its pods were closed by being dropped.
+            let _ = wait.await;
+        }
+    }
+
+    /// What capture does at the moment. Reads the kernel's counters.
+    pub fn status(&self) -> Status {
+        let table = self.table.load();
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        Status {
+            synced: table.synced,
+            stopped: links.as_ref().is_none_or(Links::is_detached),
+            pods: table.pods.clone(),
+            destinations: table.destinations,
+            bypassed: self.bypassed.load(Ordering::Relaxed),
+            kernel: self
+                .counters
+                .read()
+                .into_iter()
+                .map(|(counter, value)| (counter.name(), value))
+                .collect(),
+        }
+    }
+}
+
+/// At least four, so that a pod has as many ranges of client ports; as many for each worker, so that all carry the same.
+fn default_listeners(workers: usize) -> usize {
+    let workers = workers.max(1);
+    (workers * 4_usize.div_ceil(workers)).min(sluice_ebpf::PORT_SLOTS)
+}
+
+/// The enrolling task: one pod after the other, so that nothing needs a lock.
+async fn run(
+    mut enroller: Enroller<Node>,
+    mut watch: Watch,
+    mut snapshots: channel::Receiver<Arc<Snapshot>>,
+    table: Arc<ArcSwap<Table>>,
+    mut close: oneshot::Receiver<oneshot::Sender<()>>,
+) {
+    let mut synced = false;
+    let mut sourced = true;
+    snapshots.mark_changed();
+    loop {
+        let retry = enroller.next_retry();
+        tokio::select! {
+            biased;
+            done = &mut close => {
+                enroller.withdraw_all();
+                let closing = enroller.world().closing.clone();
+                closing.close();
+                closing.wait().await;
+                publish(&table, &mut enroller, synced);
+                if let Ok(done) = done {
+                    // Whoever asked may have given up.
+                    let _ = done.send(());
+                }
+                return;
+            }
+            changed = snapshots.changed(), if sourced => {
+                // Without a source the last snapshot stays in force.
+                sourced = changed.is_ok();
+                if sourced {
+                    let snapshot = snapshots.borrow_and_update().clone();
+                    synced = snapshot.generation > 0;
+                    // Destinations first: a pod is enrolled with all of them.
+                    enroller.world().services.sync(&snapshot);
+                    enroller.snapshot_changed(snapshot, Instant::now());
+                }
+            }
+            changed = watch.changes() => match changed {
+                Ok(uids) => {
+                    for uid in uids {
+                        enroller.group_changed(&uid, watch.group(&uid), Instant::now());
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot read notices about control groups; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            },
+            () = at(retry) => enroller.time_passed(Instant::now()),
+        }
+        publish(&table, &mut enroller, synced);
+    }
+}
+
+fn publish(table: &ArcSwap<Table>, enroller: &mut Enroller<Node>, synced: bool) {
+    let pods = enroller.status().into();
+    table.store(Arc::new(Table { synced, pods, destinations: enroller.world().services.len() }));
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_worker_gets_as_many_listeners() {
+        let table = [(0, 4), (1, 4), (2, 4), (3, 6), (4, 4), (5, 5), (16, 16), (64, 16)];
+        for (workers, listeners) in table {
+            assert_eq!(default_listeners(workers), listeners, "{workers} workers");
+        }
+    }
+}

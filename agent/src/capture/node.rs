@@ -1,0 +1,118 @@
+//! What enrolling really does on this node.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    EnrolError, bypass,
+    enrol::World,
+    maps::{Accepted, Pods},
+    netns::{Id, Netns},
+    pod::{Opened, PodNetwork, with_addresses},
+    services::Services,
+    sight::{self, Sighting},
+};
+use crate::{
+    cluster::model::Workload,
+    proxy::{OpenPod, Pod, Proxy},
+};
+
+/// The node, its kernel and the proxy.
+pub(crate) struct Node {
+    pub(crate) proxy: Proxy,
+    pub(crate) pods: Pods,
+    pub(crate) services: Services,
+    pub(crate) accepted: Arc<Accepted>,
+    /// The agent's own network namespace, to which its threads always return.
+    pub(crate) home: Arc<Netns>,
+    /// Namespaces that are nobody's own: the agent's, and that of the node.
+    pub(crate) hosts: Vec<Id>,
+    pub(crate) listeners_per_pod: usize,
+    /// Who has which namespace, by its cookie.
+    pub(crate) owners: HashMap<u64, Arc<str>>,
+    /// Pods that are being closed.
+    pub(crate) closing: TaskTracker,
+    /// Connections to governed services that were made too early to be captured.
+    pub(crate) bypassed: Arc<AtomicU64>,
+}
+
+/// An enrolled pod.
+pub(crate) struct Enrolment {
+    netns: Id,
+    cookie: u64,
+    entry: sluice_ebpf::Pod,
+    pod: Arc<Pod>,
+    open: Option<OpenPod>,
+}
+
+impl World for Node {
+    type Netns = Netns;
+    type Enrolment = Enrolment;
+
+    fn look(&mut self, group: &Path, current: Option<&Enrolment>) -> Sighting<Netns> {
+        sight::look(group, current.map(|enrolment| enrolment.netns), &self.hosts)
+    }
+
+    fn enrol(&mut self, workload: &Arc<Workload>, netns: Netns) -> Result<Enrolment, EnrolError> {
+        let id = netns.id();
+        let opened = Opened::open(&netns, &self.home, self.listeners_per_pod)?;
+        let (cookie, entry) = (opened.netns_cookie, opened.entry(workload));
+        if let Some(owner) = self.owners.get(&cookie) {
+            return Err(EnrolError::Shared { owner: owner.to_string() });
+        }
+
+        let network =
+            Arc::new(PodNetwork { netns, home: self.home.clone(), accepted: self.accepted.clone() });
+        let pod = Arc::new(Pod { workload: ArcSwap::new(workload.clone()), network: network.clone() });
+        let open = self.proxy.open(pod.clone(), opened.listeners);
+        // Last, when there is somebody to accept. If it fails `open` is dropped, which closes the listeners.
+        self.pods.set(cookie, entry).map_err(|source| EnrolError::Register(source.to_string()))?;
+        self.owners.insert(cookie, workload.uid.clone());
+
+        match network.netns.within(&self.home, || bypass::count(|address| self.services.contains(address))) {
+            Ok(0) => {}
+            Ok(early) => {
+                self.bypassed.fetch_add(early, Ordering::Relaxed);
+                tracing::info!(
+                    namespace = %workload.namespace, pod = %workload.name, connections = early,
+                    "connections to governed services are older than the enrolment, and stay direct"
+                );
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot count the connections that are older than an enrolment");
+            }
+        }
+        Ok(Enrolment { netns: id, cookie, entry, pod, open: Some(open) })
+    }
+
+    fn update(&mut self, enrolment: &mut Enrolment, workload: &Arc<Workload>) -> Result<(), EnrolError> {
+        enrolment.pod.workload.store(workload.clone());
+        let entry = with_addresses(enrolment.entry, workload);
+        if entry != enrolment.entry {
+            self.pods
+                .set(enrolment.cookie, entry)
+                .map_err(|source| EnrolError::Register(source.to_string()))?;
+            enrolment.entry = entry;
+        }
+        Ok(())
+    }
+
+    fn withdraw(&mut self, enrolment: &mut Enrolment) -> Result<(), EnrolError> {
+        self.pods.remove(enrolment.cookie).map_err(|source| EnrolError::Register(source.to_string()))?;
+        self.owners.remove(&enrolment.cookie);
+        // The proxy goes on accepting for a moment: a connect may have been redirected just before.
+        if let Some(open) = enrolment.open.take() {
+            self.closing.spawn(open.close());
+        }
+        Ok(())
+    }
+}

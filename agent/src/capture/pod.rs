@@ -1,0 +1,204 @@
+//! One enrolled pod: its listeners inside its network namespace, and the sockets that the proxy makes there.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    sync::Arc,
+};
+
+use sluice_ebpf::{port_slots, words};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::{
+    EnrolError,
+    maps::Accepted,
+    netns::{self, Netns},
+};
+use crate::{cluster::model::Workload, proxy::Network};
+
+/// As much as the kernel allows (`net.core.somaxconn` of the namespace).
+const BACKLOG: i32 = 4096;
+
+/// A pod's network, as the proxy sees it.
+pub(crate) struct PodNetwork {
+    pub(crate) netns: Netns,
+    pub(crate) home: Arc<Netns>,
+    pub(crate) accepted: Arc<Accepted>,
+}
+
+impl Network for PodNetwork {
+    fn original_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
+        self.accepted.original_destination(accepted)
+    }
+
+    fn socket(&self, to: SocketAddr) -> io::Result<Socket> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        self.netns.within(&self.home, || Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP)))?
+    }
+}
+
+/// What was opened inside a pod's namespace.
+pub(crate) struct Opened {
+    pub(crate) listeners: Vec<TcpListener>,
+    pub(crate) netns_cookie: u64,
+    pub(crate) ports_v4: Vec<u16>,
+    /// Empty where the namespace has no IPv6.
+    pub(crate) ports_v6: Vec<u16>,
+}
+
+impl Opened {
+    /// Opens `count` listeners on 127.0.0.1 and as many on `::1`, on ports that the kernel chooses.
+    pub(crate) fn open(netns: &Netns, home: &Netns, count: usize) -> Result<Self, EnrolError> {
+        netns.within(home, || Self::open_here(count)).map_err(EnrolError::Enter)?
+    }
+
+    fn open_here(count: usize) -> Result<Self, EnrolError> {
+        let listen =
+            |ip: IpAddr| (0..count).map(|_| listener(SocketAddr::new(ip, 0))).collect::<io::Result<Vec<_>>>();
+        // A sandbox that is still being set up. Its loopback comes up before its first container starts.
+        if !loopback_is_up().map_err(EnrolError::Loopback)? {
+            return Err(EnrolError::LoopbackDown);
+        }
+        let v4 = listen(Ipv4Addr::LOCALHOST.into()).map_err(EnrolError::Listen)?;
+        let v6 = match listen(Ipv6Addr::LOCALHOST.into()) {
+            Ok(listeners) => listeners,
+            // IPv6 is off in the kernel, or in this namespace.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+                Vec::new()
+            }
+            Err(error) => return Err(EnrolError::Listen(error)),
+        };
+        let ports = |listeners: &[TcpListener]| {
+            listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<io::Result<Vec<_>>>()
+        };
+        let (ports_v4, ports_v6) =
+            (ports(&v4).map_err(EnrolError::Listen)?, ports(&v6).map_err(EnrolError::Listen)?);
+        let first =
+            v4.first().ok_or_else(|| EnrolError::Listen(io::Error::other("no listeners were asked for")))?;
+        let netns_cookie = netns::cookie(first.as_fd()).map_err(EnrolError::Cookie)?;
+        Ok(Self { listeners: v4.into_iter().chain(v6).collect(), netns_cookie, ports_v4, ports_v6 })
+    }
+
+    /// What the programs need to know.
+    pub(crate) fn entry(&self, workload: &Workload) -> sluice_ebpf::Pod {
+        let ports = sluice_ebpf::Pod {
+            ports_v4: port_slots(&self.ports_v4),
+            ports_v6: port_slots(&self.ports_v6),
+            ..sluice_ebpf::Pod::default()
+        };
+        with_addresses(ports, workload)
+    }
+}
+
+/// The entry with the workload's addresses in it, which may come later than its ports.
+pub(crate) fn with_addresses(entry: sluice_ebpf::Pod, workload: &Workload) -> sluice_ebpf::Pod {
+    let v4 = workload.ips.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+    let v6 = workload.ips.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
+    sluice_ebpf::Pod {
+        address_v4: v4.map_or(0, |ip| u32::from_ne_bytes(ip.octets())),
+        address_v6: v6.map_or([0; 4], words),
+        ..entry
+    }
+}
+
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    fast_open_off(&socket)?;
+    Ok(socket.into())
+}
+
+/// With TCP Fast Open on (a sysctl can force it) the listener's end is established before the client's, and would not
+/// find the original destination. The client falls back to the ordinary handshake.
+fn fast_open_off(socket: &Socket) -> io::Result<()> {
+    let off: libc::c_int = 0;
+    // SAFETY: the pointer is to a local of the size that is told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN,
+            (&raw const off).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // A kernel without it.
+            error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+            error => Err(error),
+        },
+    }
+}
+
+fn loopback_is_up() -> io::Result<bool> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), None)?;
+    // SAFETY: all zeroes is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    // SAFETY: SIOCGIFFLAGS reads the name and writes the flags of this `ifreq`, which outlives the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: SIOCGIFFLAGS has filled this member of the union.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(i32::from(flags) & libc::IFF_UP != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn listeners_have_ports_of_their_own_and_accept() {
+        let opened = Opened::open_here(3).unwrap();
+        let mut ports = opened.ports_v4.clone();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 3);
+        assert!(opened.ports_v6.is_empty() || opened.ports_v6.len() == 3);
+        assert_eq!(opened.listeners.len(), 3 + opened.ports_v6.len());
+        assert_ne!(opened.netns_cookie, 0);
+        TcpStream::connect(("127.0.0.1", ports[0])).unwrap();
+        assert!(opened.entry(&workload(&[])).ports_v4.iter().all(|port| ports.contains(port)));
+    }
+
+    #[test]
+    fn entry_holds_the_first_address_of_each_family() {
+        let entry = with_addresses(
+            sluice_ebpf::Pod::default(),
+            &workload(&["fd00::2", "10.1.2.3", "10.9.9.9", "fd00::9"]),
+        );
+        assert_eq!(entry.address_v4.to_ne_bytes(), [10, 1, 2, 3]);
+        assert_eq!(entry.address_v6, words("fd00::2".parse().unwrap()));
+        let none = with_addresses(entry, &workload(&[]));
+        assert_eq!((none.address_v4, none.address_v6), (0, [0; 4]));
+    }
+
+    fn workload(ips: &[&str]) -> Workload {
+        Workload {
+            uid: "a".into(),
+            namespace: "shop".into(),
+            name: "orders".into(),
+            tag: None,
+            ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            node: None,
+            zone: None,
+            host_network: false,
+            capture: true,
+            terminating: false,
+            finished: false,
+        }
+    }
+}

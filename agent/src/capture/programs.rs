@@ -1,0 +1,186 @@
+//! The eBPF programs: loads them, attaches them, and takes them off again.
+//!
+//! The process holds every link, and nothing is pinned: when it ends, however it ends, the kernel detaches the
+//! programs and frees the maps, and the next connect goes direct.
+
+use std::{fs::File, io, path::Path};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, ProgramError, SockOps, cgroup_sock_addr::CgroupSockAddrLink,
+        sock_ops::SockOpsLink,
+    },
+};
+use sluice_ebpf::{global, program};
+
+use super::{CaptureError, exclusive, logs, maps::Maps, probe::Machine};
+
+/// The compiled programs, where this build has them (see `build.rs`).
+const OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
+
+/// Links that keep the programs attached.
+pub(crate) struct Links {
+    connect: Vec<CgroupSockAddrLink>,
+    _established: Vec<SockOpsLink>,
+    _names: Vec<CgroupSockAddrLink>,
+}
+
+impl Links {
+    /// Takes the programs off `connect()`: from now on every connect goes direct, or to another agent. What is redirected
+    /// already still arrives with its original destination.
+    pub(crate) fn detach_connect(&mut self) {
+        self.connect.clear();
+    }
+
+    pub(crate) fn is_detached(&self) -> bool {
+        self.connect.is_empty()
+    }
+}
+
+/// The programs, loaded but not attached.
+pub(crate) struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    /// Loads the programs that are embedded in this build. Takes about 40 ms.
+    pub(crate) fn load(agent_cgroup_id: u64) -> Result<(Self, Maps), CaptureError> {
+        let object = OBJECT.ok_or(CaptureError::NoPrograms)?;
+        let level = logs::level();
+        let mut ebpf = EbpfLoader::new()
+            .override_global(global::AGENT_CGROUP, &agent_cgroup_id, true)
+            .override_global(aya_log::LEVEL, &level, true)
+            .load(object)
+            .map_err(|error| load_error("the maps", &error))?;
+
+        // The maps stay in `ebpf` until the programs are loaded: they are loaded with the maps' descriptors.
+        for name in [program::CONNECT4, program::CONNECT6] {
+            let program = sock_addr(&mut ebpf, name)?;
+            program.load().map_err(|error| load_error(name, &error.into()))?;
+        }
+        sock_ops(&mut ebpf)?.load().map_err(|error| load_error(program::ESTABLISHED, &error.into()))?;
+        for name in NAMES {
+            if let Err(error) = sock_addr(&mut ebpf, name)?.load() {
+                // Cosmetic, and newer than the rest.
+                tracing::info!(
+                    program = name,
+                    error = brief(&error),
+                    "applications will see the redirected address"
+                );
+            }
+        }
+        logs::forward(&mut ebpf);
+        let maps = Maps::take(&mut ebpf).map_err(|error| load_error("the maps", &error.into()))?;
+        Ok((Self { ebpf }, maps))
+    }
+
+    /// Attaches the programs to the pods' group, and the one that follows handshakes also where the agent's own
+    /// sockets are.
+    pub(crate) fn attach(mut self, machine: &Machine) -> Result<Links, CaptureError> {
+        let pods = open(&machine.pods)?;
+
+        // An agent above the pods covers them: the program would run twice.
+        let mut groups = Vec::new();
+        match machine.agent_outside_of_pods() {
+            None => groups.push(machine.pods.as_path()),
+            Some(agent) if machine.pods.starts_with(agent) => groups.push(agent),
+            Some(agent) => groups.extend([machine.pods.as_path(), agent]),
+        }
+        let mut established = Vec::new();
+        for group in groups {
+            let program = sock_ops(&mut self.ebpf)?;
+            let file = open(group)?;
+            // With links `Single` means no flags, and the kernel adds "multi" by itself.
+            let link = program
+                .attach(&file, CgroupAttachMode::Single)
+                .and_then(|id| program.take_link(id))
+                .map_err(|error| attach_error(program::ESTABLISHED, group, &error))?;
+            established.push(link);
+        }
+
+        // Before connect, so that no connection is ever seen without its name.
+        let mut names = Vec::new();
+        for name in NAMES {
+            let program = sock_addr(&mut self.ebpf, name)?;
+            if program.fd().is_ok() {
+                match attach(program, &pods) {
+                    Ok(link) => names.push(link),
+                    Err(error) => tracing::info!(
+                        program = name,
+                        error = brief(&error),
+                        "applications will see the redirected address"
+                    ),
+                }
+            }
+        }
+        let mut connect = Vec::new();
+        for name in [program::CONNECT4, program::CONNECT6] {
+            let program = sock_addr(&mut self.ebpf, name)?;
+            connect.push(attach(program, &pods).map_err(|error| attach_error(name, &machine.pods, &error))?);
+        }
+        Ok(Links { connect, _established: established, _names: names })
+    }
+}
+
+const NAMES: [&str; 4] =
+    [program::GETPEERNAME4, program::GETPEERNAME6, program::GETSOCKNAME4, program::GETSOCKNAME6];
+
+fn attach(program: &mut CgroupSockAddr, group: &File) -> Result<CgroupSockAddrLink, ProgramError> {
+    let id = program.attach(group, CgroupAttachMode::Single)?;
+    program.take_link(id)
+}
+
+fn sock_addr<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSockAddr, CaptureError> {
+    let program = ebpf.program_mut(name).ok_or(CaptureError::ForeignObject { name })?;
+    program.try_into().map_err(|_| CaptureError::ForeignObject { name })
+}
+
+fn sock_ops(ebpf: &mut Ebpf) -> Result<&mut SockOps, CaptureError> {
+    let name = program::ESTABLISHED;
+    let program = ebpf.program_mut(name).ok_or(CaptureError::ForeignObject { name })?;
+    program.try_into().map_err(|_| CaptureError::ForeignObject { name })
+}
+
+fn open(group: &Path) -> Result<File, CaptureError> {
+    File::open(group).map_err(|source| CaptureError::PodsCgroup { path: group.to_owned(), source })
+}
+
+fn load_error(what: &'static str, error: &EbpfError) -> CaptureError {
+    if let EbpfError::ProgramError(error) = error {
+        tracing::debug!(program = what, %error, "the kernel refused a program");
+        return CaptureError::Load { what, reason: brief(error) };
+    }
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        reason = format!("{reason}: {cause}");
+        source = cause.source();
+    }
+    CaptureError::Load { what, reason }
+}
+
+/// In one line: the verifier's log has thousands, and its last but one says what is wrong.
+fn brief(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let mut lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
+            let verdict =
+                lines.rfind(|line| !line.starts_with("processed ") && !line.starts_with("verification time"));
+            format!("{io_error} ({})", verdict.unwrap_or("the verifier says nothing"))
+        }
+        ProgramError::SyscallError(error) => format!("{}: {}", error.call, error.io_error),
+        other => other.to_string(),
+    }
+}
+
+fn attach_error(program: &'static str, group: &Path, error: &ProgramError) -> CaptureError {
+    if let ProgramError::SyscallError(syscall) = error
+        && syscall.io_error.kind() == io::ErrorKind::PermissionDenied
+        && let Some(blocker) = exclusive::find(program, group)
+    {
+        return CaptureError::Exclusive { program, group: group.to_owned(), blocker };
+    }
+    CaptureError::Attach { program, group: group.to_owned(), reason: brief(error) }
+}

@@ -1,0 +1,70 @@
+//! Keeps the kernel's set of governed destinations equal to the snapshot's.
+
+use std::{collections::HashSet, net::SocketAddr};
+
+use super::maps;
+use crate::cluster::model::Snapshot;
+
+/// The governed destinations that the kernel knows.
+pub(crate) struct Services {
+    map: maps::Services,
+    known: HashSet<SocketAddr>,
+}
+
+impl Services {
+    pub(crate) fn new(map: maps::Services) -> Self {
+        Self { map, known: HashSet::new() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    pub(crate) fn contains(&self, address: SocketAddr) -> bool {
+        self.known.contains(&address)
+    }
+
+    /// Adds what is new and removes what is gone; what stays is not touched. What fails is tried again with the next
+    /// snapshot.
+    pub(crate) fn sync(&mut self, snapshot: &Snapshot) {
+        let (added, removed) = difference(&self.known, snapshot);
+        let mut failures = 0;
+        let mut last_error = None;
+        for address in added {
+            match self.map.add(address) {
+                Ok(()) => {
+                    self.known.insert(address);
+                }
+                Err(error) => {
+                    failures += 1;
+                    last_error = Some((address, error));
+                }
+            }
+        }
+        for address in removed {
+            match self.map.remove(address) {
+                Ok(()) => {
+                    self.known.remove(&address);
+                }
+                Err(error) => {
+                    failures += 1;
+                    last_error = Some((address, error));
+                }
+            }
+        }
+        if let Some((address, error)) = last_error {
+            tracing::error!(
+                failures, %address, %error,
+                "the kernel's list of governed destinations is not up to date (it holds {} at most)",
+                sluice_ebpf::MAX_SERVICES
+            );
+        }
+    }
+}
+
+fn difference(known: &HashSet<SocketAddr>, snapshot: &Snapshot) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+    let added = snapshot.destinations.keys().filter(|address| !known.contains(address)).copied().collect();
+    let removed =
+        known.iter().filter(|address| !snapshot.destinations.contains_key(address)).copied().collect();
+    (added, removed)
+}
