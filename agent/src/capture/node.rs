@@ -73,7 +73,7 @@ impl World for Node {
         let network =
             Arc::new(PodNetwork { netns, home: self.home.clone(), accepted: self.accepted.clone() });
         let pod = Arc::new(Pod { workload: ArcSwap::new(workload.clone()), network: network.clone() });
-        let open = self.proxy.open(pod.clone(), opened.listeners);
+        let open = self.proxy.open(&pod, opened.listeners);
         // Last, when there is somebody to accept. If it fails `open` is dropped, which closes the listeners.
         self.pods.set(cookie, entry).map_err(|source| EnrolError::Register(source.to_string()))?;
         self.owners.insert(cookie, workload.uid.clone());
