@@ -1,3 +1,226 @@
 //! What the cluster looks like: sources of Kubernetes objects, one model, immutable snapshots.
+//!
+//! A source ([`manifests`], later the API server's watch) yields [`object`]s, already [`strip`]ped and checked; the
+//! [`builder`] makes them into the [`model`]; [`Cluster`] hands out the newest snapshot. Consumers look up in it what
+//! stands behind the address that a connection was meant for, and who calls.
 
+pub mod builder;
+pub mod manifests;
 pub mod model;
+pub mod object;
+pub mod problem;
+mod protocol;
+pub mod source;
+pub mod strip;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
+
+use self::{
+    builder::{Builder, Counts, Options},
+    model::{Current, Snapshot},
+    problem::Problem,
+    source::{Batch, Feed, Health},
+};
+
+/// Snapshots come no faster than this: what changes together (a rollout) is published together.
+const PAUSE: Duration = Duration::from_millis(25);
+/// And no more than one part in so many of the time goes into making them.
+const SHARE: u32 = 10;
+/// How often is let go of what was kept for a while only.
+const FORGET: Duration = Duration::from_secs(15);
+
+/// The cluster as this agent knows it. Dropping it ends the source.
+pub struct Cluster {
+    current: Current,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    report: watch::Receiver<Report>,
+    health: watch::Receiver<Health>,
+    task: JoinHandle<()>,
+}
+
+/// How things stand, for `/metrics`, `/readyz` and whoever asks.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Of the newest snapshot; 0 while there is none.
+    pub generation: u64,
+    /// When the source last knew that its picture is the cluster's.
+    pub heard: Instant,
+    pub counts: Counts,
+    /// What is wrong at the moment, in a stable order.
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Clone, Default)]
+struct Report {
+    generation: u64,
+    counts: Counts,
+    problems: Arc<[Problem]>,
+}
+
+impl Cluster {
+    /// Starts to follow a source. Must be called within a Tokio runtime.
+    pub fn start(feed: Feed, options: Options) -> Self {
+        let empty = Arc::new(Snapshot::default());
+        let current: Current = Arc::new(ArcSwap::new(empty.clone()));
+        let (snapshots, snapshots_receiver) = watch::channel(empty);
+        let (report, report_receiver) = watch::channel(Report::default());
+        let health = feed.health.clone();
+        let follower = Follower {
+            feed,
+            builder: Builder::new(options),
+            current: current.clone(),
+            snapshots,
+            report,
+            retired: Vec::new(),
+        };
+        let task = tokio::spawn(follower.run());
+        Self { current, snapshots: snapshots_receiver, report: report_receiver, health, task }
+    }
+
+    /// The newest snapshot, for the data path: `arc_swap::Cache` reads it without contention.
+    pub fn current(&self) -> Current {
+        self.current.clone()
+    }
+
+    /// The newest snapshot, for those who wait for the next one.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.clone()
+    }
+
+    /// Waits until there is a snapshot: the source has told of everything once. `None` if the source has ended.
+    pub async fn synced(&self) -> Option<Arc<Snapshot>> {
+        let mut snapshots = self.snapshots.clone();
+        let snapshot = snapshots.wait_for(|snapshot| snapshot.generation > 0).await;
+        snapshot.ok().map(|snapshot| snapshot.clone())
+    }
+
+    pub fn status(&self) -> Status {
+        let Report { generation, counts, problems } = self.report.borrow().clone();
+        Status { generation, heard: self.health.borrow().heard, counts, problems: problems.to_vec() }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Follows the source, and publishes.
+struct Follower {
+    feed: Feed,
+    builder: Builder,
+    current: Current,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    report: watch::Sender<Report>,
+    /// Snapshots that were replaced. Taking one of a large cluster apart takes milliseconds, which the last to hold
+    /// it must not be a worker with requests to serve: so the last to hold it is here.
+    retired: Vec<Arc<Snapshot>>,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let mut forget = tokio::time::interval(FORGET);
+        forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut not_before = Instant::now();
+        let mut due: Option<Instant> = None;
+        let mut ended = false;
+        loop {
+            tokio::select! {
+                batch = self.feed.changes.recv(), if !ended => {
+                    if let Some(batch) = batch {
+                        self.apply(batch);
+                    } else {
+                        tracing::error!("the source of the cluster's objects has ended; the last state stays in force");
+                        ended = true;
+                    }
+                    due.get_or_insert_with(|| not_before.max(Instant::now()));
+                }
+                Ok(()) = self.feed.health.changed() => {
+                    due.get_or_insert_with(|| not_before.max(Instant::now()));
+                }
+                () = sleep_until(due) => {
+                    // All that has come in the meantime is of this round.
+                    while let Ok(batch) = self.feed.changes.try_recv() {
+                        self.apply(batch);
+                    }
+                    due = None;
+                    let began = Instant::now();
+                    self.publish(began);
+                    let now = Instant::now();
+                    not_before = now + PAUSE.max((now - began) * SHARE);
+                }
+                _ = forget.tick() => {
+                    self.builder.forget(Instant::now());
+                    self.take_apart();
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, batch: Batch) {
+        for change in batch {
+            self.builder.apply(change);
+        }
+    }
+
+    fn publish(&mut self, now: Instant) {
+        if let Some(snapshot) = self.builder.build(now) {
+            let snapshot = Arc::new(snapshot);
+            tracing::debug!(
+                generation = snapshot.generation,
+                destinations = snapshot.destinations.len(),
+                pods = snapshot.pods.len(),
+                "the cluster has changed"
+            );
+            self.retired.push(self.current.swap(snapshot.clone()));
+            self.snapshots.send_replace(snapshot);
+        }
+        self.take_apart();
+        let mut problems = self.feed.health.borrow_and_update().problems.clone();
+        if self.builder.is_synced() {
+            problems.extend(self.builder.problems());
+        }
+        problems.sort();
+        let before = self.report.borrow().problems.clone();
+        tell_differences(&before, &problems);
+        self.report.send_replace(Report {
+            generation: self.current.load().generation,
+            counts: self.builder.counts(),
+            problems: problems.into(),
+        });
+    }
+
+    /// Drops the snapshots that nobody else holds any more.
+    fn take_apart(&mut self) {
+        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+}
+
+/// Says once that something is wrong, and once that it no longer is.
+fn tell_differences(before: &[Problem], now: &[Problem]) {
+    let all = |problems: &[Problem]| problems.iter().map(Problem::identity).collect::<BTreeSet<_>>();
+    let (known, present) = (all(before), all(now));
+    for problem in now.iter().filter(|problem| !known.contains(&problem.identity())) {
+        tracing::warn!("{problem}");
+    }
+    for problem in before.iter().filter(|problem| !present.contains(&problem.identity())) {
+        tracing::info!("no longer: {problem}");
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

@@ -31,6 +31,13 @@ pub struct Snapshot {
     pub pods_by_ip: AHashMap<IpAddr, Arc<Workload>>,
 }
 
+impl Snapshot {
+    /// What is governed at this address, which may be IPv4-mapped (`::ffff:10.96.7.3`).
+    pub fn destination(&self, address: SocketAddr) -> Option<&Destination> {
+        self.destinations.get(&SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+}
+
 /// What stands behind a governed address.
 #[derive(Clone, Debug)]
 pub struct Destination {
@@ -49,11 +56,12 @@ pub struct Service {
     pub port_name: Option<Arc<str>>,
     /// What the port is declared to speak; `Detect` where nothing is declared.
     pub protocol: Protocol,
-    /// All endpoints, also those that are not usable.
+    /// All endpoints, also those that are not usable, by address. Of the family of the address that was dialled: a
+    /// dual-stack Service is one of these a family.
     pub endpoints: Vec<Arc<Endpoint>>,
-    /// Endpoints with no tag.
+    /// Endpoints with no tag; where topology hints say so, only those meant for this agent's zone or node.
     pub baseline: Vec<Arc<Endpoint>>,
-    /// Endpoints by tag.
+    /// Endpoints by tag; topology hints are applied to each by itself.
     pub lanes: BTreeMap<Tag, Vec<Arc<Endpoint>>>,
     /// `sessionAffinity: ClientIP`.
     pub session_affinity: bool,

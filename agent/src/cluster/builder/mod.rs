@@ -1,0 +1,364 @@
+//! From objects to the model.
+//!
+//! The builder keeps the objects and what it has made of each Service. A change makes it build anew the Services
+//! that the change touches, no others; what comes out the same is the same `Arc` as before. The order in which
+//! objects arrive makes no difference to what they add up to.
+
+mod claims;
+mod service;
+mod store;
+#[cfg(test)]
+mod tests;
+mod topology;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hash,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use ahash::{AHashMap, AHashSet};
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+pub use self::topology::Options;
+use self::{
+    claims::Claims,
+    service::{Built, Owner},
+    store::{Store, has_address},
+};
+use super::{
+    model::{Destination, Snapshot, Workload},
+    object::{Key, Kind, Name, Object, Pod},
+    problem::Problem,
+    source::{Change, Sighting},
+};
+
+pub struct Builder {
+    options: Options,
+    store: Store,
+    /// What was left out of the objects.
+    problems: BTreeMap<Key, Vec<Problem>>,
+    /// Services to be built anew.
+    dirty: AHashSet<Name>,
+    built: AHashMap<Name, Built>,
+    /// Services by the pods and the addresses that they were built from.
+    by_pod: AHashMap<Name, SmallVec<[Name; 1]>>,
+    by_address: AHashMap<IpAddr, SmallVec<[Name; 1]>>,
+    destinations: Claims<SocketAddr, Owner, Destination>,
+    workloads: AHashMap<Name, Arc<Workload>>,
+    by_uid: Claims<Arc<str>, Name, Arc<Workload>>,
+    by_ip: Claims<IpAddr, (bool, Name), Arc<Workload>>,
+    /// Kinds on which the source has not said its first word.
+    awaited: BTreeSet<Kind>,
+    generation: u64,
+    changed: bool,
+}
+
+/// How much there is of everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Namespaces that are opted in.
+    pub namespaces: usize,
+    /// Service ports that are governed (those of a dual-stack Service once a family).
+    pub services: usize,
+    /// Their endpoints.
+    pub endpoints: usize,
+    /// Governed addresses.
+    pub destinations: usize,
+    /// Pods in the model.
+    pub pods: usize,
+}
+
+impl Builder {
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            store: Store::default(),
+            problems: BTreeMap::new(),
+            dirty: AHashSet::new(),
+            built: AHashMap::new(),
+            by_pod: AHashMap::new(),
+            by_address: AHashMap::new(),
+            destinations: Claims::default(),
+            workloads: AHashMap::new(),
+            by_uid: Claims::default(),
+            by_ip: Claims::default(),
+            awaited: Kind::ALL.into(),
+            generation: 0,
+            changed: false,
+        }
+    }
+
+    /// Takes a change in. Nothing is built before [`Builder::build`].
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Applied(sighting) => self.set(sighting),
+            Change::Deleted(key) => self.unset(&key),
+            Change::Restarted(kind, sightings) => {
+                // Those that stay are never gone in between.
+                let stay: AHashSet<_> = sightings.iter().map(|sighting| sighting.object.key().name).collect();
+                for name in self.names(kind).into_iter().filter(|name| !stay.contains(name)) {
+                    self.unset(&Key { kind, name });
+                }
+                for sighting in sightings {
+                    self.set(sighting);
+                }
+                self.awaited.remove(&kind);
+            }
+        }
+    }
+
+    /// Whether the source has spoken of all kinds.
+    pub fn is_synced(&self) -> bool {
+        self.awaited.is_empty()
+    }
+
+    /// The next snapshot; `None` if it would be no different, or the source is still at its first words.
+    pub fn build(&mut self, now: Instant) -> Option<Snapshot> {
+        if !self.is_synced() {
+            return None;
+        }
+        for name in std::mem::take(&mut self.dirty) {
+            self.build_service(name, now);
+        }
+        if !self.changed && self.generation > 0 {
+            return None;
+        }
+        self.changed = false;
+        self.generation += 1;
+        Some(Snapshot {
+            generation: self.generation,
+            destinations: self.destinations.winners(),
+            pods: self.by_uid.winners(),
+            pods_by_ip: self.by_ip.winners(),
+        })
+    }
+
+    /// Lets go of what was kept for a while.
+    pub fn forget(&mut self, now: Instant) {
+        for built in self.built.values_mut() {
+            built.forget(now);
+        }
+    }
+
+    /// Everything that is wrong at the moment with what has been built.
+    pub fn problems(&self) -> Vec<Problem> {
+        let stripped = self.problems.values().flatten().cloned();
+        let built = self.built.values().flat_map(|built| &built.problems).cloned();
+        let addresses = self.destinations.contested().filter_map(|(address, winner, loser)| {
+            let ((_, first, _), (headless, name, _)) = (&winner.0, &loser.0);
+            // Pods may be in several headless Services; only a ClusterIP belongs to one.
+            (!headless).then(|| {
+                let key = Key { kind: Kind::Service, name: name.clone() };
+                Problem::of(key, format!("{address} is Service {first}'s already; it is left out here"))
+                    .at("spec.clusterIP")
+            })
+        });
+        let uids = self.by_uid.contested().map(|(uid, winner, loser)| {
+            let key = Key { kind: Kind::Pod, name: loser.0.clone() };
+            Problem::of(
+                key,
+                format!("{uid:?} is Pod {}'s already; this pod's calls are not captured", winner.0),
+            )
+            .at("metadata.uid")
+        });
+        let mut problems: Vec<_> = stripped.chain(built).chain(addresses).chain(uids).collect();
+        problems.sort();
+        problems
+    }
+
+    pub fn counts(&self) -> Counts {
+        let services = || self.built.values().flat_map(Built::services);
+        Counts {
+            namespaces: self
+                .store
+                .namespaces
+                .values()
+                .filter(|namespace| namespace.capture == Some(true))
+                .count(),
+            services: services().count(),
+            endpoints: services().map(|service| service.endpoints.len()).sum(),
+            destinations: self.destinations.len(),
+            pods: self.by_uid.len(),
+        }
+    }
+
+    fn set(&mut self, Sighting { object, problems }: Sighting) {
+        let key = object.key();
+        match object {
+            Object::Namespace(namespace) => {
+                let name = namespace.name.clone();
+                let before = self.store.namespaces.insert(name.clone(), namespace);
+                let now = self.store.is_opted_in(&name);
+                if before.is_some_and(|before| before.capture == Some(true)) != now {
+                    self.namespace_changed(&name);
+                }
+            }
+            Object::Service(service) => {
+                if self.store.services.get(&key.name) != Some(&service) {
+                    self.store.services.insert(key.name.clone(), service);
+                    self.dirty.insert(key.name.clone());
+                }
+            }
+            Object::EndpointSlice(slice) => {
+                let services = self.store.set_slice(&key.name, Some(slice));
+                self.dirty.extend(services);
+            }
+            Object::Pod(pod) => self.set_pod(&key.name, Some(pod)),
+        }
+        if problems.is_empty() {
+            self.problems.remove(&key);
+        } else {
+            self.problems.insert(key, problems);
+        }
+    }
+
+    fn unset(&mut self, key: &Key) {
+        self.problems.remove(key);
+        match key.kind {
+            Kind::Namespace => {
+                let before = self.store.namespaces.remove(&key.name.name);
+                if before.is_some_and(|before| before.capture == Some(true)) {
+                    self.namespace_changed(&key.name.name);
+                }
+            }
+            Kind::Service => {
+                if self.store.services.remove(&key.name).is_some() {
+                    self.dirty.insert(key.name.clone());
+                }
+            }
+            Kind::EndpointSlice => {
+                let services = self.store.set_slice(&key.name, None);
+                self.dirty.extend(services);
+            }
+            Kind::Pod => self.set_pod(&key.name, None),
+        }
+    }
+
+    fn names(&self, kind: Kind) -> Vec<Name> {
+        match kind {
+            Kind::Namespace => {
+                let names = self.store.namespaces.keys();
+                names.map(|name| Name { namespace: "".into(), name: name.clone() }).collect()
+            }
+            Kind::Service => self.store.services.keys().cloned().collect(),
+            Kind::EndpointSlice => self.store.slices.keys().cloned().collect(),
+            Kind::Pod => self.store.pods.keys().cloned().collect(),
+        }
+    }
+
+    /// It was opted in or out, which concerns all that is in it.
+    fn namespace_changed(&mut self, namespace: &Arc<str>) {
+        let services = self.store.services.keys().filter(|name| name.namespace == *namespace);
+        self.dirty.extend(services.cloned());
+        let pods = self.store.pods.keys().filter(|name| name.namespace == *namespace);
+        for name in pods.cloned().collect::<Vec<_>>() {
+            self.build_workload(&name);
+        }
+    }
+
+    fn set_pod(&mut self, name: &Name, pod: Option<Pod>) {
+        if self.store.pods.get(name) == pod.as_ref() {
+            return;
+        }
+        let before = self.store.set_pod(name, pod);
+        let after = self.store.pods.get(name);
+        self.dirty.extend(self.by_pod.get(name).into_iter().flatten().cloned());
+        for ip in before.iter().chain(after).flat_map(|pod| &pod.ips) {
+            self.dirty.extend(self.by_address.get(ip).into_iter().flatten().cloned());
+        }
+        self.build_workload(name);
+    }
+
+    fn build_workload(&mut self, name: &Name) {
+        let pod = self.store.pods.get(name);
+        let opted_in = self.store.is_opted_in(&name.namespace);
+        let new = pod.filter(|pod| opted_in || pod.capture.is_some()).and_then(|pod| {
+            let here = self.options.node.is_some() && pod.node == self.options.node;
+            Some(Workload {
+                uid: pod.cgroup_uid.clone()?,
+                namespace: name.namespace.clone(),
+                name: name.name.clone(),
+                tag: pod.tag.clone(),
+                ips: pod.ips.clone(),
+                node: pod.node.clone(),
+                zone: pod.zone.clone().or_else(|| self.options.zone.clone().filter(|_| here)),
+                host_network: pod.host_network,
+                capture: pod.capture.unwrap_or(opted_in) && !pod.host_network,
+                terminating: pod.terminating,
+                finished: pod.finished,
+            })
+        });
+        let addressed = pod.is_some_and(has_address);
+        let before = self.workloads.get(name);
+        if before.map(|before| &**before) == new.as_ref() {
+            return;
+        }
+        self.changed = true;
+        if let Some(before) = self.workloads.remove(name) {
+            self.by_uid.remove(&before.uid, name);
+            for ip in &before.ips {
+                self.by_ip.remove(ip, &(before.terminating, name.clone()));
+            }
+        }
+        if let Some(new) = new.map(Arc::new) {
+            self.by_uid.insert(new.uid.clone(), name.clone(), new.clone());
+            for ip in new.ips.iter().filter(|_| addressed) {
+                self.by_ip.insert(*ip, (new.terminating, name.clone()), new.clone());
+            }
+            self.workloads.insert(name.clone(), new);
+        }
+    }
+
+    fn build_service(&mut self, name: Name, now: Instant) {
+        let before = self.built.remove(&name).unwrap_or_default();
+        for pod in &before.used_pods {
+            unlink(&mut self.by_pod, pod, &name);
+        }
+        for address in &before.used_addresses {
+            unlink(&mut self.by_address, address, &name);
+        }
+        let claims = before.claims.clone();
+        let opted_in = self.store.is_opted_in(&name.namespace);
+        let Some(service) = self.store.services.get(&name).filter(|_| opted_in) else {
+            self.reclaim(&claims, &[]);
+            return;
+        };
+        let built = Built::build(service, &self.store, &self.options, before, now);
+        for pod in &built.used_pods {
+            self.by_pod.entry(pod.clone()).or_default().push(name.clone());
+        }
+        for address in &built.used_addresses {
+            self.by_address.entry(*address).or_default().push(name.clone());
+        }
+        if !built.claims_same(&claims) {
+            self.reclaim(&claims, &built.claims);
+        }
+        self.built.insert(name, built);
+    }
+
+    fn reclaim(
+        &mut self,
+        before: &[(SocketAddr, Owner, Destination)],
+        after: &[(SocketAddr, Owner, Destination)],
+    ) {
+        self.changed |= !(before.is_empty() && after.is_empty());
+        for (address, owner, _) in before {
+            self.destinations.remove(address, owner);
+        }
+        for (address, owner, destination) in after {
+            self.destinations.insert(*address, owner.clone(), destination.clone());
+        }
+    }
+}
+
+fn unlink<K: Hash + Eq>(index: &mut AHashMap<K, SmallVec<[Name; 1]>>, key: &K, name: &Name) {
+    if let Some(names) = index.get_mut(key) {
+        names.retain(|other| other != name);
+        if names.is_empty() {
+            index.remove(key);
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! From one Service, its slices and its pods to what the model has of it.
+
+use std::{
+    collections::{BTreeMap, btree_map},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use ahash::{AHashMap, AHashSet};
+use tokio::time::Instant;
+
+use super::{
+    store::Store,
+    topology::{self, Candidate, Options},
+};
+use crate::{
+    cluster::{
+        model::{self, Destination},
+        object::{EndpointSlice, Frontend, Key, Kind, Name, Pod, Service, ServicePort, SliceEndpoint},
+        problem::Problem,
+    },
+    govern::endpoint::{Endpoint, Load},
+};
+
+/// How long the load of an endpoint outlives it. An endpoint that moves from one slice to another is in neither for
+/// a moment; that must not make it look new. A pod that comes back at the same address is another endpoint.
+const LOAD_OUTLIVES: Duration = Duration::from_secs(60);
+
+/// Who claims an address: ClusterIPs before endpoints of headless services, then by name, then by port.
+pub(super) type Owner = (bool, Name, usize);
+
+/// What was built of a Service.
+#[derive(Default)]
+pub(super) struct Built {
+    pub(super) claims: Vec<(SocketAddr, Owner, Destination)>,
+    /// What the outcome depends on, besides the Service and its slices.
+    pub(super) used_pods: AHashSet<Name>,
+    pub(super) used_addresses: AHashSet<IpAddr>,
+    pub(super) problems: Vec<Problem>,
+    /// By port and family.
+    parts: AHashMap<(u16, bool), Part>,
+}
+
+/// A port of a Service in one family.
+struct Part {
+    service: Arc<model::Service>,
+    loads: AHashMap<LoadKey, Kept>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct LoadKey {
+    address: SocketAddr,
+    pod: Option<Arc<str>>,
+}
+
+struct Kept {
+    load: Arc<Load>,
+    gone_since: Option<Instant>,
+}
+
+/// An endpoint as its slices and its pod describe it together.
+#[derive(Clone, Copy)]
+struct Described<'a> {
+    slice: &'a SliceEndpoint,
+    pod: Option<&'a Pod>,
+    ready: bool,
+    serving: bool,
+    terminating: bool,
+    /// The slice names a pod that is not there (yet, or any more).
+    unknown: bool,
+}
+
+impl Built {
+    /// Builds anew. What is as before is shared with `before`.
+    pub(super) fn build(
+        service: &Service,
+        store: &Store,
+        options: &Options,
+        mut before: Self,
+        now: Instant,
+    ) -> Self {
+        let mut built = Self::default();
+        let slices: Vec<(&EndpointSlice, Vec<Described<'_>>)> = store
+            .slices_of(&service.name)
+            .map(|slice| (slice, slice.endpoints.iter().map(|e| built.describe(service, store, e)).collect()))
+            .collect();
+        let families: &[bool] = match &service.frontend {
+            Frontend::None => &[],
+            Frontend::Headless => &[false, true],
+            Frontend::ClusterIps(ips) => {
+                match (ips.iter().any(IpAddr::is_ipv4), ips.iter().any(IpAddr::is_ipv6)) {
+                    (true, true) => &[false, true],
+                    (false, true) => &[true],
+                    (true, false) => &[false],
+                    (false, false) => &[],
+                }
+            }
+        };
+        for (index, port) in service.ports.iter().enumerate() {
+            built.check_port_name(service, port, &slices);
+            for &ipv6 in families {
+                let described = merge(port, ipv6, &slices);
+                built.check_unknown(service, &described);
+                let part = before.parts.remove(&(port.port, ipv6));
+                let part = Part::build(service, port, described, options, part, now);
+                built.claim(service, index, ipv6, &part.service);
+                built.parts.insert((port.port, ipv6), part);
+            }
+        }
+        built
+    }
+
+    /// Whether callers would see no difference.
+    pub(super) fn claims_same(&self, before: &[(SocketAddr, Owner, Destination)]) -> bool {
+        let pinned = |destination: &Destination| destination.pinned.as_ref().map(Arc::as_ptr);
+        self.claims.len() == before.len()
+            && self.claims.iter().zip(before).all(|((address, owner, one), (address2, owner2, two))| {
+                (address, owner) == (address2, owner2)
+                    && Arc::ptr_eq(&one.service, &two.service)
+                    && pinned(one) == pinned(two)
+            })
+    }
+
+    pub(super) fn services(&self) -> impl Iterator<Item = &Arc<model::Service>> {
+        self.parts.values().map(|part| &part.service)
+    }
+
+    /// Lets go of the load of endpoints that are long gone.
+    pub(super) fn forget(&mut self, now: Instant) {
+        for part in self.parts.values_mut() {
+            part.forget(now);
+        }
+    }
+
+    fn describe<'a>(
+        &mut self,
+        service: &Service,
+        store: &'a Store,
+        endpoint: &'a SliceEndpoint,
+    ) -> Described<'a> {
+        let (pod, unknown) = if let Some(reference) = &endpoint.pod {
+            self.used_pods.insert(reference.name.clone());
+            let pod = store.pod(reference);
+            (pod, pod.is_none())
+        } else {
+            self.used_addresses.insert(endpoint.ip);
+            (store.pod_at(endpoint.ip), false)
+        };
+        Described {
+            slice: endpoint,
+            pod,
+            ready: endpoint.ready || service.publish_not_ready_addresses,
+            serving: endpoint.serving,
+            terminating: endpoint.terminating || pod.is_some_and(|pod| pod.terminating),
+            unknown,
+        }
+    }
+
+    fn claim(&mut self, service: &Service, index: usize, ipv6: bool, part: &Arc<model::Service>) {
+        let headless = service.frontend == Frontend::Headless;
+        let owner = (headless, service.name.clone(), index);
+        match &service.frontend {
+            Frontend::None => {}
+            Frontend::ClusterIps(ips) => {
+                for ip in ips.iter().filter(|ip| ip.is_ipv6() == ipv6) {
+                    let destination = Destination { service: part.clone(), pinned: None };
+                    self.claims.push((SocketAddr::new(*ip, part.port), owner.clone(), destination));
+                }
+            }
+            Frontend::Headless => {
+                for endpoint in &part.endpoints {
+                    let pinned = Some(endpoint.clone());
+                    let destination = Destination { service: part.clone(), pinned };
+                    self.claims.push((endpoint.address, owner.clone(), destination));
+                }
+            }
+        }
+    }
+
+    /// Slices with endpoints but none with this port: nearly always a name written differently.
+    fn check_port_name(
+        &mut self,
+        service: &Service,
+        port: &ServicePort,
+        slices: &[(&EndpointSlice, Vec<Described<'_>>)],
+    ) {
+        let used = || slices.iter().map(|(slice, _)| slice).filter(|slice| !slice.endpoints.is_empty());
+        let mut names = used().flat_map(|slice| &slice.ports).map(|port| &port.name).peekable();
+        if used().next().is_none() || names.any(|name| *name == port.name) {
+            return;
+        }
+        let show = |name: &Option<Arc<str>>| name.as_ref().map_or("no name".to_owned(), |n| format!("{n:?}"));
+        let mut found: Vec<_> = used().flat_map(|slice| &slice.ports).map(|port| show(&port.name)).collect();
+        found.sort();
+        found.dedup();
+        let found = if found.is_empty() { "no ports at all".to_owned() } else { found.join(", ") };
+        self.problem(
+            service,
+            format!(
+                "port {} ({}) has no endpoints: ports are matched by name, and the EndpointSlices have {found}",
+                port.port,
+                show(&port.name),
+            ),
+            "spec.ports",
+        );
+    }
+
+    fn check_unknown(&mut self, service: &Service, described: &BTreeMap<SocketAddr, Described<'_>>) {
+        let mut unknown = described.iter().filter(|(_, described)| described.unknown);
+        if let Some((address, first)) = unknown.next() {
+            let pod = first.slice.pod.as_ref().map(|pod| pod.name.to_string()).unwrap_or_default();
+            let more = match unknown.count() {
+                0 => String::new(),
+                more => format!(" ({more} more like this)"),
+            };
+            self.problem(
+                service,
+                format!(
+                    "endpoint {address} is Pod {pod}, which is not there{more}: its tag is not known, so it is used \
+                     only while no other endpoint can be"
+                ),
+                "",
+            );
+        }
+    }
+
+    fn problem(&mut self, service: &Service, message: String, field: &str) {
+        let problem = Problem::of(Key { kind: Kind::Service, name: service.name.clone() }, message);
+        self.problems.push(if field.is_empty() { problem } else { problem.at(field) });
+    }
+}
+
+/// All endpoints of a port, each address once.
+///
+/// While an endpoint moves between slices it is in both, perhaps not alike: what is true in one is true. Two pods at
+/// one address are an address that has found its next owner: the one in better standing counts.
+fn merge<'a>(
+    port: &ServicePort,
+    ipv6: bool,
+    slices: &[(&'a EndpointSlice, Vec<Described<'a>>)],
+) -> BTreeMap<SocketAddr, Described<'a>> {
+    let mut merged = BTreeMap::new();
+    for (slice, endpoints) in slices.iter().filter(|(slice, _)| slice.ipv6 == ipv6) {
+        for number in slice.ports.iter().filter(|slice| slice.name == port.name).map(|slice| slice.port) {
+            for new in endpoints {
+                match merged.entry(SocketAddr::new(new.slice.ip, number)) {
+                    btree_map::Entry::Vacant(entry) => {
+                        entry.insert(*new);
+                    }
+                    btree_map::Entry::Occupied(mut entry) => {
+                        let merged = entry.get().with(new);
+                        entry.insert(merged);
+                    }
+                }
+            }
+        }
+    }
+    // Without its pod an endpoint's tag is not known: taken for baseline, a pod of a lane whose slice has arrived
+    // before it would be sent everybody's requests. Where there is nothing else, better this one than none.
+    if merged.values().any(|described| !described.unknown && described.ready && !described.terminating) {
+        for described in merged.values_mut().filter(|described| described.unknown) {
+            described.ready = false;
+        }
+    }
+    merged
+}
+
+impl<'a> Described<'a> {
+    fn with(&self, other: &Self) -> Self {
+        let pod = |described: &Described<'a>| {
+            let named = described.slice.pod.as_ref().map(|pod| (&pod.name, pod.uid.as_ref()));
+            named.or_else(|| described.pod.map(|pod| (&pod.name, pod.uid.as_ref())))
+        };
+        let same = match (pod(self), pod(other)) {
+            (Some((name, uid)), Some((name2, uid2))) => {
+                name == name2 && uid.zip(uid2).is_none_or(|(uid, uid2)| uid == uid2)
+            }
+            _ => true,
+        };
+        let standing = |described: &Self| (!described.unknown, !described.terminating, described.ready);
+        let better = if same {
+            // The more is known of it.
+            if self.pod.is_some() || other.pod.is_none() { self } else { other }
+        } else if standing(other) > standing(self) {
+            other
+        } else {
+            self
+        };
+        if !same {
+            return *better;
+        }
+        Self {
+            ready: self.ready || other.ready,
+            serving: self.serving || other.serving,
+            terminating: self.terminating || other.terminating,
+            unknown: self.unknown && other.unknown,
+            ..*better
+        }
+    }
+}
+
+impl Part {
+    fn build(
+        service: &Service,
+        port: &ServicePort,
+        mut described: BTreeMap<SocketAddr, Described<'_>>,
+        options: &Options,
+        before: Option<Self>,
+        now: Instant,
+    ) -> Self {
+        let headless = service.frontend == Frontend::Headless;
+        if let Some(node) = options.node.as_ref().filter(|_| service.node_local && !headless) {
+            described.retain(|_, described| described.node() == Some(node));
+        }
+        let (before, mut loads) = before.map(|part| (part.service, part.loads)).unzip();
+        let loads = loads.get_or_insert_default();
+        for kept in loads.values_mut() {
+            kept.gone_since.get_or_insert(now);
+        }
+        let candidates: Vec<Candidate<'_>> = described
+            .into_iter()
+            .map(|(address, described)| {
+                let uid = described.slice.pod.as_ref().and_then(|pod| pod.uid.clone());
+                let uid = uid.or_else(|| described.pod.and_then(|pod| pod.uid.clone()));
+                let kept = loads
+                    .entry(LoadKey { address, pod: uid })
+                    .or_insert_with(|| Kept { load: Arc::default(), gone_since: None });
+                kept.gone_since = None;
+                let endpoint = described.endpoint(address, kept.load.clone());
+                Candidate {
+                    endpoint: reuse_endpoint(before.as_deref(), endpoint),
+                    for_zones: &described.slice.for_zones,
+                    for_nodes: &described.slice.for_nodes,
+                }
+            })
+            .collect();
+        let mut subsets: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for candidate in &candidates {
+            subsets.entry(candidate.endpoint.tag.clone()).or_default().push(candidate);
+        }
+        let near = |candidates: Vec<_>| topology::near(&candidates, options, service.prefer);
+        let baseline = subsets.remove(&None).map(near).unwrap_or_default();
+        let lanes = subsets.into_iter().filter_map(|(tag, subset)| Some((tag?, near(subset)))).collect();
+        let new = model::Service {
+            namespace: service.name.namespace.clone(),
+            name: service.name.name.clone(),
+            port: port.port,
+            port_name: port.name.clone(),
+            protocol: port.protocol,
+            endpoints: candidates.into_iter().map(|candidate| candidate.endpoint).collect(),
+            baseline,
+            lanes,
+            session_affinity: service.session_affinity,
+        };
+        let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
+        let mut part = Self { service, loads: std::mem::take(loads) };
+        part.forget(now);
+        part
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.loads.retain(|_, kept| kept.gone_since.is_none_or(|since| now < since + LOAD_OUTLIVES));
+    }
+}
+
+impl Described<'_> {
+    fn node(&self) -> Option<&Arc<str>> {
+        self.slice.node.as_ref().or_else(|| self.pod.and_then(|pod| pod.node.as_ref()))
+    }
+
+    fn endpoint(&self, address: SocketAddr, load: Arc<Load>) -> Endpoint {
+        let reference = self.slice.pod.as_ref().map(|pod| &pod.name);
+        Endpoint {
+            address,
+            tag: self.pod.and_then(|pod| pod.tag.clone()),
+            ready: self.ready,
+            serving: self.serving,
+            terminating: self.terminating,
+            zone: self.slice.zone.clone().or_else(|| self.pod.and_then(|pod| pod.zone.clone())),
+            node: self.node().cloned(),
+            pod: reference.or_else(|| self.pod.map(|pod| &pod.name)).map(|name| name.name.clone()),
+            load,
+        }
+    }
+}
+
+fn reuse_endpoint(before: Option<&model::Service>, new: Endpoint) -> Arc<Endpoint> {
+    let old = before.and_then(|before| {
+        let at = before.endpoints.binary_search_by_key(&new.address, |endpoint| endpoint.address).ok()?;
+        Some(&before.endpoints[at])
+    });
+    match old {
+        Some(old) if is_same_endpoint(old, &new) => old.clone(),
+        _ => Arc::new(new),
+    }
+}
+
+fn is_same_endpoint(old: &Endpoint, new: &Endpoint) -> bool {
+    // Taken apart, so that a new field cannot be forgotten here.
+    let Endpoint { address, tag, ready, serving, terminating, zone, node, pod, load } = new;
+    (&old.address, &old.tag, &old.zone, &old.node, &old.pod) == (address, tag, zone, node, pod)
+        && (old.ready, old.serving, old.terminating) == (*ready, *serving, *terminating)
+        && Arc::ptr_eq(&old.load, load)
+}
+
+fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
+    let model::Service {
+        namespace,
+        name,
+        port,
+        port_name,
+        protocol,
+        endpoints,
+        baseline,
+        lanes,
+        session_affinity,
+    } = new;
+    let same = |old: &[Arc<Endpoint>], new: &[Arc<Endpoint>]| {
+        old.len() == new.len() && old.iter().zip(new).all(|(old, new)| Arc::ptr_eq(old, new))
+    };
+    (&old.namespace, &old.name, &old.port_name) == (namespace, name, port_name)
+        && (old.port, old.protocol, old.session_affinity) == (*port, *protocol, *session_affinity)
+        && same(&old.endpoints, endpoints)
+        && same(&old.baseline, baseline)
+        && old.lanes.len() == lanes.len()
+        && old.lanes.iter().zip(lanes).all(|((tag, old), (tag2, new))| tag == tag2 && same(old, new))
+}

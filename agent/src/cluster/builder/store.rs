@@ -1,0 +1,104 @@
+//! The objects as they are, and the indices to find them by.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use ahash::AHashMap;
+use smallvec::SmallVec;
+
+use crate::cluster::object::{EndpointSlice, Name, Namespace, Pod, PodReference, Service};
+
+#[derive(Default)]
+pub(super) struct Store {
+    pub(super) namespaces: AHashMap<Arc<str>, Namespace>,
+    pub(super) services: AHashMap<Name, Service>,
+    pub(super) slices: AHashMap<Name, EndpointSlice>,
+    pub(super) pods: AHashMap<Name, Pod>,
+    /// Names of slices by their Service.
+    slices_of: AHashMap<Name, BTreeSet<Arc<str>>>,
+    /// Pods that have an address of their own.
+    pods_at: AHashMap<IpAddr, SmallVec<[Name; 1]>>,
+}
+
+impl Store {
+    pub(super) fn is_opted_in(&self, namespace: &str) -> bool {
+        self.namespaces.get(namespace).is_some_and(|namespace| namespace.capture == Some(true))
+    }
+
+    /// A Service's slices, by name.
+    pub(super) fn slices_of(&self, service: &Name) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices_of.get(service).into_iter().flatten().filter_map(|slice| {
+            self.slices.get(&Name { namespace: service.namespace.clone(), name: slice.clone() })
+        })
+    }
+
+    /// The pod that a slice means. Not one that has come after it under the same name.
+    pub(super) fn pod(&self, reference: &PodReference) -> Option<&Pod> {
+        let pod = self.pods.get(&reference.name)?;
+        let another = reference.uid.as_ref().zip(pod.uid.as_ref()).is_some_and(|(meant, uid)| meant != uid);
+        (!another).then_some(pod)
+    }
+
+    /// The pod that has this address. While one pod hands it over to the next, the one that stays.
+    pub(super) fn pod_at(&self, ip: IpAddr) -> Option<&Pod> {
+        let pods = self.pods_at.get(&ip)?.iter().filter_map(|name| self.pods.get(name));
+        pods.min_by_key(|pod| (pod.terminating, &pod.name))
+    }
+
+    /// Puts a slice in; gives the Services that it belonged and belongs to.
+    pub(super) fn set_slice(&mut self, name: &Name, slice: Option<EndpointSlice>) -> SmallVec<[Name; 2]> {
+        let mut services = SmallVec::new();
+        let service = |slice: &EndpointSlice| {
+            let service = slice.service.clone()?;
+            Some(Name { namespace: name.namespace.clone(), name: service })
+        };
+        let before = self.slices.get(name);
+        if before == slice.as_ref() {
+            return services;
+        }
+        if let Some(of) = before.and_then(service) {
+            if let Some(slices) = self.slices_of.get_mut(&of) {
+                slices.remove(&name.name);
+                if slices.is_empty() {
+                    self.slices_of.remove(&of);
+                }
+            }
+            services.push(of);
+        }
+        if let Some(of) = slice.as_ref().and_then(service) {
+            self.slices_of.entry(of.clone()).or_default().insert(name.name.clone());
+            services.push(of);
+        }
+        match slice {
+            Some(slice) => self.slices.insert(name.clone(), slice),
+            None => self.slices.remove(name),
+        };
+        services
+    }
+
+    /// Puts a pod in; gives the one that was there.
+    pub(super) fn set_pod(&mut self, name: &Name, pod: Option<Pod>) -> Option<Pod> {
+        let ips: Vec<_> =
+            pod.iter().filter(|pod| has_address(pod)).flat_map(|pod| &pod.ips).copied().collect();
+        let before = match pod {
+            Some(pod) => self.pods.insert(name.clone(), pod),
+            None => self.pods.remove(name),
+        };
+        for ip in before.iter().filter(|pod| has_address(pod)).flat_map(|pod| &pod.ips) {
+            if let Some(pods) = self.pods_at.get_mut(ip) {
+                pods.retain(|other| other != name);
+                if pods.is_empty() {
+                    self.pods_at.remove(ip);
+                }
+            }
+        }
+        for ip in ips {
+            self.pods_at.entry(ip).or_default().push(name.clone());
+        }
+        before
+    }
+}
+
+/// Whether the pod's addresses are its own: not its node's, and not free for the next pod.
+pub(super) fn has_address(pod: &Pod) -> bool {
+    !pod.host_network && !pod.finished
+}

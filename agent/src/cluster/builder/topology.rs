@@ -1,0 +1,61 @@
+//! Which endpoints of a subset are near enough: topology hints and `trafficDistribution`, as kube-proxy reads them.
+//!
+//! The rules are those of `topologyModeFromHints` in
+//! <https://github.com/kubernetes/kubernetes/blob/release-1.33/pkg/proxy/topology.go>: hints count only if every ready
+//! endpoint has them and at least one means us, else all endpoints are used. They are applied to each lane by
+//! itself: that a lane has no instance in this zone must not send its requests to the baseline.
+
+use std::sync::Arc;
+
+use crate::{cluster::object::Prefer, govern::endpoint::Endpoint};
+
+/// Where this agent runs.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The node's name. Without it `internalTrafficPolicy: Local` and node hints restrict nothing.
+    pub node: Option<Arc<str>>,
+    /// The node's zone. Without it zone hints restrict nothing.
+    pub zone: Option<Arc<str>>,
+}
+
+/// An endpoint and for whom it is meant.
+pub(super) struct Candidate<'a> {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) for_zones: &'a [Arc<str>],
+    pub(super) for_nodes: &'a [Arc<str>],
+}
+
+/// Those of the candidates that are for us.
+pub(super) fn near<'a>(
+    candidates: &[&'a Candidate<'a>],
+    options: &Options,
+    prefer: Prefer,
+) -> Vec<Arc<Endpoint>> {
+    // Where nobody has written hints (the EndpointSlice controller does), `trafficDistribution` says what they would be.
+    let zones = |candidate: &'a Candidate<'a>| match candidate.for_zones {
+        [] if prefer != Prefer::Any => candidate.endpoint.zone.as_slice(),
+        hints => hints,
+    };
+    let nodes = |candidate: &'a Candidate<'a>| match candidate.for_nodes {
+        [] if prefer == Prefer::SameNode => candidate.endpoint.node.as_slice(),
+        hints => hints,
+    };
+    pick(candidates, options.node.as_ref(), nodes)
+        .or_else(|| pick(candidates, options.zone.as_ref(), zones))
+        .unwrap_or_else(|| candidates.iter().map(|candidate| candidate.endpoint.clone()).collect())
+}
+
+fn pick<'a>(
+    candidates: &[&'a Candidate<'a>],
+    here: Option<&Arc<str>>,
+    hints: impl Fn(&'a Candidate<'a>) -> &'a [Arc<str>],
+) -> Option<Vec<Arc<Endpoint>>> {
+    let here = here?;
+    let mut usable = candidates.iter().filter(|candidate| candidate.endpoint.is_usable());
+    let all_hinted = usable.clone().all(|candidate| !hints(candidate).is_empty());
+    if !all_hinted || !usable.any(|candidate| hints(candidate).contains(here)) {
+        return None;
+    }
+    let near = candidates.iter().filter(|candidate| hints(candidate).contains(here));
+    Some(near.map(|candidate| candidate.endpoint.clone()).collect())
+}

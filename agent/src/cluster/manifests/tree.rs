@@ -1,0 +1,316 @@
+//! A YAML (or JSON) file as a tree whose every value knows its line.
+//!
+//! Kubernetes's types are read from the tree rather than from the text, so that a problem found much later (a port
+//! out of range, two Services of one name) can still say where it stands.
+
+use std::fmt::Write as _;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Number, Value as Json};
+use serde_saphyr::Spanned;
+
+/// A value and the line on which it begins, from 1.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) line: u32,
+    pub(super) value: Value,
+}
+
+#[derive(Debug)]
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    Number(Number),
+    String(String),
+    Sequence(Vec<Node>),
+    Mapping(Vec<(String, Node)>),
+}
+
+/// Why a text is no YAML.
+#[derive(Debug)]
+pub(super) struct SyntaxError {
+    pub(super) line: Option<u32>,
+    pub(super) message: String,
+}
+
+/// All documents of a file. Empty ones are left out.
+pub(super) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
+    // A dump of a large cluster is one document of a million lines; what must stay bounded is what aliases make of
+    // a small text, and that is what the limits on replayed and recorded events (left as they are) are for.
+    let budget = serde_saphyr::budget! {
+        max_events: usize::MAX,
+        max_nodes: usize::MAX,
+        max_documents: usize::MAX,
+        max_total_scalar_bytes: usize::MAX,
+        max_depth: 100,
+    };
+    let options = serde_saphyr::options! { budget: budget, with_snippet: false };
+    serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|e| {
+        let line = e.location().map(|at| at.line()).filter(|line| *line > 0);
+        let line = line.and_then(|line| u32::try_from(line).ok());
+        SyntaxError { line, message: e.to_string() }
+    })
+}
+
+impl Node {
+    pub(super) fn get(&self, key: &str) -> Option<&Node> {
+        match &self.value {
+            Value::Mapping(entries) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
+            _ => None,
+        }
+    }
+
+    pub(super) fn as_str(&self) -> Option<&str> {
+        match &self.value {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn as_sequence(&self) -> Option<&[Node]> {
+        match &self.value {
+            Value::Sequence(nodes) => Some(nodes),
+            _ => None,
+        }
+    }
+
+    /// The line of a field such as `spec.ports[0].port` or `metadata.labels["a.b/c"]`; of the innermost part of
+    /// that path that exists, where the field itself does not.
+    pub(super) fn line_of(&self, field: &str) -> u32 {
+        let mut node = self;
+        let mut rest = field;
+        while !rest.is_empty() {
+            let next;
+            if let Some(quoted) = rest.strip_prefix("[\"") {
+                let Some((key, after)) = quoted.split_once("\"]") else { break };
+                (next, rest) = (node.get(key), after);
+            } else if let Some(indexed) = rest.strip_prefix('[') {
+                let Some((index, after)) = indexed.split_once(']') else { break };
+                let index = index.parse::<usize>().ok();
+                next = index.zip(node.as_sequence()).and_then(|(index, nodes)| nodes.get(index));
+                rest = after;
+            } else {
+                let key = rest.strip_prefix('.').unwrap_or(rest);
+                let end = key.find(['.', '[']).unwrap_or(key.len());
+                (next, rest) = (node.get(&key[..end]), &key[end..]);
+            }
+            match next {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        node.line
+    }
+
+    /// Reads a Kubernetes type. The error is the path of the field, as [`Node::line_of`] takes it, and what is wrong.
+    pub(super) fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, (String, String)> {
+        serde_path_to_error::deserialize(self.to_json())
+            .map_err(|e| (field_of(e.path()), e.inner().to_string()))
+    }
+
+    fn to_json(&self) -> Json {
+        match &self.value {
+            Value::Null => Json::Null,
+            Value::Bool(value) => Json::Bool(*value),
+            Value::Number(value) => Json::Number(value.clone()),
+            Value::String(value) => Json::String(value.clone()),
+            Value::Sequence(nodes) => Json::Array(nodes.iter().map(Self::to_json).collect()),
+            Value::Mapping(entries) => {
+                Json::Object(entries.iter().map(|(key, node)| (key.clone(), node.to_json())).collect())
+            }
+        }
+    }
+}
+
+fn field_of(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let mut field = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => {
+                let _ = write!(field, "[{index}]");
+            }
+            Segment::Map { key } if key.contains(['.', '[', '/']) => {
+                let _ = write!(field, "[\"{key}\"]");
+            }
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                let dot = if field.is_empty() { "" } else { "." };
+                let _ = write!(field, "{dot}{key}");
+            }
+            Segment::Unknown => {}
+        }
+    }
+    field
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Spanned { value, referenced, .. } = Spanned::<Value>::deserialize(deserializer)?;
+        Ok(Self { line: u32::try_from(referenced.line()).unwrap_or(u32::MAX), value })
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        Value::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom(format!("{value} is no number that JSON knows")))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = items.next_element()? {
+            nodes.push(node);
+        }
+        Ok(Value::Sequence(nodes))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry::<String, Node>()? {
+            entries.push(entry);
+        }
+        Ok(Value::Mapping(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+# a comment
+metadata:
+  labels:
+    a.b/c: 'x'
+spec:
+  ports:
+  - port: 80
+  - {name: web,
+     port: 81}
+---
+---
+- 1
+- true
+- ~
+- 1.5
+";
+
+    #[test]
+    fn every_value_knows_its_line() {
+        let documents = parse(TEXT).unwrap();
+        assert_eq!(documents.len(), 2, "empty documents do not count");
+        let lines = [
+            ("metadata.labels[\"a.b/c\"]", 4),
+            ("spec.ports[0].port", 7),
+            ("spec.ports[1].name", 8),
+            ("spec.ports[1].port", 9),
+            // What is not there: the innermost part that is.
+            ("spec.ports[1].protocol", 8),
+            ("spec.ports[7].port", 7),
+            ("metadata.annotations[\"x\"]", 3),
+            ("", 2),
+            ("spec.ports[oops", 7),
+        ];
+        for (field, line) in lines {
+            assert_eq!(documents[0].line_of(field), line, "{field}");
+        }
+        assert_eq!(documents[1].line_of("[3]"), 15);
+    }
+
+    #[test]
+    fn json_is_yaml_too_also_with_tabs() {
+        let documents = parse("{\n\t\"kind\": \"Pod\",\n\t\"spec\": {\"a\": [1, \"2\"]}\n}\n").unwrap();
+        assert_eq!(documents[0].get("kind").and_then(Node::as_str), Some("Pod"));
+        assert_eq!(documents[0].line_of("spec.a[1]"), 3);
+    }
+
+    #[test]
+    fn aliases_and_merge_keys_are_followed() {
+        let documents = parse("base: &b {x: 1}\nmore:\n  <<: *b\n  y: *b\n").unwrap();
+        let more = documents[0].get("more").unwrap();
+        assert_eq!(more.to_json(), serde_json::json!({"x": 1, "y": {"x": 1}}));
+    }
+
+    #[test]
+    fn syntax_errors_say_where() {
+        for (text, line) in [
+            ("a: 1\nb: [1, 2\n", 3),
+            ("a: 1\n  b: 2\n", 2),
+            ("a: 1\na: 2\n", 2),
+            ("kind: {{ .Values.kind }}\n", 1),
+            ("a: \"open\nb: 1\n", 1),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.line.is_some_and(|found| found.abs_diff(line) <= 1), "{text:?}: {error:?}");
+            assert!(!error.message.is_empty() && !error.message.contains('\n'), "{text:?}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_small_text_cannot_become_a_large_tree() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for i in 1..12 {
+            let before = format!("*a{}", i - 1);
+            let _ = writeln!(text, "a{i}: &a{i} [{}]", vec![before; 10].join(", "));
+        }
+        assert!(parse(&text).is_err());
+    }
+
+    #[test]
+    fn type_errors_carry_the_path() {
+        let documents = parse("spec:\n  ports:\n  - port: eighty\n").unwrap();
+        let (field, message) = documents[0].read::<k8s_openapi::api::core::v1::Service>().unwrap_err();
+        assert_eq!(field, "spec.ports[0].port");
+        assert_eq!(message, "invalid type: string \"eighty\", expected i32");
+    }
+}
