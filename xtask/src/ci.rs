@@ -6,12 +6,13 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
-use crate::{build, demo, readme, workspace};
+use crate::{build, demo, licences, readme, workspace};
 
 type Check = (&'static str, fn() -> Result<()>);
 
 const CHECKS: &[Check] = &[
     ("Cargo.lock fits the manifests", lock),
+    ("licences of the dependencies", licences::check),
     ("formatting", || shell::run(workspace::cargo().args(["fmt", "--all", "--check"]))),
     ("the eBPF programs build", || build::ebpf().map(drop)),
     ("clippy, without the tests in the kernel", || clippy(&[])),

@@ -10,6 +10,7 @@ mod build;
 mod ci;
 mod clients;
 mod demo;
+mod licences;
 mod readme;
 mod setup;
 mod shell;
