@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::{Metrics, NetNs, Place, Process, binary, cgroup, eventually, node::Node};
+use crate::{Metrics, NetNs, Place, Pod, Process, binary, cgroup, eventually, node::Node};
 
 /// An agent to be started.
 #[must_use]
@@ -51,6 +51,7 @@ impl AgentBuilder {
         let place = Place { netns: Arc::clone(&self.node.netns), cgroup };
         let mut command = place.command(executable()?)?;
         forget_settings(&mut command)
+            .env("NO_COLOR", "1")
             .arg("agent")
             .arg("--manifests")
             .arg(self.node.manifests())
@@ -136,6 +137,38 @@ impl Agent {
         let (status, body) = self.get("/metrics")?;
         ensure!(status == 200, "/metrics answers {status}: {}", body.trim());
         Ok(Metrics::parse(&body))
+    }
+
+    /// Waits until the pod is enrolled.
+    pub fn enrolled(&self, pod: &Pod) -> Result<()> {
+        self.tells(pod, "pod enrolled")
+    }
+
+    /// Waits until the pod is enrolled no longer.
+    pub fn withdrawn(&self, pod: &Pod) -> Result<()> {
+        self.tells(pod, "pod withdrawn")
+    }
+
+    /// Waits until the last that the agent says of the pod is `what`.
+    fn tells(&self, pod: &Pod, what: &str) -> Result<()> {
+        let fields = [format!("namespace={}", pod.namespace), format!("pod={}", pod.name)];
+        eventually(&format!("{what}: {}", pod.name), || {
+            let log = self.log();
+            let mentions = |line: &&str| fields.iter().all(|field| line.split(' ').any(|word| word == field));
+            let last = log.lines().rfind(mentions).context("the agent has not mentioned it")?;
+            ensure!(last.contains(what), "the agent says: {last}");
+            Ok(())
+        })
+    }
+
+    /// How many connects the kernel has redirected so far.
+    pub fn redirected(&self) -> Result<u64> {
+        Ok(self.connects("redirected_v4")? + self.connects("redirected_v6")?)
+    }
+
+    /// How many connects have had this outcome so far.
+    pub fn connects(&self, outcome: &str) -> Result<u64> {
+        Ok(self.metrics()?.sum("sluice_kernel_connects_total", &[("outcome", outcome)]) as u64)
     }
 
     /// All that the agent has logged.

@@ -51,3 +51,34 @@ pub struct LoadReport {
     pub p50_us: u64,
     pub p99_us: u64,
 }
+
+/// What became of a storm of short connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StormReport {
+    /// The server that was dialled answered.
+    pub right: u64,
+    /// Another one did.
+    pub wrong: u64,
+    /// Reset before anybody could answer, on purpose.
+    pub abandoned: u64,
+    /// Nobody answered.
+    pub failed: u64,
+    /// The first few of what went wrong.
+    pub notes: Vec<String>,
+}
+
+impl StormReport {
+    pub fn add(&mut self, other: Self) {
+        self.right += other.right;
+        self.wrong += other.wrong;
+        self.abandoned += other.abandoned;
+        self.failed += other.failed;
+        other.notes.into_iter().for_each(|note| self.note(note));
+    }
+
+    pub fn note(&mut self, note: String) {
+        if self.notes.len() < 10 {
+            self.notes.push(note);
+        }
+    }
+}

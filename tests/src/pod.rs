@@ -136,14 +136,14 @@ impl Pod {
         run(self.command(program)?.args(args)).with_context(|| format!("in pod {}", self.name))
     }
 
-    /// Starts a program in the pod; its output goes to the log `<pod>-<name>`.
+    /// Starts a program in the pod; its output goes to a log of its own.
     pub fn spawn(&self, name: &str, program: impl AsRef<Path>, args: &[&str]) -> Result<Process> {
         self.spawn_command(name, self.command(program)?.args(args))
     }
 
     /// [`Pod::spawn`] of a command that comes from [`Pod::command`].
     pub fn spawn_command(&self, name: &str, command: &mut Command) -> Result<Process> {
-        let name = format!("{}-{name}", self.name);
+        let name = format!("{}-{name}-{}", self.name, self.node.number());
         Process::spawn(&name, command, self.node.logs().join(format!("{name}.log")))
     }
 

@@ -143,6 +143,9 @@ impl World {
             let content = fs::read(&file).unwrap_or_default();
             let content = String::from_utf8_lossy(&content);
             let lines: Vec<&str> = content.lines().collect();
+            if lines.is_empty() {
+                continue;
+            }
             let skipped = lines.len().saturating_sub(100);
             let name = file.file_stem().unwrap_or_default().display();
             let tail = lines[skipped..].join("\n");

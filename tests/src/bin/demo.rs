@@ -1,0 +1,416 @@
+//! `sluice-demo`: the whole of Sluice on this machine's kernel, told in plain words.
+//!
+//! Everything shown is measured while it is shown, and everything claimed is checked: the demo fails if one claim
+//! does not hold.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, Write as _},
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use sluice_tests::{
+    Agent, Answer, CHAIN, Capture, Hop, LANE, Load, LoadReport, Pod, Process, Service, Shop, World,
+};
+
+/// Shows what Sluice does, in the kernel of this machine
+#[derive(Debug, Parser)]
+struct Options {
+    /// Leave everything running at the end, until Enter or Ctrl-C
+    #[arg(long)]
+    keep: bool,
+}
+
+/// The tag as a traced service carries it on. The first proxied hop adds the header, by which the demo tells requests
+/// that went through Sluice from those that did not.
+const BAGGAGE: &str = "baggage: x-mse-tag=gray";
+const TAG: &str = "x-mse-tag: gray";
+const MARK: &str = "x-mse-tag";
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let mut story = Story::default();
+    match World::new("demo").and_then(|world| {
+        show(&world, &options, &mut story).inspect_err(|_| {
+            println!("\n{}", world.logs());
+        })
+    }) {
+        Ok(()) if story.broken.is_empty() => ExitCode::SUCCESS,
+        Ok(()) => {
+            println!("\nWhat did not happen as claimed:");
+            for claim in &story.broken {
+                println!("  - {claim}");
+            }
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("sluice-demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show(world: &World, options: &Options, story: &mut Story) -> Result<()> {
+    println!("Sluice demo: gateway -> orders -> pricing -> stock, orders and stock also in lane {LANE}");
+
+    let shop = Shop::open(world, Capture::Enabled)?;
+    let sides = Sides::open(world)?;
+    world.kube_proxy()?;
+
+    story.chapter("Without Sluice");
+    let before = many(&shop.client, shop.gateway(), &["--header", BAGGAGE, "--header", TAG])?;
+    say(&format!("{} requests tagged {LANE}, to ClusterIPs as kube-proxy serves them:", before.sent));
+    table(&CHAIN, before.chains.iter().map(|(chain, count)| (format!("{count} answers"), words(chain))));
+    story.claim(
+        before.failed == 0 && before.chains.len() > 1,
+        "chance decides who answers; the tag means nothing",
+    );
+
+    story.chapter("The agent starts");
+    let start = Instant::now();
+    let mut agent = world.agent().start()?;
+    for pod in shop.pods() {
+        agent.enrolled(pod)?;
+    }
+    let count = shop.pods().count();
+    say(&format!(
+        "{count} pods enrolled {:.2} s after its start; no pod was restarted",
+        start.elapsed().as_secs_f64()
+    ));
+
+    lanes(&shop, story)?;
+    other_connections(&shop, &sides, &agent, story)?;
+    numbers(&agent, story)?;
+    kill(world, &shop, &mut agent, story)?;
+    replace(world, &shop, &mut agent, story)?;
+
+    if options.keep {
+        keep(world, &shop, &agent)?;
+    }
+    Ok(())
+}
+
+/// Who answers, hop by hop.
+fn lanes(shop: &Shop, story: &mut Story) -> Result<()> {
+    story.chapter("Lanes");
+    let asked = [
+        ("no tag", vec![], "v1 v1 v1 v1", "requests without a tag are answered by the baseline only"),
+        (
+            "header x-mse-tag: gray",
+            vec!["--header", TAG],
+            "v1 gray v1 gray",
+            "tagged requests: gray, the baseline where there is no gray, gray again",
+        ),
+        (
+            "baggage: x-mse-tag=gray",
+            vec!["--header", BAGGAGE],
+            "v1 gray v1 gray",
+            "the same by baggage alone, as a traced service carries it",
+        ),
+        (
+            "header x-mse-tag: blue",
+            vec!["--header", "x-mse-tag: blue"],
+            "v1 v1 v1 v1",
+            "a lane that has no instances falls back to the baseline",
+        ),
+    ];
+    let mut rows = Vec::new();
+    let mut claims = Vec::new();
+    for (what, args, expected, claim) in asked {
+        let report = many(&shop.client, shop.gateway(), &args)?;
+        rows.extend(report.chains.iter().map(|(chain, count)| (format!("{count} x {what}"), words(chain))));
+        rows.extend(
+            (report.failed > 0).then(|| (format!("{} x {what}", report.failed), vec!["failed".to_owned()])),
+        );
+        claims.push((report.chains.keys().eq([expected]) && report.failed == 0, claim));
+    }
+    table(&CHAIN, rows.into_iter());
+    for (holds, claim) in claims {
+        story.claim(holds, claim);
+    }
+    Ok(())
+}
+
+/// What is beside the shop: a database in its namespace, and a service of a namespace that did not opt in.
+struct Sides {
+    _programs: Vec<(Process, Pod)>,
+    database: Service,
+    billing: Service,
+}
+
+impl Sides {
+    fn open(world: &World) -> Result<Self> {
+        world.namespace("finance", Capture::Unmentioned)?;
+        let database = world.service("shop", "database").port("sql", 5432, 5432).apply()?;
+        let billing = world.service("finance", "billing").port("http", 80, 8080).apply()?;
+        let database_pod = world.pod("shop", "database-0").label("app", "database").start()?;
+        let database_server = database_pod.serve(&["--tcp", "--name", "database", "--port", "5432"])?;
+        let billing_pod = world.pod("finance", "billing-0").label("app", "billing").start()?;
+        let billing_server = billing_pod.serve(&["--name", "billing"])?;
+        let programs = vec![(database_server, database_pod), (billing_server, billing_pod)];
+        Ok(Self { _programs: programs, database, billing })
+    }
+}
+
+fn other_connections(shop: &Shop, sides: &Sides, agent: &Agent, story: &mut Story) -> Result<()> {
+    story.chapter("Other connections");
+    // Speaks first: what answers is the banner, then an echo. curl's telnet is a plain TCP client.
+    let before = agent.redirected()?;
+    let address = format!("telnet://{}:{}", sides.database.ipv4, sides.database.port);
+    let start = Instant::now();
+    let said =
+        shop.client.run("sh", &["-c", "printf 'select 1\\n' | curl -sS -m 5 --no-buffer $0", &address])?;
+    let took = start.elapsed();
+    let after = agent.redirected()?;
+    say(&format!(
+        "database (opted in, speaks first): said {:?}, echoed {:?}, in {} ms",
+        said.lines().next().unwrap_or_default(),
+        said.lines().nth(1).unwrap_or_default(),
+        took.as_millis(),
+    ));
+    story.claim(
+        said == "database v1\nselect 1\n" && after > before,
+        "a protocol that is not HTTP is tunnelled byte for byte",
+    );
+
+    let before = agent.redirected()?;
+    let answer = sluice_tests::ask(&shop.client, &format!("{}/?headers", sides.billing.url()), &[BAGGAGE])?;
+    let after = agent.redirected()?;
+    say(&format!("billing (its namespace did not opt in): answered by {}", pods(&answer)));
+    story.claim(
+        after == before && !answer.chain.iter().any(marked),
+        "a destination that is not governed is left to the kernel, and the request as it was",
+    );
+    Ok(())
+}
+
+/// Some of what `/metrics` tells.
+fn numbers(agent: &Agent, story: &mut Story) -> Result<()> {
+    story.chapter("The numbers");
+    let metrics = agent.metrics()?;
+    let mut requests = BTreeMap::<(usize, String), f64>::new();
+    for series in metrics.series("sluice_requests_total", &[("code", "2xx")]) {
+        let label = |name: &str| series.labels.get(name).cloned().unwrap_or_default();
+        let Some(place) = CHAIN.iter().position(|name| *name == label("destination_service")) else {
+            continue;
+        };
+        *requests.entry((place, label("destination_lane"))).or_default() += series.value;
+    }
+    let rows = requests.iter().map(|((place, lane), count)| {
+        let lane = if lane.is_empty() { "-" } else { lane };
+        (CHAIN[*place].to_owned(), vec![lane.to_owned(), format!("{count}")])
+    });
+    say("sluice_requests_total, 2xx:");
+    table(&["lane", "requests"], rows);
+    let tags = |outcome| metrics.sum("sluice_tags_total", &[("outcome", outcome)]);
+    say(&format!(
+        "sluice_tags_total: {} routed to their lane, {} fallen back to the baseline, {} refused",
+        tags("routed"),
+        tags("fell_back"),
+        tags("refused"),
+    ));
+    say(&format!("connects that the kernel redirected: {}", agent.redirected()?));
+    let lane = |name| {
+        CHAIN
+            .iter()
+            .position(|other| *other == name)
+            .and_then(|place| requests.get(&(place, LANE.to_owned())))
+    };
+    story.claim(
+        ["orders", "stock"].into_iter().all(|name| lane(name).is_some_and(|count| *count > 0.0))
+            && lane("pricing").is_none()
+            && tags("routed") > 0.0
+            && tags("fell_back") > 0.0,
+        "every request is counted by service and lane, every tag by what became of it",
+    );
+    Ok(())
+}
+
+/// `kill -9` under load.
+fn kill(world: &World, shop: &Shop, agent: &mut Agent, story: &mut Story) -> Result<()> {
+    story.chapter("kill -9 under load");
+    let stock = shop.services.last().context("the chain has services")?;
+    let load = Load::start(
+        &shop.client,
+        &stock.url(),
+        &["--new-connections", "--rate", "500", "--connections", "8", "--header", BAGGAGE, "--mark", MARK],
+    )?;
+    pause();
+    agent.kill()?;
+    pause();
+    let mut next = world.agent().start()?;
+    for pod in shop.pods() {
+        next.enrolled(pod)?;
+    }
+    std::mem::swap(agent, &mut next);
+    pause();
+    let report = load.stop()?;
+    say("8 connections at a time, a new one for each request; the agent is killed, and later started anew:");
+    loads(&report);
+    story.claim(report.failed <= 8, "at most the requests in flight fail");
+    story.claim(report.ok > report.marked, "without the agent, connections go straight to the service");
+    story.claim(report.marked > 0, "with it, they go through it");
+    let answer = shop.ask(&[TAG])?;
+    story.claim(answer.versions() == "v1 gray v1 gray", "the new agent routes as the old one did");
+    Ok(())
+}
+
+/// A rollout of the agent under load.
+fn replace(world: &World, shop: &Shop, agent: &mut Agent, story: &mut Story) -> Result<()> {
+    story.chapter("A new agent takes over under load");
+    let kept = shop.load(&["--connections", "8", "--header", BAGGAGE, "--mark", MARK])?;
+    pause();
+    let mut next = world.agent().start()?;
+    agent.terminate()?;
+    let start = Instant::now();
+    let status = agent.wait()?;
+    let drained = start.elapsed();
+    std::mem::swap(agent, &mut next);
+    pause();
+    let report = kept.stop()?;
+    say(
+        "8 connections kept alive, through the whole chain; a second agent starts, the first is told to stop:",
+    );
+    loads(&report);
+    say(&format!("the first agent was drained and gone after {:.1} s", drained.as_secs_f64()));
+    story.claim(report.failed == 0, "not one request fails");
+    story.claim(report.marked == report.ok, "not one request goes past Sluice");
+    story.claim(status.success(), "the first agent ends in good order");
+    Ok(())
+}
+
+/// Leaves everything running until somebody has seen enough.
+fn keep(world: &World, shop: &Shop, agent: &Agent) -> Result<()> {
+    let place = shop.client.place();
+    println!("\nEverything is running. A shell in the pod `client`, whose connections are captured:\n");
+    println!(
+        "  sudo sh -c 'echo $$ > {}/cgroup.procs; exec nsenter --net=/proc/{}/ns/net sh'\n",
+        place.cgroup.display(),
+        shop.client.pause(),
+    );
+    println!("There:");
+    for service in &shop.services {
+        println!("  curl -s {}   # {}", service.url(), service.name);
+    }
+    println!("  curl -s -H 'x-mse-tag: {LANE}' {}", shop.gateway().url());
+    println!("\nThe agent (process {}) reads {};", agent.pid(), world.manifests().display());
+    println!("an edit there is in force at once. Its numbers:\n");
+    println!("  sudo nsenter --net=/proc/{}/ns/net curl -s http://{}/metrics", agent.pid(), agent.admin());
+    print!("\nEnter or Ctrl-C ends it all. ");
+    std::io::stdout().flush()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (send, enter) = tokio::sync::oneshot::channel();
+        thread::spawn(move || {
+            // Without a terminal there is no Enter, only a signal.
+            if std::io::stdin().lock().lines().next().is_some() {
+                let _ = send.send(());
+            } else {
+                std::mem::forget(send);
+            }
+        });
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            _ = enter => {}
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        anyhow::Ok(())
+    })?;
+    println!();
+    Ok(())
+}
+
+/// Long enough for load to be seen.
+fn pause() {
+    thread::sleep(Duration::from_secs(2));
+}
+
+/// Forty requests from a pod.
+fn many(pod: &Pod, service: &Service, args: &[&str]) -> Result<LoadReport> {
+    Load::start(
+        pod,
+        &service.url(),
+        &[&["--requests", "40", "--connections", "4", "--new-connections"], args].concat(),
+    )?
+    .finish()
+}
+
+fn words(chain: &str) -> Vec<String> {
+    chain.split(' ').map(str::to_owned).collect()
+}
+
+fn pods(answer: &Answer) -> String {
+    let pods: Vec<&str> = answer.chain.iter().map(|hop| hop.pod.as_str()).collect();
+    pods.join(", ")
+}
+
+/// Whether Sluice has touched the request that this hop saw.
+fn marked(hop: &Hop) -> bool {
+    hop.headers.contains_key(MARK)
+}
+
+/// What is told, and which claims did not hold.
+#[derive(Default)]
+struct Story {
+    chapters: usize,
+    broken: Vec<String>,
+}
+
+impl Story {
+    fn chapter(&mut self, title: &str) {
+        self.chapters += 1;
+        println!("\n{}. {title}", self.chapters);
+    }
+
+    fn claim(&mut self, holds: bool, text: &str) {
+        println!("   {} {text}", if holds { "[ok]" } else { "[FAILED]" });
+        if !holds {
+            self.broken.push(format!("chapter {}: {text}", self.chapters));
+        }
+    }
+}
+
+fn say(text: &str) {
+    println!("   {text}");
+}
+
+/// Rows with a heading each, in columns as wide as they need to be.
+fn table(columns: &[&str], rows: impl Iterator<Item = (String, Vec<String>)>) {
+    let rows: Vec<_> = rows.collect();
+    let heading = rows.iter().map(|(heading, _)| heading.len()).max().unwrap_or_default();
+    let width = |index: usize| {
+        let cells = rows.iter().filter_map(|(_, cells)| cells.get(index)).map(String::len);
+        cells.chain([columns[index].len()]).max().unwrap_or_default()
+    };
+    let line = |heading_text: &str, cells: Vec<&str>| {
+        let mut text = format!("     {heading_text:heading$}");
+        for (index, cell) in cells.into_iter().enumerate().take(columns.len()) {
+            text.push_str("  ");
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', width(index).saturating_sub(cell.len())));
+        }
+        println!("{}", text.trim_end());
+    };
+    line("", columns.to_vec());
+    for (heading_text, cells) in &rows {
+        line(heading_text, cells.iter().map(String::as_str).collect());
+    }
+}
+
+/// What a load saw.
+fn loads(report: &LoadReport) {
+    let direct = report.ok - report.marked;
+    let cells = [report.sent, report.failed, report.marked, direct].map(|number| number.to_string());
+    table(
+        &["sent", "failed", "through Sluice", "direct"],
+        [("requests".to_owned(), cells.to_vec())].into_iter(),
+    );
+    for (kind, count) in &report.failures {
+        say(&format!("  {count} failed: {kind}"));
+    }
+}

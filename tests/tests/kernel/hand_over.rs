@@ -1,0 +1,122 @@
+//! One agent after another, and one that stops, without a failed request.
+
+use anyhow::{Result, ensure};
+use sluice_tests::{Agent, App, Capture, Load, Pod, Service, Shop, World, ask, eventually, test};
+
+const BAGGAGE: &str = "baggage: x-mse-tag=gray";
+
+fn enrolled(agent: &Agent, shop: &Shop) -> Result<()> {
+    shop.pods().try_for_each(|pod| agent.enrolled(pod))
+}
+
+/// Hands over from one agent to the next.
+fn replace(world: &World, shop: &Shop, old: &mut Agent) -> Result<()> {
+    let mut new = world.agent().start()?;
+    enrolled(&new, shop)?;
+    old.terminate()?;
+    let status = old.wait()?;
+    ensure!(status.success(), "{status}: {}", old.log());
+    std::mem::swap(old, &mut new);
+    // The new one has taken over.
+    eventually("the new agent sees requests", || {
+        ensure!(old.redirected()? > 0);
+        Ok(())
+    })
+}
+
+fn hand_over(name: &str, args: &[&str]) {
+    test(name, |world| {
+        // No translation of ClusterIPs: what goes past both agents fails.
+        let shop = Shop::open(world, Capture::Enabled)?;
+        let mut agent = world.agent().start()?;
+        enrolled(&agent, &shop)?;
+        let load =
+            shop.load(&[&["--connections", "8", "--header", BAGGAGE, "--mark", "x-mse-tag"], args].concat())?;
+        for _ in 0..3 {
+            replace(world, &shop, &mut agent)?;
+        }
+        let report = load.stop()?;
+        ensure!(report.failed == 0 && report.ok > 0, "{report:?}");
+        ensure!(report.marked == report.ok, "{report:?}");
+        ensure!(report.chains.keys().eq(["v1 gray v1 gray"]), "{report:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn to_another_agent_with_new_connections() {
+    hand_over("hand-over-new", &["--new-connections"]);
+}
+
+#[test]
+fn to_another_agent_with_kept_connections() {
+    hand_over("hand-over-kept", &[]);
+}
+
+#[test]
+fn to_another_agent_with_idle_connections() {
+    hand_over("hand-over-idle", &["--rate", "40"]);
+}
+
+/// A service whose answers take long, and a pod that calls it.
+fn slow(world: &World) -> Result<(Service, App, Pod, Agent)> {
+    world.namespace("shop", Capture::Enabled)?;
+    world.kube_proxy()?;
+    let pod = world.pod("shop", "slow-0").label("app", "slow").start()?;
+    let process = pod.serve(&["--name", "slow", "--delay", "1500"])?;
+    let service = world.service("shop", "slow").port("http", 80, 8080).apply()?;
+    let client = world.pod("shop", "client").start()?;
+    let agent = world.agent().start()?;
+    agent.enrolled(&client)?;
+    Ok((service, App { process, pod }, client, agent))
+}
+
+#[test]
+fn a_stopping_agent_finishes_what_is_in_flight() {
+    test("drain", |world| {
+        let (service, _app, client, mut agent) = slow(world)?;
+        let load = Load::start(
+            &client,
+            &service.url(),
+            &["--connections", "20", "--requests", "20", "--header", BAGGAGE, "--mark", "x-mse-tag"],
+        )?;
+        eventually("all requests are in flight", || {
+            let flying =
+                agent.metrics()?.sum("sluice_requests_in_flight", &[("destination_service", "slow")]);
+            ensure!(flying >= 20.0, "{flying}");
+            Ok(())
+        })?;
+        agent.terminate()?;
+        let status = agent.wait()?;
+        ensure!(status.success(), "{status}: {}", agent.log());
+        let report = load.finish()?;
+        ensure!((report.ok, report.failed, report.marked) == (20, 0, 20), "{report:?}");
+        // Then without the agent.
+        ensure!(ask(&client, &service.url(), &[])?.versions() == "v1");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_stopping_agent_does_not_wait_for_ever() {
+    test("drain-bounded", |world| {
+        let (service, _app, client, agent) = slow(world)?;
+        drop(agent);
+        let mut agent = world.agent().args(&["--drain-timeout", "1"]).start()?;
+        agent.enrolled(&client)?;
+        // A request that never ends: its body does not come.
+        let said = ["-sS", "-T", "-", "-m", "60"];
+        let mut endless = client.command("curl")?;
+        endless.args(said).arg(format!("{}/echo", service.url())).stdin(std::process::Stdio::piped());
+        let endless = client.spawn_command("endless", &mut endless)?;
+        eventually("the request is in flight", || {
+            ensure!(agent.metrics()?.sum("sluice_requests_in_flight", &[]) >= 1.0);
+            Ok(())
+        })?;
+        agent.terminate()?;
+        let status = agent.wait()?;
+        ensure!(status.success(), "{status}: {}", agent.log());
+        drop(endless);
+        Ok(())
+    });
+}

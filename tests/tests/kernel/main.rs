@@ -1,0 +1,36 @@
+//! The whole in the real kernel: the agent's binary, its eBPF programs, pods, and clients that nobody here wrote.
+//! Needs root; `cargo xtask test kernel` provides what else it needs.
+
+mod clients;
+mod enrolment;
+mod fail_open;
+mod hand_over;
+mod lanes;
+mod live;
+mod redirect;
+mod startup;
+mod tunnel;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use sluice_tests::Pod;
+
+/// A program for a real client, beside these tests.
+fn script(name: &str) -> String {
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "clients", name].iter().collect();
+    path.display().to_string()
+}
+
+/// The Python that has grpcio.
+fn python() -> PathBuf {
+    std::env::var_os("SLUICE_PYTHON").map_or_else(|| "python3".into(), PathBuf::from)
+}
+
+/// What an application in the pod sees of its sockets.
+fn sockets(pod: &Pod, args: &[&str]) -> Result<Value> {
+    let script = script("sockets.py");
+    let said = pod.run(python(), &[&[script.as_str()], args].concat())?;
+    serde_json::from_str(&said).with_context(|| format!("sockets.py {args:?} said {said:?}"))
+}

@@ -1,0 +1,89 @@
+//! What the agent does with a machine or a command line that does not fit: one line, and out of the way.
+
+use std::process::{Command, Output};
+
+use anyhow::{Result, ensure};
+use sluice_tests::{Capture, World, ask, binary, test};
+
+fn agent(world: &World, args: &[&str]) -> Result<Output> {
+    let program = std::env::var_os("SLUICE_BIN").map_or_else(|| binary("sluice"), |path| Ok(path.into()))?;
+    let mut command = world.node().command(program)?;
+    Ok(command.env("NO_COLOR", "1").arg("agent").args(args).output()?)
+}
+
+/// Fails with this status, and with one line that names all of `words`.
+fn one_line(output: &Output, status: i32, words: &[&str]) -> Result<()> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(status), "{output:?}");
+    let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    ensure!(lines.len() == 1, "{} lines: {said}", lines.len());
+    ensure!(words.iter().all(|word| said.contains(word)), "{words:?} are not all in: {said}");
+    Ok(())
+}
+
+#[test]
+fn bad_arguments_are_one_line_and_exit_2() {
+    test("arguments", |world| {
+        let manifests = world.manifests().display().to_string();
+        one_line(&agent(world, &["--manifests", &manifests, "--colour", "red"])?, 2, &["--colour"])?;
+        one_line(&agent(world, &["--manifests", "/no/such/directory"])?, 2, &["/no/such/directory"])?;
+        one_line(&agent(world, &["--manifests", &manifests, "--workers", "0"])?, 2, &["--workers", "0"])?;
+        one_line(&agent(world, &["--manifests", &manifests, "--admin", "here"])?, 2, &["--admin", "here"])
+    });
+}
+
+#[test]
+fn a_cgroup_that_is_none_is_named() {
+    test("no-cgroup", |world| {
+        let manifests = world.manifests().display().to_string();
+        for directory in ["/no/such/cgroup", &manifests] {
+            let output = agent(world, &["--manifests", &manifests, "--pods-cgroup", directory])?;
+            ensure!(!output.status.success(), "{output:?}");
+            let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+            ensure!(said.contains(directory) && !said.contains("panicked"), "{said}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn without_capabilities_it_says_which() {
+    test("capabilities", |world| {
+        let program =
+            std::env::var_os("SLUICE_BIN").map_or_else(|| binary("sluice"), |path| Ok(path.into()))?;
+        let manifests = world.manifests().display().to_string();
+        let pods = world.pods_cgroup().display().to_string();
+        let output = Command::new("setpriv")
+            .args(["--bounding-set", "-all", "--inh-caps", "-all", "--"])
+            .arg(program)
+            .args(["agent", "--manifests", &manifests, "--pods-cgroup", &pods, "--admin", "127.0.0.1:0"])
+            .output()?;
+        ensure!(!output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        ensure!(said.contains("CAP_") && !said.contains("panicked"), "{said}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_taken_admin_address_is_named_and_pods_are_left_alone() {
+    test("admin-taken", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        world.kube_proxy()?;
+        let web = world.pod("shop", "web-0").label("app", "web").start()?;
+        let _web = web.serve(&["--name", "web"])?;
+        let service = world.service("shop", "web").port("http", 80, 8080).apply()?;
+        let client = world.pod("shop", "client").start()?;
+        let first = world.agent().start()?;
+        first.enrolled(&client)?;
+        let manifests = world.manifests().display().to_string();
+        let pods = world.pods_cgroup().display().to_string();
+        let admin = first.admin().to_string();
+        let output = agent(world, &["--manifests", &manifests, "--pods-cgroup", &pods, "--admin", &admin])?;
+        ensure!(!output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        ensure!(said.contains(&admin), "{said}");
+        ensure!(ask(&client, &service.url(), &[])?.versions() == "v1");
+        Ok(())
+    });
+}
