@@ -59,7 +59,8 @@ pub(crate) fn own(mount: &Path) -> io::Result<Option<PathBuf>> {
     let told = fs::read_to_string("/proc/self/cgroup")?;
     let pid = process::id();
     let relative = told.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let candidate = mount.join(relative.trim_start_matches('/'));
+    let relative = Path::new(relative.trim_start_matches('/'));
+    let candidate: PathBuf = mount.components().chain(relative.components()).collect();
     if pids(&candidate).contains(&pid) {
         return Ok(Some(candidate));
     }

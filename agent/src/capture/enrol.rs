@@ -32,6 +32,9 @@ const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(100);
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(5);
 
+/// The attempt whose failure is told, counted from 0.
+const COMPLAIN_AT: u32 = 2;
+
 /// What enrolling does to the world.
 pub(crate) trait World {
     type Netns;
@@ -207,24 +210,35 @@ impl<W: World> Enroller<W> {
                 Some(backoff(TRY_AGAIN, TRY_AGAIN_AT_MOST, attempts)),
             ),
         };
-        if pending != pod.pending
-            && let Some(pending @ (Pending::Failed(_) | Pending::Invisible)) = &pending
-        {
-            let workload = pod.wanted.as_ref().or(pod.enrolment.as_ref().map(|(_, workload)| workload));
-            let (namespace, name) =
-                workload.map_or(("", &**uid), |workload| (&*workload.namespace, &*workload.name));
-            tracing::warn!(
-                namespace,
-                pod = name,
-                "cannot enrol a pod: {}; its connections go direct",
-                pending.message()
-            );
+        let worth_telling = match &pending {
+            // A sandbox that is being set up may fail once or twice.
+            Some(Pending::Failed(_)) => attempts == COMPLAIN_AT,
+            Some(Pending::Invisible) => pending != pod.pending,
+            _ => false,
+        };
+        if let Some(pending) = pending.as_ref().filter(|_| worth_telling) {
+            complain(uid, pod, pending);
         }
         pod.pending = pending;
         pod.retry = delay.map(|delay| Retry { at: now + delay, attempts: attempts.saturating_add(1) });
         if pod.group.is_none() && pod.enrolment.is_none() && pod.retry.is_none() {
             self.pods.remove(uid);
         }
+    }
+}
+
+fn complain<E>(uid: &str, pod: &Tracked<E>, pending: &Pending) {
+    let workload = pod.wanted.as_ref().or(pod.enrolment.as_ref().map(|(_, workload)| workload));
+    let (namespace, name) = workload.map_or(("", uid), |workload| (&*workload.namespace, &*workload.name));
+    let why = pending.message();
+    if pod.enrolment.is_none() {
+        tracing::warn!(
+            namespace,
+            pod = name,
+            "cannot enrol a pod: {why}; its connections go direct, trying again"
+        );
+    } else {
+        tracing::warn!(namespace, pod = name, "cannot update or withdraw a pod: {why}; trying again");
     }
 }
 

@@ -22,7 +22,7 @@ pub enum CaptureError {
     )]
     NoCgroup2,
     #[error(
-        "no control group of pods (`kubepods*`) below {}: is this a Kubernetes node? Else name it with --pods-cgroup",
+        "no control group of pods (`kubepods*`) below {}: is this a Kubernetes node (with cgroup v2)? Else name the group with --pods-cgroup",
         mount.display()
     )]
     NoPodsCgroup { mount: PathBuf },

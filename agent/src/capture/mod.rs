@@ -95,7 +95,7 @@ struct Table {
 
 /// The running capture. Dropping it detaches the programs and ends all enrolments at once.
 pub struct Capture {
-    links: Mutex<Option<Links>>,
+    links: Mutex<Links>,
     counters: maps::Counters,
     table: Arc<ArcSwap<Table>>,
     bypassed: Arc<AtomicU64>,
@@ -159,7 +159,7 @@ impl Capture {
         let (close, closed) = oneshot::channel();
         tokio::spawn(run(Enroller::new(node), watch, snapshots, table.clone(), closed));
         Ok(Self {
-            links: Mutex::new(Some(links)),
+            links: Mutex::new(links),
             counters: maps.counters,
             table,
             bypassed,
@@ -171,9 +171,7 @@ impl Capture {
     /// Takes the programs off `connect()`: every new connect goes direct, or to the agent that takes over. Listeners stay
     /// open, and what is redirected already arrives. There is no way back.
     pub fn stop_redirecting(&self) {
-        if let Some(links) = &mut *self.links.lock().unwrap_or_else(PoisonError::into_inner) {
-            links.detach_connect();
-        }
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).detach_connect();
     }
 
     /// Ends all enrolments: the proxy takes what waits in the listeners, closes them, and asks the connections to end.
@@ -193,10 +191,9 @@ impl Capture {
     /// What capture does at the moment. Reads the kernel's counters.
     pub fn status(&self) -> Status {
         let table = self.table.load();
-        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         Status {
             synced: table.synced,
-            stopped: links.as_ref().is_none_or(Links::is_detached),
+            stopped: self.links.lock().unwrap_or_else(PoisonError::into_inner).is_detached(),
             pods: table.pods.clone(),
             destinations: table.destinations,
             bypassed: self.bypassed.load(Ordering::Relaxed),
@@ -227,6 +224,10 @@ async fn run(
     let mut synced = false;
     let mut sourced = true;
     snapshots.mark_changed();
+    // The pods that are there already, before the first snapshot: who is synced has enrolled them.
+    for uid in watch.take_changes() {
+        enroller.group_changed(&uid, watch.group(&uid), Instant::now());
+    }
     loop {
         let retry = enroller.next_retry();
         tokio::select! {

@@ -102,7 +102,12 @@ impl Watch {
                 () = sleep_until(rescan_at) => self.rescan(),
             }
         }
-        Ok(mem::take(&mut self.changed))
+        Ok(self.take_changes())
+    }
+
+    /// Which pods came, changed or went, as far as is known without waiting.
+    pub(crate) fn take_changes(&mut self) -> HashSet<Arc<str>> {
+        mem::take(&mut self.changed)
     }
 
     fn take(&mut self, descriptor: &WatchDescriptor, mask: EventMask, name: Option<&OsStr>) {
