@@ -96,7 +96,7 @@ impl Cluster {
         self.snapshots.clone()
     }
 
-    /// Waits until there is a snapshot: the source has told of everything once. `None` if the source has ended.
+    /// Waits until there is a snapshot: the source has told of everything once. `None` if it ended before that.
     pub async fn synced(&self) -> Option<Arc<Snapshot>> {
         let mut snapshots = self.snapshots.clone();
         let snapshot = snapshots.wait_for(|snapshot| snapshot.generation > 0).await;
@@ -141,6 +141,9 @@ impl Follower {
                         self.apply(batch);
                     } else {
                         tracing::error!("the source of the cluster's objects has ended; the last state stays in force");
+                        if !self.builder.is_synced() {
+                            return;
+                        }
                         ended = true;
                     }
                     due.get_or_insert_with(|| not_before.max(Instant::now()));

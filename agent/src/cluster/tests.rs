@@ -93,6 +93,14 @@ async fn the_end_of_the_source_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_that_ends_too_early_is_told_from_one_that_is_slow() {
+    let (changes, _health, cluster) = follow();
+    changes.send(vec![Change::Restarted(Kind::Namespace, vec![namespace()])]).await.unwrap();
+    drop(changes);
+    assert!(cluster.synced().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_to_hold_a_snapshot_is_never_a_reader() {
     let (changes, _health, cluster) = follow();
     first_words(&changes).await;

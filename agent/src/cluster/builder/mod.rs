@@ -5,6 +5,7 @@
 //! objects arrive makes no difference to what they add up to.
 
 mod claims;
+mod merge;
 mod service;
 mod store;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! From one Service, its slices and its pods to what the model has of it.
 
 use std::{
-    collections::{BTreeMap, btree_map},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -11,13 +11,14 @@ use ahash::{AHashMap, AHashSet};
 use tokio::time::Instant;
 
 use super::{
+    merge::{Described, merge},
     store::Store,
     topology::{self, Candidate, Options},
 };
 use crate::{
     cluster::{
         model::{self, Destination},
-        object::{EndpointSlice, Frontend, Key, Kind, Name, Pod, Service, ServicePort, SliceEndpoint},
+        object::{EndpointSlice, Frontend, Key, Kind, Name, Service, ServicePort, SliceEndpoint},
         problem::Problem,
     },
     govern::endpoint::{Endpoint, Load},
@@ -59,18 +60,6 @@ struct Kept {
     gone_since: Option<Instant>,
 }
 
-/// An endpoint as its slices and its pod describe it together.
-#[derive(Clone, Copy)]
-struct Described<'a> {
-    slice: &'a SliceEndpoint,
-    pod: Option<&'a Pod>,
-    ready: bool,
-    serving: bool,
-    terminating: bool,
-    /// The slice names a pod that is not there (yet, or any more).
-    unknown: bool,
-}
-
 impl Built {
     /// Builds anew. What is as before is shared with `before`.
     pub(super) fn build(
@@ -83,7 +72,7 @@ impl Built {
         let mut built = Self::default();
         let slices: Vec<(&EndpointSlice, Vec<Described<'_>>)> = store
             .slices_of(&service.name)
-            .map(|slice| (slice, slice.endpoints.iter().map(|e| built.describe(service, store, e)).collect()))
+            .map(|slice| (slice, slice.endpoints.iter().map(|e| built.describe(e, service, store)).collect()))
             .collect();
         let families: &[bool] = match &service.frontend {
             Frontend::None => &[],
@@ -135,26 +124,19 @@ impl Built {
 
     fn describe<'a>(
         &mut self,
+        endpoint: &'a SliceEndpoint,
         service: &Service,
         store: &'a Store,
-        endpoint: &'a SliceEndpoint,
     ) -> Described<'a> {
-        let (pod, unknown) = if let Some(reference) = &endpoint.pod {
-            self.used_pods.insert(reference.name.clone());
-            let pod = store.pod(reference);
-            (pod, pod.is_none())
-        } else {
-            self.used_addresses.insert(endpoint.ip);
-            (store.pod_at(endpoint.ip), false)
-        };
-        Described {
-            slice: endpoint,
-            pod,
-            ready: endpoint.ready || service.publish_not_ready_addresses,
-            serving: endpoint.serving,
-            terminating: endpoint.terminating || pod.is_some_and(|pod| pod.terminating),
-            unknown,
+        match &endpoint.pod {
+            Some(reference) => {
+                self.used_pods.insert(reference.name.clone());
+            }
+            None => {
+                self.used_addresses.insert(endpoint.ip);
+            }
         }
+        Described::new(endpoint, service, store)
     }
 
     fn claim(&mut self, service: &Service, index: usize, ipv6: bool, part: &Arc<model::Service>) {
@@ -231,75 +213,6 @@ impl Built {
     }
 }
 
-/// All endpoints of a port, each address once.
-///
-/// While an endpoint moves between slices it is in both, perhaps not alike: what is true in one is true. Two pods at
-/// one address are an address that has found its next owner: the one in better standing counts.
-fn merge<'a>(
-    port: &ServicePort,
-    ipv6: bool,
-    slices: &[(&'a EndpointSlice, Vec<Described<'a>>)],
-) -> BTreeMap<SocketAddr, Described<'a>> {
-    let mut merged = BTreeMap::new();
-    for (slice, endpoints) in slices.iter().filter(|(slice, _)| slice.ipv6 == ipv6) {
-        for number in slice.ports.iter().filter(|slice| slice.name == port.name).map(|slice| slice.port) {
-            for new in endpoints {
-                match merged.entry(SocketAddr::new(new.slice.ip, number)) {
-                    btree_map::Entry::Vacant(entry) => {
-                        entry.insert(*new);
-                    }
-                    btree_map::Entry::Occupied(mut entry) => {
-                        let merged = entry.get().with(new);
-                        entry.insert(merged);
-                    }
-                }
-            }
-        }
-    }
-    // Without its pod an endpoint's tag is not known: taken for baseline, a pod of a lane whose slice has arrived
-    // before it would be sent everybody's requests. Where there is nothing else, better this one than none.
-    if merged.values().any(|described| !described.unknown && described.ready && !described.terminating) {
-        for described in merged.values_mut().filter(|described| described.unknown) {
-            described.ready = false;
-        }
-    }
-    merged
-}
-
-impl<'a> Described<'a> {
-    fn with(&self, other: &Self) -> Self {
-        let pod = |described: &Described<'a>| {
-            let named = described.slice.pod.as_ref().map(|pod| (&pod.name, pod.uid.as_ref()));
-            named.or_else(|| described.pod.map(|pod| (&pod.name, pod.uid.as_ref())))
-        };
-        let same = match (pod(self), pod(other)) {
-            (Some((name, uid)), Some((name2, uid2))) => {
-                name == name2 && uid.zip(uid2).is_none_or(|(uid, uid2)| uid == uid2)
-            }
-            _ => true,
-        };
-        let standing = |described: &Self| (!described.unknown, !described.terminating, described.ready);
-        let better = if same {
-            // The more is known of it.
-            if self.pod.is_some() || other.pod.is_none() { self } else { other }
-        } else if standing(other) > standing(self) {
-            other
-        } else {
-            self
-        };
-        if !same {
-            return *better;
-        }
-        Self {
-            ready: self.ready || other.ready,
-            serving: self.serving || other.serving,
-            terminating: self.terminating || other.terminating,
-            unknown: self.unknown && other.unknown,
-            ..*better
-        }
-    }
-}
-
 impl Part {
     fn build(
         service: &Service,
@@ -321,10 +234,8 @@ impl Part {
         let candidates: Vec<Candidate<'_>> = described
             .into_iter()
             .map(|(address, described)| {
-                let uid = described.slice.pod.as_ref().and_then(|pod| pod.uid.clone());
-                let uid = uid.or_else(|| described.pod.and_then(|pod| pod.uid.clone()));
                 let kept = loads
-                    .entry(LoadKey { address, pod: uid })
+                    .entry(LoadKey { address, pod: described.pod_uid() })
                     .or_insert_with(|| Kept { load: Arc::default(), gone_since: None });
                 kept.gone_since = None;
                 let endpoint = described.endpoint(address, kept.load.clone());
@@ -361,27 +272,6 @@ impl Part {
 
     fn forget(&mut self, now: Instant) {
         self.loads.retain(|_, kept| kept.gone_since.is_none_or(|since| now < since + LOAD_OUTLIVES));
-    }
-}
-
-impl Described<'_> {
-    fn node(&self) -> Option<&Arc<str>> {
-        self.slice.node.as_ref().or_else(|| self.pod.and_then(|pod| pod.node.as_ref()))
-    }
-
-    fn endpoint(&self, address: SocketAddr, load: Arc<Load>) -> Endpoint {
-        let reference = self.slice.pod.as_ref().map(|pod| &pod.name);
-        Endpoint {
-            address,
-            tag: self.pod.and_then(|pod| pod.tag.clone()),
-            ready: self.ready,
-            serving: self.serving,
-            terminating: self.terminating,
-            zone: self.slice.zone.clone().or_else(|| self.pod.and_then(|pod| pod.zone.clone())),
-            node: self.node().cloned(),
-            pod: reference.or_else(|| self.pod.map(|pod| &pod.name)).map(|name| name.name.clone()),
-            load,
-        }
     }
 }
 

@@ -1,0 +1,137 @@
+//! From what slices and pods say of an address to one endpoint.
+
+use std::{
+    collections::{BTreeMap, btree_map},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use super::store::Store;
+use crate::{
+    cluster::object::{EndpointSlice, Pod, Service, ServicePort, SliceEndpoint},
+    govern::endpoint::{Endpoint, Load},
+};
+
+/// An endpoint as its slices and its pod describe it together.
+#[derive(Clone, Copy)]
+pub(super) struct Described<'a> {
+    pub(super) slice: &'a SliceEndpoint,
+    pod: Option<&'a Pod>,
+    ready: bool,
+    serving: bool,
+    terminating: bool,
+    /// The slice names a pod that is not there (yet, or any more).
+    pub(super) unknown: bool,
+}
+
+/// All endpoints of a port, each address once.
+///
+/// While an endpoint moves between slices it is in both, perhaps not alike: what is true in one is true. Two pods at
+/// one address are an address that has found its next owner: the one in better standing counts.
+pub(super) fn merge<'a>(
+    port: &ServicePort,
+    ipv6: bool,
+    slices: &[(&'a EndpointSlice, Vec<Described<'a>>)],
+) -> BTreeMap<SocketAddr, Described<'a>> {
+    let mut merged = BTreeMap::new();
+    for (slice, endpoints) in slices.iter().filter(|(slice, _)| slice.ipv6 == ipv6) {
+        for number in slice.ports.iter().filter(|slice| slice.name == port.name).map(|slice| slice.port) {
+            for new in endpoints {
+                match merged.entry(SocketAddr::new(new.slice.ip, number)) {
+                    btree_map::Entry::Vacant(entry) => {
+                        entry.insert(*new);
+                    }
+                    btree_map::Entry::Occupied(mut entry) => {
+                        let merged = entry.get().with(new);
+                        entry.insert(merged);
+                    }
+                }
+            }
+        }
+    }
+    // Without its pod an endpoint's tag is not known: taken for baseline, a pod of a lane whose slice has arrived
+    // before it would be sent everybody's requests. Where there is nothing else, better this one than none.
+    if merged.values().any(|described| !described.unknown && described.ready && !described.terminating) {
+        for described in merged.values_mut().filter(|described| described.unknown) {
+            described.ready = false;
+        }
+    }
+    merged
+}
+
+impl<'a> Described<'a> {
+    pub(super) fn new(slice: &'a SliceEndpoint, service: &Service, store: &'a Store) -> Self {
+        let (pod, unknown) = match &slice.pod {
+            Some(reference) => {
+                let pod = store.pod(reference);
+                (pod, pod.is_none())
+            }
+            None => (store.pod_at(slice.ip), false),
+        };
+        Self {
+            slice,
+            pod,
+            ready: slice.ready || service.publish_not_ready_addresses,
+            serving: slice.serving,
+            terminating: slice.terminating || pod.is_some_and(|pod| pod.terminating),
+            unknown,
+        }
+    }
+
+    pub(super) fn node(&self) -> Option<&Arc<str>> {
+        self.slice.node.as_ref().or_else(|| self.pod.and_then(|pod| pod.node.as_ref()))
+    }
+
+    pub(super) fn endpoint(&self, address: SocketAddr, load: Arc<Load>) -> Endpoint {
+        let reference = self.slice.pod.as_ref().map(|pod| &pod.name);
+        Endpoint {
+            address,
+            tag: self.pod.and_then(|pod| pod.tag.clone()),
+            ready: self.ready,
+            serving: self.serving,
+            terminating: self.terminating,
+            zone: self.slice.zone.clone().or_else(|| self.pod.and_then(|pod| pod.zone.clone())),
+            node: self.node().cloned(),
+            pod: reference.or_else(|| self.pod.map(|pod| &pod.name)).map(|name| name.name.clone()),
+            load,
+        }
+    }
+
+    /// The UID of the pod, which tells it from another at the same address.
+    pub(super) fn pod_uid(&self) -> Option<Arc<str>> {
+        let named = self.slice.pod.as_ref().and_then(|pod| pod.uid.clone());
+        named.or_else(|| self.pod.and_then(|pod| pod.uid.clone()))
+    }
+
+    fn with(&self, other: &Self) -> Self {
+        let pod = |described: &Described<'a>| {
+            let named = described.slice.pod.as_ref().map(|pod| (&pod.name, pod.uid.as_ref()));
+            named.or_else(|| described.pod.map(|pod| (&pod.name, pod.uid.as_ref())))
+        };
+        let same = match (pod(self), pod(other)) {
+            (Some((name, uid)), Some((name2, uid2))) => {
+                name == name2 && uid.zip(uid2).is_none_or(|(uid, uid2)| uid == uid2)
+            }
+            _ => true,
+        };
+        let standing = |described: &Self| (!described.unknown, !described.terminating, described.ready);
+        let better = if same {
+            // The more is known of it.
+            if self.pod.is_some() || other.pod.is_none() { self } else { other }
+        } else if standing(other) > standing(self) {
+            other
+        } else {
+            self
+        };
+        if !same {
+            return *better;
+        }
+        Self {
+            ready: self.ready || other.ready,
+            serving: self.serving || other.serving,
+            terminating: self.terminating || other.terminating,
+            unknown: self.unknown && other.unknown,
+            ..*better
+        }
+    }
+}
