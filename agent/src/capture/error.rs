@@ -1,6 +1,6 @@
 //! Why nothing can be captured here, or not this pod. One line each: what lacks, and what to do.
 
-use std::{io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 use sluice_ebpf::PORT_SLOTS;
 
@@ -28,6 +28,11 @@ pub enum CaptureError {
     NoPodsCgroup { mount: PathBuf },
     #[error("the control group {} cannot be used: {source}", path.display())]
     PodsCgroup { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot watch the control group {} (is fs.inotify.max_user_instances or max_user_watches used up?): {source}",
+        path.display()
+    )]
+    Watch { path: PathBuf, source: io::Error },
     #[error(
         "the agent's own control group is not below {}: mount the node's /sys/fs/cgroup there, and set hostPID: true",
         mount.display()
@@ -74,4 +79,15 @@ pub enum EnrolError {
     Shared { owner: String },
     #[error("the kernel's map of pods: {0}")]
     Register(String),
+}
+
+/// An error with all its causes in one line: aya's tell only what failed, and leave why to their source.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
 }

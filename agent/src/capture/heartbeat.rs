@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Silence, maps::Heartbeat};
+use super::Silence;
 
 /// A tenth of what the programs tolerate.
 const EVERY: Duration = Duration::from_millis(100);
@@ -21,13 +21,11 @@ pub(crate) struct Beating {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The first beat is done when this returns.
-pub(crate) fn start(mut heartbeat: Heartbeat, silence: Silence) -> io::Result<Beating> {
+/// Gives `write` the time of each beat, in nanoseconds of `CLOCK_MONOTONIC`. The first is done when this returns.
+pub(crate) fn start(mut write: impl FnMut(u64) + Send + 'static, silence: Silence) -> io::Result<Beating> {
     let mut beat = move || {
         let silence = u64::try_from(silence().as_nanos()).unwrap_or(u64::MAX);
-        if let Err(error) = heartbeat.beat(now().saturating_sub(silence)) {
-            tracing::error!(%error, "cannot tell the eBPF programs that the agent is alive: connections go direct");
-        }
+        write(now().saturating_sub(silence));
     };
     beat();
     let (stop, stopped) = mpsc::channel();
@@ -56,4 +54,50 @@ fn now() -> u64 {
     // SAFETY: the pointer is to a local that outlives the call. It cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use super::*;
+
+    #[test]
+    fn beats_are_as_old_as_the_slowest_worker() {
+        let (beats, seen) = mpsc::channel();
+        let silence = Arc::new(AtomicU64::new(0));
+        let slowest = silence.clone();
+        let beating = start(
+            move |at| beats.send((at, now())).expect("the test listens"),
+            Arc::new(move || Duration::from_secs(slowest.load(Ordering::Relaxed))),
+        )
+        .unwrap();
+        let (at, written) = seen.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(at <= written && written - at < 1_000_000_000);
+
+        silence.store(5, Ordering::Relaxed);
+        // One may have been on its way.
+        let old = seen.iter().take(10).find(|(at, written)| written - at >= 5_000_000_000);
+        assert!(old.is_some());
+        drop(beating);
+        while seen.try_recv().is_ok() {}
+        assert!(seen.recv_timeout(EVERY * 3).is_err(), "and end when dropped");
+    }
+
+    #[test]
+    fn a_worker_that_was_never_alive_is_silent_since_boot() {
+        let (beats, seen) = mpsc::channel();
+        let _beating = start(
+            move |at| {
+                // The test ends before the thread.
+                let _ = beats.send(at);
+            },
+            Arc::new(|| Duration::MAX),
+        )
+        .unwrap();
+        assert_eq!(seen.recv_timeout(Duration::from_secs(10)), Ok(0));
+    }
 }

@@ -46,6 +46,7 @@ pub use error::{CaptureError, EnrolError};
 
 use crate::{cluster::model::Snapshot, proxy::Proxy};
 use enrol::Enroller;
+use error::with_causes;
 use netns::Netns;
 use node::Node;
 use probe::Machine;
@@ -70,7 +71,7 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Status {
     /// A snapshot of the cluster has been taken up: its services are known to the kernel, and its pods enrolled as far as
-    /// they can be.
+    /// they can be. False again when the pods' control group was removed, and the programs with it.
     pub synced: bool,
     /// [`Capture::stop_redirecting`] was called.
     pub stopped: bool,
@@ -130,12 +131,22 @@ impl Capture {
         let agent_cgroup = cgroup::id(&machine.agent).map_err(CaptureError::Proc)?;
         let (programs, maps) = Programs::load(agent_cgroup)?;
         let watch = Watch::start(&machine.pods)
-            .map_err(|source| CaptureError::PodsCgroup { path: machine.pods.clone(), source })?;
+            .map_err(|source| CaptureError::Watch { path: machine.pods.clone(), source })?;
         let silence: Silence = {
             let proxy = proxy.clone();
             Arc::new(move || proxy.silent_for())
         };
-        let heartbeat = heartbeat::start(maps.heartbeat, silence).map_err(CaptureError::Thread)?;
+        let mut map = maps.heartbeat;
+        let write = move |at| {
+            if let Err(error) = map.beat(at) {
+                let error = with_causes(&error);
+                tracing::error!(
+                    error,
+                    "cannot tell the eBPF programs that the agent lives: connections go direct"
+                );
+            }
+        };
+        let heartbeat = heartbeat::start(write, silence).map_err(CaptureError::Thread)?;
         let links = programs.attach(&machine)?;
         tracing::info!(
             pods = %machine.pods.display(), agent = %machine.agent.display(), listeners_per_pod,
@@ -237,7 +248,7 @@ async fn run(
                 let closing = enroller.world().closing.clone();
                 closing.close();
                 closing.wait().await;
-                publish(&table, &mut enroller, synced);
+                publish(&table, &mut enroller, false);
                 if let Ok(done) = done {
                     // Whoever asked may have given up.
                     let _ = done.send(());
@@ -268,7 +279,7 @@ async fn run(
             },
             () = at(retry) => enroller.time_passed(Instant::now()),
         }
-        publish(&table, &mut enroller, synced);
+        publish(&table, &mut enroller, synced && !watch.root_is_gone());
     }
 }
 

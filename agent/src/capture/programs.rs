@@ -14,7 +14,7 @@ use aya::{
 };
 use sluice_ebpf::{global, program};
 
-use super::{CaptureError, exclusive, logs, maps::Maps, probe::Machine};
+use super::{CaptureError, error::with_causes, exclusive, logs, maps::Maps, probe::Machine};
 
 /// The compiled programs, where this build has them (see `build.rs`).
 const OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
@@ -151,13 +151,7 @@ fn load_error(what: &'static str, error: &EbpfError) -> CaptureError {
         tracing::debug!(program = what, %error, "the kernel refused a program");
         return CaptureError::Load { what, reason: brief(error) };
     }
-    let mut reason = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        reason = format!("{reason}: {cause}");
-        source = cause.source();
-    }
-    CaptureError::Load { what, reason }
+    CaptureError::Load { what, reason: with_causes(error) }
 }
 
 /// In one line: the verifier's log has thousands, and its last but one says what is wrong.
@@ -171,7 +165,7 @@ fn brief(error: &ProgramError) -> String {
             format!("{io_error} ({})", verdict.unwrap_or("the verifier says nothing"))
         }
         ProgramError::SyscallError(error) => format!("{}: {}", error.call, error.io_error),
-        other => other.to_string(),
+        other => with_causes(other),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, net::SocketAddr};
 
-use super::maps;
+use super::{error::with_causes, maps};
 use crate::cluster::model::Snapshot;
 
 /// The governed destinations that the kernel knows.
@@ -37,7 +37,7 @@ impl Services {
                 }
                 Err(error) => {
                     failures += 1;
-                    last_error = Some((address, error));
+                    last_error = Some((address, with_causes(&error)));
                 }
             }
         }
@@ -48,13 +48,13 @@ impl Services {
                 }
                 Err(error) => {
                     failures += 1;
-                    last_error = Some((address, error));
+                    last_error = Some((address, with_causes(&error)));
                 }
             }
         }
         if let Some((address, error)) = last_error {
             tracing::error!(
-                failures, %address, %error,
+                failures, %address, error,
                 "the kernel's list of governed destinations is not up to date (it holds {} at most)",
                 sluice_ebpf::MAX_SERVICES
             );
@@ -67,4 +67,35 @@ fn difference(known: &HashSet<SocketAddr>, snapshot: &Snapshot) -> (Vec<SocketAd
     let removed =
         known.iter().filter(|address| !snapshot.destinations.contains_key(address)).copied().collect();
     (added, removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::*;
+    use crate::cluster::model::{Destination, Protocol, Service};
+
+    #[test]
+    fn only_the_difference_is_done() {
+        let [stays, comes, goes] =
+            ["10.96.0.1:80", "[fd00::1]:80", "10.96.0.1:81"].map(|text| text.parse::<SocketAddr>().unwrap());
+        let service = Arc::new(Service {
+            namespace: "shop".into(),
+            name: "orders".into(),
+            port: 80,
+            port_name: None,
+            protocol: Protocol::Detect,
+            endpoints: Vec::new(),
+            baseline: Vec::new(),
+            lanes: BTreeMap::new(),
+            session_affinity: false,
+        });
+        let mut snapshot = Snapshot::default();
+        for address in [stays, comes] {
+            snapshot.destinations.insert(address, Destination { service: service.clone(), pinned: None });
+        }
+        assert_eq!(difference(&HashSet::from([stays, goes]), &snapshot), (vec![comes], vec![goes]));
+        assert_eq!(difference(&HashSet::from([stays, comes]), &snapshot), (vec![], vec![]));
+    }
 }

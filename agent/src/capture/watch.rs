@@ -51,6 +51,7 @@ pub(crate) struct Watch {
     changed: HashSet<Arc<str>>,
     /// A watch could not be made, so something may have been missed.
     rescan_at: Option<Instant>,
+    root_is_gone: bool,
 }
 
 impl Watch {
@@ -68,10 +69,16 @@ impl Watch {
             pods: HashMap::new(),
             changed: HashSet::new(),
             rescan_at: None,
+            root_is_gone: false,
         };
         watch.watches.add(root, ABOVE)?;
         watch.scan(root, 0);
         Ok(watch)
+    }
+
+    /// Whether the group of all pods was removed. Another of the same name is another one, without our programs.
+    pub(crate) fn root_is_gone(&self) -> bool {
+        self.root_is_gone
     }
 
     /// The group of a pod, while it exists.
@@ -79,9 +86,11 @@ impl Watch {
         self.pods.get(uid).map(PathBuf::as_path)
     }
 
-    /// Waits until there is any, and tells which pods came, changed or went. Loses nothing when it is cancelled.
+    /// Waits until there is any, and tells which pods came, changed or went; none when the root went. Loses
+    /// nothing when it is cancelled.
     pub(crate) async fn changes(&mut self) -> io::Result<HashSet<Arc<str>>> {
-        while self.changed.is_empty() {
+        let root_was_gone = self.root_is_gone;
+        while self.changed.is_empty() && self.root_is_gone == root_was_gone {
             let rescan_at = self.rescan_at;
             tokio::select! {
                 ready = self.inotify.readable_mut() => {
@@ -120,6 +129,7 @@ impl Watch {
             // The group is gone, and the watch with it.
             self.watched.remove(descriptor);
             if matches!(watched, Watched::Above { level: 0, .. }) {
+                self.root_is_gone = true;
                 tracing::error!(
                     group = %self.root.display(),
                     "the control group of all pods was removed, and the programs with it: restart the agent"
@@ -327,6 +337,23 @@ mod tests {
         assert_eq!(changes(&mut watch).await, ["new", "old"]);
         assert_eq!(watch.group("old"), None);
         assert_eq!(watch.group("new"), Some(new.as_path()));
+    }
+
+    #[tokio::test]
+    async fn a_root_that_is_removed_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let pods = root.path().join("kubepods");
+        fs::create_dir(&pods).unwrap();
+        make_pod(&pods.join("poda"));
+        let mut watch = Watch::start(&pods).unwrap();
+        changes(&mut watch).await;
+        assert!(!watch.root_is_gone());
+        fs::remove_dir_all(&pods).unwrap();
+        // The pod and the root may be told in one go, or one after the other.
+        while !watch.root_is_gone() {
+            changes(&mut watch).await;
+        }
+        assert_eq!(watch.group("a"), None);
     }
 
     #[tokio::test]
