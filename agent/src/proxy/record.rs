@@ -5,7 +5,6 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 use super::{
     choose::Chosen,
     clock::Nanos,
-    connection::Connection,
     worker::{Busy, PodHere, Worker},
 };
 use crate::{
@@ -49,33 +48,34 @@ struct Line {
 
 impl Record {
     /// A request has come.
-    pub(crate) fn begin(connection: &Connection) -> Self {
+    pub(crate) fn begin(worker: &Rc<Worker>) -> Self {
         Self {
             started: Nanos::now(),
             request_bytes: 0,
             response_bytes: 0,
             active: None,
             line: None,
-            _busy: connection.worker.busy(),
+            _busy: worker.busy(),
         }
     }
 
     /// Notes what the access log shows of the request, if it is on.
     pub(crate) fn describe<'r>(
         &mut self,
-        connection: &Connection,
+        worker: &Rc<Worker>,
+        pod: &Rc<PodHere>,
         destination: &Destination,
         protocol: &'static str,
         tagging: Option<&Tagging>,
         request: impl FnOnce() -> (&'r [u8], &'r [u8], Option<&'r [u8]>),
     ) {
-        if !connection.worker.access_log.is_on() {
+        if !worker.access_log.is_on() {
             return;
         }
         let (method, path, traceparent) = request();
         self.line = Some(Box::new(Line {
-            worker: connection.worker.clone(),
-            pod: connection.pod.clone(),
+            worker: worker.clone(),
+            pod: pod.clone(),
             service: destination.service.clone(),
             protocol,
             method: method.to_vec(),

@@ -215,6 +215,7 @@ impl Worker {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             worker.pool.forget(id);
+            worker.h2.forget(id);
             let _ = closed.send(());
         });
     }
@@ -238,7 +239,9 @@ impl Worker {
         let mut every = tokio::time::interval(SWEEP);
         loop {
             every.tick().await;
-            self.pool.sweep(Nanos::now());
+            let now = Nanos::now();
+            self.pool.sweep(now);
+            self.h2.sweep(now);
         }
     }
 }

@@ -19,11 +19,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::{
-    exchange::Ended,
-    head::{HeadEnd, MAX_HEAD_BYTES},
-    request::Refused,
-};
+pub(crate) use self::head::MAX_HEAD_BYTES;
+use self::{exchange::Ended, head::HeadEnd, request::Refused};
 use super::{
     answer,
     clock::Nanos,
@@ -55,7 +52,7 @@ pub(crate) async fn serve(mut connection: Connection, mut destination: Destinati
             Incoming::Head(length) => length,
             Incoming::End => break,
             Incoming::Refused(reason) => {
-                Record::begin(&connection).finish(&mut series, reason.status(), Some(reason));
+                Record::begin(&connection.worker).finish(&mut series, reason.status(), Some(reason));
                 refuse(&mut connection, reason).await;
                 break;
             }
@@ -80,19 +77,23 @@ pub(crate) async fn serve(mut connection: Connection, mut destination: Destinati
         let mut outgoing = connection.worker.buffers.take();
         let workload = connection.pod.pod.workload.load();
         let names = &connection.worker.options.tag_names;
-        let mut record = Record::begin(&connection);
+        let mut record = Record::begin(&connection.worker);
         let read = request::read(head, names, workload.tag.as_ref(), &mut outgoing);
         drop(workload);
         let mut request = match read {
             Ok(request) => {
                 let protocol = if request.http10 { "HTTP/1.0" } else { "HTTP/1.1" };
                 let tagging = Some(&request.tagging);
-                record.describe(&connection, &destination, protocol, tagging, || request::describe(head));
+                record.describe(&connection.worker, &connection.pod, &destination, protocol, tagging, || {
+                    request::describe(head)
+                });
                 request
             }
             Err(refused) => {
                 let reason = reason_of(refused);
-                record.describe(&connection, &destination, "HTTP/1.1", None, || request::describe(head));
+                record.describe(&connection.worker, &connection.pod, &destination, "HTTP/1.1", None, || {
+                    request::describe(head)
+                });
                 record.finish(&mut series, reason.status(), Some(reason));
                 connection.worker.complain(|| {
                     tracing::info!(pod = %connection.pod.name(), service = %destination.service, "refused a request: {refused}");
