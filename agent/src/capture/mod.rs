@@ -1,12 +1,12 @@
 //! How a connection gets here: eBPF programs redirect the connects of enrolled pods to listeners of the agent inside
 //! the pods' own network namespaces.
 //!
-//! - [`probe`] asks what this machine can do, and says plainly what it lacks.
-//! - [`programs`] loads and attaches the programs of `sluice-ebpf`; [`maps`] are what they share with the agent;
-//!   [`heartbeat`] tells them that it lives, [`logs`] reads what they log, [`exclusive`] finds who keeps them out.
-//! - [`watch`] sees pods' control groups ([`cgroup`]) come and go, [`sight`] finds their network namespaces ([`netns`]).
-//! - [`enrol`] decides which pod is to be enrolled, and [`node`] does it: listeners ([`pod`]), then the proxy, then the
-//!   kernel's map. [`services`] tells the kernel which destinations are governed; [`bypass`] counts what came too early.
+//! - `probe` asks what this machine can do, and says plainly what it lacks.
+//! - `programs` loads and attaches the programs of `sluice-ebpf`; `maps` are what they share with the agent;
+//!   `heartbeat` tells them that it lives, `logs` reads what they log, `exclusive` finds who keeps them out.
+//! - `watch` sees pods' control groups (`cgroup`) come and go, `sight` finds their network namespaces (`netns`).
+//! - `enrol` decides which pod is to be enrolled, and `node` does it: listeners (`pod`), then the proxy, then the
+//!   kernel's map. `services` tells the kernel which destinations are governed; `bypass` counts what came too early.
 //!
 //! All `unsafe` of the agent is in here.
 

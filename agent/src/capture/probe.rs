@@ -60,11 +60,11 @@ fn configured(path: &Path) -> Result<PathBuf, CaptureError> {
 
 /// By the number in `linux/capability.h`.
 const CAPABILITIES: [(u32, &str); 3] = [
-    (12, "NET_ADMIN"),
+    (12, "CAP_NET_ADMIN"),
     // Other users' /proc/PID/ns/net.
-    (19, "SYS_PTRACE"),
+    (19, "CAP_SYS_PTRACE"),
     // setns. It includes BPF and PERFMON.
-    (21, "SYS_ADMIN"),
+    (21, "CAP_SYS_ADMIN"),
 ];
 
 fn capabilities() -> Result<(), CaptureError> {
@@ -155,12 +155,12 @@ mod tests {
         assert_eq!(missing_capabilities(&status("000001ffffffffff")), [""; 0]);
         assert_eq!(
             missing_capabilities(&status("0000000000000000")),
-            ["NET_ADMIN", "SYS_PTRACE", "SYS_ADMIN"]
+            ["CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]
         );
         // What Docker gives a container by default.
         assert_eq!(missing_capabilities(&status("00000000a80425fb")).len(), 3);
         assert_eq!(missing_capabilities(&status("0000000000281000")), [""; 0]);
-        assert_eq!(missing_capabilities(&status("0000000000201000")), ["SYS_PTRACE"]);
+        assert_eq!(missing_capabilities(&status("0000000000201000")), ["CAP_SYS_PTRACE"]);
     }
 
     #[test]
