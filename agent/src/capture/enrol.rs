@@ -99,6 +99,7 @@ pub struct PodStatus {
 
 /// All pods that are there, and the snapshot that says what is wanted.
 pub(crate) struct Enroller<W: World> {
+    // Before the pods: it is dropped first, and with it the redirection.
     world: W,
     pods: HashMap<Arc<str>, Tracked<W::Enrolment>>,
     snapshot: Arc<Snapshot>,

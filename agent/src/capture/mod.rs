@@ -50,7 +50,7 @@ use error::with_causes;
 use netns::Netns;
 use node::Node;
 use probe::Machine;
-use programs::{Links, Programs};
+use programs::{FailOpen, Links, Programs};
 use services::Services;
 use watch::Watch;
 
@@ -94,14 +94,13 @@ struct Table {
     destinations: usize,
 }
 
-/// The running capture. Dropping it detaches the programs and ends all enrolments at once.
+/// The running capture. Dropping it takes the programs off `connect()` and ends all enrolments, without waiting.
 pub struct Capture {
-    links: Mutex<Links>,
+    links: Arc<Mutex<Links>>,
     counters: maps::Counters,
     table: Arc<ArcSwap<Table>>,
     bypassed: Arc<AtomicU64>,
     close: Option<oneshot::Sender<oneshot::Sender<()>>>,
-    // Last: the programs are detached when the beat stops.
     _heartbeat: heartbeat::Beating,
 }
 
@@ -153,9 +152,11 @@ impl Capture {
             "eBPF programs attached"
         );
 
+        let links = Arc::new(Mutex::new(links));
         let bypassed = Arc::<AtomicU64>::default();
         let table = Arc::<ArcSwap<Table>>::default();
         let node = Node {
+            _fail_open: FailOpen(links.clone()),
             proxy,
             pods: maps.pods,
             services: Services::new(maps.services),
@@ -170,7 +171,7 @@ impl Capture {
         let (close, closed) = oneshot::channel();
         tokio::spawn(run(Enroller::new(node), watch, snapshots, table.clone(), closed));
         Ok(Self {
-            links: Mutex::new(links),
+            links,
             counters: maps.counters,
             table,
             bypassed,
@@ -186,7 +187,7 @@ impl Capture {
     }
 
     /// Ends all enrolments: the proxy takes what waits in the listeners, closes them, and asks the connections to end.
-    /// Returns when the listeners are closed. Connections that are open go on; the programs that serve their names stay
+    /// Returns when the listeners are closed. Connections that are open go on; what tells them their names stays
     /// attached until `self` is dropped.
     pub async fn close_listeners(&mut self) {
         self.stop_redirecting();
@@ -215,6 +216,12 @@ impl Capture {
                 .map(|(counter, value)| (counter.name(), value))
                 .collect(),
         }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.stop_redirecting();
     }
 }
 

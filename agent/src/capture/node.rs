@@ -19,6 +19,7 @@ use super::{
     maps::{Accepted, Pods},
     netns::{Id, Netns},
     pod::{Opened, PodNetwork, with_addresses},
+    programs::FailOpen,
     services::Services,
     sight::{self, Sighting},
 };
@@ -29,6 +30,8 @@ use crate::{
 
 /// The node, its kernel and the proxy.
 pub(crate) struct Node {
+    /// Should the enrolling task ever end by itself, its listeners close: nobody may be redirected to them then.
+    pub(crate) _fail_open: FailOpen,
     pub(crate) proxy: Proxy,
     pub(crate) pods: Pods,
     pub(crate) services: Services,

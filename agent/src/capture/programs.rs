@@ -3,7 +3,12 @@
 //! The process holds every link, and nothing is pinned: when it ends, however it ends, the kernel detaches the
 //! programs and frees the maps, and the next connect goes direct.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::File,
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -35,6 +40,15 @@ impl Links {
 
     pub(crate) fn is_detached(&self) -> bool {
         self.connect.is_empty()
+    }
+}
+
+/// Detaches the programs from `connect()` when it is dropped: for whoever keeps the listeners open, however it ends.
+pub(crate) struct FailOpen(pub(crate) Arc<Mutex<Links>>);
+
+impl Drop for FailOpen {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).detach_connect();
     }
 }
 
