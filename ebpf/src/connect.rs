@@ -6,7 +6,7 @@
 
 use core::{
     mem,
-    ptr::{addr_of, addr_of_mut, read_volatile, write_volatile},
+    ptr::{addr_of_mut, read_volatile, write_volatile},
 };
 
 use aya_ebpf::{
@@ -20,12 +20,12 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use sluice_ebpf::{Address, Counter, HEARTBEAT_STALE_AFTER_NANOS, PORT_SLOTS, Pod};
 
-use crate::maps::{AGENT_CGROUP, DIALLED, HEARTBEAT, PODS, SERVICES, count};
+use crate::{
+    context::{LOOPBACK_V4, LOOPBACK_V6, ip4, ip6, port, set_ip4, set_ip6, set_port},
+    maps::{AGENT_CGROUP, DIALLED, HEARTBEAT, PODS, SERVICES, count},
+};
 
 const IPPROTO_TCP: u32 = 6;
-/// 127.0.0.1 and ::1, in network byte order.
-const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
-const LOOPBACK_V6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
 
 /// Why a connect passes, or how it was redirected.
 type Outcome = Result<Counter, Counter>;
@@ -164,53 +164,4 @@ fn conclude(ctx: &SockAddrContext, outcome: Outcome) {
     }
     let (Ok(counter) | Err(counter)) = outcome;
     count(counter);
-}
-
-// The context is no ordinary memory: the verifier rewrites every access to it, and knows only accesses of whole
-// words at constant offsets. Volatile keeps the compiler from merging or reordering them.
-
-#[inline(always)]
-pub(crate) fn ip4(ctx: &SockAddrContext) -> u32 {
-    // SAFETY: the kernel passes a valid context to the program.
-    unsafe { read_volatile(addr_of!((*ctx.sock_addr).user_ip4)) }
-}
-
-#[inline(always)]
-pub(crate) fn ip6(ctx: &SockAddrContext) -> [u32; 4] {
-    // SAFETY: as above.
-    unsafe {
-        let ip = addr_of!((*ctx.sock_addr).user_ip6).cast::<u32>();
-        [read_volatile(ip), read_volatile(ip.add(1)), read_volatile(ip.add(2)), read_volatile(ip.add(3))]
-    }
-}
-
-/// In host byte order.
-#[inline(always)]
-fn port(ctx: &SockAddrContext) -> u16 {
-    // SAFETY: as above. The big-endian port fills the first two of the four bytes.
-    u16::from_be(unsafe { read_volatile(addr_of!((*ctx.sock_addr).user_port)) } as u16)
-}
-
-#[inline(always)]
-pub(crate) fn set_ip4(ctx: &SockAddrContext, ip: u32) {
-    // SAFETY: as above.
-    unsafe { write_volatile(addr_of_mut!((*ctx.sock_addr).user_ip4), ip) }
-}
-
-#[inline(always)]
-pub(crate) fn set_ip6(ctx: &SockAddrContext, words: [u32; 4]) {
-    // SAFETY: as above.
-    unsafe {
-        let ip = addr_of_mut!((*ctx.sock_addr).user_ip6).cast::<u32>();
-        write_volatile(ip, words[0]);
-        write_volatile(ip.add(1), words[1]);
-        write_volatile(ip.add(2), words[2]);
-        write_volatile(ip.add(3), words[3]);
-    }
-}
-
-#[inline(always)]
-pub(crate) fn set_port(ctx: &SockAddrContext, port: u16) {
-    // SAFETY: as above.
-    unsafe { write_volatile(addr_of_mut!((*ctx.sock_addr).user_port), u32::from(port.to_be())) }
 }

@@ -22,11 +22,12 @@ use aya_ebpf::{
 };
 use sluice_ebpf::{Address, Counter, Flow};
 
-use crate::maps::{ACCEPTED, DIALLED, IN_FLIGHT, count};
+use crate::{
+    context::{LOOPBACK_V4, LOOPBACK_V6},
+    maps::{ACCEPTED, DIALLED, IN_FLIGHT, count},
+};
 
 const AF_INET: u32 = 2;
-const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
-const LOOPBACK_V6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
 
 #[inline(always)]
 pub(crate) fn on(ctx: &SockOpsContext) {

@@ -19,6 +19,8 @@
 #[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
+mod context;
+#[cfg(target_arch = "bpf")]
 mod established;
 #[cfg(target_arch = "bpf")]
 mod maps;

@@ -6,13 +6,9 @@ use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_netns_cookie, progr
 use sluice_ebpf::{Address, Pod};
 
 use crate::{
-    connect::{ip4, ip6, set_ip4, set_ip6, set_port},
+    context::{LOOPBACK_V4, LOOPBACK_V6, ip4, ip6, set_ip4, set_ip6, set_port},
     maps::{DIALLED, PODS},
 };
-
-/// 127.0.0.1 and ::1, in network byte order: where a redirected socket really ends.
-const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
-const LOOPBACK_V6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
 
 #[inline(always)]
 pub(crate) fn peer_v4(ctx: &SockAddrContext) {
