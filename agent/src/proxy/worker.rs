@@ -35,6 +35,9 @@ const BEAT: Duration = Duration::from_millis(200);
 /// How often idle connections are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// HTTP/2 requests that a pod may have in flight for each connection that it may have open: they cost less.
+const STREAMS_PER_CONNECTION: usize = 4;
+
 /// What the rest of the agent asks of a worker.
 pub(crate) enum Command {
     Open {
@@ -98,6 +101,8 @@ pub(crate) struct PodHere {
     /// Accept loops that have not ended.
     listening: Cell<usize>,
     connections: Cell<usize>,
+    /// HTTP/2 requests in flight.
+    streams: Cell<usize>,
     budget: usize,
 }
 
@@ -116,6 +121,15 @@ impl PodHere {
             Place(self.clone())
         })
     }
+
+    /// A place for one more HTTP/2 request. Over HTTP/1 a connection carries one at a time, so that its place will do.
+    pub(crate) fn stream_place(self: &Rc<Self>) -> Option<StreamPlace> {
+        let streams = self.streams.get();
+        (streams < self.budget * STREAMS_PER_CONNECTION).then(|| {
+            self.streams.set(streams + 1);
+            StreamPlace(self.clone())
+        })
+    }
 }
 
 /// A connection's place in its pod's budget.
@@ -124,6 +138,15 @@ pub(crate) struct Place(Rc<PodHere>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
+    }
+}
+
+/// An HTTP/2 request's place in its pod's budget.
+pub(crate) struct StreamPlace(Rc<PodHere>);
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
     }
 }
 
@@ -183,6 +206,7 @@ impl Worker {
             metrics,
             listening: Cell::new(0),
             connections: Cell::new(0),
+            streams: Cell::new(0),
             budget,
         });
         for listener in listeners {

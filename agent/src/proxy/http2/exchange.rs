@@ -34,6 +34,7 @@ use crate::{
         clock::Nanos,
         record::Record,
         upstream::CONNECT_ATTEMPTS,
+        worker::StreamPlace,
     },
 };
 
@@ -41,33 +42,6 @@ use crate::{
 const RETRIES: u32 = 2;
 
 static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
-
-/// Carries a stream to its end.
-pub(super) async fn serve(
-    caller: Rc<Caller>,
-    known: Known,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-) {
-    let mut record = Record::begin(&caller.worker);
-    let (mut head, body) = request.into_parts();
-    let tagging = {
-        let workload = caller.pod.pod.workload.load();
-        tag(&mut head.headers, &caller.worker.options.tag_names, workload.tag.as_ref())
-    };
-    record.describe(&caller.worker, &caller.pod, &known.destination, "HTTP/2", Some(&tagging), || {
-        let path = head.uri.path_and_query().map_or(&b""[..], |path| path.as_str().as_bytes());
-        (head.method.as_str().as_bytes(), path, head.headers.get("traceparent").map(HeaderValue::as_bytes))
-    });
-    if head.uri.scheme().is_none() {
-        // Only a `host` header, no `:authority`: h2 passes that on as it is if it takes the request for HTTP/1.1's.
-        head.version = Version::HTTP_11;
-    }
-    let kind = Kind::of(&head.method, &head.headers);
-    let idempotent = head.method.is_idempotent();
-    let up = Pipe::replayable(body);
-    Exchange { caller, known, record, tagging, head, kind, idempotent, up, respond }.run().await;
-}
 
 /// Reads the tag and puts it where the next hop looks for it.
 fn tag(headers: &mut HeaderMap, names: &TagNames, caller: Option<&Tag>) -> Tagging {
@@ -93,7 +67,8 @@ fn tag(headers: &mut HeaderMap, names: &TagNames, caller: Option<&Tag>) -> Taggi
     tagging
 }
 
-struct Exchange {
+/// A stream on its way.
+pub(super) struct Exchange {
     caller: Rc<Caller>,
     known: Known,
     record: Record,
@@ -125,11 +100,41 @@ enum NoAnswer {
 }
 
 impl Exchange {
-    async fn run(mut self) {
+    /// A request has come: reads its tag, and sets it.
+    pub(super) fn begin(
+        caller: Rc<Caller>,
+        known: Known,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) -> Self {
+        let mut record = Record::begin(&caller.worker);
+        let (mut head, body) = request.into_parts();
+        let tagging = {
+            let workload = caller.pod.pod.workload.load();
+            tag(&mut head.headers, &caller.worker.options.tag_names, workload.tag.as_ref())
+        };
+        record.describe(&caller.worker, &caller.pod, &known.destination, "HTTP/2", Some(&tagging), || {
+            let path = head.uri.path_and_query().map_or(&b""[..], |path| path.as_str().as_bytes());
+            let traceparent = head.headers.get("traceparent").map(HeaderValue::as_bytes);
+            (head.method.as_str().as_bytes(), path, traceparent)
+        });
+        if head.uri.scheme().is_none() {
+            // Only a `host` header, no `:authority`: h2 passes that on as it is if it takes the request for one of
+            // HTTP/1.1.
+            head.version = Version::HTTP_11;
+        }
+        let kind = Kind::of(&head.method, &head.headers);
+        let idempotent = head.method.is_idempotent();
+        let up = Pipe::replayable(body);
+        Self { caller, known, record, tagging, head, kind, idempotent, up, respond }
+    }
+
+    /// Carries the stream to its end.
+    pub(super) async fn run(mut self, _place: StreamPlace) {
         let mut tried = SmallVec::<[SocketAddr; CONNECT_ATTEMPTS]>::new();
         let mut retries = 0;
         loop {
-            let mut sent = match self.send(&mut tried).await {
+            let mut sent = match self.send(&mut tried, retries == 0).await {
                 Ok(sent) => sent,
                 Err(reason) => return self.refuse(reason),
             };
@@ -176,12 +181,18 @@ impl Exchange {
     }
 
     /// Sends the request's head to an endpoint. Those that cannot be connected to are added to `tried`.
-    async fn send(&mut self, tried: &mut SmallVec<[SocketAddr; CONNECT_ATTEMPTS]>) -> Result<Sent, Reason> {
+    async fn send(
+        &mut self,
+        tried: &mut SmallVec<[SocketAddr; CONNECT_ATTEMPTS]>,
+        first: bool,
+    ) -> Result<Sent, Reason> {
         let Caller { worker, pod, .. } = &*self.caller;
         let mut failed = 0;
         let mut retired = 0;
         loop {
-            let at = Nanos::now();
+            // The clock is not read twice for the first attempt: it begins with the request.
+            let begins = first && failed + retired == 0;
+            let at = if begins { self.record.started } else { Nanos::now() };
             let tag = self.tagging.tag.as_ref();
             let chosen = match choose::choose(worker, pod, &self.known.destination, tag, tried, at)? {
                 Some(chosen) if failed < CONNECT_ATTEMPTS => chosen,
@@ -208,7 +219,9 @@ impl Exchange {
             let request = || Request::from_parts(self.head.clone(), ());
             match worker.h2.send(&place, request, self.up.is_done()) {
                 Ok((response, stream)) => {
-                    return Ok(Sent { place, chosen, at: Nanos::now(), response, stream, deaf: false });
+                    // Opening a connection is not the endpoint's latency.
+                    let at = if place.reused { at } else { Nanos::now() };
+                    return Ok(Sent { place, chosen, at, response, stream, deaf: false });
                 }
                 // Nothing was sent. The next connection is another one, if need be a new one.
                 Err(NotOpened::Retired) if retired < CONNECT_ATTEMPTS => retired += 1,
@@ -331,8 +344,8 @@ impl Exchange {
         self.make_up(reason);
     }
 
-    /// There is no endpoint for the request.
-    fn refuse(mut self, reason: Reason) {
+    /// Answers in the place of an endpoint that was not even asked.
+    pub(super) fn refuse(mut self, reason: Reason) {
         let lost = matches!(reason, Reason::NoEndpoint | Reason::LaneUnavailable);
         let outcome = lost.then_some(TagOutcome::Refused);
         Record::count_tags(&mut self.known.series.borrow_mut(), &self.tagging, outcome);

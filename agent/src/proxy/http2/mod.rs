@@ -36,7 +36,10 @@ use super::{
     http1::MAX_HEAD_BYTES,
     worker::{PodHere, Worker},
 };
-use crate::{cluster::model::Destination, observe::metrics::ServiceSeries};
+use crate::{
+    cluster::model::Destination,
+    observe::{metrics::ServiceSeries, reason::Reason},
+};
 
 /// Streams that a caller may have open on one connection. gRPC servers have no limit of their own by default, and
 /// clients put everything on one connection, so a low one would be felt; each stream costs a few KiB.
@@ -166,7 +169,11 @@ pub(crate) async fn serve(connection: Connection, destination: Destination, earl
                     leaving = true;
                     streams.graceful_shutdown();
                 }
-                tokio::task::spawn_local(exchange::serve(caller.clone(), known, request, respond));
+                let exchange = exchange::Exchange::begin(caller.clone(), known, request, respond);
+                match caller.pod.stream_place() {
+                    Some(place) => drop(tokio::task::spawn_local(exchange.run(place))),
+                    None => exchange.refuse(Reason::Overloaded),
+                }
             }
             Next::Leave => {
                 leaving = true;

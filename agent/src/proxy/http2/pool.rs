@@ -23,7 +23,7 @@ use h2::{
 use http::Request;
 use tokio::{net::TcpStream, sync::OnceCell};
 
-use super::{MAX_STREAMS, RESET_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use super::{MAX_STREAMS, RESET_STREAMS, SEND_BUFFER};
 use crate::{
     govern::endpoint::Endpoint,
     proxy::{
@@ -37,6 +37,10 @@ use crate::{
 /// Streams that are opened on a new connection before the endpoint has said how many it allows (RFC 9113, section
 /// 6.5.2, recommends at least 100).
 const FIRST_STREAMS: usize = 100;
+
+/// What one answer may have under way before its caller takes it. Larger than towards the caller, who is on this node:
+/// an endpoint two milliseconds away can still send 128 MiB/s.
+pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
 
 /// What all answers on one connection together may have under way before their callers take it.
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;

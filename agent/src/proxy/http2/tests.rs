@@ -69,6 +69,10 @@ struct Bed {
 
 /// Endpoints by tag; `None` is baseline.
 fn bed(endpoints: &[(SocketAddr, Option<&str>)]) -> Bed {
+    bed_with(endpoints, 100)
+}
+
+fn bed_with(endpoints: &[(SocketAddr, Option<&str>)], connections_per_pod: usize) -> Bed {
     let parse = |tag: &str| tag.parse::<Tag>().expect("a tag");
     let all: Vec<_> = endpoints
         .iter()
@@ -113,7 +117,7 @@ fn bed(endpoints: &[(SocketAddr, Option<&str>)]) -> Bed {
         metrics: metrics.clone(),
         access_log: AccessLog::off(),
         tag_names: Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a name")),
-        connections_per_pod: 100,
+        connections_per_pod,
         idle_grace: Duration::ZERO,
     };
     let proxy = Proxy::start(&options).expect("threads can be started");
@@ -415,7 +419,7 @@ async fn a_receiver_that_takes_nothing_holds_its_sender_back_and_nobody_else() {
             assert_eq!(ask(&mut caller, get()).await.status(), StatusCode::OK);
         }
     }
-    let bound = 2 * STREAM_WINDOW as usize + SEND_BUFFER + 65_536;
+    let bound = (STREAM_WINDOW + pool::STREAM_WINDOW) as usize + SEND_BUFFER + 65_536;
     assert!(last <= bound, "{last} bytes were taken from the endpoint");
     drop(stuck);
 }
@@ -593,6 +597,72 @@ async fn a_refused_stream_without_another_endpoint_is_refused_to_the_caller() {
     let (response, _) = caller.send_request(get(), true).expect("it takes requests");
     assert_eq!(soon(response).await.expect_err("refused").reason(), Some(Code::REFUSED_STREAM));
     assert_eq!(refused.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_was_too_long_to_keep_is_not_sent_again() {
+    let refused = Arc::new(AtomicUsize::new(0));
+    let first = refusing(refused.clone()).await;
+    let bed = bed(&[(first, None), (refusing(refused.clone()).await, None)]);
+    let mut caller = bed.caller().await;
+    let (response, mut up) = caller.send_request(post("text/plain"), false).expect("it takes requests");
+    let mut rest = Bytes::from(vec![7; 100_000]);
+    while !rest.is_empty() {
+        up.reserve_capacity(rest.len());
+        let room = soon(poll_fn(|cx| up.poll_capacity(cx))).await.expect("open").expect("open");
+        let part = rest.split_to(room.min(rest.len()));
+        up.send_data(part, rest.is_empty()).expect("it takes data");
+    }
+    assert_eq!(soon(response).await.expect_err("refused").reason(), Some(Code::REFUSED_STREAM));
+    assert_eq!(refused.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_pooled_connection_that_its_endpoint_closed_is_no_error_for_what_can_be_repeated() {
+    // Each connection answers one request and is closed without a word when the next one comes.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback can be bound");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut streams = server::handshake(stream).await.expect("it speaks HTTP/2");
+            if let Some(Ok((_, mut respond))) = streams.accept().await {
+                let _: Result<_, h2::Error> = respond.send_response(Response::new(()), true);
+            }
+            let _ = streams.accept().await;
+        }
+    });
+    let bed = bed(&[(address, None)]);
+    let mut caller = bed.caller().await;
+    assert_eq!(ask(&mut caller, get()).await.status(), 200);
+    assert_eq!(ask(&mut caller, get()).await.status(), 200, "sent again over a new connection");
+    assert_eq!(ask(&mut caller, post("text/plain")).await.status(), 502, "it may have been processed");
+    bed.metric(&["sluice_retries_total", "stale_connection"], |value| value == 1).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_asks_for_more_than_its_share_is_told_so() {
+    let (open, gate) = tokio::sync::watch::channel(false);
+    let address = endpoint(move |_, mut respond| {
+        let mut gate = gate.clone();
+        async move {
+            let _ = gate.wait_for(|open| *open).await;
+            let _ = respond.send_response(Response::new(()), true);
+        }
+    })
+    .await;
+    // One connection, so four requests.
+    let bed = bed_with(&[(address, None)], 1);
+    let mut caller = bed.caller().await;
+    let waiting: Vec<_> =
+        (0..4).map(|_| caller.send_request(get(), true).expect("it takes requests").0).collect();
+    let answer = ask(&mut caller, get()).await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(header(answer.headers(), "x-sluice-reason"), "overloaded");
+    open.send(true).expect("somebody waits");
+    for response in waiting {
+        assert_eq!(soon(response).await.expect("it answers").status(), 200);
+    }
+    assert_eq!(ask(&mut caller, get()).await.status(), 200, "there is room again");
 }
 
 #[tokio::test]
