@@ -25,6 +25,14 @@ pub struct Config {
     #[arg(long, value_name = "DIR", env = "SLUICE_PODS_CGROUP")]
     pub pods_cgroup: Option<PathBuf>,
 
+    /// The name of this node, for `internalTrafficPolicy: Local` and topology hints
+    #[arg(long, value_name = "NAME", env = "SLUICE_NODE")]
+    pub node: Option<String>,
+
+    /// The zone of this node, for topology hints
+    #[arg(long, value_name = "ZONE", env = "SLUICE_ZONE")]
+    pub zone: Option<String>,
+
     /// Where /metrics, /healthz and /readyz are served
     #[arg(long, value_name = "ADDRESS", env = "SLUICE_ADMIN", default_value = "127.0.0.1:9465")]
     pub admin: SocketAddr,

@@ -19,3 +19,4 @@ pub mod config;
 pub mod govern;
 pub mod observe;
 pub mod proxy;
+pub mod run;

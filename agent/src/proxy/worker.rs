@@ -240,6 +240,7 @@ impl Worker {
             }
             worker.pool.forget(id);
             worker.h2.forget(id);
+            worker.metrics.evict_pod(&pod.pod.workload.load().uid);
             let _ = closed.send(());
         });
     }

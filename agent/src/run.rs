@@ -1,0 +1,283 @@
+//! The agent: wires the rooms together; owns start, drain and stop.
+//!
+//! Start: the cluster is read, the proxy's workers are started, and only then does capture attach the programs that bring
+//! connections here. Stop is the reverse: the programs go first, so that every new connection goes direct or to the agent
+//! that takes over; callers are told to reconnect; what is in flight ends; then the process does.
+
+use std::{
+    num::NonZero,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    admin::{Admin, BindError},
+    capture::{self, Capture, CaptureError},
+    cluster::{Cluster, builder, manifests},
+    config::Config,
+    govern::lane::{TagNames, TagNamesError},
+    observe::{
+        access_log::AccessLog,
+        metrics::{Kind, Metrics, Pulled},
+    },
+    proxy::{self, Proxy},
+};
+
+/// Threads that carry traffic, if the operator does not say: more than this rarely pays on a node that others share.
+const MOST_WORKERS: usize = 4;
+
+/// How long callers with an idle connection have to send one more request and learn that they are to reconnect.
+const IDLE_GRACE: Duration = Duration::from_secs(5);
+
+/// Connections that one pod may have open. A thread pool of a large Java service holds a few hundred.
+const CONNECTIONS_PER_POD: usize = 16 * 1024;
+
+/// Why the agent did not run. One line each, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("--manifests: {0}")]
+    Manifests(#[from] manifests::Error),
+    #[error("--tag-header: {0}")]
+    TagNames(#[from] TagNamesError),
+    #[error(transparent)]
+    Admin(#[from] BindError),
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error("the manifests were never read: their source has stopped; the log says why")]
+    Source,
+    #[error("cannot start the {what}: {source}")]
+    Start { what: &'static str, source: std::io::Error },
+    #[error("metrics are defined twice: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl RunError {
+    /// 2 for what is wrong with the command line, 1 for what is wrong with the machine.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Manifests(_) | Self::TagNames(_) | Self::Admin(_) => 2,
+            Self::Capture(_) | Self::Source | Self::Start { .. } | Self::Metrics(_) => 1,
+        }
+    }
+}
+
+/// What is asked about the running agent; empty while it starts.
+#[derive(Default)]
+struct Running {
+    capture: Option<Capture>,
+    cluster: Option<Arc<Cluster>>,
+    /// Everything that was there at the start has been taken up. Later troubles of single pods are told by metrics.
+    ready: bool,
+    stopping: bool,
+}
+
+type Shared = Arc<Mutex<Running>>;
+
+/// Runs until it is told to stop (SIGTERM or SIGINT), then drains. A second signal ends it at once.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let mut signals = Signals::new().map_err(|source| RunError::Start { what: "signal handlers", source })?;
+    let tag_names = Arc::new(TagNames::new(&config.tag_header)?);
+    let feed = manifests::open(&config.manifests)?;
+    let metrics = Arc::new(Metrics::new());
+    let running = Shared::default();
+    let asked = running.clone();
+    let admin = Admin::bind(config.admin, metrics.clone(), Arc::new(move || missing(&asked)))?;
+    let (access_log, _writer) =
+        AccessLog::start(config.access_log, std::io::stdout(), metrics.access_log_dropped.clone())
+            .map_err(|source| RunError::Start { what: "access log", source })?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
+
+    let options = builder::Options {
+        node: config.node.as_deref().map(Into::into),
+        zone: config.zone.as_deref().map(Into::into),
+    };
+    let cluster = Arc::new(Cluster::start(feed, options));
+    lock(&running).cluster = Some(cluster.clone());
+    pull(&metrics, &running)?;
+    tokio::spawn(admin.serve());
+    let workers = config.workers.map_or_else(default_workers, usize::from);
+    let proxy = Proxy::start(&proxy::Options {
+        workers,
+        current: cluster.current(),
+        metrics: metrics.clone(),
+        access_log,
+        tag_names,
+        connections_per_pod: CONNECTIONS_PER_POD,
+        idle_grace: IDLE_GRACE.min(config.drain_timeout),
+    })
+    .map_err(|source| RunError::Start { what: "proxy's threads", source })?;
+    tokio::select! {
+        synced = cluster.synced() => { synced.ok_or(RunError::Source)?; }
+        () = signals.any() => return Ok(()),
+    }
+
+    let capturing =
+        capture::Options { pods_cgroup: config.pods_cgroup.clone(), ..capture::Options::default() };
+    let capture = Capture::start(&capturing, proxy.clone(), cluster.snapshots())?;
+    lock(&running).capture = Some(capture);
+    tracing::info!(admin = %config.admin, workers, "running");
+
+    signals.any().await;
+    tokio::select! {
+        () = drain(&running, &proxy, config.drain_timeout) => {}
+        () = signals.any() => tracing::warn!("stopping at once: told to stop a second time"),
+    }
+    Ok(())
+}
+
+/// Lets everything that is in flight end, within `limit`.
+async fn drain(running: &Shared, proxy: &Proxy, limit: Duration) {
+    tracing::info!(limit_seconds = limit.as_secs(), "draining: new connections no longer come here");
+    let capture = {
+        let mut running = lock(running);
+        running.stopping = true;
+        if let Some(capture) = &running.capture {
+            capture.stop_redirecting();
+        }
+        running.capture.take()
+    };
+    let draining = async {
+        // Kept until the end: its programs still tell applications the addresses that they have dialled.
+        let mut capture = capture;
+        let close = async {
+            if let Some(capture) = &mut capture {
+                capture.close_listeners().await;
+            }
+        };
+        tokio::join!(proxy.drain(), close);
+    };
+    if tokio::time::timeout(limit, draining).await.is_err() {
+        tracing::warn!("drained for as long as --drain-timeout allows: closing what is still in flight");
+    } else {
+        tracing::info!("drained");
+    }
+}
+
+/// Why the agent is not ready.
+fn missing(running: &Shared) -> Vec<String> {
+    let mut running = lock(running);
+    let mut missing = Vec::new();
+    if running.stopping {
+        missing.push("the agent is stopping".to_owned());
+        return missing;
+    }
+    if running.ready {
+        return missing;
+    }
+    match &running.capture {
+        None => missing.push("the cluster's objects are being read, and capture has not started".to_owned()),
+        Some(capture) => {
+            let status = capture.status();
+            if !status.synced {
+                missing.push("the pods of this node are not enrolled yet".to_owned());
+            }
+            for pod in status.pods.iter() {
+                if let Some(why) = &pod.pending {
+                    missing.push(format!("pod {}/{}: {why}", pod.workload.namespace, pod.workload.name));
+                }
+            }
+        }
+    }
+    running.ready = missing.is_empty();
+    missing
+}
+
+/// Registers the numbers that other rooms keep.
+fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
+    let gauge = |name, help, read: fn(&Running) -> Option<f64>| {
+        let running = running.clone();
+        metrics.pull(Pulled {
+            name,
+            help,
+            kind: Kind::Gauge,
+            labels: &[],
+            read: Box::new(move |write| {
+                if let Some(value) = read(&lock(&running)) {
+                    write(&[], value);
+                }
+            }),
+        })
+    };
+    gauge(
+        "sluice_state_age_seconds",
+        "Time since the source of the cluster's objects last knew that what it has told is the cluster's state.",
+        |running| Some(running.cluster.as_ref()?.status().heard.elapsed().as_secs_f64()),
+    )?;
+    gauge("sluice_state_generation", "Snapshots of the cluster that were put in force.", |running| {
+        Some(running.cluster.as_ref()?.status().generation as f64)
+    })?;
+    gauge("sluice_state_problems", "Objects, or parts of them, that are left out because they are wrong.", |running| {
+        Some(running.cluster.as_ref()?.status().problems.len() as f64)
+    })?;
+    gauge("sluice_governed_destinations", "Addresses whose connections the kernel redirects.", |running| {
+        Some(running.capture.as_ref()?.status().destinations as f64)
+    })?;
+    let asked = running.clone();
+    metrics.pull(Pulled {
+        name: "sluice_pods",
+        help: "Pods of this node that are to be captured, by whether they are.",
+        kind: Kind::Gauge,
+        labels: &["state"],
+        read: Box::new(move |write| {
+            let Some(status) = lock(&asked).capture.as_ref().map(Capture::status) else { return };
+            let pending = status.pods.iter().filter(|pod| pod.pending.is_some()).count();
+            write(&["enrolled"], (status.pods.len() - pending) as f64);
+            write(&["pending"], pending as f64);
+        }),
+    })?;
+    let asked = running.clone();
+    metrics.pull(Pulled {
+        name: "sluice_kernel_connects_total",
+        help: "What the eBPF programs did with connects and handshakes of this node's pods, by reason.",
+        kind: Kind::Counter,
+        labels: &["reason"],
+        read: Box::new(move |write| {
+            let Some(status) = lock(&asked).capture.as_ref().map(Capture::status) else { return };
+            for (reason, count) in status.kernel {
+                write(&[reason], count as f64);
+            }
+        }),
+    })?;
+    let asked = running.clone();
+    metrics.pull(Pulled {
+        name: "sluice_bypassed_connections_total",
+        help: "Connections to governed services that pods had opened before they were enrolled.",
+        kind: Kind::Counter,
+        labels: &[],
+        read: Box::new(move |write| {
+            if let Some(status) = lock(&asked).capture.as_ref().map(Capture::status) {
+                write(&[], status.bypassed as f64);
+            }
+        }),
+    })
+}
+
+fn lock(running: &Shared) -> std::sync::MutexGuard<'_, Running> {
+    // Nothing that holds it can leave it half-changed.
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_WORKERS)
+}
+
+/// What tells the agent to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
