@@ -208,9 +208,11 @@ fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
     gauge("sluice_state_generation", "Snapshots of the cluster that were put in force.", |running| {
         Some(running.cluster.as_ref()?.status().generation as f64)
     })?;
-    gauge("sluice_state_problems", "Objects, or parts of them, that are left out because they are wrong.", |running| {
-        Some(running.cluster.as_ref()?.status().problems.len() as f64)
-    })?;
+    gauge(
+        "sluice_state_problems",
+        "Objects, or parts of them, that are left out because they are wrong.",
+        |running| Some(running.cluster.as_ref()?.status().problems.len() as f64),
+    )?;
     gauge("sluice_governed_destinations", "Addresses whose connections the kernel redirects.", |running| {
         Some(running.capture.as_ref()?.status().destinations as f64)
     })?;
@@ -230,9 +232,9 @@ fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
     let asked = running.clone();
     metrics.pull(Pulled {
         name: "sluice_kernel_connects_total",
-        help: "What the eBPF programs did with connects and handshakes of this node's pods, by reason.",
+        help: "What the eBPF programs did with connects and handshakes of this node's pods, by outcome.",
         kind: Kind::Counter,
-        labels: &["reason"],
+        labels: &["outcome"],
         read: Box::new(move |write| {
             let Some(status) = lock(&asked).capture.as_ref().map(Capture::status) else { return };
             for (reason, count) in status.kernel {
