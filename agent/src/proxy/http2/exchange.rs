@@ -129,8 +129,16 @@ impl Exchange {
         Self { caller, known, record, tagging, head, kind, idempotent, up, respond }
     }
 
-    /// Carries the stream to its end.
-    pub(super) async fn run(mut self, _place: StreamPlace) {
+    /// Carries the stream to its end, holding its place in the pod's budget.
+    // Not an `async fn`, which would keep room for `self` twice; tasks are moved when they are spawned.
+    pub(super) fn run(mut self, place: StreamPlace) -> impl Future<Output = ()> {
+        async move {
+            self.drive().await;
+            drop(place);
+        }
+    }
+
+    async fn drive(&mut self) {
         let mut tried = SmallVec::<[SocketAddr; CONNECT_ATTEMPTS]>::new();
         let mut retries = 0;
         loop {
@@ -139,8 +147,8 @@ impl Exchange {
                 Err(reason) => return self.refuse(reason),
             };
             match poll_fn(|cx| self.poll_answer(cx, &mut sent)).await {
-                Ok(response) => return self.pass_on(sent, response).await,
-                Err(NoAnswer::CallerGone(code)) => return self.give_up(&mut sent.stream, code, 0),
+                Ok(response) => return self.pass_on(&mut sent, response).await,
+                Err(NoAnswer::CallerGone(code)) => return self.give_up(&mut sent, code, 0),
                 Err(NoAnswer::Endpoint(error)) => {
                     let again = if retries < RETRIES { self.may_retry(&error, &sent) } else { None };
                     let Some(cause) = again else { return self.fail(&sent, &error) };
@@ -272,7 +280,7 @@ impl Exchange {
     }
 
     /// Passes the answer on, while what is left of the request goes on too.
-    async fn pass_on(mut self, mut sent: Sent, response: Response<RecvStream>) {
+    async fn pass_on(&mut self, sent: &mut Sent, response: Response<RecvStream>) {
         self.up.commit();
         let now = Nanos::now();
         sent.chosen.in_flight.observe(now.since(sent.at).0, now.0);
@@ -281,15 +289,15 @@ impl Exchange {
         let status = head.status.as_u16();
         let mut down = Pipe::new(body);
         let Ok(mut back) = self.respond.send_response(Response::from_parts(head, ()), down.is_done()) else {
-            return self.give_up(&mut sent.stream, None, 0);
+            return self.give_up(sent, None, 0);
         };
-        let ended = poll_fn(|cx| self.poll_pass(cx, &mut sent, &mut down, &mut back)).await;
+        let ended = poll_fn(|cx| self.poll_pass(cx, sent, &mut down, &mut back)).await;
         self.record.response_bytes = down.bytes;
         match ended {
             Ok(()) => self.finish(status, None),
-            Err(NoAnswer::CallerGone(code)) => self.give_up(&mut sent.stream, code, status),
+            Err(NoAnswer::CallerGone(code)) => self.give_up(sent, code, status),
             Err(NoAnswer::Endpoint(error)) => {
-                self.complain(&sent, &error);
+                self.complain(sent, &error);
                 let reason = reason_of(&error);
                 if error.is_reset() && error.is_remote() {
                     back.send_reset(error.reason().unwrap_or(Code::INTERNAL_ERROR));
@@ -323,16 +331,16 @@ impl Exchange {
     }
 
     /// The caller gave up: so does its request.
-    fn give_up(mut self, stream: &mut SendStream<Bytes>, code: Option<Code>, status: u16) {
+    fn give_up(&mut self, sent: &mut Sent, code: Option<Code>, status: u16) {
         if code.is_some() {
             self.caller.resets.count(Nanos::now());
         }
-        stream.send_reset(code.unwrap_or(Code::CANCEL));
+        sent.stream.send_reset(code.unwrap_or(Code::CANCEL));
         self.finish(status, Some(Reason::CallerClosed));
     }
 
     /// The endpoint did not answer.
-    fn fail(mut self, sent: &Sent, error: &h2::Error) {
+    fn fail(&mut self, sent: &Sent, error: &h2::Error) {
         self.complain(sent, error);
         let reason = reason_of(error);
         Record::count_tags(&mut self.known.series.borrow_mut(), &self.tagging, sent.chosen.tag_outcome());
@@ -345,7 +353,7 @@ impl Exchange {
     }
 
     /// Answers in the place of an endpoint that was not even asked.
-    pub(super) fn refuse(mut self, reason: Reason) {
+    pub(super) fn refuse(&mut self, reason: Reason) {
         let lost = matches!(reason, Reason::NoEndpoint | Reason::LaneUnavailable);
         let outcome = lost.then_some(TagOutcome::Refused);
         Record::count_tags(&mut self.known.series.borrow_mut(), &self.tagging, outcome);

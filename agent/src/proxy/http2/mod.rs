@@ -169,7 +169,7 @@ pub(crate) async fn serve(connection: Connection, destination: Destination, earl
                     leaving = true;
                     streams.graceful_shutdown();
                 }
-                let exchange = exchange::Exchange::begin(caller.clone(), known, request, respond);
+                let mut exchange = exchange::Exchange::begin(caller.clone(), known, request, respond);
                 match caller.pod.stream_place() {
                     Some(place) => drop(tokio::task::spawn_local(exchange.run(place))),
                     None => exchange.refuse(Reason::Overloaded),

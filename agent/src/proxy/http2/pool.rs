@@ -132,7 +132,11 @@ impl Pool {
         let place = Place { reused: shared.opened.initialized(), shared };
         // Streams that come while the connection is being opened wait for it together.
         let opened = place.shared.opened.get_or_init(|| async {
-            open(worker, pod, endpoint, &place.shared, started).await.map(RefCell::new).map_err(Rc::new)
+            // Boxed, for it is rare, and every request's task would carry its state.
+            Box::pin(open(worker, pod, endpoint, &place.shared, started))
+                .await
+                .map(RefCell::new)
+                .map_err(Rc::new)
         });
         match opened.await {
             Ok(_) => Ok(place),
