@@ -130,7 +130,10 @@ impl Exchange {
     }
 
     /// Carries the stream to its end, holding its place in the pod's budget.
-    // Not an `async fn`, which would keep room for `self` twice; tasks are moved when they are spawned.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an `async fn` keeps room for `self` twice, and tasks are moved when they are spawned"
+    )]
     pub(super) fn run(mut self, place: StreamPlace) -> impl Future<Output = ()> {
         async move {
             self.drive().await;

@@ -38,6 +38,9 @@ use crate::{
 /// 6.5.2, recommends at least 100).
 const FIRST_STREAMS: usize = 100;
 
+/// Connections of a pod to an endpoint. When all are full, requests wait for their turn on the one with the fewest.
+pub(super) const MAX_CONNECTIONS: usize = 16;
+
 /// What one answer may have under way before its caller takes it. Larger than towards the caller, who is on this node:
 /// an endpoint two milliseconds away can still send 128 MiB/s.
 pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
@@ -75,7 +78,9 @@ struct Shared {
     key: Key,
     /// Streams that it is expected to allow.
     guess: usize,
-    opened: OnceCell<Result<RefCell<SendRequest<Bytes>>, Rc<io::Error>>>,
+    /// Only ever cloned: a handle that has sent a request may stand for one that waits for its turn, and asking it
+    /// whether it is ready would take that one's waker.
+    opened: OnceCell<Result<SendRequest<Bytes>, Rc<io::Error>>>,
     /// Streams that are open, or wait for the connection to be.
     streams: Cell<usize>,
     idle_since: Cell<Nanos>,
@@ -87,7 +92,7 @@ impl Shared {
         match self.opened.get() {
             None => guess,
             Some(Err(_)) => 0,
-            Some(Ok(sender)) => sender.borrow().current_max_send_streams().min(MAX_STREAMS as usize),
+            Some(Ok(sender)) => sender.current_max_send_streams().min(MAX_STREAMS as usize),
         }
     }
 }
@@ -111,7 +116,7 @@ impl Drop for Place {
 
 /// Why a stream could not be opened. In neither case has anything been sent.
 pub(super) enum NotOpened {
-    /// The connection takes no more streams: another may.
+    /// The connection takes no new streams: another may.
     Retired,
     /// The request cannot be sent over HTTP/2.
     Unfit(h2::Error),
@@ -133,10 +138,7 @@ impl Pool {
         // Streams that come while the connection is being opened wait for it together.
         let opened = place.shared.opened.get_or_init(|| async {
             // Boxed, for it is rare, and every request's task would carry its state.
-            Box::pin(open(worker, pod, endpoint, &place.shared, started))
-                .await
-                .map(RefCell::new)
-                .map_err(Rc::new)
+            Box::pin(open(worker, pod, endpoint, &place.shared, started)).await.map_err(Rc::new)
         });
         match opened.await {
             Ok(_) => Ok(place),
@@ -156,14 +158,11 @@ impl Pool {
         end: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), NotOpened> {
         let Some(Ok(sender)) = place.shared.opened.get() else { return Err(NotOpened::Retired) };
-        let mut sender = sender.borrow_mut();
-        // Not ready: it has ended or was told to go away, or the endpoint has lowered its limit.
-        match sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Pending | Poll::Ready(Err(_)) => {
-                self.retire(&place.shared);
-                return Err(NotOpened::Retired);
-            }
+        let mut sender = sender.clone();
+        // It has ended, or was told to go away. (A clone never has to wait.)
+        if !matches!(sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(()))) {
+            self.retire(&place.shared);
+            return Err(NotOpened::Retired);
         }
         sender.send_request(request(), end).map_err(NotOpened::Unfit)
     }
@@ -181,6 +180,11 @@ impl Pool {
             if limit > 0 {
                 connections.limit = limit;
             }
+        }
+        if connections.open.len() >= MAX_CONNECTIONS
+            && let Some(shared) = connections.open.iter().min_by_key(|shared| shared.streams.get())
+        {
+            return Rc::clone(shared);
         }
         let shared = Rc::new(Shared {
             key,
@@ -212,8 +216,8 @@ impl Pool {
     fn drop_ended(&self, key: Key) {
         self.retain(key, |shared| match shared.opened.get() {
             Some(Ok(sender)) => {
-                let ready = sender.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
-                !matches!(ready, Poll::Ready(Err(_)))
+                let ready = sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+                matches!(ready, Poll::Ready(Ok(())))
             }
             Some(Err(_)) => false,
             None => true,
