@@ -30,20 +30,21 @@ fn mount_point_in(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
-/// The group that holds all pods: the first in breadth-first order that is named like the kubelet names it.
-pub(crate) fn find_pods(mount: &Path) -> Option<PathBuf> {
+/// The groups that are named like the kubelet names the one that holds all pods, at the outermost level that has any.
+/// Several mean that somebody must choose: a wrong guess would redirect the connections of pods that are not this node's.
+pub(crate) fn find_pods(mount: &Path) -> Vec<PathBuf> {
     let mut level = vec![mount.to_owned()];
     for _ in 0..PODS_SEARCH_DEPTH {
         let mut children: Vec<PathBuf> = level.iter().flat_map(|directory| children(directory)).collect();
         children.sort();
-        if let Some(found) =
-            children.iter().find(|path| path.file_name().is_some_and(|name| is_pods(name.as_bytes())))
-        {
-            return Some(found.clone());
+        let named = |path: &&PathBuf| path.file_name().is_some_and(|name| is_pods(name.as_bytes()));
+        let found: Vec<_> = children.iter().filter(named).cloned().collect();
+        if !found.is_empty() {
+            return found;
         }
         level = children;
     }
-    None
+    Vec::new()
 }
 
 /// `kubepods` (cgroupfs driver), `kubepods.slice` (systemd), `kubelet-kubepods.slice` (systemd, below `/kubelet`).
@@ -182,9 +183,13 @@ mod tests {
             let wanted = mount.path().join(group);
             fs::create_dir_all(wanted.join("burstable")).unwrap();
             fs::create_dir_all(mount.path().join("system.slice/kubelet.service")).unwrap();
-            assert_eq!(find_pods(mount.path()), Some(wanted));
+            assert_eq!(find_pods(mount.path()), [wanted]);
         }
-        assert_eq!(find_pods(tempfile::tempdir().unwrap().path()), None);
+        let mount = tempfile::tempdir().unwrap();
+        assert!(find_pods(mount.path()).is_empty());
+        let nodes = ["a/kubepods", "b/kubepods"].map(|group| mount.path().join(group));
+        nodes.iter().for_each(|group| fs::create_dir_all(group).unwrap());
+        assert_eq!(find_pods(mount.path()), nodes);
     }
 
     #[test]

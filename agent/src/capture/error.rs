@@ -26,6 +26,10 @@ pub enum CaptureError {
         mount.display()
     )]
     NoPodsCgroup { mount: PathBuf },
+    #[error(
+        "several control groups are named like the one that holds all pods: {found:?}; choose one with --pods-cgroup"
+    )]
+    SeveralPodsCgroups { found: Vec<PathBuf> },
     #[error("the control group {} cannot be used: {source}", path.display())]
     PodsCgroup { path: PathBuf, source: io::Error },
     #[error(

@@ -34,7 +34,11 @@ impl Machine {
         let mount = cgroup::mount_point().map_err(CaptureError::Proc)?.ok_or(CaptureError::NoCgroup2)?;
         let pods = match pods_cgroup {
             Some(path) => configured(path)?,
-            None => cgroup::find_pods(&mount).ok_or(CaptureError::NoPodsCgroup { mount: mount.clone() })?,
+            None => match &mut *cgroup::find_pods(&mount) {
+                [] => return Err(CaptureError::NoPodsCgroup { mount }),
+                [only] => std::mem::take(only),
+                several => return Err(CaptureError::SeveralPodsCgroups { found: several.to_vec() }),
+            },
         };
         kernel()?;
         let agent =
