@@ -20,16 +20,23 @@ use crate::{Metrics, NetNs, Place, Pod, Process, binary, cgroup, eventually, nod
 pub struct AgentBuilder {
     node: Arc<Node>,
     args: Vec<String>,
+    admin: Option<SocketAddr>,
 }
 
 impl AgentBuilder {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, args: Vec::new() }
+        Self { node, args: Vec::new(), admin: None }
     }
 
     /// Adds arguments to the command line.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// Answers at this address instead of one of its own, which may be another agent's.
+    pub fn admin(mut self, address: SocketAddr) -> Self {
+        self.admin = Some(address);
         self
     }
 
@@ -47,7 +54,8 @@ impl AgentBuilder {
         // Each in a cgroup of its own, as two pods of a DaemonSet are during a rollout.
         let cgroup = self.node.agents_cgroup.join(&name);
         cgroup::create(&cgroup)?;
-        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 9465 + number as u16));
+        let own = SocketAddr::from((Ipv4Addr::LOCALHOST, 9465 + number as u16));
+        let admin = self.admin.unwrap_or(own);
         let place = Place { netns: Arc::clone(&self.node.netns), cgroup };
         let mut command = place.command(executable()?)?;
         forget_settings(&mut command)
@@ -166,9 +174,9 @@ impl Agent {
         Ok(self.connects("redirected_v4")? + self.connects("redirected_v6")?)
     }
 
-    /// How many connects have had this outcome so far.
-    pub fn connects(&self, outcome: &str) -> Result<u64> {
-        Ok(self.metrics()?.sum("sluice_kernel_connects_total", &[("outcome", outcome)]) as u64)
+    /// How many connects the kernel has passed or redirected for this reason so far.
+    pub fn connects(&self, reason: &str) -> Result<u64> {
+        Ok(self.metrics()?.sum("sluice_kernel_connects_total", &[("reason", reason)]) as u64)
     }
 
     /// All that the agent has logged.

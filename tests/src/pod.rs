@@ -154,6 +154,23 @@ impl Pod {
         Ok(process)
     }
 
+    /// How many connections to this port, of anybody, are open in the pod.
+    pub fn connections(&self, port: u16) -> Result<usize> {
+        let mut count = 0;
+        for table in ["tcp", "tcp6"] {
+            let path = format!("/proc/{}/net/{table}", self.pause());
+            let table = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+            let peer = format!(":{port:04X}");
+            // The third field is the peer, the fourth the state: 01 is ESTABLISHED.
+            count += table
+                .lines()
+                .map(|line| line.split_whitespace().skip(2).take(2).collect::<Vec<_>>())
+                .filter(|fields| fields.len() == 2 && fields[0].ends_with(&peer) && fields[1] == "01")
+                .count();
+        }
+        Ok(count)
+    }
+
     /// Changes the Pod object and writes it; endpoint slices follow.
     pub fn edit(&self, change: impl FnOnce(&mut Value)) -> Result<()> {
         self.node.edit("Pod", &self.namespace, &self.name, change)

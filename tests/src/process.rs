@@ -74,6 +74,13 @@ impl Process {
         self.child.id()
     }
 
+    /// Writes to the process's standard input, if that is a pipe.
+    pub fn tell(&mut self, text: &str) -> Result<()> {
+        let stdin =
+            self.child.stdin.as_mut().with_context(|| format!("{} is not to be told anything", self.name))?;
+        stdin.write_all(text.as_bytes()).with_context(|| format!("cannot write to {}", self.name))
+    }
+
     /// All that the process has written so far.
     pub fn log(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{Answer, Capture, LoadReport, Pod, Process, Service, World, binary};
+use crate::{Answer, Capture, LoadReport, Pod, Process, Service, World, binary, eventually};
 
 /// The services of the chain, in the order of the calls.
 pub const CHAIN: [&str; 4] = ["gateway", "orders", "pricing", "stock"];
@@ -63,6 +63,17 @@ impl Shop {
         self.apps.iter().map(|app| &app.pod).chain([&self.client])
     }
 
+    /// Waits until the pods have no connections to services: those that exist when a pod is enrolled stay direct.
+    pub fn quiet(&self) -> Result<()> {
+        eventually("idle connections are closed", || {
+            for pod in self.pods() {
+                let open = pod.connections(80)?;
+                ensure!(open == 0, "{} has {open} connections to services", pod.name);
+            }
+            Ok(())
+        })
+    }
+
     /// One request from the client through the chain, with `headers` as in `name: value`.
     pub fn ask(&self, headers: &[&str]) -> Result<Answer> {
         ask(&self.client, &self.gateway().url(), headers)
@@ -84,7 +95,8 @@ impl App {
         }
         let pod = pod.start()?;
         let mut args = vec!["--name", name, "--version", version];
-        args.extend(next.into_iter().flat_map(|next| ["--next", next]));
+        // Connections from before an enrolment stay direct: soon there shall be none.
+        args.extend(next.into_iter().flat_map(|next| ["--next", next, "--next-idle", "500"]));
         let process = pod.serve(&args)?;
         Ok(Self { process, pod })
     }

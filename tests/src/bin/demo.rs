@@ -31,6 +31,11 @@ const BAGGAGE: &str = "baggage: x-mse-tag=gray";
 const TAG: &str = "x-mse-tag: gray";
 const MARK: &str = "x-mse-tag";
 
+/// A database client in bash: hears the server's first line, then says something and hears that.
+const DIALOGUE: &str = r#"
+exec 3<>"/dev/tcp/$0/$1" && read -r -t 10 first <&3 && echo "select 1" >&3 && read -r -t 10 second <&3
+printf '%s\n' "$first" "$second""#;
+
 fn main() -> ExitCode {
     let options = Options::parse();
     let mut story = Story::default();
@@ -71,6 +76,8 @@ fn show(world: &World, options: &Options, story: &mut Story) -> Result<()> {
     );
 
     story.chapter("The agent starts");
+    // Connections that exist stay as they are.
+    shop.quiet()?;
     let start = Instant::now();
     let mut agent = world.agent().start()?;
     for pod in shop.pods() {
@@ -158,12 +165,11 @@ impl Sides {
 
 fn other_connections(shop: &Shop, sides: &Sides, agent: &Agent, story: &mut Story) -> Result<()> {
     story.chapter("Other connections");
-    // Speaks first: what answers is the banner, then an echo. curl's telnet is a plain TCP client.
+    // Speaks first: what answers is a line of its own, then an echo.
     let before = agent.redirected()?;
-    let address = format!("telnet://{}:{}", sides.database.ipv4, sides.database.port);
+    let (ip, port) = (sides.database.ipv4.to_string(), sides.database.port.to_string());
     let start = Instant::now();
-    let said =
-        shop.client.run("sh", &["-c", "printf 'select 1\\n' | curl -sS -m 5 --no-buffer $0", &address])?;
+    let said = shop.client.run("bash", &["-c", DIALOGUE, &ip, &port])?;
     let took = start.elapsed();
     let after = agent.redirected()?;
     say(&format!(

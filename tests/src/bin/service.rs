@@ -27,7 +27,7 @@ use hyper::{
 };
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
 use sluice_tests::{Answer, Hop};
@@ -62,6 +62,9 @@ struct Options {
     /// The next service of the chain, as in `http://10.96.0.7:80`
     #[arg(long)]
     next: Option<Uri>,
+    /// Milliseconds after which an idle connection to the next service is closed
+    #[arg(long, default_value_t = 90_000)]
+    next_idle: u64,
     /// Call the next service over HTTP/2
     #[arg(long)]
     next_http2: bool,
@@ -104,6 +107,8 @@ async fn main() -> Result<()> {
         .http2_only(options.next_http2)
         // A failure is to be seen, not smoothed over.
         .retry_canceled_requests(false)
+        .pool_idle_timeout(Duration::from_millis(options.next_idle))
+        .pool_timer(TokioTimer::new())
         .build_http();
     // Spans need only differ.
     let seed =

@@ -58,6 +58,24 @@ fn to_another_agent_with_idle_connections() {
     hand_over("hand-over-idle", &["--rate", "40"]);
 }
 
+#[test]
+fn at_one_and_the_same_address() {
+    test("hand-over-admin", |world| {
+        let shop = Shop::open(world, Capture::Enabled)?;
+        let mut old = world.agent().start()?;
+        enrolled(&old, &shop)?;
+        // As two pods of a DaemonSet on the node's network, during a rollout.
+        let new = world.agent().admin(old.admin()).start()?;
+        enrolled(&new, &shop)?;
+        old.terminate()?;
+        let status = old.wait()?;
+        ensure!(status.success(), "{status}: {}", old.log());
+        ensure!(shop.ask(&["x-mse-tag: gray"])?.versions() == "v1 gray v1 gray");
+        ensure!(new.redirected()? > 0);
+        Ok(())
+    });
+}
+
 /// A service whose answers take long, and a pod that calls it.
 fn slow(world: &World) -> Result<(Service, App, Pod, Agent)> {
     world.namespace("shop", Capture::Enabled)?;

@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use anyhow::{Result, ensure};
-use sluice_tests::{Capture, World, ask, binary, test};
+use sluice_tests::{World, binary, test};
 
 fn agent(world: &World, args: &[&str]) -> Result<Output> {
     let program = std::env::var_os("SLUICE_BIN").map_or_else(|| binary("sluice"), |path| Ok(path.into()))?;
@@ -66,24 +66,17 @@ fn without_capabilities_it_says_which() {
 }
 
 #[test]
-fn a_taken_admin_address_is_named_and_pods_are_left_alone() {
+fn a_taken_admin_address_is_named() {
     test("admin-taken", |world| {
-        world.namespace("shop", Capture::Enabled)?;
-        world.kube_proxy()?;
-        let web = world.pod("shop", "web-0").label("app", "web").start()?;
-        let _web = web.serve(&["--name", "web"])?;
-        let service = world.service("shop", "web").port("http", 80, 8080).apply()?;
-        let client = world.pod("shop", "client").start()?;
-        let first = world.agent().start()?;
-        first.enrolled(&client)?;
+        let place = world.node();
+        let taken = place.netns.run(|| std::net::TcpListener::bind("127.0.0.1:0"))??;
+        let admin = taken.local_addr()?.to_string();
         let manifests = world.manifests().display().to_string();
         let pods = world.pods_cgroup().display().to_string();
-        let admin = first.admin().to_string();
         let output = agent(world, &["--manifests", &manifests, "--pods-cgroup", &pods, "--admin", &admin])?;
         ensure!(!output.status.success(), "{output:?}");
-        let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        let said = String::from_utf8_lossy(&output.stderr);
         ensure!(said.contains(&admin), "{said}");
-        ensure!(ask(&client, &service.url(), &[])?.versions() == "v1");
         Ok(())
     });
 }
