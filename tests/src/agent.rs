@@ -174,9 +174,9 @@ impl Agent {
         Ok(self.connects("redirected_v4")? + self.connects("redirected_v6")?)
     }
 
-    /// How many connects the kernel has passed or redirected for this reason so far.
-    pub fn connects(&self, reason: &str) -> Result<u64> {
-        Ok(self.metrics()?.sum("sluice_kernel_connects_total", &[("reason", reason)]) as u64)
+    /// How many connects the kernel has treated this way so far.
+    pub fn connects(&self, outcome: &str) -> Result<u64> {
+        Ok(self.metrics()?.sum("sluice_kernel_connects_total", &[("outcome", outcome)]) as u64)
     }
 
     /// All that the agent has logged.
