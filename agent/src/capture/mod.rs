@@ -3,7 +3,8 @@
 //!
 //! - `probe` asks what this machine can do, and says plainly what it lacks.
 //! - `programs` loads and attaches the programs of `sluice-ebpf`; `maps` are what they share with the agent;
-//!   `heartbeat` tells them that it lives, `logs` reads what they log, `exclusive` finds who keeps them out.
+//!   `heartbeat` tells them that it lives, `logs` reads what they log, `exclusive` finds who keeps them out,
+//!   `descriptors` sees to it that a kill ends them before anything else.
 //! - `watch` sees pods' control groups (`cgroup`) come and go, `sight` finds their network namespaces (`netns`).
 //! - `enrol` decides which pod is to be enrolled, and `node` does it: listeners (`pod`), then the proxy, then the
 //!   kernel's map. `services` tells the kernel which destinations are governed; `bypass` counts what came too early.
@@ -12,6 +13,7 @@
 
 mod bypass;
 mod cgroup;
+mod descriptors;
 mod enrol;
 mod error;
 mod exclusive;

@@ -6,6 +6,7 @@
 use std::{
     fs::File,
     io,
+    os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -19,7 +20,7 @@ use aya::{
 };
 use sluice_ebpf::{global, program};
 
-use super::{CaptureError, error::with_causes, exclusive, logs, maps::Maps, probe::Machine};
+use super::{CaptureError, descriptors, error::with_causes, exclusive, logs, maps::Maps, probe::Machine};
 
 /// The compiled programs, where this build has them (see `build.rs`).
 const OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
@@ -27,6 +28,8 @@ const OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
 /// Links that keep the programs attached.
 pub(crate) struct Links {
     connect: Vec<CgroupSockAddrLink>,
+    /// The same as descriptors of our choice, where that was possible; then the field above is empty.
+    lifted: Vec<OwnedFd>,
     _established: Vec<SockOpsLink>,
     _names: Vec<CgroupSockAddrLink>,
 }
@@ -36,10 +39,11 @@ impl Links {
     /// already still arrives with its original destination.
     pub(crate) fn detach_connect(&mut self) {
         self.connect.clear();
+        self.lifted.clear();
     }
 
     pub(crate) fn is_detached(&self) -> bool {
-        self.connect.is_empty()
+        self.connect.is_empty() && self.lifted.is_empty()
     }
 }
 
@@ -128,12 +132,22 @@ impl Programs {
                 }
             }
         }
+        let others = descriptors::links();
         let mut connect = Vec::new();
         for name in [program::CONNECT4, program::CONNECT6] {
             let program = sock_addr(&mut self.ebpf, name)?;
             connect.push(attach(program, &pods).map_err(|error| attach_error(name, &machine.pods, &error))?);
         }
-        Ok(Links { connect, _established: established, _names: names })
+        let lifted = others
+            .and_then(|others| descriptors::lift(descriptors::links()?.difference(&others).copied()))
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot have the programs detached first if the agent is killed: some connects would be refused then");
+                Vec::new()
+            });
+        if !lifted.is_empty() {
+            connect.clear();
+        }
+        Ok(Links { connect, lifted, _established: established, _names: names })
     }
 }
 
