@@ -45,6 +45,15 @@ impl Buffers {
         }
     }
 
+    /// Leaves `buffer` no more memory than its bytes need, if that is much less than it has: for what is kept while
+    /// something is waited for.
+    pub(crate) fn compact(&self, buffer: &mut BytesMut) {
+        if buffer.capacity() >= BUFFER_BYTES / 2 && buffer.len() <= BUFFER_BYTES / 4 {
+            let small = BytesMut::from(&buffer[..]);
+            self.give(std::mem::replace(buffer, small));
+        }
+    }
+
     /// Makes sure that `buffer` has memory.
     pub(crate) fn fill(&self, buffer: &mut BytesMut) {
         if buffer.capacity() == 0 {
@@ -70,6 +79,21 @@ mod tests {
         assert!(again.is_empty());
         assert_eq!(again.capacity(), BUFFER_BYTES);
         assert!(buffers.free.borrow().is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_takes_no_more_than_it_needs() {
+        let buffers = Buffers::default();
+        let mut buffer = buffers.take();
+        buffer.extend_from_slice(b"GET / HTTP/1.1");
+        buffers.compact(&mut buffer);
+        assert_eq!(&buffer[..], b"GET / HTTP/1.1");
+        assert!(buffer.capacity() < 100);
+        assert_eq!(buffers.free.borrow().len(), 1);
+        let mut full = buffers.take();
+        full.resize(BUFFER_BYTES, 0);
+        buffers.compact(&mut full);
+        assert_eq!(full.capacity(), BUFFER_BYTES);
     }
 
     #[test]

@@ -112,7 +112,9 @@ impl Chunked {
                 State::SizeLf { value }
             }
             (State::Size { value, .. } | State::SizeSpace { value }, b';') => State::Extension { value },
-            (State::Size { value, .. } | State::SizeSpace { value }, b' ' | b'\t') if self.lenient => {
+            (State::Size { value, .. } | State::SizeSpace { value }, b' ' | b'\t')
+                if self.lenient && self.line <= MAX_CHUNK_HEADER =>
+            {
                 State::SizeSpace { value }
             }
             (State::Size { .. } | State::SizeSpace { .. }, _) => {
@@ -241,6 +243,9 @@ mod tests {
         let mut extension = b"5;".to_vec();
         extension.resize(MAX_CHUNK_HEADER as usize + 2, b'a');
         assert_eq!(whole(&extension, false), Err(BadChunk("chunk extension too long")));
+        let mut spaces = b"5".to_vec();
+        spaces.resize(MAX_CHUNK_HEADER as usize + 2, b' ');
+        assert!(whole(&spaces, true).is_err());
         let mut trailers = b"0\r\n".to_vec();
         while trailers.len() < MAX_TRAILERS as usize + 10 {
             trailers.extend_from_slice(b"a: b\r\n");

@@ -1,23 +1,18 @@
 //! One request and its answer.
 
-use std::{
-    future::poll_fn,
-    io,
-    net::SocketAddr,
-    task::{Context, Poll},
-};
+use std::{future::poll_fn, net::SocketAddr, task::Poll};
 
 use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
-use tokio::net::{TcpStream, tcp::ReadHalf};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
     body::Body,
     flow::{Flow, Stopped, poll_read},
     head::{HeadEnd, MAX_HEAD_BYTES},
-    learn,
     request::Request,
     response::{self, Caller, Response},
+    sending::{Halt, Sending},
 };
 use crate::{
     cluster::model::Destination,
@@ -27,7 +22,6 @@ use crate::{
     },
     proxy::{
         answer,
-        buffers::Buffers,
         choose::{self, Chosen},
         clock::Nanos,
         connection::Connection,
@@ -36,8 +30,8 @@ use crate::{
     },
 };
 
-/// While an answer is awaited, this much of the caller's next requests is read ahead (which is how its leaving is noticed).
-const READ_AHEAD: usize = 16 * 1024;
+/// What every answer begins with.
+const VERSION: &[u8] = b"HTTP/1.";
 
 /// What becomes of the caller's connection after an exchange.
 pub(super) enum Ended {
@@ -78,14 +72,13 @@ struct Exchange<'e> {
     series: &'e mut ServiceSeries,
     record: &'e mut Record,
     request: Request,
-    /// The request, on its way up.
-    up: Flow,
+    up: Sending,
     /// What the caller has sent and is not yet passed on.
     incoming: &'e mut BytesMut,
-    /// The caller has ended its side; answers still reach it.
-    half_closed: bool,
-    /// The endpoint takes no more of the request.
-    deaf: bool,
+    /// An interim answer has been passed on.
+    interim: bool,
+    /// The caller awaited permission to send its body and got an answer instead: it may send it or not.
+    unclear: bool,
 }
 
 /// Carries one exchange. `outgoing` is the head to be sent on; `incoming` is what the caller has sent behind its own.
@@ -98,12 +91,13 @@ pub(super) async fn exchange(
     incoming: &mut BytesMut,
     outgoing: BytesMut,
 ) -> Ended {
-    let Ok(up) = Flow::new(outgoing, request.body, incoming) else {
+    let Ok(flow) = Flow::repeatable(outgoing, request.body, incoming) else {
         record.finish(series, Reason::BadRequest.status(), Some(Reason::BadRequest));
         super::refuse(connection, Reason::BadRequest).await;
         return Ended::Close;
     };
     connection.worker.buffers.give_if_empty(incoming);
+    let up = Sending::new(flow);
     let mut exchange = Exchange {
         connection,
         destination,
@@ -112,12 +106,12 @@ pub(super) async fn exchange(
         request,
         up,
         incoming,
-        half_closed: false,
-        deaf: false,
+        interim: false,
+        unclear: false,
     };
     let ended = exchange.run().await;
     let Exchange { connection, up, .. } = exchange;
-    connection.worker.buffers.give(up.head);
+    connection.worker.buffers.give(up.flow.into_head());
     ended
 }
 
@@ -135,10 +129,13 @@ impl Exchange<'_> {
                     return self.make_up(reason).await;
                 }
             };
-            let sent = Nanos::now();
+            self.up.sent = Nanos::now();
             match self.answer_head(&mut upstream).await {
                 Ok((response, keep, head)) => {
-                    learn(&upstream.chosen, sent, Nanos::now());
+                    if self.up.flow.is_done() {
+                        let now = Nanos::now();
+                        upstream.chosen.in_flight.observe(now.since(self.up.sent).0, now.0);
+                    }
                     Record::count_tags(self.series, &self.request.tagging, upstream.chosen.tag_outcome());
                     return self.pass_on(upstream, response, keep, head).await;
                 }
@@ -146,8 +143,7 @@ impl Exchange<'_> {
                     // Its server closed it while it was idle. The request is sent over a new connection.
                     self.series.none().retried(RetryCause::StaleConnection);
                     fresh_only = true;
-                    self.up.written = 0;
-                    self.deaf = false;
+                    self.up.repeat();
                 }
                 Err(NoAnswer::Reason(reason)) => {
                     self.connection.worker.complain(|| {
@@ -156,6 +152,7 @@ impl Exchange<'_> {
                             endpoint = %upstream.chosen.address(), reason = reason.code(), "{}", reason.message(),
                         );
                     });
+                    drop(upstream);
                     return self.make_up(reason).await;
                 }
                 Err(NoAnswer::CallerGone) => return Ended::Broken,
@@ -163,9 +160,14 @@ impl Exchange<'_> {
         }
     }
 
+    /// The caller has ended its side, and there is nothing behind this request.
+    fn is_last_of_caller(&self) -> bool {
+        self.up.half_closed && self.incoming.is_empty()
+    }
+
     /// Nothing is lost if the request is sent a second time, should the first one meet a closed connection.
     fn is_repeatable(&self) -> bool {
-        self.request.method.is_idempotent() && self.up.is_self_contained()
+        self.request.method.is_idempotent() && self.up.flow.is_repeatable()
     }
 
     /// A connection to an endpoint: an idle one, or a new one. Endpoints that cannot be connected to are added to `tried`.
@@ -229,20 +231,10 @@ impl Exchange<'_> {
             let (mut caller_reads, _) = self.connection.stream.split();
             let (mut reads, mut writes) = upstream.stream.split();
             let read = poll_fn(|cx| {
-                if !self.deaf && !self.up.is_done() {
-                    match self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, buffers) {
-                        Poll::Pending | Poll::Ready(Ok(())) => {}
-                        // The endpoint may have said why before it stopped listening.
-                        Poll::Ready(Err(Stopped::Write(_))) => self.deaf = true,
-                        Poll::Ready(Err(Stopped::Chunk(_))) => {
-                            return Poll::Ready(Err(NoAnswer::Reason(Reason::BadRequest)));
-                        }
-                        Poll::Ready(Err(Stopped::Read(_) | Stopped::End)) => {
-                            return Poll::Ready(Err(NoAnswer::CallerGone));
-                        }
-                    }
-                } else if watch_caller(cx, &mut caller_reads, self.incoming, &mut self.half_closed, buffers) {
-                    return Poll::Ready(Err(NoAnswer::CallerGone));
+                match self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, buffers) {
+                    Ok(()) => {}
+                    Err(Halt::Malformed) => return Poll::Ready(Err(NoAnswer::Reason(Reason::BadRequest))),
+                    Err(Halt::CallerGone) => return Poll::Ready(Err(NoAnswer::CallerGone)),
                 }
                 poll_read(cx, &mut reads, &mut upstream.incoming, buffers).map(Ok)
             })
@@ -250,12 +242,18 @@ impl Exchange<'_> {
             if !matches!(read, Ok(1..)) {
                 return Err(self.silence(upstream));
             }
+            let common = upstream.incoming.len().min(VERSION.len());
+            if upstream.incoming[..common] != VERSION[..common] {
+                return Err(NoAnswer::Reason(Reason::UpstreamProtocol));
+            }
         }
     }
 
     /// The endpoint's connection has ended before an answer.
     fn silence(&self, upstream: &Upstream) -> NoAnswer {
-        if upstream.reused && upstream.incoming.is_empty() && self.is_repeatable() {
+        if self.up.broken_off {
+            NoAnswer::CallerGone
+        } else if upstream.reused && upstream.incoming.is_empty() && !self.interim && self.is_repeatable() {
             NoAnswer::Stale
         } else {
             NoAnswer::Reason(Reason::UpstreamReset)
@@ -268,14 +266,15 @@ impl Exchange<'_> {
         upstream: &mut Upstream,
         length: usize,
     ) -> Result<Option<(Response, bool, BytesMut)>, NoAnswer> {
-        // A caller that awaits permission to send its body, and gets an answer instead, may send it or not.
-        let unclear = self.request.expects && !self.up.is_done() && self.up.body_bytes == 0;
-        let leaving = self.half_closed || self.connection.pod.gate.is_shut();
+        let sending = !self.up.flow.is_done();
+        self.unclear = self.request.expects && sending && self.up.flow.body_bytes == 0;
+        let leaving = self.is_last_of_caller() || self.connection.pod.gate.is_shut();
         let caller = Caller {
             method: self.request.method,
             http10: self.request.http10,
             upgrade: self.request.upgrade,
-            keep_alive: self.request.keep_alive && !unclear && !leaving,
+            keep_alive: self.request.keep_alive && !self.unclear && !leaving,
+            sending,
         };
         let mut head = self.connection.worker.buffers.take();
         let read = response::read(&upstream.incoming[..length], caller, &mut head);
@@ -289,22 +288,33 @@ impl Exchange<'_> {
         if !response.is_interim() {
             return Ok(Some((response, keep, head)));
         }
+        self.interim = true;
         // HTTP/1.0 knows no interim answers.
         if !self.request.http10 {
-            let mut interim = Flow::new(head, Body::EMPTY, &mut BytesMut::new())
-                .map_err(|_| NoAnswer::Reason(Reason::UpstreamProtocol))?;
-            self.write_down(&mut interim, upstream).await.map_err(|_| NoAnswer::CallerGone)?;
+            self.write_down(head, upstream).await?;
         }
         Ok(None)
     }
 
-    /// Writes an interim answer. Meanwhile the request goes on.
-    async fn write_down(&mut self, down: &mut Flow, upstream: &mut Upstream) -> Result<(), Stopped> {
+    /// Writes the head of an answer without a body. Meanwhile the request goes on.
+    async fn write_down(&mut self, head: BytesMut, upstream: &mut Upstream) -> Result<(), NoAnswer> {
         let worker = self.connection.worker.clone();
-        let (_, mut caller_writes) = self.connection.stream.split();
-        let (mut reads, _) = upstream.stream.split();
+        let buffers = &worker.buffers;
         let mut nothing = BytesMut::new();
-        poll_fn(|cx| down.poll(cx, &mut reads, &mut caller_writes, &mut nothing, &worker.buffers)).await
+        let mut down = Flow::new(head, Body::EMPTY, &mut nothing)
+            .map_err(|_| NoAnswer::Reason(Reason::UpstreamProtocol))?;
+        let (mut caller_reads, mut caller_writes) = self.connection.stream.split();
+        let (mut reads, mut writes) = upstream.stream.split();
+        poll_fn(|cx| {
+            match self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, buffers) {
+                Ok(()) => {}
+                Err(Halt::Malformed) => return Poll::Ready(Err(NoAnswer::Reason(Reason::BadRequest))),
+                Err(Halt::CallerGone) => return Poll::Ready(Err(NoAnswer::CallerGone)),
+            }
+            let written = down.poll(cx, &mut reads, &mut caller_writes, &mut nothing, buffers);
+            written.map_err(|_| NoAnswer::CallerGone)
+        })
+        .await
     }
 
     /// Passes the answer on, while what is left of the request goes on too.
@@ -327,61 +337,89 @@ impl Exchange<'_> {
         let (mut caller_reads, mut caller_writes) = self.connection.stream.split();
         let (mut reads, mut writes) = upstream.stream.split();
         let passed = poll_fn(|cx| {
-            if !self.deaf && !self.up.is_done() {
-                match self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, buffers) {
-                    Poll::Pending | Poll::Ready(Ok(())) => {}
-                    // The answer is under way: whatever stops the request does not stop it.
-                    Poll::Ready(Err(_)) => self.deaf = true,
-                }
+            match self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, buffers) {
+                // The answer is under way: a request that breaks off does not stop it.
+                Ok(()) | Err(Halt::Malformed) => {}
+                Err(Halt::CallerGone) => return Poll::Ready(Err(Broken::CallerGone)),
             }
-            down.poll(cx, &mut reads, &mut caller_writes, &mut upstream.incoming, buffers)
+            let passed = down.poll(cx, &mut reads, &mut caller_writes, &mut upstream.incoming, buffers);
+            passed.map_err(Broken::from)
         })
         .await;
-        self.record.request_bytes = self.up.body_bytes;
+        self.record.request_bytes = self.up.flow.body_bytes;
         self.record.response_bytes = down.body_bytes;
-        buffers.give(down.head);
-        match passed {
-            Ok(()) => {}
-            Err(Stopped::Write(_)) => {
-                self.record.finish(self.series, 0, Some(Reason::CallerClosed));
-                return Ended::Broken;
-            }
-            Err(Stopped::Chunk(_)) => {
-                self.record.finish(self.series, status, Some(Reason::UpstreamProtocol));
-                return Ended::Broken;
-            }
-            Err(Stopped::Read(_)) => {
-                self.record.finish(self.series, status, Some(Reason::UpstreamReset));
-                return Ended::Broken;
-            }
+        buffers.give(down.into_head());
+        let (status, reason, ended) = match passed {
+            Ok(()) => (status, None, None),
+            Err(Broken::CallerGone) => (0, Some(Reason::CallerClosed), Some(Ended::Broken)),
+            Err(Broken::Answer(reason)) => (status, Some(reason), Some(Ended::Broken)),
             // What came is passed on; that something is missing the caller sees as it would have without Sluice.
-            Err(Stopped::End) => {
-                self.record.finish(self.series, status, Some(Reason::UpstreamReset));
-                return Ended::Close;
-            }
+            Err(Broken::End) => (status, Some(Reason::UpstreamReset), Some(Ended::Close)),
+        };
+        self.record.finish(self.series, status, reason);
+        if let Some(ended) = ended {
+            return ended;
         }
-        self.record.finish(self.series, status, None);
-        let complete = self.up.is_done() && !self.deaf;
+        if self.up.is_under_way() && !self.unclear {
+            self.send_rest(&mut upstream, keep).await;
+        }
+        let complete = self.up.is_complete();
         if response.reusable && complete && upstream.incoming.is_empty() {
             let Upstream { stream, chosen, incoming, .. } = upstream;
             buffers.give(incoming);
             let pod = self.connection.pod.id;
             worker.pool.give(pod, chosen.address(), stream, response.idle_seconds, Nanos::now());
         }
-        match (keep, complete) {
+        match (keep, self.up.flow.is_done()) {
             (true, true) => Ended::Keep,
             (false, true) => Ended::Close,
             (_, false) => Ended::Linger,
         }
     }
 
+    /// The answer is complete and the request is not. As long as the endpoint takes the rest of it, it gets it: closing now
+    /// would reset a caller that sends first and reads then, and the answer would be lost to it.
+    async fn send_rest(&mut self, upstream: &mut Upstream, keep: bool) {
+        let worker = self.connection.worker.clone();
+        if !keep {
+            // The end of the answer must not wait for the end of the request. A caller that has gone is noticed below.
+            let _ = self.connection.stream.shutdown().await;
+        }
+        let (mut caller_reads, _) = self.connection.stream.split();
+        let (mut reads, mut writes) = upstream.stream.split();
+        poll_fn(|cx| {
+            let sent = self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, &worker.buffers);
+            if sent.is_err() {
+                self.up.deaf = true;
+            }
+            if !self.up.is_under_way() {
+                return Poll::Ready(());
+            }
+            // An endpoint that ends its side has no use for the rest; one that speaks is out of turn.
+            match poll_read(cx, &mut reads, &mut upstream.incoming, &worker.buffers) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(_) => {
+                    self.up.deaf = true;
+                    Poll::Ready(())
+                }
+            }
+        })
+        .await;
+    }
+
     /// Passes on the head of an answer after which both sides speak something else.
     async fn switch(&mut self, mut upstream: Upstream, head: BytesMut, status: u16) -> Ended {
-        let Ok(mut down) = Flow::new(head, Body::EMPTY, &mut BytesMut::new()) else { return Ended::Broken };
-        if self.write_down(&mut down, &mut upstream).await.is_err() {
+        if self.write_down(head, &mut upstream).await.is_err() {
             return Ended::Broken;
         }
         self.record.finish(self.series, status, None);
+        let rest = self.up.flow.rest_of_head();
+        if !rest.is_empty() {
+            // An endpoint that was in a hurry: what it has not yet got of the request goes ahead of everything else.
+            let mut first = BytesMut::from(rest);
+            first.extend_from_slice(self.incoming);
+            *self.incoming = first;
+        }
         let Upstream { stream, chosen, incoming, .. } = upstream;
         Ended::Tunnel(Box::new((stream, chosen, incoming)))
     }
@@ -390,16 +428,15 @@ impl Exchange<'_> {
     async fn make_up(&mut self, reason: Reason) -> Ended {
         // With its body behind it, the caller's next request could not be told from it.
         let keep = self.request.keep_alive
-            && self.up.body.is_done()
-            && self.up.is_self_contained()
-            && !self.half_closed
+            && self.up.flow.is_taken()
+            && !self.is_last_of_caller()
             && reason != Reason::BadRequest;
         let head_only = self.request.method == super::request::Method::Head;
         let mut head = self.connection.worker.buffers.take();
         answer::http1(reason, keep, head_only, &mut head);
-        self.record.request_bytes = self.up.body_bytes;
+        self.record.request_bytes = self.up.flow.body_bytes;
         self.record.response_bytes = 0;
-        let written = tokio::io::AsyncWriteExt::write_all(&mut self.connection.stream, &head).await;
+        let written = self.connection.stream.write_all(&head).await;
         self.connection.worker.buffers.give(head);
         if written.is_err() {
             self.record.finish(self.series, 0, Some(Reason::CallerClosed));
@@ -410,25 +447,22 @@ impl Exchange<'_> {
     }
 }
 
-/// Notices a caller that leaves while its answer is awaited. What it sends meanwhile is its next request, and is kept.
-/// Returns whether it has gone; one that has only ended its side waits for its answer.
-fn watch_caller(
-    cx: &mut Context<'_>,
-    caller: &mut ReadHalf<'_>,
-    incoming: &mut BytesMut,
-    half_closed: &mut bool,
-    buffers: &Buffers,
-) -> bool {
-    while !*half_closed && incoming.len() < READ_AHEAD {
-        match poll_read(cx, caller, incoming, buffers) {
-            Poll::Ready(Ok(0)) => {
-                *half_closed = true;
-                buffers.give_if_empty(incoming);
-            }
-            Poll::Ready(Ok(_)) => {}
-            Poll::Ready(Err(error)) => return error.kind() != io::ErrorKind::Interrupted,
-            Poll::Pending => return false,
+/// Why an answer that had begun did not come to its end.
+enum Broken {
+    CallerGone,
+    /// The endpoint's connection broke, or what came over it was not valid.
+    Answer(Reason),
+    /// The endpoint's connection ended in order, but too early.
+    End,
+}
+
+impl From<Stopped> for Broken {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Write(_) => Self::CallerGone,
+            Stopped::Chunk(_) => Self::Answer(Reason::UpstreamProtocol),
+            Stopped::Read(_) => Self::Answer(Reason::UpstreamReset),
+            Stopped::End => Self::End,
         }
     }
-    false
 }

@@ -19,6 +19,10 @@ use crate::proxy::buffers::Buffers;
 /// A body part up to this size is copied behind the head, to go out in one piece.
 const COPIED: usize = 4 * 1024;
 
+/// Reads and writes in a row before the other direction has its turn. A task may do 128 such things before the runtime
+/// holds it back; a direction that took them all would leave none for the other one, each time anew.
+const ROUNDS: usize = 16;
+
 /// Why a direction has stopped.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Stopped {
@@ -36,10 +40,12 @@ pub(super) enum Stopped {
 /// A message on its way: its head, ready to be written, and its body, as it comes.
 pub(super) struct Flow {
     /// The head, and the part of the body that came with it.
-    pub(super) head: BytesMut,
-    /// How much of `head` has been written. It is kept, so that it can be sent again.
-    pub(super) written: usize,
-    pub(super) body: Body,
+    head: BytesMut,
+    /// How much of `head` has been written.
+    written: usize,
+    /// `head` is the whole message, and is kept after it was written, so that it can be sent again.
+    kept: bool,
+    body: Body,
     /// How many bytes at the front of the source's buffer belong to the body and have not been written.
     cleared: usize,
     /// Body bytes that were taken in.
@@ -52,8 +58,15 @@ impl Flow {
     /// `source`: what has come behind the head. What belongs to the body is taken from it.
     pub(super) fn new(head: BytesMut, mut body: Body, source: &mut BytesMut) -> Result<Self, BadChunk> {
         let taken = body.take(source)?;
-        let mut flow =
-            Self { head, written: 0, body, cleared: taken, body_bytes: taken as u64, ended: false };
+        let mut flow = Self {
+            head,
+            written: 0,
+            kept: false,
+            body,
+            cleared: taken,
+            body_bytes: taken as u64,
+            ended: false,
+        };
         if taken <= COPIED || flow.body.is_done() && taken <= 4 * COPIED {
             flow.head.extend_from_slice(&source[..taken]);
             source.advance(taken);
@@ -62,9 +75,35 @@ impl Flow {
         Ok(flow)
     }
 
-    /// Everything is in `head`: it can be sent again from the beginning.
-    pub(super) fn is_self_contained(&self) -> bool {
+    /// The same, kept to be sent again, if all of it is there.
+    pub(super) fn repeatable(head: BytesMut, body: Body, source: &mut BytesMut) -> Result<Self, BadChunk> {
+        let mut flow = Self::new(head, body, source)?;
+        flow.kept = flow.is_taken();
+        Ok(flow)
+    }
+
+    /// It can be sent again from the beginning.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.kept
+    }
+
+    /// From the beginning.
+    pub(super) fn repeat(&mut self) {
+        self.written = 0;
+    }
+
+    /// Nothing of the message is left in its source: what comes there next is another one.
+    pub(super) fn is_taken(&self) -> bool {
         self.body.is_done() && self.cleared == 0
+    }
+
+    /// What is left of the head, and of the part of the body that came with it.
+    pub(super) fn rest_of_head(&self) -> &[u8] {
+        &self.head[self.written..]
+    }
+
+    pub(super) fn into_head(self) -> BytesMut {
+        self.head
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -80,8 +119,15 @@ impl Flow {
         source: &mut BytesMut,
         buffers: &Buffers,
     ) -> Poll<Result<(), Stopped>> {
-        loop {
+        for _ in 0..ROUNDS {
             ready!(self.poll_write(cx, to, source)).map_err(Stopped::Write)?;
+            // However long the rest takes, it takes no more memory than it needs.
+            if self.kept {
+                buffers.compact(&mut self.head);
+            } else if self.written > 0 {
+                buffers.give(std::mem::take(&mut self.head));
+                self.written = 0;
+            }
             if self.is_done() {
                 return Poll::Ready(Ok(()));
             }
@@ -98,6 +144,8 @@ impl Flow {
             self.cleared = self.body.take(source)?;
             self.body_bytes += self.cleared as u64;
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes the head and what is cleared of the body, together where they are both there.

@@ -38,6 +38,28 @@ impl HeadEnd {
         self.scanned = bytes.len();
         Ok(None)
     }
+
+    /// Not even the first line has come to its end.
+    pub(crate) fn is_in_first_line(&self) -> bool {
+        self.line == 0
+    }
+}
+
+/// A head whose lines end with CR LF, of one some of whose lines end with a line feed only; `None` if none does. Were they
+/// passed on as they are, the next reader could see other lines than this one did.
+pub(crate) fn with_line_ends(head: &[u8]) -> Option<BytesMut> {
+    let is_bare = |feed: usize| feed == 0 || head[feed - 1] != b'\r';
+    let first = memchr::memchr_iter(b'\n', head).find(|feed| is_bare(*feed))?;
+    let mut out = BytesMut::with_capacity(head.len() + MAX_HEADERS);
+    out.extend_from_slice(&head[..first]);
+    let mut copied = first;
+    for feed in memchr::memchr_iter(b'\n', head).filter(|feed| is_bare(*feed)) {
+        out.extend_from_slice(&head[copied..feed]);
+        out.extend_from_slice(b"\r\n");
+        copied = feed + 1;
+    }
+    out.extend_from_slice(&head[copied..]);
+    Some(out)
 }
 
 /// Copies a head's bytes, but for the lines that are left out.
@@ -66,9 +88,15 @@ impl<'a> Copier<'a> {
         self.copied = end;
     }
 
+    /// Writes a line anew in its place.
+    pub(crate) fn rewrite(&mut self, name: &[u8], value: &[u8]) {
+        self.omit(name);
+        add(self.out, name, value);
+    }
+
     /// Copies what is left but the empty line, and returns the output for more lines.
     pub(crate) fn finish(self) -> &'a mut BytesMut {
-        let end = self.head.len() - if self.head.ends_with(b"\r\n") { 2 } else { 1 };
+        let end = self.head.len() - b"\r\n".len();
         if self.copied < end {
             self.out.extend_from_slice(&self.head[self.copied..end]);
         }
@@ -125,6 +153,15 @@ mod tests {
         let out = copier.finish();
         add(out, b"x-mse-tag", b"gray");
         assert_eq!(&out[..], b"GET / HTTP/1.1\r\nHost: a\r\nAccept: b\r\nx-mse-tag: gray\r\n");
+    }
+
+    #[test]
+    fn line_ends_are_made_whole() {
+        assert_eq!(with_line_ends(b"a\r\nb\r\n\r\n"), None);
+        for head in [&b"a\nb\n\n"[..], b"a\r\nb\n\r\n", b"a\nb\r\n\n"] {
+            assert_eq!(with_line_ends(head).unwrap(), b"a\r\nb\r\n\r\n"[..], "{head:?}");
+        }
+        assert_eq!(with_line_ends(b"\n").unwrap(), b"\r\n"[..]);
     }
 
     #[test]

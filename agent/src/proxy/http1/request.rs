@@ -256,7 +256,7 @@ fn write(
         let name = header.name.as_bytes();
         let replaced =
             (tagging.set_header && names.is_header(name)) || (baggage.is_some() && is_baggage(name));
-        if replaced || lines.is_for_this_hop(name, upgrade) {
+        if replaced || (lines.is_for_this_hop(name, upgrade) && !names.is_header(name)) {
             copier.omit(name);
         }
     }

@@ -50,6 +50,10 @@ fn a_sender_cannot_have_framing_dropped() {
     )
     .unwrap();
     assert_eq!(out, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nbaggage: a=b\r\n\r\n");
+    let (_, out) =
+        read_for("GET / HTTP/1.1\r\nHost: a\r\nConnection: x-mse-tag\r\nx-mse-tag: gray\r\n\r\n", None)
+            .unwrap();
+    assert!(out.contains("\r\nx-mse-tag: gray\r\n"), "nor the tag: {out:?}");
 }
 
 #[test]
@@ -173,7 +177,7 @@ proptest! {
     ) {
         let mut head = "POST /x HTTP/1.1\r\nHost: a\r\n".to_owned();
         for (name, value) in lines {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            head.extend([&name, ": ", &value, "\r\n"]);
         }
         head.push_str("\r\n");
         if let Ok((first, out)) = read_for(&head, None) {

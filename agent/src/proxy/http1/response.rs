@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::{
     body::Body,
-    head::{Copier, MAX_HEADERS, add, elements},
+    head::{Copier, MAX_HEADERS, add, elements, with_line_ends},
     request::{Method, length},
 };
 
@@ -50,6 +50,8 @@ pub(crate) struct Caller {
     pub(crate) upgrade: bool,
     /// Its connection could be kept after this answer.
     pub(crate) keep_alive: bool,
+    /// Its request is not yet complete.
+    pub(crate) sending: bool,
 }
 
 #[derive(Default)]
@@ -59,6 +61,8 @@ struct Lines<'h> {
     repeated: bool,
     codings: u32,
     chunked: bool,
+    /// Chunked, but not once and last: where it ends depends on who reads it.
+    unclear: bool,
     close: bool,
     keep_alive: bool,
     idle_seconds: Option<u32>,
@@ -69,6 +73,8 @@ struct Lines<'h> {
 ///
 /// Returns the answer and whether the caller's connection is kept after it.
 pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(Response, bool), BadAnswer> {
+    let whole = with_line_ends(head);
+    let head = whole.as_deref().unwrap_or(head);
     let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default()
@@ -105,6 +111,9 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
         if lines.length.is_some() {
             return Err(BadAnswer::Ambiguous("both Content-Length and Transfer-Encoding"));
         }
+        if lines.unclear {
+            return Err(BadAnswer::Ambiguous("an ambiguous Transfer-Encoding"));
+        }
         if lines.chunked { Body::chunked(true) } else { Body::UntilClose }
     } else {
         lines.length.map_or(Body::UntilClose, Body::Length)
@@ -113,11 +122,13 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
     let response = Response {
         status: code,
         body,
-        reusable: delimited && !lines.close && (!http10 || lines.keep_alive),
+        // A transfer coding is not known to HTTP/1.0, so whoever sent it is not to be trusted any further (RFC 9112, 6.1).
+        reusable: delimited && !lines.close && (!http10 || (lines.keep_alive && lines.codings == 0)),
         idle_seconds: lines.idle_seconds,
         tunnel,
     };
-    let keep = caller.keep_alive && delimited;
+    // A caller that still sends to an endpoint that stops listening is to stop too.
+    let keep = caller.keep_alive && delimited && !(caller.sending && lines.close);
 
     // The status line is passed on with this hop's own version.
     out.reserve(head.len() + 64);
@@ -132,6 +143,9 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
         };
         if again || lines.is_for_this_hop(name, tunnel) {
             copier.omit(name);
+        } else if head.get(copier.position(name) + name.len()) != Some(&b':') {
+            // White space before the colon, which some readers take for a part of the name (RFC 9112, section 5.1).
+            copier.rewrite(name, header.value);
         }
     }
     let out = copier.finish();
@@ -180,9 +194,11 @@ impl<'h> Lines<'h> {
                 }
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                self.codings += 1;
-                self.chunked =
-                    elements(value).last().is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
+                for coding in elements(value) {
+                    self.codings += 1;
+                    self.unclear |= self.chunked;
+                    self.chunked = coding.eq_ignore_ascii_case(b"chunked");
+                }
             }
             _ => {}
         }
@@ -206,7 +222,8 @@ impl<'h> Lines<'h> {
 mod tests {
     use super::*;
 
-    const CALLER: Caller = Caller { method: Method::Get, http10: false, upgrade: false, keep_alive: true };
+    const CALLER: Caller =
+        Caller { method: Method::Get, http10: false, upgrade: false, keep_alive: true, sending: false };
 
     fn read_for(head: &str, caller: Caller) -> Result<(Response, bool, String), BadAnswer> {
         let mut out = BytesMut::new();
@@ -277,6 +294,26 @@ mod tests {
     }
 
     #[test]
+    fn what_the_next_reader_could_misread_is_written_anew() {
+        let odd = "HTTP/1.1 200 OK\r\nA: 1\r\nContent-Length : 5\r\nB: 2\r\n\r\n";
+        let (response, _, out) = read_for(odd, CALLER).unwrap();
+        assert_eq!(response.body, Body::Length(5));
+        assert_eq!(out, "HTTP/1.1 200 OK\r\nA: 1\r\nContent-Length: 5\r\nB: 2\r\n\r\n");
+        let (_, _, out) = read_for("HTTP/1.1 200 OK\nContent-Length: 5\n\n", CALLER).unwrap();
+        assert_eq!(out, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+    }
+
+    #[test]
+    fn a_caller_that_still_sends_learns_that_nobody_listens() {
+        let sending = Caller { sending: true, ..CALLER };
+        let head = "HTTP/1.1 413 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        assert!(read_for(head, CALLER).unwrap().1);
+        let (_, keep, out) = read_for(head, sending).unwrap();
+        assert!(!keep && out.ends_with("connection: close\r\n\r\n"));
+        assert!(read_for("HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n", sending).unwrap().1);
+    }
+
+    #[test]
     fn protocols_are_switched_only_for_who_asked() {
         let head = "HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
         assert!(read_for(head, CALLER).is_err());
@@ -294,6 +331,9 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\r\n folded\r\n\r\n",
             "HTTP/1.1 099 OK\r\n\r\n",
             "HTTP/2 200 OK\r\n\r\n",
             "ICY 200 OK\r\n\r\n",
