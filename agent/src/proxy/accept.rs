@@ -2,7 +2,10 @@
 
 use std::{io, net::SocketAddr, os::fd::AsFd, rc::Rc, time::Duration};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, timeout_at},
+};
 
 use super::{
     connection::{self, Connection},
@@ -12,6 +15,9 @@ use crate::observe::metrics::Detection;
 
 /// A connect() that was redirected just before the pod was taken out of the kernel's map is still on its way.
 const LAST_CALL: Duration = Duration::from_millis(200);
+
+/// When the listener is closed even if there is always one more connection in it: somebody in the pod keeps dialling it.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
 
 /// Wait after an error that concerns the process and not the connection (no file descriptors, no memory).
 const BREATHER: Duration = Duration::from_millis(50);
@@ -27,24 +33,26 @@ pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: Tcp
         };
         admit(worker, pod, accepted).await;
     }
-    let last = tokio::time::sleep(LAST_CALL);
-    tokio::pin!(last);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            accepted = listener.accept() => accepted,
-            () = &mut last => break,
-        };
-        admit(worker, pod, accepted).await;
+    let began = Instant::now();
+    while began.elapsed() < CLOSING_TIME {
+        // What waits is taken before the time is looked at.
+        match timeout_at(began + LAST_CALL, listener.accept()).await {
+            Ok(accepted) => admit(worker, pod, accepted).await,
+            Err(_) => break,
+        }
     }
 }
 
 async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(TcpStream, SocketAddr)>) {
     match accepted {
         Ok((stream, _)) => {
-            if let Some(connection) = identify(worker, pod, stream) {
-                tokio::task::spawn_local(connection::serve(connection));
-            }
+            let (worker, pod) = (worker.clone(), pod.clone());
+            // On its own from here on, so that whatever goes wrong with it is no other connection's affair.
+            tokio::task::spawn_local(async move {
+                if let Some(connection) = identify(worker, pod, stream) {
+                    connection::serve(connection).await;
+                }
+            });
         }
         // The peer was gone before it was accepted.
         Err(error)
@@ -59,7 +67,7 @@ async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(Tcp
 }
 
 /// Finds out where the connection was meant to go. One that was not redirected is closed: the listener is nobody's service.
-fn identify(worker: &Rc<Worker>, pod: &Rc<PodHere>, stream: TcpStream) -> Option<Connection> {
+fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream) -> Option<Connection> {
     let original = match pod.pod.network.original_destination(stream.as_fd()) {
         Ok(Some(original)) => original,
         Ok(None) => {
@@ -90,5 +98,5 @@ fn identify(worker: &Rc<Worker>, pod: &Rc<PodHere>, stream: TcpStream) -> Option
     // Fails only for a socket that is gone already, which reading will tell.
     let _ = stream.set_nodelay(true);
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
-    Some(Connection { worker: worker.clone(), pod: pod.clone(), stream, original, _place: place })
+    Some(Connection { worker, pod, stream, original, _place: place })
 }

@@ -1,10 +1,10 @@
 //! A connection from a pod: which service it is for, what is spoken on it, and who carries it.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -27,11 +27,18 @@ use super::{
 };
 use crate::{
     cluster::model::{Destination, Protocol},
-    observe::metrics::{Detection, ServiceSeries},
+    observe::{
+        metrics::{Detection, ServiceSeries},
+        reason::Reason,
+    },
 };
 
 /// A caller that says nothing for this long is taken to wait for the server (MySQL, SMTP, ...).
 const SILENCE: Duration = Duration::from_millis(100);
+
+/// How long a caller whose first bytes could be the beginning of HTTP may leave it at that, on a port of which nothing is
+/// declared, before its endpoint gets them: it may be another protocol's greeting, which awaits an answer.
+const HESITATION: Duration = Duration::from_secs(1);
 
 /// How long a caller may take from the first byte of a head to its last.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -103,11 +110,12 @@ pub(crate) async fn serve(mut connection: Connection) {
         Heard::Http2 => Box::pin(http2::serve(connection, destination, early)).await,
         Heard::Nothing => {}
         Heard::Bytes(_) => Box::pin(tunnel::serve(connection, destination, early)).await,
-        Heard::Server(dialled) => {
+        Heard::Dialled(_, dialled) => {
             let (endpoint, chosen) = *dialled;
             let early = tunnel::Early { from_caller: early, ..tunnel::Early::default() };
             Box::pin(tunnel::carry(connection, &destination, endpoint, chosen, early)).await;
         }
+        Heard::NoServer(reason) => tunnel::refuse(connection, &destination, reason),
     }
 }
 
@@ -117,8 +125,10 @@ enum Heard {
     Http2,
     /// Bytes to be tunnelled, or to be tunnelled without a look.
     Bytes(Detection),
-    /// The server speaks first; the endpoint has been dialled.
-    Server(Box<(TcpStream, Chosen)>),
+    /// Bytes to be tunnelled to an endpoint that has been dialled meanwhile.
+    Dialled(Detection, Box<(TcpStream, Chosen)>),
+    /// The caller waits for the server, and there is none.
+    NoServer(Reason),
     /// The caller has left.
     Nothing,
 }
@@ -128,8 +138,8 @@ impl Heard {
         match self {
             Self::Http1 => Detection::Http1,
             Self::Http2 => Detection::Http2,
-            Self::Bytes(detection) => *detection,
-            Self::Server(_) => Detection::ServerFirst,
+            Self::Bytes(detection) | Self::Dialled(detection, _) => *detection,
+            Self::NoServer(_) => Detection::ServerFirst,
             Self::Nothing => Detection::ClosedEarly,
         }
     }
@@ -151,22 +161,21 @@ async fn listen(connection: &mut Connection, destination: &Destination, early: &
     if destination.service.protocol == Protocol::Opaque {
         return Heard::Bytes(Detection::Opaque);
     }
+    let undeclared = destination.service.protocol == Protocol::Detect;
+    let patience = if undeclared { HESITATION } else { HEAD_TIMEOUT };
     let silence = Instant::now() + SILENCE;
     let mut deadline = None;
     loop {
-        let first = early.is_empty();
         let read = match deadline {
             Some(deadline) => match timeout_at(deadline, connection.read(early)).await {
                 Ok(read) => read,
                 // Neither HTTP nor anything else that is known, and no more of it: let the endpoint make sense of it.
                 Err(_) => return Heard::Bytes(Detection::Unknown),
             },
-            None if destination.service.protocol == Protocol::Detect => {
-                match timeout_at(silence, connection.read(early)).await {
-                    Ok(read) => read,
-                    Err(_) => return wait_for_either(connection, destination, early).await,
-                }
-            }
+            None if undeclared => match timeout_at(silence, connection.read(early)).await {
+                Ok(read) => read,
+                Err(_) => return Box::pin(wait_for_either(connection, destination, early)).await,
+            },
             // Declared as HTTP: the caller speaks first, whenever it likes. Idle connections are kept for later.
             None => connection.read(early).await,
         };
@@ -178,9 +187,8 @@ async fn listen(connection: &mut Connection, destination: &Destination, early: &
         if let Some(heard) = Heard::from_bytes(early) {
             return heard;
         }
-        if first {
-            deadline = Some(Instant::now() + HEAD_TIMEOUT);
-        }
+        connection.worker.buffers.compact(early);
+        deadline = deadline.or_else(|| Some(Instant::now() + patience));
     }
 }
 
@@ -191,33 +199,57 @@ async fn wait_for_either(
     destination: &Destination,
     early: &mut BytesMut,
 ) -> Heard {
-    let Ok((endpoint, chosen)) = tunnel::dial(connection, destination).await else {
-        // Dialled again, and reported, by the tunnel.
-        return Heard::Bytes(Detection::ServerFirst);
+    let dialled = {
+        let mut dialling = pin!(tunnel::dial(connection, destination));
+        poll_fn(|cx| match dialling.as_mut().poll(cx) {
+            Poll::Ready(dialled) => Poll::Ready(Some(dialled)),
+            // What the caller says settles it, however long an endpoint takes to be connected to.
+            Poll::Pending => connection.stream.poll_read_ready(cx).map(|_| None),
+        })
+        .await
     };
+    let mut dialled = match dialled {
+        Some(Ok(dialled)) => Some(dialled),
+        Some(Err(reason)) => return Heard::NoServer(reason),
+        None => None,
+    };
+    let mut deadline = None;
     loop {
-        let caller_spoke = poll_fn(|cx| {
-            if endpoint.poll_read_ready(cx).is_ready() {
+        let spoke = poll_fn(|cx| {
+            if let Some((endpoint, _)) = &dialled
+                && endpoint.poll_read_ready(cx).is_ready()
+            {
                 return Poll::Ready(None);
             }
             poll_read(cx, &mut connection.stream, early, &connection.worker.buffers).map(Some)
-        })
-        .await;
-        match caller_spoke {
+        });
+        let caller_spoke = match deadline {
+            None => spoke.await,
+            Some(deadline) => timeout_at(deadline, spoke).await.unwrap_or_default(),
+        };
+        let heard = match caller_spoke {
+            Some(Ok(1..)) => Heard::from_bytes(early),
+            Some(Err(_)) if early.is_empty() => Some(Heard::Nothing),
             // An end without a word may still be a question (a port scan, a half-close): let the endpoint answer.
-            None | Some(Ok(0) | Err(_)) => return Heard::Server(Box::new((endpoint, chosen))),
-            Some(Ok(_)) => {}
-        }
-        match Heard::from_bytes(early) {
-            Some(Heard::Http1) => {
+            _ if early.is_empty() => Some(Heard::Bytes(Detection::ServerFirst)),
+            _ => Some(Heard::Bytes(Detection::Unknown)),
+        };
+        match (heard, dialled) {
+            (Some(Heard::Bytes(detection)), Some(dialled)) => {
+                return Heard::Dialled(detection, Box::new(dialled));
+            }
+            (Some(Heard::Http1), Some((endpoint, chosen))) => {
                 let Connection { worker, pod, .. } = &*connection;
                 worker.pool.give(pod.id, chosen.address(), endpoint, None, Nanos::now());
                 return Heard::Http1;
             }
-            Some(Heard::Http2) => return Heard::Http2,
-            Some(_) => return Heard::Server(Box::new((endpoint, chosen))),
+            (Some(heard), _) => return heard,
             // A few bytes that could be the beginning of HTTP: held back until they are clear or the endpoint speaks.
-            None => {}
+            (None, still) => {
+                dialled = still;
+                connection.worker.buffers.compact(early);
+                deadline = deadline.or_else(|| Some(Instant::now() + HESITATION));
+            }
         }
     }
 }

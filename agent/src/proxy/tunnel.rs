@@ -38,6 +38,10 @@ use crate::{
 /// The largest that a buffer grows to.
 const LARGEST_BUFFER: usize = 256 * 1024;
 
+/// Reads and writes in a row before the other direction has its turn: a direction that was always ready would otherwise
+/// use up, each time anew, all that the runtime lets a task do in one go.
+const ROUNDS: usize = 16;
+
 /// Bytes already read from one side when the tunnel begins.
 #[derive(Default)]
 pub(crate) struct Early {
@@ -58,6 +62,9 @@ pub(crate) async fn dial(
         let Some(chosen) = choose::choose(worker, pod, destination, tag.as_ref(), &tried, now)? else {
             break;
         };
+        if !tried.is_empty() {
+            connection.series(destination).none().retried(RetryCause::ConnectRefused);
+        }
         match upstream::connect(worker, &*pod.pod.network, chosen.endpoint(), now).await {
             Ok(stream) => return Ok((stream, chosen)),
             Err(error) => {
@@ -67,30 +74,29 @@ pub(crate) async fn dial(
                 tried.push(chosen.address());
             }
         }
-        if tried.len() < CONNECT_ATTEMPTS {
-            let mut series = connection.series(destination);
-            series.none().retried(RetryCause::ConnectRefused);
-        }
     }
     Err(Reason::UpstreamConnect)
 }
 
-/// Dials an endpoint and carries bytes. Without an endpoint the caller gets a reset: its connect() has long succeeded.
+/// Dials an endpoint and carries bytes.
 pub(crate) async fn serve(connection: Connection, destination: Destination, early: BytesMut) {
     match dial(&connection, &destination).await {
         Ok((stream, chosen)) => {
             let early = Early { from_caller: early, ..Early::default() };
             carry(connection, &destination, stream, chosen, early).await;
         }
-        Err(reason) => {
-            let mut series = connection.series(&destination);
-            series.none().begin_tunnel().finish(Some(reason));
-            connection.worker.complain(|| {
-                tracing::warn!(pod = %connection.pod.name(), service = %destination.service, reason = reason.code(), "reset a connection: {}", reason.message());
-            });
-            upstream::reset(connection.stream);
-        }
+        Err(reason) => refuse(connection, &destination, reason),
     }
+}
+
+/// Without an endpoint the caller gets a reset: its connect() has long succeeded.
+pub(crate) fn refuse(connection: Connection, destination: &Destination, reason: Reason) {
+    let mut series = connection.series(destination);
+    series.none().begin_tunnel().finish(Some(reason));
+    connection.worker.complain(|| {
+        tracing::warn!(pod = %connection.pod.name(), service = %destination.service, reason = reason.code(), "reset a connection: {}", reason.message());
+    });
+    upstream::reset(connection.stream);
 }
 
 /// Carries bytes between the caller and an endpoint until both have ended.
@@ -109,7 +115,10 @@ pub(crate) async fn carry(
         active.series().add_response_bytes(down);
     };
     let result = relay(&connection.worker.buffers, connection.stream, endpoint, early, &mut count).await;
-    active.finish(result.err().map(|_| Reason::UpstreamReset));
+    active.finish(result.err().map(|side| match side {
+        Side::Caller => Reason::CallerClosed,
+        Side::Endpoint => Reason::UpstreamReset,
+    }));
 }
 
 /// To the very address that was dialled, as if Sluice were not there: the service is no longer governed.
@@ -128,6 +137,13 @@ pub(crate) async fn pass_through(connection: Connection) {
     }
 }
 
+/// Whose connection broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Caller,
+    Endpoint,
+}
+
 /// `count` is told of bytes as they are passed on, from the caller and from the endpoint.
 async fn relay(
     buffers: &Buffers,
@@ -135,7 +151,7 @@ async fn relay(
     mut endpoint: TcpStream,
     early: Early,
     count: &mut impl FnMut(u64, u64),
-) -> io::Result<()> {
+) -> Result<(), Side> {
     let mut up = Pump::new(early.from_caller);
     let mut down = Pump::new(early.from_endpoint);
     let ended = {
@@ -146,7 +162,12 @@ async fn relay(
             let downward = down.poll(cx, &mut endpoint_reads, &mut caller_writes, buffers);
             count(std::mem::take(&mut up.moved), std::mem::take(&mut down.moved));
             match (upward, downward) {
-                (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+                (Poll::Ready(Err(Broken::Source)), _) | (_, Poll::Ready(Err(Broken::Sink))) => {
+                    Poll::Ready(Err(Side::Caller))
+                }
+                (Poll::Ready(Err(Broken::Sink)), _) | (_, Poll::Ready(Err(Broken::Source))) => {
+                    Poll::Ready(Err(Side::Endpoint))
+                }
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
                 _ => Poll::Pending,
             }
@@ -159,6 +180,13 @@ async fn relay(
         upstream::reset(endpoint);
     }
     ended
+}
+
+/// Which end of a direction broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    Source,
+    Sink,
 }
 
 /// One direction.
@@ -182,17 +210,21 @@ impl Pump {
         from: &mut ReadHalf<'_>,
         to: &mut WriteHalf<'_>,
         buffers: &Buffers,
-    ) -> Poll<io::Result<()>> {
-        while !self.done {
+    ) -> Poll<Result<(), Broken>> {
+        for _ in 0..ROUNDS {
             while !self.buffer.is_empty() {
-                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer))?;
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer));
+                let written = written.map_err(|_| Broken::Sink)?;
                 self.buffer.advance(written);
                 self.moved += written as u64;
             }
-            if self.ended {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx)).or_else(gone_is_ended)?;
+            if self.ended && !self.done {
+                let ended = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                ended.or_else(gone_is_ended).map_err(|_| Broken::Sink)?;
                 self.done = true;
-                break;
+            }
+            if self.done {
+                return Poll::Ready(Ok(()));
             }
             match self.poll_read(cx, from, buffers) {
                 Poll::Ready(Ok(0)) => {
@@ -200,18 +232,19 @@ impl Pump {
                     self.rest(buffers);
                 }
                 Poll::Ready(Ok(read)) => {
-                    if read == self.room {
+                    if read >= self.room {
                         self.room = (self.room * 2).min(LARGEST_BUFFER);
                     }
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Source)),
                 Poll::Pending => {
                     self.rest(buffers);
                     return Poll::Pending;
                 }
             }
         }
-        Poll::Ready(Ok(()))
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn poll_read(

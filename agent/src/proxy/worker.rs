@@ -150,6 +150,22 @@ impl Drop for StreamPlace {
     }
 }
 
+/// Counts an accept loop as going on, however it ends.
+struct Listening(Rc<PodHere>);
+
+impl Listening {
+    fn begin(pod: &Rc<PodHere>) -> Self {
+        pod.listening.set(pod.listening.get() + 1);
+        Self(pod.clone())
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.listening.set(self.0.listening.get() - 1);
+    }
+}
+
 /// Counts an exchange or a tunnel as going on, for draining.
 pub(crate) struct Busy(Rc<Worker>);
 
@@ -213,10 +229,10 @@ impl Worker {
             match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
                 Ok(listener) => {
                     let (worker, pod) = (self.clone(), here.clone());
-                    here.listening.set(here.listening.get() + 1);
+                    let listening = Listening::begin(&here);
                     tokio::task::spawn_local(async move {
+                        let _listening = listening;
                         accept::accept(&worker, &pod, listener).await;
-                        pod.listening.set(pod.listening.get() - 1);
                     });
                 }
                 Err(error) => tracing::error!(pod = %here.name(), %error, "cannot listen in the pod"),
