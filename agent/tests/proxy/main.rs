@@ -1,4 +1,21 @@
 //! The proxy in-process: real sockets on loopback, hostile and odd peers, no kernel programs.
 
-mod http1;
+mod bodies;
+mod callers;
+mod connections;
+mod detection;
+mod drain;
+mod endpoints;
+mod framing;
+mod headers;
+mod interim;
+mod lanes;
+mod limits;
+mod origin;
+mod peer;
+mod pipelining;
+mod retries;
 mod rig;
+mod splits;
+mod tunnels;
+mod upgrades;

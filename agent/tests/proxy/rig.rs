@@ -1,12 +1,13 @@
 //! A proxy with one pod whose connections are all meant for one service.
 
 use std::{
-    io::{self, Read, Write},
+    collections::BTreeMap,
+    io,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::BorrowedFd,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, atomic::Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -20,11 +21,16 @@ use sluice::{
     proxy::{Network, OpenPod, Options, Pod, Proxy},
 };
 
+use crate::{origin::Origin, peer::Peer};
+
 /// No test waits for longer than this for something that is to happen.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// The address that callers mean.
 const DIALLED: &str = "10.96.0.1:80";
+
+/// The proxy's sockets keep no more than this in the kernel, so that a stream which is not read stops soon.
+const SOCKET_BUFFER: usize = 64 * 1024;
 
 /// A running proxy.
 pub(crate) struct Rig {
@@ -33,22 +39,32 @@ pub(crate) struct Rig {
     pub(crate) pod: Option<OpenPod>,
     current: Arc<ArcSwap<Snapshot>>,
     service: Builder,
-    listener: SocketAddr,
+    pub(crate) listener: SocketAddr,
 }
 
 /// What stands behind the service.
 #[derive(Clone, Default)]
 pub(crate) struct Builder {
-    endpoints: Vec<(SocketAddr, Option<&'static str>)>,
+    endpoints: Vec<Given>,
     protocol: Protocol,
     caller: Option<&'static str>,
     not_redirected: bool,
+    dialled: Option<SocketAddr>,
     connections: Option<usize>,
-    load: Vec<Arc<Load>>,
+    panic_at: Option<SocketAddr>,
+}
+
+#[derive(Clone)]
+struct Given {
+    address: SocketAddr,
+    tag: Option<&'static str>,
+    ready: bool,
+    load: Arc<Load>,
 }
 
 struct Loopback {
     redirected: Option<SocketAddr>,
+    panic_at: Option<SocketAddr>,
 }
 
 impl Network for Loopback {
@@ -57,20 +73,36 @@ impl Network for Loopback {
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
+        assert_ne!(Some(to), self.panic_at, "this panic is a part of a test");
         let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
+        socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+        socket.set_send_buffer_size(SOCKET_BUFFER)?;
         Ok(socket)
     }
 }
 
 impl Builder {
-    pub(crate) fn endpoint(mut self, address: SocketAddr) -> Self {
-        self.endpoints.push((address, None));
+    fn given(mut self, address: SocketAddr, tag: Option<&'static str>, ready: bool) -> Self {
+        self.endpoints.push(Given { address, tag, ready, load: Arc::default() });
         self
     }
 
-    pub(crate) fn lane(mut self, tag: &'static str, address: SocketAddr) -> Self {
-        self.endpoints.push((address, Some(tag)));
+    pub(crate) fn endpoint(self, address: SocketAddr) -> Self {
+        self.given(address, None, true)
+    }
+
+    pub(crate) fn lane(self, tag: &'static str, address: SocketAddr) -> Self {
+        self.given(address, Some(tag), true)
+    }
+
+    /// An endpoint of a lane that is not ready.
+    pub(crate) fn unready(self, tag: &'static str, address: SocketAddr) -> Self {
+        self.given(address, Some(tag), false)
+    }
+
+    pub(crate) fn no_endpoints(mut self) -> Self {
+        self.endpoints.clear();
         self
     }
 
@@ -90,32 +122,40 @@ impl Builder {
         self
     }
 
+    /// Callers mean this address, and no service stands behind it.
+    pub(crate) fn ungoverned(mut self, dialled: SocketAddr) -> Self {
+        self.dialled = Some(dialled);
+        self
+    }
+
     pub(crate) fn connections(mut self, limit: usize) -> Self {
         self.connections = Some(limit);
         self
     }
 
+    /// Making a socket for this address panics.
+    pub(crate) fn panic_at(mut self, address: SocketAddr) -> Self {
+        self.panic_at = Some(address);
+        self
+    }
+
     fn snapshot(&self) -> Snapshot {
-        let endpoints: Vec<_> = self
-            .endpoints
-            .iter()
-            .zip(&self.load)
-            .map(|((address, tag), load)| {
-                Arc::new(Endpoint {
-                    address: *address,
-                    tag: tag.map(|tag| tag.parse().unwrap()),
-                    ready: true,
-                    serving: true,
-                    terminating: false,
-                    zone: None,
-                    node: None,
-                    pod: None,
-                    load: load.clone(),
-                })
+        let endpoint = |given: &Given| {
+            Arc::new(Endpoint {
+                address: given.address,
+                tag: given.tag.map(|tag| tag.parse().unwrap()),
+                ready: given.ready,
+                serving: given.ready,
+                terminating: false,
+                zone: None,
+                node: None,
+                pod: None,
+                load: given.load.clone(),
             })
-            .collect();
+        };
+        let endpoints: Vec<_> = self.endpoints.iter().map(endpoint).collect();
         let mut snapshot = Snapshot { generation: 1, ..Snapshot::default() };
-        let mut lanes = std::collections::BTreeMap::<_, Vec<_>>::new();
+        let mut lanes = BTreeMap::<_, Vec<_>>::new();
         for endpoint in &endpoints {
             if let Some(tag) = &endpoint.tag {
                 lanes.entry(tag.clone()).or_default().push(endpoint.clone());
@@ -136,8 +176,7 @@ impl Builder {
         snapshot
     }
 
-    pub(crate) fn start(mut self) -> Rig {
-        self.load = self.endpoints.iter().map(|_| Arc::default()).collect();
+    pub(crate) fn start(self) -> Rig {
         let current = Arc::new(ArcSwap::from_pointee(self.snapshot()));
         let metrics = Arc::new(Metrics::new());
         let proxy = Proxy::start(&Options {
@@ -151,6 +190,9 @@ impl Builder {
         })
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = socket2::SockRef::from(&listener);
+        socket.set_recv_buffer_size(SOCKET_BUFFER).unwrap();
+        socket.set_send_buffer_size(SOCKET_BUFFER).unwrap();
         let address = listener.local_addr().unwrap();
         let pod = Pod {
             workload: ArcSwap::from_pointee(Workload {
@@ -167,7 +209,9 @@ impl Builder {
                 finished: false,
             }),
             network: Arc::new(Loopback {
-                redirected: (!self.not_redirected).then(|| DIALLED.parse().unwrap()),
+                redirected: (!self.not_redirected)
+                    .then(|| self.dialled.unwrap_or_else(|| DIALLED.parse().unwrap())),
+                panic_at: self.panic_at,
             }),
         };
         let pod = proxy.open(&Arc::new(pod), vec![listener]);
@@ -180,9 +224,14 @@ impl Rig {
         Builder::default()
     }
 
-    /// A proxy before one endpoint that is found by its first bytes.
+    /// A proxy before one endpoint whose protocol is told from the first bytes.
     pub(crate) fn before(origin: &Origin) -> Self {
         Self::builder().endpoint(origin.address).start()
+    }
+
+    /// A proxy before one endpoint of a service that is declared to speak `protocol`.
+    pub(crate) fn speaking(protocol: Protocol, origin: &Origin) -> Self {
+        Self::builder().endpoint(origin.address).protocol(protocol).start()
     }
 
     /// A caller's connection.
@@ -193,7 +242,6 @@ impl Rig {
     /// Puts the service's endpoints in force that `change` leaves.
     pub(crate) fn change(&mut self, change: impl FnOnce(Builder) -> Builder) {
         self.service = change(std::mem::take(&mut self.service));
-        self.service.load = self.service.endpoints.iter().map(|_| Arc::default()).collect();
         self.current.store(Arc::new(self.service.snapshot()));
     }
 
@@ -213,8 +261,9 @@ impl Rig {
     }
 
     /// Waits for a metric to reach a value.
+    #[track_caller]
     pub(crate) fn await_metric(&self, name: &str, labels: &[&str], value: f64) {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         while (self.metric(name, labels) - value).abs() > f64::EPSILON {
             assert!(
                 began.elapsed() < LIMIT,
@@ -225,158 +274,36 @@ impl Rig {
             thread::sleep(Duration::from_millis(5));
         }
     }
-}
 
-/// One end of a connection, with what a test wants of it.
-pub(crate) struct Peer {
-    pub(crate) stream: TcpStream,
-    /// What was read and not yet asked for.
-    ahead: Vec<u8>,
-}
-
-impl Peer {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream.set_write_timeout(Some(LIMIT)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream, ahead: Vec::new() }
+    /// Waits for so many requests with this code class and reason.
+    #[track_caller]
+    pub(crate) fn await_requests(&self, code: &str, reason: &str, count: f64) {
+        let labels = [format!("code=\"{code}\""), format!("reason=\"{reason}\"")];
+        self.await_metric("sluice_requests_total", &[&labels[0], &labels[1]], count);
     }
 
-    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).unwrap();
+    /// Waits for so many connections that detection has found to be this.
+    #[track_caller]
+    pub(crate) fn await_detected(&self, outcome: &str, count: f64) {
+        self.await_metric("sluice_connections_total", &[&format!("outcome=\"{outcome}\"")], count);
     }
 
-    fn more(&mut self) -> io::Result<usize> {
-        let mut buffer = [0; 16 * 1024];
-        let read = self.stream.read(&mut buffer)?;
-        self.ahead.extend_from_slice(&buffer[..read]);
-        Ok(read)
+    /// Connections to endpoints that have been opened.
+    pub(crate) fn opened(&self) -> f64 {
+        self.metric("sluice_endpoint_connects_total", &["outcome=\"opened\""])
     }
 
-    /// Everything up to and with `end`.
-    pub(crate) fn until(&mut self, end: &str) -> String {
-        loop {
-            if let Some(at) = self.ahead.windows(end.len()).position(|window| window == end.as_bytes()) {
-                let rest = self.ahead.split_off(at + end.len());
-                let taken = std::mem::replace(&mut self.ahead, rest);
-                return String::from_utf8_lossy(&taken).into_owned();
-            }
-            let read = self.more().unwrap_or_else(|error| panic!("{error} after {:?}", self.pending()));
-            assert!(read > 0, "the end came after {:?} and before {end:?}", self.pending());
+    /// Waits until nothing goes on any more: no request, no tunnel, no caller.
+    #[track_caller]
+    pub(crate) fn await_rest(&self) {
+        self.await_metric("sluice_requests_in_flight", &[], 0.0);
+        self.await_metric("sluice_tunnels_in_flight", &[], 0.0);
+        self.await_metric("sluice_connections_open", &["peer=\"caller\""], 0.0);
+        let began = Instant::now();
+        let busy = |given: &Given| given.load.in_flight.load(Ordering::Relaxed) > 0;
+        while self.service.endpoints.iter().any(busy) {
+            assert!(began.elapsed() < LIMIT, "an endpoint is still counted as busy");
+            thread::sleep(Duration::from_millis(5));
         }
-    }
-
-    /// Exactly so many bytes.
-    pub(crate) fn exactly(&mut self, length: usize) -> Vec<u8> {
-        while self.ahead.len() < length {
-            let read = self.more().unwrap_or_else(|error| panic!("{error} after {:?}", self.pending()));
-            assert!(read > 0, "the end came after {} of {length} bytes", self.ahead.len());
-        }
-        let rest = self.ahead.split_off(length);
-        std::mem::replace(&mut self.ahead, rest)
-    }
-
-    /// A head.
-    pub(crate) fn head(&mut self) -> String {
-        self.until("\r\n\r\n")
-    }
-
-    /// Everything to an orderly end.
-    pub(crate) fn rest(&mut self) -> String {
-        while self.more().unwrap_or_else(|error| panic!("{error} after {:?}", self.pending())) > 0 {}
-        String::from_utf8_lossy(&std::mem::take(&mut self.ahead)).into_owned()
-    }
-
-    /// Whether the connection ends with a reset (and not in order).
-    pub(crate) fn is_reset(&mut self) -> bool {
-        loop {
-            match self.more() {
-                Ok(0) => return false,
-                Ok(_) => {}
-                Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
-            }
-        }
-    }
-
-    /// Ends this side.
-    pub(crate) fn finish(&self) {
-        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
-    }
-
-    /// Breaks the connection off with a reset.
-    pub(crate) fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
-    }
-
-    fn pending(&self) -> String {
-        String::from_utf8_lossy(&self.ahead).into_owned()
-    }
-}
-
-/// A server on loopback that does what a test says with each connection.
-pub(crate) struct Origin {
-    pub(crate) address: SocketAddr,
-    /// Heads and other notes that its script has written down.
-    pub(crate) notes: Arc<Mutex<Vec<String>>>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Origin {
-    /// `script` gets each connection with its number, on a thread of its own.
-    pub(crate) fn new(script: impl Fn(usize, &mut Peer, &dyn Fn(String)) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let notes = Arc::new(Mutex::new(Vec::new()));
-        let (stopped, noted, script) = (stop.clone(), notes.clone(), Arc::new(script));
-        thread::spawn(move || {
-            for number in 0.. {
-                let Ok((stream, _)) = listener.accept() else { return };
-                if stopped.load(std::sync::atomic::Ordering::Relaxed) {
-                    return;
-                }
-                let (script, noted) = (script.clone(), noted.clone());
-                thread::spawn(move || {
-                    script(number, &mut Peer::new(stream), &|note| noted.lock().unwrap().push(note));
-                });
-            }
-        });
-        Self { address, notes, stop }
-    }
-
-    /// Answers every request with 200 and `body`, keeping connections.
-    pub(crate) fn fixed(body: &'static str) -> Self {
-        Self::new(move |_, peer, note| {
-            while let Some(head) = request_head(peer) {
-                note(head);
-                peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
-            }
-        })
-    }
-
-    /// An address at which nobody listens.
-    pub(crate) fn nobody() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-    }
-
-    pub(crate) fn noted(&self) -> Vec<String> {
-        self.notes.lock().unwrap().clone()
-    }
-}
-
-/// The next head, or `None` at the end of the connection.
-pub(crate) fn request_head(peer: &mut Peer) -> Option<String> {
-    while !peer.pending().contains("\r\n\r\n") {
-        if !matches!(peer.more(), Ok(1..)) {
-            return None;
-        }
-    }
-    Some(peer.head())
-}
-
-impl Drop for Origin {
-    fn drop(&mut self) {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        let _ = TcpStream::connect(self.address);
     }
 }

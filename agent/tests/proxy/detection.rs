@@ -1,0 +1,244 @@
+//! What is spoken, told from the first bytes or from who speaks them.
+
+use sluice::cluster::model::Protocol;
+
+use crate::{origin::Origin, peer::End, rig::Rig};
+
+/// Says hello first, as database servers do, and echoes one word.
+fn server_first() -> Origin {
+    Origin::new(|_, peer, note| {
+        peer.send("5.7.44-log");
+        let word = String::from_utf8(peer.exactly(4)).unwrap();
+        note(word.clone());
+        peer.send(word);
+        peer.end();
+    })
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard() {
+    let origin = server_first();
+    let rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    caller.expect("5.7.44-log");
+    caller.send("auth");
+    caller.expect("auth");
+    rig.await_detected("server_first", 1.0);
+    caller.finish();
+    assert_eq!(caller.rest(), "");
+    rig.await_rest();
+    assert!((rig.opened() - 1.0).abs() < 0.1, "one endpoint was dialled, once");
+}
+
+#[test]
+fn a_tls_handshake_is_tunnelled() {
+    let hello = [&b"\x16\x03\x01\x00\x05"[..], b"hello"].concat();
+    let origin = Origin::new(|_, peer, note| {
+        note(format!("{:?}", peer.exactly(10)));
+        peer.send("\u{16}");
+        peer.end();
+    });
+    let rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    // Split in the middle of what tells it.
+    caller.send(&hello[..1]);
+    caller.send(&hello[1..]);
+    caller.expect("\u{16}");
+    assert_eq!(origin.noted(), [format!("{hello:?}")]);
+    rig.await_detected("tls", 1.0);
+}
+
+#[test]
+fn bytes_of_another_protocol_are_tunnelled() {
+    let origin = Origin::new(|_, peer, _| {
+        peer.expect("*1\r\n$4\r\nPING\r\n");
+        peer.send("+PONG\r\n");
+        peer.end();
+    });
+    for protocol in [Protocol::Detect, Protocol::Http, Protocol::Http2] {
+        let rig = Rig::speaking(protocol, &origin);
+        let mut caller = rig.dial();
+        caller.send("*1\r\n$4\r\nPING\r\n");
+        caller.expect("+PONG\r\n");
+        rig.await_detected("unknown", 1.0);
+    }
+}
+
+#[test]
+fn http_is_recognised_byte_by_byte() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    for byte in "GET / HTTP/1.1\r\nHost: a\r\n\r\n".bytes() {
+        caller.send([byte]);
+    }
+    assert_eq!(caller.answer().body, "ok");
+    rig.await_detected("http1", 1.0);
+}
+
+/// Notes what it gets, once it gets it, and speaks HTTP.
+fn patient() -> Origin {
+    Origin::new(|number, peer, note| {
+        note(format!("{number} connected"));
+        while let Some(head) = peer.request() {
+            note(format!("{number} {head}"));
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        }
+    })
+}
+
+#[test]
+fn a_silent_caller_that_speaks_http_in_the_end_is_governed() {
+    let origin = patient();
+    let rig = Rig::builder().endpoint(origin.address).caller("blue").start();
+    let mut caller = rig.dial();
+    // An endpoint is dialled because the caller is silent.
+    origin.await_notes(1);
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    let noted = origin.noted();
+    assert!(noted[1].starts_with("0 GET / ") && noted[1].contains("x-mse-tag: blue"), "{noted:?}");
+    rig.await_detected("http1", 1.0);
+    rig.await_requests("2xx", "", 1.0);
+    drop(caller);
+    rig.await_rest();
+}
+
+#[test]
+fn a_silent_caller_that_speaks_http_slowly_in_the_end_is_governed() {
+    let origin = patient();
+    let rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    origin.await_notes(1);
+    for byte in "GET / HTTP/1.1\r\nHost: a\r\n\r\n".bytes() {
+        caller.send([byte]);
+    }
+    assert_eq!(caller.answer().body, "ok");
+    rig.await_detected("http1", 1.0);
+}
+
+#[test]
+fn a_silent_caller_that_speaks_something_else_is_tunnelled() {
+    for (words, outcome) in [("*1\r\n$4\r\nPING\r\n", "unknown"), ("\u{16}\u{3}\u{1}hello", "tls")] {
+        let origin = Origin::new(move |_, peer, note| {
+            note("connected".to_owned());
+            peer.expect(words);
+            peer.send("heard");
+            peer.end();
+        });
+        let rig = Rig::before(&origin);
+        let mut caller = rig.dial();
+        origin.await_notes(1);
+        caller.send(words);
+        caller.expect("heard");
+        rig.await_detected(outcome, 1.0);
+        assert!((rig.opened() - 1.0).abs() < 0.1);
+    }
+}
+
+#[test]
+fn a_silent_caller_and_a_server_that_speaks_late() {
+    let (go, wait) = std::sync::mpsc::channel();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::new(move |_, peer, note| {
+        note("connected".to_owned());
+        wait.lock().unwrap().recv_timeout(crate::rig::LIMIT).unwrap();
+        peer.send("at last");
+    });
+    let rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    origin.await_notes(1);
+    go.send(()).unwrap();
+    assert_eq!(caller.rest(), "at last");
+    rig.await_detected("server_first", 1.0);
+}
+
+#[test]
+fn a_silent_caller_whose_service_has_no_endpoint_is_reset() {
+    for service in [Rig::builder(), Rig::builder().endpoint(Origin::nobody())] {
+        let rig = service.start();
+        let mut caller = rig.dial();
+        assert_eq!(caller.end(), (String::new(), End::Reset));
+        rig.await_detected("server_first", 1.0);
+        assert!(rig.metric("sluice_endpoint_connects_total", &["outcome=\"refused\""]) < 1.1);
+        rig.await_rest();
+    }
+}
+
+#[test]
+fn a_greeting_that_could_begin_http_but_does_not_go_on_is_delivered() {
+    for silent_first in [false, true] {
+        let origin = Origin::new(move |_, peer, note| {
+            note("connected".to_owned());
+            peer.expect("JRMI");
+            peer.send("welcome");
+            peer.end();
+        });
+        let rig = Rig::before(&origin);
+        let mut caller = rig.dial();
+        if silent_first {
+            origin.await_notes(1);
+        }
+        caller.send("JRMI");
+        caller.expect("welcome");
+        rig.await_detected("unknown", 1.0);
+    }
+}
+
+#[test]
+fn a_question_that_ends_is_delivered() {
+    let origin = Origin::new(|_, peer, _| {
+        let question = peer.rest();
+        peer.send(format!("{question} what?"));
+    });
+    let rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    caller.send("GET");
+    caller.finish();
+    assert_eq!(caller.rest(), "GET what?");
+}
+
+#[test]
+fn what_is_declared_http_is_waited_for_without_dialling() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::speaking(Protocol::Http, &origin);
+    let callers: Vec<_> = (0..20).map(|_| rig.dial()).collect();
+    rig.await_metric("sluice_connections_open", &["peer=\"caller\""], 20.0);
+    for mut caller in callers {
+        caller.get("/");
+        assert_eq!(caller.answer().body, "ok");
+    }
+    rig.await_detected("http1", 20.0);
+    rig.await_detected("server_first", 0.0);
+    rig.await_rest();
+}
+
+#[test]
+fn a_connection_that_was_not_redirected_is_reset() {
+    let origin = Origin::fixed("never");
+    let rig = Rig::builder().endpoint(origin.address).not_redirected().start();
+    assert_eq!(rig.dial().end(), (String::new(), End::Reset));
+    rig.await_detected("not_redirected", 1.0);
+    assert_eq!(origin.noted(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_no_longer_governed_goes_where_it_was_meant_to() {
+    let bytes = "GET / HTTP/1.1\r\nHost : odd\r\nx-mse-tag: gray\r\n\r\n";
+    let origin = Origin::new(|_, peer, note| {
+        note(peer.rest());
+        peer.send("as it is");
+    });
+    let rig = Rig::builder().ungoverned(origin.address).start();
+    let mut caller = rig.dial();
+    caller.send(bytes);
+    caller.finish();
+    assert_eq!(caller.rest(), "as it is");
+    assert_eq!(origin.noted(), [bytes]);
+    rig.await_detected("ungoverned", 1.0);
+    rig.await_rest();
+
+    let rig = Rig::builder().ungoverned(Origin::nobody()).start();
+    assert_eq!(rig.dial().end(), (String::new(), End::Reset));
+    rig.await_rest();
+}
