@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
 use sluice::{config::Config, run};
 use tracing_subscriber::EnvFilter;
 
@@ -21,7 +21,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let CommandLine { command: Command::Agent(config) } = CommandLine::parse();
+    let CommandLine { command: Command::Agent(config) } = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        // Help and version, which are no errors.
+        Err(error)
+            if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
+            error.exit()
+        }
+        Err(error) => {
+            eprintln!("sluice: {}", one_line(&error.to_string()));
+            return ExitCode::from(2);
+        }
+    };
     let filter = match EnvFilter::builder().parse(&config.log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -45,6 +57,31 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("sluice: {error}");
             ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// A complaint about the command line without the usage that clap adds.
+fn one_line(complaint: &str) -> String {
+    let complaint = complaint.strip_prefix("error: ").unwrap_or(complaint);
+    let end = ["\n\nUsage:", "\n\nFor more information"].iter().filter_map(|tail| complaint.find(tail)).min();
+    let words: Vec<&str> = complaint[..end.unwrap_or(complaint.len())].split_whitespace().collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_one_line() {
+        for (arguments, line) in [
+            (&["agent", "--colour"][..], "unexpected argument '--colour' found"),
+            (&["agent"], "the following required arguments were not provided: --manifests <DIR>"),
+            (&["agent", "--workers", "0"], "invalid value '0' for '--workers <N>': 0 is not in 1..=64"),
+        ] {
+            let error = CommandLine::try_parse_from(["sluice"].iter().chain(arguments)).err();
+            assert_eq!(error.map(|error| one_line(&error.to_string())).as_deref(), Some(line));
         }
     }
 }

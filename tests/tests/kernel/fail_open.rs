@@ -59,10 +59,9 @@ fn kill_9_fails_nothing_but_what_is_in_flight() {
         goes(&client, &service, true)?;
         let report = load.stop()?;
         ensure!(report.failed <= ROUNDS * CONNECTIONS, "{report:?}");
-        ensure!(
-            !report.failures.keys().any(|kind| kind.starts_with("connect") || kind.starts_with("status")),
-            "{report:?}"
-        );
+        // Cut off, also as early as in the handshake; but nobody is sent to a listener that is not there any more.
+        let cut_off = ["closed", "reset", "connect: connection reset"];
+        ensure!(report.failures.keys().all(|kind| cut_off.contains(&kind.as_str())), "{report:?}");
         ensure!(report.marked > 0 && direct(&report) > 0, "{report:?}");
         Ok(())
     });
