@@ -21,11 +21,12 @@ pub struct AgentBuilder {
     node: Arc<Node>,
     args: Vec<String>,
     admin: Option<SocketAddr>,
+    among_pods: bool,
 }
 
 impl AgentBuilder {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, args: Vec::new(), admin: None }
+        Self { node, args: Vec::new(), admin: None, among_pods: false }
     }
 
     /// Adds arguments to the command line.
@@ -37,6 +38,12 @@ impl AgentBuilder {
     /// Answers at this address instead of one of its own, which may be another agent's.
     pub fn admin(mut self, address: SocketAddr) -> Self {
         self.admin = Some(address);
+        self
+    }
+
+    /// Runs in a cgroup among those of the pods, as a pod of a `DaemonSet` does, instead of beside them.
+    pub fn among_pods(mut self) -> Self {
+        self.among_pods = true;
         self
     }
 
@@ -52,7 +59,8 @@ impl AgentBuilder {
         let number = self.node.number();
         let name = format!("agent-{number}");
         // Each in a cgroup of its own, as two pods of a DaemonSet are during a rollout.
-        let cgroup = self.node.agents_cgroup.join(&name);
+        let parent = if self.among_pods { &self.node.pods_cgroup } else { &self.node.agents_cgroup };
+        let cgroup = parent.join(&name);
         cgroup::create(&cgroup)?;
         let own = SocketAddr::from((Ipv4Addr::LOCALHOST, 9465 + number as u16));
         let admin = self.admin.unwrap_or(own);
@@ -99,6 +107,15 @@ pub struct Agent {
 impl Agent {
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Resident memory, in bytes.
+    pub fn memory(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")?;
+        Ok(kib * 1024)
     }
 
     /// Where it answers, in the node's namespace.

@@ -220,6 +220,7 @@ fn numbers(agent: &Agent, story: &mut Story) -> Result<()> {
         tags("refused"),
     ));
     say(&format!("connects that the kernel redirected: {}", agent.redirected()?));
+    say(&format!("memory of the agent: {} MiB", agent.memory()?.div_ceil(1 << 20)));
     let lane = |name| {
         CHAIN
             .iter()

@@ -92,7 +92,10 @@ fn connections_that_exist_outlive_both() {
         client.set_capture(Some("enabled"))?;
         agent.enrolled(&client)?;
         let after = start()?;
-        ensure!(agent.redirected()? == 5, "{} connects were redirected", agent.redirected()?);
+        eventually("the new ones are captured", || {
+            ensure!(agent.redirected()? == 5, "{} connects were redirected", agent.redirected()?);
+            Ok(())
+        })?;
         client.set_capture(Some("disabled"))?;
         agent.withdrawn(&client)?;
         // Whether a kept HTTP connection goes on or its client is told to reconnect is the agent's choice.
@@ -169,6 +172,20 @@ fn host_network_pods_are_left_alone() {
         ensure!(!failed.status.success(), "{failed:?}");
         ensure!(agent.redirected()? == before + 1);
         ensure!(!agent.log().contains("pod enrolled namespace=shop pod=host"));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_agent_that_is_itself_among_the_pods() {
+    test("among", |world| {
+        let (service, _web) = web(world)?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().among_pods().start()?;
+        agent.enrolled(&client)?;
+        ensure!(captured(&client, &service)?);
+        // The agent's own connections, made in the pod's namespace, do not come back to it.
+        ensure!(agent.redirected()? == 1 && agent.connects("lost")? == 0);
         Ok(())
     });
 }

@@ -72,8 +72,15 @@ fn a_hanging_agent_is_passed_by() {
     test("hang", |world| {
         let (service, _app, client, agent) = open(world)?;
         goes(&client, &service, true)?;
+        // Patient clients, which the agent leaves waiting.
+        let patient = ["--new-connections", "--connections", "4", "--timeout", "60000"];
+        let patient = Load::start(&client, &service.url(), &patient)?;
+        eventually("there is load", || {
+            ensure!(agent.metrics()?.sum("sluice_requests_total", &[]) > 50.0);
+            Ok(())
+        })?;
         agent.stop()?;
-        // curl has ten seconds: a connection that reached the hanging agent would fail.
+        // A connection that reaches the hanging agent fails; soon none does any more.
         eventually("connections go direct", || {
             let said = client.run("curl", &["-sS", "-m", "2", &service.url()])?;
             ensure!(said.contains("web"), "{said}");
@@ -86,6 +93,8 @@ fn a_hanging_agent_is_passed_by() {
         agent.cont()?;
         goes(&client, &service, true)?;
         ensure!(agent.connects("passed_agent_silent")? > 0);
+        let report = patient.stop()?;
+        ensure!(report.failed == 0 && report.ok > 50, "{report:?}");
         Ok(())
     });
 }
