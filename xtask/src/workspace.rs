@@ -3,14 +3,22 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use anyhow::{Context as _, Result};
 
 use crate::shell;
 
-/// The root of the workspace.
+/// The root of the workspace: that in which `cargo run` found us. Where clones share a target directory, the one in which
+/// we were built may be another.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the workspace")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let mut root = PathBuf::from(own);
+        root.pop();
+        root
+    });
+    &ROOT
 }
 
 /// Variables that `cargo run` sets for xtask and that must not reach another cargo: build scripts that watch
