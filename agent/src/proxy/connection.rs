@@ -23,6 +23,7 @@ use super::{
     clock::Nanos,
     detect::{self, Spoken},
     http1, http2, tunnel,
+    upstream::Opened,
     worker::{Place, PodHere, Worker},
 };
 use crate::{
@@ -126,7 +127,7 @@ enum Heard {
     /// Bytes to be tunnelled, or to be tunnelled without a look.
     Bytes(Detection),
     /// Bytes to be tunnelled to an endpoint that has been dialled meanwhile.
-    Dialled(Detection, Box<(TcpStream, Chosen)>),
+    Dialled(Detection, Box<(Opened, Chosen)>),
     /// The caller waits for the server, and there is none.
     NoServer(Reason),
     /// The caller has left.

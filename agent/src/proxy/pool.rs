@@ -13,7 +13,7 @@ use std::{
 use ahash::AHashMap;
 use tokio::net::TcpStream;
 
-use super::clock::Nanos;
+use super::{clock::Nanos, upstream::Opened};
 
 /// How long a connection is kept idle if the endpoint does not say how long it keeps it. Below the keep-alive times of
 /// common servers (Tomcat 20 s, gunicorn behind a worker 5 s says so itself, nginx 75 s).
@@ -27,7 +27,7 @@ const FRESH_FOR: Nanos = Nanos::of(Duration::from_millis(1500));
 type Key = (u64, SocketAddr);
 
 struct Idle {
-    stream: TcpStream,
+    stream: Opened,
     since: Nanos,
     until: Nanos,
 }
@@ -47,7 +47,7 @@ impl Pool {
         endpoint: SocketAddr,
         repeatable: bool,
         now: Nanos,
-    ) -> Option<TcpStream> {
+    ) -> Option<Opened> {
         let mut pools = self.idle.borrow_mut();
         let idle = pools.get_mut(&(pod, endpoint))?;
         while let Some(candidate) = idle.pop() {
@@ -73,7 +73,7 @@ impl Pool {
         &self,
         pod: u64,
         endpoint: SocketAddr,
-        stream: TcpStream,
+        stream: Opened,
         idle_seconds: Option<u32>,
         now: Nanos,
     ) {
@@ -130,17 +130,19 @@ fn is_quiet_in_kernel(stream: &TcpStream) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::{io::AsyncWriteExt, net::TcpListener};
 
     use super::*;
 
     const SECOND: Nanos = Nanos::of(Duration::from_secs(1));
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    async fn pair() -> (Opened, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, server) =
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (client.unwrap(), server.unwrap().0)
+        (Opened::new(client.unwrap(), &Arc::default()), server.unwrap().0)
     }
 
     fn endpoint() -> SocketAddr {

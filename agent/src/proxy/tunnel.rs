@@ -28,7 +28,7 @@ use super::{
     choose::{self, Chosen},
     clock::Nanos,
     connection::Connection,
-    upstream::{self, CONNECT_ATTEMPTS},
+    upstream::{self, CONNECT_ATTEMPTS, Opened},
 };
 use crate::{
     cluster::model::Destination,
@@ -53,7 +53,7 @@ pub(crate) struct Early {
 pub(crate) async fn dial(
     connection: &Connection,
     destination: &Destination,
-) -> Result<(TcpStream, Chosen), Reason> {
+) -> Result<(Opened, Chosen), Reason> {
     let Connection { worker, pod, .. } = connection;
     let tag = pod.pod.workload.load().tag.as_ref().map(Into::into);
     let mut tried = SmallVec::<[SocketAddr; CONNECT_ATTEMPTS]>::new();
@@ -103,7 +103,7 @@ pub(crate) fn refuse(connection: Connection, destination: &Destination, reason: 
 pub(crate) async fn carry(
     connection: Connection,
     destination: &Destination,
-    endpoint: TcpStream,
+    endpoint: Opened,
     chosen: Chosen,
     early: Early,
 ) {
@@ -125,7 +125,7 @@ pub(crate) async fn carry(
 pub(crate) async fn pass_through(connection: Connection) {
     let Connection { worker, pod, stream, original, .. } = connection;
     let _busy = worker.busy();
-    match upstream::dial(&*pod.pod.network, original).await {
+    match upstream::dial(&worker, &*pod.pod.network, original).await {
         Ok(endpoint) => {
             // How it ends has been passed on to both sides, and is nobody's fault here.
             let _ = relay(&worker.buffers, stream, endpoint, Early::default(), &mut |_, _| {}).await;
@@ -148,7 +148,7 @@ enum Side {
 async fn relay(
     buffers: &Buffers,
     mut caller: TcpStream,
-    mut endpoint: TcpStream,
+    mut endpoint: Opened,
     early: Early,
     count: &mut impl FnMut(u64, u64),
 ) -> Result<(), Side> {
@@ -177,7 +177,7 @@ async fn relay(
     if ended.is_err() {
         // Whichever side broke, the other must not take it for an orderly end.
         upstream::reset(caller);
-        upstream::reset(endpoint);
+        endpoint.reset();
     }
     ended
 }

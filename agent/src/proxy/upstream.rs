@@ -1,11 +1,20 @@
 //! Connections to endpoints, opened where the caller lives.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Network, clock::Nanos, worker::Worker};
-use crate::{govern::endpoint::Endpoint, observe::metrics::Connect};
+use crate::{
+    govern::endpoint::Endpoint,
+    observe::metrics::{Connect, Metrics},
+};
 
 /// How long an endpoint may take to accept a connection. The caller's own connect timeout ended when it was redirected,
 /// so a node that vanished would otherwise hold a request for the two minutes that the kernel tries. (Envoy: 5 s.)
@@ -15,14 +24,60 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// have it, whatever the method.
 pub(crate) const CONNECT_ATTEMPTS: usize = 3;
 
+/// A connection to an endpoint, counted as open until it is dropped.
+pub(crate) struct Opened {
+    stream: TcpStream,
+    counted: Counted,
+}
+
+/// Counts something as open.
+pub(crate) struct Counted(Arc<Metrics>);
+
+impl Opened {
+    pub(crate) fn new(stream: TcpStream, metrics: &Arc<Metrics>) -> Self {
+        metrics.endpoints_open.inc();
+        Self { stream, counted: Counted(metrics.clone()) }
+    }
+
+    /// See [`reset`].
+    pub(crate) fn reset(self) {
+        reset(self.stream);
+    }
+
+    /// The stream, and what is to be kept as long as it is open.
+    pub(crate) fn into_parts(self) -> (TcpStream, Counted) {
+        (self.stream, self.counted)
+    }
+}
+
+impl Deref for Opened {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl DerefMut for Opened {
+    fn deref_mut(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.endpoints_open.dec();
+    }
+}
+
 /// Opens a connection to `to` from inside the pod's network namespace.
-pub(crate) async fn dial(network: &dyn Network, to: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) async fn dial(worker: &Worker, network: &dyn Network, to: SocketAddr) -> io::Result<Opened> {
     let socket = network.socket(to)?;
     // Sluice passes on what it has as soon as it has it; waiting for more would only add latency.
     socket.set_tcp_nodelay(true)?;
     let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(connected) => connected,
+        Ok(connected) => Ok(Opened::new(connected?, &worker.metrics)),
         Err(_) => {
             Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the connection request within 5 s"))
         }
@@ -35,8 +90,8 @@ pub(crate) async fn connect(
     network: &dyn Network,
     endpoint: &Arc<Endpoint>,
     started: Nanos,
-) -> io::Result<TcpStream> {
-    let connected = dial(network, endpoint.address).await;
+) -> io::Result<Opened> {
+    let connected = dial(worker, network, endpoint.address).await;
     worker.metrics.connected(match &connected {
         Ok(_) => Connect::Opened,
         Err(error) => match error.kind() {

@@ -4,7 +4,7 @@ use std::{future::poll_fn, net::SocketAddr, task::Poll};
 
 use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::io::AsyncWriteExt;
 
 use super::{
     body::Body,
@@ -26,7 +26,7 @@ use crate::{
         clock::Nanos,
         connection::Connection,
         record::Record,
-        upstream::{self, CONNECT_ATTEMPTS},
+        upstream::{self, CONNECT_ATTEMPTS, Opened},
     },
 };
 
@@ -43,7 +43,7 @@ pub(super) enum Ended {
     /// The answer was broken off, or the caller has gone.
     Broken,
     /// Both sides have agreed to speak something else.
-    Tunnel(Box<(TcpStream, Chosen, BytesMut)>),
+    Tunnel(Box<(Opened, Chosen, BytesMut)>),
 }
 
 /// Why no answer of an endpoint came.
@@ -58,7 +58,7 @@ enum NoAnswer {
 
 /// A connection to an endpoint, for one exchange.
 struct Upstream {
-    stream: TcpStream,
+    stream: Opened,
     chosen: Chosen,
     reused: bool,
     /// What was read and not yet passed on.

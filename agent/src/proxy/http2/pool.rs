@@ -248,7 +248,8 @@ async fn open(
     shared: &Shared,
     started: Nanos,
 ) -> io::Result<SendRequest<Bytes>> {
-    let stream = upstream::connect(worker, &*pod.pod.network, endpoint, started).await?;
+    let (stream, counted) =
+        upstream::connect(worker, &*pod.pod.network, endpoint, started).await?.into_parts();
     watch_over(&stream)?;
     let handshake = h2::client::Builder::new()
         .enable_push(false)
@@ -262,12 +263,11 @@ async fn open(
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
     let (worker, key) = (Rc::clone(worker), shared.key);
     tokio::task::spawn_local(async move {
-        worker.metrics.endpoints_open.inc();
+        let _counted = counted;
         if let Err(error) = connection.await {
             // Its requests have failed with the same error, and said so.
             tracing::debug!(endpoint = %key.1, %error, "an HTTP/2 connection to an endpoint has ended");
         }
-        worker.metrics.endpoints_open.dec();
         worker.h2.drop_ended(key);
     });
     Ok(sender)
