@@ -27,7 +27,7 @@ fn before_it_has_said_a_word() {
     let rig = Rig::before(&origin);
     drop(rig.dial());
     rig.await_detected("closed_early", 1.0);
-    rig.await_rest();
+    rig.await_nothing();
     assert!(rig.opened().abs() < 0.1);
 }
 
@@ -39,7 +39,7 @@ fn within_its_head() {
         let mut caller = rig.dial();
         caller.send("GET / HTTP/1.1\r\nHost: a\r\nX-");
         end(caller);
-        rig.await_rest();
+        rig.await_nothing();
     }
     assert!(rig.opened().abs() < 0.1, "an unfinished head is nobody else's business");
 }
@@ -54,7 +54,7 @@ fn within_its_body() {
     die(caller);
     assert_eq!(origin.await_notes(2), ["0 /a", "0 left after \"12345\""]);
     rig.await_requests("none", "caller_closed", 1.0);
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn within_its_chunked_body() {
     die(caller);
     assert_eq!(origin.await_notes(2)[1], "0 left after \"5\\r\\nhel\"");
     rig.await_requests("none", "caller_closed", 1.0);
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn within_its_body_in_order() {
     drop(caller);
     assert_eq!(origin.await_notes(2)[1], "0 left after \"12345\"");
     rig.await_requests("none", "caller_closed", 1.0);
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn while_it_awaits_its_answer() {
         "the endpoint learns that nobody waits any more"
     );
     rig.await_requests("none", "caller_closed", 1.0);
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn while_it_awaits_its_answer_in_order() {
     origin.await_notes(1);
     drop(caller);
     assert_eq!(origin.await_notes(2)[1], "0 left after \"\"");
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn within_an_answer_that_pauses() {
         caller.until("hello\r\n");
         end(caller);
         origin.await_notes(1);
-        rig.await_rest();
+        rig.await_nothing();
     }
 }
 
@@ -187,7 +187,7 @@ fn within_an_answer_that_it_does_not_read() {
     die(caller);
     origin.await_notes(2);
     rig.await_requests("none", "caller_closed", 1.0);
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]

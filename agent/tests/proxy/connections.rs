@@ -182,6 +182,25 @@ fn a_caller_that_has_closed_leaves_nothing_behind() {
     }
     rig.await_rest();
     assert!((rig.opened() - 1.0).abs() < 0.1);
+    rig.await_metric("sluice_connections_open", &["peer=\"endpoint\""], 1.0);
+}
+
+#[test]
+fn connections_to_endpoints_are_counted_as_long_as_they_are_open() {
+    let origin = Origin::last("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+    let mut rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    rig.await_metric("sluice_connections_open", &["peer=\"endpoint\""], 0.0);
+    let origin = Origin::fixed("ok");
+    rig.change(|service| service.no_endpoints().endpoint(origin.address));
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    // Kept for a next request, until its pod is gone.
+    rig.await_metric("sluice_connections_open", &["peer=\"endpoint\""], 1.0);
+    drop(rig.pod.take());
+    rig.await_metric("sluice_connections_open", &["peer=\"endpoint\""], 0.0);
 }
 
 #[test]

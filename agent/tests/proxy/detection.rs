@@ -26,7 +26,7 @@ fn a_server_that_speaks_first_is_heard() {
     rig.await_detected("server_first", 1.0);
     caller.finish();
     assert_eq!(caller.rest(), "");
-    rig.await_rest();
+    rig.await_nothing();
     assert!((rig.opened() - 1.0).abs() < 0.1, "one endpoint was dialled, once");
 }
 
@@ -161,7 +161,7 @@ fn a_silent_caller_whose_service_has_no_endpoint_is_reset() {
         assert_eq!(caller.end(), (String::new(), End::Reset));
         rig.await_detected("server_first", 1.0);
         assert!(rig.metric("sluice_endpoint_connects_total", &["outcome=\"refused\""]) < 1.1);
-        rig.await_rest();
+        rig.await_nothing();
     }
 }
 
@@ -236,9 +236,9 @@ fn what_is_no_longer_governed_goes_where_it_was_meant_to() {
     assert_eq!(caller.rest(), "as it is");
     assert_eq!(origin.noted(), [bytes]);
     rig.await_detected("ungoverned", 1.0);
-    rig.await_rest();
+    rig.await_nothing();
 
     let rig = Rig::builder().ungoverned(Origin::nobody()).start();
     assert_eq!(rig.dial().end(), (String::new(), End::Reset));
-    rig.await_rest();
+    rig.await_nothing();
 }

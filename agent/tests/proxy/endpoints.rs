@@ -38,7 +38,7 @@ fn before_its_answer() {
         caller.answer().made_up(502, "upstream_reset");
         rig.await_requests("5xx", "upstream_reset", 1.0);
         drop(caller);
-        rig.await_rest();
+        rig.await_nothing();
     }
 }
 
@@ -79,7 +79,7 @@ fn cut_off(said: &'static str, arrives: &str) {
         assert_eq!(caller.end(), (String::new(), end));
         rig.await_requests("2xx", "upstream_reset", 1.0);
         drop(caller);
-        rig.await_rest();
+        rig.await_nothing();
     }
 }
 

@@ -99,3 +99,18 @@ fn a_service_without_endpoints() {
     assert_eq!(caller.rest(), "");
     rig.await_requests("5xx", "no_endpoint", 3.0);
 }
+
+#[test]
+fn a_caller_that_chose_its_endpoint_stays_with_it() {
+    let (chosen, other) = (Origin::fixed("chosen"), Origin::fixed("other"));
+    let service = Rig::builder().endpoint(chosen.address).endpoint(other.address).lane("gray", other.address);
+    let rig = service.pinned().start();
+    for lines in ["", "x-mse-tag: gray\r\n"].repeat(5) {
+        assert_eq!(ask(&rig, lines), "chosen");
+    }
+    let rig = Rig::builder().endpoint(Origin::nobody()).endpoint(other.address).pinned().start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    caller.answer().made_up(503, "upstream_connect");
+    assert_eq!(other.noted(), Vec::<String>::new());
+}

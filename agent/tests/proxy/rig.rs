@@ -52,6 +52,7 @@ pub(crate) struct Builder {
     dialled: Option<SocketAddr>,
     connections: Option<usize>,
     panic_at: Option<SocketAddr>,
+    pinned: bool,
 }
 
 #[derive(Clone)]
@@ -133,6 +134,12 @@ impl Builder {
         self
     }
 
+    /// Callers mean the first endpoint itself, as they do with headless services.
+    pub(crate) fn pinned(mut self) -> Self {
+        self.pinned = true;
+        self
+    }
+
     /// Making a socket for this address panics.
     pub(crate) fn panic_at(mut self, address: SocketAddr) -> Self {
         self.panic_at = Some(address);
@@ -161,6 +168,7 @@ impl Builder {
                 lanes.entry(tag.clone()).or_default().push(endpoint.clone());
             }
         }
+        let pinned = if self.pinned { endpoints.first().cloned() } else { None };
         let service = Arc::new(Service {
             namespace: "shop".into(),
             name: "orders".into(),
@@ -172,7 +180,7 @@ impl Builder {
             lanes,
             session_affinity: false,
         });
-        snapshot.destinations.insert(DIALLED.parse().unwrap(), Destination { service, pinned: None });
+        snapshot.destinations.insert(DIALLED.parse().unwrap(), Destination { service, pinned });
         snapshot
     }
 
@@ -291,6 +299,13 @@ impl Rig {
     /// Connections to endpoints that have been opened.
     pub(crate) fn opened(&self) -> f64 {
         self.metric("sluice_endpoint_connects_total", &["outcome=\"opened\""])
+    }
+
+    /// Waits until no connection to an endpoint is left either, not even an idle one.
+    #[track_caller]
+    pub(crate) fn await_nothing(&self) {
+        self.await_rest();
+        self.await_metric("sluice_connections_open", &["peer=\"endpoint\""], 0.0);
     }
 
     /// Waits until nothing goes on any more: no request, no tunnel, no caller.

@@ -54,7 +54,7 @@ fn bytes_pass_both_ways_at_once_exactly() {
     rig.await_metric("sluice_bytes_total", &["direction=\"request\""], sent as f64);
     rig.await_metric("sluice_tunnels_total", &["reason=\"\""], 1.0);
     rig.await_detected("opaque", 1.0);
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_caller_that_ends_its_side_is_still_sent_to() {
     caller.send("all there is");
     caller.finish();
     assert_eq!(caller.rest(), format!("all there is? {}", "yes".repeat(100_000)));
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn an_endpoint_that_ends_its_side_is_still_sent_to() {
     caller.send("x".repeat(100_000));
     caller.finish();
     assert_eq!(origin.await_notes(1)[0].len(), 100_000);
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_callers_reset_reaches_the_endpoint_as_one() {
     drop(caller);
     assert_eq!(origin.await_notes(1), ["(\"\", Reset)"]);
     rig.await_metric("sluice_tunnels_total", &["reason=\"caller_closed\""], 1.0);
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn an_endpoints_reset_reaches_the_caller_as_one() {
     caller.send("hello");
     assert_eq!(caller.end(), (String::new(), End::Reset));
     rig.await_metric("sluice_tunnels_total", &["reason=\"upstream_reset\""], 1.0);
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn an_endpoint_that_cannot_be_reached_resets_the_caller() {
     assert_eq!(caller.end(), (String::new(), End::Reset));
     rig.await_metric("sluice_tunnels_total", &["reason=\"upstream_connect\""], 1.0);
     assert!(rig.metric("sluice_retries_total", &[]).abs() < 0.1, "there was nobody else to try");
-    rig.await_rest();
+    rig.await_nothing();
 
     let rig = Rig::builder().protocol(Protocol::Opaque).start();
     assert_eq!(rig.dial().end(), (String::new(), End::Reset));
@@ -250,5 +250,5 @@ fn a_torrent_in_one_direction_leaves_room_for_the_other() {
     pings.join().unwrap();
     rig.await_metric("sluice_bytes_total", &["direction=\"request\""], 200.0);
     drop(caller);
-    rig.await_rest();
+    rig.await_nothing();
 }

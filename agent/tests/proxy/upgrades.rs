@@ -34,7 +34,7 @@ fn websockets_become_tunnels() {
     );
     rig.await_requests("1xx", "", 1.0);
     rig.await_metric("sluice_tunnels_total", &["reason=\"\""], 1.0);
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_reset_goes_through_a_websocket() {
     drop(caller);
     assert_eq!(origin.await_notes(2)[1], "Reset");
     rig.await_metric("sluice_tunnels_total", &["reason=\"caller_closed\""], 1.0);
-    rig.await_rest();
+    rig.await_nothing();
 }
 
 #[test]
