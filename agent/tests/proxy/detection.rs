@@ -18,7 +18,7 @@ fn server_first() -> Origin {
 #[test]
 fn a_server_that_speaks_first_is_heard() {
     let origin = server_first();
-    let rig = Rig::before(&origin);
+    let rig = Rig::speaking(Protocol::Detect, &origin);
     let mut caller = rig.dial();
     caller.expect("5.7.44-log");
     caller.send("auth");
@@ -38,7 +38,7 @@ fn a_tls_handshake_is_tunnelled() {
         peer.send("\u{16}");
         peer.end();
     });
-    let rig = Rig::before(&origin);
+    let rig = Rig::speaking(Protocol::Detect, &origin);
     let mut caller = rig.dial();
     // Split in the middle of what tells it.
     caller.send(&hello[..1]);
@@ -67,7 +67,7 @@ fn bytes_of_another_protocol_are_tunnelled() {
 #[test]
 fn http_is_recognised_byte_by_byte() {
     let origin = Origin::fixed("ok");
-    let rig = Rig::before(&origin);
+    let rig = Rig::speaking(Protocol::Detect, &origin);
     let mut caller = rig.dial();
     for byte in "GET / HTTP/1.1\r\nHost: a\r\n\r\n".bytes() {
         caller.send([byte]);
@@ -90,7 +90,7 @@ fn patient() -> Origin {
 #[test]
 fn a_silent_caller_that_speaks_http_in_the_end_is_governed() {
     let origin = patient();
-    let rig = Rig::builder().endpoint(origin.address).caller("blue").start();
+    let rig = Rig::builder().protocol(Protocol::Detect).endpoint(origin.address).caller("blue").start();
     let mut caller = rig.dial();
     // An endpoint is dialled because the caller is silent.
     origin.await_notes(1);
@@ -107,7 +107,7 @@ fn a_silent_caller_that_speaks_http_in_the_end_is_governed() {
 #[test]
 fn a_silent_caller_that_speaks_http_slowly_in_the_end_is_governed() {
     let origin = patient();
-    let rig = Rig::before(&origin);
+    let rig = Rig::speaking(Protocol::Detect, &origin);
     let mut caller = rig.dial();
     origin.await_notes(1);
     for byte in "GET / HTTP/1.1\r\nHost: a\r\n\r\n".bytes() {
@@ -126,7 +126,7 @@ fn a_silent_caller_that_speaks_something_else_is_tunnelled() {
             peer.send("heard");
             peer.end();
         });
-        let rig = Rig::before(&origin);
+        let rig = Rig::speaking(Protocol::Detect, &origin);
         let mut caller = rig.dial();
         origin.await_notes(1);
         caller.send(words);
@@ -145,7 +145,7 @@ fn a_silent_caller_and_a_server_that_speaks_late() {
         wait.lock().unwrap().recv_timeout(crate::rig::LIMIT).unwrap();
         peer.send("at last");
     });
-    let rig = Rig::before(&origin);
+    let rig = Rig::speaking(Protocol::Detect, &origin);
     let mut caller = rig.dial();
     origin.await_notes(1);
     go.send(()).unwrap();
@@ -156,7 +156,7 @@ fn a_silent_caller_and_a_server_that_speaks_late() {
 #[test]
 fn a_silent_caller_whose_service_has_no_endpoint_is_reset() {
     for service in [Rig::builder(), Rig::builder().endpoint(Origin::nobody())] {
-        let rig = service.start();
+        let rig = service.protocol(Protocol::Detect).start();
         let mut caller = rig.dial();
         assert_eq!(caller.end(), (String::new(), End::Reset));
         rig.await_detected("server_first", 1.0);
@@ -174,7 +174,7 @@ fn a_greeting_that_could_begin_http_but_does_not_go_on_is_delivered() {
             peer.send("welcome");
             peer.end();
         });
-        let rig = Rig::before(&origin);
+        let rig = Rig::speaking(Protocol::Detect, &origin);
         let mut caller = rig.dial();
         if silent_first {
             origin.await_notes(1);
@@ -191,7 +191,7 @@ fn a_question_that_ends_is_delivered() {
         let question = peer.rest();
         peer.send(format!("{question} what?"));
     });
-    let rig = Rig::before(&origin);
+    let rig = Rig::speaking(Protocol::Detect, &origin);
     let mut caller = rig.dial();
     caller.send("GET");
     caller.finish();

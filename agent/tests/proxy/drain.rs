@@ -6,6 +6,8 @@ use std::{
     thread,
 };
 
+use sluice::cluster::model::Protocol;
+
 use crate::{
     origin::Origin,
     rig::{LIMIT, Rig},
@@ -135,7 +137,7 @@ fn a_tunnel_goes_on_when_its_pod_is_closed() {
         peer.expect("still there");
         peer.send("yes");
     });
-    let mut rig = Rig::before(&origin);
+    let mut rig = Rig::speaking(Protocol::Detect, &origin);
     let mut caller = rig.dial();
     caller.expect("hello");
     block_on(rig.pod.take().unwrap().close());

@@ -228,11 +228,12 @@ impl Builder {
 }
 
 impl Rig {
+    /// A service that is declared to speak HTTP, so that nothing depends on how soon a caller speaks.
     pub(crate) fn builder() -> Builder {
-        Builder::default()
+        Builder { protocol: Protocol::Http, ..Builder::default() }
     }
 
-    /// A proxy before one endpoint whose protocol is told from the first bytes.
+    /// A proxy before one endpoint that is declared to speak HTTP.
     pub(crate) fn before(origin: &Origin) -> Self {
         Self::builder().endpoint(origin.address).start()
     }
