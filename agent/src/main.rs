@@ -52,7 +52,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run::run(*config)) {
+    let ended = runtime.block_on(run::run(*config));
+    // Whatever still runs (a log line that nobody reads) must not hold up the end.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluice: {error}");

@@ -31,6 +31,9 @@ const MOST_WORKERS: usize = 4;
 /// How long callers with an idle connection have to send one more request and learn that they are to reconnect.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
 
+/// How long a stopping agent waits for the access log's reader to take its last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 /// Connections that one pod may have open. A thread pool of a large Java service holds a few hundred.
 const CONNECTIONS_PER_POD: usize = 16 * 1024;
 
@@ -84,7 +87,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let running = Shared::default();
     let asked = running.clone();
     let admin = Admin::bind(config.admin, metrics.clone(), Arc::new(move || missing(&asked)))?;
-    let (access_log, _writer) =
+    let (access_log, log_writer) =
         AccessLog::start(config.access_log, std::io::stdout(), metrics.access_log_dropped.clone())
             .map_err(|source| RunError::Start { what: "access log", source })?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
@@ -123,6 +126,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tokio::select! {
         () = drain(&running, &proxy, config.drain_timeout) => {}
         () = signals.any() => tracing::warn!("stopping at once: told to stop a second time"),
+    }
+    // The workers end with the last handle to the proxy, and with them the access log's last line is written.
+    drop(proxy);
+    let written = tokio::time::timeout(LAST_LINES, tokio::task::spawn_blocking(|| log_writer.join())).await;
+    if written.is_err() {
+        tracing::warn!("the access log's last lines could not be written in time");
     }
     Ok(())
 }
