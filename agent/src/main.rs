@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!(
-                "sluice: --log {:?}: {error}: a level (error, warn, info, debug, trace), or per module as in `info,sluice::proxy=debug`",
+                "sluice: --log {:?}: {error}: a level (error, warn, info, debug), or per module as in `info,sluice::proxy=debug`",
                 config.log
             );
             return ExitCode::from(2);
