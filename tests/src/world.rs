@@ -201,7 +201,7 @@ pub fn test(name: &str, body: impl FnOnce(&World) -> Result<()>) {
     test_in(&world, body);
 }
 
-/// [`test`] in a world that exists.
+/// [`test()`] in a world that exists.
 pub fn test_in(world: &World, body: impl FnOnce(&World) -> Result<()>) {
     // Nothing is looked at afterwards but log files.
     match catch_unwind(AssertUnwindSafe(|| body(world))) {

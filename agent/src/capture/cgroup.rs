@@ -188,7 +188,9 @@ mod tests {
         let mount = tempfile::tempdir().unwrap();
         assert!(find_pods(mount.path()).is_empty());
         let nodes = ["a/kubepods", "b/kubepods"].map(|group| mount.path().join(group));
-        nodes.iter().for_each(|group| fs::create_dir_all(group).unwrap());
+        for group in &nodes {
+            fs::create_dir_all(group).unwrap();
+        }
         assert_eq!(find_pods(mount.path()), nodes);
     }
 
