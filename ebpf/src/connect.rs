@@ -12,13 +12,13 @@ use core::{
 use aya_ebpf::{
     EbpfContext as _,
     helpers::{
-        bpf_get_prandom_u32,
+        bpf_get_current_comm, bpf_get_prandom_u32,
         generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns},
     },
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
-use sluice_ebpf::{Address, Counter, HEARTBEAT_STALE_AFTER_NANOS, PORT_SLOTS, Pod};
+use sluice_ebpf::{AGENT_THREADS, Address, Counter, HEARTBEAT_STALE_AFTER_NANOS, PORT_SLOTS, Pod};
 
 use crate::{
     context::{LOOPBACK_V4, LOOPBACK_V6, ip4, ip6, port, set_ip4, set_ip6, set_port},
@@ -109,7 +109,14 @@ fn admit(ctx: &SockAddrContext, dialled: &Address) -> Result<(), Counter> {
     if unsafe { bpf_get_current_cgroup_id() } == AGENT_CGROUP.load() {
         return Err(Counter::AgentItself);
     }
-    Ok(())
+    // Of another agent we know no control group. While one takes over from the other, each would be handed what the
+    // other sends on to a governed address (a headless service's endpoint), for ever.
+    match bpf_get_current_comm() {
+        Ok([a, b, c, d, e, f, g, h, ..]) if [a, b, c, d, e, f, g, h] == AGENT_THREADS => {
+            Err(Counter::AgentItself)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// One of the pod's listeners. They share a destination address, hence a range of client ports: several listeners

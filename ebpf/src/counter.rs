@@ -14,7 +14,7 @@ pub enum Counter {
     BoundToDevice,
     /// The agent's heartbeat is stale: it hangs.
     AgentSilent,
-    /// The agent itself connects, in a pod's network namespace.
+    /// The agent itself connects, or another agent, in a pod's network namespace.
     AgentItself,
     /// The pod has no listener of that family.
     NoListener,

@@ -49,6 +49,9 @@ pub const PORT_SLOTS: usize = 16;
 /// A beat older than this no longer counts: the programs stop redirecting.
 pub const HEARTBEAT_STALE_AFTER_NANOS: u64 = 1_000_000_000;
 
+/// How the names of the threads begin that connect for an agent, any agent: their connects are never redirected.
+pub const AGENT_THREADS: [u8; 8] = *b"sluice-w";
+
 /// Value of `PODS`: how to redirect the connects of one network namespace. The key is its cookie (`SO_NETNS_COOKIE`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

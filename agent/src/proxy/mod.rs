@@ -38,6 +38,8 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
+pub(crate) use worker::THREADS;
+
 use crate::{
     cluster::model::{Current, Workload},
     govern::lane::TagNames,

@@ -38,6 +38,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// HTTP/2 requests that a pod may have in flight for each connection that it may have open: they cost less.
 const STREAMS_PER_CONNECTION: usize = 4;
 
+/// How the threads' names begin. Capture tells by it who connects for an agent.
+pub(crate) const THREADS: &str = "sluice-worker-";
+
 /// What the rest of the agent asks of a worker.
 pub(crate) enum Command {
     Open {
@@ -296,7 +299,7 @@ pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> 
     let runtime_failed = |error: std::io::Error| std::io::Error::other(format!("worker {index}: {error}"));
     // Built on its own thread, because a local runtime cannot move; its failure is passed back.
     let (report, reported) = std::sync::mpsc::channel();
-    std::thread::Builder::new().name(format!("sluice-worker-{index}")).spawn(move || {
+    std::thread::Builder::new().name(format!("{THREADS}{index}")).spawn(move || {
         let built = tokio::runtime::Builder::new_current_thread().enable_all().build_local(<_>::default());
         let runtime = match built {
             Ok(runtime) => {

@@ -76,6 +76,24 @@ fn at_one_and_the_same_address() {
     });
 }
 
+#[test]
+fn two_agents_among_the_pods_do_not_hand_connections_to_each_other() {
+    test("hand-over-among", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let web = App::start(world, "web", "v1", None)?;
+        // The addresses of its endpoints are governed, so what an agent sends on looks like what it was sent.
+        world.service("shop", "web").port("http", 8080, 8080).headless().apply()?;
+        let client = world.pod("shop", "client").start()?;
+        let agents = [world.agent().among_pods().start()?, world.agent().among_pods().start()?];
+        agents.iter().try_for_each(|agent| agent.enrolled(&client))?;
+        let answer = ask(&client, &format!("http://{}:8080", web.pod.ipv4()), &[])?;
+        ensure!(answer.versions() == "v1", "{answer:?}");
+        let redirected = agents.iter().map(Agent::redirected).sum::<Result<u64>>()?;
+        ensure!(redirected == 1, "{redirected} connects were redirected");
+        Ok(())
+    });
+}
+
 /// A service whose answers take long, and a pod that calls it.
 fn slow(world: &World) -> Result<(Service, App, Pod, Agent)> {
     world.namespace("shop", Capture::Enabled)?;
