@@ -229,13 +229,14 @@ impl Metrics {
         self.connects[outcome as usize].inc();
     }
 
-    /// The numbers of a calling pod, to be held as long as the pod is enrolled. A pod that was evicted less than
-    /// the grace ago gets its old ones back.
+    /// The numbers of a calling pod, to be held as long as the pod is enrolled, until [`Self::evict_pod`] is called as
+    /// often as this was. A pod that was evicted less than the grace ago gets its old ones back.
     pub fn pod(&self, uid: &Arc<str>, namespace: &Arc<str>, name: &Arc<str>) -> Arc<PodMetrics> {
         self.pods.get(uid, namespace, name)
     }
 
-    /// The pod is gone: after a grace its numbers are too. What still holds its series may go on counting unseen.
+    /// One who asked for the pod's numbers needs them no longer. If that was the last the pod is gone: after a grace its
+    /// numbers are too. What still holds its series may go on counting unseen.
     pub fn evict_pod(&self, uid: &str) {
         self.pods.evict(uid, Instant::now());
     }

@@ -126,6 +126,8 @@ pub(super) struct Pods {
 #[derive(Debug)]
 struct Entry {
     metrics: Arc<PodMetrics>,
+    /// Enrolments that have not ended: while a sandbox is replaced the old one outlives the beginning of the new.
+    enrolments: usize,
     evicted_at: Option<Instant>,
 }
 
@@ -147,15 +149,20 @@ impl Pods {
                 series: RwLock::default(),
                 shared: self.shared.clone(),
             }),
+            enrolments: 0,
             evicted_at: None,
         });
+        entry.enrolments += 1;
         entry.evicted_at = None;
         Arc::clone(&entry.metrics)
     }
 
     pub(super) fn evict(&self, uid: &str, now: Instant) {
         if let Some(entry) = self.lock().get_mut(uid) {
-            entry.evicted_at.get_or_insert(now);
+            entry.enrolments = entry.enrolments.saturating_sub(1);
+            if entry.enrolments == 0 {
+                entry.evicted_at.get_or_insert(now);
+            }
         }
         // Also when nobody scrapes, memory stays bounded.
         self.purge(now);

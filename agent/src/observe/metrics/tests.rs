@@ -224,3 +224,18 @@ fn many_workers_count_every_request() {
     assert_eq!(value(&metrics, "sluice_requests_total", &["reason=\"no_endpoint\""]), Some(4000.0));
     assert_eq!(value(&metrics, "sluice_requests_in_flight", &["baseline"]), Some(0.0));
 }
+
+#[test]
+fn the_end_of_an_enrolment_does_not_take_the_numbers_of_the_one_that_replaced_it() {
+    let metrics = Metrics::new();
+    let _replaced = pod(&metrics, "u1", "gateway");
+    orders(&pod(&metrics, "u1", "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
+    metrics.evict_pod("u1");
+    metrics.render_at(Instant::now() + 2 * EVICTION_GRACE).expect("it can be rendered");
+    assert_eq!(value(&metrics, "sluice_requests_total", &["gateway", "code=\"2xx\""]), Some(1.0));
+    metrics.evict_pod("u1");
+    let later = Instant::now() + EVICTION_GRACE;
+    // The first scrape after the grace still sees them.
+    metrics.render_at(later).expect("it can be rendered");
+    assert_eq!(value(&metrics, "sluice_requests_total", &["gateway", "code=\"2xx\""]), None);
+}
