@@ -167,29 +167,45 @@ async fn drain(running: &Shared, proxy: &Proxy, limit: Duration) {
 /// Why the agent is not ready.
 fn missing(running: &Shared) -> Vec<String> {
     let mut running = lock(running);
-    let mut missing = Vec::new();
     if running.stopping {
-        missing.push("the agent is stopping".to_owned());
-        return missing;
+        return vec!["the agent is stopping".to_owned()];
     }
-    if running.ready {
-        return missing;
+    let Some(status) = running.capture.as_ref().map(Capture::status) else {
+        return vec!["the cluster's objects are being read, and capture has not started".to_owned()];
+    };
+    let missing = not_governed(&status, running.ready);
+    running.ready |= missing.is_empty();
+    missing
+}
+
+/// What capture does not do. Once everything had been taken up only what has no way back counts, so that single pods
+/// never make the agent come and go.
+fn not_governed(status: &capture::Status, was_ready: bool) -> Vec<String> {
+    if status.stopped {
+        return vec![
+            "capture broke down, and connections go direct: restart the agent (the log says why)".to_owned(),
+        ];
     }
-    match &running.capture {
-        None => missing.push("the cluster's objects are being read, and capture has not started".to_owned()),
-        Some(capture) => {
-            let status = capture.status();
-            if !status.synced {
-                missing.push("the pods of this node are not enrolled yet".to_owned());
-            }
-            for pod in status.pods.iter() {
-                if let Some(why) = &pod.pending {
-                    missing.push(format!("pod {}/{}: {why}", pod.workload.namespace, pod.workload.name));
-                }
-            }
+    if was_ready {
+        return if status.synced {
+            Vec::new()
+        } else {
+            vec![
+                "the control group of all pods was removed, and the eBPF programs with it: restart the agent"
+                    .to_owned(),
+            ]
+        };
+    }
+    let mut missing = Vec::new();
+    if !status.synced {
+        missing.push("the pods of this node are not enrolled yet".to_owned());
+    }
+    // A pod that cannot be started has no process, maybe for ever.
+    for pod in status.pods.iter().filter(|pod| !pod.empty) {
+        if let Some(why) = &pod.pending {
+            missing.push(format!("pod {}/{}: {why}", pod.workload.namespace, pod.workload.name));
         }
     }
-    running.ready = missing.is_empty();
     missing
 }
 
@@ -289,6 +305,62 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::not_governed;
+    use crate::{
+        capture::{PodStatus, Status},
+        cluster::model::Workload,
+    };
+
+    fn pod(pending: Option<&str>, empty: bool) -> PodStatus {
+        let workload = Workload {
+            uid: "a".into(),
+            namespace: "shop".into(),
+            name: "orders".into(),
+            tag: None,
+            ips: Vec::new(),
+            node: None,
+            zone: None,
+            host_network: false,
+            capture: true,
+            terminating: false,
+            finished: false,
+        };
+        PodStatus { workload: Arc::new(workload), pending: pending.map(str::to_owned), empty }
+    }
+
+    fn status(pods: impl Into<Arc<[PodStatus]>>) -> Status {
+        Status {
+            synced: true,
+            stopped: false,
+            pods: pods.into(),
+            destinations: 0,
+            bypassed: 0,
+            kernel: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_pod_that_could_connect_past_the_agent_is_waited_for_at_the_start_only() {
+        let waits = status([pod(None, false), pod(Some("its loopback device is down"), false)]);
+        assert_eq!(not_governed(&waits, false), ["pod shop/orders: its loopback device is down"]);
+        assert!(not_governed(&waits, true).is_empty());
+        assert!(not_governed(&status([pod(Some("it has no process"), true)]), false).is_empty());
+        assert_eq!(not_governed(&Status { synced: false, ..status([]) }, false).len(), 1);
+    }
+
+    #[test]
+    fn what_has_no_way_back_is_told_also_later() {
+        for broken in [Status { synced: false, ..status([]) }, Status { stopped: true, ..status([]) }] {
+            let told = not_governed(&broken, true);
+            assert!(told.len() == 1 && told[0].contains("restart the agent"), "{told:?}");
         }
     }
 }

@@ -95,6 +95,8 @@ pub struct PodStatus {
     pub workload: Arc<Workload>,
     /// Why it is not enrolled although it is to be captured. `None`: it is enrolled.
     pub pending: Option<String>,
+    /// It is not enrolled because it has no process: nobody connects, so nothing is missed.
+    pub empty: bool,
 }
 
 /// All pods that are there, and the snapshot that says what is wanted.
@@ -178,10 +180,14 @@ impl<W: World> Enroller<W> {
     /// The pods that are enrolled or should be.
     pub(crate) fn status(&self) -> Vec<PodStatus> {
         let status = |pod: &Tracked<W::Enrolment>| match (&pod.enrolment, &pod.wanted, &pod.pending) {
-            (Some((_, workload)), ..) => Some(PodStatus { workload: workload.clone(), pending: None }),
-            (None, Some(workload), Some(pending)) => {
-                Some(PodStatus { workload: workload.clone(), pending: Some(pending.message()) })
+            (Some((_, workload)), ..) => {
+                Some(PodStatus { workload: workload.clone(), pending: None, empty: false })
             }
+            (None, Some(workload), Some(pending)) => Some(PodStatus {
+                workload: workload.clone(),
+                pending: Some(pending.message()),
+                empty: *pending == Pending::NoProcess,
+            }),
             _ => None,
         };
         self.pods.values().filter_map(status).collect()

@@ -75,7 +75,7 @@ pub struct Status {
     /// A snapshot of the cluster has been taken up: its services are known to the kernel, and its pods enrolled as far as
     /// they can be. False again when the pods' control group was removed, and the programs with it.
     pub synced: bool,
-    /// [`Capture::stop_redirecting`] was called.
+    /// Nothing is redirected any more: [`Capture::stop_redirecting`] was called, or the enrolling task broke down.
     pub stopped: bool,
     /// The pods of this node that are enrolled, or should be but cannot.
     pub pods: Arc<[PodStatus]>,
