@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, path::PathBuf};
 
-use sluice_ebpf::PORT_SLOTS;
+use sluice_ebpf::{MAX_PODS, PORT_SLOTS};
 
 /// Why capture cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,8 @@ pub enum EnrolError {
     Cookie(io::Error),
     #[error("its network namespace is that of the pod with UID {owner}")]
     Shared { owner: String },
+    #[error("{MAX_PODS} pods are enrolled, and no node can have more")]
+    Full,
     #[error("the kernel's map of pods: {0}")]
     Register(String),
 }

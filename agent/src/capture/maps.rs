@@ -12,6 +12,8 @@ use aya::{
 };
 use sluice_ebpf::{Address, Counter, Pod, map};
 
+use super::{EnrolError, error::with_causes};
+
 /// A value of the ABI, as aya wants it.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -53,13 +55,23 @@ fn sk_storage(map: Map) -> Result<SkStorage<MapData, Plain<Address>>, MapError> 
 pub(crate) struct Pods(HashMap<MapData, u64, Plain<Pod>>);
 
 impl Pods {
-    pub(crate) fn set(&mut self, netns_cookie: u64, pod: Pod) -> Result<(), MapError> {
-        self.0.insert(netns_cookie, Plain(pod), 0)
+    pub(crate) fn set(&mut self, netns_cookie: u64, pod: Pod) -> Result<(), EnrolError> {
+        self.0.insert(netns_cookie, Plain(pod), 0).map_err(refused)
     }
 
     /// Removing what is not there is no error.
-    pub(crate) fn remove(&mut self, netns_cookie: u64) -> Result<(), MapError> {
-        absent_is_fine(self.0.remove(&netns_cookie))
+    pub(crate) fn remove(&mut self, netns_cookie: u64) -> Result<(), EnrolError> {
+        absent_is_fine(self.0.remove(&netns_cookie)).map_err(refused)
+    }
+}
+
+fn refused(error: MapError) -> EnrolError {
+    match error {
+        // The kernel's word for it is "argument list too long".
+        MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            EnrolError::Full
+        }
+        error => EnrolError::Register(with_causes(&error)),
     }
 }
 
@@ -115,5 +127,22 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
         Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(MapError::KeyNotFound) => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn a_map_that_is_full_is_called_full() {
+        let refused = |errno| {
+            let io_error = io::Error::from_raw_os_error(errno);
+            refused(SyscallError { call: "bpf_map_update_elem", io_error }.into()).to_string()
+        };
+        assert_eq!(refused(libc::E2BIG), "4096 pods are enrolled, and no node can have more");
+        assert!(refused(libc::ENOMEM).starts_with("the kernel's map of pods: "));
     }
 }

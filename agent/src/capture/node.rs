@@ -15,7 +15,6 @@ use tokio_util::task::TaskTracker;
 use super::{
     EnrolError, bypass,
     enrol::World,
-    error::with_causes,
     maps::{Accepted, Pods},
     netns::{Id, Netns},
     pod::{Opened, PodNetwork, with_addresses},
@@ -79,7 +78,7 @@ impl World for Node {
         let pod = Arc::new(Pod { workload: ArcSwap::new(workload.clone()), network: network.clone() });
         let open = self.proxy.open(&pod, opened.listeners);
         // Last, when there is somebody to accept. If it fails `open` is dropped, which closes the listeners.
-        self.pods.set(cookie, entry).map_err(|error| EnrolError::Register(with_causes(&error)))?;
+        self.pods.set(cookie, entry)?;
         self.owners.insert(cookie, workload.uid.clone());
 
         match network.netns.within(&self.home, || bypass::count(|address| self.services.contains(address))) {
@@ -102,16 +101,14 @@ impl World for Node {
         enrolment.pod.workload.store(workload.clone());
         let entry = with_addresses(enrolment.entry, workload);
         if entry != enrolment.entry {
-            self.pods
-                .set(enrolment.cookie, entry)
-                .map_err(|error| EnrolError::Register(with_causes(&error)))?;
+            self.pods.set(enrolment.cookie, entry)?;
             enrolment.entry = entry;
         }
         Ok(())
     }
 
     fn withdraw(&mut self, enrolment: &mut Enrolment) -> Result<(), EnrolError> {
-        self.pods.remove(enrolment.cookie).map_err(|error| EnrolError::Register(with_causes(&error)))?;
+        self.pods.remove(enrolment.cookie)?;
         self.owners.remove(&enrolment.cookie);
         // The proxy goes on accepting for a moment: a connect may have been redirected just before.
         if let Some(open) = enrolment.open.take() {

@@ -24,16 +24,17 @@ impl Services {
         self.known.contains(&address)
     }
 
-    /// Adds what is new and removes what is gone; what stays is not touched. What fails is tried again with the next
+    /// Removes what is gone and adds what is new; what stays is not touched. What fails is tried again with the next
     /// snapshot.
     pub(crate) fn sync(&mut self, snapshot: &Snapshot) {
         let (added, removed) = difference(&self.known, snapshot);
         let mut failures = 0;
         let mut last_error = None;
-        for address in added {
-            match self.map.add(address) {
+        // First, so that there is room for what is new.
+        for address in removed {
+            match self.map.remove(address) {
                 Ok(()) => {
-                    self.known.insert(address);
+                    self.known.remove(&address);
                 }
                 Err(error) => {
                     failures += 1;
@@ -41,10 +42,10 @@ impl Services {
                 }
             }
         }
-        for address in removed {
-            match self.map.remove(address) {
+        for address in added {
+            match self.map.add(address) {
                 Ok(()) => {
-                    self.known.remove(&address);
+                    self.known.insert(address);
                 }
                 Err(error) => {
                     failures += 1;
