@@ -28,8 +28,6 @@ pub(super) struct Pipe {
     /// What was sent, while it may have to be sent again.
     sent: Option<Sent>,
     done: bool,
-    /// It carries an answer, not a request.
-    answer: bool,
     /// Bytes of data passed on, each counted once.
     pub(super) bytes: u64,
 }
@@ -51,20 +49,12 @@ impl Pipe {
     /// A pipe for an answer.
     pub(super) fn new(from: RecvStream) -> Self {
         let done = from.is_end_stream();
-        Self {
-            from,
-            held: Chunk::default(),
-            again: VecDeque::new(),
-            sent: None,
-            done,
-            answer: true,
-            bytes: 0,
-        }
+        Self { from, held: Chunk::default(), again: VecDeque::new(), sent: None, done, bytes: 0 }
     }
 
     /// A pipe for a request, which can be [rewound](Self::rewind) until it is told to [commit](Self::commit).
     pub(super) fn replayable(from: RecvStream) -> Self {
-        Self { sent: Some(Sent::default()), answer: false, ..Self::new(from) }
+        Self { sent: Some(Sent::default()), ..Self::new(from) }
     }
 
     /// Everything has been passed on.
@@ -127,7 +117,6 @@ impl Pipe {
         }
         Poll::Ready(match ready!(self.from.poll_data(cx)) {
             Some(Ok(data)) => Ok(Some(Chunk { data, new: true })),
-            Some(Err(error)) if self.is_end(&error) => Ok(None),
             Some(Err(error)) => Err(Broken::From(error)),
             None => Ok(None),
         })
@@ -172,7 +161,6 @@ impl Pipe {
     fn poll_end(&mut self, cx: &mut Context<'_>, to: &mut SendStream<Bytes>) -> Poll<Result<(), Broken>> {
         let trailers = match ready!(self.from.poll_trailers(cx)) {
             Ok(trailers) => trailers,
-            Err(error) if self.is_end(&error) => None,
             Err(error) => return Poll::Ready(Err(Broken::From(error))),
         };
         match trailers {
@@ -185,11 +173,5 @@ impl Pipe {
         }
         self.done = true;
         Poll::Ready(Ok(()))
-    }
-
-    /// A whole answer may be followed by a reset that says that the rest of the request is not needed, without an
-    /// error (RFC 9113, section 8.1).
-    fn is_end(&self, error: &h2::Error) -> bool {
-        self.answer && error.is_reset() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
     }
 }

@@ -273,3 +273,26 @@ async fn an_endpoint_that_speaks_no_http2_is_named_as_such() {
     assert_eq!(answer.status(), 502);
     assert_eq!(header(answer.headers(), "x-sluice-reason"), "upstream_protocol");
 }
+
+#[tokio::test]
+async fn an_answer_that_is_broken_off_without_an_error_is_no_whole_answer() {
+    let (open, gate) = tokio::sync::watch::channel(false);
+    let address = endpoint(move |_, mut respond| {
+        let mut gate = gate.clone();
+        async move {
+            let mut back = respond.send_response(Response::new(()), false).expect("the caller is there");
+            back.send_data(Bytes::from_static(b"half"), false).expect("the caller is there");
+            let _ = gate.wait_for(|open| *open).await;
+            back.send_reset(Code::NO_ERROR);
+        }
+    })
+    .await;
+    let bed = bed(&[(address, None)]);
+    let mut caller = bed.caller().await;
+    let mut down = ask(&mut caller, get()).await.into_body();
+    assert_eq!(soon(down.data()).await.expect("more").expect("data"), "half");
+    open.send(true).expect("somebody waits");
+    let error = read(down).await.expect_err("a reset");
+    assert_eq!(error.reason(), Some(Code::NO_ERROR));
+    bed.metric(&["sluice_requests_total", "upstream_reset"], |value| value == 1).await;
+}
