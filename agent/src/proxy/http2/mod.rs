@@ -148,7 +148,7 @@ pub(crate) async fn serve(connection: Connection, destination: Destination, earl
         .max_header_list_size(MAX_HEAD_BYTES as u32)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(RESET_STREAMS)
-        .handshake::<_, Bytes>(Resumed::new(early, stream));
+        .handshake::<_, Bytes>(Resumed::new(early, stream, worker.clone()));
     let Ok(mut streams) = handshake.await else { return };
     let generation = worker.snapshot().generation;
     let known = Known { generation, destination: Rc::new(destination), series, governed: true };

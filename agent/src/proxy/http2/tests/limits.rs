@@ -226,3 +226,38 @@ async fn a_head_that_is_too_large_is_refused_and_goes_nowhere() {
     }
     assert_eq!(header(ask(&mut caller, get()).await.headers(), "x-name"), "base", "the connection goes on");
 }
+
+#[tokio::test]
+async fn draining_waits_until_answers_have_left_the_agent() {
+    const REQUESTS: usize = 300;
+    let address = endpoint(|_, mut respond| async move {
+        let mut back = respond.send_response(Response::new(()), false).expect("the caller is there");
+        back.send_data(vec![7; 60_000].into(), true).expect("the caller is there");
+    })
+    .await;
+    let bed = bed(&[(address, None)]);
+    // Windows for all answers, and a caller who for now reads none of them: more than the kernel holds.
+    let mut builder = client::Builder::new();
+    builder.initial_connection_window_size(1 << 30).initial_max_send_streams(REQUESTS);
+    let stream = TcpStream::connect(bed.address).await.expect("it listens");
+    socket2::SockRef::from(&stream).set_recv_buffer_size(64 * 1024).expect("a size");
+    let (mut caller, mut connection) = builder.handshake::<_, Bytes>(stream).await.expect("it speaks HTTP/2");
+    let answers: Vec<_> =
+        (0..REQUESTS).map(|_| caller.send_request(get(), true).expect("it takes requests").0).collect();
+    let turn = poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut connection).poll(cx)));
+    assert!(turn.await.is_pending(), "the requests are sent");
+    bed.metric(&["sluice_requests_total", "2xx"], |value| value == REQUESTS as u64).await;
+
+    let draining = bed.proxy.drain();
+    let mut draining = std::pin::pin!(draining);
+    let early = timeout(Duration::from_millis(500), &mut draining).await;
+    assert!(early.is_err(), "answers are still here");
+    tokio::spawn(connection);
+    for answer in answers {
+        assert_eq!(
+            read(soon(answer).await.expect("an answer").into_body()).await.expect("whole").0.len(),
+            60_000
+        );
+    }
+    soon(draining).await;
+}
