@@ -106,6 +106,8 @@ pub(crate) async fn serve(mut connection: Connection) {
     let mut early = BytesMut::new();
     let heard = listen(&mut connection, &destination, &mut early).await;
     metrics.detected(heard.as_detection());
+    // It may have been long: what is known of the service may have changed meanwhile.
+    let destination = connection.destination().unwrap_or(destination);
     match heard {
         Heard::Http1 => http1::serve(connection, destination, early).await,
         Heard::Http2 => Box::pin(http2::serve(connection, destination, early)).await,

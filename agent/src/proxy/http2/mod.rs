@@ -139,6 +139,8 @@ enum Next {
 /// Carries a caller's HTTP/2 connection.
 pub(crate) async fn serve(connection: Connection, destination: Destination, early: BytesMut) {
     let series = Rc::new(RefCell::new(connection.series(&destination)));
+    // In the same turn in which the destination was found, so of the same snapshot.
+    let generation = connection.worker.snapshot().generation;
     let Connection { worker, pod, stream, original, _place } = connection;
     let gate = pod.gate.watch();
     let handshake = h2::server::Builder::new()
@@ -150,7 +152,6 @@ pub(crate) async fn serve(connection: Connection, destination: Destination, earl
         .max_concurrent_reset_streams(RESET_STREAMS)
         .handshake::<_, Bytes>(Resumed::new(early, stream, worker.clone()));
     let Ok(mut streams) = handshake.await else { return };
-    let generation = worker.snapshot().generation;
     let known = Known { generation, destination: Rc::new(destination), series, governed: true };
     let caller =
         Rc::new(Caller { worker, pod, original, known: RefCell::new(known), resets: Resets::default() });

@@ -27,7 +27,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    cluster::model::{Protocol, Service, Snapshot, Workload},
+    cluster::model::{Current, Protocol, Service, Snapshot, Workload},
     govern::{
         endpoint::{Endpoint, Load},
         lane::TagNames,
@@ -69,6 +69,7 @@ struct Bed {
     proxy: Proxy,
     address: SocketAddr,
     metrics: Arc<Metrics>,
+    current: Current,
     open: Option<OpenPod>,
 }
 
@@ -77,7 +78,8 @@ fn bed(endpoints: &[(SocketAddr, Option<&str>)]) -> Bed {
     bed_with(endpoints, 100)
 }
 
-fn bed_with(endpoints: &[(SocketAddr, Option<&str>)], connections_per_pod: usize) -> Bed {
+/// A cluster with one service.
+fn cluster(generation: u64, endpoints: &[(SocketAddr, Option<&str>)]) -> Snapshot {
     let parse = |tag: &str| tag.parse::<Tag>().expect("a tag");
     let all: Vec<_> = endpoints
         .iter()
@@ -112,13 +114,18 @@ fn bed_with(endpoints: &[(SocketAddr, Option<&str>)], connections_per_pod: usize
         lanes,
         session_affinity: false,
     };
-    let mut snapshot = Snapshot { generation: 1, ..Snapshot::default() };
+    let mut snapshot = Snapshot { generation, ..Snapshot::default() };
     let destination = Destination { service: Arc::new(service), pinned: None };
     snapshot.destinations.insert(SERVICE.parse().expect("an address"), destination);
+    snapshot
+}
+
+fn bed_with(endpoints: &[(SocketAddr, Option<&str>)], connections_per_pod: usize) -> Bed {
+    let current = Arc::new(ArcSwap::from_pointee(cluster(1, endpoints)));
     let metrics = Arc::new(Metrics::new());
     let options = Options {
         workers: 1,
-        current: Arc::new(ArcSwap::from_pointee(snapshot)),
+        current: current.clone(),
         metrics: metrics.clone(),
         access_log: AccessLog::off(),
         tag_names: Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a name")),
@@ -126,7 +133,15 @@ fn bed_with(endpoints: &[(SocketAddr, Option<&str>)], connections_per_pod: usize
         idle_grace: Duration::ZERO,
     };
     let proxy = Proxy::start(&options).expect("threads can be started");
-    let pod = Pod {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
+    let address = listener.local_addr().expect("bound");
+    let open = Some(proxy.open(&gateway(), vec![listener]));
+    Bed { proxy, address, metrics, current, open }
+}
+
+/// The pod that calls.
+fn gateway() -> Arc<Pod> {
+    Arc::new(Pod {
         workload: ArcSwap::from_pointee(Workload {
             uid: "uid".into(),
             namespace: "shop".into(),
@@ -141,11 +156,7 @@ fn bed_with(endpoints: &[(SocketAddr, Option<&str>)], connections_per_pod: usize
             finished: false,
         }),
         network: Arc::new(Loopback),
-    };
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
-    let address = listener.local_addr().expect("bound");
-    let open = Some(proxy.open(&Arc::new(pod), vec![listener]));
-    Bed { proxy, address, metrics, open }
+    })
 }
 
 impl Bed {

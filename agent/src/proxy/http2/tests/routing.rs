@@ -158,3 +158,15 @@ async fn draining_lets_streams_end_and_sends_new_ones_elsewhere() {
     soon(driver).await.expect("no panic").expect("an orderly end");
     bed.open.take();
 }
+
+#[tokio::test]
+async fn what_changes_before_the_first_word_is_known_at_the_first_request() {
+    let bed = bed(&[(nobody(), None)]);
+    let stream = TcpStream::connect(bed.address).await.expect("it listens");
+    bed.metric(&["sluice_connections_open", "caller"], |value| value == 1).await;
+    bed.current.store(Arc::new(cluster(2, &[(named("there").await, None)])));
+    let (mut caller, connection) = client::handshake(stream).await.expect("it speaks HTTP/2");
+    tokio::spawn(connection);
+    let answer = ask(&mut caller, get()).await;
+    assert_eq!((answer.status(), header(answer.headers(), "x-name")), (StatusCode::OK, "there"));
+}
