@@ -84,6 +84,7 @@ pub(super) struct Exchange {
 struct Sent {
     place: Place,
     chosen: Chosen,
+    /// When the endpoint's turn began: with the request's head, then with the end of its body.
     at: Nanos,
     response: ResponseFuture,
     stream: SendStream<Bytes>,
@@ -273,7 +274,10 @@ impl Exchange {
         }
         match self.up.poll(cx, &mut sent.stream) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) => {
+                sent.at = Nanos::now();
+                Poll::Ready(Ok(()))
+            }
             Poll::Ready(Err(Broken::To(_))) => {
                 sent.deaf = true;
                 Poll::Ready(Ok(()))
@@ -285,8 +289,11 @@ impl Exchange {
     /// Passes the answer on, while what is left of the request goes on too.
     async fn pass_on(&mut self, sent: &mut Sent, response: Response<RecvStream>) {
         self.up.commit();
-        let now = Nanos::now();
-        sent.chosen.in_flight.observe(now.since(sent.at).0, now.0);
+        // While the request goes on the endpoint may have waited for it: that says nothing of the endpoint.
+        if self.up.is_done() {
+            let now = Nanos::now();
+            sent.chosen.in_flight.observe(now.since(sent.at).0, now.0);
+        }
         Record::count_tags(&mut self.known.series.borrow_mut(), &self.tagging, sent.chosen.tag_outcome());
         let (head, body) = response.into_parts();
         let status = head.status.as_u16();

@@ -170,3 +170,22 @@ async fn what_changes_before_the_first_word_is_known_at_the_first_request() {
     let answer = ask(&mut caller, get()).await;
     assert_eq!((answer.status(), header(answer.headers(), "x-name")), (StatusCode::OK, "there"));
 }
+
+#[tokio::test]
+async fn only_the_time_that_an_endpoint_takes_is_held_against_it() {
+    let bed = bed(&[(endpoint(echo).await, None)]);
+    let known = || {
+        let snapshot = bed.current.load();
+        let endpoints = &snapshot.destinations[&SERVICE.parse().expect("an address")].service.endpoints;
+        endpoints[0].load.average_nanos(0).is_some()
+    };
+    let mut caller = bed.caller().await;
+    // A conversation: the endpoint waits for the caller as much as the caller for the endpoint.
+    let (response, mut up) = caller.send_request(post("application/grpc"), false).expect("it takes requests");
+    let down = soon(response).await.expect("it answers").into_body();
+    up.send_data(Bytes::from_static(b"bye"), true).expect("it takes data");
+    assert_eq!(read(down).await.expect("a whole answer").0, b"bye");
+    assert!(!known(), "it tells nothing");
+    ask(&mut caller, get()).await;
+    assert!(known());
+}
