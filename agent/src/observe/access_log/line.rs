@@ -11,6 +11,9 @@ use serde::Serialize;
 
 use super::Entry;
 
+/// Bytes of a method or a path that are shown. Lines wait in memory to be written, and a caller may send long ones.
+const LONGEST: usize = 2048;
+
 /// The fields of a JSON line, in order. Names as in metrics; absent where there is nothing to say.
 #[derive(Serialize)]
 struct Json<'e> {
@@ -45,8 +48,8 @@ impl Entry<'_> {
             time: Timestamp(self.time).to_string(),
             source_namespace: self.source_namespace,
             source_pod: self.source_pod,
-            method: String::from_utf8_lossy(self.method),
-            path: String::from_utf8_lossy(self.path),
+            method: String::from_utf8_lossy(cut(self.method)),
+            path: String::from_utf8_lossy(cut(self.path)),
             protocol: self.protocol,
             status: self.status,
             service: self.service.to_string(),
@@ -83,8 +86,8 @@ impl Entry<'_> {
             Timestamp(self.time),
             self.source_namespace,
             self.source_pod,
-            Escaped(self.method),
-            Escaped(self.path),
+            Escaped(cut(self.method)),
+            Escaped(cut(self.path)),
             self.protocol,
             self.status,
             self.service,
@@ -113,6 +116,10 @@ impl Entry<'_> {
     fn lane_name(&self) -> Option<&str> {
         self.endpoint.map(|_| self.lane.unwrap_or("baseline"))
     }
+}
+
+fn cut(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(LONGEST)]
 }
 
 /// With a precision of a microsecond.

@@ -45,7 +45,7 @@ pub struct Entry<'e> {
     pub source_namespace: &'e str,
     pub source_pod: &'e str,
     pub method: &'e [u8],
-    /// Path and query, as sent.
+    /// Path and query, as sent; only the first 2048 bytes are shown.
     pub path: &'e [u8],
     /// `HTTP/1.1`, `HTTP/2`.
     pub protocol: &'e str,

@@ -54,6 +54,15 @@ fn no_request_can_fake_a_line() {
 }
 
 #[test]
+fn lines_are_of_bounded_length() {
+    let path = vec![b'a'; 60_000];
+    for line in [entry(&path, &"s").text(), entry(&path, &"s").json()] {
+        assert!(line.len() < 3000, "{} bytes", line.len());
+        assert!(line.windows(2048).any(|window| window == &path[..2048]));
+    }
+}
+
+#[test]
 fn json_leaves_out_what_is_not_there() {
     let mut bare = entry(b"/", &"orders.shop:8080");
     (bare.endpoint, bare.tag, bare.tag_source, bare.lane, bare.trace_id) = (None, None, None, None, None);
