@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::TcpKeepalive;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Network, clock::Nanos, worker::Worker};
@@ -19,6 +20,12 @@ use crate::{
 /// How long an endpoint may take to accept a connection. The caller's own connect timeout ended when it was redirected,
 /// so a node that vanished would otherwise hold a request for the two minutes that the kernel tries. (Envoy: 5 s.)
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A silent endpoint is asked whether it is there, as often as the kernel does by default (9 times). What the application
+/// set on its own socket ends at the agent; and a pod that has ended must not be kept in the agent by a tunnel whose
+/// endpoint can no longer be heard.
+const ASK_AFTER: Duration = Duration::from_secs(60);
+const ASK_EVERY: Duration = Duration::from_secs(15);
 
 /// Endpoints that are tried for one request, if connecting fails: nothing has been processed then, so the next one may
 /// have it, whatever the method.
@@ -75,6 +82,7 @@ pub(crate) async fn dial(worker: &Worker, network: &dyn Network, to: SocketAddr)
     let socket = network.socket(to)?;
     // Sluice passes on what it has as soon as it has it; waiting for more would only add latency.
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_EVERY))?;
     let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(connected) => Ok(Opened::new(connected?, &worker.metrics)),

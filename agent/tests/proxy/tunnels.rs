@@ -1,13 +1,13 @@
 //! What is not HTTP: bytes both ways, as they come, and the ends of both directions.
 
-use std::thread;
+use std::{thread, time::Instant};
 
 use sluice::cluster::model::Protocol;
 
 use crate::{
     origin::Origin,
     peer::{End, Peer},
-    rig::Rig,
+    rig::{LIMIT, Rig},
 };
 
 fn opaque(origin: &Origin) -> Rig {
@@ -55,6 +55,32 @@ fn bytes_pass_both_ways_at_once_exactly() {
     rig.await_metric("sluice_tunnels_total", &["reason=\"\""], 1.0);
     rig.await_detected("opaque", 1.0);
     rig.await_nothing();
+}
+
+/// Whether the kernel's timer for asking a silent peer (2 in its table) runs on a connection to this IPv4 address.
+fn is_asked(peer: std::net::SocketAddr) -> bool {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let port = format!(":{:04X}", peer.port());
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields[2].ends_with(&port) && fields[5].starts_with("02:")
+    })
+}
+
+#[test]
+fn an_endpoint_that_falls_silent_is_asked_whether_it_is_there() {
+    let origin = Origin::new(|_, peer, _| {
+        peer.send("here");
+        peer.rest();
+    });
+    let rig = opaque(&origin);
+    let mut caller = rig.dial();
+    caller.expect("here");
+    let began = Instant::now();
+    while !is_asked(origin.address) {
+        assert!(began.elapsed() < LIMIT, "nobody asks");
+        thread::yield_now();
+    }
 }
 
 #[test]
