@@ -66,7 +66,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// A worker that has ended (its thread has panicked) carries nothing any more: there is nobody to tell.
+    /// A worker that has ended carries nothing any more: there is nobody to tell.
     pub(crate) fn send(&self, command: Command) {
         let _ = self.commands.send(command);
     }
@@ -290,6 +290,20 @@ impl Worker {
     }
 }
 
+/// Ends the process when its thread panics. (A connection's task that panics is caught, and only ends that connection.)
+/// A worker cannot be replaced, and without it connects would be redirected to listeners that are closed until its
+/// beat is missed. When the process ends the kernel lets go of the programs first, and whoever watches it starts another.
+struct Vital;
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a worker has panicked: ending the agent, so that connections go direct");
+            std::process::abort();
+        }
+    }
+}
+
 /// Starts a worker thread.
 pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> {
     let (commands, mut inbox) = mpsc::unbounded_channel();
@@ -311,6 +325,8 @@ pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> 
                 return;
             }
         };
+        // Dropped before the runtime, whose tasks hold the listeners.
+        let _vital = Vital;
         runtime.block_on(async move {
             let worker = Rc::new(Worker::new(Rc::new(options)));
             tokio::task::spawn_local(worker.clone().tend());
