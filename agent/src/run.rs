@@ -34,8 +34,9 @@ const IDLE_GRACE: Duration = Duration::from_secs(5);
 /// How long a stopping agent waits for the access log's reader to take its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Connections that one pod may have open. A thread pool of a large Java service holds a few hundred.
-const CONNECTIONS_PER_POD: usize = 16 * 1024;
+/// Connections that one pod may have open, and four times as many HTTP/2 requests. The thread pools of a large Java
+/// service hold a few hundred; a pod that leaks them must not use up the memory and descriptors of all.
+const CONNECTIONS_PER_POD: usize = 4 * 1024;
 
 /// Why the agent did not run. One line each, with what to do about it.
 #[derive(Debug, thiserror::Error)]

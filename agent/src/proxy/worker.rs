@@ -41,6 +41,10 @@ const STREAMS_PER_CONNECTION: usize = 4;
 /// How the threads' names begin. Capture tells by it who connects for an agent.
 pub(crate) const THREADS: &str = "sluice-worker-";
 
+/// Bytes of bodies that a pod's HTTP/2 requests may keep on one worker, to be sent again if an endpoint refuses them.
+/// Requests beyond that are passed on all the same, but cannot be sent again.
+const KEPT_BYTES_PER_POD: usize = 8 * 1024 * 1024;
+
 /// What the rest of the agent asks of a worker.
 pub(crate) enum Command {
     Open {
@@ -106,6 +110,8 @@ pub(crate) struct PodHere {
     connections: Cell<usize>,
     /// HTTP/2 requests in flight.
     streams: Cell<usize>,
+    /// Bytes of requests that are kept to be sent again.
+    kept: Cell<usize>,
     budget: usize,
 }
 
@@ -150,6 +156,40 @@ pub(crate) struct StreamPlace(Rc<PodHere>);
 impl Drop for StreamPlace {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
+    }
+}
+
+/// Bytes of one request that are kept to be sent again, charged to its pod.
+pub(crate) struct Kept {
+    pod: Rc<PodHere>,
+    bytes: usize,
+}
+
+impl Kept {
+    pub(crate) fn new(pod: &Rc<PodHere>) -> Self {
+        Self { pod: pod.clone(), bytes: 0 }
+    }
+
+    /// Charges so many more bytes; false if this request may keep no more than `limit`, or its pod no more at all.
+    pub(crate) fn charge(&mut self, bytes: usize, limit: usize) -> bool {
+        let of_pod = self.pod.kept.get() + bytes;
+        let fits = self.bytes + bytes <= limit && of_pod <= KEPT_BYTES_PER_POD;
+        if fits {
+            self.bytes += bytes;
+            self.pod.kept.set(of_pod);
+        }
+        fits
+    }
+
+    /// Gives back what was charged.
+    pub(crate) fn release(&mut self) {
+        self.pod.kept.set(self.pod.kept.get() - std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -226,6 +266,7 @@ impl Worker {
             listening: Cell::new(0),
             connections: Cell::new(0),
             streams: Cell::new(0),
+            kept: Cell::new(0),
             budget,
         });
         for listener in listeners {
@@ -350,4 +391,85 @@ pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> 
         .map_err(|_| std::io::Error::other(format!("worker {index} did not start")))?
         .map_err(runtime_failed)?;
     Ok(Handle { commands, status })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, net::SocketAddr, os::fd::BorrowedFd};
+
+    use arc_swap::ArcSwap;
+
+    use super::*;
+    use crate::{cluster::model::Workload, proxy::Network};
+
+    struct Nowhere;
+
+    impl Network for Nowhere {
+        fn original_destination(&self, _: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
+            Ok(None)
+        }
+
+        fn socket(&self, _: SocketAddr) -> io::Result<socket2::Socket> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    fn pod(budget: usize) -> Rc<PodHere> {
+        let workload = Workload {
+            uid: "uid".into(),
+            namespace: "shop".into(),
+            name: "gateway".into(),
+            tag: None,
+            ips: Vec::new(),
+            node: None,
+            zone: None,
+            host_network: false,
+            capture: true,
+            terminating: false,
+            finished: false,
+        };
+        let metrics = Metrics::new().pod(&workload.uid, &workload.namespace, &workload.name);
+        Rc::new(PodHere {
+            id: 1,
+            pod: Arc::new(Pod { workload: ArcSwap::from_pointee(workload), network: Arc::new(Nowhere) }),
+            gate: Rc::default(),
+            metrics,
+            listening: Cell::new(0),
+            connections: Cell::new(0),
+            streams: Cell::new(0),
+            kept: Cell::new(0),
+            budget,
+        })
+    }
+
+    #[test]
+    fn places_are_as_many_as_the_budget_and_come_back() {
+        let pod = pod(2);
+        let places = [pod.place(), pod.place()];
+        assert!(places.iter().all(Option::is_some) && pod.place().is_none());
+        drop(places);
+        assert!(pod.place().is_some());
+        let streams: Vec<_> = std::iter::from_fn(|| pod.stream_place()).collect();
+        assert_eq!(streams.len(), 2 * STREAMS_PER_CONNECTION);
+        drop(streams);
+        assert!(pod.stream_place().is_some());
+    }
+
+    #[test]
+    fn what_requests_keep_is_bounded_for_each_and_for_the_pod() {
+        const LIMIT: usize = 64 * 1024;
+        let pod = pod(1);
+        let mut first = Kept::new(&pod);
+        assert!(first.charge(LIMIT, LIMIT) && !first.charge(1, LIMIT));
+        first.release();
+        assert!(first.charge(LIMIT, LIMIT));
+        let mut others: Vec<_> = (1..KEPT_BYTES_PER_POD / LIMIT).map(|_| Kept::new(&pod)).collect();
+        assert!(others.iter_mut().all(|kept| kept.charge(LIMIT, LIMIT)));
+        let mut last = Kept::new(&pod);
+        assert!(!last.charge(1, LIMIT), "the pod has used up its share");
+        drop(first);
+        assert!(last.charge(1, LIMIT));
+        drop((others, last));
+        assert_eq!(pod.kept.get(), 0);
+    }
 }

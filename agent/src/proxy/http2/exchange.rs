@@ -34,7 +34,7 @@ use crate::{
         clock::Nanos,
         record::Record,
         upstream::CONNECT_ATTEMPTS,
-        worker::StreamPlace,
+        worker::{Kept, StreamPlace},
     },
 };
 
@@ -126,7 +126,7 @@ impl Exchange {
         }
         let kind = Kind::of(&head.method, &head.headers);
         let idempotent = head.method.is_idempotent();
-        let up = Pipe::replayable(body);
+        let up = Pipe::replayable(body, Kept::new(&caller.pod));
         Self { caller, known, record, tagging, head, kind, idempotent, up, respond }
     }
 

@@ -8,6 +8,8 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 
+use crate::proxy::worker::Kept;
+
 /// Bytes of a request's body that are kept until its answer begins, should it have to be sent again (DESIGN 6.5).
 const REPLAYED: usize = 64 * 1024;
 
@@ -39,10 +41,9 @@ struct Chunk {
     new: bool,
 }
 
-#[derive(Default)]
 struct Sent {
     chunks: Vec<Bytes>,
-    bytes: usize,
+    kept: Kept,
 }
 
 impl Pipe {
@@ -53,8 +54,9 @@ impl Pipe {
     }
 
     /// A pipe for a request, which can be [rewound](Self::rewind) until it is told to [commit](Self::commit).
-    pub(super) fn replayable(from: RecvStream) -> Self {
-        Self { sent: Some(Sent::default()), ..Self::new(from) }
+    /// What is kept for that is charged to `kept`.
+    pub(super) fn replayable(from: RecvStream, kept: Kept) -> Self {
+        Self { sent: Some(Sent { chunks: Vec::new(), kept }), ..Self::new(from) }
     }
 
     /// Everything has been passed on.
@@ -74,14 +76,17 @@ impl Pipe {
 
     /// Begins anew, for another stream.
     pub(super) fn rewind(&mut self) {
-        let Some(sent) = self.sent.replace(Sent::default()) else { return };
-        if sent.chunks.is_empty() {
+        let Some(sent) = &mut self.sent else { return };
+        let chunks = std::mem::take(&mut sent.chunks);
+        // They are held to be sent now, and charged once more as they are.
+        sent.kept.release();
+        if chunks.is_empty() {
             // Nothing but the request's end can have been sent, which goes with its head now.
             return;
         }
         let held = std::mem::take(&mut self.held);
         let rest = std::mem::take(&mut self.again);
-        let sent = sent.chunks.into_iter().map(|data| Chunk { data, new: false });
+        let sent = chunks.into_iter().map(|data| Chunk { data, new: false });
         let held = Some(held).filter(|held| !held.data.is_empty());
         self.again = sent.chain(held).chain(rest).collect();
         self.done = false;
@@ -136,9 +141,9 @@ impl Pipe {
         let length = room.min(self.held.data.len());
         let data = self.held.data.split_to(length);
         if let Some(sent) = &mut self.sent {
-            sent.bytes += length;
-            sent.chunks.push(data.clone());
-            if sent.bytes > REPLAYED {
+            if sent.kept.charge(length, REPLAYED) {
+                sent.chunks.push(data.clone());
+            } else {
                 self.sent = None;
             }
         }
