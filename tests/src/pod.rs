@@ -27,6 +27,7 @@ pub struct PodBuilder {
     node: Arc<Node>,
     object: Value,
     ipv6: bool,
+    ready: bool,
 }
 
 impl PodBuilder {
@@ -39,7 +40,7 @@ impl PodBuilder {
             "metadata": {"name": name, "namespace": namespace, "uid": uid, "labels": {}, "annotations": {}},
             "spec": {"nodeName": node.name, "containers": [{"name": "app", "image": "app", "ports": []}]},
         });
-        Self { node, object, ipv6: true }
+        Self { node, object, ipv6: true, ready: true }
     }
 
     pub fn label(mut self, key: &str, value: &str) -> Self {
@@ -78,14 +79,20 @@ impl PodBuilder {
         self
     }
 
-    /// Starts the sandbox, and then writes the manifest of a pod that is ready.
+    /// A pod that takes no requests before it is [set ready](Pod::set_ready).
+    pub fn unready(mut self) -> Self {
+        self.ready = false;
+        self
+    }
+
+    /// Starts the sandbox, and then writes the manifest of a pod that is ready, unless told otherwise.
     pub fn start(self) -> Result<Pod> {
         let text = |field: &str| self.object["metadata"][field].as_str().unwrap_or_default().to_owned();
         let (namespace, name, uid) = (text("namespace"), text("name"), text("uid"));
         let sandbox =
             Sandbox::start(&self.node, &name, &uid, self.object["spec"]["hostNetwork"] == true, self.ipv6)?;
         let pod = Pod { node: self.node, namespace, name, uid, has_ipv6: self.ipv6, sandbox };
-        pod.publish(self.object)?;
+        pod.publish(self.object, self.ready)?;
         Ok(pod)
     }
 }
@@ -229,7 +236,8 @@ impl Pod {
         addresses
     }
 
-    fn publish(&self, mut object: Value) -> Result<()> {
+    fn publish(&self, mut object: Value, ready: bool) -> Result<()> {
+        let ready = if ready { "True" } else { "False" };
         let now = timestamp(SystemTime::now())?;
         let addresses = self.addresses();
         object["metadata"]["creationTimestamp"] = now.clone().into();
@@ -238,7 +246,7 @@ impl Pod {
             "startTime": now,
             "podIP": addresses[0],
             "podIPs": addresses.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>(),
-            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}],
+            "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}],
         });
         self.node.apply(object)
     }

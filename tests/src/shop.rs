@@ -88,12 +88,19 @@ impl Shop {
 impl App {
     /// Starts a pod `<name>-<version>` that serves on port 8080. Any version but `v1` is also its lane.
     pub fn start(world: &World, name: &str, version: &str, next: Option<&str>) -> Result<Self> {
+        let app = Self::start_unready(world, name, version, next)?;
+        app.pod.set_ready(true)?;
+        Ok(app)
+    }
+
+    /// [`App::start`], but nothing is sent to the pod before it is set ready.
+    pub fn start_unready(world: &World, name: &str, version: &str, next: Option<&str>) -> Result<Self> {
         let mut pod =
             world.pod("shop", &format!("{name}-{version}")).label("app", name).label("version", version);
         if version != "v1" {
             pod = pod.tag(version);
         }
-        let pod = pod.start()?;
+        let pod = pod.unready().start()?;
         let mut args = vec!["--name", name, "--version", version];
         // Connections from before an enrolment stay direct: soon there shall be none.
         args.extend(next.into_iter().flat_map(|next| ["--next", next, "--next-idle", "500"]));

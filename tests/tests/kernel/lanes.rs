@@ -98,13 +98,16 @@ fn a_callers_own_tag_is_the_requests() {
 #[test]
 fn a_lane_comes_and_goes() {
     test("lane-life", |world| {
-        let (shop, _agent) = open(world)?;
+        let (shop, agent) = open(world)?;
         let url = shop.services[2].url();
         ensure!(ask(&shop.client, &url, &["x-mse-tag: gray"])?.versions() == "v1 gray");
         // Load in the lane all the while: nobody may notice.
         let load = Load::start(&shop.client, &url, &["--connections", "4", "--header", "x-mse-tag: gray"])?;
         let next = shop.services[3].url();
-        let pricing = App::start(world, "pricing", "gray", Some(&next))?;
+        let pricing = App::start_unready(world, "pricing", "gray", Some(&next))?;
+        // What it is asked before it is enrolled it would ask on without Sluice, and nothing else serves ClusterIPs here.
+        agent.enrolled(&pricing.pod)?;
+        pricing.pod.set_ready(true)?;
         sluice_tests::eventually("pricing is in the lane", || {
             let answer = ask(&shop.client, &url, &["x-mse-tag: gray"])?;
             ensure!(answer.versions() == "gray gray", "{answer:?}");
