@@ -17,9 +17,10 @@ pub enum AccessLogFormat {
 /// Flags of `sluice agent`.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Directory of Kubernetes manifests (Namespace, Service, EndpointSlice, Pod) that is watched for changes
+    /// Directory of Kubernetes manifests (Namespace, Service, EndpointSlice, Pod) that is watched for changes [default: the
+    /// cluster that the agent runs in, or that the kubeconfig names, is watched]
     #[arg(long, value_name = "DIR", env = "SLUICE_MANIFESTS")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
 
     /// The cgroup (v2) that holds all pods [default: the first `kubepods*` below the cgroup v2 mount]
     #[arg(long, value_name = "DIR", env = "SLUICE_PODS_CGROUP")]

@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     admin::{Admin, BindError},
     capture::{self, Capture, CaptureError},
-    cluster::{Cluster, builder, manifests},
+    cluster::{Cluster, builder, kubernetes, manifests, source::Feed},
     config::Config,
     govern::lane::{TagNames, TagNamesError},
     observe::{
@@ -43,13 +43,15 @@ const CONNECTIONS_PER_POD: usize = 4 * 1024;
 pub enum RunError {
     #[error("--manifests: {0}")]
     Manifests(#[from] manifests::Error),
+    #[error("{0}; to run from a directory of manifests instead, give --manifests")]
+    Kubernetes(#[from] kubernetes::Error),
     #[error("--tag-header: {0}")]
     TagNames(#[from] TagNamesError),
     #[error(transparent)]
     Admin(#[from] BindError),
     #[error(transparent)]
     Capture(#[from] CaptureError),
-    #[error("the manifests were never read: their source has stopped; the log says why")]
+    #[error("the cluster's objects were never read: their source has stopped; the log says why")]
     Source,
     #[error("cannot start the {what}: {source}")]
     Start { what: &'static str, source: std::io::Error },
@@ -62,7 +64,9 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Manifests(_) | Self::TagNames(_) | Self::Admin(_) => 2,
-            Self::Capture(_) | Self::Source | Self::Start { .. } | Self::Metrics(_) => 1,
+            Self::Kubernetes(_) | Self::Capture(_) | Self::Source | Self::Start { .. } | Self::Metrics(_) => {
+                1
+            }
         }
     }
 }
@@ -83,7 +87,7 @@ type Shared = Arc<Mutex<Running>>;
 pub async fn run(config: Config) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(|source| RunError::Start { what: "signal handlers", source })?;
     let tag_names = Arc::new(TagNames::new(&config.tag_header)?);
-    let feed = manifests::open(&config.manifests)?;
+    let feed = open_source(&config).await?;
     let metrics = Arc::new(Metrics::new());
     let running = Shared::default();
     let asked = running.clone();
@@ -137,6 +141,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     Ok(())
 }
 
+/// What tells of the cluster's objects: the directory that the operator names, else the API server.
+async fn open_source(config: &Config) -> Result<Feed, RunError> {
+    Ok(match &config.manifests {
+        Some(directory) => manifests::open(directory)?,
+        None => kubernetes::open(kubernetes::client().await?),
+    })
+}
+
 /// Lets everything that is in flight end, within `limit`.
 async fn drain(running: &Shared, proxy: &Proxy, limit: Duration) {
     tracing::info!(limit_seconds = limit.as_secs(), "draining: new connections no longer come here");
@@ -172,7 +184,11 @@ fn missing(running: &Shared) -> Vec<String> {
         return vec!["the agent is stopping".to_owned()];
     }
     let Some(status) = running.capture.as_ref().map(Capture::status) else {
-        return vec!["the cluster's objects are being read, and capture has not started".to_owned()];
+        let mut missing =
+            vec!["the cluster's objects are being read, and capture has not started".to_owned()];
+        let problems = running.cluster.as_ref().map(|cluster| cluster.status().problems);
+        missing.extend(problems.iter().flatten().map(ToString::to_string));
+        return missing;
     };
     let missing = not_governed(&status, running.ready);
     running.ready |= missing.is_empty();

@@ -1,10 +1,11 @@
 //! What the cluster looks like: sources of Kubernetes objects, one model, immutable snapshots.
 //!
-//! A source ([`manifests`], later the API server's watch) yields [`object`]s, already [`strip`]ped and checked; the
+//! A source ([`kubernetes`], the API server's watch, or [`manifests`], a directory) yields [`object`]s, already [`strip`]ped and checked; the
 //! [`builder`] makes them into the [`model`]; [`Cluster`] hands out the newest snapshot. Consumers look up in it what
 //! stands behind the address that a connection was meant for, and who calls.
 
 pub mod builder;
+pub mod kubernetes;
 pub mod manifests;
 pub mod model;
 pub mod object;

@@ -1,0 +1,113 @@
+//! How the watches fare: when all of them last heard of the API server, and what to tell the operator.
+//!
+//! An API server that is away is one problem, not one for each watch and attempt; a missing permission is one for
+//! each verb and resource.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Id,
+    watch::{Failure, Pulse, Scope},
+};
+use crate::cluster::{object::Kind, problem::Problem};
+
+/// A connection that ends is opened again within this, which is nothing to speak of.
+const GRACE: Duration = Duration::from_secs(3);
+
+#[derive(Default)]
+pub(super) struct Standing {
+    watches: BTreeMap<Id, Watch>,
+    /// What the API server's absence was told as: the same absence is told the same, whatever the next attempt says.
+    away: Option<String>,
+}
+
+struct Watch {
+    scope: Scope,
+    pulse: Arc<Pulse>,
+    failing: Option<Failing>,
+}
+
+struct Failing {
+    since: Instant,
+    last: Instant,
+    failure: Failure,
+}
+
+impl Standing {
+    pub(super) fn started(&mut self, id: Id, scope: Scope, pulse: Arc<Pulse>) {
+        self.watches.insert(id, Watch { scope, pulse, failing: None });
+    }
+
+    pub(super) fn ended(&mut self, id: Id) {
+        self.watches.remove(&id);
+    }
+
+    pub(super) fn failed(&mut self, id: Id, failure: Failure) {
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        let now = Instant::now();
+        let before = watch.failing.take().filter(|failing| failing.last >= watch.pulse.last());
+        let since = before.map_or(now, |failing| failing.since);
+        watch.failing = Some(Failing { since, last: now, failure });
+    }
+
+    /// When the watch that has heard nothing for longest last heard something, and what is wrong now.
+    pub(super) fn look(&mut self, now: Instant, spoken: bool) -> (Option<Instant>, Vec<Problem>) {
+        let mut refused = BTreeMap::new();
+        let mut away = None;
+        let mut failing_still = false;
+        for watch in self.watches.values_mut() {
+            let heard = watch.pulse.last();
+            watch.failing.take_if(|failing| failing.last < heard);
+            match &watch.failing {
+                Some(Failing { failure: Failure::Refused { verb, code, message }, .. }) => {
+                    let entry = refused.entry((watch.scope.resource(), *verb, *code));
+                    entry.or_insert_with(|| (&watch.scope, message, 0)).2 += 1;
+                }
+                Some(Failing { failure: Failure::Away(why), since, .. }) => {
+                    failing_still = true;
+                    if now.duration_since(*since) >= GRACE {
+                        away.get_or_insert_with(|| why.clone());
+                    }
+                }
+                None => {}
+            }
+        }
+        self.away = self.away.take().filter(|_| failing_still).or(away);
+        let mut problems: Vec<_> = refused.into_iter().map(|((resource, verb, code), refusal)| {
+            let (scope, message, count) = refusal;
+            let place = match (scope.kind, count) {
+                (Kind::Namespace, _) => String::new(),
+                (_, 1) => format!(" in namespace {}", scope.namespace),
+                _ => format!(" in several namespaces, {} among them", scope.namespace),
+            };
+            let effect = if scope.kind == Kind::Namespace {
+                "without them nothing new is learnt of the cluster"
+            } else {
+                "what was known there stays in force, and a namespace that was not is left ungoverned"
+            };
+            let advice = if code == 401 {
+                "the API server does not take the agent's credentials".to_owned()
+            } else {
+                format!("grant the agent's service account {verb} on {resource}")
+            };
+            told(format!(
+                "the API server refuses to {verb} {resource}{place} ({code}: {message}): {effect}; {advice}"
+            ))
+        }).collect();
+        problems.extend(self.away.as_ref().map(|why| {
+            let effect = if spoken {
+                "the last state stays in force until it is back"
+            } else {
+                "nothing is captured until it is there"
+            };
+            told(format!("the API server does not answer as it should ({why}): {effect}"))
+        }));
+        (self.watches.values().map(|watch| watch.pulse.last()).min(), problems)
+    }
+}
+
+fn told(message: String) -> Problem {
+    Problem { file: None, line: None, object: None, field: None, message }
+}

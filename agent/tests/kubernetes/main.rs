@@ -1,0 +1,6 @@
+//! The source that watches the API server, against a double that does what real ones do: go away, forget, refuse.
+
+mod faults;
+mod opting;
+mod rig;
+mod server;
