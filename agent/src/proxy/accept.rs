@@ -87,7 +87,7 @@ fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream) -> Option<C
             return None;
         }
     };
-    let Some(place) = pod.place() else {
+    let Some(place) = pod.connections.take_one() else {
         worker.metrics.detected(Detection::Overloaded);
         worker.complain(|| {
             tracing::warn!(pod = %pod.name(), %original, "closed a connection: the pod has used up its share of connections");

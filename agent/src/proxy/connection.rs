@@ -22,9 +22,11 @@ use super::{
     choose::Chosen,
     clock::Nanos,
     detect::{self, Spoken},
-    http1, http2, tunnel,
+    http1, http2,
+    share::Taken,
+    tunnel,
     upstream::Opened,
-    worker::{Place, PodHere, Worker},
+    worker::{PodHere, Worker},
 };
 use crate::{
     cluster::model::{Destination, Protocol},
@@ -54,7 +56,7 @@ pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
     /// Where the application meant to go; IPv4 as such, also when it was dialled as an IPv4-mapped address.
     pub(crate) original: SocketAddr,
-    pub(crate) _place: Place,
+    pub(crate) _place: Taken,
 }
 
 impl Connection {

@@ -20,6 +20,7 @@ mod http1;
 mod http2;
 mod pool;
 mod record;
+mod share;
 mod tunnel;
 mod upstream;
 mod worker;

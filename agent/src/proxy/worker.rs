@@ -20,7 +20,9 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Options, Pod, accept, buffers::Buffers, clock::Nanos, gate::Gate, http2, pool::Pool};
+use super::{
+    Options, Pod, accept, buffers::Buffers, clock::Nanos, gate::Gate, http2, pool::Pool, share::Share,
+};
 use crate::{
     cluster::model::Snapshot,
     observe::{
@@ -107,12 +109,11 @@ pub(crate) struct PodHere {
     pub(crate) metrics: Arc<PodMetrics>,
     /// Accept loops that have not ended.
     listening: Cell<usize>,
-    connections: Cell<usize>,
-    /// HTTP/2 requests in flight.
-    streams: Cell<usize>,
+    pub(crate) connections: Rc<Share>,
+    /// HTTP/2 requests in flight. Over HTTP/1 a connection carries one at a time, so that its own share will do.
+    pub(crate) streams: Rc<Share>,
     /// Bytes of requests that are kept to be sent again.
-    kept: Cell<usize>,
-    budget: usize,
+    pub(crate) kept: Rc<Share>,
 }
 
 impl PodHere {
@@ -120,76 +121,6 @@ impl PodHere {
     pub(crate) fn name(&self) -> String {
         let workload = self.pod.workload.load();
         format!("{}/{}", workload.namespace, workload.name)
-    }
-
-    /// A place for one more connection, if the pod's budget has one.
-    pub(crate) fn place(self: &Rc<Self>) -> Option<Place> {
-        let connections = self.connections.get();
-        (connections < self.budget).then(|| {
-            self.connections.set(connections + 1);
-            Place(self.clone())
-        })
-    }
-
-    /// A place for one more HTTP/2 request. Over HTTP/1 a connection carries one at a time, so that its place will do.
-    pub(crate) fn stream_place(self: &Rc<Self>) -> Option<StreamPlace> {
-        let streams = self.streams.get();
-        (streams < self.budget * STREAMS_PER_CONNECTION).then(|| {
-            self.streams.set(streams + 1);
-            StreamPlace(self.clone())
-        })
-    }
-}
-
-/// A connection's place in its pod's budget.
-pub(crate) struct Place(Rc<PodHere>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
-    }
-}
-
-/// An HTTP/2 request's place in its pod's budget.
-pub(crate) struct StreamPlace(Rc<PodHere>);
-
-impl Drop for StreamPlace {
-    fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
-    }
-}
-
-/// Bytes of one request that are kept to be sent again, charged to its pod.
-pub(crate) struct Kept {
-    pod: Rc<PodHere>,
-    bytes: usize,
-}
-
-impl Kept {
-    pub(crate) fn new(pod: &Rc<PodHere>) -> Self {
-        Self { pod: pod.clone(), bytes: 0 }
-    }
-
-    /// Charges so many more bytes; false if this request may keep no more than `limit`, or its pod no more at all.
-    pub(crate) fn charge(&mut self, bytes: usize, limit: usize) -> bool {
-        let of_pod = self.pod.kept.get() + bytes;
-        let fits = self.bytes + bytes <= limit && of_pod <= KEPT_BYTES_PER_POD;
-        if fits {
-            self.bytes += bytes;
-            self.pod.kept.set(of_pod);
-        }
-        fits
-    }
-
-    /// Gives back what was charged.
-    pub(crate) fn release(&mut self) {
-        self.pod.kept.set(self.pod.kept.get() - std::mem::take(&mut self.bytes));
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.release();
     }
 }
 
@@ -254,7 +185,7 @@ impl Worker {
     }
 
     fn open(self: &Rc<Self>, id: u64, pod: Arc<Pod>, listeners: Vec<std::net::TcpListener>) {
-        let budget = self.options.connections_per_pod.div_ceil(self.options.workers).max(1);
+        let connections = self.options.connections_per_pod.div_ceil(self.options.workers).max(1);
         let workload = pod.workload.load();
         let metrics = self.metrics.pod(&workload.uid, &workload.namespace, &workload.name);
         drop(workload);
@@ -264,10 +195,9 @@ impl Worker {
             gate: Rc::default(),
             metrics,
             listening: Cell::new(0),
-            connections: Cell::new(0),
-            streams: Cell::new(0),
-            kept: Cell::new(0),
-            budget,
+            connections: Share::new(connections),
+            streams: Share::new(connections * STREAMS_PER_CONNECTION),
+            kept: Share::new(KEPT_BYTES_PER_POD),
         });
         for listener in listeners {
             match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
@@ -391,85 +321,4 @@ pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> 
         .map_err(|_| std::io::Error::other(format!("worker {index} did not start")))?
         .map_err(runtime_failed)?;
     Ok(Handle { commands, status })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{io, net::SocketAddr, os::fd::BorrowedFd};
-
-    use arc_swap::ArcSwap;
-
-    use super::*;
-    use crate::{cluster::model::Workload, proxy::Network};
-
-    struct Nowhere;
-
-    impl Network for Nowhere {
-        fn original_destination(&self, _: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
-            Ok(None)
-        }
-
-        fn socket(&self, _: SocketAddr) -> io::Result<socket2::Socket> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-    }
-
-    fn pod(budget: usize) -> Rc<PodHere> {
-        let workload = Workload {
-            uid: "uid".into(),
-            namespace: "shop".into(),
-            name: "gateway".into(),
-            tag: None,
-            ips: Vec::new(),
-            node: None,
-            zone: None,
-            host_network: false,
-            capture: true,
-            terminating: false,
-            finished: false,
-        };
-        let metrics = Metrics::new().pod(&workload.uid, &workload.namespace, &workload.name);
-        Rc::new(PodHere {
-            id: 1,
-            pod: Arc::new(Pod { workload: ArcSwap::from_pointee(workload), network: Arc::new(Nowhere) }),
-            gate: Rc::default(),
-            metrics,
-            listening: Cell::new(0),
-            connections: Cell::new(0),
-            streams: Cell::new(0),
-            kept: Cell::new(0),
-            budget,
-        })
-    }
-
-    #[test]
-    fn places_are_as_many_as_the_budget_and_come_back() {
-        let pod = pod(2);
-        let places = [pod.place(), pod.place()];
-        assert!(places.iter().all(Option::is_some) && pod.place().is_none());
-        drop(places);
-        assert!(pod.place().is_some());
-        let streams: Vec<_> = std::iter::from_fn(|| pod.stream_place()).collect();
-        assert_eq!(streams.len(), 2 * STREAMS_PER_CONNECTION);
-        drop(streams);
-        assert!(pod.stream_place().is_some());
-    }
-
-    #[test]
-    fn what_requests_keep_is_bounded_for_each_and_for_the_pod() {
-        const LIMIT: usize = 64 * 1024;
-        let pod = pod(1);
-        let mut first = Kept::new(&pod);
-        assert!(first.charge(LIMIT, LIMIT) && !first.charge(1, LIMIT));
-        first.release();
-        assert!(first.charge(LIMIT, LIMIT));
-        let mut others: Vec<_> = (1..KEPT_BYTES_PER_POD / LIMIT).map(|_| Kept::new(&pod)).collect();
-        assert!(others.iter_mut().all(|kept| kept.charge(LIMIT, LIMIT)));
-        let mut last = Kept::new(&pod);
-        assert!(!last.charge(1, LIMIT), "the pod has used up its share");
-        drop(first);
-        assert!(last.charge(1, LIMIT));
-        drop((others, last));
-        assert_eq!(pod.kept.get(), 0);
-    }
 }

@@ -33,8 +33,8 @@ use crate::{
         choose::{self, Chosen},
         clock::Nanos,
         record::Record,
+        share::Taken,
         upstream::CONNECT_ATTEMPTS,
-        worker::{Kept, StreamPlace},
     },
 };
 
@@ -126,7 +126,7 @@ impl Exchange {
         }
         let kind = Kind::of(&head.method, &head.headers);
         let idempotent = head.method.is_idempotent();
-        let up = Pipe::replayable(body, Kept::new(&caller.pod));
+        let up = Pipe::replayable(body, caller.pod.kept.take_none());
         Self { caller, known, record, tagging, head, kind, idempotent, up, respond }
     }
 
@@ -135,7 +135,7 @@ impl Exchange {
         clippy::manual_async_fn,
         reason = "an `async fn` keeps room for `self` twice, and tasks are moved when they are spawned"
     )]
-    pub(super) fn run(mut self, place: StreamPlace) -> impl Future<Output = ()> {
+    pub(super) fn run(mut self, place: Taken) -> impl Future<Output = ()> {
         async move {
             self.drive().await;
             drop(place);

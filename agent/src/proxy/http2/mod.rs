@@ -171,7 +171,7 @@ pub(crate) async fn serve(connection: Connection, destination: Destination, earl
                     streams.graceful_shutdown();
                 }
                 let mut exchange = exchange::Exchange::begin(caller.clone(), known, request, respond);
-                match caller.pod.stream_place() {
+                match caller.pod.streams.take_one() {
                     Some(place) => drop(tokio::task::spawn_local(exchange.run(place))),
                     None => exchange.refuse(Reason::Overloaded),
                 }

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 
-use crate::proxy::worker::Kept;
+use crate::proxy::share::Taken;
 
 /// Bytes of a request's body that are kept until its answer begins, should it have to be sent again (DESIGN 6.5).
 const REPLAYED: usize = 64 * 1024;
@@ -43,7 +43,7 @@ struct Chunk {
 
 struct Sent {
     chunks: Vec<Bytes>,
-    kept: Kept,
+    kept: Taken,
 }
 
 impl Pipe {
@@ -55,7 +55,7 @@ impl Pipe {
 
     /// A pipe for a request, which can be [rewound](Self::rewind) until it is told to [commit](Self::commit).
     /// What is kept for that is charged to `kept`.
-    pub(super) fn replayable(from: RecvStream, kept: Kept) -> Self {
+    pub(super) fn replayable(from: RecvStream, kept: Taken) -> Self {
         Self { sent: Some(Sent { chunks: Vec::new(), kept }), ..Self::new(from) }
     }
 
@@ -141,7 +141,7 @@ impl Pipe {
         let length = room.min(self.held.data.len());
         let data = self.held.data.split_to(length);
         if let Some(sent) = &mut self.sent {
-            if sent.kept.charge(length, REPLAYED) {
+            if sent.kept.amount() + length <= REPLAYED && sent.kept.grow(length) {
                 sent.chunks.push(data.clone());
             } else {
                 self.sent = None;

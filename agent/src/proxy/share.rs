@@ -1,0 +1,88 @@
+//! A pod's share of a worker: of connections, of HTTP/2 requests, of bytes that are kept. What one pod uses up is missing
+//! to that pod alone (DESIGN 8, fairness).
+
+use std::{cell::Cell, rc::Rc};
+
+/// So much of something.
+pub(crate) struct Share {
+    limit: usize,
+    used: Cell<usize>,
+}
+
+impl Share {
+    pub(crate) fn new(limit: usize) -> Rc<Self> {
+        Rc::new(Self { limit, used: Cell::new(0) })
+    }
+
+    /// One of it, if there is one left.
+    pub(crate) fn take_one(self: &Rc<Self>) -> Option<Taken> {
+        let mut taken = self.take_none();
+        taken.grow(1).then_some(taken)
+    }
+
+    /// Nothing yet.
+    pub(crate) fn take_none(self: &Rc<Self>) -> Taken {
+        Taken { share: self.clone(), amount: 0 }
+    }
+}
+
+/// A part of a share, given back when it is dropped.
+pub(crate) struct Taken {
+    share: Rc<Share>,
+    amount: usize,
+}
+
+impl Taken {
+    /// Takes so much more; false, and nothing taken, if the share has not that much left.
+    pub(crate) fn grow(&mut self, more: usize) -> bool {
+        let used = self.share.used.get() + more;
+        let fits = used <= self.share.limit;
+        if fits {
+            self.share.used.set(used);
+            self.amount += more;
+        }
+        fits
+    }
+
+    pub(crate) fn amount(&self) -> usize {
+        self.amount
+    }
+
+    /// Gives everything back, and can take again.
+    pub(crate) fn release(&mut self) {
+        self.share.used.set(self.share.used.get() - std::mem::take(&mut self.amount));
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_taken_than_there_is_and_all_comes_back() {
+        let share = Share::new(2);
+        let taken = [share.take_one(), share.take_one()];
+        assert!(taken.iter().all(Option::is_some) && share.take_one().is_none());
+        drop(taken);
+        assert!(share.take_one().is_some());
+        assert_eq!(share.used.get(), 0);
+    }
+
+    #[test]
+    fn what_grows_is_bounded_by_what_all_have() {
+        let share = Share::new(100);
+        let (mut first, mut second) = (share.take_none(), share.take_none());
+        assert!(first.grow(60) && second.grow(40) && !second.grow(1));
+        assert_eq!((first.amount(), second.amount()), (60, 40));
+        first.release();
+        assert!(second.grow(60) && !first.grow(1));
+        drop((first, second));
+        assert_eq!(share.used.get(), 0);
+    }
+}
