@@ -1,0 +1,121 @@
+//! What a policy asks for, checked and ready for use: the words of a TrafficPolicy with every default filled in.
+//!
+//! The API's types turn themselves into these, and only here do defaults live. Nothing in this module has state: what a
+//! rule remembers (tokens, windows, ejections) is kept beside it, so that a policy that changes keeps the state of what
+//! it did not change. A service without a TrafficPolicy has [`Policy::default`]: balancing, and nothing else.
+
+mod failures;
+mod limits;
+mod matching;
+
+use std::{sync::Arc, time::Duration};
+
+pub use self::{
+    failures::{
+        CircuitBreaker, Fallback, FallbackAction, FallbackOn, OutlierDetection, Retry, RetryOn, SlowRequest,
+        StaleAnswer, StaticAnswer, SuccessRate, Timeouts,
+    },
+    limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},
+    matching::{PathMatch, Pattern, RequestMatch, ValueMatch, ValueTest},
+};
+
+/// Whether a rule refuses, or only counts what it would have refused (DESIGN 6.7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Enforce,
+    Observe,
+}
+
+/// Everything that is asked for a service port.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// The TrafficPolicy that it comes from, as `shop/orders`; `None` if there is none.
+    pub name: Option<Arc<str>>,
+    pub load_balancer: LoadBalancer,
+    pub drain: Drain,
+    /// In the order of the policy; all that match a request must admit it. Names are unique.
+    pub rate_limits: Vec<Arc<RateLimit>>,
+    pub concurrency: Option<Concurrency>,
+    pub circuit_breaker: Option<CircuitBreaker>,
+    pub outlier_detection: Option<OutlierDetection>,
+    pub timeouts: Timeouts,
+    pub retry: Option<Retry>,
+    /// The first whose conditions name the failure answers.
+    pub fallbacks: Vec<Arc<Fallback>>,
+}
+
+/// How an endpoint is chosen (DESIGN 6.2).
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadBalancer {
+    pub algorithm: Algorithm,
+    pub warmup: Option<WarmUp>,
+    /// Percent of a subset's endpoints that must be usable for this agent's own doubts about endpoints (ejections,
+    /// warm-up delays) to count; 0 to 100, 0 turns panic off.
+    pub panic_threshold_percent: f64,
+}
+
+impl Default for LoadBalancer {
+    fn default() -> Self {
+        Self { algorithm: Algorithm::default(), warmup: None, panic_threshold_percent: 50.0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Power of two choices by peak-EWMA latency times requests in flight.
+    #[default]
+    PeakEwma,
+    /// Power of two choices by requests in flight.
+    LeastRequest,
+    RoundRobin,
+    Random,
+}
+
+/// The curve along which a new endpoint's share grows:
+/// `max(minimum, (max(t, 1 s) / duration) ^ (1 / aggression))`, t since its start.
+/// <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/slow_start>
+#[derive(Clone, Debug, PartialEq)]
+pub struct WarmUp {
+    /// Above 0.
+    pub duration: Duration,
+    /// Above 0.
+    pub aggression: f64,
+    /// Of a warm endpoint's share, in percent; above 0, at most 100.
+    pub minimum_percent: f64,
+    /// How long a new endpoint gets nothing at all, before the curve begins.
+    pub delay: Duration,
+    pub start_on: StartOn,
+    /// Paths whose requests are health checks and never start a warm-up: exact, or a prefix that ends with `*`.
+    pub health_check_paths: Vec<Arc<str>>,
+}
+
+impl Default for WarmUp {
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(120),
+            aggression: 1.0,
+            minimum_percent: 10.0,
+            delay: Duration::ZERO,
+            start_on: StartOn::default(),
+            health_check_paths: Vec::new(),
+        }
+    }
+}
+
+/// When an endpoint's warm-up starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartOn {
+    /// With the pod's Ready transition, which every node sees alike.
+    #[default]
+    Ready,
+    /// With the first governed request that is not a health check.
+    FirstRequest,
+}
+
+/// What becomes of the requests in flight to an endpoint that terminates. It gets no new ones, whatever is said here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drain {
+    /// How long they may go on before they are broken off; `None`: for as long as the endpoint serves them.
+    pub timeout: Option<Duration>,
+}
