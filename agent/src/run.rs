@@ -337,19 +337,7 @@ mod tests {
     };
 
     fn pod(pending: Option<&str>, empty: bool) -> PodStatus {
-        let workload = Workload {
-            uid: "a".into(),
-            namespace: "shop".into(),
-            name: "orders".into(),
-            tag: None,
-            ips: Vec::new(),
-            node: None,
-            zone: None,
-            host_network: false,
-            capture: true,
-            terminating: false,
-            finished: false,
-        };
+        let workload = Workload::new("a", "shop", "orders");
         PodStatus { workload: Arc::new(workload), pending: pending.map(str::to_owned), empty }
     }
 

@@ -51,19 +51,7 @@ impl World for Diary {
 const GROUP: &str = "/pods/poda";
 
 fn workload() -> Workload {
-    Workload {
-        uid: "a".into(),
-        namespace: "shop".into(),
-        name: "orders".into(),
-        tag: None,
-        ips: Vec::new(),
-        node: None,
-        zone: None,
-        host_network: false,
-        capture: true,
-        terminating: false,
-        finished: false,
-    }
+    Workload::new("a", "shop", "orders")
 }
 
 fn snapshot(pods: impl IntoIterator<Item = Workload>) -> Arc<Snapshot> {

@@ -188,17 +188,8 @@ mod tests {
 
     fn workload(ips: &[&str]) -> Workload {
         Workload {
-            uid: "a".into(),
-            namespace: "shop".into(),
-            name: "orders".into(),
-            tag: None,
             ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-            node: None,
-            zone: None,
-            host_network: false,
-            capture: true,
-            terminating: false,
-            finished: false,
+            ..Workload::new("a", "shop", "orders")
         }
     }
 }

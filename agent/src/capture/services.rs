@@ -72,26 +72,16 @@ fn difference(known: &HashSet<SocketAddr>, snapshot: &Snapshot) -> (Vec<SocketAd
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::sync::Arc;
 
     use super::*;
-    use crate::cluster::model::{Destination, Protocol, Service};
+    use crate::cluster::model::{Destination, Service};
 
     #[test]
     fn only_the_difference_is_done() {
         let [stays, comes, goes] =
             ["10.96.0.1:80", "[fd00::1]:80", "10.96.0.1:81"].map(|text| text.parse::<SocketAddr>().unwrap());
-        let service = Arc::new(Service {
-            namespace: "shop".into(),
-            name: "orders".into(),
-            port: 80,
-            port_name: None,
-            protocol: Protocol::Detect,
-            endpoints: Vec::new(),
-            baseline: Vec::new(),
-            lanes: BTreeMap::new(),
-            session_affinity: false,
-        });
+        let service = Arc::new(Service::new("shop", "orders", 80));
         let mut snapshot = Snapshot::default();
         for address in [stays, comes] {
             snapshot.destinations.insert(address, Destination { service: service.clone(), pinned: None });

@@ -13,7 +13,7 @@ use std::{
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
 
-use crate::govern::{endpoint::Endpoint, route::Candidates, tag::Tag};
+use crate::govern::{endpoint::Endpoint, governor::Governor, route::Candidates, tag::Tag};
 
 /// The current snapshot. Readers on the data path use `arc_swap::Cache`.
 pub type Current = Arc<ArcSwap<Snapshot>>;
@@ -65,9 +65,44 @@ pub struct Service {
     pub lanes: BTreeMap<Tag, Vec<Arc<Endpoint>>>,
     /// `sessionAffinity: ClientIP`.
     pub session_affinity: bool,
+    /// The policy in force, and the state of its rules. The same for both families, and from one snapshot to the next.
+    pub governor: Arc<Governor>,
 }
 
 impl Service {
+    /// A service port of which nothing else is known: no endpoints, no policy.
+    pub fn new(namespace: &str, name: &str, port: u16) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            port,
+            port_name: None,
+            protocol: Protocol::default(),
+            endpoints: Vec::new(),
+            baseline: Vec::new(),
+            lanes: BTreeMap::new(),
+            session_affinity: false,
+            governor: Arc::default(),
+        }
+    }
+
+    /// The same with these endpoints, each in the subset of its tag. They are kept in the order of their addresses.
+    #[must_use]
+    pub fn with_endpoints(mut self, mut endpoints: Vec<Arc<Endpoint>>) -> Self {
+        endpoints.sort_by_key(|endpoint| endpoint.address);
+        self.baseline.clear();
+        self.lanes.clear();
+        for endpoint in &endpoints {
+            let subset = match &endpoint.tag {
+                None => &mut self.baseline,
+                Some(tag) => self.lanes.entry(tag.clone()).or_default(),
+            };
+            subset.push(endpoint.clone());
+        }
+        self.endpoints = endpoints;
+        self
+    }
+
     /// What routing needs to know of it.
     pub fn candidates(&self) -> Candidates<'_> {
         Candidates { baseline: &self.baseline, lanes: &self.lanes, session_affinity: self.session_affinity }
@@ -112,4 +147,23 @@ pub struct Workload {
     pub terminating: bool,
     /// Its phase is Succeeded or Failed.
     pub finished: bool,
+}
+
+impl Workload {
+    /// A pod that runs, is captured, and of which nothing else is known.
+    pub fn new(uid: &str, namespace: &str, name: &str) -> Self {
+        Self {
+            uid: uid.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            tag: None,
+            ips: Vec::new(),
+            node: None,
+            zone: None,
+            host_network: false,
+            capture: true,
+            terminating: false,
+            finished: false,
+        }
+    }
 }

@@ -9,6 +9,7 @@
 pub mod baggage;
 pub mod balance;
 pub mod endpoint;
+pub mod governor;
 pub mod lane;
 pub mod policy;
 pub mod request;

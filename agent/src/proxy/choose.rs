@@ -5,11 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    clock::Nanos,
-    worker::{PodHere, Worker},
-};
+use super::worker::{PodHere, Worker};
 use crate::{
+    clock::Nanos,
     cluster::model::Destination,
     govern::{
         balance::InFlight,

@@ -20,7 +20,6 @@ use tokio_util::io::poll_read_buf;
 use super::{
     buffers::Buffers,
     choose::Chosen,
-    clock::Nanos,
     detect::{self, Spoken},
     http1, http2,
     share::Taken,
@@ -29,6 +28,7 @@ use super::{
     worker::{PodHere, Worker},
 };
 use crate::{
+    clock::Nanos,
     cluster::model::{Destination, Protocol},
     observe::{
         metrics::{Detection, ServiceSeries},

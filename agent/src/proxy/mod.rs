@@ -12,7 +12,6 @@ mod accept;
 mod answer;
 mod buffers;
 mod choose;
-mod clock;
 mod connection;
 mod detect;
 mod gate;
@@ -42,6 +41,7 @@ use tokio::sync::oneshot;
 pub(crate) use worker::THREADS;
 
 use crate::{
+    clock::Nanos,
     cluster::model::{Current, Workload},
     govern::lane::TagNames,
     observe::{access_log::AccessLog, metrics::Metrics},
@@ -115,9 +115,8 @@ impl Proxy {
 
     /// How long ago the worker that has been silent for the longest has shown that it is alive.
     pub fn silent_for(&self) -> Duration {
-        let now = clock::Nanos::now();
-        let beats =
-            self.workers.iter().map(|worker| clock::Nanos(worker.status.beat.load(Ordering::Relaxed)));
+        let now = Nanos::now();
+        let beats = self.workers.iter().map(|worker| Nanos(worker.status.beat.load(Ordering::Relaxed)));
         now.since(beats.min().unwrap_or_default()).into()
     }
 

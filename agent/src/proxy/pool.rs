@@ -13,7 +13,8 @@ use std::{
 use ahash::AHashMap;
 use tokio::net::TcpStream;
 
-use super::{clock::Nanos, upstream::Opened};
+use super::upstream::Opened;
+use crate::clock::Nanos;
 
 /// How long a connection is kept idle if the endpoint does not say how long it keeps it. Below the keep-alive times of
 /// common servers (Tomcat 20 s, gunicorn behind a worker 5 s says so itself, nginx 75 s).

@@ -4,10 +4,10 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 
 use super::{
     choose::Chosen,
-    clock::Nanos,
     worker::{Busy, PodHere, Worker},
 };
 use crate::{
+    clock::Nanos,
     cluster::model::{Destination, Service},
     govern::{
         lane::{TagSource, Tagging},

@@ -26,11 +26,11 @@ use tokio_util::io::poll_read_buf;
 use super::{
     buffers::{BUFFER_BYTES, Buffers},
     choose::{self, Chosen},
-    clock::Nanos,
     connection::Connection,
     upstream::{self, CONNECT_ATTEMPTS, Opened},
 };
 use crate::{
+    clock::Nanos,
     cluster::model::Destination,
     observe::{metrics::RetryCause, reason::Reason},
 };

@@ -11,8 +11,9 @@ use std::{
 use socket2::TcpKeepalive;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Network, clock::Nanos, worker::Worker};
+use super::{Network, worker::Worker};
 use crate::{
+    clock::Nanos,
     govern::endpoint::Endpoint,
     observe::metrics::{Connect, Metrics},
 };

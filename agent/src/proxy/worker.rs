@@ -20,10 +20,9 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{
-    Options, Pod, accept, buffers::Buffers, clock::Nanos, gate::Gate, http2, pool::Pool, share::Share,
-};
+use super::{Options, Pod, accept, buffers::Buffers, gate::Gate, http2, pool::Pool, share::Share};
 use crate::{
+    clock::Nanos,
     cluster::model::Snapshot,
     observe::{
         access_log::AccessLog,

@@ -1,7 +1,6 @@
 //! A proxy with one pod whose connections are all meant for one service.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::BorrowedFd,
@@ -15,6 +14,7 @@ use sluice::{
     cluster::model::{Destination, Protocol, Service, Snapshot, Workload},
     govern::{
         endpoint::{Endpoint, Load},
+        governor::Governor,
         lane::TagNames,
     },
     observe::{access_log::AccessLog, metrics::Metrics},
@@ -53,6 +53,7 @@ pub(crate) struct Builder {
     connections: Option<usize>,
     panic_at: Option<SocketAddr>,
     pinned: bool,
+    governor: Arc<Governor>,
 }
 
 #[derive(Clone)]
@@ -162,23 +163,11 @@ impl Builder {
         };
         let endpoints: Vec<_> = self.endpoints.iter().map(endpoint).collect();
         let mut snapshot = Snapshot { generation: 1, ..Snapshot::default() };
-        let mut lanes = BTreeMap::<_, Vec<_>>::new();
-        for endpoint in &endpoints {
-            if let Some(tag) = &endpoint.tag {
-                lanes.entry(tag.clone()).or_default().push(endpoint.clone());
-            }
-        }
         let pinned = if self.pinned { endpoints.first().cloned() } else { None };
         let service = Arc::new(Service {
-            namespace: "shop".into(),
-            name: "orders".into(),
-            port: 80,
-            port_name: None,
             protocol: self.protocol,
-            baseline: endpoints.iter().filter(|endpoint| endpoint.tag.is_none()).cloned().collect(),
-            endpoints,
-            lanes,
-            session_affinity: false,
+            governor: self.governor.clone(),
+            ..Service::new("shop", "orders", 80).with_endpoints(endpoints)
         });
         snapshot.destinations.insert(DIALLED.parse().unwrap(), Destination { service, pinned });
         snapshot
@@ -204,17 +193,9 @@ impl Builder {
         let address = listener.local_addr().unwrap();
         let pod = Pod {
             workload: ArcSwap::from_pointee(Workload {
-                uid: "uid-1".into(),
-                namespace: "shop".into(),
-                name: "gateway-1".into(),
                 tag: self.caller.map(|tag| tag.parse().unwrap()),
                 ips: vec!["10.244.0.1".parse().unwrap()],
-                node: None,
-                zone: None,
-                host_network: false,
-                capture: true,
-                terminating: false,
-                finished: false,
+                ..Workload::new("uid-1", "shop", "gateway-1")
             }),
             network: Arc::new(Loopback {
                 redirected: (!self.not_redirected)

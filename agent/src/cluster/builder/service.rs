@@ -16,12 +16,17 @@ use super::{
     topology::{self, Candidate, Options},
 };
 use crate::{
+    clock::Nanos,
     cluster::{
         model::{self, Destination},
         object::{EndpointSlice, Frontend, Key, Kind, Name, Service, ServicePort, SliceEndpoint},
         problem::Problem,
     },
-    govern::endpoint::{Endpoint, Load},
+    govern::{
+        endpoint::{Endpoint, Load},
+        governor::Governor,
+        policy::Policy,
+    },
 };
 
 /// How long the load of an endpoint outlives it. An endpoint that moves from one slice to another is in neither for
@@ -39,6 +44,8 @@ pub(super) struct Built {
     pub(super) used_pods: AHashSet<Name>,
     pub(super) used_addresses: AHashSet<IpAddr>,
     pub(super) problems: Vec<Problem>,
+    /// By port.
+    governors: AHashMap<u16, Arc<Governor>>,
     /// By port and family.
     parts: AHashMap<(u16, bool), Part>,
 }
@@ -88,11 +95,15 @@ impl Built {
         };
         for (index, port) in service.ports.iter().enumerate() {
             built.check_port_name(service, port, &slices);
+            let policy = Arc::<Policy>::default();
+            let now_nanos = Nanos::at(now.into_std()).0;
+            let governor = Governor::next(before.governors.get(&port.port), policy, now_nanos);
+            built.governors.insert(port.port, governor.clone());
             for &ipv6 in families {
                 let described = merge(port, ipv6, &slices);
                 built.check_unknown(service, &described);
                 let part = before.parts.remove(&(port.port, ipv6));
-                let part = Part::build(service, port, described, options, part, now);
+                let part = Part::build(service, port, described, &governor, options, part, now);
                 built.claim(service, index, ipv6, &part.service);
                 built.parts.insert((port.port, ipv6), part);
             }
@@ -218,6 +229,7 @@ impl Part {
         service: &Service,
         port: &ServicePort,
         mut described: BTreeMap<SocketAddr, Described<'_>>,
+        governor: &Arc<Governor>,
         options: &Options,
         before: Option<Self>,
         now: Instant,
@@ -263,6 +275,7 @@ impl Part {
             baseline,
             lanes,
             session_affinity: service.session_affinity,
+            governor: governor.clone(),
         };
         let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
         let mut part = Self { service, loads: std::mem::take(loads) };
@@ -305,12 +318,14 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         baseline,
         lanes,
         session_affinity,
+        governor,
     } = new;
     let same = |old: &[Arc<Endpoint>], new: &[Arc<Endpoint>]| {
         old.len() == new.len() && old.iter().zip(new).all(|(old, new)| Arc::ptr_eq(old, new))
     };
     (&old.namespace, &old.name, &old.port_name) == (namespace, name, port_name)
         && (old.port, old.protocol, old.session_affinity) == (*port, *protocol, *session_affinity)
+        && Arc::ptr_eq(&old.governor, governor)
         && same(&old.endpoints, endpoints)
         && same(&old.baseline, baseline)
         && old.lanes.len() == lanes.len()

@@ -15,6 +15,7 @@ use super::{
     sending::{Halt, Sending},
 };
 use crate::{
+    clock::Nanos,
     cluster::model::Destination,
     observe::{
         metrics::{RetryCause, ServiceSeries, TagOutcome},
@@ -23,7 +24,6 @@ use crate::{
     proxy::{
         answer,
         choose::{self, Chosen},
-        clock::Nanos,
         connection::Connection,
         record::Record,
         upstream::{self, CONNECT_ATTEMPTS, Opened},

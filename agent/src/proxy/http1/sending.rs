@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::flow::{Flow, Stopped, poll_read};
-use crate::proxy::{buffers::Buffers, clock::Nanos};
+use crate::{clock::Nanos, proxy::buffers::Buffers};
 
 /// While an answer is awaited, this much of the caller's next requests is read ahead (which is how its leaving is noticed).
 const READ_AHEAD: usize = 16 * 1024;

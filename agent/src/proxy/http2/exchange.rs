@@ -20,6 +20,7 @@ use super::{
     pool::{NotOpened, Place},
 };
 use crate::{
+    clock::Nanos,
     govern::{
         baggage,
         lane::{TagNames, TagScan, Tagging},
@@ -31,7 +32,6 @@ use crate::{
     },
     proxy::{
         choose::{self, Chosen},
-        clock::Nanos,
         record::Record,
         share::Taken,
         upstream::CONNECT_ATTEMPTS,

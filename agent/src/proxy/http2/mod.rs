@@ -30,13 +30,13 @@ use http::Request;
 use self::io::Resumed;
 pub(crate) use self::pool::Pool;
 use super::{
-    clock::Nanos,
     connection::Connection,
     gate::Watch,
     http1::MAX_HEAD_BYTES,
     worker::{PodHere, Worker},
 };
 use crate::{
+    clock::Nanos,
     cluster::model::Destination,
     observe::{metrics::ServiceSeries, reason::Reason},
 };

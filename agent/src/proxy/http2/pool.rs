@@ -25,9 +25,9 @@ use tokio::{net::TcpStream, sync::OnceCell};
 
 use super::{MAX_STREAMS, RESET_STREAMS, SEND_BUFFER};
 use crate::{
+    clock::Nanos,
     govern::endpoint::Endpoint,
     proxy::{
-        clock::Nanos,
         http1::MAX_HEAD_BYTES,
         upstream,
         worker::{PodHere, Worker},

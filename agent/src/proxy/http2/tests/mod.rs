@@ -6,7 +6,6 @@ mod limits;
 mod routing;
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     io,
     os::fd::BorrowedFd,
@@ -97,23 +96,8 @@ fn cluster(generation: u64, endpoints: &[(SocketAddr, Option<&str>)]) -> Snapsho
             })
         })
         .collect();
-    let mut lanes: BTreeMap<Tag, Vec<_>> = BTreeMap::new();
-    for endpoint in &all {
-        if let Some(tag) = &endpoint.tag {
-            lanes.entry(tag.clone()).or_default().push(endpoint.clone());
-        }
-    }
-    let service = Service {
-        namespace: "shop".into(),
-        name: "orders".into(),
-        port: 80,
-        port_name: None,
-        protocol: Protocol::Http2,
-        baseline: all.iter().filter(|endpoint| endpoint.tag.is_none()).cloned().collect(),
-        endpoints: all,
-        lanes,
-        session_affinity: false,
-    };
+    let service =
+        Service { protocol: Protocol::Http2, ..Service::new("shop", "orders", 80).with_endpoints(all) };
     let mut snapshot = Snapshot { generation, ..Snapshot::default() };
     let destination = Destination { service: Arc::new(service), pinned: None };
     snapshot.destinations.insert(SERVICE.parse().expect("an address"), destination);
@@ -142,19 +126,7 @@ fn bed_with(endpoints: &[(SocketAddr, Option<&str>)], connections_per_pod: usize
 /// The pod that calls.
 fn gateway() -> Arc<Pod> {
     Arc::new(Pod {
-        workload: ArcSwap::from_pointee(Workload {
-            uid: "uid".into(),
-            namespace: "shop".into(),
-            name: "gateway".into(),
-            tag: None,
-            ips: vec![],
-            node: None,
-            zone: None,
-            host_network: false,
-            capture: true,
-            terminating: false,
-            finished: false,
-        }),
+        workload: ArcSwap::from_pointee(Workload::new("uid", "shop", "gateway")),
         network: Arc::new(Loopback),
     })
 }

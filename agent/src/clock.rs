@@ -1,4 +1,5 @@
-//! Monotonic time as the proxy counts it: nanoseconds since this process first asked.
+//! Monotonic time as the agent counts it: nanoseconds since this process first asked. What is decided in [`crate::govern`]
+//! is given it as `now_nanos`, by whoever calls.
 
 use std::{
     ops::{Add, Mul},
@@ -19,13 +20,22 @@ impl Nanos {
 
     /// Now. The first caller's now is 0.
     pub(crate) fn now() -> Self {
-        static START: OnceLock<Instant> = OnceLock::new();
-        Self::of(START.get_or_init(Instant::now).elapsed())
+        Self::of(start().elapsed())
+    }
+
+    /// This instant; 0 if it is before the first caller's now.
+    pub(crate) fn at(instant: Instant) -> Self {
+        Self::of(instant.saturating_duration_since(start()))
     }
 
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self(self.0.saturating_sub(earlier.0))
     }
+}
+
+fn start() -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    *START.get_or_init(Instant::now)
 }
 
 impl From<Nanos> for Duration {
