@@ -1,6 +1,8 @@
 //! Keeps the kernel's set of governed destinations equal to the snapshot's.
 
-use std::{collections::HashSet, net::SocketAddr};
+use std::net::SocketAddr;
+
+use ahash::AHashSet;
 
 use super::{error::with_causes, maps};
 use crate::cluster::model::Snapshot;
@@ -8,12 +10,12 @@ use crate::cluster::model::Snapshot;
 /// The governed destinations that the kernel knows.
 pub(crate) struct Services {
     map: maps::Services,
-    known: HashSet<SocketAddr>,
+    known: AHashSet<SocketAddr>,
 }
 
 impl Services {
     pub(crate) fn new(map: maps::Services) -> Self {
-        Self { map, known: HashSet::new() }
+        Self { map, known: AHashSet::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -63,7 +65,7 @@ impl Services {
     }
 }
 
-fn difference(known: &HashSet<SocketAddr>, snapshot: &Snapshot) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+fn difference(known: &AHashSet<SocketAddr>, snapshot: &Snapshot) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
     let added = snapshot.destinations.keys().filter(|address| !known.contains(address)).copied().collect();
     let removed =
         known.iter().filter(|address| !snapshot.destinations.contains_key(address)).copied().collect();
@@ -86,7 +88,7 @@ mod tests {
         for address in [stays, comes] {
             snapshot.destinations.insert(address, Destination { service: service.clone(), pinned: None });
         }
-        assert_eq!(difference(&HashSet::from([stays, goes]), &snapshot), (vec![comes], vec![goes]));
-        assert_eq!(difference(&HashSet::from([stays, comes]), &snapshot), (vec![], vec![]));
+        assert_eq!(difference(&AHashSet::from([stays, goes]), &snapshot), (vec![comes], vec![goes]));
+        assert_eq!(difference(&AHashSet::from([stays, comes]), &snapshot), (vec![], vec![]));
     }
 }

@@ -25,10 +25,9 @@ pub struct Snapshot {
     pub generation: u64,
     /// Governed destinations, by the address that a caller dials (IPv4-mapped addresses are normalised to IPv4 by the caller).
     pub destinations: AHashMap<SocketAddr, Destination>,
-    /// Pods of every namespace that is opted in, and pods with an override of their own, by UID.
+    /// Pods of opted-in namespaces, by the UID that their control group is named after: those of this agent's node, or
+    /// all where its name is not known.
     pub pods: AHashMap<Arc<str>, Arc<Workload>>,
-    /// The same pods, by address (host-network pods are not listed).
-    pub pods_by_ip: AHashMap<IpAddr, Arc<Workload>>,
 }
 
 impl Snapshot {

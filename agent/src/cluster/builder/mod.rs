@@ -27,7 +27,7 @@ pub use self::topology::Options;
 use self::{
     claims::Claims,
     service::{Built, Owner},
-    store::{Store, has_address},
+    store::Store,
 };
 use super::{
     model::{Destination, Snapshot, Workload},
@@ -50,7 +50,6 @@ pub struct Builder {
     destinations: Claims<SocketAddr, Owner, Destination>,
     workloads: AHashMap<Name, Arc<Workload>>,
     by_uid: Claims<Arc<str>, Name, Arc<Workload>>,
-    by_ip: Claims<IpAddr, (bool, Name), Arc<Workload>>,
     /// Kinds on which the source has not said its first word.
     awaited: BTreeSet<Kind>,
     generation: u64,
@@ -85,7 +84,6 @@ impl Builder {
             destinations: Claims::default(),
             workloads: AHashMap::new(),
             by_uid: Claims::default(),
-            by_ip: Claims::default(),
             awaited: Kind::ALL.into(),
             generation: 0,
             changed: false,
@@ -133,7 +131,6 @@ impl Builder {
             generation: self.generation,
             destinations: self.destinations.winners(),
             pods: self.by_uid.winners(),
-            pods_by_ip: self.by_ip.winners(),
         })
     }
 
@@ -274,9 +271,12 @@ impl Builder {
     }
 
     fn build_workload(&mut self, name: &Name) {
-        let pod = self.store.pods.get(name);
         let opted_in = self.store.is_opted_in(&name.namespace);
-        let new = pod.filter(|pod| opted_in || pod.capture.is_some()).and_then(|pod| {
+        // Those of other nodes matter as endpoints only, and there are very many of them. One without a node may yet
+        // become one of this.
+        let mine =
+            |pod: &Pod| self.options.node.is_none() || pod.node.is_none() || pod.node == self.options.node;
+        let new = self.store.pods.get(name).filter(|pod| opted_in && mine(pod)).and_then(|pod| {
             let here = self.options.node.is_some() && pod.node == self.options.node;
             Some(Workload {
                 uid: pod.cgroup_uid.clone()?,
@@ -287,12 +287,11 @@ impl Builder {
                 node: pod.node.clone(),
                 zone: pod.zone.clone().or_else(|| self.options.zone.clone().filter(|_| here)),
                 host_network: pod.host_network,
-                capture: pod.capture.unwrap_or(opted_in) && !pod.host_network,
+                capture: pod.capture.unwrap_or(true) && !pod.host_network,
                 terminating: pod.terminating,
                 finished: pod.finished,
             })
         });
-        let addressed = pod.is_some_and(has_address);
         let before = self.workloads.get(name);
         if before.map(|before| &**before) == new.as_ref() {
             return;
@@ -300,15 +299,9 @@ impl Builder {
         self.changed = true;
         if let Some(before) = self.workloads.remove(name) {
             self.by_uid.remove(&before.uid, name);
-            for ip in &before.ips {
-                self.by_ip.remove(ip, &(before.terminating, name.clone()));
-            }
         }
         if let Some(new) = new.map(Arc::new) {
             self.by_uid.insert(new.uid.clone(), name.clone(), new.clone());
-            for ip in new.ips.iter().filter(|_| addressed) {
-                self.by_ip.insert(*ip, (new.terminating, name.clone()), new.clone());
-            }
             self.workloads.insert(name.clone(), new);
         }
     }

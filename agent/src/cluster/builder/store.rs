@@ -99,6 +99,6 @@ impl Store {
 }
 
 /// Whether the pod's addresses are its own: not its node's, and not free for the next pod.
-pub(super) fn has_address(pod: &Pod) -> bool {
+fn has_address(pod: &Pod) -> bool {
     !pod.host_network && !pod.finished
 }

@@ -119,17 +119,16 @@ fn only_opted_in_namespaces_are_governed_and_live() {
     let off = "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n";
     let mut builder = start(Options::default(), &format!("{off}{rest}"));
     let first = next(&mut builder);
-    assert!(first.destinations.is_empty() && first.pods.is_empty() && first.pods_by_ip.is_empty());
+    assert!(first.destinations.is_empty() && first.pods.is_empty());
 
     apply(&mut builder, SHOP);
     let second = next(&mut builder);
     assert_eq!(governed(&second), ["10.96.0.1:80"]);
     assert!(second.pods["uid-a"].capture);
-    assert_eq!(second.pods_by_ip[&"10.0.0.1".parse::<IpAddr>().unwrap()].name.as_ref(), "a");
 
     apply(&mut builder, off);
     let third = next(&mut builder);
-    assert!(third.destinations.is_empty() && third.pods.is_empty() && third.pods_by_ip.is_empty());
+    assert!(third.destinations.is_empty() && third.pods.is_empty());
     assert_eq!(third.generation, 3);
 
     apply(&mut builder, SHOP);
@@ -139,7 +138,7 @@ fn only_opted_in_namespaces_are_governed_and_live() {
 }
 
 #[test]
-fn a_pods_own_word_wins() {
+fn a_pods_own_word_wins_in_an_opted_in_namespace() {
     let annotated = |value: &str| format!(", annotations: {{sluice.dev/capture: {value}}}");
     let text = format!(
         "{SHOP}{}{}{}{}",
@@ -152,9 +151,8 @@ fn a_pods_own_word_wins() {
     let mut builder = start(Options::default(), &text);
     let snapshot = next(&mut builder);
     let capture: BTreeMap<_, _> = snapshot.pods.values().map(|pod| (&*pod.name, pod.capture)).collect();
-    let expected = [("elsewhere", true), ("host", false), ("odd", true), ("out", false), ("plain", true)];
+    let expected = [("host", false), ("odd", true), ("out", false), ("plain", true)];
     assert_eq!(capture, expected.into());
-    assert!(!snapshot.pods_by_ip.contains_key(&"10.9.9.9".parse::<IpAddr>().unwrap()));
     assert_eq!(
         messages(&builder),
         ["Pod shop/odd: metadata.annotations[\"sluice.dev/capture\"]: \"Yes\" is neither \"enabled\" nor \
@@ -553,6 +551,22 @@ fn two_pods_of_one_uid() {
 }
 
 #[test]
+fn only_this_nodes_pods_are_told_of_where_it_has_a_name() {
+    let elsewhere = pod("b", "10.0.0.2", "").replace("nodeName: n1", "nodeName: n2");
+    let waiting = pod("c", "10.0.0.3", "").replace("nodeName: n1", "hostNetwork: false");
+    let text = format!("{SHOP}{}{elsewhere}{waiting}", pod("a", "10.0.0.1", ""));
+    let uids = |options| {
+        let snapshot = start(options, &text).build(Instant::now()).unwrap();
+        snapshot.pods.into_keys().map(|uid| uid.to_string()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(
+        uids(Options { node: Some("n1".into()), zone: None }),
+        ["uid-a", "uid-c"].map(String::from).into()
+    );
+    assert_eq!(uids(Options::default()).len(), 3);
+}
+
+#[test]
 fn a_static_pod_is_known_by_its_own_uid() {
     let mirror = ", annotations: {kubernetes.io/config.mirror: 0123abcd}";
     let snapshot = snapshot_of(&format!("{SHOP}{}", pod("proxy-n1", "10.0.0.1", mirror)));
@@ -649,7 +663,6 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
             format!("{address} {service} {:?} {all:?} {baseline:?} {lanes:?} {pinned:?}", service.protocol)
         })
         .chain(snapshot.pods.iter().map(|(uid, pod)| format!("{uid} {pod:?}")))
-        .chain(snapshot.pods_by_ip.iter().map(|(ip, pod)| format!("{ip} {pod:?}")))
         .collect();
     lines.sort();
     lines

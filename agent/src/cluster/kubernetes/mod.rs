@@ -2,8 +2,7 @@
 //!
 //! One watch on the Namespaces of the cluster says which are opted in; each of those has three more of its own (its
 //! Services, EndpointSlices and Pods), which begin and end with its annotation. Nothing of other namespaces is asked
-//! for: a Pod's own `sluice.dev/capture: enabled` therefore counts only where its namespace is opted in too, unlike
-//! with a directory of manifests. Every agent sees the same, whatever its node: calls go to all of them.
+//! for, which is why a Pod's own `sluice.dev/capture: enabled` counts only where its namespace is opted in too. Every agent sees the same, whatever its node: calls go to all of them.
 //!
 //! [`watch`] keeps one watch going through whatever happens to it and strips what it sees; [`picture`] decides what
 //! that adds up to, and when it is whole enough to be told; [`standing`] knows how the watches fare. The watches'
