@@ -5,6 +5,7 @@
 //! it did not change. A service without a TrafficPolicy has [`Policy::default`]: balancing, and nothing else.
 
 mod failures;
+mod lane;
 mod limits;
 mod matching;
 
@@ -15,6 +16,7 @@ pub use self::{
         CircuitBreaker, Fallback, FallbackAction, FallbackOn, OutlierDetection, Retry, RetryOn, SlowRequest,
         StaleAnswer, StaticAnswer, SuccessRate, Timeouts,
     },
+    lane::{EntryRule, Lane, LaneFallback, Share, ShareKey},
     limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},
     matching::{PathMatch, Pattern, RequestMatch, ValueMatch, ValueTest},
 };

@@ -1,0 +1,236 @@
+//! Who enters a lane.
+
+use http::HeaderName;
+use proptest::prelude::*;
+
+use super::{
+    super::policy::{LaneFallback, PathMatch, Share as Asked, ValueMatch, ValueTest},
+    *,
+};
+use crate::govern::request::tests::Plain;
+
+const CALLER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 7));
+
+fn lane(name: &str, entry: Vec<EntryRule>) -> Arc<Lane> {
+    let tag = name.rsplit('/').next().unwrap_or_default().parse().expect("a tag");
+    Arc::new(Lane { name: name.into(), tag, entry, fallback: LaneFallback::Baseline })
+}
+
+fn entry(lanes: &[Arc<Lane>]) -> Entry {
+    Entry::new(lanes.iter().map(|lane| (lane, lane.entry.iter().collect())))
+}
+
+fn user() -> ShareKey {
+    ShareKey::Header(HeaderName::from_static("x-user"))
+}
+
+fn rule(matches: RequestMatch, share: Option<(f64, ShareKey)>) -> EntryRule {
+    let share = share.map(|(percent, key)| Asked { percent, key });
+    EntryRule { services: Vec::new(), matches, share }
+}
+
+fn percent(name: &str, percent: f64) -> Arc<Lane> {
+    lane(name, vec![rule(RequestMatch::default(), Some((percent, user())))])
+}
+
+fn header(name: &'static str, value: &str) -> RequestMatch {
+    let test = ValueTest::Is(ValueMatch::Exact(value.to_owned()));
+    RequestMatch { headers: vec![(HeaderName::from_static(name), test)], ..RequestMatch::default() }
+}
+
+/// A request of which only the user matters.
+struct Of(String);
+
+impl Request for Of {
+    fn method(&self) -> &[u8] {
+        b"GET"
+    }
+
+    fn target(&self) -> &[u8] {
+        b"/"
+    }
+
+    fn header(&self, name: &HeaderName) -> Option<&[u8]> {
+        (name == "x-user").then_some(self.0.as_bytes())
+    }
+
+    fn each_header(&self, name: &HeaderName, each: &mut dyn FnMut(&[u8])) {
+        self.header(name).into_iter().for_each(each);
+    }
+}
+
+/// The lanes of users 0 to 20,000.
+fn users(entry: &Entry) -> Vec<Option<String>> {
+    (0..20_000).map(|user| of(entry, &format!("user-{user}"))).collect()
+}
+
+fn of(entry: &Entry, user: &str) -> Option<String> {
+    entry.colour(&Of(user.to_owned()), CALLER).map(|coloured| coloured.tag.to_string())
+}
+
+/// The part of `all` that is in this lane, in percent.
+fn part(all: &[Option<String>], lane: &str) -> f64 {
+    let count = all.iter().filter(|tag| tag.as_deref() == Some(lane)).count();
+    count as f64 * 100.0 / all.len() as f64
+}
+
+#[test]
+fn conditions_colour_and_the_oldest_lane_comes_first() {
+    let path = RequestMatch { path: Some(PathMatch::Prefix("/beta".to_owned())), ..RequestMatch::default() };
+    let entry = entry(&[
+        lane("shop/gray", vec![rule(header("x-beta", "1"), None), rule(path, None)]),
+        lane("shop/blue", vec![rule(header("x-user", "ann"), None)]),
+    ]);
+    let colour = |request: Plain| entry.colour(&request, CALLER).map(|coloured| coloured.tag.to_string());
+    assert_eq!(colour(Plain::get("/")), None);
+    assert_eq!(colour(Plain::get("/").with("x-beta", "1")).as_deref(), Some("gray"));
+    assert_eq!(colour(Plain::get("/beta/x")).as_deref(), Some("gray"), "any rule is enough");
+    assert_eq!(colour(Plain::get("/").with("x-user", "ann")).as_deref(), Some("blue"));
+    assert_eq!(colour(Plain::get("/beta").with("x-user", "ann")).as_deref(), Some("gray"));
+    let both = Plain::get("/beta");
+    assert_eq!(entry.colour(&both, CALLER).map(|coloured| &**coloured.lane), Some("shop/gray"));
+    assert!(Entry::default().is_empty() && !entry.is_empty());
+    assert_eq!(Entry::default().colour(&Plain::get("/"), CALLER), None);
+}
+
+/// These values are a promise to every user of an upgraded agent: <http://www.isthe.com/chongo/tech/comp/fnv/> for the
+/// first two; the rest were computed apart from this code.
+#[test]
+fn the_hash_never_changes() {
+    assert_eq!(fnv1a("".bytes()), 0xcbf2_9ce4_8422_2325);
+    assert_eq!(fnv1a("foobar".bytes()), 0x8594_4171_f739_67e8);
+    assert_eq!(mix(1), 0xb456_bcfc_34c2_cb2c);
+    let places = [("shop/gray", "ann"), ("shop/gray", "bob"), ("shop/blue", "ann")]
+        .map(|(lane, key)| (place(lane, key.as_bytes()).unwrap() * 1e6) as u32);
+    assert_eq!(places, [502_440, 466_242, 3_067]);
+    assert_eq!(place("shop/gray", b""), None, "an empty key is nobody's");
+}
+
+#[test]
+fn a_share_is_as_large_as_it_says() {
+    // Four standard deviations of 20,000 draws are 1.4 %; at both ends it is exact.
+    for (asked, slack) in [(0.0, 0.0), (0.5, 0.2), (5.0, 0.7), (50.0, 1.4), (99.5, 0.2), (100.0, 0.0)] {
+        let all = users(&entry(&[percent("shop/gray", asked)]));
+        let got = part(&all, "gray");
+        assert!((got - asked).abs() <= slack, "{asked} %: {got}");
+    }
+}
+
+#[test]
+fn without_its_key_a_request_is_in_no_share() {
+    let all = |key| entry(&[lane("shop/gray", vec![rule(RequestMatch::default(), Some((100.0, key)))])]);
+    let coloured = |entry: &Entry, request: Plain| entry.colour(&request, CALLER).is_some();
+    let by_header = all(user());
+    assert!(!coloured(&by_header, Plain::get("/")));
+    assert!(!coloured(&by_header, Plain::get("/").with("x-user", "")));
+    assert!(coloured(&by_header, Plain::get("/").with("x-user", "ann")));
+    let by_cookie = all(ShareKey::Cookie("uid".into()));
+    assert!(!coloured(&by_cookie, Plain::get("/").with("cookie", "xuid=1")));
+    assert!(coloured(&by_cookie, Plain::get("/").with("cookie", "a=b; uid=1")));
+    assert!(coloured(&all(ShareKey::Caller), Plain::get("/")), "a caller always has an address");
+}
+
+#[test]
+fn a_key_is_the_same_wherever_it_stands() {
+    let by = |key| entry(&[lane("shop/gray", vec![rule(RequestMatch::default(), Some((50.0, key)))])]);
+    let (header, cookie, caller) = (by(user()), by(ShareKey::Cookie("uid".into())), by(ShareKey::Caller));
+    for last in 0..=255 {
+        let address = IpAddr::from([10, 1, 2, last]);
+        let text: &'static str = address.to_string().leak();
+        let in_header = header.colour(&Plain::get("/").with("x-user", text), CALLER);
+        let line: &'static str = format!("uid={text}").leak();
+        let in_cookie = cookie.colour(&Plain::get("/").with("cookie", line), CALLER);
+        let IpAddr::V4(v4) = address else { unreachable!() };
+        for caller_address in [address, IpAddr::V6(v4.to_ipv6_mapped())] {
+            let by_caller = caller.colour(&Plain::get("/"), caller_address);
+            assert_eq!((in_header.is_some(), in_header), (in_cookie.is_some(), by_caller), "{address}");
+        }
+    }
+    let everybody = [rule(RequestMatch::default(), Some((100.0, ShareKey::Caller)))];
+    let everybody = entry(&[lane("shop/gray", everybody.into())]);
+    let longest = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe".parse().unwrap();
+    assert!(everybody.colour(&Plain::get("/"), longest).is_some());
+}
+
+#[test]
+fn shares_of_the_same_requests_add_up() {
+    for (asked, expected) in [
+        ([10.0, 10.0, 10.0], [10.0, 10.0, 10.0]),
+        ([50.0, 30.0, 20.0], [50.0, 30.0, 20.0]),
+        ([60.0, 60.0, 60.0], [60.0, 40.0, 0.0]),
+        ([100.0, 50.0, 0.0], [100.0, 0.0, 0.0]),
+    ] {
+        let names = ["a", "b", "c"];
+        let lanes: Vec<_> =
+            names.iter().zip(asked).map(|(name, share)| percent(&format!("shop/{name}"), share)).collect();
+        let all = users(&entry(&lanes));
+        for (name, expected) in names.iter().zip(expected) {
+            let got = part(&all, name);
+            assert!((got - expected).abs() <= 1.4, "{asked:?}: {name} has {got}");
+        }
+    }
+}
+
+#[test]
+fn shares_of_different_requests_do_not_add_up() {
+    // Ten percent of what the older lane leaves of everything, which is what the younger lane sees.
+    let old = lane("shop/a", vec![rule(header("x-user", "nobody"), Some((90.0, user())))]);
+    let all = users(&entry(&[old, percent("shop/b", 10.0)]));
+    assert!((part(&all, "b") - 10.0).abs() <= 1.4);
+    // A lane's own rules are one lane: the wider holds the narrower, and counts for the younger.
+    let rules = [20.0, 10.0].map(|share| rule(RequestMatch::default(), Some((share, user()))));
+    let all = users(&entry(&[lane("shop/a", rules.into()), percent("shop/b", 40.0)]));
+    assert!((part(&all, "a") - 20.0).abs() <= 1.4, "{}", part(&all, "a"));
+    assert!((part(&all, "b") - 40.0).abs() <= 1.4, "{}", part(&all, "b"));
+}
+
+#[test]
+fn lanes_are_independent() {
+    let one = users(&entry(&[percent("shop/a", 50.0)]));
+    let two = users(&entry(&[percent("shop/b", 50.0)]));
+    let both = one.iter().zip(&two).filter(|(a, b)| a.is_some() && b.is_some()).count();
+    assert!((both as f64 / 20_000.0 - 0.25).abs() < 0.014, "{both}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Nobody leaves a lane that grows, and nobody but the changed share moves.
+    #[test]
+    fn a_change_of_a_share_moves_that_much(from in 0.0..100.0f64, to in 0.0..100.0f64) {
+        let (less, more) = (from.min(to), from.max(to));
+        let (before, after) =
+            (users(&entry(&[percent("shop/gray", less)])), users(&entry(&[percent("shop/gray", more)])));
+        prop_assert!(before.iter().zip(&after).all(|(before, after)| before.is_none() || after.is_some()));
+        let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+        prop_assert!((moved as f64 / 200.0 - (more - less)).abs() <= 1.5, "{} moved", moved);
+    }
+
+    /// A younger lane never takes from an older one, however it changes.
+    #[test]
+    fn an_older_lane_does_not_notice_a_younger(
+        old in 0.0..100.0f64, young in 0.0..100.0f64, user in ".{0,20}",
+    ) {
+        let alone = of(&entry(&[percent("shop/a", old)]), &user);
+        let both = of(&entry(&[percent("shop/a", old), percent("shop/b", young)]), &user);
+        if alone.is_some() {
+            prop_assert_eq!(both, alone);
+        } else {
+            prop_assert_ne!(both.as_deref(), Some("a"));
+        }
+    }
+
+    /// When an older lane grows, the younger loses what it gives and gets as much from those in no lane.
+    #[test]
+    fn a_younger_lane_keeps_its_size(old in 0.0..50.0f64, grown in 0.0..50.0f64, young in 1.0..50.0f64) {
+        let at = |old| users(&entry(&[percent("shop/a", old), percent("shop/b", young)]));
+        let (before, after) = (at(old), at(grown));
+        for all in [&before, &after] {
+            prop_assert!((part(all, "b") - young).abs() <= 1.5, "{} of {}", part(all, "b"), young);
+        }
+        if grown >= old {
+            let left = before.iter().zip(&after).filter(|(before, after)| before.as_deref() == Some("b") && after.is_none());
+            prop_assert_eq!(left.count(), 0, "whoever leaves the younger lane is in the older");
+        }
+    }
+}
