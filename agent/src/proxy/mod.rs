@@ -2,7 +2,7 @@
 //!
 //! The stages, in the order in which a connection meets them: [`accept`] takes it from a pod's listener and reads where it
 //! was meant to go; [`connection`] finds the service and, with [`detect`], what is spoken; [`http1`] and [`http2`] carry
-//! requests, [`tunnel`] carries everything else; [`choose`] asks `govern` for an endpoint; [`pool`] and [`upstream`] give a
+//! requests, through the rules of [`governed`], [`tunnel`] carries everything else; [`choose`] asks `govern` for an endpoint; [`pool`] and [`upstream`] give a
 //! connection to it; [`answer`] makes up what no endpoint answers. A [`worker`] is the thread on which all of it happens.
 //!
 //! The proxy knows nothing of eBPF or namespaces. Capture gives it, for each enrolled pod, a [`Pod`]: who the
@@ -15,8 +15,10 @@ mod choose;
 mod connection;
 mod detect;
 mod gate;
+mod governed;
 mod http1;
 mod http2;
+mod known;
 mod pool;
 mod record;
 mod share;

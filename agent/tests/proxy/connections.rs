@@ -206,7 +206,7 @@ fn connections_to_endpoints_are_counted_as_long_as_they_are_open() {
 #[test]
 fn a_service_that_is_forgotten_is_still_served_and_its_caller_told_to_reconnect() {
     let origin = Origin::fixed("ok");
-    let rig = Rig::before(&origin);
+    let mut rig = Rig::before(&origin);
     let mut caller = rig.dial();
     caller.get("/");
     assert!(!caller.answer().has("connection: close"));

@@ -38,6 +38,7 @@ pub(crate) struct Rig {
     pub(crate) proxy: Proxy,
     pub(crate) pod: Option<OpenPod>,
     current: Arc<ArcSwap<Snapshot>>,
+    generation: u64,
     service: Builder,
     pub(crate) listener: SocketAddr,
 }
@@ -147,7 +148,7 @@ impl Builder {
         self
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self, generation: u64) -> Snapshot {
         let endpoint = |given: &Given| {
             Arc::new(Endpoint {
                 address: given.address,
@@ -162,7 +163,7 @@ impl Builder {
             })
         };
         let endpoints: Vec<_> = self.endpoints.iter().map(endpoint).collect();
-        let mut snapshot = Snapshot { generation: 1, ..Snapshot::default() };
+        let mut snapshot = Snapshot { generation, ..Snapshot::default() };
         let pinned = if self.pinned { endpoints.first().cloned() } else { None };
         let service = Arc::new(Service {
             protocol: self.protocol,
@@ -174,7 +175,7 @@ impl Builder {
     }
 
     pub(crate) fn start(self) -> Rig {
-        let current = Arc::new(ArcSwap::from_pointee(self.snapshot()));
+        let current = Arc::new(ArcSwap::from_pointee(self.snapshot(1)));
         let metrics = Arc::new(Metrics::new());
         let proxy = Proxy::start(&Options {
             workers: 1,
@@ -204,7 +205,7 @@ impl Builder {
             }),
         };
         let pod = proxy.open(&Arc::new(pod), vec![listener]);
-        Rig { metrics, proxy, pod: Some(pod), current, service: self, listener: address }
+        Rig { metrics, proxy, pod: Some(pod), current, generation: 1, service: self, listener: address }
     }
 }
 
@@ -232,12 +233,15 @@ impl Rig {
     /// Puts the service's endpoints in force that `change` leaves.
     pub(crate) fn change(&mut self, change: impl FnOnce(Builder) -> Builder) {
         self.service = change(std::mem::take(&mut self.service));
-        self.current.store(Arc::new(self.service.snapshot()));
+        self.generation += 1;
+        self.current.store(Arc::new(self.service.snapshot(self.generation)));
     }
 
     /// No service any more.
-    pub(crate) fn forget(&self) {
-        self.current.store(Arc::new(Snapshot { generation: 2, ..Snapshot::default() }));
+    pub(crate) fn forget(&mut self) {
+        self.generation += 1;
+        let nothing = Snapshot { generation: self.generation, ..Snapshot::default() };
+        self.current.store(Arc::new(nothing));
     }
 
     /// The value of a metric, by its name and labels as they are served; 0 if it is not.

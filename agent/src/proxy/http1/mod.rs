@@ -1,13 +1,15 @@
 //! HTTP/1: requests of one caller's connection, one after the other.
 //!
-//! A request is read by [`request`], sent on and answered by [`exchange`]; [`head`], [`body`] and [`response`] say where
-//! things end. Heads are parsed once and edited on the way, bodies are passed on as they come, and no task, lock or
+//! A request is read by [`request`] and becomes an [`exchange`], which [`attempt`] sends on and [`passing`] answers, as
+//! [`governed`](super::governed) tells them; [`head`], [`body`] and [`response`] say where things end. Heads are parsed once and edited on the way, bodies are passed on as they come, and no task, lock or
 //! channel stands between the caller's connection and the endpoint's.
 
+mod attempt;
 mod body;
 mod exchange;
 mod flow;
 mod head;
+mod passing;
 mod request;
 mod response;
 mod sending;
@@ -25,6 +27,8 @@ use self::{exchange::Ended, head::HeadEnd, request::Refused};
 use super::{
     answer,
     connection::{Connection, HEAD_TIMEOUT},
+    governed::Call,
+    known::Known,
     record::Record,
     tunnel,
 };
@@ -46,33 +50,22 @@ enum Incoming {
 }
 
 /// Carries a caller's requests until its connection ends.
-pub(crate) async fn serve(mut connection: Connection, mut destination: Destination, mut incoming: BytesMut) {
-    let mut series = connection.series(&destination);
+pub(crate) async fn serve(mut connection: Connection, destination: Destination, mut incoming: BytesMut) {
+    let mut known = Known::new(&connection.worker, &connection.pod, destination);
     loop {
         let length = match next_head(&mut connection, &mut incoming).await {
             Incoming::Head(length) => length,
             Incoming::End => break,
             Incoming::Refused(reason) => {
-                Record::begin(&connection.worker).finish(&mut series, reason.status(), Some(reason));
+                Record::begin(&connection.worker).finish(&mut known.series(), reason.status(), Some(reason));
                 refuse(&mut connection, reason).await;
                 break;
             }
         };
         // What is known of the service may have changed since the last request. A service that is no longer governed
         // is served from what was last known of it, and its caller is told to reconnect.
-        let governed = connection.destination();
-        let leaving = governed.is_none() || connection.pod.gate.is_shut();
-        if let Some(now) = governed {
-            if now.service.namespace != destination.service.namespace
-                || now.service.name != destination.service.name
-                || now.service.port != destination.service.port
-            {
-                destination = now;
-                series = connection.series(&destination);
-            } else {
-                destination = now;
-            }
-        }
+        known.refresh(&connection.worker, &connection.pod, connection.original);
+        let leaving = !known.governed || connection.pod.gate.is_shut();
 
         let head = &incoming[..length];
         let mut outgoing = connection.worker.buffers.take();
@@ -85,19 +78,29 @@ pub(crate) async fn serve(mut connection: Connection, mut destination: Destinati
             Ok(request) => {
                 let protocol = if request.http10 { "HTTP/1.0" } else { "HTTP/1.1" };
                 let tagging = Some(&request.tagging);
-                record.describe(&connection.worker, &connection.pod, &destination, protocol, tagging, || {
-                    request::describe(head)
-                });
+                record.describe(
+                    &connection.worker,
+                    &connection.pod,
+                    &known.destination,
+                    protocol,
+                    tagging,
+                    || request::describe(head),
+                );
                 request
             }
             Err(refused) => {
                 let reason = reason_of(refused);
-                record.describe(&connection.worker, &connection.pod, &destination, "HTTP/1.1", None, || {
-                    request::describe(head)
-                });
-                record.finish(&mut series, reason.status(), Some(reason));
+                record.describe(
+                    &connection.worker,
+                    &connection.pod,
+                    &known.destination,
+                    "HTTP/1.1",
+                    None,
+                    || request::describe(head),
+                );
+                record.finish(&mut known.series(), reason.status(), Some(reason));
                 connection.worker.complain(|| {
-                    tracing::info!(pod = %connection.pod.name(), service = %destination.service, "refused a request: {refused}");
+                    tracing::info!(pod = %connection.pod.name(), service = %known.destination.service, "refused a request: {refused}");
                 });
                 refuse(&mut connection, reason).await;
                 break;
@@ -106,16 +109,14 @@ pub(crate) async fn serve(mut connection: Connection, mut destination: Destinati
         incoming.advance(length);
         let is_last = !request.keep_alive;
         request.keep_alive &= !leaving;
-        let ended = exchange::exchange(
-            &mut connection,
-            &destination,
-            &mut series,
-            &mut record,
-            request,
-            &mut incoming,
-            outgoing,
-        )
-        .await;
+        let call = Call {
+            worker: connection.worker.clone(),
+            pod: connection.pod.clone(),
+            known: known.clone(),
+            tagging: request.tagging.clone(),
+            record,
+        };
+        let ended = exchange::exchange(&mut connection, call, request, &mut incoming, outgoing).await;
         match ended {
             Ended::Keep => connection.worker.buffers.give_if_empty(&mut incoming),
             // A caller that has said itself that this is its last request sends nothing more.
@@ -131,7 +132,7 @@ pub(crate) async fn serve(mut connection: Connection, mut destination: Destinati
             Ended::Tunnel(tunnel) => {
                 let (endpoint, chosen, from_endpoint) = *tunnel;
                 let early = tunnel::Early { from_caller: incoming, from_endpoint };
-                Box::pin(tunnel::carry(connection, &destination, endpoint, chosen, early)).await;
+                Box::pin(tunnel::carry(connection, &known.destination, endpoint, chosen, early)).await;
                 return;
             }
         }

@@ -1,14 +1,15 @@
 //! HTTP/2 with prior knowledge: the streams of one caller's connection, each to an endpoint of its own.
 //!
-//! [`serve`] takes the caller's streams and starts a task for each, which [`exchange`] carries: it tags and routes the
-//! request, borrows a stream of a connection to an endpoint from the [`pool`], and lets both bodies flow through a
-//! [`pipe`] each. The tasks, the caller's connection and those to endpoints take turns on one thread, so what many
+//! [`serve`] takes the caller's streams and starts a task for each, an [`exchange`]: it tags the
+//! request and goes where [`governed`](super::governed) says, over a stream of a connection that [`attempt`] borrows from
+//! the [`pool`]; both bodies flow through a [`pipe`] each. The tasks, the caller's connection and those to endpoints take turns on one thread, so what many
 //! streams have to say in a turn goes out in one write.
 //!
 //! Framing, HPACK and flow control are the `h2` crate's. What may be held in memory is bounded here: windows are
 //! small and only given back as bytes are passed on, and floods end the connection with `ENHANCE_YOUR_CALM`.
 
 mod answer;
+mod attempt;
 mod exchange;
 mod io;
 mod pipe;
@@ -33,13 +34,10 @@ use super::{
     connection::Connection,
     gate::Watch,
     http1::MAX_HEAD_BYTES,
+    known::Known,
     worker::{PodHere, Worker},
 };
-use crate::{
-    clock::Nanos,
-    cluster::model::Destination,
-    observe::{metrics::ServiceSeries, reason::Reason},
-};
+use crate::{clock::Nanos, cluster::model::Destination};
 
 /// Streams that a caller may have open on one connection. gRPC servers have no limit of their own by default, and
 /// clients put everything on one connection, so a low one would be felt; each stream costs a few KiB.
@@ -70,17 +68,6 @@ struct Caller {
     resets: Resets,
 }
 
-/// What was last known of the dialled address.
-#[derive(Clone)]
-struct Known {
-    /// Of the snapshot that it was found in.
-    generation: u64,
-    destination: Rc<Destination>,
-    series: Rc<RefCell<ServiceSeries>>,
-    /// It is still there.
-    governed: bool,
-}
-
 /// How many streams the caller gave up, counted by the second.
 #[derive(Default)]
 struct Resets {
@@ -106,21 +93,8 @@ impl Caller {
     /// What stands behind the dialled address now. A service that is no longer governed is served from what was last
     /// known of it, and its caller is told to reconnect.
     fn look_up(&self) -> Known {
-        let snapshot = self.worker.snapshot();
         let mut known = self.known.borrow_mut();
-        if known.generation != snapshot.generation {
-            known.generation = snapshot.generation;
-            let found = snapshot.destinations.get(&self.original);
-            known.governed = found.is_some();
-            if let Some(found) = found {
-                let (old, new) = (&known.destination.service, &found.service);
-                if (&old.namespace, &old.name, old.port) != (&new.namespace, &new.name, new.port) {
-                    let series = self.pod.metrics.service(&new.namespace, &new.name, new.port);
-                    known.series = Rc::new(RefCell::new(series));
-                }
-                known.destination = Rc::new(found.clone());
-            }
-        }
+        known.refresh(&self.worker, &self.pod, self.original);
         known.clone()
     }
 }
@@ -138,9 +112,8 @@ enum Next {
 
 /// Carries a caller's HTTP/2 connection.
 pub(crate) async fn serve(connection: Connection, destination: Destination, early: BytesMut) {
-    let series = Rc::new(RefCell::new(connection.series(&destination)));
-    // In the same turn in which the destination was found, so of the same snapshot.
-    let generation = connection.worker.snapshot().generation;
+    // In the same turn in which the destination was found.
+    let known = Known::new(&connection.worker, &connection.pod, destination);
     let Connection { worker, pod, stream, original, _place } = connection;
     let gate = pod.gate.watch();
     let handshake = h2::server::Builder::new()
@@ -152,7 +125,6 @@ pub(crate) async fn serve(connection: Connection, destination: Destination, earl
         .max_concurrent_reset_streams(RESET_STREAMS)
         .handshake::<_, Bytes>(Resumed::new(early, stream, worker.clone()));
     let Ok(mut streams) = handshake.await else { return };
-    let known = Known { generation, destination: Rc::new(destination), series, governed: true };
     let caller =
         Rc::new(Caller { worker, pod, original, known: RefCell::new(known), resets: Resets::default() });
     let mut leaving = false;
@@ -173,7 +145,7 @@ pub(crate) async fn serve(connection: Connection, destination: Destination, earl
                 let mut exchange = exchange::Exchange::begin(caller.clone(), known, request, respond);
                 match caller.pod.streams.take_one() {
                     Some(place) => drop(tokio::task::spawn_local(exchange.run(place))),
-                    None => exchange.refuse(Reason::Overloaded),
+                    None => exchange.overloaded(),
                 }
             }
             Next::Leave => {

@@ -1,0 +1,62 @@
+//! A request on its way, as far as no protocol matters.
+
+use std::rc::Rc;
+
+use crate::{
+    cluster::model::Service,
+    govern::lane::Tagging,
+    observe::{
+        metrics::{RetryCause, TagOutcome},
+        reason::Reason,
+    },
+    proxy::{
+        choose::Chosen,
+        known::Known,
+        record::Record,
+        worker::{PodHere, Worker},
+    },
+};
+
+/// Who calls what, and what will be told of it.
+pub(crate) struct Call {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) pod: Rc<PodHere>,
+    pub(crate) known: Known,
+    pub(crate) tagging: Tagging,
+    pub(crate) record: Record,
+}
+
+impl Call {
+    pub(crate) fn service(&self) -> &Service {
+        &self.known.destination.service
+    }
+
+    /// The request goes to this endpoint.
+    pub(super) fn chosen(&mut self, chosen: &Chosen) {
+        self.record.chosen(&mut self.known.series(), chosen);
+    }
+
+    pub(crate) fn retried(&self, cause: RetryCause) {
+        self.known.series().none().retried(cause);
+    }
+
+    /// What became of the request's tags; `None`: it had none, or nothing became of it.
+    pub(super) fn count_tags(&self, outcome: Option<TagOutcome>) {
+        Record::count_tags(&mut self.known.series(), &self.tagging, outcome);
+    }
+
+    /// The request has ended.
+    pub(crate) fn finish(&mut self, status: u16, reason: Option<Reason>) {
+        self.record.finish(&mut self.known.series(), status, reason);
+    }
+
+    /// Logs a failure that Sluice has answered for.
+    pub(super) fn complain(&self, chosen: &Chosen, reason: Reason) {
+        self.worker.complain(|| {
+            tracing::warn!(
+                pod = %self.pod.name(), service = %self.service(), endpoint = %chosen.address(),
+                reason = reason.code(), "{}", reason.message(),
+            );
+        });
+    }
+}

@@ -1,0 +1,225 @@
+//! Sending a request to an endpoint, up to the head of its answer.
+
+use std::{future::poll_fn, net::SocketAddr, task::Poll};
+
+use bytes::{Buf, BytesMut};
+
+use super::{
+    body::Body,
+    exchange::Exchange,
+    flow::{Flow, poll_read},
+    head::{HeadEnd, MAX_HEAD_BYTES},
+    response::{self, Caller, Response},
+    sending::Halt,
+};
+use crate::{
+    clock::Nanos,
+    observe::{metrics::RetryCause, reason::Reason},
+    proxy::{
+        choose::Chosen,
+        governed::Failure,
+        upstream::{self, Opened},
+    },
+};
+
+/// What every answer begins with.
+const VERSION: &[u8] = b"HTTP/1.";
+
+/// A connection to an endpoint, for one exchange.
+pub(super) struct Upstream {
+    pub(super) stream: Opened,
+    pub(super) address: SocketAddr,
+    reused: bool,
+    /// What was read and not yet passed on.
+    pub(super) incoming: BytesMut,
+}
+
+/// An answer whose head has come.
+pub(super) struct Answer {
+    pub(super) upstream: Upstream,
+    pub(super) response: Response,
+    /// The caller's connection is kept after it.
+    pub(super) keep: bool,
+    pub(super) down: Flow,
+}
+
+/// Why no answer came over a connection.
+enum NoAnswer {
+    /// Nothing came back over one that was idle before: its server had closed it.
+    Stale,
+    Failed(Failure),
+}
+
+impl From<Failure> for NoAnswer {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Exchange<'_> {
+    /// Sends the request over an idle connection, or a new one.
+    pub(super) async fn send(&mut self, chosen: &Chosen) -> Result<Answer, Failure> {
+        let mut fresh_only = false;
+        loop {
+            let mut upstream = self.obtain(chosen, fresh_only).await?;
+            self.up.sent = Nanos::now();
+            match self.answer(&mut upstream).await {
+                Ok((response, keep, head)) => {
+                    // What follows a switch of protocols is no body.
+                    let body = if response.tunnel { Body::EMPTY } else { response.body };
+                    let down = Flow::new(head, body, &mut upstream.incoming)
+                        .map_err(|_| Failure::Broken(Reason::UpstreamProtocol))?;
+                    return Ok(Answer { upstream, response, keep, down });
+                }
+                Err(NoAnswer::Failed(failure)) => return Err(failure),
+                Err(NoAnswer::Stale) => {
+                    // Its server closed it while it was idle. The request is sent over a new connection.
+                    self.call.retried(RetryCause::StaleConnection);
+                    fresh_only = true;
+                    self.up.repeat();
+                }
+            }
+        }
+    }
+
+    /// Nothing is lost if the request is sent a second time, should the first one meet a closed connection.
+    fn is_repeatable(&self) -> bool {
+        self.request.method.is_idempotent() && self.up.flow.is_repeatable()
+    }
+
+    async fn obtain(&self, chosen: &Chosen, fresh_only: bool) -> Result<Upstream, Failure> {
+        let address = chosen.address();
+        let (worker, pod, now) = (&self.call.worker, &self.call.pod, Nanos::now());
+        let upstream = |stream, reused| Upstream { stream, address, reused, incoming: BytesMut::new() };
+        if !fresh_only && let Some(stream) = worker.pool.take(pod.id, address, self.is_repeatable(), now) {
+            return Ok(upstream(stream, true));
+        }
+        match upstream::connect(worker, &*pod.pod.network, chosen.endpoint(), now).await {
+            Ok(stream) => Ok(upstream(stream, false)),
+            Err(error) => {
+                worker.complain(|| {
+                    tracing::warn!(pod = %pod.name(), service = %self.call.service(), endpoint = %address, %error, "cannot connect to an endpoint");
+                });
+                Err(Failure::Connect)
+            }
+        }
+    }
+
+    /// Sends the request and reads the answer's head, passing interim ones on. Returns the head as it goes to the caller.
+    async fn answer(&mut self, upstream: &mut Upstream) -> Result<(Response, bool, BytesMut), NoAnswer> {
+        let worker = self.call.worker.clone();
+        let buffers = &worker.buffers;
+        let mut end = HeadEnd::default();
+        loop {
+            if !upstream.incoming.is_empty() {
+                match end.find(&upstream.incoming, true) {
+                    Ok(Some(length)) if length <= MAX_HEAD_BYTES => {
+                        if let Some(answer) = self.read_head(upstream, length).await? {
+                            return Ok(answer);
+                        }
+                        end = HeadEnd::default();
+                        continue;
+                    }
+                    Ok(None) if upstream.incoming.len() <= MAX_HEAD_BYTES => {}
+                    _ => return Err(Failure::Broken(Reason::UpstreamProtocol).into()),
+                }
+            }
+            let (mut caller_reads, _) = self.connection.stream.split();
+            let (mut reads, mut writes) = upstream.stream.split();
+            let read = poll_fn(|cx| {
+                let sent = self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, buffers);
+                if let Err(halt) = sent {
+                    return Poll::Ready(Err(failure_of(halt)));
+                }
+                poll_read(cx, &mut reads, &mut upstream.incoming, buffers).map(Ok)
+            })
+            .await?;
+            if !matches!(read, Ok(1..)) {
+                return Err(self.silence(upstream));
+            }
+            let common = upstream.incoming.len().min(VERSION.len());
+            if upstream.incoming[..common] != VERSION[..common] {
+                return Err(Failure::Broken(Reason::UpstreamProtocol).into());
+            }
+        }
+    }
+
+    /// The endpoint's connection has ended before an answer.
+    fn silence(&self, upstream: &Upstream) -> NoAnswer {
+        if self.up.broken_off {
+            Failure::CallerGone.into()
+        } else if upstream.reused && upstream.incoming.is_empty() && !self.interim && self.is_repeatable() {
+            NoAnswer::Stale
+        } else {
+            Failure::Broken(Reason::UpstreamReset).into()
+        }
+    }
+
+    /// Reads a whole head; `None` if it was an interim one, which has been passed on.
+    async fn read_head(
+        &mut self,
+        upstream: &mut Upstream,
+        length: usize,
+    ) -> Result<Option<(Response, bool, BytesMut)>, Failure> {
+        let sending = !self.up.flow.is_done();
+        self.unclear = self.request.expects && sending && self.up.flow.body_bytes == 0;
+        let leaving = self.is_last_of_caller() || self.call.pod.gate.is_shut();
+        let caller = Caller {
+            method: self.request.method,
+            http10: self.request.http10,
+            upgrade: self.request.upgrade,
+            keep_alive: self.request.keep_alive && !self.unclear && !leaving,
+            sending,
+        };
+        let mut head = self.call.worker.buffers.take();
+        let read = response::read(&upstream.incoming[..length], caller, &mut head);
+        let (response, keep) = read.map_err(|error| {
+            self.call.worker.complain(|| {
+                tracing::warn!(service = %self.call.service(), endpoint = %upstream.address, "cannot pass on: {error}");
+            });
+            Failure::Broken(Reason::UpstreamProtocol)
+        })?;
+        upstream.incoming.advance(length);
+        if !response.is_interim() {
+            return Ok(Some((response, keep, head)));
+        }
+        self.interim = true;
+        // HTTP/1.0 knows no interim answers.
+        if !self.request.http10 {
+            let mut nothing = BytesMut::new();
+            let mut down = Flow::new(head, Body::EMPTY, &mut nothing)
+                .map_err(|_| Failure::Broken(Reason::UpstreamProtocol))?;
+            self.write_down(&mut down, upstream).await?;
+        }
+        Ok(None)
+    }
+
+    /// Writes the head of an answer without a body. Meanwhile the request goes on.
+    pub(super) async fn write_down(
+        &mut self,
+        down: &mut Flow,
+        upstream: &mut Upstream,
+    ) -> Result<(), Failure> {
+        let worker = self.call.worker.clone();
+        let buffers = &worker.buffers;
+        let mut nothing = BytesMut::new();
+        let (mut caller_reads, mut caller_writes) = self.connection.stream.split();
+        let (mut reads, mut writes) = upstream.stream.split();
+        poll_fn(|cx| {
+            let sent = self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, buffers);
+            if let Err(halt) = sent {
+                return Poll::Ready(Err(failure_of(halt)));
+            }
+            let written = down.poll(cx, &mut reads, &mut caller_writes, &mut nothing, buffers);
+            written.map_err(|_| Failure::CallerGone)
+        })
+        .await
+    }
+}
+
+fn failure_of(halt: Halt) -> Failure {
+    match halt {
+        Halt::CallerGone => Failure::CallerGone,
+        Halt::Malformed => Failure::Unfit(Reason::BadRequest),
+    }
+}

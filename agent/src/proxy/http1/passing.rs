@@ -1,0 +1,131 @@
+//! Passing an answer on, and leaving both connections as they should be behind it.
+
+use std::{future::poll_fn, task::Poll};
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+
+use super::{
+    attempt::{Answer, Upstream},
+    exchange::{Ended, Exchange},
+    flow::{Stopped, poll_read},
+    sending::Halt,
+};
+use crate::{
+    clock::Nanos,
+    observe::reason::Reason,
+    proxy::{choose::Chosen, governed::Break},
+};
+
+impl Exchange<'_> {
+    /// Passes the answer on, while what is left of the request goes on too.
+    pub(super) async fn pass_on(&mut self, answer: &mut Answer) -> Result<(), Break> {
+        let worker = self.call.worker.clone();
+        let buffers = &worker.buffers;
+        let Answer { upstream, response, down, .. } = answer;
+        if response.tunnel {
+            // What follows the head is no answer.
+            return self.write_down(down, upstream).await.map_err(|_| Break::CallerGone(0));
+        }
+        let (mut caller_reads, mut caller_writes) = self.connection.stream.split();
+        let (mut reads, mut writes) = upstream.stream.split();
+        poll_fn(|cx| {
+            match self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, buffers) {
+                // The answer is under way: a request that breaks off does not stop it.
+                Ok(()) | Err(Halt::Malformed) => {}
+                Err(Halt::CallerGone) => return Poll::Ready(Err(Break::CallerGone(0))),
+            }
+            let passed = down.poll(cx, &mut reads, &mut caller_writes, &mut upstream.incoming, buffers);
+            passed.map_err(Break::from)
+        })
+        .await
+    }
+
+    /// What becomes of the connections.
+    pub(super) async fn conclude(
+        &mut self,
+        answer: Answer,
+        chosen: Chosen,
+        ended: Result<(), Break>,
+    ) -> Ended {
+        let worker = self.call.worker.clone();
+        let buffers = &worker.buffers;
+        let Answer { mut upstream, response, keep, down } = answer;
+        buffers.give(down.into_head());
+        match ended {
+            Ok(()) if response.tunnel => return self.switch(upstream, chosen),
+            Ok(()) => {}
+            Err(Break::CallerGone(_) | Break::Answer(_)) => return Ended::Broken,
+            // What came is passed on; that something is missing the caller sees as it would have without Sluice.
+            Err(Break::End) => return Ended::Close,
+        }
+        if self.up.is_under_way() && !self.unclear {
+            self.send_rest(&mut upstream, keep).await;
+        }
+        let complete = self.up.is_complete();
+        if response.reusable && complete && upstream.incoming.is_empty() {
+            let Upstream { stream, address, incoming, .. } = upstream;
+            buffers.give(incoming);
+            worker.pool.give(self.call.pod.id, address, stream, response.idle_seconds, Nanos::now());
+        }
+        match (keep, self.up.flow.is_done()) {
+            (true, true) => Ended::Keep,
+            (false, true) => Ended::Close,
+            (_, false) => Ended::Linger,
+        }
+    }
+
+    /// The answer is complete and the request is not. As long as the endpoint takes the rest of it, it gets it: closing now
+    /// would reset a caller that sends first and reads then, and the answer would be lost to it.
+    async fn send_rest(&mut self, upstream: &mut Upstream, keep: bool) {
+        let worker = self.call.worker.clone();
+        if !keep {
+            // The end of the answer must not wait for the end of the request. A caller that has gone is noticed below.
+            let _ = self.connection.stream.shutdown().await;
+        }
+        let (mut caller_reads, _) = self.connection.stream.split();
+        let (mut reads, mut writes) = upstream.stream.split();
+        poll_fn(|cx| {
+            let sent = self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, &worker.buffers);
+            if sent.is_err() {
+                self.up.deaf = true;
+            }
+            if !self.up.is_under_way() {
+                return Poll::Ready(());
+            }
+            // An endpoint that ends its side has no use for the rest; one that speaks is out of turn.
+            match poll_read(cx, &mut reads, &mut upstream.incoming, &worker.buffers) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(_) => {
+                    self.up.deaf = true;
+                    Poll::Ready(())
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Both sides speak something else from here on.
+    fn switch(&mut self, upstream: Upstream, chosen: Chosen) -> Ended {
+        let rest = self.up.flow.rest_of_head();
+        if !rest.is_empty() {
+            // An endpoint that was in a hurry: what it has not yet got of the request goes ahead of everything else.
+            let mut first = BytesMut::from(rest);
+            first.extend_from_slice(self.incoming);
+            *self.incoming = first;
+        }
+        let Upstream { stream, incoming, .. } = upstream;
+        Ended::Tunnel(Box::new((stream, chosen, incoming)))
+    }
+}
+
+impl From<Stopped> for Break {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Write(_) => Self::CallerGone(0),
+            Stopped::Chunk(_) => Self::Answer(Reason::UpstreamProtocol),
+            Stopped::Read(_) => Self::Answer(Reason::UpstreamReset),
+            Stopped::End => Self::End,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What is known of the address that a connection's caller dialled, and the numbers that go with it.
+//!
+//! A connection looks again before each request, and goes on with what it last knew where the service is no longer there:
+//! its caller is then told to reconnect.
+
+use std::{
+    cell::{RefCell, RefMut},
+    net::SocketAddr,
+    rc::Rc,
+};
+
+use super::worker::{PodHere, Worker};
+use crate::{cluster::model::Destination, observe::metrics::ServiceSeries};
+
+/// Cheap to clone, so that a request takes what was known when it came.
+#[derive(Clone)]
+pub(crate) struct Known {
+    /// Of the snapshot that it was found in.
+    generation: u64,
+    pub(crate) destination: Rc<Destination>,
+    series: Rc<RefCell<ServiceSeries>>,
+    /// It is still there.
+    pub(crate) governed: bool,
+}
+
+impl Known {
+    /// `destination` must have been found in the present turn of the worker, so that it is of the present snapshot.
+    pub(crate) fn new(worker: &Worker, pod: &PodHere, destination: Destination) -> Self {
+        Self {
+            generation: worker.snapshot().generation,
+            series: Rc::new(RefCell::new(series(pod, &destination))),
+            destination: Rc::new(destination),
+            governed: true,
+        }
+    }
+
+    /// Looks again what stands behind `dialled`.
+    pub(crate) fn refresh(&mut self, worker: &Worker, pod: &PodHere, dialled: SocketAddr) {
+        let snapshot = worker.snapshot();
+        if self.generation == snapshot.generation {
+            return;
+        }
+        self.generation = snapshot.generation;
+        let found = snapshot.destinations.get(&dialled);
+        self.governed = found.is_some();
+        if let Some(found) = found {
+            let (old, new) = (&self.destination.service, &found.service);
+            if (&old.namespace, &old.name, old.port) != (&new.namespace, &new.name, new.port) {
+                self.series = Rc::new(RefCell::new(series(pod, found)));
+            }
+            self.destination = Rc::new(found.clone());
+        }
+    }
+
+    /// Not to be held while anything is waited for.
+    pub(crate) fn series(&self) -> RefMut<'_, ServiceSeries> {
+        self.series.borrow_mut()
+    }
+}
+
+fn series(pod: &PodHere, destination: &Destination) -> ServiceSeries {
+    let service = &destination.service;
+    pod.metrics.service(&service.namespace, &service.name, service.port)
+}
