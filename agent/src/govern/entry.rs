@@ -21,7 +21,7 @@
 use std::{io::Write as _, net::IpAddr, sync::Arc};
 
 use super::{
-    policy::{EntryRule, Lane, RequestMatch, ShareKey},
+    policy::{EntryRule, Lane, PercentageKey},
     request::Request,
     tag::Tag,
 };
@@ -34,19 +34,11 @@ pub struct Entry {
 
 #[derive(Clone, Debug, PartialEq)]
 struct Rule {
-    lane: Arc<str>,
-    tag: Tag,
-    matches: RequestMatch,
-    share: Option<Share>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Share {
-    key: ShareKey,
-    /// Of all such requests, 0 to 1.
-    of_all: f64,
-    /// Of those that no older lane takes, 0 to 1.
-    of_rest: f64,
+    lane: Arc<Lane>,
+    /// Of the lane's rules.
+    index: usize,
+    /// The part of the requests that it takes of those that meet its conditions and that no older lane takes, 0 to 1.
+    share: f64,
 }
 
 /// The tag that a request has got.
@@ -58,21 +50,14 @@ pub struct Coloured<'e> {
 }
 
 impl Entry {
-    /// Puts the rules of several lanes together. Lanes come oldest first.
-    pub fn new<'l>(lanes: impl IntoIterator<Item = (&'l Arc<Lane>, Vec<&'l EntryRule>)>) -> Self {
+    /// Puts the rules of several lanes together, the oldest first. Their targets are not looked at.
+    pub fn new<'l>(lanes: impl IntoIterator<Item = &'l Arc<Lane>>) -> Self {
         let mut rules: Vec<Rule> = Vec::new();
-        for (lane, asked) in lanes {
+        for lane in lanes {
             let older = rules.len();
-            for rule in asked {
-                let share = rule.share.as_ref().map(|share| {
-                    let of_all = (share.percent / 100.0).clamp(0.0, 1.0);
-                    let taken = taken(&rules[..older], &rule.matches, &share.key);
-                    let left = 1.0 - taken;
-                    let of_rest = if left > of_all { of_all / left } else { 1.0 };
-                    Share { key: share.key.clone(), of_all, of_rest }
-                });
-                let (name, tag) = (lane.name.clone(), lane.tag.clone());
-                rules.push(Rule { lane: name, tag, matches: rule.matches.clone(), share });
+            for (index, rule) in lane.entry.iter().enumerate() {
+                let share = share_of_rest(&rules[..older], rule);
+                rules.push(Rule { lane: lane.clone(), index, share });
             }
         }
         Self { rules }
@@ -86,51 +71,64 @@ impl Entry {
     /// The tag for a request that has none. `caller` is the calling pod's address.
     pub fn colour(&self, request: &impl Request, caller: IpAddr) -> Option<Coloured<'_>> {
         let rule = self.rules.iter().find(|rule| rule.takes(request, caller))?;
-        Some(Coloured { tag: &rule.tag, lane: &rule.lane })
+        Some(Coloured { tag: &rule.lane.tag, lane: &rule.lane.name })
     }
 }
 
 impl Rule {
+    fn asked(&self) -> &EntryRule {
+        &self.lane.entry[self.index]
+    }
+
     fn takes(&self, request: &impl Request, caller: IpAddr) -> bool {
-        self.matches.matches(request)
-            && self.share.as_ref().is_none_or(|share| {
-                share.place(&self.lane, request, caller).is_some_and(|place| place < share.of_rest)
+        let rule = self.asked();
+        rule.matches.matches(request)
+            && rule.percentage.as_ref().is_none_or(|percentage| {
+                place_of(&self.lane.name, &percentage.key, request, caller)
+                    .is_some_and(|place| place < self.share)
             })
     }
 }
 
-impl Share {
-    /// Where the request's key falls in the lane; `None` if the request has none.
-    fn place(&self, lane: &str, request: &impl Request, caller: IpAddr) -> Option<f64> {
-        match &self.key {
-            ShareKey::Header(name) => request.header(name).and_then(|value| place(lane, value)),
-            ShareKey::Cookie(name) => request.cookie(name).and_then(|value| place(lane, &value)),
-            ShareKey::Caller => {
-                // As it is written (RFC 5952), which is at most 39 bytes.
-                let mut text = [0; 40];
-                let mut rest = &mut text[..];
-                let written = write!(rest, "{}", caller.to_canonical()).is_ok();
-                let length = 40 - rest.len();
-                written.then(|| place(lane, &text[..length])).flatten()
-            }
+/// What a rule has to take of the requests that older lanes leave it, to get what it asks for of all of them.
+fn share_of_rest(older: &[Rule], rule: &EntryRule) -> f64 {
+    let Some(percentage) = &rule.percentage else { return 1.0 };
+    let of_all = part(percentage.percent);
+    // Rules of one lane share its users: the widest counts.
+    let mut lanes: Vec<(&Arc<str>, f64)> = Vec::new();
+    for rival in older.iter().filter(|rival| rival.asked().matches == rule.matches) {
+        let Some(taken) = rival.asked().percentage.as_ref().filter(|taken| taken.key == percentage.key)
+        else {
+            continue;
+        };
+        let taken = part(taken.percent);
+        match lanes.last_mut().filter(|(lane, _)| **lane == rival.lane.name) {
+            Some((_, widest)) => *widest = widest.max(taken),
+            None => lanes.push((&rival.lane.name, taken)),
         }
     }
+    let left = 1.0 - lanes.iter().map(|(_, taken)| taken).sum::<f64>();
+    if left > of_all { of_all / left } else { 1.0 }
 }
 
-/// What older lanes take of the same requests, 0 to 1 and beyond. Rules of one lane share its users: its widest counts.
-fn taken(older: &[Rule], matches: &RequestMatch, key: &ShareKey) -> f64 {
-    let mut lanes: Vec<(&Arc<str>, f64)> = Vec::new();
-    for rule in older {
-        let Some(share) = &rule.share else { continue };
-        if rule.matches != *matches || share.key != *key {
-            continue;
-        }
-        match lanes.last_mut().filter(|(lane, _)| *lane == &rule.lane) {
-            Some((_, widest)) => *widest = widest.max(share.of_all),
-            None => lanes.push((&rule.lane, share.of_all)),
+fn part(percent: f64) -> f64 {
+    (percent / 100.0).clamp(0.0, 1.0)
+}
+
+/// Where a request falls in a lane; `None` if it has no key.
+fn place_of(lane: &str, key: &PercentageKey, request: &impl Request, caller: IpAddr) -> Option<f64> {
+    match key {
+        PercentageKey::Header(name) => place(lane, request.header(name)?),
+        PercentageKey::Cookie(name) => place(lane, &request.cookie(name)?),
+        PercentageKey::ClientAddress => {
+            // As it is written (RFC 5952), which is at most 39 bytes.
+            let mut text = [0; 40];
+            let mut rest = &mut text[..];
+            write!(rest, "{}", caller.to_canonical()).ok()?;
+            let length = 40 - rest.len();
+            place(lane, &text[..length])
         }
     }
-    lanes.iter().map(|(_, share)| share).sum()
 }
 
 /// Where a key falls in a lane, evenly in 0..1; `None` for an empty key, which identifies nobody. Must never change:

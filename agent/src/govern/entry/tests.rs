@@ -4,7 +4,7 @@ use http::HeaderName;
 use proptest::prelude::*;
 
 use super::{
-    super::policy::{LaneFallback, PathMatch, Share as Asked, ValueMatch, ValueTest},
+    super::policy::{LaneFallback, PathMatch, Percentage, RequestMatch, ValueMatch, ValueTest},
     *,
 };
 use crate::govern::request::tests::Plain;
@@ -13,20 +13,26 @@ const CALLER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 7));
 
 fn lane(name: &str, entry: Vec<EntryRule>) -> Arc<Lane> {
     let tag = name.rsplit('/').next().unwrap_or_default().parse().expect("a tag");
-    Arc::new(Lane { name: name.into(), tag, entry, fallback: LaneFallback::Baseline })
+    Arc::new(Lane {
+        name: name.into(),
+        tag,
+        selector: None,
+        fallback: LaneFallback::Baseline,
+        targets: Vec::new(),
+        entry,
+    })
 }
 
 fn entry(lanes: &[Arc<Lane>]) -> Entry {
-    Entry::new(lanes.iter().map(|lane| (lane, lane.entry.iter().collect())))
+    Entry::new(lanes)
 }
 
-fn user() -> ShareKey {
-    ShareKey::Header(HeaderName::from_static("x-user"))
+fn user() -> PercentageKey {
+    PercentageKey::Header(HeaderName::from_static("x-user"))
 }
 
-fn rule(matches: RequestMatch, share: Option<(f64, ShareKey)>) -> EntryRule {
-    let share = share.map(|(percent, key)| Asked { percent, key });
-    EntryRule { services: Vec::new(), matches, share }
+fn rule(matches: RequestMatch, share: Option<(f64, PercentageKey)>) -> EntryRule {
+    EntryRule { matches, percentage: share.map(|(percent, key)| Percentage { percent, key }) }
 }
 
 fn percent(name: &str, percent: f64) -> Arc<Lane> {
@@ -124,16 +130,17 @@ fn without_its_key_a_request_is_in_no_share() {
     assert!(!coloured(&by_header, Plain::get("/")));
     assert!(!coloured(&by_header, Plain::get("/").with("x-user", "")));
     assert!(coloured(&by_header, Plain::get("/").with("x-user", "ann")));
-    let by_cookie = all(ShareKey::Cookie("uid".into()));
+    let by_cookie = all(PercentageKey::Cookie("uid".into()));
     assert!(!coloured(&by_cookie, Plain::get("/").with("cookie", "xuid=1")));
     assert!(coloured(&by_cookie, Plain::get("/").with("cookie", "a=b; uid=1")));
-    assert!(coloured(&all(ShareKey::Caller), Plain::get("/")), "a caller always has an address");
+    assert!(coloured(&all(PercentageKey::ClientAddress), Plain::get("/")), "a caller always has an address");
 }
 
 #[test]
 fn a_key_is_the_same_wherever_it_stands() {
     let by = |key| entry(&[lane("shop/gray", vec![rule(RequestMatch::default(), Some((50.0, key)))])]);
-    let (header, cookie, caller) = (by(user()), by(ShareKey::Cookie("uid".into())), by(ShareKey::Caller));
+    let (header, cookie, caller) =
+        (by(user()), by(PercentageKey::Cookie("uid".into())), by(PercentageKey::ClientAddress));
     for last in 0..=255 {
         let address = IpAddr::from([10, 1, 2, last]);
         let text: &'static str = address.to_string().leak();
@@ -146,7 +153,7 @@ fn a_key_is_the_same_wherever_it_stands() {
             assert_eq!((in_header.is_some(), in_header), (in_cookie.is_some(), by_caller), "{address}");
         }
     }
-    let everybody = [rule(RequestMatch::default(), Some((100.0, ShareKey::Caller)))];
+    let everybody = [rule(RequestMatch::default(), Some((100.0, PercentageKey::ClientAddress)))];
     let everybody = entry(&[lane("shop/gray", everybody.into())]);
     let longest = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe".parse().unwrap();
     assert!(everybody.colour(&Plain::get("/"), longest).is_some());

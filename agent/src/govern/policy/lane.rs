@@ -1,5 +1,4 @@
-//! What a lane asks of requests: which of them it colours where they enter, and what becomes of those that it cannot
-//! serve. Which pods are in it is the cluster model's business.
+//! What a TrafficLane asks for, checked and ready for use: which workloads share a tag, and which requests get it.
 
 use std::sync::Arc;
 
@@ -8,51 +7,123 @@ use http::HeaderName;
 use super::RequestMatch;
 use crate::govern::tag::Tag;
 
-/// A TrafficLane, as far as requests are concerned.
+/// The workloads that share a tag, and the requests that enter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lane {
     /// The TrafficLane that it comes from, as `shop/gray`.
     pub name: Arc<str>,
     pub tag: Tag,
-    /// Which requests without a tag get this one; the first rule that takes a request is enough.
-    pub entry: Vec<EntryRule>,
+    /// The pods of the namespace that belong to it, besides those whose label says a tag; `None`: only those.
+    pub selector: Option<Selector>,
     pub fallback: LaneFallback,
+    /// The Services of the namespace whose calls the entry rules are about; empty: all.
+    pub targets: Vec<Target>,
+    /// A request without a tag enters if one of these holds.
+    pub entry: Vec<EntryRule>,
 }
 
-/// What becomes of a request of the lane at a service that has no usable endpoint in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// What becomes of a tagged request to a service without a usable endpoint of the lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LaneFallback {
     /// The baseline answers.
     #[default]
     Baseline,
-    /// It is refused.
+    /// It is answered with 503.
     Fail,
 }
 
-/// Requests that enter the lane.
+/// A Service, or one port of it, in the namespace of the object that targets it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    pub service: Arc<str>,
+    /// The port's name; `None`: every port.
+    pub port: Option<Arc<str>>,
+}
+
+/// A condition on the labels of a pod: all requirements must hold. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Selector {
+    pub requirements: Vec<Requirement>,
+}
+
+/// A condition on one label, as Kubernetes defines it.
+/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#resources-that-support-set-based-requirements>
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Requirement {
+    In(Arc<str>, Vec<Arc<str>>),
+    /// Holds also where the label is not set.
+    NotIn(Arc<str>, Vec<Arc<str>>),
+    Exists(Arc<str>),
+    DoesNotExist(Arc<str>),
+}
+
+/// Requests that enter a lane: those that match, or a share of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EntryRule {
-    /// The Services (of the lane's own namespace) at which requests are looked at; empty: at all of them.
-    pub services: Vec<Arc<str>>,
     pub matches: RequestMatch,
-    /// `None`: all that match.
-    pub share: Option<Share>,
+    pub percentage: Option<Percentage>,
 }
 
-/// A stable part of the requests (see [`crate::govern::entry`]).
+/// A share of requests that is stable for a key.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Share {
+pub struct Percentage {
     /// 0 to 100.
     pub percent: f64,
-    /// A request without it is in no share.
-    pub key: ShareKey,
+    pub key: PercentageKey,
 }
 
-/// What says whose request it is: the same value is always in the share, or never.
+/// What tells requests apart that should fare alike. A request without it does not enter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ShareKey {
+pub enum PercentageKey {
     Header(HeaderName),
     Cookie(Arc<str>),
-    /// The calling pod's address.
-    Caller,
+    /// The address of the calling pod.
+    ClientAddress,
+}
+
+impl Selector {
+    /// Whether a pod with these labels is selected.
+    pub fn selects<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.requirements.iter().all(|requirement| match requirement {
+            Requirement::In(key, values) => {
+                label(key).is_some_and(|value| values.iter().any(|one| &**one == value))
+            }
+            Requirement::NotIn(key, values) => {
+                label(key).is_none_or(|value| values.iter().all(|one| &**one != value))
+            }
+            Requirement::Exists(key) => label(key).is_some(),
+            Requirement::DoesNotExist(key) => label(key).is_none(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_selects_as_kubernetes_does() {
+        let labels = |name: &str| match name {
+            "app" => Some("orders"),
+            "track" => Some("gray"),
+            _ => None,
+        };
+        let values = |values: &[&str]| values.iter().map(|value| (*value).into()).collect::<Vec<Arc<str>>>();
+        for (requirement, wanted) in [
+            (Requirement::In("app".into(), values(&["orders", "stock"])), true),
+            (Requirement::In("app".into(), values(&["stock"])), false),
+            (Requirement::In("tier".into(), values(&["stock"])), false),
+            (Requirement::NotIn("app".into(), values(&["orders"])), false),
+            (Requirement::NotIn("app".into(), values(&["stock"])), true),
+            (Requirement::NotIn("tier".into(), values(&["x"])), true),
+            (Requirement::Exists("track".into()), true),
+            (Requirement::Exists("tier".into()), false),
+            (Requirement::DoesNotExist("track".into()), false),
+            (Requirement::DoesNotExist("tier".into()), true),
+        ] {
+            let both =
+                Selector { requirements: vec![Requirement::Exists("app".into()), requirement.clone()] };
+            assert_eq!(both.selects(labels), wanted, "{requirement:?}");
+        }
+    }
 }

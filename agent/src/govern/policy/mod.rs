@@ -16,7 +16,7 @@ pub use self::{
         CircuitBreaker, Fallback, FallbackAction, FallbackOn, OutlierDetection, Retry, RetryOn, SlowRequest,
         StaleAnswer, StaticAnswer, SuccessRate, Timeouts,
     },
-    lane::{EntryRule, Lane, LaneFallback, Share, ShareKey},
+    lane::{EntryRule, Lane, LaneFallback, Percentage, PercentageKey, Requirement, Selector, Target},
     limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},
     matching::{PathMatch, Pattern, RequestMatch, ValueMatch, ValueTest},
 };
