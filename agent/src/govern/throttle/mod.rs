@@ -1,0 +1,154 @@
+//! How many requests a service gets in a time (DESIGN 6.3): which are admitted at once, which wait, which are refused.
+//!
+//! [`Throttles`] are the rules of one service port, asked before an endpoint is chosen; all that match a request must
+//! admit it, and what one of them took is given back if another refuses. Each [`Throttle`] has the state of one rule: a
+//! bucket (`pace`) for each of its keys (`keyed`), whose price falls after a cold start (`cold`), and which callers
+//! share fairly if they share it at all (`fair`).
+//!
+//! Workers share the state. A lock is held for the arithmetic of one bucket, and rules with keys have one for
+//! each sixteenth of them.
+
+mod cold;
+mod fair;
+mod keyed;
+mod pace;
+mod verdict;
+
+use std::{sync::Arc, time::Duration};
+
+use ahash::RandomState;
+
+pub use self::verdict::{Refusal, Throttles, Verdict};
+use self::{
+    keyed::Buckets,
+    pace::{Pace, Taken, duration},
+};
+use super::{
+    policy::{LimitKey, RateLimit, Scope},
+    request::Request,
+};
+
+/// What a rule says of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Now,
+    /// When it has waited so long; its place is kept.
+    After(Duration),
+    Refused {
+        /// When the next request would be admitted if no other came before. Where callers share a limit, and this one is
+        /// above its share: when its share admits the next one for certain.
+        retry_after: Duration,
+    },
+}
+
+/// One rule and its state.
+#[derive(Debug)]
+pub struct Throttle {
+    rule: Arc<RateLimit>,
+    /// What the rule's successors go on with.
+    state: Arc<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    buckets: Buckets,
+    /// Two halves of a key's hash, with seeds that nobody can know.
+    hashes: [RandomState; 2],
+}
+
+/// What a request took from a rule's bucket.
+#[derive(Clone, Copy, Debug)]
+struct Charge {
+    key: u128,
+    taken: Taken,
+}
+
+impl Throttle {
+    /// A rule that nobody has asked yet: its buckets are full, and cold.
+    pub fn new(rule: Arc<RateLimit>) -> Self {
+        let pace = Pace::of(&rule);
+        let buckets = if is_shared(&rule) { Buckets::shared(pace) } else { Buckets::keyed(&pace) };
+        Self { rule, state: Arc::new(State { buckets, hashes: [RandomState::new(), RandomState::new()] }) }
+    }
+
+    /// The rule in its new words, with the state that still makes sense: what is left in each bucket stays as far as
+    /// it fits, and nothing is poured in, however often a rule is changed. Only another key or scope begins anew. The
+    /// state is one: requests that still meet the old rule count, and from now on are paced as the new one says.
+    #[must_use]
+    pub fn with_rule(self: &Arc<Self>, rule: Arc<RateLimit>, now_nanos: u64) -> Arc<Self> {
+        if self.rule == rule {
+            return Arc::clone(self);
+        }
+        if self.rule.key != rule.key || self.rule.scope != rule.scope {
+            return Arc::new(Self::new(rule));
+        }
+        let pace = Pace::of(&rule);
+        if pace != Pace::of(&self.rule) {
+            self.state.buckets.convert(&pace, now_nanos);
+        }
+        Arc::new(Self { rule, state: Arc::clone(&self.state) })
+    }
+
+    pub fn rule(&self) -> &Arc<RateLimit> {
+        &self.rule
+    }
+
+    /// How many values of its key it keeps count of.
+    pub fn keys(&self) -> usize {
+        self.state.buckets.len()
+    }
+
+    /// What the rule says of this request, which is counted if it is admitted; `None` if the rule is not about it.
+    /// `caller` is the calling pod's identity. To ask several rules about one request, see [`Throttles`].
+    pub fn admit(&self, request: &impl Request, caller: &str, now_nanos: u64) -> Option<Admission> {
+        Some(self.charge(request, caller, now_nanos)?.0)
+    }
+
+    fn charge(
+        &self,
+        request: &impl Request,
+        caller: &str,
+        now_nanos: u64,
+    ) -> Option<(Admission, Option<Charge>)> {
+        if !self.rule.matches.matches(request) {
+            return None;
+        }
+        let key = self.key(request, caller);
+        Some(match self.state.buckets.take(key, now_nanos) {
+            Ok(taken) if taken.wait == 0 => (Admission::Now, Some(Charge { key, taken })),
+            Ok(taken) => (Admission::After(duration(taken.wait)), Some(Charge { key, taken })),
+            Err(short) => (Admission::Refused { retry_after: duration(short) }, None),
+        })
+    }
+
+    /// The request is not going to be made.
+    fn give_back(&self, charge: &Charge) {
+        self.state.buckets.give_back(charge.key, &charge.taken);
+    }
+
+    fn key(&self, request: &impl Request, caller: &str) -> u128 {
+        // Of a bucket that all callers share, the caller is no key, but the owner of an account.
+        let by_caller =
+            self.rule.scope == Scope::Caller || self.rule.key == LimitKey::Caller || is_shared(&self.rule);
+        let caller = by_caller.then_some(caller);
+        match &self.rule.key {
+            LimitKey::None | LimitKey::Caller => self.hash(caller, None),
+            LimitKey::Header(name) => self.hash(caller, request.header(name)),
+            LimitKey::QueryParameter(name) => self.hash(caller, request.query_parameter(name).as_deref()),
+        }
+    }
+
+    fn hash(&self, caller: Option<&str>, value: Option<&[u8]>) -> u128 {
+        let [high, low] =
+            self.state.hashes.each_ref().map(|state| u128::from(state.hash_one((caller, value))));
+        high << 64 | low
+    }
+}
+
+/// Whether all callers have one bucket together.
+fn is_shared(rule: &RateLimit) -> bool {
+    rule.key == LimitKey::None && rule.scope == Scope::Node
+}
+
+#[cfg(test)]
+mod tests;

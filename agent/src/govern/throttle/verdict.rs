@@ -1,0 +1,137 @@
+//! What all rules of a service port say of a request, together.
+
+use std::{sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
+
+use super::{Admission, Charge, Throttle};
+use crate::govern::{
+    policy::{Behaviour, Mode, RateLimit},
+    request::Request,
+};
+
+/// The rules of one service port.
+#[derive(Clone, Debug, Default)]
+pub struct Throttles {
+    /// Those that let requests wait come last: a place in a queue can only be given back by the last one in it, so
+    /// nobody takes one who is refused elsewhere.
+    rules: Vec<Arc<Throttle>>,
+}
+
+impl Throttles {
+    pub fn new(rules: &[Arc<RateLimit>]) -> Self {
+        Self::default().with_rules(rules, 0)
+    }
+
+    /// The rules as they are now wanted; those that had been there under the same name keep their state
+    /// ([`Throttle::with_rule`]).
+    #[must_use]
+    pub fn with_rules(&self, rules: &[Arc<RateLimit>], now_nanos: u64) -> Self {
+        let mut rules: Vec<_> = rules
+            .iter()
+            .map(|rule| match self.rules.iter().find(|throttle| throttle.rule().name == rule.name) {
+                Some(throttle) => throttle.with_rule(Arc::clone(rule), now_nanos),
+                None => Arc::new(Throttle::new(Arc::clone(rule))),
+            })
+            .collect();
+        rules.sort_by_key(|throttle| matches!(throttle.rule().behaviour, Behaviour::Queue { .. }));
+        Self { rules }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// All rules, those that refuse before those that let requests wait.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Throttle>> {
+        self.rules.iter()
+    }
+
+    /// Asks every rule that is about this request. Once one that is enforced refuses, the others get back what they gave.
+    /// `caller` is the calling pod's identity.
+    pub fn admit(&self, request: &impl Request, caller: &str, now_nanos: u64) -> Verdict {
+        let mut verdict = Verdict::default();
+        for throttle in &self.rules {
+            let Some((admission, charge)) = throttle.charge(request, caller, now_nanos) else { continue };
+            let refused = matches!(admission, Admission::Refused { .. });
+            if refused && throttle.rule().mode == Mode::Enforce {
+                verdict.revoke();
+            }
+            verdict.decisions.push(Decision { throttle: Arc::clone(throttle), admission, charge });
+            if refused && throttle.rule().mode == Mode::Enforce {
+                verdict.refused = true;
+                break;
+            }
+        }
+        verdict
+    }
+}
+
+/// What the rules say of a request. If the request is not made after all (its caller has gone while it waited, or something
+/// else refuses it), it is to be [given back](Self::give_back); otherwise it is simply dropped.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Verdict {
+    /// The one that refused is the last.
+    decisions: SmallVec<[Decision; 1]>,
+    refused: bool,
+}
+
+#[derive(Debug)]
+struct Decision {
+    throttle: Arc<Throttle>,
+    admission: Admission,
+    charge: Option<Charge>,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'v> {
+    pub rule: &'v Arc<RateLimit>,
+    /// See [`Admission::Refused`].
+    pub retry_after: Duration,
+}
+
+impl Verdict {
+    /// The enforced rule that refuses the request.
+    pub fn refusal(&self) -> Option<Refusal<'_>> {
+        match self.decisions.last() {
+            Some(Decision { throttle, admission: Admission::Refused { retry_after }, .. })
+                if self.refused =>
+            {
+                Some(Refusal { rule: throttle.rule(), retry_after: *retry_after })
+            }
+            _ => None,
+        }
+    }
+
+    /// How long the request has to wait, by the enforced rules; 0 if it may go now.
+    pub fn wait(&self) -> Duration {
+        let waits = self.decisions.iter().map(|decision| match decision.admission {
+            Admission::After(wait) if decision.throttle.rule().mode == Mode::Enforce => wait,
+            _ => Duration::ZERO,
+        });
+        waits.max().unwrap_or_default()
+    }
+
+    /// What each rule said that is about the request, for the numbers: also those that only [observe](Mode::Observe), of
+    /// which [`Admission::Refused`] means that they would have refused it. Of a refused request only the refusals.
+    pub fn decisions(&self) -> impl Iterator<Item = (&Arc<RateLimit>, Admission)> {
+        self.decisions.iter().map(|decision| (decision.throttle.rule(), decision.admission))
+    }
+
+    /// The request is not going to be made: every rule gets back what it gave, as far as that lets no more through than if
+    /// the request had never been. A place in a queue that others stand behind already stays empty.
+    pub fn give_back(mut self) {
+        self.revoke();
+    }
+
+    fn revoke(&mut self) {
+        for decision in &self.decisions {
+            if let Some(charge) = &decision.charge {
+                decision.throttle.give_back(charge);
+            }
+        }
+        self.decisions.retain(|decision| decision.charge.is_none());
+    }
+}
