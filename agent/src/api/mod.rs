@@ -1,7 +1,58 @@
-//! The words of Sluice's Kubernetes API: label and annotation keys that users write on their objects, and what
-//! they may say there.
+//! Sluice's Kubernetes API: the kinds `TrafficPolicy` and `TrafficLane`, and the label and annotation keys that users
+//! write on other objects.
 //!
-//! The cluster model reads them; nothing else in the agent spells them out.
+//! A kind is a Rust type, and everything else comes from it: its CustomResourceDefinition ([`definition`]), which makes the
+//! API server refuse what makes no sense; the same checks as code, for manifests, the watch and `sluice check`
+//! ([`read`]); and what governing works by, [`crate::govern::policy`], with every default filled in. Nothing else in the
+//! agent spells these words out.
+
+// KubeSchema repeats each type, as public as it is, inside a function.
+#![allow(unreachable_pub)]
+// Clippy takes several `printcolumn(...)` for one that is given twice.
+#![allow(clippy::duplicated_attributes)]
+
+mod crds;
+mod field;
+mod hint;
+mod matching;
+mod schema;
+mod span;
+mod target;
+mod traffic_lane;
+mod traffic_policy;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use kube::{CustomResourceExt, Resource};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use self::field::Errors;
+pub use self::{
+    crds::definition,
+    field::FieldError,
+    matching::{
+        CookieMatch, HeaderMatch, ParameterMatch, PathMatch, PathMatchType, RequestMatch, ValueMatchType,
+    },
+    schema::Schema,
+    span::Span,
+    target::TargetRef,
+    traffic_lane::{
+        EntryRule, LaneFallback, Percentage, PercentageKey, PercentageKeyType, TrafficLane, TrafficLaneSpec,
+    },
+    traffic_policy::*,
+};
+use crate::govern::policy::{Lane, Policy, Target};
+
+/// The group of Sluice's own kinds.
+pub const GROUP: &str = "sluice.dev";
+/// Their version, as `apiVersion` has it.
+pub const API_VERSION: &str = "sluice.dev/v1alpha1";
+
+// Patterns of the schema that are put into words where they are not met.
+const NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+const TAG: &str = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$";
+const HEALTH_CHECK_PATH: &str = r"^/[^*]*\*?$";
 
 /// Annotation on a Namespace or a Pod, `enabled` or `disabled`; a Pod's own word wins over its Namespace's.
 pub const CAPTURE_ANNOTATION: &str = "sluice.dev/capture";
@@ -23,16 +74,114 @@ pub fn parse_capture(value: &str) -> Result<bool, InvalidCapture> {
 #[error("{0:?} is neither \"enabled\" nor \"disabled\"; it counts as not set")]
 pub struct InvalidCapture(String);
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What became of an object, told by the agents.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Accepted: whether it makes sense, what it targets exists, and no older object of its kind speaks for it already.
+    /// Programmed: whether the agents work by it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
+    )]
+    pub conditions: Vec<Condition>,
+}
 
-    #[test]
-    fn capture_is_enabled_or_disabled() {
-        assert_eq!(parse_capture("enabled"), Ok(true));
-        assert_eq!(parse_capture("disabled"), Ok(false));
-        for bad in ["", "Enabled", "true", "yes", " enabled"] {
-            assert!(parse_capture(bad).is_err(), "{bad:?}");
+/// One of Sluice's own kinds.
+pub trait Kind: Resource<DynamicType = ()> + CustomResourceExt + DeserializeOwned {
+    /// What governing works by.
+    type Checked;
+
+    /// What the API server is told about `spec`.
+    fn schema() -> &'static Schema;
+
+    /// What the object asks for, with every default filled in; or all that is wrong with it.
+    fn check(&self) -> Result<Self::Checked, Vec<FieldError>>;
+
+    /// The Services that it is about, as it names them.
+    fn targets(&self) -> Vec<Target>;
+}
+
+macro_rules! kind {
+    ($kind:ident => $checked:ident) => {
+        impl Kind for $kind {
+            type Checked = $checked;
+
+            fn schema() -> &'static Schema {
+                static SCHEMA: std::sync::LazyLock<Schema> = std::sync::LazyLock::new(|| {
+                    let json = crds::schema_of(&definition::<$kind>(), "spec");
+                    Schema::new(&json)
+                        .expect("the schema that is made of the types is structural: a test makes it")
+                });
+                &SCHEMA
+            }
+
+            fn check(&self) -> Result<$checked, Vec<FieldError>> {
+                self.check()
+            }
+
+            fn targets(&self) -> Vec<Target> {
+                self.spec.target_refs.iter().map(TargetRef::policy).collect()
+            }
+        }
+    };
+}
+
+kind!(TrafficPolicy => Policy);
+kind!(TrafficLane => Lane);
+
+/// Reads an object as it was written, and checks it: everything that is wrong with it, where the API server would say no
+/// more than that it cannot decode it. As for the API server, a field that is null is not set.
+pub fn read<K: Kind>(object: &Value) -> Result<(K, K::Checked), Vec<FieldError>> {
+    let errors = Errors::default();
+    let at = errors.at("spec");
+    let mut doubtful = Vec::new();
+    let spec = match &object["spec"] {
+        Value::Null => {
+            at.refuse("not set: it is needed");
+            None
+        }
+        spec => K::schema().shape(spec, &at, &mut doubtful),
+    };
+    let Some(spec) = spec else {
+        return Err(errors.end(()).err().unwrap_or_default());
+    };
+    let mut whole = object.clone();
+    whole["spec"] = spec;
+    // Only the agents write it, and what they find there they write anew.
+    if serde_json::from_value::<Status>(whole["status"].take()).is_err()
+        && let Value::Object(fields) = &mut whole
+    {
+        fields.remove("status");
+    }
+    let checked = match serde_path_to_error::deserialize::<_, K>(whole) {
+        Ok(object) => object.check().map(|checked| (object, checked)),
+        Err(e) => Err(vec![FieldError::new(field::path_of(e.path()), e.inner().to_string())]),
+    };
+    match (errors.end(()), checked) {
+        (Ok(()), checked) => checked,
+        (Err(misshapen), Ok(_)) => Err(misshapen),
+        (Err(mut misshapen), Err(more)) => {
+            // What was left out of an object may be why the rest of it looks wrong.
+            let in_doubt =
+                |error: &FieldError| doubtful.iter().any(|path| error.field.starts_with(path.as_str()));
+            misshapen.extend(more.into_iter().filter(|error| !in_doubt(error)));
+            Err(misshapen)
         }
     }
 }
+
+/// `shop/orders`
+fn full_name(metadata: &ObjectMeta) -> String {
+    let name = metadata.name.as_deref().unwrap_or_default();
+    format!("{}/{name}", metadata.namespace.as_deref().unwrap_or("default"))
+}
+
+/// A number that the schema bounds. One that is out of bounds was refused, and what becomes of it does not matter.
+fn number(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

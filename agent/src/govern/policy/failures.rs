@@ -217,3 +217,9 @@ pub struct StaleAnswer {
     /// Bytes that a service's answers may take on a node.
     pub max_bytes: u64,
 }
+
+impl Default for StaleAnswer {
+    fn default() -> Self {
+        Self { max_age: Duration::from_secs(300), max_bytes: 8 * 1024 * 1024 }
+    }
+}

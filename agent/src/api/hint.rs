@@ -1,0 +1,67 @@
+//! What somebody who mistyped a word may have meant.
+
+use super::field::quoted;
+
+/// How alike two words have to be (Jaro-Winkler, 0 to 1) for one to be proposed in place of the other.
+const ALIKE: f64 = 0.8;
+
+/// `there is no such field: did you mean "maxRequests"?`, or which fields there are.
+pub(super) fn unknown_field<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    match closest(name, known.clone()) {
+        Some(closest) => format!("there is no such field: did you mean {closest:?}?"),
+        None => format!("there is no such field: allowed are {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// `"enforce" is not allowed: did you mean "Enforce"? Allowed are "Enforce", "Observe"`
+pub(super) fn not_one_of<'a>(value: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let all: Vec<String> = known.clone().map(|value| format!("{value:?}")).collect();
+    let meant = closest(value, known).map(|closest| format!("did you mean {closest:?}? "));
+    let verb = if all.len() == 1 { "is" } else { "are" };
+    format!(
+        "{} is not allowed: {}allowed {verb} {}",
+        quoted(value),
+        meant.unwrap_or_default(),
+        all.join(", ")
+    )
+}
+
+fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // Long words are not mistyped ones, and cost time.
+    if word.len() > 64 {
+        return None;
+    }
+    let word = word.to_lowercase();
+    let alike = known.map(|known| (strsim::jaro_winkler(&word, &known.to_lowercase()), known));
+    let (alike, closest) = alike.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    (alike >= ALIKE).then_some(closest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_word_is_proposed() {
+        let known = ["maxRequests", "adaptive", "mode"];
+        for (word, wanted) in [
+            ("maxRequest", Some("maxRequests")),
+            ("max_requests", Some("maxRequests")),
+            ("maxrequests", Some("maxRequests")),
+            ("Mode", Some("mode")),
+            ("adpative", Some("adaptive")),
+            ("burst", None),
+            ("", None),
+        ] {
+            assert_eq!(closest(word, known.into_iter()), wanted, "{word}");
+        }
+        assert_eq!(
+            unknown_field("burst", known.into_iter()),
+            "there is no such field: allowed are maxRequests, adaptive, mode"
+        );
+        assert_eq!(
+            not_one_of("observed", ["Enforce", "Observe"].into_iter()),
+            "\"observed\" is not allowed: did you mean \"Observe\"? allowed are \"Enforce\", \"Observe\""
+        );
+    }
+}

@@ -1,0 +1,236 @@
+//! Which requests a rule is about, as users write it. Words and meaning are those of Gateway API's HTTPRoute.
+
+use http::{HeaderName, Method};
+use kube::KubeSchema;
+use regex::bytes::RegexBuilder;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::field::{At, quoted};
+use crate::govern::policy;
+
+/// The largest program that a regular expression may become, in bytes: it runs for every request, on every node.
+const MAX_PROGRAM: usize = 256 * 1024;
+
+/// As HTTP defines a token: names of headers and methods (RFC 9110, section 5.6.2).
+pub(super) const TOKEN: &str = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$";
+
+/// A condition on a request. All of its parts must hold; without any it matches every request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestMatch {
+    /// The method is one of these; any if empty. Case matters: GET, not get.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        inner(length(min = 1, max = 32), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub methods: Vec<String>,
+    /// Condition on the path, without the query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathMatch>,
+    /// Conditions on headers; all must hold. Names are compared regardless of case. Of a header that is sent more than
+    /// once the first value counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub headers: Vec<HeaderMatch>,
+    /// Conditions on parameters of the query; all must hold. Of a parameter that occurs more than once the first value
+    /// counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub query_params: Vec<ParameterMatch>,
+    /// Conditions on cookies; all must hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub cookies: Vec<CookieMatch>,
+}
+
+/// A condition on the path, without the query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.type == 'RegularExpression' || self.value.startsWith('/')")
+        .message("a path begins with '/'").field_path(".value"),
+    validation = Rule::new("self.type != 'RegularExpression' || ''.matches(self.value) in [true, false]")
+        .message("no regular expression (RE2)").field_path(".value")
+)]
+pub struct PathMatch {
+    /// How the path is compared: Exact; PathPrefix, by path elements (/a matches /a and /a/b, not /ab); or
+    /// RegularExpression (RE2), which is looked for anywhere in the path unless it is anchored with ^ and $.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = PathMatchType::default()))]
+    pub test: Option<PathMatchType>,
+    /// What the path is compared with.
+    #[schemars(length(min = 1, max = 1024))]
+    pub value: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PathMatchType {
+    Exact,
+    #[default]
+    PathPrefix,
+    RegularExpression,
+}
+
+macro_rules! value_match {
+    ($(#[$doc:meta])* $name:ident, $pattern:literal, $name_doc:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        #[x_kube(
+            validation = Rule::new("has(self.value) != (self.type in ['Present', 'Absent'])")
+                .message("type Present and Absent go without a value, the others need one").field_path(".value"),
+            validation = Rule::new(
+                "self.type != 'RegularExpression' || !has(self.value) || ''.matches(self.value) in [true, false]"
+            ).message("no regular expression (RE2)").field_path(".value")
+        )]
+        pub struct $name {
+            #[doc = $name_doc]
+            #[schemars(length(min = 1, max = 256), regex(pattern = $pattern))]
+            pub name: String,
+            /// How the value is compared: Exact, Prefix, RegularExpression (RE2, looked for anywhere in the value unless
+            /// it is anchored with ^ and $), or Present and Absent, which go without a value.
+            #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+            #[schemars(extend("default" = ValueMatchType::default()))]
+            pub test: Option<ValueMatchType>,
+            /// What the value is compared with.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schemars(length(max = 1024))]
+            pub value: Option<String>,
+        }
+
+        impl $name {
+            fn check(&self, at: &At<'_>) -> policy::ValueTest {
+                value_test(self.test.unwrap_or_default(), self.value.as_deref(), &at.field("value"))
+            }
+        }
+    };
+}
+
+value_match!(
+    /// A condition on a header.
+    HeaderMatch,
+    r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$",
+    "Name of the header."
+);
+value_match!(
+    /// A condition on a parameter of the query.
+    ParameterMatch,
+    r"^[^\x00-\x1f]+$",
+    "Name of the parameter, decoded. Case matters."
+);
+value_match!(
+    /// A condition on a cookie.
+    CookieMatch,
+    r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$",
+    "Name of the cookie. Case matters."
+);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ValueMatchType {
+    #[default]
+    Exact,
+    Prefix,
+    RegularExpression,
+    Present,
+    Absent,
+}
+
+impl RequestMatch {
+    pub(super) fn check(&self, at: &At<'_>) -> policy::RequestMatch {
+        let methods = at.field("methods");
+        for (i, method) in self.methods.iter().enumerate() {
+            if let Some(earlier) = self.methods[..i].iter().position(|earlier| earlier == method) {
+                methods.index(i).refuse(format!("{} is methods[{earlier}] already", quoted(method)));
+            }
+        }
+        let named = self.methods.iter().enumerate();
+        policy::RequestMatch {
+            methods: named.filter_map(|(i, method)| check_method(method, &methods.index(i))).collect(),
+            path: self.path.as_ref().and_then(|path| path.check(&at.field("path"))),
+            headers: each(&self.headers, &at.field("headers"), |header, at| {
+                Some((check_header_name(&header.name, &at.field("name"))?, header.check(at)))
+            }),
+            query_parameters: each(&self.query_params, &at.field("queryParams"), |parameter, at| {
+                Some((parameter.name.clone(), parameter.check(at)))
+            }),
+            cookies: each(&self.cookies, &at.field("cookies"), |cookie, at| {
+                Some((cookie.name.clone(), cookie.check(at)))
+            }),
+        }
+    }
+}
+
+impl PathMatch {
+    fn check(&self, at: &At<'_>) -> Option<policy::PathMatch> {
+        let test = self.test.unwrap_or_default();
+        let at = at.field("value");
+        if test != PathMatchType::RegularExpression && !self.value.starts_with('/') {
+            at.refuse(format!("{} is no path: a path begins with '/'", quoted(&self.value)));
+        }
+        Some(match test {
+            PathMatchType::Exact => policy::PathMatch::Exact(self.value.clone()),
+            PathMatchType::PathPrefix => policy::PathMatch::Prefix(self.value.clone()),
+            PathMatchType::RegularExpression => policy::PathMatch::Regex(check_regex(&self.value, &at)?),
+        })
+    }
+}
+
+fn value_test(test: ValueMatchType, value: Option<&str>, at: &At<'_>) -> policy::ValueTest {
+    use ValueMatchType::{Absent, Exact, Prefix, Present, RegularExpression};
+    let is = policy::ValueTest::Is;
+    match (test, value) {
+        (Present, None) => policy::ValueTest::Present,
+        (Absent, None) => policy::ValueTest::Absent,
+        (Exact, Some(value)) => is(policy::ValueMatch::Exact(value.to_owned())),
+        (Prefix, Some(value)) => is(policy::ValueMatch::Prefix(value.to_owned())),
+        (RegularExpression, Some(value)) => check_regex(value, at)
+            .map_or(policy::ValueTest::Absent, |regex| is(policy::ValueMatch::Regex(regex))),
+        (Present | Absent, Some(value)) => {
+            at.refuse(format!("{}: type {test:?} goes without a value", quoted(value)));
+            policy::ValueTest::Absent
+        }
+        (Exact | Prefix | RegularExpression, None) => {
+            at.refuse(format!("not set: type {test:?} needs a value"));
+            policy::ValueTest::Absent
+        }
+    }
+}
+
+/// Makes something of every item; items of which nothing can be made have been refused.
+pub(super) fn each<T, U>(items: &[T], at: &At<'_>, make: impl Fn(&T, &At<'_>) -> Option<U>) -> Vec<U> {
+    items.iter().enumerate().filter_map(|(i, item)| make(item, &at.index(i))).collect()
+}
+
+pub(super) fn check_method(method: &str, at: &At<'_>) -> Option<Method> {
+    at.parse(method, "method: allowed are tokens such as GET", |method| {
+        Method::from_bytes(method.as_bytes()).ok()
+    })
+}
+
+pub(super) fn check_header_name(name: &str, at: &At<'_>) -> Option<HeaderName> {
+    at.parse(name, "header name: allowed are letters, digits and !#$%&'*+-.^_`|~", |name| {
+        HeaderName::from_bytes(name.as_bytes()).ok()
+    })
+}
+
+fn check_regex(text: &str, at: &At<'_>) -> Option<policy::Pattern> {
+    match RegexBuilder::new(text).size_limit(MAX_PROGRAM).build() {
+        Ok(regex) => Some(policy::Pattern(regex)),
+        Err(error) => {
+            let why = match &error {
+                regex::Error::CompiledTooBig(_) => "it becomes too large a program".to_owned(),
+                // A drawing of several lines: the last says what is wrong.
+                error => {
+                    let drawing = error.to_string();
+                    let last = drawing.lines().last().unwrap_or_default();
+                    last.strip_prefix("error: ").unwrap_or(last).to_owned()
+                }
+            };
+            at.refuse(format!("{} is no regular expression that can be used: {why}", quoted(text)));
+            None
+        }
+    }
+}

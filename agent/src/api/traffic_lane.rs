@@ -1,0 +1,300 @@
+//! `TrafficLane`: a set of workloads that share a tag, and the requests that enter it, as users write it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Status,
+    field::{At, Errors, FieldError, quoted},
+    matching::{RequestMatch, check_header_name, each},
+    schema,
+    target::{self, TargetRef, UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE},
+};
+use crate::govern::{policy, tag::Tag};
+
+/// A set of workloads that share a tag, and the requests that enter it. A request that carries the tag stays on these
+/// workloads along the whole chain of calls, wherever they have an endpoint that may answer.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "TrafficLane",
+    plural = "trafficlanes",
+    shortname = "tl",
+    category = "sluice",
+    namespaced,
+    status = "Status",
+    derive = "PartialEq",
+    doc = "TrafficLane names the workloads that share a tag (a gray release, a branch's environment) and the requests \
+           that enter the lane.",
+    label("gateway.networking.k8s.io/policy", "Direct"),
+    label("app.kubernetes.io/part-of", "sluice"),
+    printcolumn(name = "Tag", type_ = "string", json_path = ".spec.tag"),
+    printcolumn(name = "Fallback", type_ = "string", json_path = ".spec.fallback"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].reason"
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].status",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrafficLaneSpec {
+    /// What requests and workloads of the lane carry: in the tag header and baggage of requests, and (with or without this
+    /// lane) in the label sluice.dev/tag of pods.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
+    pub tag: String,
+    /// The pods of this namespace that belong to the lane, besides those with the label sluice.dev/tag, whose own word wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_selector: Option<LabelSelector>,
+    /// What becomes of a request of the lane to a Service that has no endpoint of it. Baseline: pods without a tag answer,
+    /// and the request keeps its tag. Fail: it is answered with 503.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = LaneFallback::default()))]
+    pub fallback: Option<LaneFallback>,
+    /// The Services of this namespace whose calls the entry rules are about, or ports of them; all if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new(UNIQUE_TARGETS).message(UNIQUE_TARGETS_MESSAGE))]
+    pub target_refs: Vec<TargetRef>,
+    /// Which requests without a tag enter the lane: those for which one of these rules holds. Requests and workloads that
+    /// have a tag keep it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub entry: Vec<EntryRule>,
+}
+
+/// What becomes of a request of the lane where no endpoint of it may answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LaneFallback {
+    #[default]
+    Baseline,
+    Fail,
+}
+
+/// Requests that enter the lane: those that match, or a share of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.match) || has(self.percentage)").message("match or percentage is needed")
+)]
+pub struct EntryRule {
+    /// The requests that the rule is about; all if not set.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matches: Option<RequestMatch>,
+    /// Only this share of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percentage: Option<Percentage>,
+}
+
+/// A share of requests that is stable: those with the same key always fare alike, and more of them enter the lane, never
+/// others, when it grows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Percentage {
+    /// How large it is.
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: f64,
+    /// What tells requests apart that should fare alike.
+    pub key: PercentageKey,
+}
+
+/// What tells requests apart.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.name) == (self.type != 'ClientAddress')")
+        .message("type Header and Cookie need a name, type ClientAddress goes without").field_path(".name")
+)]
+pub struct PercentageKey {
+    /// Header: the value of a header. Cookie: the value of a cookie. ClientAddress: the address of the calling pod.
+    /// Requests without the header or cookie do not enter the lane.
+    #[serde(rename = "type")]
+    pub key: PercentageKeyType,
+    /// Name of the header or cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$"))]
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PercentageKeyType {
+    #[default]
+    Header,
+    Cookie,
+    ClientAddress,
+}
+
+impl TrafficLane {
+    /// What it asks for, with every default filled in; or all that is wrong with it.
+    pub fn check(&self) -> Result<policy::Lane, Vec<FieldError>> {
+        let errors = Errors::default();
+        let at = errors.at("spec");
+        let spec = &self.spec;
+        target::check(&spec.target_refs, &at.field("targetRefs"));
+        let entry_at = at.field("entry");
+        for (i, rule) in spec.entry.iter().enumerate() {
+            if let Some(earlier) = spec.entry[..i].iter().position(|earlier| earlier.takes_the_same(rule)) {
+                entry_at.index(i).refuse(format!(
+                    "it is about the same requests as {entry_at}[{earlier}]: say one percentage for them"
+                ));
+            }
+        }
+        let selector = spec.workload_selector.as_ref();
+        let selector = selector.map(|selector| check_selector(selector, &at.field("workloadSelector")));
+        let entry = each(&spec.entry, &entry_at, |rule, at| Some(rule.check(at)));
+        schema::check(<Self as super::Kind>::schema(), spec, &at);
+        errors.end(())?;
+        let tag = spec.tag.parse::<Tag>().map_err(|e| vec![FieldError::new("spec.tag", e.to_string())])?;
+        Ok(policy::Lane {
+            name: super::full_name(&self.metadata).into(),
+            tag,
+            selector,
+            fallback: match spec.fallback.unwrap_or_default() {
+                LaneFallback::Baseline => policy::LaneFallback::Baseline,
+                LaneFallback::Fail => policy::LaneFallback::Fail,
+            },
+            targets: spec.target_refs.iter().map(TargetRef::policy).collect(),
+            entry,
+        })
+    }
+}
+
+impl EntryRule {
+    fn takes_the_same(&self, other: &Self) -> bool {
+        self.matches.clone().unwrap_or_default() == other.matches.clone().unwrap_or_default()
+            && self.percentage.as_ref().map(|percentage| &percentage.key)
+                == other.percentage.as_ref().map(|percentage| &percentage.key)
+    }
+
+    fn check(&self, at: &At<'_>) -> policy::EntryRule {
+        if self.matches.is_none() && self.percentage.is_none() {
+            at.refuse("it says nothing: match or percentage is needed");
+        }
+        policy::EntryRule {
+            matches: self
+                .matches
+                .as_ref()
+                .map(|matches| matches.check(&at.field("match")))
+                .unwrap_or_default(),
+            percentage: self
+                .percentage
+                .as_ref()
+                .and_then(|percentage| percentage.check(&at.field("percentage"))),
+        }
+    }
+}
+
+impl Percentage {
+    fn check(&self, at: &At<'_>) -> Option<policy::Percentage> {
+        Some(policy::Percentage { percent: self.percent, key: self.key.check(&at.field("key"))? })
+    }
+}
+
+impl PercentageKey {
+    fn check(&self, at: &At<'_>) -> Option<policy::PercentageKey> {
+        let at = at.field("name");
+        match (self.key, self.name.as_deref()) {
+            (PercentageKeyType::Header, Some(name)) => {
+                check_header_name(name, &at).map(policy::PercentageKey::Header)
+            }
+            (PercentageKeyType::Cookie, Some(name)) => Some(policy::PercentageKey::Cookie(name.into())),
+            (PercentageKeyType::ClientAddress, None) => Some(policy::PercentageKey::ClientAddress),
+            (PercentageKeyType::ClientAddress, Some(name)) => {
+                at.refuse(format!("{}: type ClientAddress goes without a name", quoted(name)));
+                None
+            }
+            (key, None) => {
+                at.refuse(format!("not set: type {key:?} needs a name"));
+                None
+            }
+        }
+    }
+}
+
+fn check_selector(selector: &LabelSelector, at: &At<'_>) -> policy::Selector {
+    use policy::Requirement::{DoesNotExist, Exists, In, NotIn};
+    let mut requirements = Vec::new();
+    let labels = at.field("matchLabels");
+    for (key, value) in selector.match_labels.iter().flatten() {
+        let at = labels.field(key);
+        check_label_key(key, &at);
+        check_label_value(value, &at);
+        requirements.push(In(key.as_str().into(), vec![value.as_str().into()]));
+    }
+    let expressions = at.field("matchExpressions");
+    for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {
+        let at = expressions.index(i);
+        check_label_key(&expression.key, &at.field("key"));
+        let key = expression.key.as_str().into();
+        let values = expression.values.as_deref().unwrap_or_default();
+        let values_at = at.field("values");
+        values.iter().enumerate().for_each(|(i, value)| check_label_value(value, &values_at.index(i)));
+        let texts = || values.iter().map(|value| value.as_str().into()).collect();
+        let (wants_values, requirement) = match &*expression.operator {
+            "In" => (true, In(key, texts())),
+            "NotIn" => (true, NotIn(key, texts())),
+            "Exists" => (false, Exists(key)),
+            "DoesNotExist" => (false, DoesNotExist(key)),
+            other => {
+                at.field("operator").refuse(super::hint::not_one_of(
+                    other,
+                    ["In", "NotIn", "Exists", "DoesNotExist"].into_iter(),
+                ));
+                continue;
+            }
+        };
+        if wants_values == values.is_empty() {
+            let operator = &expression.operator;
+            values_at.refuse(if wants_values {
+                format!("not set: operator {operator} needs values")
+            } else {
+                format!("operator {operator} goes without values")
+            });
+        }
+        requirements.push(requirement);
+    }
+    if requirements.is_empty() {
+        at.refuse("it selects every pod of the namespace: set matchLabels or matchExpressions");
+    }
+    policy::Selector { requirements }
+}
+
+/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>
+fn check_label_key(key: &str, at: &At<'_>) {
+    let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let is_subdomain = |prefix: &str| {
+        prefix.len() <= 253
+            && prefix.split('.').all(|part| {
+                Tag::is_valid(part.as_bytes())
+                    && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            })
+    };
+    if !Tag::is_valid(name.as_bytes()) || !prefix.is_none_or(is_subdomain) {
+        at.refuse(format!("{} is no label key such as \"app.kubernetes.io/name\"", quoted(key)));
+    }
+}
+
+fn check_label_value(value: &str, at: &At<'_>) {
+    // Label values have the syntax of tags, and may be empty.
+    if !value.is_empty() && !Tag::is_valid(value.as_bytes()) {
+        at.refuse(format!(
+            "{} is no label value: allowed are up to 63 letters, digits, '-', '_' and '.', beginning and ending with a \
+             letter or digit",
+            quoted(value)
+        ));
+    }
+}

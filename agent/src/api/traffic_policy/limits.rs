@@ -1,0 +1,312 @@
+//! How much a Service may be asked for: rates and concurrency.
+
+use std::time::Duration;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Mode;
+use crate::{
+    api::{
+        field::{At, quoted},
+        matching::{RequestMatch, check_header_name},
+        number,
+        span::{self, Span},
+    },
+    govern::policy,
+};
+
+/// Where none is said, the limit's own interval is a second.
+const INTERVAL: Duration = Duration::from_secs(1);
+const QUEUE_TIMEOUT: Duration = Duration::from_millis(500);
+const WARM_UP: Duration = Duration::from_secs(10);
+const COLD_FACTOR: f64 = 3.0;
+
+/// A limit on how many requests are admitted in a time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.queue) || self.type == 'Queue'")
+        .message("queue goes with type Queue only").field_path(".queue"),
+    validation = Rule::new("!has(self.warmUp) || self.type == 'WarmUp'")
+        .message("warmUp goes with type WarmUp only").field_path(".warmUp"),
+    validation = Rule::new("!has(self.burst) || self.type != 'Queue'")
+        .message("burst does not go with type Queue, which lets requests through one by one").field_path(".burst")
+)]
+pub struct RateLimit {
+    /// Names the limit in metrics and in the answers to refused requests. Unique within the policy.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// How many requests are admitted in an interval.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub requests: i64,
+    /// The time that requests is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = span::text(INTERVAL)))]
+    pub interval: Option<Span<1, 86_400_000>>,
+    /// How many requests may come at once after a quiet time; as many as requests says if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub burst: Option<i64>,
+    /// What becomes of a request above the limit. Reject: it is refused. Queue: it waits its turn, and is refused if that
+    /// would take longer than queue.timeout. WarmUp: it is refused, and after a quiet time the limit itself grows to its
+    /// full height only under load.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = RateLimitType::default()))]
+    pub behaviour: Option<RateLimitType>,
+    /// Settings of type Queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Queue>,
+    /// Settings of type WarmUp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<RateLimitWarmUp>,
+    /// What is counted by itself; all requests are counted together if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<LimitKey>,
+    /// What the limit holds for. Node: all callers on a node together. Caller: each calling pod. Agents do not count
+    /// together, so what a Service gets in all is this times the number of nodes (or pods) that call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = Scope::default()))]
+    pub scope: Option<Scope>,
+    /// The requests that the limit is about; all if not set.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matches: Option<RequestMatch>,
+    /// Enforce: the limit is carried out. Observe: nothing is refused, and what would have been is counted. What the
+    /// policy's mode says if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RateLimitType {
+    #[default]
+    Reject,
+    Queue,
+    WarmUp,
+}
+
+/// Settings of rate limits of type Queue.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Queue {
+    /// How long a request may wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = span::text(QUEUE_TIMEOUT)))]
+    pub timeout: Option<Span<1, 60_000>>,
+}
+
+/// Settings of rate limits of type WarmUp.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RateLimitWarmUp {
+    /// How long it takes under load until the limit is at its full height.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = span::text(WARM_UP)))]
+    pub duration: Option<Span<1000, 3_600_000>>,
+    /// The limit starts at its full height divided by this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1.1, max = 100), extend("default" = COLD_FACTOR))]
+    pub cold_factor: Option<f64>,
+}
+
+/// What is counted by itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.name) == (self.type != 'Caller')")
+        .message("type Header and QueryParam need a name, type Caller goes without").field_path(".name"),
+    validation = Rule::new("self.type != 'Header' || !has(self.name) || self.name.matches(\"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$\")")
+        .message("no header name: allowed are letters, digits and !#$%&'*+-.^_`|~").field_path(".name")
+)]
+pub struct LimitKey {
+    /// Caller: each calling pod. Header: each value of a header. QueryParam: each value of a parameter of the query.
+    /// Requests without the header or parameter are counted together.
+    #[serde(rename = "type")]
+    pub key: LimitKeyType,
+    /// Name of the header or of the parameter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LimitKeyType {
+    #[default]
+    Caller,
+    Header,
+    QueryParam,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Scope {
+    #[default]
+    Node,
+    Caller,
+}
+
+/// A limit on how many requests are in flight, of all callers on a node together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.maxRequests) || has(self.adaptive)")
+        .message("not set: needed unless adaptive is set").field_path(".maxRequests"),
+    validation = Rule::new(
+        "!has(self.adaptive) || self.adaptive.minRequests <= (has(self.maxRequests) ? self.maxRequests : 1000)"
+    ).message("adaptive.minRequests is at most maxRequests, which is 1000 if not set").field_path(".adaptive.minRequests")
+)]
+pub struct Concurrency {
+    /// How many requests may be in flight. With adaptive, the most that the limit may reach: 1000 if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_requests: Option<i64>,
+    /// Finds the limit itself, from how response times grow with the requests in flight. Off if not set; an empty object
+    /// turns it on with its defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<Adaptive>,
+    /// Enforce: the limit is carried out. Observe: nothing is refused, and what would have been is counted. What the
+    /// policy's mode says if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+}
+
+/// The highest limit that an adaptive one reaches where none is said, as Envoy has it.
+const ADAPTIVE_MAX: u32 = 1000;
+
+/// Settings of a concurrency limit that finds itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Adaptive {
+    /// The limit never falls below this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = policy::Adaptive::default().min_requests))]
+    pub min_requests: Option<i64>,
+    /// How often the limit is computed anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = span::text(policy::Adaptive::default().update_interval)))]
+    pub update_interval: Option<Span<10, 60_000>>,
+    /// How often the response time of the idle Service is measured anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = span::text(policy::Adaptive::default().min_rtt_interval)))]
+    pub min_rtt_interval: Option<Span<1000, 3_600_000>>,
+}
+
+impl RateLimit {
+    pub(super) fn check(&self, mode: Mode, at: &At<'_>) -> policy::RateLimit {
+        let behaviour = self.behaviour.unwrap_or_default();
+        for (field, set, of) in [
+            ("queue", self.queue.is_some(), RateLimitType::Queue),
+            ("warmUp", self.warm_up.is_some(), RateLimitType::WarmUp),
+        ] {
+            if set && behaviour != of {
+                at.field(field).refuse(format!("type is {behaviour:?}: {field} goes with type {of:?} only"));
+            }
+        }
+        if let (RateLimitType::Queue, Some(burst)) = (behaviour, self.burst) {
+            at.field("burst").refuse(format!(
+                "{burst} is set: burst does not go with type Queue, which lets requests through one by one"
+            ));
+        }
+        let (queue, warm_up) =
+            (self.queue.clone().unwrap_or_default(), self.warm_up.clone().unwrap_or_default());
+        policy::RateLimit {
+            name: self.name.as_str().into(),
+            requests: self.requests as f64,
+            interval: self.interval.as_ref().map_or(INTERVAL, |span| span.check(&at.field("interval"))),
+            burst: match behaviour {
+                RateLimitType::Queue => 1.0,
+                RateLimitType::Reject | RateLimitType::WarmUp => self.burst.unwrap_or(self.requests) as f64,
+            },
+            behaviour: match behaviour {
+                RateLimitType::Reject => policy::Behaviour::Reject,
+                RateLimitType::Queue => policy::Behaviour::Queue { timeout: queue.check(&at.field("queue")) },
+                RateLimitType::WarmUp => warm_up.check(&at.field("warmUp")),
+            },
+            key: self.key.as_ref().map_or(policy::LimitKey::None, |key| key.check(&at.field("key"))),
+            scope: match self.scope.unwrap_or_default() {
+                Scope::Node => policy::Scope::Node,
+                Scope::Caller => policy::Scope::Caller,
+            },
+            matches: self
+                .matches
+                .as_ref()
+                .map(|matches| matches.check(&at.field("match")))
+                .unwrap_or_default(),
+            mode: self.mode.unwrap_or(mode).policy(),
+        }
+    }
+}
+
+impl Queue {
+    fn check(&self, at: &At<'_>) -> Duration {
+        self.timeout.as_ref().map_or(QUEUE_TIMEOUT, |span| span.check(&at.field("timeout")))
+    }
+}
+
+impl RateLimitWarmUp {
+    fn check(&self, at: &At<'_>) -> policy::Behaviour {
+        policy::Behaviour::WarmUp {
+            duration: self.duration.as_ref().map_or(WARM_UP, |span| span.check(&at.field("duration"))),
+            cold_factor: self.cold_factor.unwrap_or(COLD_FACTOR),
+        }
+    }
+}
+
+impl LimitKey {
+    fn check(&self, at: &At<'_>) -> policy::LimitKey {
+        let at = at.field("name");
+        match (self.key, self.name.as_deref()) {
+            (LimitKeyType::Caller, None) => policy::LimitKey::Caller,
+            (LimitKeyType::Caller, Some(name)) => {
+                at.refuse(format!("{}: type Caller goes without a name", quoted(name)));
+                policy::LimitKey::Caller
+            }
+            (LimitKeyType::Header, Some(name)) => {
+                check_header_name(name, &at).map_or(policy::LimitKey::None, policy::LimitKey::Header)
+            }
+            (LimitKeyType::QueryParam, Some(name)) => policy::LimitKey::QueryParameter(name.into()),
+            (key, None) => {
+                at.refuse(format!("not set: type {key:?} needs a name"));
+                policy::LimitKey::None
+            }
+        }
+    }
+}
+
+impl Concurrency {
+    pub(super) fn check(&self, mode: Mode, at: &At<'_>) -> policy::Concurrency {
+        if self.max_requests.is_none() && self.adaptive.is_none() {
+            at.field("maxRequests").refuse("not set: needed unless adaptive is set");
+        }
+        let max_requests = self.max_requests.map_or(ADAPTIVE_MAX, number);
+        let adaptive = self.adaptive.as_ref().map(|adaptive| {
+            let at = at.field("adaptive");
+            let checked = adaptive.check(&at);
+            if checked.min_requests > max_requests {
+                at.field("minRequests").refuse(format!(
+                    "{} is above maxRequests, {max_requests}: it is at most that",
+                    checked.min_requests
+                ));
+            }
+            checked
+        });
+        policy::Concurrency { max_requests, adaptive, mode: self.mode.unwrap_or(mode).policy() }
+    }
+}
+
+impl Adaptive {
+    fn check(&self, at: &At<'_>) -> policy::Adaptive {
+        let default = policy::Adaptive::default();
+        policy::Adaptive {
+            min_requests: self.min_requests.map_or(default.min_requests, number),
+            update_interval: self
+                .update_interval
+                .as_ref()
+                .map_or(default.update_interval, |span| span.check(&at.field("updateInterval"))),
+            min_rtt_interval: self
+                .min_rtt_interval
+                .as_ref()
+                .map_or(default.min_rtt_interval, |span| span.check(&at.field("minRttInterval"))),
+        }
+    }
+}

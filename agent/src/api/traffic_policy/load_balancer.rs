@@ -1,0 +1,144 @@
+//! How an endpoint is chosen, how a new one comes in, how an old one goes.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::{
+        field::{At, quoted},
+        span::{self, Span},
+    },
+    govern::policy,
+};
+
+/// How the endpoint that answers a request is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadBalancer {
+    /// PeakEwma: of two endpoints drawn at random the one with the lower latency times requests in flight. LeastRequest:
+    /// of two the one with fewer requests in flight. RoundRobin: one after the other. Random: any.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = LoadBalancerType::default()))]
+    pub algorithm: Option<LoadBalancerType>,
+    /// Gives a new endpoint a share of the requests that grows. Off if not set; an empty object turns it on with its
+    /// defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<WarmUp>,
+    /// If fewer than this percentage of the endpoints that may answer are fit (not ejected, not held back by
+    /// warmup.delay), all of them are used. 0 turns this off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        range(min = 0, max = 100),
+        extend("default" = policy::LoadBalancer::default().panic_threshold_percent)
+    )]
+    pub panic_threshold_percent: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LoadBalancerType {
+    #[default]
+    PeakEwma,
+    LeastRequest,
+    RoundRobin,
+    Random,
+}
+
+/// The share of a warm endpoint's requests that a new one gets: max(minimum, (t / duration) ^ (1 / aggression)), t being
+/// the time since its start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WarmUp {
+    /// How long it takes until the endpoint gets a full share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = span::text(policy::WarmUp::default().duration)))]
+    pub duration: Option<Span<1000, 86_400_000>>,
+    /// 1: the share grows evenly; above 1 faster at first, below 1 slower at first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.01, max = 100), extend("default" = policy::WarmUp::default().aggression))]
+    pub aggression: Option<f64>,
+    /// The share with which it starts, in percent of that of a warm endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.01, max = 100), extend("default" = policy::WarmUp::default().minimum_percent))]
+    pub minimum_percent: Option<f64>,
+    /// How long a new endpoint gets no request at all, before its share begins to grow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = span::text(policy::WarmUp::default().delay)))]
+    pub delay: Option<Span<0, 3_600_000>>,
+    /// When it starts: Ready, when the pod became Ready; FirstRequest, with the first request that is no health check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = StartOn::default()))]
+    pub start_on: Option<StartOn>,
+    /// Paths whose requests are health checks and never start a warm-up: exact, or a prefix that ends with *.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        inner(length(min = 1, max = 1024), regex(pattern = r"^/[^*]*\*?$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub health_check_paths: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StartOn {
+    #[default]
+    Ready,
+    FirstRequest,
+}
+
+/// What becomes of requests in flight to an endpoint that terminates. It gets no new ones in any case.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Drain {
+    /// How long they may go on before they are broken off; for as long as the endpoint serves them if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span<1, 3_600_000>>,
+}
+
+impl LoadBalancer {
+    pub(super) fn check(&self, at: &At<'_>) -> policy::LoadBalancer {
+        let default = policy::LoadBalancer::default();
+        policy::LoadBalancer {
+            algorithm: match self.algorithm.unwrap_or_default() {
+                LoadBalancerType::PeakEwma => policy::Algorithm::PeakEwma,
+                LoadBalancerType::LeastRequest => policy::Algorithm::LeastRequest,
+                LoadBalancerType::RoundRobin => policy::Algorithm::RoundRobin,
+                LoadBalancerType::Random => policy::Algorithm::Random,
+            },
+            warmup: self.warmup.as_ref().map(|warmup| warmup.check(&at.field("warmup"))),
+            panic_threshold_percent: self.panic_threshold_percent.unwrap_or(default.panic_threshold_percent),
+        }
+    }
+}
+
+impl WarmUp {
+    fn check(&self, at: &At<'_>) -> policy::WarmUp {
+        let default = policy::WarmUp::default();
+        let paths = at.field("healthCheckPaths");
+        for (i, path) in self.health_check_paths.iter().enumerate() {
+            if let Some(earlier) = self.health_check_paths[..i].iter().position(|earlier| earlier == path) {
+                paths.index(i).refuse(format!("{} is healthCheckPaths[{earlier}] already", quoted(path)));
+            }
+        }
+        policy::WarmUp {
+            duration: self
+                .duration
+                .as_ref()
+                .map_or(default.duration, |span| span.check(&at.field("duration"))),
+            aggression: self.aggression.unwrap_or(default.aggression),
+            minimum_percent: self.minimum_percent.unwrap_or(default.minimum_percent),
+            delay: self.delay.as_ref().map_or(default.delay, |span| span.check(&at.field("delay"))),
+            start_on: match self.start_on.unwrap_or_default() {
+                StartOn::Ready => policy::StartOn::Ready,
+                StartOn::FirstRequest => policy::StartOn::FirstRequest,
+            },
+            health_check_paths: self.health_check_paths.iter().map(|path| path.as_str().into()).collect(),
+        }
+    }
+}
+
+impl Drain {
+    pub(super) fn check(&self, at: &At<'_>) -> policy::Drain {
+        policy::Drain { timeout: self.timeout.as_ref().map(|span| span.check(&at.field("timeout"))) }
+    }
+}

@@ -1,0 +1,196 @@
+//! `TrafficPolicy`: how the calls to some Services are governed, as users write it.
+//!
+//! Everything that is not set has a default, and every default comes from [`crate::govern::policy`]. A rule that is not
+//! there is off.
+
+mod failures;
+mod limits;
+mod load_balancer;
+
+use std::collections::HashMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    failures::{
+        Backoff, CircuitBreaker, Fallback, FallbackOn, FallbackType, GrpcCode, OutlierDetection, Retry,
+        RetryBudget, RetryCondition, SlowRequest, StaleAnswer, StaticAnswer, StaticHeader, SuccessRate,
+        Timeouts,
+    },
+    limits::{
+        Adaptive, Concurrency, LimitKey, LimitKeyType, Queue, RateLimit, RateLimitType, RateLimitWarmUp,
+        Scope,
+    },
+    load_balancer::{Drain, LoadBalancer, LoadBalancerType, StartOn, WarmUp},
+};
+use super::{
+    Kind, Status,
+    field::{At, Errors, FieldError, quoted},
+    matching::each,
+    schema,
+    target::{self, TargetRef, UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE},
+};
+use crate::govern::policy;
+
+/// How the calls to the Services that it targets are governed: by which endpoint they are answered, how many are
+/// admitted, and what becomes of them when the Service fails. What is not set is off, or has the default that is named.
+/// Of several TrafficPolicies that target the same port the oldest counts.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "TrafficPolicy",
+    plural = "trafficpolicies",
+    shortname = "tp",
+    category = "sluice",
+    namespaced,
+    status = "Status",
+    derive = "PartialEq",
+    doc = "TrafficPolicy says how the calls to Services of its namespace are governed: load balancing and warm-up, \
+           rate and concurrency limits, circuit breaking, outlier detection, timeouts, retries and fallbacks.",
+    label("gateway.networking.k8s.io/policy", "Direct"),
+    label("app.kubernetes.io/part-of", "sluice"),
+    printcolumn(name = "Targets", type_ = "string", json_path = ".spec.targetRefs[*].name"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].reason"
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].status",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrafficPolicySpec {
+    /// The Services of this namespace that it is about, or ports of them.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new(UNIQUE_TARGETS).message(UNIQUE_TARGETS_MESSAGE))]
+    pub target_refs: Vec<TargetRef>,
+    /// What becomes of requests that a rule speaks against, for every rule that does not say so itself: Enforce, the rule
+    /// is carried out; Observe, nothing is refused, and what would have been is counted in the metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = Mode::default()))]
+    pub mode: Option<Mode>,
+    /// How the endpoint that answers a request is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
+    /// What becomes of requests in flight to an endpoint that terminates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    /// How many requests are admitted in a time. All limits that match a request must admit it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub rate_limits: Vec<RateLimit>,
+    /// How many requests may be in flight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
+    /// Stops asking a Service (a lane of it) that mostly fails, for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Takes an endpoint that fails out of the choice, for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// How long requests may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// Sends a request again that failed. Connections and streams that were refused before anything was processed are
+    /// tried again without this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// Answers in the place of the Service's. The first that names the failure, and has an answer, gives it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub fallbacks: Vec<Fallback>,
+}
+
+/// Whether a rule refuses, or only counts what it would have refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    #[default]
+    Enforce,
+    Observe,
+}
+
+impl Mode {
+    pub(super) fn policy(self) -> policy::Mode {
+        match self {
+            Self::Enforce => policy::Mode::Enforce,
+            Self::Observe => policy::Mode::Observe,
+        }
+    }
+}
+
+impl TrafficPolicy {
+    /// What it asks for, with every default filled in; or all that is wrong with it.
+    pub fn check(&self) -> Result<policy::Policy, Vec<FieldError>> {
+        let errors = Errors::default();
+        let at = errors.at("spec");
+        let spec = &self.spec;
+        target::check(&spec.target_refs, &at.field("targetRefs"));
+        let mode = spec.mode.unwrap_or_default();
+        unique_names(spec.rate_limits.iter().map(|limit| &*limit.name), &at.field("rateLimits"));
+        unique_names(spec.fallbacks.iter().map(|fallback| &*fallback.name), &at.field("fallbacks"));
+        let policy = policy::Policy {
+            name: Some(super::full_name(&self.metadata).into()),
+            load_balancer: spec
+                .load_balancer
+                .as_ref()
+                .map_or_else(policy::LoadBalancer::default, |rule| rule.check(&at.field("loadBalancer"))),
+            drain: spec
+                .drain
+                .as_ref()
+                .map_or_else(policy::Drain::default, |rule| rule.check(&at.field("drain"))),
+            rate_limits: each(&spec.rate_limits, &at.field("rateLimits"), |rule, at| {
+                Some(rule.check(mode, at).into())
+            }),
+            concurrency: spec.concurrency.as_ref().map(|rule| rule.check(mode, &at.field("concurrency"))),
+            circuit_breaker: spec
+                .circuit_breaker
+                .as_ref()
+                .map(|rule| rule.check(mode, &at.field("circuitBreaker"))),
+            outlier_detection: spec
+                .outlier_detection
+                .as_ref()
+                .map(|rule| rule.check(mode, &at.field("outlierDetection"))),
+            timeouts: spec
+                .timeouts
+                .as_ref()
+                .map_or_else(policy::Timeouts::default, |rule| rule.check(&at.field("timeouts"))),
+            retry: spec.retry.as_ref().map(|rule| rule.check(&at.field("retry"))),
+            fallbacks: each(&spec.fallbacks, &at.field("fallbacks"), |rule, at| Some(rule.check(at)?.into())),
+        };
+        // Last: of two complaints about a field the first is kept, and those above say more.
+        schema::check(<Self as Kind>::schema(), spec, &at);
+        errors.end(policy)
+    }
+}
+
+/// Refuses a name that an earlier item of the list has.
+pub(super) fn unique_names<'a>(names: impl Iterator<Item = &'a str>, at: &At<'_>) {
+    let mut seen = HashMap::new();
+    for (i, name) in names.enumerate() {
+        if let Some(earlier) = seen.insert(name, i) {
+            at.index(i)
+                .field("name")
+                .refuse(format!("{} is the name of {at}[{earlier}] already: names are unique", quoted(name)));
+        }
+    }
+}
