@@ -3,19 +3,25 @@
 //! Pure: no sockets, no clock of its own, no global state. Time and randomness are arguments, so that tests are exact.
 //!
 //! In the order in which a request meets them: [`lane`] reads its tag, [`entry`] gives it one if it has none and a lane
-//! asks for it, [`throttle`] and [`concurrency`] admit it or refuse, [`route`] finds the endpoints that may answer it, [`balance`] chooses one of them and learns from the
-//! answer. [`policy`] is what was asked for, checked and with every default filled in; [`request`] is what rules may ask
-//! of a request.
+//! asks for it, [`throttle`], [`concurrency`] and [`breaker`] admit it or refuse, [`route`] finds the endpoints that may
+//! answer it, [`balance`] chooses one of them and learns from the answer. What came of it is an [`outcome`]; [`retry`]
+//! sends it again, [`fallback`] answers in the service's place. [`policy`] is what was asked for, checked and with every
+//! default filled in; [`request`] is what rules may ask of a request.
 
 pub mod baggage;
 pub mod balance;
+pub mod breaker;
 pub mod concurrency;
 pub mod endpoint;
 pub mod entry;
+pub mod fallback;
 pub mod governor;
 pub mod lane;
+pub mod outcome;
 pub mod policy;
 pub mod request;
+pub mod retry;
 pub mod route;
 pub mod tag;
 pub mod throttle;
+pub mod window;
