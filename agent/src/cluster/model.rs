@@ -13,7 +13,7 @@ use std::{
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
 
-use crate::govern::{endpoint::Endpoint, governor::Governor, route::Candidates, tag::Tag};
+use crate::govern::{endpoint::Endpoint, governor::Governor, route::Candidates, subset::Subset, tag::Tag};
 
 /// The current snapshot. Readers on the data path use `arc_swap::Cache`.
 pub type Current = Arc<ArcSwap<Snapshot>>;
@@ -59,9 +59,9 @@ pub struct Service {
     /// dual-stack Service is one of these a family.
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Endpoints with no tag; where topology hints say so, only those meant for this agent's zone or node.
-    pub baseline: Vec<Arc<Endpoint>>,
+    pub baseline: Subset,
     /// Endpoints by tag; topology hints are applied to each by itself.
-    pub lanes: BTreeMap<Tag, Vec<Arc<Endpoint>>>,
+    pub lanes: BTreeMap<Tag, Subset>,
     /// `sessionAffinity: ClientIP`.
     pub session_affinity: bool,
     /// The policy in force, and the state of its rules. The same for both families, and from one snapshot to the next.
@@ -78,7 +78,7 @@ impl Service {
             port_name: None,
             protocol: Protocol::default(),
             endpoints: Vec::new(),
-            baseline: Vec::new(),
+            baseline: Subset::default(),
             lanes: BTreeMap::new(),
             session_affinity: false,
             governor: Arc::default(),
@@ -89,22 +89,32 @@ impl Service {
     #[must_use]
     pub fn with_endpoints(mut self, mut endpoints: Vec<Arc<Endpoint>>) -> Self {
         endpoints.sort_by_key(|endpoint| endpoint.address);
-        self.baseline.clear();
-        self.lanes.clear();
+        let mut subsets: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for endpoint in &endpoints {
-            let subset = match &endpoint.tag {
-                None => &mut self.baseline,
-                Some(tag) => self.lanes.entry(tag.clone()).or_default(),
-            };
-            subset.push(endpoint.clone());
+            subsets.entry(endpoint.tag.clone()).or_default().push(endpoint.clone());
         }
+        self.baseline = subsets.remove(&None).unwrap_or_default().into();
+        self.lanes = subsets.into_iter().filter_map(|(tag, subset)| Some((tag?, subset.into()))).collect();
         self.endpoints = endpoints;
         self
     }
 
     /// What routing needs to know of it.
     pub fn candidates(&self) -> Candidates<'_> {
-        Candidates { baseline: &self.baseline, lanes: &self.lanes, session_affinity: self.session_affinity }
+        Candidates {
+            baseline: &self.baseline,
+            lanes: &self.lanes,
+            session_affinity: self.session_affinity,
+            policy: self.governor.policy(),
+        }
+    }
+
+    /// The subset that an endpoint is of.
+    pub fn subset_of(&self, endpoint: &Endpoint) -> Option<&Subset> {
+        match &endpoint.tag {
+            None => Some(&self.baseline),
+            Some(tag) => self.lanes.get(tag),
+        }
     }
 }
 

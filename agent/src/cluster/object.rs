@@ -3,7 +3,7 @@
 //! Sources yield these ([`super::strip`] makes them), the builder joins them into the model. What is not here is
 //! not kept in memory, whatever the object carries.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use super::model::Protocol;
 use crate::govern::tag::Tag;
@@ -199,6 +199,8 @@ pub struct Pod {
     /// The label `topology.kubernetes.io/zone`, which recent clusters copy from the node.
     pub zone: Option<Arc<str>>,
     pub host_network: bool,
+    /// When its condition `Ready` became true; `None` where it is not, or nobody says.
+    pub ready_since: Option<SystemTime>,
     /// It has a deletionTimestamp.
     pub terminating: bool,
     /// Its phase is Succeeded or Failed.

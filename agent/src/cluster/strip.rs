@@ -8,6 +8,7 @@ use std::{
     fmt::Debug,
     net::IpAddr,
     sync::Arc,
+    time::SystemTime,
 };
 
 use k8s_openapi::{
@@ -201,6 +202,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         node: text(spec.node_name.as_deref()),
         zone: labels.and_then(|labels| text(labels.get(ZONE_LABEL).map(|s| &**s))),
         host_network: spec.host_network.unwrap_or(false),
+        ready_since: ready_since(status.conditions.as_deref().unwrap_or_default()),
         terminating: metadata.deletion_timestamp.is_some(),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
     };
@@ -395,6 +397,12 @@ fn is_name(name: &str) -> bool {
 
 fn text(value: Option<&str>) -> Option<Arc<str>> {
     value.filter(|value| !value.is_empty()).map(Arc::from)
+}
+
+fn ready_since(conditions: &[core::PodCondition]) -> Option<SystemTime> {
+    let ready =
+        conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    Some(ready.last_transition_time.as_ref()?.0.into())
 }
 
 fn port_number(number: i32) -> Option<u16> {

@@ -1,112 +1,127 @@
-//! Which of the usable endpoints gets a request: power of two choices by peak-EWMA cost.
+//! Which of the endpoints that may answer gets a request.
 //!
-//! Two endpoints are drawn; the one with the lower cost `average latency * (in flight + 1)` gets the request. The
-//! average is an exponentially weighted one with a decay of 10 s that believes a bad sample at once and forgets it
-//! slowly ("peak"). Two draws, not the best of all, so that agents do not herd to one endpoint.
-//! Formulas as in Finagle and linkerd:
+//! By default power of two choices by peak-EWMA cost: two endpoints are drawn; the one with the lower cost
+//! `average latency * (in flight + 1)` gets the request. The average is an exponentially weighted one with a decay of 10 s
+//! that believes a bad sample at once and forgets it slowly ("peak"). Two draws, not the best of all, so that agents do not
+//! herd to one endpoint. Formulas as in Finagle and linkerd:
 //! <https://github.com/twitter/finagle/blob/develop/finagle-core/src/main/scala/com/twitter/finagle/loadbalancer/PeakEwma.scala>
-//!
 //! Where ours differs: an endpoint of which nothing is known yet is taken to be as fast as the one that it is
 //! compared with (and never slower than 30 ms). With a fixed start it would get nothing for half a minute next to
 //! endpoints that answer within a millisecond.
+//!
+//! While endpoints are [warming](super::warmup) a request is drawn twice. First whether it goes to one of those: with the
+//! probability that is theirs, the sum of their shares in the sum of all, and then to each in proportion to its own. Else
+//! the algorithm chooses among the warm ones as if they were alone. So a new endpoint gets what the curve says, however fast
+//! it seems while it is idle, and the others feel nothing but that.
+//!
+//! Where no endpoint is warm yet, shares are relative to the largest: those that have it, within a hundredth, are to the
+//! rest what warm ones are. A service that is new as a whole is balanced by the algorithm from the beginning.
 
 use std::{
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::Ordering::{AcqRel, Acquire, Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use fastrand::Rng;
+use smallvec::SmallVec;
 
-use super::endpoint::{Endpoint, Load};
+pub use super::endpoint::InFlight;
+use super::{
+    affinity::{self, Caller},
+    endpoint::Endpoint,
+    policy::Algorithm,
+    subset::Subset,
+};
 
-/// Time after which a sample weighs 1/e, in nanoseconds.
-const DECAY_NANOS: f64 = 10e9;
 /// What an endpoint without any sample is taken to need at most, in nanoseconds.
 const START_NANOS: f64 = 30e6;
 /// Random draws before looking at all endpoints one by one.
 const DRAWS: usize = 4;
+/// Shares that differ by less, as a part of the larger, are the same: Ready times are in seconds.
+const SAME: f64 = 0.01;
 
-impl Load {
-    /// Learns from an answer that took `latency_nanos`. A sample above the average replaces it; one below moves it
-    /// by `1 - e^(-elapsed / decay)`.
-    pub fn observe(&self, latency_nanos: u64, now_nanos: u64) {
-        // Each elapsed nanosecond is accounted for by exactly one of several workers that observe at once.
-        let before = self.sampled_at_nanos.fetch_max(now_nanos, AcqRel);
-        let keep = decay(now_nanos.saturating_sub(before));
-        let sample = latency_nanos.max(1);
-        let next = |average: u64| {
-            if average == 0 || sample >= average {
-                sample
-            } else {
-                (average as f64 * keep + sample as f64 * (1.0 - keep)).round().max(1.0) as u64
-            }
-        };
-        // The closure always answers, so neither does `fetch_update` fail.
-        let _ = self.ewma_nanos.fetch_update(AcqRel, Acquire, |average| Some(next(average)));
+/// How to choose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    pub(super) algorithm: Algorithm,
+    /// `sessionAffinity: ClientIP`: the caller's address decides, not the algorithm.
+    pub(super) caller: Option<IpAddr>,
+    pub(super) now_nanos: u64,
+}
+
+impl How {
+    /// One of the endpoints that pass `eligible`, all of which are warm; `None` if there is none.
+    pub(super) fn choose<'e>(
+        &self,
+        subset: &'e Subset,
+        eligible: impl Fn(&Endpoint) -> bool,
+        rng: &mut Rng,
+    ) -> Option<&'e Arc<Endpoint>> {
+        if let Some(caller) = self.caller {
+            let caller = Caller::new(caller);
+            let eligible = subset.iter().filter(|endpoint| eligible(endpoint));
+            return eligible.max_by_key(|endpoint| (caller.number(endpoint.address), endpoint.address));
+        }
+        match self.algorithm {
+            Algorithm::RoundRobin => in_turn(subset, eligible),
+            Algorithm::Random => draw(subset, eligible, rng),
+            Algorithm::PeakEwma => two(subset, eligible, |one, two| cheaper(one, two, self.now_nanos), rng),
+            Algorithm::LeastRequest => two(subset, eligible, less_busy, rng),
+        }
     }
 
-    /// The average latency as of now, in nanoseconds: without new samples it fades, so that an endpoint that was
-    /// slow once is tried again. `None` while there is no sample.
-    pub fn average_nanos(&self, now_nanos: u64) -> Option<f64> {
-        let average = self.ewma_nanos.load(Acquire);
-        if average == 0 {
+    /// The same where some are warming: each gets its part of the requests. `share` is above 0 for those that are eligible,
+    /// and at most 1; `None`: not eligible.
+    pub(super) fn choose_by_share<'e>(
+        &self,
+        subset: &'e Subset,
+        share: impl Fn(&Endpoint) -> Option<f64>,
+        rng: &mut Rng,
+    ) -> Option<&'e Arc<Endpoint>> {
+        if let Some(caller) = self.caller {
+            let caller = Caller::new(caller);
+            let shares = subset.iter().filter_map(|endpoint| Some((endpoint, share(endpoint)?)));
+            let wants = |(endpoint, share): (&'e Arc<Endpoint>, f64)| {
+                (affinity::weighted(caller.number(endpoint.address), share), endpoint)
+            };
+            let most = shares.map(wants).max_by(|(one, endpoint), (other, endpoint2)| {
+                one.total_cmp(other).then_with(|| endpoint.address.cmp(&endpoint2.address))
+            });
+            return most.map(|(_, endpoint)| endpoint);
+        }
+        let shares: SmallVec<[f64; 64]> =
+            subset.iter().map(|endpoint| share(endpoint).unwrap_or_default()).collect();
+        let largest = shares.iter().copied().fold(0.0, f64::max);
+        if largest <= 0.0 {
             return None;
         }
-        let age = now_nanos.saturating_sub(self.sampled_at_nanos.load(Acquire));
-        // Never below one, so that requests in flight count even when the average has faded.
-        Some((average as f64 * decay(age)).max(1.0))
+        let full = largest * (1.0 - SAME);
+        let warming = || subset.iter().zip(&shares).filter(|(_, share)| **share < full);
+        let mut lot = rng.f64() * shares.iter().sum::<f64>();
+        for (endpoint, share) in warming() {
+            lot -= share;
+            if lot < 0.0 && *share > 0.0 {
+                return Some(endpoint);
+            }
+        }
+        self.choose(subset, |endpoint| share(endpoint).is_some_and(|share| share >= full), rng)
     }
 }
 
-fn decay(elapsed_nanos: u64) -> f64 {
-    (-(elapsed_nanos as f64) / DECAY_NANOS).exp()
-}
-
-/// A request or a tunnelled connection in flight to an endpoint: counted from `begin` until it is dropped.
-#[derive(Debug)]
-pub struct InFlight {
-    endpoint: Arc<Endpoint>,
-}
-
-impl InFlight {
-    pub fn begin(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.load.in_flight.fetch_add(1, Relaxed);
-        Self { endpoint }
-    }
-
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-
-    /// See [`Load::observe`].
-    pub fn observe(&self, latency_nanos: u64, now_nanos: u64) {
-        self.endpoint.load.observe(latency_nanos, now_nanos);
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.endpoint.load.in_flight.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Draws one of the endpoints that pass `eligible`; `None` if none does.
-pub fn power_of_two<'e>(
-    endpoints: &'e [Arc<Endpoint>],
+/// The cheaper of two that are drawn, or the only one.
+fn two<'e>(
+    subset: &'e Subset,
     eligible: impl Fn(&Endpoint) -> bool,
-    now_nanos: u64,
+    better: impl Fn(&'e Arc<Endpoint>, &'e Arc<Endpoint>) -> &'e Arc<Endpoint>,
     rng: &mut Rng,
 ) -> Option<&'e Arc<Endpoint>> {
-    let first = draw(endpoints, |endpoint| eligible(endpoint), rng)?;
-    if endpoints.len() == 1 {
+    let first = draw(subset, &eligible, rng)?;
+    if subset.len() == 1 {
         return Some(first);
     }
     let other = |endpoint: &Endpoint| endpoint.address != first.address && eligible(endpoint);
-    match draw(endpoints, other, rng) {
-        Some(second) => Some(cheaper(first, second, now_nanos)),
+    match draw(subset, other, rng) {
+        Some(second) => Some(better(first, second)),
         None => Some(first),
     }
 }
@@ -134,6 +149,16 @@ fn draw<'e>(
     endpoints.iter().filter(|endpoint| eligible(endpoint)).nth(rng.usize(..count))
 }
 
+/// The next of the eligible endpoints. One after the other, so that none gets the turn of one that is not eligible in
+/// addition to its own.
+fn in_turn(subset: &Subset, eligible: impl Fn(&Endpoint) -> bool) -> Option<&Arc<Endpoint>> {
+    let count = subset.iter().filter(|endpoint| eligible(endpoint)).count();
+    if count == 0 {
+        return None;
+    }
+    subset.iter().filter(|endpoint| eligible(endpoint)).nth(subset.turn() % count)
+}
+
 /// The cheaper of two, the first if they cost the same (they were drawn at random).
 fn cheaper<'e>(first: &'e Arc<Endpoint>, second: &'e Arc<Endpoint>, now_nanos: u64) -> &'e Arc<Endpoint> {
     let (one, two) = (first.load.average_nanos(now_nanos), second.load.average_nanos(now_nanos));
@@ -144,37 +169,10 @@ fn cheaper<'e>(first: &'e Arc<Endpoint>, second: &'e Arc<Endpoint>, now_nanos: u
     if cost(two, second) < cost(one, first) { second } else { first }
 }
 
-/// The endpoint that a caller stays with (`sessionAffinity: ClientIP`): rendezvous hashing, so that when endpoints
-/// come and go only the callers of those move. The same on every agent and after a restart.
-/// <https://en.wikipedia.org/wiki/Rendezvous_hashing>
-pub fn sticky(
-    endpoints: &[Arc<Endpoint>],
-    eligible: impl Fn(&Endpoint) -> bool,
-    caller: IpAddr,
-) -> Option<&Arc<Endpoint>> {
-    let caller = mix(&[address_bits(caller)]);
-    endpoints.iter().filter(|endpoint| eligible(endpoint)).max_by_key(|endpoint| {
-        let address = endpoint.address;
-        (mix(&[u128::from(caller), address_bits(address.ip()), u128::from(address.port())]), address)
-    })
-}
-
-fn address_bits(address: IpAddr) -> u128 {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-/// A hash that never changes: the finalizer of `SplitMix64` over 64-bit words.
-/// <https://prng.di.unimi.it/splitmix64.c>
-fn mix(words: &[u128]) -> u64 {
-    words.iter().flat_map(|word| [(word >> 64) as u64, *word as u64]).fold(0, |hash, word| {
-        let mut z = (hash ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    })
+/// The one with fewer requests in flight, the first if they have as many.
+fn less_busy<'e>(first: &'e Arc<Endpoint>, second: &'e Arc<Endpoint>) -> &'e Arc<Endpoint> {
+    let in_flight = |endpoint: &Endpoint| endpoint.load.in_flight.load(Relaxed);
+    if in_flight(second) < in_flight(first) { second } else { first }
 }
 
 #[cfg(test)]

@@ -1,14 +1,20 @@
-//! An endpoint as the decisions see it: what the cluster says of it, and the load this agent has put on it.
+//! An endpoint as the decisions see it: what the cluster says of it, and what this agent has seen of it.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64},
+        atomic::{
+            AtomicI64, AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
 };
 
-use super::tag::Tag;
+use super::{outlier, tag::Tag};
+
+/// Time after which a sample of latency weighs 1/e, in nanoseconds.
+const DECAY_NANOS: f64 = 10e9;
 
 /// One address of a service. Immutable: a change in the cluster makes a new `Endpoint` that shares the [`Load`].
 #[derive(Debug)]
@@ -22,6 +28,9 @@ pub struct Endpoint {
     pub serving: bool,
     /// `conditions.terminating`, or the pod has a deletionTimestamp.
     pub terminating: bool,
+    /// When it became ready, in nanoseconds of this process's monotonic clock: negative if that was before the process
+    /// began. `None`: it is not ready, or nobody knows since when; then it counts as warm.
+    pub ready_since_nanos: Option<i64>,
     pub zone: Option<Arc<str>>,
     pub node: Option<Arc<str>>,
     /// The pod's name, where a pod stands behind the address.
@@ -30,9 +39,30 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// May new requests be sent to it.
+    /// A ready endpoint of the baseline of which nothing else is known.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            tag: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            ready_since_nanos: None,
+            zone: None,
+            node: None,
+            pod: None,
+            load: Arc::default(),
+        }
+    }
+
+    /// May new requests be sent to it, as far as the cluster is concerned.
     pub fn is_usable(&self) -> bool {
         self.ready && !self.terminating
+    }
+
+    /// Shutting down, but still answering.
+    pub fn is_draining(&self) -> bool {
+        self.terminating && (self.serving || self.ready)
     }
 }
 
@@ -45,4 +75,114 @@ pub struct Load {
     pub ewma_nanos: AtomicU64,
     /// When `ewma_nanos` was last written, in nanoseconds of the caller's monotonic clock.
     pub sampled_at_nanos: AtomicU64,
+    /// See [`Load::first_request`]; 0 while there was none.
+    first_request_nanos: AtomicI64,
+    /// See [`Load::terminating_since`]; 0 while it is not terminating.
+    terminating_since_nanos: AtomicU64,
+    /// What outlier detection remembers of it.
+    pub(super) record: outlier::Record,
 }
+
+impl Load {
+    /// Learns from an answer that took `latency_nanos`. A sample above the average replaces it; one below moves it
+    /// by `1 - e^(-elapsed / decay)`.
+    pub fn observe(&self, latency_nanos: u64, now_nanos: u64) {
+        // Each elapsed nanosecond is accounted for by exactly one of several workers that observe at once.
+        let before = self.sampled_at_nanos.fetch_max(now_nanos, AcqRel);
+        let keep = decay(now_nanos.saturating_sub(before));
+        let sample = latency_nanos.max(1);
+        let next = |average: u64| {
+            if average == 0 || sample >= average {
+                sample
+            } else {
+                (average as f64 * keep + sample as f64 * (1.0 - keep)).round().max(1.0) as u64
+            }
+        };
+        // The closure always answers, so neither does `fetch_update` fail.
+        let _ = self.ewma_nanos.fetch_update(AcqRel, Acquire, |average| Some(next(average)));
+    }
+
+    /// The average latency as of now, in nanoseconds: without new samples it fades, so that an endpoint that was
+    /// slow once is tried again. `None` while there is no sample.
+    pub fn average_nanos(&self, now_nanos: u64) -> Option<f64> {
+        let average = self.ewma_nanos.load(Acquire);
+        if average == 0 {
+            return None;
+        }
+        let age = now_nanos.saturating_sub(self.sampled_at_nanos.load(Acquire));
+        // Never below one, so that requests in flight count even when the average has faded.
+        Some((average as f64 * decay(age)).max(1.0))
+    }
+
+    /// When the first governed request since it is ready was sent to it; `None`: none was.
+    pub fn first_request(&self, ready_since_nanos: Option<i64>) -> Option<i64> {
+        let first = self.first_request_nanos.load(Relaxed);
+        (first != 0 && ready_since_nanos.is_none_or(|ready| first >= ready)).then_some(first)
+    }
+
+    /// Notes that its first request was sent at this moment; `ready_since_nanos` tells it from one before a restart.
+    pub fn note_first_request(&self, ready_since_nanos: Option<i64>, at_nanos: i64) {
+        // Clocks of nodes differ: a request may seem to come before the endpoint is ready.
+        let at = at_nanos.max(ready_since_nanos.unwrap_or(i64::MIN));
+        let at = if at == 0 { 1 } else { at };
+        // Of several workers the first counts, all within the same moment.
+        let _ = self.first_request_nanos.fetch_update(Relaxed, Relaxed, |first| {
+            let known = first != 0 && ready_since_nanos.is_none_or(|ready| first >= ready);
+            (!known).then_some(at)
+        });
+    }
+
+    /// When this agent learnt that it is terminating, in nanoseconds of its monotonic clock. Whoever has a request in
+    /// flight holds an [`Endpoint`] of before; here it is seen all the same.
+    ///
+    /// Not the time that the pod's deletionTimestamp tells: a clock that is a few seconds ahead would break requests off
+    /// too early, and an agent that has begun since has none of before.
+    pub fn terminating_since(&self) -> Option<u64> {
+        let since = self.terminating_since_nanos.load(Relaxed);
+        (since != 0).then_some(since)
+    }
+
+    /// Says whether it terminates. The first time counts.
+    pub fn set_terminating(&self, terminating: bool, now_nanos: u64) {
+        if !terminating {
+            self.terminating_since_nanos.store(0, Relaxed);
+        } else if self.terminating_since_nanos.load(Relaxed) == 0 {
+            self.terminating_since_nanos.store(now_nanos.max(1), Relaxed);
+        }
+    }
+}
+
+fn decay(elapsed_nanos: u64) -> f64 {
+    (-(elapsed_nanos as f64) / DECAY_NANOS).exp()
+}
+
+/// A request or a tunnelled connection in flight to an endpoint: counted from `begin` until it is dropped.
+#[derive(Debug)]
+pub struct InFlight {
+    endpoint: Arc<Endpoint>,
+}
+
+impl InFlight {
+    pub fn begin(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.load.in_flight.fetch_add(1, Relaxed);
+        Self { endpoint }
+    }
+
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// See [`Load::observe`].
+    pub fn observe(&self, latency_nanos: u64, now_nanos: u64) {
+        self.endpoint.load.observe(latency_nanos, now_nanos);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.endpoint.load.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

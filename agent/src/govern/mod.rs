@@ -4,10 +4,11 @@
 //!
 //! In the order in which a request meets them: [`lane`] reads its tag, [`entry`] gives it one if it has none and a lane
 //! asks for it, [`throttle`], [`concurrency`] and [`breaker`] admit it or refuse, [`route`] finds the endpoints that may
-//! answer it, [`balance`] chooses one of them and learns from the answer. What came of it is an [`outcome`]; [`retry`]
-//! sends it again, [`fallback`] answers in the service's place. [`policy`] is what was asked for, checked and with every
-//! default filled in; [`request`] is what rules may ask of a request.
+//! answer it ([`outlier`] and [`warmup`] hold some back), [`balance`] chooses one of them. What came of it is an
+//! [`outcome`]; [`retry`] sends it again, [`fallback`] answers in the service's place. [`policy`] is what was asked for,
+//! checked and with every default filled in; [`request`] is what rules may ask of a request.
 
+mod affinity;
 pub mod baggage;
 pub mod balance;
 pub mod breaker;
@@ -18,10 +19,13 @@ pub mod fallback;
 pub mod governor;
 pub mod lane;
 pub mod outcome;
+pub mod outlier;
 pub mod policy;
 pub mod request;
 pub mod retry;
 pub mod route;
+pub mod subset;
 pub mod tag;
 pub mod throttle;
+pub mod warmup;
 pub mod window;

@@ -1,43 +1,66 @@
 //! From a tag to an endpoint: which of a service's endpoints may answer a request, and the choice among them.
 //!
-//! - A tagged request goes to a usable endpoint of its lane; if there is none, to the baseline, keeping its tag.
+//! - A tagged request goes to a usable endpoint of its lane; if there is none, to the baseline, keeping its tag, unless the
+//!   lane says that its requests are to fail then.
 //! - An untagged request goes to the baseline and never to a tagged endpoint.
 //! - Endpoints that were tried for this request already come last.
 //!
-//! Usable means ready and not terminating. If a service has no usable endpoint left for the request, those that
-//! are shutting down but still serve are used, as kube-proxy does: the last pods of a service that is scaled down or
-//! replaced all at once answer until they are gone.
+//! Usable means ready, not terminating, and not held out by this agent: [ejected](super::outlier), or in the delay before
+//! its [warm-up](super::warmup).
+//!
+//! Panic: that an endpoint is held out is a guess of this agent, and where it would hold out too many it is more likely
+//! wrong than right, or at least too much for the rest. So if fewer than the panic threshold of a subset's endpoints (those
+//! that the cluster says are ready and do not terminate) are usable, all of these are used. That is about a lane as it is
+//! about the baseline: a lane of which all endpoints are ejected keeps its requests, for a request that means to see the new
+//! version is better answered by an ailing new version than by the old one. Below the threshold, or with a threshold
+//! of 0, it falls back as a lane without endpoints does; and what is held out comes after all that is usable, rather
+//! than nobody.
+//!
+//! If a service has no ready endpoint left for the request, those that are shutting down but still serve are used, as
+//! kube-proxy does: the last pods of a service that is scaled down or replaced all at once answer until they are gone.
 //! <https://kubernetes.io/docs/concepts/services-networking/service/#traffic-to-terminating-endpoints>
 //!
 //! An endpoint that is not ready (and not shutting down) never gets a request: Kubernetes itself would not send
-//! one there. The panic threshold of DESIGN 6.2 is no exception: it is a guard against this agent's own guesses
-//! (endpoints that it ejected for errors that it saw), not against what the kubelet knows for sure. It comes with
-//! outlier detection.
+//! one there, and panic is no exception: it is a guard against this agent's own guesses, not against what the kubelet
+//! knows for sure.
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use fastrand::Rng;
 
-use super::{balance, endpoint::Endpoint, lane::RequestTag, tag::Tag};
+use super::{
+    balance::How,
+    endpoint::Endpoint,
+    lane::RequestTag,
+    outlier,
+    policy::{LaneFallback, OutlierDetection, Policy, WarmUp},
+    subset::Subset,
+    tag::Tag,
+    warmup::{self, Stage},
+};
 
 /// The endpoints of a service, as far as routing needs to know it.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates<'s> {
     /// Endpoints with no tag.
-    pub baseline: &'s [Arc<Endpoint>],
-    pub lanes: &'s BTreeMap<Tag, Vec<Arc<Endpoint>>>,
-    /// `sessionAffinity: ClientIP`.
+    pub baseline: &'s Subset,
+    pub lanes: &'s BTreeMap<Tag, Subset>,
+    /// `sessionAffinity: ClientIP`: goes before the policy's algorithm. Warm-up, ejection and panic are as without it.
     pub session_affinity: bool,
+    pub policy: &'s Policy,
 }
 
 /// A request, as far as routing needs to know it.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'c> {
     pub tag: Option<&'c RequestTag>,
+    /// What is to become of it if its lane has nobody to answer.
+    pub fallback: LaneFallback,
     /// The caller pod's address.
     pub caller: IpAddr,
     /// Endpoints that this request was sent to already, in vain. One of them is chosen again only if there is no
@@ -52,6 +75,8 @@ pub struct Call<'c> {
 pub struct Decision {
     pub endpoint: Arc<Endpoint>,
     pub lane: Lane,
+    /// Too few endpoints are usable, so that those that are held out were chosen from as well.
+    pub panic: bool,
 }
 
 /// How the endpoint's lane and the request's tag go together.
@@ -71,40 +96,120 @@ pub enum Refusal {
     /// Neither the request's lane nor the baseline has an endpoint to offer.
     #[error("no endpoint")]
     NoEndpoint,
-    /// The service has endpoints in the request's lane, none of them can be used, and there is no baseline.
-    #[error("no usable endpoint in the lane, and no baseline")]
+    /// None of the endpoints in the request's lane can be used, and there is no baseline, or it must not be used.
+    #[error("no usable endpoint in the lane, and no baseline for it")]
     LaneUnavailable,
 }
 
 /// Chooses the endpoint for a request.
 pub fn route(service: Candidates<'_>, call: &Call<'_>, rng: &mut Rng) -> Result<Decision, Refusal> {
-    let lane = call.tag.and_then(|tag| service.lanes.get(tag.as_str())).map_or(&[][..], Vec::as_slice);
+    let lane = call.tag.and_then(|tag| service.lanes.get(tag.as_str()));
+    let may_fall_back = call.tag.is_none() || call.fallback == LaneFallback::Baseline;
     let untagged = if call.tag.is_some() { Lane::FellBack } else { Lane::Baseline };
-    let subsets = [(lane, Lane::Routed), (service.baseline, untagged)];
+    let baseline = may_fall_back.then_some((service.baseline, untagged));
+    let doubts = Doubts::new(service.policy, call.now_nanos);
+    let how = How {
+        algorithm: service.policy.load_balancer.algorithm,
+        caller: service.session_affinity.then_some(call.caller),
+        now_nanos: call.now_nanos,
+    };
 
     for again in [false, true] {
-        for eligible in [Endpoint::is_usable, is_draining] {
-            for (endpoints, lane) in subsets {
-                let eligible = |endpoint: &Endpoint| {
-                    eligible(endpoint) && (again || !call.tried.contains(&endpoint.address))
-                };
-                let chosen = if service.session_affinity {
-                    balance::sticky(endpoints, eligible, call.caller)
-                } else {
-                    balance::power_of_two(endpoints, eligible, call.now_nanos, rng)
+        for rank in [Rank::Usable, Rank::HeldOut, Rank::Draining] {
+            for (subset, lane) in lane.map(|lane| (lane, Lane::Routed)).into_iter().chain(baseline) {
+                let fresh = |endpoint: &Endpoint| again || !call.tried.contains(&endpoint.address);
+                let (chosen, panic) = match (rank, doubts.about(subset)) {
+                    (Rank::Usable, About::Nobody) => {
+                        (how.choose(subset, |e| e.is_usable() && fresh(e), rng), false)
+                    }
+                    (Rank::Usable, About::Some { panic }) => {
+                        let share = |e: &Endpoint| doubts.share(e, panic).filter(|_| fresh(e));
+                        (how.choose_by_share(subset, share, rng), panic)
+                    }
+                    (Rank::HeldOut, About::Some { panic: false }) => {
+                        let share = |e: &Endpoint| doubts.share(e, true).filter(|_| fresh(e));
+                        (how.choose_by_share(subset, share, rng), true)
+                    }
+                    (Rank::HeldOut, _) => (None, false),
+                    (Rank::Draining, _) => (how.choose(subset, |e| e.is_draining() && fresh(e), rng), false),
                 };
                 if let Some(endpoint) = chosen {
-                    return Ok(Decision { endpoint: Arc::clone(endpoint), lane });
+                    return Ok(Decision { endpoint: Arc::clone(endpoint), lane, panic });
                 }
             }
         }
     }
-    Err(if lane.is_empty() { Refusal::NoEndpoint } else { Refusal::LaneUnavailable })
+    let lane_is_there = lane.is_some_and(|lane| !lane.is_empty());
+    Err(if lane_is_there || !may_fall_back { Refusal::LaneUnavailable } else { Refusal::NoEndpoint })
 }
 
-/// Shutting down, but still answering.
-fn is_draining(endpoint: &Endpoint) -> bool {
-    endpoint.terminating && (endpoint.serving || endpoint.ready)
+/// What is chosen from first, and what only if there is nothing better.
+#[derive(Clone, Copy)]
+enum Rank {
+    Usable,
+    /// Ready, and held out by this agent.
+    HeldOut,
+    /// Shutting down, but still answering.
+    Draining,
+}
+
+/// What this agent holds against endpoints that the cluster says are usable.
+struct Doubts<'p> {
+    warmup: Option<&'p WarmUp>,
+    outliers: Option<&'p OutlierDetection>,
+    /// Of the subset's endpoints, 0 to 1.
+    threshold: f64,
+    now_nanos: u64,
+}
+
+/// About whom of a subset there are doubts.
+#[derive(Clone, Copy)]
+enum About {
+    Nobody,
+    Some {
+        /// About too many.
+        panic: bool,
+    },
+}
+
+impl<'p> Doubts<'p> {
+    fn new(policy: &'p Policy, now_nanos: u64) -> Self {
+        Self {
+            warmup: policy.load_balancer.warmup.as_ref(),
+            outliers: policy.outlier_detection.as_ref(),
+            threshold: policy.load_balancer.panic_threshold_percent / 100.0,
+            now_nanos,
+        }
+    }
+
+    /// Nearly always nobody, and then found out without looking at the endpoints.
+    fn about(&self, subset: &Subset) -> About {
+        let no_outliers = self.outliers.is_none() || subset.has_no_outliers(self.now_nanos);
+        if no_outliers && self.warmup.is_none_or(|warmup| subset.is_warm(warmup, self.now_nanos)) {
+            return About::Nobody;
+        }
+        let used = subset.iter().filter(|endpoint| self.share(endpoint, false).is_some()).count();
+        About::Some { panic: (used as f64) < subset.usable() as f64 * self.threshold }
+    }
+
+    /// The part of an endpoint's share that it is to get; `None`: nothing. With `all`, those that are held out get theirs too.
+    fn share(&self, endpoint: &Endpoint, all: bool) -> Option<f64> {
+        if !endpoint.is_usable() {
+            return None;
+        }
+        if !all && outlier::is_ejected(self.outliers, endpoint, self.now_nanos) {
+            return None;
+        }
+        let Some(warmup) = self.warmup else {
+            return Some(1.0);
+        };
+        match warmup::stage(warmup, endpoint, self.now_nanos) {
+            Stage::Warm => Some(1.0),
+            Stage::Warming(share) => Some(share),
+            // Before its time, if need be, with what it would begin with.
+            Stage::Delayed => all.then(|| warmup::curve(warmup, Duration::ZERO)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use crate::{
         balance::InFlight,
         endpoint::Endpoint,
         lane::RequestTag,
-        route::{self, Call, Candidates, Lane, Refusal},
+        policy::LaneFallback,
+        route::{self, Call, Lane, Refusal},
     },
     observe::{metrics::TagOutcome, reason::Reason},
 };
@@ -59,14 +60,9 @@ pub(crate) fn choose(
         return Ok(fresh.then(|| Chosen { in_flight: InFlight::begin(pinned.clone()), lane: Lane::Baseline }));
     }
     let service = &destination.service;
-    let candidates = Candidates {
-        baseline: &service.baseline,
-        lanes: &service.lanes,
-        session_affinity: service.session_affinity,
-    };
     let caller = pod.pod.workload.load().ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let call = Call { tag, caller, tried, now_nanos: now.0 };
-    match route::route(candidates, &call, &mut worker.rng.borrow_mut()) {
+    let call = Call { tag, fallback: LaneFallback::default(), caller, tried, now_nanos: now.0 };
+    match route::route(service.candidates(), &call, &mut worker.rng.borrow_mut()) {
         Ok(decision) if tried.contains(&decision.endpoint.address) => Ok(None),
         Ok(decision) => {
             Ok(Some(Chosen { in_flight: InFlight::begin(decision.endpoint), lane: decision.lane }))

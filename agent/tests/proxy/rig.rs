@@ -151,15 +151,11 @@ impl Builder {
     fn snapshot(&self, generation: u64) -> Snapshot {
         let endpoint = |given: &Given| {
             Arc::new(Endpoint {
-                address: given.address,
                 tag: given.tag.map(|tag| tag.parse().unwrap()),
                 ready: given.ready,
                 serving: given.ready,
-                terminating: false,
-                zone: None,
-                node: None,
-                pod: None,
                 load: given.load.clone(),
+                ..Endpoint::new(given.address)
             })
         };
         let endpoints: Vec<_> = self.endpoints.iter().map(endpoint).collect();

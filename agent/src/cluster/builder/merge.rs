@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, btree_map},
     net::SocketAddr,
     sync::Arc,
+    time::SystemTime,
 };
 
 use super::store::Store;
@@ -82,7 +83,21 @@ impl<'a> Described<'a> {
         self.slice.node.as_ref().or_else(|| self.pod.and_then(|pod| pod.node.as_ref()))
     }
 
-    pub(super) fn endpoint(&self, address: SocketAddr, load: Arc<Load>) -> Endpoint {
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// When the pod says that it became ready.
+    pub(super) fn ready_since(&self) -> Option<SystemTime> {
+        self.pod.and_then(|pod| pod.ready_since)
+    }
+
+    pub(super) fn endpoint(
+        &self,
+        address: SocketAddr,
+        ready_since_nanos: Option<i64>,
+        load: Arc<Load>,
+    ) -> Endpoint {
         let reference = self.slice.pod.as_ref().map(|pod| &pod.name);
         Endpoint {
             address,
@@ -90,6 +105,7 @@ impl<'a> Described<'a> {
             ready: self.ready,
             serving: self.serving,
             terminating: self.terminating,
+            ready_since_nanos,
             zone: self.slice.zone.clone().or_else(|| self.pod.and_then(|pod| pod.zone.clone())),
             node: self.node().cloned(),
             pod: reference.or_else(|| self.pod.map(|pod| &pod.name)).map(|name| name.name.clone()),

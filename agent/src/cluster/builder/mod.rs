@@ -6,6 +6,7 @@
 
 mod claims;
 mod merge;
+mod moment;
 mod service;
 mod store;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use std::{
     hash::Hash,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::SystemTime,
 };
 
 use ahash::{AHashMap, AHashSet};
@@ -26,6 +28,7 @@ use tokio::time::Instant;
 pub use self::topology::Options;
 use self::{
     claims::Claims,
+    moment::Moment,
     service::{Built, Owner},
     store::Store,
 };
@@ -35,6 +38,7 @@ use super::{
     problem::Problem,
     source::{Change, Sighting},
 };
+use crate::clock::Nanos;
 
 pub struct Builder {
     options: Options,
@@ -119,8 +123,9 @@ impl Builder {
         if !self.is_synced() {
             return None;
         }
+        let moment = Moment { instant: now, nanos: Nanos::at(now.into_std()).0, wall: SystemTime::now() };
         for name in std::mem::take(&mut self.dirty) {
-            self.build_service(name, now);
+            self.build_service(name, moment);
         }
         if !self.changed && self.generation > 0 {
             return None;
@@ -306,7 +311,7 @@ impl Builder {
         }
     }
 
-    fn build_service(&mut self, name: Name, now: Instant) {
+    fn build_service(&mut self, name: Name, now: Moment) {
         let before = self.built.remove(&name).unwrap_or_default();
         for pod in &before.used_pods {
             unlink(&mut self.by_pod, pod, &name);

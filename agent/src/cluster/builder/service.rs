@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use super::{
     merge::{Described, merge},
+    moment::{Moment, Ready},
     store::Store,
     topology::{self, Candidate, Options},
 };
 use crate::{
-    clock::Nanos,
     cluster::{
         model::{self, Destination},
         object::{EndpointSlice, Frontend, Key, Kind, Name, Service, ServicePort, SliceEndpoint},
@@ -26,6 +26,7 @@ use crate::{
         endpoint::{Endpoint, Load},
         governor::Governor,
         policy::Policy,
+        subset::Subset,
     },
 };
 
@@ -64,6 +65,7 @@ struct LoadKey {
 
 struct Kept {
     load: Arc<Load>,
+    ready: Option<Ready>,
     gone_since: Option<Instant>,
 }
 
@@ -74,7 +76,7 @@ impl Built {
         store: &Store,
         options: &Options,
         mut before: Self,
-        now: Instant,
+        now: Moment,
     ) -> Self {
         let mut built = Self::default();
         let slices: Vec<(&EndpointSlice, Vec<Described<'_>>)> = store
@@ -96,8 +98,7 @@ impl Built {
         for (index, port) in service.ports.iter().enumerate() {
             built.check_port_name(service, port, &slices);
             let policy = Arc::<Policy>::default();
-            let now_nanos = Nanos::at(now.into_std()).0;
-            let governor = Governor::next(before.governors.get(&port.port), policy, now_nanos);
+            let governor = Governor::next(before.governors.get(&port.port), policy, now.nanos);
             built.governors.insert(port.port, governor.clone());
             for &ipv6 in families {
                 let described = merge(port, ipv6, &slices);
@@ -232,25 +233,34 @@ impl Part {
         governor: &Arc<Governor>,
         options: &Options,
         before: Option<Self>,
-        now: Instant,
+        now: Moment,
     ) -> Self {
         let headless = service.frontend == Frontend::Headless;
         if let Some(node) = options.node.as_ref().filter(|_| service.node_local && !headless) {
             described.retain(|_, described| described.node() == Some(node));
         }
         let (before, mut loads) = before.map(|part| (part.service, part.loads)).unzip();
+        // Endpoints that are there already when the service is met for the first time.
+        let found = before.is_none();
         let loads = loads.get_or_insert_default();
         for kept in loads.values_mut() {
-            kept.gone_since.get_or_insert(now);
+            kept.gone_since.get_or_insert(now.instant);
         }
         let candidates: Vec<Candidate<'_>> = described
             .into_iter()
             .map(|(address, described)| {
                 let kept = loads
                     .entry(LoadKey { address, pod: described.pod_uid() })
-                    .or_insert_with(|| Kept { load: Arc::default(), gone_since: None });
+                    .or_insert_with(|| Kept { load: Arc::default(), ready: None, gone_since: None });
                 kept.gone_since = None;
-                let endpoint = described.endpoint(address, kept.load.clone());
+                let (ready, told) = (described.is_ready(), described.ready_since());
+                let ready_since_nanos = Ready::next(&mut kept.ready, ready, told, found, now);
+                if found && let Some(since) = ready_since_nanos {
+                    // When it was asked first, nobody can say any more.
+                    kept.load.note_first_request(Some(since), since);
+                }
+                let endpoint = described.endpoint(address, ready_since_nanos, kept.load.clone());
+                kept.load.set_terminating(endpoint.terminating, now.nanos);
                 Candidate {
                     endpoint: reuse_endpoint(before.as_deref(), endpoint),
                     for_zones: &described.slice.for_zones,
@@ -262,9 +272,17 @@ impl Part {
         for candidate in &candidates {
             subsets.entry(candidate.endpoint.tag.clone()).or_default().push(candidate);
         }
-        let near = |candidates: Vec<_>| topology::near(&candidates, options, service.prefer);
-        let baseline = subsets.remove(&None).map(near).unwrap_or_default();
-        let lanes = subsets.into_iter().filter_map(|(tag, subset)| Some((tag?, near(subset)))).collect();
+        let near = |candidates: Vec<_>, subset: Option<&Subset>| {
+            Subset::new(topology::near(&candidates, options, service.prefer), subset)
+        };
+        let baseline = subsets.remove(&None).unwrap_or_default();
+        let baseline = near(baseline, before.as_deref().map(|before| &before.baseline));
+        let lanes = subsets.into_iter().filter_map(|(tag, subset)| {
+            let tag = tag?;
+            let subset = near(subset, before.as_deref().and_then(|before| before.lanes.get(&tag)));
+            Some((tag, subset))
+        });
+        let lanes = lanes.collect();
         let new = model::Service {
             namespace: service.name.namespace.clone(),
             name: service.name.name.clone(),
@@ -279,7 +297,7 @@ impl Part {
         };
         let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
         let mut part = Self { service, loads: std::mem::take(loads) };
-        part.forget(now);
+        part.forget(now.instant);
         part
     }
 
@@ -301,9 +319,11 @@ fn reuse_endpoint(before: Option<&model::Service>, new: Endpoint) -> Arc<Endpoin
 
 fn is_same_endpoint(old: &Endpoint, new: &Endpoint) -> bool {
     // Taken apart, so that a new field cannot be forgotten here.
-    let Endpoint { address, tag, ready, serving, terminating, zone, node, pod, load } = new;
+    let Endpoint { address, tag, ready, serving, terminating, ready_since_nanos, zone, node, pod, load } =
+        new;
     (&old.address, &old.tag, &old.zone, &old.node, &old.pod) == (address, tag, zone, node, pod)
         && (old.ready, old.serving, old.terminating) == (*ready, *serving, *terminating)
+        && old.ready_since_nanos == *ready_since_nanos
         && Arc::ptr_eq(&old.load, load)
 }
 

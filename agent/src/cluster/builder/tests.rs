@@ -645,6 +645,8 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
             ready,
             serving,
             terminating,
+            // Where no pod tells it is when it was seen, which is history.
+            ready_since_nanos: _,
             zone,
             node,
             pod,

@@ -1,12 +1,10 @@
-use std::{
-    net::SocketAddr,
-    sync::atomic::{AtomicU32, AtomicU64},
-};
+use std::net::SocketAddr;
 
 use fastrand::Rng;
 use proptest::prelude::*;
 
 use super::*;
+use crate::govern::endpoint::Load;
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1000 * MS;
@@ -17,70 +15,31 @@ fn endpoint(index: u16) -> Arc<Endpoint> {
 
 fn with_load(index: u16, load: Load) -> Arc<Endpoint> {
     let [high, low] = index.to_be_bytes();
-    Arc::new(Endpoint {
-        address: SocketAddr::from(([10, 1, high, low], 8080)),
-        tag: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        zone: None,
-        node: None,
-        pod: None,
-        load: Arc::new(load),
-    })
+    let address = SocketAddr::from(([10, 1, high, low], 8080));
+    Arc::new(Endpoint { load: Arc::new(load), ..Endpoint::new(address) })
 }
 
 /// An endpoint with an average of `ewma` at time `at`, and requests in flight.
 fn loaded(index: u16, ewma: u64, at: u64, in_flight: u32) -> Arc<Endpoint> {
-    let load = Load {
-        in_flight: AtomicU32::new(in_flight),
-        ewma_nanos: AtomicU64::new(ewma),
-        sampled_at_nanos: AtomicU64::new(at),
-    };
+    let load = Load::default();
+    load.in_flight.store(in_flight, Relaxed);
+    load.ewma_nanos.store(ewma, Relaxed);
+    load.sampled_at_nanos.store(at, Relaxed);
     with_load(index, load)
 }
 
-fn average(load: &Load) -> u64 {
-    load.ewma_nanos.load(Acquire)
+fn power_of_two<'e>(
+    subset: &'e Subset,
+    eligible: impl Fn(&Endpoint) -> bool,
+    now_nanos: u64,
+    rng: &mut Rng,
+) -> Option<&'e Arc<Endpoint>> {
+    How { algorithm: Algorithm::PeakEwma, caller: None, now_nanos }.choose(subset, eligible, rng)
 }
 
-#[test]
-fn averages_follow_the_formula() {
-    let load = Load::default();
-    assert_eq!(load.average_nanos(5 * S), None);
-    // The first sample is the average.
-    load.observe(10 * MS, S);
-    assert_eq!(average(&load), 10 * MS);
-    // Above: it replaces the average.
-    load.observe(100 * MS, 2 * S);
-    assert_eq!(average(&load), 100 * MS);
-    // Below, 10 s later: 100 / e + 20 (1 - 1 / e) = 49.430355 ms.
-    load.observe(20 * MS, 12 * S);
-    assert_eq!(average(&load), 49_430_355);
-    // At the same moment: it weighs nothing.
-    load.observe(MS, 12 * S);
-    assert_eq!(average(&load), 49_430_355);
-    // 1 s later: 49.430355 * e^-0.1 + 1 * (1 - e^-0.1) = 44.821597 ms.
-    load.observe(MS, 13 * S);
-    assert_eq!(average(&load), 44_821_597);
-    // A late one, from a worker whose clock was read earlier: weighs nothing, and does not turn time back.
-    load.observe(MS, 10 * S);
-    assert_eq!(average(&load), 44_821_597);
-    assert_eq!(load.sampled_at_nanos.load(Acquire), 13 * S);
-    // No answer is faster than a nanosecond, for zero means "no sample".
-    let load = Load::default();
-    load.observe(0, 0);
-    assert_eq!(average(&load), 1);
-}
-
-#[test]
-fn averages_fade_without_samples() {
-    let load = Load::default();
-    load.observe(100 * MS, 0);
-    let at = |seconds: u64| load.average_nanos(seconds * S).map(|nanos| nanos.round() as u64);
-    assert_eq!(at(0), Some(100 * MS));
-    assert_eq!(at(10), Some(36_787_944), "1/e after 10 s");
-    assert_eq!(at(1000), Some(1), "never to nothing, so that requests in flight still count");
+fn sticky(subset: &Subset, eligible: impl Fn(&Endpoint) -> bool, caller: IpAddr) -> Option<&Arc<Endpoint>> {
+    let how = How { algorithm: Algorithm::PeakEwma, caller: Some(caller), now_nanos: 0 };
+    how.choose(subset, eligible, &mut Rng::with_seed(0))
 }
 
 #[test]
@@ -117,49 +76,18 @@ fn an_average_that_is_old_weighs_less() {
 }
 
 #[test]
-fn in_flight_is_counted_until_the_guard_is_dropped() {
-    let endpoint = endpoint(1);
-    let one = InFlight::begin(Arc::clone(&endpoint));
-    let two = InFlight::begin(Arc::clone(&endpoint));
-    assert_eq!(endpoint.load.in_flight.load(Relaxed), 2);
-    one.observe(7 * MS, S);
-    assert_eq!(average(&endpoint.load), 7 * MS);
-    drop((one, two));
-    assert_eq!(endpoint.load.in_flight.load(Relaxed), 0);
-}
-
-#[test]
-fn many_workers_lose_no_count_and_no_peak() {
-    let endpoint = endpoint(1);
-    std::thread::scope(|scope| {
-        for worker in 0..4 {
-            let endpoint = &endpoint;
-            scope.spawn(move || {
-                for round in 0..1000 {
-                    let guard = InFlight::begin(Arc::clone(endpoint));
-                    guard.observe(if worker == 3 && round == 500 { 900 * MS } else { MS }, S);
-                }
-            });
-        }
-    });
-    assert_eq!(endpoint.load.in_flight.load(Relaxed), 0);
-    // All at one moment, so that nothing below moves the average: the peak stands.
-    assert_eq!(average(&endpoint.load), 900 * MS);
-}
-
-#[test]
 fn one_or_none() {
     let mut rng = Rng::with_seed(1);
-    assert!(power_of_two(&[], |_| true, 0, &mut rng).is_none());
-    let only = [endpoint(1)];
+    assert!(power_of_two(&Subset::default(), |_| true, 0, &mut rng).is_none());
+    let only = Subset::from(vec![endpoint(1)]);
     assert!(power_of_two(&only, |_| false, 0, &mut rng).is_none());
     assert_eq!(power_of_two(&only, |_| true, 0, &mut rng).map(|e| e.address), Some(only[0].address));
-    assert!(sticky(&[], |_| true, [10, 0, 0, 1].into()).is_none());
+    assert!(sticky(&Subset::default(), |_| true, [10, 0, 0, 1].into()).is_none());
 }
 
 /// Requests arrive evenly; each takes the endpoint's own time. Returns how many each endpoint got.
 fn simulate(latencies: &[u64], requests: u64, every: u64, seed: u64) -> Vec<u64> {
-    let endpoints: Vec<_> = (0..latencies.len()).map(|index| endpoint(index as u16)).collect();
+    let endpoints: Subset = (0..latencies.len()).map(|index| endpoint(index as u16)).collect();
     let mut rng = Rng::with_seed(seed);
     let mut counts = vec![0; endpoints.len()];
     let mut running: Vec<(u64, u64, InFlight)> = Vec::new();
@@ -200,7 +128,7 @@ fn a_slow_endpoint_gets_less_but_is_not_forgotten() {
 
 #[test]
 fn a_new_endpoint_is_used_at_once_beside_fast_ones() {
-    let endpoints = [loaded(1, MS, S, 0), loaded(2, MS, S, 0), endpoint(3)];
+    let endpoints = Subset::from(vec![loaded(1, MS, S, 0), loaded(2, MS, S, 0), endpoint(3)]);
     let mut rng = Rng::with_seed(3);
     let mut got = 0;
     for _ in 0..300 {
@@ -212,7 +140,7 @@ fn a_new_endpoint_is_used_at_once_beside_fast_ones() {
 
 #[test]
 fn a_caller_stays_and_only_those_of_a_lost_endpoint_move() {
-    let endpoints: Vec<_> = (0..10).map(endpoint).collect();
+    let endpoints: Subset = (0..10).map(endpoint).collect();
     let callers: Vec<IpAddr> =
         (0..2000_u16).map(|n| [10, 9, n.to_be_bytes()[0], n.to_be_bytes()[1]].into()).collect();
     let mut per_endpoint = [0; 10];
@@ -234,27 +162,13 @@ fn a_caller_stays_and_only_those_of_a_lost_endpoint_move() {
     }
 }
 
-#[test]
-fn the_hash_is_the_same_after_a_restart() {
-    // SplitMix64 seeded with 0 begins with these; `mix` of zero words is its finalizer applied to its own output.
-    assert_eq!(mix(&[]), 0);
-    let first = |word: u64| {
-        let mut z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    assert_eq!(first(0), 0xe220_a839_7b1d_cdaf, "the first number of SplitMix64 with seed 0");
-    assert_eq!(mix(&[7]), first(first(0) ^ 7));
-}
-
 proptest! {
     #[test]
     fn only_eligible_endpoints_are_drawn_and_one_if_there_is_one(
         eligible in prop::collection::vec(any::<bool>(), 0..40),
         seed in any::<u64>(),
     ) {
-        let endpoints: Vec<_> = (0..eligible.len()).map(|index| endpoint(index as u16)).collect();
+        let endpoints: Subset = (0..eligible.len()).map(|index| endpoint(index as u16)).collect();
         let passes = |e: &Endpoint| {
             endpoints.iter().position(|other| other.address == e.address).is_some_and(|index| eligible[index])
         };
@@ -268,21 +182,5 @@ proptest! {
                 None => prop_assert!(!eligible.contains(&true)),
             }
         }
-    }
-
-    #[test]
-    fn an_average_stays_between_the_extremes_of_its_samples(
-        samples in prop::collection::vec((1..10 * S, 0..20 * S), 1..30),
-    ) {
-        let load = Load::default();
-        let mut now = 0;
-        for (latency, elapsed) in &samples {
-            now += elapsed;
-            load.observe(*latency, now);
-            prop_assert!(average(&load) >= *latency || average(&load) > 0);
-        }
-        let least = samples.iter().map(|(latency, _)| *latency).min().unwrap_or(0);
-        let most = samples.iter().map(|(latency, _)| *latency).max().unwrap_or(0);
-        prop_assert!((least..=most).contains(&average(&load)));
     }
 }

@@ -2,7 +2,6 @@ use fastrand::Rng;
 use proptest::prelude::*;
 
 use super::*;
-use crate::govern::endpoint::Load;
 
 /// What Kubernetes says of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,35 +18,32 @@ use State::{Draining, Gone, NotReady, Ready};
 
 #[derive(Debug)]
 struct Fixture {
-    baseline: Vec<Arc<Endpoint>>,
-    lanes: BTreeMap<Tag, Vec<Arc<Endpoint>>>,
+    baseline: Subset,
+    lanes: BTreeMap<Tag, Subset>,
+    policy: Policy,
 }
 
 fn endpoint(subnet: u8, index: usize, tag: Option<&Tag>, state: State) -> Arc<Endpoint> {
     Arc::new(Endpoint {
-        address: SocketAddr::from(([10, 1, subnet, index as u8], 8080)),
         tag: tag.cloned(),
         ready: state == Ready,
         serving: matches!(state, Ready | Draining),
         terminating: matches!(state, Draining | Gone),
-        zone: None,
-        node: None,
-        pod: None,
-        load: Arc::new(Load::default()),
+        ..Endpoint::new(address(subnet, index))
     })
 }
 
 /// Baseline endpoints are 10.1.0.x, those of lane `gray` 10.1.1.x.
 fn fixture(baseline: &[State], gray: &[State]) -> Fixture {
     let tag: Tag = "gray".parse().expect("a tag");
-    let make = |subnet, tag: Option<&Tag>, states: &[State]| -> Vec<_> {
+    let make = |subnet, tag: Option<&Tag>, states: &[State]| -> Subset {
         states.iter().enumerate().map(|(index, state)| endpoint(subnet, index, tag, *state)).collect()
     };
     let mut lanes = BTreeMap::new();
     if !gray.is_empty() {
         lanes.insert(tag.clone(), make(1, Some(&tag), gray));
     }
-    Fixture { baseline: make(0, None, baseline), lanes }
+    Fixture { baseline: make(0, None, baseline), lanes, policy: Policy::default() }
 }
 
 fn address(subnet: u8, index: usize) -> SocketAddr {
@@ -63,8 +59,19 @@ impl Fixture {
         seed: u64,
     ) -> Result<Decision, Refusal> {
         let tag = tag.map(|tag| RequestTag::new(tag.as_bytes()).expect("a tag"));
-        let call = Call { tag: tag.as_ref(), caller: [10, 9, 0, 1].into(), tried, now_nanos: 0 };
-        let service = Candidates { baseline: &self.baseline, lanes: &self.lanes, session_affinity: affinity };
+        let call = Call {
+            tag: tag.as_ref(),
+            fallback: LaneFallback::Baseline,
+            caller: [10, 9, 0, 1].into(),
+            tried,
+            now_nanos: 0,
+        };
+        let service = Candidates {
+            baseline: &self.baseline,
+            lanes: &self.lanes,
+            session_affinity: affinity,
+            policy: &self.policy,
+        };
         route(service, &call, &mut Rng::with_seed(seed))
     }
 }
@@ -131,11 +138,11 @@ fn what_was_tried_comes_last() {
 #[test]
 fn publish_not_ready_addresses_of_a_pod_that_goes_away_come_last_too() {
     // Kubernetes reports such endpoints as ready whatever happens; `serving` may be false.
-    let mut fixture = fixture(&[Ready, Ready], &[]);
-    let leaving = Arc::get_mut(&mut fixture.baseline[0]).expect("not shared");
-    (leaving.terminating, leaving.serving) = (true, false);
+    let leaving = Arc::new(Endpoint { terminating: true, serving: false, ..Endpoint::new(address(0, 0)) });
+    let mut fixture = fixture(&[], &[]);
+    fixture.baseline = vec![leaving.clone(), endpoint(0, 1, None, Ready)].into();
     assert_eq!(goes(&fixture, None, &[]), Ok((Lane::Baseline, address(0, 1))));
-    fixture.baseline.pop();
+    fixture.baseline = vec![leaving].into();
     assert_eq!(goes(&fixture, None, &[]), Ok((Lane::Baseline, address(0, 0))));
 }
 
@@ -175,14 +182,15 @@ proptest! {
     ) {
         let fixture = fixture(&baseline, &gray);
         let tried: Vec<_> = tried.into_iter().map(|(subnet, index)| address(subnet, index)).collect();
-        let lane: &[_] = if tag == Some("gray") { fixture.lanes.values().next().map_or(&[], Vec::as_slice) } else { &[] };
-        let allowed: Vec<_> = lane.iter().chain(&fixture.baseline).collect();
+        let lane: &[_] = if tag == Some("gray") { fixture.lanes.values().next().map_or(&[], |lane| &**lane) } else { &[] };
+        let allowed: Vec<_> = lane.iter().chain(&*fixture.baseline).collect();
         let usable = |e: &Endpoint| e.is_usable();
         let serves = |e: &Endpoint| usable(e) || (e.terminating && e.serving);
         let untried = |e: &Endpoint| !tried.contains(&e.address);
         match fixture.route(tag, &tried, affinity, seed) {
             Err(_) => prop_assert!(!allowed.iter().any(|e| serves(e))),
-            Ok(Decision { endpoint, lane: decided }) => {
+            Ok(Decision { endpoint, lane: decided, panic }) => {
+                prop_assert!(!panic, "nobody is held out");
                 let e = &*endpoint;
                 prop_assert!(serves(e));
                 // Untagged requests, and those of other lanes, never reach a tagged endpoint.

@@ -27,11 +27,7 @@ use tokio::{
 use super::*;
 use crate::{
     cluster::model::{Current, Protocol, Service, Snapshot, Workload},
-    govern::{
-        endpoint::{Endpoint, Load},
-        lane::TagNames,
-        tag::Tag,
-    },
+    govern::{endpoint::Endpoint, lane::TagNames, tag::Tag},
     observe::{access_log::AccessLog, metrics::Metrics},
     proxy::{Network, OpenPod, Options, Pod, Proxy},
 };
@@ -82,19 +78,7 @@ fn cluster(generation: u64, endpoints: &[(SocketAddr, Option<&str>)]) -> Snapsho
     let parse = |tag: &str| tag.parse::<Tag>().expect("a tag");
     let all: Vec<_> = endpoints
         .iter()
-        .map(|(address, tag)| {
-            Arc::new(Endpoint {
-                address: *address,
-                tag: tag.map(parse),
-                ready: true,
-                serving: true,
-                terminating: false,
-                zone: None,
-                node: None,
-                pod: None,
-                load: Arc::new(Load::default()),
-            })
-        })
+        .map(|(address, tag)| Arc::new(Endpoint { tag: tag.map(parse), ..Endpoint::new(*address) }))
         .collect();
     let service =
         Service { protocol: Protocol::Http2, ..Service::new("shop", "orders", 80).with_endpoints(all) };

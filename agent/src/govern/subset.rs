@@ -1,0 +1,117 @@
+//! A subset: the endpoints of a service that are alike to a request, those of one lane or the baseline.
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use fastrand::Rng;
+
+use super::{
+    endpoint::Endpoint,
+    outcome::Outcome,
+    outlier::{Ejections, Outliers},
+    policy::{OutlierDetection, StartOn, WarmUp},
+    warmup::{self, Stage},
+};
+
+/// The endpoints of a lane, or of the baseline. Immutable, as they are; what the choice among them remembers is shared
+/// with the subset that [follows](Subset::new) it in the next snapshot.
+#[derive(Debug, Default)]
+pub struct Subset {
+    endpoints: Vec<Arc<Endpoint>>,
+    /// How many of them may be asked, as far as the cluster is concerned.
+    usable: usize,
+    /// All endpoints have been found to be warm with this start, delay and duration; see [`Subset::is_warm`].
+    warm_with: OnceLock<(StartOn, Duration, Duration)>,
+    memory: Arc<Memory>,
+}
+
+/// What outlives a snapshot.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Whose turn it is, for `RoundRobin`.
+    turn: AtomicUsize,
+    outliers: Outliers,
+}
+
+impl Subset {
+    /// The subset that takes the place of `before`.
+    pub fn new(endpoints: Vec<Arc<Endpoint>>, before: Option<&Self>) -> Self {
+        let memory = before.map(|before| before.memory.clone()).unwrap_or_default();
+        // An endpoint may come from another subset, with its ejection.
+        for endpoint in &endpoints {
+            memory.outliers.welcome(endpoint);
+        }
+        let usable = endpoints.iter().filter(|endpoint| endpoint.is_usable()).count();
+        Self { endpoints, usable, warm_with: OnceLock::new(), memory }
+    }
+
+    /// How many endpoints are ready and not terminating.
+    pub fn usable(&self) -> usize {
+        self.usable
+    }
+
+    /// The next number in turn.
+    pub(super) fn turn(&self) -> usize {
+        self.memory.turn.fetch_add(1, Relaxed)
+    }
+
+    /// Learns how a request to an endpoint went, and says who was ejected because of it. What the agent itself refused, or
+    /// the caller gave up, is nobody's outcome. See [`Outliers::observe`].
+    pub fn observe(
+        &self,
+        config: &OutlierDetection,
+        endpoint: &Endpoint,
+        outcome: Outcome,
+        now_nanos: u64,
+        rng: &mut Rng,
+    ) -> Ejections {
+        self.memory.outliers.observe(config, self, endpoint, outcome, now_nanos, rng)
+    }
+
+    /// Whether none is ejected for sure; costs a look at one number.
+    pub(super) fn has_no_outliers(&self, now_nanos: u64) -> bool {
+        self.memory.outliers.is_quiet(now_nanos)
+    }
+
+    /// Whether all endpoints are warm. That lasts until one of them changes, or the policy, which makes another subset: once
+    /// it was found out it costs nothing.
+    pub(super) fn is_warm(&self, policy: &WarmUp, now_nanos: u64) -> bool {
+        let with = (policy.start_on, policy.delay, policy.duration);
+        if self.warm_with.get() == Some(&with) {
+            return true;
+        }
+        let mut usable = self.endpoints.iter().filter(|endpoint| endpoint.is_usable());
+        let warm = usable.all(|endpoint| warmup::stage(policy, endpoint, now_nanos) == Stage::Warm);
+        if warm {
+            // Another worker may have found out before; with another policy it is looked at every time.
+            let _ = self.warm_with.set(with);
+        }
+        warm
+    }
+}
+
+impl Deref for Subset {
+    type Target = [Arc<Endpoint>];
+
+    fn deref(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
+    }
+}
+
+impl From<Vec<Arc<Endpoint>>> for Subset {
+    fn from(endpoints: Vec<Arc<Endpoint>>) -> Self {
+        Self::new(endpoints, None)
+    }
+}
+
+impl FromIterator<Arc<Endpoint>> for Subset {
+    fn from_iter<I: IntoIterator<Item = Arc<Endpoint>>>(endpoints: I) -> Self {
+        endpoints.into_iter().collect::<Vec<_>>().into()
+    }
+}
