@@ -1,0 +1,445 @@
+//! The trace that a request belongs to, as its headers say it: W3C `traceparent`, and B3 in both its forms.
+//!
+//! The proxy walks through a request's headers once, showing each to a [`Scan`]. What is decided then is put on the
+//! forwarded request by changing digits in place: a span's id is 16 hexadecimal digits wherever it is written, so that
+//! heads keep their length, and a second attempt is the first with other digits.
+//!
+//! - W3C trace context: <https://www.w3.org/TR/trace-context/>
+//! - B3: <https://github.com/openzipkin/b3-propagation>
+
+use std::fmt;
+
+/// The form in which a request carries its trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Propagation {
+    /// `traceparent`.
+    W3c,
+    /// `b3`.
+    B3,
+    /// `x-b3-traceid` and its companions.
+    B3Multi,
+}
+
+/// 16 bytes, not all of them zero. A B3 trace id may be sent with 8: the first ones are zero then.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceId(u128);
+
+/// 8 bytes, not all of them zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SpanId(u64);
+
+impl TraceId {
+    pub fn new(id: u128) -> Option<Self> {
+        (id != 0).then_some(Self(id))
+    }
+
+    pub fn random(rng: &mut fastrand::Rng) -> Self {
+        Self(rng.u128(1..))
+    }
+
+    pub fn get(self) -> u128 {
+        self.0
+    }
+
+    /// 16 or 32 digits.
+    fn parse(text: &[u8]) -> Option<Self> {
+        matches!(text.len(), 16 | 32).then(|| hex(text)).flatten().and_then(Self::new)
+    }
+}
+
+impl SpanId {
+    pub fn new(id: u64) -> Option<Self> {
+        (id != 0).then_some(Self(id))
+    }
+
+    pub fn random(rng: &mut fastrand::Rng) -> Self {
+        Self(rng.u64(1..))
+    }
+
+    pub fn get(self) -> u64 {
+        self.0
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let id = (text.len() == 16).then(|| hex(text)).flatten()?;
+        Self::new(u64::try_from(id).ok()?)
+    }
+
+    /// 16 digits, as every header writes it.
+    fn digits(self) -> [u8; 16] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        std::array::from_fn(|index| DIGITS[(self.0 >> (60 - 4 * index)) as usize & 15])
+    }
+}
+
+/// 32 digits.
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TraceId({self})")
+    }
+}
+
+/// 16 digits.
+impl fmt::Display for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SpanId({self})")
+    }
+}
+
+/// At most 32 digits of either case (B3 says lower, not all senders do; `traceparent` is checked for case by itself).
+fn hex(text: &[u8]) -> Option<u128> {
+    text.iter().try_fold(0, |number, digit| Some(number << 4 | u128::from((*digit as char).to_digit(16)?)))
+}
+
+/// The span that sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent {
+    pub trace: TraceId,
+    pub span: SpanId,
+    /// What the sender decided; `None`: it leaves that to whoever gets the request (B3 only).
+    pub sampled: Option<bool>,
+    /// The form in which it was said.
+    pub form: Propagation,
+}
+
+/// Parses `version-traceid-parentid-flags`. Later versions may have more parts; `ff` is forbidden.
+pub fn parse_traceparent(value: &[u8]) -> Option<Parent> {
+    let lower = |part: &[u8]| part.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    let mut parts = value.trim_ascii().split(|byte| *byte == b'-');
+    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let shape = version.len() == 2 && trace.len() == 32 && flags.len() == 2;
+    let known = version != b"ff" && (version != b"00" || parts.next().is_none());
+    if !(shape && known && [version, trace, span, flags].into_iter().all(lower)) {
+        return None;
+    }
+    let sampled = hex(flags)? & 1 == 1;
+    Some(Parent {
+        trace: TraceId::parse(trace)?,
+        span: SpanId::parse(span)?,
+        sampled: Some(sampled),
+        form: Propagation::W3c,
+    })
+}
+
+/// Parses `traceid-spanid[-sampled[-parentspanid]]`. Bare decisions (`b3: 0`) name no trace, and are none here.
+fn parse_b3(value: &[u8]) -> Option<Parent> {
+    let mut parts = value.trim_ascii().split(|byte| *byte == b'-');
+    let (trace, span) = (TraceId::parse(parts.next()?)?, SpanId::parse(parts.next()?)?);
+    let sampled = match parts.next() {
+        None => None,
+        Some(decision) => Some(b3_sampled(decision)?),
+    };
+    let rest = (parts.next().is_none_or(|parent| SpanId::parse(parent).is_some()), parts.next());
+    matches!(rest, (true, None)).then_some(Parent { trace, span, sampled, form: Propagation::B3 })
+}
+
+/// `d` (debug) implies an accept decision.
+fn b3_sampled(decision: &[u8]) -> Option<bool> {
+    match decision {
+        b"1" | b"d" | b"true" => Some(true),
+        b"0" | b"false" => Some(false),
+        _ => None,
+    }
+}
+
+/// Looks for a trace in a request's headers.
+#[derive(Debug)]
+pub struct Scan<'p> {
+    propagation: &'p [Propagation],
+    /// By place in the list.
+    found: [Option<Parent>; 3],
+    multi: Multi,
+    seen: bool,
+    denied: bool,
+}
+
+/// The parts of B3's many headers.
+#[derive(Debug, Default)]
+struct Multi {
+    trace: Option<TraceId>,
+    span: Option<SpanId>,
+    sampled: Option<bool>,
+}
+
+impl<'p> Scan<'p> {
+    /// The forms that are understood; of several that a request carries the first in the list counts.
+    pub fn new(propagation: &'p [Propagation]) -> Self {
+        Self { propagation, found: [None; 3], multi: Multi::default(), seen: false, denied: false }
+    }
+
+    /// Sees a header, its name in any case.
+    pub fn see(&mut self, name: &[u8], value: &[u8]) {
+        let Some(form) = form(name) else { return };
+        let Some(place) = self.propagation.iter().position(|known| *known == form) else { return };
+        self.seen = true;
+        match form {
+            Propagation::W3c => self.found[place] = parse_traceparent(value),
+            Propagation::B3 => {
+                self.found[place] = parse_b3(value);
+                self.denied |= value.trim_ascii() == b"0";
+            }
+            Propagation::B3Multi => {
+                let value = value.trim_ascii();
+                if name.eq_ignore_ascii_case(b"x-b3-traceid") {
+                    self.multi.trace = TraceId::parse(value);
+                } else if name.eq_ignore_ascii_case(b"x-b3-spanid") {
+                    self.multi.span = SpanId::parse(value);
+                } else if name.eq_ignore_ascii_case(b"x-b3-sampled") {
+                    self.multi.sampled = b3_sampled(value);
+                    self.denied |= self.multi.sampled == Some(false);
+                } else if name.eq_ignore_ascii_case(b"x-b3-flags") && value == b"1" {
+                    self.multi.sampled = Some(true);
+                }
+                if let (Some(trace), Some(span)) = (self.multi.trace, self.multi.span) {
+                    let (sampled, form) = (self.multi.sampled, Propagation::B3Multi);
+                    self.found[place] = Some(Parent { trace, span, sampled, form });
+                }
+            }
+        }
+    }
+
+    pub fn finish(&self) -> Found {
+        match self.found.iter().flatten().next() {
+            Some(parent) => Found::Trace(*parent),
+            None if self.seen => Found::Unusable { denied: self.denied },
+            None => Found::Nothing,
+        }
+    }
+}
+
+/// What a request's headers say of its trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Trace(Parent),
+    /// There are such headers, but they name no trace. They are passed on as they are: a new trace beside them would
+    /// contradict them.
+    Unusable {
+        /// They say that the request is not to be sampled.
+        denied: bool,
+    },
+    Nothing,
+}
+
+/// The form that a header belongs to.
+pub fn form(name: &[u8]) -> Option<Propagation> {
+    let first = name.first()?.to_ascii_lowercase();
+    match (first, name.len()) {
+        (b't', 11) if name.eq_ignore_ascii_case(b"traceparent") => Some(Propagation::W3c),
+        (b'b', 2) if name.eq_ignore_ascii_case(b"b3") => Some(Propagation::B3),
+        (b'x', 10..=17) if name[..5].eq_ignore_ascii_case(b"x-b3-") => Some(Propagation::B3Multi),
+        _ => None,
+    }
+}
+
+/// Puts `span` where the next hop looks for the span that called it, keeping the length of the value. Leaves alone what is
+/// of another trace than `parent`, and what is malformed.
+pub fn continue_with(name: &[u8], value: &mut [u8], parent: &Parent, span: SpanId) {
+    let digits = span.digits();
+    let start = value.len() - value.trim_ascii_start().len();
+    let value = &mut value[start..];
+    match form(name) {
+        Some(Propagation::W3c) => {
+            if parse_traceparent(value).is_some_and(|found| found.trace == parent.trace) {
+                value[36..52].copy_from_slice(&digits);
+            }
+        }
+        Some(Propagation::B3) => {
+            if parse_b3(value).is_some_and(|found| found.trace == parent.trace) {
+                let dashes: smallvec::SmallVec<[usize; 3]> =
+                    memchr::memchr_iter(b'-', value).take(3).collect();
+                // The span that sent the request becomes the parent.
+                if let [span, _, parent] = dashes[..] {
+                    value.copy_within(span + 1..span + 17, parent + 1);
+                }
+                value[dashes[0] + 1..dashes[0] + 17].copy_from_slice(&digits);
+            }
+        }
+        // These lines do not say which trace they are of.
+        Some(Propagation::B3Multi) if parent.form == Propagation::B3Multi => {
+            let id = if name.eq_ignore_ascii_case(b"x-b3-spanid") {
+                digits
+            } else if name.eq_ignore_ascii_case(b"x-b3-parentspanid") {
+                parent.span.digits()
+            } else {
+                return;
+            };
+            if SpanId::parse(value.trim_ascii()).is_some() {
+                value[..16].copy_from_slice(&id);
+            }
+        }
+        Some(Propagation::B3Multi) | None => {}
+    }
+}
+
+/// The header that begins a trace: `traceparent`'s value, of version 00.
+pub fn traceparent(trace: TraceId, span: SpanId, sampled: bool) -> [u8; 55] {
+    let mut value = [b'-'; 55];
+    let text = format!("00-{trace}-{span}-{:02x}", u8::from(sampled));
+    // Two, 32, 16 and two digits, and three dashes.
+    value.copy_from_slice(text.as_bytes());
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
+    const SPAN: u64 = 0x00f0_67aa_0ba9_02b7;
+
+    fn parent(sampled: Option<bool>, form: Propagation) -> Parent {
+        Parent { trace: TraceId(TRACE), span: SpanId(SPAN), sampled, form }
+    }
+
+    fn scan(propagation: &[Propagation], headers: &[(&str, &str)]) -> Found {
+        let mut scan = Scan::new(propagation);
+        for (name, value) in headers {
+            scan.see(name.as_bytes(), value.as_bytes());
+        }
+        scan.finish()
+    }
+
+    #[test]
+    fn a_traceparent_is_read_as_the_recommendation_says() {
+        let read = |sampled| Some(parent(Some(sampled), Propagation::W3c));
+        assert_eq!(parse_traceparent(TRACEPARENT.as_bytes()), read(true));
+        let unsampled = TRACEPARENT.replace("-01", "-00");
+        assert_eq!(parse_traceparent(unsampled.as_bytes()), read(false));
+        // Flags of tomorrow, a version of tomorrow with more parts.
+        let later = format!("cc-{}03-what-ever", &TRACEPARENT[3..53]);
+        assert_eq!(parse_traceparent(later.as_bytes()), read(true));
+        for bad in [
+            "",
+            "00",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1",
+            "0-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(parse_traceparent(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn b3_is_read_when_asked_for_only() {
+        let single = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1-05e3ac9a4f6e3b90";
+        assert_eq!(scan(&[Propagation::W3c], &[("b3", single)]), Found::Nothing);
+        for (value, wanted) in [
+            (single, Found::Trace(parent(Some(true), Propagation::B3))),
+            (&single[..51], Found::Trace(parent(Some(true), Propagation::B3))),
+            (&single[..49], Found::Trace(parent(None, Propagation::B3))),
+            ("0", Found::Unusable { denied: true }),
+            ("1", Found::Unusable { denied: false }),
+            ("what", Found::Unusable { denied: false }),
+        ] {
+            assert_eq!(scan(&[Propagation::B3], &[("B3", value)]), wanted, "{value}");
+        }
+        let multi = [
+            ("X-B3-TraceId", "4bf92f3577b34da6a3ce929d0e0e4736"),
+            ("X-B3-Sampled", "0"),
+            ("X-B3-SpanId", "00f067aa0ba902b7"),
+        ];
+        assert_eq!(
+            scan(&[Propagation::B3Multi], &multi),
+            Found::Trace(parent(Some(false), Propagation::B3Multi))
+        );
+        assert_eq!(scan(&[Propagation::B3Multi], &multi[..2]), Found::Unusable { denied: true });
+        let short = [("x-b3-traceid", "a3ce929d0e0e4736"), ("x-b3-spanid", "00f067aa0ba902b7")];
+        let Found::Trace(found) = scan(&[Propagation::B3Multi], &short) else { panic!("no trace") };
+        assert_eq!(found.trace.to_string(), "0000000000000000a3ce929d0e0e4736");
+    }
+
+    #[test]
+    fn of_several_the_first_in_the_list_counts() {
+        let headers =
+            [("b3", "00000000000000010000000000000002-0000000000000003"), ("traceparent", TRACEPARENT)];
+        let trace = |found| match found {
+            Found::Trace(parent) => parent.trace.get(),
+            _ => 0,
+        };
+        assert_eq!(trace(scan(&[Propagation::W3c, Propagation::B3], &headers)), TRACE);
+        assert_eq!(trace(scan(&[Propagation::B3, Propagation::W3c], &headers)), 0x1_0000_0000_0000_0002);
+    }
+
+    #[test]
+    fn a_span_is_put_in_place() {
+        let span = SpanId(0xabcd_ef01_2345_6789);
+        for (name, before, after) in [
+            ("traceparent", TRACEPARENT, "00-4bf92f3577b34da6a3ce929d0e0e4736-abcdef0123456789-01"),
+            (
+                "TraceParent",
+                " 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 ",
+                " 00-4bf92f3577b34da6a3ce929d0e0e4736-abcdef0123456789-01 ",
+            ),
+            (
+                "b3",
+                "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1-05e3ac9a4f6e3b90",
+                "4bf92f3577b34da6a3ce929d0e0e4736-abcdef0123456789-1-00f067aa0ba902b7",
+            ),
+            (
+                "b3",
+                "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+                "4bf92f3577b34da6a3ce929d0e0e4736-abcdef0123456789",
+            ),
+            ("x-b3-spanid", "00f067aa0ba902b7", "abcdef0123456789"),
+            ("x-b3-parentspanid", "05e3ac9a4f6e3b90", "00f067aa0ba902b7"),
+            // Of another trace, malformed, or not of a trace at all: as they were.
+            (
+                "b3",
+                "5bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+                "5bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            ),
+            ("traceparent", "nonsense", "nonsense"),
+            ("x-b3-spanid", "7", "7"),
+            ("x-b3-traceid", "4bf92f3577b34da6", "4bf92f3577b34da6"),
+            ("x-user", "00f067aa0ba902b7", "00f067aa0ba902b7"),
+        ] {
+            let mut value = before.as_bytes().to_vec();
+            let form = form(name.as_bytes()).unwrap_or(Propagation::W3c);
+            continue_with(name.as_bytes(), &mut value, &parent(Some(true), form), span);
+            assert_eq!(value, after.as_bytes(), "{name}: {before}");
+        }
+    }
+
+    #[test]
+    fn a_new_trace_is_one_that_is_understood() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        for sampled in [false, true] {
+            let (trace, span) = (TraceId::random(&mut rng), SpanId::random(&mut rng));
+            let value = traceparent(trace, span, sampled);
+            assert_eq!(
+                parse_traceparent(&value),
+                Some(Parent { trace, span, sampled: Some(sampled), form: Propagation::W3c })
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn hostile_headers_change_nothing_but_digits(name in "traceparent|b3|x-b3-spanid|x-b3-parentspanid", value in proptest::collection::vec(proptest::num::u8::ANY, 0..80)) {
+            let mut changed = value.clone();
+            continue_with(name.as_bytes(), &mut changed, &parent(None, Propagation::B3Multi), SpanId(1));
+            proptest::prop_assert_eq!(changed.len(), value.len());
+            let mut scan = Scan::new(&[Propagation::W3c, Propagation::B3, Propagation::B3Multi]);
+            scan.see(name.as_bytes(), &value);
+            scan.finish();
+        }
+    }
+}

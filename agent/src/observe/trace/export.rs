@@ -1,0 +1,134 @@
+//! Sends spans to a collector over OTLP. Runs on the agent's own runtime, not on the workers.
+
+use std::{fmt, time::Duration};
+
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{SpanData, SpanExporter as _},
+};
+use prometheus::IntCounter;
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{Options, RequestSpan, span};
+
+/// Spans that go together.
+const BATCH: usize = 512;
+/// How long the first of a batch waits for others.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long the collector may take for a batch, further attempts included.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the collector is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Protocol {
+    /// OTLP over gRPC, usually port 4317.
+    #[default]
+    Grpc,
+    /// OTLP over HTTP with protobuf, usually port 4318.
+    Http,
+}
+
+/// Why spans cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(
+        "{0:?} is no collector's address: http://HOST:PORT is (spans are sent in clear, inside the cluster)"
+    )]
+    Endpoint(String),
+    #[error(transparent)]
+    Build(#[from] ExporterBuildError),
+}
+
+/// Takes spans from the queue and sends them.
+pub struct Exporter {
+    waiting: mpsc::Receiver<Box<RequestSpan>>,
+    collector: SpanExporter,
+    scope: InstrumentationScope,
+    dropped: IntCounter,
+    failing: bool,
+}
+
+impl fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exporter").finish_non_exhaustive()
+    }
+}
+
+impl Exporter {
+    /// Must be called within a Tokio runtime.
+    pub(super) fn new(
+        options: &Options,
+        waiting: mpsc::Receiver<Box<RequestSpan>>,
+        dropped: IntCounter,
+    ) -> Result<Self, StartError> {
+        let invalid = || StartError::Endpoint(options.endpoint.clone());
+        let endpoint: http::Uri = options.endpoint.parse().map_err(|_| invalid())?;
+        if endpoint.scheme_str() != Some("http") || endpoint.host().is_none_or(str::is_empty) {
+            return Err(invalid());
+        }
+        let mut exporter = match options.protocol {
+            Protocol::Grpc => SpanExporter::builder()
+                .with_tonic()
+                .with_endpoint(options.endpoint.clone())
+                .with_timeout(TIMEOUT)
+                .build()?,
+            Protocol::Http => {
+                // The address of the collector alone means its usual path.
+                let path = if matches!(endpoint.path(), "" | "/") { "/v1/traces" } else { "" };
+                let endpoint = format!("{}{path}", options.endpoint.trim_end_matches('/'));
+                SpanExporter::builder().with_http().with_endpoint(endpoint).with_timeout(TIMEOUT).build()?
+            }
+        };
+        exporter.set_resource(&resource(options));
+        let scope = InstrumentationScope::builder("sluice").with_version(env!("CARGO_PKG_VERSION")).build();
+        Ok(Self { waiting, collector: exporter, scope, dropped, failing: false })
+    }
+
+    /// Sends until the last tracer is gone and the queue is empty.
+    pub async fn run(mut self) {
+        while let Some(first) = self.waiting.recv().await {
+            let mut batch = span::spans(&first, &self.scope);
+            let until = Instant::now() + PAUSE;
+            while batch.len() < BATCH {
+                match tokio::time::timeout_at(until, self.waiting.recv()).await {
+                    Ok(Some(next)) => batch.extend(span::spans(&next, &self.scope)),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            self.send(batch).await;
+        }
+    }
+
+    async fn send(&mut self, batch: Vec<SpanData>) {
+        let spans = batch.len() as u64;
+        // The exporter tries again by itself what is worth it, within its time.
+        match self.collector.export(batch).await {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                tracing::info!("the trace collector takes spans again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.dropped.inc_by(spans);
+                if !self.failing {
+                    self.failing = true;
+                    tracing::warn!(
+                        %error,
+                        "cannot send spans to the trace collector: they are dropped and counted until it takes them again",
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn resource(options: &Options) -> Resource {
+    let node = options.node.iter().map(|node| KeyValue::new("k8s.node.name", node.clone()));
+    Resource::builder()
+        .with_service_name("sluice")
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attributes(node)
+        .build()
+}
