@@ -26,6 +26,7 @@ pub mod retry;
 pub mod route;
 pub mod subset;
 pub mod tag;
+pub mod tally;
 pub mod throttle;
 pub mod warmup;
 pub mod window;

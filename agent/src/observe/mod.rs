@@ -1,6 +1,7 @@
 //! What is told: metrics, traces and the access log, and the words for answers that Sluice makes up.
 
 pub mod access_log;
+pub mod history;
 pub mod metrics;
 pub mod reason;
 pub mod trace;
