@@ -69,6 +69,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// A request for tests of rules.
+    #[derive(Debug)]
     pub(crate) struct Plain {
         pub(crate) method: &'static str,
         pub(crate) target: &'static str,

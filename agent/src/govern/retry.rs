@@ -138,3 +138,6 @@ impl Budget {
         (earned.max(floor) - sum[RETRIES] as f64).max(0.0)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use crate::govern::outcome::Outcome;
 #[derive(Debug)]
 pub struct Permit {
     breaker: Arc<Breaker>,
-    part: Part,
+    pub(super) part: Part,
     began_nanos: u64,
     answered_nanos: Option<u64>,
     would_refuse: Option<Open>,

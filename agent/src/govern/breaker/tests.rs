@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::govern::outcome::{ErrorKind, Outcome};
 
@@ -486,5 +488,109 @@ fn extreme_policies_do_not_panic() {
                 let _ = breaker.state(at);
             }
         }
+    }
+}
+
+#[test]
+fn threads_never_see_more_probes_than_there_may_be() {
+    use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+    let breaker = breaker(CircuitBreaker {
+        half_open_requests: 3,
+        minimum_requests: 1,
+        error_percent: Some(20.0),
+        ..config()
+    });
+    let (clock, asking, probing) = (AtomicU64::new(0), AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let (breaker, clock, asking, probing) = (&breaker, &clock, &asking, &probing);
+            scope.spawn(move || {
+                let mut rng = fastrand::Rng::with_seed(seed);
+                for _ in 0..20_000 {
+                    // Time goes on only while nobody has a permit, so that no probe is ever overdue.
+                    if asking.load(SeqCst) == 0 {
+                        clock.fetch_add(S, SeqCst);
+                    }
+                    asking.fetch_add(1, SeqCst);
+                    let now = clock.load(SeqCst);
+                    if let Ok(permit) = breaker.try_acquire(now) {
+                        if let Part::Probe { .. } = permit.part {
+                            assert!(probing.fetch_add(1, SeqCst) < 3);
+                            std::thread::yield_now();
+                            probing.fetch_sub(1, SeqCst);
+                        }
+                        match rng.u8(..4) {
+                            0 => drop(permit),
+                            1 => permit.finish(BAD, now),
+                            _ => permit.finish(GOOD, now),
+                        }
+                    }
+                    asking.fetch_sub(1, SeqCst);
+                }
+            });
+        }
+    });
+    let counts = breaker.transition_counts();
+    assert!(counts.tripped > 0 && counts.reopened > 0 && counts.recovered > 0, "{counts:?}");
+    let is_probing = counts.probing - counts.reopened - counts.recovered;
+    assert_eq!(is_probing, u64::from(breaker.state(0) == State::HalfOpen));
+}
+
+proptest! {
+    /// Any order of requests, ends and cancellations, against a plain account of what was let through.
+    #[test]
+    fn half_open_it_lets_through_its_probes_and_open_nothing(
+        steps in prop::collection::vec((0..1500_u64, 0..6_u8, any::<prop::sample::Index>()), 1..400),
+        probes in 1..5_u32,
+        slow_rule in any::<bool>(),
+    ) {
+        let rule = SlowRequest { threshold: Duration::from_secs(3), percent: 50.0 };
+        let breaker = breaker(CircuitBreaker {
+            half_open_requests: probes,
+            minimum_requests: 3,
+            slow_request: slow_rule.then_some(rule),
+            ..config()
+        });
+        let mut now = 0;
+        let mut running: Vec<(Permit, u64, u64)> = Vec::new();
+        for (wait, step, which) in steps {
+            now += wait * MS;
+            let before = breaker.state(now);
+            if step < 3 || running.is_empty() {
+                match breaker.try_acquire(now) {
+                    Ok(permit) => {
+                        prop_assert_ne!(before, State::Open, "it lets nothing through while it is open");
+                        let generation = breaker.generation();
+                        running.push((permit, generation, now));
+                    }
+                    Err(open) => {
+                        prop_assert_ne!(breaker.state(now), State::Closed);
+                        // Asking again after that time is worth it, unless something bad comes in between.
+                        prop_assert!(open.retry_after <= Duration::from_secs(5));
+                    }
+                }
+            } else {
+                let (mut permit, ..) = running.swap_remove(which.index(running.len()));
+                match step {
+                    3 => permit.finish(GOOD, now),
+                    4 => permit.finish(BAD, now),
+                    _ if wait % 2 == 0 => drop(permit),
+                    _ => {
+                        permit.answered(now);
+                        permit.caller_left(now);
+                    }
+                }
+            }
+            if breaker.state(now) == State::HalfOpen {
+                let generation = breaker.generation();
+                // Those that are overdue have given their slots away.
+                let fresh = running.iter().filter(|(permit, of, began)| {
+                    matches!(permit.part, Part::Probe { .. }) && *of == generation && now - began < 5 * S
+                });
+                prop_assert!(fresh.count() <= probes as usize);
+            }
+        }
+        let recent = breaker.recent_transitions();
+        prop_assert!(recent.windows(2).all(|pair| pair[0].to == pair[1].from && pair[0].at_nanos <= pair[1].at_nanos));
     }
 }

@@ -103,3 +103,6 @@ const fn grpc_status_of(status: u16) -> u8 {
         _ => 2,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,10 +40,14 @@ pub(super) struct Vary {
 }
 
 impl Kept {
-    /// In the place of the answer that there was, if there was one.
+    /// In the place of the answer that there was, if there was one; unless that is newer, and only came to its end
+    /// sooner.
     pub(super) fn insert(&mut self, key: Key, vary: Vary, answer: Arc<Answer>) {
         let variants = self.answers.entry(key).or_default();
         let replaced = variants.iter().position(|variant| variant.vary == vary);
+        if replaced.is_some_and(|at| variants[at].answer.came_at_nanos > answer.came_at_nanos) {
+            return;
+        }
         let oldest = || variants.iter().enumerate().min_by_key(|(_, variant)| variant.used);
         let crowded = replaced.is_none() && variants.len() >= MAX_VARIANTS;
         let gone = if crowded { oldest().map(|(at, _)| at) } else { replaced };

@@ -54,6 +54,11 @@ impl Reserved {
         self.bytes -= back;
     }
 
+    /// How much more there is to take, at this moment.
+    pub(super) fn left(&self) -> u64 {
+        self.memory.limit.saturating_sub(self.memory.used())
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -292,7 +292,9 @@ impl Collector {
         // A body of unknown length doubles.
         let wanted = missing.max((self.body.len().max(STEP) as u64).min(rest));
         while !self.reserved.grow(wanted) && !self.reserved.grow(missing) {
-            if !self.store.lock().drop_oldest() {
+            let mut kept = self.store.lock();
+            // Nothing is dropped for what would not fit even then: others have the rest.
+            if missing > self.reserved.left().saturating_add(kept.bytes()) || !kept.drop_oldest() {
                 return false;
             }
         }
@@ -311,3 +313,6 @@ fn hash_header(request: &impl Request, name: &HeaderName, hasher: &mut DefaultHa
     });
     lines.hash(hasher);
 }
+
+#[cfg(test)]
+mod tests;
