@@ -1,10 +1,17 @@
 //! The command line.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand, error::ErrorKind};
-use sluice::{config::Config, run};
-use tracing_subscriber::EnvFilter;
+use clap::{
+    Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+use sluice::{
+    admin::client::{self, Answer, ClientError},
+    config::{self, Config, Settings, settings},
+    observe::log::LogFilter,
+    run,
+};
 
 /// Governs the HTTP and gRPC calls between Kubernetes services, from the node.
 #[derive(Parser)]
@@ -18,14 +25,39 @@ struct CommandLine {
 enum Command {
     /// Run the agent of this node
     Agent(Box<Config>),
+    /// Print a page of this node's agent; fails unless the agent says that all is well
+    Get {
+        /// /healthz, /readyz, /metrics or /config
+        #[arg(value_name = "PATH")]
+        path: String,
+        #[command(flatten)]
+        agent: Running,
+    },
+    /// Print what this node's agent logs, or change it until the agent ends
+    LogLevel {
+        /// A level, or per module as in `info,sluice::proxy=debug`
+        filter: Option<String>,
+        #[command(flatten)]
+        agent: Running,
+    },
 }
 
-/// What libraries say of every attempt the agent says once itself. `--log` may name them again.
-const QUIET: &str = "error,kube_client=off,kube_runtime=off";
+/// The agent that is asked.
+#[derive(clap::Args)]
+struct Running {
+    /// Where the agent listens
+    #[arg(long, value_name = "PATH", env = "SLUICE_ADMIN_SOCKET", default_value = config::ADMIN_SOCKET)]
+    admin_socket: PathBuf,
+}
 
 fn main() -> ExitCode {
-    let CommandLine { command: Command::Agent(config) } = match CommandLine::try_parse() {
-        Ok(command_line) => command_line,
+    let mut command = CommandLine::command().mut_subcommands(settings::without_empty_variables);
+    let parsed = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
+        let line = CommandLine::from_arg_matches(&matches)?;
+        Ok((line.command, matches))
+    });
+    let (chosen, matches) = match parsed {
+        Ok(parsed) => parsed,
         // Help and version, which are no errors.
         Err(error)
             if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
@@ -33,21 +65,51 @@ fn main() -> ExitCode {
             error.exit()
         }
         Err(error) => {
-            eprintln!("sluice: {}", one_line(&error.to_string()));
+            eprintln!("sluice: {}", complaint(&error));
             return ExitCode::from(2);
         }
     };
-    let filter = match EnvFilter::builder().parse(format!("{QUIET},{}", config.log)) {
-        Ok(filter) => filter,
+    match chosen {
+        Command::Agent(config) => {
+            let flags = Config::augment_args(clap::Command::new("agent"));
+            let chosen = matches.subcommand_matches("agent");
+            let settings = chosen.map(|chosen| Settings::read(&flags, chosen)).unwrap_or_default();
+            run_agent(*config, settings)
+        }
+        Command::Get { path, agent } => tell(client::get(&agent.admin_socket, &path)),
+        Command::LogLevel { filter: None, agent } => tell(client::get(&agent.admin_socket, "/log-filter")),
+        Command::LogLevel { filter: Some(filter), agent } => {
+            tell(client::put(&agent.admin_socket, "/log-filter", &filter))
+        }
+    }
+}
+
+/// Prints what the agent says.
+fn tell(answer: Result<Answer, ClientError>) -> ExitCode {
+    match answer {
+        Ok(answer) if answer.is_good() => {
+            print!("{}", answer.body);
+            ExitCode::SUCCESS
+        }
+        Ok(answer) => {
+            eprint!("{}", answer.body);
+            ExitCode::FAILURE
+        }
         Err(error) => {
-            eprintln!(
-                "sluice: --log {:?}: {error}: a level (error, warn, info, debug), or per module as in `info,sluice::proxy=debug`",
-                config.log
-            );
+            eprintln!("sluice: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_agent(config: Config, settings: Settings) -> ExitCode {
+    let log = match LogFilter::install(&config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("sluice: --log {error}");
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -55,7 +117,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(run::run(*config));
+    let ended = runtime.block_on(run::run(config, settings, log));
     // Whatever still runs (a log line that nobody reads) must not hold up the end.
     runtime.shutdown_background();
     match ended {
@@ -64,6 +126,29 @@ fn main() -> ExitCode {
             eprintln!("sluice: {error}");
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// What is wrong with the command line, on one line; names the environment variable if the value comes from there.
+fn complaint(error: &clap::Error) -> String {
+    let line = one_line(&error.to_string());
+    let (Some(ContextValue::String(argument)), Some(ContextValue::String(value))) =
+        (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
+    else {
+        return line;
+    };
+    let flag = argument.split(' ').next().unwrap_or_default();
+    let given = std::env::args().any(|word| word.split('=').next() == Some(flag));
+    let command = CommandLine::command();
+    let variable = command
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments)
+        .filter(|argument| argument.get_long() == Some(flag.trim_start_matches('-')))
+        .find_map(|argument| argument.get_env())
+        .filter(|variable| !given && std::env::var_os(variable).is_some_and(|set| &*set == value.as_str()));
+    match variable {
+        Some(variable) => format!("{}: {line}", variable.to_string_lossy()),
+        None => line,
     }
 }
 

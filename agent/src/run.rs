@@ -10,16 +10,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
 
 use crate::{
-    admin::{Admin, BindError},
+    admin::{Admin, AdminSocket, BindError, Pages, SocketError},
     capture::{self, Capture, CaptureError},
     cluster::{Cluster, builder, kubernetes, manifests, source::Feed},
-    config::Config,
+    config::{Config, Settings},
     govern::lane::{TagNames, TagNamesError},
     observe::{
         access_log::AccessLog,
+        log::LogFilter,
         metrics::{Kind, Metrics, Pulled},
     },
     proxy::{self, Proxy},
@@ -28,15 +32,8 @@ use crate::{
 /// Threads that carry traffic, if the operator does not say: more than this rarely pays on a node that others share.
 const MOST_WORKERS: usize = 4;
 
-/// How long callers with an idle connection have to send one more request and learn that they are to reconnect.
-const IDLE_GRACE: Duration = Duration::from_secs(5);
-
 /// How long a stopping agent waits for the access log's reader to take its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
-
-/// Connections that one pod may have open, and four times as many HTTP/2 requests. The thread pools of a large Java
-/// service hold a few hundred; a pod that leaks them must not use up the memory and descriptors of all.
-const CONNECTIONS_PER_POD: usize = 4 * 1024;
 
 /// Why the agent did not run. One line each, with what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +46,8 @@ pub enum RunError {
     TagNames(#[from] TagNamesError),
     #[error(transparent)]
     Admin(#[from] BindError),
+    #[error(transparent)]
+    AdminSocket(#[from] SocketError),
     #[error(transparent)]
     Capture(#[from] CaptureError),
     #[error("the cluster's objects were never read: their source has stopped; the log says why")]
@@ -63,7 +62,7 @@ impl RunError {
     /// 2 for what is wrong with the command line, 1 for what is wrong with the machine.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Manifests(_) | Self::TagNames(_) | Self::Admin(_) => 2,
+            Self::Manifests(_) | Self::TagNames(_) | Self::Admin(_) | Self::AdminSocket(_) => 2,
             Self::Kubernetes(_) | Self::Capture(_) | Self::Source | Self::Start { .. } | Self::Metrics(_) => {
                 1
             }
@@ -84,18 +83,27 @@ struct Running {
 type Shared = Arc<Mutex<Running>>;
 
 /// Runs until it is told to stop (SIGTERM or SIGINT), then drains. A second signal ends it at once.
-pub async fn run(config: Config) -> Result<(), RunError> {
+pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(|source| RunError::Start { what: "signal handlers", source })?;
     let tag_names = Arc::new(TagNames::new(&config.tag_header)?);
     let feed = open_source(&config).await?;
     let metrics = Arc::new(Metrics::new());
     let running = Shared::default();
     let asked = running.clone();
-    let admin = Admin::bind(config.admin, metrics.clone(), Arc::new(move || missing(&asked)))?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %settings, "starting");
+    if !settings.unknown_variables.is_empty() {
+        tracing::warn!(
+            variables = settings.unknown_variables.join(" "),
+            "environment variables that no flag knows are ignored: `sluice agent --help` names those that there are"
+        );
+    }
+    let readiness = Arc::new(move || missing(&asked));
+    let pages = Arc::new(Pages { metrics: metrics.clone(), readiness, settings, log });
+    let admin = Admin::bind(config.admin, pages.clone())?;
+    let admin_socket = config.admin_socket.path().map(|path| AdminSocket::bind(path, pages)).transpose()?;
     let (access_log, log_writer) =
         AccessLog::start(config.access_log, std::io::stdout(), metrics.access_log_dropped.clone())
             .map_err(|source| RunError::Start { what: "access log", source })?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
 
     let options = builder::Options {
         node: config.node.as_deref().map(Into::into),
@@ -104,7 +112,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let cluster = Arc::new(Cluster::start(feed, options));
     lock(&running).cluster = Some(cluster.clone());
     pull(&metrics, &running)?;
-    tokio::spawn(admin.serve());
+    let mut asking = JoinSet::new();
+    asking.spawn(admin.serve());
+    if let Some(socket) = admin_socket {
+        asking.spawn(socket.serve());
+    }
     let workers = config.workers.map_or_else(default_workers, usize::from);
     let proxy = Proxy::start(&proxy::Options {
         workers,
@@ -112,8 +124,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         metrics: metrics.clone(),
         access_log,
         tag_names,
-        connections_per_pod: CONNECTIONS_PER_POD,
-        idle_grace: IDLE_GRACE.min(config.drain_timeout),
+        connections_per_pod: config.connections_per_pod as usize,
+        idle_grace: config.idle_grace.min(config.drain_timeout),
     })
     .map_err(|source| RunError::Start { what: "proxy's threads", source })?;
     tokio::select! {
@@ -138,6 +150,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     if written.is_err() {
         tracing::warn!("the access log's last lines could not be written in time");
     }
+    // Last of all, so that somebody can ask to the end; and waited for, so that the socket's file goes.
+    asking.shutdown().await;
     Ok(())
 }
 

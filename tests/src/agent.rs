@@ -2,8 +2,9 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
-    path::PathBuf,
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
     sync::Arc,
     time::Duration,
@@ -12,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::{Metrics, NetNs, Place, Pod, Process, binary, cgroup, eventually, node::Node};
+use crate::{Metrics, Place, Pod, Process, binary, cgroup, eventually, node::Node};
 
 /// An agent to be started.
 #[must_use]
@@ -64,6 +65,7 @@ impl AgentBuilder {
         cgroup::create(&cgroup)?;
         let own = SocketAddr::from((Ipv4Addr::LOCALHOST, 9465 + number as u16));
         let admin = self.admin.unwrap_or(own);
+        let socket = self.node.logs().join(format!("{name}.sock"));
         let place = Place { netns: Arc::clone(&self.node.netns), cgroup };
         let mut command = place.command(executable()?)?;
         forget_settings(&mut command)
@@ -74,9 +76,11 @@ impl AgentBuilder {
             .arg("--pods-cgroup")
             .arg(&self.node.pods_cgroup)
             .args(["--admin", &admin.to_string()])
+            .arg("--admin-socket")
+            .arg(&socket)
             .args(&self.args);
         let process = Process::spawn(&name, &mut command, self.node.logs().join(format!("{name}.log")))?;
-        Ok(Agent { process, netns: Arc::clone(&self.node.netns), admin })
+        Ok(Agent { process, socket, admin })
     }
 }
 
@@ -100,7 +104,7 @@ fn forget_settings(command: &mut Command) -> &mut Command {
 #[derive(Debug)]
 pub struct Agent {
     process: Process,
-    netns: Arc<NetNs>,
+    socket: PathBuf,
     admin: SocketAddr,
 }
 
@@ -140,18 +144,23 @@ impl Agent {
         }
     }
 
-    /// Status and body of a page of the admin server.
+    /// Its admin socket. Each agent has one of its own, also where two share an address.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Status and body of a page of the admin socket.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        let request = format!("GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n", self.admin);
-        let answer = self.netns.run(|| -> std::io::Result<String> {
-            let mut connection = TcpStream::connect_timeout(&self.admin, Duration::from_secs(1))?;
+        let request = format!("GET {path} HTTP/1.0\r\nhost: agent\r\n\r\n");
+        let ask = || -> std::io::Result<String> {
+            let mut connection = UnixStream::connect(&self.socket)?;
             connection.set_read_timeout(Some(Duration::from_secs(5)))?;
             connection.write_all(request.as_bytes())?;
             let mut answer = String::new();
             connection.read_to_string(&mut answer)?;
             Ok(answer)
-        })?;
-        let answer = answer.with_context(|| format!("the agent does not answer {path}"))?;
+        };
+        let answer = ask().with_context(|| format!("the agent does not answer {path}"))?;
         let (head, body) =
             answer.split_once("\r\n\r\n").with_context(|| format!("no HTTP answer: {answer:?}"))?;
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());

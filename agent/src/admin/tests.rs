@@ -1,24 +1,58 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use clap::Args as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
 use super::*;
+use crate::{
+    config::{Config, Settings},
+    observe::{log::LogFilter, metrics::Metrics},
+};
 
-const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Far more than anything here takes.
 const LIMIT: Duration = Duration::from_secs(60);
 
+fn pages(readiness: impl Readiness) -> Arc<Pages> {
+    let flags = Config::augment_args(clap::Command::new("agent").no_binary_name(true));
+    let chosen = flags.clone().try_get_matches_from(["--workers", "3"]).expect("a good command line");
+    Arc::new(Pages {
+        metrics: Arc::new(Metrics::new()),
+        readiness: Arc::new(readiness),
+        settings: Settings::read(&flags, &chosen),
+        log: LogFilter::new("info", |_| {}),
+    })
+}
+
+/// Starts to serve over TCP.
 fn start(readiness: impl Readiness) -> SocketAddr {
-    let admin =
-        Admin::bind(ANY, Arc::new(Metrics::new()), Arc::new(readiness)).expect("loopback can be bound");
-    let address = admin.address().expect("it is bound");
+    let admin = Admin::bind(ANY, pages(readiness)).expect("loopback can be bound");
+    let address = admin.address();
     tokio::spawn(admin.serve());
     address
 }
 
 /// Sends bytes and reads until the server closes.
 async fn exchange(address: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let connect = async {
+        loop {
+            // It listens as soon as it has seen that nobody else does.
+            match TcpStream::connect(address).await {
+                Ok(stream) => return stream,
+                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    };
+    let mut stream = timeout(LIMIT, connect).await.expect("it listens");
     stream.write_all(request.as_bytes()).await.expect("it reads");
     let mut answer = String::new();
     timeout(LIMIT, stream.read_to_string(&mut answer))
@@ -74,18 +108,33 @@ async fn other_paths_and_methods_are_refused() {
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
 }
 
+/// Which of the agents answers.
+async fn who(address: SocketAddr) -> String {
+    get(address, "/readyz").await.1
+}
+
 #[tokio::test]
-async fn a_second_agent_may_listen_beside_the_first() {
-    let first = start(Vec::new);
-    let second = Admin::bind(first, Arc::new(Metrics::new()), Arc::new(Vec::new));
-    assert_eq!(second.expect("both set SO_REUSEPORT").address().expect("bound"), first);
+async fn the_older_of_two_agents_answers_until_it_ends() {
+    let older = Admin::bind(ANY, pages(|| vec!["older".to_owned()])).expect("loopback can be bound");
+    let address = older.address();
+    let older = tokio::spawn(older.serve());
+    assert_eq!(who(address).await, "older\n");
+    let newer = Admin::bind(address, pages(|| vec!["newer".to_owned()])).expect("both set SO_REUSEPORT");
+    let newer = tokio::spawn(newer.serve());
+    for _ in 0..20 {
+        assert_eq!(who(address).await, "older\n");
+    }
+    older.abort();
+    let _ = older.await;
+    assert_eq!(who(address).await, "newer\n");
+    newer.abort();
 }
 
 #[tokio::test]
 async fn an_address_that_is_taken_or_not_ours_is_one_clear_error() {
     let taken = std::net::TcpListener::bind(ANY).expect("loopback can be bound");
     let address = taken.local_addr().expect("bound");
-    let error = Admin::bind(address, Arc::new(Metrics::new()), Arc::new(Vec::new)).expect_err("taken");
+    let error = Admin::bind(address, pages(Vec::new)).expect_err("taken");
     assert_eq!(
         error.to_string(),
         format!(
@@ -95,16 +144,145 @@ async fn an_address_that_is_taken_or_not_ours_is_one_clear_error() {
     );
     // An address for documentation (RFC 5737): no machine has it.
     let foreign = SocketAddr::from(([192, 0, 2, 1], 9465));
-    let error = Admin::bind(foreign, Arc::new(Metrics::new()), Arc::new(Vec::new)).expect_err("not ours");
+    let error = Admin::bind(foreign, pages(Vec::new)).expect_err("not ours");
     assert!(error.to_string().ends_with("; this machine has no such address"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_sends_no_head_is_sent_away() {
     let address = start(Vec::new);
+    // Once it has answered, it listens.
+    assert_eq!(get(address, "/healthz").await.0, 200);
     let mut slow = TcpStream::connect(address).await.expect("it listens");
     slow.write_all(b"GET /healthz HTTP/1.1\r\nhost").await.expect("it reads");
     let mut rest = Vec::new();
     // Time is paused: the timers run as soon as everybody waits.
     timeout(LIMIT, slow.read_to_end(&mut rest)).await.expect("it closes first").expect("without a reset");
+}
+
+#[tokio::test]
+async fn the_configuration_is_told_with_its_origin() {
+    let address = start(Vec::new);
+    let (status, body) = get(address, "/config").await;
+    let config: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let of = |flag: &str| {
+        let settings = config["settings"].as_array().expect("an array");
+        settings.iter().find(|setting| setting["flag"] == flag).cloned().unwrap_or_default()
+    };
+    assert_eq!(status, 200);
+    assert_eq!(
+        (of("--workers")["value"].as_str(), of("--workers")["origin"].as_str()),
+        (Some("3"), Some("flag"))
+    );
+    assert_eq!(of("--admin")["origin"], "default");
+    assert_eq!(of("--admin")["variable"], "SLUICE_ADMIN");
+    assert!(of("--zone")["value"].is_null());
+}
+
+#[tokio::test]
+async fn nothing_can_be_changed_over_tcp() {
+    let address = start(Vec::new);
+    for (method, path, status) in
+        [("PUT", "/log-filter", 404), ("GET", "/log-filter", 404), ("PUT", "/config", 405)]
+    {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\nconnection: close\r\n\r\ndebug"
+        );
+        let answer = exchange(address, &request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {path}: {answer}");
+    }
+}
+
+/// Starts to serve at a path.
+fn serve(path: &Path, readiness: impl Readiness) -> JoinHandle<()> {
+    let socket = AdminSocket::bind(path, pages(readiness)).expect("the directory is ours");
+    tokio::spawn(async {
+        socket.serve().await;
+    })
+}
+
+/// A blocking call of the client.
+async fn at<T: Send + 'static>(path: &Path, call: impl FnOnce(&Path) -> T + Send + 'static) -> T {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || call(&path)).await.expect("it does not panic")
+}
+
+#[tokio::test]
+async fn the_log_filter_is_changed_over_the_socket() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("run/sluice.sock");
+    let serving = serve(&path, || vec!["not yet".to_owned()]);
+    let filter = || at(&path, |path| client::get(path, "/log-filter").expect("it answers"));
+    assert_eq!(filter().await.body, "info\n");
+    let set = at(&path, |path| client::put(path, "/log-filter", "warn,sluice::proxy=debug"))
+        .await
+        .expect("it answers");
+    assert_eq!((set.status, &*set.body), (200, "warn,sluice::proxy=debug\n"));
+    assert_eq!(filter().await.body, "warn,sluice::proxy=debug\n");
+    let config = at(&path, |path| client::get(path, "/config")).await.expect("it answers");
+    assert!(config.body.contains("\"origin\": \"live\""), "{}", config.body);
+
+    for (wrong, why) in [("sluice=loud", "\"sluice=loud\""), ("", "it is empty")] {
+        let refused =
+            at(&path, move |path| client::put(path, "/log-filter", wrong)).await.expect("it answers");
+        assert!(refused.status == 400 && refused.body.contains(why), "{refused:?}");
+    }
+    let long =
+        at(&path, |path| client::put(path, "/log-filter", &"a".repeat(5000))).await.expect("it answers");
+    assert_eq!(long.status, 400, "{long:?}");
+    assert_eq!(filter().await.body, "warn,sluice::proxy=debug\n");
+    let ready = at(&path, |path| client::get(path, "/readyz")).await.expect("it answers");
+    assert_eq!((ready.is_good(), &*ready.body), (false, "not yet\n"));
+    serving.abort();
+}
+
+#[tokio::test]
+async fn the_socket_is_roots_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("made/for/it/sluice.sock");
+    let serving = serve(&path, Vec::new);
+    let mode =
+        |path: &Path| std::fs::symlink_metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(path.parent().expect("a directory")), 0o700);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn the_newer_agent_takes_the_path_and_the_older_leaves_it_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("sluice.sock");
+    let who = || at(&path, |path| client::get(path, "/readyz").map(|answer| answer.body));
+    let older = serve(&path, || vec!["older".to_owned()]);
+    assert_eq!(who().await.expect("it answers"), "older\n");
+    let newer = serve(&path, || vec!["newer".to_owned()]);
+    assert_eq!(who().await.expect("it answers"), "newer\n");
+    older.abort();
+    let _ = older.await;
+    assert_eq!(who().await.expect("it answers still"), "newer\n");
+    newer.abort();
+    let _ = newer.await;
+    assert!(!path.exists(), "nothing is left behind");
+    assert_eq!(std::fs::read_dir(directory.path()).expect("a directory").count(), 0);
+}
+
+#[tokio::test]
+async fn a_socket_that_a_killed_agent_left_is_replaced_and_other_files_are_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("sluice.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("it is ours"));
+    let serving = serve(&path, Vec::new);
+    assert!(at(&path, |path| client::get(path, "/healthz")).await.is_ok());
+    serving.abort();
+
+    let file = directory.path().join("notes");
+    std::fs::write(&file, "mine").expect("it is ours");
+    let error = AdminSocket::bind(&file, pages(Vec::new)).expect_err("that is no socket").to_string();
+    assert!(error.contains("no socket is there") && error.contains("notes"), "{error}");
+    assert_eq!(std::fs::read(&file).expect("it is still there"), b"mine");
+    let long = directory.path().join("a".repeat(200));
+    let error =
+        AdminSocket::bind(&long, pages(Vec::new)).expect_err("no socket has such a long name").to_string();
+    assert!(error.starts_with("--admin-socket /"), "{error}");
+    assert!(!std::fs::symlink_metadata(&path).is_ok_and(|file| !file.file_type().is_socket()));
 }

@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod history;
+pub mod log;
 pub mod metrics;
 pub mod reason;
 pub mod trace;

@@ -37,7 +37,10 @@ fn a_cgroup_that_is_none_is_named() {
     test("no-cgroup", |world| {
         let manifests = world.manifests().display().to_string();
         for directory in ["/no/such/cgroup", &manifests] {
-            let output = agent(world, &["--manifests", &manifests, "--pods-cgroup", directory])?;
+            let output = agent(
+                world,
+                &["--manifests", &manifests, "--pods-cgroup", directory, "--admin-socket", "off"],
+            )?;
             ensure!(!output.status.success(), "{output:?}");
             let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
             ensure!(said.contains(directory) && !said.contains("panicked"), "{said}");
@@ -57,6 +60,7 @@ fn without_capabilities_it_says_which() {
             .args(["--bounding-set", "-all", "--inh-caps", "-all", "--"])
             .arg(program)
             .args(["agent", "--manifests", &manifests, "--pods-cgroup", &pods, "--admin", "127.0.0.1:0"])
+            .args(["--admin-socket", "off"])
             .output()?;
         ensure!(!output.status.success(), "{output:?}");
         let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);

@@ -1,0 +1,185 @@
+//! What the operator chose: the flags of `sluice agent`, each with an environment equivalent.
+//!
+//! [`settings`] tells what is in force and where it comes from, and takes care of the environment.
+
+pub mod settings;
+
+use std::{
+    fmt,
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use http::HeaderName;
+
+pub use settings::{Origin, Setting, Settings};
+
+/// Where the admin socket is, if nobody says otherwise.
+pub const ADMIN_SOCKET: &str = "/run/sluice/sluice.sock";
+
+/// How access log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum AccessLogFormat {
+    #[default]
+    Off,
+    Text,
+    Json,
+}
+
+/// Flags of `sluice agent`.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Directory of Kubernetes manifests (Namespace, Service, EndpointSlice, Pod) that is watched for changes [default: the
+    /// cluster that the agent runs in, or that the kubeconfig names, is watched]
+    #[arg(long, value_name = "DIR", env = "SLUICE_MANIFESTS")]
+    pub manifests: Option<PathBuf>,
+
+    /// The cgroup (v2) that holds all pods [default: the first `kubepods*` below the cgroup v2 mount]
+    #[arg(long, value_name = "DIR", env = "SLUICE_PODS_CGROUP")]
+    pub pods_cgroup: Option<PathBuf>,
+
+    /// The name of this node, for `internalTrafficPolicy: Local` and topology hints
+    #[arg(long, value_name = "NAME", env = "SLUICE_NODE")]
+    pub node: Option<String>,
+
+    /// The zone of this node, for topology hints [default: what the node's label `topology.kubernetes.io/zone` says]
+    #[arg(long, value_name = "ZONE", env = "SLUICE_ZONE")]
+    pub zone: Option<String>,
+
+    /// Where /metrics, /healthz, /readyz and /config are served over TCP
+    #[arg(long, value_name = "ADDRESS", env = "SLUICE_ADMIN", default_value = "127.0.0.1:9465", value_parser = address)]
+    pub admin: SocketAddr,
+
+    /// Where the same is served over a Unix socket, for root only, and the log filter can be changed; or `off`
+    #[arg(long, value_name = "PATH", env = "SLUICE_ADMIN_SOCKET", default_value = ADMIN_SOCKET)]
+    pub admin_socket: AdminSocket,
+
+    /// Threads that carry traffic [default: one per core, at most 4]
+    #[arg(long, value_name = "N", env = "SLUICE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: Option<u16>,
+
+    /// Request header that carries the tag; give it more than once for several, the first is set on forwarded requests
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "SLUICE_TAG_HEADER",
+        value_delimiter = ',',
+        default_value = "x-mse-tag"
+    )]
+    pub tag_header: Vec<HeaderName>,
+
+    /// One line per request, to standard output
+    #[arg(long, value_name = "FORMAT", env = "SLUICE_ACCESS_LOG", default_value = "off")]
+    pub access_log: AccessLogFormat,
+
+    /// What to log: a level, or per module as in `info,sluice::proxy=debug`
+    #[arg(long, value_name = "FILTER", env = "SLUICE_LOG", default_value = "info")]
+    pub log: String,
+
+    /// Connections that one pod may have open through the agent, and four times as many HTTP/2 requests
+    // The thread pools of a large Java service hold a few hundred; a pod that leaks them must not use up the memory and
+    // descriptors of all.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SLUICE_CONNECTIONS_PER_POD",
+        default_value_t = 4096,
+        value_parser = clap::value_parser!(u32).range(16..=1_000_000)
+    )]
+    pub connections_per_pod: u32,
+
+    /// How long a stopping agent waits for requests in flight
+    #[arg(long, value_name = "SECONDS", env = "SLUICE_DRAIN_TIMEOUT", default_value = "30", value_parser = seconds)]
+    pub drain_timeout: Duration,
+
+    /// How long callers with an idle connection have to send one more request and learn that they are to reconnect, while
+    /// the agent stops; never longer than --drain-timeout
+    #[arg(long, value_name = "SECONDS", env = "SLUICE_IDLE_GRACE", default_value = "5", value_parser = seconds)]
+    pub idle_grace: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(seconds) if seconds <= 3600 => Ok(Duration::from_secs(seconds.into())),
+        _ => Err("whole seconds from 0 to 3600".to_owned()),
+    }
+}
+
+/// `ADDRESS:PORT`. An IPv6 address may lack its brackets: a manifest can only put a node's address before a port, and
+/// does not know of which family it is.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    text.rsplit_once(':')
+        .and_then(|(ip, port)| Some(SocketAddr::from((ip.parse::<Ipv6Addr>().ok()?, port.parse().ok()?))))
+        .ok_or_else(|| "an IP address and a port, as in 127.0.0.1:9465".to_owned())
+}
+
+/// Where the admin socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminSocket {
+    Off,
+    At(PathBuf),
+}
+
+impl AdminSocket {
+    pub fn path(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Off => None,
+            Self::At(path) => Some(path),
+        }
+    }
+}
+
+impl FromStr for AdminSocket {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(Self::Off),
+            path if path.starts_with('/') => Ok(Self::At(path.into())),
+            _ => Err("an absolute path, or `off`".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for AdminSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(path) => path.display().fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_both_families() {
+        for (text, same) in [
+            ("127.0.0.1:9465", "127.0.0.1:9465"),
+            ("[fd00::1]:9465", "[fd00::1]:9465"),
+            ("fd00::1:9465", "[fd00::1]:9465"),
+            (":::9465", "[::]:9465"),
+        ] {
+            assert_eq!(address(text), Ok(same.parse().unwrap()), "{text}");
+        }
+        for text in ["", ":9465", "9465", "127.0.0.1", "localhost:9465", "fd00::1:port", "fd00::1:70000"] {
+            assert!(address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_socket_has_an_absolute_path_or_is_off() {
+        assert_eq!("off".parse(), Ok(AdminSocket::Off));
+        assert_eq!("/run/a.sock".parse(), Ok(AdminSocket::At("/run/a.sock".into())));
+        assert!("a.sock".parse::<AdminSocket>().is_err());
+        assert!("".parse::<AdminSocket>().is_err());
+    }
+}

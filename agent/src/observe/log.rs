@@ -1,0 +1,110 @@
+//! The agent's own log. What it tells is decided by a filter that can be changed while the agent runs.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use tracing_subscriber::EnvFilter;
+
+/// What libraries say of every attempt the agent says once itself. The filter may name them again.
+const QUIET: &str = "error,kube_client=off,kube_runtime=off";
+
+/// A filter that cannot be read. One line, without the name of the flag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?}: {reason}: a level (error, warn, info, debug), or per module as in `info,sluice::proxy=debug`"
+)]
+pub struct FilterError {
+    text: String,
+    reason: String,
+}
+
+/// The filter of the log, shared by those who show and change it.
+pub struct LogFilter {
+    text: Mutex<String>,
+    put_in_force: Box<dyn Fn(EnvFilter) + Send + Sync>,
+}
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LogFilter").field(&self.text()).finish()
+    }
+}
+
+impl LogFilter {
+    /// Begins to log to standard error. To be called once, before anything logs.
+    ///
+    /// # Errors
+    /// The filter cannot be read; nothing is set up then.
+    pub fn install(text: &str) -> Result<Self, FilterError> {
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(parse(text)?)
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            .with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        Ok(Self::new(text, move |filter| {
+            // Fails only when the subscriber is gone, and it is there as long as the process.
+            let _ = handle.reload(filter);
+        }))
+    }
+
+    pub(crate) fn new(text: &str, put_in_force: impl Fn(EnvFilter) + Send + Sync + 'static) -> Self {
+        Self { text: Mutex::new(text.trim().to_owned()), put_in_force: Box::new(put_in_force) }
+    }
+
+    /// The filter in force.
+    pub fn text(&self) -> String {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another filter in force.
+    ///
+    /// # Errors
+    /// The filter cannot be read; the old one stays.
+    pub fn set(&self, text: &str) -> Result<(), FilterError> {
+        let filter = parse(text)?;
+        // Held until it is in force, so that of two changes at once the one that is told is the one that holds.
+        let mut current = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.put_in_force)(filter);
+        text.trim().clone_into(&mut current);
+        Ok(())
+    }
+}
+
+fn parse(text: &str) -> Result<EnvFilter, FilterError> {
+    let unreadable = |reason: &str| FilterError { text: text.to_owned(), reason: reason.to_owned() };
+    if text.trim().is_empty() {
+        return Err(unreadable("it is empty"));
+    }
+    EnvFilter::builder()
+        .parse(format!("{QUIET},{}", text.trim()))
+        .map_err(|error| unreadable(&error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_changes_nothing() {
+        let applied = Arc::<Mutex<Vec<String>>>::default();
+        let seen = applied.clone();
+        let filter = LogFilter::new("info", move |filter| seen.lock().unwrap().push(filter.to_string()));
+        for wrong in ["", "  ", "sluice=loud", "info,=,="] {
+            let error = filter.set(wrong).unwrap_err().to_string();
+            assert!(error.contains(&format!("{wrong:?}")) && !error.contains('\n'), "{error}");
+        }
+        assert_eq!(filter.text(), "info");
+        assert!(applied.lock().unwrap().is_empty());
+
+        filter.set(" warn,sluice::proxy=debug\n").unwrap();
+        assert_eq!(filter.text(), "warn,sluice::proxy=debug");
+        let applied = applied.lock().unwrap();
+        assert!(applied.len() == 1 && applied[0].contains("sluice::proxy=debug"), "{applied:?}");
+    }
+}
