@@ -12,13 +12,17 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
 
 use crate::{
     admin::{Admin, AdminSocket, BindError, Pages, SocketError},
     capture::{self, Capture, CaptureError},
-    cluster::{Cluster, builder, kubernetes, manifests, source::Feed},
+    cluster::{
+        Cluster, builder, kubernetes, manifests,
+        source::{Feed, Health},
+    },
     config::{Config, Settings},
     govern::lane::{TagNames, TagNamesError},
     observe::{
@@ -75,6 +79,8 @@ impl RunError {
 struct Running {
     capture: Option<Capture>,
     cluster: Option<Arc<Cluster>>,
+    /// How the source fares, for as long as there is no cluster.
+    source: Option<watch::Receiver<Health>>,
     /// Everything that was there at the start has been taken up. Later troubles of single pods are told by metrics.
     ready: bool,
     stopping: bool,
@@ -86,7 +92,7 @@ type Shared = Arc<Mutex<Running>>;
 pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(|source| RunError::Start { what: "signal handlers", source })?;
     let tag_names = Arc::new(TagNames::new(&config.tag_header)?);
-    let feed = open_source(&config).await?;
+    let (feed, client) = open_source(&config).await?;
     let metrics = Arc::new(Metrics::new());
     let running = Shared::default();
     let asked = running.clone();
@@ -105,18 +111,20 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         AccessLog::start(config.access_log, std::io::stdout(), metrics.access_log_dropped.clone())
             .map_err(|source| RunError::Start { what: "access log", source })?;
 
-    let options = builder::Options {
-        node: config.node.as_deref().map(Into::into),
-        zone: config.zone.as_deref().map(Into::into),
-    };
-    let cluster = Arc::new(Cluster::start(feed, options));
-    lock(&running).cluster = Some(cluster.clone());
     pull(&metrics, &running)?;
     let mut asking = JoinSet::new();
     asking.spawn(admin.serve());
     if let Some(socket) = admin_socket {
         asking.spawn(socket.serve());
     }
+    lock(&running).source = Some(feed.health.clone());
+    let zone = tokio::select! {
+        zone = zone(&config, client.as_ref(), &feed) => zone,
+        () = signals.any() => return Ok(()),
+    };
+    let options = builder::Options { node: config.node.as_deref().map(Into::into), zone };
+    let cluster = Arc::new(Cluster::start(feed, options));
+    lock(&running).cluster = Some(cluster.clone());
     let workers = config.workers.map_or_else(default_workers, usize::from);
     let proxy = Proxy::start(&proxy::Options {
         workers,
@@ -155,12 +163,24 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     Ok(())
 }
 
-/// What tells of the cluster's objects: the directory that the operator names, else the API server.
-async fn open_source(config: &Config) -> Result<Feed, RunError> {
-    Ok(match &config.manifests {
-        Some(directory) => manifests::open(directory)?,
-        None => kubernetes::open(kubernetes::client().await?),
-    })
+/// What tells of the cluster's objects: the directory that the operator names, else the API server, with a client for it.
+async fn open_source(config: &Config) -> Result<(Feed, Option<kube::Client>), RunError> {
+    if let Some(directory) = &config.manifests {
+        return Ok((manifests::open(directory)?, None));
+    }
+    let client = kubernetes::client().await?;
+    Ok((kubernetes::open(client.clone()), Some(client)))
+}
+
+/// The zone of this node: what the operator says, else what the API server says.
+async fn zone(config: &Config, client: Option<&kube::Client>, feed: &Feed) -> Option<Arc<str>> {
+    if let Some(zone) = &config.zone {
+        return Some(zone.as_str().into());
+    }
+    // The first batch waits until the model takes it.
+    let zone = kubernetes::zone(client?, config.node.as_deref()?, || !feed.changes.is_empty()).await;
+    tracing::info!(zone = zone.as_deref().unwrap_or("unknown"), "asked for this node's zone");
+    zone
 }
 
 /// Lets everything that is in flight end, within `limit`.
@@ -200,8 +220,12 @@ fn missing(running: &Shared) -> Vec<String> {
     let Some(status) = running.capture.as_ref().map(Capture::status) else {
         let mut missing =
             vec!["the cluster's objects are being read, and capture has not started".to_owned()];
-        let problems = running.cluster.as_ref().map(|cluster| cluster.status().problems);
-        missing.extend(problems.iter().flatten().map(ToString::to_string));
+        let problems = match (&running.cluster, &running.source) {
+            (Some(cluster), _) => cluster.status().problems,
+            (None, Some(source)) => source.borrow().problems.clone(),
+            (None, None) => Vec::new(),
+        };
+        missing.extend(problems.iter().map(ToString::to_string));
         return missing;
     };
     let missing = not_governed(&status, running.ready);

@@ -4,3 +4,4 @@ mod faults;
 mod opting;
 mod rig;
 mod server;
+mod zone;

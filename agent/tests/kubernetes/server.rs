@@ -223,6 +223,7 @@ fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> Response<Body> {
         ["api", "v1", resource] => ("", resource),
         ["api", "v1", "namespaces", namespace, resource]
         | ["apis", "discovery.k8s.io", "v1", "namespaces", namespace, resource] => (namespace, resource),
+        ["api", "v1", "nodes", name] => return node(shared, name),
         _ => return refusal(404, "no such path"),
     };
     let query: BTreeMap<_, _> = request
@@ -262,6 +263,20 @@ fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> Response<Body> {
     }
     let list = json!({ "kind": "List", "apiVersion": "v1", "metadata": metadata, "items": &all[start..end] });
     respond(StatusCode::OK, full(&list))
+}
+
+/// One Node by its name.
+fn node(shared: &Arc<Shared>, name: &str) -> Response<Body> {
+    let mut state = shared.state.lock().unwrap();
+    match state.faults.get(&("get", "nodes".to_owned())) {
+        None | Some(0) => {}
+        Some(code) => return refusal(*code, "cannot get nodes, for the test"),
+    }
+    *state.counts.entry(("get", "nodes".to_owned(), String::new())).or_default() += 1;
+    match state.objects.get(&("nodes".to_owned(), String::new(), name.to_owned())) {
+        Some(node) => respond(StatusCode::OK, full(node)),
+        None => refusal(404, &format!("nodes {name:?} not found")),
+    }
 }
 
 fn watch(

@@ -12,6 +12,7 @@
 mod picture;
 mod standing;
 mod watch;
+mod zone;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
+pub use self::zone::zone;
 use self::{
     picture::{Outcome, Picture},
     standing::Standing,
