@@ -13,6 +13,11 @@ use sluice::{
     run,
 };
 
+/// musl's own allocator takes one lock for all threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Governs the HTTP and gRPC calls between Kubernetes services, from the node.
 #[derive(Parser)]
 #[command(name = "sluice", version, arg_required_else_help = true)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
-use crate::{build, demo, licences, readme, workspace};
+use crate::{build, demo, image, licences, manifests, readme, workspace};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -18,6 +18,8 @@ const CHECKS: &[Check] = &[
     ("clippy, without the tests in the kernel", || clippy(&[])),
     ("clippy, with the tests in the kernel", || clippy(&["--features=sluice-tests/kernel"])),
     ("documentation", documentation),
+    ("the manifests, rendered", manifests::check),
+    ("the image", || image::run(&image::Args::default())),
     ("the test command of README.md", readme_test),
     ("the demo", || demo::run(&demo::Args::default())),
 ];

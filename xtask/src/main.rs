@@ -10,7 +10,9 @@ mod build;
 mod ci;
 mod clients;
 mod demo;
+mod image;
 mod licences;
+mod manifests;
 mod readme;
 mod setup;
 mod shell;
@@ -42,6 +44,8 @@ enum Task {
     Demo(demo::Args),
     /// Compare Sluice with a direct connection, nginx and haproxy (as root)
     Bench(bench::Args),
+    /// Write the container image of the agent as an OCI archive
+    Image(image::Args),
     /// Run every check that CI runs
     Ci,
 }
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Image(args) => image::run(&args),
         Task::Ci => ci::run(),
     };
     match outcome {

@@ -1,11 +1,11 @@
 //! `cargo xtask setup`: what the other tasks need, installed where it is missing.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 
-use crate::shell::{say, which};
+use crate::shell::{self, say, which};
 use crate::toolchain::{self, Toolchain};
-use crate::{apt, clients};
+use crate::{apt, clients, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -21,6 +21,10 @@ pub(crate) enum Part {
     Pods,
     /// The clients that the kernel tests send through Sluice: curl, Python with grpcio, Node, Java
     Clients,
+    /// `kubectl` with a kustomize that reads `deploy/`
+    Kubectl,
+    /// The musl target and compiler, for the static binary of the image
+    Image,
     /// The proxies that the bench compares with: nginx and haproxy
     Proxies,
 }
@@ -38,6 +42,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 clients::install()?;
                 say("clients: curl, Python with grpcio, Node and Java are there");
             }
+            Part::Kubectl => say(&format!("manifests: rendered by `{}`", kustomize()?.join(" "))),
+            Part::Image => say(&format!("image: the target {} is there", musl()?)),
             Part::Proxies => {
                 proxies()?;
                 say("proxies: nginx and haproxy are there");
@@ -52,6 +58,63 @@ pub(crate) fn ebpf() -> Result<Toolchain> {
         Some(toolchain) => Ok(toolchain),
         None => toolchain::install(),
     }
+}
+
+/// The first `kubectl` whose kustomize knows directories as resources, and `labels`: it came with kustomize 4.
+const KUBECTL_MINOR: u32 = 22;
+
+/// The command that renders a directory: `kubectl kustomize`, or `kustomize build`.
+pub(crate) fn kustomize() -> Result<Vec<&'static str>> {
+    const KUBECTL: [&str; 2] = ["kubectl", "kustomize"];
+    let new_enough = || {
+        let said =
+            shell::ask(std::process::Command::new("kubectl").args(["version", "--client", "--output=json"]))?;
+        (kubectl_minor(&said)? >= KUBECTL_MINOR).then_some(())
+    };
+    if new_enough().is_some() {
+        return Ok(KUBECTL.to_vec());
+    }
+    if which("kustomize").is_some() {
+        return Ok(vec!["kustomize", "build"]);
+    }
+    let by_hand =
+        "install kubectl 1.22 or later (https://kubernetes.io/docs/tasks/tools/), or kustomize 4 or later";
+    // Debian 13's is new enough, Debian 12's is not.
+    apt::install(&["kubernetes-client"], "rendering the manifests", by_hand)?;
+    if new_enough().is_none() {
+        bail!("the `kubectl` of this system's packages is too old for `deploy/`; by hand: {by_hand}");
+    }
+    Ok(KUBECTL.to_vec())
+}
+
+/// From `kubectl version --client --output=json`. Some distributors' minor versions end with a plus.
+fn kubectl_minor(version: &str) -> Option<u32> {
+    let version: serde_json::Value = serde_json::from_str(version).ok()?;
+    let minor = version["clientVersion"]["minor"].as_str()?;
+    minor.trim_end_matches(|last: char| !last.is_ascii_digit()).parse().ok()
+}
+
+/// The target of static binaries on this architecture, with the C compiler that crates ask for.
+pub(crate) fn musl() -> Result<String> {
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    if which("musl-gcc").is_none() {
+        apt::install(
+            &["musl-tools"],
+            "building a static binary",
+            "install musl's compiler wrapper, `musl-gcc`",
+        )?;
+    }
+    let libraries =
+        shell::read(workspace::command("rustc").args(["--print", "target-libdir", "--target", &target]))?;
+    if std::path::Path::new(libraries.trim()).is_dir() {
+        return Ok(target);
+    }
+    if which("rustup").is_none() {
+        bail!("the compiler has no standard library for {target}: install it (rustup target add {target})");
+    }
+    say(&format!("the compiler has no standard library for {target}: rustup adds it"));
+    shell::run(workspace::command("rustup").args(["target", "add", &target]))?;
+    Ok(target)
 }
 
 pub(crate) fn pods() -> Result<()> {
@@ -96,6 +159,18 @@ fn stop_services(services: &[&str]) -> Result<()> {
         return Ok(());
     }
     say("Debian has started the services of these packages; the bench starts its own, so stopping those");
-    let mut systemctl = crate::shell::as_root("systemctl", "to stop the new services")?;
-    crate::shell::run(systemctl.args(["disable", "--now"]).args(services))
+    let mut systemctl = shell::as_root("systemctl", "to stop the new services")?;
+    shell::run(systemctl.args(["disable", "--now"]).args(services))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kubectl_minor;
+
+    #[test]
+    fn the_version_of_kubectl_is_read() {
+        assert_eq!(kubectl_minor(r#"{"clientVersion":{"major":"1","minor":"32"}}"#), Some(32));
+        assert_eq!(kubectl_minor(r#"{"clientVersion":{"major":"1","minor":"20+"}}"#), Some(20));
+        assert_eq!(kubectl_minor("Client Version: v1.32.4"), None);
+    }
 }

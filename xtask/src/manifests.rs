@@ -1,0 +1,47 @@
+//! The manifests as kustomize renders them: what `kubectl apply -k` sends, checked like the files that it is made from.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::shell;
+use crate::{setup, workspace};
+
+/// Renders every kustomization below `deploy/`, and has the results checked by the agent's tests.
+pub(crate) fn check() -> Result<()> {
+    let renderer = setup::kustomize()?;
+    let rendered = workspace::target_dir()?.join("rendered");
+    shell::remove_dir(&rendered)?;
+    std::fs::create_dir_all(&rendered)?;
+    let deploy = workspace::root().join("deploy");
+    let directories = kustomizations(&deploy)?;
+    ensure!(!directories.is_empty(), "no kustomization in {}", deploy.display());
+    for directory in directories {
+        let said = shell::read(Command::new(renderer[0]).args(&renderer[1..]).arg(&directory))
+            .with_context(|| format!("{} cannot be rendered", directory.display()))?;
+        let name = directory.strip_prefix(&deploy)?.to_string_lossy().replace('/', "-");
+        std::fs::write(rendered.join(format!("deploy-{name}.yaml")), said)?;
+    }
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--package=sluice", "--test=deploy"]).env("SLUICE_RENDERED", rendered);
+    shell::run(&mut cargo)
+}
+
+/// The directories from here on down that have one.
+fn kustomizations(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    if directory.join("kustomization.yaml").is_file() {
+        found.push(directory.to_owned());
+    }
+    let entries =
+        std::fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(kustomizations(&entry.path())?);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
