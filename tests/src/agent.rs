@@ -23,11 +23,12 @@ pub struct AgentBuilder {
     args: Vec<String>,
     admin: Option<SocketAddr>,
     among_pods: bool,
+    capabilities: Option<Vec<String>>,
 }
 
 impl AgentBuilder {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, args: Vec::new(), admin: None, among_pods: false }
+        Self { node, args: Vec::new(), admin: None, among_pods: false, capabilities: None }
     }
 
     /// Adds arguments to the command line.
@@ -45,6 +46,13 @@ impl AgentBuilder {
     /// Runs in a cgroup among those of the pods, as a pod of a `DaemonSet` does, instead of beside them.
     pub fn among_pods(mut self) -> Self {
         self.among_pods = true;
+        self
+    }
+
+    /// Runs with these capabilities and no others, and with no way to get more, as a container does. Named as manifests
+    /// name them: `SYS_ADMIN`.
+    pub fn capabilities(mut self, names: &[String]) -> Self {
+        self.capabilities = Some(names.to_vec());
         self
     }
 
@@ -67,7 +75,17 @@ impl AgentBuilder {
         let admin = self.admin.unwrap_or(own);
         let socket = self.node.logs().join(format!("{name}.sock"));
         let place = Place { netns: Arc::clone(&self.node.netns), cgroup };
-        let mut command = place.command(executable()?)?;
+        let mut command = match &self.capabilities {
+            None => place.command(executable()?)?,
+            Some(names) => {
+                let bounds =
+                    names.iter().fold("-all".to_owned(), |all, name| all + ",+" + &name.to_lowercase());
+                let mut command = place.command("setpriv")?;
+                command.args(["--bounding-set", &bounds, "--inh-caps", "-all", "--no-new-privs", "--"]);
+                command.arg(executable()?);
+                command
+            }
+        };
         forget_settings(&mut command)
             .env("NO_COLOR", "1")
             .arg("agent")

@@ -1,0 +1,108 @@
+//! The configuration: the flags, the ConfigMap, and what deploy/README.md says of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
+
+use clap::{Args as _, Command};
+use sluice::config::Config;
+
+use crate::manifests::{base, deploy};
+
+fn flags() -> Command {
+    Config::augment_args(Command::new("agent"))
+}
+
+/// The environment variables that the agent knows.
+pub(crate) fn variables() -> BTreeSet<String> {
+    let flags = flags();
+    let variables = flags.get_arguments().filter_map(|argument| argument.get_env());
+    variables.map(|variable| variable.to_string_lossy().into_owned()).collect()
+}
+
+/// What the base gives the agents.
+pub(crate) fn config_map() -> BTreeMap<String, String> {
+    let text = fs::read_to_string(deploy().join("base/config.env")).unwrap();
+    let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())).unwrap())
+        .collect()
+}
+
+/// The rows of the first table of README.md below that heading, without its head.
+fn table(heading: &str) -> Vec<Vec<String>> {
+    let readme = fs::read_to_string(deploy().join("README.md")).unwrap();
+    let (_, section) = readme.split_once(&format!("\n## {heading}\n")).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows =
+        section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let cells = |row: &str| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+    rows.skip(2).map(cells).collect()
+}
+
+/// What a cell says in code, as in `` `NET_ADMIN` ``.
+fn code(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_readme_lists_every_flag_with_its_variable_and_default() {
+    let told: BTreeSet<[String; 3]> = table("Configuration")
+        .iter()
+        .map(|row| {
+            let one = |cell: &str| code(cell).into_iter().next().unwrap_or_default();
+            [one(&row[0]), one(&row[1]), one(&row[2])]
+        })
+        .collect();
+    let flags = flags();
+    let there: BTreeSet<[String; 3]> = flags
+        .get_arguments()
+        .map(|argument| {
+            let default: Vec<_> =
+                argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+            let variable = argument.get_env().unwrap_or_default().to_string_lossy().into_owned();
+            [format!("--{}", argument.get_long().unwrap()), variable, default.join(",")]
+        })
+        .collect();
+    assert_eq!(told, there);
+}
+
+#[test]
+fn the_readme_explains_every_capability() {
+    let told: BTreeSet<String> = table("Privileges").iter().flat_map(|row| code(&row[0])).collect();
+    let container = &base("DaemonSet")["spec"]["template"]["spec"]["containers"][0];
+    let added = container["securityContext"]["capabilities"]["add"].as_array().unwrap();
+    let added: BTreeSet<String> = added.iter().map(|name| name.as_str().unwrap().to_owned()).collect();
+    assert_eq!(told, added);
+}
+
+/// Resource (with its group) and verb.
+fn permissions(kind: &str) -> BTreeSet<(String, String)> {
+    let role = base(kind);
+    let mut permissions = BTreeSet::new();
+    let strings = |value: &serde_json::Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    for rule in role["rules"].as_array().unwrap() {
+        for group in strings(&rule["apiGroups"]) {
+            for resource in strings(&rule["resources"]) {
+                let resource = if group.is_empty() { resource } else { format!("{resource}.{group}") };
+                permissions.extend(strings(&rule["verbs"]).into_iter().map(|verb| (resource.clone(), verb)));
+            }
+        }
+    }
+    permissions
+}
+
+#[test]
+fn the_readme_lists_every_permission() {
+    let mut told = BTreeSet::new();
+    for row in table("Permissions") {
+        for resource in code(&row[0]) {
+            told.extend(row[1].split(", ").map(|verb| (resource.clone(), verb.to_owned())));
+        }
+    }
+    let granted: BTreeSet<_> = permissions("ClusterRole").into_iter().chain(permissions("Role")).collect();
+    assert_eq!(told, granted);
+}

@@ -1,0 +1,94 @@
+//! What the DaemonSet says about the agent is true, and its parts fit each other.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::{configuration, manifests::base};
+
+fn pod() -> Value {
+    base("DaemonSet")["spec"]["template"]["spec"].clone()
+}
+
+fn container() -> Value {
+    let mut containers = pod()["containers"].as_array().cloned().unwrap();
+    assert_eq!(containers.len(), 1);
+    containers.remove(0)
+}
+
+/// What a rolling update with a surge needs: two of them on one node.
+#[test]
+fn two_agents_fit_on_a_node() {
+    let update = base("DaemonSet")["spec"]["updateStrategy"]["rollingUpdate"].clone();
+    assert_eq!((update["maxSurge"].as_u64(), update["maxUnavailable"].as_u64()), (Some(1), Some(0)));
+    // On the node's network each of them would be a port of the node, which only one pod can have.
+    assert!(container()["ports"].is_null());
+    // Not shared: a file of one must not be the other's.
+    for volume in pod()["volumes"].as_array().unwrap() {
+        let read_only = container()["volumeMounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|mount| mount["name"] == volume["name"] && mount["readOnly"] == true);
+        assert!(volume["hostPath"].is_null() || read_only, "{volume}");
+    }
+}
+
+#[test]
+fn it_has_time_to_drain() {
+    let grace = pod()["terminationGracePeriodSeconds"].as_u64().unwrap();
+    let settings = configuration::config_map();
+    let drain: u64 = settings["SLUICE_DRAIN_TIMEOUT"].parse().unwrap();
+    // What comes after: the access log's last lines, and the kernel's taking the programs off.
+    assert!(grace >= drain + 5, "{grace} s to end, {drain} s of them to drain");
+}
+
+#[test]
+fn it_is_no_more_privileged_than_named() {
+    let pod = pod();
+    let security = &container()["securityContext"];
+    assert_eq!(security["privileged"], false);
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(security["capabilities"]["drop"].as_array().unwrap(), &["ALL"]);
+    // With the prefix the API server refuses it together with `allowPrivilegeEscalation: false`.
+    let added = security["capabilities"]["add"].as_array().unwrap();
+    assert!(added.iter().all(|name| !name.as_str().unwrap().starts_with("CAP_")), "{added:?}");
+    // Newer than the oldest Kubernetes that is supported, which refuses fields that it does not know.
+    assert!(security["appArmorProfile"].is_null() && pod["securityContext"]["appArmorProfile"].is_null());
+    let annotations = &base("DaemonSet")["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(annotations["container.apparmor.security.beta.kubernetes.io/agent"], "unconfined");
+    assert_eq!(container()["name"], "agent");
+}
+
+#[test]
+fn it_runs_on_every_node_and_stays() {
+    let pod = pod();
+    assert_eq!(pod["tolerations"].as_array().unwrap(), &[serde_json::json!({ "operator": "Exists" })]);
+    assert_eq!(pod["priorityClassName"], "system-node-critical");
+    let quota = base("ResourceQuota");
+    assert_eq!(quota["spec"]["scopeSelector"]["matchExpressions"][0]["values"][0], "system-node-critical");
+}
+
+#[test]
+fn its_variables_and_commands_are_the_agents() {
+    let known: BTreeSet<String> = configuration::variables();
+    for variable in container()["env"].as_array().unwrap() {
+        let name = variable["name"].as_str().unwrap();
+        assert!(name == "HOST_IP" || known.contains(name), "{name} is none of the agent's");
+    }
+    for name in configuration::config_map().keys() {
+        assert!(known.contains(name), "{name} is none of the agent's");
+    }
+    let parse = |arguments: &[Value]| {
+        let words: Vec<&str> = arguments.iter().map(|word| word.as_str().unwrap()).collect();
+        std::process::Command::new(env!("CARGO_BIN_EXE_sluice")).args(words).arg("--help").output().unwrap()
+    };
+    assert!(parse(container()["args"].as_array().unwrap()).status.success());
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let command = container()[probe]["exec"]["command"].as_array().unwrap().clone();
+        assert_eq!(command[0], "/sluice");
+        assert!(parse(&command[1..]).status.success(), "{probe}: {command:?}");
+    }
+}

@@ -1,0 +1,10 @@
+//! `deploy/` is what people apply to their clusters: every manifest is what the API server takes, and what it says
+//! about the agent is true.
+//!
+//! The files are read as they lie there. `cargo xtask ci` also has them rendered by kustomize, and names the directory
+//! with the results in `SLUICE_RENDERED`.
+
+mod configuration;
+mod daemon_set;
+mod manifests;
+mod strict;
