@@ -6,14 +6,17 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
 
-use crate::govern::{endpoint::Endpoint, governor::Governor, route::Candidates, subset::Subset, tag::Tag};
+use crate::govern::{
+    endpoint::Endpoint, entry::Entry, governor::Governor, lane::RequestTag, request::Request,
+    route::Candidates, subset::Subset, tag::Tag,
+};
 
 /// The current snapshot. Readers on the data path use `arc_swap::Cache`.
 pub type Current = Arc<ArcSwap<Snapshot>>;
@@ -64,6 +67,8 @@ pub struct Service {
     pub lanes: BTreeMap<Tag, Subset>,
     /// `sessionAffinity: ClientIP`.
     pub session_affinity: bool,
+    /// Colours requests that come without a tag.
+    pub entry: Arc<Entry>,
     /// The policy in force, and the state of its rules. The same for both families, and from one snapshot to the next.
     pub governor: Arc<Governor>,
 }
@@ -81,6 +86,7 @@ impl Service {
             baseline: Subset::default(),
             lanes: BTreeMap::new(),
             session_affinity: false,
+            entry: Arc::default(),
             governor: Arc::default(),
         }
     }
@@ -97,6 +103,15 @@ impl Service {
         self.lanes = subsets.into_iter().filter_map(|(tag, subset)| Some((tag?, subset.into()))).collect();
         self.endpoints = endpoints;
         self
+    }
+
+    /// The tag that a request without one gets where it enters here.
+    pub fn colour(&self, request: &impl Request, caller: &Workload) -> Option<RequestTag> {
+        if self.entry.is_empty() {
+            return None;
+        }
+        let coloured = self.entry.colour(request, caller.address())?;
+        Some(coloured.tag.into())
     }
 
     /// What routing needs to know of it.
@@ -159,6 +174,11 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// The address that tells it from other pods, where one is needed; 0.0.0.0 while it has none.
+    pub fn address(&self) -> IpAddr {
+        self.ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+
     /// A pod that runs, is captured, and of which nothing else is known.
     pub fn new(uid: &str, namespace: &str, name: &str) -> Self {
         Self {

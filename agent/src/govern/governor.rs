@@ -6,28 +6,46 @@
 
 use std::sync::Arc;
 
-use super::policy::Policy;
+use super::{concurrency::Limiter, policy::Policy, throttle::Throttles};
 
 /// The rules of one service port. Shared by all workers; nothing in it is held while anything is waited for.
 #[derive(Debug, Default)]
 pub struct Governor {
     policy: Arc<Policy>,
+    throttles: Throttles,
+    limiter: Option<Arc<Limiter>>,
 }
 
 impl Governor {
     /// What governs after `previous` under `policy`. The same one if the policy is the same.
     pub fn next(previous: Option<&Arc<Self>>, policy: Arc<Policy>, now_nanos: u64) -> Arc<Self> {
-        let _ = now_nanos;
-        match previous {
-            Some(previous) if Arc::ptr_eq(&previous.policy, &policy) || previous.policy == policy => {
-                Arc::clone(previous)
-            }
-            _ => Arc::new(Self { policy }),
+        if let Some(previous) = previous
+            && (Arc::ptr_eq(&previous.policy, &policy) || previous.policy == policy)
+        {
+            return Arc::clone(previous);
         }
+        let none = Self::default();
+        let before = previous.map_or(&none, |previous| previous);
+        let limiter = policy.concurrency.as_ref().map(|wanted| match &before.limiter {
+            Some(limiter) => limiter.with_config(wanted, now_nanos),
+            None => Arc::new(Limiter::new(wanted, now_nanos)),
+        });
+        let throttles = before.throttles.with_rules(&policy.rate_limits, now_nanos);
+        Arc::new(Self { policy, throttles, limiter })
     }
 
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
+    }
+
+    /// The rate limits.
+    pub fn throttles(&self) -> &Throttles {
+        &self.throttles
+    }
+
+    /// The limit on requests in flight.
+    pub fn limiter(&self) -> Option<&Arc<Limiter>> {
+        self.limiter.as_ref()
     }
 }
 

@@ -142,6 +142,8 @@ pub enum TagSource {
     Baggage,
     /// The caller workload's own tag.
     Workload,
+    /// An entry rule of a lane.
+    Entry,
 }
 
 impl TagSource {
@@ -150,6 +152,7 @@ impl TagSource {
             Self::Header => "header",
             Self::Baggage => "baggage",
             Self::Workload => "workload",
+            Self::Entry => "entry",
         }
     }
 }
@@ -236,14 +239,16 @@ impl<'n> TagScan<'n> {
         }
     }
 
-    /// Decides, once all headers have been seen. `caller` is the caller workload's own tag.
-    pub fn decide(self, caller: Option<&Tag>) -> Tagging {
+    /// Decides, once all headers have been seen. `caller` is the caller workload's own tag; `entry` asks the entry rules
+    /// ([`super::entry`]), if nobody else has an answer.
+    pub fn decide(self, caller: Option<&Tag>, entry: impl FnOnce() -> Option<RequestTag>) -> Tagging {
         let answers = [
             (self.header.map(|(_, tag)| tag), TagSource::Header),
             (self.baggage, TagSource::Baggage),
             (caller.map(RequestTag::from), TagSource::Workload),
         ];
-        let Some((tag, source)) = answers.into_iter().find_map(|(tag, source)| Some((tag?, source))) else {
+        let answer = answers.into_iter().find_map(|(tag, source)| Some((tag?, source)));
+        let Some((tag, source)) = answer.or_else(|| Some((entry()?, TagSource::Entry))) else {
             return Tagging {
                 tag: None,
                 source: None,
@@ -279,7 +284,7 @@ mod tests {
         for (name, value) in headers {
             scan.see(name.as_bytes(), value.as_bytes());
         }
-        scan.decide(caller.map(|tag| tag.parse().expect("a tag")).as_ref())
+        scan.decide(caller.map(|tag| tag.parse().expect("a tag")).as_ref(), || None)
     }
 
     /// The tag, its source, whether the header and the baggage must be set, and how many values were invalid.
@@ -390,7 +395,7 @@ mod tests {
             for (name, value) in &headers {
                 scan.see(name.as_bytes(), value);
             }
-            let decision = scan.decide(caller.as_ref());
+            let decision = scan.decide(caller.as_ref(), || None);
             let Some(tag) = decision.tag else {
                 prop_assert!(!decision.set_header && !decision.set_baggage && caller.is_none());
                 return Ok(());
@@ -411,7 +416,7 @@ mod tests {
             for (name, value) in &sent {
                 scan.see(name.as_bytes(), value);
             }
-            let next = scan.decide(None);
+            let next = scan.decide(None, || None);
             prop_assert_eq!(next.tag, Some(tag));
             prop_assert_eq!(next.source, Some(TagSource::Header));
             prop_assert!(!next.set_header && !next.set_baggage, "{:?}", next);

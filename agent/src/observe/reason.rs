@@ -20,6 +20,11 @@ pub enum Reason {
     ExpectationFailed,
     RequestTimeout,
     Timeout,
+    Throttled,
+    ConcurrencyLimited,
+    CircuitOpen,
+    UpstreamError,
+    EndpointDrained,
     Overloaded,
     Draining,
     Internal,
@@ -38,7 +43,7 @@ mod grpc {
 }
 
 impl Reason {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::NoEndpoint,
         Self::LaneUnavailable,
         Self::UpstreamConnect,
@@ -52,6 +57,11 @@ impl Reason {
         Self::ExpectationFailed,
         Self::RequestTimeout,
         Self::Timeout,
+        Self::Throttled,
+        Self::ConcurrencyLimited,
+        Self::CircuitOpen,
+        Self::UpstreamError,
+        Self::EndpointDrained,
         Self::Overloaded,
         Self::Draining,
         Self::Internal,
@@ -114,6 +124,34 @@ impl Reason {
                 ("request_timeout", 408, grpc::DEADLINE_EXCEEDED, "the request did not arrive in time")
             }
             Self::Timeout => ("timeout", 504, grpc::DEADLINE_EXCEEDED, "the endpoint did not answer in time"),
+            Self::Throttled => (
+                "throttled",
+                429,
+                grpc::RESOURCE_EXHAUSTED,
+                "the service is asked for more often than its policy allows",
+            ),
+            Self::ConcurrencyLimited => (
+                "concurrency_limited",
+                429,
+                grpc::RESOURCE_EXHAUSTED,
+                "as many requests to the service are in flight as its policy allows",
+            ),
+            Self::CircuitOpen => (
+                "circuit_open",
+                503,
+                grpc::UNAVAILABLE,
+                "the service fails too often and is not asked for a while",
+            ),
+            // Only ever seen where a fallback stands in for the answer.
+            Self::UpstreamError => {
+                ("upstream_error", 502, grpc::UNAVAILABLE, "the endpoint answered with an error")
+            }
+            Self::EndpointDrained => (
+                "endpoint_drained",
+                503,
+                grpc::UNAVAILABLE,
+                "the endpoint is shutting down and the request took longer than its policy waits",
+            ),
             Self::Overloaded => (
                 "overloaded",
                 503,
@@ -142,15 +180,9 @@ impl Reason {
         self.facts().2
     }
 
-    /// The sentence for people. Plain ASCII without quotes or `%`: fit for JSON and for `grpc-message` as it is.
+    /// The sentence for people. Plain ASCII without `%`: fit for `grpc-message` as it is.
     pub const fn message(self) -> &'static str {
         self.facts().3
-    }
-
-    /// The body of the answer.
-    pub fn body(self) -> String {
-        let (code, _, _, message) = self.facts();
-        format!("{{\"reason\":\"{code}\",\"message\":\"{message}\"}}\n")
     }
 
     pub(super) const fn index(self) -> usize {
@@ -175,11 +207,8 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_json_and_messages_fit_a_header_as_they_are() {
+    fn messages_fit_a_header_as_they_are() {
         for reason in Reason::ALL {
-            let body: serde_json::Value = serde_json::from_str(&reason.body()).expect("a body is JSON");
-            assert_eq!(body["reason"], reason.code());
-            assert_eq!(body["message"], reason.message());
             // RFC: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
             assert!(reason.message().bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'%'));
             assert!((400..600).contains(&reason.status()));

@@ -1,24 +1,203 @@
-//! Answers that Sluice makes up, as HTTP/1 bytes (DESIGN 6.6). Whoever reads one can tell it from the service's own.
+//! Answers that Sluice makes up (DESIGN 6.6). Whoever reads one can tell it from the service's own, and learns which rule
+//! of which policy is behind it.
+//!
+//! An answer is made here for HTTP and for gRPC, whose clients look for a status in trailers, and written by the
+//! protocols ([`http1`] is the former's way; HTTP/2 has its own).
 
-use bytes::BytesMut;
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER, SERVER},
+};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde::Serialize;
 
 use crate::observe::reason::{REASON_HEADER, Reason};
 
-/// Writes the answer for `reason`. `head_only`: to a HEAD request.
-pub(crate) fn http1(reason: Reason, keep_alive: bool, head_only: bool, out: &mut BytesMut) {
-    let body = reason.body();
-    let connection = if keep_alive { "" } else { "connection: close\r\n" };
-    let status = reason.status();
-    let phrase =
-        http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("");
-    let head = format!(
-        "HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{REASON_HEADER}: {}\r\nserver: sluice\r\n{connection}\r\n",
-        body.len(),
-        reason.code(),
-    );
-    out.extend_from_slice(head.as_bytes());
-    if !head_only {
-        out.extend_from_slice(body.as_bytes());
+/// What the caller has to be answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Http,
+    /// `HEAD`: no body.
+    Head,
+    Grpc,
+}
+
+impl Kind {
+    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Self {
+        let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        // `application/grpc`, `application/grpc+proto`, `application/grpc;...`, but not `application/grpc-web`.
+        match media_type.strip_prefix(b"application/grpc") {
+            Some([] | [b'+' | b';' | b' ', ..]) => Self::Grpc,
+            _ if method == Method::HEAD => Self::Head,
+            _ => Self::Http,
+        }
+    }
+}
+
+/// Why an answer is made up.
+#[derive(Clone, Debug)]
+pub(crate) struct Cause {
+    pub(crate) reason: Reason,
+    /// Boxed, for it is rare.
+    pub(crate) rule: Option<Box<Rule>>,
+}
+
+/// The rule that is behind an answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    /// Its name, or the field of the policy where rules have none.
+    pub(crate) name: Arc<str>,
+    /// `shop/orders`.
+    pub(crate) policy: Option<Arc<str>>,
+    /// When it is worth asking again.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl From<Reason> for Cause {
+    fn from(reason: Reason) -> Self {
+        Self { reason, rule: None }
+    }
+}
+
+impl Cause {
+    pub(crate) fn of_rule(
+        reason: Reason,
+        name: &Arc<str>,
+        policy: Option<&Arc<str>>,
+        retry_after: Option<Duration>,
+    ) -> Self {
+        let rule = Rule { name: name.clone(), policy: policy.cloned(), retry_after };
+        Self { reason, rule: Some(Box::new(rule)) }
+    }
+
+    /// The sentence for people.
+    fn message(&self) -> String {
+        let message = self.reason.message();
+        match self.rule.as_deref() {
+            None => message.to_owned(),
+            Some(Rule { name, policy: None, .. }) => format!("{message} (rule {name})"),
+            Some(Rule { name, policy: Some(policy), .. }) => {
+                format!("{message} (rule {name} of TrafficPolicy {policy})")
+            }
+        }
+    }
+}
+
+/// A made-up answer, ready to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct MadeUp {
+    pub(crate) status: u16,
+    /// Without `content-length` and what is for one hop only.
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// Bytes of the body, or those that an answer to HEAD would have.
+    pub(crate) length: u64,
+    /// For gRPC: it is in the headers, nothing follows, and there is no length to speak of.
+    pub(crate) trailers_only: bool,
+    /// The caller's connection must not be used again, because nobody knows where its next request begins.
+    pub(crate) closes: bool,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    reason: &'static str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'a str>,
+}
+
+impl MadeUp {
+    pub(crate) fn of(cause: &Cause, kind: Kind) -> Self {
+        let reason = cause.reason;
+        let message = cause.message();
+        let mut headers = HeaderMap::with_capacity(6);
+        headers.insert(SERVER, HeaderValue::from_static("sluice"));
+        let body = if kind == Kind::Grpc {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            put_grpc_status(&mut headers, reason, &message);
+            Bytes::new()
+        } else {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(REASON_HEADER, HeaderValue::from_static(reason.code()));
+            body(cause, &message)
+        };
+        if let Some(after) = cause.rule.as_deref().and_then(|rule| rule.retry_after) {
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
+        }
+        Self {
+            status: if kind == Kind::Grpc { 200 } else { reason.status() },
+            headers,
+            length: body.len() as u64,
+            body: if kind == Kind::Head { Bytes::new() } else { body },
+            trailers_only: kind == Kind::Grpc,
+            closes: reason == Reason::BadRequest,
+        }
+    }
+}
+
+/// The least that the header can say is a second, and nobody is to come back too early.
+fn whole_seconds(duration: Duration) -> u64 {
+    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
+}
+
+fn body(cause: &Cause, message: &str) -> Bytes {
+    let rule = cause.rule.as_deref();
+    let body = Body {
+        reason: cause.reason.code(),
+        message,
+        rule: rule.map(|rule| &*rule.name),
+        policy: rule.and_then(|rule| rule.policy.as_deref()),
+    };
+    // Strings into memory: this cannot fail, and an empty body is the least harm if it did.
+    let mut body = serde_json::to_vec(&body).unwrap_or_default();
+    body.push(b'\n');
+    body.into()
+}
+
+/// What `grpc-message` must not hold as it is.
+/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses>
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+
+/// The trailers of a gRPC answer that Sluice ends.
+pub(crate) fn put_grpc_status(headers: &mut HeaderMap, reason: Reason, message: &str) {
+    headers
+        .insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(reason.grpc_status())));
+    let message = utf8_percent_encode(message, ENCODED).to_string();
+    // What is not printable ASCII has been encoded, so it is a value.
+    if let Ok(message) = HeaderValue::from_maybe_shared(Bytes::from(message)) {
+        headers.insert(HeaderName::from_static("grpc-message"), message);
+    }
+    headers.insert(REASON_HEADER, HeaderValue::from_static(reason.code()));
+}
+
+/// Writes an answer as HTTP/1.
+pub(crate) fn http1(answer: &MadeUp, keep_alive: bool, out: &mut BytesMut) {
+    let status = answer.status;
+    let phrase = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("");
+    out.reserve(256 + answer.body.len());
+    out.extend_from_slice(format!("HTTP/1.1 {status} {phrase}\r\n").as_bytes());
+    for (name, value) in &answer.headers {
+        add(out, name.as_str().as_bytes(), value.as_bytes());
+    }
+    // Neither has a body, and a length would be wrong (RFC 9110, section 8.6).
+    if status != 204 && status != 304 {
+        add(out, b"content-length", answer.length.to_string().as_bytes());
+    }
+    if !keep_alive {
+        add(out, b"connection", b"close");
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(&answer.body);
+}
+
+fn add(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    for part in [name, b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
     }
 }
 
@@ -26,22 +205,83 @@ pub(crate) fn http1(reason: Reason, keep_alive: bool, head_only: bool, out: &mut
 mod tests {
     use super::*;
 
+    fn written(answer: &MadeUp, keep_alive: bool) -> String {
+        let mut out = BytesMut::new();
+        http1(answer, keep_alive, &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
     #[test]
     fn every_reason_makes_an_answer_that_parses() {
         for reason in Reason::ALL {
-            let mut out = BytesMut::new();
-            http1(reason, false, false, &mut out);
+            let out = written(&MadeUp::of(&reason.into(), Kind::Http), false);
             let mut slots = [httparse::EMPTY_HEADER; 8];
             let mut parsed = httparse::Response::new(&mut slots);
-            let head = parsed.parse(&out).unwrap().unwrap();
+            let head = parsed.parse(out.as_bytes()).unwrap().unwrap();
             assert_eq!(parsed.code, Some(reason.status()));
             let value =
                 |name| parsed.headers.iter().find(|header| header.name == name).map(|header| header.value);
             assert_eq!(value(REASON_HEADER), Some(reason.code().as_bytes()));
             assert_eq!(value("content-length"), Some((out.len() - head).to_string().as_bytes()));
             assert_eq!(value("connection"), Some(&b"close"[..]));
-            let body: serde_json::Value = serde_json::from_slice(&out[head..]).unwrap();
+            let body: serde_json::Value = serde_json::from_slice(&out.as_bytes()[head..]).unwrap();
             assert_eq!(body["reason"], reason.code());
+            assert_eq!(body["message"], reason.message());
         }
+    }
+
+    #[test]
+    fn a_rule_is_named_whatever_it_is_called() {
+        let name = "it's \"100 %\" grün\r\n";
+        let after = Some(Duration::from_millis(1200));
+        let cause = Cause::of_rule(Reason::Throttled, &name.into(), Some(&"shop/orders".into()), after);
+        let out = written(&MadeUp::of(&cause, Kind::Http), true);
+        let (head, body) = out.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.1 429 Too Many Requests\r\n") && head.contains("\r\nretry-after: 2\r\n")
+        );
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!((&body["rule"], &body["policy"]), (&name.into(), &"shop/orders".into()));
+
+        let grpc = MadeUp::of(&cause, Kind::Grpc);
+        assert!(grpc.trailers_only && grpc.body.is_empty() && grpc.status == 200);
+        assert_eq!(grpc.headers["grpc-status"], "8");
+        assert!(
+            grpc.headers["grpc-message"]
+                .to_str()
+                .unwrap()
+                .ends_with("(rule it's \"100 %25\" gr%C3%BCn%0D%0A of TrafficPolicy shop/orders)")
+        );
+    }
+
+    #[test]
+    fn an_answer_to_head_speaks_of_a_body_that_does_not_come() {
+        let out = written(&MadeUp::of(&Reason::NoEndpoint.into(), Kind::Head), true);
+        assert!(out.ends_with("\r\n\r\n") && !out.contains("content-length: 0\r\n"));
+    }
+
+    #[test]
+    fn nobody_is_told_to_come_back_too_early() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_500, 60)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
+        }
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_media_type() {
+        for (media_type, kind) in [
+            ("application/grpc", Kind::Grpc),
+            ("application/grpc+proto", Kind::Grpc),
+            ("application/grpc;charset=utf-8", Kind::Grpc),
+            ("application/grpc-web", Kind::Http),
+            ("application/json", Kind::Http),
+            ("", Kind::Http),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+            assert_eq!(Kind::of(&Method::POST, &headers), kind, "{media_type:?}");
+        }
+        assert_eq!(Kind::of(&Method::HEAD, &HeaderMap::new()), Kind::Head);
+        assert_eq!(Kind::of(&Method::GET, &HeaderMap::new()), Kind::Http);
     }
 }

@@ -1,9 +1,6 @@
 //! Asking `govern` which endpoint a request or a tunnel goes to.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use super::worker::{PodHere, Worker};
 use crate::{
@@ -60,7 +57,7 @@ pub(crate) fn choose(
         return Ok(fresh.then(|| Chosen { in_flight: InFlight::begin(pinned.clone()), lane: Lane::Baseline }));
     }
     let service = &destination.service;
-    let caller = pod.pod.workload.load().ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let caller = pod.pod.workload.load().address();
     let call = Call { tag, fallback: LaneFallback::default(), caller, tried, now_nanos: now.0 };
     match route::route(service.candidates(), &call, &mut worker.rng.borrow_mut()) {
         Ok(decision) if tried.contains(&decision.endpoint.address) => Ok(None),

@@ -114,11 +114,9 @@ pub(crate) async fn serve(mut connection: Connection) {
         Heard::Http1 => http1::serve(connection, destination, early).await,
         Heard::Http2 => Box::pin(http2::serve(connection, destination, early)).await,
         Heard::Nothing => {}
-        Heard::Bytes(_) => Box::pin(tunnel::serve(connection, destination, early)).await,
+        Heard::Bytes(_) => Box::pin(tunnel::serve(connection, destination, None, early)).await,
         Heard::Dialled(_, dialled) => {
-            let (endpoint, chosen) = *dialled;
-            let early = tunnel::Early { from_caller: early, ..tunnel::Early::default() };
-            Box::pin(tunnel::carry(connection, &destination, endpoint, chosen, early)).await;
+            Box::pin(tunnel::serve(connection, destination, Some(*dialled), early)).await;
         }
         Heard::NoServer(reason) => tunnel::refuse(connection, &destination, reason),
     }

@@ -117,12 +117,12 @@ impl Record {
     }
 
     /// The tags of a request, as they came and as they were served.
-    pub(crate) fn count_tags(series: &mut ServiceSeries, tagging: &Tagging, outcome: Option<TagOutcome>) {
+    pub(crate) fn count_tags(series: &ServiceSeries, tagging: &Tagging, outcome: Option<TagOutcome>) {
         for _ in 0..tagging.invalid {
-            series.none().tag(TagOutcome::Invalid);
+            series.service().tag(TagOutcome::Invalid);
         }
         if let (Some(_), Some(outcome)) = (tagging.tag, outcome) {
-            series.none().tag(outcome);
+            series.service().tag(outcome);
         }
     }
 

@@ -27,6 +27,7 @@ use super::{
     buffers::{BUFFER_BYTES, Buffers},
     choose::{self, Chosen},
     connection::Connection,
+    governed::{self, Held},
     upstream::{self, CONNECT_ATTEMPTS, Opened},
 };
 use crate::{
@@ -63,7 +64,7 @@ pub(crate) async fn dial(
             break;
         };
         if !tried.is_empty() {
-            connection.series(destination).none().retried(RetryCause::ConnectRefused);
+            connection.series(destination).service().retried(RetryCause::ConnectRefused);
         }
         match upstream::connect(worker, &*pod.pod.network, chosen.endpoint(), now).await {
             Ok(stream) => return Ok((stream, chosen)),
@@ -78,12 +79,31 @@ pub(crate) async fn dial(
     Err(Reason::UpstreamConnect)
 }
 
-/// Dials an endpoint and carries bytes.
-pub(crate) async fn serve(connection: Connection, destination: Destination, early: BytesMut) {
-    match dial(&connection, &destination).await {
+/// Dials an endpoint, unless one has been dialled already, and carries bytes.
+///
+/// A tunnel takes a place among the service's requests in flight, if these are limited, for as long as it lasts; one
+/// that only waits to be told what is spoken on it does not yet. Rate limits are about requests: a connection is none.
+pub(crate) async fn serve(
+    connection: Connection,
+    destination: Destination,
+    dialled: Option<(Opened, Chosen)>,
+    early: BytesMut,
+) {
+    let permit = match destination.service.governor.limiter() {
+        None => None,
+        Some(limiter) => match governed::acquire(limiter, connection.series(&destination).service()) {
+            Ok(permit) => permit,
+            Err(_) => return refuse(connection, &destination, Reason::ConcurrencyLimited),
+        },
+    };
+    let dialled = match dialled {
+        Some(dialled) => Ok(dialled),
+        None => dial(&connection, &destination).await,
+    };
+    match dialled {
         Ok((stream, chosen)) => {
             let early = Early { from_caller: early, ..Early::default() };
-            carry(connection, &destination, stream, chosen, early).await;
+            carry(connection, &destination, stream, Held { chosen, permit }, early).await;
         }
         Err(reason) => refuse(connection, &destination, reason),
     }
@@ -104,12 +124,12 @@ pub(crate) async fn carry(
     connection: Connection,
     destination: &Destination,
     endpoint: Opened,
-    chosen: Chosen,
+    held: Held,
     early: Early,
 ) {
     let _busy = connection.worker.busy();
     let mut series = connection.series(destination);
-    let active = series.lane(chosen.endpoint().tag.as_ref()).begin_tunnel();
+    let active = series.lane(held.chosen.endpoint().tag.as_ref()).begin_tunnel();
     let mut count = |up, down| {
         active.series().add_request_bytes(up);
         active.series().add_response_bytes(down);

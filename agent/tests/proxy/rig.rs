@@ -14,8 +14,10 @@ use sluice::{
     cluster::model::{Destination, Protocol, Service, Snapshot, Workload},
     govern::{
         endpoint::{Endpoint, Load},
+        entry::Entry,
         governor::Governor,
         lane::TagNames,
+        policy::{EntryRule, Lane, LaneFallback, Policy},
     },
     observe::{access_log::AccessLog, metrics::Metrics},
     proxy::{Network, OpenPod, Options, Pod, Proxy},
@@ -55,6 +57,7 @@ pub(crate) struct Builder {
     panic_at: Option<SocketAddr>,
     pinned: bool,
     governor: Arc<Governor>,
+    entry: Arc<Entry>,
 }
 
 #[derive(Clone)]
@@ -142,6 +145,26 @@ impl Builder {
         self
     }
 
+    /// What governs the service. With a rig that runs already, state goes on as it does in an agent.
+    pub(crate) fn policy(mut self, policy: Policy) -> Self {
+        self.governor = Governor::next(Some(&self.governor), Arc::new(policy), 0);
+        self
+    }
+
+    /// Entry rules of a lane.
+    pub(crate) fn entry(mut self, tag: &str, rules: Vec<EntryRule>) -> Self {
+        let lane = Arc::new(Lane {
+            name: format!("shop/{tag}").into(),
+            tag: tag.parse().unwrap(),
+            selector: None,
+            fallback: LaneFallback::default(),
+            targets: Vec::new(),
+            entry: rules,
+        });
+        self.entry = Arc::new(Entry::new([&lane]));
+        self
+    }
+
     /// Making a socket for this address panics.
     pub(crate) fn panic_at(mut self, address: SocketAddr) -> Self {
         self.panic_at = Some(address);
@@ -163,6 +186,7 @@ impl Builder {
         let pinned = if self.pinned { endpoints.first().cloned() } else { None };
         let service = Arc::new(Service {
             protocol: self.protocol,
+            entry: self.entry.clone(),
             governor: self.governor.clone(),
             ..Service::new("shop", "orders", 80).with_endpoints(endpoints)
         });

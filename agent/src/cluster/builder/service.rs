@@ -293,6 +293,7 @@ impl Part {
             baseline,
             lanes,
             session_affinity: service.session_affinity,
+            entry: Arc::default(),
             governor: governor.clone(),
         };
         let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
@@ -338,6 +339,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         baseline,
         lanes,
         session_affinity,
+        entry,
         governor,
     } = new;
     let same = |old: &[Arc<Endpoint>], new: &[Arc<Endpoint>]| {
@@ -345,6 +347,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
     };
     (&old.namespace, &old.name, &old.port_name) == (namespace, name, port_name)
         && (old.port, old.protocol, old.session_affinity) == (*port, *protocol, *session_affinity)
+        && old.entry == *entry
         && Arc::ptr_eq(&old.governor, governor)
         && same(&old.endpoints, endpoints)
         && same(&old.baseline, baseline)

@@ -3,7 +3,7 @@
 //! What is counted for each request lives in a [`Series`], one for each (calling pod, service, lane): plain atomics,
 //! found once and kept by the connection, so that nothing on a request's way takes a lock. Series hang on the
 //! [`PodMetrics`] of the calling pod and go with it ([`Metrics::evict_pod`]); whoever still holds one may go on
-//! counting, nobody will see it.
+//! counting, nobody will see it. What a service's rules decide is counted in its [`ServiceMetrics`], likewise.
 //!
 //! The rest are ordinary metrics of the `prometheus` crate; and rooms above this one hand in closures that are read
 //! at each scrape ([`Metrics::pull`]).
@@ -12,6 +12,7 @@ mod families;
 mod pods;
 mod pull;
 mod series;
+mod services;
 
 use std::{
     sync::Arc,
@@ -25,6 +26,7 @@ use prometheus::{
 pub use pods::{PodMetrics, ServiceSeries};
 pub use pull::{Kind, Pulled, Write};
 pub use series::{ActiveRequest, ActiveTunnel, LaneLabel, Series};
+pub use services::{EjectionCause, FallbackAction, LimitDecision, ServiceMetrics};
 
 /// How long the numbers of a pod that is gone can still be scraped.
 const EVICTION_GRACE: Duration = Duration::from_secs(60);
@@ -113,7 +115,7 @@ impl TagOutcome {
     ];
 }
 
-/// Why a request was tried on another endpoint.
+/// Why a request was tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryCause {
     /// The connection was refused.
@@ -122,13 +124,22 @@ pub enum RetryCause {
     StreamRefused,
     /// A pooled connection was closed by the endpoint before it took the request.
     StaleConnection,
+    /// By policy: the answer's HTTP status, or its gRPC status.
+    Status,
+    /// By policy: the connection broke before the answer.
+    Reset,
+    /// By policy: the attempt's time ran out.
+    Timeout,
 }
 
 impl RetryCause {
-    const ALL: [(Self, &'static str); 3] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::ConnectRefused, "connect_refused"),
         (Self::StreamRefused, "stream_refused"),
         (Self::StaleConnection, "stale_connection"),
+        (Self::Status, "status"),
+        (Self::Reset, "reset"),
+        (Self::Timeout, "timeout"),
     ];
 }
 
@@ -137,6 +148,7 @@ impl RetryCause {
 pub struct Metrics {
     registry: Registry,
     pods: Arc<pods::Pods>,
+    services: Arc<services::Services>,
     detections: [IntCounter; Detection::ALL.len()],
     connects: [IntCounter; Connect::ALL.len()],
     /// Connections from callers that are open now.
@@ -190,21 +202,11 @@ impl Metrics {
             IntGaugeVec::new(Opts::new("sluice_build_info", "The running build; always 1."), &["version"]),
         );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let per_service = ["destination_namespace", "destination_service", "destination_port"];
-        let [namespace, service, port] = per_service;
-        let tags = counters(
-            &registry,
-            "sluice_tags_total",
-            "Tags on requests to a service: routed to their lane, fallen back to the baseline, refused, or invalid and ignored.",
-            &[namespace, service, port, "outcome"],
-        );
-        let retries = counters(
-            &registry,
-            "sluice_retries_total",
-            "Requests to a service that were tried again because nothing had processed them, by cause.",
-            &[namespace, service, port, "cause"],
-        );
-        let pods = Arc::new(pods::Pods::new(tags, retries));
+        let services = Arc::<services::Services>::default();
+        let pods = Arc::new(pods::Pods::new(Arc::clone(&services)));
+        registry
+            .register(Box::new(services::Collected::new(Arc::clone(&services))))
+            .expect("names are constant and distinct");
         registry
             .register(Box::new(families::Families::new(Arc::clone(&pods))))
             .expect("names are constant and distinct");
@@ -216,6 +218,7 @@ impl Metrics {
             access_log_dropped,
             registry,
             pods,
+            services,
         }
     }
 
@@ -239,6 +242,16 @@ impl Metrics {
     /// numbers are too. What still holds its series may go on counting unseen.
     pub fn evict_pod(&self, uid: &str) {
         self.pods.evict(uid, Instant::now());
+    }
+
+    /// Forgets services that are gone, after a grace. To be called now and then.
+    pub fn retain_services(&self, exists: impl Fn(&str, &str, u16) -> bool) {
+        self.services.retain(exists, Instant::now());
+    }
+
+    /// The numbers of a service port.
+    pub fn service(&self, namespace: &Arc<str>, service: &Arc<str>, port: u16) -> Arc<ServiceMetrics> {
+        self.services.get(namespace, service, port)
     }
 
     /// Adds metrics that are read from elsewhere at each scrape.

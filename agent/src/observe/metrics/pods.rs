@@ -6,12 +6,12 @@ use std::{
 };
 
 use ahash::AHashMap;
-use prometheus::IntCounterVec;
 use smallvec::SmallVec;
 
 use super::{
-    EVICTION_GRACE, RetryCause, TagOutcome,
+    EVICTION_GRACE,
     series::{LaneLabel, Series},
+    services::{ServiceMetrics, Services},
 };
 use crate::govern::tag::Tag;
 
@@ -30,14 +30,7 @@ pub struct PodMetrics {
     pub(super) namespace: Arc<str>,
     pub(super) name: Arc<str>,
     series: RwLock<AHashMap<Key, Arc<Series>>>,
-    shared: Shared,
-}
-
-/// Counters that belong to a service, whoever calls it.
-#[derive(Clone, Debug)]
-struct Shared {
-    tags: IntCounterVec,
-    retries: IntCounterVec,
+    services: Arc<Services>,
 }
 
 impl PodMetrics {
@@ -48,6 +41,7 @@ impl PodMetrics {
             namespace: Arc::clone(namespace),
             service: Arc::clone(service),
             port,
+            metrics: self.services.get(namespace, service, port),
             known: SmallVec::new(),
         }
     }
@@ -56,13 +50,9 @@ impl PodMetrics {
         if let Some(series) = self.series.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Arc::clone(series);
         }
-        let port = key.port.to_string();
-        let labels = |last: &'static str| [&*key.namespace, &*key.service, &*port, last];
-        let tags = TagOutcome::ALL.map(|(_, outcome)| self.shared.tags.with_label_values(&labels(outcome)));
-        let retries = RetryCause::ALL.map(|(_, cause)| self.shared.retries.with_label_values(&labels(cause)));
         let mut series = self.series.write().unwrap_or_else(PoisonError::into_inner);
         // Somebody may have been faster.
-        Arc::clone(series.entry(key).or_insert_with(|| Arc::new(Series::new(tags, retries))))
+        Arc::clone(series.entry(key).or_default())
     }
 
     pub(super) fn for_each(&self, mut visit: impl FnMut(&Key, &Series)) {
@@ -79,6 +69,7 @@ pub struct ServiceSeries {
     namespace: Arc<str>,
     service: Arc<str>,
     port: u16,
+    metrics: Arc<ServiceMetrics>,
     /// In the order of first use; a connection sees one or two lanes.
     known: SmallVec<[(LaneLabel, Arc<Series>); 2]>,
 }
@@ -92,6 +83,11 @@ impl ServiceSeries {
             _ => false,
         });
         self.at(found, || LaneLabel::from(tag))
+    }
+
+    /// What is counted for the service, whoever calls.
+    pub fn service(&self) -> &Arc<ServiceMetrics> {
+        &self.metrics
     }
 
     /// The series for requests for which no endpoint was chosen.
@@ -120,7 +116,7 @@ impl ServiceSeries {
 #[derive(Debug)]
 pub(super) struct Pods {
     pods: Mutex<AHashMap<Arc<str>, Entry>>,
-    shared: Shared,
+    services: Arc<Services>,
 }
 
 #[derive(Debug)]
@@ -132,8 +128,8 @@ struct Entry {
 }
 
 impl Pods {
-    pub(super) fn new(tags: IntCounterVec, retries: IntCounterVec) -> Self {
-        Self { pods: Mutex::default(), shared: Shared { tags, retries } }
+    pub(super) fn new(services: Arc<Services>) -> Self {
+        Self { pods: Mutex::default(), services }
     }
 
     fn lock(&self) -> MutexGuard<'_, AHashMap<Arc<str>, Entry>> {
@@ -147,7 +143,7 @@ impl Pods {
                 namespace: Arc::clone(namespace),
                 name: Arc::clone(name),
                 series: RwLock::default(),
-                shared: self.shared.clone(),
+                services: Arc::clone(&self.services),
             }),
             enrolments: 0,
             evicted_at: None,

@@ -8,9 +8,6 @@ use std::{
     time::Duration,
 };
 
-use prometheus::IntCounter;
-
-use super::{RetryCause, TagOutcome};
 use crate::{govern::tag::Tag, observe::reason::Reason};
 
 /// Upper bounds of the latency histogram, in nanoseconds.
@@ -64,7 +61,7 @@ impl From<Option<&Tag>> for LaneLabel {
 }
 
 /// The numbers of one calling pod, service and lane.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Series {
     pub(super) requests_in_flight: AtomicI64,
     pub(super) tunnels_in_flight: AtomicI64,
@@ -81,8 +78,6 @@ pub struct Series {
     pub(super) request_bytes: AtomicU64,
     /// From the endpoint to the caller.
     pub(super) response_bytes: AtomicU64,
-    tags: [IntCounter; TagOutcome::ALL.len()],
-    retries: [IntCounter; RetryCause::ALL.len()],
 }
 
 #[derive(Debug, Default)]
@@ -92,25 +87,6 @@ pub(super) struct Faults {
 }
 
 impl Series {
-    pub(super) fn new(
-        tags: [IntCounter; TagOutcome::ALL.len()],
-        retries: [IntCounter; RetryCause::ALL.len()],
-    ) -> Self {
-        Self {
-            requests_in_flight: AtomicI64::default(),
-            tunnels_in_flight: AtomicI64::default(),
-            answered: Default::default(),
-            faults: OnceLock::new(),
-            tunnels: AtomicU64::default(),
-            buckets: Default::default(),
-            latency_nanos: AtomicU64::default(),
-            request_bytes: AtomicU64::default(),
-            response_bytes: AtomicU64::default(),
-            tags,
-            retries,
-        }
-    }
-
     /// A request has begun. It is in flight until the guard is finished or dropped.
     pub fn begin(self: &Arc<Self>) -> ActiveRequest {
         self.requests_in_flight.fetch_add(1, Relaxed);
@@ -121,16 +97,6 @@ impl Series {
     pub fn begin_tunnel(self: &Arc<Self>) -> ActiveTunnel {
         self.tunnels_in_flight.fetch_add(1, Relaxed);
         ActiveTunnel { series: Arc::clone(self) }
-    }
-
-    /// Counts what became of a request's tag.
-    pub fn tag(&self, outcome: TagOutcome) {
-        self.tags[outcome as usize].inc();
-    }
-
-    /// Counts a request that is tried again.
-    pub fn retried(&self, cause: RetryCause) {
-        self.retries[cause as usize].inc();
     }
 
     /// Counts bytes from the caller, for bodies and tunnels alike.

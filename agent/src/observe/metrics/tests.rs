@@ -99,13 +99,48 @@ fn tunnels_tags_and_retries_are_counted() {
     assert_eq!(value(&metrics, "sluice_tunnels_total", &["reason=\"upstream_connect\""]), Some(1.0));
     assert_eq!(value(&metrics, "sluice_bytes_total", &["direction=\"request\""]), Some(7.0));
     assert_eq!(value(&metrics, "sluice_requests_total", &[]), None, "no request, no line");
+}
 
-    series.tag(TagOutcome::FellBack);
-    series.retried(RetryCause::StreamRefused);
+#[test]
+fn what_rules_decide_is_counted_by_service_and_goes_with_it() {
+    let metrics = Metrics::new();
+    let orders = orders(&pod(&metrics, "u1", "gateway"));
+    let rule = Arc::from("burst");
+    orders.service().tag(TagOutcome::FellBack);
+    orders.service().retried(RetryCause::StreamRefused);
+    orders.service().rate_limited(&rule, LimitDecision::Queued);
+    orders.service().concurrency_limited(LimitDecision::Refused);
+    orders.service().broken(LimitDecision::WouldRefuse);
+    orders.service().ejected(EjectionCause::SuccessRate, false);
+    orders.service().budget_exhausted();
+    orders.service().panicked();
+    orders.service().fell_back(&rule, FallbackAction::Stale);
     let service = "destination_service=\"orders\"";
-    assert_eq!(value(&metrics, "sluice_tags_total", &[service, "outcome=\"fell_back\""]), Some(1.0));
-    assert_eq!(value(&metrics, "sluice_tags_total", &[service, "outcome=\"routed\""]), Some(0.0));
-    assert_eq!(value(&metrics, "sluice_retries_total", &[service, "cause=\"stream_refused\""]), Some(1.0));
+    for (name, labels, wanted) in [
+        ("sluice_tags_total", &["outcome=\"fell_back\""][..], 1.0),
+        ("sluice_tags_total", &["outcome=\"routed\""], 0.0),
+        ("sluice_retries_total", &["cause=\"stream_refused\""], 1.0),
+        ("sluice_rate_limit_requests_total", &["rule=\"burst\"", "decision=\"queued\""], 1.0),
+        ("sluice_rate_limit_requests_total", &["rule=\"burst\"", "decision=\"refused\""], 0.0),
+        ("sluice_concurrency_limit_requests_total", &["decision=\"refused\""], 1.0),
+        ("sluice_circuit_breaker_requests_total", &["decision=\"would_refuse\""], 1.0),
+        ("sluice_ejections_total", &["cause=\"success_rate\"", "mode=\"observe\""], 1.0),
+        ("sluice_retry_budget_exhausted_total", &[], 1.0),
+        ("sluice_panic_requests_total", &[], 1.0),
+        ("sluice_fallbacks_total", &["fallback=\"burst\"", "action=\"stale\""], 1.0),
+    ] {
+        let labels: Vec<_> = labels.iter().copied().chain([service]).collect();
+        assert_eq!(value(&metrics, name, &labels), Some(wanted), "{name} {labels:?}");
+    }
+    // A rule that is no longer there, a service that is, and one that was gone for long enough.
+    orders.service().retain(|_| false, |_| true);
+    assert_eq!(value(&metrics, "sluice_rate_limit_requests_total", &[]), None);
+    let now = Instant::now();
+    metrics.services.retain(|_, service, _| service == "orders", now);
+    metrics.services.retain(|_, _, _| false, now);
+    assert_eq!(value(&metrics, "sluice_panic_requests_total", &[]), Some(1.0));
+    metrics.services.retain(|_, _, _| false, now + EVICTION_GRACE);
+    assert_eq!(value(&metrics, "sluice_panic_requests_total", &[]), None);
 }
 
 #[test]

@@ -37,12 +37,12 @@ impl Call {
     }
 
     pub(crate) fn retried(&self, cause: RetryCause) {
-        self.known.series().none().retried(cause);
+        self.known.series().service().retried(cause);
     }
 
     /// What became of the request's tags; `None`: it had none, or nothing became of it.
     pub(super) fn count_tags(&self, outcome: Option<TagOutcome>) {
-        Record::count_tags(&mut self.known.series(), &self.tagging, outcome);
+        Record::count_tags(&self.known.series(), &self.tagging, outcome);
     }
 
     /// The request has ended.

@@ -3,19 +3,35 @@
 //! [`carry`] calls the stages in order. What moves bytes is an [`Exchange`], one for each protocol: it sends a request to
 //! an endpoint, passes an answer on, or answers in an endpoint's place, and decides nothing.
 
+mod admit;
 mod call;
+mod deadline;
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use smallvec::SmallVec;
 
-pub(crate) use self::call::Call;
+use self::{
+    admit::Stop,
+    deadline::{Deadline, Elapsed, Until},
+};
+pub(crate) use self::{
+    admit::{Left, acquire},
+    call::Call,
+};
 use super::{
+    answer::{Cause, Kind, MadeUp},
     choose::{self, Chosen},
     upstream::CONNECT_ATTEMPTS,
 };
 use crate::{
     clock::Nanos,
+    govern::{concurrency::Permit, governor::Governor, request::Request},
     observe::{
         metrics::{RetryCause, TagOutcome},
         reason::Reason,
@@ -37,6 +53,9 @@ pub(crate) trait Exchange {
 
     fn status(answer: &Self::Answer) -> u16;
 
+    /// What follows the head is another protocol.
+    fn is_tunnel(answer: &Self::Answer) -> bool;
+
     /// When the endpoint had been given the whole request; `None` if it has not.
     fn sent_at(&self, answer: &Self::Answer) -> Option<Nanos>;
 
@@ -53,21 +72,32 @@ pub(crate) trait Exchange {
     fn passed(&self, answer: Option<&Self::Answer>) -> (u64, u64);
 
     /// The answer has ended, and how: leaves both connections as they should be.
-    async fn conclude(
-        &mut self,
-        answer: Self::Answer,
-        chosen: Chosen,
-        ended: Result<(), Break>,
-    ) -> Self::Ended;
+    async fn conclude(&mut self, answer: Self::Answer, held: Held, ended: Result<(), Break>) -> Self::Ended;
 
     /// Answers in the place of an endpoint. Returns the status that the caller got; 0 if it has gone.
-    async fn make_up(&mut self, reason: Reason) -> (u16, Self::Ended);
+    async fn make_up(&mut self, answer: &MadeUp) -> (u16, Self::Ended);
+
+    /// The request as rules see it, for as long as it can be sent again.
+    fn request(&self) -> impl Request;
+
+    /// Whether the caller leaves, while its request is not yet sent.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left>;
+
+    /// What the caller understands.
+    fn kind(&self) -> Kind;
 
     /// Gives the last attempt's failure to the caller in the protocol's own way, if it has one. Returns as [`make_up`].
     fn hand_on(&mut self) -> Option<(u16, Self::Ended)>;
 
     /// There is nobody to answer.
     fn leave(&mut self) -> Self::Ended;
+}
+
+/// What a request holds as long as it lasts, or the tunnel that it becomes.
+pub(crate) struct Held {
+    pub(crate) chosen: Chosen,
+    /// Its place among the requests in flight, if they are limited.
+    pub(crate) permit: Option<Permit>,
 }
 
 /// Why an attempt brought no answer.
@@ -82,6 +112,7 @@ pub(crate) enum Failure {
     /// The request cannot be sent on.
     Unfit(Reason),
     CallerGone,
+    TimedOut(Elapsed),
 }
 
 /// Why an answer that had begun did not come to its end.
@@ -93,10 +124,19 @@ pub(crate) enum Break {
     Answer(Reason),
     /// The endpoint's connection ended in order, but too early.
     End,
+    /// Its time was over.
+    TimedOut,
 }
 
 /// Carries a request from its head to the end of its answer.
 pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
+    let destination = Rc::clone(&exchange.call().known.destination);
+    let governor = &*destination.service.governor;
+    let deadline = Deadline::begin(governor.policy().timeouts, exchange.kind(), &exchange.request());
+    let mut permit = match admit::admit(exchange, governor, deadline).await {
+        Ok(permit) => permit,
+        Err(stop) => return stopped(exchange, governor, stop).await,
+    };
     let mut tried = SmallVec::<[SocketAddr; CONNECT_ATTEMPTS]>::new();
     let mut unconnected = 0;
     let mut refused = false;
@@ -113,9 +153,15 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
             exchange.call().retried(RetryCause::ConnectRefused);
         }
         exchange.call().chosen(&chosen);
-        let failure = match exchange.attempt(&chosen).await {
-            Ok(answer) => return pass_on(exchange, answer, chosen).await,
-            Err(failure) => failure,
+        let until = deadline.attempt();
+        let attempted = until.wait(pin!(exchange.attempt(&chosen))).await;
+        let failure = match attempted {
+            Ok(Ok(answer)) => {
+                let held = Held { chosen, permit: permit.take() };
+                return pass_on(exchange, answer, held, until).await;
+            }
+            Ok(Err(failure)) => failure,
+            Err(elapsed) => Failure::TimedOut(elapsed),
         };
         match failure {
             Failure::Connect => {
@@ -135,6 +181,12 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
             Failure::Refused => return fail(exchange, &chosen, Reason::UpstreamReset).await,
             Failure::Broken(reason) => return fail(exchange, &chosen, reason).await,
             Failure::Unfit(reason) => return answer(exchange, reason).await,
+            Failure::TimedOut(elapsed) => {
+                let call = exchange.call();
+                call.complain(&chosen, Reason::Timeout);
+                call.count_tags(chosen.tag_outcome());
+                return answer(exchange, elapsed.cause(governor)).await;
+            }
             Failure::CallerGone => {
                 note_passed(exchange, None);
                 exchange.call().finish(0, Some(Reason::CallerClosed));
@@ -144,33 +196,61 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     }
 }
 
+/// The request is not made.
+async fn stopped<E: Exchange>(exchange: &mut E, governor: &Governor, stop: Stop) -> E::Ended {
+    let cause = match stop {
+        Stop::CallerGone => {
+            exchange.call().finish(0, Some(Reason::CallerClosed));
+            return exchange.leave();
+        }
+        Stop::Refused(cause) => cause,
+        Stop::TimedOut(elapsed) => elapsed.cause(governor),
+    };
+    exchange.call().count_tags(None);
+    answer(exchange, cause).await
+}
+
 /// An endpoint for the next attempt; `None` if all have been tried.
 fn choose(call: &Call, tried: &[SocketAddr]) -> Result<Option<Chosen>, Reason> {
     let Call { worker, pod, known, tagging, .. } = call;
     choose::choose(worker, pod, &known.destination, tagging.tag.as_ref(), tried, Nanos::now())
 }
 
-async fn pass_on<E: Exchange>(exchange: &mut E, mut answer: E::Answer, chosen: Chosen) -> E::Ended {
+async fn pass_on<E: Exchange>(
+    exchange: &mut E,
+    mut answer: E::Answer,
+    mut held: Held,
+    until: Until,
+) -> E::Ended {
     // While the request goes on the endpoint may have waited for it: that says nothing of the endpoint.
-    if let Some(sent) = exchange.sent_at(&answer) {
+    let latency = exchange.sent_at(&answer).map(|sent| {
         let now = Nanos::now();
-        chosen.in_flight.observe(now.since(sent).0, now.0);
-    }
-    exchange.call().count_tags(chosen.tag_outcome());
+        let latency = now.since(sent).0;
+        held.chosen.in_flight.observe(latency, now.0);
+        latency
+    });
+    exchange.call().count_tags(held.chosen.tag_outcome());
     let status = E::status(&answer);
-    let ended = exchange.pass_on(&mut answer).await;
+    let ended = until.wait(pin!(exchange.pass_on(&mut answer))).await.unwrap_or(Err(Break::TimedOut));
     note_passed(exchange, Some(&answer));
     let call = exchange.call();
     match ended {
         Ok(()) => call.finish(status, None),
         Err(Break::CallerGone(got)) => call.finish(got, Some(Reason::CallerClosed)),
         Err(Break::Answer(reason)) => {
-            call.complain(&chosen, reason);
+            call.complain(&held.chosen, reason);
             call.finish(status, Some(reason));
         }
         Err(Break::End) => call.finish(status, Some(Reason::UpstreamReset)),
+        Err(Break::TimedOut) => {
+            call.complain(&held.chosen, Reason::Timeout);
+            call.finish(status, Some(Reason::Timeout));
+        }
     }
-    exchange.conclude(answer, chosen, ended).await
+    if let (Some(latency), Some(permit)) = (latency, held.permit.take_if(|_| !E::is_tunnel(&answer))) {
+        permit.complete(latency, Nanos::now().0, ended.is_err() || status >= 500);
+    }
+    exchange.conclude(answer, held, ended).await
 }
 
 /// The endpoint did not answer.
@@ -189,10 +269,12 @@ async fn fail<E: Exchange>(exchange: &mut E, chosen: &Chosen, reason: Reason) ->
 }
 
 /// Answers in the place of an endpoint.
-async fn answer<E: Exchange>(exchange: &mut E, reason: Reason) -> E::Ended {
-    let (status, ended) = exchange.make_up(reason).await;
+async fn answer<E: Exchange>(exchange: &mut E, cause: impl Into<Cause>) -> E::Ended {
+    let cause = cause.into();
+    let answer = MadeUp::of(&cause, exchange.kind());
+    let (status, ended) = exchange.make_up(&answer).await;
     note_passed(exchange, None);
-    let reason = if status == 0 { Reason::CallerClosed } else { reason };
+    let reason = if status == 0 { Reason::CallerClosed } else { cause.reason };
     exchange.call().finish(status, Some(reason));
     ended
 }

@@ -1,5 +1,7 @@
 //! One request and its answer: what [`governed`](crate::proxy::governed) asks of HTTP/1.
 
+use std::task::{Context, Poll};
+
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
@@ -8,15 +10,17 @@ use super::{
     flow::Flow,
     request::{Method, Request},
     sending::Sending,
+    view::View,
 };
 use crate::{
     clock::Nanos,
+    govern,
     observe::reason::Reason,
     proxy::{
-        answer,
+        answer::{self, Kind, MadeUp},
         choose::Chosen,
         connection::Connection,
-        governed::{self, Break, Call, Failure},
+        governed::{self, Break, Call, Failure, Held, Left},
         upstream::Opened,
     },
 };
@@ -31,7 +35,7 @@ pub(super) enum Ended {
     /// The answer was broken off, or the caller has gone.
     Broken,
     /// Both sides have agreed to speak something else.
-    Tunnel(Box<(Opened, Chosen, BytesMut)>),
+    Tunnel(Box<(Opened, Held, BytesMut)>),
 }
 
 /// A request on its way, and where its caller is.
@@ -93,6 +97,10 @@ impl governed::Exchange for Exchange<'_> {
         answer.response.status
     }
 
+    fn is_tunnel(answer: &Answer) -> bool {
+        answer.response.tunnel
+    }
+
     fn sent_at(&self, _: &Answer) -> Option<Nanos> {
         self.up.flow.is_done().then_some(self.up.sent)
     }
@@ -113,25 +121,39 @@ impl governed::Exchange for Exchange<'_> {
         (self.up.flow.body_bytes, answer.map_or(0, |answer| answer.down.body_bytes))
     }
 
-    async fn conclude(&mut self, answer: Answer, chosen: Chosen, ended: Result<(), Break>) -> Ended {
-        self.conclude(answer, chosen, ended).await
+    async fn conclude(&mut self, answer: Answer, held: Held, ended: Result<(), Break>) -> Ended {
+        self.conclude(answer, held, ended).await
     }
 
-    async fn make_up(&mut self, reason: Reason) -> (u16, Ended) {
+    fn request(&self) -> impl govern::request::Request {
+        View(self.up.flow.head())
+    }
+
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left> {
+        let (mut reads, _) = self.connection.stream.split();
+        match self.up.watch(cx, &mut reads, self.incoming, &self.call.worker.buffers) {
+            Err(_) => Poll::Ready(Left::Gone),
+            Ok(()) if self.up.half_closed => Poll::Ready(Left::Ended),
+            Ok(()) => Poll::Pending,
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        if self.request.method == Method::Head { Kind::Head } else { Kind::Http }
+    }
+
+    async fn make_up(&mut self, answer: &MadeUp) -> (u16, Ended) {
         // With its body behind it, the caller's next request could not be told from it.
-        let keep = self.request.keep_alive
-            && self.up.flow.is_taken()
-            && !self.is_last_of_caller()
-            && reason != Reason::BadRequest;
-        let head_only = self.request.method == Method::Head;
+        let keep =
+            self.request.keep_alive && self.up.flow.is_taken() && !self.is_last_of_caller() && !answer.closes;
         let mut head = self.connection.worker.buffers.take();
-        answer::http1(reason, keep, head_only, &mut head);
+        answer::http1(answer, keep, &mut head);
         let written = self.connection.stream.write_all(&head).await;
         self.connection.worker.buffers.give(head);
         if written.is_err() {
             return (0, Ended::Broken);
         }
-        (reason.status(), if keep { Ended::Keep } else { Ended::Linger })
+        (answer.status, if keep { Ended::Keep } else { Ended::Linger })
     }
 
     fn hand_on(&mut self) -> Option<(u16, Ended)> {

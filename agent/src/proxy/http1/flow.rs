@@ -102,6 +102,11 @@ impl Flow {
         &self.head[self.written..]
     }
 
+    /// The head, while it is kept, and the part of the body that is kept with it.
+    pub(super) fn head(&self) -> &[u8] {
+        &self.head
+    }
+
     pub(super) fn into_head(self) -> BytesMut {
         self.head
     }

@@ -13,6 +13,7 @@ mod passing;
 mod request;
 mod response;
 mod sending;
+mod view;
 
 use std::{io, time::Duration};
 
@@ -23,9 +24,9 @@ use tokio::{
 };
 
 pub(crate) use self::head::MAX_HEAD_BYTES;
-use self::{exchange::Ended, head::HeadEnd, request::Refused};
+use self::{exchange::Ended, head::HeadEnd, request::Refused, view::View};
 use super::{
-    answer,
+    answer::{self, Kind, MadeUp},
     connection::{Connection, HEAD_TIMEOUT},
     governed::Call,
     known::Known,
@@ -72,7 +73,8 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let workload = connection.pod.pod.workload.load();
         let names = &connection.worker.options.tag_names;
         let mut record = Record::begin(&connection.worker);
-        let read = request::read(head, names, workload.tag.as_ref(), &mut outgoing);
+        let entry = || known.destination.service.colour(&View(head), &workload);
+        let read = request::read(head, names, workload.tag.as_ref(), entry, &mut outgoing);
         drop(workload);
         let mut request = match read {
             Ok(request) => {
@@ -130,9 +132,9 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
                 return;
             }
             Ended::Tunnel(tunnel) => {
-                let (endpoint, chosen, from_endpoint) = *tunnel;
+                let (endpoint, held, from_endpoint) = *tunnel;
                 let early = tunnel::Early { from_caller: incoming, from_endpoint };
-                Box::pin(tunnel::carry(connection, &known.destination, endpoint, chosen, early)).await;
+                Box::pin(tunnel::carry(connection, &known.destination, endpoint, held, early)).await;
                 return;
             }
         }
@@ -185,7 +187,7 @@ fn reason_of(refused: Refused) -> Reason {
 /// Answers a request that was not understood, after which nothing on the connection can be.
 async fn refuse(connection: &mut Connection, reason: Reason) {
     let mut out = connection.worker.buffers.take();
-    answer::http1(reason, false, false, &mut out);
+    answer::http1(&MadeUp::of(&reason.into(), Kind::Http), false, &mut out);
     // A caller that has left does not miss the answer.
     if connection.stream.write_all(&out).await.is_ok() {
         linger(connection).await;

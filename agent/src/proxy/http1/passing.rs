@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::Nanos,
     observe::reason::Reason,
-    proxy::{choose::Chosen, governed::Break},
+    proxy::governed::{Break, Held},
 };
 
 impl Exchange<'_> {
@@ -42,20 +42,15 @@ impl Exchange<'_> {
     }
 
     /// What becomes of the connections.
-    pub(super) async fn conclude(
-        &mut self,
-        answer: Answer,
-        chosen: Chosen,
-        ended: Result<(), Break>,
-    ) -> Ended {
+    pub(super) async fn conclude(&mut self, answer: Answer, held: Held, ended: Result<(), Break>) -> Ended {
         let worker = self.call.worker.clone();
         let buffers = &worker.buffers;
         let Answer { mut upstream, response, keep, down } = answer;
         buffers.give(down.into_head());
         match ended {
-            Ok(()) if response.tunnel => return self.switch(upstream, chosen),
+            Ok(()) if response.tunnel => return self.switch(upstream, held),
             Ok(()) => {}
-            Err(Break::CallerGone(_) | Break::Answer(_)) => return Ended::Broken,
+            Err(Break::CallerGone(_) | Break::Answer(_) | Break::TimedOut) => return Ended::Broken,
             // What came is passed on; that something is missing the caller sees as it would have without Sluice.
             Err(Break::End) => return Ended::Close,
         }
@@ -106,7 +101,7 @@ impl Exchange<'_> {
     }
 
     /// Both sides speak something else from here on.
-    fn switch(&mut self, upstream: Upstream, chosen: Chosen) -> Ended {
+    fn switch(&mut self, upstream: Upstream, held: Held) -> Ended {
         let rest = self.up.flow.rest_of_head();
         if !rest.is_empty() {
             // An endpoint that was in a hurry: what it has not yet got of the request goes ahead of everything else.
@@ -115,7 +110,7 @@ impl Exchange<'_> {
             *self.incoming = first;
         }
         let Upstream { stream, incoming, .. } = upstream;
-        Ended::Tunnel(Box::new((stream, chosen, incoming)))
+        Ended::Tunnel(Box::new((stream, held, incoming)))
     }
 }
 

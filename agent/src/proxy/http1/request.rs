@@ -12,7 +12,7 @@ use super::{
 };
 use crate::govern::{
     baggage,
-    lane::{TagNames, TagScan, Tagging, is_baggage},
+    lane::{RequestTag, TagNames, TagScan, Tagging, is_baggage},
     tag::Tag,
 };
 
@@ -92,11 +92,13 @@ struct Lines<'h> {
     nominated: SmallVec<[&'h [u8]; 4]>,
 }
 
-/// Reads the request in `head`, which ends with its empty line, and writes what is forwarded to `out`.
+/// Reads the request in `head`, which ends with its empty line, and writes what is forwarded to `out`. `entry`: see
+/// [`TagScan::decide`].
 pub(crate) fn read(
     head: &[u8],
     names: &TagNames,
     caller: Option<&Tag>,
+    entry: impl FnOnce() -> Option<RequestTag>,
     out: &mut BytesMut,
 ) -> Result<Request, Refused> {
     let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
@@ -125,7 +127,7 @@ pub(crate) fn read(
         return Err(Refused::Malformed("both Content-Length and Transfer-Encoding"));
     }
     let upgrade = lines.connection_upgrade && lines.upgrade && !http10;
-    let tagging = tags.decide(caller);
+    let tagging = tags.decide(caller, entry);
     write(head, headers, &lines, upgrade, names, &tagging, out);
 
     Ok(Request {

@@ -9,7 +9,7 @@ fn names() -> TagNames {
 fn read_for(head: &str, caller: Option<&str>) -> Result<(Request, String), Refused> {
     let caller: Option<Tag> = caller.map(|tag| tag.parse().unwrap());
     let mut out = BytesMut::new();
-    let request = read(head.as_bytes(), &names(), caller.as_ref(), &mut out)?;
+    let request = read(head.as_bytes(), &names(), caller.as_ref(), || None, &mut out)?;
     Ok((request, String::from_utf8(out.to_vec()).unwrap()))
 }
 
@@ -191,7 +191,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = read(&bytes, &names(), None, &mut BytesMut::new());
+        let _ = read(&bytes, &names(), None, || None, &mut BytesMut::new());
         let _ = describe(&bytes);
     }
 }

@@ -107,7 +107,7 @@ impl Sending {
     }
 
     /// Notices a caller that leaves.
-    fn watch(
+    pub(super) fn watch(
         &mut self,
         cx: &mut Context<'_>,
         caller: &mut ReadHalf<'_>,

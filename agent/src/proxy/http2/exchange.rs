@@ -8,25 +8,26 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason as Code, RecvStream, SendStream, server::SendResponse};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, request};
+use http::{HeaderName, HeaderValue, Request, Response, Version, request};
 
 use super::{
-    Caller,
-    answer::{self, Kind},
+    Caller, answer,
     attempt::Sent,
     pipe::{Broken, Pipe},
+    view::View,
 };
 use crate::{
     clock::Nanos,
+    cluster::model::{Service, Workload},
     govern::{
-        baggage,
+        self, baggage,
         lane::{TagNames, TagScan, Tagging},
-        tag::Tag,
     },
     observe::reason::Reason,
     proxy::{
+        answer::{Kind, MadeUp},
         choose::Chosen,
-        governed::{self, Break, Call, Failure},
+        governed::{self, Break, Call, Failure, Held, Left},
         known::Known,
         record::Record,
         share::Taken,
@@ -36,12 +37,13 @@ use crate::{
 static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// Reads the tag and puts it where the next hop looks for it.
-fn tag(headers: &mut HeaderMap, names: &TagNames, caller: Option<&Tag>) -> Tagging {
+fn tag(head: &mut request::Parts, names: &TagNames, caller: &Workload, service: &Service) -> Tagging {
     let mut scan = TagScan::new(names);
-    for (name, value) in &*headers {
+    for (name, value) in &head.headers {
         scan.see(name.as_str().as_bytes(), value.as_bytes());
     }
-    let tagging = scan.decide(caller);
+    let tagging = scan.decide(caller.tag.as_ref(), || service.colour(&View(head), caller));
+    let headers = &mut head.headers;
     let Some(tag) = tagging.tag else { return tagging };
     if tagging.set_baggage {
         let lines = headers.get_all(&BAGGAGE).iter().map(HeaderValue::as_bytes);
@@ -96,7 +98,7 @@ impl Exchange {
         let (mut head, body) = request.into_parts();
         let tagging = {
             let workload = caller.pod.pod.workload.load();
-            tag(&mut head.headers, &caller.worker.options.tag_names, workload.tag.as_ref())
+            tag(&mut head, &caller.worker.options.tag_names, &workload, &known.destination.service)
         };
         record.describe(&caller.worker, &caller.pod, &known.destination, "HTTP/2", Some(&tagging), || {
             let path = head.uri.path_and_query().map_or(&b""[..], |path| path.as_str().as_bytes());
@@ -130,16 +132,17 @@ impl Exchange {
 
     /// The pod has no place left for it.
     pub(super) fn overloaded(&mut self) {
-        let (status, reason) = match self.send_made_up(Reason::Overloaded) {
+        let answer = MadeUp::of(&Reason::Overloaded.into(), self.kind);
+        let (status, reason) = match self.send_made_up(&answer) {
             0 => (0, Reason::CallerClosed),
             status => (status, Reason::Overloaded),
         };
         self.call.finish(status, Some(reason));
     }
 
-    fn send_made_up(&mut self, reason: Reason) -> u16 {
-        match answer::send(&mut self.respond, self.kind, reason) {
-            Ok(()) => self.kind.status(reason),
+    fn send_made_up(&mut self, answer: &MadeUp) -> u16 {
+        match answer::send(&mut self.respond, answer) {
+            Ok(()) => answer.status,
             Err(_) => 0,
         }
     }
@@ -192,6 +195,10 @@ impl governed::Exchange for Exchange {
         answer.status
     }
 
+    fn is_tunnel(_: &Answer) -> bool {
+        false
+    }
+
     fn sent_at(&self, answer: &Answer) -> Option<Nanos> {
         self.up.is_done().then_some(answer.sent.at)
     }
@@ -219,7 +226,7 @@ impl governed::Exchange for Exchange {
         (self.up.bytes, answer.map_or(0, |answer| answer.down.bytes))
     }
 
-    async fn conclude(&mut self, mut answer: Answer, _: Chosen, ended: Result<(), Break>) {
+    async fn conclude(&mut self, mut answer: Answer, _: Held, ended: Result<(), Break>) {
         match ended {
             Err(Break::CallerGone(_)) => {
                 let code = answer.error.as_ref().and_then(h2::Error::reason);
@@ -233,13 +240,36 @@ impl governed::Exchange for Exchange {
                     back.send_reset(Code::INTERNAL_ERROR);
                 }
             }
+            Err(Break::TimedOut) => {
+                let Some(back) = &mut answer.back else { return };
+                if self.kind != Kind::Grpc || answer::break_off_grpc(back, Reason::Timeout).is_err() {
+                    back.send_reset(Code::INTERNAL_ERROR);
+                }
+            }
             // (Streams end in order or not at all.)
             Ok(()) | Err(Break::End) => {}
         }
     }
 
-    async fn make_up(&mut self, reason: Reason) -> (u16, ()) {
-        (self.send_made_up(reason), ())
+    fn request(&self) -> impl govern::request::Request {
+        View(&self.head)
+    }
+
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left> {
+        self.respond.poll_reset(cx).map(|code| {
+            if code.is_ok() {
+                self.caller.resets.count(Nanos::now());
+            }
+            Left::Gone
+        })
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    async fn make_up(&mut self, answer: &MadeUp) -> (u16, ()) {
+        (self.send_made_up(answer), ())
     }
 
     /// What the endpoint said, the caller knows better than anyone what to make of.

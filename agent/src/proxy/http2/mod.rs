@@ -14,6 +14,7 @@ mod exchange;
 mod io;
 mod pipe;
 mod pool;
+mod view;
 
 use std::{
     cell::{Cell, RefCell},

@@ -1,0 +1,142 @@
+//! Whether a request may be made at all: the rate limits, at which it may have to wait for its turn, and the limit on
+//! requests in flight (DESIGN 6.3).
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use super::{
+    Exchange,
+    deadline::{Deadline, Elapsed},
+};
+use crate::{
+    clock::Nanos,
+    govern::{
+        concurrency::{Full, Limiter, Permit},
+        governor::Governor,
+        policy::Mode,
+        throttle::{Admission, Verdict},
+    },
+    observe::{
+        metrics::{LimitDecision, ServiceMetrics},
+        reason::Reason,
+    },
+    proxy::answer::Cause,
+};
+
+/// When it is worth asking again where as many requests are in flight as may be: nobody knows, but not at once.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a request is not made.
+pub(super) enum Stop {
+    Refused(Cause),
+    CallerGone,
+    TimedOut(Elapsed),
+}
+
+/// What a caller does while its request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// It is gone.
+    Gone,
+    /// It has ended its side. Most likely it is gone; if it is not, it still hears an answer.
+    Ended,
+}
+
+/// Asks the limits. Without any it costs a look at each.
+pub(super) async fn admit<E: Exchange>(
+    exchange: &mut E,
+    governor: &Governor,
+    deadline: Deadline,
+) -> Result<Option<Permit>, Stop> {
+    let verdict = match governor.throttles() {
+        throttles if throttles.is_empty() => None,
+        // Boxed, for not everybody has rate limits, and every request's task would carry their state.
+        _ => Some(Box::pin(take_turn(exchange, governor, deadline)).await?),
+    };
+    let Some(limiter) = governor.limiter() else { return Ok(None) };
+    let acquired = acquire(limiter, exchange.call().known.series().service());
+    acquired.map_err(|Full { .. }| {
+        if let Some(verdict) = verdict {
+            verdict.give_back();
+        }
+        let policy = governor.policy().name.as_ref();
+        let name = "concurrency.maxRequests".into();
+        let cause = Cause::of_rule(Reason::ConcurrencyLimited, &name, policy, Some(RETRY_AFTER));
+        Stop::Refused(cause)
+    })
+}
+
+/// Asks the limit on what is in flight; `None`: it only observes, and there is no room.
+pub(crate) fn acquire(limiter: &Arc<Limiter>, numbers: &ServiceMetrics) -> Result<Option<Permit>, Full> {
+    let enforced = limiter.config().mode == Mode::Enforce;
+    let (permit, decision) = match limiter.try_acquire(Nanos::now().0) {
+        Ok(permit) => (Ok(Some(permit)), LimitDecision::Allowed),
+        Err(full) if enforced => (Err(full), LimitDecision::Refused),
+        Err(_) => (Ok(None), LimitDecision::WouldRefuse),
+    };
+    numbers.concurrency_limited(decision);
+    permit
+}
+
+/// Asks the rate limits, and waits where they say so.
+async fn take_turn<E: Exchange>(
+    exchange: &mut E,
+    governor: &Governor,
+    deadline: Deadline,
+) -> Result<Verdict, Stop> {
+    let caller = exchange.call().pod.pod.workload.load().uid.clone();
+    let verdict = governor.throttles().admit(&exchange.request(), &caller, Nanos::now().0);
+    count(exchange, &verdict);
+    let policy = governor.policy().name.as_ref();
+    if let Some(refusal) = verdict.refusal() {
+        let after = Some(refusal.retry_after);
+        return Err(Stop::Refused(Cause::of_rule(Reason::Throttled, &refusal.rule.name, policy, after)));
+    }
+    let wait = verdict.wait();
+    if wait.is_zero() {
+        return Ok(verdict);
+    }
+    let left = {
+        let mut turn = pin!(tokio::time::sleep(wait));
+        let waiting = poll_fn(|cx: &mut Context<'_>| match exchange.poll_left(cx) {
+            Poll::Ready(left) => Poll::Ready(Some(left)),
+            Poll::Pending => turn.as_mut().poll(cx).map(|()| None),
+        });
+        deadline.request().wait(pin!(waiting)).await
+    };
+    match left {
+        Ok(None) => Ok(verdict),
+        Ok(Some(left)) => {
+            let queued = verdict.decisions().find(|(_, admission)| matches!(admission, Admission::After(_)));
+            let name = queued.map_or_else(|| "rateLimits".into(), |(rule, _)| rule.name.clone());
+            verdict.give_back();
+            Err(match left {
+                Left::Gone => Stop::CallerGone,
+                Left::Ended => Stop::Refused(Cause::of_rule(Reason::Throttled, &name, policy, None)),
+            })
+        }
+        Err(elapsed) => {
+            verdict.give_back();
+            Err(Stop::TimedOut(elapsed))
+        }
+    }
+}
+
+fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict) {
+    let series = exchange.call().known.series();
+    for (rule, admission) in verdict.decisions() {
+        let decision = match (admission, rule.mode) {
+            (Admission::After(_), Mode::Enforce) => LimitDecision::Queued,
+            // What only observes makes nobody wait either.
+            (Admission::Now | Admission::After(_), _) => LimitDecision::Allowed,
+            (Admission::Refused { .. }, Mode::Enforce) => LimitDecision::Refused,
+            (Admission::Refused { .. }, Mode::Observe) => LimitDecision::WouldRefuse,
+        };
+        series.service().rate_limited(&rule.name, decision);
+    }
+}

@@ -1,0 +1,147 @@
+//! How long a request, and each attempt at it, may take (`timeouts` of a policy).
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use http::HeaderName;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    govern::{governor::Governor, policy::Timeouts, request::Request},
+    observe::reason::Reason,
+    proxy::answer::{Cause, Kind},
+};
+
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// Which time has run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Elapsed {
+    /// That of the whole request.
+    Request,
+    /// That of one attempt.
+    BackendRequest,
+}
+
+impl Elapsed {
+    /// The answer that says so.
+    pub(super) fn cause(self, governor: &Governor) -> Cause {
+        let field = match self {
+            Self::Request => "timeouts.request",
+            Self::BackendRequest => "timeouts.backendRequest",
+        };
+        Cause::of_rule(Reason::Timeout, &Arc::from(field), governor.policy().name.as_ref(), None)
+    }
+}
+
+/// When a request's time is over. Without a policy that says so it never is, and no clock is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Deadline {
+    request: Option<Instant>,
+    backend_request: Option<Duration>,
+}
+
+impl Deadline {
+    /// The request's time begins now. Where a policy limits it, the caller's own `grpc-timeout` counts if it is shorter.
+    pub(super) fn begin(timeouts: Timeouts, kind: Kind, request: &impl Request) -> Self {
+        if timeouts == Timeouts::default() {
+            return Self::default();
+        }
+        let asked =
+            if kind == Kind::Grpc { request.header(&GRPC_TIMEOUT).and_then(grpc_timeout) } else { None };
+        let whole = match (timeouts.request, asked) {
+            (Some(policy), Some(caller)) => Some(policy.min(caller)),
+            (policy, caller) => policy.or(caller),
+        };
+        let request = whole.and_then(|whole| Instant::now().checked_add(whole));
+        Self { request, backend_request: timeouts.backend_request }
+    }
+
+    /// The time of an attempt begins now.
+    pub(super) fn attempt(self) -> Until {
+        let attempt = self.backend_request.and_then(|most| Instant::now().checked_add(most));
+        Until(match (self.request, attempt) {
+            (Some(request), Some(attempt)) if attempt < request => Some((attempt, Elapsed::BackendRequest)),
+            (Some(request), _) => Some((request, Elapsed::Request)),
+            (None, attempt) => attempt.map(|attempt| (attempt, Elapsed::BackendRequest)),
+        })
+    }
+
+    /// For what is waited for between attempts.
+    pub(super) fn request(self) -> Until {
+        Until(self.request.map(|request| (request, Elapsed::Request)))
+    }
+}
+
+/// Until when something may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Until(Option<(Instant, Elapsed)>);
+
+impl Until {
+    /// Waits no longer. (Takes a pinned future, because a moved one would be kept twice.)
+    pub(super) async fn wait<F: Future>(self, future: Pin<&mut F>) -> Result<F::Output, Elapsed> {
+        match self.0 {
+            None => Ok(future.await),
+            Some((at, elapsed)) => timeout_at(at, future).await.map_err(|_| elapsed),
+        }
+    }
+}
+
+/// `grpc-timeout`: at most eight digits and a unit.
+/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests>
+fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_timeout_is_digits_and_a_unit() {
+        for (value, wanted) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("30S", Some(Duration::from_secs(30))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("7u", Some(Duration::from_micros(7))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("100000000n", None),
+            ("S", None),
+            ("1s", None),
+            ("-1S", None),
+            ("1", None),
+            ("", None),
+        ] {
+            assert_eq!(grpc_timeout(value.as_bytes()), wanted, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_ends_with_whichever_time_is_over_first() {
+        let of = |request: Option<u64>, backend: Option<u64>| {
+            let now = Instant::now();
+            let request = request.map(|seconds| now + Duration::from_secs(seconds));
+            let backend_request = backend.map(Duration::from_secs);
+            Deadline { request, backend_request }.attempt().0.map(|(_, elapsed)| elapsed)
+        };
+        assert_eq!(of(None, None), None);
+        assert_eq!(of(Some(5), None), Some(Elapsed::Request));
+        assert_eq!(of(None, Some(5)), Some(Elapsed::BackendRequest));
+        assert_eq!(of(Some(5), Some(3)), Some(Elapsed::BackendRequest));
+        assert_eq!(of(Some(3), Some(5)), Some(Elapsed::Request));
+    }
+}

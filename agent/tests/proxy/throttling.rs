@@ -1,0 +1,273 @@
+//! `rateLimits` and `concurrency` of a policy in the path of a request.
+
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderName;
+use sluice::govern::policy::{
+    Behaviour, Concurrency, LimitKey, Mode, Policy, RateLimit, RequestMatch, Scope,
+};
+
+use crate::{origin::Origin, peer::End, rig::Rig};
+
+/// One request an hour.
+fn rare() -> RateLimit {
+    RateLimit {
+        name: "rare \"one\"".into(),
+        requests: 1.0,
+        interval: Duration::from_secs(3600),
+        burst: 1.0,
+        behaviour: Behaviour::Reject,
+        key: LimitKey::None,
+        scope: Scope::Node,
+        matches: RequestMatch::default(),
+        mode: Mode::Enforce,
+    }
+}
+
+fn rates(rule: RateLimit) -> Policy {
+    Policy { name: Some("shop/orders".into()), rate_limits: vec![Arc::new(rule)], ..Policy::default() }
+}
+
+fn in_flight(max_requests: u32, mode: Mode) -> Policy {
+    let concurrency = Some(Concurrency { max_requests, adaptive: None, mode });
+    Policy { name: Some("shop/orders".into()), concurrency, ..Policy::default() }
+}
+
+fn decisions(rig: &Rig, decision: &str, count: f64) {
+    rig.await_metric("sluice_rate_limit_requests_total", &[&format!("decision=\"{decision}\"")], count);
+}
+
+fn places(rig: &Rig, decision: &str, count: f64) {
+    rig.await_metric(
+        "sluice_concurrency_limit_requests_total",
+        &[&format!("decision=\"{decision}\"")],
+        count,
+    );
+}
+
+#[test]
+fn a_request_above_the_limit_is_refused_and_says_by_what() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::builder().endpoint(origin.address).policy(rates(rare())).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    caller.get("/");
+    let answer = caller.answer();
+    answer.made_up(429, "throttled");
+    let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!((&body["rule"], &body["policy"]), (&"rare \"one\"".into(), &"shop/orders".into()));
+    let after = answer.head.split("retry-after: ").nth(1).unwrap().split("\r\n").next().unwrap();
+    assert!((3000..=3600).contains(&after.parse::<u32>().unwrap()), "{after}");
+    assert_eq!(origin.noted().len(), 1);
+    decisions(&rig, "allowed", 1.0);
+    decisions(&rig, "refused", 1.0);
+    rig.await_requests("4xx", "throttled", 1.0);
+}
+
+#[test]
+fn a_changed_policy_keeps_count_and_one_that_observes_refuses_nobody() {
+    let origin = Origin::fixed("ok");
+    let mut rig = Rig::builder().endpoint(origin.address).policy(rates(rare())).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    let other = Policy { rate_limits: rates(rare()).rate_limits, ..in_flight(5, Mode::Enforce) };
+    rig.change(|service| service.policy(other));
+    caller.get("/");
+    caller.answer().made_up(429, "throttled");
+    rig.change(|service| service.policy(rates(RateLimit { mode: Mode::Observe, ..rare() })));
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    decisions(&rig, "would_refuse", 1.0);
+}
+
+#[test]
+fn each_value_of_a_key_has_its_own_limit() {
+    let origin = Origin::fixed("ok");
+    let key = LimitKey::Header(HeaderName::from_static("x-user"));
+    let rig = Rig::builder().endpoint(origin.address).policy(rates(RateLimit { key, ..rare() })).start();
+    let mut caller = rig.dial();
+    for (user, status) in [("ann", 200), ("bob", 200), ("ann", 429)] {
+        caller.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-User: {user}\r\n\r\n"));
+        assert_eq!(caller.answer().status(), status, "{user}");
+    }
+}
+
+/// Two requests a second, one after the other.
+fn queue() -> Policy {
+    let behaviour = Behaviour::Queue { timeout: Duration::from_secs(60) };
+    rates(RateLimit { requests: 2.0, interval: Duration::from_secs(1), behaviour, ..rare() })
+}
+
+#[test]
+fn a_request_waits_for_its_turn() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::builder().endpoint(origin.address).policy(queue()).start();
+    let mut caller = rig.dial();
+    for _ in 0..3 {
+        caller.get("/");
+        assert_eq!(caller.answer().body, "ok");
+    }
+    decisions(&rig, "allowed", 1.0);
+    decisions(&rig, "queued", 2.0);
+}
+
+#[test]
+fn a_caller_that_leaves_gives_up_its_turn() {
+    for reset in [true, false] {
+        let origin = Origin::fixed("ok");
+        let rig = Rig::builder().endpoint(origin.address).policy(queue()).start();
+        let mut caller = rig.dial();
+        caller.get("/first");
+        assert_eq!(caller.answer().body, "ok");
+        let mut leaves = rig.dial();
+        leaves.get("/second");
+        decisions(&rig, "queued", 1.0);
+        if reset {
+            leaves.reset();
+            drop(leaves);
+            rig.await_requests("none", "caller_closed", 1.0);
+        } else {
+            // It may still listen.
+            leaves.finish();
+            leaves.answer().made_up(429, "throttled");
+        }
+        caller.get("/third");
+        assert_eq!(caller.answer().body, "ok");
+        assert!(origin.noted().iter().all(|head| !head.contains("/second")));
+    }
+}
+
+/// Answers when it is told to, with a byte on another connection.
+fn gated() -> (Origin, std::sync::mpsc::Sender<()>) {
+    let (open, gate) = std::sync::mpsc::channel();
+    let gate = std::sync::Mutex::new(gate);
+    let origin = Origin::new(move |_, peer, note| {
+        while let Some(head) = peer.request() {
+            note(head);
+            gate.lock().unwrap().recv().unwrap();
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        }
+    });
+    (origin, open)
+}
+
+#[test]
+fn no_more_requests_are_in_flight_than_may_be() {
+    let (origin, open) = gated();
+    let rig = Rig::builder().endpoint(origin.address).policy(in_flight(1, Mode::Enforce)).start();
+    let (mut first, mut second) = (rig.dial(), rig.dial());
+    first.get("/");
+    origin.await_notes(1);
+    second.get("/");
+    let answer = second.answer();
+    answer.made_up(429, "concurrency_limited");
+    assert!(answer.has("retry-after: 1") && answer.body.contains("concurrency.maxRequests"), "{answer:?}");
+    open.send(()).unwrap();
+    assert_eq!(first.answer().body, "ok");
+    open.send(()).unwrap();
+    second.get("/");
+    assert_eq!(second.answer().body, "ok");
+    places(&rig, "allowed", 2.0);
+    places(&rig, "refused", 1.0);
+}
+
+#[test]
+fn what_only_observes_lets_everybody_through() {
+    let (origin, open) = gated();
+    let rig = Rig::builder().endpoint(origin.address).policy(in_flight(1, Mode::Observe)).start();
+    let mut callers = [rig.dial(), rig.dial()];
+    for caller in &mut callers {
+        caller.get("/");
+    }
+    origin.await_notes(1);
+    for _ in 0..2 {
+        open.send(()).unwrap();
+    }
+    for caller in &mut callers {
+        assert_eq!(caller.answer().body, "ok");
+    }
+    places(&rig, "allowed", 1.0);
+    places(&rig, "would_refuse", 1.0);
+}
+
+#[test]
+fn a_caller_that_leaves_makes_room() {
+    let (origin, open) = gated();
+    let rig = Rig::builder().endpoint(origin.address).policy(in_flight(1, Mode::Enforce)).start();
+    let mut first = rig.dial();
+    first.get("/");
+    origin.await_notes(1);
+    first.reset();
+    drop(first);
+    rig.await_requests("none", "caller_closed", 1.0);
+    open.send(()).unwrap();
+    open.send(()).unwrap();
+    let mut second = rig.dial();
+    second.get("/");
+    assert_eq!(second.answer().body, "ok");
+}
+
+#[test]
+fn what_an_upgrade_leads_to_keeps_its_place() {
+    let origin = Origin::new(|_, peer, _| {
+        peer.request();
+        peer.send("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+        peer.end();
+    });
+    let policy = Policy {
+        rate_limits: rates(RateLimit { burst: 2.0, ..rare() }).rate_limits,
+        ..in_flight(1, Mode::Enforce)
+    };
+    let rig = Rig::builder().endpoint(origin.address).policy(policy).start();
+    let upgrade = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let mut first = rig.dial();
+    first.send(upgrade);
+    assert_eq!(first.answer().status(), 101);
+    let mut second = rig.dial();
+    second.send(upgrade);
+    second.answer().made_up(429, "concurrency_limited");
+    first.send("any bytes");
+    first.finish();
+    first.end();
+    rig.await_metric("sluice_tunnels_in_flight", &[], 0.0);
+    // Of the two that the rate allows one was left: that which was refused has cost nothing.
+    second.send(upgrade);
+    assert_eq!(second.answer().status(), 101);
+    let mut third = rig.dial();
+    third.send(upgrade);
+    third.answer().made_up(429, "throttled");
+}
+
+#[test]
+fn tunnels_take_a_place_and_no_rate() {
+    use sluice::cluster::model::Protocol;
+    let origin = Origin::new(|_, peer, note| {
+        note("came".to_owned());
+        peer.send("hello");
+        peer.end();
+    });
+    let policy = Policy { rate_limits: rates(rare()).rate_limits, ..in_flight(1, Mode::Enforce) };
+    let service = Rig::builder().endpoint(origin.address).protocol(Protocol::Opaque);
+    let rig = service.policy(policy).start();
+    let mut first = rig.dial();
+    assert_eq!(first.exactly(5), b"hello");
+    assert_eq!(rig.dial().end(), (String::new(), End::Reset));
+    rig.await_metric("sluice_tunnels_total", &["reason=\"concurrency_limited\""], 1.0);
+    first.finish();
+    first.end();
+    rig.await_metric("sluice_tunnels_in_flight", &[], 0.0);
+    assert_eq!(rig.dial().exactly(5), b"hello");
+}
+
+#[test]
+fn limits_hold_for_an_endpoint_that_was_dialled_itself() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::builder().endpoint(origin.address).pinned().policy(rates(rare())).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    caller.get("/");
+    caller.answer().made_up(429, "throttled");
+}
