@@ -305,8 +305,10 @@ fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
         read: Box::new(move |write| {
             let Some(status) = lock(&asked).capture.as_ref().map(Capture::status) else { return };
             let pending = status.pods.iter().filter(|pod| pod.pending.is_some()).count();
-            write(&["enrolled"], (status.pods.len() - pending) as f64);
+            let own_proxy = status.pods.iter().filter(|pod| pod.own_proxy.is_some()).count();
+            write(&["enrolled"], (status.pods.len() - pending - own_proxy) as f64);
             write(&["pending"], pending as f64);
+            write(&["own_proxy"], own_proxy as f64);
         }),
     })?;
     let asked = running.clone();
@@ -376,7 +378,8 @@ mod tests {
 
     fn pod(pending: Option<&str>, empty: bool) -> PodStatus {
         let workload = Workload::new("a", "shop", "orders");
-        PodStatus { workload: Arc::new(workload), pending: pending.map(str::to_owned), empty }
+        let pending = pending.map(str::to_owned);
+        PodStatus { workload: Arc::new(workload), pending, empty, own_proxy: None }
     }
 
     fn status(pods: impl Into<Arc<[PodStatus]>>) -> Status {

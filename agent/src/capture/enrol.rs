@@ -81,6 +81,8 @@ struct Tracked<E> {
     enrolment: Option<(E, Arc<Workload>)>,
     pending: Option<Pending>,
     retry: Option<Retry>,
+    /// It would be captured if it had no proxy of its own.
+    left_alone: Option<Arc<Workload>>,
 }
 
 #[derive(Clone, Copy)]
@@ -97,6 +99,8 @@ pub struct PodStatus {
     pub pending: Option<String>,
     /// It is not enrolled because it has no process: nobody connects, so nothing is missed.
     pub empty: bool,
+    /// It is left alone, because this mesh's proxy takes its connections already.
+    pub own_proxy: Option<&'static str>,
 }
 
 /// All pods that are there, and the snapshot that says what is wanted.
@@ -118,16 +122,18 @@ impl<W: World> Enroller<W> {
 
     /// A pod's control group came, changed or (`None`) went.
     pub(crate) fn group_changed(&mut self, uid: &Arc<str>, group: Option<&Path>, now: Instant) {
-        let wanted = wanted(&self.snapshot, uid);
+        let (wanted, left_alone) = wanted(&self.snapshot, uid);
         let pod = self.pods.entry(uid.clone()).or_insert_with(|| Tracked {
             group: None,
             wanted: None,
             enrolment: None,
             pending: None,
             retry: None,
+            left_alone: None,
         });
         pod.group = group.map(Path::to_owned);
         pod.wanted = wanted;
+        pod.leave_alone(left_alone);
         // News of the pod: no reason to go on waiting as long as the last failure asked for.
         pod.retry = None;
         self.reconcile(uid, now);
@@ -138,7 +144,8 @@ impl<W: World> Enroller<W> {
         self.snapshot = snapshot;
         let mut affected = Vec::new();
         for (uid, pod) in &mut self.pods {
-            let wanted = wanted(&self.snapshot, uid);
+            let (wanted, left_alone) = wanted(&self.snapshot, uid);
+            pod.leave_alone(left_alone);
             if pod.wanted != wanted {
                 pod.wanted = wanted;
                 affected.push(uid.clone());
@@ -177,18 +184,24 @@ impl<W: World> Enroller<W> {
         }
     }
 
-    /// The pods that are enrolled or should be.
+    /// The pods that are enrolled, or would be.
     pub(crate) fn status(&self) -> Vec<PodStatus> {
         let status = |pod: &Tracked<W::Enrolment>| match (&pod.enrolment, &pod.wanted, &pod.pending) {
             (Some((_, workload)), ..) => {
-                Some(PodStatus { workload: workload.clone(), pending: None, empty: false })
+                Some(PodStatus { workload: workload.clone(), pending: None, empty: false, own_proxy: None })
             }
             (None, Some(workload), Some(pending)) => Some(PodStatus {
                 workload: workload.clone(),
                 pending: Some(pending.message()),
                 empty: *pending == Pending::NoProcess,
+                own_proxy: None,
             }),
-            _ => None,
+            _ => pod.left_alone.as_ref().map(|workload| PodStatus {
+                workload: workload.clone(),
+                pending: None,
+                empty: false,
+                own_proxy: workload.own_proxy,
+            }),
         };
         self.pods.values().filter_map(status).collect()
     }
@@ -234,6 +247,18 @@ impl<W: World> Enroller<W> {
     }
 }
 
+impl<E> Tracked<E> {
+    fn leave_alone(&mut self, workload: Option<Arc<Workload>>) {
+        if let (None, Some(workload)) = (&self.left_alone, &workload) {
+            tracing::info!(
+                namespace = %workload.namespace, pod = %workload.name,
+                "pod left alone: {} takes its connections already", workload.own_proxy.unwrap_or_default()
+            );
+        }
+        self.left_alone = workload;
+    }
+}
+
 fn complain<E>(uid: &str, pod: &Tracked<E>, pending: &Pending) {
     let workload = pod.wanted.as_ref().or(pod.enrolment.as_ref().map(|(_, workload)| workload));
     let (namespace, name) = workload.map_or(("", uid), |workload| (&*workload.namespace, &*workload.name));
@@ -249,10 +274,13 @@ fn complain<E>(uid: &str, pod: &Tracked<E>, pending: &Pending) {
     }
 }
 
-/// The workload of a pod that is to be captured.
-fn wanted(snapshot: &Snapshot, uid: &str) -> Option<Arc<Workload>> {
-    let workload = snapshot.pods.get(uid)?;
-    (workload.capture && !workload.host_network && !workload.finished).then(|| workload.clone())
+/// The workload of a pod that is to be captured, or else of one that is only not because of its own proxy.
+fn wanted(snapshot: &Snapshot, uid: &str) -> (Option<Arc<Workload>>, Option<Arc<Workload>>) {
+    let workload = snapshot.pods.get(uid);
+    match workload.filter(|workload| workload.capture && !workload.host_network && !workload.finished) {
+        Some(workload) if workload.own_proxy.is_some() => (None, Some(workload.clone())),
+        workload => (workload.cloned(), None),
+    }
 }
 
 fn bring_in<W: World>(

@@ -133,6 +133,27 @@ fn who_is_never_enrolled() {
 }
 
 #[test]
+fn a_pod_with_a_proxy_of_its_own_is_left_alone_and_told_of() {
+    let meshed = || Workload { own_proxy: Some("Istio"), ..workload() };
+    let mut bench = Bench::new();
+    bench.snapshot([meshed()]);
+    assert_eq!(bench.process_in(7).group(), NOTHING);
+    let own_proxies = |bench: &Bench| {
+        bench.enroller.status().iter().map(|pod| (pod.own_proxy, pod.pending.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(own_proxies(&bench), [(Some("Istio"), None)]);
+    assert_eq!(bench.enroller.next_retry(), None);
+    // Ambient takes a pod that runs, and gives it back.
+    assert_eq!(bench.snapshot([workload()]), ["enrol orders in 7"]);
+    assert_eq!(own_proxies(&bench), [(None, None)]);
+    assert_eq!(bench.snapshot([meshed()]), ["withdraw 7"]);
+    assert_eq!(own_proxies(&bench), [(Some("Istio"), None)]);
+    // One that is not to be captured anyway is no news.
+    assert_eq!(bench.snapshot([Workload { capture: false, ..meshed() }]), NOTHING);
+    assert_eq!(own_proxies(&bench), []);
+}
+
+#[test]
 fn first_process_enrols() {
     let mut bench = Bench::new();
     bench.snapshot([workload()]);

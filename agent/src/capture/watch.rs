@@ -356,6 +356,61 @@ mod tests {
         assert_eq!(watch.group("a"), None);
     }
 
+    /// Real paths below the cgroup mount, as kubelets and runtimes make them.
+    #[tokio::test]
+    async fn pods_of_every_runtime_and_driver_are_found() {
+        const UID: &str = "9d86d3b6-6f2c-4b9e-8a3c-0f2f64d1c1aa";
+        const HASH: &str = "3b1c5e0c9f0f4a3c8d7e6f5a4b3c2d1e";
+        const ID: &str = "4f5a7b0e6c1d2e3f4a5b6c7d8e9f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b";
+        let slice = |parents: &str, uid: &str| format!("{parents}-pod{}.slice", uid.replace('-', "_"));
+        let burstable =
+            format!("kubepods.slice/kubepods-burstable.slice/{}", slice("kubepods-burstable", UID));
+        let nested = "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice";
+        let table = [
+            // The kubelet's cgroupfs driver: containerd, CRI-O, Docker (cri-dockerd).
+            (format!("kubepods/burstable/pod{UID}/{ID}"), UID),
+            (format!("kubepods/burstable/pod{UID}/crio-{ID}"), UID),
+            (format!("kubepods/besteffort/pod{UID}/{ID}"), UID),
+            // Guaranteed pods have no class between.
+            (format!("kubepods/pod{UID}/{ID}"), UID),
+            // A static pod, by the hash of its manifest.
+            (format!("kubepods/burstable/pod{HASH}/{ID}"), HASH),
+            // The systemd driver.
+            (format!("{burstable}/cri-containerd-{ID}.scope"), UID),
+            (format!("{burstable}/crio-{ID}.scope/container"), UID),
+            (format!("{burstable}/docker-{ID}.scope"), UID),
+            (format!("kubepods.slice/{}/cri-containerd-{ID}.scope", slice("kubepods", UID)), UID),
+            // kind gives the kubelet a root of its own, with either driver.
+            (
+                format!("{nested}/{}/cri-containerd-{ID}.scope", slice("kubelet-kubepods-besteffort", UID)),
+                UID,
+            ),
+            (format!("kubelet/kubepods/burstable/pod{UID}/{ID}"), UID),
+            // minikube and k3d: a node that is a container, seen from the machine.
+            (format!("system.slice/docker-{ID}.scope/{burstable}/docker-{ID}.scope"), UID),
+            (format!("docker/{ID}/kubepods/burstable/pod{UID}/{ID}"), UID),
+            // k3s that runs beside other services.
+            (format!("k3s/{burstable}/cri-containerd-{ID}.scope"), UID),
+        ];
+        for (path, uid) in table {
+            let mount = tempfile::tempdir().unwrap();
+            let container = mount.path().join(&path);
+            fs::create_dir_all(&container).unwrap();
+            fs::create_dir_all(mount.path().join("system.slice/containerd.service")).unwrap();
+            let found = cgroup::find_pods(mount.path());
+            let [root] = &found[..] else { panic!("{path}: the pods' group may be {found:?}") };
+            let pod = container.ancestors().find(|group| {
+                let name = group.file_name().and_then(OsStr::to_str);
+                name.and_then(cgroup::pod_uid).is_some_and(|found| found == uid)
+            });
+            let pod = pod.unwrap_or_else(|| panic!("{path}: nothing in it is a pod's"));
+            fs::write(pod.join("cgroup.events"), "populated 0\n").unwrap();
+            let mut watch = Watch::start(root).unwrap();
+            assert_eq!(changes(&mut watch).await, [uid], "{path}");
+            assert_eq!(watch.group(uid), Some(pod), "{path}");
+        }
+    }
+
     #[tokio::test]
     async fn a_root_that_is_missing_is_an_error() {
         let root = tempfile::tempdir().unwrap();

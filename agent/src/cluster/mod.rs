@@ -7,6 +7,7 @@
 pub mod builder;
 pub mod kubernetes;
 pub mod manifests;
+mod mesh;
 pub mod model;
 pub mod object;
 pub mod problem;

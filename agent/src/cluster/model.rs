@@ -167,6 +167,8 @@ pub struct Workload {
     pub host_network: bool,
     /// The outcome of the namespace's opt-in and the pod's override (false for host-network pods).
     pub capture: bool,
+    /// The mesh whose proxy takes the pod's connections already: it is left alone then, `capture` or not.
+    pub own_proxy: Option<&'static str>,
     /// It has a deletionTimestamp.
     pub terminating: bool,
     /// Its phase is Succeeded or Failed.
@@ -191,6 +193,7 @@ impl Workload {
             zone: None,
             host_network: false,
             capture: true,
+            own_proxy: None,
             terminating: false,
             finished: false,
         }

@@ -201,6 +201,8 @@ pub struct Pod {
     pub host_network: bool,
     /// When its condition `Ready` became true; `None` where it is not, or nobody says.
     pub ready_since: Option<SystemTime>,
+    /// The mesh whose proxy takes the pod's connections already.
+    pub own_proxy: Option<&'static str>,
     /// It has a deletionTimestamp.
     pub terminating: bool,
     /// Its phase is Succeeded or Failed.

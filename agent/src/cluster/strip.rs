@@ -17,6 +17,7 @@ use k8s_openapi::{
 };
 
 use super::{
+    mesh,
     object::{
         EndpointSlice, Frontend, Key, Kind, Name, Namespace, Object, Pod, PodReference, Prefer, Service,
         ServicePort, SliceEndpoint, SlicePort,
@@ -203,6 +204,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         zone: labels.and_then(|labels| text(labels.get(ZONE_LABEL).map(|s| &**s))),
         host_network: spec.host_network.unwrap_or(false),
         ready_since: ready_since(status.conditions.as_deref().unwrap_or_default()),
+        own_proxy: mesh::own_proxy(&spec, labels, annotations),
         terminating: metadata.deletion_timestamp.is_some(),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
     };

@@ -253,6 +253,7 @@ mod tests {
             node: None,
             zone: None,
             host_network: false,
+            own_proxy: None,
             ready_since: None,
             terminating: false,
             finished: false,
