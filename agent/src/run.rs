@@ -21,14 +21,14 @@ use crate::{
     capture::{self, Capture, CaptureError},
     cluster::{
         Cluster, builder, kubernetes, manifests,
-        source::{Feed, Health},
+        source::{Feed, Health, Watches},
     },
     config::{Config, Settings},
     govern::lane::{TagNames, TagNamesError},
     observe::{
         access_log::AccessLog,
         log::LogFilter,
-        metrics::{Kind, Metrics, Pulled},
+        metrics::{Kind, Metrics, Pulled, Write},
     },
     proxy::{self, Proxy},
 };
@@ -264,6 +264,9 @@ fn not_governed(status: &capture::Status, was_ready: bool) -> Vec<String> {
     missing
 }
 
+/// Writes what there is to say of the watches on a resource.
+type Tell = fn(&'static str, &Watches, &mut Write<'_>);
+
 /// Registers the numbers that other rooms keep.
 fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
     let gauge = |name, help, read: fn(&Running) -> Option<f64>| {
@@ -292,6 +295,52 @@ fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
         "sluice_state_problems",
         "Objects, or parts of them, that are left out because they are wrong.",
         |running| Some(running.cluster.as_ref()?.status().problems.len() as f64),
+    )?;
+    let watches = |name, help, kind, labels, write: Tell| {
+        let running = running.clone();
+        metrics.pull(Pulled {
+            name,
+            help,
+            kind,
+            labels,
+            read: Box::new(move |say| {
+                let Some(status) = lock(&running).cluster.as_ref().map(|cluster| cluster.status()) else {
+                    return;
+                };
+                for (resource, watches) in &status.watches {
+                    write(resource, watches, say);
+                }
+            }),
+        })
+    };
+    watches(
+        "sluice_watch_age_seconds",
+        "Time since the API server last gave anything to the watch of this resource that has waited for longest.",
+        Kind::Gauge,
+        &["resource"],
+        |resource, watches, say| {
+            if let Some(heard) = watches.heard {
+                say(&[resource], heard.elapsed().as_secs_f64());
+            }
+        },
+    )?;
+    watches(
+        "sluice_watches",
+        "Watches on the API server, by resource.",
+        Kind::Gauge,
+        &["resource"],
+        |resource, watches, say| say(&[resource], watches.open as f64),
+    )?;
+    watches(
+        "sluice_watch_ends_total",
+        "Watches that ended and were opened again, by why: a word, or the status that the API server answered.",
+        Kind::Counter,
+        &["resource", "cause"],
+        |resource, watches, say| {
+            for (end, count) in &watches.ends {
+                say(&[resource, &end.label()], *count as f64);
+            }
+        },
     )?;
     gauge("sluice_governed_destinations", "Addresses whose connections the kernel redirects.", |running| {
         Some(running.capture.as_ref()?.status().destinations as f64)

@@ -9,6 +9,7 @@
 //! Worlds do not meet: each has its own namespaces and cgroups, and nothing outside them is touched. Whatever ends
 //! the test - success, panic, `kill -9` - ends everything that it started.
 
+pub mod api_server;
 pub mod bench;
 
 mod agent;

@@ -17,7 +17,11 @@ pub mod strip;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -30,7 +34,7 @@ use self::{
     builder::{Builder, Counts, Options},
     model::{Current, Snapshot},
     problem::Problem,
-    source::{Batch, Feed, Health},
+    source::{Batch, Feed, Health, Watches},
 };
 
 /// Snapshots come no faster than this: what changes together (a rollout) is published together.
@@ -59,6 +63,8 @@ pub struct Status {
     pub counts: Counts,
     /// What is wrong at the moment, in a stable order.
     pub problems: Vec<Problem>,
+    /// How the source's watches fare, by resource.
+    pub watches: BTreeMap<&'static str, Watches>,
 }
 
 #[derive(Clone, Default)]
@@ -107,7 +113,11 @@ impl Cluster {
 
     pub fn status(&self) -> Status {
         let Report { generation, counts, problems } = self.report.borrow().clone();
-        Status { generation, heard: self.health.borrow().heard, counts, problems: problems.to_vec() }
+        let (heard, watches) = {
+            let health = self.health.borrow();
+            (health.heard, health.watches.clone())
+        };
+        Status { generation, heard, counts, problems: problems.to_vec(), watches }
     }
 }
 

@@ -3,6 +3,8 @@
 //! A source sends batches of [`Change`]s down a channel and tells its health beside it. It decides nothing: whether
 //! an object matters is the builder's business. A source that loses its cluster falls silent; nothing is withdrawn.
 
+use std::{borrow::Cow, collections::BTreeMap};
+
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -42,6 +44,58 @@ pub struct Health {
     pub heard: Instant,
     /// What it could not take at all (broken files, duplicates, a directory that is gone).
     pub problems: Vec<Problem>,
+    /// How its watches fare, where it has any, by resource.
+    pub watches: BTreeMap<&'static str, Watches>,
+}
+
+impl Health {
+    pub fn new(heard: Instant) -> Self {
+        Self { heard, problems: Vec::new(), watches: BTreeMap::new() }
+    }
+}
+
+/// How the watches on one resource fare.
+#[derive(Clone, Debug)]
+pub struct Watches {
+    pub open: usize,
+    /// When the one that has heard nothing for longest last heard something; `None` while there is none.
+    pub heard: Option<Instant>,
+    /// How often they ended and were opened again, since the start.
+    pub ends: BTreeMap<WatchEnd, u64>,
+}
+
+/// Why a watch is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WatchEnd {
+    /// The server ended it, as it does every few minutes, or closed the connection.
+    Ended,
+    /// The connection broke down, or what came was no watch.
+    Broken,
+    /// Nothing came for too long.
+    Silent,
+    /// 410: what was known is too old to go on from.
+    Gone,
+    /// The server's versions are older than they were.
+    WentBack,
+    /// No connection, or no answer.
+    Unreachable,
+    /// An answer with this status.
+    Status(u16),
+}
+
+impl WatchEnd {
+    /// As metrics name it.
+    pub fn label(self) -> Cow<'static, str> {
+        match self {
+            Self::Ended => "ended".into(),
+            Self::Broken => "broken".into(),
+            Self::Silent => "silent".into(),
+            Self::Gone => "gone".into(),
+            Self::WentBack => "went_back".into(),
+            Self::Unreachable => "unreachable".into(),
+            Self::Status(code) => code.to_string().into(),
+        }
+    }
 }
 
 /// What a source gives.

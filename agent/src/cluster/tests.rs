@@ -33,7 +33,7 @@ fn service(number: u8) -> Sighting {
 
 fn follow() -> (mpsc::Sender<Batch>, watch::Sender<Health>, Cluster) {
     let (changes, receiver) = mpsc::channel(64);
-    let (health, health_receiver) = watch::channel(Health { heard: Instant::now(), problems: Vec::new() });
+    let (health, health_receiver) = watch::channel(Health::new(Instant::now()));
     let cluster = Cluster::start(Feed { changes: receiver, health: health_receiver }, Options::default());
     (changes, health, cluster)
 }

@@ -1,7 +1,8 @@
 //! The source that watches the API server, against a double that does what real ones do: go away, forget, refuse.
 
+mod credentials;
 mod faults;
 mod opting;
 mod rig;
-mod server;
+mod silence;
 mod zone;

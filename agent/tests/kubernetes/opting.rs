@@ -9,10 +9,7 @@ use sluice::cluster::{
     object::{Kind, Object},
 };
 
-use crate::{
-    rig::{Reader, eventually, fill, namespace, pod, service, slice},
-    server::Server,
-};
+use crate::rig::{Reader, Server, eventually, fill, namespace, pod, service, slice};
 
 fn watches(server: &Server, namespace: &str) -> usize {
     server.open().iter().filter(|(_, of)| of == namespace).count()
@@ -30,7 +27,9 @@ async fn only_opted_in_namespaces_are_asked_for() {
     assert_eq!(namespaced.count(), 3);
     eventually("the watches", || server.open().len() == 4).await;
     for (resource, namespace) in [("services", "bank"), ("pods", "pub"), ("services", ""), ("pods", "")] {
-        assert_eq!(server.count("list", resource, namespace), 0, "{resource} {namespace}");
+        for verb in ["list", "watch"] {
+            assert_eq!(server.count(verb, resource, namespace), 0, "{verb} {resource} {namespace}");
+        }
     }
 }
 
@@ -89,7 +88,8 @@ async fn changes_get_through() {
 #[tokio::test]
 async fn lists_come_in_pages() {
     let server = Server::start();
-    server.page(3);
+    server.set_streaming(false);
+    server.set_page(3);
     fill(&server, "shop", Some("enabled"), 1);
     for number in 2..=20 {
         server.apply("services", service("shop", &format!("s{number}"), &format!("10.96.1.{number}")));
@@ -102,7 +102,7 @@ async fn lists_come_in_pages() {
 async fn a_slice_may_come_before_its_pod() {
     let server = Server::start();
     fill(&server, "shop", Some("enabled"), 1);
-    let cluster = Cluster::start(kubernetes::open(server.client()), Options::default());
+    let cluster = Cluster::start(kubernetes::open(server.client().await), Options::default());
     cluster.synced().await.unwrap();
     let mut snapshots = cluster.snapshots();
     let address = "10.96.1.1:80".parse().unwrap();

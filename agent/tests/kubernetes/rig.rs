@@ -2,20 +2,86 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::{Deref, DerefMut},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
 use serde_json::{Value, json};
 use sluice::cluster::{
-    kubernetes,
+    kubernetes::{self, Patience},
     object::{Key, Kind, Name, Object},
-    source::{Change, Feed},
+    source::{Change, Feed, WatchEnd},
 };
-
-use crate::server::Server;
+use sluice_tests::api_server::ApiServer;
+use tempfile::TempDir;
 
 /// Everything awaited comes within this, or never.
 const LIMIT: Duration = Duration::from_secs(60);
+/// The token that the server's clients show.
+pub(crate) const TOKEN: &str = "a-token";
+/// Short enough to be waited for, and longer than this machine ever takes.
+pub(crate) const PATIENCE: Patience =
+    Patience { answer: Duration::from_secs(2), quiet: Duration::from_secs(2), hold: Duration::from_secs(2) };
+
+/// The double, and what its clients need to find it.
+pub(crate) struct Server {
+    api: ApiServer,
+    directory: TempDir,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        let mut server = Self::away();
+        server.come().unwrap();
+        server
+    }
+
+    pub(crate) fn away() -> Self {
+        let server = Self { api: ApiServer::away().unwrap(), directory: tempfile::tempdir().unwrap() };
+        server.set_tokens(Some(&[TOKEN]));
+        server.kubeconfig(server.directory(), TOKEN).unwrap();
+        server
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        let path = self.directory().join("kubeconfig");
+        kubernetes::client_of(move || find(path.clone()), PATIENCE).await.unwrap()
+    }
+
+    /// A watch each on Namespaces and the kinds of one opted-in namespace.
+    pub(crate) async fn watched(&self) {
+        eventually("the watches", || self.open().len() == 4).await;
+    }
+}
+
+impl Deref for Server {
+    type Target = ApiServer;
+
+    fn deref(&self) -> &ApiServer {
+        &self.api
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut ApiServer {
+        &mut self.api
+    }
+}
+
+async fn find(path: PathBuf) -> Result<Config, kubernetes::Error> {
+    let unusable = |error: &dyn std::error::Error| kubernetes::Error::NoCluster(error.to_string());
+    let kubeconfig = Kubeconfig::read_from(path).map_err(|e| unusable(&e))?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|e| unusable(&e))
+}
 
 /// The cluster as the feed tells it, batch by batch.
 pub(crate) struct Reader {
@@ -28,16 +94,20 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(server: &Server) -> Self {
-        let feed = kubernetes::open(server.client());
+    pub(crate) async fn new(server: &Server) -> Self {
+        let feed = kubernetes::open_with(server.client().await, PATIENCE);
         Self { feed, objects: BTreeMap::new(), told: BTreeSet::new(), lost: Vec::new() }
     }
 
     /// Reads until the feed has told of everything once.
     pub(crate) async fn synced(server: &Server) -> Self {
-        let mut reader = Self::new(server);
-        reader.until("the first whole picture", |reader| reader.told.len() == Kind::ALL.len()).await;
+        let mut reader = Self::new(server).await;
+        reader.until("the first whole picture", Self::is_synced).await;
         reader
+    }
+
+    pub(crate) fn is_synced(&self) -> bool {
+        self.told.len() == Kind::ALL.len()
     }
 
     /// Reads until it is so.
@@ -50,6 +120,13 @@ impl Reader {
         };
         let read = tokio::time::timeout(LIMIT, reading).await;
         assert!(read.is_ok(), "{what} has not come; there are {:#?}", self.objects.keys());
+    }
+
+    /// Reads until a new Service of that name is told of, and nothing has been lost.
+    pub(crate) async fn hears_of(&mut self, server: &Server, name: &str, number: u8) {
+        server.apply("services", service("shop", name, &format!("10.96.1.{number}")));
+        self.until(name, |reader| reader.has(Kind::Service, "shop", name)).await;
+        assert_eq!(self.lost, []);
     }
 
     /// Reads until a problem is told that says this; `None` for no problem at all. Gives all of them.
@@ -65,8 +142,20 @@ impl Reader {
         health.problems.iter().map(ToString::to_string).collect()
     }
 
+    /// When the source last knew that what it has told is so.
     pub(crate) fn heard(&self) -> tokio::time::Instant {
         self.feed.health.borrow().heard
+    }
+
+    /// Waits until the source has heard something later than this.
+    pub(crate) async fn hears_after(&self, then: tokio::time::Instant) {
+        eventually("news of the server", || self.heard() > then).await;
+    }
+
+    /// How often watches on the resource have ended so.
+    pub(crate) fn ends(&self, resource: &str, end: WatchEnd) -> u64 {
+        let health = self.feed.health.borrow();
+        health.watches.get(resource).and_then(|watches| watches.ends.get(&end)).copied().unwrap_or_default()
     }
 
     /// What has been told in the meantime. Does not wait.
@@ -107,7 +196,7 @@ pub(crate) fn key(kind: Kind, namespace: &str, name: &str) -> Key {
     Key { kind, name: Name { namespace: namespace.into(), name: name.into() } }
 }
 
-/// Waits until it is so at the server.
+/// Waits until it is so.
 pub(crate) async fn eventually(what: &str, so: impl Fn() -> bool) {
     let waiting = async {
         while !so() {
@@ -116,7 +205,6 @@ pub(crate) async fn eventually(what: &str, so: impl Fn() -> bool) {
     };
     assert!(tokio::time::timeout(LIMIT, waiting).await.is_ok(), "{what} has not come");
 }
-
 pub(crate) fn namespace(name: &str, capture: Option<&str>) -> Value {
     let annotations = capture.map(|capture| json!({ "sluice.dev/capture": capture })).unwrap_or(json!({}));
     json!({ "metadata": { "name": name, "annotations": annotations } })

@@ -4,30 +4,39 @@
 //! Services, EndpointSlices and Pods), which begin and end with its annotation. Nothing of other namespaces is asked
 //! for, which is why a Pod's own `sluice.dev/capture: enabled` counts only where its namespace is opted in too. Every agent sees the same, whatever its node: calls go to all of them.
 //!
-//! [`watch`] keeps one watch going through whatever happens to it and strips what it sees; [`picture`] decides what
-//! that adds up to, and when it is whole enough to be told; [`standing`] knows how the watches fare. The watches'
+//! [`client`] is the connection; [`follow`] keeps one watch going through whatever happens to it, at its [`pace`], and
+//! [`watch`] says what it is on and strips what it sees; [`picture`] decides what that adds up to, and when it is whole
+//! enough to be told; [`standing`] knows how the watches fare. The watches'
 //! first lists, and those after a resync, become the difference from what was known: the model is never emptied.
 //! While the API server is away nothing is told, and the last state stays in force.
 
+mod client;
+mod follow;
+mod pace;
 mod picture;
 mod standing;
 mod watch;
 mod zone;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
-use kube::{Client, Config};
+use kube::Client;
 use tokio::{
     sync::{mpsc, watch as channel},
     task::{AbortHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 
+pub use self::client::{client, client_of};
 pub use self::zone::zone;
 use self::{
     picture::{Outcome, Picture},
     standing::Standing,
-    watch::{Said, Scope},
+    watch::{Common, Said, Scope, Voice},
 };
 use super::{
     object::Kind,
@@ -36,11 +45,13 @@ use super::{
 
 /// How often it is looked at how the watches fare.
 const LOOK: Duration = Duration::from_millis(500);
-/// An API server that cannot be reached is noticed after so long.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection on which nothing has come for so long is given up. Longer than the API server lets a watch last (the
-/// watcher asks for 290 s), so that it ends only what hangs.
-const READ_TIMEOUT: Duration = Duration::from_secs(310);
+/// The API server's own limit is 60 s, and what it is asked for here it has at hand.
+const ANSWER: Duration = Duration::from_secs(30);
+/// A watch on which nothing has come for so long is given up. API servers send a bookmark a minute on each watch that
+/// has no events, so two were missed.
+const QUIET: Duration = Duration::from_secs(150);
+/// Longer than an API server takes to come up again.
+const HOLD: Duration = Duration::from_secs(20);
 
 /// Why there is no cluster to watch. One line, meant for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -51,25 +62,41 @@ pub enum Error {
     Unusable(String),
 }
 
-/// A client for the cluster that this process runs in, or that the kubeconfig names. Does not talk to it yet.
-pub async fn client() -> Result<Client, Error> {
-    let mut config = Config::infer().await.map_err(|e| Error::NoCluster(watch::chain(&e)))?;
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    config.read_timeout = Some(READ_TIMEOUT);
-    tracing::info!(cluster = %config.cluster_url, "watching the cluster");
-    Client::try_from(config).map_err(|e| Error::Unusable(watch::chain(&e)))
-}
-
 /// Watches the cluster for as long as the feed is held. Nothing needs to be there yet: the feed begins with the first
 /// whole picture, however long that takes. Must be called within a Tokio runtime.
 pub fn open(client: Client) -> Feed {
+    open_with(client, Patience::default())
+}
+
+/// How long is waited for what is slow. The defaults are for real clusters.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long the API server may take to begin an answer.
+    pub answer: Duration,
+    /// A watch on which nothing has come for so long is given up.
+    pub quiet: Duration,
+    /// For so long the first picture waits for namespaces that cannot be read; then it is told without them.
+    pub hold: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { answer: ANSWER, quiet: QUIET, hold: HOLD }
+    }
+}
+
+/// [`open`] with another patience.
+pub fn open_with(client: Client, patience: Patience) -> Feed {
     let (changes, receiver) = mpsc::channel(64);
-    let (health, health_receiver) = channel::channel(Health { heard: Instant::now(), problems: Vec::new() });
+    let (health, health_receiver) = channel::channel(Health::new(Instant::now()));
     let (says, said) = mpsc::channel(256);
     let source = Source {
         client,
+        hold: patience.hold,
+        common: Common { streaming: Arc::new(AtomicBool::new(true)), quiet: patience.quiet },
         picture: Picture::default(),
         standing: Standing::default(),
+        begun: None,
         running: BTreeMap::new(),
         tasks: JoinSet::new(),
         next: 0,
@@ -93,8 +120,12 @@ struct Running {
 /// Starts and ends the watches, and passes on what they add up to.
 struct Source {
     client: Client,
+    hold: Duration,
+    common: Common,
     picture: Picture,
     standing: Standing,
+    /// Since when it is known what the first picture is to be of.
+    begun: Option<Instant>,
     running: BTreeMap<Id, Running>,
     tasks: JoinSet<()>,
     next: Id,
@@ -119,11 +150,18 @@ impl Source {
                     let scope = running.scope.clone();
                     let outcome = match said {
                         Said::Failed(failure) => {
-                            let refused = failure.is_forbidden();
+                            let lasting = failure.is_lasting();
                             self.standing.failed(id, failure);
-                            if refused { self.picture.forbidden(&scope) } else { Outcome::default() }
+                            if lasting { self.picture.forbidden(&scope) } else { Outcome::default() }
                         }
-                        Said::Objects(news) => self.picture.hear(&scope, news),
+                        Said::Ended(why) => {
+                            self.standing.reopened(scope.resource(), why);
+                            Outcome::default()
+                        }
+                        Said::Objects(news) => {
+                            self.begun.get_or_insert_with(Instant::now);
+                            self.picture.hear(&scope, news)
+                        }
                     };
                     if self.act(outcome).await.is_err() {
                         return;
@@ -136,11 +174,18 @@ impl Source {
                     }
                 }
                 _ = look.tick() => {
+                    if self.begun.is_some_and(|begun| begun.elapsed() >= self.hold) {
+                        let outcome = self.picture.speak_of_what_is_whole();
+                        if self.act(outcome).await.is_err() {
+                            return;
+                        }
+                    }
                     let spoken = self.picture.has_spoken();
                     let (heard, problems) = self.standing.look(Instant::now(), spoken);
+                    let watches = self.standing.watches();
                     self.health.send_if_modified(|health| {
                         let changed = health.problems != problems;
-                        *health = Health { heard: heard.unwrap_or(health.heard), problems };
+                        *health = Health { heard: heard.unwrap_or(health.heard), problems, watches };
                         changed
                     });
                 }
@@ -174,8 +219,9 @@ impl Source {
         self.next += 1;
         let pulse = Arc::new(watch::Pulse::new(Instant::now()));
         self.standing.started(id, scope.clone(), pulse.clone());
-        let task =
-            self.tasks.spawn(watch::run(self.client.clone(), scope.clone(), pulse, id, self.says.clone()));
+        let voice = Voice { id, says: self.says.clone() };
+        let watch = watch::run(self.client.clone(), scope.clone(), pulse, self.common.clone(), voice);
+        let task = self.tasks.spawn(watch);
         self.running.insert(id, Running { scope, task });
     }
 }

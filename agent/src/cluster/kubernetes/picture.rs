@@ -1,8 +1,10 @@
 //! What the watches add up to: which namespaces are watched, and what is told when.
 //!
 //! A namespace is told of when all its kinds have been listed once, as a whole: a Service without its endpoints would
-//! be governed into nothing. The same holds for the cluster at the beginning. What may not be read must not hold up
-//! the rest: a namespace with a kind that is forbidden stays ungoverned until it is allowed.
+//! be governed into nothing. The same holds for the cluster at the beginning. What cannot be read must not hold up
+//! the rest: a namespace with a kind that is forbidden stays ungoverned until it is allowed, and one whose lists fail
+//! for another reason is waited for only so long. If none at all can be read the first picture waits, however long
+//! that takes: an agent that governs nothing must not take the place of one that does.
 //!
 //! Objects are kept here only until they are told of; after that it is their names, so that what a later list does
 //! not name any more can be told as deleted. No socket, no clock: what comes in decides what goes out.
@@ -72,6 +74,15 @@ impl Picture {
             Some(slot) => self.hear_objects(scope, slot, news, &mut outcome.batch),
         }
         self.speak(&mut outcome.batch);
+        outcome
+    }
+
+    /// The first picture has been waited for long enough: it is told without what is missing, unless that is everything.
+    pub(super) fn speak_of_what_is_whole(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        if !self.spoken && self.watched.values().any(Watched::is_whole) {
+            self.tell(&mut outcome.batch);
+        }
         outcome
     }
 
@@ -178,11 +189,13 @@ impl Picture {
 
     /// Tells what has become whole.
     fn speak(&mut self, batch: &mut Batch) {
-        let Some(namespaces) = &self.namespaces else { return };
-        if !self.spoken && !self.watched.values().all(|watched| watched.is_whole() || watched.is_forbidden())
-        {
-            return;
+        if self.spoken || self.watched.values().all(|watched| watched.is_whole() || watched.is_forbidden()) {
+            self.tell(batch);
         }
+    }
+
+    fn tell(&mut self, batch: &mut Batch) {
+        let Some(namespaces) = &self.namespaces else { return };
         let mut objects: [Vec<Sighting>; Self::KINDS.len()] = Default::default();
         let mut news = Vec::new();
         for (name, watched) in self.watched.iter_mut().filter(|(_, watched)| !watched.told) {
@@ -253,8 +266,8 @@ mod tests {
             node: None,
             zone: None,
             host_network: false,
-            own_proxy: None,
             ready_since: None,
+            own_proxy: None,
             terminating: false,
             finished: false,
         };
@@ -338,6 +351,23 @@ mod tests {
         let outcome = picture.hear(&scope(Kind::Namespace, ""), gone);
         assert_eq!(told(&outcome), ["=Namespace bank", "=Service ", "=EndpointSlice ", "=Pod "]);
         assert_eq!(*outcome.end, ["shop".into()]);
+    }
+
+    #[test]
+    fn the_first_picture_does_not_wait_for_ever_unless_there_is_nothing() {
+        let mut picture = Picture::default();
+        assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "the namespaces are not known");
+        namespaces(&mut picture, &[("shop", Some(true)), ("bank", Some(true))]);
+        assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "none can be read");
+        for kind in Picture::KINDS {
+            assert_eq!(list(&mut picture, kind, "shop", &[]), [""; 0]);
+        }
+        let first = ["=Namespace shop", "=Service ", "=EndpointSlice ", "=Pod "];
+        assert_eq!(told(&picture.speak_of_what_is_whole()), first);
+        assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "once");
+        assert_eq!(list(&mut picture, Kind::Service, "bank", &[]), [""; 0]);
+        assert_eq!(list(&mut picture, Kind::EndpointSlice, "bank", &[]), [""; 0]);
+        assert_eq!(list(&mut picture, Kind::Pod, "bank", &["a"]), ["+Pod bank/a", "+Namespace bank"]);
     }
 
     #[test]

@@ -11,7 +11,11 @@ use super::{
     Id,
     watch::{Failure, Pulse, Scope},
 };
-use crate::cluster::{object::Kind, problem::Problem};
+use crate::cluster::{
+    object::Kind,
+    problem::Problem,
+    source::{WatchEnd, Watches},
+};
 
 /// A connection that ends is opened again within this, which is nothing to speak of.
 const GRACE: Duration = Duration::from_secs(3);
@@ -19,6 +23,8 @@ const GRACE: Duration = Duration::from_secs(3);
 #[derive(Default)]
 pub(super) struct Standing {
     watches: BTreeMap<Id, Watch>,
+    /// By resource. Outlives the watches.
+    ends: BTreeMap<&'static str, BTreeMap<WatchEnd, u64>>,
     /// What the API server's absence was told as: the same absence is told the same, whatever the next attempt says.
     away: Option<String>,
 }
@@ -50,6 +56,25 @@ impl Standing {
         let before = watch.failing.take().filter(|failing| failing.last >= watch.pulse.last());
         let since = before.map_or(now, |failing| failing.since);
         watch.failing = Some(Failing { since, last: now, failure });
+    }
+
+    pub(super) fn reopened(&mut self, resource: &'static str, why: WatchEnd) {
+        *self.ends.entry(resource).or_default().entry(why).or_default() += 1;
+    }
+
+    /// By resource.
+    pub(super) fn watches(&self) -> BTreeMap<&'static str, Watches> {
+        let ends = self.ends.iter().map(|(resource, ends)| (*resource, ends.clone()));
+        let mut all: BTreeMap<_, _> =
+            ends.map(|(resource, ends)| (resource, Watches { open: 0, heard: None, ends })).collect();
+        for watch in self.watches.values() {
+            let entry = all.entry(watch.scope.resource());
+            let of = entry.or_insert_with(|| Watches { open: 0, heard: None, ends: BTreeMap::new() });
+            of.open += 1;
+            let heard = watch.pulse.last();
+            of.heard = Some(of.heard.map_or(heard, |other| other.min(heard)));
+        }
+        all
     }
 
     /// When the watch that has heard nothing for longest last heard something, and what is wrong now.
@@ -87,10 +112,10 @@ impl Standing {
             } else {
                 "what was known there stays in force, and a namespace that was not is left ungoverned"
             };
-            let advice = if code == 401 {
-                "the API server does not take the agent's credentials".to_owned()
-            } else {
-                format!("grant the agent's service account {verb} on {resource}")
+            let advice = match code {
+                401 => "the API server does not take the agent's credentials".to_owned(),
+                404 => format!("the API server does not know {resource}: is its CustomResourceDefinition there?"),
+                _ => format!("grant the agent's service account {verb} on {resource}"),
             };
             told(format!(
                 "the API server refuses to {verb} {resource}{place} ({code}: {message}): {effect}; {advice}"

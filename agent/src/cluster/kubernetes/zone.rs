@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 
-use super::watch::chain;
+use super::client::chain;
 
 /// Says in which zone a node is.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";

@@ -74,7 +74,7 @@ pub fn open(root: &Path) -> Result<Feed, Error> {
 
     let (changes, receiver) = mpsc::channel(16);
     let (health, health_receiver) =
-        watch::channel(Health { heard: Instant::now(), problems: outcome.problems });
+        watch::channel(Health { problems: outcome.problems, ..Health::new(Instant::now()) });
     // The channel is new and has room.
     let _ = changes.try_send(outcome.batch);
     let watcher = Watcher {
