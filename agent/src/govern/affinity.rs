@@ -27,8 +27,8 @@ impl Caller {
 
 /// How much an endpoint with this number wants the caller, above 0. Greater numbers and greater shares want it more.
 pub(super) fn weighted(number: u64, share: f64) -> f64 {
-    // Within (0, 1), both ends excluded.
-    let part = ((number >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    // Within (0, 1), both ends excluded: with one bit more the half would be rounded away.
+    let part = ((number >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
     -share / part.ln()
 }
 

@@ -12,7 +12,9 @@
 //! While endpoints are [warming](super::warmup) a request is drawn twice. First whether it goes to one of those: with the
 //! probability that is theirs, the sum of their shares in the sum of all, and then to each in proportion to its own. Else
 //! the algorithm chooses among the warm ones as if they were alone. So a new endpoint gets what the curve says, however fast
-//! it seems while it is idle, and the others feel nothing but that.
+//! it seems while it is idle, and the others feel nothing but that. That share is a ceiling: what it cannot keep up with goes
+//! to the warm ones. A cold instance may need ten times as long for a request, and a curve that is too short for it would
+//! bury it under requests that it is then shunned for, just when it is warm.
 //!
 //! Where no endpoint is warm yet, shares are relative to the largest: those that have it, within a hundredth, are to the
 //! rest what warm ones are. A service that is new as a whole is balanced by the algorithm from the beginning.
@@ -39,6 +41,11 @@ const START_NANOS: f64 = 30e6;
 const DRAWS: usize = 4;
 /// Shares that differ by less, as a part of the larger, are the same: Ready times are in seconds.
 const SAME: f64 = 0.01;
+
+/// A warming endpoint is behind with more requests in flight than so many times the average of the warm ones, and so many
+/// more. Chance alone brings one that is as fast as they are there in less than one of a hundred requests.
+const BEHIND_TIMES: f64 = 2.0;
+const BEHIND_MORE: f64 = 2.0;
 
 /// How to choose.
 #[derive(Clone, Copy, Debug)]
@@ -96,16 +103,32 @@ impl How {
             return None;
         }
         let full = largest * (1.0 - SAME);
-        let warming = || subset.iter().zip(&shares).filter(|(_, share)| **share < full);
+        let mut warming =
+            subset.iter().zip(&shares).filter(|(_, share)| (f64::MIN_POSITIVE..full).contains(*share));
         let mut lot = rng.f64() * shares.iter().sum::<f64>();
-        for (endpoint, share) in warming() {
-            lot -= share;
-            if lot < 0.0 && *share > 0.0 {
+        let drawn = warming.find(|(_, share)| {
+            lot -= *share;
+            lot < 0.0
+        });
+        if let Some((endpoint, _)) = drawn {
+            let warm = subset.iter().zip(&shares).filter(|(_, share)| **share >= full);
+            if !is_behind(endpoint, warm.map(|(endpoint, _)| endpoint)) {
                 return Some(endpoint);
             }
         }
         self.choose(subset, |endpoint| share(endpoint).is_some_and(|share| share >= full), rng)
     }
+}
+
+/// Whether a warming endpoint has much more to do than the warm ones have on average.
+fn is_behind<'e>(endpoint: &Endpoint, warm: impl Iterator<Item = &'e Arc<Endpoint>>) -> bool {
+    let in_flight = |endpoint: &Endpoint| f64::from(endpoint.load.in_flight.load(Relaxed));
+    let own = in_flight(endpoint);
+    if own <= BEHIND_MORE {
+        return false;
+    }
+    let (sum, count) = warm.fold((0.0, 0.0), |(sum, count), warm| (sum + in_flight(warm), count + 1.0));
+    own > BEHIND_MORE + BEHIND_TIMES * sum / f64::max(count, 1.0)
 }
 
 /// The cheaper of two that are drawn, or the only one.

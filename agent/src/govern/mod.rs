@@ -24,6 +24,8 @@ pub mod policy;
 pub mod request;
 pub mod retry;
 pub mod route;
+#[cfg(test)]
+mod simulation;
 pub mod subset;
 pub mod tag;
 pub mod tally;

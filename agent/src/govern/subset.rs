@@ -115,3 +115,6 @@ impl FromIterator<Arc<Endpoint>> for Subset {
         endpoints.into_iter().collect::<Vec<_>>().into()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,11 @@ use crate::cluster::{
     model::{Protocol, Service},
     object::{EndpointSlice, SliceEndpoint, SlicePort},
 };
+use crate::govern::{
+    outcome::{ErrorKind, Outcome},
+    outlier,
+    policy::OutlierDetection,
+};
 
 const SHOP: &str = "
 apiVersion: v1
@@ -486,6 +491,115 @@ fn loads_survive_what_their_endpoint_survives() {
     assert_eq!(Arc::strong_count(&other), 2, "kept for a while");
     builder.forget(later + Duration::from_secs(60));
     assert_eq!(Arc::strong_count(&other), 1, "and then let go");
+}
+
+/// The same pod, ready since then.
+fn ready_since(pod: &str, time: &str) -> String {
+    let condition =
+        format!("conditions: [{{type: Ready, status: \"True\", lastTransitionTime: \"{time}\"}}]");
+    pod.replace("phase: Running", &format!("phase: Running, {condition}"))
+}
+
+#[test]
+fn an_endpoint_is_ready_since_its_pod_says_so() {
+    let pods = [pod("a", "10.0.0.1", ""), pod("b", "10.0.0.2", ""), pod("c", "10.0.0.3", "")];
+    let join = |names: &[(&str, &str)]| {
+        let endpoints: Vec<_> = names.iter().map(|(ip, name)| endpoint(ip, name)).collect();
+        slice("s", "orders", &endpoints.join(", "))
+    };
+    let [a, b, c] = [("10.0.0.1", "a"), ("10.0.0.2", "b"), ("10.0.0.3", "c")];
+    let text = format!(
+        "{SHOP}{}{}{}{}",
+        svc("orders", "10.96.0.1", ""),
+        join(&[a, b]),
+        ready_since(&pods[0], "2026-01-01T10:00:00Z"),
+        ready_since(&pods[1], "2026-01-01T11:00:00Z"),
+    );
+    let mut builder = start(Options::default(), &text);
+    let endpoints = |snapshot: &Snapshot| service(snapshot, "10.96.0.1:80").endpoints.clone();
+    let found = endpoints(&next(&mut builder));
+    let [one, other] = [0, 1].map(|index| found[index].ready_since_nanos.expect("its pod says so"));
+    assert_eq!(other - one, 3600 * 1_000_000_000);
+    // When the agent has found it nobody knows whether it was asked before.
+    assert_eq!(found[0].load.first_request(Some(one)), Some(one));
+
+    // A container restarts: ready anew, the same endpoint otherwise.
+    apply(&mut builder, &ready_since(&pods[0], "2026-01-01T12:00:00Z"));
+    let restarted = endpoints(&next(&mut builder));
+    let anew = restarted[0].ready_since_nanos.expect("its pod says so");
+    assert!(anew > other && Arc::ptr_eq(&restarted[0].load, &found[0].load));
+    assert_eq!(restarted[0].load.first_request(Some(anew)), None);
+    assert!(Arc::ptr_eq(&restarted[1], &found[1]), "nothing is new of this one");
+
+    // One joins; its pod says nothing of when, then it does.
+    apply(&mut builder, &pods[2]);
+    apply(&mut builder, &join(&[a, b, c]));
+    let joined = endpoints(&next(&mut builder));
+    let seen = joined[2].ready_since_nanos.expect("it was seen to be");
+    assert!(seen >= 0, "since the agent began");
+    assert_eq!(joined[2].load.first_request(Some(seen)), None);
+    apply(&mut builder, &ready_since(&pods[2], "2026-01-01T13:00:00Z"));
+    let told = endpoints(&next(&mut builder));
+    assert!(told[2].ready_since_nanos.is_some_and(|told| told < seen && told > anew));
+}
+
+#[test]
+fn endpoints_of_which_nobody_says_since_when_are_ready_are_found_warm() {
+    let text = format!(
+        "{SHOP}{}{}",
+        svc("orders", "10.96.0.1", ""),
+        slice("s", "orders", "{addresses: [10.0.0.1]}")
+    );
+    let orders = service(&snapshot_of(&text), "10.96.0.1:80");
+    assert_eq!(orders.endpoints[0].ready_since_nanos, None);
+}
+
+#[test]
+fn who_has_a_request_in_flight_learns_that_its_endpoint_terminates() {
+    let text = format!(
+        "{SHOP}{}{}{}",
+        svc("orders", "10.96.0.1", ""),
+        slice("s", "orders", &endpoint("10.0.0.1", "a")),
+        pod("a", "10.0.0.1", ""),
+    );
+    let mut builder = start(Options::default(), &text);
+    let before = service(&next(&mut builder), "10.96.0.1:80").endpoints[0].clone();
+    assert_eq!(before.load.terminating_since(), None);
+    apply(&mut builder, &pod("a", "10.0.0.1", ", deletionTimestamp: \"2026-01-01T00:00:00Z\""));
+    next(&mut builder);
+    let since = before.load.terminating_since().expect("it does");
+    assert!(!before.terminating, "it is of a snapshot before");
+    apply(&mut builder, &slice("s", "orders", ""));
+    next(&mut builder);
+    assert_eq!(before.load.terminating_since(), Some(since), "gone is not back");
+}
+
+#[test]
+fn what_the_choice_remembers_outlives_snapshots() {
+    let text = format!(
+        "{SHOP}{}{}{}{}",
+        svc("orders", "10.96.0.1", ""),
+        slice("s", "orders", &[endpoint("10.0.0.1", "a"), endpoint("10.0.0.2", "b")].join(", ")),
+        pod("a", "10.0.0.1", ""),
+        pod("b", "10.0.0.2", ""),
+    );
+    let mut builder = start(Options::default(), &text);
+    let before = service(&next(&mut builder), "10.96.0.1:80");
+    let config = OutlierDetection { consecutive_errors: Some(1), ..OutlierDetection::default() };
+    let error = Outcome::Error(ErrorKind::Connect);
+    let mut rng = fastrand::Rng::with_seed(1);
+    assert_eq!(before.baseline.observe(&config, &before.endpoints[0], error, 1, &mut rng).len(), 1);
+    apply(&mut builder, &pod("c", "10.0.0.3", ""));
+    let endpoints = [endpoint("10.0.0.1", "a"), endpoint("10.0.0.2", "b"), endpoint("10.0.0.3", "c")];
+    apply(&mut builder, &slice("s", "orders", &endpoints.join(", ")));
+    let after = service(&next(&mut builder), "10.96.0.1:80");
+    assert!(outlier::is_ejected(Some(&config), &after.endpoints[0], 2));
+    assert_eq!(after.baseline.usable(), 3);
+    assert!(
+        after
+            .subset_of(&after.endpoints[2])
+            .is_some_and(|subset| std::ptr::eq(subset, &raw const after.baseline))
+    );
 }
 
 #[test]

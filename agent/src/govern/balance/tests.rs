@@ -8,6 +8,8 @@ use crate::govern::endpoint::Load;
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1000 * MS;
+const ALGORITHMS: [Algorithm; 4] =
+    [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::Random];
 
 fn endpoint(index: u16) -> Arc<Endpoint> {
     with_load(index, Load::default())
@@ -181,6 +183,172 @@ proptest! {
                 Some(endpoint) => prop_assert!(passes(endpoint)),
                 None => prop_assert!(!eligible.contains(&true)),
             }
+        }
+    }
+}
+
+/// What each endpoint gets of 10,000 requests, if they have these shares (0: not eligible). Requests take a while, so that
+/// the algorithm has something to see.
+fn portions(algorithm: Algorithm, shares: &[f64], seed: u64) -> Vec<f64> {
+    const REQUESTS: u32 = 10_000;
+    let subset: Subset = (0..shares.len()).map(|index| endpoint(index as u16)).collect();
+    let index = |of: &Endpoint| subset.iter().position(|e| e.address == of.address).expect("one of ours");
+    let share = |e: &Endpoint| Some(shares[index(e)]).filter(|share| *share > 0.0);
+    let mut rng = Rng::with_seed(seed);
+    let mut counts = vec![0_u32; shares.len()];
+    let mut running = std::collections::VecDeque::new();
+    for request in 0..u64::from(REQUESTS) {
+        let now_nanos = S + request * MS;
+        let how = How { algorithm, caller: None, now_nanos };
+        let chosen = how.choose_by_share(&subset, share, &mut rng).expect("some are eligible");
+        counts[index(chosen)] += 1;
+        running.push_back(InFlight::begin(chosen.clone()));
+        if running.len() > 10 {
+            running.pop_front().expect("there are ten").observe(10 * MS, now_nanos);
+        }
+    }
+    counts.into_iter().map(|count| f64::from(count) / f64::from(REQUESTS)).collect()
+}
+
+#[test]
+fn shares_are_kept_within_two_percentage_points() {
+    for shares in [
+        // One that warms beside warm ones, all along its curve.
+        &[1.0, 1.0, 1.0, 0.1][..],
+        &[1.0, 1.0, 1.0, 0.5],
+        &[1.0, 1.0, 1.0, 0.95],
+        &[1.0, 0.1],
+        &[1.0, 0.5],
+        // Several at once.
+        &[1.0, 1.0, 0.1, 0.3, 0.7],
+        &[1.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1],
+        // All are new: in proportion among themselves.
+        &[0.1, 0.1],
+        &[0.2, 0.3, 0.5],
+        &[0.1, 0.1, 0.1, 0.9],
+        // Others are not there for anybody.
+        &[0.0, 1.0, 0.0, 0.25],
+        &[0.0, 0.1],
+        &[0.3],
+    ] {
+        let all: f64 = shares.iter().sum();
+        for (algorithm, seed) in ALGORITHMS.into_iter().zip(1..) {
+            let got = portions(algorithm, shares, seed);
+            for (got, share) in got.iter().zip(shares) {
+                assert!((got - share / all).abs() < 0.02, "{algorithm:?}: {got} of {share} among {shares:?}");
+                assert!(*share > 0.0 || *got == 0.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn where_all_are_equally_new_the_algorithm_chooses() {
+    // Ready times are in seconds, and taken over one by one.
+    let subset: Subset = vec![loaded(1, 100 * MS, S, 9), loaded(2, MS, S, 0)].into();
+    let how = How { algorithm: Algorithm::PeakEwma, caller: None, now_nanos: S };
+    let mut rng = Rng::with_seed(1);
+    for _ in 0..100 {
+        let share = |e: &Endpoint| Some(if e.address == subset[0].address { 0.1004 } else { 0.1 });
+        let chosen = how.choose_by_share(&subset, share, &mut rng).expect("both are eligible");
+        assert_eq!(chosen.address, subset[1].address, "the other is slow and busy");
+    }
+}
+
+#[test]
+fn what_a_warming_endpoint_cannot_keep_up_with_goes_to_the_others() {
+    // Its requests in flight, and those of two warm ones: whether it still gets its share.
+    for (own, warm, takes) in [
+        (0, [0, 0], true),
+        (2, [0, 0], true),
+        (3, [0, 0], false),
+        // 2 + 2 * (1 + 2) / 2 = 5.
+        (5, [1, 2], true),
+        (6, [1, 2], false),
+        (22, [10, 10], true),
+        (23, [10, 10], false),
+    ] {
+        let all = vec![loaded(1, MS, S, own), loaded(2, MS, S, warm[0]), loaded(3, MS, S, warm[1])];
+        let subset = Subset::from(all);
+        for algorithm in ALGORITHMS {
+            let how = How { algorithm, caller: None, now_nanos: S };
+            let share = |e: &Endpoint| Some(if e.address == subset[0].address { 0.5 } else { 1.0 });
+            let mut rng = Rng::with_seed(1);
+            let mut choose =
+                |_| how.choose_by_share(&subset, share, &mut rng).expect("all are eligible").address;
+            let got = (0..100).map(&mut choose).filter(|address| *address == subset[0].address).count();
+            assert_eq!(got > 0, takes, "{own} beside {warm:?}");
+        }
+    }
+}
+
+#[test]
+fn turns_go_round_whoever_is_left_out() {
+    let subset: Subset = (0..4).map(endpoint).collect();
+    let how = How { algorithm: Algorithm::RoundRobin, caller: None, now_nanos: 0 };
+    let mut rng = Rng::with_seed(1);
+    let mut round = |eligible: &dyn Fn(&Endpoint) -> bool, count: usize| -> Vec<u8> {
+        let next = |_| how.choose(&subset, eligible, &mut rng).expect("some are eligible").address;
+        (0..count)
+            .map(next)
+            .map(|address| if let IpAddr::V4(ip) = address.ip() { ip.octets()[3] } else { 0 })
+            .collect()
+    };
+    assert_eq!(round(&|_| true, 6), [0, 1, 2, 3, 0, 1]);
+    // The one after it does not get its turn as well.
+    let without = subset[2].address;
+    assert_eq!(round(&|e| e.address != without, 6), [0, 1, 3, 0, 1, 3]);
+    assert_eq!(how.choose(&subset, |_| false, &mut rng).map(|e| e.address), None);
+}
+
+#[test]
+fn the_less_busy_of_two_is_taken_whatever_its_latency() {
+    let subset = Subset::from(vec![loaded(1, MS, S, 3), loaded(2, 500 * MS, S, 2)]);
+    let how = How { algorithm: Algorithm::LeastRequest, caller: None, now_nanos: S };
+    for seed in 0..20 {
+        let chosen = how.choose(&subset, |_| true, &mut Rng::with_seed(seed)).expect("both are eligible");
+        assert_eq!(chosen.address, subset[1].address);
+    }
+}
+
+#[test]
+fn chance_is_fair() {
+    let got = portions(Algorithm::Random, &[1.0; 5], 3);
+    assert!(got.iter().all(|part| (part - 0.2).abs() < 0.02), "{got:?}");
+}
+
+#[test]
+fn nobody_is_chosen_from_nobody() {
+    for algorithm in ALGORITHMS {
+        for caller in [None, Some(IpAddr::from([10, 0, 0, 1]))] {
+            let how = How { algorithm, caller, now_nanos: 0 };
+            let mut rng = Rng::with_seed(1);
+            let (nobody, somebody) = (Subset::default(), Subset::from(vec![endpoint(1)]));
+            assert!(how.choose(&nobody, |_| true, &mut rng).is_none());
+            assert!(how.choose_by_share(&nobody, |_| Some(1.0), &mut rng).is_none());
+            assert!(how.choose_by_share(&somebody, |_| None, &mut rng).is_none());
+        }
+    }
+}
+
+proptest! {
+    /// Whatever the shares, algorithm or affinity: only who has a share is chosen, and somebody if anybody has.
+    #[test]
+    fn only_who_has_a_share_is_chosen(
+        shares in prop::collection::vec(prop::option::of(0.001..=1.0_f64), 0..80),
+        algorithm in prop::sample::select(ALGORITHMS.to_vec()),
+        affinity in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let subset: Subset = (0..shares.len()).map(|index| endpoint(index as u16)).collect();
+        let share = |e: &Endpoint| {
+            subset.iter().position(|other| other.address == e.address).and_then(|index| shares[index])
+        };
+        let caller = affinity.then(|| IpAddr::from([10, 0, 0, 1]));
+        let how = How { algorithm, caller, now_nanos: 0 };
+        match how.choose_by_share(&subset, share, &mut Rng::with_seed(seed)) {
+            Some(chosen) => prop_assert!(share(chosen).is_some()),
+            None => prop_assert!(shares.iter().all(Option::is_none)),
         }
     }
 }

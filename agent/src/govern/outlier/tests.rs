@@ -1,5 +1,8 @@
 use std::net::SocketAddr;
 
+use fastrand::Rng;
+use proptest::prelude::*;
+
 use super::*;
 use crate::govern::outcome::ErrorKind;
 
@@ -257,4 +260,55 @@ fn observing_counts_as_if_and_ejects_nobody() {
     assert_eq!(bed.errors(0, 20), [], "it would be out");
     bed.now += 30 * S;
     assert_eq!(bed.errors(0, 5), [(0, IN_A_ROW)]);
+}
+
+#[test]
+fn workers_that_decide_at_once_keep_to_the_cap() {
+    for _ in 0..20 {
+        let (config, endpoints, outliers) = (OutlierDetection::default(), endpoints(8), Outliers::default());
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                let (config, endpoints, outliers) = (&config, &endpoints, &outliers);
+                scope.spawn(move || {
+                    let mut rng = Rng::with_seed(worker);
+                    for _ in 0..200 {
+                        let endpoint = &endpoints[rng.usize(..endpoints.len())];
+                        outliers.observe(config, endpoints, endpoint, ERROR, 100 * S, &mut rng);
+                    }
+                });
+            }
+        });
+        let out = endpoints.iter().filter(|e| is_ejected(Some(&config), e, 100 * S)).count();
+        assert_eq!(out, 4, "half of eight");
+    }
+}
+
+proptest! {
+    /// Whatever happens: never more than the cap, never the last, and an ejection is never longer than it may be.
+    #[test]
+    fn the_cap_holds_at_any_time(
+        count in 1..12_u8,
+        percent in 0.0..=100.0_f64,
+        rates in any::<bool>(),
+        outcomes in prop::collection::vec((0..12_u8, any::<bool>(), 0..8_u64), 1..400),
+        seed in any::<u64>(),
+    ) {
+        let success_rate = rates.then_some(SuccessRate { minimum_endpoints: 2, minimum_requests: 3, stdev_factor: 0.5 });
+        let mut bed = Bed::new(count, OutlierDetection {
+            consecutive_errors: Some(2),
+            success_rate,
+            max_ejection_percent: percent,
+            max_ejection: Duration::from_secs(70),
+            ..OutlierDetection::default()
+        });
+        bed.rng = Rng::with_seed(seed);
+        let most = ((f64::from(count) * percent / 100.0).floor() as usize).max(1).min(usize::from(count) - 1);
+        for (index, good, seconds) in outcomes {
+            bed.now += seconds * S;
+            bed.observe(usize::from(index % count), if good { Outcome::Success } else { ERROR }, 1);
+            let out: Vec<_> = (0..usize::from(count)).filter_map(|index| bed.out(index)).collect();
+            prop_assert!(out.len() <= most, "{} of {count}", out.len());
+            prop_assert!(out.iter().all(|seconds| *seconds <= 70.0));
+        }
+    }
 }

@@ -2,6 +2,10 @@ use fastrand::Rng;
 use proptest::prelude::*;
 
 use super::*;
+use crate::govern::{
+    outcome::{ErrorKind, Outcome},
+    policy::{Algorithm, Mode, StartOn},
+};
 
 /// What Kubernetes says of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,10 @@ fn address(subnet: u8, index: usize) -> SocketAddr {
 }
 
 impl Fixture {
+    fn candidates(&self, session_affinity: bool) -> Candidates<'_> {
+        Candidates { baseline: &self.baseline, lanes: &self.lanes, session_affinity, policy: &self.policy }
+    }
+
     fn route(
         &self,
         tag: Option<&str>,
@@ -66,13 +74,7 @@ impl Fixture {
             tried,
             now_nanos: 0,
         };
-        let service = Candidates {
-            baseline: &self.baseline,
-            lanes: &self.lanes,
-            session_affinity: affinity,
-            policy: &self.policy,
-        };
-        route(service, &call, &mut Rng::with_seed(seed))
+        route(self.candidates(affinity), &call, &mut Rng::with_seed(seed))
     }
 }
 
@@ -166,6 +168,288 @@ fn a_caller_with_session_affinity_stays() {
     assert_ne!(next, first);
 }
 
+/// A policy with a warm-up of 100 s and outlier detection, and a service all of whose endpoints became ready at 0.
+fn doubtful(baseline: &[State], gray: &[State]) -> Fixture {
+    let mut fixture = fixture(baseline, gray);
+    let ready = |subset: &Subset| -> Subset {
+        subset
+            .iter()
+            .map(|e| {
+                Arc::new(Endpoint {
+                    tag: e.tag.clone(),
+                    ready: e.ready,
+                    serving: e.serving,
+                    terminating: e.terminating,
+                    ready_since_nanos: e.ready.then_some(0),
+                    ..Endpoint::new(e.address)
+                })
+            })
+            .collect()
+    };
+    fixture.baseline = ready(&fixture.baseline);
+    fixture.lanes = fixture.lanes.iter().map(|(tag, lane)| (tag.clone(), ready(lane))).collect();
+    let warmup = WarmUp { duration: Duration::from_secs(100), ..WarmUp::default() };
+    fixture.policy.load_balancer.warmup = Some(warmup);
+    let outliers = OutlierDetection { max_ejection_percent: 100.0, ..OutlierDetection::default() };
+    fixture.policy.outlier_detection = Some(outliers);
+    fixture
+}
+
+const S: u64 = 1_000_000_000;
+/// When all are warm.
+const WARM: u64 = 100 * S;
+
+impl Fixture {
+    fn subset(&self, subnet: u8) -> &Subset {
+        if subnet == 0 { &self.baseline } else { self.lanes.values().next().expect("there is a lane") }
+    }
+
+    /// Has an endpoint fail until it is ejected. Gives whether it was.
+    fn eject(&self, subnet: u8, index: usize, now_nanos: u64) -> bool {
+        let config = self.policy.outlier_detection.as_ref().expect("the policy has it");
+        let (subset, mut rng) = (self.subset(subnet), Rng::with_seed(1));
+        let fail =
+            |_| subset.observe(config, &subset[index], Outcome::Error(ErrorKind::Reset), now_nanos, &mut rng);
+        (0..5).map(fail).any(|ejections| !ejections.is_empty())
+    }
+
+    fn at(
+        &self,
+        tag: Option<&str>,
+        tried: &[SocketAddr],
+        affinity: bool,
+        now_nanos: u64,
+        seed: u64,
+    ) -> Option<Decision> {
+        let tag = tag.map(|tag| RequestTag::new(tag.as_bytes()).expect("a tag"));
+        let (fallback, caller) = (LaneFallback::Baseline, [10, 9, 0, 1].into());
+        let call = Call { tag: tag.as_ref(), fallback, caller, tried, now_nanos };
+        route(self.candidates(affinity), &call, &mut Rng::with_seed(seed)).ok()
+    }
+
+    /// The endpoints that are chosen from, in order, and whether it is panic.
+    fn chosen_from(
+        &self,
+        tag: Option<&str>,
+        tried: &[SocketAddr],
+        now_nanos: u64,
+    ) -> (Vec<SocketAddr>, bool) {
+        let decisions: Vec<_> = (0..200)
+            .map(|seed| self.at(tag, tried, false, now_nanos, seed).expect("somebody answers"))
+            .collect();
+        let panic = decisions[0].panic;
+        assert!(decisions.iter().all(|decision| decision.panic == panic));
+        let mut addresses: Vec<_> = decisions.iter().map(|decision| decision.endpoint.address).collect();
+        addresses.sort();
+        addresses.dedup();
+        (addresses, panic)
+    }
+}
+
+fn baseline(indices: &[usize]) -> Vec<SocketAddr> {
+    indices.iter().map(|index| address(0, *index)).collect()
+}
+
+#[test]
+fn ejected_endpoints_get_nothing_until_too_few_are_left() {
+    let four = doubtful(&[Ready; 4], &[]);
+    assert_eq!(four.chosen_from(None, &[], WARM), (baseline(&[0, 1, 2, 3]), false));
+    assert!(four.eject(0, 0, WARM));
+    assert_eq!(four.chosen_from(None, &[], WARM), (baseline(&[1, 2, 3]), false));
+    assert!(four.eject(0, 1, WARM));
+    assert_eq!(four.chosen_from(None, &[], WARM), (baseline(&[2, 3]), false), "half of them are enough");
+    assert!(four.eject(0, 2, WARM));
+    assert_eq!(four.chosen_from(None, &[], WARM), (baseline(&[0, 1, 2, 3]), true), "a quarter is not");
+    assert!(!four.eject(0, 3, WARM), "never the last");
+    assert_eq!(
+        four.chosen_from(None, &[], WARM + 31 * S),
+        (baseline(&[0, 1, 2, 3]), false),
+        "the time is over"
+    );
+}
+
+#[test]
+fn the_panic_threshold_is_the_policys() {
+    for (percent, panic) in [(0.0, false), (25.0, false), (26.0, true), (100.0, true)] {
+        let mut four = doubtful(&[Ready; 4], &[]);
+        four.policy.load_balancer.panic_threshold_percent = percent;
+        for index in 0..3 {
+            assert!(four.eject(0, index, WARM));
+        }
+        let from = if panic { baseline(&[0, 1, 2, 3]) } else { baseline(&[3]) };
+        assert_eq!(four.chosen_from(None, &[], WARM), (from, panic), "{percent}");
+    }
+}
+
+#[test]
+fn panic_is_no_pardon_for_what_kubernetes_says() {
+    // Of those that are ready one of three is left.
+    let six = doubtful(&[Ready, Ready, Ready, NotReady, Draining, Gone], &[]);
+    assert!(six.eject(0, 0, WARM) && six.eject(0, 1, WARM));
+    assert_eq!(six.chosen_from(None, &[], WARM), (baseline(&[0, 1, 2]), true));
+}
+
+#[test]
+fn without_outlier_detection_the_ejected_are_let_go_at_once() {
+    let mut two = doubtful(&[Ready; 2], &[]);
+    assert!(two.eject(0, 0, WARM));
+    assert_eq!(two.chosen_from(None, &[], WARM), (baseline(&[1]), false));
+    let config = two.policy.outlier_detection.take();
+    assert_eq!(two.chosen_from(None, &[], WARM), (baseline(&[0, 1]), false));
+    two.policy.outlier_detection = config.map(|config| OutlierDetection { mode: Mode::Observe, ..config });
+    assert_eq!(two.chosen_from(None, &[], WARM), (baseline(&[0, 1]), false));
+}
+
+#[test]
+fn a_lane_that_is_ejected_keeps_its_requests_in_panic_and_falls_back_without() {
+    let mut fixture = doubtful(&[Ready; 2], &[Ready; 3]);
+    assert!(fixture.eject(1, 0, WARM) && fixture.eject(1, 1, WARM));
+    let lane: Vec<_> = (0..3).map(|index| address(1, index)).collect();
+    assert_eq!(fixture.chosen_from(Some("gray"), &[], WARM), (lane.clone(), true));
+    // Nobody else is concerned.
+    assert_eq!(fixture.chosen_from(None, &[], WARM), (baseline(&[0, 1]), false));
+    // The last goes away, and panic is off.
+    let tag: Tag = "gray".parse().expect("a tag");
+    let left: Subset = {
+        let before = &fixture.lanes[&tag];
+        Subset::new(before[..2].to_vec(), Some(before))
+    };
+    fixture.lanes.insert(tag, left);
+    assert_eq!(fixture.chosen_from(Some("gray"), &[], WARM), (lane[..2].to_vec(), true));
+    fixture.policy.load_balancer.panic_threshold_percent = 0.0;
+    assert_eq!(fixture.chosen_from(Some("gray"), &[], WARM), (baseline(&[0, 1]), false));
+    // And with nobody to fall back to, better they than none.
+    fixture.baseline = Subset::default();
+    assert_eq!(fixture.chosen_from(Some("gray"), &[], WARM), (lane[..2].to_vec(), true));
+}
+
+#[test]
+fn another_attempt_goes_to_who_is_usable_then_to_who_is_held_out_then_to_who_drains() {
+    let fixture = doubtful(&[Ready, Ready, Ready, Draining], &[]);
+    assert!(fixture.eject(0, 2, WARM));
+    let tried: Vec<_> = (0..4).map(|index| address(0, index)).collect();
+    assert_eq!(fixture.chosen_from(None, &tried[..1], WARM), (baseline(&[1]), false));
+    assert_eq!(fixture.chosen_from(None, &tried[..2], WARM), (baseline(&[2]), true));
+    assert_eq!(fixture.chosen_from(None, &tried[..3], WARM), (baseline(&[3]), false));
+    assert_eq!(
+        fixture.chosen_from(None, &tried, WARM),
+        (baseline(&[0, 1]), false),
+        "the usable ones once more"
+    );
+}
+
+#[test]
+fn delayed_endpoints_are_held_out_unless_there_is_nobody_else() {
+    let mut fixture = doubtful(&[Ready; 3], &[]);
+    let delay = Duration::from_secs(20);
+    fixture.policy.load_balancer.warmup.as_mut().expect("the policy has it").delay = delay;
+    // A service that is new as a whole.
+    assert_eq!(fixture.chosen_from(None, &[], S), (baseline(&[0, 1, 2]), true));
+    // One that joins it.
+    let new = Endpoint { ready_since_nanos: Some((200 * S) as i64), ..Endpoint::new(address(0, 9)) };
+    let all: Vec<_> = fixture.baseline.iter().cloned().chain([Arc::new(new)]).collect();
+    fixture.baseline = Subset::new(all, Some(&fixture.baseline));
+    assert_eq!(fixture.chosen_from(None, &[], 219 * S), (baseline(&[0, 1, 2]), false));
+    assert_eq!(fixture.chosen_from(None, &[], 220 * S), (baseline(&[0, 1, 2, 9]), false));
+}
+
+/// The share that an endpoint of four really gets is what the curve says, within two percentage points of 10,000 requests;
+/// all along it, for each algorithm. With `FirstRequest` as well, from the first on.
+#[test]
+fn a_warming_endpoint_gets_what_the_curve_says() {
+    for (algorithm, start_on) in [
+        (Algorithm::PeakEwma, StartOn::Ready),
+        (Algorithm::LeastRequest, StartOn::Ready),
+        (Algorithm::RoundRobin, StartOn::Ready),
+        (Algorithm::Random, StartOn::Ready),
+        (Algorithm::PeakEwma, StartOn::FirstRequest),
+    ] {
+        let mut fixture = doubtful(&[Ready; 3], &[]);
+        for endpoint in &*fixture.baseline {
+            endpoint.load.note_first_request(Some(0), 0);
+        }
+        fixture.policy.load_balancer.algorithm = algorithm;
+        fixture.policy.load_balancer.warmup.as_mut().expect("the policy has it").start_on = start_on;
+        let ready = 1000 * S;
+        let new =
+            Arc::new(Endpoint { ready_since_nanos: Some(ready as i64), ..Endpoint::new(address(0, 9)) });
+        let all: Vec<_> = fixture.baseline.iter().cloned().chain([new.clone()]).collect();
+        fixture.baseline = Subset::new(all, Some(&fixture.baseline));
+        let begun = match start_on {
+            StartOn::Ready => ready,
+            StartOn::FirstRequest => ready + 500 * S,
+        };
+        new.load.note_first_request(new.ready_since_nanos, begun as i64);
+        for (elapsed, share) in
+            [(0, 0.1), (10, 0.1), (25, 0.25), (50, 0.5), (75, 0.75), (99, 0.99), (100, 1.0)]
+        {
+            let got = (0..10_000)
+                .filter_map(|seed| fixture.at(None, &[], false, begun + elapsed * S, seed))
+                .filter(|decision| decision.endpoint.address == new.address)
+                .count() as f64
+                / 10_000.0;
+            let due = share / (3.0 + share);
+            assert!(
+                (got - due).abs() < 0.02,
+                "{algorithm:?} {start_on:?} after {elapsed} s: {got}, not {due}"
+            );
+        }
+    }
+}
+
+#[test]
+fn affinity_follows_warm_up_and_ejection() {
+    let mut fixture = doubtful(&[Ready; 3], &[]);
+    let warm = fixture.at(None, &[], true, WARM, 0).expect("somebody").endpoint.address;
+    let index = fixture.baseline.iter().position(|e| e.address == warm).expect("one of ours");
+    // Ejected: the caller goes elsewhere, always to the same, and comes back.
+    assert!(fixture.eject(0, index, WARM));
+    let elsewhere = fixture.at(None, &[], true, WARM, 0).expect("somebody").endpoint.address;
+    assert_ne!(elsewhere, warm);
+    for seed in 1..50 {
+        assert_eq!(fixture.at(None, &[], true, WARM, seed).expect("somebody").endpoint.address, elsewhere);
+    }
+    let later = WARM + 31 * S;
+    assert_eq!(fixture.at(None, &[], true, later, 0).expect("somebody").endpoint.address, warm);
+    // Twenty that are new take over one caller after the other: ours moves once at most, and never back.
+    let new = |index| Endpoint { ready_since_nanos: Some(later as i64), ..Endpoint::new(address(1, index)) };
+    let all: Vec<_> = fixture.baseline.iter().cloned().chain((0..20).map(new).map(Arc::new)).collect();
+    fixture.baseline = Subset::new(all, Some(&fixture.baseline));
+    let mut stays: Vec<_> = (0..=100)
+        .map(|second| fixture.at(None, &[], true, later + second * S, 0).expect("somebody").endpoint.address)
+        .collect();
+    stays.dedup();
+    assert!(stays.len() <= 3 && stays[0] == warm, "{stays:?}");
+    let mut unique = stays.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!(unique.len(), stays.len(), "never back: {stays:?}");
+}
+
+#[test]
+fn a_lane_that_must_not_fall_back_refuses() {
+    let tag = RequestTag::new(b"gray").expect("a tag");
+    for (gray, tried, goes) in [
+        (&[Ready][..], &[][..], Ok(address(1, 0))),
+        (&[Draining], &[], Ok(address(1, 0))),
+        (&[NotReady], &[], Err(Refusal::LaneUnavailable)),
+        (&[], &[], Err(Refusal::LaneUnavailable)),
+        // Not even for another attempt.
+        (&[Ready], &[address(1, 0)], Ok(address(1, 0))),
+    ] {
+        let fixture = fixture(&[Ready], gray);
+        let caller = [10, 9, 0, 1].into();
+        let call = Call { tag: Some(&tag), fallback: LaneFallback::Fail, caller, tried, now_nanos: 0 };
+        let got = route(fixture.candidates(false), &call, &mut Rng::with_seed(1));
+        assert_eq!(got.map(|decision| decision.endpoint.address), goes, "{gray:?}");
+    }
+    // It is about tagged requests only.
+    let fixture = fixture(&[Ready], &[]);
+    let caller = [10, 9, 0, 1].into();
+    let call = Call { tag: None, fallback: LaneFallback::Fail, caller, tried: &[], now_nanos: 0 };
+    assert!(route(fixture.candidates(false), &call, &mut Rng::with_seed(1)).is_ok());
+}
+
 fn states() -> impl Strategy<Value = Vec<State>> {
     prop::collection::vec(prop::sample::select(vec![Ready, NotReady, Draining, Gone]), 0..6)
 }
@@ -203,6 +487,60 @@ proptest! {
                 prop_assert!(usable(e) || !allowed.iter().any(|o| usable(o) && untried(o)));
                 // Never the baseline while the lane has a usable one (that was not tried).
                 prop_assert!(decided == Lane::Routed || !lane.iter().any(|o| usable(o) && untried(o)));
+            }
+        }
+    }
+
+    /// Whatever is ejected or delayed: nobody unusable while somebody usable is left that was not tried, except in panic.
+    #[test]
+    fn who_is_held_out_gets_nothing_while_another_can_answer(
+        states in states(),
+        since in prop::collection::vec(prop::option::of(-200..0_i64), 6),
+        ejected in prop::collection::vec(any::<bool>(), 6),
+        delay in 0..100_u64,
+        threshold in prop::sample::select(vec![0.0, 50.0, 100.0]),
+        tried in prop::collection::vec(0..6_usize, 0..3),
+        (affinity, algorithm) in (any::<bool>(), prop::sample::select(vec![
+            Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::Random,
+        ])),
+        seed in any::<u64>(),
+    ) {
+        let mut fixture = doubtful(&states, &[]);
+        let told = |(e, since): (&Arc<Endpoint>, &Option<i64>)| {
+            let ready_since_nanos = since.map(|since| since * S as i64).filter(|_| e.ready);
+            let load = e.load.clone();
+            let Endpoint { address, ready, serving, terminating, .. } = **e;
+            Arc::new(Endpoint { ready, serving, terminating, ready_since_nanos, load, ..Endpoint::new(address) })
+        };
+        fixture.baseline = fixture.baseline.iter().zip(&since).map(told).collect();
+        fixture.policy.load_balancer.warmup.as_mut().unwrap().delay = Duration::from_secs(delay);
+        fixture.policy.load_balancer.panic_threshold_percent = threshold;
+        fixture.policy.load_balancer.algorithm = algorithm;
+        for index in (0..states.len()).filter(|index| ejected[*index]) {
+            fixture.eject(0, index, S);
+        }
+        let tried: Vec<_> = tried.into_iter().map(|index| address(0, index)).collect();
+        let now = 2 * S;
+        let warmup = fixture.policy.load_balancer.warmup.clone().unwrap();
+        let held_out = |e: &Endpoint| {
+            outlier::is_ejected(fixture.policy.outlier_detection.as_ref(), e, now)
+                || warmup::stage(&warmup, e, now) == Stage::Delayed
+        };
+        let ready: Vec<_> = fixture.baseline.iter().filter(|e| e.is_usable()).collect();
+        let usable: Vec<_> = ready.iter().filter(|e| !held_out(e)).collect();
+        let too_few = (usable.len() as f64) < ready.len() as f64 * threshold / 100.0;
+        let untried = |e: &Endpoint| !tried.contains(&e.address);
+        match fixture.at(None, &tried, affinity, now, seed) {
+            None => prop_assert!(!fixture.baseline.iter().any(|e| e.is_usable() || e.is_draining())),
+            Some(Decision { endpoint: e, panic, .. }) => {
+                prop_assert!(e.is_usable() || e.is_draining());
+                prop_assert!(!held_out(&e) || !e.is_usable() || panic);
+                prop_assert!(panic || !too_few || e.is_draining());
+                if !too_few {
+                    prop_assert!((e.is_usable() && !held_out(&e)) || !usable.iter().any(|o| untried(o)));
+                }
+                prop_assert!(e.is_usable() || !ready.iter().any(|o| untried(o)));
+                prop_assert!(untried(&e) || !ready.iter().any(|o| untried(o)));
             }
         }
     }
