@@ -203,7 +203,8 @@ pub struct Retry {
     )]
     #[x_kube(validation = Rule::new("self.all(code, code == 429 || code >= 500)").message("allowed are 429 and 500 to 599"))]
     pub codes: Option<Vec<i64>>,
-    /// gRPC answers with these statuses are retried.
+    /// gRPC answers with these statuses are retried, if methods lists POST: all of gRPC is sent with it. Only those that
+    /// are nothing but a status, before any message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 16),
@@ -343,7 +344,8 @@ pub enum FallbackType {
         .message("status 204, 205 and 304 go without a body").field_path(".body")
 )]
 pub struct StaticAnswer {
-    /// Its status. To gRPC requests it is translated as gRPC says.
+    /// Its status. For gRPC requests it is translated as gRPC clients do, unless a header grpc-status says more: with 0
+    /// the body is the message of the answer, and an empty body a message with every field at its default.
     #[schemars(range(min = 200, max = 599))]
     pub status: i64,
     /// Its headers.
@@ -373,8 +375,9 @@ pub struct StaticHeader {
     pub value: String,
 }
 
-/// Settings of type Stale. Answers to GET and HEAD are kept unless Cache-Control forbids it; never for requests that differ
-/// in Authorization, or in what Vary names.
+/// Settings of type Stale. Good answers to GET and HEAD are kept, unless they set cookies or Cache-Control forbids to keep
+/// them or to give them out when they are stale; never for requests that differ in Authorization, Cookie, or what Vary
+/// names.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StaleAnswer {

@@ -209,7 +209,7 @@ pub struct StaticAnswer {
 }
 
 /// Keeps good answers to GET and HEAD, unless `Cache-Control` forbids it; never for requests that differ in
-/// `Authorization` or in what `Vary` names.
+/// `Authorization`, `Cookie` or in what `Vary` names.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StaleAnswer {
     /// Above 0.
