@@ -11,7 +11,7 @@
 //! Where ours differs, because a measurement refuses requests of a service that may be in the best of health:
 //!
 //! - At the end of each `minRttInterval` it measures only if answers are slower than `1.25 * minRTT`. If they are not there
-//!   is nothing to find out: a service that became faster shows it in every sample, and `minRTT` follows.
+//!   is nothing to find out: a service that became faster shows it in every sample, and `minRTT` follows it.
 //! - A measurement ends after 10 update intervals at the latest, with what it has; it begins anew when there was
 //!   no traffic at all.
 //! - When the limit stays at its minimum for 5 updates, the service has become slower than `minRTT` says, and
@@ -39,7 +39,9 @@ const AT_MINIMUM: u32 = 5;
 const MOST_SAMPLES: usize = 1024;
 /// The share of `minRttInterval` by which it is stretched at random, so that agents do not measure at the same time.
 const JITTER: f64 = 0.15;
-/// How far `minRTT` follows faster answers with each update.
+/// Updates in a row with slow answers until they count as slow: fewer may be chance.
+const SLOW: u32 = 5;
+/// How far `minRTT` follows answers with each update that are faster by more than the buffer.
 const FOLLOW: f64 = 0.25;
 
 #[derive(Debug)]
@@ -52,9 +54,12 @@ pub(super) struct Gradient {
     /// `L`; while measuring, what it goes back to.
     limit: f64,
     min_rtt: Option<f64>,
-    /// Of the last update: whether answers were slower than they may be.
-    slow: bool,
+    /// The last updates in a row in which answers were slower than they may be.
+    slow_updates: u32,
     updates_at_minimum: u32,
+    /// Answers to requests that began earlier tell of a load that is long over: those of the last measurement and later
+    /// count.
+    counts_from: u64,
     /// When `minRTT` is to be looked at again.
     measure_at: u64,
     samples: Samples,
@@ -83,8 +88,9 @@ impl Gradient {
             phase: Phase::Measuring { since: now_nanos, heard: false },
             limit: 0.0,
             min_rtt: None,
-            slow: false,
+            slow_updates: 0,
             updates_at_minimum: 0,
+            counts_from: now_nanos,
             measure_at: 0,
             samples: Samples::default(),
             rng: Rng::with_seed(now_nanos),
@@ -130,12 +136,14 @@ impl Gradient {
 
     /// An answer to a request that began at `acquired_nanos`.
     pub(super) fn sample(&mut self, acquired_nanos: u64, latency_nanos: u64, error: bool) {
+        if acquired_nanos < self.counts_from {
+            return;
+        }
         let latency = latency_nanos.max(1);
         let says_something = match &mut self.phase {
-            // What began before was answered under load.
-            Phase::Measuring { since, heard } => {
-                *heard |= acquired_nanos >= *since;
-                acquired_nanos >= *since && !error
+            Phase::Measuring { heard, .. } => {
+                *heard = true;
+                !error
             }
             Phase::Running { .. } => !error || self.min_rtt.is_some_and(|min_rtt| latency as f64 > min_rtt),
         };
@@ -177,7 +185,7 @@ impl Gradient {
         let jitter = 1.0 + JITTER * self.rng.f64();
         self.measure_at = now_nanos.saturating_add((self.min_rtt_interval as f64 * jitter) as u64);
         self.updates_at_minimum = 0;
-        self.slow = false;
+        self.slow_updates = 0;
     }
 
     fn update(&mut self, now_nanos: u64) {
@@ -191,17 +199,21 @@ impl Gradient {
             return;
         };
         let Some(sample_rtt) = self.samples.take_median() else { return };
-        let gradient = (BUFFER * min_rtt / sample_rtt).clamp(*GRADIENT.start(), *GRADIENT.end());
+        let speed = min_rtt / sample_rtt;
+        let gradient = (BUFFER * speed).clamp(*GRADIENT.start(), *GRADIENT.end());
         let wanted = gradient * self.limit;
         let (least, most) = (f64::from(self.min_requests), f64::from(self.max_requests));
         self.limit = (wanted + wanted.sqrt()).clamp(least, most);
-        if sample_rtt < min_rtt {
+        if speed > BUFFER {
             self.min_rtt = Some(min_rtt + (sample_rtt - min_rtt) * FOLLOW);
         }
-        self.slow = gradient < 1.0;
-        let at_minimum = self.slow && self.limit as u32 == self.min_requests;
-        self.updates_at_minimum = if at_minimum { self.updates_at_minimum + 1 } else { 0 };
-        if self.updates_at_minimum >= AT_MINIMUM || self.slow && now_nanos >= self.measure_at {
+        let in_a_row = |count: u32, is_so: bool| if is_so { count.saturating_add(1) } else { 0 };
+        let slow = gradient < 1.0;
+        self.slow_updates = in_a_row(self.slow_updates, slow);
+        self.updates_at_minimum =
+            in_a_row(self.updates_at_minimum, slow && self.limit as u32 == self.min_requests);
+        let is_slow = self.slow_updates >= SLOW && now_nanos >= self.measure_at;
+        if is_slow || self.updates_at_minimum >= AT_MINIMUM {
             self.start_measuring(now_nanos);
         } else {
             self.run(now_nanos);
@@ -210,6 +222,7 @@ impl Gradient {
 
     fn start_measuring(&mut self, now_nanos: u64) {
         self.samples.clear();
+        self.counts_from = now_nanos;
         self.phase = Phase::Measuring { since: now_nanos, heard: false };
     }
 
@@ -256,3 +269,6 @@ impl Samples {
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;

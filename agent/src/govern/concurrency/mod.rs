@@ -170,4 +170,6 @@ impl Drop for Permit {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

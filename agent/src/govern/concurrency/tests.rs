@@ -1,3 +1,7 @@
+use std::thread;
+
+use proptest::prelude::*;
+
 use super::*;
 use crate::govern::policy::{Adaptive, Mode};
 
@@ -44,4 +48,74 @@ fn requests_in_flight_count_on_when_the_limit_changes() {
     let learning = after.with_config(&adaptive(100, Adaptive::default()), SECOND);
     assert_eq!(learning.limit(), 3, "it begins by measuring");
     assert_eq!(learning.with_config(&fixed(7), SECOND).limit(), 7);
+}
+
+#[test]
+fn workers_never_hold_more_permits_than_the_limit() {
+    let limiter = limiter(&fixed(5));
+    let (held, most, refused) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for now in 0..2000 {
+                    match limiter.try_acquire(now) {
+                        Ok(permit) => {
+                            most.fetch_max(held.fetch_add(1, AcqRel) + 1, AcqRel);
+                            thread::yield_now();
+                            held.fetch_sub(1, AcqRel);
+                            permit.complete(1, now, false);
+                        }
+                        Err(Full { limit }) => {
+                            assert_eq!(limit, 5);
+                            refused.fetch_add(1, AcqRel);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert!(most.into_inner() <= 5);
+    assert!(refused.into_inner() > 0);
+    assert_eq!(limiter.in_flight(), 0);
+}
+
+proptest! {
+    /// However requests end and the limit changes: nobody gets a permit beyond what the limit is then.
+    #[test]
+    fn permits_never_exceed_the_limit(
+        steps in prop::collection::vec((0..5u8, 0..200 * MILLI, 0..40usize), 1..300),
+        least in 1..5u32,
+        most in 1..60u32,
+    ) {
+        let learning = Adaptive { min_requests: least, ..Adaptive::default() };
+        let mut limiter = limiter(&adaptive(most, learning.clone()));
+        let (mut now, mut permits) = (0, Vec::new());
+        for (what, number, which) in steps {
+            match what {
+                0 => now += number,
+                1 | 2 => match limiter.try_acquire(now) {
+                    Ok(permit) => {
+                        permits.push(permit);
+                        prop_assert!(permits.len() as u32 <= limiter.limit());
+                    }
+                    Err(full) => {
+                        prop_assert_eq!(full.limit, limiter.limit());
+                        prop_assert!(permits.len() as u32 >= full.limit);
+                    }
+                },
+                3 if which < permits.len() => {
+                    permits.swap_remove(which).complete(number, now, number % 7 == 0);
+                }
+                4 if which < permits.len() => drop(permits.swap_remove(which)),
+                4 => {
+                    let next = if which % 2 == 0 { fixed(1 + which as u32) } else { adaptive(most, learning.clone()) };
+                    limiter = limiter.with_config(&next, now);
+                }
+                _ => {}
+            }
+            prop_assert_eq!(limiter.in_flight() as usize, permits.len());
+        }
+        drop(permits);
+        prop_assert_eq!(limiter.in_flight(), 0);
+    }
 }

@@ -58,3 +58,6 @@ impl ColdStart {
         (warm_cost as f64 * self.cold_factor) as Ticks
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,14 +8,12 @@
 //!
 //! - The accounts never hold more than the bucket, so a caller that stays below its share is never refused, however much
 //!   the others ask for. The bound of the bucket holds as it did.
-//! - All accounts but one always fit into the bucket, so it is never full while somebody is refused: no share is lost
-//!   because its owner does not use it.
-//! - An account holds a whole request if the burst (with the queue's length) is at least the number of callers. Below that
-//!   fairness fades, and a burst of 1 has none: there is no room to keep anything for anybody.
-//! - A single caller has the bucket to itself, for the price of one comparison.
-//!
-//! Looking at the accounts costs time in proportion to the callers (pods of one node, so tens), and only when
-//! the bucket runs low.
+//! - What the accounts of others hold always leaves room for a request when the bucket is full, so nobody is refused
+//!   while the bucket overflows, and no share is lost because its owner does not use it.
+//! - It takes a burst (or a queue) of at least as many requests as there are callers, so that something can be kept for each.
+//!   Below that, it is first come, first served.
+//! - A caller that is alone has the bucket to itself, for the price of one comparison; so have all while the bucket is
+//!   half full. Below that the accounts are looked at: time in proportion to the callers, pods of one node, so tens.
 
 use super::pace::{Pace, Ticks, ticks};
 
@@ -30,9 +28,11 @@ const MOST_CALLERS: usize = 512;
 
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
-    accounts: Vec<Account>,
+    open: Vec<Account>,
     /// Up to when what the bucket regained has been booked.
     booked: Ticks,
+    /// There was so much in the bucket then that every account may be taken to be full.
+    plenty: bool,
 }
 
 #[derive(Debug)]
@@ -44,8 +44,8 @@ struct Account {
 }
 
 impl Accounts {
-    /// What a request of this caller has to leave in the bucket for others; `Err` if that is more than there is: the time
-    /// after which its own account is certain to have enough.
+    /// Whether a request of this caller may be taken out of the bucket, as far as others are concerned; `Err`: no, but after
+    /// this time its own account is certain to have enough.
     pub(super) fn claim(
         &mut self,
         caller: u64,
@@ -55,38 +55,44 @@ impl Accounts {
         now_nanos: u64,
     ) -> Result<(), Ticks> {
         self.note(caller, now_nanos);
-        if self.accounts.len() == 1 || backlog.saturating_add(self.most_held_by_others(pace)) <= pace.room() {
-            // It is alone, or there is enough for all, whatever their accounts say.
+        if self.open.len() == 1 {
+            return Ok(());
+        }
+        let all = self.most_held(pace).saturating_mul(self.open.len() as u128);
+        if backlog.saturating_add(all) <= pace.room() {
+            self.plenty = true;
+            self.booked = ticks(now_nanos);
             return Ok(());
         }
         self.forget(pace, now_nanos);
-        let callers = self.accounts.len() as u128;
-        let most = most_held(callers, pace);
+        let callers = self.open.len() as u128;
+        let most = self.most_held(pace);
+        if callers == 1 || most < pace.cost {
+            return Ok(());
+        }
         self.book(backlog, most, pace, now_nanos);
+        let own = self.open.iter().find(|account| account.caller == caller).map_or(0, |account| account.held);
+        // A cold start can make a request dearer than what fits into an account.
         let enough = cost.min(most);
-        let own = self.accounts.iter().find(|account| account.caller == caller);
-        let held = own.map_or(0, |account| account.held);
-        if held >= enough {
+        let others = self.open.iter().filter(|account| account.caller != caller);
+        let kept = others.map(|account| account.held).fold(backlog, Ticks::saturating_add);
+        if own >= enough || kept <= pace.room() {
             return Ok(());
         }
-        let others = self.accounts.iter().map(|account| account.held).fold(0, Ticks::saturating_add);
-        if backlog.saturating_add(others - held) <= pace.room() {
-            return Ok(());
-        }
-        Err((enough - held).saturating_mul(callers))
+        Err((enough - own).saturating_mul(callers))
     }
 
-    /// The caller's request has been admitted.
+    /// The caller's request has been admitted: out of its account, or out of what nobody has a share in.
     pub(super) fn pay(&mut self, caller: u64, cost: Ticks) {
-        if let Some(account) = self.accounts.iter_mut().find(|account| account.caller == caller) {
+        if let Some(account) = self.open.iter_mut().find(|account| account.caller == caller && !self.plenty) {
             account.held = account.held.saturating_sub(cost);
         }
     }
 
     /// What a request of this caller took is back in the bucket.
     pub(super) fn give_back(&mut self, caller: u64, cost: Ticks, pace: &Pace) {
-        let most = most_held(self.accounts.len() as u128, pace);
-        if let Some(account) = self.accounts.iter_mut().find(|account| account.caller == caller) {
+        let most = self.most_held(pace);
+        if let Some(account) = self.open.iter_mut().find(|account| account.caller == caller) {
             account.held = account.held.saturating_add(cost).min(most);
         }
     }
@@ -94,34 +100,37 @@ impl Accounts {
     /// The rule has changed: accounts start anew, for the same callers.
     pub(super) fn convert(&mut self, now_nanos: u64) {
         self.booked = ticks(now_nanos);
-        self.accounts.iter_mut().for_each(|account| account.held = 0);
+        self.plenty = false;
+        self.open.iter_mut().for_each(|account| account.held = 0);
     }
 
     /// The caller asks: it has an account from now on.
     fn note(&mut self, caller: u64, now_nanos: u64) {
-        if let Some(own) = self.accounts.iter_mut().find(|account| account.caller == caller) {
+        if let Some(own) = self.open.iter_mut().find(|account| account.caller == caller) {
             own.asked_nanos = now_nanos;
             return;
         }
         let opened = Account { caller, held: 0, asked_nanos: now_nanos };
-        if self.accounts.len() < MOST_CALLERS {
-            self.accounts.push(opened);
-        } else if let Some(silent) = self.accounts.iter_mut().min_by_key(|account| account.asked_nanos) {
+        if self.open.len() < MOST_CALLERS {
+            self.open.push(opened);
+        } else if let Some(silent) = self.open.iter_mut().min_by_key(|account| account.asked_nanos) {
             *silent = opened;
         }
     }
 
-    fn most_held_by_others(&self, pace: &Pace) -> Ticks {
-        let callers = self.accounts.len() as u128;
-        most_held(callers, pace).saturating_mul(callers - 1)
+    /// What an account holds at most: all of them half of the bucket, or a whole request each if that is more and
+    /// still leaves room for another one when the bucket is full.
+    fn most_held(&self, pace: &Pace) -> Ticks {
+        let (room, callers) = (pace.room(), self.open.len().max(2) as u128);
+        (room / 2 / callers).max(pace.cost.min(room / (callers - 1)))
     }
 
     /// Closes the accounts of callers that have let their turns pass.
     fn forget(&mut self, pace: &Pace, now_nanos: u64) {
         let turn =
-            u64::try_from((pace.cost >> 32).saturating_mul(self.accounts.len() as u128)).unwrap_or(u64::MAX);
+            u64::try_from((pace.cost >> 32).saturating_mul(self.open.len() as u128)).unwrap_or(u64::MAX);
         let around = turn.saturating_mul(TURNS).clamp(AROUND_NANOS, AROUND_AT_MOST_NANOS);
-        self.accounts.retain(|account| now_nanos.saturating_sub(account.asked_nanos) <= around);
+        self.open.retain(|account| now_nanos.saturating_sub(account.asked_nanos) <= around);
     }
 
     /// Books what the bucket has regained since the last time.
@@ -129,19 +138,20 @@ impl Accounts {
         let now = ticks(now_nanos);
         let regained = now.saturating_sub(self.booked);
         self.booked = self.booked.max(now);
+        let plenty = std::mem::take(&mut self.plenty);
         let mut held: Ticks = 0;
         let mut open: u128 = 0;
-        for account in &mut self.accounts {
-            account.held = account.held.min(most);
+        for account in &mut self.open {
+            account.held = if plenty { most } else { account.held.min(most) };
             held = held.saturating_add(account.held);
             open += u128::from(account.held < most);
         }
         // Never more than there is.
-        let there = pace.room().saturating_add(pace.cost).saturating_sub(backlog);
+        let there = pace.full().saturating_add(pace.patience).saturating_sub(backlog);
         let mut left = regained.min(there.saturating_sub(held));
         while open > 0 && left >= open {
             let share = left / open;
-            for account in self.accounts.iter_mut().filter(|account| account.held < most) {
+            for account in self.open.iter_mut().filter(|account| account.held < most) {
                 let booked = share.min(most - account.held);
                 account.held += booked;
                 left -= booked;
@@ -151,8 +161,5 @@ impl Accounts {
     }
 }
 
-/// What an account holds at most: all of them fit into the bucket, and all but one into the room that a request has to find.
-fn most_held(callers: u128, pace: &Pace) -> Ticks {
-    let room = pace.room();
-    (room.saturating_add(pace.cost) / callers.max(1)).min(room / callers.saturating_sub(1).max(1))
-}
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The buckets of a rule: one, or one for each value of its key.
 //!
-//! Keys are kept as 128 bits of a hash with random seeds, not as the values that callers send: each costs about 100
+//! Keys are kept as 128 bits of a hash with random seeds, not as the values that callers send: each costs some 120
 //! bytes, however long the value; nobody can choose values that fall together; and a header that holds a secret is
 //! not kept in memory.
 //!
@@ -32,7 +32,7 @@ const GIVEN_BACK: usize = 2;
 #[derive(Debug)]
 pub(super) enum Buckets {
     /// One for all, shared fairly by the callers.
-    Shared(Mutex<Shared>),
+    Shared(Box<Mutex<Shared>>),
     Keyed(Box<[Mutex<Shard>; SHARDS]>),
 }
 
@@ -58,7 +58,7 @@ pub(super) type Short = Ticks;
 impl Buckets {
     pub(super) fn shared(pace: Pace) -> Self {
         let bucket = Bucket::new(&pace);
-        Self::Shared(Mutex::new(Shared { pace, bucket, accounts: Accounts::default() }))
+        Self::Shared(Box::new(Mutex::new(Shared { pace, bucket, accounts: Accounts::default() })))
     }
 
     pub(super) fn keyed(pace: &Pace) -> Self {
@@ -134,14 +134,14 @@ impl Shared {
         let backlog = bucket.backlog(now_nanos);
         let cost = bucket.cost(pace, now_nanos);
         let short = backlog.saturating_sub(pace.room());
-        match accounts.claim(caller, backlog, cost, pace, now_nanos) {
-            Ok(()) if short == 0 => {
-                accounts.pay(caller, cost);
-                Ok(bucket.take(pace, now_nanos))
-            }
-            Ok(()) => Err(short),
-            Err(short_of_own) => Err(short.max(short_of_own)),
+        let claim = accounts.claim(caller, backlog, cost, pace, now_nanos);
+        let short = short.max(claim.err().unwrap_or(0));
+        if short > 0 {
+            bucket.refuse(pace, now_nanos);
+            return Err(short);
         }
+        accounts.pay(caller, cost);
+        Ok(bucket.take(pace, now_nanos))
     }
 }
 
@@ -171,7 +171,10 @@ impl Shard {
 fn take(bucket: &mut Bucket, pace: &Pace, now_nanos: u64) -> Result<Taken, Short> {
     match bucket.backlog(now_nanos).saturating_sub(pace.room()) {
         0 => Ok(bucket.take(pace, now_nanos)),
-        short => Err(short),
+        short => {
+            bucket.refuse(pace, now_nanos);
+            Err(short)
+        }
     }
 }
 
@@ -183,3 +186,6 @@ fn shard_of(shards: &[Mutex<Shard>; SHARDS], key: u128) -> &Mutex<Shard> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

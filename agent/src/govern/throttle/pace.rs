@@ -92,6 +92,8 @@ pub(super) struct Bucket {
     /// When a request last found less backlog than what one request costs. Giving back what was taken before that would
     /// make up tokens: without it, the bucket would have been full by then.
     low_nanos: u64,
+    /// When a request was last refused; only for a [`ColdStart`].
+    refused_nanos: u64,
 }
 
 /// What a request has taken from a bucket.
@@ -109,7 +111,12 @@ pub(super) struct Taken {
 impl Bucket {
     /// A full one.
     pub(super) fn new(pace: &Pace) -> Self {
-        Self { arrival: 0, stored: pace.cold.as_ref().map_or(0.0, ColdStart::most), low_nanos: 0 }
+        Self {
+            arrival: 0,
+            stored: pace.cold.as_ref().map_or(0.0, ColdStart::most),
+            low_nanos: 0,
+            refused_nanos: 0,
+        }
     }
 
     /// One that has a single request left at once.
@@ -125,14 +132,21 @@ impl Bucket {
     /// Whether a new bucket would do as well.
     pub(super) fn is_as_new(&self, pace: &Pace, now_nanos: u64) -> bool {
         self.backlog(now_nanos) == 0
-            && pace.cold.as_ref().is_none_or(|cold| self.stored_at(cold, now_nanos) >= cold.most())
+            && pace.cold.as_ref().is_none_or(|cold| self.stored_at(cold, pace, now_nanos) >= cold.most())
     }
 
     /// What a request would cost now.
     pub(super) fn cost(&self, pace: &Pace, now_nanos: u64) -> Ticks {
         match &pace.cold {
             None => pace.cost,
-            Some(cold) => cold.cost(pace.cost, self.stored_at(cold, now_nanos)),
+            Some(cold) => cold.cost(pace.cost, self.stored_at(cold, pace, now_nanos)),
+        }
+    }
+
+    /// There is no room for a request.
+    pub(super) fn refuse(&mut self, pace: &Pace, now_nanos: u64) {
+        if pace.cold.is_some() {
+            self.refused_nanos = self.refused_nanos.max(now_nanos);
         }
     }
 
@@ -145,7 +159,7 @@ impl Bucket {
         let cost = self.cost(pace, now_nanos);
         let mut stored = 0.0;
         if let Some(cold) = &pace.cold {
-            let had = self.stored_at(cold, now_nanos);
+            let had = self.stored_at(cold, pace, now_nanos);
             stored = had.min(1.0);
             self.stored = had - stored;
         }
@@ -192,7 +206,7 @@ impl Bucket {
             None => after.full().saturating_add(scaled(backlog - before.full())),
         };
         self.stored = match (&before.cold, &after.cold) {
-            (Some(old), Some(new)) => new.most() * (self.stored_at(old, now_nanos) / old.most()),
+            (Some(old), Some(new)) => new.most() * (self.stored_at(old, before, now_nanos) / old.most()),
             // Nothing has been asked for yet. Otherwise the service is in use, and as warm as it gets.
             (None, Some(new)) if self.arrival == 0 => new.most(),
             (_, None) | (None, Some(_)) => 0.0,
@@ -201,7 +215,16 @@ impl Bucket {
         self.low_nanos = self.low_nanos.max(now_nanos);
     }
 
-    fn stored_at(&self, cold: &ColdStart, now_nanos: u64) -> f64 {
-        cold.refilled(self.stored, ticks(now_nanos).saturating_sub(self.arrival))
+    /// What is stored by now. A request that was refused would have used the time until the next one comes: callers that
+    /// come at the wrong moment do not make a quiet time.
+    fn stored_at(&self, cold: &ColdStart, pace: &Pace, now_nanos: u64) -> f64 {
+        let used = match self.refused_nanos {
+            0 => self.arrival,
+            refused => self.arrival.max(ticks(refused).saturating_add(pace.dearest())),
+        };
+        cold.refilled(self.stored, ticks(now_nanos).saturating_sub(used))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,3 +135,6 @@ impl Verdict {
         self.decisions.retain(|decision| decision.charge.is_none());
     }
 }
+
+#[cfg(test)]
+mod tests;

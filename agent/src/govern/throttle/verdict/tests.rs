@@ -1,0 +1,152 @@
+use http::{HeaderName, Method};
+
+use super::*;
+use crate::govern::{
+    policy::{LimitKey, RequestMatch, Scope},
+    request::tests::Plain,
+};
+
+fn reject(name: &str, requests: f64, mode: Mode) -> RateLimit {
+    RateLimit {
+        name: name.into(),
+        requests,
+        interval: Duration::from_secs(1),
+        burst: requests,
+        behaviour: Behaviour::Reject,
+        key: LimitKey::None,
+        scope: Scope::Node,
+        matches: RequestMatch::default(),
+        mode,
+    }
+}
+
+fn throttles(rules: &[RateLimit]) -> Throttles {
+    Throttles::new(&rules.iter().cloned().map(Arc::new).collect::<Vec<_>>())
+}
+
+fn ask(throttles: &Throttles) -> Verdict {
+    throttles.admit(&Plain::get("/"), "a", 0)
+}
+
+/// How many are admitted at once.
+fn admitted(throttles: &Throttles, request: &Plain) -> usize {
+    (0..100).filter(|_| throttles.admit(request, "a", 0).refusal().is_none()).count()
+}
+
+#[test]
+fn without_rules_everything_is_admitted() {
+    let verdict = ask(&Throttles::default());
+    assert!(verdict.refusal().is_none());
+    assert_eq!(verdict.wait(), Duration::ZERO);
+    assert_eq!(verdict.decisions().count(), 0);
+}
+
+#[test]
+fn all_rules_that_are_about_a_request_must_admit_it() {
+    let writes = RequestMatch { methods: vec![Method::POST], ..RequestMatch::default() };
+    let rules = throttles(&[
+        reject("all", 10.0, Mode::Enforce),
+        RateLimit { matches: writes, ..reject("writes", 3.0, Mode::Enforce) },
+    ]);
+    let write = Plain { method: "POST", ..Plain::get("/") };
+    assert_eq!(admitted(&rules, &write), 3);
+    let refused = rules.admit(&write, "a", 0);
+    let refusal = refused.refusal().expect("the three are gone");
+    assert_eq!((&*refusal.rule.name, refusal.retry_after.as_millis()), ("writes", 333));
+    // The 97 that were refused took nothing from the other rule.
+    assert_eq!(admitted(&rules, &Plain::get("/")), 7);
+    assert_eq!(admitted(&rules, &write), 0);
+    assert_eq!(&*rules.admit(&write, "a", 0).refusal().expect("ten are gone").rule.name, "all");
+}
+
+#[test]
+fn a_rule_that_observes_refuses_nothing_and_says_what_it_would_have_refused() {
+    let rules = throttles(&[reject("watched", 2.0, Mode::Observe), reject("enforced", 4.0, Mode::Enforce)]);
+    let said = |verdict: &Verdict| -> Vec<(String, bool)> {
+        verdict
+            .decisions()
+            .map(|(rule, admission)| (rule.name.to_string(), matches!(admission, Admission::Refused { .. })))
+            .collect()
+    };
+    let both = |watched, enforced| vec![("watched".to_owned(), watched), ("enforced".to_owned(), enforced)];
+    let verdicts: Vec<_> = (0..5).map(|_| ask(&rules)).collect();
+    let refused: Vec<bool> = verdicts.iter().map(|verdict| verdict.refusal().is_some()).collect();
+    assert_eq!(refused, [false, false, false, false, true]);
+    let said: Vec<_> = verdicts.iter().map(said).collect();
+    assert_eq!(
+        said,
+        [both(false, false), both(false, false), both(true, false), both(true, false), both(true, true)]
+    );
+}
+
+#[test]
+fn a_rule_that_observes_gets_back_what_others_refuse() {
+    let rules = throttles(&[reject("watched", 5.0, Mode::Observe), reject("enforced", 2.0, Mode::Enforce)]);
+    for _ in 0..50 {
+        drop(ask(&rules));
+    }
+    let left = rules.iter().find(|throttle| &*throttle.rule().name == "watched").expect("it is there");
+    let left = (0..10).filter(|_| left.admit(&Plain::get("/"), "a", 0) == Some(Admission::Now)).count();
+    assert_eq!(left, 3);
+}
+
+#[test]
+fn the_longest_wait_counts_and_waits_that_are_only_observed_do_not() {
+    let queue = |name: &str, requests, mode| RateLimit {
+        burst: 1.0,
+        behaviour: Behaviour::Queue { timeout: Duration::from_secs(10) },
+        ..reject(name, requests, mode)
+    };
+    let rules = throttles(&[
+        queue("watched", 1.0, Mode::Observe),
+        queue("slow", 10.0, Mode::Enforce),
+        queue("fast", 100.0, Mode::Enforce),
+    ]);
+    let waits: Vec<_> = (0..3).map(|_| ask(&rules).wait().as_millis()).collect();
+    assert_eq!(waits, [0, 100, 200]);
+}
+
+#[test]
+fn nobody_queues_who_is_refused_elsewhere() {
+    let queue = RateLimit {
+        burst: 1.0,
+        behaviour: Behaviour::Queue { timeout: Duration::from_secs(10) },
+        ..reject("queue", 10.0, Mode::Enforce)
+    };
+    let rules = throttles(&[queue, reject("enforced", 2.0, Mode::Enforce)]);
+    assert_eq!(admitted(&rules, &Plain::get("/")), 2);
+    let queue = rules.iter().find(|throttle| &*throttle.rule().name == "queue").expect("it is there");
+    let next = queue.admit(&Plain::get("/"), "a", 0);
+    assert_eq!(next, Some(Admission::After(Duration::from_millis(200))));
+}
+
+#[test]
+fn what_is_not_made_after_all_is_given_back() {
+    let rules = throttles(&[reject("one", 1.0, Mode::Enforce), reject("two", 1.0, Mode::Observe)]);
+    for _ in 0..10 {
+        let verdict = ask(&rules);
+        assert!(verdict.refusal().is_none());
+        verdict.give_back();
+    }
+    drop(ask(&rules));
+    assert!(ask(&rules).refusal().is_some());
+}
+
+#[test]
+fn rules_keep_their_state_by_name() {
+    let rules = |rules: &[RateLimit]| rules.iter().cloned().map(Arc::new).collect::<Vec<_>>();
+    let (kept, gone) = (reject("kept", 5.0, Mode::Enforce), reject("gone", 1.0, Mode::Enforce));
+    let before = Throttles::new(&rules(&[kept.clone(), gone]));
+    assert_eq!(admitted(&before, &Plain::get("/")), 1);
+    let new = RateLimit {
+        key: LimitKey::Header(HeaderName::from_static("x-user")),
+        ..reject("new", 100.0, Mode::Enforce)
+    };
+    let after = before.with_rules(&rules(&[new.clone(), kept.clone()]), 0);
+    assert_eq!(admitted(&after, &Plain::get("/")), 4);
+    // The same rules again change nothing, and one that was away begins anew.
+    let again = after.with_rules(&rules(&[new.clone(), kept.clone()]), 0);
+    assert_eq!(admitted(&again, &Plain::get("/")), 0);
+    let without = again.with_rules(&rules(std::slice::from_ref(&new)), 0);
+    assert_eq!(admitted(&without.with_rules(&rules(&[new, kept]), 0), &Plain::get("/")), 5);
+}
