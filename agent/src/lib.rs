@@ -9,6 +9,7 @@
 //! - [`observe`]: what is told about it. Metrics and the access log.
 //! - [`admin`]: who can ask. `/metrics`, `/healthz`, `/readyz`.
 //! - [`config`]: what the operator chose. [`api`]: the words of the Kubernetes objects that Sluice reads.
+//! - [`offline`]: what `sluice` does without a cluster: the CustomResourceDefinitions.
 //! - [`run`]: wires everything; owns start, drain and stop.
 
 pub mod admin;
@@ -19,5 +20,6 @@ pub mod cluster;
 pub mod config;
 pub mod govern;
 pub mod observe;
+pub mod offline;
 pub mod proxy;
 pub mod run;

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{
     Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
@@ -10,7 +10,7 @@ use sluice::{
     admin::client::{self, Answer, ClientError},
     config::{self, Config, Settings, settings},
     observe::log::LogFilter,
-    run,
+    offline, run,
 };
 
 /// musl's own allocator takes one lock for all threads.
@@ -44,6 +44,11 @@ enum Command {
         filter: Option<String>,
         #[command(flatten)]
         agent: Running,
+    },
+    /// Print the CustomResourceDefinitions of Sluice's kinds, or write them to a directory
+    Crds {
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
     },
 }
 
@@ -85,6 +90,15 @@ fn main() -> ExitCode {
         Command::LogLevel { filter: None, agent } => tell(client::get(&agent.admin_socket, "/log-filter")),
         Command::LogLevel { filter: Some(filter), agent } => {
             tell(client::put(&agent.admin_socket, "/log-filter", &filter))
+        }
+        Command::Crds { directory } => {
+            match offline::crds::run(directory.as_deref(), &mut io::stdout().lock()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("sluice: {error}");
+                    ExitCode::FAILURE
+                }
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
-use crate::{build, demo, image, licences, manifests, readme, workspace};
+use crate::{build, crds, demo, image, licences, manifests, readme, workspace};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -17,6 +17,7 @@ const CHECKS: &[Check] = &[
     ("the eBPF programs build", || build::ebpf().map(drop)),
     ("clippy, without the tests in the kernel", || clippy(&[])),
     ("clippy, with the tests in the kernel", || clippy(&["--features=sluice-tests/kernel"])),
+    ("the CustomResourceDefinitions are what the Rust types say", crds::check),
     ("documentation", documentation),
     ("the manifests, rendered", manifests::check),
     ("the image", || image::run(&image::Args::default())),

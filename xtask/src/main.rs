@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod ci;
 mod clients;
+mod crds;
 mod demo;
 mod image;
 mod licences;
@@ -46,6 +47,8 @@ enum Task {
     Bench(bench::Args),
     /// Write the container image of the agent as an OCI archive
     Image(image::Args),
+    /// Write the CustomResourceDefinitions to deploy/base/crds, from the Rust types
+    Crds(crds::Args),
     /// Run every check that CI runs
     Ci,
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Image(args) => image::run(&args),
+        Task::Crds(args) => crds::run(&args),
         Task::Ci => ci::run(),
     };
     match outcome {

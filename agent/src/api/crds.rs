@@ -5,6 +5,8 @@
 use kube::CustomResourceExt;
 use serde_json::{Map, Value};
 
+use super::{TrafficLane, TrafficPolicy};
+
 /// What the API server is told about a kind.
 pub fn definition<K: CustomResourceExt>() -> Value {
     // The types are plain data with string keys: writing them as JSON cannot fail.
@@ -13,6 +15,17 @@ pub fn definition<K: CustomResourceExt>() -> Value {
         tidy(&mut version["schema"]["openAPIV3Schema"]);
     }
     json
+}
+
+/// All definitions as YAML: the name of the file that each belongs in, and its text.
+pub fn manifests() -> Result<Vec<(String, String)>, serde_saphyr::ser::Error> {
+    let definitions = [definition::<TrafficPolicy>(), definition::<TrafficLane>()];
+    let manifest = |definition: &Value| {
+        let plural = definition["spec"]["names"]["plural"].as_str().unwrap_or_default();
+        let yaml = serde_saphyr::to_string(definition)?;
+        Ok((format!("{plural}.yaml"), format!("# Made from the Rust types by `cargo xtask crds`.\n{yaml}")))
+    };
+    definitions.iter().map(manifest).collect()
 }
 
 /// The schema of one field of a kind's objects: `spec`.

@@ -26,12 +26,17 @@ pub(super) fn not_one_of<'a>(value: &str, known: impl Iterator<Item = &'a str> +
     )
 }
 
-fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     // Long words are not mistyped ones, and cost time.
     if word.len() > 64 {
         return None;
     }
     let word = word.to_lowercase();
+    // `labels` for `matchLabels`.
+    let mut holders = known.clone().filter(|known| word.len() > 3 && known.to_lowercase().contains(&word));
+    if let (Some(only), None) = (holders.next(), holders.next()) {
+        return Some(only);
+    }
     let alike = known.map(|known| (strsim::jaro_winkler(&word, &known.to_lowercase()), known));
     let (alike, closest) = alike.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
     (alike >= ALIKE).then_some(closest)
@@ -50,6 +55,7 @@ mod tests {
             ("maxrequests", Some("maxRequests")),
             ("Mode", Some("mode")),
             ("adpative", Some("adaptive")),
+            ("requests", Some("maxRequests")),
             ("burst", None),
             ("", None),
         ] {

@@ -16,6 +16,7 @@ mod field;
 mod hint;
 mod matching;
 mod schema;
+mod selector;
 mod span;
 mod target;
 mod traffic_lane;
@@ -29,7 +30,7 @@ use serde_json::Value;
 
 use self::field::Errors;
 pub use self::{
-    crds::definition,
+    crds::{definition, manifests},
     field::FieldError,
     matching::{
         CookieMatch, HeaderMatch, ParameterMatch, PathMatch, PathMatchType, RequestMatch, ValueMatchType,
@@ -136,13 +137,13 @@ kind!(TrafficLane => Lane);
 pub fn read<K: Kind>(object: &Value) -> Result<(K, K::Checked), Vec<FieldError>> {
     let errors = Errors::default();
     let at = errors.at("spec");
-    let mut doubtful = Vec::new();
+    let mut losses = Vec::new();
     let spec = match &object["spec"] {
         Value::Null => {
             at.refuse("not set: it is needed");
             None
         }
-        spec => K::schema().shape(spec, &at, &mut doubtful),
+        spec => K::schema().shape(spec, &at, &mut losses),
     };
     let Some(spec) = spec else {
         return Err(errors.end(()).err().unwrap_or_default());
@@ -164,8 +165,7 @@ pub fn read<K: Kind>(object: &Value) -> Result<(K, K::Checked), Vec<FieldError>>
         (Err(misshapen), Ok(_)) => Err(misshapen),
         (Err(mut misshapen), Err(more)) => {
             // What was left out of an object may be why the rest of it looks wrong.
-            let in_doubt =
-                |error: &FieldError| doubtful.iter().any(|path| error.field.starts_with(path.as_str()));
+            let in_doubt = |error: &FieldError| losses.iter().any(|loss| loss.explains(&error.field));
             misshapen.extend(more.into_iter().filter(|error| !in_doubt(error)));
             Err(misshapen)
         }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::{
     field::{At, quoted},
-    hint, matching,
+    hint, matching, selector,
 };
 
 /// What may stand in a place: the part of OpenAPI v3 that a structural schema is made of.
@@ -37,6 +37,21 @@ enum Type {
     Integer,
     Number,
     Boolean,
+}
+
+/// An object that lost a field which was not as it should be. What is found wrong in it afterwards may only be wrong because
+/// of that.
+pub(super) struct Loss {
+    of: String,
+    /// The field exists: its value was no good.
+    known: bool,
+}
+
+impl Loss {
+    /// Whether it may be why a field, with this path, looks wrong.
+    pub(super) fn explains(&self, field: &str) -> bool {
+        if self.known { field.starts_with(&self.of) } else { field == self.of }
+    }
 }
 
 impl Schema {
@@ -92,22 +107,23 @@ impl Schema {
 
     /// Whether the object is built as it should be: known fields, the right types, all that is needed. What is not is
     /// refused and left out of what is returned; `None` if what is left is nothing whole. Nulls are not there, as with the
-    /// API server. `doubtful` gets the paths of objects that lost a field: what is found wrong in them afterwards may only be
-    /// wrong because of that.
-    pub(super) fn shape(&self, value: &Value, at: &At<'_>, doubtful: &mut Vec<String>) -> Option<Value> {
+    /// API server. `losses` tells of what was left out.
+    pub(super) fn shape(&self, value: &Value, at: &At<'_>, losses: &mut Vec<Loss>) -> Option<Value> {
         match (&self.kind, value) {
             (Type::Object { properties, required }, Value::Object(fields)) => {
                 let mut kept = Map::new();
+                let here = || at.to_string();
                 for (name, value) in fields {
                     let at = at.field(name);
                     let Some(schema) = properties.get(name) else {
                         at.refuse(hint::unknown_field(name, properties.keys().map(String::as_str)));
+                        losses.push(Loss { of: here(), known: false });
                         continue;
                     };
                     if value.is_null() {
                         continue;
                     }
-                    if let Some(value) = schema.shape(value, &at, doubtful) {
+                    if let Some(value) = schema.shape(value, &at, losses) {
                         kept.insert(name.clone(), value);
                     }
                 }
@@ -119,14 +135,14 @@ impl Schema {
                 }
                 let known = |name: &String, value: &Value| properties.contains_key(name) && !value.is_null();
                 if kept.len() < fields.iter().filter(|(name, value)| known(name, value)).count() {
-                    doubtful.push(at.to_string());
+                    losses.push(Loss { of: at.to_string(), known: true });
                 }
                 whole.then_some(Value::Object(kept))
             }
             (Type::Map(schema), Value::Object(fields)) => {
                 let mut kept = Map::new();
                 for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-                    kept.insert(name.clone(), schema.shape(value, &at.field(name), doubtful)?);
+                    kept.insert(name.clone(), schema.shape(value, &at.field(name), losses)?);
                 }
                 Some(Value::Object(kept))
             }
@@ -135,7 +151,7 @@ impl Schema {
                 let items: Vec<_> = items
                     .iter()
                     .enumerate()
-                    .map(|(i, item)| schema.shape(item, &at.index(i), doubtful))
+                    .map(|(i, item)| schema.shape(item, &at.index(i), losses))
                     .collect();
                 items.into_iter().collect::<Option<_>>().map(Value::Array)
             }
@@ -248,6 +264,11 @@ impl Schema {
                     .to_owned()
             }
             super::HEALTH_CHECK_PATH => "a path begins with '/', and may end with '*'".to_owned(),
+            selector::LABEL_KEY => "a label key looks like app.kubernetes.io/name".to_owned(),
+            selector::LABEL_VALUE => {
+                "allowed are up to 63 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit"
+                    .to_owned()
+            }
             pattern => format!("it has to match {pattern}"),
         }
     }

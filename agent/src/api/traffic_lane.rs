@@ -9,7 +9,7 @@ use super::{
     Status,
     field::{At, Errors, FieldError, quoted},
     matching::{RequestMatch, check_header_name, each},
-    schema,
+    schema, selector,
     target::{self, TargetRef, UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE},
 };
 use crate::govern::{policy, tag::Tag};
@@ -59,6 +59,7 @@ pub struct TrafficLaneSpec {
     pub tag: String,
     /// The pods of this namespace that belong to the lane, besides those with the label sluice.dev/tag, whose own word wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "selector::schema")]
     pub workload_selector: Option<LabelSelector>,
     /// What becomes of a request of the lane to a Service that has no endpoint of it. Baseline: pods without a tag answer,
     /// and the request keeps its tag. Fail: it is answered with 503.
@@ -147,14 +148,16 @@ impl TrafficLane {
         target::check(&spec.target_refs, &at.field("targetRefs"));
         let entry_at = at.field("entry");
         for (i, rule) in spec.entry.iter().enumerate() {
-            if let Some(earlier) = spec.entry[..i].iter().position(|earlier| earlier.takes_the_same(rule)) {
+            let says_something = rule.matches.is_some() || rule.percentage.is_some();
+            let earlier = spec.entry[..i].iter().position(|earlier| earlier.takes_the_same(rule));
+            if let Some(earlier) = earlier.filter(|_| says_something) {
                 entry_at.index(i).refuse(format!(
                     "it is about the same requests as {entry_at}[{earlier}]: say one percentage for them"
                 ));
             }
         }
         let selector = spec.workload_selector.as_ref();
-        let selector = selector.map(|selector| check_selector(selector, &at.field("workloadSelector")));
+        let selector = selector.map(|selector| selector::check(selector, &at.field("workloadSelector")));
         let entry = each(&spec.entry, &entry_at, |rule, at| Some(rule.check(at)));
         schema::check(<Self as super::Kind>::schema(), spec, &at);
         errors.end(())?;
@@ -222,79 +225,5 @@ impl PercentageKey {
                 None
             }
         }
-    }
-}
-
-fn check_selector(selector: &LabelSelector, at: &At<'_>) -> policy::Selector {
-    use policy::Requirement::{DoesNotExist, Exists, In, NotIn};
-    let mut requirements = Vec::new();
-    let labels = at.field("matchLabels");
-    for (key, value) in selector.match_labels.iter().flatten() {
-        let at = labels.field(key);
-        check_label_key(key, &at);
-        check_label_value(value, &at);
-        requirements.push(In(key.as_str().into(), vec![value.as_str().into()]));
-    }
-    let expressions = at.field("matchExpressions");
-    for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {
-        let at = expressions.index(i);
-        check_label_key(&expression.key, &at.field("key"));
-        let key = expression.key.as_str().into();
-        let values = expression.values.as_deref().unwrap_or_default();
-        let values_at = at.field("values");
-        values.iter().enumerate().for_each(|(i, value)| check_label_value(value, &values_at.index(i)));
-        let texts = || values.iter().map(|value| value.as_str().into()).collect();
-        let (wants_values, requirement) = match &*expression.operator {
-            "In" => (true, In(key, texts())),
-            "NotIn" => (true, NotIn(key, texts())),
-            "Exists" => (false, Exists(key)),
-            "DoesNotExist" => (false, DoesNotExist(key)),
-            other => {
-                at.field("operator").refuse(super::hint::not_one_of(
-                    other,
-                    ["In", "NotIn", "Exists", "DoesNotExist"].into_iter(),
-                ));
-                continue;
-            }
-        };
-        if wants_values == values.is_empty() {
-            let operator = &expression.operator;
-            values_at.refuse(if wants_values {
-                format!("not set: operator {operator} needs values")
-            } else {
-                format!("operator {operator} goes without values")
-            });
-        }
-        requirements.push(requirement);
-    }
-    if requirements.is_empty() {
-        at.refuse("it selects every pod of the namespace: set matchLabels or matchExpressions");
-    }
-    policy::Selector { requirements }
-}
-
-/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>
-fn check_label_key(key: &str, at: &At<'_>) {
-    let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    let is_subdomain = |prefix: &str| {
-        prefix.len() <= 253
-            && prefix.split('.').all(|part| {
-                Tag::is_valid(part.as_bytes())
-                    && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            })
-    };
-    if !Tag::is_valid(name.as_bytes()) || !prefix.is_none_or(is_subdomain) {
-        at.refuse(format!("{} is no label key such as \"app.kubernetes.io/name\"", quoted(key)));
-    }
-}
-
-fn check_label_value(value: &str, at: &At<'_>) {
-    // Label values have the syntax of tags, and may be empty.
-    if !value.is_empty() && !Tag::is_valid(value.as_bytes()) {
-        at.refuse(format!(
-            "{} is no label value: allowed are up to 63 letters, digits, '-', '_' and '.', beginning and ending with a \
-             letter or digit",
-            quoted(value)
-        ));
     }
 }

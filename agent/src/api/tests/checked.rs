@@ -1,0 +1,349 @@
+//! What becomes of good objects, value by value.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::{api_server::ApiServer, *};
+use crate::govern::policy as to;
+
+fn checked<K: Kind>(object: &Value) -> K::Checked {
+    match read::<K>(object) {
+        Ok((_, checked)) => checked,
+        Err(errors) => panic!("{errors:#?}"),
+    }
+}
+
+/// The one thing in a lane or policy.
+fn one<T: Clone>(list: &[T]) -> T {
+    assert_eq!(list.len(), 1);
+    list[0].clone()
+}
+
+#[test]
+fn what_is_not_said_is_as_govern_has_it() {
+    let name = Some("shop/main".into());
+    let bare: Policy = checked::<TrafficPolicy>(&policy(&json!({})));
+    assert_eq!(bare, Policy { name: name.clone(), ..Policy::default() });
+    let empty = json!({
+        "loadBalancer": {"warmup": {}}, "drain": {}, "circuitBreaker": {}, "timeouts": {},
+        "outlierDetection": {"successRate": {}}, "retry": {"budget": {}, "backoff": {}},
+        "concurrency": {"adaptive": {}}, "fallbacks": [{"name": "stale", "on": ["Timeout"], "type": "Stale"}],
+    });
+    let wanted = Policy {
+        name,
+        load_balancer: to::LoadBalancer {
+            warmup: Some(to::WarmUp::default()),
+            ..to::LoadBalancer::default()
+        },
+        circuit_breaker: Some(to::CircuitBreaker::default()),
+        outlier_detection: Some(to::OutlierDetection {
+            success_rate: Some(to::SuccessRate::default()),
+            ..to::OutlierDetection::default()
+        }),
+        retry: Some(to::Retry::default()),
+        concurrency: Some(to::Concurrency {
+            max_requests: 1000,
+            adaptive: Some(to::Adaptive::default()),
+            mode: to::Mode::Enforce,
+        }),
+        fallbacks: vec![
+            to::Fallback {
+                name: "stale".into(),
+                on: vec![to::FallbackOn::Timeout],
+                action: to::FallbackAction::Stale(to::StaleAnswer::default()),
+            }
+            .into(),
+        ],
+        ..Policy::default()
+    };
+    assert_eq!(checked::<TrafficPolicy>(&policy(&empty)), wanted);
+    // The API server fills its defaults in before it stores an object: they must be the same.
+    let mut stored = policy(&empty);
+    stored["spec"] = ApiServer::of::<TrafficPolicy>().defaulted(&stored)["spec"].clone();
+    assert_ne!(stored, policy(&empty));
+    assert_eq!(checked::<TrafficPolicy>(&stored), wanted);
+}
+
+#[test]
+fn what_is_said_arrives() {
+    let seconds = Duration::from_secs;
+    let policy = checked::<TrafficPolicy>(&policy(&json!({
+        "mode": "Observe",
+        "loadBalancer": {
+            "type": "LeastRequest", "panicThresholdPercent": 30,
+            "warmup": {
+                "duration": "1m30s", "aggression": 2, "minimumPercent": 5, "delay": "3s", "startOn": "FirstRequest",
+                "healthCheckPaths": ["/healthz", "/actuator/*"],
+            },
+        },
+        "drain": {"timeout": "20s"},
+        "concurrency": {
+            "maxRequests": 64, "mode": "Enforce",
+            "adaptive": {"minRequests": 4, "updateInterval": "50ms", "minRttInterval": "2m"},
+        },
+        "circuitBreaker": {
+            "interval": "20s", "minimumRequests": 7, "errorPercent": 0, "errorCount": 3, "openDuration": "6s",
+            "halfOpenRequests": 2, "slowRequest": {"threshold": "800ms", "percent": 12.5},
+        },
+        "outlierDetection": {
+            "consecutiveErrors": 0, "interval": "4s", "baseEjectionTime": "5s", "maxEjectionTime": "50s",
+            "maxEjectionPercent": 25, "mode": "Enforce",
+            "successRate": {"minimumEndpoints": 3, "minimumRequests": 11, "stdevFactor": 1.5},
+        },
+        "timeouts": {"request": "0s", "backendRequest": "2s"},
+        "retry": {
+            "attempts": 3, "codes": [503], "grpcCodes": ["UNAVAILABLE", "DATA_LOSS"], "conditions": ["Timeout"],
+            "methods": ["GET", "POST"], "budget": {"percent": 15, "minRetriesPerSecond": 2.5},
+            "backoff": {"base": "10ms", "max": "1s"},
+        },
+    })));
+    assert_eq!(
+        policy,
+        Policy {
+            name: Some("shop/main".into()),
+            load_balancer: to::LoadBalancer {
+                algorithm: to::Algorithm::LeastRequest,
+                warmup: Some(to::WarmUp {
+                    duration: seconds(90),
+                    aggression: 2.0,
+                    minimum_percent: 5.0,
+                    delay: seconds(3),
+                    start_on: to::StartOn::FirstRequest,
+                    health_check_paths: vec!["/healthz".into(), "/actuator/*".into()],
+                }),
+                panic_threshold_percent: 30.0,
+            },
+            drain: to::Drain { timeout: Some(seconds(20)) },
+            rate_limits: Vec::new(),
+            concurrency: Some(to::Concurrency {
+                max_requests: 64,
+                adaptive: Some(to::Adaptive {
+                    min_requests: 4,
+                    update_interval: Duration::from_millis(50),
+                    min_rtt_interval: seconds(120),
+                }),
+                mode: to::Mode::Enforce,
+            }),
+            circuit_breaker: Some(to::CircuitBreaker {
+                interval: seconds(20),
+                minimum_requests: 7,
+                error_percent: None,
+                error_count: Some(3),
+                slow_request: Some(to::SlowRequest { threshold: Duration::from_millis(800), percent: 12.5 }),
+                open_duration: seconds(6),
+                half_open_requests: 2,
+                mode: to::Mode::Observe,
+            }),
+            outlier_detection: Some(to::OutlierDetection {
+                consecutive_errors: None,
+                success_rate: Some(to::SuccessRate {
+                    minimum_endpoints: 3,
+                    minimum_requests: 11,
+                    stdev_factor: 1.5,
+                }),
+                interval: seconds(4),
+                base_ejection: seconds(5),
+                max_ejection: seconds(50),
+                max_ejection_percent: 25.0,
+                mode: to::Mode::Enforce,
+            }),
+            timeouts: to::Timeouts { request: None, backend_request: Some(seconds(2)) },
+            retry: Some(to::Retry {
+                attempts: 3,
+                on: to::RetryOn {
+                    statuses: vec![503],
+                    grpc_statuses: vec![14, 15],
+                    reset: false,
+                    timeout: true,
+                },
+                methods: vec![Method::GET, Method::POST],
+                budget_percent: 15.0,
+                budget_minimum: 2.5,
+                backoff_base: Duration::from_millis(10),
+                backoff_max: seconds(1),
+            }),
+            fallbacks: Vec::new(),
+        }
+    );
+}
+
+#[test]
+fn rate_limits_arrive() {
+    let limit = |spec: Value| {
+        let policy = checked::<TrafficPolicy>(&policy(&json!({"mode": "Observe", "rateLimits": [spec]})));
+        (*one(&policy.rate_limits)).clone()
+    };
+    let base = to::RateLimit {
+        name: "l".into(),
+        requests: 10.0,
+        interval: Duration::from_secs(1),
+        burst: 10.0,
+        behaviour: to::Behaviour::Reject,
+        key: to::LimitKey::None,
+        scope: to::Scope::Node,
+        matches: to::RequestMatch::default(),
+        mode: to::Mode::Observe,
+    };
+    assert_eq!(limit(json!({"name": "l", "requests": 10})), base);
+    assert_eq!(
+        limit(json!({
+            "name": "l", "requests": 10, "interval": "1m", "burst": 2, "mode": "Enforce", "scope": "Caller",
+            "type": "WarmUp", "warmUp": {"duration": "20s", "coldFactor": 4}, "key": {"type": "Header", "name": "X-User"},
+        })),
+        to::RateLimit {
+            interval: Duration::from_secs(60),
+            burst: 2.0,
+            behaviour: to::Behaviour::WarmUp { duration: Duration::from_secs(20), cold_factor: 4.0 },
+            key: to::LimitKey::Header(HeaderName::from_static("x-user")),
+            scope: to::Scope::Caller,
+            mode: to::Mode::Enforce,
+            ..base.clone()
+        }
+    );
+    let queue = |timeout| to::Behaviour::Queue { timeout: Duration::from_millis(timeout) };
+    let queued = limit(
+        json!({"name": "l", "requests": 10, "type": "Queue", "key": {"type": "QueryParam", "name": "q"}}),
+    );
+    assert_eq!(queued.behaviour, queue(500));
+    assert_eq!(queued.key, to::LimitKey::QueryParameter("q".into()));
+    let queued = limit(
+        json!({"name": "l", "requests": 10, "type": "Queue", "queue": {"timeout": "2s"}, "key": {"type": "Caller"}}),
+    );
+    assert_eq!(queued.behaviour, queue(2000));
+    assert_eq!(queued.key, to::LimitKey::Caller);
+    let matched = limit(json!({"name": "l", "requests": 10, "match": {
+        "methods": ["POST"],
+        "path": {"value": "/orders"},
+        "headers": [{"name": "X-A", "value": "1"}, {"name": "x-b", "type": "Prefix", "value": "2"}],
+        "queryParams": [{"name": "c", "type": "Present"}],
+        "cookies": [{"name": "d", "type": "Absent"}, {"name": "e", "type": "RegularExpression", "value": "^f"}],
+    }}));
+    let is = to::ValueTest::Is;
+    assert_eq!(
+        matched.matches,
+        to::RequestMatch {
+            methods: vec![Method::POST],
+            path: Some(to::PathMatch::Prefix("/orders".to_owned())),
+            headers: vec![
+                (HeaderName::from_static("x-a"), is(to::ValueMatch::Exact("1".to_owned()))),
+                (HeaderName::from_static("x-b"), is(to::ValueMatch::Prefix("2".to_owned()))),
+            ],
+            query_parameters: vec![("c".to_owned(), to::ValueTest::Present)],
+            cookies: vec![
+                ("d".to_owned(), to::ValueTest::Absent),
+                (
+                    "e".to_owned(),
+                    is(to::ValueMatch::Regex(to::Pattern(
+                        regex::bytes::Regex::new("^f").expect("a pattern")
+                    )))
+                ),
+            ],
+        }
+    );
+}
+
+#[test]
+fn static_answers_arrive() {
+    let policy = checked::<TrafficPolicy>(&policy(&json!({"fallbacks": [{
+        "name": "sorry", "type": "Static",
+        "on": ["Throttled", "CircuitOpen", "NoEndpoint", "ConnectFailure", "Timeout", "ServerError"],
+        "static": {"status": 200, "headers": [{"name": "Content-Type", "value": "text/plain"}], "body": "später"},
+    }]})));
+    let fallback = one(&policy.fallbacks);
+    assert_eq!(fallback.on.len(), 6);
+    assert_eq!(
+        fallback.action,
+        to::FallbackAction::Static(to::StaticAnswer {
+            status: 200,
+            headers: vec![(HeaderName::from_static("content-type"), HeaderValue::from_static("text/plain"))],
+            body: "später".as_bytes().to_vec().into(),
+        })
+    );
+}
+
+#[test]
+fn lanes_arrive() {
+    let bare = checked::<TrafficLane>(&lane(&json!({})));
+    assert_eq!((&*bare.name, bare.tag.as_str()), ("shop/main", "gray"));
+    assert_eq!(bare.fallback, to::LaneFallback::Baseline);
+    assert!(bare.selector.is_none() && bare.targets.is_empty() && bare.entry.is_empty());
+
+    let lane = checked::<TrafficLane>(&lane(&json!({
+        "fallback": "Fail",
+        "workloadSelector": {
+            "matchLabels": {"app": "orders"},
+            "matchExpressions": [{"key": "track", "operator": "NotIn", "values": ["a", "b"]}, {"key": "x", "operator": "DoesNotExist"}],
+        },
+        "targetRefs": [{"name": "gateway"}, {"name": "web", "sectionName": "http"}],
+        "entry": [{
+            "match": {"cookies": [{"name": "beta", "value": "yes"}]},
+            "percentage": {"percent": 2.5, "key": {"type": "Cookie", "name": "uid"}},
+        }],
+    })));
+    assert_eq!(lane.fallback, to::LaneFallback::Fail);
+    assert_eq!(
+        lane.selector.expect("a selector").requirements,
+        [
+            to::Requirement::In("app".into(), vec!["orders".into()]),
+            to::Requirement::NotIn("track".into(), vec!["a".into(), "b".into()]),
+            to::Requirement::DoesNotExist("x".into()),
+        ]
+    );
+    assert_eq!(
+        lane.targets,
+        [
+            Target { service: "gateway".into(), port: None },
+            Target { service: "web".into(), port: Some("http".into()) },
+        ]
+    );
+    let rule = one(&lane.entry);
+    assert_eq!(rule.matches.cookies.len(), 1);
+    assert_eq!(
+        rule.percentage,
+        Some(to::Percentage { percent: 2.5, key: to::PercentageKey::Cookie("uid".into()) })
+    );
+}
+
+#[test]
+fn every_error_is_told_at_once_and_none_that_follows_from_another() {
+    let bad = policy(&json!({
+        "targetRefs": [],
+        "loadBalancer": {"warmup": {"minimumPercent": 200, "duraton": "1s"}},
+        // No limit at all without adaptive, but what was written may be one: nothing is said of it.
+        "concurrency": {"maxRequests": "many"},
+        "rateLimits": [{"name": "a", "requests": 1, "type": "Que", "queue": {}}, {"name": "b", "requests": 0}],
+        "retry": {"codes": [500, 400], "backoff": {"base": "1d"}},
+    }));
+    assert_eq!(
+        errors::<TrafficPolicy>(&bad),
+        [
+            "spec.concurrency.maxRequests: an integer is needed, not the string \"many\"",
+            "spec.loadBalancer.warmup.duraton: there is no such field: did you mean \"duration\"?",
+            "spec.rateLimits[0].type: \"Que\" is not allowed: did you mean \"Queue\"? allowed are \"Reject\", \"Queue\", \
+         \"WarmUp\"",
+            "spec.retry.codes[1]: 400 is not retried: allowed are 429 and 500 to 599",
+            "spec.retry.backoff.base: \"1d\" is no duration such as \"1m30s\" or \"500ms\": allowed are 1ms to 1m",
+            "spec.loadBalancer.warmup.minimumPercent: 200 is out of range: allowed are 0.01 to 100",
+            "spec.rateLimits[1].requests: 0 is out of range: allowed are 1 to 1000000000",
+            "spec.targetRefs: 0 items: allowed are 1 to 64",
+        ]
+    );
+}
+
+#[test]
+fn an_object_without_a_spec_or_with_a_strange_status_is_read() {
+    for bad in [json!({}), json!({"spec": null}), json!({"metadata": {"name": "a"}, "spec": {}})] {
+        assert!(!errors::<TrafficPolicy>(&bad).is_empty(), "{bad}");
+    }
+    assert_eq!(errors::<TrafficPolicy>(&json!({"spec": 7})), ["spec: an object is needed, not 7"]);
+    assert_eq!(errors::<TrafficPolicy>(&json!([])), ["spec: not set: it is needed"]);
+    let mut strange = policy(&json!({}));
+    strange["status"] = json!({"conditions": 7});
+    assert_eq!(errors::<TrafficPolicy>(&strange), [""; 0]);
+    strange["metadata"]["labels"] = json!({"a": 1});
+    assert_eq!(
+        errors::<TrafficPolicy>(&strange),
+        ["metadata.labels.a: invalid type: integer `1`, expected a string"]
+    );
+}

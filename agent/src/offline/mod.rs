@@ -1,0 +1,3 @@
+//! What `sluice` does without a cluster and without an agent: for those who write policies, and for their CI.
+
+pub mod crds;
