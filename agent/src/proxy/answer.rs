@@ -93,10 +93,10 @@ pub(crate) struct MadeUp {
     /// Without `content-length` and what is for one hop only.
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// Bytes of the body, or those that an answer to HEAD would have.
-    pub(crate) length: u64,
-    /// For gRPC: it is in the headers, nothing follows, and there is no length to speak of.
-    pub(crate) trailers_only: bool,
+    /// Bytes of the body, or those that an answer to HEAD would have; gRPC does not speak of it.
+    pub(crate) length: Option<u64>,
+    /// Of gRPC, if its status is not in the headers.
+    pub(crate) trailers: Option<HeaderMap>,
     /// The caller's connection must not be used again, because nobody knows where its next request begins.
     pub(crate) closes: bool,
 }
@@ -112,6 +112,12 @@ struct Body<'a> {
 }
 
 impl MadeUp {
+    /// An empty answer of gRPC, which still lacks its status.
+    pub(crate) fn grpc() -> Self {
+        let headers = HeaderMap::new();
+        Self { status: 200, headers, body: Bytes::new(), length: None, trailers: None, closes: false }
+    }
+
     pub(crate) fn of(cause: &Cause, kind: Kind) -> Self {
         let reason = cause.reason;
         let message = cause.message();
@@ -132,9 +138,9 @@ impl MadeUp {
         Self {
             status: if kind == Kind::Grpc { 200 } else { reason.status() },
             headers,
-            length: body.len() as u64,
+            length: (kind != Kind::Grpc).then_some(body.len() as u64),
             body: if kind == Kind::Head { Bytes::new() } else { body },
-            trailers_only: kind == Kind::Grpc,
+            trailers: None,
             closes: reason == Reason::BadRequest,
         }
     }
@@ -186,7 +192,8 @@ pub(crate) fn http1(answer: &MadeUp, keep_alive: bool, out: &mut BytesMut) {
     }
     // Neither has a body, and a length would be wrong (RFC 9110, section 8.6).
     if status != 204 && status != 304 {
-        add(out, b"content-length", answer.length.to_string().as_bytes());
+        let length = answer.length.unwrap_or_default();
+        add(out, b"content-length", length.to_string().as_bytes());
     }
     if !keep_alive {
         add(out, b"connection", b"close");
@@ -244,7 +251,7 @@ mod tests {
         assert_eq!((&body["rule"], &body["policy"]), (&name.into(), &"shop/orders".into()));
 
         let grpc = MadeUp::of(&cause, Kind::Grpc);
-        assert!(grpc.trailers_only && grpc.body.is_empty() && grpc.status == 200);
+        assert!(grpc.length.is_none() && grpc.body.is_empty() && grpc.status == 200);
         assert_eq!(grpc.headers["grpc-status"], "8");
         assert!(
             grpc.headers["grpc-message"]

@@ -20,6 +20,8 @@ use crate::{
 pub(crate) struct Chosen {
     pub(crate) in_flight: InFlight,
     pub(crate) lane: Lane,
+    /// Chosen among those that are held out as well, because too few are left.
+    pub(crate) panic: bool,
 }
 
 impl Chosen {
@@ -54,16 +56,22 @@ pub(crate) fn choose(
     // A caller that dialled an endpoint of a headless service has chosen for itself (DESIGN 5).
     if let Some(pinned) = &destination.pinned {
         let fresh = !tried.contains(&pinned.address);
-        return Ok(fresh.then(|| Chosen { in_flight: InFlight::begin(pinned.clone()), lane: Lane::Baseline }));
+        return Ok(fresh.then(|| Chosen {
+            in_flight: InFlight::begin(pinned.clone()),
+            lane: Lane::Baseline,
+            panic: false,
+        }));
     }
     let service = &destination.service;
     let caller = pod.pod.workload.load().address();
     let call = Call { tag, fallback: LaneFallback::default(), caller, tried, now_nanos: now.0 };
     match route::route(service.candidates(), &call, &mut worker.rng.borrow_mut()) {
         Ok(decision) if tried.contains(&decision.endpoint.address) => Ok(None),
-        Ok(decision) => {
-            Ok(Some(Chosen { in_flight: InFlight::begin(decision.endpoint), lane: decision.lane }))
-        }
+        Ok(decision) => Ok(Some(Chosen {
+            in_flight: InFlight::begin(decision.endpoint),
+            lane: decision.lane,
+            panic: decision.panic,
+        })),
         Err(Refusal::NoEndpoint) => Err(Reason::NoEndpoint),
         Err(Refusal::LaneUnavailable) => Err(Reason::LaneUnavailable),
     }

@@ -243,7 +243,7 @@ async fn wait_for_either(
             }
             (Some(Heard::Http1), Some((endpoint, chosen))) => {
                 let Connection { worker, pod, .. } = &*connection;
-                worker.pool.give(pod.id, chosen.address(), endpoint, None, Nanos::now());
+                worker.pool.give(pod.id, chosen.endpoint(), endpoint, None, Nanos::now());
                 return Heard::Http1;
             }
             (Some(heard), _) => return heard,

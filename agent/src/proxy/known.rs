@@ -7,10 +7,14 @@ use std::{
     cell::{RefCell, RefMut},
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
 };
 
 use super::worker::{PodHere, Worker};
-use crate::{cluster::model::Destination, observe::metrics::ServiceSeries};
+use crate::{
+    cluster::model::Destination,
+    observe::metrics::{ServiceMetrics, ServiceSeries},
+};
 
 /// Cheap to clone, so that a request takes what was known when it came.
 #[derive(Clone)]
@@ -19,6 +23,8 @@ pub(crate) struct Known {
     generation: u64,
     pub(crate) destination: Rc<Destination>,
     series: Rc<RefCell<ServiceSeries>>,
+    /// What is counted for the service, whoever calls.
+    pub(crate) numbers: Arc<ServiceMetrics>,
     /// It is still there.
     pub(crate) governed: bool,
 }
@@ -26,9 +32,11 @@ pub(crate) struct Known {
 impl Known {
     /// `destination` must have been found in the present turn of the worker, so that it is of the present snapshot.
     pub(crate) fn new(worker: &Worker, pod: &PodHere, destination: Destination) -> Self {
+        let series = series(pod, &destination);
         Self {
             generation: worker.snapshot().generation,
-            series: Rc::new(RefCell::new(series(pod, &destination))),
+            numbers: series.service().clone(),
+            series: Rc::new(RefCell::new(series)),
             destination: Rc::new(destination),
             governed: true,
         }
@@ -46,7 +54,9 @@ impl Known {
         if let Some(found) = found {
             let (old, new) = (&self.destination.service, &found.service);
             if (&old.namespace, &old.name, old.port) != (&new.namespace, &new.name, new.port) {
-                self.series = Rc::new(RefCell::new(series(pod, found)));
+                let series = series(pod, found);
+                self.numbers = series.service().clone();
+                self.series = Rc::new(RefCell::new(series));
             }
             self.destination = Rc::new(found.clone());
         }

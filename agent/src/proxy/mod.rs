@@ -15,6 +15,7 @@ mod choose;
 mod connection;
 mod detect;
 mod gate;
+mod gauges;
 mod governed;
 mod http1;
 mod http2;
@@ -91,6 +92,7 @@ pub struct Proxy {
 impl Proxy {
     /// Starts the worker threads.
     pub fn start(options: &Options) -> io::Result<Self> {
+        gauges::register(&options.metrics, &options.current).map_err(io::Error::other)?;
         let workers: io::Result<Vec<_>> =
             (0..options.workers.max(1)).map(|index| worker::start(index, options)).collect();
         Ok(Self { workers: workers?.into(), next_pod: Arc::default() })

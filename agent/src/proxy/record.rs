@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 
 use super::{
+    answer::Cause,
     choose::Chosen,
     worker::{Busy, PodHere, Worker},
 };
@@ -15,7 +16,7 @@ use crate::{
     },
     observe::{
         access_log::{Entry, TraceId},
-        metrics::{ActiveRequest, Series, ServiceSeries, TagOutcome},
+        metrics::{ActiveRequest, Series, ServiceMetrics, ServiceSeries, TagOutcome},
         reason::Reason,
     },
 };
@@ -44,6 +45,10 @@ struct Line {
     tag_source: Option<TagSource>,
     endpoint: Option<SocketAddr>,
     lane: Option<Tag>,
+    rule: Option<Arc<str>>,
+    attempts: u32,
+    /// When the last attempt began.
+    attempted: Nanos,
 }
 
 impl Record {
@@ -85,6 +90,9 @@ impl Record {
             tag_source: tagging.and_then(|tagging| tagging.source),
             endpoint: None,
             lane: None,
+            rule: None,
+            attempts: 0,
+            attempted: Nanos::ZERO,
         }));
     }
 
@@ -104,6 +112,15 @@ impl Record {
         if let Some(line) = &mut self.line {
             line.endpoint = Some(chosen.address());
             line.lane = lane.cloned();
+            line.attempts += 1;
+            line.attempted = Nanos::now();
+        }
+    }
+
+    /// The answer is made up because of a rule.
+    pub(crate) fn ruled(&mut self, cause: &Cause) {
+        if let (Some(line), Some(rule)) = (&mut self.line, &cause.rule) {
+            line.rule = Some(rule.name.clone());
         }
     }
 
@@ -117,12 +134,12 @@ impl Record {
     }
 
     /// The tags of a request, as they came and as they were served.
-    pub(crate) fn count_tags(series: &ServiceSeries, tagging: &Tagging, outcome: Option<TagOutcome>) {
+    pub(crate) fn count_tags(numbers: &ServiceMetrics, tagging: &Tagging, outcome: Option<TagOutcome>) {
         for _ in 0..tagging.invalid {
-            series.service().tag(TagOutcome::Invalid);
+            numbers.tag(TagOutcome::Invalid);
         }
         if let (Some(_), Some(outcome)) = (tagging.tag, outcome) {
-            series.service().tag(outcome);
+            numbers.tag(outcome);
         }
     }
 
@@ -143,6 +160,9 @@ impl Record {
             lane: line.lane.as_ref().map(Tag::as_str),
             tag_source: line.tag_source.map(TagSource::as_str),
             reason,
+            rule: line.rule.as_deref(),
+            attempts: line.attempts,
+            upstream_duration: (line.attempts > 0).then(|| Nanos::now().since(line.attempted).into()),
             duration: Nanos::now().since(self.started).into(),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,

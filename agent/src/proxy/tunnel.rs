@@ -8,7 +8,7 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
@@ -27,12 +27,17 @@ use super::{
     buffers::{BUFFER_BYTES, Buffers},
     choose::{self, Chosen},
     connection::Connection,
-    governed::{self, Held},
+    governed::{self, Elapsed, Held, Until},
     upstream::{self, CONNECT_ATTEMPTS, Opened},
 };
 use crate::{
     clock::Nanos,
     cluster::model::Destination,
+    govern::{
+        endpoint::Endpoint,
+        outcome::{ErrorKind, Outcome},
+        warmup,
+    },
     observe::{metrics::RetryCause, reason::Reason},
 };
 
@@ -63,10 +68,26 @@ pub(crate) async fn dial(
         let Some(chosen) = choose::choose(worker, pod, destination, tag.as_ref(), &tried, now)? else {
             break;
         };
+        let series = connection.series(destination);
+        let numbers = series.service();
+        let lane = chosen.endpoint().tag.as_ref();
+        // Of what goes on in a tunnel nothing is known: to the breaker the connection is the request.
+        let leave =
+            governed::ask_breaker(&destination.service, lane, numbers).map_err(|_| Reason::CircuitOpen)?;
         if !tried.is_empty() {
-            connection.series(destination).service().retried(RetryCause::ConnectRefused);
+            numbers.retried(RetryCause::ConnectRefused);
         }
-        match upstream::connect(worker, &*pod.pod.network, chosen.endpoint(), now).await {
+        if chosen.panic {
+            numbers.panicked();
+        }
+        let warmup = destination.service.governor.policy().load_balancer.warmup.as_ref();
+        warmup::note_connection(warmup, chosen.endpoint(), now.0);
+        let mut held = Held::new(chosen, leave, None);
+        let connected = upstream::connect(worker, &*pod.pod.network, held.chosen.endpoint(), now).await;
+        let outcome = if connected.is_ok() { Outcome::Success } else { ErrorKind::Connect.into() };
+        held.settle(worker, numbers, destination, Some(outcome));
+        let chosen = held.chosen;
+        match connected {
             Ok(stream) => return Ok((stream, chosen)),
             Err(error) => {
                 worker.complain(|| {
@@ -103,7 +124,7 @@ pub(crate) async fn serve(
     match dialled {
         Ok((stream, chosen)) => {
             let early = Early { from_caller: early, ..Early::default() };
-            carry(connection, &destination, stream, Held { chosen, permit }, early).await;
+            carry(connection, &destination, stream, Held::new(chosen, None, permit), early).await;
         }
         Err(reason) => refuse(connection, &destination, reason),
     }
@@ -134,10 +155,14 @@ pub(crate) async fn carry(
         active.series().add_request_bytes(up);
         active.series().add_response_bytes(down);
     };
-    let result = relay(&connection.worker.buffers, connection.stream, endpoint, early, &mut count).await;
-    active.finish(result.err().map(|side| match side {
-        Side::Caller => Reason::CallerClosed,
-        Side::Endpoint => Reason::UpstreamReset,
+    let until = Until::drained(destination.service.governor.policy().drain.timeout);
+    let over = Some((until, &**held.chosen.endpoint()));
+    let relayed =
+        relay(&connection.worker.buffers, connection.stream, endpoint, early, over, &mut count).await;
+    active.finish(relayed.err().map(|cut| match cut {
+        Cut::Caller => Reason::CallerClosed,
+        Cut::Endpoint => Reason::UpstreamReset,
+        Cut::Time(elapsed) => elapsed.reason(),
     }));
 }
 
@@ -148,7 +173,7 @@ pub(crate) async fn pass_through(connection: Connection) {
     match upstream::dial(&worker, &*pod.pod.network, original).await {
         Ok(endpoint) => {
             // How it ends has been passed on to both sides, and is nobody's fault here.
-            let _ = relay(&worker.buffers, stream, endpoint, Early::default(), &mut |_, _| {}).await;
+            let _ = relay(&worker.buffers, stream, endpoint, Early::default(), None, &mut |_, _| {}).await;
         }
         Err(error) => {
             worker.complain(|| tracing::warn!(pod = %pod.name(), %original, %error, "cannot connect"));
@@ -157,42 +182,52 @@ pub(crate) async fn pass_through(connection: Connection) {
     }
 }
 
-/// Whose connection broke.
+/// What ended a tunnel that did not end by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+enum Cut {
+    /// The caller's connection broke.
     Caller,
+    /// The endpoint's connection broke.
     Endpoint,
+    Time(Elapsed),
 }
 
-/// `count` is told of bytes as they are passed on, from the caller and from the endpoint.
+/// `over`: how long it may go on with this endpoint. `count` is told of bytes as they are passed on, from the caller and from the endpoint.
 async fn relay(
     buffers: &Buffers,
     mut caller: TcpStream,
     mut endpoint: Opened,
     early: Early,
+    over: Option<(Until, &Endpoint)>,
     count: &mut impl FnMut(u64, u64),
-) -> Result<(), Side> {
+) -> Result<(), Cut> {
     let mut up = Pump::new(early.from_caller);
     let mut down = Pump::new(early.from_endpoint);
     let ended = {
         let (mut caller_reads, mut caller_writes) = caller.split();
         let (mut endpoint_reads, mut endpoint_writes) = endpoint.split();
-        poll_fn(|cx| {
+        let mut relaying = pin!(poll_fn(|cx| {
             let upward = up.poll(cx, &mut caller_reads, &mut endpoint_writes, buffers);
             let downward = down.poll(cx, &mut endpoint_reads, &mut caller_writes, buffers);
             count(std::mem::take(&mut up.moved), std::mem::take(&mut down.moved));
             match (upward, downward) {
                 (Poll::Ready(Err(Broken::Source)), _) | (_, Poll::Ready(Err(Broken::Sink))) => {
-                    Poll::Ready(Err(Side::Caller))
+                    Poll::Ready(Err(Cut::Caller))
                 }
                 (Poll::Ready(Err(Broken::Sink)), _) | (_, Poll::Ready(Err(Broken::Source))) => {
-                    Poll::Ready(Err(Side::Endpoint))
+                    Poll::Ready(Err(Cut::Endpoint))
                 }
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
                 _ => Poll::Pending,
             }
-        })
-        .await
+        }));
+        match over {
+            None => relaying.await,
+            Some((until, endpoint)) => {
+                let relayed = until.wait(endpoint, relaying.as_mut()).await;
+                relayed.unwrap_or_else(|elapsed| Err(Cut::Time(elapsed)))
+            }
+        }
     };
     if ended.is_err() {
         // Whichever side broke, the other must not take it for an orderly end.

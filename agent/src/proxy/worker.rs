@@ -20,7 +20,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Options, Pod, accept, buffers::Buffers, gate::Gate, http2, pool::Pool, share::Share};
+use super::{Options, Pod, accept, buffers::Buffers, gate::Gate, gauges, http2, pool::Pool, share::Share};
 use crate::{
     clock::Nanos,
     cluster::model::Snapshot,
@@ -35,6 +35,9 @@ const BEAT: Duration = Duration::from_millis(200);
 
 /// How often idle connections are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// After how many sweeps the numbers of services that are gone are looked for.
+const FORGET_EVERY: u32 = 15;
 
 /// HTTP/2 requests that a pod may have in flight for each connection that it may have open: they cost less.
 const STREAMS_PER_CONNECTION: usize = 4;
@@ -249,10 +252,14 @@ impl Worker {
         });
     }
 
-    async fn tend(self: Rc<Self>) {
+    /// `first`: one of the workers does what is done once for all of them.
+    async fn tend(self: Rc<Self>, first: bool) {
         let mut every = tokio::time::interval(SWEEP);
-        loop {
+        for sweep in 0_u32.. {
             every.tick().await;
+            if first && sweep % FORGET_EVERY == 0 {
+                gauges::forget_gone(&self.metrics, &self.snapshot());
+            }
             let now = Nanos::now();
             self.pool.sweep(now);
             self.h2.sweep(now);
@@ -299,7 +306,7 @@ pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> 
         let _vital = Vital;
         runtime.block_on(async move {
             let worker = Rc::new(Worker::new(Rc::new(options)));
-            tokio::task::spawn_local(worker.clone().tend());
+            tokio::task::spawn_local(worker.clone().tend(index == 0));
             let mut beat = tokio::time::interval(BEAT);
             loop {
                 tokio::select! {

@@ -7,6 +7,7 @@ mod detection;
 mod drain;
 mod endpoints;
 mod entry;
+mod failing;
 mod framing;
 mod headers;
 mod interim;

@@ -65,6 +65,7 @@ struct Given {
     address: SocketAddr,
     tag: Option<&'static str>,
     ready: bool,
+    terminating: bool,
     load: Arc<Load>,
 }
 
@@ -90,7 +91,7 @@ impl Network for Loopback {
 
 impl Builder {
     fn given(mut self, address: SocketAddr, tag: Option<&'static str>, ready: bool) -> Self {
-        self.endpoints.push(Given { address, tag, ready, load: Arc::default() });
+        self.endpoints.push(Given { address, tag, ready, terminating: false, load: Arc::default() });
         self
     }
 
@@ -105,6 +106,15 @@ impl Builder {
     /// An endpoint of a lane that is not ready.
     pub(crate) fn unready(self, tag: &'static str, address: SocketAddr) -> Self {
         self.given(address, Some(tag), false)
+    }
+
+    /// The endpoint at this address shuts down, and still serves.
+    pub(crate) fn terminating(mut self, address: SocketAddr) -> Self {
+        let given = self.endpoints.iter_mut().find(|given| given.address == address).unwrap();
+        given.terminating = true;
+        // An endpoint's load knows by a clock that began before this.
+        given.load.set_terminating(true, 1);
+        self
     }
 
     pub(crate) fn no_endpoints(mut self) -> Self {
@@ -177,6 +187,7 @@ impl Builder {
                 tag: given.tag.map(|tag| tag.parse().unwrap()),
                 ready: given.ready,
                 serving: given.ready,
+                terminating: given.terminating,
                 load: given.load.clone(),
                 ..Endpoint::new(given.address)
             })

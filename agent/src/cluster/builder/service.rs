@@ -98,7 +98,11 @@ impl Built {
         for (index, port) in service.ports.iter().enumerate() {
             built.check_port_name(service, port, &slices);
             let policy = Arc::<Policy>::default();
-            let governor = Governor::next(before.governors.get(&port.port), policy, now.nanos);
+            let governor = Governor::next(
+                Some(before.governors.get(&port.port).unwrap_or(&store.seed)),
+                policy,
+                now.nanos,
+            );
             built.governors.insert(port.port, governor.clone());
             for &ipv6 in families {
                 let described = merge(port, ipv6, &slices);

@@ -5,10 +5,15 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use ahash::AHashMap;
 use smallvec::SmallVec;
 
-use crate::cluster::object::{EndpointSlice, Name, Namespace, Pod, PodReference, Service};
+use crate::{
+    cluster::object::{EndpointSlice, Name, Namespace, Pod, PodReference, Service},
+    govern::governor::Governor,
+};
 
 #[derive(Default)]
 pub(super) struct Store {
+    /// What governors begin with; by it they share what is one for the whole agent.
+    pub(super) seed: Arc<Governor>,
     pub(super) namespaces: AHashMap<Arc<str>, Namespace>,
     pub(super) services: AHashMap<Name, Service>,
     pub(super) slices: AHashMap<Name, EndpointSlice>,

@@ -35,6 +35,11 @@ struct Json<'e> {
     tag_source: Option<&'e str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'e str>,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_ms: Option<f64>,
     duration_ms: f64,
     request_bytes: u64,
     response_bytes: u64,
@@ -58,6 +63,9 @@ impl Entry<'_> {
             tag: self.tag,
             tag_source: self.tag_source,
             reason: self.reason.map(super::Reason::code),
+            rule: self.rule,
+            attempts: self.attempts,
+            upstream_ms: self.upstream_duration.map(milliseconds),
             duration_ms: milliseconds(self.duration),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
@@ -101,10 +109,19 @@ impl Entry<'_> {
             (Some(tag), Some(source)) => write!(line, " tag={tag} from={source}")?,
             _ => line.push_str(" tag=- from=-"),
         }
+        write!(line, " reason={} rule=", self.reason.map_or("-", super::Reason::code))?;
+        match self.rule {
+            Some(rule) => write!(line, "{}", Escaped(cut(rule.as_bytes())))?,
+            None => line.push('-'),
+        }
+        write!(line, " attempts={} upstream=", self.attempts)?;
+        match self.upstream_duration {
+            Some(duration) => write!(line, "{:.3}ms", milliseconds(duration))?,
+            None => line.push('-'),
+        }
         writeln!(
             line,
-            " reason={} {:.3}ms in={} out={} trace={}",
-            self.reason.map_or("-", super::Reason::code),
+            " {:.3}ms in={} out={} trace={}",
             milliseconds(self.duration),
             self.request_bytes,
             self.response_bytes,

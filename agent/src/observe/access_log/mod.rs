@@ -62,6 +62,12 @@ pub struct Entry<'e> {
     /// Who gave the tag.
     pub tag_source: Option<&'e str>,
     pub reason: Option<Reason>,
+    /// The rule of a policy that is behind the reason.
+    pub rule: Option<&'e str>,
+    /// How many endpoints it was sent to, one after the other.
+    pub attempts: u32,
+    /// From the beginning of the last attempt to the answer's end.
+    pub upstream_duration: Option<Duration>,
     pub duration: Duration,
     pub request_bytes: u64,
     pub response_bytes: u64,

@@ -21,6 +21,9 @@ fn entry<'e>(path: &'e [u8], service: &'e dyn Display) -> Entry<'e> {
         lane: Some("gray"),
         tag_source: Some("header"),
         reason: None,
+        rule: None,
+        attempts: 1,
+        upstream_duration: Some(Duration::from_millis(1)),
         duration: Duration::from_micros(1234),
         request_bytes: 5,
         response_bytes: 100,
@@ -34,7 +37,7 @@ fn text_says_all_in_one_line() {
     assert_eq!(
         line,
         "2024-02-29T23:59:59.250Z shop/gateway-1 \"GET /a?b=c HTTP/1.1\" 200 orders.shop:8080 10.1.0.7:8080 \
-         lane=gray tag=gray from=header reason=- 1.234ms in=5 out=100 trace=4bf92f3577b34da6a3ce929d0e0e4736\n"
+         lane=gray tag=gray from=header reason=- rule=- attempts=1 upstream=1.000ms 1.234ms in=5 out=100 trace=4bf92f3577b34da6a3ce929d0e0e4736\n"
     );
 }
 
@@ -73,7 +76,7 @@ fn json_leaves_out_what_is_not_there() {
         serde_json::json!({
             "time": "2024-02-29T23:59:59.250Z", "source_namespace": "shop", "source_pod": "gateway-1",
             "method": "GET", "path": "/", "protocol": "HTTP/1.1", "status": 503, "service": "orders.shop:8080",
-            "reason": "no_endpoint", "duration_ms": 1.234, "request_bytes": 5, "response_bytes": 100,
+            "reason": "no_endpoint", "attempts": 1, "upstream_ms": 1.0, "duration_ms": 1.234, "request_bytes": 5, "response_bytes": 100,
         })
     );
 }

@@ -12,13 +12,14 @@ use std::{
 use super::{
     Exchange,
     deadline::{Deadline, Elapsed},
+    stand_in::Failed,
 };
 use crate::{
     clock::Nanos,
     govern::{
         concurrency::{Full, Limiter, Permit},
         governor::Governor,
-        policy::Mode,
+        policy::{FallbackOn, Mode},
         throttle::{Admission, Verdict},
     },
     observe::{
@@ -33,9 +34,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a request is not made.
 pub(super) enum Stop {
-    Refused(Cause),
     CallerGone,
-    TimedOut(Elapsed),
+    Failed(Failed),
 }
 
 /// What a caller does while its request waits.
@@ -59,7 +59,7 @@ pub(super) async fn admit<E: Exchange>(
         _ => Some(Box::pin(take_turn(exchange, governor, deadline)).await?),
     };
     let Some(limiter) = governor.limiter() else { return Ok(None) };
-    let acquired = acquire(limiter, exchange.call().known.series().service());
+    let acquired = acquire(limiter, &exchange.call().known.numbers);
     acquired.map_err(|Full { .. }| {
         if let Some(verdict) = verdict {
             verdict.give_back();
@@ -67,7 +67,7 @@ pub(super) async fn admit<E: Exchange>(
         let policy = governor.policy().name.as_ref();
         let name = "concurrency.maxRequests".into();
         let cause = Cause::of_rule(Reason::ConcurrencyLimited, &name, policy, Some(RETRY_AFTER));
-        Stop::Refused(cause)
+        Stop::Failed(Failed::new(cause, FallbackOn::Throttled))
     })
 }
 
@@ -95,21 +95,14 @@ async fn take_turn<E: Exchange>(
     let policy = governor.policy().name.as_ref();
     if let Some(refusal) = verdict.refusal() {
         let after = Some(refusal.retry_after);
-        return Err(Stop::Refused(Cause::of_rule(Reason::Throttled, &refusal.rule.name, policy, after)));
+        let cause = Cause::of_rule(Reason::Throttled, &refusal.rule.name, policy, after);
+        return Err(Stop::Failed(Failed::new(cause, FallbackOn::Throttled)));
     }
     let wait = verdict.wait();
     if wait.is_zero() {
         return Ok(verdict);
     }
-    let left = {
-        let mut turn = pin!(tokio::time::sleep(wait));
-        let waiting = poll_fn(|cx: &mut Context<'_>| match exchange.poll_left(cx) {
-            Poll::Ready(left) => Poll::Ready(Some(left)),
-            Poll::Pending => turn.as_mut().poll(cx).map(|()| None),
-        });
-        deadline.request().wait(pin!(waiting)).await
-    };
-    match left {
+    match pause(exchange, wait, deadline, true).await {
         Ok(None) => Ok(verdict),
         Ok(Some(left)) => {
             let queued = verdict.decisions().find(|(_, admission)| matches!(admission, Admission::After(_)));
@@ -117,18 +110,36 @@ async fn take_turn<E: Exchange>(
             verdict.give_back();
             Err(match left {
                 Left::Gone => Stop::CallerGone,
-                Left::Ended => Stop::Refused(Cause::of_rule(Reason::Throttled, &name, policy, None)),
+                Left::Ended => {
+                    let cause = Cause::of_rule(Reason::Throttled, &name, policy, None);
+                    Stop::Failed(Failed::new(cause, FallbackOn::Throttled))
+                }
             })
         }
         Err(elapsed) => {
             verdict.give_back();
-            Err(Stop::TimedOut(elapsed))
+            Err(Stop::Failed(Failed::new(elapsed.cause(governor), FallbackOn::Timeout)))
         }
     }
 }
 
+/// Waits, while the caller is watched. One that has ended its side leaves only if that `ends` the request.
+pub(super) async fn pause<E: Exchange>(
+    exchange: &mut E,
+    time: Duration,
+    deadline: Deadline,
+    ends: bool,
+) -> Result<Option<Left>, Elapsed> {
+    let mut over = pin!(tokio::time::sleep(time));
+    let waiting = poll_fn(|cx: &mut Context<'_>| match exchange.poll_left(cx) {
+        Poll::Ready(left) if ends || left == Left::Gone => Poll::Ready(Some(left)),
+        _ => over.as_mut().poll(cx).map(|()| None),
+    });
+    deadline.request().wait_only(pin!(waiting)).await
+}
+
 fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict) {
-    let series = exchange.call().known.series();
+    let numbers = &exchange.call().known.numbers;
     for (rule, admission) in verdict.decisions() {
         let decision = match (admission, rule.mode) {
             (Admission::After(_), Mode::Enforce) => LimitDecision::Queued,
@@ -137,6 +148,6 @@ fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict) {
             (Admission::Refused { .. }, Mode::Enforce) => LimitDecision::Refused,
             (Admission::Refused { .. }, Mode::Observe) => LimitDecision::WouldRefuse,
         };
-        series.service().rate_limited(&rule.name, decision);
+        numbers.rate_limited(&rule.name, decision);
     }
 }

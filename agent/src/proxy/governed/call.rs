@@ -10,6 +10,7 @@ use crate::{
         reason::Reason,
     },
     proxy::{
+        answer::Cause,
         choose::Chosen,
         known::Known,
         record::Record,
@@ -37,17 +38,24 @@ impl Call {
     }
 
     pub(crate) fn retried(&self, cause: RetryCause) {
-        self.known.series().service().retried(cause);
+        self.known.numbers.retried(cause);
     }
 
     /// What became of the request's tags; `None`: it had none, or nothing became of it.
     pub(super) fn count_tags(&self, outcome: Option<TagOutcome>) {
-        Record::count_tags(&self.known.series(), &self.tagging, outcome);
+        Record::count_tags(&self.known.numbers, &self.tagging, outcome);
     }
 
     /// The request has ended.
     pub(crate) fn finish(&mut self, status: u16, reason: Option<Reason>) {
         self.record.finish(&mut self.known.series(), status, reason);
+    }
+
+    /// The request has ended with an answer that Sluice made up; `status` is 0 if nobody got it.
+    pub(super) fn finish_made_up(&mut self, status: u16, cause: &Cause) {
+        self.record.ruled(cause);
+        let reason = if status == 0 { Reason::CallerClosed } else { cause.reason };
+        self.finish(status, Some(reason));
     }
 
     /// Logs a failure that Sluice has answered for.

@@ -6,7 +6,13 @@ use http::HeaderName;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    govern::{governor::Governor, policy::Timeouts, request::Request},
+    clock::Nanos,
+    govern::{
+        endpoint::Endpoint,
+        governor::Governor,
+        policy::{Policy, Timeouts},
+        request::Request,
+    },
     observe::reason::Reason,
     proxy::answer::{Cause, Kind},
 };
@@ -20,16 +26,26 @@ pub(crate) enum Elapsed {
     Request,
     /// That of one attempt.
     BackendRequest,
+    /// That which an endpoint is given to shut down.
+    Drained,
 }
 
 impl Elapsed {
+    pub(crate) fn reason(self) -> Reason {
+        match self {
+            Self::Request | Self::BackendRequest => Reason::Timeout,
+            Self::Drained => Reason::EndpointDrained,
+        }
+    }
+
     /// The answer that says so.
     pub(super) fn cause(self, governor: &Governor) -> Cause {
         let field = match self {
             Self::Request => "timeouts.request",
             Self::BackendRequest => "timeouts.backendRequest",
+            Self::Drained => "drain.timeout",
         };
-        Cause::of_rule(Reason::Timeout, &Arc::from(field), governor.policy().name.as_ref(), None)
+        Cause::of_rule(self.reason(), &Arc::from(field), governor.policy().name.as_ref(), None)
     }
 }
 
@@ -38,13 +54,16 @@ impl Elapsed {
 pub(super) struct Deadline {
     request: Option<Instant>,
     backend_request: Option<Duration>,
+    /// After an endpoint has begun to shut down.
+    drain: Option<Duration>,
 }
 
 impl Deadline {
     /// The request's time begins now. Where a policy limits it, the caller's own `grpc-timeout` counts if it is shorter.
-    pub(super) fn begin(timeouts: Timeouts, kind: Kind, request: &impl Request) -> Self {
+    pub(super) fn begin(policy: &Policy, kind: Kind, request: &impl Request) -> Self {
+        let (timeouts, drain) = (policy.timeouts, policy.drain.timeout);
         if timeouts == Timeouts::default() {
-            return Self::default();
+            return Self { drain, ..Self::default() };
         }
         let asked =
             if kind == Kind::Grpc { request.header(&GRPC_TIMEOUT).and_then(grpc_timeout) } else { None };
@@ -53,33 +72,71 @@ impl Deadline {
             (policy, caller) => policy.or(caller),
         };
         let request = whole.and_then(|whole| Instant::now().checked_add(whole));
-        Self { request, backend_request: timeouts.backend_request }
+        Self { request, backend_request: timeouts.backend_request, drain }
     }
 
     /// The time of an attempt begins now.
     pub(super) fn attempt(self) -> Until {
         let attempt = self.backend_request.and_then(|most| Instant::now().checked_add(most));
-        Until(match (self.request, attempt) {
+        let at = match (self.request, attempt) {
             (Some(request), Some(attempt)) if attempt < request => Some((attempt, Elapsed::BackendRequest)),
             (Some(request), _) => Some((request, Elapsed::Request)),
             (None, attempt) => attempt.map(|attempt| (attempt, Elapsed::BackendRequest)),
-        })
+        };
+        Until { at, drain: self.drain }
     }
 
     /// For what is waited for between attempts.
     pub(super) fn request(self) -> Until {
-        Until(self.request.map(|request| (request, Elapsed::Request)))
+        Until { at: self.request.map(|request| (request, Elapsed::Request)), drain: None }
     }
 }
 
 /// Until when something may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Until(Option<(Instant, Elapsed)>);
+pub(crate) struct Until {
+    at: Option<(Instant, Elapsed)>,
+    drain: Option<Duration>,
+}
+
+/// How often it is looked whether an endpoint has begun to shut down.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Until {
-    /// Waits no longer. (Takes a pinned future, because a moved one would be kept twice.)
-    pub(super) async fn wait<F: Future>(self, future: Pin<&mut F>) -> Result<F::Output, Elapsed> {
-        match self.0 {
+    /// What goes on with an endpoint ends only if that has been shutting down for so long.
+    pub(crate) fn drained(after: Option<Duration>) -> Self {
+        Self { at: None, drain: after }
+    }
+
+    /// Waits no longer for what goes on with an endpoint. (Takes a pinned future, because a moved one would be kept twice.)
+    pub(crate) async fn wait<F: Future>(
+        self,
+        endpoint: &Endpoint,
+        mut future: Pin<&mut F>,
+    ) -> Result<F::Output, Elapsed> {
+        let Some(drain) = self.drain else { return self.wait_only(future).await };
+        let drain = Nanos::of(drain);
+        loop {
+            let (now, instant) = (Nanos::now(), Instant::now());
+            let due = endpoint.load.terminating_since().map(|since| Nanos(since) + drain);
+            let left = due.map_or(Nanos::of(LOOK), |due| due.since(now)).min(Nanos::of(LOOK));
+            let next = Until { at: Some((instant + left.into(), Elapsed::Drained)), drain: None };
+            let next = match self.at {
+                Some((at, elapsed)) if at <= instant + left.into() => {
+                    Until { at: Some((at, elapsed)), drain: None }
+                }
+                _ => next,
+            };
+            match next.wait_only(future.as_mut()).await {
+                Err(Elapsed::Drained) if due.is_none_or(|due| Nanos::now() < due) => {}
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Waits no longer.
+    pub(super) async fn wait_only<F: Future>(self, future: Pin<&mut F>) -> Result<F::Output, Elapsed> {
+        match self.at {
             None => Ok(future.await),
             Some((at, elapsed)) => timeout_at(at, future).await.map_err(|_| elapsed),
         }
@@ -136,7 +193,7 @@ mod tests {
             let now = Instant::now();
             let request = request.map(|seconds| now + Duration::from_secs(seconds));
             let backend_request = backend.map(Duration::from_secs);
-            Deadline { request, backend_request }.attempt().0.map(|(_, elapsed)| elapsed)
+            Deadline { request, backend_request, drain: None }.attempt().at.map(|(_, elapsed)| elapsed)
         };
         assert_eq!(of(None, None), None);
         assert_eq!(of(Some(5), None), Some(Elapsed::Request));

@@ -1,282 +1,300 @@
 //! The way of a request through the rules, the same for HTTP/1 and HTTP/2.
 //!
-//! [`carry`] calls the stages in order. What moves bytes is an [`Exchange`], one for each protocol: it sends a request to
-//! an endpoint, passes an answer on, or answers in an endpoint's place, and decides nothing.
+//! [`carry`] calls the stages in order: the limits ([`admit`]); for each [`attempt`] an endpoint, and the leave of its
+//! circuit breaker; the time that it may take ([`deadline`]); whether a failure is tried [`again`]; and what is
+//! answered where no endpoint did ([`stand_in`]). What moves bytes is an [`Exchange`], one for each protocol: it sends a
+//! request to an endpoint, passes an answer on, or answers in an endpoint's place, and decides nothing.
 
 mod admit;
+mod again;
+mod attempt;
 mod call;
 mod deadline;
+mod exchange;
+mod stand_in;
 
-use std::{
-    net::SocketAddr,
-    pin::pin,
-    rc::Rc,
-    task::{Context, Poll},
-};
-
-use smallvec::SmallVec;
+use std::{pin::pin, rc::Rc};
 
 use self::{
     admit::Stop,
-    deadline::{Deadline, Elapsed, Until},
+    again::{Tried, error_kind},
+    deadline::Deadline,
+    stand_in::{Failed, find, give, stand_in},
 };
 pub(crate) use self::{
     admit::{Left, acquire},
+    attempt::{Held, ask_breaker},
     call::Call,
+    deadline::{Elapsed, Until},
+    exchange::{Break, Exchange, Failure},
 };
-use super::{
-    answer::{Cause, Kind, MadeUp},
-    choose::{self, Chosen},
-    upstream::CONNECT_ATTEMPTS,
-};
+use super::{answer::Cause, upstream::CONNECT_ATTEMPTS};
 use crate::{
     clock::Nanos,
-    govern::{concurrency::Permit, governor::Governor, request::Request},
+    cluster::model::Destination,
+    govern::{
+        concurrency,
+        fallback::stale,
+        governor::{Governor, Stale},
+        outcome::{ErrorKind, Outcome},
+        policy::FallbackOn,
+        retry, warmup,
+    },
     observe::{
         metrics::{RetryCause, TagOutcome},
         reason::Reason,
     },
 };
 
-/// A request and its answer, as their protocol moves them.
-pub(crate) trait Exchange {
-    /// An answer of an endpoint whose head is there, and the way to the rest of it.
-    type Answer;
-    /// What the caller's connection is told at the end.
-    type Ended;
-
-    fn call(&mut self) -> &mut Call;
-
-    /// Sends the request to an endpoint and waits for the head of its answer, which is not passed on yet (those of interim
-    /// answers are).
-    async fn attempt(&mut self, chosen: &Chosen) -> Result<Self::Answer, Failure>;
-
-    fn status(answer: &Self::Answer) -> u16;
-
-    /// What follows the head is another protocol.
-    fn is_tunnel(answer: &Self::Answer) -> bool;
-
-    /// When the endpoint had been given the whole request; `None` if it has not.
-    fn sent_at(&self, answer: &Self::Answer) -> Option<Nanos>;
-
-    /// Everything that was sent can be sent again, and the caller has heard nothing yet.
-    fn can_repeat(&self) -> bool;
-
-    /// The next attempt begins with the beginning.
-    fn repeat(&mut self);
-
-    /// Passes the answer on, to its end.
-    async fn pass_on(&mut self, answer: &mut Self::Answer) -> Result<(), Break>;
-
-    /// Bytes of bodies that have been passed on, of the request and of the answer.
-    fn passed(&self, answer: Option<&Self::Answer>) -> (u64, u64);
-
-    /// The answer has ended, and how: leaves both connections as they should be.
-    async fn conclude(&mut self, answer: Self::Answer, held: Held, ended: Result<(), Break>) -> Self::Ended;
-
-    /// Answers in the place of an endpoint. Returns the status that the caller got; 0 if it has gone.
-    async fn make_up(&mut self, answer: &MadeUp) -> (u16, Self::Ended);
-
-    /// The request as rules see it, for as long as it can be sent again.
-    fn request(&self) -> impl Request;
-
-    /// Whether the caller leaves, while its request is not yet sent.
-    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left>;
-
-    /// What the caller understands.
-    fn kind(&self) -> Kind;
-
-    /// Gives the last attempt's failure to the caller in the protocol's own way, if it has one. Returns as [`make_up`].
-    fn hand_on(&mut self) -> Option<(u16, Self::Ended)>;
-
-    /// There is nobody to answer.
-    fn leave(&mut self) -> Self::Ended;
-}
-
-/// What a request holds as long as it lasts, or the tunnel that it becomes.
-pub(crate) struct Held {
-    pub(crate) chosen: Chosen,
-    /// Its place among the requests in flight, if they are limited.
-    pub(crate) permit: Option<Permit>,
-}
-
-/// Why an attempt brought no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The endpoint cannot be connected to.
-    Connect,
-    /// The endpoint said that it has not processed the request, and will not.
-    Refused,
-    /// The way to the endpoint broke, or what came back is no answer.
-    Broken(Reason),
-    /// The request cannot be sent on.
-    Unfit(Reason),
-    CallerGone,
-    TimedOut(Elapsed),
-}
-
-/// Why an answer that had begun did not come to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Break {
-    /// Having got this status, or 0 for none.
-    CallerGone(u16),
-    /// The endpoint's connection broke, or what came over it was not valid.
-    Answer(Reason),
-    /// The endpoint's connection ended in order, but too early.
-    End,
-    /// Its time was over.
-    TimedOut,
-}
-
 /// Carries a request from its head to the end of its answer.
 pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     let destination = Rc::clone(&exchange.call().known.destination);
     let governor = &*destination.service.governor;
-    let deadline = Deadline::begin(governor.policy().timeouts, exchange.kind(), &exchange.request());
-    let mut permit = match admit::admit(exchange, governor, deadline).await {
-        Ok(permit) => permit,
-        Err(stop) => return stopped(exchange, governor, stop).await,
-    };
-    let mut tried = SmallVec::<[SocketAddr; CONNECT_ATTEMPTS]>::new();
-    let mut unconnected = 0;
-    let mut refused = false;
-    loop {
-        let chosen = match choose(exchange.call(), &tried) {
-            Ok(Some(chosen)) if unconnected < CONNECT_ATTEMPTS => chosen,
-            Ok(_) => return answer(exchange, Reason::UpstreamConnect).await,
-            Err(reason) => {
-                exchange.call().count_tags(Some(TagOutcome::Refused));
-                return answer(exchange, reason).await;
-            }
-        };
-        if unconnected > 0 {
-            exchange.call().retried(RetryCause::ConnectRefused);
+    let deadline = Deadline::begin(governor.policy(), exchange.kind(), &exchange.request());
+    let key = governor.stale().and_then(|stale| stale_key(exchange, stale));
+    let mut place = match admit::admit(exchange, governor, deadline).await {
+        Ok(place) => place,
+        Err(Stop::CallerGone) => return gone(exchange),
+        Err(Stop::Failed(failed)) => {
+            exchange.call().count_tags(None);
+            return stand_in(exchange, governor, key, &failed).await;
         }
-        exchange.call().chosen(&chosen);
+    };
+    if let Some(budget) = governor.budget() {
+        budget.deposit(Nanos::now().0);
+        exchange.keep();
+    }
+    let mut tried = Tried::default();
+    loop {
+        let mut held = match begin(exchange, &destination, &mut tried, place.take()) {
+            Ok(held) => held,
+            Err(failed) => return stand_in(exchange, governor, key, &failed).await,
+        };
         let until = deadline.attempt();
-        let attempted = until.wait(pin!(exchange.attempt(&chosen))).await;
+        let attempted = until.wait(held.chosen.endpoint(), pin!(exchange.attempt(&held.chosen))).await;
         let failure = match attempted {
             Ok(Ok(answer)) => {
-                let held = Held { chosen, permit: permit.take() };
-                return pass_on(exchange, answer, held, until).await;
+                held.answered(exchange.sent_at(&answer));
+                let (status, grpc) = (E::status(&answer), exchange.grpc_status(&answer));
+                let outcome = Outcome::of_answer(status, grpc);
+                let failure = retry::Failure::of_answer(status, grpc);
+                if (status >= 429 || grpc.is_some()) && tried.may_retry(exchange, governor, failure) {
+                    exchange.call().settle(&mut held, Some(outcome));
+                    exchange.discard(answer);
+                    place = held.take_place();
+                    let failed = held.chosen.address();
+                    drop(held);
+                    match tried.begin_again(exchange, governor, failure, failed, deadline).await {
+                        Ok(true) => continue,
+                        Ok(false) => return gone(exchange),
+                        Err(elapsed) => return timed_out(exchange, governor, key, elapsed).await,
+                    }
+                }
+                let cause = Cause::from(Reason::UpstreamError);
+                if let Some(on) = FallbackOn::of_outcome(outcome)
+                    && let Some(fallback) = find(exchange, governor, key, on, &cause)
+                {
+                    let call = exchange.call();
+                    call.settle(&mut held, Some(outcome));
+                    call.count_tags(held.chosen.tag_outcome());
+                    held.complete(true);
+                    exchange.discard(answer);
+                    return give(exchange, &fallback, &cause).await;
+                }
+                return pass_on(exchange, &destination, key, answer, held, until).await;
             }
             Ok(Err(failure)) => failure,
             Err(elapsed) => Failure::TimedOut(elapsed),
         };
-        match failure {
-            Failure::Connect => {
-                tried.push(chosen.address());
-                unconnected += 1;
+
+        let kind = error_kind(failure);
+        if kind.is_some() || failure == Failure::CallerGone {
+            exchange.call().settle(&mut held, kind.map(Outcome::Error));
+        }
+        let again = kind.and_then(retry::Failure::of_error);
+        match (failure, again) {
+            (Failure::CallerGone, _) => {
+                held.complete(true);
+                return gone(exchange);
+            }
+            (Failure::Connect, _) => {
+                tried.rule_out(&held.chosen);
+                tried.unconnected += 1;
+                place = held.take_place();
             }
             // Once, and on another endpoint: if there is none, the caller hears what this one said.
-            Failure::Refused if !refused && exchange.can_repeat() => {
-                refused = true;
-                tried.push(chosen.address());
-                if !matches!(choose(exchange.call(), &tried), Ok(Some(_))) {
-                    return fail(exchange, &chosen, Reason::UpstreamReset).await;
+            (Failure::Refused, _) if !tried.refused && exchange.can_repeat() => {
+                tried.refused = true;
+                tried.rule_out(&held.chosen);
+                if !matches!(tried.choose(exchange.call()), Ok(Some(_))) {
+                    return fail(exchange, governor, key, &mut held, failure).await;
                 }
                 exchange.call().retried(RetryCause::StreamRefused);
                 exchange.repeat();
+                place = held.take_place();
             }
-            Failure::Refused => return fail(exchange, &chosen, Reason::UpstreamReset).await,
-            Failure::Broken(reason) => return fail(exchange, &chosen, reason).await,
-            Failure::Unfit(reason) => return answer(exchange, reason).await,
-            Failure::TimedOut(elapsed) => {
-                let call = exchange.call();
-                call.complain(&chosen, Reason::Timeout);
-                call.count_tags(chosen.tag_outcome());
-                return answer(exchange, elapsed.cause(governor)).await;
+            (_, Some(again))
+                if failure != Failure::TimedOut(Elapsed::Request)
+                    && tried.may_retry(exchange, governor, again) =>
+            {
+                exchange.call().complain(&held.chosen, reason_of(failure));
+                place = held.take_place();
+                let failed = held.chosen.address();
+                drop(held);
+                match tried.begin_again(exchange, governor, again, failed, deadline).await {
+                    Ok(true) => {}
+                    Ok(false) => return gone(exchange),
+                    Err(elapsed) => return timed_out(exchange, governor, key, elapsed).await,
+                }
             }
-            Failure::CallerGone => {
-                note_passed(exchange, None);
-                exchange.call().finish(0, Some(Reason::CallerClosed));
-                return exchange.leave();
-            }
+            _ => return fail(exchange, governor, key, &mut held, failure).await,
         }
     }
 }
 
-/// The request is not made.
-async fn stopped<E: Exchange>(exchange: &mut E, governor: &Governor, stop: Stop) -> E::Ended {
-    let cause = match stop {
-        Stop::CallerGone => {
-            exchange.call().finish(0, Some(Reason::CallerClosed));
-            return exchange.leave();
+/// Chooses an endpoint, and gets the leave to ask it.
+fn begin<E: Exchange>(
+    exchange: &mut E,
+    destination: &Destination,
+    tried: &mut Tried,
+    place: Option<concurrency::Permit>,
+) -> Result<Held, Failed> {
+    let service = &*destination.service;
+    let policy = service.governor.policy();
+    let call = exchange.call();
+    let chosen = match tried.choose(call) {
+        Ok(Some(chosen)) if tried.unconnected < CONNECT_ATTEMPTS => chosen,
+        Ok(_) => {
+            call.count_tags(None);
+            return Err(Failed::new(Reason::UpstreamConnect, FallbackOn::ConnectFailure));
         }
-        Stop::Refused(cause) => cause,
-        Stop::TimedOut(elapsed) => elapsed.cause(governor),
+        Err(reason) => {
+            call.count_tags(Some(TagOutcome::Refused));
+            return Err(Failed::new(reason, FallbackOn::NoEndpoint));
+        }
     };
-    exchange.call().count_tags(None);
-    answer(exchange, cause).await
+    let lane = chosen.endpoint().tag.as_ref();
+    let leave = ask_breaker(service, lane, &call.known.numbers).map_err(|open| {
+        call.count_tags(chosen.tag_outcome());
+        let (name, after) = ("circuitBreaker".into(), Some(open.retry_after));
+        let cause = Cause::of_rule(Reason::CircuitOpen, &name, policy.name.as_ref(), after);
+        Failed::new(cause, FallbackOn::CircuitOpen)
+    })?;
+    if tried.is_after_refused_connection() {
+        call.retried(RetryCause::ConnectRefused);
+    }
+    if chosen.panic {
+        call.known.numbers.panicked();
+    }
+    call.chosen(&chosen);
+    if let Some(warmup) = &policy.load_balancer.warmup {
+        warmup::note_request(Some(warmup), chosen.endpoint(), &exchange.request(), Nanos::now().0);
+    }
+    Ok(Held::new(chosen, leave, place))
 }
 
-/// An endpoint for the next attempt; `None` if all have been tried.
-fn choose(call: &Call, tried: &[SocketAddr]) -> Result<Option<Chosen>, Reason> {
-    let Call { worker, pod, known, tagging, .. } = call;
-    choose::choose(worker, pod, &known.destination, tagging.tag.as_ref(), tried, Nanos::now())
-}
-
+/// Passes an answer on.
 async fn pass_on<E: Exchange>(
     exchange: &mut E,
+    destination: &Destination,
+    key: Option<stale::Key>,
     mut answer: E::Answer,
     mut held: Held,
     until: Until,
 ) -> E::Ended {
-    // While the request goes on the endpoint may have waited for it: that says nothing of the endpoint.
-    let latency = exchange.sent_at(&answer).map(|sent| {
-        let now = Nanos::now();
-        let latency = now.since(sent).0;
-        held.chosen.in_flight.observe(latency, now.0);
-        latency
-    });
     exchange.call().count_tags(held.chosen.tag_outcome());
     let status = E::status(&answer);
-    let ended = until.wait(pin!(exchange.pass_on(&mut answer))).await.unwrap_or(Err(Break::TimedOut));
-    note_passed(exchange, Some(&answer));
-    let call = exchange.call();
-    match ended {
-        Ok(()) => call.finish(status, None),
-        Err(Break::CallerGone(got)) => call.finish(got, Some(Reason::CallerClosed)),
-        Err(Break::Answer(reason)) => {
-            call.complain(&held.chosen, reason);
-            call.finish(status, Some(reason));
-        }
-        Err(Break::End) => call.finish(status, Some(Reason::UpstreamReset)),
-        Err(Break::TimedOut) => {
-            call.complain(&held.chosen, Reason::Timeout);
-            call.finish(status, Some(Reason::Timeout));
+    if let Some((stale, key)) = destination.service.governor.stale().zip(key) {
+        let (headers, now) = (E::headers(&answer), Nanos::now().0);
+        let request = exchange.request();
+        let collector = stale.store.collect(key, stale.bounds, &request, status, headers, now);
+        drop(request);
+        if let Some(collector) = collector {
+            E::show(&mut answer, collector);
         }
     }
-    if let (Some(latency), Some(permit)) = (latency, held.permit.take_if(|_| !E::is_tunnel(&answer))) {
-        permit.complete(latency, Nanos::now().0, ended.is_err() || status >= 500);
+    let passed = until.wait(held.chosen.endpoint(), pin!(exchange.pass_on(&mut answer))).await;
+    let ended = passed.unwrap_or_else(|elapsed| Err(Break::TimedOut(elapsed)));
+    note_passed(exchange, Some(&answer));
+    let grpc = exchange.grpc_status(&answer);
+    let call = exchange.call();
+    let (got, reason, outcome) = match ended {
+        Ok(()) => (status, None, Some(Outcome::of_answer(status, grpc))),
+        Err(Break::CallerGone(got)) => (got, Some(Reason::CallerClosed), None),
+        Err(Break::Answer(reason)) => {
+            (status, Some(reason), error_kind(Failure::Broken(reason)).map(Outcome::Error))
+        }
+        Err(Break::End) => (status, Some(Reason::UpstreamReset), Some(ErrorKind::Reset.into())),
+        Err(Break::TimedOut(elapsed)) => {
+            (status, Some(elapsed.reason()), error_kind(Failure::TimedOut(elapsed)).map(Outcome::Error))
+        }
+    };
+    if let Some(reason) = reason.filter(|reason| *reason != Reason::CallerClosed) {
+        call.complain(&held.chosen, reason);
+    }
+    call.finish(got, reason);
+    call.settle(&mut held, outcome);
+    // A tunnel keeps its place for as long as it lasts.
+    if !E::is_tunnel(&answer) {
+        held.complete(outcome.is_none_or(Outcome::is_error));
     }
     exchange.conclude(answer, held, ended).await
 }
 
 /// The endpoint did not answer.
-async fn fail<E: Exchange>(exchange: &mut E, chosen: &Chosen, reason: Reason) -> E::Ended {
+async fn fail<E: Exchange>(
+    exchange: &mut E,
+    governor: &Governor,
+    key: Option<stale::Key>,
+    held: &mut Held,
+    failure: Failure,
+) -> E::Ended {
     let call = exchange.call();
-    call.complain(chosen, reason);
-    call.count_tags(chosen.tag_outcome());
-    match exchange.hand_on() {
-        Some((status, ended)) => {
-            note_passed(exchange, None);
-            exchange.call().finish(status, Some(reason));
-            ended
-        }
-        None => answer(exchange, reason).await,
+    let reason = reason_of(failure);
+    if !matches!(failure, Failure::Unfit(_)) {
+        call.complain(&held.chosen, reason);
+    }
+    call.count_tags(held.chosen.tag_outcome());
+    if error_kind(failure).is_some() {
+        held.complete(true);
+    }
+    let on = error_kind(failure).and_then(|kind| FallbackOn::of_outcome(kind.into()));
+    let cause = match failure {
+        Failure::TimedOut(elapsed) => elapsed.cause(governor),
+        _ => reason.into(),
+    };
+    stand_in(exchange, governor, key, &Failed::new(cause, on)).await
+}
+
+async fn timed_out<E: Exchange>(
+    exchange: &mut E,
+    governor: &Governor,
+    key: Option<stale::Key>,
+    elapsed: Elapsed,
+) -> E::Ended {
+    stand_in(exchange, governor, key, &Failed::new(elapsed.cause(governor), FallbackOn::Timeout)).await
+}
+
+fn gone<E: Exchange>(exchange: &mut E) -> E::Ended {
+    note_passed(exchange, None);
+    exchange.call().finish(0, Some(Reason::CallerClosed));
+    exchange.leave()
+}
+
+fn reason_of(failure: Failure) -> Reason {
+    match failure {
+        Failure::Connect => Reason::UpstreamConnect,
+        Failure::Refused => Reason::UpstreamReset,
+        Failure::Broken(reason) | Failure::Unfit(reason) => reason,
+        Failure::CallerGone => Reason::CallerClosed,
+        Failure::TimedOut(elapsed) => elapsed.reason(),
     }
 }
 
-/// Answers in the place of an endpoint.
-async fn answer<E: Exchange>(exchange: &mut E, cause: impl Into<Cause>) -> E::Ended {
-    let cause = cause.into();
-    let answer = MadeUp::of(&cause, exchange.kind());
-    let (status, ended) = exchange.make_up(&answer).await;
-    note_passed(exchange, None);
-    let reason = if status == 0 { Reason::CallerClosed } else { cause.reason };
-    exchange.call().finish(status, Some(reason));
-    ended
+/// Under what an answer to this request is kept.
+fn stale_key<E: Exchange>(exchange: &mut E, stale: &Stale) -> Option<stale::Key> {
+    let lane = exchange.call().tagging.tag.and_then(|tag| tag.as_str().parse().ok());
+    stale.store.key(&exchange.request(), exchange.authority(), lane.as_ref(), exchange.has_body())
 }
 
 fn note_passed<E: Exchange>(exchange: &mut E, answer: Option<&E::Answer>) {

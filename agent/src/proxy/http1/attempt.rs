@@ -1,6 +1,6 @@
 //! Sending a request to an endpoint, up to the head of its answer.
 
-use std::{future::poll_fn, net::SocketAddr, task::Poll};
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use bytes::{Buf, BytesMut};
 
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     clock::Nanos,
+    govern::endpoint::Endpoint,
     observe::{metrics::RetryCause, reason::Reason},
     proxy::{
         choose::Chosen,
@@ -28,7 +29,7 @@ const VERSION: &[u8] = b"HTTP/1.";
 /// A connection to an endpoint, for one exchange.
 pub(super) struct Upstream {
     pub(super) stream: Opened,
-    pub(super) address: SocketAddr,
+    pub(super) endpoint: Arc<Endpoint>,
     reused: bool,
     /// What was read and not yet passed on.
     pub(super) incoming: BytesMut,
@@ -88,17 +89,22 @@ impl Exchange<'_> {
     }
 
     async fn obtain(&self, chosen: &Chosen, fresh_only: bool) -> Result<Upstream, Failure> {
-        let address = chosen.address();
+        let endpoint = chosen.endpoint();
         let (worker, pod, now) = (&self.call.worker, &self.call.pod, Nanos::now());
-        let upstream = |stream, reused| Upstream { stream, address, reused, incoming: BytesMut::new() };
-        if !fresh_only && let Some(stream) = worker.pool.take(pod.id, address, self.is_repeatable(), now) {
+        let upstream = |stream, reused| Upstream {
+            stream,
+            endpoint: endpoint.clone(),
+            reused,
+            incoming: BytesMut::new(),
+        };
+        if !fresh_only && let Some(stream) = worker.pool.take(pod.id, endpoint, self.is_repeatable(), now) {
             return Ok(upstream(stream, true));
         }
-        match upstream::connect(worker, &*pod.pod.network, chosen.endpoint(), now).await {
+        match upstream::connect(worker, &*pod.pod.network, endpoint, now).await {
             Ok(stream) => Ok(upstream(stream, false)),
             Err(error) => {
                 worker.complain(|| {
-                    tracing::warn!(pod = %pod.name(), service = %self.call.service(), endpoint = %address, %error, "cannot connect to an endpoint");
+                    tracing::warn!(pod = %pod.name(), service = %self.call.service(), endpoint = %endpoint.address, %error, "cannot connect to an endpoint");
                 });
                 Err(Failure::Connect)
             }
@@ -175,7 +181,7 @@ impl Exchange<'_> {
         let read = response::read(&upstream.incoming[..length], caller, &mut head);
         let (response, keep) = read.map_err(|error| {
             self.call.worker.complain(|| {
-                tracing::warn!(service = %self.call.service(), endpoint = %upstream.address, "cannot pass on: {error}");
+                tracing::warn!(service = %self.call.service(), endpoint = %upstream.endpoint.address, "cannot pass on: {error}");
             });
             Failure::Broken(Reason::UpstreamProtocol)
         })?;

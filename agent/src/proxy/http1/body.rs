@@ -38,6 +38,18 @@ impl Body {
         matches!(self, Self::Length(0) | Self::Chunked(Chunked { state: State::Done, .. }))
     }
 
+    /// Shows what the next bytes of the body are without their transfer coding. To be asked about each once, apart from
+    /// [`Self::take`].
+    pub(crate) fn decode(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<(), BadChunk> {
+        match self {
+            Self::Chunked(chunked) => chunked.walk(bytes, data).map(drop),
+            Self::Length(_) | Self::UntilClose => {
+                data(bytes);
+                Ok(())
+            }
+        }
+    }
+
     /// How many of `bytes`, which come next on the connection, belong to the body.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
         match self {
@@ -80,11 +92,17 @@ enum State {
 
 impl Chunked {
     fn take(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+        self.walk(bytes, |_| {})
+    }
+
+    /// Shows the data within `bytes`, without the coding.
+    fn walk(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, BadChunk> {
         let mut at = 0;
         while at < bytes.len() && self.state != State::Done {
             if let State::Data { left } = &mut self.state {
                 let taken = (*left).min((bytes.len() - at) as u64);
                 *left -= taken;
+                data(&bytes[at..at + taken as usize]);
                 at += taken as usize;
                 if *left == 0 {
                     self.state = State::DataCr;

@@ -3,10 +3,12 @@
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
+use http::header;
 use tokio::io::AsyncWriteExt;
 
 use super::{
     attempt::Answer,
+    body::Body,
     flow::Flow,
     request::{Method, Request},
     sending::Sending,
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    govern,
+    govern::{self, fallback::stale::Collector},
     observe::reason::Reason,
     proxy::{
         answer::{self, Kind, MadeUp},
@@ -97,6 +99,27 @@ impl governed::Exchange for Exchange<'_> {
         answer.response.status
     }
 
+    fn grpc_status(&self, _: &Answer) -> Option<u8> {
+        None
+    }
+
+    fn headers(answer: &Answer) -> impl Iterator<Item = (&[u8], &[u8])> {
+        View(answer.down.head()).lines()
+    }
+
+    fn show(answer: &mut Answer, collector: Collector) {
+        answer.down.show(collector, &answer.upstream.incoming);
+    }
+
+    fn discard(&mut self, answer: Answer) {
+        self.discard(answer);
+    }
+
+    fn keep(&mut self) {
+        self.up.flow.record(self.call.pod.kept.take_none(), self.incoming);
+        self.call.worker.buffers.give_if_empty(self.incoming);
+    }
+
     fn is_tunnel(answer: &Answer) -> bool {
         answer.response.tunnel
     }
@@ -106,7 +129,7 @@ impl governed::Exchange for Exchange<'_> {
     }
 
     fn can_repeat(&self) -> bool {
-        self.up.flow.is_repeatable() && !self.interim
+        self.up.flow.is_repeatable()
     }
 
     fn repeat(&mut self) {
@@ -136,6 +159,14 @@ impl governed::Exchange for Exchange<'_> {
             Ok(()) if self.up.half_closed => Poll::Ready(Left::Ended),
             Ok(()) => Poll::Pending,
         }
+    }
+
+    fn authority(&self) -> &[u8] {
+        View(self.up.flow.head()).find(&header::HOST).unwrap_or_default()
+    }
+
+    fn has_body(&self) -> bool {
+        self.request.body != Body::EMPTY
     }
 
     fn kind(&self) -> Kind {

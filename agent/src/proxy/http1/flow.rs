@@ -14,7 +14,10 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use super::body::{BadChunk, Body};
-use crate::proxy::buffers::Buffers;
+use crate::{
+    govern::fallback::stale::Collector,
+    proxy::{buffers::Buffers, share::Taken},
+};
 
 /// A body part up to this size is copied behind the head, to go out in one piece.
 const COPIED: usize = 4 * 1024;
@@ -37,6 +40,15 @@ pub(super) enum Stopped {
     Chunk(#[from] BadChunk),
 }
 
+/// Bytes of a request's body that are kept until its answer is passed on, should it have to be sent again (DESIGN 6.5).
+const REPLAYED: usize = 64 * 1024;
+
+/// Who sees a body pass, without its transfer coding.
+struct Shown {
+    collector: Collector,
+    body: Body,
+}
+
 /// A message on its way: its head, ready to be written, and its body, as it comes.
 pub(super) struct Flow {
     /// The head, and the part of the body that came with it.
@@ -45,7 +57,15 @@ pub(super) struct Flow {
     written: usize,
     /// `head` is the whole message, and is kept after it was written, so that it can be sent again.
     kept: bool,
+    /// How much of `head` is the head.
+    head_length: usize,
+    /// What is kept of the body beyond what came with the head, to be sent again.
+    record: Option<Taken>,
+    /// Who sees the body pass.
+    shown: Option<Box<Shown>>,
     body: Body,
+    /// The body as it was before anything was taken of it.
+    whole: Body,
     /// How many bytes at the front of the source's buffer belong to the body and have not been written.
     cleared: usize,
     /// Body bytes that were taken in.
@@ -57,9 +77,14 @@ pub(super) struct Flow {
 impl Flow {
     /// `source`: what has come behind the head. What belongs to the body is taken from it.
     pub(super) fn new(head: BytesMut, mut body: Body, source: &mut BytesMut) -> Result<Self, BadChunk> {
+        let (head_length, whole) = (head.len(), body);
         let taken = body.take(source)?;
         let mut flow = Self {
             head,
+            head_length,
+            record: None,
+            shown: None,
+            whole,
             written: 0,
             kept: false,
             body,
@@ -73,6 +98,37 @@ impl Flow {
             flow.cleared = 0;
         }
         Ok(flow)
+    }
+
+    /// From now on as much as there is room for is kept, so that it can be sent again: beyond what is kept anyway, the body
+    /// as it comes. What is kept is charged to `room`. Only before anything was sent; `source` as in [`Self::new`].
+    pub(super) fn record(&mut self, mut room: Taken, source: &mut BytesMut) {
+        let came = self.head.len() - self.head_length + self.cleared;
+        if self.kept || came > REPLAYED || !room.grow(self.cleared) {
+            return;
+        }
+        self.head.extend_from_slice(&source[..self.cleared]);
+        source.advance(self.cleared);
+        self.cleared = 0;
+        self.kept = true;
+        self.record = Some(room);
+    }
+
+    /// Shows the body to `collector` as it passes; what has come with the head is in `source`, if it is not in the head.
+    pub(super) fn show(&mut self, collector: Collector, source: &[u8]) {
+        let mut shown = Box::new(Shown { collector, body: self.whole });
+        if shown.see(&self.head[self.head_length..]) && shown.see(&source[..self.cleared]) {
+            self.shown = Some(shown);
+            self.end_show();
+        }
+    }
+
+    fn end_show(&mut self) {
+        if (self.body.is_done() || self.ended)
+            && let Some(shown) = self.shown.take()
+        {
+            shown.collector.finish();
+        }
     }
 
     /// The same, kept to be sent again, if all of it is there.
@@ -140,17 +196,41 @@ impl Flow {
                 match ready!(poll_read(cx, from, source, buffers)).map_err(Stopped::Read)? {
                     0 if self.body == Body::UntilClose => {
                         self.ended = true;
+                        self.end_show();
                         return Poll::Ready(Ok(()));
                     }
                     0 => return Poll::Ready(Err(Stopped::End)),
                     _ => {}
                 }
             }
-            self.cleared = self.body.take(source)?;
-            self.body_bytes += self.cleared as u64;
+            let taken = self.body.take(source)?;
+            self.body_bytes += taken as u64;
+            if let Some(shown) = &mut self.shown {
+                if !shown.see(&source[..taken]) {
+                    self.shown = None;
+                }
+                self.end_show();
+            }
+            if self.keep(&source[..taken]) {
+                source.advance(taken);
+            } else {
+                self.cleared = taken;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Keeps a part of the body behind the head, from where it is sent, if the message is recorded and there is room.
+    fn keep(&mut self, part: &[u8]) -> bool {
+        let Some(room) = &mut self.record else { return false };
+        if self.head.len() - self.head_length + part.len() <= REPLAYED && room.grow(part.len()) {
+            self.head.extend_from_slice(part);
+            return true;
+        }
+        self.record = None;
+        self.kept = false;
+        false
     }
 
     /// Writes the head and what is cleared of the body, together where they are both there.
@@ -180,6 +260,16 @@ impl Flow {
             source.advance(written - of_head);
             self.cleared -= written - of_head;
         }
+    }
+}
+
+impl Shown {
+    /// False: it need see no more.
+    fn see(&mut self, bytes: &[u8]) -> bool {
+        let Self { collector, body } = self;
+        let mut wanted = true;
+        let decoded = body.decode(bytes, |data| wanted = wanted && collector.see(data));
+        decoded.is_ok() && wanted
     }
 }
 

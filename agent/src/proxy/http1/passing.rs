@@ -50,7 +50,7 @@ impl Exchange<'_> {
         match ended {
             Ok(()) if response.tunnel => return self.switch(upstream, held),
             Ok(()) => {}
-            Err(Break::CallerGone(_) | Break::Answer(_) | Break::TimedOut) => return Ended::Broken,
+            Err(Break::CallerGone(_) | Break::Answer(_) | Break::TimedOut(_)) => return Ended::Broken,
             // What came is passed on; that something is missing the caller sees as it would have without Sluice.
             Err(Break::End) => return Ended::Close,
         }
@@ -59,14 +59,30 @@ impl Exchange<'_> {
         }
         let complete = self.up.is_complete();
         if response.reusable && complete && upstream.incoming.is_empty() {
-            let Upstream { stream, address, incoming, .. } = upstream;
-            buffers.give(incoming);
-            worker.pool.give(self.call.pod.id, address, stream, response.idle_seconds, Nanos::now());
+            self.give_back(upstream, response.idle_seconds);
         }
         match (keep, self.up.flow.is_done()) {
             (true, true) => Ended::Keep,
             (false, true) => Ended::Close,
             (_, false) => Ended::Linger,
+        }
+    }
+
+    /// The endpoint's connection may be used again.
+    fn give_back(&self, upstream: Upstream, idle_seconds: Option<u32>) {
+        let Upstream { stream, endpoint, incoming, .. } = upstream;
+        let worker = &self.call.worker;
+        worker.buffers.give(incoming);
+        worker.pool.give(self.call.pod.id, &endpoint, stream, idle_seconds, Nanos::now());
+    }
+
+    /// The answer is not passed on. Its connection goes with it, unless the answer has come whole.
+    pub(super) fn discard(&mut self, answer: Answer) {
+        let Answer { upstream, response, down, .. } = answer;
+        let whole = down.is_taken() && upstream.incoming.is_empty();
+        self.call.worker.buffers.give(down.into_head());
+        if response.reusable && whole && self.up.is_complete() {
+            self.give_back(upstream, response.idle_seconds);
         }
     }
 

@@ -14,8 +14,14 @@ impl<'h> View<'h> {
         line.split(|byte| *byte == b' ').nth(index).unwrap_or_default()
     }
 
+    /// The first value of a header.
+    pub(super) fn find(&self, name: &HeaderName) -> Option<&'h [u8]> {
+        let name = name.as_str().as_bytes();
+        self.lines().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
     /// Header lines, up to the empty one: whatever is behind it is body.
-    fn lines(&self) -> impl Iterator<Item = (&'h [u8], &'h [u8])> + use<'h> {
+    pub(super) fn lines(&self) -> impl Iterator<Item = (&'h [u8], &'h [u8])> + use<'h> {
         let mut rest = self.0.trim_ascii_start();
         rest = memchr::memchr(b'\n', rest).map_or(&[], |feed| &rest[feed + 1..]);
         std::iter::from_fn(move || {
@@ -48,9 +54,7 @@ impl Request for View<'_> {
     }
 
     fn header(&self, name: &HeaderName) -> Option<&[u8]> {
-        self.lines()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name.as_str().as_bytes()))
-            .map(|(_, value)| value)
+        self.find(name)
     }
 
     fn each_header(&self, name: &HeaderName, each: &mut dyn FnMut(&[u8])) {

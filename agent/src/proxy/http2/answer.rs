@@ -15,12 +15,19 @@ pub(super) fn send(respond: &mut SendResponse<Bytes>, answer: &MadeUp) -> Result
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.clone_from(&answer.headers);
-    if !answer.trailers_only && answer.status != 204 && answer.status != 304 {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(answer.length));
+    if let Some(length) = answer.length.filter(|_| answer.status != 204 && answer.status != 304) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     let no_body = answer.body.is_empty();
     let mut stream = respond.send_response(response, no_body)?;
-    if no_body { Ok(()) } else { stream.send_data(answer.body.clone(), true) }
+    if no_body {
+        return Ok(());
+    }
+    stream.send_data(answer.body.clone(), answer.trailers.is_none())?;
+    match &answer.trailers {
+        Some(trailers) => stream.send_trailers(trailers.clone()),
+        None => Ok(()),
+    }
 }
 
 /// Ends a gRPC answer that has begun: its client sees what it would have seen of a lost connection.

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason as Code, RecvStream, SendStream, server::SendResponse};
-use http::{HeaderName, HeaderValue, Request, Response, Version, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header::HOST, request};
 
 use super::{
     Caller, answer,
@@ -21,6 +21,7 @@ use crate::{
     cluster::model::{Service, Workload},
     govern::{
         self, baggage,
+        fallback::stale::Collector,
         lane::{TagNames, TagScan, Tagging},
     },
     observe::reason::Reason,
@@ -80,6 +81,8 @@ pub(super) struct Answer {
     /// Until it has been passed on.
     head: Option<Response<()>>,
     status: u16,
+    /// Of an answer that has ended with its head.
+    grpc_status: Option<u8>,
     down: Pipe,
     back: Option<SendStream<Bytes>>,
     /// What broke it off.
@@ -188,12 +191,39 @@ impl governed::Exchange for Exchange {
         let (head, body) = response.into_parts();
         let status = head.status.as_u16();
         let head = Some(Response::from_parts(head, ()));
-        Ok(Answer { sent, head, status, down: Pipe::new(body), back: None, error: None })
+        Ok(Answer { sent, head, status, grpc_status: None, down: Pipe::new(body), back: None, error: None })
     }
 
     fn status(answer: &Answer) -> u16 {
         answer.status
     }
+
+    fn grpc_status(&self, answer: &Answer) -> Option<u8> {
+        if self.kind != Kind::Grpc {
+            return None;
+        }
+        match &answer.head {
+            // With the head only if there is nothing else: an answer that goes on has not said its last word.
+            Some(head) if answer.down.is_done() => grpc_status(head.headers()),
+            _ => answer.grpc_status.or_else(|| answer.down.trailers().and_then(grpc_status)),
+        }
+    }
+
+    fn headers(answer: &Answer) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let headers = answer.head.iter().flat_map(Response::headers);
+        headers.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
+    }
+
+    fn show(answer: &mut Answer, collector: Collector) {
+        answer.down.show(collector);
+    }
+
+    fn discard(&mut self, mut answer: Answer) {
+        answer.sent.stream.send_reset(Code::CANCEL);
+    }
+
+    /// It is kept in any case.
+    fn keep(&mut self) {}
 
     fn is_tunnel(_: &Answer) -> bool {
         false
@@ -208,12 +238,14 @@ impl governed::Exchange for Exchange {
     }
 
     fn repeat(&mut self) {
+        self.reset = None;
         self.up.rewind();
     }
 
     async fn pass_on(&mut self, answer: &mut Answer) -> Result<(), Break> {
         self.up.commit();
         if let Some(head) = answer.head.take() {
+            answer.grpc_status = grpc_status(head.headers()).filter(|_| answer.down.is_done());
             match self.respond.send_response(head, answer.down.is_done()) {
                 Ok(back) => answer.back = Some(back),
                 Err(_) => return Err(Break::CallerGone(0)),
@@ -240,9 +272,9 @@ impl governed::Exchange for Exchange {
                     back.send_reset(Code::INTERNAL_ERROR);
                 }
             }
-            Err(Break::TimedOut) => {
+            Err(Break::TimedOut(elapsed)) => {
                 let Some(back) = &mut answer.back else { return };
-                if self.kind != Kind::Grpc || answer::break_off_grpc(back, Reason::Timeout).is_err() {
+                if self.kind != Kind::Grpc || answer::break_off_grpc(back, elapsed.reason()).is_err() {
                     back.send_reset(Code::INTERNAL_ERROR);
                 }
             }
@@ -264,6 +296,15 @@ impl governed::Exchange for Exchange {
         })
     }
 
+    fn authority(&self) -> &[u8] {
+        let authority = self.head.uri.authority().map(|authority| authority.as_str().as_bytes());
+        authority.or_else(|| Some(self.head.headers.get(HOST)?.as_bytes())).unwrap_or_default()
+    }
+
+    fn has_body(&self) -> bool {
+        !self.up.is_done()
+    }
+
     fn kind(&self) -> Kind {
         self.kind
     }
@@ -279,6 +320,10 @@ impl governed::Exchange for Exchange {
     }
 
     fn leave(&mut self) {}
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 pub(super) fn reason_of(error: &h2::Error) -> Reason {

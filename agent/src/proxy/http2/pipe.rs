@@ -7,8 +7,9 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use http::HeaderMap;
 
-use crate::proxy::share::Taken;
+use crate::{govern::fallback::stale::Collector, proxy::share::Taken};
 
 /// Bytes of a request's body that are kept until its answer begins, should it have to be sent again (DESIGN 6.5).
 const REPLAYED: usize = 64 * 1024;
@@ -30,6 +31,9 @@ pub(super) struct Pipe {
     /// What was sent, while it may have to be sent again.
     sent: Option<Sent>,
     done: bool,
+    /// Who sees the data pass.
+    shown: Option<Box<Collector>>,
+    trailers: Option<HeaderMap>,
     /// Bytes of data passed on, each counted once.
     pub(super) bytes: u64,
 }
@@ -50,13 +54,36 @@ impl Pipe {
     /// A pipe for an answer.
     pub(super) fn new(from: RecvStream) -> Self {
         let done = from.is_end_stream();
-        Self { from, held: Chunk::default(), again: VecDeque::new(), sent: None, done, bytes: 0 }
+        Self {
+            from,
+            held: Chunk::default(),
+            again: VecDeque::new(),
+            sent: None,
+            done,
+            shown: None,
+            trailers: None,
+            bytes: 0,
+        }
     }
 
     /// A pipe for a request, which can be [rewound](Self::rewind) until it is told to [commit](Self::commit).
     /// What is kept for that is charged to `kept`.
     pub(super) fn replayable(from: RecvStream, kept: Taken) -> Self {
         Self { sent: Some(Sent { chunks: Vec::new(), kept }), ..Self::new(from) }
+    }
+
+    /// Shows the data to `collector` as it passes.
+    pub(super) fn show(&mut self, collector: Collector) {
+        if self.done {
+            collector.finish();
+        } else {
+            self.shown = Some(Box::new(collector));
+        }
+    }
+
+    /// The trailers that have been passed on.
+    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
     }
 
     /// Everything has been passed on.
@@ -110,6 +137,7 @@ impl Pipe {
             } else if self.is_last() {
                 to.send_data(Bytes::new(), true).map_err(Broken::To)?;
                 self.done = true;
+                self.end_show();
             }
         }
         Poll::Ready(Ok(()))
@@ -147,15 +175,29 @@ impl Pipe {
                 self.sent = None;
             }
         }
+        if let Some(shown) = &mut self.shown
+            && !shown.see(&data)
+        {
+            self.shown = None;
+        }
         let last = self.is_last();
         to.send_data(data, last).map_err(Broken::To)?;
         self.done = last;
+        if last {
+            self.end_show();
+        }
         if self.held.new {
             self.bytes += length as u64;
             // Fails only for a stream that has ended, whose window is of no interest any more.
             let _ = self.from.flow_control().release_capacity(length);
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn end_show(&mut self) {
+        if let Some(shown) = self.shown.take() {
+            shown.finish();
+        }
     }
 
     /// Nothing is left and nothing will come, no trailers either.
@@ -172,11 +214,17 @@ impl Pipe {
             Some(trailers) => {
                 // Not kept, so it cannot be sent again.
                 self.sent = None;
+                // Nor can what came before them be given again without them.
+                self.shown = None;
+                if trailers.contains_key("grpc-status") {
+                    self.trailers = Some(trailers.clone());
+                }
                 to.send_trailers(trailers).map_err(Broken::To)?;
             }
             None => to.send_data(Bytes::new(), true).map_err(Broken::To)?,
         }
         self.done = true;
+        self.end_show();
         Poll::Ready(Ok(()))
     }
 }

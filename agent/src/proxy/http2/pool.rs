@@ -26,7 +26,7 @@ use tokio::{net::TcpStream, sync::OnceCell};
 use super::{MAX_STREAMS, RESET_STREAMS, SEND_BUFFER};
 use crate::{
     clock::Nanos,
-    govern::endpoint::Endpoint,
+    govern::endpoint::{Endpoint, Load},
     proxy::{
         http1::MAX_HEAD_BYTES,
         upstream,
@@ -76,6 +76,8 @@ struct Connections {
 /// A connection that is open or about to be.
 struct Shared {
     key: Key,
+    /// Of the endpoint that it leads to: another may come to its address.
+    load: Arc<Load>,
     /// Streams that it is expected to allow.
     guess: usize,
     /// Only ever cloned: a handle that has sent a request may stand for one that waits for its turn, and asking it
@@ -132,7 +134,7 @@ impl Pool {
         started: Nanos,
     ) -> Result<Place, Rc<io::Error>> {
         let key = (pod.id, endpoint.address);
-        let shared = self.shared(key);
+        let shared = self.shared(key, &endpoint.load);
         shared.streams.set(shared.streams.get() + 1);
         let place = Place { reused: shared.opened.initialized(), shared };
         // Streams that come while the connection is being opened wait for it together.
@@ -167,10 +169,12 @@ impl Pool {
         sender.send_request(request(), end).map_err(NotOpened::Unfit)
     }
 
-    fn shared(&self, key: Key) -> Rc<Shared> {
+    fn shared(&self, key: Key, load: &Arc<Load>) -> Rc<Shared> {
         let mut pools = self.connections.borrow_mut();
         let connections =
             pools.entry(key).or_insert_with(|| Connections { limit: FIRST_STREAMS, open: Vec::new() });
+        // They end when their last stream has.
+        connections.open.retain(|shared| Arc::ptr_eq(&shared.load, load));
         for shared in &connections.open {
             let limit = shared.limit(connections.limit);
             if shared.streams.get() < limit {
@@ -188,6 +192,7 @@ impl Pool {
         }
         let shared = Rc::new(Shared {
             key,
+            load: load.clone(),
             guess: connections.limit,
             opened: OnceCell::new(),
             streams: Cell::new(0),
@@ -224,12 +229,14 @@ impl Pool {
         });
     }
 
-    /// Lets connections go that have had no stream for too long.
+    /// Lets connections go that have had no stream for too long, and those to endpoints that are shutting down: their streams
+    /// go on to the end.
     pub(crate) fn sweep(&self, now: Nanos) {
         self.connections.borrow_mut().retain(|_, connections| {
-            connections
-                .open
-                .retain(|shared| shared.streams.get() > 0 || now.since(shared.idle_since.get()) < KEPT_FOR);
+            connections.open.retain(|shared| {
+                let fresh = shared.streams.get() > 0 || now.since(shared.idle_since.get()) < KEPT_FOR;
+                fresh && shared.load.terminating_since().is_none()
+            });
             !connections.open.is_empty()
         });
     }

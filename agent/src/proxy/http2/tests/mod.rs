@@ -2,6 +2,7 @@
 
 mod bodies;
 mod failures;
+mod governed;
 mod limits;
 mod routing;
 
@@ -75,6 +76,14 @@ fn bed(endpoints: &[(SocketAddr, Option<&str>)]) -> Bed {
 
 /// A cluster with one service.
 fn cluster(generation: u64, endpoints: &[(SocketAddr, Option<&str>)]) -> Snapshot {
+    cluster_with(generation, endpoints, |service| service)
+}
+
+fn cluster_with(
+    generation: u64,
+    endpoints: &[(SocketAddr, Option<&str>)],
+    edit: impl FnOnce(Service) -> Service,
+) -> Snapshot {
     let parse = |tag: &str| tag.parse::<Tag>().expect("a tag");
     let all: Vec<_> = endpoints
         .iter()
@@ -83,7 +92,7 @@ fn cluster(generation: u64, endpoints: &[(SocketAddr, Option<&str>)]) -> Snapsho
     let service =
         Service { protocol: Protocol::Http2, ..Service::new("shop", "orders", 80).with_endpoints(all) };
     let mut snapshot = Snapshot { generation, ..Snapshot::default() };
-    let destination = Destination { service: Arc::new(service), pinned: None };
+    let destination = Destination { service: Arc::new(edit(service)), pinned: None };
     snapshot.destinations.insert(SERVICE.parse().expect("an address"), destination);
     snapshot
 }
@@ -116,6 +125,16 @@ fn gateway() -> Arc<Pod> {
 }
 
 impl Bed {
+    /// Puts another snapshot in force.
+    fn change(
+        &self,
+        generation: u64,
+        endpoints: &[(SocketAddr, Option<&str>)],
+        edit: impl FnOnce(Service) -> Service,
+    ) {
+        self.current.store(Arc::new(cluster_with(generation, endpoints, edit)));
+    }
+
     async fn caller(&self) -> client::SendRequest<Bytes> {
         self.caller_with(&client::Builder::new()).await
     }

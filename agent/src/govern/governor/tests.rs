@@ -1,0 +1,86 @@
+use std::time::Duration;
+
+use super::*;
+use crate::govern::{
+    breaker::State,
+    outcome::ErrorKind,
+    policy::{CircuitBreaker, Concurrency, Fallback, FallbackAction, FallbackOn, Mode, Retry, Timeouts},
+    tag::Tag,
+};
+
+fn timeouts(seconds: u64) -> Timeouts {
+    Timeouts { request: Some(Duration::from_secs(seconds)), ..Timeouts::default() }
+}
+
+#[test]
+fn the_same_policy_is_governed_by_the_same() {
+    let policy = |seconds| Arc::new(Policy { timeouts: timeouts(seconds), ..Policy::default() });
+    let first = Governor::next(None, policy(1), 0);
+    assert!(Arc::ptr_eq(&first, &Governor::next(Some(&first), policy(1), 1)));
+    let next = Governor::next(Some(&first), policy(2), 2);
+    assert!(!Arc::ptr_eq(&first, &next));
+    assert_eq!(next.policy().timeouts, timeouts(2));
+}
+
+/// A policy with everything that has a state of its own here.
+fn whole(max_age: u64) -> Policy {
+    let bounds = StaleAnswer { max_age: Duration::from_secs(max_age), max_bytes: 1000 };
+    let action = FallbackAction::Stale(bounds);
+    let fallback = Fallback { name: "last".into(), on: vec![FallbackOn::Timeout], action };
+    Policy {
+        concurrency: Some(Concurrency { max_requests: 5, adaptive: None, mode: Mode::Enforce }),
+        circuit_breaker: Some(CircuitBreaker {
+            error_count: Some(1),
+            minimum_requests: 1,
+            ..CircuitBreaker::default()
+        }),
+        retry: Some(Retry::default()),
+        fallbacks: vec![Arc::new(fallback)],
+        ..Policy::default()
+    }
+}
+
+#[test]
+fn a_change_keeps_the_state_of_what_it_did_not_change() {
+    let seed = Arc::default();
+    let first = Governor::next(Some(&seed), Arc::new(whole(1)), 0);
+    let permit = first.limiter().unwrap().try_acquire(0).unwrap();
+    let gray: Tag = "gray".parse().unwrap();
+    let leave = first.breakers().unwrap().of(Some(&gray)).try_acquire(0).unwrap();
+    leave.finish(ErrorKind::Connect.into(), 1);
+
+    let next = Governor::next(Some(&first), Arc::new(Policy { timeouts: timeouts(1), ..whole(2) }), 2);
+    assert_eq!(next.limiter().unwrap().in_flight(), 1);
+    assert_eq!(next.breakers().unwrap().of(Some(&gray)).state(2), State::Open);
+    assert_eq!(next.breakers().unwrap().of(None).state(2), State::Closed);
+    assert!(Arc::ptr_eq(first.budget().unwrap(), next.budget().unwrap()));
+    let (before, after) = (first.stale().unwrap(), next.stale().unwrap());
+    assert!(Arc::ptr_eq(&before.store, &after.store) && after.bounds.max_age == Duration::from_secs(2));
+    drop(permit);
+    assert_eq!(next.limiter().unwrap().in_flight(), 0);
+
+    let none = Governor::next(Some(&next), Arc::default(), 3);
+    assert!(none.limiter().is_none() && none.breakers().is_none() && none.budget().is_none());
+}
+
+#[test]
+fn services_of_one_seed_share_nothing_but_memory() {
+    let seed = Arc::default();
+    let [one, other] = [(); 2].map(|()| Governor::next(Some(&seed), Arc::new(whole(1)), 0));
+    assert!(Arc::ptr_eq(&one.memory, &other.memory));
+    assert!(!Arc::ptr_eq(one.budget().unwrap(), other.budget().unwrap()));
+    assert!(!Arc::ptr_eq(&one.stale().unwrap().store, &other.stale().unwrap().store));
+}
+
+#[test]
+fn lanes_that_are_gone_are_forgotten() {
+    let governor = Governor::next(None, Arc::new(whole(1)), 0);
+    let breakers = governor.breakers().unwrap();
+    let tags = ["blue", "gray"].map(|tag| tag.parse::<Tag>().unwrap());
+    for tag in &tags {
+        breakers.of(Some(tag));
+    }
+    breakers.retain(|tag| *tag == tags[1]);
+    let left: Vec<_> = breakers.all().into_iter().map(|(tag, _)| tag).collect();
+    assert_eq!(left, [None, Some(tags[1].clone())]);
+}

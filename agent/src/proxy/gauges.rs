@@ -1,0 +1,186 @@
+//! Numbers of the rules that are read at each scrape: of every service in the snapshot, and of no others. With it go the
+//! counters of services, rules and lanes that are gone.
+
+use std::sync::Arc;
+
+use crate::{
+    clock::Nanos,
+    cluster::model::{Current, Service, Snapshot},
+    govern::{breaker::State, outlier, policy::Policy, tag::Tag, warmup},
+    observe::metrics::{Kind, Metrics, Pulled, Write},
+};
+
+const NAMESPACE: &str = "destination_namespace";
+const SERVICE: &str = "destination_service";
+const PORT: &str = "destination_port";
+const LANE: &str = "destination_lane";
+
+/// A number of each service.
+struct Number {
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    /// The service's own come first.
+    labels: &'static [&'static str],
+    /// Writes what there is to say of a service, with the labels behind its own.
+    read: fn(&Service, &mut Write<'_>),
+}
+
+const NUMBERS: [Number; 7] = [
+    Number {
+        name: "sluice_concurrency_limit",
+        help: "Requests to a service that may be in flight now.",
+        kind: Kind::Gauge,
+        labels: &[NAMESPACE, SERVICE, PORT],
+        read: |service, write| {
+            if let Some(limiter) = service.governor.limiter() {
+                write(&[], f64::from(limiter.limit()));
+            }
+        },
+    },
+    Number {
+        name: "sluice_concurrency_limit_in_flight",
+        help: "Requests to a service that count towards its limit now.",
+        kind: Kind::Gauge,
+        labels: &[NAMESPACE, SERVICE, PORT],
+        read: |service, write| {
+            if let Some(limiter) = service.governor.limiter() {
+                write(&[], f64::from(limiter.in_flight()));
+            }
+        },
+    },
+    Number {
+        name: "sluice_circuit_breaker_state",
+        help: "Whether the circuit breaker of a service's lane is in this state: 1 or 0.",
+        kind: Kind::Gauge,
+        labels: &[NAMESPACE, SERVICE, PORT, LANE, "state"],
+        read: |service, write| {
+            for (lane, breaker) in breakers(service) {
+                let now = breaker.state(Nanos::now().0);
+                for state in State::ALL {
+                    write(&[&lane, state.code()], f64::from(u8::from(state == now)));
+                }
+            }
+        },
+    },
+    Number {
+        name: "sluice_circuit_breaker_transitions_total",
+        help: "How often the circuit breaker of a service's lane has changed its state.",
+        kind: Kind::Counter,
+        labels: &[NAMESPACE, SERVICE, PORT, LANE, "transition"],
+        read: |service, write| {
+            for (lane, breaker) in breakers(service) {
+                let counts = breaker.transition_counts();
+                for (transition, count) in [
+                    ("tripped", counts.tripped),
+                    ("probing", counts.probing),
+                    ("reopened", counts.reopened),
+                    ("recovered", counts.recovered),
+                ] {
+                    write(&[&lane, transition], count as f64);
+                }
+            }
+        },
+    },
+    Number {
+        name: "sluice_ejected_endpoints",
+        help: "Endpoints of a service that are ejected now.",
+        kind: Kind::Gauge,
+        labels: &[NAMESPACE, SERVICE, PORT],
+        read: |service, write| {
+            let config = service.governor.policy().outlier_detection.as_ref();
+            if config.is_some() {
+                let now = Nanos::now().0;
+                let ejected = |endpoint: &&Arc<_>| outlier::is_ejected(config, endpoint, now);
+                write(&[], service.endpoints.iter().filter(ejected).count() as f64);
+            }
+        },
+    },
+    Number {
+        name: "sluice_endpoint_warmup_share",
+        help: "The part of a warm endpoint's share that an endpoint gets now, 0 to 1; of services with warm-up.",
+        kind: Kind::Gauge,
+        labels: &[NAMESPACE, SERVICE, PORT, "endpoint", "pod"],
+        read: |service, write| {
+            let policy = service.governor.policy().load_balancer.warmup.as_ref();
+            if policy.is_some() {
+                let now = Nanos::now().0;
+                for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.is_usable()) {
+                    let (address, pod) = (endpoint.address.to_string(), endpoint.pod.as_deref());
+                    write(&[&address, pod.unwrap_or_default()], warmup::factor(policy, endpoint, now));
+                }
+            }
+        },
+    },
+    Number {
+        name: "sluice_fallback_stale_bytes",
+        help: "What the answers take that are kept of a service, to be given again.",
+        kind: Kind::Gauge,
+        labels: &[NAMESPACE, SERVICE, PORT],
+        read: |service, write| {
+            if let Some(stale) = service.governor.stale() {
+                stale.store.trim(Some(stale.bounds), Nanos::now().0);
+                write(&[], stale.store.bytes() as f64);
+            }
+        },
+    },
+];
+
+/// Registers the numbers.
+pub(super) fn register(metrics: &Arc<Metrics>, current: &Current) -> Result<(), prometheus::Error> {
+    for Number { name, help, kind, labels, read } in NUMBERS {
+        let current = current.clone();
+        let read = Box::new(move |write: &mut Write<'_>| {
+            for service in services(&current.load()) {
+                let port = service.port.to_string();
+                let own = [&*service.namespace, &*service.name, &*port];
+                read(service, &mut |further, number| {
+                    let values: Vec<_> = own.iter().chain(further).copied().collect();
+                    write(&values, number);
+                });
+            }
+        });
+        metrics.pull(Pulled { name, help, kind, labels, read })?;
+    }
+    Ok(())
+}
+
+/// Forgets the numbers of services, rules and lanes that are gone.
+pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
+    if snapshot.generation == 0 {
+        return;
+    }
+    let services = services(snapshot);
+    let exists = |namespace: &str, name: &str, port: u16| {
+        let order = |service: &&Service| {
+            (&*service.namespace, &*service.name, service.port).cmp(&(namespace, name, port))
+        };
+        services.binary_search_by(order).is_ok()
+    };
+    metrics.retain_services(exists);
+    for service in &services {
+        let policy: &Policy = service.governor.policy();
+        metrics.service(&service.namespace, &service.name, service.port).retain(
+            |rule| policy.rate_limits.iter().any(|limit| &*limit.name == rule),
+            |fallback| policy.fallbacks.iter().any(|other| &*other.name == fallback),
+        );
+        if let Some(breakers) = service.governor.breakers() {
+            breakers.retain(|tag| service.lanes.contains_key(tag.as_str()));
+        }
+    }
+}
+
+/// Every service port once, in order: those of a dual-stack Service and the addresses of a headless one share a governor.
+fn services(snapshot: &Snapshot) -> Vec<&Service> {
+    let mut services: Vec<&Service> =
+        snapshot.destinations.values().map(|destination| &*destination.service).collect();
+    services.sort_by_key(|service| (&service.namespace, &service.name, service.port));
+    services.dedup_by_key(|service| (&service.namespace, &service.name, service.port));
+    services
+}
+
+fn breakers(service: &Service) -> Vec<(String, Arc<crate::govern::breaker::Breaker>)> {
+    let all = service.governor.breakers().map(crate::govern::governor::Breakers::all).unwrap_or_default();
+    let name = |lane: Option<Tag>| lane.map_or_else(|| "baseline".to_owned(), |tag| tag.to_string());
+    all.into_iter().map(|(lane, breaker)| (name(lane), breaker)).collect()
+}

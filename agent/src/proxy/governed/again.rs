@@ -1,0 +1,140 @@
+//! Whether a request that has failed is sent again (DESIGN 6.5).
+
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+use super::{Call, Exchange, admit::pause, deadline::Deadline};
+use crate::{
+    clock::Nanos,
+    govern::{
+        governor::Governor,
+        outcome::ErrorKind,
+        request::Request,
+        retry::{self, Failure, Standing},
+    },
+    observe::{metrics::RetryCause, reason::Reason},
+    proxy::{
+        choose::{self, Chosen},
+        upstream::CONNECT_ATTEMPTS,
+    },
+};
+
+type Addresses = SmallVec<[SocketAddr; CONNECT_ATTEMPTS]>;
+
+/// What was tried for a request so far.
+#[derive(Default)]
+pub(super) struct Tried {
+    /// Endpoints that did not take it: they are not asked again.
+    out: Addresses,
+    /// Endpoints that failed it: they are asked again if there is no other.
+    failed: Addresses,
+    /// Connections that did not come about.
+    pub(super) unconnected: usize,
+    /// Of these, those after which another attempt has begun.
+    followed: usize,
+    /// It was refused before it was processed, and tried elsewhere.
+    pub(super) refused: bool,
+    /// Attempts that the policy has asked for.
+    retries: u32,
+}
+
+impl Tried {
+    /// An endpoint for the next attempt; `None` if there is nobody left to ask.
+    pub(super) fn choose(&self, call: &Call) -> Result<Option<Chosen>, Reason> {
+        let Call { worker, pod, known, tagging, .. } = call;
+        let among = |tried: &[SocketAddr]| {
+            choose::choose(worker, pod, &known.destination, tagging.tag.as_ref(), tried, Nanos::now())
+        };
+        if self.failed.is_empty() {
+            return among(&self.out);
+        }
+        let all: Addresses = self.out.iter().chain(&self.failed).copied().collect();
+        match among(&all)? {
+            None => among(&self.out),
+            other => Ok(other),
+        }
+    }
+
+    /// Whether the attempt that begins now comes of a connection that did not come about.
+    pub(super) fn is_after_refused_connection(&mut self) -> bool {
+        std::mem::replace(&mut self.followed, self.unconnected) != self.unconnected
+    }
+
+    /// The endpoint did not take the request.
+    pub(super) fn rule_out(&mut self, chosen: &Chosen) {
+        self.out.push(chosen.address());
+    }
+
+    /// Whether the policy wants the request sent again after this failure. Then it has been paid for.
+    pub(super) fn may_retry<E: Exchange>(
+        &self,
+        exchange: &mut E,
+        governor: &Governor,
+        failure: Failure,
+    ) -> bool {
+        let Some(policy) = &governor.policy().retry else { return false };
+        let may = {
+            let request = exchange.request();
+            let standing = Standing {
+                method: request.method(),
+                retries: self.retries,
+                replayable: exchange.can_repeat(),
+                head_passed_on: false,
+            };
+            retry::may_retry(policy, failure, standing)
+        };
+        if !may {
+            return false;
+        }
+        let paid = governor.budget().is_none_or(|budget| budget.try_withdraw(policy, Nanos::now().0));
+        if !paid {
+            exchange.call().known.numbers.budget_exhausted();
+        }
+        paid
+    }
+
+    /// Waits before the next attempt, and makes the request ready for it. False: its caller has gone.
+    /// The error is that there is no time left.
+    pub(super) async fn begin_again<E: Exchange>(
+        &mut self,
+        exchange: &mut E,
+        governor: &Governor,
+        failure: Failure,
+        failed: SocketAddr,
+        deadline: Deadline,
+    ) -> Result<bool, super::Elapsed> {
+        self.retries += 1;
+        self.failed.push(failed);
+        let call = exchange.call();
+        call.retried(match failure {
+            Failure::Status(_) | Failure::Grpc(_) => RetryCause::Status,
+            Failure::Reset => RetryCause::Reset,
+            Failure::Timeout => RetryCause::Timeout,
+        });
+        exchange.repeat();
+        let Some(policy) = &governor.policy().retry else { return Ok(true) };
+        let wait = retry::backoff(policy, self.retries, &mut exchange.call().worker.rng.borrow_mut());
+        if wait.is_zero() {
+            return Ok(true);
+        }
+        // Boxed, for it is rare, and every request's task would carry its state.
+        let left = Box::pin(pause(exchange, wait, deadline, false)).await?;
+        Ok(left.is_none())
+    }
+}
+
+/// What an attempt without an answer is to the rules; `None`: nothing that could be held against anybody.
+pub(super) fn error_kind(failure: super::Failure) -> Option<ErrorKind> {
+    match failure {
+        super::Failure::Connect => Some(ErrorKind::Connect),
+        super::Failure::Broken(Reason::UpstreamProtocol) => Some(ErrorKind::Protocol),
+        super::Failure::Broken(_) | super::Failure::Refused => Some(ErrorKind::Reset),
+        super::Failure::TimedOut(super::Elapsed::Request | super::Elapsed::BackendRequest) => {
+            Some(ErrorKind::Timeout)
+        }
+        super::Failure::TimedOut(super::Elapsed::Drained)
+        | super::Failure::Unfit(_)
+        | super::Failure::CallerGone => None,
+    }
+}

@@ -1,0 +1,168 @@
+//! An attempt at an endpoint: the leave to make it, and what is learnt from how it ends (DESIGN 6.2 and 6.4).
+
+use std::sync::Arc;
+
+use super::Call;
+use crate::{
+    clock::Nanos,
+    cluster::model::{Destination, Service},
+    govern::{
+        breaker::{self, Open},
+        concurrency,
+        outcome::Outcome,
+        outlier,
+        policy::Mode,
+        tag::Tag,
+    },
+    observe::metrics::{EjectionCause, LimitDecision, ServiceMetrics},
+    proxy::{choose::Chosen, worker::Worker},
+};
+
+/// What a request holds as long as it lasts, or the tunnel that it becomes.
+pub(crate) struct Held {
+    pub(crate) chosen: Chosen,
+    /// The circuit breaker's leave, until it has been told what came of it.
+    leave: Option<breaker::Permit>,
+    /// Its place among the requests in flight, if they are limited.
+    place: Option<concurrency::Permit>,
+    began: Nanos,
+    /// How long the endpoint took to its answer's head.
+    latency: Option<u64>,
+}
+
+impl Held {
+    pub(crate) fn new(
+        chosen: Chosen,
+        leave: Option<breaker::Permit>,
+        place: Option<concurrency::Permit>,
+    ) -> Self {
+        // Only who is told how long it took needs to know.
+        let began = if place.is_some() { Nanos::now() } else { Nanos::ZERO };
+        Self { chosen, leave, place, began, latency: None }
+    }
+
+    /// Gives the place back for the next attempt.
+    pub(super) fn take_place(&mut self) -> Option<concurrency::Permit> {
+        self.place.take()
+    }
+
+    /// The answer's head is there. `sent`: since when the endpoint had the whole request.
+    pub(super) fn answered(&mut self, sent: Option<Nanos>) {
+        if self.leave.is_none() && sent.is_none() {
+            return;
+        }
+        let now = Nanos::now();
+        if let Some(leave) = &mut self.leave {
+            leave.answered(now.0);
+        }
+        // While the request goes on the endpoint may have waited for it: that says nothing of the endpoint.
+        if let Some(sent) = sent {
+            let latency = now.since(sent).0;
+            self.chosen.in_flight.observe(latency, now.0);
+            self.latency = Some(latency);
+        }
+    }
+
+    /// The attempt has ended; `None`: the caller left, so that nobody knows how it would have.
+    pub(crate) fn settle(
+        &mut self,
+        worker: &Worker,
+        numbers: &ServiceMetrics,
+        destination: &Destination,
+        outcome: Option<Outcome>,
+    ) {
+        let service = &*destination.service;
+        if let Some(leave) = self.leave.take() {
+            let now = Nanos::now();
+            match outcome {
+                Some(outcome) => leave.finish(outcome, now.0),
+                None => leave.caller_left(now.0),
+            }
+            tell_of_breaker(service, self.chosen.endpoint().tag.as_ref());
+        }
+        // A caller that has chosen for itself is not to be given another endpoint, so there is nothing to eject it from.
+        if destination.pinned.is_none()
+            && let Some(outcome) = outcome
+        {
+            observe_outlier(worker, numbers, service, &self.chosen, outcome);
+        }
+    }
+
+    /// The request has ended, and its place is free. What an endpoint took to answer tells an adaptive limit how the
+    /// service copes.
+    pub(super) fn complete(&mut self, failed: bool) {
+        let Some(place) = self.place.take() else { return };
+        let now = Nanos::now();
+        // One that was not answered took at least so long.
+        if let Some(latency) = self.latency.or_else(|| failed.then(|| now.since(self.began).0)) {
+            place.complete(latency, now.0, failed);
+        }
+    }
+}
+
+/// Asks the breaker of a lane.
+pub(crate) fn ask_breaker(
+    service: &Service,
+    lane: Option<&Tag>,
+    numbers: &ServiceMetrics,
+) -> Result<Option<breaker::Permit>, Open> {
+    let Some(breakers) = service.governor.breakers() else { return Ok(None) };
+    let asked = breakers.of(lane).try_acquire(Nanos::now().0);
+    numbers.broken(match &asked {
+        Ok(leave) if leave.would_refuse().is_some() => LimitDecision::WouldRefuse,
+        Ok(_) => LimitDecision::Allowed,
+        Err(_) => LimitDecision::Refused,
+    });
+    tell_of_breaker(service, lane);
+    asked.map(Some)
+}
+
+/// Logs what a breaker has gone through since it was last told of.
+fn tell_of_breaker(service: &Service, lane: Option<&Tag>) {
+    let Some(breakers) = service.governor.breakers() else { return };
+    for transition in breakers.news(lane) {
+        tracing::warn!(
+            %service, lane = lane.map_or("baseline", Tag::as_str),
+            policy = service.governor.policy().name.as_deref().unwrap_or_default(),
+            from = transition.from.code(), to = transition.to.code(),
+            "the circuit breaker changed its state: {}", transition.why,
+        );
+    }
+}
+
+fn observe_outlier(
+    worker: &Worker,
+    numbers: &ServiceMetrics,
+    service: &Service,
+    chosen: &Chosen,
+    outcome: Outcome,
+) {
+    let endpoint: &Arc<_> = chosen.endpoint();
+    let Some(config) = &service.governor.policy().outlier_detection else { return };
+    let Some(subset) = service.subset_of(endpoint) else { return };
+    let now = Nanos::now();
+    let ejections = subset.observe(config, endpoint, outcome, now.0, &mut worker.rng.borrow_mut());
+    for ejection in ejections {
+        let enforced = ejection.mode == Mode::Enforce;
+        numbers.ejected(
+            match ejection.cause {
+                outlier::Cause::ConsecutiveErrors => EjectionCause::ConsecutiveErrors,
+                outlier::Cause::SuccessRate => EjectionCause::SuccessRate,
+            },
+            enforced,
+        );
+        let seconds = Nanos(ejection.until_nanos).since(now).0 / 1_000_000_000;
+        tracing::warn!(
+            %service, endpoint = %ejection.endpoint.address, pod = ejection.endpoint.pod.as_deref().unwrap_or("-"),
+            cause = ejection.cause.as_str(), seconds, enforced,
+            "ejected an endpoint that fails: it gets no requests for a while",
+        );
+    }
+}
+
+impl Call {
+    /// See [`Held::settle`].
+    pub(super) fn settle(&self, held: &mut Held, outcome: Option<Outcome>) {
+        held.settle(&self.worker, &self.known.numbers, &self.known.destination, outcome);
+    }
+}

@@ -1,0 +1,156 @@
+//! Answers in the place of a service: made up, or given by a fallback of the policy (DESIGN 6.5 and 6.6).
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::{Call, Exchange, note_passed};
+use crate::{
+    clock::Nanos,
+    govern::{
+        fallback::{self, stale},
+        governor::Governor,
+        policy::{FallbackAction, FallbackOn, StaticAnswer},
+    },
+    observe::{metrics, reason::REASON_HEADER},
+    proxy::answer::{Cause, Kind, MadeUp},
+};
+
+/// The header that names the fallback that answered.
+const FALLBACK_HEADER: &str = "x-sluice-fallback";
+
+/// What failed, and how the caller is told if no fallback is.
+pub(super) struct Failed {
+    pub(super) cause: Cause,
+    /// `None`: fallbacks are not for this.
+    pub(super) on: Option<FallbackOn>,
+}
+
+impl Failed {
+    pub(super) fn new(cause: impl Into<Cause>, on: impl Into<Option<FallbackOn>>) -> Self {
+        Self { cause: cause.into(), on: on.into() }
+    }
+}
+
+/// Answers a request that has failed.
+pub(super) async fn stand_in<E: Exchange>(
+    exchange: &mut E,
+    governor: &Governor,
+    key: Option<stale::Key>,
+    failed: &Failed,
+) -> E::Ended {
+    if let Some(answer) = failed.on.and_then(|on| find(exchange, governor, key, on, &failed.cause)) {
+        return give(exchange, &answer, &failed.cause).await;
+    }
+    // What the endpoint said, if it said why it failed.
+    if let Some((status, ended)) = exchange.hand_on() {
+        note_passed(exchange, None);
+        exchange.call().finish(status, Some(failed.cause.reason));
+        return ended;
+    }
+    let answer = MadeUp::of(&failed.cause, exchange.kind());
+    give(exchange, &answer, &failed.cause).await
+}
+
+/// Answers with this.
+pub(super) async fn give<E: Exchange>(exchange: &mut E, answer: &MadeUp, cause: &Cause) -> E::Ended {
+    let (status, ended) = exchange.make_up(answer).await;
+    note_passed(exchange, None);
+    exchange.call().finish_made_up(status, cause);
+    ended
+}
+
+/// The answer of the first fallback that has one.
+pub(super) fn find<E: Exchange>(
+    exchange: &mut E,
+    governor: &Governor,
+    key: Option<stale::Key>,
+    on: FallbackOn,
+    cause: &Cause,
+) -> Option<MadeUp> {
+    let kind = exchange.kind();
+    for fallback in fallback::candidates(&governor.policy().fallbacks, on) {
+        let (mut answer, action) = match &fallback.action {
+            FallbackAction::Static(answer) => {
+                (of_static(&fallback.name, answer, kind), metrics::FallbackAction::Static)
+            }
+            FallbackAction::Stale(bounds) => {
+                let now = Nanos::now().0;
+                let found = governor
+                    .stale()
+                    .zip(key)
+                    .and_then(|(stale, key)| stale.store.find(key, *bounds, &exchange.request(), now));
+                let Some(found) = found else {
+                    count(exchange.call(), &fallback.name, metrics::FallbackAction::Missed);
+                    continue;
+                };
+                (of_stale(&found, now), metrics::FallbackAction::Stale)
+            }
+        };
+        count(exchange.call(), &fallback.name, action);
+        answer.headers.insert(REASON_HEADER, HeaderValue::from_static(cause.reason.code()));
+        // Names are those of Kubernetes' objects; one that is no header value is not shown.
+        if let Ok(name) = HeaderValue::from_str(&fallback.name) {
+            answer.headers.insert(FALLBACK_HEADER, name);
+        }
+        return Some(answer);
+    }
+    None
+}
+
+fn count(call: &Call, name: &std::sync::Arc<str>, action: metrics::FallbackAction) {
+    call.known.numbers.fell_back(name, action);
+}
+
+fn of_static(name: &str, answer: &StaticAnswer, kind: Kind) -> MadeUp {
+    if kind == Kind::Grpc {
+        let grpc = fallback::for_grpc(name, answer);
+        let mut headers = to_map(&grpc.headers);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let mut status = HeaderMap::with_capacity(2);
+        status.insert("grpc-status", HeaderValue::from(u16::from(grpc.status)));
+        if let Ok(message) = HeaderValue::from_str(&grpc.message)
+            && !grpc.message.is_empty()
+        {
+            status.insert("grpc-message", message);
+        }
+        let body = grpc.body.unwrap_or_default();
+        let trailers = if body.is_empty() {
+            headers.extend(status);
+            None
+        } else {
+            Some(status)
+        };
+        return MadeUp { headers, body, trailers, ..MadeUp::grpc() };
+    }
+    let headers = to_map(&answer.headers);
+    let length = answer.body.len() as u64;
+    let body = if kind == Kind::Head { bytes::Bytes::new() } else { answer.body.clone() };
+    MadeUp { status: answer.status, headers, body, length: Some(length), trailers: None, closes: false }
+}
+
+fn of_stale(answer: &stale::Answer, now: u64) -> MadeUp {
+    let mut headers = to_map(&answer.headers);
+    headers.insert(header::AGE, HeaderValue::from(answer.age(now).as_secs()));
+    let length = answer.head_length.unwrap_or(answer.body.len() as u64);
+    MadeUp {
+        status: 200,
+        headers,
+        body: answer.body.clone(),
+        length: Some(length),
+        trailers: None,
+        closes: false,
+    }
+}
+
+fn to_map(headers: &[(HeaderName, HeaderValue)]) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(headers.len() + 3);
+    for (name, value) in headers {
+        // The proxy says itself how long the body is and what becomes of the connection.
+        if !matches!(
+            name.as_str(),
+            "content-length" | "connection" | "transfer-encoding" | "keep-alive" | "upgrade"
+        ) {
+            map.append(name, value.clone());
+        }
+    }
+    map
+}
