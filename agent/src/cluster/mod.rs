@@ -16,6 +16,7 @@ pub mod source;
 pub mod strip;
 #[cfg(test)]
 mod tests;
+pub mod verdict;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -4,7 +4,7 @@
 //! (an endpoint's load) hangs on it by `Arc`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -14,8 +14,8 @@ use ahash::AHashMap;
 use arc_swap::ArcSwap;
 
 use crate::govern::{
-    endpoint::Endpoint, entry::Entry, governor::Governor, lane::RequestTag, request::Request,
-    route::Candidates, subset::Subset, tag::Tag,
+    endpoint::Endpoint, entry::Entry, governor::Governor, lane::RequestTag, policy::LaneFallback,
+    request::Request, route::Candidates, subset::Subset, tag::Tag,
 };
 
 /// The current snapshot. Readers on the data path use `arc_swap::Cache`.
@@ -71,6 +71,8 @@ pub struct Service {
     pub entry: Arc<Entry>,
     /// The policy in force, and the state of its rules. The same for both families, and from one snapshot to the next.
     pub governor: Arc<Governor>,
+    /// Tags whose requests are refused rather than answered by the baseline (`fallback: Fail`).
+    pub failing_lanes: Arc<BTreeSet<Tag>>,
 }
 
 impl Service {
@@ -88,6 +90,7 @@ impl Service {
             session_affinity: false,
             entry: Arc::default(),
             governor: Arc::default(),
+            failing_lanes: Arc::default(),
         }
     }
 
@@ -112,6 +115,16 @@ impl Service {
         }
         let coloured = self.entry.colour(request, caller.address())?;
         Some(coloured.tag.into())
+    }
+
+    /// What becomes of a request with this tag where its lane has nobody to answer.
+    pub fn fallback(&self, tag: Option<&RequestTag>) -> LaneFallback {
+        match tag {
+            Some(tag) if !self.failing_lanes.is_empty() && self.failing_lanes.contains(tag.as_str()) => {
+                LaneFallback::Fail
+            }
+            _ => LaneFallback::Baseline,
+        }
     }
 
     /// What routing needs to know of it.

@@ -6,7 +6,13 @@
 use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use super::model::Protocol;
-use crate::govern::tag::Tag;
+use crate::{
+    api::FieldError,
+    govern::{
+        policy::{Lane, Policy, Target},
+        tag::Tag,
+    },
+};
 
 /// The kinds that Sluice reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,10 +21,19 @@ pub enum Kind {
     Service,
     EndpointSlice,
     Pod,
+    TrafficPolicy,
+    TrafficLane,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Namespace, Self::Service, Self::EndpointSlice, Self::Pod];
+    pub const ALL: [Self; 6] = [
+        Self::Namespace,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Pod,
+        Self::TrafficPolicy,
+        Self::TrafficLane,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -26,7 +41,14 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
+            Self::TrafficPolicy => "TrafficPolicy",
+            Self::TrafficLane => "TrafficLane",
         }
+    }
+
+    /// Whether it is of Sluice's own API, which a cluster may go without.
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::TrafficPolicy | Self::TrafficLane)
     }
 }
 
@@ -70,12 +92,14 @@ impl fmt::Display for Key {
 }
 
 /// An object of one of the kinds that Sluice reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     Namespace(Namespace),
     Service(Service),
     EndpointSlice(EndpointSlice),
     Pod(Pod),
+    TrafficPolicy(TrafficPolicy),
+    TrafficLane(TrafficLane),
 }
 
 impl Object {
@@ -87,6 +111,8 @@ impl Object {
             Self::Service(service) => (Kind::Service, service.name.clone()),
             Self::EndpointSlice(slice) => (Kind::EndpointSlice, slice.name.clone()),
             Self::Pod(pod) => (Kind::Pod, pod.name.clone()),
+            Self::TrafficPolicy(policy) => (Kind::TrafficPolicy, policy.name.clone()),
+            Self::TrafficLane(lane) => (Kind::TrafficLane, lane.name.clone()),
         };
         Key { kind, name }
     }
@@ -192,7 +218,10 @@ pub struct Pod {
     /// The UID that the pod's cgroup is named after: for a static pod's mirror the hash of its manifest, else `uid`.
     pub cgroup_uid: Option<Arc<str>>,
     pub ips: Vec<IpAddr>,
+    /// The label `sluice.dev/tag`.
     pub tag: Option<Tag>,
+    /// All labels, for selectors.
+    pub labels: Labels,
     /// The annotation `sluice.dev/capture`.
     pub capture: Option<bool>,
     pub node: Option<Arc<str>>,
@@ -207,4 +236,88 @@ pub struct Pod {
     pub terminating: bool,
     /// Its phase is Succeeded or Failed.
     pub finished: bool,
+}
+
+/// Labels, sorted. Cheap to clone: pods of one template mostly have the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Labels(Option<Arc<[Label]>>);
+
+type Label = (Box<str>, Box<str>);
+
+impl Labels {
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let labels = self.0.as_deref()?;
+        let at = labels.binary_search_by(|(name, _)| (**name).cmp(key)).ok()?;
+        Some(&labels[at].1)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether nobody else has these same ones.
+    pub(super) fn is_unshared(&self) -> bool {
+        self.0.as_ref().is_none_or(|labels| Arc::strong_count(labels) == 1)
+    }
+}
+
+/// Sorts them; of a key that comes twice either value may count.
+impl<K: Into<Box<str>>, V: Into<Box<str>>> FromIterator<(K, V)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(labels: I) -> Self {
+        let mut labels: Vec<Label> =
+            labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        labels.sort_unstable();
+        Self((!labels.is_empty()).then(|| labels.into()))
+    }
+}
+
+pub type TrafficPolicy = Own<Attached>;
+pub type TrafficLane = Own<Arc<Lane>>;
+
+/// A policy and the Services that it is for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attached {
+    pub targets: Vec<Target>,
+    pub policy: Arc<Policy>,
+}
+
+/// An object of Sluice's own API.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Own<T> {
+    pub name: Name,
+    pub uid: Option<Arc<str>>,
+    /// Counts changes of the spec; `None` in manifests.
+    pub generation: Option<i64>,
+    /// `creationTimestamp` in seconds of Unix time; `None` in manifests.
+    pub created: Option<i64>,
+    /// What it asks for; or all that is wrong with it.
+    pub asked: Result<T, Arc<[FieldError]>>,
+    /// What its status says of it.
+    pub told: Arc<[Told]>,
+}
+
+impl<T> Own<T> {
+    pub fn age(&self) -> Age {
+        Age { created: self.created.unwrap_or(i64::MAX), name: self.name.clone() }
+    }
+}
+
+/// Orders objects that want the same thing: the older first, of two of the same second the first by name, and those that
+/// do not say when they were created (in manifests) last.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Age {
+    created: i64,
+    pub name: Name,
+}
+
+/// A condition that stands in an object's status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub kind: Arc<str>,
+    pub status: Arc<str>,
+    pub reason: Arc<str>,
+    pub message: Arc<str>,
+    pub generation: Option<i64>,
+    /// As it stands there.
+    pub since: Arc<str>,
 }

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// An object as a source saw it, and what was wrong with it and therefore left out of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sighting {
     pub object: Object,
     pub problems: Vec<Problem>,

@@ -3,6 +3,8 @@
 //! A field that is wrong is left out and named; only an object without a usable name is refused as a whole. The API
 //! server has checked all of this for its own objects; a directory of manifests has nobody else to do it.
 
+mod own;
+
 use std::{
     collections::{BTreeMap, HashSet},
     fmt::Debug,
@@ -16,6 +18,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+pub use self::own::{Loose, traffic_lane, traffic_policy};
 use super::{
     mesh,
     object::{
@@ -199,6 +202,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         uid,
         ips,
         tag,
+        labels: labels.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
         capture: check.capture(annotations),
         node: text(spec.node_name.as_deref()),
         zone: labels.and_then(|labels| text(labels.get(ZONE_LABEL).map(|s| &**s))),

@@ -52,7 +52,7 @@ async fn the_first_snapshot_waits_for_everything() {
     changes.send(vec![Change::Restarted(Kind::Service, vec![service(1)])]).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_secs(60), cluster.synced()).await.is_err());
     assert_eq!(cluster.status().generation, 0);
-    for kind in [Kind::EndpointSlice, Kind::Pod] {
+    for kind in Kind::ALL.into_iter().skip(2) {
         changes.send(vec![Change::Restarted(kind, Vec::new())]).await.unwrap();
     }
     let first = cluster.synced().await.unwrap();

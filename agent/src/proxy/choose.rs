@@ -10,7 +10,6 @@ use crate::{
         balance::InFlight,
         endpoint::Endpoint,
         lane::RequestTag,
-        policy::LaneFallback,
         route::{self, Call, Lane, Refusal},
     },
     observe::{metrics::TagOutcome, reason::Reason},
@@ -64,7 +63,7 @@ pub(crate) fn choose(
     }
     let service = &destination.service;
     let caller = pod.pod.workload.load().address();
-    let call = Call { tag, fallback: LaneFallback::default(), caller, tried, now_nanos: now.0 };
+    let call = Call { tag, fallback: service.fallback(tag), caller, tried, now_nanos: now.0 };
     match route::route(service.candidates(), &call, &mut worker.rng.borrow_mut()) {
         Ok(decision) if tried.contains(&decision.endpoint.address) => Ok(None),
         Ok(decision) => Ok(Some(Chosen {

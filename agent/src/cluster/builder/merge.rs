@@ -10,7 +10,10 @@ use std::{
 use super::store::Store;
 use crate::{
     cluster::object::{EndpointSlice, Pod, Service, ServicePort, SliceEndpoint},
-    govern::endpoint::{Endpoint, Load},
+    govern::{
+        endpoint::{Endpoint, Load},
+        tag::Tag,
+    },
 };
 
 /// An endpoint as its slices and its pod describe it together.
@@ -18,6 +21,7 @@ use crate::{
 pub(super) struct Described<'a> {
     pub(super) slice: &'a SliceEndpoint,
     pod: Option<&'a Pod>,
+    tag: Option<&'a Tag>,
     ready: bool,
     serving: bool,
     terminating: bool,
@@ -72,6 +76,7 @@ impl<'a> Described<'a> {
         Self {
             slice,
             pod,
+            tag: pod.and_then(|pod| store.tag_of(pod)),
             ready: slice.ready || service.publish_not_ready_addresses,
             serving: slice.serving,
             terminating: slice.terminating || pod.is_some_and(|pod| pod.terminating),
@@ -101,7 +106,7 @@ impl<'a> Described<'a> {
         let reference = self.slice.pod.as_ref().map(|pod| &pod.name);
         Endpoint {
             address,
-            tag: self.pod.and_then(|pod| pod.tag.clone()),
+            tag: self.tag.cloned(),
             ready: self.ready,
             serving: self.serving,
             terminating: self.terminating,

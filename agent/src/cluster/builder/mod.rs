@@ -5,8 +5,11 @@
 //! objects arrive makes no difference to what they add up to.
 
 mod claims;
+mod kept;
+mod lanes;
 mod merge;
 mod moment;
+mod policies;
 mod service;
 mod store;
 #[cfg(test)]
@@ -34,9 +37,10 @@ use self::{
 };
 use super::{
     model::{Destination, Snapshot, Workload},
-    object::{Key, Kind, Name, Object, Pod},
+    object::{Key, Kind, Name, Object, Own, Pod, Service, TrafficLane, TrafficPolicy},
     problem::Problem,
     source::{Change, Sighting},
+    verdict::{Judged, Reason, Verdict, Verdicts},
 };
 use crate::clock::Nanos;
 
@@ -47,6 +51,9 @@ pub struct Builder {
     problems: BTreeMap<Key, Vec<Problem>>,
     /// Services to be built anew.
     dirty: AHashSet<Name>,
+    /// Objects of Sluice's own kinds whose verdict may be another.
+    unjudged: BTreeSet<Key>,
+    verdicts: Arc<Verdicts>,
     built: AHashMap<Name, Built>,
     /// Services by the pods and the addresses that they were built from.
     by_pod: AHashMap<Name, SmallVec<[Name; 1]>>,
@@ -82,6 +89,8 @@ impl Builder {
             store: Store::default(),
             problems: BTreeMap::new(),
             dirty: AHashSet::new(),
+            unjudged: BTreeSet::new(),
+            verdicts: Arc::default(),
             built: AHashMap::new(),
             by_pod: AHashMap::new(),
             by_address: AHashMap::new(),
@@ -127,6 +136,7 @@ impl Builder {
         for name in std::mem::take(&mut self.dirty) {
             self.build_service(name, moment);
         }
+        self.judge();
         if !self.changed && self.generation > 0 {
             return None;
         }
@@ -139,8 +149,14 @@ impl Builder {
         })
     }
 
+    /// What became of each TrafficPolicy and TrafficLane, as of the last [`Builder::build`].
+    pub fn verdicts(&self) -> &Arc<Verdicts> {
+        &self.verdicts
+    }
+
     /// Lets go of what was kept for a while.
     pub fn forget(&mut self, now: Instant) {
+        self.store.forget_labels();
         for built in self.built.values_mut() {
             built.forget(now);
         }
@@ -167,7 +183,14 @@ impl Builder {
             )
             .at("metadata.uid")
         });
-        let mut problems: Vec<_> = stripped.chain(built).chain(addresses).chain(uids).collect();
+        // What makes no sense has been told field by field.
+        let judged = self.verdicts.iter().filter_map(|(key, judged)| {
+            let Verdict { accepted, programmed } = &*judged.verdict;
+            let short = [accepted, programmed].into_iter().find(|condition| !condition.holds)?;
+            let told = short.reason != Reason::Invalid;
+            told.then(|| Problem::of(key.clone(), format!("{}: {}", short.reason.as_str(), short.message)))
+        });
+        let mut problems: Vec<_> = stripped.chain(built).chain(addresses).chain(uids).chain(judged).collect();
         problems.sort();
         problems
     }
@@ -199,17 +222,14 @@ impl Builder {
                     self.namespace_changed(&name);
                 }
             }
-            Object::Service(service) => {
-                if self.store.services.get(&key.name) != Some(&service) {
-                    self.store.services.insert(key.name.clone(), service);
-                    self.dirty.insert(key.name.clone());
-                }
-            }
+            Object::Service(service) => self.set_service(&key.name, Some(service)),
             Object::EndpointSlice(slice) => {
                 let services = self.store.set_slice(&key.name, Some(slice));
                 self.dirty.extend(services);
             }
             Object::Pod(pod) => self.set_pod(&key.name, Some(pod)),
+            Object::TrafficPolicy(policy) => self.set_policy(&key.name, Some(policy)),
+            Object::TrafficLane(lane) => self.set_lane(&key.name, Some(lane)),
         }
         if problems.is_empty() {
             self.problems.remove(&key);
@@ -227,16 +247,14 @@ impl Builder {
                     self.namespace_changed(&key.name.name);
                 }
             }
-            Kind::Service => {
-                if self.store.services.remove(&key.name).is_some() {
-                    self.dirty.insert(key.name.clone());
-                }
-            }
+            Kind::Service => self.set_service(&key.name, None),
             Kind::EndpointSlice => {
                 let services = self.store.set_slice(&key.name, None);
                 self.dirty.extend(services);
             }
             Kind::Pod => self.set_pod(&key.name, None),
+            Kind::TrafficPolicy => self.set_policy(&key.name, None),
+            Kind::TrafficLane => self.set_lane(&key.name, None),
         }
     }
 
@@ -249,6 +267,8 @@ impl Builder {
             Kind::Service => self.store.services.keys().cloned().collect(),
             Kind::EndpointSlice => self.store.slices.keys().cloned().collect(),
             Kind::Pod => self.store.pods.keys().cloned().collect(),
+            Kind::TrafficPolicy => self.store.policies.names().cloned().collect(),
+            Kind::TrafficLane => self.store.lanes.names().cloned().collect(),
         }
     }
 
@@ -260,6 +280,110 @@ impl Builder {
         for name in pods.cloned().collect::<Vec<_>>() {
             self.build_workload(&name);
         }
+        let (policies, lanes) = (self.store.policies.names(), self.store.lanes.names());
+        let own = policies
+            .map(|name| (Kind::TrafficPolicy, name))
+            .chain(lanes.map(|name| (Kind::TrafficLane, name)));
+        let here = own.filter(|(_, name)| name.namespace == *namespace);
+        self.unjudged.extend(here.map(|(kind, name)| Key { kind, name: name.clone() }));
+    }
+
+    fn set_service(&mut self, name: &Name, service: Option<Service>) {
+        if self.store.services.get(name) == service.as_ref() {
+            return;
+        }
+        match service {
+            Some(service) => self.store.services.insert(name.clone(), service),
+            None => self.store.services.remove(name),
+        };
+        self.dirty.insert(name.clone());
+        let policies = self.store.policies.of(name).map(|name| (Kind::TrafficPolicy, name));
+        let lanes = self.store.lanes.targeting(name).map(|name| (Kind::TrafficLane, name));
+        self.unjudged.extend(policies.chain(lanes).map(|(kind, name)| Key { kind, name: name.clone() }));
+    }
+
+    fn set_policy(&mut self, name: &Name, policy: Option<TrafficPolicy>) {
+        let policies::Concerned { services, policies } = self.store.policies.set(name, policy);
+        self.dirty.extend(services);
+        self.unjudged.extend(policies.into_iter().map(|name| Key { kind: Kind::TrafficPolicy, name }));
+    }
+
+    fn set_lane(&mut self, name: &Name, lane: Option<TrafficLane>) {
+        let Some(concerned) = self.store.lanes.set(name, lane) else { return };
+        let namespace = &name.namespace;
+        self.judge_again(Kind::TrafficLane, name);
+        if concerned.lanes {
+            let lanes = self.store.lanes.of(namespace).cloned();
+            self.unjudged.extend(lanes.map(|name| Key { kind: Kind::TrafficLane, name }));
+        }
+        match concerned.services {
+            lanes::Services::None => {}
+            lanes::Services::Some(services) => {
+                let named = |name| Name { namespace: namespace.clone(), name };
+                self.dirty.extend(services.into_iter().map(named));
+            }
+            lanes::Services::All => {
+                let services = self.store.services.keys().filter(|service| service.namespace == *namespace);
+                self.dirty.extend(services.cloned());
+            }
+        }
+        if concerned.pods {
+            let pods = self.store.pods.keys().filter(|pod| pod.namespace == *namespace);
+            for pod in pods.cloned().collect::<Vec<_>>() {
+                if self.select(&pod) {
+                    self.pod_changed(&pod, &[]);
+                }
+            }
+        }
+    }
+
+    fn judge_again(&mut self, kind: Kind, name: &Name) {
+        self.unjudged.insert(Key { kind, name: name.clone() });
+    }
+
+    /// Looks which lane has a pod. Tells whether that gives it another tag.
+    fn select(&mut self, pod: &Name) -> bool {
+        let (changed, lanes) = self.store.select(pod);
+        self.unjudged.extend(lanes.into_iter().map(|name| Key { kind: Kind::TrafficLane, name }));
+        changed
+    }
+
+    /// Finds out what became of the objects of Sluice's own kinds that a change concerned.
+    fn judge(&mut self) {
+        for key in std::mem::take(&mut self.unjudged) {
+            let judged = self.judged(&key);
+            if self.verdicts.get(&key) == judged.as_ref() {
+                continue;
+            }
+            // Only if somebody still reads the last ones they are copied.
+            let verdicts = Arc::make_mut(&mut self.verdicts);
+            match judged {
+                Some(judged) => verdicts.insert(key, judged),
+                None => verdicts.remove(&key),
+            };
+        }
+    }
+
+    fn judged(&self, key: &Key) -> Option<Judged> {
+        fn judged<T>(object: &Own<T>, verdict: Verdict) -> Judged {
+            let Own { uid, generation, told, .. } = object;
+            Judged {
+                uid: uid.clone(),
+                generation: *generation,
+                verdict: Arc::new(verdict),
+                told: told.clone(),
+            }
+        }
+        if !self.store.is_opted_in(&key.name.namespace) {
+            return None;
+        }
+        let (name, service) = (&key.name, |name: &Name| self.store.services.get(name));
+        let Store { policies, lanes, .. } = &self.store;
+        match key.kind {
+            Kind::TrafficPolicy => Some(judged(policies.get(name)?, policies.verdict(name, service)?)),
+            Kind::TrafficLane => Some(judged(lanes.get(name)?, lanes.verdict(name, service)?)),
+            _ => None,
+        }
     }
 
     fn set_pod(&mut self, name: &Name, pod: Option<Pod>) {
@@ -267,9 +391,15 @@ impl Builder {
             return;
         }
         let before = self.store.set_pod(name, pod);
-        let after = self.store.pods.get(name);
+        self.select(name);
+        self.pod_changed(name, before.as_ref().map(|pod| &*pod.ips).unwrap_or_default());
+    }
+
+    /// What was built from a pod is built anew, also from the addresses that it had.
+    fn pod_changed(&mut self, name: &Name, had: &[IpAddr]) {
         self.dirty.extend(self.by_pod.get(name).into_iter().flatten().cloned());
-        for ip in before.iter().chain(after).flat_map(|pod| &pod.ips) {
+        let has = self.store.pods.get(name).map(|pod| &*pod.ips).unwrap_or_default();
+        for ip in had.iter().chain(has) {
             self.dirty.extend(self.by_address.get(ip).into_iter().flatten().cloned());
         }
         self.build_workload(name);
@@ -287,7 +417,7 @@ impl Builder {
                 uid: pod.cgroup_uid.clone()?,
                 namespace: name.namespace.clone(),
                 name: name.name.clone(),
-                tag: pod.tag.clone(),
+                tag: self.store.tag_of(pod).cloned(),
                 ips: pod.ips.clone(),
                 node: pod.node.clone(),
                 zone: pod.zone.clone().or_else(|| self.options.zone.clone().filter(|_| here)),

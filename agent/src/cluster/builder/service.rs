@@ -1,7 +1,7 @@
 //! From one Service, its slices and its pods to what the model has of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -24,9 +24,10 @@ use crate::{
     },
     govern::{
         endpoint::{Endpoint, Load},
+        entry::Entry,
         governor::Governor,
-        policy::Policy,
         subset::Subset,
+        tag::Tag,
     },
 };
 
@@ -49,6 +50,13 @@ pub(super) struct Built {
     governors: AHashMap<u16, Arc<Governor>>,
     /// By port and family.
     parts: AHashMap<(u16, bool), Part>,
+}
+
+/// What governs a port, in both families.
+struct Rules {
+    governor: Arc<Governor>,
+    entry: Arc<Entry>,
+    failing: Arc<BTreeSet<Tag>>,
 }
 
 /// A port of a Service in one family.
@@ -97,18 +105,21 @@ impl Built {
         };
         for (index, port) in service.ports.iter().enumerate() {
             built.check_port_name(service, port, &slices);
-            let policy = Arc::<Policy>::default();
-            let governor = Governor::next(
-                Some(before.governors.get(&port.port).unwrap_or(&store.seed)),
-                policy,
-                now.nanos,
-            );
+            let policy = store.policies.in_force(&service.name, port.name.as_ref());
+            let policy = policy.cloned().unwrap_or_default();
+            let last = before.governors.get(&port.port).unwrap_or(&store.seed);
+            let governor = Governor::next(Some(last), policy, now.nanos);
             built.governors.insert(port.port, governor.clone());
+            let rules = Rules {
+                governor,
+                entry: Arc::new(store.lanes.entry(&service.name, port.name.as_ref())),
+                failing: store.lanes.failing(&service.name.namespace),
+            };
             for &ipv6 in families {
                 let described = merge(port, ipv6, &slices);
                 built.check_unknown(service, &described);
                 let part = before.parts.remove(&(port.port, ipv6));
-                let part = Part::build(service, port, described, &governor, options, part, now);
+                let part = Part::build(service, port, described, &rules, options, part, now);
                 built.claim(service, index, ipv6, &part.service);
                 built.parts.insert((port.port, ipv6), part);
             }
@@ -234,7 +245,7 @@ impl Part {
         service: &Service,
         port: &ServicePort,
         mut described: BTreeMap<SocketAddr, Described<'_>>,
-        governor: &Arc<Governor>,
+        rules: &Rules,
         options: &Options,
         before: Option<Self>,
         now: Moment,
@@ -297,8 +308,9 @@ impl Part {
             baseline,
             lanes,
             session_affinity: service.session_affinity,
-            entry: Arc::default(),
-            governor: governor.clone(),
+            governor: rules.governor.clone(),
+            entry: rules.entry.clone(),
+            failing_lanes: rules.failing.clone(),
         };
         let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
         let mut part = Self { service, loads: std::mem::take(loads) };
@@ -345,14 +357,15 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         session_affinity,
         entry,
         governor,
+        failing_lanes,
     } = new;
     let same = |old: &[Arc<Endpoint>], new: &[Arc<Endpoint>]| {
         old.len() == new.len() && old.iter().zip(new).all(|(old, new)| Arc::ptr_eq(old, new))
     };
     (&old.namespace, &old.name, &old.port_name) == (namespace, name, port_name)
         && (old.port, old.protocol, old.session_affinity) == (*port, *protocol, *session_affinity)
-        && old.entry == *entry
         && Arc::ptr_eq(&old.governor, governor)
+        && (&old.entry, &old.failing_lanes) == (entry, failing_lanes)
         && same(&old.endpoints, endpoints)
         && same(&old.baseline, baseline)
         && old.lanes.len() == lanes.len()

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use smallvec::SmallVec;
 
+use super::{lanes::Lanes, policies::Policies};
 use crate::{
-    cluster::object::{EndpointSlice, Name, Namespace, Pod, PodReference, Service},
-    govern::governor::Governor,
+    cluster::object::{EndpointSlice, Labels, Name, Namespace, Pod, PodReference, Service},
+    govern::{governor::Governor, tag::Tag},
 };
 
 #[derive(Default)]
@@ -18,6 +19,10 @@ pub(super) struct Store {
     pub(super) services: AHashMap<Name, Service>,
     pub(super) slices: AHashMap<Name, EndpointSlice>,
     pub(super) pods: AHashMap<Name, Pod>,
+    pub(super) policies: Policies,
+    pub(super) lanes: Lanes,
+    /// All that pods have, each once.
+    labels: AHashSet<Labels>,
     /// Names of slices by their Service.
     slices_of: AHashMap<Name, BTreeSet<Arc<str>>>,
     /// Pods that have an address of their own.
@@ -47,6 +52,11 @@ impl Store {
     pub(super) fn pod_at(&self, ip: IpAddr) -> Option<&Pod> {
         let pods = self.pods_at.get(&ip)?.iter().filter_map(|name| self.pods.get(name));
         pods.min_by_key(|pod| (pod.terminating, &pod.name))
+    }
+
+    /// A pod's own tag, or that of the lane that selects it.
+    pub(super) fn tag_of<'a>(&'a self, pod: &'a Pod) -> Option<&'a Tag> {
+        pod.tag.as_ref().or_else(|| self.lanes.tag_of(&pod.name))
     }
 
     /// Puts a slice in; gives the Services that it belonged and belongs to.
@@ -81,7 +91,10 @@ impl Store {
     }
 
     /// Puts a pod in; gives the one that was there.
-    pub(super) fn set_pod(&mut self, name: &Name, pod: Option<Pod>) -> Option<Pod> {
+    pub(super) fn set_pod(&mut self, name: &Name, mut pod: Option<Pod>) -> Option<Pod> {
+        if let Some(pod) = &mut pod {
+            pod.labels = self.shared(&pod.labels);
+        }
         let ips: Vec<_> =
             pod.iter().filter(|pod| has_address(pod)).flat_map(|pod| &pod.ips).copied().collect();
         let before = match pod {
@@ -100,6 +113,27 @@ impl Store {
             self.pods_at.entry(ip).or_default().push(name.clone());
         }
         before
+    }
+
+    /// Looks which lane has a pod. Tells whether that gives it another tag, and the lanes whose verdicts it may change.
+    pub(super) fn select(&mut self, pod: &Name) -> (bool, SmallVec<[Name; 2]>) {
+        self.lanes.select(pod, self.pods.get(pod))
+    }
+
+    /// Lets go of labels that no pod has any more.
+    pub(super) fn forget_labels(&mut self) {
+        self.labels.retain(|labels| !labels.is_unshared());
+    }
+
+    /// The same labels, in memory once.
+    fn shared(&mut self, labels: &Labels) -> Labels {
+        if let Some(known) = self.labels.get(labels) {
+            return known.clone();
+        }
+        if !labels.is_empty() {
+            self.labels.insert(labels.clone());
+        }
+        labels.clone()
     }
 }
 

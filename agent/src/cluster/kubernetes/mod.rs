@@ -1,8 +1,8 @@
 //! The source that watches the API server: what runs in a real cluster.
 //!
-//! One watch on the Namespaces of the cluster says which are opted in; each of those has three more of its own (its
-//! Services, EndpointSlices and Pods), which begin and end with its annotation. Nothing of other namespaces is asked
-//! for, which is why a Pod's own `sluice.dev/capture: enabled` counts only where its namespace is opted in too. Every agent sees the same, whatever its node: calls go to all of them.
+//! One watch on the Namespaces of the cluster says which are opted in; each of those has five more of its own (its
+//! Services, EndpointSlices, Pods, TrafficPolicies and TrafficLanes), which begin and end with its annotation. Nothing
+//! of other namespaces is asked for, which is why a Pod's own `sluice.dev/capture: enabled` counts only where its namespace is opted in too. Every agent sees the same, whatever its node: calls go to all of them.
 //!
 //! [`client`] is the connection; [`follow`] keeps one watch going through whatever happens to it, at its [`pace`], and
 //! [`watch`] says what it is on and strips what it sees; [`picture`] decides what that adds up to, and when it is whole
@@ -152,7 +152,7 @@ impl Source {
                         Said::Failed(failure) => {
                             let lasting = failure.is_lasting();
                             self.standing.failed(id, failure);
-                            if lasting { self.picture.forbidden(&scope) } else { Outcome::default() }
+                            if lasting { self.picture.unreadable(&scope) } else { Outcome::default() }
                         }
                         Said::Ended(why) => {
                             self.standing.reopened(scope.resource(), why);

@@ -4,7 +4,9 @@
 //! be governed into nothing. The same holds for the cluster at the beginning. What cannot be read must not hold up
 //! the rest: a namespace with a kind that is forbidden stays ungoverned until it is allowed, and one whose lists fail
 //! for another reason is waited for only so long. If none at all can be read the first picture waits, however long
-//! that takes: an agent that governs nothing must not take the place of one that does.
+//! that takes: an agent that governs nothing must not take the place of one that does. Sluice's own kinds are another
+//! matter: without them (their definitions are not installed, or reading them is forbidden) a namespace is governed without
+//! policies.
 //!
 //! Objects are kept here only until they are told of; after that it is their names, so that what a later list does
 //! not name any more can be told as deleted. No socket, no clock: what comes in decides what goes out.
@@ -51,7 +53,7 @@ struct Watched {
 #[derive(Default)]
 struct Listing {
     listed: bool,
-    forbidden: bool,
+    unreadable: bool,
     /// While the namespace has not been told of.
     held: BTreeMap<Arc<str>, Sighting>,
     /// From then on.
@@ -60,7 +62,8 @@ struct Listing {
 
 impl Picture {
     /// The kinds that are watched in a namespace.
-    pub(super) const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Pod];
+    pub(super) const KINDS: [Kind; 5] =
+        [Kind::Service, Kind::EndpointSlice, Kind::Pod, Kind::TrafficPolicy, Kind::TrafficLane];
 
     pub(super) fn has_spoken(&self) -> bool {
         self.spoken
@@ -86,11 +89,11 @@ impl Picture {
         outcome
     }
 
-    /// That scope may not be read.
-    pub(super) fn forbidden(&mut self, scope: &Scope) -> Outcome {
+    /// That scope cannot be read, and will not be by trying again. What is known of it stays.
+    pub(super) fn unreadable(&mut self, scope: &Scope) -> Outcome {
         let mut outcome = Outcome::default();
         if let (Some(slot), Some(watched)) = (slot(scope.kind), self.watched.get_mut(&scope.namespace)) {
-            watched.kinds[slot].forbidden = true;
+            watched.kinds[slot].unreadable = true;
             self.speak(&mut outcome.batch);
         }
         outcome
@@ -158,7 +161,7 @@ impl Picture {
         match news {
             News::Listed(all) => {
                 listing.listed = true;
-                listing.forbidden = false;
+                listing.unreadable = false;
                 if watched.told {
                     let names: BTreeSet<_> = all.iter().map(name).collect();
                     let gone = listing.names.difference(&names).cloned();
@@ -189,7 +192,7 @@ impl Picture {
 
     /// Tells what has become whole.
     fn speak(&mut self, batch: &mut Batch) {
-        if self.spoken || self.watched.values().all(|watched| watched.is_whole() || watched.is_forbidden()) {
+        if self.spoken || self.watched.values().all(|watched| watched.is_whole() || watched.is_unreadable()) {
             self.tell(batch);
         }
     }
@@ -225,11 +228,13 @@ impl Picture {
 
 impl Watched {
     fn is_whole(&self) -> bool {
-        self.kinds.iter().all(|listing| listing.listed)
+        let mut kinds = Picture::KINDS.into_iter().zip(&self.kinds);
+        kinds.all(|(kind, listing)| listing.listed || listing.unreadable && kind.is_own())
     }
 
-    fn is_forbidden(&self) -> bool {
-        self.kinds.iter().any(|listing| listing.forbidden)
+    fn is_unreadable(&self) -> bool {
+        let mut kinds = Picture::KINDS.into_iter().zip(&self.kinds);
+        kinds.any(|(kind, listing)| listing.unreadable && !kind.is_own())
     }
 }
 
@@ -245,7 +250,7 @@ fn deleted(kind: Kind, namespace: &Arc<str>, name: Arc<str>) -> Change {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::object::{Namespace, Pod};
+    use crate::cluster::object::{Labels, Namespace, Pod};
 
     fn scope(kind: Kind, namespace: &str) -> Scope {
         Scope { kind, namespace: namespace.into() }
@@ -262,6 +267,7 @@ mod tests {
             cgroup_uid: None,
             ips: Vec::new(),
             tag: None,
+            labels: Labels::default(),
             capture: None,
             node: None,
             zone: None,
@@ -304,8 +310,17 @@ mod tests {
         assert_eq!(*namespaces(&mut picture, &[("shop", Some(true))]).begin, ["shop".into()]);
         assert_eq!(list(&mut picture, Kind::Service, "shop", &[]), [""; 0]);
         assert_eq!(list(&mut picture, Kind::Pod, "shop", &["a", "b"]), [""; 0]);
-        let first = ["=Namespace shop", "=Service ", "=EndpointSlice ", "=Pod shop/a,shop/b"];
-        assert_eq!(list(&mut picture, Kind::EndpointSlice, "shop", &[]), first);
+        let first = [
+            "=Namespace shop",
+            "=Service ",
+            "=EndpointSlice ",
+            "=Pod shop/a,shop/b",
+            "=TrafficPolicy ",
+            "=TrafficLane ",
+        ];
+        assert_eq!(list(&mut picture, Kind::EndpointSlice, "shop", &[]), [""; 0]);
+        assert_eq!(list(&mut picture, Kind::TrafficPolicy, "shop", &[]), [""; 0]);
+        assert_eq!(list(&mut picture, Kind::TrafficLane, "shop", &[]), first);
         picture
     }
 
@@ -313,7 +328,17 @@ mod tests {
     fn a_cluster_without_opted_in_namespaces_is_told_at_once() {
         let mut picture = Picture::default();
         let outcome = namespaces(&mut picture, &[("bank", None), ("pub", Some(false))]);
-        assert_eq!(told(&outcome), ["=Namespace bank,pub", "=Service ", "=EndpointSlice ", "=Pod "]);
+        assert_eq!(
+            told(&outcome),
+            [
+                "=Namespace bank,pub",
+                "=Service ",
+                "=EndpointSlice ",
+                "=Pod ",
+                "=TrafficPolicy ",
+                "=TrafficLane "
+            ]
+        );
         assert!(outcome.begin.is_empty());
     }
 
@@ -339,8 +364,10 @@ mod tests {
         assert_eq!(told(&picture.hear(&pods, News::Applied(pod("bank", "c")))), [""; 0]);
         assert_eq!(told(&picture.hear(&pods, News::Deleted(pod("bank", "a").object.key()))), [""; 0]);
         assert_eq!(list(&mut picture, Kind::Service, "bank", &[]), [""; 0]);
+        assert_eq!(list(&mut picture, Kind::EndpointSlice, "bank", &[]), [""; 0]);
+        assert_eq!(list(&mut picture, Kind::TrafficPolicy, "bank", &[]), [""; 0]);
         let whole = ["+Pod bank/b", "+Pod bank/c", "+Namespace bank"];
-        assert_eq!(list(&mut picture, Kind::EndpointSlice, "bank", &[]), whole);
+        assert_eq!(list(&mut picture, Kind::TrafficLane, "bank", &[]), whole);
     }
 
     #[test]
@@ -349,7 +376,10 @@ mod tests {
         namespaces(&mut picture, &[("shop", Some(true)), ("bank", None)]);
         let gone = News::Deleted(namespace("shop", None).object.key());
         let outcome = picture.hear(&scope(Kind::Namespace, ""), gone);
-        assert_eq!(told(&outcome), ["=Namespace bank", "=Service ", "=EndpointSlice ", "=Pod "]);
+        assert_eq!(
+            told(&outcome),
+            ["=Namespace bank", "=Service ", "=EndpointSlice ", "=Pod ", "=TrafficPolicy ", "=TrafficLane "]
+        );
         assert_eq!(*outcome.end, ["shop".into()]);
     }
 
@@ -362,11 +392,13 @@ mod tests {
         for kind in Picture::KINDS {
             assert_eq!(list(&mut picture, kind, "shop", &[]), [""; 0]);
         }
-        let first = ["=Namespace shop", "=Service ", "=EndpointSlice ", "=Pod "];
+        let first =
+            ["=Namespace shop", "=Service ", "=EndpointSlice ", "=Pod ", "=TrafficPolicy ", "=TrafficLane "];
         assert_eq!(told(&picture.speak_of_what_is_whole()), first);
         assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "once");
-        assert_eq!(list(&mut picture, Kind::Service, "bank", &[]), [""; 0]);
-        assert_eq!(list(&mut picture, Kind::EndpointSlice, "bank", &[]), [""; 0]);
+        for kind in [Kind::Service, Kind::EndpointSlice, Kind::TrafficPolicy, Kind::TrafficLane] {
+            assert_eq!(list(&mut picture, kind, "bank", &[]), [""; 0]);
+        }
         assert_eq!(list(&mut picture, Kind::Pod, "bank", &["a"]), ["+Pod bank/a", "+Namespace bank"]);
     }
 
@@ -377,12 +409,33 @@ mod tests {
         for kind in Picture::KINDS {
             assert_eq!(list(&mut picture, kind, "shop", &[]), [""; 0]);
         }
-        let first = picture.forbidden(&scope(Kind::Pod, "bank"));
-        assert_eq!(told(&first), ["=Namespace shop", "=Service ", "=EndpointSlice ", "=Pod "]);
-        assert_eq!(list(&mut picture, Kind::Service, "bank", &[]), [""; 0]);
-        assert_eq!(list(&mut picture, Kind::EndpointSlice, "bank", &[]), [""; 0]);
+        let first = picture.unreadable(&scope(Kind::Pod, "bank"));
+        assert_eq!(
+            told(&first),
+            ["=Namespace shop", "=Service ", "=EndpointSlice ", "=Pod ", "=TrafficPolicy ", "=TrafficLane "]
+        );
+        for kind in [Kind::Service, Kind::EndpointSlice, Kind::TrafficPolicy, Kind::TrafficLane] {
+            assert_eq!(list(&mut picture, kind, "bank", &[]), [""; 0]);
+        }
         assert_eq!(list(&mut picture, Kind::Pod, "bank", &["a"]), ["+Pod bank/a", "+Namespace bank"]);
         // Forbidden from now on: what is known stays.
-        assert_eq!(told(&picture.forbidden(&scope(Kind::Pod, "bank"))), [""; 0]);
+        assert_eq!(told(&picture.unreadable(&scope(Kind::Pod, "bank"))), [""; 0]);
+    }
+
+    #[test]
+    fn a_cluster_without_own_kinds_is_governed_without_policies() {
+        let mut picture = Picture::default();
+        namespaces(&mut picture, &[("shop", Some(true))]);
+        for kind in [Kind::Service, Kind::EndpointSlice, Kind::Pod] {
+            assert_eq!(list(&mut picture, kind, "shop", &[]), [""; 0]);
+        }
+        assert_eq!(told(&picture.unreadable(&scope(Kind::TrafficPolicy, "shop"))), [""; 0]);
+        let first = told(&picture.unreadable(&scope(Kind::TrafficLane, "shop")));
+        assert_eq!(first[0], "=Namespace shop");
+        // They are installed. (A pod stands for what is of the kind.)
+        assert_eq!(list(&mut picture, Kind::TrafficLane, "shop", &["gray"]), ["+Pod shop/gray"]);
+        // They cannot be read any more: what is known stays.
+        assert_eq!(told(&picture.unreadable(&scope(Kind::TrafficLane, "shop"))), [""; 0]);
+        assert_eq!(list(&mut picture, Kind::TrafficLane, "shop", &[]), ["-TrafficLane shop/gray"]);
     }
 }

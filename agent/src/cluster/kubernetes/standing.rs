@@ -3,7 +3,11 @@
 //! An API server that is away is one problem, not one for each watch and attempt; a missing permission is one for
 //! each verb and resource.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -80,12 +84,18 @@ impl Standing {
     /// When the watch that has heard nothing for longest last heard something, and what is wrong now.
     pub(super) fn look(&mut self, now: Instant, spoken: bool) -> (Option<Instant>, Vec<Problem>) {
         let mut refused = BTreeMap::new();
+        let mut unknown = BTreeSet::new();
         let mut away = None;
         let mut failing_still = false;
         for watch in self.watches.values_mut() {
             let heard = watch.pulse.last();
             watch.failing.take_if(|failing| failing.last < heard);
             match &watch.failing {
+                Some(Failing { failure: Failure::Refused { code: 404, .. }, .. })
+                    if watch.scope.kind.is_own() =>
+                {
+                    unknown.insert(watch.scope.resource());
+                }
                 Some(Failing { failure: Failure::Refused { verb, code, message }, .. }) => {
                     let entry = refused.entry((watch.scope.resource(), *verb, *code));
                     entry.or_insert_with(|| (&watch.scope, message, 0)).2 += 1;
@@ -109,6 +119,8 @@ impl Standing {
             };
             let effect = if scope.kind == Kind::Namespace {
                 "without them nothing new is learnt of the cluster"
+            } else if scope.kind.is_own() {
+                "what was known of them stays in force, and namespaces of which nothing was are governed without"
             } else {
                 "what was known there stays in force, and a namespace that was not is left ungoverned"
             };
@@ -121,6 +133,13 @@ impl Standing {
                 "the API server refuses to {verb} {resource}{place} ({code}: {message}): {effect}; {advice}"
             ))
         }).collect();
+        if !unknown.is_empty() {
+            let resources = unknown.into_iter().collect::<Vec<_>>().join(" and ");
+            problems.push(told(format!(
+                "the API server does not know {resources} (404): all goes on without, and what was known of them stays in \
+                 force; install the CustomResourceDefinitions of this version"
+            )));
+        }
         problems.extend(self.away.as_ref().map(|why| {
             let effect = if spoken {
                 "the last state stays in force until it is back"
@@ -129,7 +148,13 @@ impl Standing {
             };
             told(format!("the API server does not answer as it should ({why}): {effect}"))
         }));
-        (self.watches.values().map(|watch| watch.pulse.last()).min(), problems)
+        // What the cluster goes without says nothing of how old the rest is.
+        let goes_without = |watch: &&Watch| {
+            let lasting = watch.failing.as_ref().is_some_and(|failing| failing.failure.is_lasting());
+            watch.scope.kind.is_own() && lasting
+        };
+        let standing = self.watches.values().filter(|watch| !goes_without(watch));
+        (standing.map(|watch| watch.pulse.last()).min(), problems)
     }
 }
 

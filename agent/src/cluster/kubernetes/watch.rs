@@ -18,11 +18,14 @@ use super::{
     Id,
     follow::{Follow, Reader},
 };
-use crate::cluster::{
-    object::{Key, Kind},
-    problem::Problem,
-    source::{Sighting, WatchEnd},
-    strip,
+use crate::{
+    api,
+    cluster::{
+        object::{Key, Kind},
+        problem::Problem,
+        source::{Sighting, WatchEnd},
+        strip::{self, Loose},
+    },
 };
 
 /// Pods that are done have no address and call nobody: with jobs and evictions they can be most of a namespace. One
@@ -51,6 +54,8 @@ pub(super) fn resource(kind: Kind) -> &'static str {
         Kind::Service => "services",
         Kind::EndpointSlice => "endpointslices.discovery.k8s.io",
         Kind::Pod => "pods",
+        Kind::TrafficPolicy => "trafficpolicies.sluice.dev",
+        Kind::TrafficLane => "trafficlanes.sluice.dev",
     }
 }
 
@@ -152,6 +157,14 @@ pub(super) async fn run(client: Client, scope: Scope, pulse: Arc<Pulse>, common:
         Kind::Pod => {
             let follow = Follow { selector: Some(LIVE_PODS), ..follow };
             start(namespaced::<core::Pod>(client, &scope), follow, strip::pod).await;
+        }
+        Kind::TrafficPolicy => {
+            let api = namespaced::<Loose<api::TrafficPolicy>>(client, &scope);
+            start(api, follow, |object| strip::traffic_policy(&object.value)).await;
+        }
+        Kind::TrafficLane => {
+            let api = namespaced::<Loose<api::TrafficLane>>(client, &scope);
+            start(api, follow, |object| strip::traffic_lane(&object.value)).await;
         }
     }
 }

@@ -6,11 +6,14 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::de::DeserializeOwned;
 
 use super::tree::{self, Node, Value};
-use crate::cluster::{
-    object::{Key, Kind},
-    problem::Problem,
-    source::Sighting,
-    strip,
+use crate::{
+    api,
+    cluster::{
+        object::{Key, Kind},
+        problem::Problem,
+        source::Sighting,
+        strip,
+    },
 };
 
 /// What a file says.
@@ -137,8 +140,9 @@ fn identify(node: &Node, default: Option<Kind>) -> Result<What<'_>, Problem> {
         // A list of something else is of no interest; only `List` itself is mixed.
         return Ok(if of.is_empty() || default.is_some() { What::List(items, default) } else { What::Other });
     }
-    // In the two groups that Sluice reads, a kind that does not exist is a slip of the pen.
-    if (version == "v1" && !CORE_KINDS.contains(&kind)) || version == "discovery.k8s.io/v1" {
+    // In the groups that Sluice reads, a kind that does not exist is a slip of the pen.
+    let of_core = version == "v1" && !CORE_KINDS.contains(&kind);
+    if of_core || [DISCOVERY, api::API_VERSION].contains(&version) {
         let all = Kind::ALL.map(Kind::as_str).join(", ");
         return Err(wrong(
             "kind",
@@ -170,17 +174,20 @@ const CORE_KINDS: [&str; 17] = [
     "Config",
 ];
 
+const DISCOVERY: &str = "discovery.k8s.io/v1";
+
 fn api_version(kind: Kind) -> &'static str {
     match kind {
         Kind::Namespace | Kind::Service | Kind::Pod => "v1",
-        Kind::EndpointSlice => "discovery.k8s.io/v1",
+        Kind::EndpointSlice => DISCOVERY,
+        Kind::TrafficPolicy | Kind::TrafficLane => api::API_VERSION,
     }
 }
 
 /// Whether an apiVersion is of somebody's own API group (a Knative Service, say), rather than Kubernetes's.
 fn is_foreign(version: &str) -> bool {
     let group = version.split_once('/').map_or("", |(group, _)| group);
-    group.contains('.') && !group.ends_with(".k8s.io")
+    group.contains('.') && !group.ends_with(".k8s.io") && group != api::GROUP
 }
 
 fn one(node: &Node, kind: Kind) -> Result<Entry, Problem> {
@@ -201,6 +208,8 @@ fn one(node: &Node, kind: Kind) -> Result<Entry, Problem> {
         Kind::Service => read::<core::Service>(node, kind, strip::service),
         Kind::EndpointSlice => read::<discovery::EndpointSlice>(node, kind, strip::endpoint_slice),
         Kind::Pod => read::<core::Pod>(node, kind, strip::pod),
+        Kind::TrafficPolicy => strip::traffic_policy(&node.to_json()),
+        Kind::TrafficLane => strip::traffic_lane(&node.to_json()),
     };
     let mut sighting = sighting.map_err(|e| at_line(node, e))?;
     for problem in &mut sighting.problems {

@@ -111,7 +111,7 @@ impl Node {
             .map_err(|e| (field_of(e.path()), e.inner().to_string()))
     }
 
-    fn to_json(&self) -> Json {
+    pub(super) fn to_json(&self) -> Json {
         match &self.value {
             Value::Null => Json::Null,
             Value::Bool(value) => Json::Bool(*value),

@@ -1,0 +1,134 @@
+//! Sluice's own kinds.
+//!
+//! Unlike Kubernetes's these may be anything: a CRD older than this agent lets pass what makes no sense to it, and a field
+//! of the wrong type must not make the whole list unreadable. So they are taken as they come, and an object that is
+//! wrong is an object all the same: one that says why it asks for nothing.
+
+use std::{borrow::Cow, sync::Arc};
+
+use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::Resource;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
+
+use super::{Check, key, text};
+use crate::{
+    api::{self, FieldError},
+    cluster::{
+        object::{Attached, Kind, Object, Own, Told},
+        problem::Problem,
+        source::Sighting,
+    },
+};
+
+/// An object of one of Sluice's kinds, not yet read.
+#[derive(Clone, Debug)]
+pub struct Loose<K> {
+    metadata: ObjectMeta,
+    pub value: Value,
+    kind: std::marker::PhantomData<fn() -> K>,
+}
+
+pub fn traffic_policy(object: &Value) -> Result<Sighting, Problem> {
+    own::<api::TrafficPolicy, _>(
+        Kind::TrafficPolicy,
+        object,
+        |targets, policy| Attached { targets, policy: Arc::new(policy) },
+        Object::TrafficPolicy,
+    )
+}
+
+pub fn traffic_lane(object: &Value) -> Result<Sighting, Problem> {
+    own::<api::TrafficLane, _>(Kind::TrafficLane, object, |_, lane| Arc::new(lane), Object::TrafficLane)
+}
+
+fn own<K: api::Kind, T>(
+    kind: Kind,
+    object: &Value,
+    make: impl FnOnce(Vec<crate::govern::policy::Target>, K::Checked) -> T,
+    wrap: impl FnOnce(Own<T>) -> Object,
+) -> Result<Sighting, Problem> {
+    let metadata: ObjectMeta = serde_json::from_value(object["metadata"].clone()).map_err(|e| {
+        let named = |name| object["metadata"][name].as_str();
+        Problem::of(key(kind, named("namespace"), named("name")), format!("{e}; the object is left out"))
+            .at("metadata")
+    })?;
+    let mut check = Check::begin(kind, &metadata)?;
+    let asked = match api::read::<K>(object) {
+        Ok((object, checked)) => Ok(make(api::Kind::targets(&object), checked)),
+        Err(errors) => {
+            for FieldError { field, message } in &errors {
+                check
+                    .note(field, format!("{message}; its last good version stays in force, if there is one"));
+            }
+            Err(errors.into())
+        }
+    };
+    let own = Own {
+        name: check.key.name.clone(),
+        uid: text(metadata.uid.as_deref()),
+        generation: metadata.generation,
+        created: metadata.creation_timestamp.map(|time| time.0.as_second()),
+        asked,
+        told: told(&object["status"]["conditions"]),
+    };
+    Ok(check.end(wrap(own)))
+}
+
+/// What can be read of the conditions; what cannot is as if it were not there, and will be written anew.
+fn told(conditions: &Value) -> Arc<[Told]> {
+    let conditions = conditions.as_array().into_iter().flatten();
+    conditions
+        .filter_map(|condition| {
+            let text = |field: &str| condition[field].as_str().map(Arc::from);
+            Some(Told {
+                kind: text("type")?,
+                status: text("status")?,
+                reason: text("reason")?,
+                message: text("message").unwrap_or_default(),
+                generation: condition["observedGeneration"].as_i64(),
+                since: text("lastTransitionTime")?,
+            })
+        })
+        .collect()
+}
+
+impl<'de, K> Deserialize<'de> for Loose<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let metadata = Deserialize::deserialize(&value["metadata"]).map_err(D::Error::custom)?;
+        Ok(Self { metadata, value, kind: std::marker::PhantomData })
+    }
+}
+
+impl<K> Resource for Loose<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        K::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        K::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        K::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        K::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}

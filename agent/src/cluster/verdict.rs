@@ -1,0 +1,115 @@
+//! What became of a TrafficPolicy or TrafficLane: the conditions that its status is to say.
+//!
+//! `Accepted`: it makes sense, and it is in force for something that it asks for. `Programmed`: it is in force for all of
+//! that, on the agent that says so; the others follow within a second. Types and reasons are those of Gateway API's
+//! policies, as far as they fit. <https://gateway-api.sigs.k8s.io/geps/gep-713/>
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::object::{Key, Told};
+
+/// The verdicts on all objects of Sluice's own kinds in opted-in namespaces.
+pub type Verdicts = BTreeMap<Key, Judged>;
+
+/// An object, what is to be said of it, and what its status says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    pub uid: Option<Arc<str>>,
+    pub generation: Option<i64>,
+    pub verdict: Arc<Verdict>,
+    pub told: Arc<[Told]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub accepted: Condition,
+    pub programmed: Condition,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub holds: bool,
+    pub reason: Reason,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Accepted,
+    Programmed,
+    Invalid,
+    TargetNotFound,
+    Conflicted,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::Programmed => "Programmed",
+            Self::Invalid => "Invalid",
+            Self::TargetNotFound => "TargetNotFound",
+            Self::Conflicted => "Conflicted",
+        }
+    }
+}
+
+/// Something that an object asks for and does not get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shortfall {
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+impl Verdict {
+    /// On an object that makes no sense. `in_force`: what is said of the version that still is.
+    pub(super) fn invalid(wrong: impl IntoIterator<Item: std::fmt::Display>, in_force: Option<&str>) -> Self {
+        let wrong = wrong.into_iter().map(|error| error.to_string()).collect::<Vec<_>>().join("; ");
+        let effect = in_force.map_or_else(
+            || "no version of it that makes sense is known: it is not in force".to_owned(),
+            |version| format!("{version} stays in force"),
+        );
+        let message = format!("{wrong}. {effect}");
+        let condition = Condition { holds: false, reason: Reason::Invalid, message };
+        Self { accepted: condition.clone(), programmed: condition }
+    }
+
+    /// On an object that makes sense. `in_force` says for what it is; without it, it is for nothing.
+    pub(super) fn of(in_force: Option<String>, shortfalls: &[Shortfall]) -> Self {
+        let short = (!shortfalls.is_empty()).then(|| {
+            // Another's being in the way is what its owner should hear of first.
+            let conflict = shortfalls.iter().find(|shortfall| shortfall.reason == Reason::Conflicted);
+            let reason = conflict.unwrap_or(&shortfalls[0]).reason;
+            let messages: Vec<_> = shortfalls.iter().map(|shortfall| &*shortfall.message).collect();
+            (reason, messages.join("; "))
+        });
+        let condition = |holds, reason, message| Condition { holds, reason, message };
+        match (in_force, short) {
+            (Some(in_force), None) => Self {
+                accepted: condition(true, Reason::Accepted, in_force.clone()),
+                programmed: condition(true, Reason::Programmed, in_force),
+            },
+            (Some(in_force), Some((reason, short))) => {
+                let message = format!("{in_force}; {short}");
+                Self {
+                    accepted: condition(true, Reason::Accepted, message.clone()),
+                    programmed: condition(false, reason, message),
+                }
+            }
+            (None, Some((reason, short))) => {
+                let condition = condition(false, reason, short);
+                Self { accepted: condition.clone(), programmed: condition }
+            }
+            // Whatever asks for nothing has it.
+            (None, None) => Self {
+                accepted: condition(true, Reason::Accepted, String::new()),
+                programmed: condition(true, Reason::Programmed, String::new()),
+            },
+        }
+    }
+
+    /// By the type that an object's status has them under.
+    pub fn conditions(&self) -> [(&'static str, &Condition); 2] {
+        [("Accepted", &self.accepted), ("Programmed", &self.programmed)]
+    }
+}
