@@ -20,7 +20,12 @@ use crate::{
     admin::{Admin, AdminSocket, BindError, Pages, SocketError},
     capture::{self, Capture, CaptureError},
     cluster::{
-        Cluster, builder, kubernetes, manifests,
+        Cluster, builder,
+        kubernetes::{
+            self,
+            status::{self, StatusWriter},
+        },
+        manifests,
         source::{Feed, Health, Watches},
     },
     config::{Config, Settings},
@@ -145,9 +150,15 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         capture::Options { pods_cgroup: config.pods_cgroup.clone(), ..capture::Options::default() };
     let capture = Capture::start(&capturing, proxy.clone(), cluster.snapshots())?;
     lock(&running).capture = Some(capture);
+    let status_writer = client.map(|client| {
+        // Two agents of a node are there at once while one takes over from the other.
+        let identity = format!("{}_{:08x}", config.node.as_deref().unwrap_or("sluice"), fastrand::u32(..));
+        StatusWriter::start(client, cluster.verdicts(), identity, status::Pace::default())
+    });
     tracing::info!(admin = %config.admin, workers, "running");
 
     signals.any().await;
+    drop(status_writer);
     tokio::select! {
         () = drain(&running, &proxy, config.drain_timeout) => {}
         () = signals.any() => tracing::warn!("stopping at once: told to stop a second time"),

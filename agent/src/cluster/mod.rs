@@ -36,6 +36,7 @@ use self::{
     model::{Current, Snapshot},
     problem::Problem,
     source::{Batch, Feed, Health, Watches},
+    verdict::Verdicts,
 };
 
 /// Snapshots come no faster than this: what changes together (a rollout) is published together.
@@ -50,6 +51,7 @@ pub struct Cluster {
     current: Current,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     report: watch::Receiver<Report>,
+    verdicts: watch::Receiver<Arc<Verdicts>>,
     health: watch::Receiver<Health>,
     task: JoinHandle<()>,
 }
@@ -82,6 +84,7 @@ impl Cluster {
         let current: Current = Arc::new(ArcSwap::new(empty.clone()));
         let (snapshots, snapshots_receiver) = watch::channel(empty);
         let (report, report_receiver) = watch::channel(Report::default());
+        let (verdicts, verdicts_receiver) = watch::channel(Arc::default());
         let health = feed.health.clone();
         let follower = Follower {
             feed,
@@ -89,10 +92,18 @@ impl Cluster {
             current: current.clone(),
             snapshots,
             report,
+            verdicts,
             retired: Vec::new(),
         };
         let task = tokio::spawn(follower.run());
-        Self { current, snapshots: snapshots_receiver, report: report_receiver, health, task }
+        Self {
+            current,
+            snapshots: snapshots_receiver,
+            report: report_receiver,
+            verdicts: verdicts_receiver,
+            health,
+            task,
+        }
     }
 
     /// The newest snapshot, for the data path: `arc_swap::Cache` reads it without contention.
@@ -110,6 +121,11 @@ impl Cluster {
         let mut snapshots = self.snapshots.clone();
         let snapshot = snapshots.wait_for(|snapshot| snapshot.generation > 0).await;
         snapshot.ok().map(|snapshot| snapshot.clone())
+    }
+
+    /// What became of each TrafficPolicy and TrafficLane.
+    pub fn verdicts(&self) -> watch::Receiver<Arc<Verdicts>> {
+        self.verdicts.clone()
     }
 
     pub fn status(&self) -> Status {
@@ -135,6 +151,7 @@ struct Follower {
     current: Current,
     snapshots: watch::Sender<Arc<Snapshot>>,
     report: watch::Sender<Report>,
+    verdicts: watch::Sender<Arc<Verdicts>>,
     /// Snapshots that were replaced. Taking one of a large cluster apart takes milliseconds, which the last to hold
     /// it must not be a worker with requests to serve: so the last to hold it is here.
     retired: Vec<Arc<Snapshot>>,
@@ -202,6 +219,14 @@ impl Follower {
             self.snapshots.send_replace(snapshot);
         }
         self.take_apart();
+        // After the snapshot in which they are true.
+        self.verdicts.send_if_modified(|verdicts| {
+            let news = !Arc::ptr_eq(verdicts, self.builder.verdicts());
+            if news {
+                *verdicts = self.builder.verdicts().clone();
+            }
+            news
+        });
         let mut problems = self.feed.health.borrow_and_update().problems.clone();
         if self.builder.is_synced() {
             problems.extend(self.builder.problems());

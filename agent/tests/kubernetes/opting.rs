@@ -25,7 +25,7 @@ async fn only_opted_in_namespaces_are_asked_for() {
     let namespaced = reader.objects.keys().filter(|key| key.kind != Kind::Namespace);
     assert!(namespaced.clone().all(|key| &*key.name.namespace == "shop"), "{:?}", reader.objects);
     assert_eq!(namespaced.count(), 3);
-    eventually("the watches", || server.open().len() == 4).await;
+    eventually("the watches", || server.open().len() == 6).await;
     for (resource, namespace) in [("services", "bank"), ("pods", "pub"), ("services", ""), ("pods", "")] {
         for verb in ["list", "watch"] {
             assert_eq!(server.count(verb, resource, namespace), 0, "{verb} {resource} {namespace}");
@@ -51,7 +51,7 @@ async fn a_namespace_opts_in_and_out_live_and_as_a_whole() {
     {
         assert!(reader.has(kind, "bank", name), "{kind} comes with its namespace");
     }
-    eventually("the watches", || watches(&server, "bank") == 3).await;
+    eventually("the watches", || watches(&server, "bank") == 5).await;
     assert_eq!(reader.lost, []);
 
     server.apply("namespaces", namespace("bank", None));

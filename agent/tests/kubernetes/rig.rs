@@ -59,7 +59,7 @@ impl Server {
 
     /// A watch each on Namespaces and the kinds of one opted-in namespace.
     pub(crate) async fn watched(&self) {
-        eventually("the watches", || self.open().len() == 4).await;
+        eventually("the watches", || self.open().len() == 6).await;
     }
 }
 

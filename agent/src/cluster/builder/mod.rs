@@ -9,6 +9,8 @@ mod kept;
 mod lanes;
 mod merge;
 mod moment;
+#[cfg(test)]
+mod own_tests;
 mod policies;
 mod service;
 mod store;

@@ -16,20 +16,20 @@ use crate::govern::{
     policy::OutlierDetection,
 };
 
-const SHOP: &str = "
+pub(super) const SHOP: &str = "
 apiVersion: v1
 kind: Namespace
 metadata: {name: shop, annotations: {sluice.dev/capture: enabled}}
 ---
 ";
 
-fn sightings(text: &str) -> Vec<Sighting> {
+pub(super) fn sightings(text: &str) -> Vec<Sighting> {
     let (sightings, problems) = manifests::parse(text);
     assert_eq!(problems, []);
     sightings
 }
 
-fn start(options: Options, text: &str) -> Builder {
+pub(super) fn start(options: Options, text: &str) -> Builder {
     let mut builder = Builder::new(options);
     let mut by_kind: BTreeMap<Kind, Vec<Sighting>> = BTreeMap::new();
     for sighting in sightings(text) {
@@ -41,27 +41,27 @@ fn start(options: Options, text: &str) -> Builder {
     builder
 }
 
-fn snapshot_of(text: &str) -> Snapshot {
+pub(super) fn snapshot_of(text: &str) -> Snapshot {
     start(Options::default(), text).build(Instant::now()).expect("the first snapshot always comes")
 }
 
-fn apply(builder: &mut Builder, text: &str) {
+pub(super) fn apply(builder: &mut Builder, text: &str) {
     for sighting in sightings(text) {
         builder.apply(Change::Applied(sighting));
     }
 }
 
-fn delete(builder: &mut Builder, text: &str) {
+pub(super) fn delete(builder: &mut Builder, text: &str) {
     for sighting in sightings(text) {
         builder.apply(Change::Deleted(sighting.object.key()));
     }
 }
 
-fn next(builder: &mut Builder) -> Snapshot {
+pub(super) fn next(builder: &mut Builder) -> Snapshot {
     builder.build(Instant::now()).expect("something has changed")
 }
 
-fn service(snapshot: &Snapshot, address: &str) -> Arc<Service> {
+pub(super) fn service(snapshot: &Snapshot, address: &str) -> Arc<Service> {
     destination(snapshot, address).service
 }
 
@@ -80,7 +80,7 @@ fn governed(snapshot: &Snapshot) -> Vec<String> {
     all.into_iter().map(ToString::to_string).collect()
 }
 
-fn messages(builder: &Builder) -> Vec<String> {
+pub(super) fn messages(builder: &Builder) -> Vec<String> {
     builder
         .problems()
         .iter()
@@ -89,7 +89,7 @@ fn messages(builder: &Builder) -> Vec<String> {
 }
 
 /// A Service with one port.
-fn svc(name: &str, ip: &str, extra: &str) -> String {
+pub(super) fn svc(name: &str, ip: &str, extra: &str) -> String {
     format!(
         "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, \
          spec: {{clusterIP: {ip}, ports: [{{name: http, port: 80}}]{extra}}}}}\n"
@@ -97,7 +97,7 @@ fn svc(name: &str, ip: &str, extra: &str) -> String {
 }
 
 /// A slice of it with these endpoints, on port 8080.
-fn slice(name: &str, of: &str, endpoints: &str) -> String {
+pub(super) fn slice(name: &str, of: &str, endpoints: &str) -> String {
     format!(
         "---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
          metadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {of}}}}}, \
@@ -105,14 +105,14 @@ fn slice(name: &str, of: &str, endpoints: &str) -> String {
     )
 }
 
-fn pod(name: &str, ip: &str, extra: &str) -> String {
+pub(super) fn pod(name: &str, ip: &str, extra: &str) -> String {
     format!(
         "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop, uid: uid-{name}{extra}}}, \
          spec: {{nodeName: n1}}, status: {{podIP: {ip}, phase: Running}}}}\n"
     )
 }
 
-fn endpoint(ip: &str, pod: &str) -> String {
+pub(super) fn endpoint(ip: &str, pod: &str) -> String {
     format!("{{addresses: [{ip}], targetRef: {{kind: Pod, name: {pod}, namespace: shop}}}}")
 }
 

@@ -8,13 +8,15 @@
 //! [`watch`] says what it is on and strips what it sees; [`picture`] decides what that adds up to, and when it is whole
 //! enough to be told; [`standing`] knows how the watches fare. The watches'
 //! first lists, and those after a resync, become the difference from what was known: the model is never emptied.
-//! While the API server is away nothing is told, and the last state stays in force.
+//! While the API server is away nothing is told, and the last state stays in force. [`status`] writes back what became of
+//! policies.
 
 mod client;
 mod follow;
 mod pace;
 mod picture;
 mod standing;
+pub mod status;
 mod watch;
 mod zone;
 

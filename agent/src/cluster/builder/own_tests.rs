@@ -1,0 +1,464 @@
+//! What TrafficPolicies and TrafficLanes add up to. Objects are written as users write them.
+
+use std::{fmt::Write as _, time::Duration};
+
+use super::{tests::*, *};
+use crate::{
+    cluster::{model, object::Told},
+    govern::{
+        governor::Governor,
+        lane::RequestTag,
+        policy::{Algorithm, LaneFallback},
+        request::tests::Plain,
+    },
+};
+
+const ORDERS: &str = "10.96.0.1:80";
+
+/// A namespace with the Services `orders` and `users`, each with a pod of its name.
+fn shop() -> String {
+    let mut text = SHOP.to_owned();
+    for (number, name) in [(1, "orders"), (2, "users")] {
+        let pod_ip = format!("10.0.0.{number}");
+        text += &svc(name, &format!("10.96.0.{number}"), "");
+        text += &slice(name, name, &endpoint(&pod_ip, name));
+        text += &pod(name, &pod_ip, &format!(", labels: {{app: {name}}}"));
+    }
+    text
+}
+
+fn own(kind: &str, name: &str, metadata: &str, spec: &str) -> String {
+    format!(
+        "---\n{{apiVersion: sluice.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}, namespace: shop{metadata}}}, \
+         spec: {{{spec}}}}}\n"
+    )
+}
+
+/// A policy for these targets that can be told by its request timeout.
+fn policy(name: &str, metadata: &str, targets: &str, seconds: u32) -> String {
+    let spec = format!("targetRefs: [{targets}], timeouts: {{request: {seconds}s}}");
+    own("TrafficPolicy", name, metadata, &spec)
+}
+
+fn lane(name: &str, metadata: &str, spec: &str) -> String {
+    own("TrafficLane", name, metadata, spec)
+}
+
+fn created(second: u32) -> String {
+    format!(", creationTimestamp: '2026-01-01T00:00:{second:02}Z'")
+}
+
+/// Seconds of the request timeout that is in force.
+fn in_force(snapshot: &Snapshot, address: &str) -> Option<u64> {
+    let service = service(snapshot, address);
+    service.governor.policy().timeouts.request.map(|timeout| timeout.as_secs())
+}
+
+fn governor(snapshot: &Snapshot, address: &str) -> Arc<Governor> {
+    service(snapshot, address).governor.clone()
+}
+
+/// What is said of an object, as `Accepted=True/Accepted Programmed=False/Conflicted: message`.
+fn said(builder: &Builder, object: &str) -> String {
+    let (_, judged) =
+        builder.verdicts().iter().find(|(key, _)| key.to_string() == object).expect("it is judged");
+    let mut text = String::new();
+    for (kind, condition) in judged.verdict.conditions() {
+        let _ = write!(text, "{kind}={}/{} ", condition.holds, condition.reason.as_str());
+    }
+    text + &judged.verdict.programmed.message
+}
+
+fn apply_anyhow(builder: &mut Builder, text: &str) {
+    let (sightings, _) = crate::cluster::manifests::parse(text);
+    for sighting in sightings {
+        builder.apply(Change::Applied(sighting));
+    }
+}
+
+#[test]
+fn a_policy_governs_what_it_targets_live() {
+    let mut builder = start(Options::default(), &shop());
+    let first = next(&mut builder);
+    assert_eq!(in_force(&first, ORDERS), None);
+
+    apply(&mut builder, &policy("slow", "", "{name: orders}", 5));
+    let second = next(&mut builder);
+    assert_eq!((in_force(&second, ORDERS), in_force(&second, "10.96.0.2:80")), (Some(5), None));
+    assert_eq!(service(&second, ORDERS).governor.policy().name.as_deref(), Some("shop/slow"));
+    let unconcerned = |snapshot: &Snapshot| Arc::as_ptr(&service(snapshot, "10.96.0.2:80"));
+    assert_eq!(unconcerned(&first), unconcerned(&second), "what is not concerned is not built anew");
+    assert_eq!(
+        said(&builder, "TrafficPolicy shop/slow"),
+        "Accepted=true/Accepted Programmed=true/Programmed in force for Service orders"
+    );
+
+    apply(&mut builder, &policy("slow", "", "{name: users}", 6));
+    let third = next(&mut builder);
+    assert_eq!((in_force(&third, ORDERS), in_force(&third, "10.96.0.2:80")), (None, Some(6)));
+
+    delete(&mut builder, &policy("slow", "", "{name: users}", 6));
+    let fourth = next(&mut builder);
+    assert_eq!(in_force(&fourth, "10.96.0.2:80"), None);
+    assert!(builder.verdicts().is_empty() && messages(&builder).is_empty());
+}
+
+#[test]
+fn what_changes_only_the_status_builds_nothing() {
+    let text = policy("slow", ", generation: 1", "{name: orders}", 5);
+    let mut builder = start(Options::default(), &(shop() + &text));
+    next(&mut builder);
+    let [mut sighting] = <[Sighting; 1]>::try_from(sightings(&text)).unwrap();
+    let Object::TrafficPolicy(object) = &mut sighting.object else { unreachable!() };
+    object.told = vec![Told {
+        kind: "Accepted".into(),
+        status: "True".into(),
+        reason: "Accepted".into(),
+        message: "".into(),
+        generation: Some(1),
+        since: "2026-01-01T00:00:00Z".into(),
+    }]
+    .into();
+    builder.apply(Change::Applied(sighting));
+    assert!(builder.build(Instant::now()).is_none());
+    assert_eq!(builder.verdicts().values().next().unwrap().told.len(), 1);
+}
+
+#[test]
+fn the_port_goes_before_the_service_and_the_older_before_the_younger() {
+    let ports = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: both, namespace: shop}
+spec:
+  clusterIP: 10.96.0.9
+  ports: [{name: http, port: 80}, {name: grpc, port: 81}]
+";
+    let mut builder = start(Options::default(), &(shop() + ports));
+    next(&mut builder);
+    let (http, grpc) = ("10.96.0.9:80", "10.96.0.9:81");
+    apply(&mut builder, &policy("young", &created(9), "{name: both}, {name: users}", 1));
+    apply(&mut builder, &policy("port", &created(20), "{name: both, sectionName: grpc}", 2));
+    let snapshot = next(&mut builder);
+    assert_eq!((in_force(&snapshot, http), in_force(&snapshot, grpc)), (Some(1), Some(2)));
+
+    apply(&mut builder, &policy("old", &created(5), "{name: both}", 3));
+    let snapshot = next(&mut builder);
+    assert_eq!((in_force(&snapshot, http), in_force(&snapshot, grpc)), (Some(3), Some(2)));
+    assert_eq!(in_force(&snapshot, "10.96.0.2:80"), Some(1), "what it does not lose it keeps");
+    assert_eq!(
+        said(&builder, "TrafficPolicy shop/young"),
+        "Accepted=true/Accepted Programmed=false/Conflicted in force for Service users; Service both has TrafficPolicy \
+         shop/old already, which is older"
+    );
+    // Of the same second: by name. Without a time: last of all.
+    apply(&mut builder, &policy("an-old", &created(5), "{name: both}", 4));
+    apply(&mut builder, &policy("a", "", "{name: both}", 5));
+    assert_eq!(in_force(&next(&mut builder), http), Some(4));
+    assert_eq!(
+        said(&builder, "TrafficPolicy shop/old"),
+        "Accepted=false/Conflicted Programmed=false/Conflicted Service both has TrafficPolicy shop/an-old already, which \
+         is older"
+    );
+    assert!(
+        messages(&builder).iter().any(|message| message.starts_with("TrafficPolicy shop/old: Conflicted: "))
+    );
+
+    for (name, seconds) in [("an-old", Some(3)), ("old", Some(1)), ("young", Some(5)), ("a", None)] {
+        delete(&mut builder, &policy(name, "", "{name: both}", 9));
+        assert_eq!(in_force(&next(&mut builder), http), seconds, "after {name}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_said_until_it_comes() {
+    let mut builder = start(Options::default(), &shop());
+    apply(&mut builder, &policy("p", "", "{name: stock}, {name: orders, sectionName: grpc}", 5));
+    next(&mut builder);
+    assert_eq!(
+        said(&builder, "TrafficPolicy shop/p"),
+        "Accepted=false/TargetNotFound Programmed=false/TargetNotFound there is no Service stock; Service orders has no \
+         port grpc: it has http"
+    );
+    apply(&mut builder, &svc("stock", "10.96.0.3", ""));
+    assert_eq!(in_force(&next(&mut builder), "10.96.0.3:80"), Some(5));
+    assert_eq!(
+        said(&builder, "TrafficPolicy shop/p"),
+        "Accepted=true/Accepted Programmed=false/TargetNotFound in force for Service stock; Service orders has no port \
+         grpc: it has http"
+    );
+    delete(&mut builder, &svc("stock", "10.96.0.3", ""));
+    next(&mut builder);
+    assert!(said(&builder, "TrafficPolicy shop/p").starts_with("Accepted=false/TargetNotFound"));
+    // An ExternalName has no address whose calls could be governed.
+    let external = "{apiVersion: v1, kind: Service, metadata: {name: stock, namespace: shop}, \
+                    spec: {type: ExternalName, externalName: a.example}}\n";
+    apply(&mut builder, external);
+    builder.build(Instant::now());
+    assert!(said(&builder, "TrafficPolicy shop/p").contains("Service stock has no address of its own"));
+}
+
+#[test]
+fn what_makes_no_sense_leaves_the_last_good_version_in_force() {
+    let good = policy("p", ", generation: 3", "{name: orders}", 5);
+    let bad = good.replace("5s", "often").replace("generation: 3", "generation: 4");
+    let mut builder = start(Options::default(), &(shop() + &good));
+    let first = next(&mut builder);
+
+    apply_anyhow(&mut builder, &bad);
+    assert!(builder.build(Instant::now()).is_none(), "nothing changes for anybody");
+    let verdict = said(&builder, "TrafficPolicy shop/p");
+    assert!(
+        verdict.starts_with("Accepted=false/Invalid Programmed=false/Invalid spec.timeouts.request: "),
+        "{verdict}"
+    );
+    assert!(verdict.ends_with("its last good version (generation 3) stays in force"), "{verdict}");
+    let problems = messages(&builder);
+    assert!(
+        matches!(&problems[..], [one] if one.contains("spec.timeouts.request: \"often\" ")),
+        "{problems:?}"
+    );
+
+    // The same object, deleted and made anew, owes nothing to the one before.
+    let another = |uid: &str| bad.replace("generation: 4", &format!("generation: 1, uid: {uid}"));
+    apply_anyhow(&mut builder, &another("u1"));
+    assert!(builder.build(Instant::now()).is_none());
+    apply_anyhow(&mut builder, &another("u2"));
+    assert_eq!(in_force(&next(&mut builder), ORDERS), None);
+    assert!(said(&builder, "TrafficPolicy shop/p").contains("it is not in force"));
+
+    apply(&mut builder, &good);
+    let last = next(&mut builder);
+    assert_eq!(in_force(&last, ORDERS), Some(5));
+    assert!(!Arc::ptr_eq(&governor(&first, ORDERS), &governor(&last, ORDERS)));
+    assert!(messages(&builder).is_empty());
+}
+
+#[test]
+fn a_resync_keeps_good_versions_and_ends_what_is_gone() {
+    let (a, b) = (policy("a", "", "{name: orders}", 1), policy("b", "", "{name: users}", 2));
+    let mut builder = start(Options::default(), &(shop() + &a + &b));
+    let first = next(&mut builder);
+    let (broken, _) = crate::cluster::manifests::parse(&a.replace("1s", "never"));
+    builder.apply(Change::Restarted(Kind::TrafficPolicy, broken));
+    let second = next(&mut builder);
+    assert!(Arc::ptr_eq(&governor(&first, ORDERS), &governor(&second, ORDERS)));
+    assert_eq!(in_force(&second, "10.96.0.2:80"), None);
+}
+
+#[test]
+fn both_families_have_one_governor_and_it_outlives_snapshots() {
+    let dual = SHOP.to_owned()
+        + "{apiVersion: v1, kind: Service, metadata: {name: orders, namespace: shop}, \
+           spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, 'fd00::1'], ports: [{name: http, port: 80}]}}\n"
+        + &policy("p", "", "{name: orders}", 5);
+    let mut builder = start(Options::default(), &dual);
+    let first = next(&mut builder);
+    let governor4 = governor(&first, ORDERS);
+    assert!(Arc::ptr_eq(&governor4, &governor(&first, "[fd00::1]:80")));
+    apply(&mut builder, &slice("orders", "orders", "{addresses: [10.0.0.7]}"));
+    let second = next(&mut builder);
+    assert!(Arc::ptr_eq(&governor4, &governor(&second, ORDERS)));
+    assert!(Arc::ptr_eq(&governor4, &governor(&second, "[fd00::1]:80")));
+}
+
+#[test]
+fn the_algorithm_reaches_routing() {
+    let spec = "targetRefs: [{name: orders}], loadBalancer: {type: RoundRobin}";
+    let snapshot = snapshot_of(&(shop() + &own("TrafficPolicy", "p", "", spec)));
+    let algorithm = |address: &str| service(&snapshot, address).candidates().policy.load_balancer.algorithm;
+    assert_eq!(algorithm(ORDERS), Algorithm::RoundRobin);
+    assert_eq!(algorithm("10.96.0.2:80"), Algorithm::PeakEwma);
+}
+
+fn tags(snapshot: &Snapshot) -> BTreeMap<String, Option<String>> {
+    let tag = |workload: &Arc<Workload>| workload.tag.as_ref().map(ToString::to_string);
+    snapshot.pods.values().map(|workload| (workload.name.to_string(), tag(workload))).collect()
+}
+
+fn is_tagged(snapshot: &Snapshot, pod: &str, tag: Option<&str>) {
+    assert_eq!(tags(snapshot)[pod].as_deref(), tag, "{pod} as a caller");
+    let endpoints =
+        service(snapshot, if pod == "orders" { ORDERS } else { "10.96.0.2:80" }).endpoints.clone();
+    let endpoint = endpoints.iter().find(|endpoint| endpoint.pod.as_deref() == Some(pod)).unwrap();
+    assert_eq!(endpoint.tag.as_ref().map(crate::govern::tag::Tag::as_str), tag, "{pod} as an endpoint");
+}
+
+const SELECT: &str = "workloadSelector: {matchLabels: {app: orders}}";
+
+#[test]
+fn a_lane_tags_the_pods_that_it_selects_live() {
+    let mut builder = start(Options::default(), &shop());
+    is_tagged(&next(&mut builder), "orders", None);
+    let gray = lane("gray", "", &format!("tag: gray, {SELECT}"));
+    apply(&mut builder, &gray);
+    let snapshot = next(&mut builder);
+    is_tagged(&snapshot, "orders", Some("gray"));
+    is_tagged(&snapshot, "users", None);
+    assert_eq!(service(&snapshot, ORDERS).lanes.len(), 1);
+    // A pod that comes later, one whose labels change, and one with its own word.
+    apply(&mut builder, &pod("users", "10.0.0.2", ", labels: {app: orders}"));
+    is_tagged(&next(&mut builder), "users", Some("gray"));
+    apply(&mut builder, &pod("users", "10.0.0.2", ", labels: {app: orders, sluice.dev/tag: blue}"));
+    is_tagged(&next(&mut builder), "users", Some("blue"));
+    apply(&mut builder, &gray.replace("tag: gray", "tag: red"));
+    let snapshot = next(&mut builder);
+    is_tagged(&snapshot, "orders", Some("red"));
+    is_tagged(&snapshot, "users", Some("blue"));
+    delete(&mut builder, &gray);
+    let snapshot = next(&mut builder);
+    is_tagged(&snapshot, "orders", None);
+    is_tagged(&snapshot, "users", Some("blue"));
+}
+
+#[test]
+fn a_lane_is_of_its_own_namespace() {
+    let gray =
+        lane("gray", "", &format!("tag: gray, {SELECT}")).replace("namespace: shop", "namespace: bank");
+    let bank = "{apiVersion: v1, kind: Namespace, metadata: {name: bank, annotations: {sluice.dev/capture: enabled}}}\n";
+    let snapshot = snapshot_of(&format!("{}---\n{bank}{gray}", shop()));
+    is_tagged(&snapshot, "orders", None);
+}
+
+#[test]
+fn of_two_lanes_the_older_has_a_pod() {
+    let young = lane("young", &created(9), &format!("tag: young, {SELECT}"));
+    let mut builder = start(Options::default(), &(shop() + &young));
+    is_tagged(&next(&mut builder), "orders", Some("young"));
+    let old = lane("old", &created(1), &format!("tag: old, {SELECT}"));
+    apply(&mut builder, &old);
+    is_tagged(&next(&mut builder), "orders", Some("old"));
+    let lost = "Accepted=false/Conflicted Programmed=false/Conflicted TrafficLane shop/old, which is older, has pods that \
+                it selects as well";
+    assert_eq!(said(&builder, "TrafficLane shop/young"), lost);
+    assert!(
+        said(&builder, "TrafficLane shop/old")
+            .starts_with("Accepted=true/Accepted Programmed=true/Programmed")
+    );
+    // It gets one that only it selects.
+    apply(
+        &mut builder,
+        &young.replace("matchLabels: {app: orders}", "matchExpressions: [{key: app, operator: Exists}]"),
+    );
+    is_tagged(&next(&mut builder), "users", Some("young"));
+    assert!(
+        said(&builder, "TrafficLane shop/young")
+            .starts_with("Accepted=true/Accepted Programmed=false/Conflicted")
+    );
+    // The contested pod goes, and with it the conflict.
+    delete(&mut builder, &pod("orders", "10.0.0.1", ""));
+    next(&mut builder);
+    assert!(said(&builder, "TrafficLane shop/young").starts_with("Accepted=true/Accepted Programmed=true"));
+    // Two of one tag do not stand in each other's way.
+    apply(&mut builder, &pod("orders", "10.0.0.1", ", labels: {app: orders}"));
+    apply(&mut builder, &young.replace("tag: young", "tag: old"));
+    next(&mut builder);
+    assert!(said(&builder, "TrafficLane shop/young").starts_with("Accepted=true/Accepted Programmed=true"));
+    delete(&mut builder, &old);
+    assert!(builder.build(Instant::now()).is_none(), "it changes hands, and not its tag");
+    assert!(said(&builder, "TrafficLane shop/young").starts_with("Accepted=true/Accepted Programmed=true"));
+}
+
+#[test]
+fn an_invalid_lane_stays_as_it_was() {
+    let gray = lane("gray", "", &format!("tag: gray, {SELECT}"));
+    let mut builder = start(Options::default(), &(shop() + &gray));
+    next(&mut builder);
+    apply_anyhow(&mut builder, &gray.replace("tag: gray", "tag: 'no tag'"));
+    assert!(builder.build(Instant::now()).is_none());
+    assert!(said(&builder, "TrafficLane shop/gray").starts_with("Accepted=false/Invalid"));
+    apply(&mut builder, &pod("users", "10.0.0.2", ", labels: {app: orders}"));
+    is_tagged(&next(&mut builder), "users", Some("gray"));
+}
+
+fn colour(service: &model::Service, request: &Plain) -> Option<String> {
+    let coloured = service.entry.colour(request, "10.0.0.9".parse().unwrap());
+    coloured.map(|coloured| coloured.tag.to_string())
+}
+
+#[test]
+fn entry_rules_reach_the_services_that_they_are_about() {
+    let rule = "entry: [{match: {headers: [{name: x-beta, value: '1'}]}}]";
+    let beta = || Plain::get("/").with("x-beta", "1");
+    let mut builder = start(Options::default(), &shop());
+    let first = next(&mut builder);
+    let gray = lane("gray", "", &format!("tag: gray, {rule}, targetRefs: [{{name: orders}}]"));
+    apply(&mut builder, &gray);
+    let second = next(&mut builder);
+    assert_eq!(colour(&service(&second, ORDERS), &beta()).as_deref(), Some("gray"));
+    assert_eq!(colour(&service(&second, ORDERS), &Plain::get("/")), None);
+    assert_eq!(colour(&service(&second, "10.96.0.2:80"), &beta()), None);
+    let unconcerned = |snapshot: &Snapshot| Arc::as_ptr(&service(snapshot, "10.96.0.2:80"));
+    assert_eq!(unconcerned(&first), unconcerned(&second));
+
+    apply(&mut builder, &lane("gray", "", &format!("tag: gray, {rule}")));
+    let third = next(&mut builder);
+    assert_eq!(colour(&service(&third, "10.96.0.2:80"), &beta()).as_deref(), Some("gray"));
+    // An older one is asked first.
+    apply(&mut builder, &lane("old", &created(1), &format!("tag: old, {rule}")));
+    assert_eq!(colour(&service(&next(&mut builder), ORDERS), &beta()).as_deref(), Some("old"));
+    delete(&mut builder, &lane("old", "", ""));
+    delete(&mut builder, &gray);
+    assert!(service(&next(&mut builder), ORDERS).entry.is_empty());
+
+    apply(&mut builder, &lane("gray", "", &format!("tag: gray, {rule}, targetRefs: [{{name: stock}}]")));
+    builder.build(Instant::now());
+    assert!(said(&builder, "TrafficLane shop/gray").ends_with("there is no Service stock"));
+    apply(&mut builder, &svc("stock", "10.96.0.3", ""));
+    next(&mut builder);
+    assert!(said(&builder, "TrafficLane shop/gray").starts_with("Accepted=true/Accepted Programmed=true"));
+}
+
+#[test]
+fn a_lane_may_refuse_to_fall_back_live() {
+    let fallback = |snapshot: &Snapshot, tag: &str| {
+        let tag = RequestTag::new(tag.as_bytes()).unwrap();
+        service(snapshot, ORDERS).fallback(Some(&tag))
+    };
+    let strict = lane("strict", &created(5), "tag: gray, fallback: Fail");
+    let mut builder = start(Options::default(), &shop());
+    next(&mut builder);
+    apply(&mut builder, &strict);
+    let snapshot = next(&mut builder);
+    assert_eq!(fallback(&snapshot, "gray"), LaneFallback::Fail);
+    assert_eq!(fallback(&snapshot, "blue"), LaneFallback::Baseline);
+    assert_eq!(service(&snapshot, ORDERS).fallback(None), LaneFallback::Baseline);
+    // An older one of the same tag says otherwise.
+    apply(&mut builder, &lane("mild", &created(1), "tag: gray"));
+    assert_eq!(fallback(&next(&mut builder), "gray"), LaneFallback::Baseline);
+    assert_eq!(
+        said(&builder, "TrafficLane shop/strict"),
+        "Accepted=true/Accepted Programmed=false/Conflicted the lane of tag gray is in force; TrafficLane shop/mild, \
+         which is older and has the same tag, says fallback: Baseline"
+    );
+    delete(&mut builder, &lane("mild", "", ""));
+    assert_eq!(fallback(&next(&mut builder), "gray"), LaneFallback::Fail);
+    delete(&mut builder, &strict);
+    assert_eq!(fallback(&next(&mut builder), "gray"), LaneFallback::Baseline);
+}
+
+#[test]
+fn what_is_not_opted_in_is_not_judged() {
+    let mut builder = start(Options::default(), &(shop() + &policy("p", "", "{name: nobody}", 5)));
+    next(&mut builder);
+    assert_eq!(builder.verdicts().len(), 1);
+    apply(&mut builder, "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n");
+    next(&mut builder);
+    assert!(builder.verdicts().is_empty() && messages(&builder).is_empty());
+    apply(&mut builder, SHOP);
+    next(&mut builder);
+    assert_eq!(builder.verdicts().len(), 1);
+}
+
+#[test]
+fn labels_that_nobody_has_are_forgotten() {
+    let mut builder = start(Options::default(), &shop());
+    next(&mut builder);
+    delete(&mut builder, &pod("orders", "10.0.0.1", ""));
+    builder.forget(Instant::now() + Duration::from_secs(600));
+    next(&mut builder);
+    // Still there for those that have them.
+    apply(&mut builder, &lane("gray", "", "tag: gray, workloadSelector: {matchLabels: {app: users}}"));
+    is_tagged(&next(&mut builder), "users", Some("gray"));
+}

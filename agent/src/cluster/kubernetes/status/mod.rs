@@ -1,0 +1,299 @@
+//! Writes what became of each TrafficPolicy and TrafficLane into its status.
+//!
+//! Every agent comes to the same verdicts, and one of them writes: the holder of a [`lease`]. Nobody asks for it before
+//! there is something to write, so that a large cluster at rest costs the API server nothing. When there is, the last
+//! holder writes at once, and what the others have to say is said before they lose patience; if it is not (the holder is
+//! gone), the first of them to lose it takes over.
+//!
+//! What an object says already is not written again ([`plan`]), and what was written and has been overwritten by
+//! somebody else is written again only after ever longer waits: the agents never fight. Nothing depends on statuses: where
+//! writing them is forbidden, that is told once, and policies are in force all the same.
+
+mod lease;
+mod plan;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use serde_json::Value;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+use self::lease::Lease;
+use super::{client::chain, watch::resource};
+use crate::{
+    api,
+    cluster::{
+        object::{Key, Kind},
+        strip::Loose,
+        verdict::{Judged, Verdict, Verdicts},
+    },
+};
+
+/// Who owns the fields, for the API server.
+const MANAGER: &str = "sluice";
+
+/// How fast statuses are written, and how long is waited for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long the right to write lasts without being renewed.
+    pub lease: Duration,
+    /// For so long at least, and at most twice that, an agent that did not write last lets others go first.
+    pub patience: Duration,
+    /// What changes together is written together.
+    pub settle: Duration,
+    /// Between two writes.
+    pub spacing: Duration,
+    /// Before something is written a second time; doubles with each time.
+    pub again: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(15),
+            patience: Duration::from_secs(5),
+            settle: Duration::from_millis(200),
+            spacing: Duration::from_millis(50),
+            again: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The longest wait before another attempt.
+const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+/// A request that takes longer is given up.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// Writes until it is dropped.
+#[derive(Debug)]
+pub struct StatusWriter {
+    task: JoinHandle<()>,
+}
+
+impl StatusWriter {
+    /// Starts to write what `verdicts` say, as the agent called `identity`, which no other is called. The lease is in the
+    /// client's own namespace. Must be called within a Tokio runtime.
+    pub fn start(
+        client: Client,
+        verdicts: watch::Receiver<Arc<Verdicts>>,
+        identity: String,
+        pace: Pace,
+    ) -> Self {
+        let lease = Lease::new(client.clone(), identity, pace.lease);
+        let writer = Writer {
+            client,
+            verdicts,
+            lease,
+            pace,
+            attempts: BTreeMap::new(),
+            complained: BTreeSet::new(),
+            patient: None,
+        };
+        Self { task: tokio::spawn(writer.run()) }
+    }
+}
+
+impl Drop for StatusWriter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Writer {
+    client: Client,
+    verdicts: watch::Receiver<Arc<Verdicts>>,
+    lease: Lease,
+    pace: Pace,
+    attempts: BTreeMap<Key, Attempt>,
+    /// What has been complained about: by resource.
+    complained: BTreeSet<&'static str>,
+    /// Until when others are left to write what there is to write.
+    patient: Option<Instant>,
+}
+
+/// The last time that something was written, or was to be.
+struct Attempt {
+    said: (Arc<Verdict>, Option<i64>, Option<Arc<str>>),
+    /// The same is not written before.
+    not_before: Instant,
+    wait: Duration,
+}
+
+/// Something to be written.
+struct Due {
+    key: Key,
+    judged: Judged,
+    conditions: Value,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        // Until nobody comes to verdicts any more.
+        while self.verdicts.has_changed().is_ok() {
+            let (due, next) = self.due();
+            let Some(due) = due else {
+                self.patient = None;
+                let changed = tokio::select! {
+                    changed = self.verdicts.changed() => changed,
+                    () = sleep_until(next) => Ok(()),
+                };
+                if changed.is_err() {
+                    return;
+                }
+                tokio::time::sleep(self.pace.settle).await;
+                continue;
+            };
+            if !self.lease.is_held() && !self.take_lease().await {
+                continue;
+            }
+            self.write(due).await;
+            tokio::time::sleep(self.pace.spacing).await;
+        }
+    }
+
+    /// What is to be written first; else when there may be something though nothing changes.
+    fn due(&mut self) -> (Option<Due>, Option<Instant>) {
+        let verdicts = self.verdicts.borrow_and_update().clone();
+        self.attempts.retain(|key, _| verdicts.contains_key(key));
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        for (key, judged) in verdicts.iter() {
+            let Some(conditions) = plan::conditions(judged, &plan::now()) else {
+                continue;
+            };
+            let attempt = self.attempts.get(key).filter(|attempt| attempt.said == said(judged));
+            match attempt {
+                Some(attempt) if attempt.not_before > now => {
+                    next = Some(next.map_or(attempt.not_before, |other| other.min(attempt.not_before)));
+                }
+                _ => return (Some(Due { key: key.clone(), judged: judged.clone(), conditions }), None),
+            }
+        }
+        (None, next)
+    }
+
+    /// Waits for the right to write. Tells whether it has come; if not, it is to be seen what there is still to write.
+    async fn take_lease(&mut self) -> bool {
+        let now = Instant::now();
+        if !self.lease.was_ours() {
+            let patience = self.pace.patience;
+            let until = *self.patient.get_or_insert_with(|| now + patience.mul_f64(1.0 + fastrand::f64()));
+            if now < until {
+                // What others write comes as a change.
+                tokio::select! {
+                    _ = self.verdicts.changed() => {}
+                    () = tokio::time::sleep_until(until) => {}
+                }
+                return false;
+            }
+        }
+        match timeout(ANSWER, self.lease.acquire()).await {
+            Ok(Ok(true)) => {
+                self.complained.remove(lease::RESOURCE);
+                true
+            }
+            Ok(Ok(false)) => {
+                self.patient = None;
+                false
+            }
+            Ok(Err(error)) => {
+                let wait = self.complain(lease::RESOURCE, lease::verb(&error), &error);
+                tokio::time::sleep(wait).await;
+                false
+            }
+            Err(_) => {
+                tokio::time::sleep(self.pace.again).await;
+                false
+            }
+        }
+    }
+
+    async fn write(&mut self, Due { key, judged, conditions }: Due) {
+        let said = said(&judged);
+        let wait = match self.attempts.get(&key).filter(|attempt| attempt.said == said) {
+            Some(attempt) => (attempt.wait * 2).min(LONGEST_WAIT),
+            None => self.pace.again,
+        };
+        let body = plan::patch(&key, &judged, &conditions);
+        let wait = match timeout(ANSWER, patch(&self.client, &key, &body)).await {
+            Ok(Ok(())) => {
+                self.complained.remove(status_of(key.kind));
+                tracing::debug!(object = %key, "its status has been written");
+                wait
+            }
+            // It is gone, or another by now: the watch will tell.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => wait,
+            Ok(Err(error)) => self.complain(status_of(key.kind), "patch", &error).max(wait),
+            Err(_) => wait,
+        };
+        self.attempts.insert(key, Attempt { said, not_before: Instant::now() + wait, wait });
+    }
+
+    /// Says once that something cannot be done. Gives how long not to try it.
+    fn complain(&mut self, resource: &'static str, verb: &str, error: &kube::Error) -> Duration {
+        let (why, wait) = match error {
+            kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
+                let advice = format!("grant the agent's service account {verb} on {resource}");
+                (format!("{}: {}; {advice}", status.code, status.message), LONGEST_WAIT)
+            }
+            kube::Error::Api(status) => (format!("{}: {}", status.code, status.message), self.pace.again),
+            error => (chain(error), self.pace.again),
+        };
+        if self.complained.insert(resource) {
+            tracing::warn!(
+                "cannot {verb} {resource} ({why}): statuses of policies are not written for now, which changes nothing \
+                 about what is in force"
+            );
+        }
+        wait
+    }
+}
+
+fn said(judged: &Judged) -> (Arc<Verdict>, Option<i64>, Option<Arc<str>>) {
+    (judged.verdict.clone(), judged.generation, judged.uid.clone())
+}
+
+/// As RBAC names it.
+fn status_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::TrafficPolicy => "trafficpolicies.sluice.dev/status",
+        Kind::TrafficLane => "trafficlanes.sluice.dev/status",
+        // Only Sluice's own kinds are judged.
+        other => resource(other),
+    }
+}
+
+async fn patch(client: &Client, key: &Key, body: &Value) -> Result<(), kube::Error> {
+    // Nobody else writes these conditions.
+    let params = PatchParams::apply(MANAGER).force();
+    let (namespace, name, body) = (&key.name.namespace, &key.name.name, Patch::Apply(body));
+    match key.kind {
+        Kind::TrafficPolicy => {
+            let api: Api<Loose<api::TrafficPolicy>> = Api::namespaced(client.clone(), namespace);
+            api.patch_status(name, &params, &body).await.map(drop)
+        }
+        Kind::TrafficLane => {
+            let api: Api<Loose<api::TrafficLane>> = Api::namespaced(client.clone(), namespace);
+            api.patch_status(name, &params, &body).await.map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
