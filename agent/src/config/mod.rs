@@ -32,8 +32,8 @@ pub enum AccessLogFormat {
 /// Flags of `sluice agent`.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Directory of Kubernetes manifests (Namespace, Service, EndpointSlice, Pod) that is watched for changes [default: the
-    /// cluster that the agent runs in, or that the kubeconfig names, is watched]
+    /// Directory of Kubernetes manifests (Namespace, Service, EndpointSlice, Pod, TrafficPolicy, TrafficLane) that is watched
+    /// for changes [default: the cluster that the agent runs in, or that the kubeconfig names, is watched]
     #[arg(long, value_name = "DIR", env = "SLUICE_MANIFESTS")]
     pub manifests: Option<PathBuf>,
 

@@ -7,6 +7,7 @@ mod fail_open;
 mod hand_over;
 mod lanes;
 mod live;
+mod policies;
 mod privileges;
 mod redirect;
 mod startup;

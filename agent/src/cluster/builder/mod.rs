@@ -9,6 +9,7 @@ mod kept;
 mod lanes;
 mod merge;
 mod moment;
+mod own;
 #[cfg(test)]
 mod own_tests;
 mod policies;
@@ -39,10 +40,10 @@ use self::{
 };
 use super::{
     model::{Destination, Snapshot, Workload},
-    object::{Key, Kind, Name, Object, Own, Pod, Service, TrafficLane, TrafficPolicy},
+    object::{Key, Kind, Name, Object, Pod, Service},
     problem::Problem,
     source::{Change, Sighting},
-    verdict::{Judged, Reason, Verdict, Verdicts},
+    verdict::{Reason, Verdict, Verdicts},
 };
 use crate::clock::Nanos;
 
@@ -302,90 +303,6 @@ impl Builder {
         let policies = self.store.policies.of(name).map(|name| (Kind::TrafficPolicy, name));
         let lanes = self.store.lanes.targeting(name).map(|name| (Kind::TrafficLane, name));
         self.unjudged.extend(policies.chain(lanes).map(|(kind, name)| Key { kind, name: name.clone() }));
-    }
-
-    fn set_policy(&mut self, name: &Name, policy: Option<TrafficPolicy>) {
-        let policies::Concerned { services, policies } = self.store.policies.set(name, policy);
-        self.dirty.extend(services);
-        self.unjudged.extend(policies.into_iter().map(|name| Key { kind: Kind::TrafficPolicy, name }));
-    }
-
-    fn set_lane(&mut self, name: &Name, lane: Option<TrafficLane>) {
-        let Some(concerned) = self.store.lanes.set(name, lane) else { return };
-        let namespace = &name.namespace;
-        self.judge_again(Kind::TrafficLane, name);
-        if concerned.lanes {
-            let lanes = self.store.lanes.of(namespace).cloned();
-            self.unjudged.extend(lanes.map(|name| Key { kind: Kind::TrafficLane, name }));
-        }
-        match concerned.services {
-            lanes::Services::None => {}
-            lanes::Services::Some(services) => {
-                let named = |name| Name { namespace: namespace.clone(), name };
-                self.dirty.extend(services.into_iter().map(named));
-            }
-            lanes::Services::All => {
-                let services = self.store.services.keys().filter(|service| service.namespace == *namespace);
-                self.dirty.extend(services.cloned());
-            }
-        }
-        if concerned.pods {
-            let pods = self.store.pods.keys().filter(|pod| pod.namespace == *namespace);
-            for pod in pods.cloned().collect::<Vec<_>>() {
-                if self.select(&pod) {
-                    self.pod_changed(&pod, &[]);
-                }
-            }
-        }
-    }
-
-    fn judge_again(&mut self, kind: Kind, name: &Name) {
-        self.unjudged.insert(Key { kind, name: name.clone() });
-    }
-
-    /// Looks which lane has a pod. Tells whether that gives it another tag.
-    fn select(&mut self, pod: &Name) -> bool {
-        let (changed, lanes) = self.store.select(pod);
-        self.unjudged.extend(lanes.into_iter().map(|name| Key { kind: Kind::TrafficLane, name }));
-        changed
-    }
-
-    /// Finds out what became of the objects of Sluice's own kinds that a change concerned.
-    fn judge(&mut self) {
-        for key in std::mem::take(&mut self.unjudged) {
-            let judged = self.judged(&key);
-            if self.verdicts.get(&key) == judged.as_ref() {
-                continue;
-            }
-            // Only if somebody still reads the last ones they are copied.
-            let verdicts = Arc::make_mut(&mut self.verdicts);
-            match judged {
-                Some(judged) => verdicts.insert(key, judged),
-                None => verdicts.remove(&key),
-            };
-        }
-    }
-
-    fn judged(&self, key: &Key) -> Option<Judged> {
-        fn judged<T>(object: &Own<T>, verdict: Verdict) -> Judged {
-            let Own { uid, generation, told, .. } = object;
-            Judged {
-                uid: uid.clone(),
-                generation: *generation,
-                verdict: Arc::new(verdict),
-                told: told.clone(),
-            }
-        }
-        if !self.store.is_opted_in(&key.name.namespace) {
-            return None;
-        }
-        let (name, service) = (&key.name, |name: &Name| self.store.services.get(name));
-        let Store { policies, lanes, .. } = &self.store;
-        match key.kind {
-            Kind::TrafficPolicy => Some(judged(policies.get(name)?, policies.verdict(name, service)?)),
-            Kind::TrafficLane => Some(judged(lanes.get(name)?, lanes.verdict(name, service)?)),
-            _ => None,
-        }
     }
 
     fn set_pod(&mut self, name: &Name, pod: Option<Pod>) {
