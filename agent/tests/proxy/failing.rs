@@ -9,8 +9,8 @@ use std::{
 };
 
 use sluice::govern::policy::{
-    Algorithm, CircuitBreaker, Drain, Fallback, FallbackAction, FallbackOn, LoadBalancer, Mode,
-    OutlierDetection, Policy, Retry, RetryOn, StaleAnswer, StaticAnswer, Timeouts,
+    Algorithm, CircuitBreaker, Concurrency, Drain, Fallback, FallbackAction, FallbackOn, LoadBalancer, Mode,
+    OutlierDetection, Policy, Retry, RetryOn, StaleAnswer, StaticAnswer, Timeouts, WarmUp,
 };
 
 use crate::{
@@ -87,6 +87,38 @@ fn a_service_that_fails_is_broken_off_and_comes_back() {
     }
     assert_eq!(ask(&mut caller), 200);
     assert_eq!(origin.noted().len(), 4);
+}
+
+#[test]
+fn what_rules_are_at_can_be_read() {
+    let (origin, _) = moody();
+    let concurrency = Some(Concurrency { max_requests: 7, adaptive: None, mode: Mode::Enforce });
+    let outlier_detection = Some(OutlierDetection::default());
+    let load_balancer = LoadBalancer { warmup: Some(WarmUp::default()), ..LoadBalancer::default() };
+    let broken = breaker(Duration::from_secs(60), Mode::Enforce);
+    let policy = Policy { concurrency, outlier_detection, load_balancer, ..broken };
+    let mut rig = Rig::builder().endpoint(origin.address).policy(policy).start();
+    let mut caller = rig.dial();
+    for _ in 0..2 {
+        ask(&mut caller);
+    }
+    let service = "destination_service=\"orders\"";
+    for (name, label, value) in [
+        ("sluice_concurrency_limit", service, 7.0),
+        ("sluice_concurrency_limit_in_flight", service, 0.0),
+        ("sluice_circuit_breaker_state", "state=\"open\"", 1.0),
+        ("sluice_circuit_breaker_state", "state=\"closed\"", 0.0),
+        ("sluice_circuit_breaker_transitions_total", "transition=\"tripped\"", 1.0),
+        ("sluice_ejected_endpoints", service, 0.0),
+        // Nobody knows since when it is ready, so it is warm.
+        ("sluice_endpoint_warmup_share", service, 1.0),
+    ] {
+        rig.await_metric(name, &[label, "destination_port=\"80\""], value);
+    }
+    // Of a service that is gone nothing is told.
+    rig.forget();
+    rig.await_metric("sluice_concurrency_limit", &[], 0.0);
+    assert!(!rig.metrics.render().unwrap().contains("sluice_circuit_breaker_state{"));
 }
 
 #[test]

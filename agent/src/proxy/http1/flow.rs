@@ -138,6 +138,11 @@ impl Flow {
         Ok(flow)
     }
 
+    /// All of it was there when it was begun.
+    pub(super) fn was_whole(&self) -> bool {
+        self.kept && self.record.is_none()
+    }
+
     /// It can be sent again from the beginning.
     pub(super) fn is_repeatable(&self) -> bool {
         self.kept

@@ -80,7 +80,8 @@ impl Sending {
             match self.flow.poll(cx, caller, endpoint, incoming, buffers) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(())) => {
-                    if !self.flow.is_repeatable() {
+                    // What was there at once was sent at once.
+                    if !self.flow.was_whole() {
                         self.sent = Nanos::now();
                     }
                 }
