@@ -40,7 +40,8 @@ pub struct LoadReport {
     /// Answered with a status below 400.
     pub ok: u64,
     pub failed: u64,
-    /// Failures by kind: `connect`, `reset`, `closed`, `timeout`, `status 503`...
+    /// Failures by kind: `connect`, `reset`, `closed`, `timeout`, `status 503`, or with the reason that Sluice gives
+    /// `status 503 circuit_open`...
     pub failures: BTreeMap<String, u64>,
     /// Requests that the last service received with the header that was asked about.
     pub marked: u64,
@@ -50,6 +51,18 @@ pub struct LoadReport {
     pub seconds: f64,
     pub p50_us: u64,
     pub p99_us: u64,
+    /// Each second by itself: good answers by the versions along the chain, the others by kind.
+    pub timeline: Vec<BTreeMap<String, u64>>,
+}
+
+impl LoadReport {
+    /// Counts what happened in a second.
+    pub fn tell(&mut self, second: usize, what: String) {
+        if self.timeline.len() <= second {
+            self.timeline.resize_with(second + 1, BTreeMap::new);
+        }
+        *self.timeline[second].entry(what).or_default() += 1;
+    }
 }
 
 /// What became of a storm of short connections.

@@ -194,11 +194,16 @@ impl Pod {
     }
 
     pub fn set_ready(&self, ready: bool) -> Result<()> {
-        let now = timestamp(SystemTime::now())?;
+        self.set_ready_since(ready, SystemTime::now())
+    }
+
+    /// Ready, or not, since a time that may lie in the past. Kubernetes tells it in whole seconds.
+    pub fn set_ready_since(&self, ready: bool, since: SystemTime) -> Result<()> {
+        let since = timestamp(since)?;
         self.edit(|pod| {
             let status = if ready { "True" } else { "False" };
             pod["status"]["conditions"] =
-                json!([{"type": "Ready", "status": status, "lastTransitionTime": now}]);
+                json!([{"type": "Ready", "status": status, "lastTransitionTime": since}]);
         })
     }
 

@@ -181,10 +181,13 @@ impl Load {
         }
         let response = sender.send_request(request).await.map_err(|error| kind(&error))?;
         let status = response.status();
+        let reason = response.headers().get("x-sluice-reason");
+        let reason = reason.map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned());
         let body = response.into_body().collect().await.map_err(|error| kind(&error))?.to_bytes();
         *connection = Some(sender);
         if status >= StatusCode::BAD_REQUEST {
-            return Err(format!("status {}", status.as_u16()));
+            let reason = reason.map(|reason| format!(" {reason}")).unwrap_or_default();
+            return Err(format!("status {}{reason}", status.as_u16()));
         }
         Ok(serde_json::from_slice(&body).ok())
     }
@@ -207,12 +210,14 @@ impl Load {
     }
 
     fn note(&self, start: Instant, result: Result<Option<Answer>, String>) {
+        let second = self.start.elapsed().as_secs() as usize;
         let mut report = self.report.borrow_mut();
         match result {
             Ok(answer) => {
                 report.ok += 1;
                 self.latencies.borrow_mut().push(start.elapsed().as_micros() as u32);
                 let Some(answer) = answer else { return };
+                report.tell(second, answer.versions());
                 let last = answer.chain.last();
                 if let (Some(mark), Some(last)) = (&self.options.mark, last) {
                     report.marked += u64::from(last.headers.contains_key(mark));
@@ -221,6 +226,7 @@ impl Load {
             }
             Err(kind) => {
                 report.failed += 1;
+                report.tell(second, kind.clone());
                 *report.failures.entry(kind).or_default() += 1;
             }
         }

@@ -3,6 +3,9 @@
 //! Everything shown is measured while it is shown, and everything claimed is checked: the demo fails if one claim
 //! does not hold.
 
+mod governance;
+mod story;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, Write as _},
@@ -16,6 +19,7 @@ use clap::Parser;
 use sluice_tests::{
     Agent, Answer, CHAIN, Capture, Hop, LANE, Load, LoadReport, Pod, Process, Service, Shop, World,
 };
+use story::{Story, loads, say, table};
 
 /// Shows what Sluice does, in the kernel of this machine
 #[derive(Debug, Parser)]
@@ -105,6 +109,7 @@ fn show(world: &World, options: &Options, story: &mut Story) -> Result<()> {
     lanes(&shop, story)?;
     other_connections(&shop, &sides, &agent, story)?;
     numbers(&agent, story)?;
+    governance::show(world, &shop, &agent, story)?;
     kill(world, &shop, &mut agent, story)?;
     replace(world, &shop, &mut agent, story)?;
 
@@ -372,65 +377,4 @@ fn pods(answer: &Answer) -> String {
 /// Whether Sluice has touched the request that this hop saw.
 fn marked(hop: &Hop) -> bool {
     hop.headers.contains_key(MARK)
-}
-
-/// What is told, and which claims did not hold.
-#[derive(Default)]
-struct Story {
-    chapters: usize,
-    broken: Vec<String>,
-}
-
-impl Story {
-    fn chapter(&mut self, title: &str) {
-        self.chapters += 1;
-        println!("\n{}. {title}", self.chapters);
-    }
-
-    fn claim(&mut self, holds: bool, text: &str) {
-        println!("   {} {text}", if holds { "[ok]" } else { "[FAILED]" });
-        if !holds {
-            self.broken.push(format!("chapter {}: {text}", self.chapters));
-        }
-    }
-}
-
-fn say(text: &str) {
-    println!("   {text}");
-}
-
-/// Rows with a heading each, in columns as wide as they need to be.
-fn table(columns: &[&str], rows: impl Iterator<Item = (String, Vec<String>)>) {
-    let rows: Vec<_> = rows.collect();
-    let heading = rows.iter().map(|(heading, _)| heading.len()).max().unwrap_or_default();
-    let width = |index: usize| {
-        let cells = rows.iter().filter_map(|(_, cells)| cells.get(index)).map(String::len);
-        cells.chain([columns[index].len()]).max().unwrap_or_default()
-    };
-    let line = |heading_text: &str, cells: Vec<&str>| {
-        let mut text = format!("     {heading_text:heading$}");
-        for (index, cell) in cells.into_iter().enumerate().take(columns.len()) {
-            text.push_str("  ");
-            text.push_str(cell);
-            text.extend(std::iter::repeat_n(' ', width(index).saturating_sub(cell.len())));
-        }
-        println!("{}", text.trim_end());
-    };
-    line("", columns.to_vec());
-    for (heading_text, cells) in &rows {
-        line(heading_text, cells.iter().map(String::as_str).collect());
-    }
-}
-
-/// What a load saw.
-fn loads(report: &LoadReport) {
-    let direct = report.ok - report.marked;
-    let cells = [report.sent, report.failed, report.marked, direct].map(|number| number.to_string());
-    table(
-        &["sent", "failed", "through Sluice", "direct"],
-        [("requests".to_owned(), cells.to_vec())].into_iter(),
-    );
-    for (kind, count) in &report.failures {
-        say(&format!("  {count} failed: {kind}"));
-    }
 }
