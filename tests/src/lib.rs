@@ -15,6 +15,7 @@ pub mod bench;
 mod agent;
 mod cgroup;
 mod chain;
+mod depot;
 mod kube_proxy;
 mod manifests;
 mod metrics;
@@ -30,6 +31,7 @@ mod world;
 
 pub use agent::{Agent, AgentBuilder};
 pub use chain::{Answer, Hop, LoadReport, StormReport};
+pub use depot::Depot;
 pub use metrics::Metrics;
 pub use netns::NetNs;
 pub use objects::{Capture, Service, ServiceBuilder};

@@ -10,6 +10,7 @@ mod live;
 mod policies;
 mod privileges;
 mod redirect;
+mod rollout;
 mod startup;
 mod tunnel;
 
