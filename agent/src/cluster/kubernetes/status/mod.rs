@@ -97,6 +97,7 @@ impl StatusWriter {
             lease,
             pace,
             attempts: BTreeMap::new(),
+            held_off: BTreeMap::new(),
             complained: BTreeSet::new(),
             patient: None,
         };
@@ -116,6 +117,8 @@ struct Writer {
     lease: Lease,
     pace: Pace,
     attempts: BTreeMap<Key, Attempt>,
+    /// Kinds whose statuses cannot be written at the moment, and when to try again.
+    held_off: BTreeMap<Kind, Instant>,
     /// What has been complained about: by resource.
     complained: BTreeSet<&'static str>,
     /// Until when others are left to write what there is to write.
@@ -134,7 +137,6 @@ struct Attempt {
 struct Due {
     key: Key,
     judged: Judged,
-    conditions: Value,
 }
 
 impl Writer {
@@ -168,16 +170,13 @@ impl Writer {
         self.attempts.retain(|key, _| verdicts.contains_key(key));
         let now = Instant::now();
         let mut next: Option<Instant> = None;
-        for (key, judged) in verdicts.iter() {
-            let Some(conditions) = plan::conditions(judged, &plan::now()) else {
-                continue;
-            };
+        for (key, judged) in verdicts.iter().filter(|(_, judged)| !plan::says_so(judged)) {
             let attempt = self.attempts.get(key).filter(|attempt| attempt.said == said(judged));
-            match attempt {
-                Some(attempt) if attempt.not_before > now => {
-                    next = Some(next.map_or(attempt.not_before, |other| other.min(attempt.not_before)));
-                }
-                _ => return (Some(Due { key: key.clone(), judged: judged.clone(), conditions }), None),
+            let held_off = self.held_off.get(&key.kind).copied();
+            let not_before = attempt.map(|attempt| attempt.not_before).max(held_off);
+            match not_before.filter(|not_before| *not_before > now) {
+                Some(not_before) => next = Some(next.map_or(not_before, |other| other.min(not_before))),
+                None => return (Some(Due { key: key.clone(), judged: judged.clone() }), None),
             }
         }
         (None, next)
@@ -219,24 +218,32 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, Due { key, judged, conditions }: Due) {
+    async fn write(&mut self, Due { key, judged }: Due) {
         let said = said(&judged);
         let wait = match self.attempts.get(&key).filter(|attempt| attempt.said == said) {
             Some(attempt) => (attempt.wait * 2).min(LONGEST_WAIT),
             None => self.pace.again,
         };
-        let body = plan::patch(&key, &judged, &conditions);
-        let wait = match timeout(ANSWER, patch(&self.client, &key, &body)).await {
+        let body = plan::patch(&key, &judged, &plan::now());
+        match timeout(ANSWER, patch(&self.client, &key, &body)).await {
             Ok(Ok(())) => {
                 self.complained.remove(status_of(key.kind));
                 tracing::debug!(object = %key, "its status has been written");
-                wait
             }
             // It is gone, or another by now: the watch will tell.
-            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => wait,
-            Ok(Err(error)) => self.complain(status_of(key.kind), "patch", &error).max(wait),
-            Err(_) => wait,
-        };
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {}
+            // This object's own trouble.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 413 | 422) => {
+                tracing::warn!("cannot write the status of {key} ({}: {})", status.code, status.message);
+            }
+            Ok(Err(error)) => {
+                let wait = self.complain(status_of(key.kind), "patch", &error);
+                self.held_off.insert(key.kind, Instant::now() + wait);
+            }
+            Err(_) => {
+                self.held_off.insert(key.kind, Instant::now() + self.pace.again);
+            }
+        }
         self.attempts.insert(key, Attempt { said, not_before: Instant::now() + wait, wait });
     }
 

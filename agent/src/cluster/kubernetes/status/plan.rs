@@ -5,45 +5,30 @@ use serde_json::{Value, json};
 
 use crate::{
     api,
-    cluster::{object::Key, verdict::Judged},
+    cluster::{
+        object::Key,
+        verdict::{Condition, Judged},
+    },
 };
 
 /// The API server takes 32768 characters; nobody reads as many.
 const LONGEST_MESSAGE: usize = 4096;
 
-/// The conditions to be written; `None` if the object says all of it. A condition that stays true or untrue keeps the time
-/// since when.
-pub(super) fn conditions(judged: &Judged, now: &Value) -> Option<Value> {
-    let mut news = false;
-    let conditions = judged.verdict.conditions().into_iter().map(|(kind, condition)| {
-        let status = if condition.holds { "True" } else { "False" };
-        let reason = condition.reason.as_str();
-        let message: String = condition.message.chars().take(LONGEST_MESSAGE).collect();
+/// Whether the object says all of it.
+pub(super) fn says_so(judged: &Judged) -> bool {
+    judged.verdict.conditions().into_iter().all(|(kind, condition)| {
         let told = judged.told.iter().find(|told| &*told.kind == kind);
-        news |= told.is_none_or(|told| {
-            (&*told.status, &*told.reason, &*told.message) != (status, reason, &*message)
-                || told.generation != judged.generation
-        });
-        let since = told.filter(|told| &*told.status == status).map(|told| Value::from(&*told.since));
-        let mut condition = json!({
-            "type": kind,
-            "status": status,
-            "reason": reason,
-            "message": message,
-            "lastTransitionTime": since.unwrap_or_else(|| now.clone()),
-        });
-        if let Some(generation) = judged.generation {
-            condition["observedGeneration"] = generation.into();
-        }
-        condition
-    });
-    let conditions = Value::Array(conditions.collect());
-    news.then_some(conditions)
+        told.is_some_and(|told| {
+            (&*told.status, &*told.reason) == (status(condition), condition.reason.as_str())
+                && &*told.message == message(condition)
+                && told.generation == judged.generation
+        })
+    })
 }
 
-/// The patch (server-side apply) that writes them. It names the object's UID, so that another object of the same name is
-/// left alone.
-pub(super) fn patch(key: &Key, judged: &Judged, conditions: &Value) -> Value {
+/// The patch (server-side apply) that makes it say so. A condition that stays true or untrue keeps the time since when. The
+/// object's UID is named, so that another object of the same name is left alone.
+pub(super) fn patch(key: &Key, judged: &Judged, now: &Value) -> Value {
     let mut metadata = json!({ "name": &*key.name.name, "namespace": &*key.name.namespace });
     if let Some(uid) = &judged.uid {
         metadata["uid"] = Value::from(&**uid);
@@ -52,8 +37,36 @@ pub(super) fn patch(key: &Key, judged: &Judged, conditions: &Value) -> Value {
         "apiVersion": api::API_VERSION,
         "kind": key.kind.as_str(),
         "metadata": metadata,
-        "status": { "conditions": conditions },
+        "status": { "conditions": conditions(judged, now) },
     })
+}
+
+fn conditions(judged: &Judged, now: &Value) -> Value {
+    let conditions = judged.verdict.conditions().into_iter().map(|(kind, condition)| {
+        let status = status(condition);
+        let told = judged.told.iter().find(|told| &*told.kind == kind && &*told.status == status);
+        let mut written = json!({
+            "type": kind,
+            "status": status,
+            "reason": condition.reason.as_str(),
+            "message": message(condition),
+            "lastTransitionTime": told.map_or_else(|| now.clone(), |told| Value::from(&*told.since)),
+        });
+        if let Some(generation) = judged.generation {
+            written["observedGeneration"] = generation.into();
+        }
+        written
+    });
+    conditions.collect()
+}
+
+fn status(condition: &Condition) -> &'static str {
+    if condition.holds { "True" } else { "False" }
+}
+
+fn message(condition: &Condition) -> &str {
+    let message = &condition.message;
+    message.char_indices().nth(LONGEST_MESSAGE).map_or(message, |(end, _)| &message[..end])
 }
 
 /// Now, as an object's times are written.
@@ -97,11 +110,17 @@ mod tests {
 
     #[test]
     fn what_is_said_already_is_not_written() {
-        let now = json!("now");
-        assert_eq!(conditions(&judged(good(), &TOLD), &now), None);
-        assert!(conditions(&judged(good(), &TOLD[..1]), &now).is_some(), "one is missing");
+        assert!(says_so(&judged(good(), &TOLD)));
+        assert!(!says_so(&judged(good(), &TOLD[..1])), "one is missing");
         let newer = Judged { generation: Some(4), ..judged(good(), &TOLD) };
-        assert_eq!(conditions(&newer, &now).unwrap()[0]["observedGeneration"], 4);
+        assert!(!says_so(&newer));
+        assert_eq!(conditions(&newer, &json!("now"))[0]["observedGeneration"], 4);
+        // A message that is too long is cut, and then not written for ever.
+        let long = "ä".repeat(LONGEST_MESSAGE + 1);
+        let verdict = Verdict::of(Some(long.clone()), &[]);
+        let cut = &long[..LONGEST_MESSAGE * 2];
+        let told = [("Accepted", "True", "Accepted", cut), ("Programmed", "True", "Programmed", cut)];
+        assert!(says_so(&judged(verdict, &told)));
     }
 
     #[test]
@@ -109,7 +128,7 @@ mod tests {
         let now = json!("now");
         let short = Shortfall { reason: Reason::Conflicted, message: "other".to_owned() };
         let partly = Verdict::of(Some("in force".to_owned()), &[short]);
-        let written = conditions(&judged(partly, &TOLD), &now).unwrap();
+        let written = conditions(&judged(partly, &TOLD), &now);
         let expected = json!([
             {
                 "type": "Accepted", "status": "True", "reason": "Accepted", "message": "in force; other",
