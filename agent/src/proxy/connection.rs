@@ -19,8 +19,8 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     buffers::Buffers,
-    choose::Chosen,
     detect::{self, Spoken},
+    governed::Held,
     http1, http2,
     share::Taken,
     tunnel,
@@ -129,7 +129,7 @@ enum Heard {
     /// Bytes to be tunnelled, or to be tunnelled without a look.
     Bytes(Detection),
     /// Bytes to be tunnelled to an endpoint that has been dialled meanwhile.
-    Dialled(Detection, Box<(Opened, Chosen)>),
+    Dialled(Detection, Box<(Opened, Held)>),
     /// The caller waits for the server, and there is none.
     NoServer(Reason),
     /// The caller has left.
@@ -241,9 +241,9 @@ async fn wait_for_either(
             (Some(Heard::Bytes(detection)), Some(dialled)) => {
                 return Heard::Dialled(detection, Box::new(dialled));
             }
-            (Some(Heard::Http1), Some((endpoint, chosen))) => {
+            (Some(Heard::Http1), Some((endpoint, held))) => {
                 let Connection { worker, pod, .. } = &*connection;
-                worker.pool.give(pod.id, chosen.endpoint(), endpoint, None, Nanos::now());
+                worker.pool.give(pod.id, held.chosen.endpoint(), endpoint, None, Nanos::now());
                 return Heard::Http1;
             }
             (Some(heard), _) => return heard,

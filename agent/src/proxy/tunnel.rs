@@ -25,7 +25,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     buffers::{BUFFER_BYTES, Buffers},
-    choose::{self, Chosen},
+    choose,
     connection::Connection,
     governed::{self, Elapsed, Held, Until},
     upstream::{self, CONNECT_ATTEMPTS, Opened},
@@ -55,11 +55,12 @@ pub(crate) struct Early {
     pub(crate) from_endpoint: BytesMut,
 }
 
-/// Connects to an endpoint for a tunnel: of the caller's own lane, if it is in one.
+/// Connects to an endpoint for a tunnel: of the caller's own lane, if it is in one. Whether the connection says something
+/// good of the service is not settled yet: it may turn out to be one for HTTP, which has more to say.
 pub(crate) async fn dial(
     connection: &Connection,
     destination: &Destination,
-) -> Result<(Opened, Chosen), Reason> {
+) -> Result<(Opened, Held), Reason> {
     let Connection { worker, pod, .. } = connection;
     let tag = pod.pod.workload.load().tag.as_ref().map(Into::into);
     let mut tried = SmallVec::<[SocketAddr; CONNECT_ATTEMPTS]>::new();
@@ -84,12 +85,14 @@ pub(crate) async fn dial(
         warmup::note_connection(warmup, chosen.endpoint(), now.0);
         let mut held = Held::new(chosen, leave, None);
         let connected = upstream::connect(worker, &*pod.pod.network, held.chosen.endpoint(), now).await;
-        let outcome = if connected.is_ok() { Outcome::Success } else { ErrorKind::Connect.into() };
-        held.settle(worker, numbers, destination, Some(outcome));
-        let chosen = held.chosen;
         match connected {
-            Ok(stream) => return Ok((stream, chosen)),
+            Ok(stream) => {
+                held.answered(None);
+                return Ok((stream, held));
+            }
             Err(error) => {
+                held.settle(worker, numbers, destination, Some(ErrorKind::Connect.into()));
+                let chosen = held.chosen;
                 worker.complain(|| {
                     tracing::warn!(pod = %pod.name(), service = %destination.service, endpoint = %chosen.address(), %error, "cannot connect to an endpoint");
                 });
@@ -107,13 +110,14 @@ pub(crate) async fn dial(
 pub(crate) async fn serve(
     connection: Connection,
     destination: Destination,
-    dialled: Option<(Opened, Chosen)>,
+    dialled: Option<(Opened, Held)>,
     early: BytesMut,
 ) {
-    let permit = match destination.service.governor.limiter() {
+    let numbers = connection.series(&destination).service().clone();
+    let place = match destination.service.governor.limiter() {
         None => None,
-        Some(limiter) => match governed::acquire(limiter, connection.series(&destination).service()) {
-            Ok(permit) => permit,
+        Some(limiter) => match governed::acquire(limiter, &numbers) {
+            Ok(place) => place,
             Err(_) => return refuse(connection, &destination, Reason::ConcurrencyLimited),
         },
     };
@@ -122,9 +126,11 @@ pub(crate) async fn serve(
         None => dial(&connection, &destination).await,
     };
     match dialled {
-        Ok((stream, chosen)) => {
+        Ok((stream, mut held)) => {
+            held.settle(&connection.worker, &numbers, &destination, Some(Outcome::Success));
+            held.set_place(place);
             let early = Early { from_caller: early, ..Early::default() };
-            carry(connection, &destination, stream, Held::new(chosen, None, permit), early).await;
+            carry(connection, &destination, stream, held, early).await;
         }
         Err(reason) => refuse(connection, &destination, reason),
     }

@@ -37,7 +37,7 @@ const BEAT: Duration = Duration::from_millis(200);
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// After how many sweeps the numbers of services that are gone are looked for.
-const FORGET_EVERY: u32 = 15;
+const FORGET_EVERY: u32 = 60;
 
 /// HTTP/2 requests that a pod may have in flight for each connection that it may have open: they cost less.
 const STREAMS_PER_CONNECTION: usize = 4;

@@ -145,6 +145,26 @@ fn connections_that_do_not_come_about_open_the_breaker() {
 }
 
 #[test]
+fn tunnels_ask_the_breaker_for_their_connection() {
+    use sluice::cluster::model::Protocol;
+    let service = Rig::builder().endpoint(Origin::nobody()).protocol(Protocol::Opaque);
+    let rig = service.policy(breaker(Duration::from_millis(300), Mode::Enforce)).start();
+    for _ in 0..3 {
+        assert_eq!(rig.dial().end(), (String::new(), End::Reset));
+    }
+    for (reason, count) in [("upstream_connect", 2.0), ("circuit_open", 1.0)] {
+        rig.await_metric("sluice_tunnels_total", &[&format!("reason=\"{reason}\"")], count);
+    }
+    let origin = Origin::new(|_, peer, _| peer.send("hello"));
+    let mut rig = rig;
+    rig.change(|service| service.no_endpoints().endpoint(origin.address));
+    while rig.dial().end().0 != "hello" {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    rig.await_metric("sluice_circuit_breaker_transitions_total", &["transition=\"recovered\""], 1.0);
+}
+
+#[test]
 fn lanes_have_breakers_of_their_own() {
     let (gray, baseline) = (moody().0, Origin::fixed("ok"));
     let policy = breaker(Duration::from_secs(60), Mode::Enforce);

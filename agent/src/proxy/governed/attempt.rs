@@ -41,13 +41,18 @@ impl Held {
         Self { chosen, leave, place, began, latency: None }
     }
 
+    /// Takes a place among the requests in flight, if they are limited.
+    pub(crate) fn set_place(&mut self, place: Option<concurrency::Permit>) {
+        self.place = place;
+    }
+
     /// Gives the place back for the next attempt.
     pub(super) fn take_place(&mut self) -> Option<concurrency::Permit> {
         self.place.take()
     }
 
     /// The answer's head is there. `sent`: since when the endpoint had the whole request.
-    pub(super) fn answered(&mut self, sent: Option<Nanos>) {
+    pub(crate) fn answered(&mut self, sent: Option<Nanos>) {
         if self.leave.is_none() && sent.is_none() {
             return;
         }
