@@ -140,6 +140,18 @@ async fn what_became_of_a_policy_is_written_once() {
     tokio::time::sleep(PACE.again * 4).await;
     assert_eq!(written(&server), 1, "what it says already is not written again");
 
+    // Lanes have a status as well.
+    server.apply("trafficlanes", json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficLane",
+        "metadata": { "name": "gray", "namespace": "shop", "uid": "uid-gray", "generation": 1 },
+        "spec": { "tag": "gray", "targetRefs": [{ "name": "nobody" }], "entry": [{ "match": { "path": { "value": "/beta" } } }] },
+    }));
+    eventually("the lane's status", || {
+        let lane = server.get("trafficlanes", "shop", "gray").unwrap_or_default();
+        lane["status"]["conditions"][1]["reason"] == "TargetNotFound"
+    })
+    .await;
+
     // The same verdict on a new generation: the time stays.
     server.apply(POLICIES, {
         let mut next = server.get(POLICIES, "shop", "p").unwrap();

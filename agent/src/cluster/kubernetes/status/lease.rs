@@ -28,7 +28,7 @@ pub(super) struct Lease {
     lasts: Duration,
     /// Until when it is ours, if nobody renews it.
     held_until: Option<Instant>,
-    /// Another's: the version that was seen, and when first.
+    /// Another's: the version that was seen, and until when that one lasts.
     seen: Option<(String, Instant)>,
     was_ours: bool,
 }
@@ -53,6 +53,11 @@ impl Lease {
     /// Whether this agent was the last to hold it, as far as it knows.
     pub(super) fn was_ours(&self) -> bool {
         self.was_ours
+    }
+
+    /// When another's is over, unless it is renewed.
+    pub(super) fn free_at(&self) -> Option<Instant> {
+        self.seen.as_ref().map(|(_, until)| *until)
     }
 
     /// Takes or renews it, if nobody else has it.
@@ -95,9 +100,9 @@ impl Lease {
         let lasts = spec.and_then(|spec| u64::try_from(spec.lease_duration_seconds?).ok());
         let lasts = lasts.map_or(self.lasts, Duration::from_secs);
         match &self.seen {
-            Some((seen, since)) if *seen == version => now.duration_since(*since) >= lasts,
+            Some((seen, until)) if *seen == version => now >= *until,
             _ => {
-                self.seen = Some((version, now));
+                self.seen = Some((version, now + lasts));
                 false
             }
         }

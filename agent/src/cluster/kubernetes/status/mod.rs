@@ -203,7 +203,7 @@ impl Writer {
                 true
             }
             Ok(Ok(false)) => {
-                self.patient = None;
+                self.patient = self.lease.free_at();
                 false
             }
             Ok(Err(error)) => {
