@@ -39,6 +39,8 @@ struct OfNamespace {
     lanes: BTreeSet<Age>,
     /// Tags whose requests are refused where their lane cannot answer.
     failing: Arc<BTreeSet<Tag>>,
+    /// The entry rules of lanes that target no Service in particular. Most Services have just these, and share them.
+    common: Arc<Entry>,
 }
 
 /// Who selects a pod.
@@ -105,6 +107,8 @@ impl Lanes {
         if fallback_changes {
             namespace.failing = Arc::new(failing);
         }
+        let everywhere = asked(&namespace.lanes, &self.all).filter(|lane| lane.targets.is_empty());
+        namespace.common = Arc::new(Entry::new(everywhere));
         if namespace.lanes.is_empty() {
             self.namespaces.remove(&name.namespace);
         }
@@ -167,12 +171,17 @@ impl Lanes {
     }
 
     /// The entry rules of a service port.
-    pub(super) fn entry(&self, service: &Name, port: Option<&Arc<str>>) -> Entry {
+    pub(super) fn entry(&self, service: &Name, port: Option<&Arc<str>>) -> Arc<Entry> {
         let here = |target: &Target| {
             target.service == service.name && (target.port.is_none() || target.port.as_ref() == port)
         };
-        let lanes = self.in_force(&service.namespace);
-        Entry::new(lanes.filter(|lane| lane.targets.is_empty() || lane.targets.iter().any(here)))
+        let Some(namespace) = self.namespaces.get(&service.namespace) else { return Arc::default() };
+        let lanes = || asked(&namespace.lanes, &self.all);
+        if lanes().any(|lane| lane.targets.iter().any(here)) {
+            let lanes = lanes().filter(|lane| lane.targets.is_empty() || lane.targets.iter().any(here));
+            return Arc::new(Entry::new(lanes));
+        }
+        namespace.common.clone()
     }
 
     /// Tags whose requests are refused at the services of a namespace, rather than answered by the baseline.
@@ -290,10 +299,18 @@ impl Services {
     }
 }
 
+/// What lanes ask for, the oldest first.
+fn asked<'s>(
+    lanes: &'s BTreeSet<Age>,
+    all: &'s AHashMap<Name, Kept<Arc<Lane>>>,
+) -> impl Iterator<Item = &'s Arc<Lane>> {
+    lanes.iter().filter_map(|age| all.get(&age.name)?.asked())
+}
+
 /// Tags of which the oldest lane says that its requests must not fall back.
 fn failing(lanes: &BTreeSet<Age>, all: &AHashMap<Name, Kept<Arc<Lane>>>) -> BTreeSet<Tag> {
     let mut first = BTreeMap::new();
-    for lane in lanes.iter().filter_map(|age| all.get(&age.name)?.asked()) {
+    for lane in asked(lanes, all) {
         first.entry(lane.tag.clone()).or_insert(lane.fallback);
     }
     first.into_iter().filter(|(_, fallback)| *fallback == LaneFallback::Fail).map(|(tag, _)| tag).collect()

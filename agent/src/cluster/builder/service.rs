@@ -112,7 +112,7 @@ impl Built {
             built.governors.insert(port.port, governor.clone());
             let rules = Rules {
                 governor,
-                entry: Arc::new(store.lanes.entry(&service.name, port.name.as_ref())),
+                entry: store.lanes.entry(&service.name, port.name.as_ref()),
                 failing: store.lanes.failing(&service.name.namespace),
             };
             for &ipv6 in families {
@@ -365,7 +365,9 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
     (&old.namespace, &old.name, &old.port_name) == (namespace, name, port_name)
         && (old.port, old.protocol, old.session_affinity) == (*port, *protocol, *session_affinity)
         && Arc::ptr_eq(&old.governor, governor)
-        && (&old.entry, &old.failing_lanes) == (entry, failing_lanes)
+        // Mostly the same one, which spares looking at every rule.
+        && (Arc::ptr_eq(&old.entry, entry) || old.entry == *entry)
+        && old.failing_lanes == *failing_lanes
         && same(&old.endpoints, endpoints)
         && same(&old.baseline, baseline)
         && old.lanes.len() == lanes.len()
