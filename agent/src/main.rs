@@ -45,6 +45,8 @@ enum Command {
         #[command(flatten)]
         agent: Running,
     },
+    /// Say whether policies make sense and what they come to, without a cluster; exits with 1 if something is wrong
+    Check(offline::check::Args),
     /// Print the CustomResourceDefinitions of Sluice's kinds, or write them to a directory
     Crds {
         #[arg(value_name = "DIR")]
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         Command::LogLevel { filter: Some(filter), agent } => {
             tell(client::put(&agent.admin_socket, "/log-filter", &filter))
         }
+        Command::Check(args) => check(&args),
         Command::Crds { directory } => {
             match offline::crds::run(directory.as_deref(), &mut io::stdout().lock()) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -99,6 +102,20 @@ fn main() -> ExitCode {
                     ExitCode::FAILURE
                 }
             }
+        }
+    }
+}
+
+/// 0: all is well, 1: something is wrong with a policy, 2: nothing could be checked.
+fn check(args: &offline::check::Args) -> ExitCode {
+    let (mut input, mut out, mut complaints) = (io::stdin().lock(), io::stdout().lock(), io::stderr().lock());
+    match offline::check::run(args, &mut input, &mut out, &mut complaints) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            drop(complaints);
+            eprintln!("sluice: {error}");
+            ExitCode::from(2)
         }
     }
 }

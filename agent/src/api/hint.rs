@@ -14,7 +14,7 @@ pub(super) fn unknown_field<'a>(name: &str, known: impl Iterator<Item = &'a str>
 }
 
 /// `"enforce" is not allowed: did you mean "Enforce"? Allowed are "Enforce", "Observe"`
-pub(super) fn not_one_of<'a>(value: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+pub fn not_one_of<'a>(value: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let all: Vec<String> = known.clone().map(|value| format!("{value:?}")).collect();
     let meant = closest(value, known).map(|closest| format!("did you mean {closest:?}? "));
     let verb = if all.len() == 1 { "is" } else { "are" };

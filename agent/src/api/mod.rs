@@ -32,6 +32,7 @@ use self::field::Errors;
 pub use self::{
     crds::{definition, manifests},
     field::FieldError,
+    hint::not_one_of,
     matching::{
         CookieMatch, HeaderMatch, ParameterMatch, PathMatch, PathMatchType, RequestMatch, ValueMatchType,
     },

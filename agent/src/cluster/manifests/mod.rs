@@ -9,7 +9,7 @@ mod directory;
 mod file;
 #[cfg(test)]
 mod tests;
-mod tree;
+pub(crate) mod tree;
 mod watches;
 
 use std::{

@@ -14,13 +14,13 @@ use serde_saphyr::Spanned;
 
 /// A value and the line on which it begins, from 1.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) line: u32,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) line: u32,
+    pub(crate) value: Value,
 }
 
 #[derive(Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Number(Number),
@@ -31,13 +31,13 @@ pub(super) enum Value {
 
 /// Why a text is no YAML.
 #[derive(Debug)]
-pub(super) struct SyntaxError {
-    pub(super) line: Option<u32>,
-    pub(super) message: String,
+pub(crate) struct SyntaxError {
+    pub(crate) line: Option<u32>,
+    pub(crate) message: String,
 }
 
 /// All documents of a file. Empty ones are left out.
-pub(super) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
     // A dump of a large cluster is one document of a million lines; what must stay bounded is what aliases make of
     // a small text, and that is what the limits on replayed and recorded events (left as they are) are for.
     let budget = serde_saphyr::budget! {
@@ -56,21 +56,21 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
 }
 
 impl Node {
-    pub(super) fn get(&self, key: &str) -> Option<&Node> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
         match &self.value {
             Value::Mapping(entries) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
             _ => None,
         }
     }
 
-    pub(super) fn as_str(&self) -> Option<&str> {
+    pub(crate) fn as_str(&self) -> Option<&str> {
         match &self.value {
             Value::String(text) => Some(text),
             _ => None,
         }
     }
 
-    pub(super) fn as_sequence(&self) -> Option<&[Node]> {
+    pub(crate) fn as_sequence(&self) -> Option<&[Node]> {
         match &self.value {
             Value::Sequence(nodes) => Some(nodes),
             _ => None,
@@ -79,7 +79,7 @@ impl Node {
 
     /// The line of a field such as `spec.ports[0].port` or `metadata.labels["a.b/c"]`; of the innermost part of
     /// that path that exists, where the field itself does not.
-    pub(super) fn line_of(&self, field: &str) -> u32 {
+    pub(crate) fn line_of(&self, field: &str) -> u32 {
         let mut node = self;
         let mut rest = field;
         while !rest.is_empty() {
@@ -106,12 +106,12 @@ impl Node {
     }
 
     /// Reads a Kubernetes type. The error is the path of the field, as [`Node::line_of`] takes it, and what is wrong.
-    pub(super) fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, (String, String)> {
+    pub(crate) fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, (String, String)> {
         serde_path_to_error::deserialize(self.to_json())
             .map_err(|e| (field_of(e.path()), e.inner().to_string()))
     }
 
-    pub(super) fn to_json(&self) -> Json {
+    pub(crate) fn to_json(&self) -> Json {
         match &self.value {
             Value::Null => Json::Null,
             Value::Bool(value) => Json::Bool(*value),

@@ -1,0 +1,233 @@
+//! The objects in some manifests, and what is wrong with them.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::CheckError;
+use crate::{
+    api::{self, Kind, TrafficLane, TrafficPolicy},
+    cluster::manifests::tree::{self, Node},
+    govern::policy::{Lane, Target},
+};
+
+/// The group, of any version: one that does not exist is worth a word.
+const GROUP_PREFIX: &str = "sluice.dev/";
+
+#[derive(Debug, Default)]
+pub(super) struct Objects {
+    /// Good ones, by namespace and name.
+    pub(super) policies: BTreeMap<Name, Policy>,
+    pub(super) lanes: BTreeMap<Name, Lane>,
+    /// Services that happen to be there, with the names of their ports.
+    pub(super) services: BTreeMap<Name, Vec<String>>,
+    /// In the order in which they were found.
+    pub(super) problems: Vec<Problem>,
+    /// What may be as it should, but cannot be told from these files.
+    pub(super) notes: Vec<Problem>,
+    places: BTreeMap<(&'static str, Name), String>,
+}
+
+/// Namespace and name.
+pub(super) type Name = (String, String);
+
+/// `shop/orders`
+pub(super) fn shown((namespace, name): &Name) -> String {
+    format!("{namespace}/{name}")
+}
+
+#[derive(Debug)]
+pub(super) struct Policy {
+    /// As it was written.
+    pub(super) spec: Value,
+    pub(super) targets: Vec<Target>,
+    /// RFC 3339, which sorts; empty in manifests that were never applied.
+    pub(super) created: String,
+    pub(super) place: Place,
+}
+
+/// Where an object is written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    pub(super) file: String,
+    /// Of each `spec.targetRefs`, from 1.
+    target_lines: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Problem {
+    pub(super) file: String,
+    pub(super) line: Option<u32>,
+    /// `TrafficPolicy shop/orders`
+    pub(super) object: Option<String>,
+    pub(super) field: Option<String>,
+    pub(super) message: String,
+}
+
+impl Objects {
+    pub(super) fn read(
+        files: &[PathBuf],
+        namespace: &str,
+        input: &mut impl io::Read,
+    ) -> Result<Self, CheckError> {
+        let mut objects = Self::default();
+        for path in files {
+            if path.as_os_str() == "-" {
+                let mut text = String::new();
+                input
+                    .read_to_string(&mut text)
+                    .map_err(|source| CheckError::Read { path: "standard input".into(), source })?;
+                objects.take_file("-", &text, namespace);
+                continue;
+            }
+            let found = manifests(path)?;
+            if found.is_empty() {
+                return Err(CheckError::Empty(path.clone()));
+            }
+            for path in found {
+                match fs::read_to_string(&path) {
+                    Ok(text) => objects.take_file(&path.display().to_string(), &text, namespace),
+                    Err(source) => return Err(CheckError::Read { path, source }),
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Something wrong with a target of a policy that makes sense by itself.
+    pub(super) fn about_target(name: &Name, policy: &Policy, index: usize, message: String) -> Problem {
+        Problem {
+            file: policy.place.file.clone(),
+            line: policy.place.target_lines.get(index).copied(),
+            object: Some(format!("TrafficPolicy {}", shown(name))),
+            field: Some(format!("spec.targetRefs[{index}]")),
+            message,
+        }
+    }
+
+    fn take_file(&mut self, file: &str, text: &str, namespace: &str) {
+        match tree::parse(text) {
+            Ok(documents) => documents.iter().for_each(|document| self.take(file, document, namespace)),
+            Err(e) => self.problems.push(Problem {
+                file: file.to_owned(),
+                line: e.line,
+                object: None,
+                field: None,
+                message: format!("no valid YAML: {}", e.message),
+            }),
+        }
+    }
+
+    fn take(&mut self, file: &str, node: &Node, namespace: &str) {
+        let text = |field: &str| node.get(field).and_then(Node::as_str).unwrap_or_default();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        if let Some(items) = node.get("items").and_then(Node::as_sequence).filter(|_| kind.ends_with("List"))
+        {
+            for item in items {
+                self.take(file, item, namespace);
+            }
+            return;
+        }
+        let metadata = |field: &str| node.get("metadata")?.get(field)?.as_str();
+        let name: Name = (
+            metadata("namespace").unwrap_or(namespace).to_owned(),
+            metadata("name").unwrap_or_default().to_owned(),
+        );
+        let mut wrong = |field: &str, message: String| {
+            self.problems.push(Problem {
+                file: file.to_owned(),
+                line: Some(node.line_of(field)),
+                object: (!name.1.is_empty()).then(|| format!("{kind} {}", shown(&name))),
+                field: Some(field.to_owned()),
+                message,
+            });
+        };
+        if version == "v1" && kind == "Service" {
+            let ports = node.get("spec").and_then(|spec| spec.get("ports")).and_then(Node::as_sequence);
+            let port_name = |port: &Node| Some(port.get("name")?.as_str()?.to_owned());
+            self.services.insert(name, ports.unwrap_or_default().iter().filter_map(port_name).collect());
+            return;
+        }
+        let Some(_) = version.strip_prefix(GROUP_PREFIX) else { return };
+        if version != api::API_VERSION {
+            return wrong(
+                "apiVersion",
+                format!("{version:?} does not exist: allowed is {:?}", api::API_VERSION),
+            );
+        }
+        let known = ["TrafficPolicy", "TrafficLane"];
+        let Some(kind) = known.into_iter().find(|known| *known == kind) else {
+            return wrong("kind", api::not_one_of(kind, known.into_iter()));
+        };
+        if name.1.is_empty() {
+            return wrong("metadata.name", "not set: it is needed".to_owned());
+        }
+        let place = format!("{file}:{}", node.line_of("metadata.name"));
+        if let Some(earlier) = self.places.insert((kind, name.clone()), place) {
+            return wrong(
+                "metadata.name",
+                format!("there is a {kind} {} already, at {earlier}", shown(&name)),
+            );
+        }
+        let mut object = node.to_json();
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.insert("namespace".to_owned(), name.0.clone().into());
+        }
+        let outcome = match kind {
+            "TrafficLane" => api::read::<TrafficLane>(&object).map(|(_, lane)| {
+                self.lanes.insert(name.clone(), lane);
+            }),
+            _ => api::read::<TrafficPolicy>(&object).map(|(read, _)| {
+                let lines =
+                    (0..read.spec.target_refs.len()).map(|i| node.line_of(&format!("spec.targetRefs[{i}]")));
+                let policy = Policy {
+                    spec: object["spec"].clone(),
+                    targets: read.targets(),
+                    created: metadata("creationTimestamp").unwrap_or_default().to_owned(),
+                    place: Place { file: file.to_owned(), target_lines: lines.collect() },
+                };
+                self.policies.insert(name.clone(), policy);
+            }),
+        };
+        let mut errors: Vec<_> = outcome.err().unwrap_or_default();
+        errors.sort_by_key(|error| node.line_of(&error.field));
+        for error in errors {
+            self.problems.push(Problem {
+                file: file.to_owned(),
+                line: Some(node.line_of(&error.field)),
+                object: Some(format!("{kind} {}", shown(&name))),
+                field: Some(error.field),
+                message: error.message,
+            });
+        }
+    }
+}
+
+/// The file itself, or the manifests in a directory and below it, by name; hidden ones are passed over.
+fn manifests(path: &Path) -> Result<Vec<PathBuf>, CheckError> {
+    let failed = |source| CheckError::Read { path: path.to_owned(), source };
+    if !fs::metadata(path).map_err(failed)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
+    let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
+    paths.sort();
+    let mut found = Vec::new();
+    for path in paths {
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        // A link to a directory could lead round in a circle.
+        let is_directory = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
+        if !hidden && is_directory {
+            found.extend(manifests(&path)?);
+        } else if !hidden
+            && path.extension().is_some_and(|end| ["yaml", "yml", "json"].iter().any(|one| end == *one))
+        {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,122 @@
+//! What was found, for people and for machines.
+
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use super::{
+    effective::Effective,
+    objects::{Objects, Problem, shown},
+};
+
+/// Problems to `complaints`, a line each; what is in force to `out`, if there are none.
+pub(super) fn text(
+    objects: &Objects,
+    services: &[Effective],
+    out: &mut impl Write,
+    complaints: &mut impl Write,
+) -> io::Result<()> {
+    for problem in &objects.problems {
+        writeln!(complaints, "{}", line(problem))?;
+    }
+    for note in &objects.notes {
+        writeln!(complaints, "{} (not checked further)", line(note))?;
+    }
+    if !objects.problems.is_empty() {
+        return Ok(());
+    }
+    for (name, lane) in &objects.lanes {
+        let services: Vec<_> = lane.targets.iter().map(|target| &*target.service).collect();
+        let about = if services.is_empty() { "all Services".to_owned() } else { services.join(", ") };
+        writeln!(
+            out,
+            "TrafficLane {}: tag {}, fallback {:?}, entry rules: {} for calls to {about}",
+            shown(name),
+            lane.tag,
+            lane.fallback,
+            lane.entry.len(),
+        )?;
+    }
+    for effective in services {
+        writeln!(out, "Service {}", effective.service)?;
+        let rows: Vec<[String; 3]> = effective
+            .values
+            .iter()
+            .map(|effect| [effect.field.clone(), shown_value(&effect.value), source(effective, effect.said)])
+            .collect();
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let (first, second) = (width(0), width(1).min(40));
+        for [field, value, source] in &rows {
+            writeln!(out, "  {field:first$}  {value:second$}  {source}")?;
+        }
+    }
+    if services.is_empty() && objects.lanes.is_empty() {
+        writeln!(out, "no TrafficPolicy and no TrafficLane in these files")?;
+    }
+    Ok(())
+}
+
+/// `{"problems": [...], "notes": [...], "lanes": [...], "services": [...]}`
+pub(super) fn json(objects: &Objects, services: &[Effective], out: &mut impl Write) -> io::Result<()> {
+    let problem = |problem: &Problem| {
+        let Problem { file, line, object, field, message } = problem;
+        json!({"file": file, "line": line, "object": object, "field": field, "message": message})
+    };
+    let service = |effective: &Effective| {
+        let values: Vec<Value> = effective
+            .values
+            .iter()
+            .map(|effect| {
+                let source = source(effective, effect.said);
+                json!({"field": effect.field, "value": effect.value, "source": source})
+            })
+            .collect();
+        json!({
+            "namespace": effective.service.namespace,
+            "name": effective.service.name,
+            "port": effective.service.port,
+            "policy": effective.policy,
+            "values": values,
+        })
+    };
+    let report = json!({
+        "problems": objects.problems.iter().map(problem).collect::<Vec<_>>(),
+        "notes": objects.notes.iter().map(problem).collect::<Vec<_>>(),
+        "lanes": objects
+            .lanes
+            .iter()
+            .map(|((namespace, name), lane)| json!({"namespace": namespace, "name": name, "tag": lane.tag.as_str()}))
+            .collect::<Vec<_>>(),
+        "services": services.iter().map(service).collect::<Vec<_>>(),
+    });
+    serde_json::to_writer_pretty(&mut *out, &report)?;
+    writeln!(out)
+}
+
+/// `shop.yaml:12: TrafficPolicy shop/orders: spec.drain: ...`
+fn line(problem: &Problem) -> String {
+    let place = match problem.line {
+        Some(number) => format!("{}:{number}", problem.file),
+        None => problem.file.clone(),
+    };
+    let about = [problem.object.as_deref(), problem.field.as_deref()].into_iter().flatten();
+    let parts: Vec<&str> = [&*place].into_iter().chain(about).chain([&*problem.message]).collect();
+    parts.join(": ")
+}
+
+fn source(effective: &Effective, said: bool) -> String {
+    match &effective.policy {
+        Some(policy) if said => format!("TrafficPolicy {policy}"),
+        _ => "default".to_owned(),
+    }
+}
+
+fn shown_value(value: &Value) -> String {
+    match value {
+        Value::String(text) if !text.is_empty() && !text.contains(char::is_whitespace) => text.clone(),
+        Value::Array(items) if items.iter().all(|item| !item.is_object()) => {
+            items.iter().map(shown_value).collect::<Vec<_>>().join(",")
+        }
+        value => value.to_string(),
+    }
+}

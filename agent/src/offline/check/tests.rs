@@ -1,0 +1,245 @@
+use std::{fs, path::Path};
+
+use clap::Parser;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{effective::Effect, *};
+use crate::api::{self, TrafficPolicy};
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
+/// Whether all is well, standard output, standard error.
+fn check(input: &str, arguments: &[&str]) -> (bool, String, String) {
+    let line = Line::try_parse_from(["check"].iter().chain(arguments)).expect("a command line");
+    let (mut out, mut complaints) = (Vec::new(), Vec::new());
+    let good = run(&line.args, &mut input.as_bytes(), &mut out, &mut complaints).expect("readable files");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (good, text(out), text(complaints))
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: sluice.dev/v1alpha1\nkind: TrafficPolicy\nmetadata:\n  name: {name}\n  namespace: shop\n\
+         spec:\n{spec}---\n"
+    )
+}
+
+#[test]
+fn every_problem_is_a_line_that_names_its_place() {
+    let text = policy(
+        "orders",
+        "  targetRefs:\n  - name: orders\n  circuitBreaker:\n    openDuration: 0s\n    erorPercent: 5\n",
+    ) + "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\n---\n\
+         apiVersion: sluice.dev/v1\nkind: TrafficLane\nmetadata: {name: gray}\n---\n\
+         apiVersion: sluice.dev/v1alpha1\nkind: TraficLane\nmetadata: {name: gray}\n---\n\
+         apiVersion: sluice.dev/v1alpha1\nkind: TrafficLane\nmetadata: {name: gray}\nspec: {tag: '-'}\n";
+    let (good, out, complaints) = check(&text, &["-"]);
+    assert!(!good && out.is_empty(), "{out}");
+    assert_eq!(
+        complaints.lines().collect::<Vec<_>>(),
+        [
+            "-:10: TrafficPolicy shop/orders: spec.circuitBreaker.openDuration: \"0s\" is out of range: allowed are 1ms to 1h",
+            "-:11: TrafficPolicy shop/orders: spec.circuitBreaker.erorPercent: there is no such field: did you mean \
+         \"errorPercent\"?",
+            "-:17: TrafficLane default/gray: apiVersion: \"sluice.dev/v1\" does not exist: allowed is \"sluice.dev/v1alpha1\"",
+            "-:22: TraficLane default/gray: kind: \"TraficLane\" is not allowed: did you mean \"TrafficLane\"? allowed are \
+         \"TrafficPolicy\", \"TrafficLane\"",
+            "-:28: TrafficLane default/gray: spec.tag: \"-\" is not allowed: allowed are letters, digits, '-', '_' and '.', \
+         beginning and ending with a letter or digit",
+        ]
+    );
+}
+
+#[test]
+fn broken_yaml_and_doubles_are_problems() {
+    let (good, _, complaints) = check("a: [1\n", &["-"]);
+    assert!(!good && complaints.starts_with("-:") && complaints.contains("no valid YAML"), "{complaints}");
+    let twice = policy("a", "  targetRefs: [{name: x}]\n").repeat(2);
+    let (good, _, complaints) = check(&twice, &["-"]);
+    assert!(!good);
+    assert_eq!(
+        complaints,
+        "-:12: TrafficPolicy shop/a: metadata.name: there is a TrafficPolicy shop/a already, at -:4\n"
+    );
+}
+
+#[test]
+fn every_value_has_its_source() {
+    let text = policy(
+        "orders",
+        "  targetRefs: [{name: orders}, {name: stock, sectionName: http}]\n  loadBalancer: {type: Random}\n  \
+         rateLimits:\n  - {name: burst, requests: 5, type: Queue}\n",
+    );
+    let (good, out, complaints) = check(&text, &["-"]);
+    assert!(good && complaints.is_empty(), "{complaints}");
+    let squeezed: Vec<String> =
+        out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in [
+        "Service shop/orders",
+        "Service shop/stock:http",
+        "loadBalancer.type Random TrafficPolicy shop/orders",
+        "loadBalancer.panicThresholdPercent 50 default",
+        "loadBalancer.warmup off default",
+        "rateLimits[0].requests 5 TrafficPolicy shop/orders",
+        "rateLimits[0].interval 1s default",
+        "rateLimits[0].queue.timeout 500ms default",
+        "rateLimits[0].mode Enforce default",
+        "circuitBreaker off default",
+        "mode Enforce default",
+    ] {
+        assert!(squeezed.iter().any(|found| found == line), "no {line:?} in\n{out}");
+    }
+    assert!(!out.contains("rateLimits[0].burst"), "a queue has no burst\n{out}");
+    assert!(!out.contains("warmUp"), "{out}");
+}
+
+#[test]
+fn the_oldest_policy_wins_and_a_port_goes_before_its_service() {
+    let dated = |name: &str, created: &str, spec: &str| {
+        policy(name, spec).replacen(
+            "metadata:\n",
+            &format!("metadata:\n  creationTimestamp: \"{created}\"\n"),
+            1,
+        )
+    };
+    let text = dated("a", "2026-02-01T00:00:00Z", "  targetRefs: [{name: orders}]\n  retry: {attempts: 2}\n")
+        + &dated("b", "2026-01-01T00:00:00Z", "  targetRefs: [{name: orders}]\n  retry: {attempts: 3}\n")
+        + &policy("c", "  targetRefs: [{name: orders, sectionName: grpc}]\n  retry: {attempts: 4}\n");
+    let (good, _, complaints) = check(&text, &["-"]);
+    assert!(!good);
+    assert_eq!(
+        complaints,
+        "-:8: TrafficPolicy shop/a: spec.targetRefs[0]: Service orders is targeted by TrafficPolicy shop/b already, which \
+         is older: this one is not in force there\n"
+    );
+    for (service, attempts) in
+        [("shop/orders:grpc", json!(4)), ("shop/orders:http", json!(3)), ("shop/stock", json!(null))]
+    {
+        let (_, out, _) = check(&text, &["-", "-o", "json", "--service", service]);
+        let report: Value = serde_json::from_str(&out).expect("JSON");
+        let values = report["services"][0]["values"].as_array().expect("values");
+        let found = values.iter().find(|value| value["field"] == "retry.attempts");
+        assert_eq!(found.map_or(&Value::Null, |found| &found["value"]), &attempts, "{service}\n{out}");
+        assert_eq!(report["services"].as_array().map(Vec::len), Some(1));
+    }
+}
+
+#[test]
+fn services_in_the_files_are_looked_up() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: orders, namespace: shop}\n\
+                   spec: {ports: [{name: http, port: 80}]}\n---\n";
+    let text = service.to_owned()
+        + &policy(
+            "a",
+            "  targetRefs:\n  - {name: orders, sectionName: http}\n  - {name: orders, sectionName: web}\n  - name: oders\n",
+        );
+    let (good, _, complaints) = check(&text, &["-"]);
+    assert!(good, "what is not in the files may be in the cluster: {complaints}");
+    assert_eq!(
+        complaints.lines().collect::<Vec<_>>(),
+        [
+            "-:14: TrafficPolicy shop/a: spec.targetRefs[1]: Service orders has no port web in these files (not checked further)",
+            "-:15: TrafficPolicy shop/a: spec.targetRefs[2]: there is no Service oders in these files (not checked further)",
+        ]
+    );
+}
+
+#[test]
+fn directories_lists_and_namespaces() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))
+            .and_then(|()| fs::write(path, text))
+            .expect("a file");
+    };
+    write(
+        "below/lane.yml",
+        "apiVersion: v1\nkind: List\nitems:\n- apiVersion: sluice.dev/v1alpha1\n  kind: TrafficLane\n  metadata: {name: gray}\n  spec: {tag: gray, entry: [{match: {}}]}\n",
+    );
+    write(".hidden.yaml", "a: [");
+    write("notes.txt", "a: [");
+    let path = directory.path().to_str().expect("UTF-8");
+    let (good, out, complaints) = check("", &[path, "--namespace", "shop"]);
+    assert!(good, "{complaints}");
+    assert_eq!(
+        out,
+        "TrafficLane shop/gray: tag gray, fallback Baseline, entry rules: 1 for calls to all Services\n"
+    );
+
+    let line = Line::try_parse_from(["check", "/nonexistent/x.yaml"]).expect("a command line");
+    let error =
+        run(&line.args, &mut io::empty(), &mut io::sink(), &mut io::sink()).expect_err("no such file");
+    assert!(error.to_string().starts_with("cannot read /nonexistent/x.yaml: "), "{error}");
+    assert!(Line::try_parse_from(["check"]).is_err());
+    for bad in ["orders", "a/b/c", "/b", "a/", "a/b:"] {
+        assert!(Line::try_parse_from(["check", "-", "--service", bad]).is_err(), "{bad}");
+    }
+}
+
+/// Puts the values together again to a spec that says all of them.
+fn spelled_out(effects: &[Effect]) -> Value {
+    let mut spec = json!({"targetRefs": [{"name": "orders"}]});
+    for effect in effects.iter().filter(|effect| effect.value != effective::OFF) {
+        let mut place = &mut spec;
+        for part in effect.field.split('.') {
+            let (name, index) = match part.split_once('[') {
+                Some((name, index)) => (name, index.trim_end_matches(']').parse::<usize>().ok()),
+                None => (part, None),
+            };
+            place = &mut place[name];
+            if let Some(index) = index {
+                if place.is_null() {
+                    *place = json!([]);
+                }
+                let items = place.as_array_mut().expect("a list");
+                if items.len() <= index {
+                    items.push(json!({}));
+                }
+                place = &mut items[index];
+            }
+        }
+        *place = effect.value.clone();
+    }
+    spec
+}
+
+proptest! {
+    /// What is told is what is in force: a policy that says every value comes to the same.
+    #[test]
+    fn what_is_told_is_what_is_in_force(parts in prop::collection::vec(prop::sample::select(vec![
+        r#"{"mode": "Observe"}"#,
+        r#"{"loadBalancer": {"warmup": {}}}"#,
+        r#"{"loadBalancer": {"type": "RoundRobin", "warmup": {"duration": "5s", "healthCheckPaths": ["/a"]}}}"#,
+        r#"{"drain": {"timeout": "5s"}}"#,
+        r#"{"rateLimits": [{"name": "a", "requests": 7}, {"name": "b", "requests": 7, "type": "Queue", "mode": "Enforce"}]}"#,
+        r#"{"rateLimits": [{"name": "a", "requests": 7, "type": "WarmUp", "match": {"headers": [{"name": "x", "value": "y"}]}}]}"#,
+        r#"{"concurrency": {"adaptive": {}}}"#,
+        r#"{"concurrency": {"maxRequests": 5}}"#,
+        r#"{"circuitBreaker": {"errorCount": 5, "slowRequest": {"threshold": "1s", "percent": 5}}}"#,
+        r#"{"circuitBreaker": {}}"#,
+        r#"{"outlierDetection": {"successRate": {}}}"#,
+        r#"{"timeouts": {"request": "5s"}}"#,
+        r#"{"retry": {}}"#,
+        r#"{"retry": {"codes": [], "backoff": {"base": "1ms"}}}"#,
+        r#"{"fallbacks": [{"name": "a", "on": ["Timeout"], "type": "Stale"}]}"#,
+        r#"{"fallbacks": [{"name": "a", "on": ["Timeout"], "type": "Static", "static": {"status": 200, "body": "a b"}}]}"#,
+    ]), 0..8)) {
+        let mut spec = json!({"targetRefs": [{"name": "orders"}]});
+        for part in parts {
+            let part: Value = serde_json::from_str(part).expect("JSON");
+            for (field, value) in part.as_object().expect("an object") {
+                spec[field] = value.clone();
+            }
+        }
+        let read = |spec: Value| api::read::<TrafficPolicy>(&json!({"apiVersion": api::API_VERSION, "kind": "TrafficPolicy", "metadata": {"name": "a"}, "spec": spec})).map(|(_, policy)| policy);
+        let whole = spelled_out(&effective::values(&spec));
+        let wanted = read(spec).expect("a good policy");
+        prop_assert_eq!(read(whole.clone()).map_err(|errors| format!("{errors:?} in {whole:#}")), Ok(wanted));
+    }
+}
