@@ -25,7 +25,6 @@ use std::{
 };
 
 use fastrand::Rng;
-use smallvec::SmallVec;
 
 pub use super::endpoint::InFlight;
 use super::{
@@ -77,46 +76,45 @@ impl How {
         }
     }
 
-    /// The same where some are warming: each gets its part of the requests. `share` is above 0 for those that are eligible,
-    /// and at most 1; `None`: not eligible.
+    /// The same where some are warming, or left out: each gets its part of the requests. `shares` are those of the subset's
+    /// endpoints in their order, 0 to 1, and `share` says it of one.
     pub(super) fn choose_by_share<'e>(
         &self,
         subset: &'e Subset,
-        share: impl Fn(&Endpoint) -> Option<f64>,
+        shares: &[f64],
+        share: impl Fn(&Endpoint) -> f64,
         rng: &mut Rng,
     ) -> Option<&'e Arc<Endpoint>> {
-        if let Some(caller) = self.caller {
-            let caller = Caller::new(caller);
-            let shares = subset.iter().filter_map(|endpoint| Some((endpoint, share(endpoint)?)));
-            let wants = |(endpoint, share): (&'e Arc<Endpoint>, f64)| {
-                (affinity::weighted(caller.number(endpoint.address), share), endpoint)
-            };
-            let most = shares.map(wants).max_by(|(one, endpoint), (other, endpoint2)| {
-                one.total_cmp(other).then_with(|| endpoint.address.cmp(&endpoint2.address))
-            });
-            return most.map(|(_, endpoint)| endpoint);
-        }
-        let shares: SmallVec<[f64; 64]> =
-            subset.iter().map(|endpoint| share(endpoint).unwrap_or_default()).collect();
         let largest = shares.iter().copied().fold(0.0, f64::max);
         if largest <= 0.0 {
             return None;
         }
+        if let Some(caller) = self.caller {
+            let caller = Caller::new(caller);
+            let eligible = subset.iter().zip(shares).filter(|(_, share)| **share > 0.0);
+            let wants = |(endpoint, share): (&'e Arc<Endpoint>, &f64)| {
+                (affinity::weighted(caller.number(endpoint.address), *share), endpoint)
+            };
+            let most = eligible.map(wants).max_by(|(one, endpoint), (other, endpoint2)| {
+                one.total_cmp(other).then_with(|| endpoint.address.cmp(&endpoint2.address))
+            });
+            return most.map(|(_, endpoint)| endpoint);
+        }
         let full = largest * (1.0 - SAME);
         let mut warming =
-            subset.iter().zip(&shares).filter(|(_, share)| (f64::MIN_POSITIVE..full).contains(*share));
+            subset.iter().zip(shares).filter(|(_, share)| (f64::MIN_POSITIVE..full).contains(*share));
         let mut lot = rng.f64() * shares.iter().sum::<f64>();
         let drawn = warming.find(|(_, share)| {
             lot -= *share;
             lot < 0.0
         });
         if let Some((endpoint, _)) = drawn {
-            let warm = subset.iter().zip(&shares).filter(|(_, share)| **share >= full);
+            let warm = subset.iter().zip(shares).filter(|(_, share)| **share >= full);
             if !is_behind(endpoint, warm.map(|(endpoint, _)| endpoint)) {
                 return Some(endpoint);
             }
         }
-        self.choose(subset, |endpoint| share(endpoint).is_some_and(|share| share >= full), rng)
+        self.choose(subset, |endpoint| share(endpoint) >= full, rng)
     }
 }
 

@@ -32,6 +32,7 @@ use std::{
 };
 
 use fastrand::Rng;
+use smallvec::SmallVec;
 
 use super::{
     balance::How,
@@ -118,20 +119,22 @@ pub fn route(service: Candidates<'_>, call: &Call<'_>, rng: &mut Rng) -> Result<
         for rank in [Rank::Usable, Rank::HeldOut, Rank::Draining] {
             for (subset, lane) in lane.map(|lane| (lane, Lane::Routed)).into_iter().chain(baseline) {
                 let fresh = |endpoint: &Endpoint| again || !call.tried.contains(&endpoint.address);
-                let (chosen, panic) = match (rank, doubts.about(subset)) {
-                    (Rank::Usable, About::Nobody) => {
+                let (chosen, panic) = match rank {
+                    Rank::Usable if doubts.is_none(subset) => {
                         (how.choose(subset, |e| e.is_usable() && fresh(e), rng), false)
                     }
-                    (Rank::Usable, About::Some { panic }) => {
-                        let share = |e: &Endpoint| doubts.share(e, panic).filter(|_| fresh(e));
-                        (how.choose_by_share(subset, share, rng), panic)
+                    Rank::Usable => {
+                        let (shares, panic) = doubts.shares(subset, fresh);
+                        let share = |e: &Endpoint| if fresh(e) { doubts.share(e, panic) } else { 0.0 };
+                        (how.choose_by_share(subset, &shares, share, rng), panic)
                     }
-                    (Rank::HeldOut, About::Some { panic: false }) => {
-                        let share = |e: &Endpoint| doubts.share(e, true).filter(|_| fresh(e));
-                        (how.choose_by_share(subset, share, rng), true)
+                    Rank::HeldOut if doubts.is_none(subset) => (None, false),
+                    Rank::HeldOut => {
+                        let share = |e: &Endpoint| if fresh(e) { doubts.share(e, true) } else { 0.0 };
+                        let shares: Shares = subset.iter().map(|e| share(e)).collect();
+                        (how.choose_by_share(subset, &shares, share, rng), true)
                     }
-                    (Rank::HeldOut, _) => (None, false),
-                    (Rank::Draining, _) => (how.choose(subset, |e| e.is_draining() && fresh(e), rng), false),
+                    Rank::Draining => (how.choose(subset, |e| e.is_draining() && fresh(e), rng), false),
                 };
                 if let Some(endpoint) = chosen {
                     return Ok(Decision { endpoint: Arc::clone(endpoint), lane, panic });
@@ -162,15 +165,8 @@ struct Doubts<'p> {
     now_nanos: u64,
 }
 
-/// About whom of a subset there are doubts.
-#[derive(Clone, Copy)]
-enum About {
-    Nobody,
-    Some {
-        /// About too many.
-        panic: bool,
-    },
-}
+/// Those of a subset's endpoints, in their order; 0 is nothing.
+type Shares = SmallVec<[f64; 64]>;
 
 impl<'p> Doubts<'p> {
     fn new(policy: &'p Policy, now_nanos: u64) -> Self {
@@ -182,32 +178,38 @@ impl<'p> Doubts<'p> {
         }
     }
 
-    /// Nearly always nobody, and then found out without looking at the endpoints.
-    fn about(&self, subset: &Subset) -> About {
-        let no_outliers = self.outliers.is_none() || subset.has_no_outliers(self.now_nanos);
-        if no_outliers && self.warmup.is_none_or(|warmup| subset.is_warm(warmup, self.now_nanos)) {
-            return About::Nobody;
-        }
-        let used = subset.iter().filter(|endpoint| self.share(endpoint, false).is_some()).count();
-        About::Some { panic: (used as f64) < subset.usable() as f64 * self.threshold }
+    /// Whether there are none about any endpoint of a subset: nearly always, and then known without looking at them.
+    fn is_none(&self, subset: &Subset) -> bool {
+        (self.outliers.is_none() || subset.has_no_outliers(self.now_nanos))
+            && self.warmup.is_none_or(|warmup| subset.is_warm(warmup, self.now_nanos))
     }
 
-    /// The part of an endpoint's share that it is to get; `None`: nothing. With `all`, those that are held out get theirs too.
-    fn share(&self, endpoint: &Endpoint, all: bool) -> Option<f64> {
-        if !endpoint.is_usable() {
-            return None;
+    /// What each endpoint of a subset is to get, and whether it is panic. Those that are not `fresh` get nothing.
+    fn shares(&self, subset: &Subset, fresh: impl Fn(&Endpoint) -> bool) -> (Shares, bool) {
+        let mut shares: Shares = subset.iter().map(|endpoint| self.share(endpoint, false)).collect();
+        let used = shares.iter().filter(|share| **share > 0.0).count();
+        let panic = (used as f64) < subset.usable() as f64 * self.threshold;
+        for (share, endpoint) in shares.iter_mut().zip(subset.iter()) {
+            if !fresh(endpoint) {
+                *share = 0.0;
+            } else if panic {
+                *share = self.share(endpoint, true);
+            }
         }
-        if !all && outlier::is_ejected(self.outliers, endpoint, self.now_nanos) {
-            return None;
+        (shares, panic)
+    }
+
+    /// The part of an endpoint's share that it is to get, 0 to 1. With `all`, those that are held out get theirs too.
+    fn share(&self, endpoint: &Endpoint, all: bool) -> f64 {
+        if !endpoint.is_usable() || (!all && outlier::is_ejected(self.outliers, endpoint, self.now_nanos)) {
+            return 0.0;
         }
-        let Some(warmup) = self.warmup else {
-            return Some(1.0);
-        };
-        match warmup::stage(warmup, endpoint, self.now_nanos) {
-            Stage::Warm => Some(1.0),
-            Stage::Warming(share) => Some(share),
+        match self.warmup.map(|warmup| (warmup, warmup::stage(warmup, endpoint, self.now_nanos))) {
+            None | Some((_, Stage::Warm)) => 1.0,
+            Some((_, Stage::Warming(share))) => share,
             // Before its time, if need be, with what it would begin with.
-            Stage::Delayed => all.then(|| warmup::curve(warmup, Duration::ZERO)),
+            Some((warmup, Stage::Delayed)) if all => warmup::curve(warmup, Duration::ZERO),
+            Some((_, Stage::Delayed)) => 0.0,
         }
     }
 }

@@ -51,12 +51,12 @@ pub fn curve(policy: &WarmUp, elapsed: Duration) -> f64 {
     share.max(least).min(1.0)
 }
 
-/// Where an endpoint is now.
+/// Where an endpoint is now. In whole nanoseconds: while anybody warms it is asked of every endpoint, for every request.
 pub fn stage(policy: &WarmUp, endpoint: &Endpoint, now_nanos: u64) -> Stage {
     let Some(ready_since) = endpoint.ready_since_nanos else {
         return Stage::Warm;
     };
-    let Some(since_delay) = elapsed(ready_since, now_nanos).checked_sub(policy.delay) else {
+    let Some(since_delay) = elapsed(ready_since, now_nanos).checked_sub(nanos(policy.delay)) else {
         return Stage::Delayed;
     };
     let warming = match policy.start_on {
@@ -64,13 +64,13 @@ pub fn stage(policy: &WarmUp, endpoint: &Endpoint, now_nanos: u64) -> Stage {
         StartOn::FirstRequest => match endpoint.load.first_request(Some(ready_since)) {
             // The first request may have come within the delay, when there was nobody else.
             Some(first) => elapsed(first, now_nanos).min(since_delay),
-            None => Duration::ZERO,
+            None => 0,
         },
     };
-    if warming >= policy.duration {
+    if warming >= nanos(policy.duration) {
         return Stage::Warm;
     }
-    let share = curve(policy, warming);
+    let share = curve(policy, Duration::from_nanos(warming));
     if share < 1.0 { Stage::Warming(share) } else { Stage::Warm }
 }
 
@@ -84,9 +84,12 @@ pub fn factor(policy: Option<&WarmUp>, endpoint: &Endpoint, now_nanos: u64) -> f
 }
 
 /// Time from then to now, none if then is yet to come: the clock that said so is another node's.
-fn elapsed(since_nanos: i64, now_nanos: u64) -> Duration {
-    let nanos = i128::from(now_nanos) - i128::from(since_nanos);
-    Duration::from_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
+fn elapsed(since_nanos: i64, now_nanos: u64) -> u64 {
+    (now_nanos as i64).saturating_sub(since_nanos).max(0) as u64
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 /// Notes a request that is sent to an endpoint, if that begins its warm-up. Costs nothing but with `FirstRequest`, and

@@ -187,20 +187,30 @@ proptest! {
     }
 }
 
+fn by_share<'e>(
+    how: &How,
+    subset: &'e Subset,
+    share: impl Fn(&Endpoint) -> f64,
+    rng: &mut Rng,
+) -> Option<&'e Arc<Endpoint>> {
+    let shares: Vec<_> = subset.iter().map(|endpoint| share(endpoint)).collect();
+    how.choose_by_share(subset, &shares, share, rng)
+}
+
 /// What each endpoint gets of 10,000 requests, if they have these shares (0: not eligible). Requests take a while, so that
 /// the algorithm has something to see.
 fn portions(algorithm: Algorithm, shares: &[f64], seed: u64) -> Vec<f64> {
     const REQUESTS: u32 = 10_000;
     let subset: Subset = (0..shares.len()).map(|index| endpoint(index as u16)).collect();
     let index = |of: &Endpoint| subset.iter().position(|e| e.address == of.address).expect("one of ours");
-    let share = |e: &Endpoint| Some(shares[index(e)]).filter(|share| *share > 0.0);
+    let share = |e: &Endpoint| shares[index(e)];
     let mut rng = Rng::with_seed(seed);
     let mut counts = vec![0_u32; shares.len()];
     let mut running = std::collections::VecDeque::new();
     for request in 0..u64::from(REQUESTS) {
         let now_nanos = S + request * MS;
         let how = How { algorithm, caller: None, now_nanos };
-        let chosen = how.choose_by_share(&subset, share, &mut rng).expect("some are eligible");
+        let chosen = by_share(&how, &subset, share, &mut rng).expect("some are eligible");
         counts[index(chosen)] += 1;
         running.push_back(InFlight::begin(chosen.clone()));
         if running.len() > 10 {
@@ -249,8 +259,8 @@ fn where_all_are_equally_new_the_algorithm_chooses() {
     let how = How { algorithm: Algorithm::PeakEwma, caller: None, now_nanos: S };
     let mut rng = Rng::with_seed(1);
     for _ in 0..100 {
-        let share = |e: &Endpoint| Some(if e.address == subset[0].address { 0.1004 } else { 0.1 });
-        let chosen = how.choose_by_share(&subset, share, &mut rng).expect("both are eligible");
+        let share = |e: &Endpoint| if e.address == subset[0].address { 0.1004 } else { 0.1 };
+        let chosen = by_share(&how, &subset, share, &mut rng).expect("both are eligible");
         assert_eq!(chosen.address, subset[1].address, "the other is slow and busy");
     }
 }
@@ -272,10 +282,9 @@ fn what_a_warming_endpoint_cannot_keep_up_with_goes_to_the_others() {
         let subset = Subset::from(all);
         for algorithm in ALGORITHMS {
             let how = How { algorithm, caller: None, now_nanos: S };
-            let share = |e: &Endpoint| Some(if e.address == subset[0].address { 0.5 } else { 1.0 });
+            let share = |e: &Endpoint| if e.address == subset[0].address { 0.5 } else { 1.0 };
             let mut rng = Rng::with_seed(1);
-            let mut choose =
-                |_| how.choose_by_share(&subset, share, &mut rng).expect("all are eligible").address;
+            let mut choose = |_| by_share(&how, &subset, share, &mut rng).expect("all are eligible").address;
             let got = (0..100).map(&mut choose).filter(|address| *address == subset[0].address).count();
             assert_eq!(got > 0, takes, "{own} beside {warm:?}");
         }
@@ -325,8 +334,8 @@ fn nobody_is_chosen_from_nobody() {
             let mut rng = Rng::with_seed(1);
             let (nobody, somebody) = (Subset::default(), Subset::from(vec![endpoint(1)]));
             assert!(how.choose(&nobody, |_| true, &mut rng).is_none());
-            assert!(how.choose_by_share(&nobody, |_| Some(1.0), &mut rng).is_none());
-            assert!(how.choose_by_share(&somebody, |_| None, &mut rng).is_none());
+            assert!(by_share(&how, &nobody, |_| 1.0, &mut rng).is_none());
+            assert!(by_share(&how, &somebody, |_| 0.0, &mut rng).is_none());
         }
     }
 }
@@ -342,12 +351,13 @@ proptest! {
     ) {
         let subset: Subset = (0..shares.len()).map(|index| endpoint(index as u16)).collect();
         let share = |e: &Endpoint| {
-            subset.iter().position(|other| other.address == e.address).and_then(|index| shares[index])
+            let index = subset.iter().position(|other| other.address == e.address);
+            index.and_then(|index| shares[index]).unwrap_or_default()
         };
         let caller = affinity.then(|| IpAddr::from([10, 0, 0, 1]));
         let how = How { algorithm, caller, now_nanos: 0 };
-        match how.choose_by_share(&subset, share, &mut Rng::with_seed(seed)) {
-            Some(chosen) => prop_assert!(share(chosen).is_some()),
+        match by_share(&how, &subset, share, &mut Rng::with_seed(seed)) {
+            Some(chosen) => prop_assert!(share(chosen) > 0.0),
             None => prop_assert!(shares.iter().all(Option::is_none)),
         }
     }
