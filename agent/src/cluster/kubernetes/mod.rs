@@ -4,7 +4,7 @@
 //! Services, EndpointSlices, Pods, TrafficPolicies and TrafficLanes), which begin and end with its annotation. Nothing
 //! of other namespaces is asked for, which is why a Pod's own `sluice.dev/capture: enabled` counts only where its namespace is opted in too. Every agent sees the same, whatever its node: calls go to all of them.
 //!
-//! [`client`] is the connection; [`follow`] keeps one watch going through whatever happens to it, at its [`pace`], and
+//! [`mod@client`] is the connection; [`follow`] keeps one watch going through whatever happens to it, at its [`pace`], and
 //! [`watch`] says what it is on and strips what it sees; [`picture`] decides what that adds up to, and when it is whole
 //! enough to be told; [`standing`] knows how the watches fare. The watches'
 //! first lists, and those after a resync, become the difference from what was known: the model is never emptied.

@@ -2,7 +2,7 @@
 //!
 //! [`carry`] calls the stages in order: the limits ([`admit`]); for each [`attempt`] an endpoint, and the leave of its
 //! circuit breaker; the time that it may take ([`deadline`]); whether a failure is tried [`again`]; and what is
-//! answered where no endpoint did ([`stand_in`]). What moves bytes is an [`Exchange`], one for each protocol: it sends a
+//! answered where no endpoint did ([`mod@stand_in`]). What moves bytes is an [`Exchange`], one for each protocol: it sends a
 //! request to an endpoint, passes an answer on, or answers in an endpoint's place, and decides nothing.
 
 mod admit;

@@ -1,4 +1,4 @@
-//! One request and its answer: what [`governed`](crate::proxy::governed) asks of HTTP/1.
+//! One request and its answer: what [`governed`] asks of HTTP/1.
 
 use std::task::{Context, Poll};
 

@@ -1,4 +1,4 @@
-//! One stream: what [`governed`](crate::proxy::governed) asks of HTTP/2.
+//! One stream: what [`governed`] asks of HTTP/2.
 
 use std::{
     future::{Future, poll_fn},
