@@ -5,6 +5,9 @@
 //! application is. Every proxy has one worker. Only ratios within one round mean anything on a machine that is shared,
 //! so each load goes through all the proxies in turn before the next, and ratios are taken within a round.
 //!
+//! Beside that, [`overload`] shows what the adaptive limit on requests in flight is good for: an origin that collapses under
+//! load, with and without it.
+//!
 //! [`run()`] plays the rounds; [`proxies`] starts what is measured; [`origin`] answers in pod B; [`http_load`] and
 //! [`socket_load`] are the clients, one program with one thread in pod A; [`usage`] reads what a proxy has used;
 //! [`report`] takes the medians.
@@ -12,6 +15,7 @@
 pub mod http_load;
 pub mod load;
 pub mod origin;
+pub mod overload;
 pub mod proxies;
 pub mod report;
 pub mod run;

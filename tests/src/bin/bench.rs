@@ -1,4 +1,5 @@
-//! `sluice-bench`: direct, Sluice, nginx and haproxy in one run and one topology. `cargo xtask bench` builds what it needs.
+//! `sluice-bench`: direct, Sluice, nginx and haproxy in one run and one topology, and a service that is overloaded.
+//! `cargo xtask bench` builds what it needs.
 //!
 //! The same program is the origin and the client, in their pods.
 
@@ -13,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use sluice_tests::bench::{
-    Load, ProxyKind, http_load, load, origin, report,
+    Load, ProxyKind, Record, http_load, load, origin, overload, report,
     run::{self, Plan, bears},
     socket_load,
 };
@@ -88,7 +89,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn known_load(name: &str) -> Result<String, String> {
-    let names: Vec<String> = load::all().iter().map(ToString::to_string).collect();
+    let mut names: Vec<String> = load::all().iter().map(ToString::to_string).collect();
+    names.push(overload::NAME.to_owned());
     if names.iter().any(|known| known.contains(name)) {
         return Ok(name.to_owned());
     }
@@ -144,17 +146,29 @@ fn put(options: &LoadOptions) -> Result<()> {
 }
 
 fn compare(options: &Options) -> Result<()> {
-    let wanted = |load: &Load| {
-        let name = load.to_string();
-        (options.only.is_empty() || options.only.iter().any(|part| name.contains(part)))
-            && options.proxies.iter().any(|&proxy| bears(proxy, *load))
-    };
+    let named = |name: &str| options.only.is_empty() || options.only.iter().any(|part| name.contains(part));
+    let wanted =
+        |load: &Load| named(&load.to_string()) && options.proxies.iter().any(|&proxy| bears(proxy, *load));
     let mut proxies = options.proxies.clone();
     proxies.sort_unstable();
     proxies.dedup();
     let loads: Vec<Load> = load::all().into_iter().filter(wanted).collect();
     let plan = Plan { loads, proxies, rounds: options.rounds, time: options.seconds };
-    let samples = run::run(&plan, |sample| {
+    let mut records = if plan.loads.is_empty() { Vec::new() } else { side_by_side(&plan)? };
+    if named(overload::NAME) && plan.proxies.contains(&ProxyKind::Sluice) {
+        let outcomes = overload::run(|case| eprintln!("overload: {case}"))?;
+        print!("{}", overload::table(&outcomes));
+        records.extend(outcomes.iter().map(overload::Outcome::record));
+    }
+    if let Some(file) = &options.json {
+        let text = serde_json::to_string_pretty(&records)?;
+        fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn side_by_side(plan: &Plan) -> Result<Vec<Record>> {
+    let samples = run::run(plan, |sample| {
         let (round, outcome) = (sample.round + 1, &sample.outcome);
         eprintln!(
             "round {round}/{}: {} {}: {} requests",
@@ -163,11 +177,7 @@ fn compare(options: &Options) -> Result<()> {
     })?;
     let records = report::records(&samples);
     print!("{}\n{}", report::table(&records), report::aims(&records));
-    if let Some(file) = &options.json {
-        let text = serde_json::to_string_pretty(&records)?;
-        fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    Ok(())
+    Ok(records)
 }
 
 #[cfg(test)]

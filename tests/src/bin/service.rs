@@ -10,7 +10,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -71,6 +71,11 @@ struct Options {
     /// Milliseconds before each answer
     #[arg(long, default_value_t = 0)]
     delay: u64,
+    /// Get slower with load, as a service does that runs short of CPU or waits for locks: with n requests in work, the
+    /// delay is --delay * (1 + (n / knee)²). It gets most done with as many as this in work, and next to nothing when
+    /// it is flooded. It goes on working for callers that have gone
+    #[arg(long, requires = "delay", value_parser = clap::value_parser!(u32).range(1..))]
+    knee: Option<u32>,
     /// Status of each answer
     #[arg(long, default_value = "200")]
     status: StatusCode,
@@ -96,6 +101,8 @@ struct Service {
     options: Options,
     client: Client<HttpConnector, Empty<Bytes>>,
     spans: AtomicU64,
+    /// Requests in work, for --knee.
+    in_work: Arc<AtomicU32>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -114,7 +121,7 @@ async fn main() -> Result<()> {
     let seed =
         SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64 ^ u64::from(std::process::id()) << 48;
     let linger = Duration::from_millis(options.linger);
-    let service = Arc::new(Service { options, client, spans: AtomicU64::new(seed) });
+    let service = Arc::new(Service { options, client, spans: AtomicU64::new(seed), in_work: Arc::default() });
     for listener in listeners {
         tokio::spawn(accept(listener, Arc::clone(&service)));
     }
@@ -212,9 +219,7 @@ async fn serve_http(connection: TcpStream, service: Arc<Service>) -> Result<()> 
 
 impl Service {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        if self.options.delay > 0 {
-            sleep(Duration::from_millis(self.options.delay)).await;
-        }
+        self.work().await;
         let path = request.uri().path();
         let mut response = if path == "/echo" {
             Response::new(request.into_body().boxed())
@@ -233,6 +238,24 @@ impl Service {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    async fn work(&self) {
+        let delay = Duration::from_millis(self.options.delay);
+        let Some(knee) = self.options.knee else {
+            if !delay.is_zero() {
+                sleep(delay).await;
+            }
+            return;
+        };
+        let in_work = Arc::clone(&self.in_work);
+        let load = f64::from(in_work.fetch_add(1, Ordering::Relaxed) + 1) / f64::from(knee);
+        let working = tokio::spawn(async move {
+            sleep(delay.mul_f64(1.0 + load * load)).await;
+            in_work.fetch_sub(1, Ordering::Relaxed);
+        });
+        // It cannot panic, and is never cancelled.
+        let _ = working.await;
     }
 
     /// Calls the next service, if there is one, and puts this one before all that took part.

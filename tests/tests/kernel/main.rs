@@ -12,6 +12,7 @@ mod privileges;
 mod redirect;
 mod rollout;
 mod startup;
+mod throttling;
 mod tunnel;
 
 use std::path::PathBuf;
