@@ -1,4 +1,5 @@
-//! What is compared: nothing at all, Sluice, nginx and haproxy, each with one worker.
+//! What is compared: nothing at all, Sluice, Sluice with every rule of a TrafficPolicy on, nginx and haproxy, each with one
+//! worker.
 
 use std::{
     fmt, fs,
@@ -8,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 
 use crate::{Agent, Pod, Process, Service, World};
 
@@ -19,17 +21,20 @@ const BULK: u16 = 18081;
 pub enum ProxyKind {
     Direct,
     Sluice,
+    /// Sluice with every rule on, none of which refuses anything.
+    Rules,
     Nginx,
     Haproxy,
 }
 
 impl ProxyKind {
-    pub const ALL: [Self; 4] = [Self::Direct, Self::Sluice, Self::Nginx, Self::Haproxy];
+    pub const ALL: [Self; 5] = [Self::Direct, Self::Sluice, Self::Rules, Self::Nginx, Self::Haproxy];
 
     fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Sluice => "sluice",
+            Self::Rules => "rules",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
         }
@@ -91,7 +96,12 @@ impl Running {
         let at = |http, bulk, process| Self { http, bulk, process };
         Ok(match kind {
             ProxyKind::Direct => at((address, origin.http).into(), (address, origin.bulk).into(), None),
-            ProxyKind::Sluice => {
+            ProxyKind::Sluice | ProxyKind::Rules => {
+                if kind == ProxyKind::Rules {
+                    world.apply(every_rule(origin.service))?;
+                } else {
+                    world.delete("TrafficPolicy", &origin.service.namespace, EVERY_RULE)?;
+                }
                 let agent = world.agent().args(&["--workers", "1", "--log", "warn"]).start()?;
                 let service = origin.service;
                 let cluster_ip = |port| SocketAddr::from((service.ipv4, port));
@@ -114,6 +124,36 @@ impl Running {
             }
         })
     }
+}
+
+/// The name of [`every_rule`].
+const EVERY_RULE: &str = "every-rule";
+
+/// A policy with every rule there is, whose limits are too high to be reached: what is measured is what asking them costs.
+fn every_rule(service: &Service) -> Value {
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "TrafficPolicy",
+        "metadata": {"name": EVERY_RULE, "namespace": service.namespace},
+        "spec": {
+            "targetRefs": [{"kind": "Service", "name": service.name}],
+            "loadBalancer": {"type": "PeakEwma", "warmup": {"duration": "60s"}},
+            "drain": {"timeout": "60s"},
+            "rateLimits": [
+                {"name": "all", "requests": 10_000_000},
+                {"name": "caller", "requests": 10_000_000, "scope": "Caller"},
+                {"name": "user", "requests": 10_000_000, "key": {"type": "Header", "name": "x-user"}},
+            ],
+            "concurrency": {"maxRequests": 10_000, "adaptive": {"minRequests": 5000}},
+            "circuitBreaker": {"slowRequest": {"threshold": "10s", "percent": 50}},
+            "outlierDetection": {"successRate": {}},
+            "timeouts": {"request": "60s", "backendRequest": "30s"},
+            "retry": {"attempts": 2},
+            "fallbacks": [
+                {"name": "static", "on": ["CircuitOpen", "Timeout"], "type": "Static", "answer": {"status": 200}},
+            ],
+        },
+    })
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
@@ -217,6 +257,9 @@ mod tests {
         for proxy in ProxyKind::ALL {
             assert_eq!(proxy.to_string().parse(), Ok(proxy));
         }
-        assert_eq!("envoy".parse::<ProxyKind>(), Err("one of direct, sluice, nginx, haproxy".to_owned()));
+        assert_eq!(
+            "envoy".parse::<ProxyKind>(),
+            Err("one of direct, sluice, rules, nginx, haproxy".to_owned())
+        );
     }
 }

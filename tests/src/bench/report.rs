@@ -28,6 +28,9 @@ pub struct Record {
     /// p99 as a multiple of nginx's in the same round; in the table only.
     #[serde(skip)]
     pub p99_to_nginx: Option<f64>,
+    /// CPU time a request, as a multiple of that of Sluice without a policy in the same round; not in the table.
+    #[serde(skip)]
+    pub ratio_to_sluice: Option<f64>,
 }
 
 /// One record a proxy and load, in the order of the loads.
@@ -74,6 +77,7 @@ fn record(samples: &[Sample], load: Load, proxy: ProxyKind) -> Record {
         ratio_to_direct: ratio(ProxyKind::Direct, &|s| Some(rps(s))),
         ratio_to_nginx: ratio(ProxyKind::Nginx, &cpu),
         p99_to_nginx: ratio(ProxyKind::Nginx, &|s| Some(s.outcome.p99_us)),
+        ratio_to_sluice: ratio(ProxyKind::Sluice, &cpu),
     }
 }
 
@@ -144,7 +148,10 @@ pub fn table(records: &[Record]) -> String {
 pub fn aims(records: &[Record]) -> String {
     let busy = Load { work: Work::KeepAlive { bytes: 100 }, connections: 32 }.to_string();
     let connect = Load { work: Work::Connect, connections: 1 }.to_string();
-    let sluice = |load: &str| records.iter().find(|record| record.proxy == "sluice" && record.load == load);
+    let of = |proxy: &str, load: &str| {
+        records.iter().find(|record| record.proxy == proxy && record.load == load).cloned()
+    };
+    let sluice = |load: &str| of("sluice", load);
     let pair = idle_pairs(records).into_iter().find(|(proxy, _)| proxy == "sluice").map(|(_, kib)| kib);
     let reached = [
         (
@@ -157,6 +164,11 @@ pub fn aims(records: &[Record]) -> String {
             format!("{connect}: time, x without Sluice"),
             1.1,
             sluice(&connect).and_then(|record| record.ratio_to_direct).map(|ratio| 1.0 / ratio),
+        ),
+        (
+            format!("{busy}: CPU a request with every rule on, x without a policy"),
+            1.15,
+            of("rules", &busy).and_then(|record| record.ratio_to_sluice),
         ),
         ("KiB of a further idle connection pair".to_owned(), 20.0, pair),
     ];

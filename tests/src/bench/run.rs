@@ -66,8 +66,10 @@ pub fn bears(proxy: ProxyKind, load: Load) -> bool {
         // nginx and haproxy have no part in a connect that is not theirs.
         Work::Connect => matches!(proxy, ProxyKind::Direct | ProxyKind::Sluice),
         // Memory of a proxy.
-        Work::Idle => proxy != ProxyKind::Direct,
-        _ => true,
+        Work::Idle => !matches!(proxy, ProxyKind::Direct | ProxyKind::Rules),
+        Work::KeepAlive { .. } | Work::NewConnections => true,
+        // Rules are asked for each request.
+        Work::Bulk => proxy != ProxyKind::Rules,
     }
 }
 
