@@ -150,7 +150,7 @@ fn every_rule(service: &Service) -> Value {
             "timeouts": {"request": "60s", "backendRequest": "30s"},
             "retry": {"attempts": 2},
             "fallbacks": [
-                {"name": "static", "on": ["CircuitOpen", "Timeout"], "type": "Static", "answer": {"status": 200}},
+                {"name": "static", "on": ["CircuitOpen", "Timeout"], "type": "Static", "static": {"status": 200}},
             ],
         },
     })
