@@ -182,6 +182,26 @@ fn directories_lists_and_namespaces() {
     }
 }
 
+/// What the documentation and the examples show, word for word.
+#[test]
+fn what_is_shown_to_users_makes_sense() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut shown = 0;
+    for page in ["README.md", "deploy/README.md", "deploy/RECIPES.md"] {
+        let text = fs::read_to_string(root.join(page)).expect("a page");
+        let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        for block in blocks {
+            shown += block.matches(api::API_VERSION).count();
+            let (_, _, complaints) = check(block, &["-", "--namespace", "shop"]);
+            assert_eq!(complaints, "", "{page}:\n{block}");
+        }
+    }
+    assert!(shown > 0, "no page shows a policy");
+    let examples = root.join("deploy/examples");
+    let (good, _, complaints) = check("", &[examples.to_str().expect("UTF-8")]);
+    assert!(good, "{complaints}");
+}
+
 /// Puts the values together again to a spec that says all of them.
 fn spelled_out(effects: &[Effect]) -> Value {
     let mut spec = json!({"targetRefs": [{"name": "orders"}]});
