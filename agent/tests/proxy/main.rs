@@ -1,6 +1,7 @@
 //! The proxy in-process: real sockets on loopback, hostile and odd peers, no kernel programs.
 
 mod bodies;
+mod breaking;
 mod callers;
 mod connections;
 mod detection;
@@ -8,6 +9,7 @@ mod drain;
 mod endpoints;
 mod entry;
 mod failing;
+mod fallbacks;
 mod framing;
 mod headers;
 mod interim;
@@ -17,6 +19,7 @@ mod origin;
 mod peer;
 mod pipelining;
 mod retries;
+mod retry_policy;
 mod rig;
 mod splits;
 mod throttling;
