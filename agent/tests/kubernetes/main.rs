@@ -3,6 +3,7 @@
 mod credentials;
 mod faults;
 mod opting;
+mod permissions;
 mod policies;
 mod rig;
 mod silence;

@@ -1,6 +1,6 @@
 //! From a request to its answer.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -21,6 +21,8 @@ pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A request's path: `/api/v1/namespaces/shop/pods/a/status`, `/apis/apps/v1/deployments`.
 struct Path {
+    /// Empty for the core group.
+    group: String,
     namespace: String,
     resource: String,
     name: Option<String>,
@@ -31,18 +33,30 @@ struct Path {
 impl Path {
     fn parse(path: &str) -> Option<Self> {
         let mut parts = path.trim_matches('/').split('/').map(str::to_owned).peekable();
-        match parts.next()?.as_str() {
-            "api" => parts.next().map(drop)?,
-            "apis" => parts.nth(1).map(drop)?,
+        let group = match parts.next()?.as_str() {
+            "api" => String::new(),
+            "apis" => parts.next()?,
             _ => return None,
-        }
+        };
+        let _version = parts.next()?;
         let first = parts.next()?;
         let second = parts.next();
         if first == "namespaces" && parts.peek().is_some_and(|third| third != "status") {
             let (resource, name, part) = (parts.next()?, parts.next(), parts.next());
-            return Some(Self { namespace: second?, resource, name, part });
+            return Some(Self { group, namespace: second?, resource, name, part });
         }
-        Some(Self { namespace: String::new(), resource: first, name: second, part: parts.next() })
+        Some(Self { group, namespace: String::new(), resource: first, name: second, part: parts.next() })
+    }
+}
+
+impl fmt::Display for Path {
+    /// As `kubectl auth can-i` names what it is about: `trafficlanes/status.sluice.dev`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.resource)?;
+        if let Some(part) = &self.part {
+            write!(f, "/{part}")?;
+        }
+        if self.group.is_empty() { Ok(()) } else { write!(f, ".{}", self.group) }
     }
 }
 
@@ -74,6 +88,7 @@ pub(super) async fn answer(
         (&Method::DELETE, _) => "delete",
         _ => return refusal(405, "no such verb"),
     };
+    shared.state().asked.insert((verb, path.to_string()));
     let fault = shared.state().fault_of(verb, &path.resource);
     if let Some(fault) = fault {
         match fault {

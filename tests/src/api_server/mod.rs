@@ -184,6 +184,12 @@ impl ApiServer {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
+    /// Verb and resource of all that it was asked for, refusals and faults included, as roles name them:
+    /// `("watch", "endpointslices.discovery.k8s.io")`.
+    pub fn asked(&self) -> BTreeSet<(&'static str, String)> {
+        self.state().asked.clone()
+    }
+
     /// Resource and namespace of the watches that are open.
     pub fn open(&self) -> Vec<(String, String)> {
         self.state().open()

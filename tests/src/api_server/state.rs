@@ -98,6 +98,8 @@ pub(super) struct State {
     pub(super) chunks: Option<(usize, Duration)>,
     pub(super) tokens: Option<BTreeSet<String>>,
     counts: HashMap<(&'static str, String, String), usize>,
+    /// All that was asked for, as RBAC would name it.
+    pub(super) asked: BTreeSet<(&'static str, String)>,
     open: BTreeMap<u64, (String, String)>,
     next_watch: u64,
 }
@@ -116,6 +118,7 @@ impl Default for State {
             chunks: None,
             tokens: None,
             counts: HashMap::new(),
+            asked: BTreeSet::new(),
             open: BTreeMap::new(),
             next_watch: 0,
         }
