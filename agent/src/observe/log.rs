@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    io::IsTerminal as _,
     sync::{Mutex, PoisonError},
 };
 
@@ -41,6 +42,11 @@ impl LogFilter {
         let builder = tracing_subscriber::fmt()
             .with_env_filter(parse(text)?)
             .with_writer(std::io::stderr)
+            // Colours are for people: what collects containers' logs would keep the codes.
+            .with_ansi(
+                std::io::stderr().is_terminal()
+                    && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
+            )
             .with_target(false)
             .with_filter_reloading();
         let handle = builder.reload_handle();
