@@ -12,6 +12,7 @@ mod state;
 mod tls;
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     fs,
     net::{Ipv4Addr, SocketAddr},
