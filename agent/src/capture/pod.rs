@@ -145,8 +145,10 @@ fn loopback_is_up() -> io::Result<bool> {
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
+    #[allow(clippy::unnecessary_cast, reason = "musl and glibc differ about the type of requests")]
+    let question = libc::SIOCGIFFLAGS as libc::Ioctl;
     // SAFETY: SIOCGIFFLAGS reads the name and writes the flags of this `ifreq`, which outlives the call.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } != 0 {
+    if unsafe { libc::ioctl(socket.as_raw_fd(), question, &raw mut request) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: SIOCGIFFLAGS has filled this member of the union.
