@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
-use crate::{build, crds, demo, image, licences, manifests, readme, setup, workspace};
+use crate::{build, crds, demo, licences, manifests, readme, setup, workspace};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -20,7 +20,6 @@ const CHECKS: &[Check] = &[
     ("the CustomResourceDefinitions are what the Rust types say", crds::check),
     ("documentation", documentation),
     ("the manifests, rendered", || where_there_is(setup::kustomize(), manifests::check)),
-    ("the image", || where_there_is(setup::musl(), || image::run(&image::Args::default()))),
     ("the test command of README.md", readme_test),
     ("the demo", || demo::run(&demo::Args::default())),
 ];
