@@ -86,17 +86,17 @@ impl AgentBuilder {
                 command
             }
         };
-        forget_settings(&mut command)
-            .env("NO_COLOR", "1")
-            .arg("agent")
-            .arg("--manifests")
-            .arg(self.node.manifests())
-            .arg("--pods-cgroup")
-            .arg(&self.node.pods_cgroup)
-            .args(["--admin", &admin.to_string()])
-            .arg("--admin-socket")
-            .arg(&socket)
-            .args(&self.args);
+        forget_settings(&mut command).env("NO_COLOR", "1").arg("agent");
+        match &self.node.kubeconfig {
+            Some(kubeconfig) => command.env("KUBECONFIG", kubeconfig),
+            None => command.arg("--manifests").arg(self.node.manifests()),
+        }
+        .arg("--pods-cgroup")
+        .arg(&self.node.pods_cgroup)
+        .args(["--admin", &admin.to_string()])
+        .arg("--admin-socket")
+        .arg(&socket)
+        .args(&self.args);
         let process = Process::spawn(&name, &mut command, self.node.logs().join(format!("{name}.log")))?;
         Ok(Agent { process, socket, admin })
     }

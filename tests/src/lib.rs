@@ -39,4 +39,4 @@ pub use pod::{Pod, PodBuilder};
 pub use process::{Place, Process, run};
 pub use shop::{App, CHAIN, IN_LANE, LANE, Load, Shop, ask};
 pub use wait::{PATIENCE, eventually};
-pub use world::{World, binary, test, test_in};
+pub use world::{World, binary, test, test_in, test_with_both};

@@ -1,10 +1,12 @@
-//! The directory of manifests: Kubernetes objects as YAML files, one a file, replaced atomically as editors and
-//! config-map mounts do.
+//! Where the agent finds its objects: a directory of manifests, one a file, replaced atomically as editors and
+//! config-map mounts do; or the double of the API server.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
+
+use crate::api_server::ApiServer;
 
 /// Kind, namespace, name.
 type Key = (String, String, String);
@@ -12,18 +14,29 @@ type Key = (String, String, String);
 #[derive(Debug)]
 pub(crate) struct Manifests {
     directory: PathBuf,
+    /// Objects go there, if there is one.
+    api: Option<ApiServer>,
     objects: BTreeMap<Key, Value>,
 }
 
 impl Manifests {
-    pub(crate) fn new(directory: PathBuf) -> Self {
-        Self { directory, objects: BTreeMap::new() }
+    pub(crate) fn new(directory: PathBuf, api: Option<ApiServer>) -> Self {
+        Self { directory, api, objects: BTreeMap::new() }
+    }
+
+    pub(crate) fn api(&mut self) -> Option<&mut ApiServer> {
+        self.api.as_mut()
     }
 
     /// Creates or replaces an object. Writes nothing if nothing changed.
     pub(crate) fn apply(&mut self, object: Value) -> Result<()> {
         let key = key(&object)?;
         if self.objects.get(&key) == Some(&object) {
+            return Ok(());
+        }
+        if let Some(api) = &self.api {
+            api.apply(&resource(&key.0), object.clone());
+            self.objects.insert(key, object);
             return Ok(());
         }
         let path = self.path(&key);
@@ -36,7 +49,12 @@ impl Manifests {
 
     pub(crate) fn delete(&mut self, kind: &str, namespace: &str, name: &str) -> Result<()> {
         let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
-        if self.objects.remove(&key).is_some() {
+        if self.objects.remove(&key).is_none() {
+            return Ok(());
+        }
+        if let Some(api) = &self.api {
+            api.delete(&resource(kind), namespace, name);
+        } else {
             let path = self.path(&key);
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
@@ -54,6 +72,15 @@ impl Manifests {
 
     fn path(&self, (kind, namespace, name): &Key) -> PathBuf {
         self.directory.join(format!("{}.{namespace}.{name}.yaml", kind.to_lowercase()))
+    }
+}
+
+/// As paths name it.
+fn resource(kind: &str) -> String {
+    let lower = kind.to_lowercase();
+    match lower.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => lower + "s",
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::{NetNs, cgroup, kube_proxy, manifests::Manifests, objects};
+use crate::{NetNs, api_server::ApiServer, cgroup, kube_proxy, manifests::Manifests, objects};
 
 /// The node's own addresses, on the bridge.
 pub(crate) const NODE_IPV4: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
@@ -32,6 +32,8 @@ pub(crate) struct Node {
     pub(crate) agents_cgroup: PathBuf,
     /// Holds the manifests and the logs.
     pub(crate) directory: PathBuf,
+    /// Leads to the API server, if the objects are there and not in the directory.
+    pub(crate) kubeconfig: Option<PathBuf>,
     pub(crate) systemd: bool,
     cluster: Mutex<Cluster>,
     /// Numbers handed out: addresses, interfaces, ids.
@@ -45,7 +47,13 @@ struct Cluster {
 }
 
 impl Node {
-    pub(crate) fn build(name: String, cgroup: PathBuf, directory: PathBuf, systemd: bool) -> Result<Self> {
+    pub(crate) fn build(
+        name: String,
+        cgroup: PathBuf,
+        directory: PathBuf,
+        systemd: bool,
+        watched: bool,
+    ) -> Result<Self> {
         let pods_cgroup = cgroup.join(if systemd { "kubepods.slice" } else { "kubepods" });
         let agents_cgroup = cgroup.join("agent");
         cgroup::create(&pods_cgroup)?;
@@ -65,7 +73,10 @@ impl Node {
         ))?;
         netns.sysctl("net/ipv4/ip_forward", "1")?;
         netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
-        let manifests = Manifests::new(directory.join("manifests"));
+        // Its port is one of the node's loopback interface.
+        let api = watched.then(|| netns.run(ApiServer::start)).transpose()?.transpose()?;
+        let kubeconfig = api.as_ref().map(|api| api.kubeconfig(&directory, "agent")).transpose()?;
+        let manifests = Manifests::new(directory.join("manifests"), api);
         Ok(Self {
             name,
             netns: Arc::new(netns),
@@ -73,6 +84,7 @@ impl Node {
             pods_cgroup,
             agents_cgroup,
             directory,
+            kubeconfig,
             systemd,
             cluster: Mutex::new(Cluster { manifests, kube_proxy: false }),
             next: AtomicU32::new(0),
@@ -129,6 +141,13 @@ impl Node {
         let Some(mut object) = object else { bail!("there is no {kind} {namespace}/{name}") };
         change(&mut object);
         self.apply(object)
+    }
+
+    /// Does something to the API server, in its network namespace.
+    pub(crate) fn api<T: Send>(&self, act: impl FnOnce(&mut ApiServer) -> Result<T> + Send) -> Result<T> {
+        let mut cluster = self.cluster();
+        let api = cluster.manifests.api().context("this world's objects are in a directory")?;
+        self.netns.run(|| act(api))?
     }
 
     pub(crate) fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {

@@ -14,7 +14,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 
 use crate::{
-    AgentBuilder, Capture, Place, PodBuilder, ServiceBuilder, cgroup,
+    AgentBuilder, Capture, Place, PodBuilder, ServiceBuilder,
+    api_server::ApiServer,
+    cgroup,
     node::Node,
     objects,
     warden::{Warden, sweep},
@@ -34,15 +36,20 @@ impl World {
     /// A world whose cgroups are named as the kubelet's `cgroupfs` driver names them. `name` must be the only one
     /// living in this process.
     pub fn new(name: &str) -> Result<Self> {
-        Self::with_driver(name, false)
+        Self::with(name, false, false)
     }
 
     /// A world whose cgroups are named as the kubelet's `systemd` driver names them.
     pub fn systemd(name: &str) -> Result<Self> {
-        Self::with_driver(name, true)
+        Self::with(name, true, false)
     }
 
-    fn with_driver(name: &str, systemd: bool) -> Result<Self> {
+    /// A world whose objects are in the double of the API server, which the agent watches, instead of in a directory.
+    pub fn watched(name: &str) -> Result<Self> {
+        Self::with(name, false, true)
+    }
+
+    fn with(name: &str, systemd: bool, watched: bool) -> Result<Self> {
         let mount = cgroup::mount()?;
         let temporary = std::env::temp_dir();
         sweep(&mount, &temporary)?;
@@ -56,7 +63,7 @@ impl World {
         let directory = temporary.join(&name);
         // Posted first, so that whatever fails below is cleaned up; and armed before anything exists.
         let mut warden = Warden::post(&cgroup, &directory)?;
-        match Node::build(name.clone(), cgroup.clone(), directory.clone(), systemd) {
+        match Node::build(name.clone(), cgroup.clone(), directory.clone(), systemd, watched) {
             Ok(node) => Ok(Self { node: Arc::new(node), warden }),
             Err(error) => {
                 warden.dismiss();
@@ -110,6 +117,11 @@ impl World {
     /// Deletes an object, and what follows from it.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
         self.node.delete(kind, namespace, name)
+    }
+
+    /// Does something to the API server of a [watched](World::watched) world.
+    pub fn api<T: Send>(&self, act: impl FnOnce(&mut ApiServer) -> Result<T> + Send) -> Result<T> {
+        self.node.api(act)
     }
 
     /// The directory that the agent watches.
@@ -198,6 +210,13 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 /// Runs a test in a world of its own, and prints what the world's processes wrote if it fails.
 pub fn test(name: &str, body: impl FnOnce(&World) -> Result<()>) {
     let world = World::new(name).expect("a world can be made");
+    test_in(&world, body);
+}
+
+/// Runs a test twice: with objects in a directory of manifests, and with an API server that the agent watches.
+pub fn test_with_both(name: &str, body: impl Fn(&World) -> Result<()>) {
+    test(name, &body);
+    let world = World::watched(&format!("{name}-api")).expect("a world can be made");
     test_in(&world, body);
 }
 

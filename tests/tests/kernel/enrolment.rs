@@ -177,6 +177,27 @@ fn host_network_pods_are_left_alone() {
 }
 
 #[test]
+fn a_pod_that_a_mesh_has_taken_is_left_alone() {
+    test("meshed", |world| {
+        let (service, _web) = web(world)?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().start()?;
+        agent.enrolled(&client)?;
+        ensure!(captured(&client, &service)?);
+        client.edit(|pod| {
+            if let Some(containers) = pod["spec"]["containers"].as_array_mut() {
+                containers.push(json!({ "name": "istio-proxy", "image": "proxy" }));
+            }
+        })?;
+        agent.withdrawn(&client)?;
+        ensure!(!captured(&client, &service)?);
+        let left_alone = agent.metrics()?.sum("sluice_pods", &[("state", "own_proxy")]);
+        ensure!((left_alone - 1.0).abs() < 0.5, "{left_alone} pods are left alone");
+        Ok(())
+    });
+}
+
+#[test]
 fn an_agent_that_is_itself_among_the_pods() {
     test("among", |world| {
         let (service, _web) = web(world)?;

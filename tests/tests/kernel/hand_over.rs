@@ -1,7 +1,9 @@
 //! One agent after another, and one that stops, without a failed request.
 
 use anyhow::{Result, ensure};
-use sluice_tests::{Agent, App, Capture, Load, Pod, Service, Shop, World, ask, eventually, test};
+use sluice_tests::{
+    Agent, App, Capture, Load, Pod, Service, Shop, World, ask, eventually, test, test_with_both,
+};
 
 const BAGGAGE: &str = "baggage: x-mse-tag=gray";
 
@@ -78,7 +80,7 @@ fn at_one_and_the_same_address() {
 
 #[test]
 fn two_agents_among_the_pods_do_not_hand_connections_to_each_other() {
-    test("hand-over-among", |world| {
+    test_with_both("hand-over-among", |world| {
         world.namespace("shop", Capture::Enabled)?;
         let web = App::start(world, "web", "v1", None)?;
         // The addresses of its endpoints are governed, so what an agent sends on looks like what it was sent.

@@ -1,7 +1,7 @@
 //! Lanes over several hops, each hop a connection of its own that is captured in another pod.
 
 use anyhow::{Context as _, Result, ensure};
-use sluice_tests::{Agent, App, Capture, Load, Shop, World, ask, test};
+use sluice_tests::{Agent, App, Capture, Load, Shop, World, ask, test, test_with_both};
 
 /// An opened shop and an agent that has enrolled all of it.
 fn open(world: &World) -> Result<(Shop, Agent)> {
@@ -15,7 +15,7 @@ fn open(world: &World) -> Result<(Shop, Agent)> {
 
 #[test]
 fn a_tag_holds_along_the_chain() {
-    test("lanes", |world| {
+    test_with_both("lanes", |world| {
         let (shop, agent) = open(world)?;
         for (headers, expected) in [
             (&[][..], "v1 v1 v1 v1"),
@@ -97,7 +97,7 @@ fn a_callers_own_tag_is_the_requests() {
 
 #[test]
 fn a_lane_comes_and_goes() {
-    test("lane-life", |world| {
+    test_with_both("lane-life", |world| {
         let (shop, agent) = open(world)?;
         let url = shop.services[2].url();
         ensure!(ask(&shop.client, &url, &["x-mse-tag: gray"])?.versions() == "v1 gray");

@@ -1,7 +1,7 @@
 //! The cluster changes while requests are on their way.
 
 use anyhow::{Result, ensure};
-use sluice_tests::{Agent, App, Capture, Load, Pod, Service, World, ask, eventually, test};
+use sluice_tests::{Agent, App, Capture, Load, Pod, Service, World, ask, eventually, test, test_with_both};
 
 /// A service `web` with two instances that differ by version, both in the baseline.
 struct Web {
@@ -47,7 +47,7 @@ impl Web {
 
 #[test]
 fn endpoints_come_and_go_without_a_failed_request() {
-    test("endpoints", |world| {
+    test_with_both("endpoints", |world| {
         let web = web(world)?;
         let load = Load::start(&web.client, &web.service.url(), &["--connections", "4"])?;
         web.answered_by(&["one", "two"])?;
@@ -118,7 +118,7 @@ fn a_broken_manifest_changes_nothing() {
 
 #[test]
 fn services_come_and_go() {
-    test("services", |world| {
+    test_with_both("services", |world| {
         let web = web(world)?;
         world.kube_proxy()?;
         let more = world
@@ -157,7 +157,7 @@ fn services_come_and_go() {
 
 #[test]
 fn a_headless_services_endpoint_is_the_callers_choice() {
-    test("headless", |world| {
+    test_with_both("headless", |world| {
         let web = web(world)?;
         world.service("shop", "peers").selector("app", "web").port("http", 8080, 8080).headless().apply()?;
         for app in [&web.one, &web.two] {

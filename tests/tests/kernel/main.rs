@@ -1,6 +1,7 @@
 //! The whole in the real kernel: the agent's binary, its eBPF programs, pods, and clients that nobody here wrote.
 //! Needs root; `cargo xtask test kernel` provides what else it needs.
 
+mod api_server;
 mod clients;
 mod enrolment;
 mod fail_open;
