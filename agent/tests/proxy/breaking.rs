@@ -1,12 +1,14 @@
 //! `circuitBreaker` of a policy before endpoints that fail in every way, and its probes.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
-use sluice::govern::policy::{CircuitBreaker, Policy, SlowRequest, Timeouts};
+use sluice::govern::policy::{
+    Algorithm, CircuitBreaker, LoadBalancer, OutlierDetection, Policy, Retry, RetryOn, SlowRequest, Timeouts,
+};
 
 use crate::{
     origin::Origin,
@@ -197,6 +199,74 @@ fn what_is_not_the_service_s_fault_does_not_count() {
     moody.say(BAD);
     assert_eq!(ask(&rig).body, "oops");
     ask(&rig).made_up(503, "circuit_open");
+}
+
+#[test]
+fn what_ends_because_its_caller_has_left_in_order_does_not_count() {
+    // A single error would be enough for each of the rules.
+    let strict = CircuitBreaker { error_percent: Some(0.001), minimum_requests: 1, ..breaker(HOUR) };
+    let retry = Retry { on: RetryOn { reset: true, ..RetryOn::default() }, ..Retry::default() };
+    let outlier_detection =
+        Some(OutlierDetection { consecutive_errors: Some(1), ..OutlierDetection::default() });
+    let load_balancer = LoadBalancer { algorithm: Algorithm::RoundRobin, ..LoadBalancer::default() };
+    let policy = Policy { retry: Some(retry), outlier_detection, load_balancer, ..policy(strict) };
+    // Two, for the last one would not be ejected. They give up what nobody waits for, before an answer or within one.
+    let (noted, asked) = mpsc::channel();
+    let origins = [noted.clone(), noted].map(|noted| {
+        Origin::new(move |_, peer, _| {
+            while let Some(head) = peer.request() {
+                let path = head.split(' ').nth(1).unwrap();
+                noted.send(path.to_owned()).unwrap();
+                match path {
+                    "/" => peer.send(OK),
+                    "/begun" => peer.send(HALF),
+                    "/reset" => return peer.reset(),
+                    _ => {}
+                }
+            }
+        })
+    });
+    let [one, other] = &origins;
+    let rig = Rig::builder().endpoint(one.address).endpoint(other.address).policy(policy).start();
+    let next = || asked.recv_timeout(LIMIT).unwrap();
+    for path in ["/silent", "/begun"] {
+        for listens in [false, true] {
+            for idle in [false, true] {
+                if idle {
+                    // The next one is sent over a connection that was used before.
+                    for _ in &origins {
+                        assert_eq!(ask(&rig).body, "ok");
+                        assert_eq!(next(), "/");
+                    }
+                    rig.await_rest();
+                }
+                let mut caller = rig.dial();
+                caller.get(path);
+                assert_eq!(next(), path);
+                if path == "/begun" {
+                    caller.until("half");
+                }
+                if listens {
+                    caller.finish();
+                    if path == "/silent" {
+                        caller.answer().made_up(502, "upstream_reset");
+                    }
+                    assert_eq!(caller.rest(), "");
+                }
+                drop(caller);
+                rig.await_rest();
+            }
+        }
+    }
+    assert_eq!(ask(&rig).body, "ok");
+    assert_eq!(next(), "/", "something was sent twice");
+    rig.await_metric("sluice_ejections_total", &[], 0.0);
+    // Without its caller's doing it counts.
+    let mut caller = rig.dial();
+    caller.get("/reset");
+    caller.answer().made_up(503, "circuit_open");
+    rig.await_metric("sluice_retries_total", &["cause=\"reset\""], 1.0);
+    rig.await_metric("sluice_ejections_total", &[], 1.0);
 }
 
 #[test]

@@ -87,6 +87,10 @@ pub(crate) trait Exchange {
     /// [`Self::make_up`].
     fn hand_on(&mut self) -> Option<(u16, Self::Ended)>;
 
+    /// The endpoint was told that its caller has ended its side. Most likely the caller is gone, and an endpoint that
+    /// closes its connection then has not failed.
+    fn is_forsaken(&self) -> bool;
+
     /// There is nobody to answer.
     fn leave(&mut self) -> Self::Ended;
 }

@@ -107,6 +107,11 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
             Err(elapsed) => Failure::TimedOut(elapsed),
         };
 
+        if failure == Failure::Broken(Reason::UpstreamReset) && exchange.is_forsaken() {
+            // What its caller's leaving has ended is nobody's failure, and most likely nobody waits for another attempt.
+            exchange.call().settle(&mut held, None);
+            return fail(exchange, governor, key, &mut held, failure).await;
+        }
         let kind = error_kind(failure);
         if kind.is_some() || failure == Failure::CallerGone {
             exchange.call().settle(&mut held, kind.map(Outcome::Error));
@@ -217,10 +222,14 @@ async fn pass_on<E: Exchange>(
     let ended = passed.unwrap_or_else(|elapsed| Err(Break::TimedOut(elapsed)));
     note_passed(exchange, Some(&answer));
     let grpc = exchange.grpc_status(&answer);
+    let forsaken = exchange.is_forsaken();
     let call = exchange.call();
     let (got, reason, outcome) = match ended {
         Ok(()) => (status, None, Some(Outcome::of_answer(status, grpc))),
         Err(Break::CallerGone(got)) => (got, Some(Reason::CallerClosed), None),
+        Err(Break::End | Break::Answer(Reason::UpstreamReset)) if forsaken => {
+            (status, Some(Reason::UpstreamReset), None)
+        }
         Err(Break::Answer(reason)) => {
             (status, Some(reason), error_kind(Failure::Broken(reason)).map(Outcome::Error))
         }

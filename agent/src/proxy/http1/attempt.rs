@@ -150,11 +150,18 @@ impl Exchange<'_> {
         }
     }
 
+    /// The endpoint's connection, which has ended, had been closed before the request came. If the endpoint was told
+    /// that its caller has ended its side, it may have closed it for that, having seen the request.
+    fn is_stale(&self, upstream: &Upstream) -> bool {
+        let unheard = upstream.incoming.is_empty() && !self.interim;
+        upstream.reused && unheard && !self.up.ended && self.is_repeatable()
+    }
+
     /// The endpoint's connection has ended before an answer.
     fn silence(&self, upstream: &Upstream) -> NoAnswer {
         if self.up.broken_off {
             Failure::CallerGone.into()
-        } else if upstream.reused && upstream.incoming.is_empty() && !self.interim && self.is_repeatable() {
+        } else if self.is_stale(upstream) {
             NoAnswer::Stale
         } else {
             Failure::Broken(Reason::UpstreamReset).into()

@@ -191,6 +191,10 @@ impl governed::Exchange for Exchange<'_> {
         None
     }
 
+    fn is_forsaken(&self) -> bool {
+        self.up.ended
+    }
+
     fn leave(&mut self) -> Ended {
         Ended::Broken
     }

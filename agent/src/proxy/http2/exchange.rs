@@ -319,6 +319,11 @@ impl governed::Exchange for Exchange {
         Some((0, ()))
     }
 
+    /// Callers that leave reset their streams.
+    fn is_forsaken(&self) -> bool {
+        false
+    }
+
     fn leave(&mut self) {}
 }
 
