@@ -21,10 +21,10 @@ const MOST_BYTES: usize = 25 << 20;
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Where to write the archive [default: sluice-<version>-<architecture>.oci.tar in the target directory]
+    /// Where to write the archive [default: `sluice-VERSION-ARCHITECTURE.oci.tar` in the target directory]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The image's name, as manifests name it [default: sluice:<version>]
+    /// The image's name, as manifests name it [default: `sluice:VERSION`]
     #[arg(long, value_name = "NAME:TAG")]
     tag: Option<String>,
     /// Write the image's files into this directory instead, for a Dockerfile to copy
