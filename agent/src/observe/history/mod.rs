@@ -5,6 +5,8 @@
 //! Memory is bounded: a track takes 29 KiB (900 seconds of 32 bytes) and there are at most as many as the operator allows;
 //! a track without traffic for 15 minutes is given up, and when there is no room the one that has been quiet for longest
 //! goes first.
+//!
+//! Nothing samples it yet, and workers do not write the tallies that it is to be fed from.
 
 mod ring;
 

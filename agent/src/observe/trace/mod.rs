@@ -4,6 +4,8 @@
 //! endpoint that it was sent to (kind client), whose id the endpoint sees as its parent. What the caller decided about
 //! sampling stands; a trace is begun only if the operator asks for it. Spans are put in a bounded queue by the worker and
 //! described, batched and sent elsewhere ([`export`]): a collector that is slow or gone costs the spans, never a request.
+//!
+//! The proxy does not hand requests to it yet, and no flag turns it on.
 
 pub mod context;
 mod export;
