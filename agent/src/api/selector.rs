@@ -78,9 +78,8 @@ pub(super) fn check(selector: &LabelSelector, at: &At<'_>) -> policy::Selector {
     let matched = selector.match_labels.iter().flatten();
     for (key, value) in matched.clone() {
         if !is_label_key(key) {
-            labels
-                .field(key)
-                .refuse(format!("{} is no label key such as \"app.kubernetes.io/name\"", quoted(key)));
+            // The map's error, not the field's: the field's value may be wrong too, and both are to be told.
+            labels.refuse(format!("{} is no label key such as \"app.kubernetes.io/name\"", quoted(key)));
         }
         requirements.push(In(key.as_str().into(), vec![value.as_str().into()]));
     }

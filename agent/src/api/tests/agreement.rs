@@ -784,8 +784,8 @@ fn about_lanes() {
             (selector(json!({})), "spec.workloadSelector", "every pod of the namespace", Everywhere),
             (
                 selector(json!({"matchLabels": {"a b": "c"}})),
-                "spec.workloadSelector.matchLabels.a b",
-                "no label key",
+                "spec.workloadSelector.matchLabels",
+                "\"a b\" is no label key",
                 ToSluice,
             ),
             (
@@ -820,4 +820,17 @@ fn about_lanes() {
             ),
         ],
     );
+}
+
+#[test]
+fn both_halves_of_a_label_are_told_what_is_wrong_with_them() {
+    let lane = object(
+        "TrafficLane",
+        json!({}),
+        &json!({"tag": "gray", "workloadSelector": {"matchLabels": {"a b": "b c"}}}),
+    );
+    let errors = errors::<TrafficLane>(&lane);
+    assert_eq!(errors.len(), 2, "{errors:#?}");
+    assert!(errors.iter().any(|error| error.contains("\"a b\" is no label key")), "{errors:#?}");
+    assert!(errors.iter().any(|error| error.contains("\"b c\" is not allowed")), "{errors:#?}");
 }
