@@ -8,6 +8,8 @@ use std::{
     fmt::{self, Write as _},
 };
 
+use serde::Serialize;
+
 /// Something wrong with a field of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[error("{field}: {message}")]
@@ -92,6 +94,16 @@ impl<'a> At<'a> {
             self.refuse(format!("{} is no {what}", quoted(text)));
         }
         parsed
+    }
+}
+
+/// Refuses what an earlier item of the list says already.
+pub(super) fn refuse_repeated<T: PartialEq + Serialize>(items: &[T], at: &At<'_>) {
+    for (i, item) in items.iter().enumerate() {
+        if items[..i].contains(item) {
+            let item = serde_json::to_string(item).unwrap_or_default();
+            at.index(i).refuse(format!("{item} is there already"));
+        }
     }
 }
 

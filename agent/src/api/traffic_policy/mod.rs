@@ -4,8 +4,10 @@
 //! there is off.
 
 mod failures;
+mod fallback;
 mod limits;
 mod load_balancer;
+mod retry;
 
 use std::collections::HashMap;
 
@@ -14,16 +16,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    failures::{
-        Backoff, CircuitBreaker, Fallback, FallbackOn, FallbackType, GrpcCode, OutlierDetection, Retry,
-        RetryBudget, RetryCondition, SlowRequest, StaleAnswer, StaticAnswer, StaticHeader, SuccessRate,
-        Timeouts,
-    },
+    failures::{CircuitBreaker, OutlierDetection, SlowRequest, SuccessRate, Timeouts},
+    fallback::{Fallback, FallbackOn, FallbackType, StaleAnswer, StaticAnswer, StaticHeader},
     limits::{
         Adaptive, Concurrency, LimitKey, LimitKeyType, Queue, RateLimit, RateLimitType, RateLimitWarmUp,
         Scope,
     },
     load_balancer::{Drain, LoadBalancer, LoadBalancerType, StartOn, WarmUp},
+    retry::{Backoff, GrpcCode, Retry, RetryBudget, RetryCondition},
 };
 use super::{
     Kind, Status,

@@ -1,0 +1,180 @@
+//! What a policy is about, and how endpoints are chosen.
+
+use super::*;
+
+#[test]
+fn about_what_is_targeted() {
+    let targets = |targets: Value| policy(&json!({"targetRefs": targets}));
+    let many = |count: usize| (0..count).map(|i| json!({"name": format!("s{i}")})).collect::<Value>();
+    agree::<TrafficPolicy>(
+        vec![
+            targets(json!([{"group": "", "kind": "Service", "name": "orders"}])),
+            targets(json!([{"name": "orders", "sectionName": null}, {"name": "stock"}])),
+            targets(
+                json!([{"name": "orders", "sectionName": "http"}, {"name": "orders", "sectionName": "grpc"}]),
+            ),
+            targets(many(64)),
+        ],
+        vec![
+            (targets(json!([])), "spec.targetRefs", "0 items: allowed are 1 to 64", Everywhere),
+            (targets(many(65)), "spec.targetRefs", "65 items: allowed are 1 to 64", Everywhere),
+            (targets(json!(null)), "spec.targetRefs", "not set", Everywhere),
+            (targets(json!({"name": "a"})), "spec.targetRefs", "a list is needed, not an object", Everywhere),
+            (targets(json!([{"kind": "Service"}])), "spec.targetRefs[0].name", "not set", Everywhere),
+            (targets(json!([{"name": "Orders"}])), "spec.targetRefs[0].name", "a-z", Everywhere),
+            (targets(json!([{"name": ""}])), "spec.targetRefs[0].name", "must not be empty", Everywhere),
+            (targets(json!([{"name": long(64)}])), "spec.targetRefs[0].name", "1 to 63", Everywhere),
+            (
+                targets(json!([{"name": "a", "kind": "Deployment"}])),
+                "spec.targetRefs[0].kind",
+                "allowed is \"Service\"",
+                Everywhere,
+            ),
+            (
+                targets(json!([{"name": "a", "group": "apps"}])),
+                "spec.targetRefs[0].group",
+                "allowed is",
+                Everywhere,
+            ),
+            (
+                targets(json!([{"name": "a", "sectionName": ""}])),
+                "spec.targetRefs[0].sectionName",
+                "must not be empty",
+                Everywhere,
+            ),
+            (
+                targets(json!([{"name": "a"}, {"name": "b"}, {"name": "a"}])),
+                "spec.targetRefs[2]",
+                "spec.targetRefs[0] already",
+                Everywhere,
+            ),
+            (
+                targets(json!([{"name": "a", "sectionName": "http"}, {"name": "a"}])),
+                "spec.targetRefs[1]",
+                "overlap",
+                Everywhere,
+            ),
+            (
+                targets(json!([{"name": "a", "namespace": "other"}])),
+                "spec.targetRefs[0].namespace",
+                "no such field",
+                Everywhere,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn about_load_balancing() {
+    let balancer = |rule: Value| policy(&json!({"loadBalancer": rule}));
+    let warmup = |rule: Value| policy(&json!({"loadBalancer": {"warmup": rule}}));
+    agree::<TrafficPolicy>(
+        vec![
+            balancer(json!({})),
+            balancer(json!({"type": "RoundRobin", "panicThresholdPercent": 0})),
+            warmup(json!({})),
+            warmup(json!({"duration": "1s", "aggression": 0.01, "minimumPercent": 0.01, "delay": "0s"})),
+            warmup(json!({"duration": "24h", "aggression": 100, "minimumPercent": 100, "delay": "1h"})),
+            warmup(json!({"startOn": "FirstRequest", "healthCheckPaths": ["/healthz", "/actuator/*"]})),
+            policy(&json!({"drain": {}})),
+            policy(&json!({"drain": {"timeout": "1m30s"}})),
+        ],
+        vec![
+            (
+                balancer(json!({"type": "LeastRequests"})),
+                "spec.loadBalancer.type",
+                "did you mean \"LeastRequest\"?",
+                Everywhere,
+            ),
+            (
+                balancer(json!({"panicThresholdPercent": 101})),
+                "spec.loadBalancer.panicThresholdPercent",
+                "101 is out of range: allowed are 0 to 100",
+                Everywhere,
+            ),
+            (
+                balancer(json!({"panicThresholdPercent": "50%"})),
+                "spec.loadBalancer.panicThresholdPercent",
+                "a number is needed, not the string \"50%\"",
+                Everywhere,
+            ),
+            (
+                balancer(json!({"warmUp": {}})),
+                "spec.loadBalancer.warmUp",
+                "did you mean \"warmup\"?",
+                Everywhere,
+            ),
+            (balancer(json!([])), "spec.loadBalancer", "an object is needed", Everywhere),
+            (warmup(json!({"duration": "0s"})), "spec.loadBalancer.warmup.duration", "1s to 24h", Everywhere),
+            (
+                warmup(json!({"duration": "-5s"})),
+                "spec.loadBalancer.warmup.duration",
+                "no duration",
+                Everywhere,
+            ),
+            (
+                warmup(json!({"duration": "2 m"})),
+                "spec.loadBalancer.warmup.duration",
+                "no duration",
+                Everywhere,
+            ),
+            (
+                warmup(json!({"duration": "99999h"})),
+                "spec.loadBalancer.warmup.duration",
+                "1s to 24h",
+                Everywhere,
+            ),
+            (
+                warmup(json!({"duration": 120})),
+                "spec.loadBalancer.warmup.duration",
+                "a string is needed",
+                Everywhere,
+            ),
+            (
+                warmup(json!({"minimumPercent": 101})),
+                "spec.loadBalancer.warmup.minimumPercent",
+                "0.01 to 100",
+                Everywhere,
+            ),
+            (
+                warmup(json!({"minimumPercent": -1})),
+                "spec.loadBalancer.warmup.minimumPercent",
+                "-1 is out",
+                Everywhere,
+            ),
+            (
+                warmup(json!({"aggression": 0})),
+                "spec.loadBalancer.warmup.aggression",
+                "0.01 to 100",
+                Everywhere,
+            ),
+            (
+                warmup(json!({"aggression": 1e300})),
+                "spec.loadBalancer.warmup.aggression",
+                "0.01 to 100",
+                Everywhere,
+            ),
+            (
+                warmup(json!({"startOn": "ready"})),
+                "spec.loadBalancer.warmup.startOn",
+                "did you mean",
+                Everywhere,
+            ),
+            (
+                warmup(json!({"healthCheckPaths": ["health"]})),
+                "spec.loadBalancer.warmup.healthCheckPaths[0]",
+                "begins with '/'",
+                Everywhere,
+            ),
+            (
+                warmup(json!({"healthCheckPaths": ["/a", "/a"]})),
+                "spec.loadBalancer.warmup.healthCheckPaths[1]",
+                "already",
+                Everywhere,
+            ),
+            (policy(&json!({"drain": {"timeout": "0s"}})), "spec.drain.timeout", "1ms to 1h", Everywhere),
+            (policy(&json!({"mode": "Dry"})), "spec.mode", "\"Enforce\", \"Observe\"", Everywhere),
+            (policy(&json!({"rateLimit": []})), "spec.rateLimit", "did you mean \"rateLimits\"?", Everywhere),
+        ],
+    );
+}

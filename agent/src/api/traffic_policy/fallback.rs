@@ -1,0 +1,216 @@
+//! What is answered in a Service's place.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::{
+        field::{At, quoted, refuse_repeated},
+        matching::{check_header_name, each},
+        span::{self, Span},
+    },
+    govern::policy,
+};
+
+/// The most that a static answer's body holds, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+
+/// What a static answer may not set: the proxy frames it, and says itself where it comes from.
+const RESERVED_HEADERS: [&str; 11] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "server",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-sluice-reason",
+];
+
+/// Stops asking a Service (a lane of it) that mostly fails, for a while. It opens when one of the thresholds that are set
+/// An answer in the place of the Service's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.static) == (self.type == 'Static')")
+        .message("type Static needs static, the other goes without").field_path(".static"),
+    validation = Rule::new("!has(self.stale) || self.type == 'Stale'")
+        .message("stale goes with type Stale only").field_path(".stale")
+)]
+pub struct Fallback {
+    /// Names the fallback in metrics. Unique within the policy.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The failures that it answers for. Throttled: a rate or concurrency limit refuses. CircuitOpen: the circuit breaker
+    /// is open. NoEndpoint: no endpoint may answer. ConnectFailure: no endpoint could be connected to, or the connection
+    /// broke. Timeout: a timeout ran out. ServerError: the Service answered 5xx itself, and no retry is left.
+    #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "set"))]
+    pub on: Vec<FallbackOn>,
+    /// Static: the answer that static says. Stale: the last good answer to the same request, if there is one; else the
+    /// next fallback is looked at.
+    #[serde(rename = "type")]
+    pub action: FallbackType,
+    /// The answer of type Static.
+    #[serde(default, rename = "static", skip_serializing_if = "Option::is_none")]
+    pub answer: Option<StaticAnswer>,
+    /// Settings of type Stale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale: Option<StaleAnswer>,
+}
+
+/// A failure that a fallback answers for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FallbackOn {
+    Throttled,
+    CircuitOpen,
+    NoEndpoint,
+    ConnectFailure,
+    Timeout,
+    ServerError,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FallbackType {
+    Static,
+    Stale,
+}
+
+/// An answer that is always the same.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.body) || self.body == '' || !(self.status in [204, 205, 304])")
+        .message("status 204, 205 and 304 go without a body").field_path(".body")
+)]
+pub struct StaticAnswer {
+    /// Its status. For gRPC requests it is translated as gRPC clients do, unless a header grpc-status says more: with 0
+    /// the body is the message of the answer, and an empty body a message with every field at its default.
+    #[schemars(range(min = 200, max = 599))]
+    pub status: i64,
+    /// Its headers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub headers: Vec<StaticHeader>,
+    /// Its body: text of up to 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    #[x_kube(validation = Rule::new("bytes(self).size() <= 65536").message("longer than 64 KiB (65536 bytes of UTF-8)"))]
+    pub body: Option<String>,
+}
+
+/// A header of a static answer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StaticHeader {
+    /// Name of the header. Those that frame the answer, or that Sluice sets itself, are not allowed.
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$"))]
+    #[x_kube(validation = Rule::new(
+        "!(self.lowerAscii() in ['connection', 'content-length', 'keep-alive', 'proxy-authenticate', 'proxy-connection', \
+         'server', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'x-sluice-reason'])"
+    ).message("Sluice sets this header itself"))]
+    pub name: String,
+    /// Its value.
+    #[schemars(length(max = 4096), regex(pattern = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"))]
+    pub value: String,
+}
+
+/// Settings of type Stale. Good answers to GET and HEAD are kept, unless they set cookies or Cache-Control forbids to keep
+/// them or to give them out when they are stale; never for requests that differ in Authorization, Cookie, or what Vary
+/// names.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StaleAnswer {
+    /// How old an answer may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = span::text(policy::StaleAnswer::default().max_age)))]
+    pub max_age: Option<Span<1, 604_800_000>>,
+    /// Bytes that the answers of the Service may take on a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 1_073_741_824), extend("default" = policy::StaleAnswer::default().max_bytes))]
+    pub max_bytes: Option<i64>,
+}
+
+impl Fallback {
+    pub(super) fn check(&self, at: &At<'_>) -> Option<policy::Fallback> {
+        refuse_repeated(&self.on, &at.field("on"));
+        let action = match (self.action, &self.answer, &self.stale) {
+            (FallbackType::Static, answer, stale) => {
+                if stale.is_some() {
+                    at.field("stale").refuse("type is Static: stale goes with type Stale only");
+                }
+                let Some(answer) = answer else {
+                    at.field("static").refuse("not set: type Static needs it");
+                    return None;
+                };
+                policy::FallbackAction::Static(answer.check(&at.field("static")))
+            }
+            (FallbackType::Stale, answer, stale) => {
+                if answer.is_some() {
+                    at.field("static").refuse("type is Stale: static goes with type Static only");
+                }
+                let stale = stale.clone().unwrap_or_default();
+                policy::FallbackAction::Stale(stale.check(&at.field("stale")))
+            }
+        };
+        let on = self.on.iter().map(|on| match on {
+            FallbackOn::Throttled => policy::FallbackOn::Throttled,
+            FallbackOn::CircuitOpen => policy::FallbackOn::CircuitOpen,
+            FallbackOn::NoEndpoint => policy::FallbackOn::NoEndpoint,
+            FallbackOn::ConnectFailure => policy::FallbackOn::ConnectFailure,
+            FallbackOn::Timeout => policy::FallbackOn::Timeout,
+            FallbackOn::ServerError => policy::FallbackOn::ServerError,
+        });
+        Some(policy::Fallback { name: self.name.as_str().into(), on: on.collect(), action })
+    }
+}
+
+impl StaticAnswer {
+    fn check(&self, at: &At<'_>) -> policy::StaticAnswer {
+        let body = self.body.clone().unwrap_or_default();
+        if body.len() > MAX_BODY {
+            at.field("body").refuse(format!("{} bytes: allowed are 64 KiB ({MAX_BODY} bytes)", body.len()));
+        }
+        if !body.is_empty() && [204, 205, 304].contains(&self.status) {
+            at.field("body").refuse(format!("status {} goes without a body", self.status));
+        }
+        policy::StaticAnswer {
+            status: u16::try_from(self.status).unwrap_or_default(),
+            headers: each(&self.headers, &at.field("headers"), StaticHeader::check),
+            body: Bytes::from(body),
+        }
+    }
+}
+
+impl StaticHeader {
+    fn check(&self, at: &At<'_>) -> Option<(HeaderName, HeaderValue)> {
+        let name_at = at.field("name");
+        let name = check_header_name(&self.name, &name_at)?;
+        if RESERVED_HEADERS.contains(&name.as_str()) {
+            name_at.refuse(format!("{}: Sluice sets this header itself", quoted(&self.name)));
+        }
+        let value = at.field("value").parse(
+            &self.value,
+            "header value: control characters are not allowed",
+            |value| HeaderValue::from_bytes(value.as_bytes()).ok(),
+        );
+        Some((name, value?))
+    }
+}
+
+impl StaleAnswer {
+    fn check(&self, at: &At<'_>) -> policy::StaleAnswer {
+        let default = policy::StaleAnswer::default();
+        policy::StaleAnswer {
+            max_age: self.max_age.as_ref().map_or(default.max_age, |span| span.check(&at.field("maxAge"))),
+            max_bytes: self
+                .max_bytes
+                .map_or(default.max_bytes, |bytes| u64::try_from(bytes).unwrap_or_default()),
+        }
+    }
+}
