@@ -1,14 +1,18 @@
-//! `cargo xtask bench`: direct, Sluice, nginx and haproxy in one run and one topology, by `sluice-bench`.
+//! `cargo xtask bench`: direct, Sluice, nginx and haproxy in one run and one topology, by `sluice-bench`; and what a
+//! large cluster costs, by the bench `soak` of the agent.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use anyhow::Result;
 
-use crate::{build, setup, shell};
+use crate::{build, setup, shell, workspace};
 
 /// The flags of `sluice-bench`, which explains the loads.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Write the results as JSON too: one record a proxy and load
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -26,7 +30,21 @@ pub(crate) struct Args {
     proxies: Option<String>,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Other {
+    /// Follow a large cluster that changes all the time: memory, CPU, delay (not as root)
+    Soak {
+        /// Its flags: `--help` tells them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some(Other::Soak { arguments }) = &args.other {
+        let mut cargo = workspace::cargo();
+        return shell::run(cargo.args(["bench", "--package=sluice", "--bench=soak", "--"]).args(arguments));
+    }
     setup::pods()?;
     setup::proxies()?;
     let built = build::all(true)?;
