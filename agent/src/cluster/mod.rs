@@ -193,7 +193,9 @@ impl Follower {
                     not_before = now + PAUSE.max((now - began) * SHARE);
                 }
                 _ = forget.tick() => {
-                    self.builder.forget(Instant::now());
+                    if self.builder.forget(Instant::now()) {
+                        due.get_or_insert_with(|| not_before.max(Instant::now()));
+                    }
                     self.take_apart();
                 }
             }

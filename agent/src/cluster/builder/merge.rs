@@ -73,12 +73,14 @@ impl<'a> Described<'a> {
             }
             None => (store.pod_at(slice.ip), false),
         };
+        // Evicted or done: nothing runs there any more, whatever a slice says that is behind.
+        let finished = pod.is_some_and(|pod| pod.finished);
         Self {
             slice,
             pod,
             tag: pod.and_then(|pod| store.tag_of(pod)),
-            ready: slice.ready || service.publish_not_ready_addresses,
-            serving: slice.serving,
+            ready: !finished && (slice.ready || service.publish_not_ready_addresses),
+            serving: !finished && slice.serving,
             terminating: slice.terminating || pod.is_some_and(|pod| pod.terminating),
             unknown,
         }

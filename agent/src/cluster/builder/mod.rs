@@ -5,6 +5,7 @@
 //! objects arrive makes no difference to what they add up to.
 
 mod claims;
+mod doubt;
 mod kept;
 mod lanes;
 mod merge;
@@ -157,12 +158,15 @@ impl Builder {
         &self.verdicts
     }
 
-    /// Lets go of what was kept for a while.
-    pub fn forget(&mut self, now: Instant) {
+    /// Lets go of what was kept for a while; true if that changes something, and [`Builder::build`] is due.
+    pub fn forget(&mut self, now: Instant) -> bool {
         self.store.forget_labels();
-        for built in self.built.values_mut() {
-            built.forget(now);
+        for (name, built) in &mut self.built {
+            if built.forget(now) {
+                self.dirty.insert(name.clone());
+            }
         }
+        !self.dirty.is_empty()
     }
 
     /// Everything that is wrong at the moment with what has been built.

@@ -11,6 +11,7 @@ use ahash::{AHashMap, AHashSet};
 use tokio::time::Instant;
 
 use super::{
+    doubt::{self, Gone},
     merge::{Described, merge},
     moment::{Moment, Ready},
     store::Store,
@@ -59,10 +60,19 @@ struct Rules {
     failing: Arc<BTreeSet<Tag>>,
 }
 
+/// What an endpoint's place in the world depends on.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    store: &'a Store,
+    options: &'a Options,
+}
+
 /// A port of a Service in one family.
 struct Part {
     service: Arc<model::Service>,
     loads: AHashMap<LoadKey, Kept>,
+    /// Endpoints that are in no slice any more, and not believed to be gone.
+    held: Vec<Arc<Endpoint>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -74,7 +84,7 @@ struct LoadKey {
 struct Kept {
     load: Arc<Load>,
     ready: Option<Ready>,
-    gone_since: Option<Instant>,
+    gone: Option<Gone>,
 }
 
 impl Built {
@@ -119,7 +129,9 @@ impl Built {
                 let described = merge(port, ipv6, &slices);
                 built.check_unknown(service, &described);
                 let part = before.parts.remove(&(port.port, ipv6));
-                let part = Part::build(service, port, described, &rules, options, part, now);
+                let known = Known { store, options };
+                let part = Part::build(service, port, described, known, &rules, part, now);
+                built.check_held(service, &part.held);
                 built.claim(service, index, ipv6, &part.service);
                 built.parts.insert((port.port, ipv6), part);
             }
@@ -142,11 +154,13 @@ impl Built {
         self.parts.values().map(|part| &part.service)
     }
 
-    /// Lets go of the load of endpoints that are long gone.
-    pub(super) fn forget(&mut self, now: Instant) {
+    /// Lets go of the load of endpoints that are long gone; true if it must be built anew.
+    pub(super) fn forget(&mut self, now: Instant) -> bool {
+        let mut used = false;
         for part in self.parts.values_mut() {
-            part.forget(now);
+            used |= part.forget(now);
         }
+        used
     }
 
     fn describe<'a>(
@@ -234,6 +248,20 @@ impl Built {
         }
     }
 
+    fn check_held(&mut self, service: &Service, held: &[Arc<Endpoint>]) {
+        let pods = held.iter().filter_map(|endpoint| endpoint.pod.clone());
+        let namespace = &service.name.namespace;
+        self.used_pods.extend(pods.map(|name| Name { namespace: namespace.clone(), name }));
+        if !held.is_empty() {
+            let message = format!(
+                "{} endpoints are in none of its EndpointSlices any more, though their pods are ready: they are used \
+                 on for a minute, unless their pods go",
+                held.len()
+            );
+            self.problem(service, message, "");
+        }
+    }
+
     fn problem(&mut self, service: &Service, message: String, field: &str) {
         let problem = Problem::of(Key { kind: Kind::Service, name: service.name.clone() }, message);
         self.problems.push(if field.is_empty() { problem } else { problem.at(field) });
@@ -245,8 +273,8 @@ impl Part {
         service: &Service,
         port: &ServicePort,
         mut described: BTreeMap<SocketAddr, Described<'_>>,
+        Known { store, options }: Known<'_>,
         rules: &Rules,
-        options: &Options,
         before: Option<Self>,
         now: Moment,
     ) -> Self {
@@ -258,16 +286,20 @@ impl Part {
         // Endpoints that are there already when the service is met for the first time.
         let found = before.is_none();
         let loads = loads.get_or_insert_default();
-        for kept in loads.values_mut() {
-            kept.gone_since.get_or_insert(now.instant);
+        for (key, kept) in loads.iter_mut() {
+            let was =
+                || find(before.as_deref(), key.address).filter(|was| Arc::ptr_eq(&was.load, &kept.load));
+            if kept.gone.is_none() {
+                kept.gone = Some(Gone::new(now.instant, was().cloned()));
+            }
         }
-        let candidates: Vec<Candidate<'_>> = described
+        let mut candidates: Vec<Candidate<'_>> = described
             .into_iter()
             .map(|(address, described)| {
                 let kept = loads
                     .entry(LoadKey { address, pod: described.pod_uid() })
-                    .or_insert_with(|| Kept { load: Arc::default(), ready: None, gone_since: None });
-                kept.gone_since = None;
+                    .or_insert_with(|| Kept { load: Arc::default(), ready: None, gone: None });
+                kept.gone = None;
                 let (ready, told) = (described.is_ready(), described.ready_since());
                 let ready_since_nanos = Ready::next(&mut kept.ready, ready, told, found, now);
                 if found && let Some(since) = ready_since_nanos {
@@ -283,6 +315,21 @@ impl Part {
                 }
             })
             .collect();
+        // One whose address has another key now, or another pod, is not gone.
+        let there = |address| candidates.binary_search_by_key(&address, |c| c.endpoint.address).is_ok();
+        let gone = loads.iter_mut().filter(|(key, kept)| kept.gone.is_some() && !there(key.address));
+        let gone = gone.filter_map(|(key, kept)| Some((key.pod.as_ref(), kept.gone.as_mut()?)));
+        let left = candidates.iter().filter(|candidate| candidate.endpoint.is_usable()).count();
+        let threshold = rules.governor.policy().load_balancer.panic_threshold_percent;
+        let held = doubt::held(gone, left, threshold, service, store, now.instant);
+        if !held.is_empty() {
+            candidates.extend(held.iter().map(|endpoint| Candidate {
+                endpoint: endpoint.clone(),
+                for_zones: &[],
+                for_nodes: &[],
+            }));
+            candidates.sort_by_key(|candidate| candidate.endpoint.address);
+        }
         let mut subsets: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for candidate in &candidates {
             subsets.entry(candidate.endpoint.tag.clone()).or_default().push(candidate);
@@ -313,22 +360,31 @@ impl Part {
             failing_lanes: rules.failing.clone(),
         };
         let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
-        let mut part = Self { service, loads: std::mem::take(loads) };
+        let mut part = Self { service, loads: std::mem::take(loads), held };
         part.forget(now.instant);
         part
     }
 
-    fn forget(&mut self, now: Instant) {
-        self.loads.retain(|_, kept| kept.gone_since.is_none_or(|since| now < since + LOAD_OUTLIVES));
+    /// True if an endpoint was let go of that was still used.
+    fn forget(&mut self, now: Instant) -> bool {
+        let mut used = false;
+        self.loads.retain(|_, kept| {
+            let over = kept.gone.as_ref().is_some_and(|gone| now >= gone.since + LOAD_OUTLIVES);
+            used |= over && kept.gone.as_ref().is_some_and(Gone::is_held);
+            !over
+        });
+        used
     }
 }
 
+fn find(before: Option<&model::Service>, address: SocketAddr) -> Option<&Arc<Endpoint>> {
+    let endpoints = &before?.endpoints;
+    let at = endpoints.binary_search_by_key(&address, |endpoint| endpoint.address).ok()?;
+    Some(&endpoints[at])
+}
+
 fn reuse_endpoint(before: Option<&model::Service>, new: Endpoint) -> Arc<Endpoint> {
-    let old = before.and_then(|before| {
-        let at = before.endpoints.binary_search_by_key(&new.address, |endpoint| endpoint.address).ok()?;
-        Some(&before.endpoints[at])
-    });
-    match old {
+    match find(before, new.address) {
         Some(old) if is_same_endpoint(old, &new) => old.clone(),
         _ => Arc::new(new),
     }

@@ -1,0 +1,151 @@
+//! What is published when, which pods are told of, and what is near.
+
+use super::*;
+
+#[test]
+fn what_is_not_touched_is_shared_and_what_makes_no_difference_is_not_published() {
+    let orders = slice("o", "orders", "{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}");
+    let text = format!(
+        "{SHOP}{}{orders}{}{}",
+        svc("orders", "10.96.0.1", ""),
+        svc("stock", "10.96.0.2", ""),
+        slice("s", "stock", "{addresses: [10.0.0.3]}"),
+    );
+    let mut builder = start(Options::default(), &text);
+    let first = next(&mut builder);
+    apply(&mut builder, &text);
+    // The same endpoints in another order, and a pod in a namespace that nobody cares for.
+    apply(&mut builder, &slice("o", "orders", "{addresses: [10.0.0.2]}, {addresses: [10.0.0.1]}"));
+    apply(&mut builder, &pod("x", "10.7.7.7", "").replace("namespace: shop", "namespace: other"));
+    assert!(builder.build(Instant::now()).is_none());
+
+    apply(&mut builder, &slice("o", "orders", "{addresses: [10.0.0.1]}, {addresses: [10.0.0.2], zone: a}"));
+    let second = next(&mut builder);
+    let at = |snapshot: &Snapshot, address: &str| service(snapshot, address);
+    assert!(Arc::ptr_eq(&at(&first, "10.96.0.2:80"), &at(&second, "10.96.0.2:80")));
+    let (before, after) = (at(&first, "10.96.0.1:80"), at(&second, "10.96.0.1:80"));
+    assert!(!Arc::ptr_eq(&before, &after));
+    assert!(Arc::ptr_eq(&before.endpoints[0], &after.endpoints[0]));
+    assert!(!Arc::ptr_eq(&before.endpoints[1], &after.endpoints[1]));
+}
+
+#[test]
+fn a_resync_takes_away_only_what_is_gone() {
+    let text = format!("{SHOP}{}{}", svc("a", "10.96.0.1", ""), svc("b", "10.96.0.2", ""));
+    let mut builder = start(Options::default(), &text);
+    let first = next(&mut builder);
+    builder.apply(Change::Restarted(Kind::Service, sightings(&svc("b", "10.96.0.2", ""))));
+    let second = next(&mut builder);
+    assert_eq!(governed(&second), ["10.96.0.2:80"]);
+    assert!(Arc::ptr_eq(&service(&first, "10.96.0.2:80"), &service(&second, "10.96.0.2:80")));
+}
+
+#[test]
+fn nothing_is_built_before_everything_was_told() {
+    let mut builder = Builder::new(Options::default());
+    for kind in Kind::ALL {
+        assert!(builder.build(Instant::now()).is_none());
+        assert!(!builder.is_synced());
+        builder.apply(Change::Restarted(kind, Vec::new()));
+    }
+    assert_eq!(next(&mut builder).generation, 1);
+    assert!(builder.build(Instant::now()).is_none());
+}
+
+#[test]
+fn two_pods_of_one_uid() {
+    let text =
+        format!("{SHOP}{}{}", pod("b", "10.0.0.2", ""), pod("a", "10.0.0.1", "").replace("uid-a", "uid-b"));
+    let mut builder = start(Options::default(), &text);
+    assert_eq!(next(&mut builder).pods["uid-b"].name.as_ref(), "a");
+    assert_eq!(
+        messages(&builder),
+        ["Pod shop/b: metadata.uid: \"uid-b\" is Pod shop/a's already; this pod's calls are not captured"]
+    );
+}
+
+#[test]
+fn only_this_nodes_pods_are_told_of_where_it_has_a_name() {
+    let elsewhere = pod("b", "10.0.0.2", "").replace("nodeName: n1", "nodeName: n2");
+    let waiting = pod("c", "10.0.0.3", "").replace("nodeName: n1", "hostNetwork: false");
+    let text = format!("{SHOP}{}{elsewhere}{waiting}", pod("a", "10.0.0.1", ""));
+    let uids = |options| {
+        let snapshot = start(options, &text).build(Instant::now()).unwrap();
+        snapshot.pods.into_keys().map(|uid| uid.to_string()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(
+        uids(Options { node: Some("n1".into()), zone: None }),
+        ["uid-a", "uid-c"].map(String::from).into()
+    );
+    assert_eq!(uids(Options::default()).len(), 3);
+}
+
+#[test]
+fn a_static_pod_is_known_by_its_own_uid() {
+    let mirror = ", annotations: {kubernetes.io/config.mirror: 0123abcd}";
+    let snapshot = snapshot_of(&format!("{SHOP}{}", pod("proxy-n1", "10.0.0.1", mirror)));
+    assert_eq!(snapshot.pods["0123abcd"].name.as_ref(), "proxy-n1");
+}
+
+#[test]
+fn node_local_services_have_the_nodes_endpoints_only() {
+    let text = format!(
+        "{SHOP}{}{}",
+        svc("orders", "10.96.0.1", ", internalTrafficPolicy: Local"),
+        slice("s", "orders", "{addresses: [10.0.0.1], nodeName: n1}, {addresses: [10.0.0.2], nodeName: n2}"),
+    );
+    let on = |node: Option<&str>| {
+        let options = Options { node: node.map(Arc::from), zone: None };
+        let snapshot = start(options, &text).build(Instant::now()).unwrap();
+        addresses(&service(&snapshot, "10.96.0.1:80").endpoints)
+    };
+    assert_eq!(on(Some("n2")), ["10.0.0.2:8080"]);
+    assert_eq!(on(Some("n3")), Vec::<String>::new());
+    assert_eq!(on(None).len(), 2);
+}
+
+#[test]
+fn topology_prefers_what_is_near_and_falls_back_to_all() {
+    let hinted = |ip: u8, zone: &str, extra: &str| {
+        format!("{{addresses: [10.0.0.{ip}], zone: {zone}, hints: {{forZones: [{{name: {zone}}}]}}{extra}}}")
+    };
+    let plain = |ip: u8, zone: &str| format!("{{addresses: [10.0.0.{ip}], zone: {zone}, nodeName: n{ip}}}");
+    let not_ready = ", conditions: {ready: false}";
+    let close = ", trafficDistribution: PreferClose";
+    let node = ", trafficDistribution: PreferSameNode";
+    let join = |endpoints: &[String]| endpoints.join(", ");
+    let all = &["10.0.0.1:8080", "10.0.0.2:8080"][..];
+    let cases: &[(&str, &str, String, &str, &[&str])] = &[
+        ("hints", "", join(&[hinted(1, "a", ""), hinted(2, "b", "")]), "a", &all[..1]),
+        ("hints, no endpoint for this zone", "", join(&[hinted(1, "a", ""), hinted(2, "b", "")]), "c", all),
+        ("hints, zone not known", "", join(&[hinted(1, "a", ""), hinted(2, "b", "")]), "", all),
+        ("one without hints", "", join(&[hinted(1, "a", ""), plain(2, "b")]), "a", all),
+        ("ours is not ready", "", join(&[hinted(1, "a", not_ready), hinted(2, "b", "")]), "a", all),
+        ("zones alone say nothing", "", join(&[plain(1, "a"), plain(2, "b")]), "a", all),
+        ("PreferClose", close, join(&[plain(1, "a"), plain(2, "b")]), "b", &all[1..]),
+        ("PreferClose, no zone here", close, join(&[plain(1, "a"), plain(2, "b")]), "c", all),
+        ("PreferSameNode", node, join(&[plain(1, "a"), plain(2, "a")]), "a", &all[..1]),
+        ("PreferSameNode, then zone", node, join(&[plain(3, "b"), plain(2, "a")]), "a", &all[1..]),
+    ];
+    for (what, extra, endpoints, zone, expected) in cases {
+        let options = Options {
+            node: Some("n1".into()),
+            zone: Some(*zone).filter(|zone| !zone.is_empty()).map(Arc::from),
+        };
+        let text = format!("{SHOP}{}{}", svc("orders", "10.96.0.1", extra), slice("s", "orders", endpoints));
+        let orders = service(&start(options, &text).build(Instant::now()).unwrap(), "10.96.0.1:80");
+        assert_eq!(addresses(&orders.baseline), *expected, "{what}");
+        assert_eq!(orders.endpoints.len(), 2, "{what}");
+    }
+    // A lane that lives in another zone is still that lane.
+    let text = format!(
+        "{SHOP}{}{}{}",
+        svc("orders", "10.96.0.1", ""),
+        slice("s", "orders", &join(&[hinted(1, "a", ""), hinted(2, "b", ""), hinted(3, "b", "")])),
+        pod("g", "10.0.0.3", GRAY),
+    );
+    let options = Options { node: None, zone: Some("a".into()) };
+    let orders = service(&start(options, &text).build(Instant::now()).unwrap(), "10.96.0.1:80");
+    assert_eq!(addresses(&orders.baseline), ["10.0.0.1:8080"]);
+    assert_eq!(addresses(&orders.lanes["gray"]), ["10.0.0.3:8080"]);
+}

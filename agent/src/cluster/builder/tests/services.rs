@@ -1,0 +1,197 @@
+//! Which addresses are governed, and whose they are.
+
+use super::*;
+use crate::cluster::model::Protocol;
+
+#[test]
+fn only_opted_in_namespaces_are_governed_and_live() {
+    let rest = svc("orders", "10.96.0.1", "") + &pod("a", "10.0.0.1", "");
+    let off = "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n";
+    let mut builder = start(Options::default(), &format!("{off}{rest}"));
+    let first = next(&mut builder);
+    assert!(first.destinations.is_empty() && first.pods.is_empty());
+
+    apply(&mut builder, SHOP);
+    let second = next(&mut builder);
+    assert_eq!(governed(&second), ["10.96.0.1:80"]);
+    assert!(second.pods["uid-a"].capture);
+
+    apply(&mut builder, off);
+    let third = next(&mut builder);
+    assert!(third.destinations.is_empty() && third.pods.is_empty());
+    assert_eq!(third.generation, 3);
+
+    apply(&mut builder, SHOP);
+    assert_eq!(governed(&next(&mut builder)), ["10.96.0.1:80"]);
+    delete(&mut builder, SHOP);
+    assert!(next(&mut builder).destinations.is_empty());
+}
+
+#[test]
+fn a_pods_own_word_wins_in_an_opted_in_namespace() {
+    let annotated = |value: &str| format!(", annotations: {{sluice.dev/capture: {value}}}");
+    let text = format!(
+        "{SHOP}{}{}{}{}",
+        pod("plain", "10.0.0.1", ""),
+        pod("out", "10.0.0.2", &annotated("disabled")),
+        pod("odd", "10.0.0.3", &annotated("'Yes'")),
+        pod("elsewhere", "10.0.0.4", &annotated("enabled")).replace("namespace: shop", "namespace: other"),
+    ) + &pod("unasked", "10.0.0.5", "").replace("namespace: shop", "namespace: other")
+        + &pod("host", "10.9.9.9", "").replace("nodeName: n1", "nodeName: n1, hostNetwork: true");
+    let mut builder = start(Options::default(), &text);
+    let snapshot = next(&mut builder);
+    let capture: BTreeMap<_, _> = snapshot.pods.values().map(|pod| (&*pod.name, pod.capture)).collect();
+    let expected = [("host", false), ("odd", true), ("out", false), ("plain", true)];
+    assert_eq!(capture, expected.into());
+    assert_eq!(
+        messages(&builder),
+        ["Pod shop/odd: metadata.annotations[\"sluice.dev/capture\"]: \"Yes\" is neither \"enabled\" nor \
+          \"disabled\"; it counts as not set"]
+    );
+}
+
+#[test]
+fn all_cluster_ips_and_tcp_ports() {
+    let snapshot = snapshot_of(&format!(
+        "{SHOP}
+apiVersion: v1
+kind: Service
+metadata: {{name: orders, namespace: shop}}
+spec:
+  clusterIP: 10.96.0.1
+  clusterIPs: [10.96.0.1, 'fd00::1']
+  sessionAffinity: ClientIP
+  ports:
+  - {{name: grpc-api, port: 81, targetPort: api}}
+  - {{name: web, port: 80, protocol: TCP, appProtocol: kubernetes.io/ws}}
+  - {{name: dns, port: 53, protocol: UDP}}
+  - {{name: sig, port: 54, protocol: SCTP}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+addressType: IPv4
+metadata: {{name: orders-4, namespace: shop, labels: {{kubernetes.io/service-name: orders}}}}
+ports: [{{name: web, port: 8080}}, {{name: grpc-api, port: 9090}}, {{name: dns, port: 5353, protocol: UDP}}]
+endpoints: [{{addresses: [10.0.0.2]}}, {{addresses: [10.0.0.1]}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+addressType: IPv6
+metadata: {{name: orders-6, namespace: shop, labels: {{kubernetes.io/service-name: orders}}}}
+ports: [{{name: web, port: 8080}}]
+endpoints: [{{addresses: ['fd00:1::2']}}]
+"
+    ));
+    assert_eq!(governed(&snapshot), ["10.96.0.1:80", "10.96.0.1:81", "[fd00::1]:80", "[fd00::1]:81"]);
+    let web = service(&snapshot, "10.96.0.1:80");
+    assert_eq!(addresses(&web.endpoints), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    assert_eq!((web.protocol, web.session_affinity, web.port), (Protocol::Http, true, 80));
+    assert_eq!(web.to_string(), "orders.shop:80");
+    let grpc = service(&snapshot, "10.96.0.1:81");
+    assert_eq!(addresses(&grpc.endpoints), ["10.0.0.1:9090", "10.0.0.2:9090"]);
+    assert_eq!((grpc.protocol, grpc.port_name.as_deref()), (Protocol::Http2, Some("grpc-api")));
+    assert_eq!(addresses(&service(&snapshot, "[fd00::1]:80").endpoints), ["[fd00:1::2]:8080"]);
+    assert!(service(&snapshot, "[fd00::1]:81").endpoints.is_empty());
+    // As a dual-stack socket spells it.
+    assert_eq!(addresses(&service(&snapshot, "[::ffff:10.96.0.1]:80").endpoints), addresses(&web.endpoints));
+}
+
+#[test]
+fn single_unnamed_port_and_endpoints_without_pods() {
+    let text = format!(
+        "{SHOP}{}{}",
+        svc("old", "10.96.0.1", "").replace("name: http, port: 80", "port: 80"),
+        slice("by-hand", "old", "{addresses: [192.0.2.7]}").replace("name: http, port: 8080", "port: 443"),
+    );
+    let mut builder = start(Options::default(), &text);
+    let old = service(&next(&mut builder), "10.96.0.1:80");
+    assert_eq!(addresses(&old.baseline), ["192.0.2.7:443"]);
+    assert!(old.baseline[0].is_usable() && old.baseline[0].pod.is_none());
+    assert_eq!(messages(&builder), Vec::<String>::new());
+}
+
+#[test]
+fn a_port_whose_name_no_slice_has_is_named() {
+    let text = format!(
+        "{SHOP}{}{}",
+        svc("orders", "10.96.0.1", ""),
+        slice("orders-1", "orders", "{addresses: [10.0.0.1]}").replace("name: http", "name: web"),
+    );
+    let mut builder = start(Options::default(), &text);
+    assert!(service(&next(&mut builder), "10.96.0.1:80").endpoints.is_empty());
+    assert_eq!(
+        messages(&builder),
+        [
+            "Service shop/orders: spec.ports: port 80 (\"http\") has no endpoints: ports are matched by name, and the \
+          EndpointSlices have \"web\""
+        ]
+    );
+}
+
+#[test]
+fn headless_services_pin_and_external_names_do_not_count() {
+    let headless =
+        svc("db", "None", "").replace("name: http, port: 80", "name: http, port: 80, targetPort: 8080");
+    let text = format!(
+        "{SHOP}{headless}{}{}{}",
+        slice("db-1", "db", "{addresses: [10.0.0.1], conditions: {ready: false}}, {addresses: [10.0.0.2]}"),
+        svc("ext", "''", ", type: ExternalName, externalName: example.com"),
+        svc("later", "''", ""),
+    );
+    let mut builder = start(Options::default(), &text);
+    let snapshot = next(&mut builder);
+    assert_eq!(governed(&snapshot), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    let first = destination(&snapshot, "10.0.0.1:8080");
+    assert_eq!(first.service.port, 80);
+    let pinned = first.pinned.unwrap();
+    assert_eq!((pinned.address.to_string(), pinned.ready), ("10.0.0.1:8080".to_owned(), false));
+    assert_eq!(
+        messages(&builder),
+        [
+            "Service shop/later: spec.clusterIP: not set: nobody can call the Service, so nothing is governed until it is"
+        ]
+    );
+}
+
+#[test]
+fn an_address_in_two_services_goes_to_the_first_by_name() {
+    let text = format!(
+        "{SHOP}{}{}{}{}{}{}",
+        svc("z", "None", ""),
+        slice("z-1", "z", "{addresses: [10.0.0.1]}"),
+        svc("b", "None", ""),
+        slice("b-1", "b", "{addresses: [10.0.0.1]}"),
+        svc("two", "10.96.0.1", ""),
+        svc("one", "10.96.0.1", ""),
+    );
+    let mut builder = start(Options::default(), &text);
+    let snapshot = next(&mut builder);
+    assert_eq!(service(&snapshot, "10.0.0.1:8080").name.as_ref(), "b");
+    assert_eq!(service(&snapshot, "10.96.0.1:80").name.as_ref(), "one");
+    // Headless Services may share pods; a ClusterIP has one owner.
+    assert_eq!(
+        messages(&builder),
+        ["Service shop/two: spec.clusterIP: 10.96.0.1:80 is Service shop/one's already; it is left out here"]
+    );
+
+    delete(&mut builder, &(svc("b", "None", "") + &svc("one", "10.96.0.1", "")));
+    let snapshot = next(&mut builder);
+    assert_eq!(service(&snapshot, "10.0.0.1:8080").name.as_ref(), "z");
+    assert_eq!(service(&snapshot, "10.96.0.1:80").name.as_ref(), "two");
+    assert_eq!(messages(&builder), Vec::<String>::new());
+}
+
+#[test]
+fn a_pod_in_two_services_has_a_load_in_each() {
+    let snapshot = snapshot_of(&format!(
+        "{SHOP}{}{}{}{}{}",
+        svc("a", "10.96.0.1", ""),
+        slice("a-1", "a", &endpoint("10.0.0.1", "p")),
+        svc("b", "10.96.0.2", ""),
+        slice("b-1", "b", &endpoint("10.0.0.1", "p")),
+        pod("p", "10.0.0.1", ""),
+    ));
+    let (a, b) = (service(&snapshot, "10.96.0.1:80"), service(&snapshot, "10.96.0.2:80"));
+    assert_eq!(addresses(&a.endpoints), addresses(&b.endpoints));
+    assert!(!Arc::ptr_eq(&a.endpoints[0].load, &b.endpoints[0].load));
+}
