@@ -9,7 +9,7 @@
 //! - [`observe`]: what is told about it. Metrics and the access log.
 //! - [`admin`]: who can ask. `/metrics`, `/healthz`, `/readyz`.
 //! - [`config`]: what the operator chose. [`api`]: the words of the Kubernetes objects that Sluice reads.
-//! - [`offline`]: what `sluice` does without a cluster: `sluice check`, `sluice crds`.
+//! - [`offline`]: what `sluice` does without a cluster: `sluice check`, `sluice crds`, `sluice metrics`.
 //! - [`run`]: wires everything; owns start, drain and stop.
 
 pub mod admin;

@@ -52,6 +52,8 @@ enum Command {
         #[arg(value_name = "DIR")]
         directory: Option<PathBuf>,
     },
+    /// Print what metrics an agent serves, as a table in Markdown
+    Metrics,
 }
 
 /// The agent that is asked.
@@ -95,13 +97,18 @@ fn main() -> ExitCode {
         }
         Command::Check(args) => check(&args),
         Command::Crds { directory } => {
-            match offline::crds::run(directory.as_deref(), &mut io::stdout().lock()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("sluice: {error}");
-                    ExitCode::FAILURE
-                }
-            }
+            told(offline::crds::run(directory.as_deref(), &mut io::stdout().lock()))
+        }
+        Command::Metrics => told(offline::metrics::run(&mut io::stdout().lock())),
+    }
+}
+
+fn told<E: std::fmt::Display>(outcome: Result<(), E>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluice: {error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -4,6 +4,8 @@
 //! connections here. Stop is the reverse: the programs go first, so that every new connection goes direct or to the agent
 //! that takes over; callers are told to reconnect; what is in flight ends; then the process does.
 
+mod numbers;
+
 use std::{
     num::NonZero,
     sync::{Arc, Mutex, PoisonError},
@@ -26,14 +28,14 @@ use crate::{
             status::{self, StatusWriter},
         },
         manifests,
-        source::{Feed, Health, Watches},
+        source::{Feed, Health},
     },
     config::{Config, Settings},
     govern::lane::{TagNames, TagNamesError},
     observe::{
         access_log::AccessLog,
         log::LogFilter,
-        metrics::{Kind, Metrics, Pulled, Write},
+        metrics::{Description, Metrics},
     },
     proxy::{self, Proxy},
 };
@@ -79,6 +81,17 @@ impl RunError {
     }
 }
 
+/// What metrics an agent serves.
+///
+/// # Errors
+/// Two of them have one name.
+pub fn metrics() -> Result<Vec<Description>, prometheus::Error> {
+    let metrics = Arc::new(Metrics::new());
+    numbers::pull(&metrics, &Shared::default())?;
+    proxy::describe(&metrics)?;
+    Ok(metrics.descriptions())
+}
+
 /// What is asked about the running agent; empty while it starts.
 #[derive(Default)]
 struct Running {
@@ -116,7 +129,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         AccessLog::start(config.access_log, std::io::stdout(), metrics.access_log_dropped.clone())
             .map_err(|source| RunError::Start { what: "access log", source })?;
 
-    pull(&metrics, &running)?;
+    numbers::pull(&metrics, &running)?;
     let mut asking = JoinSet::new();
     asking.spawn(admin.serve());
     if let Some(socket) = admin_socket {
@@ -273,129 +286,6 @@ fn not_governed(status: &capture::Status, was_ready: bool) -> Vec<String> {
         }
     }
     missing
-}
-
-/// Writes what there is to say of the watches on a resource.
-type Tell = fn(&'static str, &Watches, &mut Write<'_>);
-
-/// Registers the numbers that other rooms keep.
-fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
-    let gauge = |name, help, read: fn(&Running) -> Option<f64>| {
-        let running = running.clone();
-        metrics.pull(Pulled {
-            name,
-            help,
-            kind: Kind::Gauge,
-            labels: &[],
-            read: Box::new(move |write| {
-                if let Some(value) = read(&lock(&running)) {
-                    write(&[], value);
-                }
-            }),
-        })
-    };
-    gauge(
-        "sluice_state_age_seconds",
-        "Time since the source of the cluster's objects last knew that what it has told is the cluster's state.",
-        |running| Some(running.cluster.as_ref()?.status().heard.elapsed().as_secs_f64()),
-    )?;
-    gauge("sluice_state_generation", "Snapshots of the cluster that were put in force.", |running| {
-        Some(running.cluster.as_ref()?.status().generation as f64)
-    })?;
-    gauge(
-        "sluice_state_problems",
-        "Objects, or parts of them, that are left out because they are wrong.",
-        |running| Some(running.cluster.as_ref()?.status().problems.len() as f64),
-    )?;
-    let watches = |name, help, kind, labels, write: Tell| {
-        let running = running.clone();
-        metrics.pull(Pulled {
-            name,
-            help,
-            kind,
-            labels,
-            read: Box::new(move |say| {
-                let Some(status) = lock(&running).cluster.as_ref().map(|cluster| cluster.status()) else {
-                    return;
-                };
-                for (resource, watches) in &status.watches {
-                    write(resource, watches, say);
-                }
-            }),
-        })
-    };
-    watches(
-        "sluice_watch_age_seconds",
-        "Time since the API server last gave anything to the watch of this resource that has waited for longest.",
-        Kind::Gauge,
-        &["resource"],
-        |resource, watches, say| {
-            if let Some(heard) = watches.heard {
-                say(&[resource], heard.elapsed().as_secs_f64());
-            }
-        },
-    )?;
-    watches(
-        "sluice_watches",
-        "Watches on the API server, by resource.",
-        Kind::Gauge,
-        &["resource"],
-        |resource, watches, say| say(&[resource], watches.open as f64),
-    )?;
-    watches(
-        "sluice_watch_ends_total",
-        "Watches that ended and were opened again, by why: a word, or the status that the API server answered.",
-        Kind::Counter,
-        &["resource", "cause"],
-        |resource, watches, say| {
-            for (end, count) in &watches.ends {
-                say(&[resource, &end.label()], *count as f64);
-            }
-        },
-    )?;
-    gauge("sluice_governed_destinations", "Addresses whose connections the kernel redirects.", |running| {
-        Some(running.capture.as_ref()?.status().destinations as f64)
-    })?;
-    let asked = running.clone();
-    metrics.pull(Pulled {
-        name: "sluice_pods",
-        help: "Pods of this node that are to be captured, by whether they are.",
-        kind: Kind::Gauge,
-        labels: &["state"],
-        read: Box::new(move |write| {
-            let Some(status) = lock(&asked).capture.as_ref().map(Capture::status) else { return };
-            let pending = status.pods.iter().filter(|pod| pod.pending.is_some()).count();
-            let own_proxy = status.pods.iter().filter(|pod| pod.own_proxy.is_some()).count();
-            write(&["enrolled"], (status.pods.len() - pending - own_proxy) as f64);
-            write(&["pending"], pending as f64);
-            write(&["own_proxy"], own_proxy as f64);
-        }),
-    })?;
-    let asked = running.clone();
-    metrics.pull(Pulled {
-        name: "sluice_kernel_connects_total",
-        help: "What the eBPF programs did with connects and handshakes of this node's pods, by outcome.",
-        kind: Kind::Counter,
-        labels: &["outcome"],
-        read: Box::new(move |write| {
-            let Some(status) = lock(&asked).capture.as_ref().map(Capture::status) else { return };
-            for (reason, count) in status.kernel {
-                write(&[reason], count as f64);
-            }
-        }),
-    })?;
-    let asked = running.clone();
-    metrics.pull(Pulled {
-        name: "sluice_bypassed_connections_total",
-        help: "Connections to governed services that pods had opened before they were enrolled.",
-        kind: Kind::Counter,
-        labels: &[],
-        read: Box::new(move |write| {
-            if let Some(status) = lock(&asked).capture.as_ref().map(Capture::status) {
-                write(&[], status.bypassed as f64);
-            }
-        }),
-    })
 }
 
 fn lock(running: &Shared) -> std::sync::MutexGuard<'_, Running> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{
     clock::Nanos,
     cluster::model::{Current, Service, Snapshot},
-    govern::{breaker::State, outlier, policy::Policy, tag::Tag, warmup},
+    govern::{breaker::State, endpoint::Endpoint, outlier, policy::Policy, subset::Subset, tag::Tag, warmup},
     observe::metrics::{Kind, Metrics, Pulled, Write},
 };
 
@@ -22,16 +22,38 @@ struct Number {
     kind: Kind,
     /// The service's own come first.
     labels: &'static [&'static str],
+    /// Of all services, or only of those that have been called from here: a cluster may have thousands of others.
+    all: bool,
     /// Writes what there is to say of a service, with the labels behind its own.
     read: fn(&Service, &mut Write<'_>),
 }
 
-const NUMBERS: [Number; 7] = [
+const NUMBERS: [Number; 8] = [
+    Number {
+        name: "sluice_endpoints",
+        help: "Endpoints of a service's lane, of services that were called from here, by what keeps requests from them; ready: nothing.",
+        kind: Kind::Gauge,
+        labels: &[NAMESPACE, SERVICE, PORT, LANE, "state"],
+        all: false,
+        read: |service, write| {
+            let now = Nanos::now().0;
+            for (lane, subset) in lanes(service) {
+                let mut counts = [0_u32; ENDPOINT_STATES.len()];
+                for endpoint in &**subset {
+                    counts[endpoint_state(service, endpoint, now)] += 1;
+                }
+                for (state, count) in ENDPOINT_STATES.iter().zip(counts) {
+                    write(&[lane, state], f64::from(count));
+                }
+            }
+        },
+    },
     Number {
         name: "sluice_concurrency_limit",
         help: "Requests to a service that may be in flight now.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT],
+        all: true,
         read: |service, write| {
             if let Some(limiter) = service.governor.limiter() {
                 write(&[], f64::from(limiter.limit()));
@@ -43,6 +65,7 @@ const NUMBERS: [Number; 7] = [
         help: "Requests to a service that count towards its limit now.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT],
+        all: true,
         read: |service, write| {
             if let Some(limiter) = service.governor.limiter() {
                 write(&[], f64::from(limiter.in_flight()));
@@ -54,6 +77,7 @@ const NUMBERS: [Number; 7] = [
         help: "Whether the circuit breaker of a service's lane is in this state: 1 or 0.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT, LANE, "state"],
+        all: true,
         read: |service, write| {
             for (lane, breaker) in breakers(service) {
                 let now = breaker.state(Nanos::now().0);
@@ -68,6 +92,7 @@ const NUMBERS: [Number; 7] = [
         help: "How often the circuit breaker of a service's lane has changed its state.",
         kind: Kind::Counter,
         labels: &[NAMESPACE, SERVICE, PORT, LANE, "transition"],
+        all: true,
         read: |service, write| {
             for (lane, breaker) in breakers(service) {
                 let counts = breaker.transition_counts();
@@ -87,6 +112,7 @@ const NUMBERS: [Number; 7] = [
         help: "Endpoints of a service that are ejected now.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT],
+        all: true,
         read: |service, write| {
             let config = service.governor.policy().outlier_detection.as_ref();
             if config.is_some() {
@@ -101,6 +127,7 @@ const NUMBERS: [Number; 7] = [
         help: "The part of a warm endpoint's share that an endpoint gets now, 0 to 1; of services with warm-up.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT, "endpoint", "pod"],
+        all: true,
         read: |service, write| {
             let policy = service.governor.policy().load_balancer.warmup.as_ref();
             if policy.is_some() {
@@ -117,6 +144,7 @@ const NUMBERS: [Number; 7] = [
         help: "What the answers take that are kept of a service, to be given again.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT],
+        all: true,
         read: |service, write| {
             if let Some(stale) = service.governor.stale() {
                 stale.store.trim(Some(stale.bounds), Nanos::now().0);
@@ -126,12 +154,39 @@ const NUMBERS: [Number; 7] = [
     },
 ];
 
+const ENDPOINT_STATES: [&str; 5] = ["ready", "warming", "ejected", "terminating", "not_ready"];
+
+/// What keeps requests from an endpoint most: an index into [`ENDPOINT_STATES`].
+fn endpoint_state(service: &Service, endpoint: &Endpoint, now: u64) -> usize {
+    let policy = service.governor.policy();
+    if endpoint.terminating {
+        3
+    } else if !endpoint.is_usable() {
+        4
+    } else if outlier::is_ejected(policy.outlier_detection.as_ref(), endpoint, now) {
+        2
+    } else {
+        usize::from(warmup::factor(policy.load_balancer.warmup.as_ref(), endpoint, now) < 1.0)
+    }
+}
+
+/// Every lane of a service that has endpoints, the baseline first.
+fn lanes(service: &Service) -> impl Iterator<Item = (&str, &Subset)> {
+    let lanes = service.lanes.iter().map(|(tag, subset)| (tag.as_str(), subset));
+    std::iter::once(("baseline", &service.baseline)).chain(lanes)
+}
+
 /// Registers the numbers.
 pub(super) fn register(metrics: &Arc<Metrics>, current: &Current) -> Result<(), prometheus::Error> {
-    for Number { name, help, kind, labels, read } in NUMBERS {
-        let current = current.clone();
+    for Number { name, help, kind, labels, all, read } in NUMBERS {
+        let (current, called) = (current.clone(), Arc::downgrade(metrics));
         let read = Box::new(move |write: &mut Write<'_>| {
+            // (It is kept by the metrics, so it must not keep them.)
+            let Some(called) = called.upgrade() else { return };
             for service in services(&current.load()) {
+                if !all && !called.is_called(&service.namespace, &service.name, service.port) {
+                    continue;
+                }
                 let port = service.port.to_string();
                 let own = [&*service.namespace, &*service.name, &*port];
                 read(service, &mut |further, number| {
@@ -151,11 +206,12 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
         return;
     }
     let services = services(snapshot);
-    let exists = |namespace: &str, name: &str, port: u16| {
+    let exists = |namespace: &str, name: &str, port: u16, lane: Option<&Tag>| {
         let order = |service: &&Service| {
             (&*service.namespace, &*service.name, service.port).cmp(&(namespace, name, port))
         };
-        services.binary_search_by(order).is_ok()
+        let found = services.binary_search_by(order);
+        found.is_ok_and(|at| lane.is_none_or(|tag| services[at].lanes.contains_key(tag)))
     };
     metrics.retain_services(exists);
     for service in &services {

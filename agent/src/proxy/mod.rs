@@ -23,6 +23,7 @@ mod known;
 mod pool;
 mod record;
 mod share;
+mod timing;
 mod tunnel;
 mod upstream;
 mod worker;
@@ -80,6 +81,11 @@ pub struct Options {
     pub connections_per_pod: usize,
     /// How long draining waits for callers with idle connections to learn at their next request that they are to reconnect.
     pub idle_grace: Duration,
+}
+
+/// Registers the numbers that a proxy has besides those of its [`Metrics`], without one.
+pub(crate) fn describe(metrics: &Arc<Metrics>) -> Result<(), prometheus::Error> {
+    gauges::register(metrics, &Current::default())
 }
 
 /// The running proxy. Clones are handles to the same one; its threads end when the last is gone.

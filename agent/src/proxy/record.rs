@@ -5,6 +5,7 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 use super::{
     answer::Cause,
     choose::Chosen,
+    timing::Timing,
     worker::{Busy, PodHere, Worker},
 };
 use crate::{
@@ -26,6 +27,8 @@ pub(crate) struct Record {
     pub(crate) started: Nanos,
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
+    /// Whose time it was.
+    pub(crate) timing: Timing,
     active: Option<(ActiveRequest, Arc<Series>)>,
     /// Only if the access log is on.
     line: Option<Box<Line>>,
@@ -58,6 +61,7 @@ impl Record {
             started: Nanos::now(),
             request_bytes: 0,
             response_bytes: 0,
+            timing: Timing::default(),
             active: None,
             line: None,
             _busy: worker.busy(),
@@ -127,7 +131,15 @@ impl Record {
     /// The request has ended with what the caller got: `status` is 0 if it got none, `reason` says why Sluice made the
     /// answer up or broke it off.
     pub(crate) fn finish(&mut self, series: &mut ServiceSeries, status: u16, reason: Option<Reason>) {
-        let latency = Nanos::now().since(self.started).into();
+        let now = Nanos::now();
+        if let Some(division) = self.timing.divide(self.started, now) {
+            let numbers = series.service();
+            numbers.took(division.upstream.0);
+            if let Some(added) = division.added {
+                numbers.added(added.0);
+            }
+        }
+        let latency = now.since(self.started).into();
         let active = self.active.take().map_or_else(|| series.none().begin(), |(active, _)| active);
         active.finish(status, reason, latency, self.request_bytes, self.response_bytes);
         self.log(status, reason);

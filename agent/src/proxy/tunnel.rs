@@ -87,7 +87,7 @@ pub(crate) async fn dial(
         let connected = upstream::connect(worker, &*pod.pod.network, held.chosen.endpoint(), now).await;
         match connected {
             Ok(stream) => {
-                held.answered(None);
+                held.answered(None, Nanos::now());
                 return Ok((stream, held));
             }
             Err(error) => {

@@ -7,11 +7,11 @@ use std::{
 
 use prometheus::{
     core::{Collector, Desc},
-    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
+    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
 use super::{
-    Kind,
+    distribution::Total,
     pods::Pods,
     series::{BOUNDS_NANOS, CLASSES, Series},
 };
@@ -42,8 +42,7 @@ struct Sum {
     request_faults: BTreeMap<(usize, usize), u64>,
     tunnels: u64,
     tunnel_faults: BTreeMap<usize, u64>,
-    buckets: [u64; BOUNDS_NANOS.len() + 1],
-    latency_nanos: u64,
+    durations: Total<{ BOUNDS_NANOS.len() }>,
     requests_in_flight: i64,
     tunnels_in_flight: i64,
     request_bytes: u64,
@@ -93,7 +92,7 @@ impl Families {
                     pod.name.to_string(),
                     key.namespace.to_string(),
                     key.service.to_string(),
-                    key.port.to_string(),
+                    key.port.map(|port| port.to_string()).unwrap_or_default(),
                     key.lane.as_str().to_owned(),
                 ];
                 sums.entry(labels).or_default().add(series);
@@ -108,9 +107,7 @@ impl Sum {
         for (sum, counter) in self.answered.iter_mut().zip(&series.answered) {
             *sum += counter.load(Relaxed);
         }
-        for (sum, counter) in self.buckets.iter_mut().zip(&series.buckets) {
-            *sum += counter.load(Relaxed);
-        }
+        self.durations.add(&series.durations);
         if let Some(faults) = series.faults.get() {
             for (class, by_reason) in faults.requests.iter().enumerate() {
                 for (reason, counter) in by_reason.iter().enumerate() {
@@ -128,7 +125,6 @@ impl Sum {
             }
         }
         self.tunnels += series.tunnels.load(Relaxed);
-        self.latency_nanos += series.latency_nanos.load(Relaxed);
         self.requests_in_flight += series.requests_in_flight.load(Relaxed);
         self.tunnels_in_flight += series.tunnels_in_flight.load(Relaxed);
         self.request_bytes += series.request_bytes.load(Relaxed);
@@ -183,7 +179,7 @@ impl Collector for Families {
                     let further = [("code", CLASSES[*class]), ("reason", Reason::ALL[*reason].code())];
                     requests.push(counter(labels(&further), *count as f64));
                 }
-                durations.push(histogram(labels(&[]), &sum));
+                durations.push(sum.durations.metric(labels(&[]), &BOUNDS_NANOS));
                 in_flight.push(gauge(labels(&[]), sum.requests_in_flight as f64));
             }
             if sum.has_tunnels() {
@@ -196,36 +192,15 @@ impl Collector for Families {
             bytes.push(counter(labels(&[("direction", "request")]), sum.request_bytes as f64));
             bytes.push(counter(labels(&[("direction", "response")]), sum.response_bytes as f64));
         }
-        let mut durations = family(&self.duration, Kind::Gauge, durations);
-        durations.set_field_type(MetricType::HISTOGRAM);
         vec![
-            family(&self.requests, Kind::Counter, requests),
-            durations,
-            family(&self.in_flight, Kind::Gauge, in_flight),
-            family(&self.tunnels, Kind::Counter, tunnels),
-            family(&self.tunnels_in_flight, Kind::Gauge, tunnels_in_flight),
-            family(&self.bytes, Kind::Counter, bytes),
+            family(&self.requests, MetricType::COUNTER, requests),
+            family(&self.duration, MetricType::HISTOGRAM, durations),
+            family(&self.in_flight, MetricType::GAUGE, in_flight),
+            family(&self.tunnels, MetricType::COUNTER, tunnels),
+            family(&self.tunnels_in_flight, MetricType::GAUGE, tunnels_in_flight),
+            family(&self.bytes, MetricType::COUNTER, bytes),
         ]
     }
-}
-
-fn histogram(labels: Vec<LabelPair>, sum: &Sum) -> Metric {
-    let mut count = 0;
-    let mut buckets = Vec::with_capacity(BOUNDS_NANOS.len());
-    for (bound, inside) in BOUNDS_NANOS.iter().zip(&sum.buckets) {
-        count += inside;
-        let mut bucket = Bucket::default();
-        bucket.set_upper_bound(*bound as f64 / 1e9);
-        bucket.set_cumulative_count(count);
-        buckets.push(bucket);
-    }
-    let mut histogram = Histogram::default();
-    histogram.set_bucket(buckets);
-    histogram.set_sample_count(count + sum.buckets[BOUNDS_NANOS.len()]);
-    histogram.set_sample_sum(sum.latency_nanos as f64 / 1e9);
-    let mut metric = Metric::from_label(labels);
-    metric.set_histogram(histogram);
-    metric
 }
 
 pub(super) fn label(name: &str, value: &str) -> LabelPair {
@@ -251,14 +226,11 @@ pub(super) fn gauge(labels: Vec<LabelPair>, value: f64) -> Metric {
     metric
 }
 
-pub(super) fn family(desc: &Desc, kind: Kind, metrics: Vec<Metric>) -> MetricFamily {
+pub(super) fn family(desc: &Desc, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(desc.fq_name.clone());
     family.set_help(desc.help.clone());
-    family.set_field_type(match kind {
-        Kind::Counter => MetricType::COUNTER,
-        Kind::Gauge => MetricType::GAUGE,
-    });
+    family.set_field_type(kind);
     family.set_metric(metrics);
     family
 }

@@ -6,147 +6,49 @@
 //! counting, nobody will see it. What a service's rules decide is counted in its [`ServiceMetrics`], likewise.
 //!
 //! The rest are ordinary metrics of the `prometheus` crate; and rooms above this one hand in closures that are read
-//! at each scrape ([`Metrics::pull`]).
+//! at each scrape ([`Metrics::pull`]). Whatever is registered is described too ([`Metrics::descriptions`]): the table
+//! `deploy/METRICS.md` is made of that.
+//!
+//! How many lines a scrape has is bounded: words are closed lists ([`outcomes`]), rules have the names that policies
+//! give them, and of pods, services and lanes there are no more than [`MAX_SERIES`] series.
 
+mod describe;
+mod distribution;
 mod families;
+mod outcomes;
 mod pods;
 mod pull;
 mod series;
 mod services;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    process_collector::ProcessCollector,
 };
 
-pub use pods::{PodMetrics, ServiceSeries};
+pub use describe::{Description, table};
+pub use outcomes::{
+    Connect, Detection, EjectionCause, FallbackAction, LimitDecision, RetryCause, TagOutcome,
+};
+pub use pods::{MAX_SERIES, PodMetrics, ServiceSeries};
 pub use pull::{Kind, Pulled, Write};
 pub use series::{ActiveRequest, ActiveTunnel, LaneLabel, Series};
-pub use services::{EjectionCause, FallbackAction, LimitDecision, ServiceMetrics};
+pub use services::ServiceMetrics;
+
+use crate::govern::tag::Tag;
 
 /// How long the numbers of a pod that is gone can still be scraped.
 const EVICTION_GRACE: Duration = Duration::from_secs(60);
 
-/// What detection made of a caller's connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detection {
-    Http1,
-    Http2,
-    /// The first bytes are a TLS handshake: tunnelled.
-    Tls,
-    /// Declared as opaque: tunnelled without a look.
-    Opaque,
-    /// The caller waits for the server to speak: tunnelled.
-    ServerFirst,
-    /// The first bytes are neither HTTP nor TLS: tunnelled.
-    Unknown,
-    /// The caller left without a word.
-    ClosedEarly,
-    /// Declared HTTP, but the first bytes did not come in time.
-    Timeout,
-    /// Nobody was redirected: somebody dialled the listener itself.
-    NotRedirected,
-    /// Redirected, but the destination is no longer governed.
-    Ungoverned,
-    /// More than the pod's share.
-    Overloaded,
-}
-
-impl Detection {
-    const ALL: [(Self, &'static str); 11] = [
-        (Self::Http1, "http1"),
-        (Self::Http2, "http2"),
-        (Self::Tls, "tls"),
-        (Self::Opaque, "opaque"),
-        (Self::ServerFirst, "server_first"),
-        (Self::Unknown, "unknown"),
-        (Self::ClosedEarly, "closed_early"),
-        (Self::Timeout, "timeout"),
-        (Self::NotRedirected, "not_redirected"),
-        (Self::Ungoverned, "ungoverned"),
-        (Self::Overloaded, "overloaded"),
-    ];
-}
-
-/// How an attempt to connect to an endpoint ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connect {
-    Opened,
-    Refused,
-    Unreachable,
-    Timeout,
-    /// No socket could be made in the pod's network.
-    Failed,
-}
-
-impl Connect {
-    const ALL: [(Self, &'static str); 5] = [
-        (Self::Opened, "opened"),
-        (Self::Refused, "refused"),
-        (Self::Unreachable, "unreachable"),
-        (Self::Timeout, "timeout"),
-        (Self::Failed, "failed"),
-    ];
-}
-
-/// What became of a request's tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TagOutcome {
-    /// Its lane answered.
-    Routed,
-    /// The baseline answered.
-    FellBack,
-    /// Nobody could.
-    Refused,
-    /// It was no tag, and was ignored.
-    Invalid,
-}
-
-impl TagOutcome {
-    const ALL: [(Self, &'static str); 4] = [
-        (Self::Routed, "routed"),
-        (Self::FellBack, "fell_back"),
-        (Self::Refused, "refused"),
-        (Self::Invalid, "invalid"),
-    ];
-}
-
-/// Why a request was tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetryCause {
-    /// The connection was refused.
-    ConnectRefused,
-    /// HTTP/2: the stream was refused before it was processed.
-    StreamRefused,
-    /// A pooled connection was closed by the endpoint before it took the request.
-    StaleConnection,
-    /// By policy: the answer's HTTP status, or its gRPC status.
-    Status,
-    /// By policy: the connection broke before the answer.
-    Reset,
-    /// By policy: the attempt's time ran out.
-    Timeout,
-}
-
-impl RetryCause {
-    const ALL: [(Self, &'static str); 6] = [
-        (Self::ConnectRefused, "connect_refused"),
-        (Self::StreamRefused, "stream_refused"),
-        (Self::StaleConnection, "stale_connection"),
-        (Self::Status, "status"),
-        (Self::Reset, "reset"),
-        (Self::Timeout, "timeout"),
-    ];
-}
-
 /// All numbers of this agent.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    registry: Described,
     pods: Arc<pods::Pods>,
     services: Arc<services::Services>,
     detections: [IntCounter; Detection::ALL.len()],
@@ -159,6 +61,37 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
 }
 
+/// A registry that remembers what is in it.
+#[derive(Debug, Default)]
+struct Described {
+    registry: Registry,
+    descriptions: Mutex<Vec<Description>>,
+}
+
+impl Described {
+    fn register(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
+        let descriptions = describe::describe(&*collector);
+        self.registry.register(collector)?;
+        self.descriptions.lock().unwrap_or_else(PoisonError::into_inner).extend(descriptions);
+        Ok(())
+    }
+
+    /// What this room itself registers.
+    fn own(&self, collector: impl Collector + 'static) {
+        self.register(Box::new(collector)).expect("names are constant and distinct");
+    }
+
+    fn add<C: Collector + Clone + 'static>(&self, metric: prometheus::Result<C>) -> C {
+        let metric = metric.expect("names and labels are constant and valid");
+        self.own(metric.clone());
+        metric
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -167,49 +100,42 @@ impl Default for Metrics {
 
 impl Metrics {
     pub fn new() -> Self {
-        let registry = Registry::new();
-        let connections = counters(
-            &registry,
+        let registry = Described::default();
+        let connections = registry.counters(
             "sluice_connections_total",
             "Connections accepted from pods, by what detection made of them.",
             &["outcome"],
         );
-        let connects = counters(
-            &registry,
+        let connects = registry.counters(
             "sluice_endpoint_connects_total",
             "Attempts to connect to an endpoint, by how they ended.",
             &["outcome"],
         );
-        let open = register(
-            &registry,
-            IntGaugeVec::new(
-                Opts::new(
-                    "sluice_connections_open",
-                    "Connections that are open now, by who is at the other end.",
-                ),
-                &["peer"],
+        let open = registry.add(IntGaugeVec::new(
+            Opts::new(
+                "sluice_connections_open",
+                "Connections that are open now, by who is at the other end.",
             ),
-        );
-        let access_log_dropped = register(
-            &registry,
-            IntCounter::new(
-                "sluice_access_log_dropped_total",
-                "Access log lines dropped because they could not be written fast enough.",
-            ),
-        );
-        let build = register(
-            &registry,
-            IntGaugeVec::new(Opts::new("sluice_build_info", "The running build; always 1."), &["version"]),
-        );
+            &["peer"],
+        ));
+        let access_log_dropped = registry.add(IntCounter::new(
+            "sluice_access_log_dropped_total",
+            "Access log lines dropped because they could not be written fast enough.",
+        ));
+        let overflowed = registry.add(IntCounter::new(
+            "sluice_series_overflowed_total",
+            "How often a pod's numbers for a service and lane went to the service `other`, because there were too many.",
+        ));
+        let build = registry.add(IntGaugeVec::new(
+            Opts::new("sluice_build_info", "The running build; always 1."),
+            &["version"],
+        ));
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let services = Arc::<services::Services>::default();
-        let pods = Arc::new(pods::Pods::new(Arc::clone(&services)));
-        registry
-            .register(Box::new(services::Collected::new(Arc::clone(&services))))
-            .expect("names are constant and distinct");
-        registry
-            .register(Box::new(families::Families::new(Arc::clone(&pods))))
-            .expect("names are constant and distinct");
+        let pods = Arc::new(pods::Pods::new(Arc::clone(&services), overflowed));
+        registry.own(services::Collected::new(Arc::clone(&services)));
+        registry.own(families::Families::new(Arc::clone(&pods)));
+        registry.own(ProcessCollector::for_self());
         Self {
             detections: Detection::ALL.map(|(_, outcome)| connections.with_label_values(&[outcome])),
             connects: Connect::ALL.map(|(_, outcome)| connects.with_label_values(&[outcome])),
@@ -244,9 +170,15 @@ impl Metrics {
         self.pods.evict(uid, Instant::now());
     }
 
-    /// Forgets services that are gone, after a grace. To be called now and then.
-    pub fn retain_services(&self, exists: impl Fn(&str, &str, u16) -> bool) {
-        self.services.retain(exists, Instant::now());
+    /// Forgets services and lanes that are gone, after a grace. To be called now and then. `exists` is asked about
+    /// lanes (`Some`) and about services and their baselines (`None`).
+    pub fn retain_services(&self, exists: impl Fn(&str, &str, u16, Option<&Tag>) -> bool) {
+        self.retain_services_at(exists, Instant::now());
+    }
+
+    fn retain_services_at(&self, exists: impl Fn(&str, &str, u16, Option<&Tag>) -> bool, now: Instant) {
+        self.services.retain(|namespace, service, port| exists(namespace, service, port, None), now);
+        self.pods.retain_series(&exists, now);
     }
 
     /// The numbers of a service port.
@@ -259,13 +191,25 @@ impl Metrics {
         self.registry.register(Box::new(pull::PullCollector::new(pulled)?))
     }
 
+    /// Whether anybody on this node has called the service since it is there.
+    pub fn is_called(&self, namespace: &Arc<str>, service: &Arc<str>, port: u16) -> bool {
+        self.services.has(namespace, service, port)
+    }
+
+    /// What is served, by name.
+    pub fn descriptions(&self) -> Vec<Description> {
+        let mut all = self.registry.descriptions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort();
+        all
+    }
+
     /// Everything in the text format of Prometheus.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         self.render_at(Instant::now())
     }
 
     fn render_at(&self, now: Instant) -> Result<String, prometheus::Error> {
-        let text = TextEncoder::new().encode_to_string(&self.registry.gather())?;
+        let text = TextEncoder::new().encode_to_string(&self.registry.registry.gather())?;
         // After the scrape, so that even the first one after the grace has seen the last numbers.
         self.pods.purge(now);
         Ok(text)
@@ -274,16 +218,6 @@ impl Metrics {
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
-}
-
-fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
-    let metric = metric.expect("names and labels are constant and valid");
-    registry.register(Box::new(metric.clone())).expect("names are constant and distinct");
-    metric
-}
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt};
 
 use prometheus::{
     core::{Collector, Desc},
-    proto::MetricFamily,
+    proto::{MetricFamily, MetricType},
 };
 
 use super::families::{counter, family, gauge, label};
@@ -14,6 +14,15 @@ use super::families::{counter, family, gauge, label};
 pub enum Kind {
     Counter,
     Gauge,
+}
+
+impl From<Kind> for MetricType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Counter => Self::COUNTER,
+            Kind::Gauge => Self::GAUGE,
+        }
+    }
 }
 
 /// Writes one value: the label values, in the order of the names, and the number.
@@ -66,6 +75,6 @@ impl Collector for PullCollector {
                 Kind::Gauge => gauge(labels, number),
             });
         });
-        vec![family(&self.desc, self.pulled.kind, metrics)]
+        vec![family(&self.desc, self.pulled.kind.into(), metrics)]
     }
 }

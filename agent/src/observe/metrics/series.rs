@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use super::distribution::Distribution;
 use crate::{govern::tag::Tag, observe::reason::Reason};
 
-/// Upper bounds of the latency histogram, in nanoseconds.
+/// Upper bounds of the histogram of whole requests, in nanoseconds.
 pub(super) const BOUNDS_NANOS: [u64; 16] = [
     500_000,
     1_000_000,
@@ -71,9 +72,7 @@ pub struct Series {
     pub(super) faults: OnceLock<Box<Faults>>,
     /// Tunnels that ended by themselves.
     pub(super) tunnels: AtomicU64,
-    /// The first 16 by bound, then the rest. Not cumulative.
-    pub(super) buckets: [AtomicU64; BOUNDS_NANOS.len() + 1],
-    pub(super) latency_nanos: AtomicU64,
+    pub(super) durations: Distribution<{ BOUNDS_NANOS.len() }>,
     /// From the caller to the endpoint.
     pub(super) request_bytes: AtomicU64,
     /// From the endpoint to the caller.
@@ -147,8 +146,7 @@ impl ActiveRequest {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         series.requests_in_flight.fetch_sub(1, Relaxed);
         series.count(status, reason);
-        series.buckets[BOUNDS_NANOS.partition_point(|bound| *bound < nanos)].fetch_add(1, Relaxed);
-        series.latency_nanos.fetch_add(nanos, Relaxed);
+        series.durations.observe(&BOUNDS_NANOS, nanos);
         if request_bytes > 0 {
             series.add_request_bytes(request_bytes);
         }

@@ -16,62 +16,37 @@ use std::{
 use ahash::AHashMap;
 use prometheus::{
     core::{Collector, Desc},
-    proto::{Metric, MetricFamily},
+    proto::{LabelPair, Metric, MetricFamily, MetricType},
 };
 
 use super::{
-    EVICTION_GRACE, Kind, RetryCause, TagOutcome,
+    EVICTION_GRACE, RetryCause, TagOutcome,
+    distribution::{Distribution, Total},
     families::{counter, family, label},
+    outcomes::{EjectionCause, FallbackAction, LimitDecision, MODES},
 };
 
-/// What a rule said of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitDecision {
-    Allowed,
-    /// It had to wait.
-    Queued,
-    Refused,
-    /// It only observes.
-    WouldRefuse,
-}
-
-impl LimitDecision {
-    const ALL: [(Self, &'static str); 4] = [
-        (Self::Allowed, "allowed"),
-        (Self::Queued, "queued"),
-        (Self::Refused, "refused"),
-        (Self::WouldRefuse, "would_refuse"),
-    ];
-}
-
-/// What came of looking for an answer of a fallback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FallbackAction {
-    Static,
-    Stale,
-    /// There was no stale answer to the request.
-    Missed,
-}
-
-impl FallbackAction {
-    const ALL: [(Self, &'static str); 3] =
-        [(Self::Static, "static"), (Self::Stale, "stale"), (Self::Missed, "missed")];
-}
-
-/// Why an endpoint was ejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EjectionCause {
-    ConsecutiveErrors,
-    SuccessRate,
-}
-
-impl EjectionCause {
-    const ALL: [(Self, &'static str); 2] =
-        [(Self::ConsecutiveErrors, "consecutive_errors"), (Self::SuccessRate, "success_rate")];
-}
-
-/// Whether a rule is in force.
-const MODES: [&str; 2] = ["enforce", "observe"];
+/// Upper bounds of the histograms of what endpoints take and of what Sluice adds, in nanoseconds: 10 us to 10 s.
+const BOUNDS_NANOS: [u64; 18] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    10_000_000_000,
+];
 
 /// The numbers of one service port.
 #[derive(Debug, Default)]
@@ -86,6 +61,8 @@ pub struct ServiceMetrics {
     ejections: [[AtomicU64; MODES.len()]; EjectionCause::ALL.len()],
     panics: AtomicU64,
     fallbacks: Named<{ FallbackAction::ALL.len() }>,
+    upstream: Distribution<{ BOUNDS_NANOS.len() }>,
+    added: Distribution<{ BOUNDS_NANOS.len() }>,
 }
 
 /// Counters of what has a name in a policy.
@@ -175,6 +152,18 @@ impl ServiceMetrics {
         self.fallbacks.count(fallback, action as usize);
     }
 
+    /// What endpoints took for a request: from when they were sent its head until theirs was there, or until the attempt
+    /// failed; all attempts together.
+    pub fn took(&self, upstream_nanos: u64) {
+        self.upstream.observe(&BOUNDS_NANOS, upstream_nanos);
+    }
+
+    /// What Sluice added to a request that an endpoint has answered: the rest of the time until the answer's head was
+    /// handed to the caller.
+    pub fn added(&self, nanos: u64) {
+        self.added.observe(&BOUNDS_NANOS, nanos);
+    }
+
     /// Forgets rules and fallbacks that no policy speaks of any more.
     pub fn retain(&self, rule: impl Fn(&str) -> bool, fallback: impl Fn(&str) -> bool) {
         self.rate_limits.retain(rule);
@@ -222,6 +211,11 @@ impl Services {
         });
     }
 
+    pub(super) fn has(&self, namespace: &Arc<str>, service: &Arc<str>, port: u16) -> bool {
+        let name = Name { namespace: Arc::clone(namespace), service: Arc::clone(service), port };
+        self.lock().contains_key(&name)
+    }
+
     fn all(&self) -> Vec<(Name, Arc<ServiceMetrics>)> {
         let mut all: Vec<_> =
             self.lock().iter().map(|(name, entry)| (name.clone(), Arc::clone(&entry.metrics))).collect();
@@ -233,7 +227,7 @@ impl Services {
 const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", "destination_port"];
 
 /// The families, in the order in which they are collected: name, help, further labels.
-const FAMILIES: [(&str, &str, &[&str]); 9] = [
+const FAMILIES: [(&str, &str, &[&str]); 11] = [
     (
         "sluice_tags_total",
         "Tags on requests to a service: routed to their lane, fallen back to the baseline, refused, or invalid and ignored.",
@@ -275,7 +269,20 @@ const FAMILIES: [(&str, &str, &[&str]); 9] = [
         "Answers that a fallback gave in the place of a service; missed is a stale one that was not there.",
         &["fallback", "action"],
     ),
+    (
+        "sluice_upstream_duration_seconds",
+        "Time that endpoints took for a request: from being sent its head until their answer's was there, or until the attempt failed.",
+        &[],
+    ),
+    (
+        "sluice_added_duration_seconds",
+        "Time that Sluice added to a request that was answered: from its head to its answer's head at the caller, less what endpoints took. Opening a connection, and waiting that a rule asks for, is in it.",
+        &[],
+    ),
 ];
+
+/// Those from here on are histograms.
+const HISTOGRAMS: usize = 9;
 
 /// The collector of [`Services`].
 pub(super) struct Collected {
@@ -305,10 +312,25 @@ struct Writer<'w> {
 
 impl Writer<'_> {
     fn write(&mut self, at: usize, further: &[&str], value: u64) {
+        self.families[at].push(counter(self.labels(at, further), value as f64));
+    }
+
+    fn labels(&self, at: usize, further: &[&str]) -> Vec<LabelPair> {
         let names = DESTINATION.iter().chain(FAMILIES[at].2);
-        let labels =
-            names.zip(self.own.iter().chain(further)).map(|(name, value)| label(name, value)).collect();
-        self.families[at].push(counter(labels, value as f64));
+        names.zip(self.own.iter().chain(further)).map(|(name, value)| label(name, value)).collect()
+    }
+
+    fn write_histogram<const N: usize>(
+        &mut self,
+        at: usize,
+        distribution: &Distribution<N>,
+        bounds: &[u64; N],
+    ) {
+        let mut total = Total::default();
+        total.add(distribution);
+        if !total.is_empty() {
+            self.families[at].push(total.metric(self.labels(at, &[]), bounds));
+        }
     }
 
     /// Those that have counted anything; then all of them, so that rates see the next first one.
@@ -366,7 +388,14 @@ impl Collector for Collected {
             for (fallback, values) in metrics.fallbacks.all() {
                 writer.write_all(8, Some(&fallback), &FallbackAction::ALL, values);
             }
+            writer.write_histogram(9, &metrics.upstream, &BOUNDS_NANOS);
+            writer.write_histogram(10, &metrics.added, &BOUNDS_NANOS);
         }
-        self.descs.iter().zip(families).map(|(desc, metrics)| family(desc, Kind::Counter, metrics)).collect()
+        let all = self.descs.iter().zip(families).enumerate();
+        all.map(|(at, (desc, metrics))| {
+            let kind = if at < HISTOGRAMS { MetricType::COUNTER } else { MetricType::HISTOGRAM };
+            family(desc, kind, metrics)
+        })
+        .collect()
     }
 }

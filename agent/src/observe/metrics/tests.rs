@@ -1,6 +1,8 @@
 use super::*;
 use crate::observe::reason::Reason;
 
+mod bounds;
+
 fn arc(text: &str) -> Arc<str> {
     Arc::from(text)
 }
@@ -141,6 +143,25 @@ fn what_rules_decide_is_counted_by_service_and_goes_with_it() {
     assert_eq!(value(&metrics, "sluice_panic_requests_total", &[]), Some(1.0));
     metrics.services.retain(|_, _, _| false, now + EVICTION_GRACE);
     assert_eq!(value(&metrics, "sluice_panic_requests_total", &[]), None);
+}
+
+#[test]
+fn what_endpoints_took_and_what_was_added_are_told_apart() {
+    let metrics = Metrics::new();
+    let orders = orders(&pod(&metrics, "u1", "gateway"));
+    orders.service().took(3_000_000);
+    orders.service().took(20_000_000_000);
+    orders.service().added(25_000);
+    let bucket =
+        |name: &str, bound: &str| value(&metrics, &format!("{name}_bucket"), &[&format!("le=\"{bound}\"")]);
+    let (upstream, added) = ("sluice_upstream_duration_seconds", "sluice_added_duration_seconds");
+    assert_eq!(bucket(upstream, "0.0025"), Some(0.0));
+    assert_eq!(bucket(upstream, "0.005"), Some(1.0));
+    assert_eq!(bucket(upstream, "10"), Some(1.0));
+    assert_eq!(bucket(upstream, "+Inf"), Some(2.0));
+    assert_eq!(bucket(added, "0.00001"), Some(0.0));
+    assert_eq!(bucket(added, "0.000025"), Some(1.0));
+    assert_eq!(value(&metrics, "sluice_added_duration_seconds_sum", &[]), Some(0.000_025));
 }
 
 #[test]

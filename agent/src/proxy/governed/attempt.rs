@@ -51,12 +51,8 @@ impl Held {
         self.place.take()
     }
 
-    /// The answer's head is there. `sent`: since when the endpoint had the whole request.
-    pub(crate) fn answered(&mut self, sent: Option<Nanos>) {
-        if self.leave.is_none() && sent.is_none() {
-            return;
-        }
-        let now = Nanos::now();
+    /// The answer's head is there, now. `sent`: since when the endpoint had the whole request.
+    pub(crate) fn answered(&mut self, sent: Option<Nanos>, now: Nanos) {
         if let Some(leave) = &mut self.leave {
             leave.answered(now.0);
         }

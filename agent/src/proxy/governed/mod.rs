@@ -13,7 +13,11 @@ mod deadline;
 mod exchange;
 mod stand_in;
 
-use std::{pin::pin, rc::Rc};
+use std::{
+    future::{Future as _, poll_fn},
+    pin::pin,
+    rc::Rc,
+};
 
 use self::{
     admit::Stop,
@@ -74,7 +78,9 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
         let attempted = until.wait(held.chosen.endpoint(), pin!(exchange.attempt(&held.chosen))).await;
         let failure = match attempted {
             Ok(Ok(answer)) => {
-                held.answered(exchange.sent_at(&answer));
+                let now = Nanos::now();
+                held.answered(exchange.sent_at(&answer), now);
+                exchange.call().record.timing.heard(now);
                 let (status, grpc) = (E::status(&answer), exchange.grpc_status(&answer));
                 let outcome = Outcome::of_answer(status, grpc);
                 let failure = retry::Failure::of_answer(status, grpc);
@@ -106,6 +112,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
             Ok(Err(failure)) => failure,
             Err(elapsed) => Failure::TimedOut(elapsed),
         };
+        exchange.call().record.timing.heard(Nanos::now());
 
         if failure == Failure::Broken(Reason::UpstreamReset) && exchange.is_forsaken() {
             // What its caller's leaving has ended is nobody's failure, and most likely nobody waits for another attempt.
@@ -218,7 +225,20 @@ async fn pass_on<E: Exchange>(
             E::show(&mut answer, collector);
         }
     }
-    let passed = until.wait(held.chosen.endpoint(), pin!(exchange.pass_on(&mut answer))).await;
+    let mut handed = Nanos::ZERO;
+    let passed = {
+        let mut passing = pin!(exchange.pass_on(&mut answer));
+        let noting = pin!(poll_fn(|cx| {
+            let passed = passing.as_mut().poll(cx);
+            // The head goes first, and what is left then takes as long as caller and endpoint need.
+            if passed.is_pending() && handed == Nanos::ZERO {
+                handed = Nanos::now();
+            }
+            passed
+        }));
+        until.wait(held.chosen.endpoint(), noting).await
+    };
+    exchange.call().record.timing.passed_on(handed);
     let ended = passed.unwrap_or_else(|elapsed| Err(Break::TimedOut(elapsed)));
     note_passed(exchange, Some(&answer));
     let grpc = exchange.grpc_status(&answer);

@@ -64,6 +64,7 @@ impl Exchange<'_> {
         loop {
             let mut upstream = self.obtain(chosen, fresh_only).await?;
             self.up.sent = Nanos::now();
+            self.call.record.timing.asked(self.up.sent);
             match self.answer(&mut upstream).await {
                 Ok((response, keep, head)) => {
                     // What follows a switch of protocols is no body.

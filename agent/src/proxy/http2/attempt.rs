@@ -133,6 +133,7 @@ impl Exchange {
                 Ok((response, stream)) => {
                     // Opening a connection is not the endpoint's latency.
                     let at = if place.reused { at } else { Nanos::now() };
+                    self.call.record.timing.asked(at);
                     return Ok(Sent { place, at, response, stream, deaf: false });
                 }
                 // Nothing was sent. The next connection is another one, if need be a new one.
