@@ -1,8 +1,9 @@
 //! Debian packages: which are missing, and installing those.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::shell::{self, say};
 
@@ -40,6 +41,29 @@ pub(crate) fn install(packages: &[&str], purpose: &str, by_hand: &str) -> Result
         attempt(&missing)?;
     }
     Ok(())
+}
+
+/// Fetches a package's archive into `directory`, without installing anything. Needs no root but for updating the lists.
+pub(crate) fn download(package: &str, directory: &Path, by_hand: &str) -> Result<PathBuf> {
+    let attempt = || {
+        let mut apt = Command::new("apt-get");
+        shell::run(apt.args(["download", "-qq", package]).current_dir(directory))
+    };
+    if !has_candidate(package) || attempt().is_err() {
+        say("that failed: updating the package lists and trying once more");
+        update()?;
+        if !has_candidate(package) {
+            bail!("the package sources of this system have no package `{package}`; by hand: {by_hand}");
+        }
+        attempt()?;
+    }
+    let entries = std::fs::read_dir(directory)
+        .with_context(|| format!("cannot read {}", directory.display()))?
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut archives = entries.into_iter().map(|entry| entry.path());
+    archives
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .with_context(|| format!("apt-get left no package in {}", directory.display()))
 }
 
 /// Brings installed packages to the newest version that the package sources have.

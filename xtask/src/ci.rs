@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
-use crate::{build, crds, demo, licences, manifests, readme, setup, workspace};
+use crate::{build, crds, demo, licences, manifests, metrics, prometheus, readme, setup, workspace};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -18,6 +18,8 @@ const CHECKS: &[Check] = &[
     ("clippy, without the tests in the kernel", || clippy(&[])),
     ("clippy, with the tests in the kernel", || clippy(&["--features=sluice-tests/kernel"])),
     ("the CustomResourceDefinitions are what the Rust types say", crds::check),
+    ("the table of metrics and the PrometheusRule are up to date", metrics::check),
+    ("the recording and alerting rules", || where_there_is(prometheus::programs(), prometheus::check_rules)),
     ("documentation", documentation),
     ("the manifests, rendered", || where_there_is(setup::kustomize(), manifests::check)),
     ("the test command of README.md", readme_test),

@@ -14,6 +14,8 @@ mod demo;
 mod image;
 mod licences;
 mod manifests;
+mod metrics;
+mod prometheus;
 mod readme;
 mod setup;
 mod shell;
@@ -49,6 +51,8 @@ enum Task {
     Image(image::Args),
     /// Write the CustomResourceDefinitions to deploy/base/crds, from the Rust types
     Crds(crds::Args),
+    /// Write the table of metrics in deploy/METRICS.md, and the PrometheusRule
+    Metrics(metrics::Args),
     /// Run every check that CI runs
     Ci,
 }
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Image(args) => image::run(&args),
         Task::Crds(args) => crds::run(&args),
+        Task::Metrics(args) => metrics::run(&args),
         Task::Ci => ci::run(),
     };
     match outcome {

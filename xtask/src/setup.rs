@@ -5,7 +5,7 @@ use clap::ValueEnum;
 
 use crate::shell::{self, say, which};
 use crate::toolchain::{self, Toolchain};
-use crate::{apt, clients, workspace};
+use crate::{apt, clients, prometheus, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -25,6 +25,8 @@ pub(crate) enum Part {
     Kubectl,
     /// The musl target and compiler, for the static binary of the image
     Image,
+    /// Prometheus and promtool, which the kernel tests and the checks of the rules run
+    Prometheus,
     /// The proxies that the bench compares with: nginx and haproxy
     Proxies,
 }
@@ -44,6 +46,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             Part::Kubectl => say(&format!("manifests: rendered by `{}`", kustomize()?.join(" "))),
             Part::Image => say(&format!("image: the target {} is there", musl()?)),
+            Part::Prometheus => {
+                let programs = prometheus::programs()?;
+                say(&format!(
+                    "Prometheus: {}, {}",
+                    programs.prometheus.display(),
+                    programs.promtool.display()
+                ));
+            }
             Part::Proxies => {
                 proxies()?;
                 say("proxies: nginx and haproxy are there");

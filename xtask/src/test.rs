@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::shell;
-use crate::{build, clients, setup, workspace};
+use crate::{build, clients, prometheus, setup, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -56,6 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn kernel() -> Result<Command> {
     setup::pods()?;
     let python = clients::install()?;
+    let programs = prometheus::programs()?;
     let built = build::all(false)?;
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--package=sluice-tests", "--features=kernel", "--test=*", "--no-fail-fast"]);
@@ -64,6 +65,7 @@ fn kernel() -> Result<Command> {
         cargo.arg("--config").arg(format!("target.'cfg(unix)'.runner={}", toml_array(&prefix)?));
     }
     cargo.env("SLUICE_BIN", built.agent()).env("SLUICE_PYTHON", python);
+    cargo.env("SLUICE_PROMETHEUS", programs.prometheus).env("SLUICE_PROMTOOL", programs.promtool);
     Ok(cargo)
 }
 

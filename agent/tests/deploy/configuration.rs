@@ -31,7 +31,7 @@ pub(crate) fn config_map() -> BTreeMap<String, String> {
 }
 
 /// The rows of the first table of README.md below that heading, without its head.
-fn table(heading: &str) -> Vec<Vec<String>> {
+pub(crate) fn table(heading: &str) -> Vec<Vec<String>> {
     let readme = fs::read_to_string(deploy().join("README.md")).unwrap();
     let (_, section) = readme.split_once(&format!("\n## {heading}\n")).unwrap();
     let section = section.split("\n## ").next().unwrap();
@@ -42,7 +42,7 @@ fn table(heading: &str) -> Vec<Vec<String>> {
 }
 
 /// What a cell says in code, as in `` `NET_ADMIN` ``.
-fn code(cell: &str) -> Vec<String> {
+pub(crate) fn code(cell: &str) -> Vec<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 

@@ -7,4 +7,5 @@
 mod configuration;
 mod daemon_set;
 mod manifests;
+mod monitoring;
 mod strict;

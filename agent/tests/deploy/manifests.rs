@@ -102,6 +102,9 @@ fn complaints(object: &Value) -> Vec<String> {
             strict::complaints::<apiextensions::CustomResourceDefinition>(object)
         }
         ("monitoring.coreos.com/v1", "PodMonitor") => strict::complaints::<strict::PodMonitor>(object),
+        ("monitoring.coreos.com/v1", "PrometheusRule") => {
+            strict::complaints::<strict::PrometheusRule>(object)
+        }
         ("kustomize.config.k8s.io/v1beta1", "Kustomization") => {
             strict::complaints::<strict::Kustomization>(object)
         }

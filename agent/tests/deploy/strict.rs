@@ -96,6 +96,41 @@ struct Relabeling {
     replacement: Option<String>,
 }
 
+/// What of the Prometheus operator's PrometheusRule is used here; promtool has the last word on the rules.
+/// <https://prometheus-operator.dev/docs/api-reference/api/#monitoring.coreos.com/v1.PrometheusRule>
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct PrometheusRule {
+    api_version: String,
+    kind: String,
+    metadata: Metadata,
+    spec: PrometheusRuleSpec,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PrometheusRuleSpec {
+    groups: Vec<RuleGroup>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleGroup {
+    name: String,
+    rules: Vec<Rule>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    alert: Option<String>,
+    record: Option<String>,
+    expr: String,
+    r#for: Option<String>,
+    labels: Option<Value>,
+    annotations: Option<Value>,
+}
+
 /// What of a kustomization is used here; kustomize itself has the last word.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

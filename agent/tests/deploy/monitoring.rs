@@ -1,0 +1,109 @@
+//! What `deploy/` says of metrics: the table, the rules, the dashboard, and the page that alerts lead to.
+
+use std::{collections::BTreeSet, fs};
+
+use serde_json::Value;
+use sluice::{offline, run};
+
+use crate::{
+    configuration::{code, table},
+    manifests::deploy,
+};
+
+fn read(file: &str) -> String {
+    let path = deploy().join(file);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn rules() -> Value {
+    serde_saphyr::from_str(&read("overlays/monitoring/rules.yml")).unwrap()
+}
+
+/// Alerts and records.
+fn all_rules() -> Vec<Value> {
+    let groups = rules()["groups"].as_array().unwrap().clone();
+    groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+}
+
+fn alerts() -> Vec<Value> {
+    all_rules().into_iter().filter(|rule| rule["alert"].is_string()).collect()
+}
+
+#[test]
+fn the_table_is_what_an_agent_registers() {
+    let mut made = Vec::new();
+    offline::metrics::run(&mut made).unwrap();
+    assert!(read("METRICS.md").as_bytes() == made, "run `cargo xtask metrics` and commit what it writes");
+}
+
+#[test]
+fn the_operator_gets_the_same_rules() {
+    let object: Value = serde_saphyr::from_str(&read("overlays/monitoring/prometheus-rule.yaml")).unwrap();
+    assert!(object["spec"] == rules(), "run `cargo xtask metrics` and commit what it writes");
+}
+
+/// The names in an expression that are metrics of ours, or recorded.
+fn metrics_in(expression: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let words = expression.split(|c| !is_part(c));
+    words.filter(|word| word.contains("sluice_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+/// Whether an agent serves, or a rule records, a series of that name.
+fn is_known(name: &str) -> bool {
+    let registered = run::metrics().unwrap();
+    let of_histogram = ["_bucket", "_count", "_sum"].iter().find_map(|part| name.strip_suffix(part));
+    registered.iter().any(|metric| metric.name == name)
+        || of_histogram.is_some_and(|base| {
+            registered.iter().any(|metric| metric.name == base && metric.kind == "histogram")
+        })
+        || all_rules().iter().any(|rule| rule["record"] == name)
+}
+
+#[test]
+fn rules_ask_for_metrics_that_there_are() {
+    for rule in all_rules() {
+        for name in metrics_in(rule["expr"].as_str().unwrap()) {
+            assert!(is_known(&name), "{rule:#}: {name}");
+        }
+    }
+    assert!(!is_known("sluice_retries"));
+}
+
+#[test]
+fn every_alert_leads_to_the_readme_which_knows_it() {
+    let told: BTreeSet<String> = table("Alerts").iter().flat_map(|row| code(&row[0])).collect();
+    let there: BTreeSet<String> =
+        alerts().iter().map(|alert| alert["alert"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(told, there);
+    for alert in alerts() {
+        let runbook = alert["annotations"]["runbook"].as_str().unwrap_or_default();
+        assert!(
+            runbook.starts_with("deploy/README.md#alerts: ") && runbook.ends_with(['.', '?']),
+            "{alert:#}"
+        );
+        for part in ["summary", "description"] {
+            assert!(alert["annotations"][part].is_string(), "{alert:#}: {part}");
+        }
+    }
+}
+
+#[test]
+fn every_alert_is_tested() {
+    let tests: Value = serde_saphyr::from_str(&read("overlays/monitoring/rules-test.yml")).unwrap();
+    let cases = tests["tests"].as_array().unwrap();
+    for alert in alerts() {
+        let fires = |case: &Value| {
+            let expected = case["alert_rule_test"].as_array().cloned().unwrap_or_default();
+            let of_it: Vec<_> =
+                expected.into_iter().filter(|one| one["alertname"] == alert["alert"]).collect();
+            let firing = |one: &Value| !one["exp_alerts"].as_array().unwrap().is_empty();
+            of_it.iter().any(firing) && !of_it.iter().all(firing)
+        };
+        assert!(
+            cases.iter().any(fires),
+            "no test in which {} fires, and one in which it does not",
+            alert["alert"]
+        );
+    }
+}
