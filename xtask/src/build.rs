@@ -1,7 +1,8 @@
 //! `cargo xtask build`: the eBPF programs, then everything that embeds or uses them.
 //!
 //! The programs go to `<target>/bpf/sluice.bpf.o`, where the agent's build script looks for them. They have a target
-//! directory of their own below it: another compiler builds them, and sharing one would make each rebuild the other's.
+//! directory of their own, `<target>/bpf-build`: another compiler builds them, and sharing one would make each rebuild the
+//! other's. It is not below `<target>/bpf`, as whatever changes there makes cargo build the agent anew.
 
 use std::path::{Path, PathBuf};
 
@@ -53,8 +54,8 @@ pub(crate) fn all(release: bool) -> Result<Built> {
 /// Builds the eBPF programs, if anything of them changed.
 pub(crate) fn ebpf() -> Result<PathBuf> {
     let toolchain = setup::ebpf()?;
-    let folder = workspace::target_dir()?.join("bpf");
-    let build = folder.join("build");
+    let target = workspace::target_dir()?;
+    let (folder, build) = (target.join("bpf"), target.join("bpf-build"));
     say(&format!("building the eBPF programs with {toolchain}"));
     let mut cargo = toolchain.cargo();
     cargo.args([
@@ -67,6 +68,7 @@ pub(crate) fn ebpf() -> Result<PathBuf> {
     cargo.args(["-Zbuild-std=core", "--target=bpfel-unknown-none", "--target-dir"]).arg(&build);
     shell::run(&mut cargo).context("the eBPF programs could not be built")?;
     let object = folder.join("sluice.bpf.o");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     copy_if_changed(&build.join("bpfel-unknown-none/release/sluice-programs"), &object)?;
     Ok(object)
 }
