@@ -28,6 +28,12 @@ impl Nanos {
         Self::of(instant.saturating_duration_since(start()))
     }
 
+    /// This moment as timers have it; far away if they cannot.
+    pub(crate) fn instant(self) -> tokio::time::Instant {
+        let far = || start() + Duration::from_secs(86_400 * 365);
+        start().checked_add(self.into()).unwrap_or_else(far).into()
+    }
+
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self(self.0.saturating_sub(earlier.0))
     }

@@ -129,8 +129,13 @@ impl Record {
     }
 
     /// The request has ended with what the caller got: `status` is 0 if it got none, `reason` says why Sluice made the
-    /// answer up or broke it off.
-    pub(crate) fn finish(&mut self, series: &mut ServiceSeries, status: u16, reason: Option<Reason>) {
+    /// answer up or broke it off. Returns when.
+    pub(crate) fn finish(
+        &mut self,
+        series: &mut ServiceSeries,
+        status: u16,
+        reason: Option<Reason>,
+    ) -> Nanos {
         let now = Nanos::now();
         if let Some(division) = self.timing.divide(self.started, now) {
             let numbers = series.service();
@@ -142,7 +147,8 @@ impl Record {
         let latency = now.since(self.started).into();
         let active = self.active.take().map_or_else(|| series.none().begin(), |(active, _)| active);
         active.finish(status, reason, latency, self.request_bytes, self.response_bytes);
-        self.log(status, reason);
+        self.log(status, reason, now);
+        now
     }
 
     /// The tags of a request, as they came and as they were served.
@@ -155,7 +161,7 @@ impl Record {
         }
     }
 
-    fn log(&mut self, status: u16, reason: Option<Reason>) {
+    fn log(&mut self, status: u16, reason: Option<Reason>, now: Nanos) {
         let Some(line) = self.line.take() else { return };
         let workload = line.pod.pod.workload.load();
         line.worker.access_log.record(&Entry {
@@ -174,8 +180,8 @@ impl Record {
             reason,
             rule: line.rule.as_deref(),
             attempts: line.attempts,
-            upstream_duration: (line.attempts > 0).then(|| Nanos::now().since(line.attempted).into()),
-            duration: Nanos::now().since(self.started).into(),
+            upstream_duration: (line.attempts > 0).then(|| now.since(line.attempted).into()),
+            duration: now.since(self.started).into(),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
             trace_id: line.trace_id,
@@ -186,6 +192,6 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         // The series count themselves when `active` is dropped.
-        self.log(0, Some(Reason::CallerClosed));
+        self.log(0, Some(Reason::CallerClosed), Nanos::now());
     }
 }

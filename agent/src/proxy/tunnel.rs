@@ -73,8 +73,8 @@ pub(crate) async fn dial(
         let numbers = series.service();
         let lane = chosen.endpoint().tag.as_ref();
         // Of what goes on in a tunnel nothing is known: to the breaker the connection is the request.
-        let leave =
-            governed::ask_breaker(&destination.service, lane, numbers).map_err(|_| Reason::CircuitOpen)?;
+        let leave = governed::ask_breaker(&destination.service, lane, numbers, now)
+            .map_err(|_| Reason::CircuitOpen)?;
         if !tried.is_empty() {
             numbers.retried(RetryCause::ConnectRefused);
         }
@@ -83,7 +83,7 @@ pub(crate) async fn dial(
         }
         let warmup = destination.service.governor.policy().load_balancer.warmup.as_ref();
         warmup::note_connection(warmup, chosen.endpoint(), now.0);
-        let mut held = Held::new(chosen, leave, None);
+        let mut held = Held::new(chosen, leave, None, now);
         let connected = upstream::connect(worker, &*pod.pod.network, held.chosen.endpoint(), now).await;
         match connected {
             Ok(stream) => {
@@ -91,7 +91,7 @@ pub(crate) async fn dial(
                 return Ok((stream, held));
             }
             Err(error) => {
-                held.settle(worker, numbers, destination, Some(ErrorKind::Connect.into()));
+                held.settle(worker, numbers, destination, Some(ErrorKind::Connect.into()), Nanos::now());
                 let chosen = held.chosen;
                 worker.complain(|| {
                     tracing::warn!(pod = %pod.name(), service = %destination.service, endpoint = %chosen.address(), %error, "cannot connect to an endpoint");
@@ -116,7 +116,7 @@ pub(crate) async fn serve(
     let numbers = connection.series(&destination).service().clone();
     let place = match destination.service.governor.limiter() {
         None => None,
-        Some(limiter) => match governed::acquire(limiter, &numbers) {
+        Some(limiter) => match governed::acquire(limiter, &numbers, Nanos::now()) {
             Ok(place) => place,
             Err(_) => return refuse(connection, &destination, Reason::ConcurrencyLimited),
         },
@@ -127,7 +127,7 @@ pub(crate) async fn serve(
     };
     match dialled {
         Ok((stream, mut held)) => {
-            held.settle(&connection.worker, &numbers, &destination, Some(Outcome::Success));
+            held.settle(&connection.worker, &numbers, &destination, Some(Outcome::Success), Nanos::now());
             held.set_place(place);
             let early = Early { from_caller: early, ..Early::default() };
             carry(connection, &destination, stream, held, early).await;

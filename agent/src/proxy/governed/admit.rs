@@ -47,20 +47,33 @@ pub(crate) enum Left {
     Ended,
 }
 
-/// Asks the limits. Without any it costs a look at each.
+/// A request that may be made.
+pub(super) struct Admitted {
+    /// Its place among the requests in flight, if they are limited.
+    pub(super) place: Option<Permit>,
+    /// Since when.
+    pub(super) at: Nanos,
+}
+
+/// Asks the limits about a request that comes `now`. Without any it costs a look at each.
 pub(super) async fn admit<E: Exchange>(
     exchange: &mut E,
     governor: &Governor,
     deadline: Deadline,
-) -> Result<Option<Permit>, Stop> {
-    let verdict = match governor.throttles() {
-        throttles if throttles.is_empty() => None,
+    now: Nanos,
+) -> Result<Admitted, Stop> {
+    let (verdict, at) = match governor.throttles() {
+        throttles if throttles.is_empty() => (None, now),
         // Boxed, for not everybody has rate limits, and every request's task would carry their state.
-        _ => Some(Box::pin(take_turn(exchange, governor, deadline)).await?),
+        _ => {
+            let verdict = Box::pin(take_turn(exchange, governor, deadline, now)).await?;
+            let at = if verdict.wait().is_zero() { now } else { Nanos::now() };
+            (Some(verdict), at)
+        }
     };
-    let Some(limiter) = governor.limiter() else { return Ok(None) };
-    let acquired = acquire(limiter, &exchange.call().known.numbers);
-    acquired.map_err(|Full { .. }| {
+    let Some(limiter) = governor.limiter() else { return Ok(Admitted { place: None, at }) };
+    let acquired = acquire(limiter, &exchange.call().known.numbers, at);
+    acquired.map(|place| Admitted { place, at }).map_err(|Full { .. }| {
         if let Some(verdict) = verdict {
             verdict.give_back();
         }
@@ -72,9 +85,13 @@ pub(super) async fn admit<E: Exchange>(
 }
 
 /// Asks the limit on what is in flight; `None`: it only observes, and there is no room.
-pub(crate) fn acquire(limiter: &Arc<Limiter>, numbers: &ServiceMetrics) -> Result<Option<Permit>, Full> {
+pub(crate) fn acquire(
+    limiter: &Arc<Limiter>,
+    numbers: &ServiceMetrics,
+    now: Nanos,
+) -> Result<Option<Permit>, Full> {
     let enforced = limiter.config().mode == Mode::Enforce;
-    let (permit, decision) = match limiter.try_acquire(Nanos::now().0) {
+    let (permit, decision) = match limiter.try_acquire(now.0) {
         Ok(permit) => (Ok(Some(permit)), LimitDecision::Allowed),
         Err(full) if enforced => (Err(full), LimitDecision::Refused),
         Err(_) => (Ok(None), LimitDecision::WouldRefuse),
@@ -88,9 +105,10 @@ async fn take_turn<E: Exchange>(
     exchange: &mut E,
     governor: &Governor,
     deadline: Deadline,
+    now: Nanos,
 ) -> Result<Verdict, Stop> {
     let caller = exchange.call().pod.pod.workload.load().uid.clone();
-    let verdict = governor.throttles().admit(&exchange.request(), &caller, Nanos::now().0);
+    let verdict = governor.throttles().admit(&exchange.request(), &caller, now.0);
     count(exchange, &verdict);
     let policy = governor.policy().name.as_ref();
     if let Some(refusal) = verdict.refusal() {

@@ -41,10 +41,10 @@ pub(super) struct Tried {
 
 impl Tried {
     /// An endpoint for the next attempt; `None` if there is nobody left to ask.
-    pub(super) fn choose(&self, call: &Call) -> Result<Option<Chosen>, Reason> {
+    pub(super) fn choose(&self, call: &Call, now: Nanos) -> Result<Option<Chosen>, Reason> {
         let Call { worker, pod, known, tagging, .. } = call;
         let among = |tried: &[SocketAddr]| {
-            choose::choose(worker, pod, &known.destination, tagging.tag.as_ref(), tried, Nanos::now())
+            choose::choose(worker, pod, &known.destination, tagging.tag.as_ref(), tried, now)
         };
         if self.failed.is_empty() {
             return among(&self.out);

@@ -35,9 +35,8 @@ impl Held {
         chosen: Chosen,
         leave: Option<breaker::Permit>,
         place: Option<concurrency::Permit>,
+        began: Nanos,
     ) -> Self {
-        // Only who is told how long it took needs to know.
-        let began = if place.is_some() { Nanos::now() } else { Nanos::ZERO };
         Self { chosen, leave, place, began, latency: None }
     }
 
@@ -71,10 +70,10 @@ impl Held {
         numbers: &ServiceMetrics,
         destination: &Destination,
         outcome: Option<Outcome>,
+        now: Nanos,
     ) {
         let service = &*destination.service;
         if let Some(leave) = self.leave.take() {
-            let now = Nanos::now();
             match outcome {
                 Some(outcome) => leave.finish(outcome, now.0),
                 None => leave.caller_left(now.0),
@@ -85,15 +84,14 @@ impl Held {
         if destination.pinned.is_none()
             && let Some(outcome) = outcome
         {
-            observe_outlier(worker, numbers, service, &self.chosen, outcome);
+            observe_outlier(worker, numbers, service, &self.chosen, outcome, now);
         }
     }
 
     /// The request has ended, and its place is free. What an endpoint took to answer tells an adaptive limit how the
     /// service copes.
-    pub(super) fn complete(&mut self, failed: bool) {
+    pub(super) fn complete(&mut self, failed: bool, now: Nanos) {
         let Some(place) = self.place.take() else { return };
-        let now = Nanos::now();
         // One that was not answered took at least so long.
         if let Some(latency) = self.latency.or_else(|| failed.then(|| now.since(self.began).0)) {
             place.complete(latency, now.0, failed);
@@ -106,9 +104,10 @@ pub(crate) fn ask_breaker(
     service: &Service,
     lane: Option<&Tag>,
     numbers: &ServiceMetrics,
+    now: Nanos,
 ) -> Result<Option<breaker::Permit>, Open> {
     let Some(breakers) = service.governor.breakers() else { return Ok(None) };
-    let asked = breakers.of(lane).try_acquire(Nanos::now().0);
+    let asked = breakers.of(lane).try_acquire(now.0);
     numbers.broken(match &asked {
         Ok(leave) if leave.would_refuse().is_some() => LimitDecision::WouldRefuse,
         Ok(_) => LimitDecision::Allowed,
@@ -137,11 +136,11 @@ fn observe_outlier(
     service: &Service,
     chosen: &Chosen,
     outcome: Outcome,
+    now: Nanos,
 ) {
     let endpoint: &Arc<_> = chosen.endpoint();
     let Some(config) = &service.governor.policy().outlier_detection else { return };
     let Some(subset) = service.subset_of(endpoint) else { return };
-    let now = Nanos::now();
     let ejections = subset.observe(config, endpoint, outcome, now.0, &mut worker.rng.borrow_mut());
     for ejection in ejections {
         let enforced = ejection.mode == Mode::Enforce;
@@ -163,7 +162,7 @@ fn observe_outlier(
 
 impl Call {
     /// See [`Held::settle`].
-    pub(super) fn settle(&self, held: &mut Held, outcome: Option<Outcome>) {
-        held.settle(&self.worker, &self.known.numbers, &self.known.destination, outcome);
+    pub(super) fn settle(&self, held: &mut Held, outcome: Option<Outcome>, now: Nanos) {
+        held.settle(&self.worker, &self.known.numbers, &self.known.destination, outcome, now);
     }
 }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use crate::{
+    clock::Nanos,
     cluster::model::Service,
     govern::lane::Tagging,
     observe::{
@@ -46,9 +47,9 @@ impl Call {
         Record::count_tags(&self.known.numbers, &self.tagging, outcome);
     }
 
-    /// The request has ended.
-    pub(crate) fn finish(&mut self, status: u16, reason: Option<Reason>) {
-        self.record.finish(&mut self.known.series(), status, reason);
+    /// The request has ended. Returns when.
+    pub(crate) fn finish(&mut self, status: u16, reason: Option<Reason>) -> Nanos {
+        self.record.finish(&mut self.known.series(), status, reason)
     }
 
     /// The request has ended with an answer that Sluice made up; `status` is 0 if nobody got it.

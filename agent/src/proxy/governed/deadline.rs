@@ -1,9 +1,15 @@
 //! How long a request, and each attempt at it, may take (`timeouts` of a policy).
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use http::HeaderName;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Sleep, sleep_until};
 
 use crate::{
     clock::Nanos,
@@ -49,18 +55,18 @@ impl Elapsed {
     }
 }
 
-/// When a request's time is over. Without a policy that says so it never is, and no clock is read.
+/// When a request's time is over. Without a policy that says so it never is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Deadline {
-    request: Option<Instant>,
-    backend_request: Option<Duration>,
+    request: Option<Nanos>,
+    backend_request: Option<Nanos>,
     /// After an endpoint has begun to shut down.
     drain: Option<Duration>,
 }
 
 impl Deadline {
     /// The request's time begins now. Where a policy limits it, the caller's own `grpc-timeout` counts if it is shorter.
-    pub(super) fn begin(policy: &Policy, kind: Kind, request: &impl Request) -> Self {
+    pub(super) fn begin(policy: &Policy, kind: Kind, request: &impl Request, now: Nanos) -> Self {
         let (timeouts, drain) = (policy.timeouts, policy.drain.timeout);
         if timeouts == Timeouts::default() {
             return Self { drain, ..Self::default() };
@@ -71,19 +77,19 @@ impl Deadline {
             (Some(policy), Some(caller)) => Some(policy.min(caller)),
             (policy, caller) => policy.or(caller),
         };
-        let request = whole.and_then(|whole| Instant::now().checked_add(whole));
-        Self { request, backend_request: timeouts.backend_request, drain }
+        let request = whole.map(|whole| now + Nanos::of(whole));
+        Self { request, backend_request: timeouts.backend_request.map(Nanos::of), drain }
     }
 
     /// The time of an attempt begins now.
-    pub(super) fn attempt(self) -> Until {
-        let attempt = self.backend_request.and_then(|most| Instant::now().checked_add(most));
+    pub(super) fn attempt(self, now: Nanos) -> Until {
+        let attempt = self.backend_request.map(|most| now + most);
         let at = match (self.request, attempt) {
             (Some(request), Some(attempt)) if attempt < request => Some((attempt, Elapsed::BackendRequest)),
             (Some(request), _) => Some((request, Elapsed::Request)),
             (None, attempt) => attempt.map(|attempt| (attempt, Elapsed::BackendRequest)),
         };
-        Until { at, drain: self.drain }
+        Until { at, drain: self.drain.map(Nanos::of) }
     }
 
     /// For what is waited for between attempts.
@@ -95,52 +101,69 @@ impl Deadline {
 /// Until when something may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Until {
-    at: Option<(Instant, Elapsed)>,
-    drain: Option<Duration>,
+    at: Option<(Nanos, Elapsed)>,
+    drain: Option<Nanos>,
 }
 
 /// How often it is looked whether an endpoint has begun to shut down.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Nanos = Nanos::of(Duration::from_secs(1));
 
 impl Until {
     /// What goes on with an endpoint ends only if that has been shutting down for so long.
     pub(crate) fn drained(after: Option<Duration>) -> Self {
-        Self { at: None, drain: after }
+        Self { at: None, drain: after.map(Nanos::of) }
     }
 
     /// Waits no longer for what goes on with an endpoint. (Takes a pinned future, because a moved one would be kept twice.)
     pub(crate) async fn wait<F: Future>(
         self,
         endpoint: &Endpoint,
-        mut future: Pin<&mut F>,
+        future: Pin<&mut F>,
     ) -> Result<F::Output, Elapsed> {
         let Some(drain) = self.drain else { return self.wait_only(future).await };
-        let drain = Nanos::of(drain);
-        loop {
-            let (now, instant) = (Nanos::now(), Instant::now());
+        let over = |now: Nanos| {
             let due = endpoint.load.terminating_since().map(|since| Nanos(since) + drain);
-            let left = due.map_or(Nanos::of(LOOK), |due| due.since(now)).min(Nanos::of(LOOK));
-            let next = Until { at: Some((instant + left.into(), Elapsed::Drained)), drain: None };
-            let next = match self.at {
-                Some((at, elapsed)) if at <= instant + left.into() => {
-                    Until { at: Some((at, elapsed)), drain: None }
+            match (self.at, due) {
+                (Some((at, elapsed)), _) if at <= now => Err(elapsed),
+                (_, Some(due)) if due <= now => Err(Elapsed::Drained),
+                (at, due) => {
+                    let look = due.map_or(now + LOOK, |due| due.min(now + LOOK));
+                    Ok(at.map_or(look, |(at, _)| at.min(look)))
                 }
-                _ => next,
-            };
-            match next.wait_only(future.as_mut()).await {
-                Err(Elapsed::Drained) if due.is_none_or(|due| Nanos::now() < due) => {}
-                ended => return ended,
             }
-        }
+        };
+        wait_until(over, future).await
     }
 
     /// Waits no longer.
     pub(super) async fn wait_only<F: Future>(self, future: Pin<&mut F>) -> Result<F::Output, Elapsed> {
-        match self.at {
-            None => Ok(future.await),
-            Some((at, elapsed)) => timeout_at(at, future).await.map_err(|_| elapsed),
-        }
+        let Some((at, elapsed)) = self.at else { return Ok(future.await) };
+        wait_until(|now| if at <= now { Err(elapsed) } else { Ok(at) }, future).await
     }
+}
+
+/// Waits until the time is over: `over` says so, or when it is to be asked again. What is there at once costs neither a
+/// timer nor a look at the clock.
+async fn wait_until<F: Future>(
+    over: impl Fn(Nanos) -> Result<Nanos, Elapsed>,
+    mut future: Pin<&mut F>,
+) -> Result<F::Output, Elapsed> {
+    let mut timer = pin!(None::<Sleep>);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        loop {
+            if timer.as_mut().as_pin_mut().is_some_and(|sleep| sleep.poll(cx).is_pending()) {
+                return Poll::Pending;
+            }
+            match over(Nanos::now()) {
+                Err(elapsed) => return Poll::Ready(Err(elapsed)),
+                Ok(next) => timer.set(Some(sleep_until(next.instant()))),
+            }
+        }
+    })
+    .await
 }
 
 /// `grpc-timeout`: at most eight digits and a unit.
@@ -190,10 +213,11 @@ mod tests {
     #[test]
     fn an_attempt_ends_with_whichever_time_is_over_first() {
         let of = |request: Option<u64>, backend: Option<u64>| {
-            let now = Instant::now();
-            let request = request.map(|seconds| now + Duration::from_secs(seconds));
-            let backend_request = backend.map(Duration::from_secs);
-            Deadline { request, backend_request, drain: None }.attempt().at.map(|(_, elapsed)| elapsed)
+            let now = Nanos::now();
+            let seconds = |seconds| Nanos::of(Duration::from_secs(seconds));
+            let request = request.map(|after| now + seconds(after));
+            let backend_request = backend.map(seconds);
+            Deadline { request, backend_request, drain: None }.attempt(now).at.map(|(_, elapsed)| elapsed)
         };
         assert_eq!(of(None, None), None);
         assert_eq!(of(Some(5), None), Some(Elapsed::Request));

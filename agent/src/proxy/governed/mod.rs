@@ -54,10 +54,12 @@ use crate::{
 pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     let destination = Rc::clone(&exchange.call().known.destination);
     let governor = &*destination.service.governor;
-    let deadline = Deadline::begin(governor.policy(), exchange.kind(), &exchange.request());
+    // The clock is read where something has been waited for, not for each rule.
+    let now = exchange.call().record.started;
+    let deadline = Deadline::begin(governor.policy(), exchange.kind(), &exchange.request(), now);
     let key = governor.stale().and_then(|stale| stale_key(exchange, stale));
-    let mut place = match admit::admit(exchange, governor, deadline).await {
-        Ok(place) => place,
+    let admit::Admitted { mut place, at } = match admit::admit(exchange, governor, deadline, now).await {
+        Ok(admitted) => admitted,
         Err(Stop::CallerGone) => return gone(exchange),
         Err(Stop::Failed(failed)) => {
             exchange.call().count_tags(None);
@@ -65,16 +67,18 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
         }
     };
     if let Some(budget) = governor.budget() {
-        budget.deposit(Nanos::now().0);
+        budget.deposit(at.0);
         exchange.keep();
     }
     let mut tried = Tried::default();
+    let mut first = Some(at);
     loop {
-        let mut held = match begin(exchange, &destination, &mut tried, place.take()) {
+        let now = first.take().unwrap_or_else(Nanos::now);
+        let mut held = match begin(exchange, &destination, &mut tried, place.take(), now) {
             Ok(held) => held,
             Err(failed) => return stand_in(exchange, governor, key, &failed).await,
         };
-        let until = deadline.attempt();
+        let until = deadline.attempt(now);
         let attempted = until.wait(held.chosen.endpoint(), pin!(exchange.attempt(&held.chosen))).await;
         let failure = match attempted {
             Ok(Ok(answer)) => {
@@ -85,7 +89,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
                 let outcome = Outcome::of_answer(status, grpc);
                 let failure = retry::Failure::of_answer(status, grpc);
                 if (status >= 429 || grpc.is_some()) && tried.may_retry(exchange, governor, failure) {
-                    exchange.call().settle(&mut held, Some(outcome));
+                    exchange.call().settle(&mut held, Some(outcome), Nanos::now());
                     exchange.discard(answer);
                     place = held.take_place();
                     let failed = held.chosen.address();
@@ -100,10 +104,10 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
                 if let Some(on) = FallbackOn::of_outcome(outcome)
                     && let Some(fallback) = find(exchange, governor, key, on, &cause)
                 {
-                    let call = exchange.call();
-                    call.settle(&mut held, Some(outcome));
+                    let (call, now) = (exchange.call(), Nanos::now());
+                    call.settle(&mut held, Some(outcome), now);
                     call.count_tags(held.chosen.tag_outcome());
-                    held.complete(true);
+                    held.complete(true, now);
                     exchange.discard(answer);
                     return give(exchange, &fallback, &cause).await;
                 }
@@ -116,17 +120,17 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
 
         if failure == Failure::Broken(Reason::UpstreamReset) && exchange.is_forsaken() {
             // What its caller's leaving has ended is nobody's failure, and most likely nobody waits for another attempt.
-            exchange.call().settle(&mut held, None);
+            exchange.call().settle(&mut held, None, Nanos::now());
             return fail(exchange, governor, key, &mut held, failure).await;
         }
         let kind = error_kind(failure);
         if kind.is_some() || failure == Failure::CallerGone {
-            exchange.call().settle(&mut held, kind.map(Outcome::Error));
+            exchange.call().settle(&mut held, kind.map(Outcome::Error), Nanos::now());
         }
         let again = kind.and_then(retry::Failure::of_error);
         match (failure, again) {
             (Failure::CallerGone, _) => {
-                held.complete(true);
+                held.complete(true, Nanos::now());
                 return gone(exchange);
             }
             (Failure::Connect, _) => {
@@ -138,7 +142,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
             (Failure::Refused, _) if !tried.refused && exchange.can_repeat() => {
                 tried.refused = true;
                 tried.rule_out(&held.chosen);
-                if !matches!(tried.choose(exchange.call()), Ok(Some(_))) {
+                if !matches!(tried.choose(exchange.call(), Nanos::now()), Ok(Some(_))) {
                     return fail(exchange, governor, key, &mut held, failure).await;
                 }
                 exchange.call().retried(RetryCause::StreamRefused);
@@ -170,11 +174,12 @@ fn begin<E: Exchange>(
     destination: &Destination,
     tried: &mut Tried,
     place: Option<concurrency::Permit>,
+    now: Nanos,
 ) -> Result<Held, Failed> {
     let service = &*destination.service;
     let policy = service.governor.policy();
     let call = exchange.call();
-    let chosen = match tried.choose(call) {
+    let chosen = match tried.choose(call, now) {
         Ok(Some(chosen)) if tried.unconnected < CONNECT_ATTEMPTS => chosen,
         Ok(_) => {
             call.count_tags(None);
@@ -186,7 +191,7 @@ fn begin<E: Exchange>(
         }
     };
     let lane = chosen.endpoint().tag.as_ref();
-    let leave = ask_breaker(service, lane, &call.known.numbers).map_err(|open| {
+    let leave = ask_breaker(service, lane, &call.known.numbers, now).map_err(|open| {
         call.count_tags(chosen.tag_outcome());
         let (name, after) = ("circuitBreaker".into(), Some(open.retry_after));
         let cause = Cause::of_rule(Reason::CircuitOpen, &name, policy.name.as_ref(), after);
@@ -200,9 +205,9 @@ fn begin<E: Exchange>(
     }
     call.chosen(&chosen);
     if let Some(warmup) = &policy.load_balancer.warmup {
-        warmup::note_request(Some(warmup), chosen.endpoint(), &exchange.request(), Nanos::now().0);
+        warmup::note_request(Some(warmup), chosen.endpoint(), &exchange.request(), now.0);
     }
-    Ok(Held::new(chosen, leave, place))
+    Ok(Held::new(chosen, leave, place, now))
 }
 
 /// Passes an answer on.
@@ -261,11 +266,11 @@ async fn pass_on<E: Exchange>(
     if let Some(reason) = reason.filter(|reason| *reason != Reason::CallerClosed) {
         call.complain(&held.chosen, reason);
     }
-    call.finish(got, reason);
-    call.settle(&mut held, outcome);
+    let now = call.finish(got, reason);
+    call.settle(&mut held, outcome, now);
     // A tunnel keeps its place for as long as it lasts.
     if !E::is_tunnel(&answer) {
-        held.complete(outcome.is_none_or(Outcome::is_error));
+        held.complete(outcome.is_none_or(Outcome::is_error), now);
     }
     exchange.conclude(answer, held, ended).await
 }
@@ -285,7 +290,7 @@ async fn fail<E: Exchange>(
     }
     call.count_tags(held.chosen.tag_outcome());
     if error_kind(failure).is_some() {
-        held.complete(true);
+        held.complete(true, Nanos::now());
     }
     let on = error_kind(failure).and_then(|kind| FallbackOn::of_outcome(kind.into()));
     let cause = match failure {

@@ -62,8 +62,9 @@ impl Exchange<'_> {
     pub(super) async fn send(&mut self, chosen: &Chosen) -> Result<Answer, Failure> {
         let mut fresh_only = false;
         loop {
-            let mut upstream = self.obtain(chosen, fresh_only).await?;
-            self.up.sent = Nanos::now();
+            let now = Nanos::now();
+            let mut upstream = self.obtain(chosen, fresh_only, now).await?;
+            self.up.sent = if upstream.reused { now } else { Nanos::now() };
             self.call.record.timing.asked(self.up.sent);
             match self.answer(&mut upstream).await {
                 Ok((response, keep, head)) => {
@@ -89,9 +90,9 @@ impl Exchange<'_> {
         self.request.method.is_idempotent() && self.up.flow.is_repeatable()
     }
 
-    async fn obtain(&self, chosen: &Chosen, fresh_only: bool) -> Result<Upstream, Failure> {
+    async fn obtain(&self, chosen: &Chosen, fresh_only: bool, now: Nanos) -> Result<Upstream, Failure> {
         let endpoint = chosen.endpoint();
-        let (worker, pod, now) = (&self.call.worker, &self.call.pod, Nanos::now());
+        let (worker, pod) = (&self.call.worker, &self.call.pod);
         let upstream = |stream, reused| Upstream {
             stream,
             endpoint: endpoint.clone(),
