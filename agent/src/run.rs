@@ -5,6 +5,7 @@
 //! that takes over; callers are told to reconnect; what is in flight ends; then the process does.
 
 mod numbers;
+mod seen;
 
 use std::{
     num::NonZero,
@@ -19,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    admin::{Admin, AdminSocket, BindError, Pages, SocketError},
+    admin::{Admin, AdminSocket, BindError, Pages, SocketError, view::View},
     capture::{self, Capture, CaptureError},
     cluster::{
         Cluster, builder,
@@ -122,7 +123,10 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         );
     }
     let readiness = Arc::new(move || missing(&asked));
-    let pages = Arc::new(Pages { metrics: metrics.clone(), readiness, settings, log });
+    let seen = seen::Seen { running: running.clone(), node: config.node.as_deref().map(Into::into) };
+    let view = View::new(Arc::new(seen), metrics.clone(), config.history_series as usize);
+    let following = view.clone().follow();
+    let pages = Arc::new(Pages { metrics: metrics.clone(), readiness, settings, log, view });
     let admin = Admin::bind(config.admin, pages.clone())?;
     let admin_socket = config.admin_socket.path().map(|path| AdminSocket::bind(path, pages)).transpose()?;
     let (access_log, log_writer) =
@@ -131,6 +135,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
 
     numbers::pull(&metrics, &running)?;
     let mut asking = JoinSet::new();
+    asking.spawn(following);
     asking.spawn(admin.serve());
     if let Some(socket) = admin_socket {
         asking.spawn(socket.serve());

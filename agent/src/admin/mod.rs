@@ -1,4 +1,5 @@
-//! Who can ask: an HTTP server with `/metrics`, `/healthz`, `/readyz` and `/config`, over TCP and over a Unix socket.
+//! Who can ask: an HTTP server with `/metrics`, `/healthz`, `/readyz` and `/config`, and a live [`page`] for browsers with
+//! the JSON that it is made from ([`live`], of what [`view`] sees); over TCP and over a Unix socket.
 //!
 //! [`tcp`] listens where the operator says (`--admin`) and serves reads only: it may be an address that others reach.
 //! [`socket`] is for root on this node (`--admin-socket`): it serves the same [`pages`], and those that change
@@ -9,11 +10,14 @@
 //! numbers of two processes; probes therefore ask over the socket, of which each agent has its own.
 
 pub mod client;
+mod live;
+mod page;
 mod pages;
 mod socket;
 mod tcp;
 #[cfg(test)]
 mod tests;
+pub mod view;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -23,6 +27,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
+use tokio_io_timeout::TimeoutStream;
 
 pub use pages::{Pages, Readiness};
 pub use socket::{AdminSocket, SocketError};
@@ -34,6 +39,8 @@ const MAX_CONNECTIONS: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a connection as a whole, so that nobody who reads slowly holds a place for ever.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// For whoever reads an answer to make room for more of it.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// After an accept that failed. Of one connection, or of no file descriptors left: neither is cured by giving up or by
 /// spinning.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -55,12 +62,15 @@ async fn serve_connection(
         let pages = Arc::clone(&pages);
         async move { pages.answer(request, rights).await }
     });
+    // Around what is written: an answer that goes on must not wait for ever for one who does not read it.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(READ_TIMEOUT));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(64)
         .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     if let Ok(Err(error)) = timeout(CONNECTION_TIMEOUT, connection).await {
         tracing::debug!(%error, "admin: a connection ended with an error");
     }

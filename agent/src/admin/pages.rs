@@ -6,10 +6,13 @@ use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE},
 };
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::{Body, Bytes};
 
-use super::Rights;
+use super::{
+    Rights, live, page,
+    view::{EventStream, View},
+};
 use crate::{
     config::Settings,
     observe::{
@@ -18,8 +21,8 @@ use crate::{
     },
 };
 
-const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const JSON: &str = "application/json";
 /// Longer than any filter that somebody means.
 const MAX_FILTER_BYTES: usize = 4096;
 
@@ -41,6 +44,7 @@ pub struct Pages {
     pub readiness: Arc<dyn Readiness>,
     pub settings: Settings,
     pub log: LogFilter,
+    pub view: Arc<View>,
 }
 
 impl fmt::Debug for Pages {
@@ -49,7 +53,7 @@ impl fmt::Debug for Pages {
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Either<Full<Bytes>, EventStream>>;
 
 impl Pages {
     pub(super) async fn answer<B>(&self, request: Request<B>, rights: Rights) -> Result<Answer, Infallible>
@@ -58,24 +62,32 @@ impl Pages {
         B::Error: std::error::Error + Send + Sync + 'static,
     {
         let path = request.uri().path();
-        let read: fn(&Self) -> Answer = match path {
-            "/metrics" => Self::metrics,
-            "/healthz" => |_| text(StatusCode::OK, TEXT, "ok\n"),
-            "/readyz" => Self::ready,
-            "/config" => Self::config,
+        let read: fn(&Self, &Request<B>) -> Answer = match path {
+            "/metrics" => |pages, _| pages.metrics(),
+            "/healthz" => |_, _| text(StatusCode::OK, TEXT, "ok\n"),
+            "/readyz" => |pages, _| pages.ready(),
+            "/config" => |pages, _| pages.config(),
+            "/api/overview" => |pages, _| live::overview(&pages.view),
+            "/api/service" => |pages, request| live::service(&pages.view, request.uri()),
+            "/api/events" => |pages, request| live::events(&pages.view, request.uri()),
             "/log-filter" if rights == Rights::Change => {
-                |pages| text(StatusCode::OK, TEXT, pages.log.text() + "\n")
+                |pages, _| text(StatusCode::OK, TEXT, pages.log.text() + "\n")
+            }
+            _ if page::file(path).is_some() => {
+                |_, request| page::answer(request.uri().path(), request.headers()).map(Either::Left)
             }
             _ => {
                 let more = if rights == Rights::Change { " and /log-filter" } else { "" };
-                let known = format!("not found: there are /metrics, /healthz, /readyz, /config{more}\n");
+                let known = format!(
+                    "not found: there are / (a page for browsers), /metrics, /healthz, /readyz, /config, /api/overview, /api/service, /api/events{more}\n"
+                );
                 return Ok(text(StatusCode::NOT_FOUND, TEXT, known));
             }
         };
         let changes = path == "/log-filter";
         Ok(match *request.method() {
             // hyper leaves the body of an answer to HEAD out by itself.
-            Method::GET | Method::HEAD => read(self),
+            Method::GET | Method::HEAD => read(self, &request),
             Method::PUT | Method::POST if changes => self.set_log_filter(request.into_body()).await,
             _ => {
                 let allowed = if changes { "GET, HEAD, PUT, POST" } else { "GET, HEAD" };
@@ -138,8 +150,8 @@ impl Pages {
     }
 }
 
-fn text(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::from(body.into()));
+pub(super) fn text(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Either::Left(Full::from(body.into())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response

@@ -12,8 +12,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::*;
+use super::{view::View, *};
 use crate::{
+    cluster::model::Snapshot,
     config::{Config, Settings},
     observe::{log::LogFilter, metrics::Metrics},
 };
@@ -22,11 +23,26 @@ const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST
 /// Far more than anything here takes.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// An agent of which nothing is known.
+struct Unknown;
+
+impl view::Agent for Unknown {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::default()
+    }
+
+    fn look(&self) -> view::Look {
+        view::Look { missing: vec!["it has just started".to_owned()], ..view::Look::default() }
+    }
+}
+
 fn pages(readiness: impl Readiness) -> Arc<Pages> {
     let flags = Config::augment_args(clap::Command::new("agent").no_binary_name(true));
     let chosen = flags.clone().try_get_matches_from(["--workers", "3"]).expect("a good command line");
+    let metrics = Arc::new(Metrics::new());
     Arc::new(Pages {
-        metrics: Arc::new(Metrics::new()),
+        view: View::new(Arc::new(Unknown), metrics.clone(), 10),
+        metrics,
         readiness: Arc::new(readiness),
         settings: Settings::read(&flags, &chosen),
         log: LogFilter::new("info", |_| {}),
@@ -97,7 +113,9 @@ async fn readiness_says_what_is_missing_and_health_does_not_care() {
 #[tokio::test]
 async fn other_paths_and_methods_are_refused() {
     let address = start(Vec::new);
-    assert_eq!(get(address, "/").await.0, 404);
+    assert_eq!(get(address, "/nothing").await.0, 404);
+    assert_eq!(get(address, "/page/").await.0, 404);
+    assert_eq!(get(address, "/page/../page/main.js").await.0, 404);
     assert_eq!(get(address, "/metrics/").await.0, 404);
     let post = "POST /metrics HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi";
     let answer = exchange(address, post).await;
@@ -285,4 +303,51 @@ async fn a_socket_that_a_killed_agent_left_is_replaced_and_other_files_are_not()
         AdminSocket::bind(&long, pages(Vec::new)).expect_err("no socket has such a long name").to_string();
     assert!(error.starts_with("--admin-socket /"), "{error}");
     assert!(!std::fs::symlink_metadata(&path).is_ok_and(|file| !file.file_type().is_socket()));
+}
+
+#[tokio::test]
+async fn the_page_is_served_with_a_strict_policy_and_once() {
+    let address = start(Vec::new);
+    let answer = exchange(address, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 200 ") && body.starts_with("<!doctype html>"), "{answer}");
+    for header in
+        ["content-security-policy: default-src 'none'; script-src 'self';", "x-content-type-options: nosniff"]
+    {
+        assert!(head.contains(header), "{head}");
+    }
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).expect("a tag");
+    let again = format!("GET / HTTP/1.1\r\nhost: a\r\nif-none-match: {tag}\r\nconnection: close\r\n\r\n");
+    let answer = exchange(address, &again).await;
+    assert!(answer.starts_with("HTTP/1.1 304 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        for path in ["/", "/page/main.js", "/api/overview", "/api/service", "/api/events"] {
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
+            let answer = exchange(address, &request).await;
+            assert!(answer.starts_with("HTTP/1.1 405 "), "{method} {path}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_knows_nothing_yet_says_so() {
+    let address = start(Vec::new);
+    let (status, body) = get(address, "/api/overview").await;
+    let overview: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((status, &overview["missing"][0]), (200, &"it has just started".into()));
+    assert_eq!(overview["services"].as_array().map(Vec::len), Some(0));
+    for (query, status, part) in [
+        ("", 400, "namespace, name and port"),
+        ("?namespace=shop", 400, "needed together"),
+        ("?namespace=shop&name=orders&port=http", 400, "port: a number"),
+        ("?namespace=shop&name=orders&port=80&seconds=-1", 400, "seconds: a number from 0 to 900"),
+        ("?namespace=shop&name=orders&port=80", 404, "no governed service"),
+        ("?namespace=%00&name=%ff&port=80", 404, "no governed service"),
+    ] {
+        let (got, body) = get(address, &format!("/api/service{query}")).await;
+        assert!(got == status && body.contains(part), "{query}: {got} {body}");
+    }
+    assert_eq!(get(address, "/api/events?namespace=shop").await.0, 400);
 }

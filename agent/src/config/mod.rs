@@ -91,6 +91,16 @@ pub struct Config {
     )]
     pub connections_per_pod: u32,
 
+    /// Services, lanes and endpoints of which the last 15 minutes are kept second by second, 33 KiB each; 0 keeps none
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SLUICE_HISTORY_SERIES",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u32).range(0..=100_000)
+    )]
+    pub history_series: u32,
+
     /// How long a stopping agent waits for requests in flight
     #[arg(long, value_name = "SECONDS", env = "SLUICE_DRAIN_TIMEOUT", default_value = "30", value_parser = seconds)]
     pub drain_timeout: Duration,

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{
             AtomicI64, AtomicU32, AtomicU64,
             Ordering::{AcqRel, Acquire, Relaxed},
@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use super::{outlier, tag::Tag};
+use super::{outlier, tag::Tag, tally::Tally};
 
 /// Time after which a sample of latency weighs 1/e, in nanoseconds.
 const DECAY_NANOS: f64 = 10e9;
@@ -81,6 +81,8 @@ pub struct Load {
     terminating_since_nanos: AtomicU64,
     /// What outlier detection remembers of it.
     pub(super) record: outlier::Record,
+    /// Made with the first request: most endpoints of a cluster are never asked from this node.
+    tally: OnceLock<Box<Tally>>,
 }
 
 impl Load {
@@ -112,6 +114,16 @@ impl Load {
         let age = now_nanos.saturating_sub(self.sampled_at_nanos.load(Acquire));
         // Never below one, so that requests in flight count even when the average has faded.
         Some((average as f64 * decay(age)).max(1.0))
+    }
+
+    /// Where the requests to it are counted as they end.
+    pub fn tally(&self) -> &Tally {
+        self.tally.get_or_init(Box::default)
+    }
+
+    /// The same; `None`: it was never asked.
+    pub fn tallied(&self) -> Option<&Tally> {
+        self.tally.get().map(|tally| &**tally)
     }
 
     /// When the first governed request since it is ready was sent to it; `None`: none was.

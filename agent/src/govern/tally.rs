@@ -1,5 +1,5 @@
-//! What this agent has counted of an endpoint, or of what it answered itself in a service's place: requests, errors,
-//! latencies. Written by the workers as requests end, read once a second by the history and at each scrape.
+//! What this agent has counted of an endpoint, or of a service: requests, errors, latencies. Written by the workers as
+//! requests end, read once a second by whoever keeps the history.
 //!
 //! Latencies are kept in log-linear buckets (four to an octave, from 64 us to 69 s), so that a percentile of one
 //! second's requests is told with an error of at most an eighth, in 1/3 KiB an endpoint.
@@ -60,10 +60,21 @@ impl Tally {
         self.latencies[bucket(latency_nanos / 1000)].fetch_add(1, Relaxed);
     }
 
-    /// A request that the agent refused by a rule, or because there is no endpoint.
+    /// A request that the agent refused by a rule, or because it is none that could be passed on.
     pub fn refused(&self) {
         self.requests.fetch_add(1, Relaxed);
         self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// A request whose caller left before there was an answer: nobody knows how long it would have taken, and it is
+    /// nobody's error.
+    pub fn left(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    /// How many there were.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
     }
 
     pub fn read(&self) -> Counts {
@@ -177,9 +188,10 @@ mod tests {
         tally.answered(1_000_000, false);
         let before = tally.read();
         tally.refused();
+        tally.left();
         tally.answered(2_000_000, true);
         let since = tally.read().since(&before);
-        assert_eq!((since.requests, since.errors, since.refused), (2, 1, 1));
+        assert_eq!((since.requests, since.errors, since.refused), (3, 1, 1));
         assert_eq!(since.latencies.iter().sum::<u32>(), 1);
     }
 

@@ -185,6 +185,35 @@ impl Reason {
         self.facts().3
     }
 
+    /// Whether Sluice refused the request: by a rule, for want of room, or because it could not be passed on. The others are
+    /// failures to answer.
+    pub const fn is_refusal(self) -> bool {
+        match self {
+            Self::LaneUnavailable
+            | Self::BadRequest
+            | Self::HeaderTooLarge
+            | Self::UriTooLong
+            | Self::NotImplemented
+            | Self::HttpVersion
+            | Self::ExpectationFailed
+            | Self::RequestTimeout
+            | Self::Throttled
+            | Self::ConcurrencyLimited
+            | Self::CircuitOpen
+            | Self::Overloaded
+            | Self::Draining => true,
+            Self::NoEndpoint
+            | Self::UpstreamConnect
+            | Self::UpstreamReset
+            | Self::UpstreamProtocol
+            | Self::Timeout
+            | Self::UpstreamError
+            | Self::EndpointDrained
+            | Self::Internal
+            | Self::CallerClosed => false,
+        }
+    }
+
     pub(super) const fn index(self) -> usize {
         self as usize
     }

@@ -121,6 +121,13 @@ impl Record {
         }
     }
 
+    /// What the service answers is an error, though the status does not say so.
+    pub(crate) fn failed(&mut self) {
+        if let Some((active, _)) = &mut self.active {
+            active.note_failure();
+        }
+    }
+
     /// The answer is made up because of a rule.
     pub(crate) fn ruled(&mut self, cause: &Cause) {
         if let (Some(line), Some(rule)) = (&mut self.line, &cause.rule) {

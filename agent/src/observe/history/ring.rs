@@ -1,10 +1,13 @@
-//! One track's seconds: a ring of fixed size.
+//! One track's seconds: a ring of fixed size, and a small one of those that just were, with their latencies.
 
 use super::{ClosedOff, Sample};
 use crate::govern::tally::Counts;
 
 /// Seconds that are kept: 15 minutes.
 pub const SECONDS: usize = 900;
+
+/// Seconds over which rates and percentiles of "now" are told: one alone says little of a service that is asked seldom.
+pub const RECENT: usize = 10;
 
 /// What happened in one second. 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +32,8 @@ pub type Micros = std::num::NonZeroU32;
 const WARM_UP_PARTS: f64 = 50_000.0;
 
 impl Second {
-    pub(super) fn of(since: &Counts, sample: &Sample) -> Self {
+    pub(super) fn of(sample: &Sample) -> Self {
+        let since = &sample.counts;
         let clamp = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         let percentile = |percent| Micros::new(since.percentile_micros(percent)?.max(1));
         Self {
@@ -92,6 +96,32 @@ impl Ring {
     }
 }
 
+/// What was counted in each of the last [`RECENT`] seconds.
+#[derive(Debug)]
+pub(super) struct Recent(Box<[(u64, Counts); RECENT]>);
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self(Box::new(std::array::from_fn(|_| (0, Counts::default()))))
+    }
+}
+
+impl Recent {
+    pub(super) fn push(&mut self, number: u64, counts: &Counts) {
+        let (second, kept) = &mut self.0[(number % RECENT as u64) as usize];
+        *second = number;
+        kept.clone_from(counts);
+    }
+
+    pub(super) fn sum(&self, now: u64) -> Counts {
+        let mut sum = Counts::default();
+        for (_, counts) in self.0.iter().filter(|(second, _)| *second > 0 && now - second < RECENT as u64) {
+            sum.add(counts);
+        }
+        sum
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +130,8 @@ mod tests {
     fn a_second_is_as_small_as_stated() {
         assert_eq!(size_of::<Second>(), 32);
         assert_eq!(size_of::<Option<Second>>(), 32);
+        let entry = size_of::<(super::super::Track, super::super::Entry)>();
+        let track = SECONDS * size_of::<Option<Second>>() + RECENT * size_of::<(u64, Counts)>() + 2 * entry;
+        assert!(track <= super::super::TRACK_BYTES, "{track}");
     }
 }

@@ -33,17 +33,28 @@ use prometheus::{
 
 pub use describe::{Description, table};
 pub use outcomes::{
-    Connect, Detection, EjectionCause, FallbackAction, LimitDecision, RetryCause, TagOutcome,
+    Connect, Detection, EjectionCause, FallbackAction, LimitCounts, LimitDecision, RetryCause, TagOutcome,
 };
 pub use pods::{MAX_SERIES, PodMetrics, ServiceSeries};
 pub use pull::{Kind, Pulled, Write};
-pub use series::{ActiveRequest, ActiveTunnel, LaneLabel, Series};
+pub use series::{ActiveRequest, ActiveTunnel, LaneLabel, Requests, Series};
 pub use services::ServiceMetrics;
 
 use crate::govern::tag::Tag;
 
 /// How long the numbers of a pod that is gone can still be scraped.
 const EVICTION_GRACE: Duration = Duration::from_secs(60);
+
+/// Who calls whom, of a [`Series`].
+#[derive(Clone, Copy, Debug)]
+pub struct Flow<'m> {
+    pub source_namespace: &'m Arc<str>,
+    pub source_pod: &'m Arc<str>,
+    pub namespace: &'m Arc<str>,
+    pub service: &'m Arc<str>,
+    pub port: u16,
+    pub lane: &'m LaneLabel,
+}
 
 /// All numbers of this agent.
 #[derive(Debug)]
@@ -184,6 +195,24 @@ impl Metrics {
     /// The numbers of a service port.
     pub fn service(&self, namespace: &Arc<str>, service: &Arc<str>, port: u16) -> Arc<ServiceMetrics> {
         self.services.get(namespace, service, port)
+    }
+
+    /// Shows each series of a pod and one service, with who calls whom.
+    pub fn for_each_series(&self, mut visit: impl FnMut(&Flow<'_>, &Arc<Series>)) {
+        for pod in self.pods.all() {
+            pod.for_each(|key, series| {
+                let Some(port) = key.port else { return };
+                let flow = Flow {
+                    source_namespace: &pod.namespace,
+                    source_pod: &pod.name,
+                    namespace: &key.namespace,
+                    service: &key.service,
+                    port,
+                    lane: &key.lane,
+                };
+                visit(&flow, series);
+            });
+        }
     }
 
     /// Adds metrics that are read from elsewhere at each scrape.

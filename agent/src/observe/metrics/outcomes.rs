@@ -132,6 +132,21 @@ impl LimitDecision {
     ];
 }
 
+/// How often a rate limit has said what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitCounts {
+    pub allowed: u64,
+    pub queued: u64,
+    pub refused: u64,
+    pub would_refuse: u64,
+}
+
+impl From<[u64; LimitDecision::ALL.len()]> for LimitCounts {
+    fn from([allowed, queued, refused, would_refuse]: [u64; LimitDecision::ALL.len()]) -> Self {
+        Self { allowed, queued, refused, would_refuse }
+    }
+}
+
 /// What came of looking for an answer of a fallback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FallbackAction {

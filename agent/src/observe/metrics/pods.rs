@@ -17,7 +17,7 @@ use super::{
     series::{LaneLabel, Series},
     services::{ServiceMetrics, Services},
 };
-use crate::govern::tag::Tag;
+use crate::govern::{tag::Tag, tally::Tally};
 
 /// Series of pods, services and lanes that an agent keeps at a time: each is about 23 lines of a scrape (5 KB) and 300 bytes
 /// of memory, 1.5 KB when something has failed. A node has a hundred pods or so, which call some services each; beyond this many
@@ -44,10 +44,16 @@ impl Key {
 }
 
 /// A series, and since when its service or lane is gone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     series: Arc<Series>,
     gone_at: Option<Instant>,
+}
+
+impl Kept {
+    fn of(service: Arc<Tally>) -> Self {
+        Self { series: Arc::new(Series::of(service)), gone_at: None }
+    }
 }
 
 /// How many series there are, of all pods.
@@ -87,7 +93,7 @@ impl PodMetrics {
         }
     }
 
-    fn series(&self, key: Key) -> Arc<Series> {
+    fn series(&self, key: Key, service: &ServiceMetrics) -> Arc<Series> {
         if let Some(kept) = self.series.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Arc::clone(&kept.series);
         }
@@ -96,14 +102,15 @@ impl PodMetrics {
         if let Some(kept) = all.get(&key) {
             return Arc::clone(&kept.series);
         }
-        let key = if self.count.series.load(Relaxed) < MAX_SERIES {
-            key
+        let (key, service) = if self.count.series.load(Relaxed) < MAX_SERIES {
+            (key, Arc::clone(&service.tally))
         } else {
             self.count.overflowed.inc();
-            Key::other()
+            // Of several services: of which one a request is, is not told second by second.
+            (Key::other(), Arc::default())
         };
         let before = all.len();
-        let series = Arc::clone(&all.entry(key).or_default().series);
+        let series = Arc::clone(&all.entry(key).or_insert_with(|| Kept::of(service)).series);
         self.count.series.fetch_add(all.len() - before, Relaxed);
         series
     }
@@ -123,7 +130,7 @@ impl PodMetrics {
         self.count.series.fetch_sub(before - all.len(), Relaxed);
     }
 
-    pub(super) fn for_each(&self, mut visit: impl FnMut(&Key, &Series)) {
+    pub(super) fn for_each(&self, mut visit: impl FnMut(&Key, &Arc<Series>)) {
         for (key, kept) in &*self.series.read().unwrap_or_else(PoisonError::into_inner) {
             visit(key, &kept.series);
         }
@@ -173,7 +180,7 @@ impl ServiceSeries {
                 port: Some(self.port),
                 lane: lane.clone(),
             };
-            self.known.push((lane, self.pod.series(key)));
+            self.known.push((lane, self.pod.series(key, &self.metrics)));
             self.known.len() - 1
         });
         &self.known[index].1

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::distribution::Distribution;
-use crate::{govern::tag::Tag, observe::reason::Reason};
+use crate::{
+    govern::{tag::Tag, tally::Tally},
+    observe::reason::Reason,
+};
 
 /// Upper bounds of the histogram of whole requests, in nanoseconds.
 pub(super) const BOUNDS_NANOS: [u64; 16] = [
@@ -77,6 +80,12 @@ pub struct Series {
     pub(super) request_bytes: AtomicU64,
     /// From the endpoint to the caller.
     pub(super) response_bytes: AtomicU64,
+    /// Requests that the service failed to answer, whatever the status: gRPC says so elsewhere.
+    pub(super) errors: AtomicU64,
+    /// Requests that Sluice refused.
+    pub(super) refused: AtomicU64,
+    /// Where the same requests are counted for the service as a whole.
+    pub(super) service: Arc<Tally>,
 }
 
 #[derive(Debug, Default)]
@@ -85,11 +94,47 @@ pub(super) struct Faults {
     pub(super) tunnels: [AtomicU64; REASONS],
 }
 
+/// Requests of a pod to a service and lane, since ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    pub ended: u64,
+    /// Of those, the ones that the service failed to answer.
+    pub errors: u64,
+    /// Of those, the ones that Sluice refused.
+    pub refused: u64,
+    pub in_flight: u32,
+    pub tunnels_in_flight: u32,
+}
+
 impl Series {
+    pub(super) fn of(service: Arc<Tally>) -> Self {
+        Self { service, ..Self::default() }
+    }
+
+    /// Where the requests are counted for the service as a whole, whoever calls.
+    pub fn service(&self) -> &Arc<Tally> {
+        &self.service
+    }
+
+    pub fn requests(&self) -> Requests {
+        let sum = |counters: &[AtomicU64]| counters.iter().map(|counter| counter.load(Relaxed)).sum::<u64>();
+        let faults =
+            self.faults.get().map_or(0, |faults| faults.requests.iter().map(|by| sum(by)).sum::<u64>());
+        // A gauge is below 0 for moments in which its parts are read one after the other.
+        let gauge = |gauge: &AtomicI64| u32::try_from(gauge.load(Relaxed)).unwrap_or(0);
+        Requests {
+            ended: sum(&self.answered) + faults,
+            errors: self.errors.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+            in_flight: gauge(&self.requests_in_flight),
+            tunnels_in_flight: gauge(&self.tunnels_in_flight),
+        }
+    }
+
     /// A request has begun. It is in flight until the guard is finished or dropped.
     pub fn begin(self: &Arc<Self>) -> ActiveRequest {
         self.requests_in_flight.fetch_add(1, Relaxed);
-        ActiveRequest { series: Some(Arc::clone(self)) }
+        ActiveRequest { series: Some(Arc::clone(self)), failed: false }
     }
 
     /// A tunnel has begun.
@@ -118,6 +163,22 @@ impl Series {
         counter.fetch_add(1, Relaxed);
     }
 
+    /// Tells those who look second by second. `latency_nanos`: `None` if the caller left before there was an answer.
+    fn tell(&self, status: u16, reason: Option<Reason>, failed: bool, latency_nanos: Option<u64>) {
+        if reason.is_some_and(Reason::is_refusal) {
+            self.refused.fetch_add(1, Relaxed);
+            self.service.refused();
+        } else if let Some(nanos) = latency_nanos.filter(|_| reason != Some(Reason::CallerClosed)) {
+            let error = failed || status == 0 || status >= 500 || reason.is_some();
+            if error {
+                self.errors.fetch_add(1, Relaxed);
+            }
+            self.service.answered(nanos, error);
+        } else {
+            self.service.left();
+        }
+    }
+
     fn faults(&self) -> &Faults {
         self.faults.get_or_init(Box::default)
     }
@@ -129,6 +190,7 @@ impl Series {
 pub struct ActiveRequest {
     /// Taken when the request is finished.
     series: Option<Arc<Series>>,
+    failed: bool,
 }
 
 impl ActiveRequest {
@@ -146,6 +208,7 @@ impl ActiveRequest {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         series.requests_in_flight.fetch_sub(1, Relaxed);
         series.count(status, reason);
+        series.tell(status, reason, self.failed, Some(nanos));
         series.durations.observe(&BOUNDS_NANOS, nanos);
         if request_bytes > 0 {
             series.add_request_bytes(request_bytes);
@@ -157,6 +220,11 @@ impl ActiveRequest {
 }
 
 impl ActiveRequest {
+    /// What the service answered is an error, though the status does not say so.
+    pub fn note_failure(&mut self) {
+        self.failed = true;
+    }
+
     /// The request goes to another lane, where it is counted.
     pub fn withdraw(mut self) {
         if let Some(series) = self.series.take() {
@@ -171,6 +239,7 @@ impl Drop for ActiveRequest {
         if let Some(series) = self.series.take() {
             series.requests_in_flight.fetch_sub(1, Relaxed);
             series.count(0, Some(Reason::CallerClosed));
+            series.tell(0, Some(Reason::CallerClosed), false, None);
         }
     }
 }

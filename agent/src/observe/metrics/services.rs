@@ -23,8 +23,9 @@ use super::{
     EVICTION_GRACE, RetryCause, TagOutcome,
     distribution::{Distribution, Total},
     families::{counter, family, label},
-    outcomes::{EjectionCause, FallbackAction, LimitDecision, MODES},
+    outcomes::{EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES},
 };
+use crate::govern::tally::Tally;
 
 /// Upper bounds of the histograms of what endpoints take and of what Sluice adds, in nanoseconds: 10 us to 10 s.
 const BOUNDS_NANOS: [u64; 18] = [
@@ -51,6 +52,8 @@ const BOUNDS_NANOS: [u64; 18] = [
 /// The numbers of one service port.
 #[derive(Debug, Default)]
 pub struct ServiceMetrics {
+    /// All requests to it.
+    pub(super) tally: Arc<Tally>,
     tags: [AtomicU64; TagOutcome::ALL.len()],
     retries: [AtomicU64; RetryCause::ALL.len()],
     budget_exhausted: AtomicU64,
@@ -162,6 +165,21 @@ impl ServiceMetrics {
     /// handed to the caller.
     pub fn added(&self, nanos: u64) {
         self.added.observe(&BOUNDS_NANOS, nanos);
+    }
+
+    /// What its rate limits have said so far, by rule.
+    pub fn rate_limit_counts(&self) -> Vec<(Arc<str>, LimitCounts)> {
+        self.rate_limits.all().into_iter().map(|(rule, counts)| (rule, counts.into())).collect()
+    }
+
+    /// What its limit on requests in flight has said so far.
+    pub fn concurrency_counts(&self) -> LimitCounts {
+        loaded(&self.concurrency).into()
+    }
+
+    /// What its circuit breakers have said so far.
+    pub fn breaker_counts(&self) -> LimitCounts {
+        loaded(&self.breaker).into()
     }
 
     /// Forgets rules and fallbacks that no policy speaks of any more.

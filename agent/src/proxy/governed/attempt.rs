@@ -26,8 +26,10 @@ pub(crate) struct Held {
     /// Its place among the requests in flight, if they are limited.
     place: Option<concurrency::Permit>,
     began: Nanos,
-    /// How long the endpoint took to its answer's head.
+    /// How long the endpoint took to its answer's head, since it had the whole request.
     latency: Option<u64>,
+    /// The same, or where that is not known since the attempt began.
+    answered_after: Option<u64>,
 }
 
 impl Held {
@@ -37,7 +39,7 @@ impl Held {
         place: Option<concurrency::Permit>,
         began: Nanos,
     ) -> Self {
-        Self { chosen, leave, place, began, latency: None }
+        Self { chosen, leave, place, began, latency: None, answered_after: None }
     }
 
     /// Takes a place among the requests in flight, if they are limited.
@@ -52,6 +54,7 @@ impl Held {
 
     /// The answer's head is there, now. `sent`: since when the endpoint had the whole request.
     pub(crate) fn answered(&mut self, sent: Option<Nanos>, now: Nanos) {
+        self.answered_after = Some(now.since(sent.unwrap_or(self.began)).0);
         if let Some(leave) = &mut self.leave {
             leave.answered(now.0);
         }
@@ -161,8 +164,16 @@ fn observe_outlier(
 }
 
 impl Call {
-    /// See [`Held::settle`].
+    /// See [`Held::settle`]. The endpoint's numbers have every attempt, those of the service have the request.
     pub(super) fn settle(&self, held: &mut Held, outcome: Option<Outcome>, now: Nanos) {
+        let tally = held.chosen.endpoint().load.tally();
+        match outcome {
+            Some(outcome) => {
+                let nanos = held.answered_after.unwrap_or_else(|| now.since(held.began).0);
+                tally.answered(nanos, outcome.is_error());
+            }
+            None => tally.left(),
+        }
         held.settle(&self.worker, &self.known.numbers, &self.known.destination, outcome, now);
     }
 }

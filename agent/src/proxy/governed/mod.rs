@@ -266,6 +266,9 @@ async fn pass_on<E: Exchange>(
     if let Some(reason) = reason.filter(|reason| *reason != Reason::CallerClosed) {
         call.complain(&held.chosen, reason);
     }
+    if outcome.is_some_and(Outcome::is_error) {
+        call.record.failed();
+    }
     let now = call.finish(got, reason);
     call.settle(&mut held, outcome, now);
     // A tunnel keeps its place for as long as it lasts.

@@ -1,0 +1,113 @@
+// Follows the agent's events, and shows the view that the address names.
+
+import { age, element, patch, plural } from "./format.js";
+import { Memory } from "./merge.js";
+import { calls, pods, policies, services } from "./overview.js";
+import { service } from "./service.js";
+
+const content = document.getElementById("content");
+const lost = document.getElementById("lost");
+// The agent speaks once a second; silence for longer than this is worth saying.
+const SILENCE = 4000;
+
+const VIEWS = { services, calls, pods, policies };
+
+let overview = null;
+// What is known of the service that is shown; undefined: not yet, null: there is none.
+let detail;
+let memory = new Memory();
+let minutes = 5;
+let heard = Date.now();
+let events = null;
+
+function route() {
+  const parts = location.hash.replace(/^#\/?/, "").split("/").map(decode);
+  return parts[0] === "service" && parts.length === 4
+    ? { view: "service", key: new URLSearchParams({ namespace: parts[1], name: parts[2], port: parts[3] }) }
+    : { view: Object.hasOwn(VIEWS, parts[0]) ? parts[0] : "services" };
+}
+
+function decode(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+function show() {
+  const { view } = route();
+  for (const link of document.querySelectorAll("nav a")) {
+    const here = link.getAttribute("href") === (view === "services" || view === "service" ? "#/" : `#/${view}`);
+    if (here) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (overview === null) return;
+  tell("node", overview.node ?? "");
+  const problems = overview.state.problems.length;
+  tell("health", overview.ready ? (problems === 0 ? "ready" : `ready; ${plural(problems, "problem")}`) : `not ready: ${overview.missing.join("; ")}`);
+  document.getElementById("health").className = overview.ready && problems === 0 ? "" : "warn";
+  tell("age", `cluster state ${age(overview.state.age_seconds)} old`);
+  document.title = view === "service" ? `${decode(location.hash.split("/")[3] ?? "")} - Sluice` : "Sluice";
+  patch(content, view === "service" ? ofService() : VIEWS[view](overview));
+}
+
+function ofService() {
+  if (detail === undefined) return [element("p", { class: "empty" }, "Waiting for the agent…")];
+  return detail === null ? [element("p", { class: "empty" }, "This node's agent knows no such service.")] : service(detail, minutes);
+}
+
+// Said again only if it is something else, so that it is read out only then.
+function tell(id, text) {
+  const place = document.getElementById(id);
+  if (place.textContent !== text) place.textContent = text;
+}
+
+function follow() {
+  events?.close();
+  const { view, key } = route();
+  detail = undefined;
+  memory = new Memory();
+  events = new EventSource(view === "service" ? `api/events?${key}` : "api/events");
+  // The first event of a connection has everything.
+  events.addEventListener("open", () => { memory = new Memory(); });
+  events.addEventListener("overview", (event) => {
+    overview = memory.overview(JSON.parse(event.data));
+    heard = Date.now();
+    if (view !== "service") show();
+  });
+  events.addEventListener("service", (event) => {
+    detail = memory.detail(JSON.parse(event.data));
+    show();
+  });
+}
+
+function watch() {
+  const silent = Date.now() - heard;
+  const gone = silent > SILENCE;
+  document.body.classList.toggle("stale", gone);
+  lost.hidden = !gone;
+  if (gone) tell("lost", `The agent has not answered for ${age(silent / 1000)}. What is shown is from before; the page goes on by itself.`);
+  // The browser gives up on an agent that answered with an error.
+  if (gone && events?.readyState === EventSource.CLOSED) follow();
+}
+
+window.addEventListener("hashchange", () => {
+  follow();
+  show();
+  content.focus({ preventScroll: true });
+  window.scrollTo(0, 0);
+});
+document.querySelector(".skip").addEventListener("click", (event) => {
+  // The address names the view.
+  event.preventDefault();
+  content.focus();
+});
+content.addEventListener("click", (event) => {
+  const range = event.target.closest("button[data-minutes]");
+  if (range === null) return;
+  minutes = Number(range.dataset.minutes);
+  show();
+});
+setInterval(watch, 1000);
+follow();

@@ -1,0 +1,114 @@
+// The views that need nothing but the overview: services, calls, pods, policies.
+
+import { BREAKER, count, element, errorTone, micros, number, percent, plural, rate, serviceLink, serviceName, table } from "./format.js";
+import { map, spark } from "./draw.js";
+
+const sum = (rows, value) => rows.reduce((total, row) => total + value(row), 0);
+const pod = (name) => `${name.namespace}/${name.name}`;
+
+export function services(overview) {
+  const busy = (row) => row.rate + row.refused_rate;
+  const rows = [...overview.services].sort((one, other) => busy(other) - busy(one) || serviceName(one).localeCompare(serviceName(other)));
+  return [element("h1", {}, "Services"), tiles(overview), table("Calls of this node's enrolled pods, in the last 10 seconds", [
+    { title: "Service", cell: serviceLink },
+    { title: "Last minute", class: "wide", cell: (row) => spark(`Requests and errors of ${serviceName(row)} in the last minute`, [
+      { numbers: row.spark.requests, tone: "good" }, { numbers: row.spark.errors, tone: "bad" }]) },
+    number("Requests", (row) => rate(row.rate)),
+    number("Errors", (row) => percent(row.error_part), (row) => errorTone(row.error_part)),
+    number("Refused", (row) => rate(row.refused_rate), (row) => (row.refused_rate > 0 ? "warn" : null)),
+    number("p50", (row) => micros(row.p50_micros)),
+    number("p99", (row) => micros(row.p99_micros)),
+    number("In flight", (row) => count(row.in_flight)),
+    number("Endpoints", (row) => `${row.usable_endpoints} of ${row.endpoints}`, (row) => (row.usable_endpoints === 0 ? "bad" : null)),
+    { title: "State", cell: state, tone: (row) => (row.breaker === "open" ? "bad" : "faint") },
+  ], rows, "No governed services: annotate a namespace with sluice.dev/capture=enabled, and its Services are listed here.")];
+}
+
+// The node in a few numbers.
+function tiles(overview) {
+  const rows = overview.services;
+  const all = sum(rows, (row) => row.rate);
+  const refused = sum(rows, (row) => row.refused_rate);
+  const errors = sum(rows, (row) => row.error_part * Math.max(0, row.rate - row.refused_rate));
+  const part = all > refused ? errors / (all - refused) : 0;
+  const enrolled = overview.pods.filter((row) => row.state === "enrolled").length;
+  const tile = (title, value, tone) => element("div", {}, element("dt", {}, title), element("dd", { class: tone }, value));
+  return element("dl", { class: "tiles" },
+    tile("Requests", rate(all)),
+    tile("Errors", percent(part), errorTone(part)),
+    tile("Refused", rate(refused), refused > 0 ? "warn" : null),
+    tile("In flight", count(sum(rows, (row) => row.in_flight))),
+    tile("Tunnels", count(sum(rows, (row) => row.tunnels))),
+    tile("Pods enrolled", `${enrolled} of ${overview.pods.length}`));
+}
+
+function state(row) {
+  const words = [];
+  if (row.breaker === "open" || row.breaker === "half_open") words.push(`breaker ${BREAKER[row.breaker]}`);
+  if (row.ejected > 0) words.push(`${row.ejected} ejected`);
+  if (row.warming > 0) words.push(`${row.warming} warming up`);
+  if (row.lanes.length > 0) words.push(`${row.lanes.length === 1 ? "lane" : "lanes"} ${row.lanes.join(", ")}`);
+  return words.join("; ");
+}
+
+const MOST_LINES = 40;
+
+export function calls(overview) {
+  const rows = [...overview.calls].sort((one, other) => other.rate - one.rate);
+  const edges = new Map();
+  for (const row of rows) {
+    const [from, to] = [pod(row.source), serviceName(row.destination)];
+    const edge = edges.get(`${from} ${to}`) ?? { from, to, rate: 0, errors: 0 };
+    edge.rate += row.rate;
+    edge.errors += row.error_part * Math.max(0, row.rate - row.refused_rate);
+    edges.set(`${from} ${to}`, edge);
+  }
+  const drawn = [...edges.values()].slice(0, MOST_LINES);
+  for (const edge of drawn) {
+    const part = edge.rate > 0 ? edge.errors / edge.rate : 0;
+    edge.tone = errorTone(part);
+    edge.label = `${edge.from} calls ${edge.to}: ${rate(edge.rate)}, ${percent(part)} errors`;
+  }
+  const note = drawn.length < edges.size ? element("p", { class: "faint" }, `The map has the ${MOST_LINES} busiest of ${edges.size}.`) : null;
+  const left = overview.calls_not_shown > 0 ? element("p", { class: "warn" }, `${plural(overview.calls_not_shown, "call")} left out: there are too many.`) : null;
+  return [element("h1", {}, "Calls"), drawn.length > 0 ? map("Who calls whom; the table has the same in words", drawn) : null, note, left,
+    table("Who on this node calls whom, in the last 10 seconds", [
+      { title: "Caller", cell: (row) => pod(row.source) },
+      { title: "Service", cell: (row) => serviceLink(row.destination) },
+      { title: "Lane", cell: (row) => row.lane || "–" },
+      number("Requests", (row) => rate(row.rate)),
+      number("Errors", (row) => percent(row.error_part), (row) => errorTone(row.error_part)),
+      number("Refused", (row) => rate(row.refused_rate), (row) => (row.refused_rate > 0 ? "warn" : null)),
+      number("In flight", (row) => count(row.in_flight)),
+      number("Tunnels", (row) => count(row.tunnels)),
+      number("Ever", (row) => count(row.total.requests)),
+    ], rows, "No enrolled pod of this node has called a governed service yet.")].filter(Boolean);
+}
+
+const POD = { enrolled: "enrolled", pending: "not yet enrolled", own_proxy: "left alone", not_captured: "not captured" };
+
+export function pods(overview) {
+  return [element("h1", {}, "Pods"), table("Pods of this node in opted-in namespaces", [
+    { title: "Pod", cell: pod },
+    { title: "Lane", cell: (row) => row.tag ?? "baseline" },
+    { title: "State", cell: (row) => POD[row.state] ?? row.state, tone: (row) => (row.state === "pending" ? "warn" : null) },
+    { title: "Why", cell: (row) => row.why ?? "" },
+  ], overview.pods, "No pod of this node is in an opted-in namespace.")];
+}
+
+export function policies(overview) {
+  const conditions = (row) => element("ul", { class: "plain" }, row.conditions.map((condition) =>
+    element("li", {}, element("span", { class: condition.holds ? "good" : "bad" }, `${condition.holds ? "" : "not "}${condition.type.toLowerCase()}`),
+      condition.holds ? "" : ` (${condition.reason})`, condition.message ? `: ${condition.message}` : "")));
+  const problems = overview.state.problems.map((problem) => element("li", { class: "bad" }, problem));
+  return [
+    element("h1", {}, "Policies"),
+    table("As this agent took them", [
+      { title: "Policy", cell: (row) => `${row.kind} ${row.namespace}/${row.name}` },
+      { title: "Conditions", cell: conditions },
+    ], overview.policies, "No TrafficPolicy or TrafficLane in an opted-in namespace: balancing, lanes by label and numbers, and no limits."),
+    element("h2", {}, "Problems"),
+    problems.length === 0 ? element("p", { class: "empty" }, "None: every object is in force as written.") : element("ul", {}, problems),
+    element("p", { class: "faint" }, `History: ${overview.history.series} of at most ${plural(overview.history.most_series, "series", "series")}, ${Math.round(overview.history.bytes_per_series / 1024)} KiB each; ${count(overview.history.lost)} given up for want of room.`),
+  ];
+}

@@ -1,0 +1,123 @@
+// One service: its golden signals, its lanes, its endpoints with their warm-up, its limits, its circuit breakers.
+
+import { BREAKER, age, count, element, errorTone, lane, micros, number, percent, plural, rate, serviceName, table } from "./format.js";
+import { chart, spark, strip } from "./draw.js";
+
+const last = (numbers, seconds) => numbers.slice(-seconds);
+
+export function service(detail, minutes) {
+  const { service: about, seconds } = detail;
+  const shown = (numbers) => last(numbers, minutes * 60);
+  const lines = (...all) => all.map(([title, tone, numbers]) => ({ title, tone, numbers: shown(numbers) }));
+  const total = about.total;
+  return [
+    element("h1", {}, serviceName(about)),
+    element("p", { class: "faint" }, about.policy ? `TrafficPolicy ${about.policy}. ` : "No TrafficPolicy: balancing, lanes and numbers only. ",
+      `${plural(total.requests, "request")} since the agent started, ${plural(total.errors, "error")}, ${count(total.refused)} refused.`),
+    ranges(minutes),
+    element("div", { class: "charts" },
+      chart("Requests a second", lines(["requests", "good", seconds.requests], ["errors", "bad", seconds.errors], ["refused", "warn", seconds.refused]), rate,
+        { closedOff: shown(seconds.closed_off) }),
+      chart("Latency", lines(["p50", "good", seconds.p50_micros], ["p95", "warn", seconds.p95_micros], ["p99", "bad", seconds.p99_micros]), micros),
+      chart("In flight", lines(["requests", "good", seconds.in_flight]), count)),
+    ...warmUps(detail),
+    element("h2", {}, "Lanes"), lanes(detail),
+    element("h2", {}, "Endpoints"), endpoints(detail),
+    element("h2", {}, "Limits"), limits(detail),
+    element("h2", {}, "Circuit breaker"), breaker(detail, minutes),
+  ];
+}
+
+function ranges(minutes) {
+  const range = (wanted) => element("button", { type: "button", "data-minutes": wanted, "aria-pressed": String(wanted === minutes) }, `${wanted} min`);
+  return element("div", { class: "ranges", role: "group", "aria-label": "Time shown" }, [1, 5, 15].map(range));
+}
+
+// The curve that was wanted and the share that was got, second by second, for each endpoint that warmed up in the time that is
+// kept: from a little before to a little after.
+function warmUps(detail) {
+  const charts = [];
+  for (const endpoint of detail.endpoints) {
+    const wanted = endpoint.seconds?.wanted ?? [];
+    const warming = wanted.map((share, at) => (share !== null && share < 1 ? at : -1)).filter((at) => at >= 0);
+    if (warming.length === 0) continue;
+    const [from, to] = [Math.max(0, warming[0] - 2), Math.min(wanted.length, warming.at(-1) + 31)];
+    const ago = (at) => (at >= wanted.length - 1 ? "now" : `${age(wanted.length - 1 - at)} ago`);
+    charts.push(chart(endpoint.pod ?? endpoint.address, [
+      { title: "wanted", tone: "wanted", numbers: wanted.slice(from, to) },
+      { title: "got (mean of 5 s)", tone: "good", numbers: endpoint.seconds.got.slice(from, to) },
+    ], percent, { top: 1.25, ends: [ago(from), ago(to - 1)] }));
+  }
+  if (charts.length === 0) return [];
+  const about = detail.warmup ? ` The policy warms up for ${age(detail.warmup.duration_seconds)}, from ${detail.warmup.minimum_percent} %.` : "";
+  return [element("h2", {}, "Warm-up"),
+    element("p", { class: "faint" }, `The part of a warm endpoint's requests that each one was to get, and got, second by second.${about}`),
+    element("div", { class: "charts", id: "warm-up" }, charts)];
+}
+
+function lanes(detail) {
+  return table("In the last 10 seconds", [
+    { title: "Lane", cell: (row) => lane(row.tag) },
+    { title: "Last minute", class: "wide", cell: (row) => spark(`Requests and errors of ${lane(row.tag)} in the last minute`, [
+      { numbers: last(row.seconds.requests, 60), tone: "good" }, { numbers: last(row.seconds.errors, 60), tone: "bad" }], last(row.seconds.closed_off, 60)) },
+    number("Attempts", (row) => rate(row.rate)),
+    number("Errors", (row) => percent(row.error_part), (row) => errorTone(row.error_part)),
+    number("p50", (row) => micros(row.p50_micros)),
+    number("p99", (row) => micros(row.p99_micros)),
+    number("In flight", (row) => count(row.in_flight)),
+    number("Endpoints", (row) => `${row.usable_endpoints} of ${row.endpoints}`),
+  ], detail.lanes, "None.");
+}
+
+function endpoints(detail) {
+  const shown = table("Attempts at them in the last 10 seconds, by this node's callers; latency is to the answer's head", [
+    { title: "Endpoint", cell: (row) => row.pod ?? row.address },
+    { title: "Address", class: "wide", cell: (row) => row.address },
+    { title: "Lane", cell: (row) => lane(row.tag) },
+    { title: "Last minute", class: "wide", cell: (row) => (row.seconds === null ? "" : spark(`Requests and errors of ${row.address} in the last minute`, [
+      { numbers: last(row.seconds.requests, 60), tone: "good" }, { numbers: last(row.seconds.errors, 60), tone: "bad" }], last(row.seconds.closed_off, 60))) },
+    number("Attempts", (row) => rate(row.rate)),
+    number("Errors", (row) => percent(row.error_part), (row) => errorTone(row.error_part)),
+    number("p50", (row) => micros(row.p50_micros)),
+    number("p99", (row) => micros(row.p99_micros)),
+    number("In flight", (row) => count(row.in_flight)),
+    { title: "State", cell: endpointState, tone: (row) => (row.state === "ejected" ? "bad" : row.state === "ready" ? null : "warn") },
+  ], detail.endpoints, "The service has no endpoints: requests to it are answered 503 with the reason no_endpoint.");
+  if (detail.endpoints_not_shown === 0) return shown;
+  return element("div", {}, shown, element("p", { class: "faint" }, `${plural(detail.endpoints_not_shown, "endpoint")} more, less busy than these.`));
+}
+
+function endpointState(row) {
+  if (row.state === "ejected") return `ejected for another ${age(row.ejected_seconds ?? 0)}`;
+  if (row.state === "warming_up") return `warming up, ${percent(row.wanted_share)}`;
+  if (row.state === "delayed") return "held out for the delay of its warm-up";
+  return row.state.replace("_", " ");
+}
+
+function limits(detail) {
+  return table("Since the agent started", [
+    { title: "Rule", cell: (row) => row.rule },
+    { title: "Allows", cell: (row) => row.limit },
+    { title: "Mode", cell: (row) => row.mode },
+    number("Allowed", (row) => count(row.allowed)),
+    number("Queued", (row) => count(row.queued)),
+    number("Refused", (row) => count(row.refused), (row) => (row.refused > 0 ? "warn" : null)),
+    number("Would refuse", (row) => count(row.would_refuse)),
+  ], detail.limits, "No limits.");
+}
+
+function breaker(detail, minutes) {
+  const rows = detail.lanes.filter((row) => row.breaker !== null);
+  if (rows.length === 0) return element("p", { class: "empty" }, "None.");
+  const steps = table("The last changes", [
+    { title: "When", cell: (row) => `${age(row.seconds_ago)} ago` },
+    { title: "Lane", cell: (row) => lane(row.tag) },
+    { title: "To", cell: (row) => BREAKER[row.to], tone: (row) => (row.to === "open" ? "bad" : null) },
+    { title: "Why", cell: (row) => row.why },
+  ], detail.transitions, "It has not changed since the agent started.");
+  return element("div", {}, table(`Now, and in the last ${minutes} min: full where it was open, half where it let probes through`, [
+    { title: "Lane", cell: (row) => lane(row.tag) },
+    { title: "State", cell: (row) => BREAKER[row.breaker], tone: (row) => (row.breaker === "open" ? "bad" : null) },
+    { title: "Timeline", cell: (row) => strip(`When the circuit breaker of ${lane(row.tag)} was open`, last(row.seconds.closed_off, minutes * 60)) },
+  ], rows, ""), steps);
+}

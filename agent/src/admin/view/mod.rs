@@ -1,0 +1,132 @@
+//! What the page shows, and whoever else wants to look: the services, calls, pods and policies of this node, second by
+//! second.
+//!
+//! Once a second the [`sampler`] reads what the workers have counted ([`crate::govern::tally`]) and keeps it: the last 15
+//! minutes ([`crate::observe::history`]), and who has called whom ([`calls`]). [`overview`] and [`service`] make of it, and
+//! of the cluster's snapshot, what is served as JSON; [`events`] sends the same whenever a second is over. Nothing here
+//! changes anything.
+
+mod calls;
+mod events;
+mod look;
+mod overview;
+mod sampler;
+mod service;
+#[cfg(test)]
+mod tests;
+mod warmth;
+
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, watch},
+    time::MissedTickBehavior,
+};
+
+use self::sampler::Sampler;
+pub use self::{
+    events::{EventStream, TooMany},
+    look::{Agent, Look},
+    overview::Overview,
+    service::Detail,
+};
+use crate::{clock::Nanos, observe::metrics::Metrics};
+
+/// Seconds of the small lines beside each service.
+const SPARK: usize = 60;
+
+/// A service port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub port: u16,
+}
+
+/// What can be seen of the running agent.
+pub struct View {
+    agent: Arc<dyn Agent>,
+    metrics: Arc<Metrics>,
+    sampler: Mutex<Sampler>,
+    /// The newest second that was sampled.
+    second: watch::Sender<u64>,
+    subscribers: Arc<Semaphore>,
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").finish_non_exhaustive()
+    }
+}
+
+impl View {
+    /// `most_tracks`: of how many services, lanes and endpoints together the seconds are kept.
+    pub fn new(agent: Arc<dyn Agent>, metrics: Arc<Metrics>, most_tracks: usize) -> Arc<Self> {
+        Arc::new(Self {
+            agent,
+            metrics,
+            sampler: Mutex::new(Sampler::new(most_tracks)),
+            second: watch::Sender::new(0),
+            subscribers: Arc::new(Semaphore::new(events::MAX_SUBSCRIBERS)),
+        })
+    }
+
+    /// Reads the counters once a second.
+    pub async fn follow(self: Arc<Self>) -> Infallible {
+        let mut every = tokio::time::interval(Duration::from_secs(1));
+        every.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            every.tick().await;
+            let now = Nanos::now();
+            // Counted from 1.
+            self.sample(now.0 / 1_000_000_000 + 1, now);
+        }
+    }
+
+    /// Takes the readings at the end of a second, and tells those who wait for it.
+    fn sample(&self, second: u64, now: Nanos) {
+        self.sampler().sample(second, now.0, &self.agent.snapshot(), &self.metrics);
+        self.second.send_if_modified(|before| second > std::mem::replace(before, second.max(*before)));
+    }
+
+    /// Everything but the details of services; their lines have the last minute.
+    pub fn overview(&self) -> Overview {
+        self.overview_since(SPARK)
+    }
+
+    /// The same, with so many seconds.
+    fn overview_since(&self, seconds: usize) -> Overview {
+        let look = self.agent.look();
+        Overview::of(&look, &self.sampler(), seconds, Nanos::now().0)
+    }
+
+    /// All that is known of a service port, with the last `seconds`; `None`: there is none of that name.
+    pub fn service(&self, name: &Name, seconds: usize) -> Option<Detail> {
+        let snapshot = self.agent.snapshot();
+        let services = sampler::services_of(&snapshot, name);
+        // Asked for only where the service exists: whoever asks must not make up numbers' names.
+        services.first()?;
+        let numbers = self.metrics.service(&name.namespace, &name.name, name.port);
+        Some(Detail::of(name, &services, &numbers, &self.sampler(), seconds, Nanos::now().0))
+    }
+
+    fn sampler(&self) -> MutexGuard<'_, Sampler> {
+        // A sample that panicked half-way is the worst of it; the next one goes on.
+        self.sampler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A number with as many decimals as anybody looks at.
+fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
+}
+
+/// What part of the whole this is; 0 of nothing.
+fn part(some: u64, all: u64) -> f64 {
+    if all == 0 { 0.0 } else { rounded(some as f64 / all as f64) }
+}

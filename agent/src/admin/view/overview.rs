@@ -1,0 +1,415 @@
+//! The node at a glance: its services with their golden signals, who calls whom, its pods, its policies.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{
+    Look, Name, part, rounded,
+    sampler::{self, Sampler},
+    service::{State, state_of},
+};
+use crate::{
+    cluster::model::{Service, Workload},
+    govern::{outlier, tally::Counts, warmup},
+    observe::{
+        history::{ClosedOff, Part, RECENT, TRACK_BYTES},
+        metrics::LaneLabel,
+    },
+};
+
+/// What is served at `/api/overview`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Overview {
+    /// The node's name, if the agent knows it.
+    pub node: Option<String>,
+    pub version: &'static str,
+    /// The newest second in here, counted from the start of the agent.
+    pub second: u64,
+    pub ready: bool,
+    /// Why the agent is not ready, one sentence each.
+    pub missing: Vec<String>,
+    pub state: ClusterState,
+    pub history: Kept,
+    pub services: Vec<ServiceLine>,
+    pub calls: Vec<CallLine>,
+    /// Calls that are left out because there are too many.
+    pub calls_not_shown: usize,
+    pub pods: Vec<PodLine>,
+    pub policies: Vec<PolicyLine>,
+}
+
+/// How well the agent knows the cluster.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct ClusterState {
+    /// Snapshots of the cluster that were put in force; 0 while there is none.
+    pub generation: u64,
+    /// Since the source last knew that this is the cluster's state.
+    pub age_seconds: f64,
+    /// What is wrong with objects of the cluster, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// What is kept of the past.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Kept {
+    pub series: usize,
+    pub most_series: usize,
+    pub bytes_per_series: usize,
+    /// How often a series was given up, or could not be begun, for want of room.
+    pub lost: u64,
+}
+
+/// A service port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ServiceName {
+    pub namespace: String,
+    pub name: String,
+    pub port: u16,
+}
+
+impl From<&Name> for ServiceName {
+    fn from(name: &Name) -> Self {
+        Self { namespace: name.namespace.to_string(), name: name.name.to_string(), port: name.port }
+    }
+}
+
+/// What the last ten seconds were like.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct Signals {
+    /// Requests a second.
+    pub rate: f64,
+    /// Errors as a part of the requests that were not refused, 0 to 1.
+    pub error_part: f64,
+    /// Refused requests a second.
+    pub refused_rate: f64,
+    pub p50_micros: Option<u32>,
+    pub p95_micros: Option<u32>,
+    pub p99_micros: Option<u32>,
+    /// Now.
+    pub in_flight: u32,
+}
+
+impl Signals {
+    pub(super) fn of(recent: Option<&Counts>, seconds: usize, in_flight: u32) -> Self {
+        let Some(recent) = recent else { return Self { in_flight, ..Self::default() } };
+        let rate = |count: u64| rounded(count as f64 / seconds.max(1) as f64);
+        Self {
+            rate: rate(recent.requests),
+            error_part: part(recent.errors, recent.requests - recent.refused.min(recent.requests)),
+            refused_rate: rate(recent.refused),
+            p50_micros: recent.percentile_micros(50.0),
+            p95_micros: recent.percentile_micros(95.0),
+            p99_micros: recent.percentile_micros(99.0),
+            in_flight,
+        }
+    }
+}
+
+/// A service in the overview.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ServiceLine {
+    #[serde(flatten)]
+    pub service: ServiceName,
+    #[serde(flatten)]
+    pub signals: Signals,
+    /// Connections that are tunnelled now.
+    pub tunnels: u32,
+    /// Requests that have ended since the agent started, of the pods that are there.
+    pub total: Total,
+    pub endpoints: usize,
+    /// Those that are ready and not terminating.
+    pub usable_endpoints: usize,
+    /// Those that are ejected now.
+    pub ejected: usize,
+    /// Those that are warming up now.
+    pub warming: usize,
+    /// Tags of its lanes that have endpoints.
+    pub lanes: Vec<String>,
+    /// The worst of its circuit breakers; `null` if there is none.
+    pub breaker: Option<State>,
+    /// The TrafficPolicy in force.
+    pub policy: Option<String>,
+    pub spark: Spark,
+}
+
+/// Requests that have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Total {
+    pub requests: u64,
+    pub errors: u64,
+    pub refused: u64,
+}
+
+/// A small line: one number a second, `null` where nothing is known.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct Spark {
+    /// The second of the first number.
+    pub from: u64,
+    pub requests: Vec<Option<u32>>,
+    pub errors: Vec<Option<u32>>,
+}
+
+/// A pod that has called a service.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct CallLine {
+    pub source: PodName,
+    pub destination: ServiceName,
+    /// The tag of the endpoints that answered, or `baseline`; empty if none was asked.
+    pub lane: String,
+    /// Requests a second, over the last ten seconds.
+    pub rate: f64,
+    /// Errors as a part of the requests that were not refused, 0 to 1.
+    pub error_part: f64,
+    pub refused_rate: f64,
+    pub in_flight: u32,
+    pub tunnels: u32,
+    pub total: Total,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+pub struct PodName {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// A pod of this node in an opted-in namespace.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct PodLine {
+    #[serde(flatten)]
+    pub pod: PodName,
+    pub tag: Option<String>,
+    pub state: PodState,
+    /// Why it is not enrolled.
+    pub why: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PodState {
+    /// It is to be enrolled, and is not yet.
+    Pending,
+    /// A service mesh's proxy takes its connections already.
+    OwnProxy,
+    /// It is not to be enrolled.
+    NotCaptured,
+    Enrolled,
+}
+
+/// A TrafficPolicy or TrafficLane.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct PolicyLine {
+    pub kind: &'static str,
+    pub namespace: String,
+    pub name: String,
+    pub conditions: Vec<Condition>,
+}
+
+/// As in the object's status.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub holds: bool,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Overview {
+    pub(super) fn of(look: &Look, sampler: &Sampler, seconds: usize, now_nanos: u64) -> Self {
+        let state = look.cluster.as_ref().map(|cluster| ClusterState {
+            generation: cluster.generation,
+            age_seconds: rounded(cluster.heard.elapsed().as_secs_f64()),
+            problems: cluster.problems.iter().map(ToString::to_string).collect(),
+        });
+        let mut services: Vec<_> = sampler::by_name(&look.snapshot).into_iter().collect();
+        services.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Self {
+            node: look.node.as_ref().map(ToString::to_string),
+            version: env!("CARGO_PKG_VERSION"),
+            second: sampler.history.now(),
+            ready: look.missing.is_empty(),
+            missing: look.missing.clone(),
+            state: state.unwrap_or_default(),
+            history: Kept {
+                series: sampler.history.tracks().len(),
+                most_series: sampler.history.most(),
+                bytes_per_series: TRACK_BYTES,
+                lost: sampler.history.lost,
+            },
+            services: services
+                .iter()
+                .map(|(name, services)| ServiceLine::of(name, services, sampler, seconds, now_nanos))
+                .collect(),
+            calls: calls(sampler),
+            calls_not_shown: sampler.calls.not_shown,
+            pods: pods(look),
+            policies: policies(look),
+        }
+    }
+}
+
+impl ServiceLine {
+    pub(super) fn of(
+        name: &Name,
+        services: &[Arc<Service>],
+        sampler: &Sampler,
+        seconds: usize,
+        now_nanos: u64,
+    ) -> Self {
+        let track = name.track(Part::Service);
+        let requests = sampler.requests.get(name).copied().unwrap_or_default();
+        let recent = sampler.history.recent(&track);
+        let endpoints = || services.iter().flat_map(|service| &service.endpoints);
+        let usable = || endpoints().filter(|endpoint| endpoint.is_usable());
+        let governor = services.first().map(|service| &service.governor);
+        let policy = governor.map(|governor| governor.policy());
+        let outliers = policy.and_then(|policy| policy.outlier_detection.as_ref());
+        let warmup = policy.and_then(|policy| policy.load_balancer.warmup.as_ref());
+        let breakers = governor.and_then(|governor| governor.breakers());
+        let worst = breakers.map(|breakers| {
+            breakers.all().iter().map(|(_, breaker)| state_of(breaker.state(now_nanos))).max()
+        });
+        let mut lanes: Vec<String> =
+            services.iter().flat_map(|service| service.lanes.keys()).map(ToString::to_string).collect();
+        lanes.sort();
+        lanes.dedup();
+        Self {
+            service: name.into(),
+            signals: Signals::of(recent.as_ref(), sampler.seconds(RECENT), requests.in_flight),
+            tunnels: requests.tunnels_in_flight,
+            total: Total { requests: requests.ended, errors: requests.errors, refused: requests.refused },
+            endpoints: endpoints().count(),
+            usable_endpoints: usable().count(),
+            ejected: usable().filter(|endpoint| outlier::is_ejected(outliers, endpoint, now_nanos)).count(),
+            warming: usable().filter(|endpoint| warmup::factor(warmup, endpoint, now_nanos) < 1.0).count(),
+            lanes,
+            breaker: worst.flatten(),
+            policy: policy.and_then(|policy| policy.name.as_ref()).map(ToString::to_string),
+            spark: spark(sampler, &track, seconds),
+        }
+    }
+}
+
+fn spark(sampler: &Sampler, track: &crate::observe::history::Track, seconds: usize) -> Spark {
+    let seconds = sampler.seconds(seconds);
+    let Some(kept) = sampler.history.last(track, seconds) else { return Spark::default() };
+    Spark {
+        from: sampler.history.now() + 1 - kept.len() as u64,
+        requests: kept.iter().map(|second| second.map(|second| second.requests)).collect(),
+        errors: kept.iter().map(|second| second.map(|second| second.errors)).collect(),
+    }
+}
+
+fn calls(sampler: &Sampler) -> Vec<CallLine> {
+    let seconds = sampler.seconds(RECENT).max(1) as f64;
+    let mut calls: Vec<_> = sampler
+        .calls
+        .all()
+        .map(|call| {
+            let [requests, errors, refused] = sampler.calls.recent(call);
+            CallLine {
+                source: PodName {
+                    namespace: call.source_namespace.to_string(),
+                    name: call.source_pod.to_string(),
+                },
+                destination: (&call.destination).into(),
+                lane: match &call.lane {
+                    LaneLabel::None => String::new(),
+                    lane => lane.as_str().to_owned(),
+                },
+                rate: rounded(requests as f64 / seconds),
+                error_part: part(errors, requests - refused.min(requests)),
+                refused_rate: rounded(refused as f64 / seconds),
+                in_flight: call.requests.in_flight,
+                tunnels: call.requests.tunnels_in_flight,
+                total: Total {
+                    requests: call.requests.ended,
+                    errors: call.requests.errors,
+                    refused: call.requests.refused,
+                },
+            }
+        })
+        .collect();
+    calls.sort_by(|one, other| {
+        let key = |call: &CallLine| {
+            let to = &call.destination;
+            (call.source.clone(), to.namespace.clone(), to.name.clone(), to.port, call.lane.clone())
+        };
+        key(one).cmp(&key(other))
+    });
+    calls
+}
+
+fn pods(look: &Look) -> Vec<PodLine> {
+    let line = |workload: &Workload, state, why: Option<String>| PodLine {
+        pod: PodName { namespace: workload.namespace.to_string(), name: workload.name.to_string() },
+        tag: workload.tag.as_ref().map(ToString::to_string),
+        state,
+        why,
+    };
+    let mut pods: Vec<_> = look
+        .pods
+        .iter()
+        .map(|status| {
+            let workload = &status.workload;
+            match (&status.pending, status.own_proxy) {
+                (Some(why), _) => line(workload, PodState::Pending, Some(why.clone())),
+                (None, Some(mesh)) => {
+                    let why = format!("the proxy of {mesh} takes its connections already");
+                    line(workload, PodState::OwnProxy, Some(why))
+                }
+                (None, None) => line(workload, PodState::Enrolled, None),
+            }
+        })
+        .collect();
+    let known: ahash::AHashSet<_> = look.pods.iter().map(|status| &status.workload.uid).collect();
+    for workload in look.snapshot.pods.values().filter(|pod| !pod.finished && !known.contains(&pod.uid)) {
+        pods.push(if workload.host_network {
+            line(
+                workload,
+                PodState::NotCaptured,
+                Some("it is in the node's own network (hostNetwork)".into()),
+            )
+        } else if !workload.capture {
+            line(workload, PodState::NotCaptured, Some("its annotation sluice.dev/capture says so".into()))
+        } else {
+            line(
+                workload,
+                PodState::Pending,
+                Some("its control group is not on this node, or not yet".into()),
+            )
+        });
+    }
+    pods.sort_by(|one, other| (one.state, &one.pod).cmp(&(other.state, &other.pod)));
+    pods
+}
+
+fn policies(look: &Look) -> Vec<PolicyLine> {
+    let conditions = |verdict: &crate::cluster::verdict::Verdict| {
+        let of = |(kind, condition): (_, &crate::cluster::verdict::Condition)| Condition {
+            kind,
+            holds: condition.holds,
+            reason: condition.reason.as_str(),
+            message: condition.message.clone(),
+        };
+        verdict.conditions().into_iter().map(of).collect()
+    };
+    let line = |(key, judged): (&crate::cluster::object::Key, &crate::cluster::verdict::Judged)| PolicyLine {
+        kind: key.kind.as_str(),
+        namespace: key.name.namespace.to_string(),
+        name: key.name.name.to_string(),
+        conditions: conditions(&judged.verdict),
+    };
+    look.verdicts.iter().map(line).collect()
+}
+
+/// How the circuit breakers and the ejections of a second are told in a line of numbers.
+pub(super) fn number_of(closed_off: ClosedOff) -> u8 {
+    match closed_off {
+        ClosedOff::No => 0,
+        ClosedOff::HalfOpen => 1,
+        ClosedOff::Open => 2,
+    }
+}

@@ -1,0 +1,278 @@
+//! Once a second: what was counted since, of services, lanes and endpoints, and who called whom.
+//!
+//! Only what enrolled pods of this node have called is looked at, so the work follows the traffic and not the size of the
+//! cluster. Counters live where requests end and may outlive what they count; what they said the last time is kept
+//! here, for as long as anybody else holds them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ahash::AHashMap;
+
+use super::{Name, calls::Calls};
+use crate::{
+    cluster::model::{Service, Snapshot},
+    govern::{
+        breaker::State,
+        endpoint::{Endpoint, Load},
+        governor::Breakers,
+        outlier,
+        tag::Tag,
+        tally::{Counts, Tally},
+        warmup,
+    },
+    observe::{
+        history::{ClosedOff, History, Part, Sample, Track},
+        metrics::{Metrics, Requests},
+    },
+};
+
+/// What was sampled.
+pub(super) struct Sampler {
+    pub(super) history: History,
+    pub(super) calls: Calls,
+    /// Since ever, of the pods that are there.
+    pub(super) requests: AHashMap<Name, Requests>,
+    /// The first second.
+    pub(super) began: u64,
+    tallies: Readings<Tally>,
+    loads: Readings<Load>,
+    index: Index,
+}
+
+impl Sampler {
+    pub(super) fn new(most_tracks: usize) -> Self {
+        Self {
+            history: History::new(most_tracks),
+            calls: Calls::default(),
+            requests: AHashMap::new(),
+            began: 0,
+            tallies: Readings::default(),
+            loads: Readings::default(),
+            index: Index::default(),
+        }
+    }
+
+    pub(super) fn sample(&mut self, second: u64, now_nanos: u64, snapshot: &Snapshot, metrics: &Metrics) {
+        if second <= self.history.now() {
+            return;
+        }
+        if self.began == 0 {
+            self.began = second;
+        }
+        if self.index.follow(snapshot) {
+            let index = &self.index;
+            self.history.retain(|track| index.knows(track));
+        }
+        self.requests.clear();
+        let mut counted: AHashMap<Name, Counts> = AHashMap::new();
+        self.calls.begin(second);
+        metrics.for_each_series(|flow, series| {
+            let requests = series.requests();
+            self.calls.note(flow, series, &requests);
+            let name =
+                Name { namespace: flow.namespace.clone(), name: flow.service.clone(), port: flow.port };
+            let since = self.tallies.since(series.service());
+            counted.entry(name.clone()).or_default().add(&since);
+            add(self.requests.entry(name).or_default(), &requests);
+        });
+        self.calls.end();
+        let mut samples = Vec::new();
+        for (name, counts) in counted {
+            let services = self.index.get(&name);
+            let Some(first) = services.first() else { continue };
+            let breakers = first.governor.breakers();
+            let mut lanes = lanes(breakers, now_nanos);
+            let worst = lanes.values().map(|lane| lane.closed_off).max().unwrap_or_default();
+            for endpoint in services.iter().flat_map(|service| &service.endpoints) {
+                let Some(sample) = of_endpoint(first, endpoint, &mut self.loads, now_nanos) else { continue };
+                let lane = lanes.entry(endpoint.tag.clone()).or_default();
+                lane.counts.add(&sample.counts);
+                lane.in_flight += sample.in_flight;
+                samples.push((name.track(Part::Endpoint(endpoint.address)), sample));
+            }
+            samples.extend(lanes.into_iter().map(|(tag, sample)| (name.track(Part::Lane(tag)), sample)));
+            let in_flight = self.requests.get(&name).map_or(0, |requests| requests.in_flight);
+            let sample = Sample { counts, in_flight, warm_up: None, closed_off: worst };
+            samples.push((name.track(Part::Service), sample));
+        }
+        self.tallies.forget();
+        self.loads.forget();
+        self.history.sample(second, samples);
+    }
+
+    /// How many seconds have been sampled, at most so many.
+    pub(super) fn seconds(&self, most: usize) -> usize {
+        let known = if self.began == 0 { 0 } else { self.history.now() + 1 - self.began };
+        most.min(usize::try_from(known).unwrap_or(usize::MAX))
+    }
+}
+
+impl Name {
+    pub(super) fn track(&self, part: Part) -> Track {
+        Track { namespace: self.namespace.clone(), service: self.name.clone(), port: self.port, part }
+    }
+
+    pub(super) fn of(service: &Service) -> Self {
+        Self { namespace: service.namespace.clone(), name: service.name.clone(), port: service.port }
+    }
+}
+
+fn add(sum: &mut Requests, more: &Requests) {
+    sum.ended += more.ended;
+    sum.errors += more.errors;
+    sum.refused += more.refused;
+    sum.in_flight += more.in_flight;
+    sum.tunnels_in_flight += more.tunnels_in_flight;
+}
+
+/// The lanes that have circuit breakers, without counts.
+fn lanes(breakers: Option<&Breakers>, now_nanos: u64) -> BTreeMap<Option<Tag>, Sample> {
+    let all = breakers.map(Breakers::all).unwrap_or_default();
+    let of = |(lane, breaker): (_, Arc<crate::govern::breaker::Breaker>)| {
+        let closed_off = match breaker.state(now_nanos) {
+            State::Closed => ClosedOff::No,
+            State::HalfOpen => ClosedOff::HalfOpen,
+            State::Open => ClosedOff::Open,
+        };
+        (lane, Sample { closed_off, ..Sample::default() })
+    };
+    all.into_iter().map(of).collect()
+}
+
+/// `None`: it was never asked.
+fn of_endpoint(
+    service: &Service,
+    endpoint: &Endpoint,
+    loads: &mut Readings<Load>,
+    now_nanos: u64,
+) -> Option<Sample> {
+    let in_flight = endpoint.load.in_flight.load(std::sync::atomic::Ordering::Relaxed);
+    if endpoint.load.tallied().is_none() && in_flight == 0 {
+        return None;
+    }
+    let policy = service.governor.policy();
+    let warm_up = policy.load_balancer.warmup.as_ref();
+    let ejected = outlier::is_ejected(policy.outlier_detection.as_ref(), endpoint, now_nanos);
+    Some(Sample {
+        counts: loads.since(&endpoint.load),
+        in_flight,
+        warm_up: warm_up.map(|_| warmup::factor(warm_up, endpoint, now_nanos)),
+        closed_off: if ejected { ClosedOff::Open } else { ClosedOff::No },
+    })
+}
+
+/// What is read once a second.
+trait Counter {
+    fn tally(&self) -> Option<&Tally>;
+}
+
+impl Counter for Tally {
+    fn tally(&self) -> Option<&Tally> {
+        Some(self)
+    }
+}
+
+impl Counter for Load {
+    fn tally(&self) -> Option<&Tally> {
+        self.tallied()
+    }
+}
+
+/// What counters said when they were last read, by their addresses: they are held, so that no two have the same.
+struct Readings<C>(AHashMap<usize, (Arc<C>, Counts)>);
+
+impl<C> Default for Readings<C> {
+    fn default() -> Self {
+        Self(AHashMap::new())
+    }
+}
+
+impl<C: Counter> Readings<C> {
+    /// What was counted since this was last asked.
+    fn since(&mut self, counter: &Arc<C>) -> Counts {
+        let Some(tally) = counter.tally() else { return Counts::default() };
+        let (_, before) = self
+            .0
+            .entry(Arc::as_ptr(counter).addr())
+            .or_insert_with(|| (Arc::clone(counter), Counts::default()));
+        // Mostly nothing has happened, and many series share a service's counter.
+        if tally.requests() == before.requests {
+            return Counts::default();
+        }
+        let now = tally.read();
+        let since = now.since(before);
+        *before = now;
+        since
+    }
+
+    /// Lets go of counters that nobody else holds.
+    fn forget(&mut self) {
+        self.0.retain(|_, (counter, _)| Arc::strong_count(counter) > 1);
+    }
+}
+
+/// The services of a snapshot by name: a dual-stack Service is one a family.
+#[derive(Default)]
+struct Index {
+    generation: u64,
+    services: AHashMap<Name, Vec<Arc<Service>>>,
+}
+
+impl Index {
+    /// Whether it is another snapshot than before.
+    fn follow(&mut self, snapshot: &Snapshot) -> bool {
+        if snapshot.generation == self.generation {
+            return false;
+        }
+        self.generation = snapshot.generation;
+        self.services = by_name(snapshot);
+        true
+    }
+
+    fn get(&self, name: &Name) -> &[Arc<Service>] {
+        self.services.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    fn knows(&self, track: &Track) -> bool {
+        let name = Name { namespace: track.namespace.clone(), name: track.service.clone(), port: track.port };
+        let mut services = self.get(&name).iter();
+        match &track.part {
+            Part::Service | Part::Lane(None) => services.next().is_some(),
+            Part::Lane(Some(tag)) => services.any(|service| service.lanes.contains_key(tag)),
+            Part::Endpoint(address) => services.any(|service| {
+                service.endpoints.binary_search_by_key(address, |endpoint| endpoint.address).is_ok()
+            }),
+        }
+    }
+}
+
+/// All services of a snapshot. The addresses of a headless one share theirs.
+pub(super) fn by_name(snapshot: &Snapshot) -> AHashMap<Name, Vec<Arc<Service>>> {
+    let mut all: AHashMap<Name, Vec<Arc<Service>>> = AHashMap::new();
+    for destination in snapshot.destinations.values() {
+        let service = &destination.service;
+        let same = all.entry(Name::of(service)).or_default();
+        if !same.iter().any(|other| Arc::ptr_eq(other, service)) {
+            same.push(Arc::clone(service));
+        }
+    }
+    for same in all.values_mut() {
+        same.sort_by_key(|service| service.endpoints.first().map(|endpoint| endpoint.address));
+    }
+    all
+}
+
+/// Those of this name.
+pub(super) fn services_of(snapshot: &Snapshot, name: &Name) -> Vec<Arc<Service>> {
+    let mut found: Vec<Arc<Service>> = Vec::new();
+    for destination in snapshot.destinations.values() {
+        let service = &destination.service;
+        let is_it =
+            service.port == name.port && service.name == name.name && service.namespace == name.namespace;
+        if is_it && !found.iter().any(|other| Arc::ptr_eq(other, service)) {
+            found.push(Arc::clone(service));
+        }
+    }
+    found.sort_by_key(|service| service.endpoints.first().map(|endpoint| endpoint.address));
+    found
+}

@@ -1,0 +1,36 @@
+//! What the page sees of the running agent.
+
+use std::sync::Arc;
+
+use super::{Shared, lock, missing};
+use crate::{
+    admin::view::{self, Look},
+    cluster::model::Snapshot,
+};
+
+/// The running agent, and what it has been told of its node.
+pub(super) struct Seen {
+    pub(super) running: Shared,
+    pub(super) node: Option<Arc<str>>,
+}
+
+impl view::Agent for Seen {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        let running = lock(&self.running);
+        running.cluster.as_ref().map(|cluster| cluster.current().load_full()).unwrap_or_default()
+    }
+
+    fn look(&self) -> Look {
+        let missing = missing(&self.running);
+        let running = lock(&self.running);
+        let cluster = running.cluster.as_ref();
+        Look {
+            node: self.node.clone(),
+            missing,
+            snapshot: cluster.map(|cluster| cluster.current().load_full()).unwrap_or_default(),
+            cluster: cluster.map(|cluster| cluster.status()),
+            verdicts: cluster.map(|cluster| cluster.verdicts().borrow().clone()).unwrap_or_default(),
+            pods: running.capture.as_ref().map(|capture| capture.status().pods).unwrap_or_default(),
+        }
+    }
+}
