@@ -6,9 +6,11 @@
 
 mod numbers;
 mod seen;
+mod telemetry;
 
 use std::{
     num::NonZero,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -19,6 +21,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use self::telemetry::Telemetry;
 use crate::{
     admin::{Admin, AdminSocket, BindError, Pages, SocketError, view::View},
     capture::{self, Capture, CaptureError},
@@ -34,7 +37,6 @@ use crate::{
     config::{Config, Settings},
     govern::lane::{TagNames, TagNamesError},
     observe::{
-        access_log::AccessLog,
         log::LogFilter,
         metrics::{Description, Metrics},
     },
@@ -43,9 +45,6 @@ use crate::{
 
 /// Threads that carry traffic, if the operator does not say: more than this rarely pays on a node that others share.
 const MOST_WORKERS: usize = 4;
-
-/// How long a stopping agent waits for the access log's reader to take its last lines.
-const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Why the agent did not run. One line each, with what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +63,10 @@ pub enum RunError {
     Capture(#[from] CaptureError),
     #[error("the cluster's objects were never read: their source has stopped; the log says why")]
     Source,
+    #[error("--access-log-file: cannot open {}: {source}", path.display())]
+    AccessLogFile { path: PathBuf, source: std::io::Error },
+    #[error("--otlp-traces: {0}")]
+    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
     #[error("cannot start the {what}: {source}")]
     Start { what: &'static str, source: std::io::Error },
     #[error("metrics are defined twice: {0}")]
@@ -74,7 +77,12 @@ impl RunError {
     /// 2 for what is wrong with the command line, 1 for what is wrong with the machine.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Manifests(_) | Self::TagNames(_) | Self::Admin(_) | Self::AdminSocket(_) => 2,
+            Self::Manifests(_)
+            | Self::TagNames(_)
+            | Self::Admin(_)
+            | Self::AdminSocket(_)
+            | Self::AccessLogFile { .. }
+            | Self::Traces(_) => 2,
             Self::Kubernetes(_) | Self::Capture(_) | Self::Source | Self::Start { .. } | Self::Metrics(_) => {
                 1
             }
@@ -129,9 +137,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     let pages = Arc::new(Pages { metrics: metrics.clone(), readiness, settings, log, view });
     let admin = Admin::bind(config.admin, pages.clone())?;
     let admin_socket = config.admin_socket.path().map(|path| AdminSocket::bind(path, pages)).transpose()?;
-    let (access_log, log_writer) =
-        AccessLog::start(config.access_log, std::io::stdout(), metrics.access_log_dropped.clone())
-            .map_err(|source| RunError::Start { what: "access log", source })?;
+    let (access_log, tracer, telemetry) = Telemetry::start(&config, &metrics)?;
 
     numbers::pull(&metrics, &running)?;
     let mut asking = JoinSet::new();
@@ -154,6 +160,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         current: cluster.current(),
         metrics: metrics.clone(),
         access_log,
+        tracer,
         tag_names,
         connections_per_pod: config.connections_per_pod as usize,
         idle_grace: config.idle_grace.min(config.drain_timeout),
@@ -181,12 +188,9 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         () = drain(&running, &proxy, config.drain_timeout) => {}
         () = signals.any() => tracing::warn!("stopping at once: told to stop a second time"),
     }
-    // The workers end with the last handle to the proxy, and with them the access log's last line is written.
+    // The workers end with the last handle to the proxy, and with them the last line and the last span are handed over.
     drop(proxy);
-    let written = tokio::time::timeout(LAST_LINES, tokio::task::spawn_blocking(|| log_writer.join())).await;
-    if written.is_err() {
-        tracing::warn!("the access log's last lines could not be written in time");
-    }
+    telemetry.end().await;
     // Last of all, so that somebody can ask to the end; and waited for, so that the socket's file goes.
     asking.shutdown().await;
     Ok(())

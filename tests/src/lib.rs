@@ -11,6 +11,7 @@
 
 pub mod api_server;
 pub mod bench;
+pub mod collector;
 
 mod agent;
 mod cgroup;

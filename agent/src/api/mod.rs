@@ -44,7 +44,10 @@ pub use self::{
     },
     traffic_policy::*,
 };
-use crate::govern::policy::{Lane, Policy, Target};
+use crate::{
+    govern::policy::{Lane, Policy, Target},
+    observe::sampling::Ratio,
+};
 
 /// The group of Sluice's own kinds.
 pub const GROUP: &str = "sluice.dev";
@@ -58,6 +61,24 @@ const HEALTH_CHECK_PATH: &str = r"^/[^*]*\*?$";
 
 /// Annotation on a Namespace or a Pod, `enabled` or `disabled`; a Pod's own word wins over its Namespace's.
 pub const CAPTURE_ANNOTATION: &str = "sluice.dev/capture";
+
+/// Annotation on a Service or a Namespace, `enabled`, `disabled` or a ratio from 0 to 1: how many requests to the Service, or
+/// to the Namespace's Services, are lines of the access log. The Service's own word wins.
+pub const ACCESS_LOG_ANNOTATION: &str = "sluice.dev/access-log";
+
+/// What [`ACCESS_LOG_ANNOTATION`] says.
+pub fn parse_access_log(value: &str) -> Result<Ratio, InvalidAccessLog> {
+    match value {
+        "enabled" => Ok(Ratio::ALL),
+        "disabled" => Ok(Ratio::NONE),
+        ratio => ratio.parse().map_err(|_| InvalidAccessLog(value.chars().take(80).collect())),
+    }
+}
+
+/// Why a value of [`ACCESS_LOG_ANNOTATION`] is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither \"enabled\" nor \"disabled\" nor a ratio from 0 to 1; it counts as not set")]
+pub struct InvalidAccessLog(String);
 
 /// Label on a Pod: the tag (lane) of that workload.
 pub const TAG_LABEL: &str = "sluice.dev/tag";

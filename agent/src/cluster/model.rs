@@ -13,9 +13,12 @@ use std::{
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
 
-use crate::govern::{
-    endpoint::Endpoint, entry::Entry, governor::Governor, lane::RequestTag, policy::LaneFallback,
-    request::Request, route::Candidates, subset::Subset, tag::Tag,
+use crate::{
+    govern::{
+        endpoint::Endpoint, entry::Entry, governor::Governor, lane::RequestTag, policy::LaneFallback,
+        request::Request, route::Candidates, subset::Subset, tag::Tag,
+    },
+    observe::sampling::Ratio,
 };
 
 /// The current snapshot. Readers on the data path use `arc_swap::Cache`.
@@ -73,6 +76,8 @@ pub struct Service {
     pub governor: Arc<Governor>,
     /// Tags whose requests are refused rather than answered by the baseline (`fallback: Fail`).
     pub failing_lanes: Arc<BTreeSet<Tag>>,
+    /// How many of its requests are logged; `None`: nobody has said it.
+    pub access_log: Option<Ratio>,
 }
 
 impl Service {
@@ -91,6 +96,7 @@ impl Service {
             entry: Arc::default(),
             governor: Arc::default(),
             failing_lanes: Arc::default(),
+            access_log: None,
         }
     }
 

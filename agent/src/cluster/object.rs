@@ -12,6 +12,7 @@ use crate::{
         policy::{Lane, Policy, Target},
         tag::Tag,
     },
+    observe::sampling::Ratio,
 };
 
 /// The kinds that Sluice reads.
@@ -123,6 +124,8 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// The annotation `sluice.dev/capture`: enabled, disabled or not set.
     pub capture: Option<bool>,
+    /// The annotation `sluice.dev/access-log`.
+    pub access_log: Option<Ratio>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +141,8 @@ pub struct Service {
     /// `trafficDistribution`.
     pub prefer: Prefer,
     pub publish_not_ready_addresses: bool,
+    /// The annotation `sluice.dev/access-log`.
+    pub access_log: Option<Ratio>,
 }
 
 /// How callers reach a Service.

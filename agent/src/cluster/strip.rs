@@ -7,7 +7,7 @@ mod own;
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt::Debug,
+    fmt::{Debug, Display},
     net::IpAddr,
     sync::Arc,
     time::SystemTime,
@@ -29,7 +29,7 @@ use super::{
     protocol,
     source::Sighting,
 };
-use crate::{api, govern::tag::Tag};
+use crate::{api, govern::tag::Tag, observe::sampling::Ratio};
 
 /// On an EndpointSlice: the Service that it belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -45,6 +45,7 @@ pub fn namespace(object: &core::Namespace) -> Result<Sighting, Problem> {
     let namespace = Namespace {
         name: check.key.name.name.clone(),
         capture: check.capture(object.metadata.annotations.as_ref()),
+        access_log: check.access_log(object.metadata.annotations.as_ref()),
     };
     Ok(check.end(Object::Namespace(namespace)))
 }
@@ -99,6 +100,7 @@ pub fn service(object: core::Service) -> Result<Sighting, Problem> {
             ],
         ),
         publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or(false),
+        access_log: check.access_log(object.metadata.annotations.as_ref()),
     };
     Ok(check.end(Object::Service(service)))
 }
@@ -252,11 +254,23 @@ impl Check {
     }
 
     fn capture(&mut self, annotations: Option<&BTreeMap<String, String>>) -> Option<bool> {
-        let value = annotations?.get(api::CAPTURE_ANNOTATION)?;
-        match api::parse_capture(value) {
-            Ok(capture) => Some(capture),
+        self.annotation(annotations, api::CAPTURE_ANNOTATION, api::parse_capture)
+    }
+
+    fn access_log(&mut self, annotations: Option<&BTreeMap<String, String>>) -> Option<Ratio> {
+        self.annotation(annotations, api::ACCESS_LOG_ANNOTATION, api::parse_access_log)
+    }
+
+    fn annotation<T, E: Display>(
+        &mut self,
+        annotations: Option<&BTreeMap<String, String>>,
+        key: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        match parse(annotations?.get(key)?) {
+            Ok(value) => Some(value),
             Err(e) => {
-                self.note(format!("metadata.annotations[\"{}\"]", api::CAPTURE_ANNOTATION), e.to_string());
+                self.note(format!("metadata.annotations[\"{key}\"]"), e.to_string());
                 None
             }
         }

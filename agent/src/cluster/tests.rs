@@ -16,7 +16,7 @@ fn sighting(object: Object) -> Sighting {
 }
 
 fn namespace() -> Sighting {
-    sighting(Object::Namespace(Namespace { name: "shop".into(), capture: Some(true) }))
+    sighting(Object::Namespace(Namespace { name: "shop".into(), capture: Some(true), access_log: None }))
 }
 
 fn service(number: u8) -> Sighting {
@@ -28,6 +28,7 @@ fn service(number: u8) -> Sighting {
         node_local: false,
         prefer: Prefer::Any,
         publish_not_ready_addresses: false,
+        access_log: None,
     }))
 }
 

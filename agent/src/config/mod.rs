@@ -3,6 +3,7 @@
 //! [`settings`] tells what is in force and where it comes from, and takes care of the environment.
 
 pub mod settings;
+mod telemetry;
 
 use std::{
     fmt,
@@ -15,12 +16,17 @@ use std::{
 use clap::{Args, ValueEnum};
 use http::HeaderName;
 
-pub use settings::{Origin, Setting, Settings};
+pub use self::{
+    settings::{Origin, Setting, Settings},
+    telemetry::Telemetry,
+};
+
+use crate::observe::sampling::Ratio;
 
 /// Where the admin socket is, if nobody says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/sluice/sluice.sock";
 
-/// How access log lines look.
+/// How access log lines look, if there are any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum AccessLogFormat {
     #[default]
@@ -71,9 +77,21 @@ pub struct Config {
     )]
     pub tag_header: Vec<HeaderName>,
 
-    /// One line per request, to standard output
+    /// One line per request
     #[arg(long, value_name = "FORMAT", env = "SLUICE_ACCESS_LOG", default_value = "off")]
     pub access_log: AccessLogFormat,
+
+    /// The file to which the access log is appended; it may be rotated [default: standard output]
+    #[arg(long, value_name = "PATH", env = "SLUICE_ACCESS_LOG_FILE")]
+    pub access_log_file: Option<PathBuf>,
+
+    /// How much of the requests is logged, from 0 (none) to 1 (all), where the annotation sluice.dev/access-log of the Service
+    /// or of its Namespace does not say it
+    #[arg(long, value_name = "RATIO", env = "SLUICE_ACCESS_LOG_RATIO", default_value = "1")]
+    pub access_log_ratio: Ratio,
+
+    #[command(flatten)]
+    pub telemetry: Telemetry,
 
     /// What to log: a level, or per module as in `info,sluice::proxy=debug`
     #[arg(long, value_name = "FILTER", env = "SLUICE_LOG", default_value = "info")]

@@ -4,5 +4,7 @@ pub mod access_log;
 pub mod history;
 pub mod log;
 pub mod metrics;
+pub mod otlp;
 pub mod reason;
+pub mod sampling;
 pub mod trace;

@@ -48,7 +48,7 @@ use crate::{
     clock::Nanos,
     cluster::model::{Current, Workload},
     govern::lane::TagNames,
-    observe::{access_log::AccessLog, metrics::Metrics},
+    observe::{access_log::AccessLog, metrics::Metrics, trace::Tracer},
 };
 
 /// What capture gives the proxy for an enrolled pod, besides its listeners.
@@ -76,6 +76,7 @@ pub struct Options {
     pub current: Current,
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
+    pub tracer: Tracer,
     pub tag_names: Arc<TagNames>,
     /// Connections that a pod may have open through the proxy, so that no pod can starve the others.
     pub connections_per_pod: usize,

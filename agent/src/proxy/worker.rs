@@ -25,8 +25,9 @@ use crate::{
     clock::Nanos,
     cluster::model::Snapshot,
     observe::{
-        access_log::AccessLog,
+        access_log::Lines,
         metrics::{Metrics, PodMetrics},
+        trace::{Tracer, context::Scan},
     },
 };
 
@@ -91,7 +92,8 @@ pub(crate) struct Status {
 pub(crate) struct Worker {
     pub(crate) options: Rc<Options>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) access_log: AccessLog,
+    pub(crate) access_log: Lines,
+    pub(crate) tracer: Tracer,
     pub(crate) buffers: Buffers,
     pub(crate) pool: Pool,
     pub(crate) h2: http2::Pool,
@@ -155,7 +157,8 @@ impl Worker {
     fn new(options: Rc<Options>) -> Self {
         Self {
             metrics: options.metrics.clone(),
-            access_log: options.access_log.clone(),
+            access_log: options.access_log.lines(),
+            tracer: options.tracer.clone(),
             options,
             buffers: Buffers::default(),
             pool: Pool::default(),
@@ -170,6 +173,11 @@ impl Worker {
     /// The cluster as of now.
     pub(crate) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.options.current.load()
+    }
+
+    /// What to show a request's headers to; `None` if nobody will be told of their traces.
+    pub(crate) fn scan(&self) -> Option<Scan<'_>> {
+        (self.tracer.is_on() || self.access_log.is_on()).then(|| self.tracer.scan())
     }
 
     pub(crate) fn busy(self: &Rc<Self>) -> Busy {
@@ -311,7 +319,10 @@ pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> 
             loop {
                 tokio::select! {
                     biased;
-                    _ = beat.tick() => beats.beat.store(Nanos::now().0, Ordering::Relaxed),
+                    _ = beat.tick() => {
+                        beats.beat.store(Nanos::now().0, Ordering::Relaxed);
+                        worker.access_log.flush();
+                    }
                     command = inbox.recv() => match command {
                         Some(Command::Open { id, pod, listeners }) => worker.open(id, pod, listeners),
                         Some(Command::Close { id, closed }) => worker.close(id, closed),

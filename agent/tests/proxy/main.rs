@@ -1,5 +1,6 @@
 //! The proxy in-process: real sockets on loopback, hostile and odd peers, no kernel programs.
 
+mod access_log;
 mod bodies;
 mod breaking;
 mod callers;
@@ -24,5 +25,6 @@ mod rig;
 mod splits;
 mod throttling;
 mod timeouts;
+mod traces;
 mod tunnels;
 mod upgrades;

@@ -19,7 +19,12 @@ use sluice::{
         lane::TagNames,
         policy::{EntryRule, Lane, LaneFallback, Policy},
     },
-    observe::{access_log::AccessLog, metrics::Metrics},
+    observe::{
+        access_log::AccessLog,
+        metrics::Metrics,
+        sampling::Ratio,
+        trace::{Tracer, context::Propagation},
+    },
     proxy::{Network, OpenPod, Options, Pod, Proxy},
 };
 
@@ -58,6 +63,9 @@ pub(crate) struct Builder {
     pinned: bool,
     governor: Arc<Governor>,
     entry: Arc<Entry>,
+    tracer: Option<Tracer>,
+    access_log: Option<AccessLog>,
+    logged: Option<Ratio>,
 }
 
 #[derive(Clone)]
@@ -175,6 +183,22 @@ impl Builder {
         self
     }
 
+    pub(crate) fn tracer(mut self, tracer: Tracer) -> Self {
+        self.tracer = Some(tracer);
+        self
+    }
+
+    pub(crate) fn access_log(mut self, log: AccessLog) -> Self {
+        self.access_log = Some(log);
+        self
+    }
+
+    /// What the Service says about the access log.
+    pub(crate) fn logged(mut self, ratio: Option<Ratio>) -> Self {
+        self.logged = ratio;
+        self
+    }
+
     /// Making a socket for this address panics.
     pub(crate) fn panic_at(mut self, address: SocketAddr) -> Self {
         self.panic_at = Some(address);
@@ -199,20 +223,23 @@ impl Builder {
             protocol: self.protocol,
             entry: self.entry.clone(),
             governor: self.governor.clone(),
+            access_log: self.logged,
             ..Service::new("shop", "orders", 80).with_endpoints(endpoints)
         });
         snapshot.destinations.insert(DIALLED.parse().unwrap(), Destination { service, pinned });
         snapshot
     }
 
-    pub(crate) fn start(self) -> Rig {
+    pub(crate) fn start(mut self) -> Rig {
         let current = Arc::new(ArcSwap::from_pointee(self.snapshot(1)));
         let metrics = Arc::new(Metrics::new());
         let proxy = Proxy::start(&Options {
             workers: 1,
             current: current.clone(),
             metrics: metrics.clone(),
-            access_log: AccessLog::off(),
+            // Not kept here, for they end with the proxy.
+            access_log: self.access_log.take().unwrap_or_else(AccessLog::off),
+            tracer: self.tracer.take().unwrap_or_else(|| Tracer::off(&[Propagation::W3c])),
             tag_names: Arc::new(TagNames::new(&["x-mse-tag".parse().unwrap()]).unwrap()),
             connections_per_pod: self.connections.unwrap_or(1000),
             idle_grace: Duration::from_millis(50),

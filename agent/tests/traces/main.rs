@@ -1,37 +1,33 @@
 //! Spans as a collector gets them: real OTLP over gRPC and HTTP, decoded; and collectors that fail.
 
-mod collector;
-
 use std::{
+    net::SocketAddr,
     sync::Arc,
-    time::{Duration, SystemTime},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
-use opentelemetry_proto::tonic::{common::v1::any_value::Value, trace::v1::Span};
 use prometheus::IntCounter;
-use sluice::observe::trace::{
-    AttemptSpan, Options, Protocol, RequestSpan, Traced, Tracer,
-    context::{Parent, Propagation, SpanId, TraceId},
+use sluice::observe::{
+    otlp::{Identity, Protocol},
+    sampling::Ratio,
+    trace::{
+        AttemptSpan, Options, RequestSpan, Traced, Tracer,
+        context::{Parent, Propagation, SpanId, TraceId},
+    },
 };
-
-use collector::Collector;
-
-/// As long as a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn counter() -> IntCounter {
-    IntCounter::new("dropped", "Spans that were dropped.").unwrap()
-}
+use sluice_tests::{PATIENCE, collector::Collector};
 
 fn start(endpoint: &str, protocol: Protocol) -> (Tracer, IntCounter) {
     let options = Options {
-        endpoint: endpoint.to_owned(),
+        endpoint: endpoint.parse().unwrap(),
         protocol,
         propagation: vec![Propagation::W3c],
-        root_ratio: 0.0,
-        node: Some("node-a".to_owned()),
+        roots: Ratio::NONE,
+        queue: 4096,
+        identity: Identity::new(Some("node-a"), &["team=shop".parse().unwrap()]),
     };
-    let dropped = counter();
+    let dropped = IntCounter::new("dropped", "Spans that were dropped.").unwrap();
     let (tracer, exporter) = Tracer::start(&options, dropped.clone()).unwrap();
     tokio::spawn(exporter.run());
     (tracer, dropped)
@@ -39,13 +35,23 @@ fn start(endpoint: &str, protocol: Protocol) -> (Tracer, IntCounter) {
 
 fn request(trace: u128) -> Box<RequestSpan> {
     let start = SystemTime::now();
+    let end = start + Duration::from_millis(5);
     let trace = TraceId::new(trace).unwrap();
-    let sender = SpanId::new(3).unwrap();
-    let parent = Parent { trace, span: sender, sampled: Some(true), form: Propagation::W3c };
+    let parent = Parent { trace, span: SpanId::new(3).unwrap(), sampled: Some(true), multi: false };
+    let attempt = AttemptSpan {
+        span: SpanId::new(5).unwrap(),
+        start: start + Duration::from_millis(1),
+        end,
+        endpoint: SocketAddr::from(([10, 0, 0, 7], 80)),
+        pod: Some(Arc::from("orders-0")),
+        status: 200,
+        grpc_status: None,
+        error: None,
+    };
     Box::new(RequestSpan {
         traced: Traced { trace, span: SpanId::new(4).unwrap(), parent: Some(parent) },
         start,
-        end: start + Duration::from_millis(5),
+        end,
         protocol_version: "1.1",
         method: b"GET".to_vec(),
         path: b"/orders".to_vec(),
@@ -62,77 +68,51 @@ fn request(trace: u128) -> Box<RequestSpan> {
         grpc_status: None,
         reason: None,
         rule: None,
+        policy: None,
         request_bytes: 0,
         response_bytes: 2,
-        attempts: [AttemptSpan {
-            span: SpanId::new(5).unwrap(),
-            start,
-            end: start + Duration::from_millis(4),
-            endpoint: "10.0.0.7:80".parse().unwrap(),
-            pod: Some(Arc::from("orders-0")),
-            status: 200,
-            error: None,
-        }]
-        .into_iter()
-        .collect(),
+        retries: 0,
+        attempts: [attempt].into_iter().collect(),
     })
 }
 
-fn attribute(span: &Span, key: &str) -> Option<String> {
-    let pair = span.attributes.iter().find(|pair| pair.key == key)?;
-    match pair.value.as_ref()?.value.as_ref()? {
-        Value::StringValue(text) => Some(text.clone()),
-        Value::IntValue(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.expect("it never came");
-}
-
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_gets_a_request_and_its_attempts() {
     for protocol in [Protocol::Grpc, Protocol::Http] {
-        let mut collector = Collector::start(protocol, &[]).await;
-        let (tracer, dropped) = start(&collector.endpoint, protocol);
+        let collector = Collector::start().unwrap();
+        let (tracer, dropped) = start(&collector.endpoint(), protocol);
         tracer.record(request(0xabc));
-        let received = collector.next(PATIENCE).await;
-        let resource = received.resource.expect("a resource");
-        let names: Vec<_> = resource.attributes.iter().map(|pair| pair.key.as_str()).collect();
-        assert!(names.contains(&"service.name") && names.contains(&"k8s.node.name"), "{names:?}");
-        let spans: Vec<Span> = received.scope_spans.into_iter().flat_map(|scope| scope.spans).collect();
+        let spans = collector.trace("00000000000000000000000000000abc", 2).unwrap();
         let [own, attempt] = &spans[..] else { panic!("{protocol:?}: {} spans", spans.len()) };
-        assert_eq!(own.trace_id, 0xabc_u128.to_be_bytes());
-        assert_eq!(own.parent_span_id, 3_u64.to_be_bytes());
-        assert_eq!(attempt.parent_span_id, own.span_id);
-        assert_eq!(attribute(own, "sluice.tag").as_deref(), Some("gray"));
-        assert_eq!(attribute(own, "sluice.lane").as_deref(), Some("baseline"));
-        assert_eq!(attribute(own, "sluice.tag.outcome").as_deref(), Some("fell_back"));
-        assert_eq!(attribute(own, "http.response.status_code").as_deref(), Some("200"));
-        assert_eq!(attribute(attempt, "network.peer.port").as_deref(), Some("80"));
+        for (key, value) in [("service.name", "sluice"), ("k8s.node.name", "node-a"), ("team", "shop")] {
+            assert_eq!(own.resource[key], value);
+        }
+        assert!(!own.client && attempt.client);
+        assert_eq!((&*own.parent, &*own.id), ("0000000000000003", "0000000000000004"));
+        assert_eq!(attempt.parent, own.id);
+        assert_eq!(own.attribute("sluice.tag"), "gray");
+        assert_eq!(own.attribute("sluice.lane"), "baseline");
+        assert_eq!(own.attribute("sluice.tag.outcome"), "fell_back");
+        assert_eq!(own.attribute("http.response.status_code"), "200");
+        assert_eq!(attempt.attribute("network.peer.port"), "80");
+        assert_eq!(own.end_nanos - own.start_nanos, 5_000_000);
         assert_eq!(dropped.get(), 0, "{protocol:?}");
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_busy_is_asked_again() {
     for protocol in [Protocol::Grpc, Protocol::Http] {
-        let mut collector = Collector::start(protocol, &[collector::Fault::Busy]).await;
-        let (tracer, dropped) = start(&collector.endpoint, protocol);
+        let collector = Collector::start().unwrap();
+        collector.busy_for(1);
+        let (tracer, dropped) = start(&collector.endpoint(), protocol);
         tracer.record(request(1));
-        let received = collector.next(PATIENCE).await;
-        assert_eq!(received.scope_spans[0].spans.len(), 2, "{protocol:?}");
-        assert_eq!(dropped.get(), 0, "{protocol:?}");
+        collector.trace("00000000000000000000000000000001", 2).unwrap();
+        assert_eq!((dropped.get(), collector.requests()), (0, 2), "{protocol:?}");
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_collector_costs_the_spans_only() {
     for protocol in [Protocol::Grpc, Protocol::Http] {
         // Bound and dropped: nobody listens there.
@@ -141,31 +121,17 @@ async fn a_dead_collector_costs_the_spans_only() {
             format!("http://{}", listener.local_addr().unwrap())
         };
         let (tracer, dropped) = start(&endpoint, protocol);
-        // More than the queue holds, without a single await: recording never waits.
+        // More than the queue and a batch hold: recording never waits.
         for trace in 1..=6_000 {
             tracer.record(request(trace));
         }
         let at_once = dropped.get();
-        assert!(at_once >= 2 * (6_000 - 4_096 - 1), "{at_once}");
+        assert!(at_once >= 2 * (6_000 - 4_096 - 512), "{at_once}");
         // And what was queued goes in the end too.
-        until(|| dropped.get() >= at_once + 512).await;
-    }
-}
-
-#[tokio::test]
-async fn a_collector_is_an_http_address() {
-    for endpoint in ["", "collector:4317", "https://collector:4317", "ftp://collector", "http://"] {
-        let options = Options {
-            endpoint: endpoint.to_owned(),
-            protocol: Protocol::Grpc,
-            propagation: vec![Propagation::W3c],
-            root_ratio: 0.0,
-            node: None,
-        };
-        let error = Tracer::start(&options, counter()).err().map(|error| error.to_string());
-        assert!(
-            error.as_ref().is_some_and(|error| error.contains("http://HOST:PORT")),
-            "{endpoint}: {error:?}"
-        );
+        let began = Instant::now();
+        while dropped.get() < at_once + 512 {
+            assert!(began.elapsed() < PATIENCE, "{} spans were dropped", dropped.get());
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }

@@ -223,10 +223,15 @@ impl Builder {
         match object {
             Object::Namespace(namespace) => {
                 let name = namespace.name.clone();
+                let access_log = namespace.access_log;
                 let before = self.store.namespaces.insert(name.clone(), namespace);
                 let now = self.store.is_opted_in(&name);
+                let logged = before.as_ref().and_then(|before| before.access_log);
                 if before.is_some_and(|before| before.capture == Some(true)) != now {
                     self.namespace_changed(&name);
+                } else if access_log != logged {
+                    let services = self.store.services.keys().filter(|service| service.namespace == name);
+                    self.dirty.extend(services.cloned());
                 }
             }
             Object::Service(service) => self.set_service(&key.name, Some(service)),

@@ -30,6 +30,7 @@ use crate::{
         subset::Subset,
         tag::Tag,
     },
+    observe::sampling::Ratio,
 };
 
 /// How long the load of an endpoint outlives it. An endpoint that moves from one slice to another is in neither for
@@ -53,11 +54,12 @@ pub(super) struct Built {
     parts: AHashMap<(u16, bool), Part>,
 }
 
-/// What governs a port, in both families.
+/// What the Service and its Namespace say of a port, in both families.
 struct Rules {
     governor: Arc<Governor>,
     entry: Arc<Entry>,
     failing: Arc<BTreeSet<Tag>>,
+    access_log: Option<Ratio>,
 }
 
 /// What an endpoint's place in the world depends on.
@@ -124,6 +126,9 @@ impl Built {
                 governor,
                 entry: store.lanes.entry(&service.name, port.name.as_ref()),
                 failing: store.lanes.failing(&service.name.namespace),
+                access_log: service.access_log.or_else(|| {
+                    store.namespaces.get(&service.name.namespace).and_then(|namespace| namespace.access_log)
+                }),
             };
             for &ipv6 in families {
                 let described = merge(port, ipv6, &slices);
@@ -358,6 +363,7 @@ impl Part {
             governor: rules.governor.clone(),
             entry: rules.entry.clone(),
             failing_lanes: rules.failing.clone(),
+            access_log: rules.access_log,
         };
         let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
         let mut part = Self { service, loads: std::mem::take(loads), held };
@@ -414,6 +420,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         entry,
         governor,
         failing_lanes,
+        access_log,
     } = new;
     let same = |old: &[Arc<Endpoint>], new: &[Arc<Endpoint>]| {
         old.len() == new.len() && old.iter().zip(new).all(|(old, new)| Arc::ptr_eq(old, new))
@@ -423,7 +430,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         && Arc::ptr_eq(&old.governor, governor)
         // Mostly the same one, which spares looking at every rule.
         && (Arc::ptr_eq(&old.entry, entry) || old.entry == *entry)
-        && old.failing_lanes == *failing_lanes
+        && (&old.failing_lanes, old.access_log) == (failing_lanes, *access_log)
         && same(&old.endpoints, endpoints)
         && same(&old.baseline, baseline)
         && old.lanes.len() == lanes.len()

@@ -257,7 +257,8 @@ mod tests {
     }
 
     fn namespace(name: &str, capture: Option<bool>) -> Sighting {
-        Sighting { object: Object::Namespace(Namespace { name: name.into(), capture }), problems: Vec::new() }
+        let namespace = Namespace { name: name.into(), capture, access_log: None };
+        Sighting { object: Object::Namespace(namespace), problems: Vec::new() }
     }
 
     fn pod(namespace: &str, name: &str) -> Sighting {

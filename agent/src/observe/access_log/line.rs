@@ -2,29 +2,31 @@
 
 use std::{
     borrow::Cow,
-    fmt::{self, Write as _},
+    fmt::{self, Display},
+    io::{self, Write},
     net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::ser::Formatter;
 
 use super::Entry;
-
-/// Bytes of a method or a path that are shown. Lines wait in memory to be written, and a caller may send long ones.
-const LONGEST: usize = 2048;
+use crate::observe::trace::context::{SpanId, TraceId};
 
 /// The fields of a JSON line, in order. Names as in metrics; absent where there is nothing to say.
 #[derive(Serialize)]
 struct Json<'e> {
-    time: String,
+    time: &'e str,
     source_namespace: &'e str,
     source_pod: &'e str,
     method: Cow<'e, str>,
     path: Cow<'e, str>,
     protocol: &'e str,
     status: u16,
-    service: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<u8>,
+    service: Shown<&'e dyn Display>,
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,106 +39,140 @@ struct Json<'e> {
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'e str>,
-    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'e str>,
+    retries: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream_ms: Option<f64>,
     duration_ms: f64,
     request_bytes: u64,
     response_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<&'e str>,
+    trace_id: Option<Shown<TraceId>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    span_id: Option<Shown<SpanId>>,
+}
+
+/// Written as it displays itself.
+struct Shown<D>(D);
+
+impl<D: Display> Serialize for Shown<D> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// JSON in printable ASCII: terminals obey some characters beyond it too.
+struct Ascii;
+
+impl Formatter for Ascii {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        let printable = |byte: u8| matches!(byte, b' '..=b'~');
+        if fragment.bytes().all(printable) {
+            return out.write_all(fragment.as_bytes());
+        }
+        for unit in fragment.encode_utf16() {
+            match u8::try_from(unit) {
+                Ok(byte) if printable(byte) => out.write_all(&[byte])?,
+                _ => write!(out, "\\u{unit:04x}")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Entry<'_> {
-    pub(super) fn json(&self) -> Vec<u8> {
+    pub(super) fn json(&self, out: &mut Vec<u8>) {
+        let time = timestamp(self.time);
         let fields = Json {
-            time: Timestamp(self.time).to_string(),
+            time: str::from_utf8(&time).unwrap_or_default(),
             source_namespace: self.source_namespace,
             source_pod: self.source_pod,
-            method: String::from_utf8_lossy(cut(self.method)),
-            path: String::from_utf8_lossy(cut(self.path)),
+            method: String::from_utf8_lossy(self.method),
+            path: String::from_utf8_lossy(self.path),
             protocol: self.protocol,
             status: self.status,
-            service: self.service.to_string(),
+            grpc_status: self.grpc_status,
+            service: Shown(self.service),
             endpoint: self.endpoint,
             lane: self.lane_name(),
             tag: self.tag,
             tag_source: self.tag_source,
             reason: self.reason.map(super::Reason::code),
             rule: self.rule,
-            attempts: self.attempts,
+            policy: self.policy,
+            retries: self.retries,
             upstream_ms: self.upstream_duration.map(milliseconds),
             duration_ms: milliseconds(self.duration),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
-            trace_id: self.trace_id.as_ref().map(super::TraceId::as_str),
+            trace_id: self.trace.map(|(trace, _)| Shown(trace)),
+            span_id: self.trace.map(|(_, span)| Shown(span)),
         };
-        let mut line = Vec::with_capacity(512);
+        let began = out.len();
         // Strings and numbers into memory: this cannot fail, and an empty line is the least harm if it did.
-        if serde_json::to_writer(&mut line, &fields).is_err() {
-            line.clear();
+        if fields.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Ascii)).is_err() {
+            out.truncate(began);
         }
-        line.push(b'\n');
-        line
+        out.push(b'\n');
     }
 
-    pub(super) fn text(&self) -> Vec<u8> {
-        let mut line = String::with_capacity(256);
-        // Writing to a `String` cannot fail.
-        let _ = self.write_text(&mut line);
-        line.into_bytes()
+    pub(super) fn text(&self, out: &mut Vec<u8>) {
+        // Writing to memory cannot fail.
+        let _ = self.write_text(out);
     }
 
-    fn write_text(&self, line: &mut String) -> fmt::Result {
+    fn write_text(&self, line: &mut Vec<u8>) -> io::Result<()> {
+        line.extend_from_slice(&timestamp(self.time));
         write!(
             line,
-            "{} {}/{} \"{} {} {}\" {} {}",
-            Timestamp(self.time),
+            " {}/{} \"{} {} {}\" {}",
             self.source_namespace,
             self.source_pod,
-            Escaped(cut(self.method)),
-            Escaped(cut(self.path)),
+            Escaped(self.method),
+            Escaped(self.path),
             self.protocol,
             self.status,
-            self.service,
         )?;
+        if let Some(status) = self.grpc_status {
+            write!(line, "/{status}")?;
+        }
+        write!(line, " {}", self.service)?;
         match self.endpoint {
             Some(endpoint) => write!(line, " {endpoint}")?,
-            None => line.push_str(" -"),
+            None => line.extend_from_slice(b" -"),
         }
         write!(line, " lane={}", self.lane_name().unwrap_or("-"))?;
         match (self.tag, self.tag_source) {
             (Some(tag), Some(source)) => write!(line, " tag={tag} from={source}")?,
-            _ => line.push_str(" tag=- from=-"),
+            _ => line.extend_from_slice(b" tag=- from=-"),
         }
-        write!(line, " reason={} rule=", self.reason.map_or("-", super::Reason::code))?;
-        match self.rule {
-            Some(rule) => write!(line, "{}", Escaped(cut(rule.as_bytes())))?,
-            None => line.push('-'),
+        write!(line, " reason={}", self.reason.map_or("-", super::Reason::code))?;
+        for (key, value) in [("rule", self.rule), ("policy", self.policy)] {
+            write!(line, " {key}={}", Escaped(value.unwrap_or("-").as_bytes()))?;
         }
-        write!(line, " attempts={} upstream=", self.attempts)?;
+        write!(line, " retries={} upstream=", self.retries)?;
         match self.upstream_duration {
             Some(duration) => write!(line, "{:.3}ms", milliseconds(duration))?,
-            None => line.push('-'),
+            None => line.push(b'-'),
         }
-        writeln!(
+        write!(
             line,
-            " {:.3}ms in={} out={} trace={}",
+            " {:.3}ms in={} out={}",
             milliseconds(self.duration),
             self.request_bytes,
             self.response_bytes,
-            self.trace_id.as_ref().map_or("-", super::TraceId::as_str),
-        )
+        )?;
+        match self.trace {
+            Some((trace, span)) => writeln!(line, " trace={trace} span={span}"),
+            None => writeln!(line, " trace=- span=-"),
+        }
     }
 
     /// As in the metrics' label: nothing where no endpoint was chosen.
     fn lane_name(&self) -> Option<&str> {
         self.endpoint.map(|_| self.lane.unwrap_or("baseline"))
     }
-}
-
-fn cut(bytes: &[u8]) -> &[u8] {
-    &bytes[..bytes.len().min(LONGEST)]
 }
 
 /// With a precision of a microsecond.
@@ -148,36 +184,41 @@ fn milliseconds(duration: Duration) -> f64 {
 /// fake a line or a terminal sequence.
 struct Escaped<'b>(&'b [u8]);
 
-impl fmt::Display for Escaped<'_> {
+impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for byte in self.0 {
             match byte {
                 b'"' | b'\\' | 0..=0x1f | 0x7f.. => write!(f, "\\x{byte:02x}")?,
-                printable => f.write_char(char::from(*printable))?,
+                printable => fmt::Write::write_char(f, char::from(*printable))?,
             }
         }
         Ok(())
     }
 }
 
-/// A point in time as RFC 3339 in UTC with milliseconds.
-struct Timestamp(SystemTime);
-
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A clock before 1970 is shown as 1970.
-        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-        let (year, month, day) = civil(days);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-            second / 3600,
-            second / 60 % 60,
-            second % 60,
-            since.subsec_millis(),
-        )
-    }
+/// A point in time as RFC 3339 in UTC with milliseconds. Written by hand, for it is in every line.
+fn timestamp(time: SystemTime) -> [u8; 24] {
+    // A clock before 1970 is shown as 1970.
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    let mut put = |end: usize, mut number: u64| {
+        let mut at = end;
+        while number > 0 && at > 0 {
+            at -= 1;
+            text[at] = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+    };
+    put(4, year % 10_000);
+    put(7, month);
+    put(10, day);
+    put(13, second / 3600);
+    put(16, second / 60 % 60);
+    put(19, second % 60);
+    put(23, since.subsec_millis().into());
+    text
 }
 
 /// Year, month and day of a count of days since 1970-01-01.
@@ -205,8 +246,9 @@ mod tests {
             (1_709_251_199, "2024-02-29T23:59:59.000Z"),
             (1_735_689_600, "2025-01-01T00:00:00.000Z"),
             (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+            (253_402_300_799, "9999-12-31T23:59:59.000Z"),
         ] {
-            assert_eq!(Timestamp(UNIX_EPOCH + Duration::from_secs(seconds)).to_string(), text);
+            assert_eq!(timestamp(UNIX_EPOCH + Duration::from_secs(seconds)), *text.as_bytes());
         }
     }
 }

@@ -1,40 +1,78 @@
 //! One line for each request, off by default: text for people, JSON for machines.
 //!
-//! A line is made by the thread that carried the request and written by a thread of its own. If that cannot keep
-//! up, lines are dropped and counted; requests never wait. No header's value is logged but the trace id that
-//! `traceparent` carries; control characters in methods and paths are escaped, so that a line stays a line.
+//! A line is made by the worker that carried the request, into a buffer of its own ([`Lines`]), which goes to the thread
+//! that writes when it is full and several times a second; so a line costs neither a lock nor a wake-up. If the writer
+//! cannot keep up, lines are dropped and counted; requests never wait. At most 4 MiB of lines wait to be written, and
+//! 48 KiB with each worker.
+//!
+//! No header's value is shown but a tag and the ids of a trace, and no query. Control characters, quotes and whatever is
+//! not ASCII in methods and paths are escaped, so that a line stays a line, and nobody's terminal obeys a request.
 
 mod line;
+mod sink;
 
 use std::{
+    cell::RefCell,
     fmt::Display,
     io::{self, Write},
     net::SocketAddr,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Sender, channel},
+    },
     thread::JoinHandle,
     time::{Duration, SystemTime},
 };
 
 use prometheus::IntCounter;
 
-use super::reason::Reason;
-use crate::config::AccessLogFormat;
+pub use self::sink::File;
+use super::{
+    reason::Reason,
+    sampling::Ratio,
+    trace::context::{SpanId, TraceId},
+};
 
-/// Lines that may wait to be written.
-const QUEUE: usize = 8192;
+/// Bytes of lines that may wait to be written.
+const QUEUE: usize = 4 * 1024 * 1024;
+/// Bytes of lines that a worker gathers before it hands them over. The last line may go a few KiB beyond.
+const CHUNK: usize = 32 * 1024;
 
-/// Where requests are logged. Cloned for each worker.
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    Text,
+    Json,
+}
+
+/// Where requests are logged. Each worker has its own [`Lines`] of it.
 #[derive(Clone, Debug)]
-pub struct AccessLog {
-    /// `None`: off.
-    lines: Option<(SyncSender<Vec<u8>>, Style)>,
+pub struct AccessLog(Option<Open>);
+
+#[derive(Clone, Debug)]
+struct Open {
+    style: Style,
+    /// Of the requests to services of which nobody has said it.
+    ratio: Ratio,
+    queue: Sender<Chunk>,
+    /// Bytes in the queue.
+    queued: Arc<AtomicUsize>,
     dropped: IntCounter,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Style {
-    Text,
-    Json,
+/// Whole lines.
+#[derive(Debug, Default)]
+struct Chunk {
+    bytes: Vec<u8>,
+    lines: u64,
+}
+
+/// A worker's part of the log. What was recorded is handed over when this is dropped, too.
+#[derive(Debug)]
+pub struct Lines {
+    log: Option<Open>,
+    waiting: RefCell<Chunk>,
 }
 
 /// A request that has ended.
@@ -45,12 +83,13 @@ pub struct Entry<'e> {
     pub source_namespace: &'e str,
     pub source_pod: &'e str,
     pub method: &'e [u8],
-    /// Path and query, as sent; only the first 2048 bytes are shown.
+    /// Without the query, which may hold secrets.
     pub path: &'e [u8],
     /// `HTTP/1.1`, `HTTP/2`.
     pub protocol: &'e str,
     /// 0 if the caller got none.
     pub status: u16,
+    pub grpc_status: Option<u8>,
     /// As in `orders.shop:8080`.
     pub service: &'e dyn Display,
     /// The last endpoint that was tried.
@@ -64,121 +103,113 @@ pub struct Entry<'e> {
     pub reason: Option<Reason>,
     /// The rule of a policy that is behind the reason.
     pub rule: Option<&'e str>,
-    /// How many endpoints it was sent to, one after the other.
-    pub attempts: u32,
-    /// From the beginning of the last attempt to the answer's end.
+    /// The TrafficPolicy that has the rule, as in `shop/orders`.
+    pub policy: Option<&'e str>,
+    /// How often it was sent again.
+    pub retries: u32,
+    /// What endpoints took until their answers began; `None`: none was asked.
     pub upstream_duration: Option<Duration>,
     pub duration: Duration,
     pub request_bytes: u64,
     pub response_bytes: u64,
-    pub trace_id: Option<TraceId>,
+    /// The trace that it belongs to. The span is Sluice's own where it made one, else that of the caller.
+    pub trace: Option<(TraceId, SpanId)>,
 }
 
-/// The trace id of a W3C `traceparent` header: 32 lower-case hexadecimal digits, not all of them zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TraceId([u8; 32]);
-
-impl TraceId {
-    /// Parses `version-traceid-parentid-flags`; `None` if it is anything else.
-    /// <https://www.w3.org/TR/trace-context/#traceparent-header-field-values>
-    pub fn parse(traceparent: &[u8]) -> Option<Self> {
-        let is_hex = |bytes: &[u8]| bytes.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let mut parts = traceparent.trim_ascii().split(|byte| *byte == b'-');
-        let (version, id, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let shape = version.len() == 2 && parent.len() == 16 && flags.len() == 2;
-        // Version 00 has exactly four parts, later ones may have more; ff is forbidden.
-        let known = version != b"ff" && (version != b"00" || parts.next().is_none());
-        let id = <[u8; 32]>::try_from(id).ok()?;
-        let good = [version, &id, parent, flags].into_iter().all(is_hex) && id != [b'0'; 32];
-        (shape && known && good).then_some(Self(id))
-    }
-
-    pub fn as_str(&self) -> &str {
-        // Hexadecimal digits are ASCII, so the default is never taken.
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-}
-
-/// The thread that writes. It ends when the last [`AccessLog`] is gone and everything is written.
+/// The thread that writes. It ends when the last [`AccessLog`] and [`Lines`] are gone and everything is written.
 #[derive(Debug)]
-pub struct Writer(Option<JoinHandle<()>>);
+pub struct Writer(JoinHandle<()>);
 
 impl Writer {
-    /// Waits until all lines are written. Every [`AccessLog`] must have been dropped before.
+    /// Waits until all lines are written. Every [`AccessLog`] and [`Lines`] must have been dropped before.
     pub fn join(self) {
-        if let Some(thread) = self.0
-            && thread.join().is_err()
-        {
+        if self.0.join().is_err() {
             tracing::error!("the access log's writer has panicked; its last lines are lost");
         }
     }
 }
 
 impl AccessLog {
-    /// A log that writes to `out`, and its writer.
+    /// A log that writes to `out`, and its writer. `ratio`: how much of the requests to services of which nobody has
+    /// said it.
     pub fn start(
-        format: AccessLogFormat,
+        style: Style,
+        ratio: Ratio,
         out: impl Write + Send + 'static,
         dropped: IntCounter,
     ) -> io::Result<(Self, Writer)> {
-        let style = match format {
-            AccessLogFormat::Off => return Ok((Self { lines: None, dropped }, Writer(None))),
-            AccessLogFormat::Text => Style::Text,
-            AccessLogFormat::Json => Style::Json,
-        };
-        let (sender, receiver) = sync_channel(QUEUE);
+        let (queue, chunks) = channel();
+        let queued = Arc::<AtomicUsize>::default();
+        let open = Open { style, ratio, queue, queued: queued.clone(), dropped: dropped.clone() };
         let thread = std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_all(&receiver, out))?;
-        Ok((Self { lines: Some((sender, style)), dropped }, Writer(Some(thread))))
+            .spawn(move || sink::write_all(&chunks, &queued, &dropped, out))?;
+        Ok((Self(Some(open)), Writer(thread)))
     }
 
     /// A log that is off.
     pub fn off() -> Self {
-        Self {
-            lines: None,
-            dropped: IntCounter::new("access_log_dropped", "unused").expect("a constant, valid name"),
-        }
+        Self(None)
     }
 
-    /// Whether it is worth gathering what an [`Entry`] needs.
+    /// A worker's part.
+    pub fn lines(&self) -> Lines {
+        Lines { log: self.0.clone(), waiting: RefCell::default() }
+    }
+}
+
+impl Lines {
+    /// Whether any request may be logged.
     pub fn is_on(&self) -> bool {
-        self.lines.is_some()
+        self.log.is_some()
+    }
+
+    /// Whether a request is logged, to a service of which somebody has said (`asked`) how much of them is.
+    pub fn wants(&self, asked: Option<Ratio>, trace: Option<TraceId>, rng: &mut fastrand::Rng) -> bool {
+        self.log.as_ref().is_some_and(|log| asked.unwrap_or(log.ratio).takes(trace, rng))
     }
 
     /// Logs a request. Never waits.
     pub fn record(&self, entry: &Entry<'_>) {
-        let Some((sender, style)) = &self.lines else { return };
-        let line = match style {
-            Style::Text => entry.text(),
-            Style::Json => entry.json(),
-        };
-        if sender.try_send(line).is_err() {
-            self.dropped.inc();
+        let Some(log) = &self.log else { return };
+        let waiting = &mut *self.waiting.borrow_mut();
+        match log.style {
+            Style::Text => entry.text(&mut waiting.bytes),
+            Style::Json => entry.json(&mut waiting.bytes),
+        }
+        waiting.lines += 1;
+        if waiting.bytes.len() >= CHUNK {
+            log.send(waiting);
+        }
+    }
+
+    /// Hands over what has gathered. To be called several times a second.
+    pub fn flush(&self) {
+        let waiting = &mut *self.waiting.borrow_mut();
+        if let Some(log) = self.log.as_ref().filter(|_| waiting.lines > 0) {
+            log.send(waiting);
         }
     }
 }
 
-/// Writes what has gathered, then waits for more: one system call for many lines under load, none held back.
-fn write_all(lines: &Receiver<Vec<u8>>, mut out: impl Write) {
-    let mut failed = false;
-    let mut buffer = Vec::with_capacity(64 << 10);
-    while let Ok(line) = lines.recv() {
-        buffer.extend_from_slice(&line);
-        while buffer.len() < 64 << 10
-            && let Ok(line) = lines.try_recv()
-        {
-            buffer.extend_from_slice(&line);
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl Open {
+    /// Leaves `chunk` empty.
+    fn send(&self, chunk: &mut Chunk) {
+        let (size, lines) = (chunk.bytes.len(), std::mem::take(&mut chunk.lines));
+        // Before it is there, lest the writer takes away what was not yet counted.
+        let room = self.queued.fetch_add(size, Ordering::Relaxed) + size <= QUEUE;
+        // A copy of the size that it needs, so that the queue takes no more memory than is counted.
+        if !room || self.queue.send(Chunk { bytes: chunk.bytes.clone(), lines }).is_err() {
+            self.queued.fetch_sub(size, Ordering::Relaxed);
+            self.dropped.inc_by(lines);
         }
-        match out.write_all(&buffer).and_then(|()| out.flush()) {
-            Ok(()) => failed = false,
-            Err(error) if !failed => {
-                failed = true;
-                tracing::error!(%error, "cannot write the access log: lines are lost until it can be written again");
-            }
-            Err(_) => {}
-        }
-        buffer.clear();
+        chunk.bytes.clear();
     }
 }
 

@@ -15,6 +15,7 @@ fn entry<'e>(path: &'e [u8], service: &'e dyn Display) -> Entry<'e> {
         path,
         protocol: "HTTP/1.1",
         status: 200,
+        grpc_status: None,
         service,
         endpoint: Some(SocketAddr::from(([10, 1, 0, 7], 8080))),
         tag: Some("gray"),
@@ -22,82 +23,107 @@ fn entry<'e>(path: &'e [u8], service: &'e dyn Display) -> Entry<'e> {
         tag_source: Some("header"),
         reason: None,
         rule: None,
-        attempts: 1,
+        policy: None,
+        retries: 1,
         upstream_duration: Some(Duration::from_millis(1)),
         duration: Duration::from_micros(1234),
         request_bytes: 5,
         response_bytes: 100,
-        trace_id: TraceId::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        trace: TraceId::new(0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736)
+            .zip(SpanId::new(0x00f0_67aa_0ba9_02b7)),
     }
+}
+
+fn text(entry: &Entry<'_>) -> String {
+    let mut line = Vec::new();
+    entry.text(&mut line);
+    String::from_utf8(line).expect("text")
+}
+
+fn json(entry: &Entry<'_>) -> String {
+    let mut line = Vec::new();
+    entry.json(&mut line);
+    String::from_utf8(line).expect("text")
 }
 
 #[test]
 fn text_says_all_in_one_line() {
-    let line = String::from_utf8(entry(b"/a?b=c", &"orders.shop:8080").text()).expect("text");
     assert_eq!(
-        line,
-        "2024-02-29T23:59:59.250Z shop/gateway-1 \"GET /a?b=c HTTP/1.1\" 200 orders.shop:8080 10.1.0.7:8080 \
-         lane=gray tag=gray from=header reason=- rule=- attempts=1 upstream=1.000ms 1.234ms in=5 out=100 trace=4bf92f3577b34da6a3ce929d0e0e4736\n"
+        text(&entry(b"/a", &"orders.shop:8080")),
+        "2024-02-29T23:59:59.250Z shop/gateway-1 \"GET /a HTTP/1.1\" 200 orders.shop:8080 10.1.0.7:8080 lane=gray \
+         tag=gray from=header reason=- rule=- policy=- retries=1 upstream=1.000ms 1.234ms in=5 out=100 \
+         trace=4bf92f3577b34da6a3ce929d0e0e4736 span=00f067aa0ba902b7\n"
     );
+    let grpc = Entry { grpc_status: Some(8), ..entry(b"/", &"s") };
+    assert!(text(&grpc).contains(" 200/8 s "));
 }
 
 #[test]
 fn no_request_can_fake_a_line() {
-    let path = b"/\n2024 fake \x1b[31m\" \\ \xff";
-    let text = String::from_utf8(entry(path, &"s").text()).expect("text");
-    assert!(text.contains(r"/\x0a2024 fake \x1b[31m\x22 \x5c \xff HTTP/1.1"), "{text}");
-    assert_eq!(text.matches('\n').count(), 1);
-    let json = String::from_utf8(entry(path, &"s").json()).expect("text");
-    assert!(
-        !json.bytes().any(|byte| byte < b' ' && byte != b'\n') && json.matches('\n').count() == 1,
-        "{json}"
-    );
-    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(value["path"], "/\n2024 fake \u{1b}[31m\" \\ \u{fffd}");
-}
-
-#[test]
-fn lines_are_of_bounded_length() {
-    let path = vec![b'a'; 60_000];
-    for line in [entry(&path, &"s").text(), entry(&path, &"s").json()] {
-        assert!(line.len() < 3000, "{} bytes", line.len());
-        assert!(line.windows(2048).any(|window| window == &path[..2048]));
+    // A line feed, an escape sequence of terminals, its form in one byte, in UTF-8, and a direction that hides what follows.
+    let path = "/\n2024 fake \x1b[31m\" \\ \u{9b}31m\u{202e}\u{2028}\x7f".as_bytes();
+    for path in [path, b"/\n2024 \x9b31m\xff\r"] {
+        let hostile = Entry { method: path, ..entry(path, &"s") };
+        for line in [text(&hostile), json(&hostile)] {
+            let (line, end) = line.split_at(line.len() - 1);
+            assert!(line.bytes().all(|byte| matches!(byte, b' '..=b'~')) && end == "\n", "{line:?}");
+        }
+        let value: serde_json::Value = serde_json::from_str(&json(&hostile)).expect("JSON");
+        assert_eq!(value["path"], *String::from_utf8_lossy(path));
+        assert_eq!(value["method"], value["path"]);
     }
+    let line = text(&entry(path, &"s"));
+    assert!(line.contains(r"GET /\x0a2024 fake \x1b[31m\x22 \x5c \xc2\x9b31m\xe2\x80\xae"), "{line}");
+    // A rule's name is the operator's, and cannot do more.
+    let line = text(&Entry { rule: Some("a\" b\n"), policy: Some("shop/orders"), ..entry(b"/", &"s") });
+    assert!(line.contains(r"rule=a\x22 b\x0a policy=shop/orders"), "{line}");
 }
 
 #[test]
 fn json_leaves_out_what_is_not_there() {
-    let mut bare = entry(b"/", &"orders.shop:8080");
-    (bare.endpoint, bare.tag, bare.tag_source, bare.lane, bare.trace_id) = (None, None, None, None, None);
-    (bare.status, bare.reason) = (503, Some(Reason::NoEndpoint));
-    let value: serde_json::Value = serde_json::from_slice(&bare.json()).expect("JSON");
+    let bare = Entry {
+        endpoint: None,
+        tag: None,
+        tag_source: None,
+        lane: None,
+        trace: None,
+        upstream_duration: None,
+        status: 429,
+        reason: Some(Reason::Throttled),
+        rule: Some("per-caller"),
+        policy: Some("shop/orders"),
+        retries: 0,
+        ..entry(b"/", &"orders.shop:8080")
+    };
+    let value: serde_json::Value = serde_json::from_str(&json(&bare)).expect("JSON");
     assert_eq!(
         value,
         serde_json::json!({
             "time": "2024-02-29T23:59:59.250Z", "source_namespace": "shop", "source_pod": "gateway-1",
-            "method": "GET", "path": "/", "protocol": "HTTP/1.1", "status": 503, "service": "orders.shop:8080",
-            "reason": "no_endpoint", "attempts": 1, "upstream_ms": 1.0, "duration_ms": 1.234, "request_bytes": 5, "response_bytes": 100,
+            "method": "GET", "path": "/", "protocol": "HTTP/1.1", "status": 429, "service": "orders.shop:8080",
+            "reason": "throttled", "rule": "per-caller", "policy": "shop/orders", "retries": 0,
+            "duration_ms": 1.234, "request_bytes": 5, "response_bytes": 100,
         })
     );
 }
 
 #[test]
-fn trace_ids_are_taken_from_valid_headers_only() {
-    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let good = format!("00-{id}-00f067aa0ba902b7-01");
-    assert_eq!(TraceId::parse(good.as_bytes()).as_ref().map(TraceId::as_str), Some(id));
-    assert!(TraceId::parse(format!("01-{id}-00f067aa0ba902b7-01-later").as_bytes()).is_some());
-    for bad in [
-        String::new(),
-        format!("00-{id}-00f067aa0ba902b7"),
-        format!("00-{id}-00f067aa0ba902b7-01-more"),
-        format!("ff-{id}-00f067aa0ba902b7-01"),
-        format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
-        format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()),
-        format!("00-{}-00f067aa0ba902b7-01", &id[1..]),
-        format!("00-{id}-00f067aa0ba902bz-01"),
+fn json_says_what_there_is() {
+    let all = Entry { grpc_status: Some(14), ..entry(b"/pkg.Orders/Get", &"orders.shop:8080") };
+    let value: serde_json::Value = serde_json::from_str(&json(&all)).expect("JSON");
+    for (field, wanted) in [
+        ("endpoint", "10.1.0.7:8080".into()),
+        ("lane", "gray".into()),
+        ("tag", "gray".into()),
+        ("tag_source", "header".into()),
+        ("grpc_status", 14.into()),
+        ("retries", 1.into()),
+        ("upstream_ms", 1.0.into()),
+        ("trace_id", "4bf92f3577b34da6a3ce929d0e0e4736".into()),
+        ("span_id", "00f067aa0ba902b7".into()),
     ] {
-        assert_eq!(TraceId::parse(bad.as_bytes()), None, "{bad:?}");
+        let wanted: serde_json::Value = wanted;
+        assert_eq!(value[field], wanted, "{field}");
     }
 }
 
@@ -125,33 +151,68 @@ impl Write for Gate {
     }
 }
 
-#[test]
-fn a_log_that_cannot_keep_up_drops_and_counts_and_never_waits() {
-    let gate = Gate::default();
+fn start(out: impl Write + Send + 'static, ratio: Ratio) -> (AccessLog, Writer, IntCounter) {
     let dropped = IntCounter::new("dropped", "dropped").expect("a valid name");
-    let (log, writer) = AccessLog::start(AccessLogFormat::Text, gate.clone(), dropped.clone())
-        .expect("a thread can be started");
-    assert!(log.is_on());
-    let sent = 4 * QUEUE as u64;
-    for _ in 0..sent {
-        log.record(&entry(b"/", &"s"));
-    }
-    assert!(dropped.get() > 0, "the queue is bounded");
-    gate.0.inner.lock().expect("not poisoned").0 = true;
-    gate.0.opened.notify_all();
-    drop(log);
-    writer.join();
-    let written = String::from_utf8(gate.0.inner.lock().expect("not poisoned").1.clone()).expect("text");
-    assert_eq!(written.lines().count() as u64 + dropped.get(), sent);
+    let (log, writer) =
+        AccessLog::start(Style::Text, ratio, out, dropped.clone()).expect("a thread can be started");
+    (log, writer, dropped)
 }
 
 #[test]
-fn off_is_off() {
-    let dropped = IntCounter::new("dropped", "dropped").expect("a valid name");
-    let (log, writer) =
-        AccessLog::start(AccessLogFormat::Off, io::sink(), dropped.clone()).expect("nothing to start");
-    assert!(!log.is_on());
-    log.record(&entry(b"/", &"s"));
+fn a_log_that_cannot_keep_up_drops_and_counts_and_never_waits() {
+    let gate = Gate::default();
+    let (log, writer, dropped) = start(gate.clone(), Ratio::ALL);
+    let lines = log.lines();
+    let size = text(&entry(b"/", &"s")).len();
+    // Twice what may wait: none of it could be recorded if recording waited, for nothing is written.
+    let sent = (2 * QUEUE / size) as u64;
+    for _ in 0..sent {
+        lines.record(&entry(b"/", &"s"));
+    }
+    lines.flush();
+    let waiting = (sent - dropped.get()) as usize * size;
+    assert!((QUEUE - 2 * CHUNK..=QUEUE).contains(&waiting), "{waiting}");
+    gate.0.inner.lock().expect("not poisoned").0 = true;
+    gate.0.opened.notify_all();
+    drop((log, lines));
     writer.join();
+    let written = String::from_utf8(gate.0.inner.lock().expect("not poisoned").1.clone()).expect("text");
+    assert_eq!(written.lines().count() as u64 + dropped.get(), sent);
+    assert!(written.lines().all(|line| line.len() + 1 == size));
+}
+
+#[test]
+fn what_a_worker_has_gathered_is_written_when_it_ends() {
+    let gate = Gate::default();
+    gate.0.inner.lock().expect("not poisoned").0 = true;
+    let (log, writer, dropped) = start(gate.clone(), Ratio::ALL);
+    let lines = log.lines();
+    assert!(lines.is_on());
+    lines.record(&entry(b"/", &"s"));
+    drop((log, lines));
+    writer.join();
+    assert_eq!(gate.0.inner.lock().expect("not poisoned").1, text(&entry(b"/", &"s")).as_bytes());
     assert_eq!(dropped.get(), 0);
+}
+
+#[test]
+fn a_services_own_ratio_goes_before_the_common_one() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let (none, half) = (Ratio::NONE, Ratio::new(0.5));
+    for (common, asked, wanted) in [
+        (Ratio::ALL, None, 1000..=1000),
+        (Ratio::ALL, Some(none), 0..=0),
+        (Ratio::ALL, half, 400..=600),
+        (none, None, 0..=0),
+        (none, Some(Ratio::ALL), 1000..=1000),
+    ] {
+        let (log, _writer, _) = start(io::sink(), common);
+        let lines = log.lines();
+        let wants = (0..1000).filter(|_| lines.wants(asked, None, &mut rng)).count();
+        assert!(wanted.contains(&wants), "{common} {asked:?}: {wants}");
+    }
+    let off = AccessLog::off().lines();
+    assert!(!off.is_on() && !off.wants(Some(Ratio::ALL), None, &mut rng));
+    off.record(&entry(b"/", &"s"));
+    off.flush();
 }

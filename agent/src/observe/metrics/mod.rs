@@ -70,6 +70,8 @@ pub struct Metrics {
     pub endpoints_open: IntGauge,
     /// Access log lines that were dropped because they could not be written fast enough.
     pub access_log_dropped: IntCounter,
+    /// Spans that were dropped because the collector does not take them fast enough.
+    pub spans_dropped: IntCounter,
 }
 
 /// A registry that remembers what is in it.
@@ -133,6 +135,10 @@ impl Metrics {
             "sluice_access_log_dropped_total",
             "Access log lines dropped because they could not be written fast enough.",
         ));
+        let spans_dropped = registry.add(IntCounter::new(
+            "sluice_spans_dropped_total",
+            "Spans dropped because the trace collector did not take them, or not fast enough.",
+        ));
         let overflowed = registry.add(IntCounter::new(
             "sluice_series_overflowed_total",
             "How often a pod's numbers for a service and lane went to the service `other`, because there were too many.",
@@ -153,6 +159,7 @@ impl Metrics {
             callers_open: open.with_label_values(&["caller"]),
             endpoints_open: open.with_label_values(&["endpoint"]),
             access_log_dropped,
+            spans_dropped,
             registry,
             pods,
             services,

@@ -82,6 +82,10 @@ impl TagOutcome {
         (Self::Refused, "refused"),
         (Self::Invalid, "invalid"),
     ];
+
+    pub fn as_str(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
 }
 
 /// Why a request was tried again.

@@ -110,8 +110,19 @@ pub struct Parent {
     pub span: SpanId,
     /// What the sender decided; `None`: it leaves that to whoever gets the request (B3 only).
     pub sampled: Option<bool>,
-    /// The form in which it was said.
-    pub form: Propagation,
+    /// B3's many headers name this trace: they have to be changed together, for none of them but one says which it is of.
+    pub multi: bool,
+}
+
+/// What a forwarded request says of who sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    pub trace: TraceId,
+    pub span: SpanId,
+    /// The span below which that one is; only B3 tells it on.
+    pub parent: SpanId,
+    /// See [`Parent::multi`].
+    pub multi: bool,
 }
 
 /// Parses `version-traceid-parentid-flags`. Later versions may have more parts; `ff` is forbidden.
@@ -129,7 +140,7 @@ pub fn parse_traceparent(value: &[u8]) -> Option<Parent> {
         trace: TraceId::parse(trace)?,
         span: SpanId::parse(span)?,
         sampled: Some(sampled),
-        form: Propagation::W3c,
+        multi: false,
     })
 }
 
@@ -142,7 +153,7 @@ fn parse_b3(value: &[u8]) -> Option<Parent> {
         Some(decision) => Some(b3_sampled(decision)?),
     };
     let rest = (parts.next().is_none_or(|parent| SpanId::parse(parent).is_some()), parts.next());
-    matches!(rest, (true, None)).then_some(Parent { trace, span, sampled, form: Propagation::B3 })
+    matches!(rest, (true, None)).then_some(Parent { trace, span, sampled, multi: false })
 }
 
 /// `d` (debug) implies an accept decision.
@@ -203,8 +214,8 @@ impl<'p> Scan<'p> {
                     self.multi.sampled = Some(true);
                 }
                 if let (Some(trace), Some(span)) = (self.multi.trace, self.multi.span) {
-                    let (sampled, form) = (self.multi.sampled, Propagation::B3Multi);
-                    self.found[place] = Some(Parent { trace, span, sampled, form });
+                    let sampled = self.multi.sampled;
+                    self.found[place] = Some(Parent { trace, span, sampled, multi: true });
                 }
             }
         }
@@ -212,7 +223,10 @@ impl<'p> Scan<'p> {
 
     pub fn finish(&self) -> Found {
         match self.found.iter().flatten().next() {
-            Some(parent) => Found::Trace(*parent),
+            Some(parent) => {
+                let multi = self.multi.span.is_some() && self.multi.trace == Some(parent.trace);
+                Found::Trace(Parent { multi, ..*parent })
+            }
             None if self.seen => Found::Unusable { denied: self.denied },
             None => Found::Nothing,
         }
@@ -243,35 +257,33 @@ pub fn form(name: &[u8]) -> Option<Propagation> {
     }
 }
 
-/// Puts `span` where the next hop looks for the span that called it, keeping the length of the value. Leaves alone what is
-/// of another trace than `parent`, and what is malformed.
-pub fn continue_with(name: &[u8], value: &mut [u8], parent: &Parent, span: SpanId) {
-    let digits = span.digits();
+/// Puts the sender where the next hop looks for the span that called it, keeping the length of the value. Leaves alone what
+/// is of another trace, and what is malformed.
+pub fn put(name: &[u8], value: &mut [u8], sender: &Sender) {
+    let digits = sender.span.digits();
     let start = value.len() - value.trim_ascii_start().len();
     let value = &mut value[start..];
     match form(name) {
         Some(Propagation::W3c) => {
-            if parse_traceparent(value).is_some_and(|found| found.trace == parent.trace) {
+            if parse_traceparent(value).is_some_and(|found| found.trace == sender.trace) {
                 value[36..52].copy_from_slice(&digits);
             }
         }
         Some(Propagation::B3) => {
-            if parse_b3(value).is_some_and(|found| found.trace == parent.trace) {
+            if parse_b3(value).is_some_and(|found| found.trace == sender.trace) {
                 let dashes: smallvec::SmallVec<[usize; 3]> =
                     memchr::memchr_iter(b'-', value).take(3).collect();
-                // The span that sent the request becomes the parent.
-                if let [span, _, parent] = dashes[..] {
-                    value.copy_within(span + 1..span + 17, parent + 1);
+                if let [_, _, parent] = dashes[..] {
+                    value[parent + 1..parent + 17].copy_from_slice(&sender.parent.digits());
                 }
                 value[dashes[0] + 1..dashes[0] + 17].copy_from_slice(&digits);
             }
         }
-        // These lines do not say which trace they are of.
-        Some(Propagation::B3Multi) if parent.form == Propagation::B3Multi => {
+        Some(Propagation::B3Multi) if sender.multi => {
             let id = if name.eq_ignore_ascii_case(b"x-b3-spanid") {
                 digits
             } else if name.eq_ignore_ascii_case(b"x-b3-parentspanid") {
-                parent.span.digits()
+                sender.parent.digits()
             } else {
                 return;
             };
@@ -300,8 +312,8 @@ mod tests {
     const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
     const SPAN: u64 = 0x00f0_67aa_0ba9_02b7;
 
-    fn parent(sampled: Option<bool>, form: Propagation) -> Parent {
-        Parent { trace: TraceId(TRACE), span: SpanId(SPAN), sampled, form }
+    fn parent(sampled: Option<bool>) -> Parent {
+        Parent { trace: TraceId(TRACE), span: SpanId(SPAN), sampled, multi: false }
     }
 
     fn scan(propagation: &[Propagation], headers: &[(&str, &str)]) -> Found {
@@ -314,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_traceparent_is_read_as_the_recommendation_says() {
-        let read = |sampled| Some(parent(Some(sampled), Propagation::W3c));
+        let read = |sampled| Some(parent(Some(sampled)));
         assert_eq!(parse_traceparent(TRACEPARENT.as_bytes()), read(true));
         let unsampled = TRACEPARENT.replace("-01", "-00");
         assert_eq!(parse_traceparent(unsampled.as_bytes()), read(false));
@@ -342,9 +354,9 @@ mod tests {
         let single = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1-05e3ac9a4f6e3b90";
         assert_eq!(scan(&[Propagation::W3c], &[("b3", single)]), Found::Nothing);
         for (value, wanted) in [
-            (single, Found::Trace(parent(Some(true), Propagation::B3))),
-            (&single[..51], Found::Trace(parent(Some(true), Propagation::B3))),
-            (&single[..49], Found::Trace(parent(None, Propagation::B3))),
+            (single, Found::Trace(parent(Some(true)))),
+            (&single[..51], Found::Trace(parent(Some(true)))),
+            (&single[..49], Found::Trace(parent(None))),
             ("0", Found::Unusable { denied: true }),
             ("1", Found::Unusable { denied: false }),
             ("what", Found::Unusable { denied: false }),
@@ -358,7 +370,7 @@ mod tests {
         ];
         assert_eq!(
             scan(&[Propagation::B3Multi], &multi),
-            Found::Trace(parent(Some(false), Propagation::B3Multi))
+            Found::Trace(Parent { multi: true, ..parent(Some(false)) })
         );
         assert_eq!(scan(&[Propagation::B3Multi], &multi[..2]), Found::Unusable { denied: true });
         let short = [("x-b3-traceid", "a3ce929d0e0e4736"), ("x-b3-spanid", "00f067aa0ba902b7")];
@@ -380,7 +392,8 @@ mod tests {
 
     #[test]
     fn a_span_is_put_in_place() {
-        let span = SpanId(0xabcd_ef01_2345_6789);
+        let (span, parent) = (SpanId(0xabcd_ef01_2345_6789), SpanId(0x1111_1111_1111_1111));
+        let sender = Sender { trace: TraceId(TRACE), span, parent, multi: true };
         for (name, before, after) in [
             ("traceparent", TRACEPARENT, "00-4bf92f3577b34da6a3ce929d0e0e4736-abcdef0123456789-01"),
             (
@@ -391,7 +404,7 @@ mod tests {
             (
                 "b3",
                 "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1-05e3ac9a4f6e3b90",
-                "4bf92f3577b34da6a3ce929d0e0e4736-abcdef0123456789-1-00f067aa0ba902b7",
+                "4bf92f3577b34da6a3ce929d0e0e4736-abcdef0123456789-1-1111111111111111",
             ),
             (
                 "b3",
@@ -399,7 +412,7 @@ mod tests {
                 "4bf92f3577b34da6a3ce929d0e0e4736-abcdef0123456789",
             ),
             ("x-b3-spanid", "00f067aa0ba902b7", "abcdef0123456789"),
-            ("x-b3-parentspanid", "05e3ac9a4f6e3b90", "00f067aa0ba902b7"),
+            ("x-b3-parentspanid", "05e3ac9a4f6e3b90", "1111111111111111"),
             // Of another trace, malformed, or not of a trace at all: as they were.
             (
                 "b3",
@@ -412,9 +425,28 @@ mod tests {
             ("x-user", "00f067aa0ba902b7", "00f067aa0ba902b7"),
         ] {
             let mut value = before.as_bytes().to_vec();
-            let form = form(name.as_bytes()).unwrap_or(Propagation::W3c);
-            continue_with(name.as_bytes(), &mut value, &parent(Some(true), form), span);
+            put(name.as_bytes(), &mut value, &sender);
             assert_eq!(value, after.as_bytes(), "{name}: {before}");
+        }
+        // The many headers are of another trace, or of none.
+        let mut value = b"00f067aa0ba902b7".to_vec();
+        put(b"x-b3-spanid", &mut value, &Sender { multi: false, ..sender });
+        assert_eq!(value, b"00f067aa0ba902b7");
+    }
+
+    #[test]
+    fn the_many_headers_are_changed_with_the_others_of_their_trace_only() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let all = [Propagation::W3c, Propagation::B3Multi];
+        for (multi, same) in [(id, true), ("5bf92f3577b34da6a3ce929d0e0e4736", false)] {
+            let headers =
+                [("traceparent", TRACEPARENT), ("x-b3-traceid", multi), ("x-b3-spanid", "00f067aa0ba902b7")];
+            assert_eq!(
+                scan(&all, &headers),
+                Found::Trace(Parent { multi: same, ..parent(Some(true)) }),
+                "{multi}"
+            );
+            assert_eq!(scan(&all[..1], &headers), Found::Trace(parent(Some(true))), "{multi}");
         }
     }
 
@@ -426,7 +458,7 @@ mod tests {
             let value = traceparent(trace, span, sampled);
             assert_eq!(
                 parse_traceparent(&value),
-                Some(Parent { trace, span, sampled: Some(sampled), form: Propagation::W3c })
+                Some(Parent { trace, span, sampled: Some(sampled), multi: false })
             );
         }
     }
@@ -435,7 +467,8 @@ mod tests {
         #[test]
         fn hostile_headers_change_nothing_but_digits(name in "traceparent|b3|x-b3-spanid|x-b3-parentspanid", value in proptest::collection::vec(proptest::num::u8::ANY, 0..80)) {
             let mut changed = value.clone();
-            continue_with(name.as_bytes(), &mut changed, &parent(None, Propagation::B3Multi), SpanId(1));
+            let sender = Sender { trace: TraceId(TRACE), span: SpanId(1), parent: SpanId(2), multi: true };
+            put(name.as_bytes(), &mut changed, &sender);
             proptest::prop_assert_eq!(changed.len(), value.len());
             let mut scan = Scan::new(&[Propagation::W3c, Propagation::B3, Propagation::B3Multi]);
             scan.see(name.as_bytes(), &value);

@@ -2,16 +2,14 @@
 
 use std::{fmt, time::Duration};
 
-use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry::InstrumentationScope;
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
-use opentelemetry_sdk::{
-    Resource,
-    trace::{SpanData, SpanExporter as _},
-};
+use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use prometheus::IntCounter;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{Options, RequestSpan, span};
+use crate::observe::otlp::Protocol;
 
 /// Spans that go together.
 const BATCH: usize = 512;
@@ -19,27 +17,6 @@ const BATCH: usize = 512;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the collector may take for a batch, further attempts included.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How the collector is spoken to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Protocol {
-    /// OTLP over gRPC, usually port 4317.
-    #[default]
-    Grpc,
-    /// OTLP over HTTP with protobuf, usually port 4318.
-    Http,
-}
-
-/// Why spans cannot be exported.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(
-        "{0:?} is no collector's address: http://HOST:PORT is (spans are sent in clear, inside the cluster)"
-    )]
-    Endpoint(String),
-    #[error(transparent)]
-    Build(#[from] ExporterBuildError),
-}
 
 /// Takes spans from the queue and sends them.
 pub struct Exporter {
@@ -62,26 +39,20 @@ impl Exporter {
         options: &Options,
         waiting: mpsc::Receiver<Box<RequestSpan>>,
         dropped: IntCounter,
-    ) -> Result<Self, StartError> {
-        let invalid = || StartError::Endpoint(options.endpoint.clone());
-        let endpoint: http::Uri = options.endpoint.parse().map_err(|_| invalid())?;
-        if endpoint.scheme_str() != Some("http") || endpoint.host().is_none_or(str::is_empty) {
-            return Err(invalid());
-        }
+    ) -> Result<Self, ExporterBuildError> {
         let mut exporter = match options.protocol {
             Protocol::Grpc => SpanExporter::builder()
                 .with_tonic()
-                .with_endpoint(options.endpoint.clone())
+                .with_endpoint(options.endpoint.as_str())
                 .with_timeout(TIMEOUT)
                 .build()?,
-            Protocol::Http => {
-                // The address of the collector alone means its usual path.
-                let path = if matches!(endpoint.path(), "" | "/") { "/v1/traces" } else { "" };
-                let endpoint = format!("{}{path}", options.endpoint.trim_end_matches('/'));
-                SpanExporter::builder().with_http().with_endpoint(endpoint).with_timeout(TIMEOUT).build()?
-            }
+            Protocol::Http => SpanExporter::builder()
+                .with_http()
+                .with_endpoint(options.endpoint.path_of("/v1/traces"))
+                .with_timeout(TIMEOUT)
+                .build()?,
         };
-        exporter.set_resource(&resource(options));
+        exporter.set_resource(&options.identity.resource());
         let scope = InstrumentationScope::builder("sluice").with_version(env!("CARGO_PKG_VERSION")).build();
         Ok(Self { waiting, collector: exporter, scope, dropped, failing: false })
     }
@@ -122,13 +93,4 @@ impl Exporter {
             }
         }
     }
-}
-
-fn resource(options: &Options) -> Resource {
-    let node = options.node.iter().map(|node| KeyValue::new("k8s.node.name", node.clone()));
-    Resource::builder()
-        .with_service_name("sluice")
-        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-        .with_attributes(node)
-        .build()
 }

@@ -4,8 +4,7 @@
 //! endpoint that it was sent to (kind client), whose id the endpoint sees as its parent. What the caller decided about
 //! sampling stands; a trace is begun only if the operator asks for it. Spans are put in a bounded queue by the worker and
 //! described, batched and sent elsewhere ([`export`]): a collector that is slow or gone costs the spans, never a request.
-//!
-//! The proxy does not hand requests to it yet, and no flag turns it on.
+//! A request that is not sampled is passed on as it came.
 
 pub mod context;
 mod export;
@@ -17,12 +16,15 @@ use prometheus::IntCounter;
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
-use self::context::{Found, Parent, Propagation, Scan, SpanId, TraceId};
-pub use self::export::{Exporter, Protocol, StartError};
-use super::reason::Reason;
+use opentelemetry_otlp::ExporterBuildError;
 
-/// Spans of requests that may wait to be sent.
-const QUEUE: usize = 4096;
+use self::context::{Found, Parent, Propagation, Scan, Sender, SpanId, TraceId};
+pub use self::export::Exporter;
+use super::{
+    otlp::{Address, Identity, Protocol},
+    reason::Reason,
+    sampling::Ratio,
+};
 
 /// Bytes of a path that a span shows.
 const MAX_PATH: usize = 1024;
@@ -30,25 +32,28 @@ const MAX_PATH: usize = 1024;
 /// What the operator chose.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The collector: `http://host:4317`.
-    pub endpoint: String,
+    pub endpoint: Address,
     pub protocol: Protocol,
     /// The forms in which requests carry their traces; the first is written when a trace begins here.
     pub propagation: Vec<Propagation>,
-    /// The part of requests without a trace, 0 to 1, for which one is begun.
-    pub root_ratio: f64,
-    /// This node's name, for the resource.
-    pub node: Option<String>,
+    /// The part of requests without a trace for which one is begun.
+    pub roots: Ratio,
+    /// Requests whose spans may wait to be sent. Each takes about 2 KiB at most, and a little for every further attempt.
+    pub queue: usize,
+    pub identity: Identity,
 }
 
-/// Where workers put the spans of requests. Cloned for each worker.
+/// Reads what requests say of their traces, and takes their spans. Cloned for each worker.
 #[derive(Clone, Debug)]
-pub struct Tracer(Option<Arc<Inner>>);
+pub struct Tracer {
+    propagation: Arc<[Propagation]>,
+    /// `None`: no request is traced here.
+    spans: Option<Arc<Spans>>,
+}
 
 #[derive(Debug)]
-struct Inner {
-    propagation: Vec<Propagation>,
-    root_ratio: f64,
+struct Spans {
+    roots: Ratio,
     queue: mpsc::Sender<Box<RequestSpan>>,
     dropped: IntCounter,
 }
@@ -61,6 +66,14 @@ pub struct Traced {
     pub span: SpanId,
     /// The span that sent it; `None` if the trace begins here.
     pub parent: Option<Parent>,
+}
+
+impl Traced {
+    /// What an endpoint is told of an attempt.
+    pub fn sender(&self, attempt: SpanId) -> Sender {
+        let multi = self.parent.is_some_and(|parent| parent.multi);
+        Sender { trace: self.trace, span: attempt, parent: self.span, multi }
+    }
 }
 
 /// Everything that a request's spans tell. Filled in as the request goes its way.
@@ -89,10 +102,14 @@ pub struct RequestSpan {
     pub status: u16,
     pub grpc_status: Option<u8>,
     pub reason: Option<Reason>,
-    /// The rule that refused, as in `TrafficPolicy shop/orders: per-caller`.
-    pub rule: Option<String>,
+    /// The rule that is behind the reason.
+    pub rule: Option<Arc<str>>,
+    /// The TrafficPolicy of the rule, as in `shop/orders`.
+    pub policy: Option<Arc<str>>,
     pub request_bytes: u64,
     pub response_bytes: u64,
+    /// How often it was sent again, for whatever cause.
+    pub retries: u32,
     pub attempts: SmallVec<[AttemptSpan; 1]>,
 }
 
@@ -106,101 +123,103 @@ pub struct AttemptSpan {
     pub pod: Option<Arc<str>>,
     /// 0 if it did not answer.
     pub status: u16,
+    pub grpc_status: Option<u8>,
     /// Why it counts as failed.
     pub error: Option<&'static str>,
 }
 
 impl Tracer {
-    /// Starts to export. The exporter is to be run; it ends some time after the last tracer is gone.
-    pub fn start(options: &Options, dropped: IntCounter) -> Result<(Self, Exporter), StartError> {
-        let (queue, waiting) = mpsc::channel(QUEUE);
+    /// Starts to take spans. The exporter is to be run; it ends some time after the last tracer is gone.
+    ///
+    /// Must be called within a Tokio runtime.
+    pub fn start(options: &Options, dropped: IntCounter) -> Result<(Self, Exporter), ExporterBuildError> {
+        let (queue, waiting) = mpsc::channel(options.queue.max(1));
         let exporter = Exporter::new(options, waiting, dropped.clone())?;
-        let (propagation, root_ratio) = (options.propagation.clone(), options.root_ratio);
-        Ok((Self(Some(Arc::new(Inner { propagation, root_ratio, queue, dropped }))), exporter))
+        let spans = Spans { roots: options.roots, queue, dropped };
+        Ok((Self { spans: Some(Arc::new(spans)), ..Self::off(&options.propagation) }, exporter))
     }
 
-    /// Requests are not traced, and their headers passed on as they are.
-    pub fn off() -> Self {
-        Self(None)
+    /// One that traces nothing, so that requests' headers are passed on as they are.
+    pub fn off(propagation: &[Propagation]) -> Self {
+        let mut distinct: Vec<Propagation> = Vec::new();
+        for form in propagation {
+            if !distinct.contains(form) {
+                distinct.push(*form);
+            }
+        }
+        Self { propagation: distinct.into(), spans: None }
     }
 
-    /// What to show a request's headers to; `None` if there is no need.
-    pub fn scan(&self) -> Option<Scan<'_>> {
-        self.0.as_ref().map(|inner| Scan::new(&inner.propagation))
+    pub fn is_on(&self) -> bool {
+        self.spans.is_some()
+    }
+
+    /// What to show a request's headers to.
+    pub fn scan(&self) -> Scan<'_> {
+        Scan::new(&self.propagation)
     }
 
     /// Whether a request is traced, and with which ids.
     pub fn decide(&self, found: Found, rng: &mut fastrand::Rng) -> Option<Traced> {
-        let inner = self.0.as_ref()?;
+        let spans = self.spans.as_ref()?;
         match found {
             Found::Trace(parent) => {
                 // All who are left to decide decide the same for a trace.
-                let sampled = parent.sampled.unwrap_or_else(|| is_in_ratio(parent.trace, inner.root_ratio));
+                let sampled = parent.sampled.unwrap_or_else(|| spans.roots.includes(parent.trace));
                 let span = sampled.then(|| SpanId::random(rng))?;
                 Some(Traced { trace: parent.trace, span, parent: Some(parent) })
             }
+            // A new trace would contradict what is there.
             Found::Unusable { .. } => None,
             Found::Nothing => {
-                if inner.root_ratio <= 0.0 {
+                if spans.roots.is_none() {
                     return None;
                 }
                 let trace = TraceId::random(rng);
-                is_in_ratio(trace, inner.root_ratio).then(|| Traced {
-                    trace,
-                    span: SpanId::random(rng),
-                    parent: None,
-                })
+                let span = spans.roots.includes(trace).then(|| SpanId::random(rng))?;
+                Some(Traced { trace, span, parent: None })
             }
         }
     }
 
-    /// The header with which a trace that begins here is passed on to an endpoint.
-    pub fn first_header(&self, traced: &Traced, attempt: SpanId) -> Option<(&'static str, Vec<u8>)> {
-        let inner = self.0.as_ref().filter(|_| traced.parent.is_none())?;
-        Some(match inner.propagation.first()? {
-            Propagation::W3c => ("traceparent", context::traceparent(traced.trace, attempt, true).to_vec()),
+    /// The header with which a trace that begins here is passed on, as the first of its senders' would be.
+    pub fn first_header(&self, traced: &Traced) -> Option<(&'static str, Vec<u8>)> {
+        if traced.parent.is_some() {
+            return None;
+        }
+        let Traced { trace, span, .. } = traced;
+        Some(match self.propagation.first()? {
+            Propagation::W3c => ("traceparent", context::traceparent(*trace, *span, true).to_vec()),
             // B3's many headers and its single one mean the same; who reads the many reads the one.
-            Propagation::B3 | Propagation::B3Multi => {
-                ("b3", format!("{}-{attempt}-1-{}", traced.trace, traced.span).into_bytes())
-            }
+            Propagation::B3 | Propagation::B3Multi => ("b3", format!("{trace}-{span}-1-{span}").into_bytes()),
         })
     }
 
     /// Hands a request's spans over to be sent. Never waits: what cannot be queued is dropped and counted.
     pub fn record(&self, span: Box<RequestSpan>) {
-        if let Some(inner) = &self.0 {
+        if let Some(Spans { queue, dropped, .. }) = self.spans.as_deref() {
             let spans = 1 + span.attempts.len() as u64;
-            if inner.queue.try_send(span).is_err() {
-                inner.dropped.inc_by(spans);
+            if queue.try_send(span).is_err() {
+                dropped.inc_by(spans);
             }
         }
     }
-}
-
-/// As OpenTelemetry's TraceIdRatioBased: by the trace id's last bytes, so that whoever decides so decides the same.
-/// <https://opentelemetry.io/docs/specs/otel/trace/sdk/#traceidratiobased>
-fn is_in_ratio(trace: TraceId, ratio: f64) -> bool {
-    if ratio >= 1.0 {
-        return true;
-    }
-    let bound = (ratio.max(0.0) * (1_u64 << 63) as f64) as u64;
-    (trace.get() as u64) >> 1 < bound
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tracer(propagation: &[Propagation], root_ratio: f64) -> (Tracer, mpsc::Receiver<Box<RequestSpan>>) {
+    fn tracer(propagation: &[Propagation], roots: f64) -> (Tracer, mpsc::Receiver<Box<RequestSpan>>) {
         let (queue, waiting) = mpsc::channel(1);
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
-        let propagation = propagation.to_vec();
-        (Tracer(Some(Arc::new(Inner { propagation, root_ratio, queue, dropped }))), waiting)
+        let spans = Spans { roots: Ratio::new(roots).unwrap(), queue, dropped };
+        (Tracer { spans: Some(Arc::new(spans)), ..Tracer::off(propagation) }, waiting)
     }
 
     fn parent(sampled: Option<bool>) -> Found {
         let (trace, span) = (TraceId::new(7 << 64 | 1).unwrap(), SpanId::new(2).unwrap());
-        Found::Trace(Parent { trace, span, sampled, form: Propagation::B3 })
+        Found::Trace(Parent { trace, span, sampled, multi: false })
     }
 
     #[test]
@@ -217,7 +236,7 @@ mod tests {
         ] {
             assert_eq!(tracer.decide(found, &mut rng), None, "{found:?}");
         }
-        assert_eq!(Tracer::off().decide(parent(Some(true)), &mut rng), None);
+        assert_eq!(Tracer::off(&[Propagation::W3c]).decide(parent(Some(true)), &mut rng), None);
     }
 
     #[test]
@@ -236,16 +255,27 @@ mod tests {
         for (form, name) in [(Propagation::W3c, "traceparent"), (Propagation::B3, "b3")] {
             let (tracer, _waiting) = tracer(&[form], 1.0);
             let traced = tracer.decide(Found::Nothing, &mut rng).unwrap();
-            let attempt = SpanId::random(&mut rng);
-            let (header, value) = tracer.first_header(&traced, attempt).unwrap();
+            let (header, mut value) = tracer.first_header(&traced).unwrap();
             assert_eq!(header, name);
+            let attempt = SpanId::random(&mut rng);
+            context::put(header.as_bytes(), &mut value, &traced.sender(attempt));
             let mut scan = Scan::new(std::slice::from_ref(&form));
             scan.see(header.as_bytes(), &value);
-            let sent = Parent { trace: traced.trace, span: attempt, sampled: Some(true), form };
+            let sent = Parent { trace: traced.trace, span: attempt, sampled: Some(true), multi: false };
             assert_eq!(scan.finish(), Found::Trace(sent));
             let continued = tracer.decide(parent(Some(true)), &mut rng).unwrap();
-            assert_eq!(tracer.first_header(&continued, attempt), None);
+            assert_eq!(tracer.first_header(&continued), None);
         }
+    }
+
+    #[test]
+    fn a_form_that_is_named_twice_is_named_once() {
+        let [w3c, b3, multi] = [Propagation::W3c, Propagation::B3, Propagation::B3Multi];
+        let tracer = Tracer::off(&[w3c, w3c, w3c, b3, w3c, multi]);
+        let mut scan = tracer.scan();
+        scan.see(b"x-b3-traceid", b"4bf92f3577b34da6");
+        scan.see(b"x-b3-spanid", b"00f067aa0ba902b7");
+        assert!(matches!(scan.finish(), Found::Trace(Parent { multi: true, .. })));
     }
 
     #[test]
@@ -256,6 +286,6 @@ mod tests {
             tracer.record(Box::new(span::tests::request(traced)));
         }
         // Each is a request's span and one of an attempt; the first pair waits.
-        assert_eq!(tracer.0.unwrap().dropped.get(), 4);
+        assert_eq!(tracer.spans.unwrap().dropped.get(), 4);
     }
 }

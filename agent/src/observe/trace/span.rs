@@ -55,7 +55,6 @@ fn method(request: &RequestSpan) -> Option<&'static str> {
 /// What the request's span and those of its attempts say alike.
 fn common(request: &RequestSpan) -> Vec<KeyValue> {
     let method = method(request);
-    let server = format!("{}.{}", request.destination_service, request.destination_namespace);
     let mut attributes = Vec::with_capacity(24);
     let mut add = |key: &'static str, value: Value| attributes.push(KeyValue::new(key, value));
     add("http.request.method", method.unwrap_or("_OTHER").into());
@@ -65,9 +64,14 @@ fn common(request: &RequestSpan) -> Vec<KeyValue> {
     add("url.scheme", "http".into());
     add("network.protocol.name", "http".into());
     add("network.protocol.version", request.protocol_version.into());
-    add("server.address", server.into());
+    add("server.address", server(request).into());
     add("server.port", i64::from(request.destination_port).into());
     attributes
+}
+
+/// As in `orders.shop`, whatever the caller has written in `Host`.
+fn server(request: &RequestSpan) -> String {
+    format!("{}.{}", request.destination_service, request.destination_namespace)
 }
 
 /// What only the request's own span says.
@@ -90,11 +94,18 @@ fn describe(request: &RequestSpan, span: &mut SpanData) {
     if !request.attempts.is_empty() {
         add("sluice.lane", request.lane.clone().unwrap_or_else(|| "baseline".to_owned()).into());
     }
+    if request.retries > 0 {
+        add("sluice.retries", i64::from(request.retries).into());
+    }
     if let Some(rule) = &request.rule {
-        add("sluice.rule", rule.clone().into());
+        add("sluice.rule", rule.to_string().into());
+    }
+    if let Some(policy) = &request.policy {
+        add("sluice.policy", policy.to_string().into());
     }
     if let Some(code) = request.grpc_status {
-        add("rpc.grpc.status_code", i64::from(code).into());
+        add("rpc.system.name", "grpc".into());
+        add("rpc.response.status_code", grpc_name(code).into());
     }
     if request.status != 0 {
         add("http.response.status_code", i64::from(request.status).into());
@@ -106,6 +117,9 @@ fn describe(request: &RequestSpan, span: &mut SpanData) {
     } else if request.status >= 500 {
         // Of a server span only 5xx is an error: 4xx is the caller's.
         add("error.type", request.status.to_string().into());
+        span.status = Status::error("");
+    } else if let Some(code) = request.grpc_status.filter(|code| GRPC_SERVER_ERRORS.contains(code)) {
+        add("error.type", grpc_name(code).into());
         span.status = Status::error("");
     }
 }
@@ -129,9 +143,16 @@ fn child(
     if attempt.status != 0 {
         add("http.response.status_code", i64::from(attempt.status).into());
     }
-    // Of a client span also 4xx is an error.
+    add("url.full", full_url(request).into());
+    if let Some(code) = attempt.grpc_status {
+        add("rpc.system.name", "grpc".into());
+        add("rpc.response.status_code", grpc_name(code).into());
+    }
+    // Of a client span also 4xx is an error, and every gRPC status but OK.
     let error = attempt.error.map(Cow::Borrowed);
     let error = error.or_else(|| (attempt.status >= 400).then(|| attempt.status.to_string().into()));
+    let error =
+        error.or_else(|| attempt.grpc_status.filter(|code| *code != 0).map(|code| grpc_name(code).into()));
     if let Some(error) = &error {
         add("error.type", error.to_string().into());
     }
@@ -147,9 +168,45 @@ fn child(
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links: SpanLinks::default(),
-        status: error.map_or(Status::Unset, Status::error),
+        // What it was is in `error.type`.
+        status: error.map_or(Status::Unset, |_| Status::error("")),
         instrumentation_scope: scope.clone(),
     }
+}
+
+/// Without the query, as everywhere.
+fn full_url(request: &RequestSpan) -> String {
+    let path = text(&request.path, MAX_PATH);
+    format!("http://{}:{}{path}", server(request), request.destination_port)
+}
+
+/// Of a server span only these are errors: the others are the caller's.
+/// <https://opentelemetry.io/docs/specs/semconv/rpc/grpc/>
+const GRPC_SERVER_ERRORS: [u8; 6] = [2, 4, 12, 13, 14, 15];
+
+/// <https://grpc.io/docs/guides/status-codes/>
+fn grpc_name(code: u8) -> &'static str {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    // Clients take what they do not know for this.
+    NAMES.get(usize::from(code)).copied().unwrap_or("UNKNOWN")
 }
 
 fn size(bytes: u64) -> Value {
@@ -170,7 +227,7 @@ pub(super) mod tests {
         reason::Reason,
         trace::{
             Traced,
-            context::{self, Parent, Propagation},
+            context::{self, Parent},
         },
     };
 
@@ -196,6 +253,8 @@ pub(super) mod tests {
             grpc_status: None,
             reason: None,
             rule: None,
+            policy: None,
+            retries: 0,
             request_bytes: 0,
             response_bytes: 12,
             attempts: smallvec::smallvec![AttemptSpan {
@@ -205,6 +264,7 @@ pub(super) mod tests {
                 endpoint: "10.0.0.7:80".parse().unwrap(),
                 pod: Some("orders-gray".into()),
                 status: 200,
+                grpc_status: None,
                 error: None,
             }],
         }
@@ -213,7 +273,7 @@ pub(super) mod tests {
     fn traced() -> Traced {
         let trace = context::TraceId::new(1 << 64 | 2).unwrap();
         let sender = context::SpanId::new(3).unwrap();
-        let parent = Parent { trace, span: sender, sampled: Some(true), form: Propagation::W3c };
+        let parent = Parent { trace, span: sender, sampled: Some(true), multi: false };
         Traced { trace, span: context::SpanId::new(4).unwrap(), parent: Some(parent) }
     }
 
@@ -241,6 +301,7 @@ pub(super) mod tests {
             (own, "sluice.tag.outcome", "routed"),
             (attempt, "network.peer.address", "10.0.0.7"),
             (attempt, "sluice.endpoint.pod", "orders-gray"),
+            (attempt, "url.full", "http://orders.shop:8080/orders/7"),
         ] {
             assert_eq!(attribute(span, key).as_deref(), Some(value), "{key}");
         }
@@ -265,6 +326,24 @@ pub(super) mod tests {
             assert!(matches!(span.status, Status::Error { .. }));
         }
         assert_eq!(attribute(&spans[0], "sluice.reason").as_deref(), Some("timeout"));
+    }
+
+    #[test]
+    fn grpc_has_errors_of_its_own() {
+        for (code, name, server_fails) in
+            [(0, "OK", false), (5, "NOT_FOUND", false), (14, "UNAVAILABLE", true)]
+        {
+            let mut request = request(traced());
+            request.grpc_status = Some(code);
+            request.attempts[0].grpc_status = Some(code);
+            let spans = spans(&request, &InstrumentationScope::default());
+            for (span, fails) in spans.iter().zip([server_fails, code != 0]) {
+                assert_eq!(attribute(span, "rpc.system.name").as_deref(), Some("grpc"));
+                assert_eq!(attribute(span, "rpc.response.status_code").as_deref(), Some(name));
+                assert_eq!(attribute(span, "error.type").as_deref(), fails.then_some(name));
+                assert_eq!(span.status != Status::Unset, fails, "{name}");
+            }
+        }
     }
 
     #[test]

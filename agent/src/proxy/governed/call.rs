@@ -38,13 +38,14 @@ impl Call {
         self.record.chosen(&mut self.known.series(), chosen);
     }
 
-    pub(crate) fn retried(&self, cause: RetryCause) {
+    pub(crate) fn retried(&mut self, cause: RetryCause) {
         self.known.numbers.retried(cause);
+        self.record.retried();
     }
 
     /// What became of the request's tags; `None`: it had none, or nothing became of it.
-    pub(super) fn count_tags(&self, outcome: Option<TagOutcome>) {
-        Record::count_tags(&self.known.numbers, &self.tagging, outcome);
+    pub(super) fn count_tags(&mut self, outcome: Option<TagOutcome>) {
+        self.record.count_tags(&self.known.numbers, &self.tagging, outcome);
     }
 
     /// The request has ended. Returns when.

@@ -90,6 +90,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
                 let failure = retry::Failure::of_answer(status, grpc);
                 if (status >= 429 || grpc.is_some()) && tried.may_retry(exchange, governor, failure) {
                     exchange.call().settle(&mut held, Some(outcome), Nanos::now());
+                    exchange.call().record.attempted(status, grpc, None);
                     exchange.discard(answer);
                     place = held.take_place();
                     let failed = held.chosen.address();
@@ -106,6 +107,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
                 {
                     let (call, now) = (exchange.call(), Nanos::now());
                     call.settle(&mut held, Some(outcome), now);
+                    call.record.attempted(status, grpc, None);
                     call.count_tags(held.chosen.tag_outcome());
                     held.complete(true, now);
                     exchange.discard(answer);
@@ -118,6 +120,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
         };
         exchange.call().record.timing.heard(Nanos::now());
 
+        exchange.call().record.attempted(0, None, Some(reason_of(failure)));
         if failure == Failure::Broken(Reason::UpstreamReset) && exchange.is_forsaken() {
             // What its caller's leaving has ended is nobody's failure, and most likely nobody waits for another attempt.
             exchange.call().settle(&mut held, None, Nanos::now());
@@ -269,6 +272,7 @@ async fn pass_on<E: Exchange>(
     if outcome.is_some_and(Outcome::is_error) {
         call.record.failed();
     }
+    call.record.set_grpc_status(grpc);
     let now = call.finish(got, reason);
     call.settle(&mut held, outcome, now);
     // A tunnel keeps its place for as long as it lasts.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     clock::Nanos,
     govern::{self, fallback::stale::Collector},
-    observe::reason::Reason,
+    observe::{reason::Reason, trace::context},
     proxy::{
         answer::{self, Kind, MadeUp},
         choose::Chosen,
@@ -92,6 +92,9 @@ impl governed::Exchange for Exchange<'_> {
     }
 
     async fn attempt(&mut self, chosen: &Chosen) -> Result<Answer, Failure> {
+        if let Some(sender) = self.call.record.sender() {
+            self.up.flow.edit_head(|name, value| context::put(name, value, &sender));
+        }
         self.send(chosen).await
     }
 

@@ -13,7 +13,10 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-use super::body::{BadChunk, Body};
+use super::{
+    body::{BadChunk, Body},
+    head::edit_lines,
+};
 use crate::{
     govern::fallback::stale::Collector,
     proxy::{buffers::Buffers, share::Taken},
@@ -166,6 +169,12 @@ impl Flow {
     /// The head, while it is kept, and the part of the body that is kept with it.
     pub(super) fn head(&self) -> &[u8] {
         &self.head
+    }
+
+    /// Shows the lines of the head, if it is still there, to be changed in place before it is sent.
+    pub(super) fn edit_head(&mut self, edit: impl FnMut(&[u8], &mut [u8])) {
+        let length = self.head_length.min(self.head.len());
+        edit_lines(&mut self.head[..length], edit);
     }
 
     pub(super) fn into_head(self) -> BytesMut {

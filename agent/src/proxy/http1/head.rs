@@ -112,6 +112,24 @@ pub(crate) fn add(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Adds a line to a head that ends with its empty line.
+pub(crate) fn add_last(head: &mut BytesMut, name: &[u8], value: &[u8]) {
+    head.truncate(head.len().saturating_sub(b"\r\n".len()));
+    add(head, name, value);
+    head.extend_from_slice(b"\r\n");
+}
+
+/// Shows the names and values of the lines behind the first one. Values, which have their white space and line end with
+/// them, may be changed in place.
+pub(crate) fn edit_lines(head: &mut [u8], mut edit: impl FnMut(&[u8], &mut [u8])) {
+    for (index, line) in head.split_inclusive_mut(|byte| *byte == b'\n').enumerate() {
+        if let Some(colon) = memchr::memchr(b':', line).filter(|_| index > 0) {
+            let (name, value) = line.split_at_mut(colon);
+            edit(name, &mut value[1..]);
+        }
+    }
+}
+
 /// The elements of a comma-separated list, trimmed, without empty ones (RFC 9110, section 5.6.1).
 pub(crate) fn elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
@@ -153,6 +171,19 @@ mod tests {
         let out = copier.finish();
         add(out, b"x-mse-tag", b"gray");
         assert_eq!(&out[..], b"GET / HTTP/1.1\r\nHost: a\r\nAccept: b\r\nx-mse-tag: gray\r\n");
+    }
+
+    #[test]
+    fn values_are_changed_in_place() {
+        let mut head = BytesMut::from(&b"GET http://a:80/ HTTP/1.1\r\nHost: a\r\nA:1\r\n\r\n"[..]);
+        add_last(&mut head, b"b3", b"2");
+        let mut seen = Vec::new();
+        edit_lines(&mut head, |name, value| {
+            seen.push(String::from_utf8_lossy(name).into_owned());
+            value.iter_mut().filter(|byte| byte.is_ascii_digit()).for_each(|byte| *byte += 1);
+        });
+        assert_eq!(seen, ["Host", "A", "b3"]);
+        assert_eq!(head, &b"GET http://a:80/ HTTP/1.1\r\nHost: a\r\nA:2\r\nb3: 3\r\n\r\n"[..]);
     }
 
     #[test]

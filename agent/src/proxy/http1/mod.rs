@@ -30,10 +30,14 @@ use super::{
     connection::{Connection, HEAD_TIMEOUT},
     governed::Call,
     known::Known,
-    record::Record,
+    record::{Described, Record},
     tunnel,
 };
-use crate::{cluster::model::Destination, observe::reason::Reason};
+use crate::{
+    cluster::model::Destination,
+    govern::request::Request as _,
+    observe::{reason::Reason, trace::context::Found},
+};
 
 /// After an answer that ends the connection while the caller may still send, how long what it sends is read and dropped:
 /// closing at once would reset the connection and take the answer with it (RFC 9112, section 9.6). In all, and while
@@ -74,32 +78,30 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let names = &connection.worker.options.tag_names;
         let mut record = Record::begin(&connection.worker);
         let entry = || known.destination.service.colour(&View(head), &workload);
-        let read = request::read(head, names, workload.tag.as_ref(), entry, &mut outgoing);
+        let mut traces = connection.worker.scan();
+        let read = request::read(head, names, workload.tag.as_ref(), entry, traces.as_mut(), &mut outgoing);
         drop(workload);
-        let mut request = match read {
-            Ok(request) => {
-                let protocol = if request.http10 { "HTTP/1.0" } else { "HTTP/1.1" };
-                let tagging = Some(&request.tagging);
-                record.describe(
-                    &connection.worker,
-                    &connection.pod,
-                    &known.destination,
-                    protocol,
-                    tagging,
-                    || request::describe(head),
-                );
-                request
+        if let Some(traces) = traces {
+            // Of what is not forwarded no trace is told.
+            let found = if read.is_ok() { traces.finish() } else { Found::Unusable { denied: false } };
+            let (Connection { worker, pod, .. }, destination) = (&connection, &known.destination);
+            let tagging = read.as_ref().ok().map(|request| &request.tagging);
+            let old = read.as_ref().is_ok_and(|request| request.http10);
+            let view = View(head);
+            let protocol = if old { "HTTP/1.0" } else { "HTTP/1.1" };
+            let begun = record.describe(worker, pod, destination, tagging, found, || Described {
+                protocol,
+                method: view.method(),
+                target: view.target(),
+            });
+            if let Some((name, value)) = begun {
+                head::add_last(&mut outgoing, name.as_bytes(), &value);
             }
+        }
+        let mut request = match read {
+            Ok(request) => request,
             Err(refused) => {
                 let reason = reason_of(refused);
-                record.describe(
-                    &connection.worker,
-                    &connection.pod,
-                    &known.destination,
-                    "HTTP/1.1",
-                    None,
-                    || request::describe(head),
-                );
                 record.finish(&mut known.series(), reason.status(), Some(reason));
                 connection.worker.complain(|| {
                     tracing::info!(pod = %connection.pod.name(), service = %known.destination.service, "refused a request: {refused}");

@@ -10,10 +10,13 @@ use super::{
     body::Body,
     head::{Copier, MAX_HEADERS, add, elements},
 };
-use crate::govern::{
-    baggage,
-    lane::{RequestTag, TagNames, TagScan, Tagging, is_baggage},
-    tag::Tag,
+use crate::{
+    govern::{
+        baggage,
+        lane::{RequestTag, TagNames, TagScan, Tagging, is_baggage},
+        tag::Tag,
+    },
+    observe::trace::context::Scan,
 };
 
 /// The methods that this hop treats in their own way.
@@ -93,12 +96,13 @@ struct Lines<'h> {
 }
 
 /// Reads the request in `head`, which ends with its empty line, and writes what is forwarded to `out`. `entry`: see
-/// [`TagScan::decide`].
+/// [`TagScan::decide`]. Its headers are shown to `traces`.
 pub(crate) fn read(
     head: &[u8],
     names: &TagNames,
     caller: Option<&Tag>,
     entry: impl FnOnce() -> Option<RequestTag>,
+    mut traces: Option<&mut Scan<'_>>,
     out: &mut BytesMut,
 ) -> Result<Request, Refused> {
     let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
@@ -119,6 +123,9 @@ pub(crate) fn read(
     for header in headers {
         lines.see(header, http10)?;
         tags.see(header.name.as_bytes(), header.value);
+        if let Some(traces) = &mut traces {
+            traces.see(header.name.as_bytes(), header.value);
+        }
     }
     if lines.host != 1 && !(http10 && lines.host == 0) {
         return Err(Refused::Malformed("exactly one Host is required"));
@@ -279,18 +286,6 @@ fn write(
         add(out, b"baggage", &baggage);
     }
     out.extend_from_slice(b"\r\n");
-}
-
-/// The method, the target and the `traceparent` of a head: for the access log.
-pub(crate) fn describe(head: &[u8]) -> (&[u8], &[u8], Option<&[u8]>) {
-    let line = head.trim_ascii_start().split(|byte| *byte == b'\r').next().unwrap_or_default();
-    let mut words = line.split(|byte| *byte == b' ');
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let trace = head.split(|byte| *byte == b'\n').find_map(|line| {
-        let (name, value) = line.split_at_checked(12)?;
-        name.eq_ignore_ascii_case(b"traceparent:").then(|| value.trim_ascii())
-    });
-    (method, target, trace)
 }
 
 #[cfg(test)]

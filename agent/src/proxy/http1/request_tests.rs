@@ -9,7 +9,7 @@ fn names() -> TagNames {
 fn read_for(head: &str, caller: Option<&str>) -> Result<(Request, String), Refused> {
     let caller: Option<Tag> = caller.map(|tag| tag.parse().unwrap());
     let mut out = BytesMut::new();
-    let request = read(head.as_bytes(), &names(), caller.as_ref(), || None, &mut out)?;
+    let request = read(head.as_bytes(), &names(), caller.as_ref(), || None, None, &mut out)?;
     Ok((request, String::from_utf8(out.to_vec()).unwrap()))
 }
 
@@ -161,13 +161,6 @@ fn http10_is_kept_alive_only_if_it_asks() {
     assert!(request.keep_alive);
 }
 
-#[test]
-fn a_head_is_described_for_the_log() {
-    let head = b"GET /a?b HTTP/1.1\r\nHost: a\r\nTraceParent: 00-ab-cd-01\r\n\r\n";
-    assert_eq!(describe(head), (&b"GET"[..], &b"/a?b"[..], Some(&b"00-ab-cd-01"[..])));
-    assert_eq!(describe(b"\r\n"), (&b""[..], &b""[..], None));
-}
-
 proptest! {
     #[test]
     fn whatever_is_forwarded_reads_the_same_again(
@@ -191,7 +184,6 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = read(&bytes, &names(), None, || None, &mut BytesMut::new());
-        let _ = describe(&bytes);
+        let _ = read(&bytes, &names(), None, || None, None, &mut BytesMut::new());
     }
 }

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason as Code, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header::HOST, request};
 
@@ -24,24 +24,36 @@ use crate::{
         fallback::stale::Collector,
         lane::{TagNames, TagScan, Tagging},
     },
-    observe::reason::Reason,
+    observe::{
+        reason::Reason,
+        trace::context::{self, Scan, Sender},
+    },
     proxy::{
         answer::{Kind, MadeUp},
         choose::Chosen,
         governed::{self, Break, Call, Failure, Held, Left},
         known::Known,
-        record::Record,
+        record::{Described, Record},
         share::Taken,
     },
 };
 
 static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
-/// Reads the tag and puts it where the next hop looks for it.
-fn tag(head: &mut request::Parts, names: &TagNames, caller: &Workload, service: &Service) -> Tagging {
+/// Reads the tag and puts it where the next hop looks for it. Shows the headers to `traces`, too.
+fn tag(
+    head: &mut request::Parts,
+    names: &TagNames,
+    caller: &Workload,
+    service: &Service,
+    mut traces: Option<&mut Scan<'_>>,
+) -> Tagging {
     let mut scan = TagScan::new(names);
     for (name, value) in &head.headers {
         scan.see(name.as_str().as_bytes(), value.as_bytes());
+        if let Some(traces) = &mut traces {
+            traces.see(name.as_str().as_bytes(), value.as_bytes());
+        }
     }
     let tagging = scan.decide(caller.tag.as_ref(), || service.colour(&View(head), caller));
     let headers = &mut head.headers;
@@ -60,6 +72,18 @@ fn tag(head: &mut request::Parts, names: &TagNames, caller: &Workload, service: 
         headers.insert(names.header(), value);
     }
     tagging
+}
+
+/// Puts the sender where the next hop looks for it.
+fn put_sender(headers: &mut HeaderMap, sender: &Sender) {
+    for (name, value) in headers.iter_mut().filter(|(name, _)| context::form(name.as_ref()).is_some()) {
+        let mut bytes = BytesMut::from(value.as_bytes());
+        context::put(name.as_ref(), &mut bytes, sender);
+        // Digits in the place of others, so it is a value.
+        if let Ok(put) = HeaderValue::from_maybe_shared(bytes.freeze()) {
+            *value = put;
+        }
+    }
 }
 
 /// A stream on its way.
@@ -99,15 +123,27 @@ impl Exchange {
     ) -> Self {
         let mut record = Record::begin(&caller.worker);
         let (mut head, body) = request.into_parts();
+        let Caller { worker, pod, .. } = &*caller;
+        let mut traces = worker.scan();
         let tagging = {
-            let workload = caller.pod.pod.workload.load();
-            tag(&mut head, &caller.worker.options.tag_names, &workload, &known.destination.service)
+            let workload = pod.pod.workload.load();
+            let service = &known.destination.service;
+            tag(&mut head, &worker.options.tag_names, &workload, service, traces.as_mut())
         };
-        record.describe(&caller.worker, &caller.pod, &known.destination, "HTTP/2", Some(&tagging), || {
-            let path = head.uri.path_and_query().map_or(&b""[..], |path| path.as_str().as_bytes());
-            let traceparent = head.headers.get("traceparent").map(HeaderValue::as_bytes);
-            (head.method.as_str().as_bytes(), path, traceparent)
-        });
+        if let Some(traces) = traces {
+            let found = traces.finish();
+            let begun =
+                record.describe(worker, pod, &known.destination, Some(&tagging), found, || Described {
+                    protocol: "HTTP/2",
+                    method: head.method.as_str().as_bytes(),
+                    target: head.uri.path().as_bytes(),
+                });
+            if let Some((name, value)) = begun
+                && let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value))
+            {
+                head.headers.insert(name, value);
+            }
+        }
         if head.uri.scheme().is_none() {
             // Only a `host` header, no `:authority`: h2 passes that on as it is if it takes the request for one of
             // HTTP/1.1.
@@ -187,6 +223,9 @@ impl governed::Exchange for Exchange {
     }
 
     async fn attempt(&mut self, chosen: &Chosen) -> Result<Answer, Failure> {
+        if let Some(sender) = self.call.record.sender() {
+            put_sender(&mut self.head.headers, &sender);
+        }
         let (sent, response) = self.send(chosen).await?;
         let (head, body) = response.into_parts();
         let status = head.status.as_u16();

@@ -6,6 +6,7 @@ mod failures;
 mod governed;
 mod limits;
 mod routing;
+mod traces;
 
 use std::{
     future::Future,
@@ -30,7 +31,7 @@ use super::*;
 use crate::{
     cluster::model::{Current, Protocol, Service, Snapshot, Workload},
     govern::{endpoint::Endpoint, lane::TagNames, tag::Tag},
-    observe::{access_log::AccessLog, metrics::Metrics},
+    observe::{access_log::AccessLog, metrics::Metrics, trace::Tracer},
     proxy::{Network, OpenPod, Options, Pod, Proxy},
 };
 
@@ -99,13 +100,23 @@ fn cluster_with(
 }
 
 fn bed_with(endpoints: &[(SocketAddr, Option<&str>)], connections_per_pod: usize) -> Bed {
+    bed_told_of(endpoints, connections_per_pod, AccessLog::off(), Tracer::off(&[]))
+}
+
+fn bed_told_of(
+    endpoints: &[(SocketAddr, Option<&str>)],
+    connections_per_pod: usize,
+    access_log: AccessLog,
+    tracer: Tracer,
+) -> Bed {
     let current = Arc::new(ArcSwap::from_pointee(cluster(1, endpoints)));
     let metrics = Arc::new(Metrics::new());
     let options = Options {
         workers: 1,
         current: current.clone(),
         metrics: metrics.clone(),
-        access_log: AccessLog::off(),
+        access_log,
+        tracer,
         tag_names: Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a name")),
         connections_per_pod,
         idle_grace: Duration::ZERO,

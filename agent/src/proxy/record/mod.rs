@@ -1,7 +1,11 @@
-//! What is told of one request when it has ended: numbers always, a log line if asked for.
+//! What is told of one request when it has ended: numbers always, a log line and spans if asked for.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
+mod told;
 
+use std::{rc::Rc, sync::Arc};
+
+pub(crate) use self::told::Described;
+use self::told::{End, Told};
 use super::{
     answer::Cause,
     choose::Chosen,
@@ -10,15 +14,12 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    cluster::model::{Destination, Service},
-    govern::{
-        lane::{TagSource, Tagging},
-        tag::Tag,
-    },
+    cluster::model::Destination,
+    govern::lane::Tagging,
     observe::{
-        access_log::{Entry, TraceId},
         metrics::{ActiveRequest, Series, ServiceMetrics, ServiceSeries, TagOutcome},
         reason::Reason,
+        trace::context::{Found, Sender},
     },
 };
 
@@ -30,28 +31,10 @@ pub(crate) struct Record {
     /// Whose time it was.
     pub(crate) timing: Timing,
     active: Option<(ActiveRequest, Arc<Series>)>,
-    /// Only if the access log is on.
-    line: Option<Box<Line>>,
+    /// `None` if nobody is told of it, or has been told already.
+    told: Option<Box<Told>>,
     /// Draining waits for it.
     _busy: Busy,
-}
-
-struct Line {
-    worker: Rc<Worker>,
-    pod: Rc<PodHere>,
-    service: Arc<Service>,
-    protocol: &'static str,
-    method: Vec<u8>,
-    path: Vec<u8>,
-    trace_id: Option<TraceId>,
-    tag: Option<String>,
-    tag_source: Option<TagSource>,
-    endpoint: Option<SocketAddr>,
-    lane: Option<Tag>,
-    rule: Option<Arc<str>>,
-    attempts: u32,
-    /// When the last attempt began.
-    attempted: Nanos,
 }
 
 impl Record {
@@ -63,41 +46,29 @@ impl Record {
             response_bytes: 0,
             timing: Timing::default(),
             active: None,
-            line: None,
+            told: None,
             _busy: worker.busy(),
         }
     }
 
-    /// Notes what the access log shows of the request, if it is on.
+    /// Notes what is told of the request, if somebody will be. `found` is what its headers say of its trace. Returns a header
+    /// that is to be added to the forwarded request: its trace begins here.
     pub(crate) fn describe<'r>(
         &mut self,
         worker: &Rc<Worker>,
         pod: &Rc<PodHere>,
         destination: &Destination,
-        protocol: &'static str,
         tagging: Option<&Tagging>,
-        request: impl FnOnce() -> (&'r [u8], &'r [u8], Option<&'r [u8]>),
-    ) {
-        if !worker.access_log.is_on() {
-            return;
-        }
-        let (method, path, traceparent) = request();
-        self.line = Some(Box::new(Line {
-            worker: worker.clone(),
-            pod: pod.clone(),
-            service: destination.service.clone(),
-            protocol,
-            method: method.to_vec(),
-            path: path.to_vec(),
-            trace_id: traceparent.and_then(TraceId::parse),
-            tag: tagging.and_then(|tagging| Some(tagging.tag?.as_str().to_owned())),
-            tag_source: tagging.and_then(|tagging| tagging.source),
-            endpoint: None,
-            lane: None,
-            rule: None,
-            attempts: 0,
-            attempted: Nanos::ZERO,
-        }));
+        found: Found,
+        request: impl FnOnce() -> Described<'r>,
+    ) -> Option<(&'static str, Vec<u8>)> {
+        let told = Told::begin(worker, pod, destination, tagging, found, request)?;
+        self.told.insert(Box::new(told)).first_header()
+    }
+
+    /// Who the endpoint that was chosen is told has sent the request; `None`: its headers are passed on as they are.
+    pub(crate) fn sender(&self) -> Option<Sender> {
+        self.told.as_ref()?.sender()
     }
 
     /// The request goes to this endpoint. Said again if it goes to another one after all.
@@ -113,11 +84,29 @@ impl Record {
                 self.active = Some((series.begin(), series.clone()));
             }
         }
-        if let Some(line) = &mut self.line {
-            line.endpoint = Some(chosen.address());
-            line.lane = lane.cloned();
-            line.attempts += 1;
-            line.attempted = Nanos::now();
+        if let Some(told) = &mut self.told {
+            told.chosen(chosen);
+        }
+    }
+
+    /// The attempt at the endpoint has ended and another one may follow; `status` is 0 if there was no answer.
+    pub(crate) fn attempted(&mut self, status: u16, grpc_status: Option<u8>, error: Option<Reason>) {
+        if let Some(told) = &mut self.told {
+            told.attempted(status, grpc_status, error);
+        }
+    }
+
+    /// It is sent again.
+    pub(crate) fn retried(&mut self) {
+        if let Some(told) = &mut self.told {
+            told.retried();
+        }
+    }
+
+    /// The status of gRPC that the caller gets.
+    pub(crate) fn set_grpc_status(&mut self, status: Option<u8>) {
+        if let Some(told) = &mut self.told {
+            told.set_grpc_status(status);
         }
     }
 
@@ -130,8 +119,8 @@ impl Record {
 
     /// The answer is made up because of a rule.
     pub(crate) fn ruled(&mut self, cause: &Cause) {
-        if let (Some(line), Some(rule)) = (&mut self.line, &cause.rule) {
-            line.rule = Some(rule.name.clone());
+        if let Some(told) = &mut self.told {
+            told.ruled(cause);
         }
     }
 
@@ -154,12 +143,20 @@ impl Record {
         let latency = now.since(self.started).into();
         let active = self.active.take().map_or_else(|| series.none().begin(), |(active, _)| active);
         active.finish(status, reason, latency, self.request_bytes, self.response_bytes);
-        self.log(status, reason, now);
+        self.tell(status, reason, now);
         now
     }
 
     /// The tags of a request, as they came and as they were served.
-    pub(crate) fn count_tags(numbers: &ServiceMetrics, tagging: &Tagging, outcome: Option<TagOutcome>) {
+    pub(crate) fn count_tags(
+        &mut self,
+        numbers: &ServiceMetrics,
+        tagging: &Tagging,
+        outcome: Option<TagOutcome>,
+    ) {
+        if let Some(told) = &mut self.told {
+            told.set_tag_outcome(outcome.filter(|_| tagging.tag.is_some()));
+        }
         for _ in 0..tagging.invalid {
             numbers.tag(TagOutcome::Invalid);
         }
@@ -168,30 +165,16 @@ impl Record {
         }
     }
 
-    fn log(&mut self, status: u16, reason: Option<Reason>, now: Nanos) {
-        let Some(line) = self.line.take() else { return };
-        let workload = line.pod.pod.workload.load();
-        line.worker.access_log.record(&Entry {
-            time: SystemTime::now(),
-            source_namespace: &workload.namespace,
-            source_pod: &workload.name,
-            method: &line.method,
-            path: &line.path,
-            protocol: line.protocol,
+    fn tell(&mut self, status: u16, reason: Option<Reason>, now: Nanos) {
+        let Some(told) = self.told.take() else { return };
+        told.tell(End {
+            now,
+            upstream: self.timing.upstream(now),
+            started: self.started,
             status,
-            service: &line.service,
-            endpoint: line.endpoint,
-            tag: line.tag.as_deref(),
-            lane: line.lane.as_ref().map(Tag::as_str),
-            tag_source: line.tag_source.map(TagSource::as_str),
             reason,
-            rule: line.rule.as_deref(),
-            attempts: line.attempts,
-            upstream_duration: (line.attempts > 0).then(|| now.since(line.attempted).into()),
-            duration: now.since(self.started).into(),
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
-            trace_id: line.trace_id,
         });
     }
 }
@@ -199,6 +182,6 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         // The series count themselves when `active` is dropped.
-        self.log(0, Some(Reason::CallerClosed), Nanos::now());
+        self.tell(0, Some(Reason::CallerClosed), Nanos::now());
     }
 }

@@ -1,0 +1,52 @@
+//! What is sent to OpenTelemetry collectors: traces.
+
+use clap::Args;
+
+use crate::observe::{
+    otlp::{Address, Attribute, Protocol},
+    sampling::Ratio,
+    trace::context::Propagation,
+};
+
+/// Flags about telemetry that is sent.
+#[derive(Args, Clone, Debug)]
+pub struct Telemetry {
+    /// The collector that gets the spans of sampled requests, as in http://otel-collector.monitoring:4317 [default: no spans
+    /// are made, and requests' trace headers are passed on as they are]
+    #[arg(long, value_name = "URL", env = "SLUICE_OTLP_TRACES")]
+    pub otlp_traces: Option<Address>,
+
+    /// How collectors are spoken to: OTLP over gRPC (usually port 4317) or over HTTP with protobuf (4318)
+    #[arg(long, value_name = "PROTOCOL", env = "SLUICE_OTLP_PROTOCOL", default_value = "grpc")]
+    pub otlp_protocol: Protocol,
+
+    /// Attribute of the resource that spans and metrics are told to come from; give it more than once for several. Goes before
+    /// service.name, service.version, service.instance.id and k8s.node.name, which are there by themselves
+    #[arg(long, value_name = "KEY=VALUE", env = "SLUICE_OTLP_ATTRIBUTE", value_delimiter = ',')]
+    pub otlp_attribute: Vec<Attribute>,
+
+    /// How requests carry their trace: w3c, b3, b3-multi; give it more than once for several, of which the first that a request
+    /// has counts
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "SLUICE_TRACE_PROPAGATION",
+        value_delimiter = ',',
+        default_value = "w3c"
+    )]
+    pub trace_propagation: Vec<Propagation>,
+
+    /// The part of requests without a trace for which one is begun, from 0 (never) to 1
+    #[arg(long, value_name = "RATIO", env = "SLUICE_TRACE_ROOTS", default_value = "0")]
+    pub trace_roots: Ratio,
+
+    /// Requests whose spans may wait to be sent, at most 2 KiB each; beyond that spans are dropped and counted
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SLUICE_TRACE_QUEUE",
+        default_value_t = 4096,
+        value_parser = clap::value_parser!(u32).range(16..=65_536)
+    )]
+    pub trace_queue: u32,
+}

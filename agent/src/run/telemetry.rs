@@ -1,0 +1,90 @@
+//! What is told outside of the agent: the access log and the spans. Begins before the first request, and ends, within
+//! limits, behind the last.
+
+use std::{io, time::Duration};
+
+use tokio::{task::JoinHandle, time::timeout};
+
+use super::RunError;
+use crate::{
+    config::{AccessLogFormat, Config},
+    observe::{
+        access_log::{AccessLog, File, Style, Writer},
+        metrics::Metrics,
+        otlp::Identity,
+        trace::{self, Tracer},
+    },
+};
+
+/// How long a stopping agent waits for the access log's reader to take its last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long it waits for the collector to take its last spans.
+const LAST_SPANS: Duration = Duration::from_secs(3);
+
+/// What runs, to be ended.
+pub(super) struct Telemetry {
+    writer: Option<Writer>,
+    spans: Option<JoinHandle<()>>,
+}
+
+impl Telemetry {
+    /// Starts what the operator asks for. What the proxy is given must be dropped before [`Self::end`].
+    pub(super) fn start(config: &Config, metrics: &Metrics) -> Result<(AccessLog, Tracer, Self), RunError> {
+        let (access_log, writer) = open_log(config, metrics)?;
+        let (tracer, spans) = start_tracer(config, metrics)?;
+        Ok((access_log, tracer, Self { writer, spans }))
+    }
+
+    /// Waits for the last of it, not for ever.
+    pub(super) async fn end(self) {
+        let Self { writer, spans } = self;
+        let lines = async {
+            let Some(writer) = writer else { return };
+            if timeout(LAST_LINES, tokio::task::spawn_blocking(|| writer.join())).await.is_err() {
+                tracing::warn!("the access log's last lines could not be written in time");
+            }
+        };
+        let spans = async {
+            let Some(mut spans) = spans else { return };
+            if timeout(LAST_SPANS, &mut spans).await.is_err() {
+                spans.abort();
+                tracing::warn!("the trace collector did not take the last spans in time");
+            }
+        };
+        tokio::join!(lines, spans);
+    }
+}
+
+fn open_log(config: &Config, metrics: &Metrics) -> Result<(AccessLog, Option<Writer>), RunError> {
+    let style = match config.access_log {
+        AccessLogFormat::Off => return Ok((AccessLog::off(), None)),
+        AccessLogFormat::Text => Style::Text,
+        AccessLogFormat::Json => Style::Json,
+    };
+    let (ratio, dropped) = (config.access_log_ratio, metrics.access_log_dropped.clone());
+    let started = match &config.access_log_file {
+        None => AccessLog::start(style, ratio, io::stdout(), dropped),
+        Some(path) => {
+            let file = File::open(path.clone())
+                .map_err(|source| RunError::AccessLogFile { path: path.clone(), source })?;
+            AccessLog::start(style, ratio, file, dropped)
+        }
+    };
+    let (log, writer) = started.map_err(|source| RunError::Start { what: "access log", source })?;
+    Ok((log, Some(writer)))
+}
+
+fn start_tracer(config: &Config, metrics: &Metrics) -> Result<(Tracer, Option<JoinHandle<()>>), RunError> {
+    let told = &config.telemetry;
+    let Some(endpoint) = &told.otlp_traces else { return Ok((Tracer::off(&told.trace_propagation), None)) };
+    let options = trace::Options {
+        endpoint: endpoint.clone(),
+        protocol: told.otlp_protocol,
+        propagation: told.trace_propagation.clone(),
+        roots: told.trace_roots,
+        queue: told.trace_queue as usize,
+        identity: Identity::new(config.node.as_deref(), &told.otlp_attribute),
+    };
+    let (tracer, exporter) = Tracer::start(&options, metrics.spans_dropped.clone())?;
+    Ok((tracer, Some(tokio::spawn(exporter.run()))))
+}
