@@ -1,6 +1,7 @@
 //! Who can ask: an HTTP server with `/metrics`, `/healthz`, `/readyz` and `/config`, and a live [`page`] for browsers with
 //! the JSON that it is made from ([`live`], of what [`view`] sees); over TCP and over a Unix socket.
 //!
+//! What there is stands in the table of [`routes`], from which [`openapi`] makes the document of it.
 //! [`tcp`] listens where the operator says (`--admin`) and serves reads only: it may be an address that others reach.
 //! [`socket`] is for root on this node (`--admin-socket`): it serves the same [`pages`], and those that change
 //! something. [`client`] is the other end of it, for `sluice get` and `sluice log-level`.
@@ -11,8 +12,10 @@
 
 pub mod client;
 mod live;
+pub mod openapi;
 mod page;
 mod pages;
+mod routes;
 mod socket;
 mod tcp;
 #[cfg(test)]

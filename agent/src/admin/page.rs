@@ -80,8 +80,13 @@ pub(super) fn answer(path: &str, asked: &HeaderMap) -> Response<Full<Bytes>> {
     missing
 }
 
+/// The paths of all files, and what they are.
+pub(super) fn files() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FILES.iter().map(|file| (file.path, file.media_type))
+}
+
 /// The file that is served at a path.
-pub(super) fn file(path: &str) -> Option<&'static File> {
+fn file(path: &str) -> Option<&'static File> {
     FILES.iter().find(|file| file.path == path)
 }
 

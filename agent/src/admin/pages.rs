@@ -3,14 +3,15 @@
 use std::{convert::Infallible, fmt, sync::Arc};
 
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
+    HeaderValue, Request, Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE},
 };
-use http_body_util::{BodyExt as _, Either, Full, Limited};
+use http_body_util::{BodyExt as _, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 
 use super::{
-    Rights, live, page,
+    Rights,
+    routes::{self, Act, Found},
     view::{EventStream, View},
 };
 use crate::{
@@ -23,8 +24,6 @@ use crate::{
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) const JSON: &str = "application/json";
-/// Longer than any filter that somebody means.
-const MAX_FILTER_BYTES: usize = 4096;
 
 /// Whether the agent governs.
 pub trait Readiness: Send + Sync + 'static {
@@ -61,44 +60,43 @@ impl Pages {
         B: Body,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
-        let path = request.uri().path();
-        let read: fn(&Self, &Request<B>) -> Answer = match path {
-            "/metrics" => |pages, _| pages.metrics(),
-            "/healthz" => |_, _| text(StatusCode::OK, TEXT, "ok\n"),
-            "/readyz" => |pages, _| pages.ready(),
-            "/config" => |pages, _| pages.config(),
-            "/api/overview" => |pages, _| live::overview(&pages.view),
-            "/api/service" => |pages, request| live::service(&pages.view, request.uri()),
-            "/api/events" => |pages, request| live::events(&pages.view, request.uri()),
-            "/log-filter" if rights == Rights::Change => {
-                |pages, _| text(StatusCode::OK, TEXT, pages.log.text() + "\n")
+        let method = request.method().as_str();
+        let route = match routes::find(method, request.uri().path(), rights) {
+            Found::Route(route) => route,
+            Found::Method(allowed) => {
+                let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("only {allowed}\n"));
+                // Made of the table's methods, so it is one.
+                if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+                    refused.headers_mut().insert(ALLOW, allowed);
+                }
+                return Ok(refused);
             }
-            _ if page::file(path).is_some() => {
-                |_, request| page::answer(request.uri().path(), request.headers()).map(Either::Left)
-            }
-            _ => {
-                let more = if rights == Rights::Change { " and /log-filter" } else { "" };
-                let known = format!(
-                    "not found: there are / (a page for browsers), /metrics, /healthz, /readyz, /config, /api/overview, /api/service, /api/events{more}\n"
-                );
-                return Ok(text(StatusCode::NOT_FOUND, TEXT, known));
+            Found::Nothing(known) => {
+                return Ok(text(StatusCode::NOT_FOUND, TEXT, format!("not found: there are {known}\n")));
             }
         };
-        let changes = path == "/log-filter";
-        Ok(match *request.method() {
-            // hyper leaves the body of an answer to HEAD out by itself.
-            Method::GET | Method::HEAD => read(self, &request),
-            Method::PUT | Method::POST if changes => self.set_log_filter(request.into_body()).await,
-            _ => {
-                let allowed = if changes { "GET, HEAD, PUT, POST" } else { "GET, HEAD" };
-                let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("only {allowed}\n"));
-                refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-                refused
-            }
+        let (asked, body) = request.into_parts();
+        let body = match &route.takes {
+            None => Bytes::new(),
+            Some(taken) => match Limited::new(body, taken.most_bytes).collect().await {
+                Ok(body) => body.to_bytes(),
+                Err(error) if error.is::<LengthLimitError>() => {
+                    let why = format!("what is sent is longer than {} bytes\n", taken.most_bytes);
+                    return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, TEXT, why));
+                }
+                Err(error) => {
+                    let why = format!("what is sent cannot be read: {error}\n");
+                    return Ok(text(StatusCode::BAD_REQUEST, TEXT, why));
+                }
+            },
+        };
+        Ok(match route.act {
+            Act::Read(act) => act(self, &asked),
+            Act::Tell(act) => act(self, &body),
         })
     }
 
-    fn metrics(&self) -> Answer {
+    pub(super) fn metrics(&self) -> Answer {
         match self.metrics.render() {
             Ok(body) => text(StatusCode::OK, metrics::CONTENT_TYPE, body),
             Err(error) => {
@@ -108,7 +106,7 @@ impl Pages {
         }
     }
 
-    fn ready(&self) -> Answer {
+    pub(super) fn ready(&self) -> Answer {
         let missing = self.readiness.missing();
         if missing.is_empty() {
             text(StatusCode::OK, TEXT, "ok\n")
@@ -117,7 +115,7 @@ impl Pages {
         }
     }
 
-    fn config(&self) -> Answer {
+    pub(super) fn config(&self) -> Answer {
         let settings = self.settings.clone().with_live("--log", &self.log.text());
         match serde_json::to_string_pretty(&settings) {
             Ok(body) => text(StatusCode::OK, JSON, body + "\n"),
@@ -125,17 +123,9 @@ impl Pages {
         }
     }
 
-    async fn set_log_filter<B>(&self, body: B) -> Answer
-    where
-        B: Body,
-        B::Error: std::error::Error + Send + Sync + 'static,
-    {
+    pub(super) fn set_log_filter(&self, body: &Bytes) -> Answer {
         let refuse = |why: String| text(StatusCode::BAD_REQUEST, TEXT, why + "\n");
-        let body = match Limited::new(body, MAX_FILTER_BYTES).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => return refuse(format!("the filter cannot be read: {error}")),
-        };
-        let Ok(filter) = std::str::from_utf8(&body) else {
+        let Ok(filter) = std::str::from_utf8(body) else {
             return refuse("the filter is not UTF-8".to_owned());
         };
         let before = self.log.text();

@@ -1,3 +1,5 @@
+mod documented;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
@@ -37,11 +39,15 @@ impl view::Agent for Unknown {
 }
 
 fn pages(readiness: impl Readiness) -> Arc<Pages> {
+    pages_of(Unknown, readiness)
+}
+
+fn pages_of(agent: impl view::Agent, readiness: impl Readiness) -> Arc<Pages> {
     let flags = Config::augment_args(clap::Command::new("agent").no_binary_name(true));
     let chosen = flags.clone().try_get_matches_from(["--workers", "3"]).expect("a good command line");
     let metrics = Arc::new(Metrics::new());
     Arc::new(Pages {
-        view: View::new(Arc::new(Unknown), metrics.clone(), 10),
+        view: View::new(Arc::new(agent), metrics.clone(), 10),
         metrics,
         readiness: Arc::new(readiness),
         settings: Settings::read(&flags, &chosen),
@@ -247,7 +253,7 @@ async fn the_log_filter_is_changed_over_the_socket() {
     }
     let long =
         at(&path, |path| client::put(path, "/log-filter", &"a".repeat(5000))).await.expect("it answers");
-    assert_eq!(long.status, 400, "{long:?}");
+    assert_eq!(long.status, 413, "{long:?}");
     assert_eq!(filter().await.body, "warn,sluice::proxy=debug\n");
     let ready = at(&path, |path| client::get(path, "/readyz")).await.expect("it answers");
     assert_eq!((ready.is_good(), &*ready.body), (false, "not yet\n"));

@@ -8,13 +8,14 @@ use std::{
 };
 
 use clap::{Arg, ArgMatches, Command, builder::Resettable, parser::ValueSource};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// All environment variables of the agent begin so.
 const PREFIX: &str = "SLUICE_";
 
 /// Where a value comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     Flag,
@@ -25,7 +26,7 @@ pub enum Origin {
 }
 
 /// One flag.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Setting {
     /// As in `--admin`.
     pub flag: String,
@@ -37,7 +38,7 @@ pub struct Setting {
 }
 
 /// What is in force.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Settings {
     /// All flags, in the order of the help.
     pub settings: Vec<Setting>,

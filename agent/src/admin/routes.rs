@@ -1,0 +1,279 @@
+//! The table of what can be asked: both listeners serve from it, and [`super::openapi`] is made from it.
+//!
+//! A new route is a line here. What only root may ask is not there for whoever comes over TCP.
+
+use std::sync::LazyLock;
+
+use http::{StatusCode, request::Parts};
+use http_body_util::Either;
+use hyper::body::Bytes;
+use schemars::{Schema, SchemaGenerator};
+
+use super::{
+    Rights, live, openapi, page,
+    pages::{Answer, JSON, Pages, TEXT, text},
+    view::{Detail, Overview},
+};
+use crate::{config::Settings, observe::metrics};
+
+const EVENTS: &str = "text/event-stream";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Get,
+    Put,
+    Post,
+}
+
+impl Verb {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Put => "PUT",
+            Self::Post => "POST",
+        }
+    }
+
+    /// Whether a request with this method is for the route. hyper leaves the body of an answer to HEAD out by itself.
+    fn takes(self, method: &str) -> bool {
+        self.as_str() == method || (self == Self::Get && method == "HEAD")
+    }
+}
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Whoever reaches the address of `--admin`, and root over the socket.
+    Anybody,
+    /// Root over the socket.
+    Root,
+}
+
+/// A parameter of the query.
+pub(super) struct Parameter {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    pub(super) example: &'static str,
+    pub(super) required: bool,
+}
+
+/// What a body holds.
+pub(super) struct Content {
+    pub(super) media_type: &'static str,
+    /// Of JSON.
+    pub(super) schema: Option<fn(&mut SchemaGenerator) -> Schema>,
+}
+
+/// An answer that a route may give.
+pub(super) struct Said {
+    pub(super) status: u16,
+    pub(super) about: &'static str,
+    pub(super) content: Option<Content>,
+}
+
+/// The body that a route takes.
+pub(super) struct Taken {
+    pub(super) content: Content,
+    pub(super) most_bytes: usize,
+    pub(super) example: &'static str,
+}
+
+/// What a route does.
+pub(super) enum Act {
+    Read(fn(&Pages, &Parts) -> Answer),
+    /// With the body. Nothing that takes long.
+    Tell(fn(&Pages, &Bytes) -> Answer),
+}
+
+pub(super) struct Route {
+    pub(super) verb: Verb,
+    pub(super) path: &'static str,
+    pub(super) who: Who,
+    pub(super) summary: &'static str,
+    pub(super) parameters: &'static [Parameter],
+    pub(super) takes: Option<Taken>,
+    pub(super) says: Vec<Said>,
+    pub(super) act: Act,
+}
+
+impl Route {
+    fn read(
+        path: &'static str,
+        summary: &'static str,
+        said: Said,
+        act: fn(&Pages, &Parts) -> Answer,
+    ) -> Self {
+        Self {
+            verb: Verb::Get,
+            path,
+            who: Who::Anybody,
+            summary,
+            parameters: &[],
+            takes: None,
+            says: vec![said],
+            act: Act::Read(act),
+        }
+    }
+
+    fn with(self, parameters: &'static [Parameter]) -> Self {
+        Self { parameters, ..self }
+    }
+
+    fn or(mut self, status: u16, about: &'static str) -> Self {
+        self.says.push(Said { status, about, content: Some(of_text(TEXT)) });
+        self
+    }
+
+    fn for_root(self) -> Self {
+        Self { who: Who::Root, ..self }
+    }
+
+    fn may(&self, rights: Rights) -> bool {
+        self.who == Who::Anybody || rights == Rights::Change
+    }
+}
+
+pub(super) fn of_text(media_type: &'static str) -> Content {
+    Content { media_type, schema: None }
+}
+
+fn is_text(media_type: &'static str, about: &'static str) -> Said {
+    Said { status: 200, about, content: Some(of_text(media_type)) }
+}
+
+pub(super) fn is_json(about: &'static str, schema: fn(&mut SchemaGenerator) -> Schema) -> Said {
+    Said { status: 200, about, content: Some(Content { media_type: JSON, schema: Some(schema) }) }
+}
+
+const fn parameter(name: &'static str, about: &'static str, example: &'static str) -> Parameter {
+    Parameter { name, about, example, required: false }
+}
+
+const NAMESPACE: Parameter = parameter("namespace", "The namespace of the Service.", "shop");
+const NAME: Parameter = parameter("name", "The name of the Service.", "orders");
+const PORT: Parameter = parameter("port", "The number of the Service's port.", "80");
+static SERVICE: [Parameter; 4] = [
+    Parameter { required: true, ..NAMESPACE },
+    Parameter { required: true, ..NAME },
+    Parameter { required: true, ..PORT },
+    parameter("seconds", "How many of the last seconds, at most and by default 900.", "60"),
+];
+static OPTIONAL_SERVICE: [Parameter; 3] = [NAMESPACE, NAME, PORT];
+
+/// All routes.
+static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
+    let mut routes = vec![
+        Route::read(
+            "/metrics",
+            "Metrics for Prometheus",
+            is_text(metrics::CONTENT_TYPE, "All metrics, in the text format."),
+            |pages, _| pages.metrics(),
+        ),
+        Route::read("/healthz", "The process answers", is_text(TEXT, "It does."), |_, _| {
+            text(StatusCode::OK, TEXT, "ok\n")
+        }),
+        Route::read("/readyz", "The agent governs", is_text(TEXT, "It does."), |pages, _| pages.ready())
+            .or(503, "It does not; each line is a reason."),
+        Route::read(
+            "/config",
+            "Every setting, and where it comes from",
+            is_json("The settings in force.", SchemaGenerator::subschema_for::<Settings>),
+            |pages, _| pages.config(),
+        ),
+        Route::read(
+            "/openapi.json",
+            "This document",
+            is_json("OpenAPI 3.1.", |_| schemars::json_schema!({"type": "object"})),
+            |_, _| openapi::answer(),
+        ),
+        Route::read(
+            "/api/overview",
+            "Services, calls, pods and policies of this node, with the last minute",
+            is_json("How things stand.", SchemaGenerator::subschema_for::<Overview>),
+            |pages, _| live::overview(&pages.view),
+        ),
+        Route::read(
+            "/api/service",
+            "One service port, second by second",
+            is_json("Its lanes, endpoints, rules.", SchemaGenerator::subschema_for::<Detail>),
+            |pages, asked| live::service(&pages.view, &asked.uri),
+        )
+        .with(&SERVICE)
+        .or(400, "A parameter is missing or makes no sense.")
+        .or(404, "There is no governed service port of that name."),
+        Route::read(
+            "/api/events",
+            "The overview, and a service port if one is named, whenever a second is over",
+            is_text(EVENTS, "Server-sent events."),
+            |pages, asked| live::events(&pages.view, &asked.uri),
+        )
+        .with(&OPTIONAL_SERVICE)
+        .or(400, "A parameter is missing or makes no sense.")
+        .or(503, "As many listen already as may."),
+        Route::read(
+            "/log-filter",
+            "What the agent logs",
+            is_text(TEXT, "The filter in force."),
+            |pages, _| text(StatusCode::OK, TEXT, pages.log.text() + "\n"),
+        )
+        .for_root(),
+    ];
+    for verb in [Verb::Put, Verb::Post] {
+        let takes = Taken { content: of_text(TEXT), most_bytes: 4096, example: "info,sluice::proxy=debug" };
+        let read = Route::read(
+            "/log-filter",
+            "Changes what the agent logs, until it ends",
+            is_text(TEXT, "The filter that is in force now."),
+            |_, _| text(StatusCode::OK, TEXT, ""),
+        );
+        let act = Act::Tell(Pages::set_log_filter);
+        routes.push(
+            Route { verb, takes: Some(takes), act, ..read }
+                .for_root()
+                .or(400, "The filter cannot be read; the one before stays.")
+                .or(413, "More than 4096 bytes."),
+        );
+    }
+    routes.extend(page::files().map(|(path, media_type)| {
+        let mut route =
+            Route::read(path, "The page for browsers", is_text(media_type, "A file of it."), |_, asked| {
+                page::answer(asked.uri.path(), &asked.headers).map(Either::Left)
+            });
+        route.says.push(Said { status: 304, about: "The browser has it.", content: None });
+        route
+    }));
+    routes
+});
+
+pub(super) fn all() -> &'static [Route] {
+    &ROUTES
+}
+
+/// What is asked, if it is there for this one.
+pub(super) enum Found {
+    Route(&'static Route),
+    /// Only with other methods, these.
+    Method(String),
+    /// There are these.
+    Nothing(String),
+}
+
+pub(super) fn find(method: &str, path: &str, rights: Rights) -> Found {
+    let here = |route: &&Route| route.path == path && route.may(rights);
+    let mut found = ROUTES.iter().filter(here).peekable();
+    if found.peek().is_none() {
+        let paths = ROUTES.iter().filter(|route| route.may(rights) && !route.path.starts_with("/page/"));
+        let mut paths: Vec<_> = paths.map(|route| route.path).collect();
+        paths.dedup();
+        return Found::Nothing(paths.join(", "));
+    }
+    let verbs: Vec<_> = found
+        .clone()
+        .flat_map(|route| [Some(route.verb.as_str()), (route.verb == Verb::Get).then_some("HEAD")])
+        .flatten()
+        .collect();
+    match found.find(|route| route.verb.takes(method)) {
+        Some(route) => Found::Route(route),
+        None => Found::Method(verbs.join(", ")),
+    }
+}
