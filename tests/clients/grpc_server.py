@@ -1,14 +1,22 @@
-"""A gRPC server without generated code: grpc_server.py <port> <name>. Messages are bytes."""
+"""A gRPC server without generated code: grpc_server.py <port> <name> [sick]. Messages are bytes.
 
+A sick one is not able to answer. After SIGTERM it goes on for a second, and then ends in order.
+"""
+
+import signal
 import sys
+import threading
 from concurrent import futures
 
 import grpc
 
 NAME = sys.argv[2].encode()
+SICK = sys.argv[3:] == ["sick"]
 
 
 def unary(request, context):
+    if SICK:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "sick")
     context.set_trailing_metadata((("served-by", sys.argv[2]),))
     return NAME + b":" + request
 
@@ -43,5 +51,9 @@ server = grpc.server(futures.ThreadPoolExecutor(8))
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", HANDLERS),))
 assert server.add_insecure_port(f"[::]:{sys.argv[1]}")
 server.start()
+told = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: told.set())
 print("listening", flush=True)
-server.wait_for_termination()
+told.wait()
+threading.Event().wait(1)
+server.stop(5).wait()

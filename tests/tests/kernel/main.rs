@@ -6,6 +6,7 @@ mod breaking;
 mod clients;
 mod enrolment;
 mod fail_open;
+mod grpc;
 mod hand_over;
 mod lanes;
 mod live;

@@ -10,7 +10,7 @@ use serde_json::json;
 use sluice_tests::{Agent, App, Capture, Depot, Load, LoadReport, Pod, World, test};
 
 /// Seconds.
-const WARM_UP: f64 = 10.0;
+pub(super) const WARM_UP: f64 = 10.0;
 
 fn open(world: &World) -> Result<(Agent, Pod)> {
     world.namespace("shop", Capture::Enabled)?;
@@ -34,7 +34,7 @@ fn warming(depot: &Depot<'_>) -> Result<(App, u64, Load, SystemTime)> {
 
 /// That the new instance got what the curve gives it, from the second after it was ready until it is warm. Then latencies
 /// decide, and on a busy machine they differ.
-fn follows_the_curve(report: &LoadReport, began: SystemTime, ready: u64) -> Result<()> {
+pub(super) fn follows_the_curve(report: &LoadReport, began: SystemTime, ready: u64) -> Result<()> {
     ensure!(report.failed == 0, "{report:?}");
     let zero = began.duration_since(UNIX_EPOCH)?.as_secs_f64() - ready as f64;
     let (mut wanted, mut got, mut all) = (0.0, 0.0, 0.0);
