@@ -39,6 +39,7 @@ use crate::{
     observe::{
         log::LogFilter,
         metrics::{Description, Metrics},
+        otlp,
     },
     proxy::{self, Proxy},
 };
@@ -67,6 +68,8 @@ pub enum RunError {
     AccessLogFile { path: PathBuf, source: std::io::Error },
     #[error("--otlp-traces: {0}")]
     Traces(#[from] opentelemetry_otlp::ExporterBuildError),
+    #[error("--otlp-metrics: {0}")]
+    SentMetrics(#[from] otlp::metrics::StartError),
     #[error("cannot start the {what}: {source}")]
     Start { what: &'static str, source: std::io::Error },
     #[error("metrics are defined twice: {0}")]
@@ -82,7 +85,8 @@ impl RunError {
             | Self::Admin(_)
             | Self::AdminSocket(_)
             | Self::AccessLogFile { .. }
-            | Self::Traces(_) => 2,
+            | Self::Traces(_)
+            | Self::SentMetrics(_) => 2,
             Self::Kubernetes(_) | Self::Capture(_) | Self::Source | Self::Start { .. } | Self::Metrics(_) => {
                 1
             }

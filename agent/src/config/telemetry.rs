@@ -1,4 +1,6 @@
-//! What is sent to OpenTelemetry collectors: traces.
+//! What is sent to OpenTelemetry collectors: traces, and metrics for those who do not scrape them.
+
+use std::time::Duration;
 
 use clap::Args;
 
@@ -16,6 +18,10 @@ pub struct Telemetry {
     #[arg(long, value_name = "URL", env = "SLUICE_OTLP_TRACES")]
     pub otlp_traces: Option<Address>,
 
+    /// The collector that gets everything that /metrics serves [default: nobody does]
+    #[arg(long, value_name = "URL", env = "SLUICE_OTLP_METRICS")]
+    pub otlp_metrics: Option<Address>,
+
     /// How collectors are spoken to: OTLP over gRPC (usually port 4317) or over HTTP with protobuf (4318)
     #[arg(long, value_name = "PROTOCOL", env = "SLUICE_OTLP_PROTOCOL", default_value = "grpc")]
     pub otlp_protocol: Protocol,
@@ -24,6 +30,10 @@ pub struct Telemetry {
     /// service.name, service.version, service.instance.id and k8s.node.name, which are there by themselves
     #[arg(long, value_name = "KEY=VALUE", env = "SLUICE_OTLP_ATTRIBUTE", value_delimiter = ',')]
     pub otlp_attribute: Vec<Attribute>,
+
+    /// How often metrics are sent
+    #[arg(long, value_name = "SECONDS", env = "SLUICE_OTLP_INTERVAL", default_value = "60", value_parser = interval)]
+    pub otlp_interval: Duration,
 
     /// How requests carry their trace: w3c, b3, b3-multi; give it more than once for several, of which the first that a request
     /// has counts
@@ -49,4 +59,11 @@ pub struct Telemetry {
         value_parser = clap::value_parser!(u32).range(16..=65_536)
     )]
     pub trace_queue: u32,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds.into())),
+        _ => Err("whole seconds from 1 to 3600".to_owned()),
+    }
 }

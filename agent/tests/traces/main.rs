@@ -1,4 +1,4 @@
-//! Spans as a collector gets them: real OTLP over gRPC and HTTP, decoded; and collectors that fail.
+//! Spans and metrics as a collector gets them: real OTLP over gRPC and HTTP, decoded; and collectors that fail.
 
 use std::{
     net::SocketAddr,
@@ -7,16 +7,22 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point::Value};
 use prometheus::IntCounter;
 use sluice::observe::{
-    otlp::{Identity, Protocol},
+    metrics::{Detection, Metrics},
+    otlp::{self, Identity, Protocol},
     sampling::Ratio,
     trace::{
         AttemptSpan, Options, RequestSpan, Traced, Tracer,
         context::{Parent, Propagation, SpanId, TraceId},
     },
 };
-use sluice_tests::{PATIENCE, collector::Collector};
+use sluice_tests::{
+    PATIENCE,
+    collector::{self, Collector},
+};
+use tokio::sync::oneshot;
 
 fn start(endpoint: &str, protocol: Protocol) -> (Tracer, IntCounter) {
     let options = Options {
@@ -132,6 +138,99 @@ async fn a_dead_collector_costs_the_spans_only() {
         while dropped.get() < at_once + 512 {
             assert!(began.elapsed() < PATIENCE, "{} spans were dropped", dropped.get());
             thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Sends metrics every `interval`, until the sender is dropped.
+fn send(
+    metrics: &Arc<Metrics>,
+    endpoint: &str,
+    protocol: Protocol,
+    interval: Duration,
+) -> (oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+    let options = otlp::metrics::Options {
+        endpoint: endpoint.parse().unwrap(),
+        protocol,
+        interval,
+        identity: Identity::new(Some("node-a"), &[]),
+    };
+    let exporter =
+        otlp::metrics::Exporter::new(options, metrics.clone(), metrics.exports_failed.clone()).unwrap();
+    let (stop, stopped) = oneshot::channel();
+    (stop, tokio::spawn(exporter.run(stopped)))
+}
+
+/// The value of `sluice_connections_total{outcome="http2"}`.
+fn http2(received: &collector::Metrics) -> f64 {
+    let metric = received.metrics.iter().find(|metric| metric.name == "sluice_connections_total").unwrap();
+    let Some(Data::Sum(sum)) = &metric.data else { panic!("{metric:?}") };
+    let of = |outcome: &str| {
+        let point = sum.data_points.iter().find(|point| {
+            collector::attributes(point.attributes.clone()).get("outcome").is_some_and(|told| told == outcome)
+        });
+        match point.unwrap().value.unwrap() {
+            Value::AsDouble(value) => value,
+            Value::AsInt(value) => panic!("{value}"),
+        }
+    };
+    of("http2")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_are_sent_as_they_are_served() {
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let collector = Collector::start().unwrap();
+        let metrics = Arc::new(Metrics::new());
+        metrics.detected(Detection::Http2);
+        let every = Duration::from_millis(50);
+        let (stop, sending) = send(&metrics, &collector.endpoint(), protocol, every);
+        let received = collector.next_metrics().unwrap();
+        assert_eq!(received.resource["service.name"], "sluice");
+        assert_eq!(received.resource["k8s.node.name"], "node-a");
+        assert!((http2(&received) - 1.0).abs() < f64::EPSILON);
+        let served = metrics.render().unwrap();
+        for metric in &received.metrics {
+            assert!(served.contains(&format!("# HELP {} {}", metric.name, metric.description)), "{metric:?}");
+        }
+        // A collector that is away for a while misses nothing.
+        collector.busy_for(1);
+        metrics.detected(Detection::Http2);
+        let began = Instant::now();
+        while http2(&collector.next_metrics().unwrap()) < 2.0 {
+            assert!(began.elapsed() < PATIENCE, "what was counted is not told");
+        }
+        assert_eq!(metrics.exports_failed.get(), 1, "{protocol:?}");
+        drop(stop);
+        sending.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_numbers_are_sent_at_the_end() {
+    let collector = Collector::start().unwrap();
+    let metrics = Arc::new(Metrics::new());
+    let an_hour = Duration::from_secs(3600);
+    let (stop, sending) = send(&metrics, &collector.endpoint(), Protocol::Grpc, an_hour);
+    metrics.detected(Detection::Http2);
+    drop(stop);
+    sending.await.unwrap();
+    assert!((http2(&collector.next_metrics().unwrap()) - 1.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_collector_of_metrics_is_counted() {
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let endpoint = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            format!("http://{}", listener.local_addr().unwrap())
+        };
+        let metrics = Arc::new(Metrics::new());
+        let (_stop, _sending) = send(&metrics, &endpoint, protocol, Duration::from_millis(20));
+        let began = Instant::now();
+        while metrics.exports_failed.get() < 2 {
+            assert!(began.elapsed() < PATIENCE, "{protocol:?}: no failure was counted");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }

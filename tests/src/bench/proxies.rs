@@ -1,5 +1,5 @@
-//! What is compared: nothing at all, Sluice, Sluice with every rule of a TrafficPolicy on, nginx and haproxy, each with one
-//! worker.
+//! What is compared: nothing at all, Sluice, Sluice with every rule of a TrafficPolicy on, Sluice that tells all it can, nginx
+//! and haproxy, each with one worker.
 
 use std::{
     fmt, fs,
@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::{Agent, Pod, Process, Service, World};
+use crate::{Agent, AgentBuilder, Pod, Process, Service, World, collector::Collector};
 
 /// Where nginx and haproxy listen, on the loopback interface of pod A.
 const HTTP: u16 = 18080;
@@ -23,18 +23,22 @@ pub enum ProxyKind {
     Sluice,
     /// Sluice with every rule on, none of which refuses anything.
     Rules,
+    /// Sluice with its history, every request in the access log, and a trace of one in a hundred.
+    Observed,
     Nginx,
     Haproxy,
 }
 
 impl ProxyKind {
-    pub const ALL: [Self; 5] = [Self::Direct, Self::Sluice, Self::Rules, Self::Nginx, Self::Haproxy];
+    pub const ALL: [Self; 6] =
+        [Self::Direct, Self::Sluice, Self::Rules, Self::Observed, Self::Nginx, Self::Haproxy];
 
     fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Sluice => "sluice",
             Self::Rules => "rules",
+            Self::Observed => "observed",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
         }
@@ -72,6 +76,8 @@ pub struct Running {
     pub http: SocketAddr,
     pub bulk: SocketAddr,
     process: Option<Handle>,
+    /// Held as long as the process sends to it.
+    _collector: Option<Collector>,
 }
 
 #[derive(Debug)]
@@ -93,19 +99,26 @@ impl Running {
     pub fn start(kind: ProxyKind, world: &World, client: &Pod, origin: &Origin<'_>) -> Result<Self> {
         let address = origin.pod.ipv4();
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let at = |http, bulk, process| Self { http, bulk, process };
+        let at = |http, bulk, process| Self { http, bulk, process, _collector: None };
         Ok(match kind {
             ProxyKind::Direct => at((address, origin.http).into(), (address, origin.bulk).into(), None),
-            ProxyKind::Sluice | ProxyKind::Rules => {
+            ProxyKind::Sluice | ProxyKind::Rules | ProxyKind::Observed => {
                 if kind == ProxyKind::Rules {
                     world.apply(every_rule(origin.service))?;
                 } else {
                     world.delete("TrafficPolicy", &origin.service.namespace, EVERY_RULE)?;
                 }
-                let agent = world.agent().args(&["--workers", "1", "--log", "warn"]).start()?;
+                let agent = world.agent().args(&["--workers", "1", "--log", "warn"]);
+                let (agent, collector) = if kind == ProxyKind::Observed {
+                    let (agent, collector) = observed(agent, world)?;
+                    (agent, Some(collector))
+                } else {
+                    (agent.args(&["--history-series", "0"]), None)
+                };
                 let service = origin.service;
                 let cluster_ip = |port| SocketAddr::from((service.ipv4, port));
-                at(cluster_ip(origin.http), cluster_ip(origin.bulk), Some(Handle::Agent(agent)))
+                let process = Some(Handle::Agent(agent.start()?));
+                Self { _collector: collector, ..at(cluster_ip(origin.http), cluster_ip(origin.bulk), process) }
             }
             ProxyKind::Nginx => {
                 let folder = world.directory().join("nginx");
@@ -124,6 +137,23 @@ impl Running {
             }
         })
     }
+}
+
+/// An agent that tells all it can, and a collector that takes its spans and forgets them.
+fn observed(agent: AgentBuilder, world: &World) -> Result<(AgentBuilder, Collector)> {
+    let collector = Collector::start_in(&world.node().netns)?;
+    collector.swallow();
+    let log = world.directory().join("access.log");
+    // Each round writes some megabytes.
+    if let Err(error) = fs::remove_file(&log)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| format!("cannot remove {}", log.display()));
+    }
+    let agent = agent
+        .args(&["--access-log", "json", "--access-log-file", &log.display().to_string()])
+        .args(&["--otlp-traces", &collector.endpoint(), "--trace-roots", "0.01"]);
+    Ok((agent, collector))
 }
 
 /// The name of [`every_rule`].
@@ -259,7 +289,7 @@ mod tests {
         }
         assert_eq!(
             "envoy".parse::<ProxyKind>(),
-            Err("one of direct, sluice, rules, nginx, haproxy".to_owned())
+            Err("one of direct, sluice, rules, observed, nginx, haproxy".to_owned())
         );
     }
 }

@@ -66,10 +66,10 @@ pub fn bears(proxy: ProxyKind, load: Load) -> bool {
         // nginx and haproxy have no part in a connect that is not theirs.
         Work::Connect => matches!(proxy, ProxyKind::Direct | ProxyKind::Sluice),
         // Memory of a proxy.
-        Work::Idle => !matches!(proxy, ProxyKind::Direct | ProxyKind::Rules),
+        Work::Idle => !matches!(proxy, ProxyKind::Direct | ProxyKind::Rules | ProxyKind::Observed),
         Work::KeepAlive { .. } | Work::NewConnections => true,
-        // Rules are asked for each request.
-        Work::Bulk => proxy != ProxyKind::Rules,
+        // Rules are asked for each request, and each request is told of.
+        Work::Bulk => !matches!(proxy, ProxyKind::Rules | ProxyKind::Observed),
     }
 }
 

@@ -37,7 +37,8 @@ struct Options {
     /// Only the loads whose name contains this; may be given more than once
     #[arg(long, value_name = "LOAD", value_parser = known_load)]
     only: Vec<String>,
-    /// Only these proxies, separated by commas: direct, sluice, rules (Sluice with every rule on), nginx, haproxy
+    /// Only these proxies, separated by commas: direct, sluice, rules (Sluice with every rule on), observed
+    /// (Sluice with history, access log and traces), nginx, haproxy
     #[arg(long, value_delimiter = ',', default_values_t = ProxyKind::ALL)]
     proxies: Vec<ProxyKind>,
 }

@@ -68,6 +68,9 @@ struct Options {
     /// Call the next service over HTTP/2
     #[arg(long)]
     next_http2: bool,
+    /// Pass the caller's `traceparent` on as it came, as an application does that only copies headers
+    #[arg(long)]
+    copy_trace: bool,
     /// Milliseconds before each answer
     #[arg(long, default_value_t = 0)]
     delay: u64,
@@ -293,7 +296,12 @@ impl Service {
             *onward.version_mut() = Version::HTTP_2;
         }
         let headers = onward.headers_mut();
-        headers.insert(TRACEPARENT, self.traceparent(request.headers().get(TRACEPARENT))?);
+        let trace = request.headers().get(TRACEPARENT);
+        if !self.options.copy_trace {
+            headers.insert(TRACEPARENT, self.traceparent(trace)?);
+        } else if let Some(trace) = trace {
+            headers.insert(TRACEPARENT, trace.clone());
+        }
         for baggage in request.headers().get_all(BAGGAGE) {
             headers.append(BAGGAGE, baggage.clone());
         }

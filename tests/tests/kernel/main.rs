@@ -16,6 +16,7 @@ mod redirect;
 mod rollout;
 mod startup;
 mod throttling;
+mod traces;
 mod tunnel;
 
 use std::path::PathBuf;

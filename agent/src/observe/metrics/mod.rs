@@ -72,6 +72,8 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// Spans that were dropped because the collector does not take them fast enough.
     pub spans_dropped: IntCounter,
+    /// How often metrics could not be sent to a collector.
+    pub exports_failed: IntCounter,
 }
 
 /// A registry that remembers what is in it.
@@ -139,6 +141,10 @@ impl Metrics {
             "sluice_spans_dropped_total",
             "Spans dropped because the trace collector did not take them, or not fast enough.",
         ));
+        let exports_failed = registry.add(IntCounter::new(
+            "sluice_metrics_exports_failed_total",
+            "How often metrics could not be sent to the collector; what they had to tell is told by the next.",
+        ));
         let overflowed = registry.add(IntCounter::new(
             "sluice_series_overflowed_total",
             "How often a pod's numbers for a service and lane went to the service `other`, because there were too many.",
@@ -160,6 +166,7 @@ impl Metrics {
             endpoints_open: open.with_label_values(&["endpoint"]),
             access_log_dropped,
             spans_dropped,
+            exports_failed,
             registry,
             pods,
             services,
@@ -244,11 +251,20 @@ impl Metrics {
         self.render_at(Instant::now())
     }
 
-    fn render_at(&self, now: Instant) -> Result<String, prometheus::Error> {
-        let text = TextEncoder::new().encode_to_string(&self.registry.registry.gather())?;
+    /// Everything, to be told in another format.
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.gather_at(Instant::now())
+    }
+
+    fn gather_at(&self, now: Instant) -> Vec<prometheus::proto::MetricFamily> {
+        let families = self.registry.registry.gather();
         // After the scrape, so that even the first one after the grace has seen the last numbers.
         self.pods.purge(now);
-        Ok(text)
+        families
+    }
+
+    fn render_at(&self, now: Instant) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.gather_at(now))
     }
 }
 

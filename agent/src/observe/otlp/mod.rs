@@ -1,4 +1,7 @@
-//! OpenTelemetry's protocol: where a collector is, how it is spoken to, and who we say we are.
+//! OpenTelemetry's protocol: where a collector is, how it is spoken to, who we say we are, and the metrics that are sent.
+//! (Spans are [`super::trace`]'s.)
+
+pub mod metrics;
 
 use std::{fmt, str::FromStr};
 
@@ -87,26 +90,32 @@ impl fmt::Display for Attribute {
 /// What everything that this agent sends is told to come from: `service.*` and `k8s.node.name`, and what the operator says,
 /// which goes before. <https://opentelemetry.io/docs/specs/semconv/resource/>
 #[derive(Clone, Debug)]
-pub struct Identity(Vec<KeyValue>);
+pub struct Identity(Vec<(String, String)>);
 
 impl Identity {
     /// Of this process: another one is another `service.instance.id`, since two agents are on a node during a rollout.
     pub fn new(node: Option<&str>, attributes: &[Attribute]) -> Self {
+        let own = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let mut all = vec![
-            KeyValue::new("service.name", "sluice"),
-            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-            KeyValue::new("service.instance.id", format!("{:032x}", fastrand::u128(1..))),
+            own("service.name", "sluice"),
+            own("service.version", env!("CARGO_PKG_VERSION")),
+            own("service.instance.id", &format!("{:032x}", fastrand::u128(1..))),
         ];
-        all.extend(node.map(|node| KeyValue::new("k8s.node.name", node.to_owned())));
+        all.extend(node.map(|node| own("k8s.node.name", node)));
         for Attribute { key, value } in attributes {
-            all.retain(|known| known.key.as_str() != key);
-            all.push(KeyValue::new(key.clone(), value.clone()));
+            all.retain(|(known, _)| known != key);
+            all.push(own(key, value));
         }
         Self(all)
     }
 
     pub(super) fn resource(&self) -> Resource {
-        Resource::builder_empty().with_attributes(self.0.iter().cloned()).build()
+        let pairs = self.0.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+        Resource::builder_empty().with_attributes(pairs).build()
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (&**key, &**value))
     }
 }
 
