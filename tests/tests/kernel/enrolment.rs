@@ -4,7 +4,7 @@ use std::{fs, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use sluice_tests::{App, Capture, Load, Pod, Service, World, ask, eventually, test, test_in};
+use sluice_tests::{App, Capture, Load, Pod, Service, World, ask, eventually, test, test_in, test_with_both};
 
 use crate::python;
 
@@ -172,6 +172,29 @@ fn host_network_pods_are_left_alone() {
         ensure!(!failed.status.success(), "{failed:?}");
         ensure!(agent.redirected()? == before + 1);
         ensure!(!agent.log().contains("pod enrolled namespace=shop pod=host"));
+        Ok(())
+    });
+}
+
+#[test]
+fn init_containers_are_captured_and_pods_that_are_done_are_let_go() {
+    test_with_both("lives", |world| {
+        let (service, _web) = web(world)?;
+        let agent = world.agent().start()?;
+        for (name, end) in [("job", "Succeeded"), ("evicted", "Failed")] {
+            let pod = world.pod("shop", name).unready().start()?;
+            let phase = |phase: &str| pod.edit(|pod| pod["status"]["phase"] = phase.into());
+            // An init container, or a native sidecar before its application: there is a process, but nothing is ready.
+            phase("Pending")?;
+            agent.enrolled(&pod)?;
+            ensure!(captured(&pod, &service)?, "{name}: not from its first container on");
+            phase("Running")?;
+            ensure!(captured(&pod, &service)?, "{name}: not while it runs");
+            // What the kubelet says before the sandbox is gone.
+            phase(end)?;
+            agent.withdrawn(&pod)?;
+            ensure!(!captured(&pod, &service)?, "{name}: after its end too");
+        }
         Ok(())
     });
 }
