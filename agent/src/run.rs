@@ -139,14 +139,20 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     let view = View::new(Arc::new(seen), metrics.clone(), config.history_series as usize);
     let following = view.clone().follow();
     let pages = Arc::new(Pages { metrics: metrics.clone(), readiness, settings, log, view });
-    let admin = Admin::bind(config.admin, pages.clone())?;
+    let admins = config
+        .admin
+        .iter()
+        .map(|address| Admin::bind(*address, pages.clone()))
+        .collect::<Result<Vec<_>, _>>()?;
     let admin_socket = config.admin_socket.path().map(|path| AdminSocket::bind(path, pages)).transpose()?;
     let (access_log, tracer, telemetry) = Telemetry::start(&config, &metrics)?;
 
     numbers::pull(&metrics, &running)?;
     let mut asking = JoinSet::new();
     asking.spawn(following);
-    asking.spawn(admin.serve());
+    for admin in admins {
+        asking.spawn(admin.serve());
+    }
     if let Some(socket) = admin_socket {
         asking.spawn(socket.serve());
     }
@@ -184,7 +190,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         let identity = format!("{}_{:08x}", config.node.as_deref().unwrap_or("sluice"), fastrand::u32(..));
         StatusWriter::start(client, cluster.verdicts(), identity, status::Pace::default())
     });
-    tracing::info!(admin = %config.admin, workers, "running");
+    tracing::info!(admin = ?config.admin, workers, "running");
 
     signals.any().await;
     drop(status_writer);

@@ -14,9 +14,11 @@ pub mod bench;
 pub mod collector;
 
 mod agent;
+mod browser;
 mod cgroup;
 mod chain;
 mod depot;
+mod forward;
 mod kube_proxy;
 mod manifests;
 mod metrics;
@@ -31,8 +33,10 @@ mod warden;
 mod world;
 
 pub use agent::{Agent, AgentBuilder};
+pub use browser::{Browser, Scheme};
 pub use chain::{Answer, Hop, LoadReport, StormReport};
 pub use depot::Depot;
+pub use forward::forward;
 pub use metrics::Metrics;
 pub use netns::NetNs;
 pub use objects::{Capture, Service, ServiceBuilder};

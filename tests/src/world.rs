@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 
 use crate::{
-    AgentBuilder, Capture, Place, PodBuilder, ServiceBuilder,
+    AgentBuilder, Browser, Capture, Place, PodBuilder, ServiceBuilder,
     api_server::ApiServer,
     cgroup,
     node::Node,
@@ -142,6 +142,11 @@ impl World {
     /// The node itself: its network namespace, outside the pods' cgroups.
     pub fn node(&self) -> Place {
         Place { netns: Arc::clone(&self.node.netns), cgroup: self.node.agents_cgroup.clone() }
+    }
+
+    /// A browser on the node.
+    pub fn browser(&self) -> Result<Browser> {
+        Browser::open(&self.node, self.node().command("chromedriver")?)
     }
 
     /// Everything that the world's processes have written, for the report of a failed test.

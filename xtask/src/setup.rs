@@ -27,6 +27,8 @@ pub(crate) enum Part {
     Image,
     /// Prometheus and promtool, which the kernel tests and the checks of the rules run
     Prometheus,
+    /// Chromium and chromedriver, in which the kernel tests look at the page
+    Browser,
     /// The proxies that the bench compares with: nginx and haproxy
     Proxies,
 }
@@ -53,6 +55,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                     programs.prometheus.display(),
                     programs.promtool.display()
                 ));
+            }
+            Part::Browser => {
+                browser()?;
+                say("browser: Chromium and chromedriver are there");
             }
             Part::Proxies => {
                 proxies()?;
@@ -140,6 +146,18 @@ pub(crate) fn pods() -> Result<()> {
         &missing,
         "making network namespaces that stand for pods",
         "install iproute2, nftables and kmod",
+    )
+}
+
+/// A browser, what drives it, and a font: a page without letters has no sizes to look at.
+pub(crate) fn browser() -> Result<()> {
+    if which("chromedriver").is_some() {
+        return Ok(());
+    }
+    apt::install(
+        &["chromium", "chromium-driver", "fonts-dejavu-core"],
+        "looking at the page",
+        "install Chromium and its chromedriver",
     )
 }
 

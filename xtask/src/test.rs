@@ -55,6 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// The command that runs the tests in the kernel, once everything that they use is there.
 fn kernel() -> Result<Command> {
     setup::pods()?;
+    setup::browser()?;
     let python = clients::install()?;
     let programs = prometheus::programs()?;
     let built = build::all(false)?;

@@ -1,4 +1,5 @@
 mod documented;
+mod streams;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

@@ -55,9 +55,16 @@ pub struct Config {
     #[arg(long, value_name = "ZONE", env = "SLUICE_ZONE")]
     pub zone: Option<String>,
 
-    /// Where /metrics, /healthz, /readyz and /config are served over TCP
-    #[arg(long, value_name = "ADDRESS", env = "SLUICE_ADMIN", default_value = "127.0.0.1:9465", value_parser = address)]
-    pub admin: SocketAddr,
+    /// Where /metrics, /healthz, /readyz, /config and the page are served over TCP; give it more than once for several
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "SLUICE_ADMIN",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9465",
+        value_parser = address
+    )]
+    pub admin: Vec<SocketAddr>,
 
     /// Where the same is served over a Unix socket, for root only, and the log filter can be changed; or `off`
     #[arg(long, value_name = "PATH", env = "SLUICE_ADMIN_SOCKET", default_value = ADMIN_SOCKET)]

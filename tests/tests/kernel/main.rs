@@ -10,6 +10,7 @@ mod grpc;
 mod hand_over;
 mod lanes;
 mod live;
+mod page;
 mod policies;
 mod privileges;
 mod redirect;

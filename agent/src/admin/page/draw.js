@@ -60,13 +60,15 @@ export function spark(label, lines, closedOff) {
   return canvas("spark", label, lines, highest(lines) || 1, closedOff);
 }
 
-// A chart with a title, its scale, and a key. `lines`: [{ title, tone, numbers }]. `ends`: what its first and last second are.
+// A chart with a title, its scale, and a key. `lines`: [{ title, tone, numbers }], with `now` where the newest number is not
+// the last. `ends`: what its first and last second are.
 export function chart(title, lines, format, { top = null, ends = null, closedOff = null } = {}) {
   const most = top ?? (highest(lines) || 1);
-  const now = lines.map((line) => `${line.title} ${format(line.numbers.at(-1))}`).join(", ");
+  const newest = (line) => format("now" in line ? line.now : line.numbers.at(-1));
+  const now = lines.map((line) => `${line.title} ${newest(line)}`).join(", ");
   const seconds = width(lines);
   const [first, last] = ends ?? [`${age(seconds)} ago`, "now"];
-  const keys = lines.map((line) => element("li", { class: `key ${line.tone}` }, `${line.title} `, element("b", {}, format(line.numbers.at(-1)))));
+  const keys = lines.map((line) => element("li", { class: `key ${line.tone}` }, `${line.title} `, element("b", {}, newest(line))));
   return element("figure", {},
     element("figcaption", {}, element("h3", {}, title), element("ul", { class: "plain keys" }, keys)),
     element("div", { class: "plot" },

@@ -84,6 +84,8 @@ export function table(caption, columns, rows, empty) {
     const classes = [column.class, column.tone?.(row)].filter(Boolean).join(" ") || null;
     return element(index === 0 ? "th" : "td", { class: classes, scope: index === 0 ? "row" : null }, column.cell(row));
   })));
-  return element("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": caption }, element("table", {},
-    element("caption", {}, caption), element("thead", {}, element("tr", {}, heads)), element("tbody", {}, body)));
+  // No <caption>: it would be as wide as the table, and on a phone that is wider than the screen.
+  return element("div", {}, element("p", { class: "caption" }, caption),
+    element("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": caption }, element("table", { "aria-label": caption },
+      element("thead", {}, element("tr", {}, heads)), element("tbody", {}, body))));
 }

@@ -81,7 +81,7 @@ export function calls(overview) {
       number("Refused", (row) => rate(row.refused_rate), (row) => (row.refused_rate > 0 ? "warn" : null)),
       number("In flight", (row) => count(row.in_flight)),
       number("Tunnels", (row) => count(row.tunnels)),
-      number("Ever", (row) => count(row.total.requests)),
+      number("Since the start", (row) => count(row.total.requests)),
     ], rows, "No enrolled pod of this node has called a governed service yet.")].filter(Boolean);
 }
 

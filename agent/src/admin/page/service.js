@@ -41,12 +41,14 @@ function warmUps(detail) {
     const wanted = endpoint.seconds?.wanted ?? [];
     const warming = wanted.map((share, at) => (share !== null && share < 1 ? at : -1)).filter((at) => at >= 0);
     if (warming.length === 0) continue;
-    const [from, to] = [Math.max(0, warming[0] - 2), Math.min(wanted.length, warming.at(-1) + 31)];
+    const [from, to] = [Math.max(0, warming[0] - 2), Math.min(wanted.length, warming.at(-1) + 16)];
     const ago = (at) => (at >= wanted.length - 1 ? "now" : `${age(wanted.length - 1 - at)} ago`);
+    // The mean of the five seconds to one is the mean around the second two before it.
+    const got = endpoint.seconds.got.slice(from + 2, to + 2);
     charts.push(chart(endpoint.pod ?? endpoint.address, [
       { title: "wanted", tone: "wanted", numbers: wanted.slice(from, to) },
-      { title: "got (mean of 5 s)", tone: "good", numbers: endpoint.seconds.got.slice(from, to) },
-    ], percent, { top: 1.25, ends: [ago(from), ago(to - 1)] }));
+      { title: "got (mean of 5 s)", tone: "good", numbers: [...got, ...Array(to - from - got.length).fill(null)], now: got.at(-1) },
+    ], percent, { top: 1.5, ends: [ago(from), ago(to - 1)] }));
   }
   if (charts.length === 0) return [];
   const about = detail.warmup ? ` The policy warms up for ${age(detail.warmup.duration_seconds)}, from ${detail.warmup.minimum_percent} %.` : "";

@@ -25,7 +25,7 @@ use std::{
 
 use tokio::{
     sync::{Semaphore, watch},
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 
 use self::sampler::Sampler;
@@ -36,6 +36,8 @@ pub use self::{
     service::Detail,
 };
 use crate::{clock::Nanos, observe::metrics::Metrics};
+
+const SECOND: Nanos = Nanos::of(Duration::from_secs(1));
 
 /// Seconds of the small lines beside each service.
 const SPARK: usize = 60;
@@ -78,13 +80,14 @@ impl View {
 
     /// Reads the counters once a second.
     pub async fn follow(self: Arc<Self>) -> Infallible {
-        let mut every = tokio::time::interval(Duration::from_secs(1));
+        // At whole seconds of our clock, so that one that is looked at half a second late is still that one.
+        let early = Nanos(SECOND.0 - Nanos::now().0 % SECOND.0);
+        let mut every = tokio::time::interval_at(Instant::now() + Duration::from(early), SECOND.into());
         every.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             every.tick().await;
             let now = Nanos::now();
-            // Counted from 1.
-            self.sample(now.0 / 1_000_000_000 + 1, now);
+            self.sample((now.0 + SECOND.0 / 2) / SECOND.0, now);
         }
     }
 

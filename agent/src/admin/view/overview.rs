@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     cluster::model::{Service, Workload},
-    govern::{outlier, tally::Counts, warmup},
+    govern::{endpoint::Endpoint, outlier, tally::Counts, warmup},
     observe::{
         history::{ClosedOff, Part, RECENT, TRACK_BYTES},
         metrics::LaneLabel,
@@ -118,6 +118,7 @@ pub struct ServiceLine {
     pub tunnels: u32,
     /// Requests that have ended since the agent started, of the pods that are there.
     pub total: Total,
+    /// The two addresses of a dual-stack pod count as one.
     pub endpoints: usize,
     /// Those that are ready and not terminating.
     pub usable_endpoints: usize,
@@ -280,16 +281,26 @@ impl ServiceLine {
             signals: Signals::of(recent.as_ref(), sampler.seconds(RECENT), requests.in_flight),
             tunnels: requests.tunnels_in_flight,
             total: Total { requests: requests.ended, errors: requests.errors, refused: requests.refused },
-            endpoints: endpoints().count(),
-            usable_endpoints: usable().count(),
-            ejected: usable().filter(|endpoint| outlier::is_ejected(outliers, endpoint, now_nanos)).count(),
-            warming: usable().filter(|endpoint| warmup::factor(warmup, endpoint, now_nanos) < 1.0).count(),
+            endpoints: distinct(endpoints()),
+            usable_endpoints: distinct(usable()),
+            ejected: distinct(usable().filter(|endpoint| outlier::is_ejected(outliers, endpoint, now_nanos))),
+            warming: distinct(usable().filter(|endpoint| warmup::factor(warmup, endpoint, now_nanos) < 1.0)),
             lanes,
             breaker: worst.flatten(),
             policy: policy.and_then(|policy| policy.name.as_ref()).map(ToString::to_string),
             spark: spark(sampler, &track, seconds),
         }
     }
+}
+
+/// How many there are; the two addresses of a dual-stack pod are one.
+pub(super) fn distinct<'e>(endpoints: impl Iterator<Item = &'e Arc<Endpoint>>) -> usize {
+    let mut known: Vec<_> = endpoints
+        .map(|endpoint| (endpoint.pod.as_deref(), endpoint.pod.is_none().then_some(endpoint.address)))
+        .collect();
+    known.sort_unstable();
+    known.dedup();
+    known.len()
 }
 
 fn spark(sampler: &Sampler, track: &crate::observe::history::Track, seconds: usize) -> Spark {

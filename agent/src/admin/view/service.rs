@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Name,
-    overview::{ServiceLine, Signals, number_of},
+    overview::{ServiceLine, Signals, distinct, number_of},
     rounded,
     sampler::Sampler,
     warmth::Warmth,
@@ -322,20 +322,17 @@ fn lanes(
     now_nanos: u64,
     of_track: &impl Fn(&Track) -> Seconds,
 ) -> Vec<LaneLine> {
-    let mut lanes: BTreeMap<Option<Tag>, (usize, usize, Option<State>)> = BTreeMap::new();
-    lanes.insert(None, (0, 0, None));
-    for service in services {
-        for endpoint in &service.endpoints {
-            let (all, usable, _) = lanes.entry(endpoint.tag.clone()).or_default();
-            *all += 1;
-            *usable += usize::from(endpoint.is_usable());
-        }
+    let mut lanes: BTreeMap<Option<Tag>, Option<State>> = BTreeMap::from([(None, None)]);
+    let endpoints = || services.iter().flat_map(|service| &service.endpoints);
+    for endpoint in endpoints() {
+        lanes.entry(endpoint.tag.clone()).or_default();
     }
     let breakers = services.first().and_then(|service| service.governor.breakers());
     for (tag, breaker) in breakers.map(Breakers::all).unwrap_or_default() {
-        lanes.entry(tag).or_default().2 = Some(state_of(breaker.state(now_nanos)));
+        lanes.insert(tag, Some(state_of(breaker.state(now_nanos))));
     }
-    let line = |(tag, (endpoints, usable_endpoints, breaker)): (Option<Tag>, _)| {
+    let line = |(tag, breaker): (Option<Tag>, _)| {
+        let own = || endpoints().filter(|endpoint| endpoint.tag == tag);
         let track = name.track(Part::Lane(tag.clone()));
         let recent = sampler.history.recent(&track);
         let newest = sampler.history.last(&track, 1).and_then(|seconds| seconds[0]);
@@ -343,8 +340,8 @@ fn lanes(
         LaneLine {
             tag: tag.as_ref().map(ToString::to_string),
             signals: Signals::of(recent.as_ref(), sampler.seconds(RECENT), in_flight),
-            endpoints,
-            usable_endpoints,
+            endpoints: distinct(own()),
+            usable_endpoints: distinct(own().filter(|endpoint| endpoint.is_usable())),
             breaker,
             seconds: of_track(&track),
         }
@@ -372,7 +369,7 @@ fn limits(policy: &Policy, services: &[Arc<Service>], numbers: &ServiceMetrics) 
         .iter()
         .map(|limit| {
             let counts = counts.iter().find(|(rule, _)| *rule == limit.name);
-            let text = format!("{} in {:?}", limit.requests, limit.interval);
+            let text = format!("{} in {}", limit.requests, span(limit.interval));
             line(
                 &limit.name,
                 mode(limit.mode),
@@ -392,6 +389,15 @@ fn limits(policy: &Policy, services: &[Arc<Service>], numbers: &ServiceMetrics) 
         lines.push(line("circuitBreaker", mode(breaker.mode), text, numbers.breaker_counts()));
     }
     lines
+}
+
+/// As policies write it, as in `90s` or `1h`.
+fn span(time: Duration) -> String {
+    match (time.as_secs(), time.subsec_nanos()) {
+        (seconds, 0) if seconds >= 3600 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+        (seconds, 0) if seconds >= 60 && seconds % 60 == 0 => format!("{}m", seconds / 60),
+        _ => format!("{time:?}"),
+    }
 }
 
 fn transitions(services: &[Arc<Service>], now_nanos: u64) -> Vec<TransitionLine> {

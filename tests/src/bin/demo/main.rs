@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use sluice_tests::{
-    Agent, Answer, CHAIN, Capture, Hop, LANE, Load, LoadReport, Pod, Process, Service, Shop, World,
+    Agent, Answer, CHAIN, Capture, Hop, LANE, Load, LoadReport, Pod, Process, Service, Shop, World, forward,
 };
 use story::{Story, loads, say, table};
 
@@ -325,6 +325,10 @@ fn keep(world: &World, shop: &Shop, agent: &Agent) -> Result<()> {
     println!("\nThe agent (process {}) reads {};", agent.pid(), world.manifests().display());
     println!("an edit there is in force at once. Its numbers:\n");
     println!("  sudo nsenter --net=/proc/{}/ns/net curl -s http://{}/metrics", agent.pid(), agent.admin());
+    // So that there is something to see.
+    let load = shop.load(&["--rate", "20", "--connections", "2"])?;
+    let page = forward(&world.node().netns, agent.admin())?;
+    println!("\nand its page, with 20 requests a second from the pod `client` on it:\n\n  http://{page}/");
     print!("\nEnter or Ctrl-C ends it all. ");
     std::io::stdout().flush()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -347,6 +351,7 @@ fn keep(world: &World, shop: &Shop, agent: &Agent) -> Result<()> {
         anyhow::Ok(())
     })?;
     println!();
+    drop(load);
     Ok(())
 }
 
