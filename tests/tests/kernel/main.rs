@@ -13,6 +13,7 @@ mod live;
 mod page;
 mod policies;
 mod privileges;
+mod prometheus;
 mod redirect;
 mod rollout;
 mod startup;

@@ -1,0 +1,243 @@
+//! What an agent serves after traffic of every kind, as the table, promtool, a real Prometheus, the rules and the dashboard
+//! take it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use sluice_tests::{
+    Agent, Capture, Load, Pod, PodBuilder, Process, Prometheus, Service, World, api_server::ApiServer, ask,
+    eventually, promtool_check_metrics, test_in,
+};
+
+use crate::sockets;
+
+fn deploy(file: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "deploy", file].iter().collect()
+}
+
+fn read(file: &str) -> Result<String> {
+    fs::read_to_string(deploy(file)).with_context(|| format!("cannot read deploy/{file}"))
+}
+
+fn policy(name: &str, spec: Value) -> Value {
+    let mut policy = json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "TrafficPolicy",
+        "metadata": {"namespace": "shop", "name": name},
+        "spec": {"targetRefs": [{"name": name}]},
+    });
+    if let (Some(target), Value::Object(fields)) = (policy["spec"].as_object_mut(), spec) {
+        target.extend(fields);
+    }
+    policy
+}
+
+/// A shop in which every rule has something to do.
+struct Bazaar {
+    agent: Agent,
+    client: Pod,
+    web: Service,
+    bad: Service,
+    db: Service,
+    _pods: Vec<(Process, Pod)>,
+}
+
+impl Bazaar {
+    fn open(world: &World) -> Result<Self> {
+        world.namespace("shop", Capture::Enabled)?;
+        let mut pods = Vec::new();
+        let mut serve = |name: &str, app: &str, tag: Option<&str>, args: &[&str]| -> Result<()> {
+            let pod = world.pod("shop", name).label("app", app);
+            let pod = tag.into_iter().fold(pod, PodBuilder::tag).start()?;
+            pods.push((pod.serve(&[&["--name", app], args].concat())?, pod));
+            Ok(())
+        };
+        serve("web-1", "web", None, &[])?;
+        serve("web-2", "web", None, &[])?;
+        serve("web-gray", "web", Some("gray"), &[])?;
+        for name in ["bad-1", "bad-2", "bad-3"] {
+            serve(name, "bad", None, &["--status", "500"])?;
+        }
+        serve("db-0", "db", None, &["--tcp"])?;
+        let web = world.service("shop", "web").port("http", 80, 8080).apply()?;
+        let bad = world.service("shop", "bad").port("http", 80, 8080).apply()?;
+        let db = world.service("shop", "db").port("tcp", 700, 8080).apply()?;
+        let burst = json!({
+            "name": "burst", "requests": 2, "interval": "1h",
+            "match": {"path": {"type": "Exact", "value": "/burst"}},
+        });
+        world.apply(policy(
+            "web",
+            json!({
+                "loadBalancer": {"warmup": {"duration": "10m"}},
+                "rateLimits": [burst],
+                "concurrency": {"maxRequests": 100},
+            }),
+        ))?;
+        world.apply(policy(
+            "bad",
+            json!({
+                "retry": {"attempts": 1, "codes": [500], "budget": {"percent": 0, "minRetriesPerSecond": 1}},
+                "outlierDetection": {"consecutiveErrors": 2, "maxEjectionPercent": 100},
+                "circuitBreaker": {"minimumRequests": 40},
+                "fallbacks": [
+                    {"name": "last", "on": ["ServerError"], "type": "Stale", "stale": {"maxAge": "10m"}},
+                    {"name": "sorry", "on": ["CircuitOpen"], "type": "Static", "static": {"status": 200, "body": "sorry"}},
+                ],
+            }),
+        ))?;
+        world.apply(policy("nobody", json!({})))?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().start()?;
+        agent.enrolled(&client)?;
+        Ok(Self { agent, client, web, bad, db, _pods: pods })
+    }
+
+    /// Some of everything.
+    fn trade(&self) -> Result<()> {
+        for headers in [&[][..], &["x-mse-tag: gray"], &["x-mse-tag: no tag"]] {
+            ask(&self.client, &self.web.url(), headers)?;
+        }
+        let load = |url: &str, args: &[&str]| {
+            Load::start(&self.client, url, &[&["--requests", "100"], args].concat())?.finish()
+        };
+        load(&format!("{}/burst", self.web.url()), &[])?;
+        load(&self.bad.url(), &["--header", "x-mse-tag: gray"])?;
+        sockets(&self.client, &["silent", &self.db.ipv4.to_string(), &self.db.port.to_string()])?;
+        Ok(())
+    }
+}
+
+/// A metric as `deploy/METRICS.md` or a scrape tells of it: its type, and the names of its labels.
+type Known = BTreeMap<String, (String, BTreeSet<String>)>;
+
+fn told() -> Result<Known> {
+    let mut known = Known::new();
+    for row in read("METRICS.md")?.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = row.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+        let labels = cells[2].split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        known.insert(cells[0].trim_matches('`').to_owned(), (cells[1].to_owned(), labels));
+    }
+    ensure!(known.len() > 40, "the table has {} rows", known.len());
+    Ok(known)
+}
+
+/// What a scrape shows. A metric's labels are those of all its lines, which must have the same.
+fn served(text: &str, metrics: &sluice_tests::Metrics) -> Result<Known> {
+    let mut known = Known::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').context("a type line has two words")?;
+        let lines = if kind == "histogram" { format!("{name}_bucket") } else { name.to_owned() };
+        let labels: BTreeSet<BTreeSet<String>> =
+            metrics.series(&lines, &[]).map(|series| series.labels.keys().cloned().collect()).collect();
+        ensure!(labels.len() == 1, "{name} has lines with other labels: {labels:?}");
+        let mut labels = labels.into_iter().next().unwrap_or_default();
+        if kind == "histogram" {
+            labels.remove("le");
+        }
+        known.insert(name.to_owned(), (kind.to_owned(), labels));
+    }
+    Ok(known)
+}
+
+/// Every expression of the dashboard, as Grafana sends it with everything chosen.
+fn queries(dashboard: &Value) -> Vec<(String, String)> {
+    let mut queries = Vec::new();
+    for panel in dashboard["panels"].as_array().into_iter().flatten() {
+        let title = panel["title"].as_str().unwrap_or_default();
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let expression = target["expr"].as_str().unwrap_or_default();
+            let all = ["$namespace", "$service", "$lane"]
+                .iter()
+                .fold(expression.to_owned(), |all, variable| all.replace(variable, ".*"));
+            queries.push((title.to_owned(), all.replace("$__rate_interval", "1m")));
+        }
+    }
+    queries
+}
+
+fn has_data(series: &[Value]) -> bool {
+    series.iter().any(|series| {
+        series["value"][1].as_str().and_then(|value| value.parse().ok()).is_some_and(f64::is_finite)
+    })
+}
+
+#[test]
+fn numbers_are_what_is_said_of_them_and_prometheus_takes_them() -> Result<()> {
+    let world = World::watched("prometheus")?;
+    test_in(&world, |world| {
+        let bazaar = Bazaar::open(world)?;
+        let rules = deploy("overlays/monitoring/rules.yml");
+        let prometheus = Prometheus::start(world, &bazaar.agent, &rules)?;
+        // A watch that ends is counted, too.
+        world.api(ApiServer::go)?;
+        world.api(ApiServer::come)?;
+
+        let told = told()?;
+        eventually("all that is told of is served, as it is told", || {
+            bazaar.trade()?;
+            let (_, text) = bazaar.agent.get("/metrics")?;
+            let served = served(&text, &sluice_tests::Metrics::parse(&text))?;
+            for (name, known) in &served {
+                ensure!(told.get(name) == Some(known), "{name}: {known:?}, told is {:?}", told.get(name));
+            }
+            let missing: Vec<_> = told.keys().filter(|name| !served.contains_key(*name)).collect();
+            ensure!(missing.is_empty(), "not served: {missing:?}");
+            promtool_check_metrics(&text)
+        })?;
+
+        eventually("Prometheus scrapes", || {
+            ensure!(has_data(&prometheus.query("up{job=\"sluice\"} == 1")?));
+            ensure!(has_data(&prometheus.query("scrape_samples_scraped > 200")?));
+            Ok(())
+        })?;
+        let dashboard: Value = serde_json::from_str(&read("overlays/monitoring/dashboard.json")?)?;
+        let queries = queries(&dashboard);
+        ensure!(queries.len() > 30, "{} queries", queries.len());
+        for (title, query) in queries {
+            eventually(&format!("{title}: {query}"), || {
+                bazaar.trade()?;
+                let series = prometheus.query(&query)?;
+                ensure!(has_data(&series), "{series:?}");
+                Ok(())
+            })?;
+        }
+        for variable in dashboard["templating"]["list"].as_array().into_iter().flatten() {
+            let Some(query) = variable["query"]["query"].as_str() else { continue };
+            let inner = query.trim_start_matches("label_values(").trim_end_matches(')');
+            let (metric, label) = inner.rsplit_once(", ").context("label_values has two arguments")?;
+            let metric = metric.replace("$namespace", ".*").replace("$service", ".*");
+            ensure!(!prometheus.query(&format!("count by ({label}) ({metric})"))?.is_empty(), "{query}");
+        }
+        check_rules(&prometheus)
+    });
+    Ok(())
+}
+
+/// The rules evaluate, the records have data, and an alert that has to wait is waiting.
+fn check_rules(prometheus: &Prometheus) -> Result<()> {
+    eventually("rules are evaluated", || {
+        let groups = prometheus.api("rules")?;
+        let rules = groups["groups"].as_array().into_iter().flatten();
+        let rules: Vec<&Value> =
+            rules.flat_map(|group| group["rules"].as_array().into_iter().flatten()).collect();
+        ensure!(rules.len() > 20, "{} rules", rules.len());
+        for rule in rules {
+            ensure!(rule["health"] == "ok", "{rule}");
+            if rule["type"] == "recording" {
+                let name = rule["name"].as_str().unwrap_or_default();
+                ensure!(has_data(&prometheus.query(name)?), "{name} has no data");
+            }
+        }
+        let waiting = "ALERTS{alertname=\"SluicePoliciesNotInForce\", reason=\"TargetNotFound\", alertstate=\"pending\"}";
+        ensure!(has_data(&prometheus.query(waiting)?), "a policy without target");
+        let running = prometheus.query("ALERTS{alertname=~\"SluiceAgentDown|SluiceCaptureNotRunning\"}")?;
+        ensure!(running.is_empty(), "{running:?}");
+        Ok(())
+    })
+}
