@@ -4,6 +4,7 @@
 //! connections here. Stop is the reverse: the programs go first, so that every new connection goes direct or to the agent
 //! that takes over; callers are told to reconnect; what is in flight ends; then the process does.
 
+mod flows;
 mod numbers;
 mod seen;
 mod telemetry;
@@ -101,6 +102,7 @@ impl RunError {
 pub fn metrics() -> Result<Vec<Description>, prometheus::Error> {
     let metrics = Arc::new(Metrics::new());
     numbers::pull(&metrics, &Shared::default())?;
+    flows::pull(&metrics, &Shared::default())?;
     proxy::describe(&metrics)?;
     Ok(metrics.descriptions())
 }
@@ -148,6 +150,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     let (access_log, tracer, telemetry) = Telemetry::start(&config, &metrics)?;
 
     numbers::pull(&metrics, &running)?;
+    flows::pull(&metrics, &running)?;
     let mut asking = JoinSet::new();
     asking.spawn(following);
     for admin in admins {
@@ -181,8 +184,11 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         () = signals.any() => return Ok(()),
     }
 
-    let capturing =
-        capture::Options { pods_cgroup: config.pods_cgroup.clone(), ..capture::Options::default() };
+    let capturing = capture::Options {
+        pods_cgroup: config.pods_cgroup.clone(),
+        without_flows: !config.kernel_flows,
+        ..capture::Options::default()
+    };
     let capture = Capture::start(&capturing, proxy.clone(), cluster.snapshots())?;
     lock(&running).capture = Some(capture);
     let status_writer = client.map(|client| {

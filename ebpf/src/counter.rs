@@ -30,10 +30,12 @@ pub enum Counter {
     Accepted,
     /// The original destination was lost between the two ends; the agent closes such a connection.
     Lost,
+    /// Numbers of a connection for which there was no room.
+    FlowLost,
 }
 
 impl Counter {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NotTcp,
         Self::NotEnrolled,
         Self::NotGoverned,
@@ -47,6 +49,7 @@ impl Counter {
         Self::Established,
         Self::Accepted,
         Self::Lost,
+        Self::FlowLost,
     ];
 
     /// The name in metrics.
@@ -65,6 +68,7 @@ impl Counter {
             Self::Established => "established",
             Self::Accepted => "accepted",
             Self::Lost => "lost",
+            Self::FlowLost => "flow_lost",
         }
     }
 }

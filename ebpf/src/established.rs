@@ -82,7 +82,7 @@ fn accepting_end(ctx: &SockOpsContext) {
 
 /// Null for a request socket and on some paths of the kernel: loaded once, and that copy is checked.
 #[inline(always)]
-fn socket(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
+pub(crate) fn socket(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
     // SAFETY: the kernel passes a valid context to the program.
     let sk = unsafe { read_volatile(addr_of!((*ctx.ops).__bindgen_anon_2.sk)) };
     (!sk.is_null()).then_some(sk)
@@ -120,7 +120,7 @@ fn local_ip(ctx: &SockOpsContext) -> [u32; 4] {
 }
 
 #[inline(always)]
-fn remote_ip(ctx: &SockOpsContext) -> [u32; 4] {
+pub(crate) fn remote_ip(ctx: &SockOpsContext) -> [u32; 4] {
     // SAFETY: as above.
     unsafe { choose(ctx, addr_of!((*ctx.ops).remote_ip4), addr_of!((*ctx.ops).remote_ip6).cast()) }
 }
@@ -152,6 +152,6 @@ fn local_port(ctx: &SockOpsContext) -> u32 {
 
 /// In host byte order. The kernel gives it big-endian, in all four bytes.
 #[inline(always)]
-fn remote_port(ctx: &SockOpsContext) -> u32 {
+pub(crate) fn remote_port(ctx: &SockOpsContext) -> u32 {
     u32::from_be(ctx.remote_port())
 }

@@ -6,9 +6,11 @@
 
 mod address;
 mod counter;
+mod numbers;
 
 pub use address::{Address, words};
 pub use counter::Counter;
+pub use numbers::{FlowCounts, FlowKey, Followed, MAX_FLOWS, OTHER};
 
 /// Names of the maps, as the agent asks for them.
 pub mod map {
@@ -17,6 +19,7 @@ pub mod map {
     pub const ACCEPTED: &str = "ACCEPTED";
     pub const HEARTBEAT: &str = "HEARTBEAT";
     pub const COUNTERS: &str = "COUNTERS";
+    pub const FLOWS: &str = "FLOWS";
 }
 
 /// Names of the programs (function names, and what `bpftool prog` shows).
@@ -24,6 +27,9 @@ pub mod program {
     pub const CONNECT4: &str = "sluice_connect4";
     pub const CONNECT6: &str = "sluice_connect6";
     pub const ESTABLISHED: &str = "sluice_established";
+    pub const FLOW_CONNECT4: &str = "sluice_flow4";
+    pub const FLOW_CONNECT6: &str = "sluice_flow6";
+    pub const FLOWS: &str = "sluice_flows";
     pub const GETPEERNAME4: &str = "sluice_getpeername4";
     pub const GETPEERNAME6: &str = "sluice_getpeername6";
     pub const GETSOCKNAME4: &str = "sluice_getsockname4";

@@ -1,6 +1,6 @@
 //! The eBPF programs. Entry points only; one module a hook family:
 //! [`connect`] (a connection is redirected), [`established`] (its original destination reaches the agent's socket),
-//! [`names`] (the application sees what it dialled).
+//! [`names`] (the application sees what it dialled), [`flows`] (what becomes of connections is counted).
 //!
 //! `cargo xtask build` compiles this for `bpfel-unknown-none`. By hand, from the workspace's root, with Debian's
 //! packages (with rustup's nightly and its rust-src, `cargo +nightly` takes the place of the two variables):
@@ -14,7 +14,7 @@
 //!     --target-dir target/bpf-build
 //! cp target/bpf-build/bpfel-unknown-none/release/sluice-programs target/bpf/sluice.bpf.o
 //! ```
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod connect;
@@ -22,6 +22,8 @@ mod connect;
 mod context;
 #[cfg(target_arch = "bpf")]
 mod established;
+#[cfg(target_arch = "bpf")]
+mod flows;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
@@ -35,7 +37,7 @@ mod entry {
         programs::{SockAddrContext, SockOpsContext},
     };
 
-    use crate::{connect, established, names};
+    use crate::{connect, established, flows, names};
 
     /// The verdict of every program: go on. Sluice never forbids anything.
     const PROCEED: i32 = 1;
@@ -55,6 +57,24 @@ mod entry {
     #[sock_ops]
     pub(crate) fn sluice_established(ctx: SockOpsContext) -> u32 {
         established::on(&ctx);
+        PROCEED as u32
+    }
+
+    #[cgroup_sock_addr(connect4)]
+    pub(crate) fn sluice_flow4(ctx: SockAddrContext) -> i32 {
+        flows::connecting(&ctx);
+        PROCEED
+    }
+
+    #[cgroup_sock_addr(connect6)]
+    pub(crate) fn sluice_flow6(ctx: SockAddrContext) -> i32 {
+        flows::connecting(&ctx);
+        PROCEED
+    }
+
+    #[sock_ops]
+    pub(crate) fn sluice_flows(ctx: SockOpsContext) -> u32 {
+        flows::on(&ctx);
         PROCEED as u32
     }
 

@@ -3,12 +3,15 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, SkStorage},
     macros::btf_map,
 };
-use sluice_ebpf::{Address, Counter, Flow, MAX_IN_FLIGHT, MAX_PODS, MAX_SERVICES, Pod};
+use sluice_ebpf::{
+    Address, Counter, Flow, FlowCounts, FlowKey, Followed, MAX_FLOWS, MAX_IN_FLIGHT, MAX_PODS, MAX_SERVICES,
+    Pod,
+};
 
-// Entries of these two come and go while programs hold references into them. Without preallocation an element is
+// Entries of these come and go while programs hold references into them. Without preallocation an element is
 // freed only after an RCU grace period, so that a reference never sees another element's content.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -16,7 +19,7 @@ const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 #[btf_map]
 pub(crate) static PODS: HashMap<u64, Pod, MAX_PODS, ON_DEMAND> = HashMap::new();
 
-/// Governed destinations.
+/// Governed destinations, and the agent's number for the service behind each.
 #[btf_map]
 pub(crate) static SERVICES: HashMap<Address, u32, MAX_SERVICES, ON_DEMAND> = HashMap::new();
 
@@ -39,6 +42,14 @@ pub(crate) static HEARTBEAT: Array<u64, 1> = Array::new();
 /// By [`Counter`].
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+
+/// On a socket of an enrolled pod: which sum its connection belongs to.
+#[btf_map]
+pub(crate) static FOLLOWED: SkStorage<Followed> = SkStorage::new();
+
+/// What pods' connections come to.
+#[btf_map]
+pub(crate) static FLOWS: PerCpuHashMap<FlowKey, FlowCounts, MAX_FLOWS, ON_DEMAND> = PerCpuHashMap::new();
 
 /// See [`sluice_ebpf::global::AGENT_CGROUP`].
 #[unsafe(no_mangle)]

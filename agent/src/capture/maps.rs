@@ -8,9 +8,9 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SkStorage},
 };
-use sluice_ebpf::{Address, Counter, Pod, map};
+use sluice_ebpf::{Address, Counter, FlowCounts, FlowKey, Pod, map};
 
 use super::{EnrolError, error::with_causes};
 
@@ -23,6 +23,10 @@ struct Plain<T>(T);
 unsafe impl aya::Pod for Plain<Address> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Pod> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<FlowKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<FlowCounts> {}
 
 /// All of them. Each has one user.
 pub(crate) struct Maps {
@@ -31,6 +35,7 @@ pub(crate) struct Maps {
     pub(crate) accepted: Accepted,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) counters: Counters,
+    pub(crate) flows: Flows,
 }
 
 impl Maps {
@@ -43,6 +48,7 @@ impl Maps {
             accepted: Accepted(sk_storage(take(map::ACCEPTED)?)?),
             heartbeat: Heartbeat(take(map::HEARTBEAT)?.try_into()?),
             counters: Counters(take(map::COUNTERS)?.try_into()?),
+            flows: Flows(take(map::FLOWS)?.try_into()?),
         })
     }
 }
@@ -75,12 +81,12 @@ fn refused(error: MapError) -> EnrolError {
     }
 }
 
-/// Governed destinations.
+/// Governed destinations, and the number of the service behind each.
 pub(crate) struct Services(HashMap<MapData, Plain<Address>, u32>);
 
 impl Services {
-    pub(crate) fn add(&mut self, address: SocketAddr) -> Result<(), MapError> {
-        self.0.insert(Plain(address.into()), 0, 0)
+    pub(crate) fn set(&mut self, address: SocketAddr, service: u32) -> Result<(), MapError> {
+        self.0.insert(Plain(address.into()), service, 0)
     }
 
     pub(crate) fn remove(&mut self, address: SocketAddr) -> Result<(), MapError> {
@@ -119,6 +125,25 @@ impl Counters {
     pub(crate) fn read(&self) -> Vec<(Counter, u64)> {
         let sum = |counter| self.0.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum());
         Counter::ALL.into_iter().map(|counter| (counter, sum(counter))).collect()
+    }
+}
+
+/// What pods' connections came to since the programs were loaded.
+pub(crate) struct Flows(PerCpuHashMap<MapData, Plain<FlowKey>, Plain<FlowCounts>>);
+
+impl Flows {
+    /// The sums over all CPUs. What cannot be read (an element that goes meanwhile) is left out.
+    pub(crate) fn read(&self) -> Vec<(FlowKey, FlowCounts)> {
+        let sum = |sum: FlowCounts, Plain(part): &Plain<FlowCounts>| sum.plus(part);
+        let elements = self.0.iter().filter_map(Result::ok);
+        elements.map(|(Plain(key), parts)| (key, parts.iter().fold(FlowCounts::default(), sum))).collect()
+    }
+
+    /// Nobody's numbers. Should it fail they are met again at the next reading.
+    pub(crate) fn remove(&mut self, key: FlowKey) {
+        if let Err(error) = absent_is_fine(self.0.remove(&Plain(key))) {
+            tracing::debug!(error = with_causes(&error), "cannot remove numbers of connections");
+        }
     }
 }
 

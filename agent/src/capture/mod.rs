@@ -8,6 +8,7 @@
 //! - `watch` sees pods' control groups (`cgroup`) come and go, `sight` finds their network namespaces (`netns`).
 //! - `enrol` decides which pod is to be enrolled, and `node` does it: listeners (`pod`), then the proxy, then the
 //!   kernel's map. `services` tells the kernel which destinations are governed; `bypass` counts what came too early.
+//! - `flows` puts names to what the programs count of pods' connections, redirected or not.
 //!
 //! All `unsafe` of the agent is in here.
 
@@ -17,6 +18,7 @@ mod descriptors;
 mod enrol;
 mod error;
 mod exclusive;
+mod flows;
 mod heartbeat;
 mod logs;
 mod maps;
@@ -45,10 +47,12 @@ use tokio_util::task::TaskTracker;
 
 pub use enrol::PodStatus;
 pub use error::{CaptureError, EnrolError};
+pub use flows::Flow;
 
 use crate::{cluster::model::Snapshot, proxy::Proxy};
 use enrol::Enroller;
 use error::with_causes;
+use flows::Flows;
 use netns::Netns;
 use node::Node;
 use probe::Machine;
@@ -67,6 +71,8 @@ pub struct Options {
     /// Listeners in a pod's network namespace, for each IP family: 1 to 16. `None`: at least 4, and as many for each
     /// worker.
     pub listeners_per_pod: Option<usize>,
+    /// Do not count what becomes of pods' connections.
+    pub without_flows: bool,
 }
 
 /// What capture does at the moment, for metrics and readiness.
@@ -100,6 +106,7 @@ struct Table {
 pub struct Capture {
     links: Arc<Mutex<Links>>,
     counters: maps::Counters,
+    flows: Arc<Flows>,
     table: Arc<ArcSwap<Table>>,
     bypassed: Arc<AtomicU64>,
     close: Option<oneshot::Sender<oneshot::Sender<()>>>,
@@ -130,7 +137,8 @@ impl Capture {
         let hosts = [Some(home.id()), Netns::id_of_process(1).ok()].into_iter().flatten().collect();
 
         let agent_cgroup = cgroup::id(&machine.agent).map_err(CaptureError::Proc)?;
-        let (programs, maps) = Programs::load(agent_cgroup)?;
+        let (mut programs, maps) = Programs::load(agent_cgroup)?;
+        let following = !options.without_flows && programs.load_flows();
         let watch = Watch::start(&machine.pods)
             .map_err(|source| CaptureError::Watch { path: machine.pods.clone(), source })?;
         let silence: Silence = {
@@ -148,9 +156,11 @@ impl Capture {
             }
         };
         let heartbeat = heartbeat::start(write, silence).map_err(CaptureError::Thread)?;
-        let links = programs.attach(&machine)?;
+        let links = programs.attach(&machine, following)?;
+        let flows = Arc::new(Flows::new(links.follow().then_some(maps.flows)));
         tracing::info!(
             pods = %machine.pods.display(), agent = %machine.agent.display(), listeners_per_pod,
+            flows = links.follow(),
             "eBPF programs attached"
         );
 
@@ -161,7 +171,7 @@ impl Capture {
             _fail_open: FailOpen(links.clone()),
             proxy,
             pods: maps.pods,
-            services: Services::new(maps.services),
+            services: Services::new(maps.services, flows.clone()),
             accepted: Arc::new(maps.accepted),
             home,
             hosts,
@@ -169,12 +179,14 @@ impl Capture {
             owners: HashMap::new(),
             closing: TaskTracker::new(),
             bypassed: bypassed.clone(),
+            flows: flows.clone(),
         };
         let (close, closed) = oneshot::channel();
         tokio::spawn(run(Enroller::new(node), watch, snapshots, table.clone(), closed));
         Ok(Self {
             links,
             counters: maps.counters,
+            flows,
             table,
             bypassed,
             close: Some(close),
@@ -200,6 +212,11 @@ impl Capture {
             // The task ends after it has answered, or it panicked, and its pods were closed by being dropped.
             let _ = wait.await;
         }
+    }
+
+    /// What the kernel has counted of the connections of enrolled pods; empty where it does not. Reads its map.
+    pub fn flows(&self) -> Vec<Flow> {
+        self.flows.read(Instant::now())
     }
 
     /// What capture does at the moment. Reads the kernel's counters.

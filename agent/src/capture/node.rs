@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -15,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     EnrolError, bypass,
     enrol::World,
+    flows::Flows,
     maps::{Accepted, Pods},
     netns::{Id, Netns},
     pod::{Opened, PodNetwork, with_addresses},
@@ -46,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) closing: TaskTracker,
     /// Connections to governed services that were made too early to be captured.
     pub(crate) bypassed: Arc<AtomicU64>,
+    /// Is told who has which namespace.
+    pub(crate) flows: Arc<Flows>,
 }
 
 /// An enrolled pod.
@@ -77,6 +81,7 @@ impl World for Node {
             Arc::new(PodNetwork { netns, home: self.home.clone(), accepted: self.accepted.clone() });
         let pod = Arc::new(Pod { workload: ArcSwap::new(workload.clone()), network: network.clone() });
         let open = self.proxy.open(&pod, opened.listeners);
+        self.flows.pod(cookie, workload);
         // Last, when there is somebody to accept. If it fails `open` is dropped, which closes the listeners.
         self.pods.set(cookie, entry)?;
         self.owners.insert(cookie, workload.uid.clone());
@@ -99,6 +104,7 @@ impl World for Node {
 
     fn update(&mut self, enrolment: &mut Enrolment, workload: &Arc<Workload>) -> Result<(), EnrolError> {
         enrolment.pod.workload.store(workload.clone());
+        self.flows.pod(enrolment.cookie, workload);
         let entry = with_addresses(enrolment.entry, workload);
         if entry != enrolment.entry {
             self.pods.set(enrolment.cookie, entry)?;
@@ -110,6 +116,7 @@ impl World for Node {
     fn withdraw(&mut self, enrolment: &mut Enrolment) -> Result<(), EnrolError> {
         self.pods.remove(enrolment.cookie)?;
         self.owners.remove(&enrolment.cookie);
+        self.flows.pod_gone(enrolment.cookie, Instant::now());
         // The proxy goes on accepting for a moment: a connect may have been redirected just before.
         if let Some(open) = enrolment.open.take() {
             self.closing.spawn(open.close());

@@ -43,7 +43,11 @@ pub(crate) struct Links {
     lifted: Vec<OwnedFd>,
     _established: Vec<SockOpsLink>,
     _names: Vec<CgroupSockAddrLink>,
+    flows: Option<FlowLinks>,
 }
+
+/// What counts pods' connections.
+type FlowLinks = (SockOpsLink, [CgroupSockAddrLink; 2]);
 
 impl Links {
     /// Takes the programs off `connect()`: from now on every connect goes direct, or to another agent. What is redirected
@@ -51,6 +55,11 @@ impl Links {
     pub(crate) fn detach_connect(&mut self) {
         self.connect.clear();
         self.lifted.clear();
+    }
+
+    /// Whether pods' connections are counted.
+    pub(crate) fn follow(&self) -> bool {
+        self.flows.is_some()
     }
 
     pub(crate) fn is_detached(&self) -> bool {
@@ -88,7 +97,9 @@ impl Programs {
             let program = sock_addr(&mut ebpf, name)?;
             program.load().map_err(|error| load_error(name, &error.into()))?;
         }
-        sock_ops(&mut ebpf)?.load().map_err(|error| load_error(program::ESTABLISHED, &error.into()))?;
+        sock_ops(&mut ebpf, program::ESTABLISHED)?
+            .load()
+            .map_err(|error| load_error(program::ESTABLISHED, &error.into()))?;
         for name in NAMES {
             if let Err(error) = sock_addr(&mut ebpf, name)?.load() {
                 // Cosmetic, and newer than the rest.
@@ -104,9 +115,36 @@ impl Programs {
         Ok((Self { ebpf }, maps))
     }
 
+    /// Loads what counts pods' connections. A kernel that does not take it captures all the same.
+    pub(crate) fn load_flows(&mut self) -> bool {
+        let ebpf = &mut self.ebpf;
+        let mut load = || -> Result<(), CaptureError> {
+            for name in FLOWS {
+                sock_addr(ebpf, name)?.load().map_err(|error| load_error(name, &error.into()))?;
+            }
+            let name = program::FLOWS;
+            sock_ops(ebpf, name)?.load().map_err(|error| load_error(name, &error.into()))
+        };
+        without_flows(load()).is_some()
+    }
+
+    fn attach_flows(&mut self, pods: &File, group: &Path) -> Result<FlowLinks, CaptureError> {
+        let name = program::FLOWS;
+        let program = sock_ops(&mut self.ebpf, name)?;
+        let states = program
+            .attach(pods, CgroupAttachMode::Single)
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| attach_error(name, group, &error))?;
+        let mut connect = |name| {
+            let program = sock_addr(&mut self.ebpf, name)?;
+            attach(program, pods).map_err(|error| attach_error(name, group, &error))
+        };
+        Ok((states, [connect(FLOWS[0])?, connect(FLOWS[1])?]))
+    }
+
     /// Attaches the programs to the pods' group, and the one that follows handshakes also where the agent's own
-    /// sockets are.
-    pub(crate) fn attach(mut self, machine: &Machine) -> Result<Links, CaptureError> {
+    /// sockets are. `follow`: also those that count pods' connections, if it can be.
+    pub(crate) fn attach(mut self, machine: &Machine, follow: bool) -> Result<Links, CaptureError> {
         let pods = open(&machine.pods)?;
 
         // An agent above the pods covers them: the program would run twice.
@@ -118,7 +156,7 @@ impl Programs {
         }
         let mut established = Vec::new();
         for group in groups {
-            let program = sock_ops(&mut self.ebpf)?;
+            let program = sock_ops(&mut self.ebpf, program::ESTABLISHED)?;
             let file = open(group)?;
             // With links `Single` means no flags, and the kernel adds "multi" by itself.
             let link = program
@@ -143,6 +181,7 @@ impl Programs {
                 }
             }
         }
+        let flows = if follow { without_flows(self.attach_flows(&pods, &machine.pods)) } else { None };
         let others = descriptors::links();
         let mut connect = Vec::new();
         for name in [program::CONNECT4, program::CONNECT6] {
@@ -158,12 +197,22 @@ impl Programs {
         if !lifted.is_empty() {
             connect.clear();
         }
-        Ok(Links { connect, lifted, _established: established, _names: names })
+        Ok(Links { connect, lifted, _established: established, _names: names, flows })
     }
 }
 
 const NAMES: [&str; 4] =
     [program::GETPEERNAME4, program::GETPEERNAME6, program::GETSOCKNAME4, program::GETSOCKNAME6];
+
+const FLOWS: [&str; 2] = [program::FLOW_CONNECT4, program::FLOW_CONNECT6];
+
+fn without_flows<T>(outcome: Result<T, CaptureError>) -> Option<T> {
+    outcome
+        .inspect_err(|error| {
+            tracing::warn!(%error, "pods' connections are captured, but not counted: there are no sluice_flow_ metrics");
+        })
+        .ok()
+}
 
 fn attach(program: &mut CgroupSockAddr, group: &File) -> Result<CgroupSockAddrLink, ProgramError> {
     let id = program.attach(group, CgroupAttachMode::Single)?;
@@ -175,8 +224,7 @@ fn sock_addr<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Cgrou
     program.try_into().map_err(|_| CaptureError::ForeignObject { name })
 }
 
-fn sock_ops(ebpf: &mut Ebpf) -> Result<&mut SockOps, CaptureError> {
-    let name = program::ESTABLISHED;
+fn sock_ops<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SockOps, CaptureError> {
     let program = ebpf.program_mut(name).ok_or(CaptureError::ForeignObject { name })?;
     program.try_into().map_err(|_| CaptureError::ForeignObject { name })
 }

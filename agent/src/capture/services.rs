@@ -1,21 +1,24 @@
 //! Keeps the kernel's set of governed destinations equal to the snapshot's.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use ahash::AHashSet;
+use ahash::{AHashMap, AHashSet};
 
-use super::{error::with_causes, maps};
+use super::{error::with_causes, flows::Flows, maps};
 use crate::cluster::model::Snapshot;
 
 /// The governed destinations that the kernel knows.
 pub(crate) struct Services {
     map: maps::Services,
-    known: AHashSet<SocketAddr>,
+    /// With the number of the service behind each.
+    known: AHashMap<SocketAddr, u32>,
+    /// Hands the numbers out.
+    flows: Arc<Flows>,
 }
 
 impl Services {
-    pub(crate) fn new(map: maps::Services) -> Self {
-        Self { map, known: AHashSet::new() }
+    pub(crate) fn new(map: maps::Services, flows: Arc<Flows>) -> Self {
+        Self { map, known: AHashMap::new(), flows }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -23,13 +26,18 @@ impl Services {
     }
 
     pub(crate) fn contains(&self, address: SocketAddr) -> bool {
-        self.known.contains(&address)
+        self.known.contains_key(&address)
     }
 
     /// Removes what is gone and adds what is new; what stays is not touched. What fails is tried again with the next
     /// snapshot.
     pub(crate) fn sync(&mut self, snapshot: &Snapshot) {
-        let (added, removed) = difference(&self.known, snapshot);
+        let wanted: AHashMap<_, _> = snapshot
+            .destinations
+            .iter()
+            .map(|(address, destination)| (*address, self.flows.number(&destination.service)))
+            .collect();
+        let (changed, removed) = difference(&self.known, &wanted);
         let mut failures = 0;
         let mut last_error = None;
         // First, so that there is room for what is new.
@@ -44,10 +52,10 @@ impl Services {
                 }
             }
         }
-        for address in added {
-            match self.map.add(address) {
+        for (address, service) in changed {
+            match self.map.set(address, service) {
                 Ok(()) => {
-                    self.known.insert(address);
+                    self.known.insert(address, service);
                 }
                 Err(error) => {
                     failures += 1;
@@ -55,6 +63,8 @@ impl Services {
                 }
             }
         }
+        let there: AHashSet<u32> = wanted.into_values().collect();
+        self.flows.services(|number| there.contains(&number), Instant::now());
         if let Some((address, error)) = last_error {
             tracing::error!(
                 failures, %address, error,
@@ -65,30 +75,28 @@ impl Services {
     }
 }
 
-fn difference(known: &AHashSet<SocketAddr>, snapshot: &Snapshot) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
-    let added = snapshot.destinations.keys().filter(|address| !known.contains(address)).copied().collect();
-    let removed =
-        known.iter().filter(|address| !snapshot.destinations.contains_key(address)).copied().collect();
-    (added, removed)
+type Numbers = AHashMap<SocketAddr, u32>;
+
+/// Addresses that are new, or lead to another service now; and addresses that are gone.
+fn difference(known: &Numbers, wanted: &Numbers) -> (Vec<(SocketAddr, u32)>, Vec<SocketAddr>) {
+    let changed = wanted.iter().filter(|(address, service)| known.get(address) != Some(service));
+    let removed = known.keys().filter(|address| !wanted.contains_key(address));
+    (changed.map(|(address, service)| (*address, *service)).collect(), removed.copied().collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::cluster::model::{Destination, Service};
 
     #[test]
     fn only_the_difference_is_done() {
-        let [stays, comes, goes] =
-            ["10.96.0.1:80", "[fd00::1]:80", "10.96.0.1:81"].map(|text| text.parse::<SocketAddr>().unwrap());
-        let service = Arc::new(Service::new("shop", "orders", 80));
-        let mut snapshot = Snapshot::default();
-        for address in [stays, comes] {
-            snapshot.destinations.insert(address, Destination { service: service.clone(), pinned: None });
-        }
-        assert_eq!(difference(&AHashSet::from([stays, goes]), &snapshot), (vec![comes], vec![goes]));
-        assert_eq!(difference(&AHashSet::from([stays, comes]), &snapshot), (vec![], vec![]));
+        let [stays, comes, goes, moves] = ["10.96.0.1:80", "[fd00::1]:80", "10.96.0.1:81", "10.96.0.2:80"]
+            .map(|text| text.parse().unwrap());
+        let known = Numbers::from_iter([(stays, 1), (goes, 1), (moves, 2)]);
+        let wanted = Numbers::from_iter([(stays, 1), (comes, 1), (moves, 3)]);
+        let (mut changed, removed) = difference(&known, &wanted);
+        changed.sort_unstable();
+        assert_eq!((changed, removed), (vec![(moves, 3), (comes, 1)], vec![goes]));
+        assert_eq!(difference(&wanted, &wanted), (vec![], vec![]));
     }
 }

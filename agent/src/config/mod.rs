@@ -126,6 +126,17 @@ pub struct Config {
     )]
     pub history_series: u32,
 
+    /// Count what becomes of pods' TCP connections in the kernel, of those too that are not captured: `on` or `off`
+    #[arg(
+        long,
+        value_name = "ON_OR_OFF",
+        env = "SLUICE_KERNEL_FLOWS",
+        default_value = "on",
+        value_parser = on_or_off,
+        action = clap::ArgAction::Set
+    )]
+    pub kernel_flows: bool,
+
     /// How long a stopping agent waits for requests in flight
     #[arg(long, value_name = "SECONDS", env = "SLUICE_DRAIN_TIMEOUT", default_value = "30", value_parser = seconds)]
     pub drain_timeout: Duration,
@@ -134,6 +145,14 @@ pub struct Config {
     /// the agent stops; never longer than --drain-timeout
     #[arg(long, value_name = "SECONDS", env = "SLUICE_IDLE_GRACE", default_value = "5", value_parser = seconds)]
     pub idle_grace: Duration,
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on, or off".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -7,6 +7,7 @@ mod clients;
 mod enrolment;
 mod fail_open;
 mod grpc;
+mod flows;
 mod hand_over;
 mod lanes;
 mod live;

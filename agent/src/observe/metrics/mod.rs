@@ -36,7 +36,7 @@ pub use outcomes::{
     Connect, Detection, EjectionCause, FallbackAction, LimitCounts, LimitDecision, RetryCause, TagOutcome,
 };
 pub use pods::{MAX_SERIES, PodMetrics, ServiceSeries};
-pub use pull::{Kind, Pulled, Write};
+pub use pull::{Kind, Part, Pulled, PulledParts, Value, Write, WritePart};
 pub use series::{ActiveRequest, ActiveTunnel, LaneLabel, Requests, Series};
 pub use services::ServiceMetrics;
 
@@ -232,6 +232,11 @@ impl Metrics {
     /// Adds metrics that are read from elsewhere at each scrape.
     pub fn pull(&self, pulled: Pulled) -> Result<(), prometheus::Error> {
         self.registry.register(Box::new(pull::PullCollector::new(pulled)?))
+    }
+
+    /// Adds metrics that are read together at each scrape.
+    pub fn pull_parts(&self, pulled: PulledParts) -> Result<(), prometheus::Error> {
+        self.registry.register(Box::new(pull::PartsCollector::new(pulled)?))
     }
 
     /// Whether anybody on this node has called the service since it is there.
