@@ -55,7 +55,9 @@ fn is_known(name: &str) -> bool {
     let of_histogram = ["_bucket", "_count", "_sum"].iter().find_map(|part| name.strip_suffix(part));
     registered.iter().any(|metric| metric.name == name)
         || of_histogram.is_some_and(|base| {
-            registered.iter().any(|metric| metric.name == base && metric.kind == "histogram")
+            registered
+                .iter()
+                .any(|metric| metric.name == base && ["histogram", "summary"].contains(&metric.kind))
         })
         || all_rules().iter().any(|rule| rule["record"] == name)
 }

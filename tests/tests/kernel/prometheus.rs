@@ -132,7 +132,11 @@ fn served(text: &str, metrics: &sluice_tests::Metrics) -> Result<Known> {
     let mut known = Known::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').context("a type line has two words")?;
-        let lines = if kind == "histogram" { format!("{name}_bucket") } else { name.to_owned() };
+        let lines = match kind {
+            "histogram" => format!("{name}_bucket"),
+            "summary" => format!("{name}_count"),
+            _ => name.to_owned(),
+        };
         let labels: BTreeSet<BTreeSet<String>> =
             metrics.series(&lines, &[]).map(|series| series.labels.keys().cloned().collect()).collect();
         ensure!(labels.len() == 1, "{name} has lines with other labels: {labels:?}");
