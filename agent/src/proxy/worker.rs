@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use ahash::AHashMap;
@@ -102,6 +102,8 @@ pub(crate) struct Worker {
     /// Exchanges and tunnels that are going on.
     busy: Cell<usize>,
     complained: Cell<Nanos>,
+    /// What the wall clock said at a moment, not long ago.
+    wall: Cell<(Nanos, SystemTime)>,
 }
 
 /// A pod on this worker.
@@ -167,12 +169,20 @@ impl Worker {
             pods: RefCell::default(),
             busy: Cell::new(0),
             complained: Cell::default(),
+            wall: Cell::new((Nanos::now(), SystemTime::now())),
         }
     }
 
     /// The cluster as of now.
     pub(crate) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.options.current.load()
+    }
+
+    /// What the wall clock says at this moment, which is now or just was. That costs nothing; the clock itself was read at the
+    /// last beat.
+    pub(crate) fn wall_clock(&self, moment: Nanos) -> SystemTime {
+        let (then, wall) = self.wall.get();
+        wall + Duration::from(moment.since(then))
     }
 
     /// What to show a request's headers to; `None` if nobody will be told of their traces.
@@ -321,6 +331,7 @@ pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> 
                     biased;
                     _ = beat.tick() => {
                         beats.beat.store(Nanos::now().0, Ordering::Relaxed);
+                        worker.wall.set((Nanos::now(), SystemTime::now()));
                         worker.access_log.flush();
                     }
                     command = inbox.recv() => match command {

@@ -118,7 +118,10 @@ impl Running {
                 let service = origin.service;
                 let cluster_ip = |port| SocketAddr::from((service.ipv4, port));
                 let process = Some(Handle::Agent(agent.start()?));
-                Self { _collector: collector, ..at(cluster_ip(origin.http), cluster_ip(origin.bulk), process) }
+                Self {
+                    _collector: collector,
+                    ..at(cluster_ip(origin.http), cluster_ip(origin.bulk), process)
+                }
             }
             ProxyKind::Nginx => {
                 let folder = world.directory().join("nginx");

@@ -1,172 +1,136 @@
-//! How a line looks.
+//! How a line looks. Written by hand: with a formatter, a line costs several times as much, and there is one for each request.
 
 use std::{
-    borrow::Cow,
-    fmt::{self, Display},
-    io::{self, Write},
+    io::Write as _,
     net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde::{Serialize, Serializer};
-use serde_json::ser::Formatter;
-
 use super::Entry;
-use crate::observe::trace::context::{SpanId, TraceId};
-
-/// The fields of a JSON line, in order. Names as in metrics; absent where there is nothing to say.
-#[derive(Serialize)]
-struct Json<'e> {
-    time: &'e str,
-    source_namespace: &'e str,
-    source_pod: &'e str,
-    method: Cow<'e, str>,
-    path: Cow<'e, str>,
-    protocol: &'e str,
-    status: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    grpc_status: Option<u8>,
-    service: Shown<&'e dyn Display>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<SocketAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lane: Option<&'e str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tag: Option<&'e str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tag_source: Option<&'e str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<&'e str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<&'e str>,
-    retries: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream_ms: Option<f64>,
-    duration_ms: f64,
-    request_bytes: u64,
-    response_bytes: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<Shown<TraceId>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    span_id: Option<Shown<SpanId>>,
-}
-
-/// Written as it displays itself.
-struct Shown<D>(D);
-
-impl<D: Display> Serialize for Shown<D> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-/// JSON in printable ASCII: terminals obey some characters beyond it too.
-struct Ascii;
-
-impl Formatter for Ascii {
-    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
-        let printable = |byte: u8| matches!(byte, b' '..=b'~');
-        if fragment.bytes().all(printable) {
-            return out.write_all(fragment.as_bytes());
-        }
-        for unit in fragment.encode_utf16() {
-            match u8::try_from(unit) {
-                Ok(byte) if printable(byte) => out.write_all(&[byte])?,
-                _ => write!(out, "\\u{unit:04x}")?,
-            }
-        }
-        Ok(())
-    }
-}
 
 impl Entry<'_> {
+    /// An object with the names that metrics have; what there is nothing to say of is not in it.
     pub(super) fn json(&self, out: &mut Vec<u8>) {
-        let time = timestamp(self.time);
-        let fields = Json {
-            time: str::from_utf8(&time).unwrap_or_default(),
-            source_namespace: self.source_namespace,
-            source_pod: self.source_pod,
-            method: String::from_utf8_lossy(self.method),
-            path: String::from_utf8_lossy(self.path),
-            protocol: self.protocol,
-            status: self.status,
-            grpc_status: self.grpc_status,
-            service: Shown(self.service),
-            endpoint: self.endpoint,
-            lane: self.lane_name(),
-            tag: self.tag,
-            tag_source: self.tag_source,
-            reason: self.reason.map(super::Reason::code),
-            rule: self.rule,
-            policy: self.policy,
-            retries: self.retries,
-            upstream_ms: self.upstream_duration.map(milliseconds),
-            duration_ms: milliseconds(self.duration),
-            request_bytes: self.request_bytes,
-            response_bytes: self.response_bytes,
-            trace_id: self.trace.map(|(trace, _)| Shown(trace)),
-            span_id: self.trace.map(|(_, span)| Shown(span)),
-        };
-        let began = out.len();
-        // Strings and numbers into memory: this cannot fail, and an empty line is the least harm if it did.
-        if fields.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Ascii)).is_err() {
-            out.truncate(began);
+        out.extend_from_slice(b"{\"time\":\"");
+        out.extend_from_slice(&timestamp(self.time));
+        out.push(b'"');
+        let mut json = Json(out);
+        json.text("source_namespace", self.source_namespace.as_bytes());
+        json.text("source_pod", self.source_pod.as_bytes());
+        json.text("method", self.method);
+        json.text("path", self.path);
+        json.text("protocol", self.protocol.as_bytes());
+        json.number("status", self.status.into());
+        if let Some(status) = self.grpc_status {
+            json.number("grpc_status", status.into());
         }
-        out.push(b'\n');
+        json.key("service");
+        json.quoted(|out| self.service(out));
+        if let Some(endpoint) = self.endpoint {
+            json.key("endpoint");
+            json.quoted(|out| socket(out, endpoint));
+        }
+        let reason = self.reason.map(super::Reason::code);
+        for (key, value) in [
+            ("lane", self.lane_name()),
+            ("tag", self.tag),
+            ("tag_source", self.tag_source),
+            ("reason", reason),
+            ("rule", self.rule),
+            ("policy", self.policy),
+        ] {
+            if let Some(value) = value {
+                json.text(key, value.as_bytes());
+            }
+        }
+        json.number("retries", self.retries.into());
+        if let Some(duration) = self.upstream_duration {
+            json.key("upstream_ms");
+            milliseconds(json.0, duration);
+        }
+        json.key("duration_ms");
+        milliseconds(json.0, self.duration);
+        json.number("request_bytes", self.request_bytes);
+        json.number("response_bytes", self.response_bytes);
+        if let Some((trace, span)) = self.trace {
+            json.key("trace_id");
+            json.quoted(|out| hex(out, trace.get(), 32));
+            json.key("span_id");
+            json.quoted(|out| hex(out, span.get().into(), 16));
+        }
+        out.extend_from_slice(b"}\n");
     }
 
     pub(super) fn text(&self, out: &mut Vec<u8>) {
-        // Writing to memory cannot fail.
-        let _ = self.write_text(out);
+        out.extend_from_slice(&timestamp(self.time));
+        out.push(b' ');
+        out.extend_from_slice(self.source_namespace.as_bytes());
+        out.push(b'/');
+        out.extend_from_slice(self.source_pod.as_bytes());
+        out.extend_from_slice(b" \"");
+        for word in [self.method, self.path] {
+            escape(out, word, hexadecimal);
+            out.push(b' ');
+        }
+        out.extend_from_slice(self.protocol.as_bytes());
+        out.extend_from_slice(b"\" ");
+        number(out, self.status.into());
+        if let Some(status) = self.grpc_status {
+            out.push(b'/');
+            number(out, status.into());
+        }
+        out.push(b' ');
+        self.service(out);
+        out.push(b' ');
+        match self.endpoint {
+            Some(endpoint) => socket(out, endpoint),
+            None => out.push(b'-'),
+        }
+        for (key, value) in [
+            (" lane=", self.lane_name()),
+            (" tag=", self.tag),
+            (" from=", self.tag_source),
+            (" reason=", self.reason.map(super::Reason::code)),
+            (" rule=", self.rule),
+            (" policy=", self.policy),
+        ] {
+            out.extend_from_slice(key.as_bytes());
+            escape(out, value.unwrap_or("-").as_bytes(), hexadecimal);
+        }
+        out.extend_from_slice(b" retries=");
+        number(out, self.retries.into());
+        out.extend_from_slice(b" upstream=");
+        match self.upstream_duration {
+            Some(duration) => {
+                milliseconds(out, duration);
+                out.extend_from_slice(b"ms ");
+            }
+            None => out.extend_from_slice(b"- "),
+        }
+        milliseconds(out, self.duration);
+        out.extend_from_slice(b"ms in=");
+        number(out, self.request_bytes);
+        out.extend_from_slice(b" out=");
+        number(out, self.response_bytes);
+        match self.trace {
+            Some((trace, span)) => {
+                out.extend_from_slice(b" trace=");
+                hex(out, trace.get(), 32);
+                out.extend_from_slice(b" span=");
+                hex(out, span.get().into(), 16);
+                out.push(b'\n');
+            }
+            None => out.extend_from_slice(b" trace=- span=-\n"),
+        }
     }
 
-    fn write_text(&self, line: &mut Vec<u8>) -> io::Result<()> {
-        line.extend_from_slice(&timestamp(self.time));
-        write!(
-            line,
-            " {}/{} \"{} {} {}\" {}",
-            self.source_namespace,
-            self.source_pod,
-            Escaped(self.method),
-            Escaped(self.path),
-            self.protocol,
-            self.status,
-        )?;
-        if let Some(status) = self.grpc_status {
-            write!(line, "/{status}")?;
-        }
-        write!(line, " {}", self.service)?;
-        match self.endpoint {
-            Some(endpoint) => write!(line, " {endpoint}")?,
-            None => line.extend_from_slice(b" -"),
-        }
-        write!(line, " lane={}", self.lane_name().unwrap_or("-"))?;
-        match (self.tag, self.tag_source) {
-            (Some(tag), Some(source)) => write!(line, " tag={tag} from={source}")?,
-            _ => line.extend_from_slice(b" tag=- from=-"),
-        }
-        write!(line, " reason={}", self.reason.map_or("-", super::Reason::code))?;
-        for (key, value) in [("rule", self.rule), ("policy", self.policy)] {
-            write!(line, " {key}={}", Escaped(value.unwrap_or("-").as_bytes()))?;
-        }
-        write!(line, " retries={} upstream=", self.retries)?;
-        match self.upstream_duration {
-            Some(duration) => write!(line, "{:.3}ms", milliseconds(duration))?,
-            None => line.push(b'-'),
-        }
-        write!(
-            line,
-            " {:.3}ms in={} out={}",
-            milliseconds(self.duration),
-            self.request_bytes,
-            self.response_bytes,
-        )?;
-        match self.trace {
-            Some((trace, span)) => writeln!(line, " trace={trace} span={span}"),
-            None => writeln!(line, " trace=- span=-"),
-        }
+    /// As in `orders.shop:8080`.
+    fn service(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.service.as_bytes());
+        out.push(b'.');
+        out.extend_from_slice(self.namespace.as_bytes());
+        out.push(b':');
+        number(out, self.port.into());
     }
 
     /// As in the metrics' label: nothing where no endpoint was chosen.
@@ -175,24 +139,118 @@ impl Entry<'_> {
     }
 }
 
-/// With a precision of a microsecond.
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1e3
+/// An object that has a field already.
+struct Json<'o>(&'o mut Vec<u8>);
+
+impl Json<'_> {
+    fn key(&mut self, key: &str) {
+        self.0.extend_from_slice(b",\"");
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":");
+    }
+
+    fn quoted(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.0.push(b'"');
+        write(self.0);
+        self.0.push(b'"');
+    }
+
+    fn text(&mut self, key: &str, value: &[u8]) {
+        self.key(key);
+        self.quoted(|out| escape(out, value, unicode));
+    }
+
+    fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        number(self.0, value);
+    }
 }
 
-/// Bytes from the network as printable ASCII: the rest, quotes and backslashes as `\xNN`, so that no request can
-/// fake a line or a terminal sequence.
-struct Escaped<'b>(&'b [u8]);
+/// Printable ASCII that means nothing but itself, in both formats.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+}
 
-impl Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0 {
-            match byte {
-                b'"' | b'\\' | 0..=0x1f | 0x7f.. => write!(f, "\\x{byte:02x}")?,
-                printable => fmt::Write::write_char(f, char::from(*printable))?,
+/// Bytes from the network as printable ASCII, so that no request can fake a line, or a sequence that terminals obey (some
+/// of which are not ASCII).
+fn escape(out: &mut Vec<u8>, bytes: &[u8], rare: fn(&mut Vec<u8>, &[u8])) {
+    if bytes.iter().all(|byte| is_plain(*byte)) {
+        out.extend_from_slice(bytes);
+    } else {
+        rare(out, bytes);
+    }
+}
+
+/// What is not plain as `\xNN`.
+fn hexadecimal(out: &mut Vec<u8>, bytes: &[u8]) {
+    for byte in bytes {
+        if is_plain(*byte) {
+            out.push(*byte);
+        } else {
+            out.extend_from_slice(b"\\x");
+            hex(out, (*byte).into(), 2);
+        }
+    }
+}
+
+/// What is not plain as JSON's `\uNNNN`; bytes that are no text as U+FFFD.
+fn unicode(out: &mut Vec<u8>, bytes: &[u8]) {
+    for unit in String::from_utf8_lossy(bytes).encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(byte) if is_plain(byte) => out.push(byte),
+            _ => {
+                out.extend_from_slice(b"\\u");
+                hex(out, unit.into(), 4);
             }
         }
-        Ok(())
+    }
+}
+
+fn number(out: &mut Vec<u8>, mut value: u64) {
+    // The longest there is has 20 digits.
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn hex(out: &mut Vec<u8>, value: u128, digits: u32) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.extend((0..digits).rev().map(|index| DIGITS[(value >> (4 * index)) as usize & 15]));
+}
+
+/// With a precision of a microsecond.
+fn milliseconds(out: &mut Vec<u8>, duration: Duration) {
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    number(out, micros / 1000);
+    let rest = micros % 1000;
+    let digit = |number: u64| b'0' + (number % 10) as u8;
+    out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
+}
+
+fn socket(out: &mut Vec<u8>, address: SocketAddr) {
+    match address {
+        SocketAddr::V4(address) => {
+            for (index, octet) in address.ip().octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                number(out, octet.into());
+            }
+            out.push(b':');
+            number(out, address.port().into());
+        }
+        // Into memory: this cannot fail.
+        SocketAddr::V6(address) => {
+            let _ = write!(out, "{address}");
+        }
     }
 }
 

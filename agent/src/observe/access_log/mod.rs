@@ -13,7 +13,6 @@ mod sink;
 
 use std::{
     cell::RefCell,
-    fmt::Display,
     io::{self, Write},
     net::SocketAddr,
     sync::{
@@ -90,8 +89,10 @@ pub struct Entry<'e> {
     /// 0 if the caller got none.
     pub status: u16,
     pub grpc_status: Option<u8>,
-    /// As in `orders.shop:8080`.
-    pub service: &'e dyn Display,
+    /// The service's name, its namespace and its port.
+    pub service: &'e str,
+    pub namespace: &'e str,
+    pub port: u16,
     /// The last endpoint that was tried.
     pub endpoint: Option<SocketAddr>,
     /// The request's tag.

@@ -6,7 +6,7 @@ use std::{
 
 use super::*;
 
-fn entry<'e>(path: &'e [u8], service: &'e dyn Display) -> Entry<'e> {
+fn entry(path: &[u8]) -> Entry<'_> {
     Entry {
         time: UNIX_EPOCH + Duration::from_millis(1_709_251_199_250),
         source_namespace: "shop",
@@ -16,7 +16,9 @@ fn entry<'e>(path: &'e [u8], service: &'e dyn Display) -> Entry<'e> {
         protocol: "HTTP/1.1",
         status: 200,
         grpc_status: None,
-        service,
+        service: "orders",
+        namespace: "shop",
+        port: 8080,
         endpoint: Some(SocketAddr::from(([10, 1, 0, 7], 8080))),
         tag: Some("gray"),
         lane: Some("gray"),
@@ -49,13 +51,13 @@ fn json(entry: &Entry<'_>) -> String {
 #[test]
 fn text_says_all_in_one_line() {
     assert_eq!(
-        text(&entry(b"/a", &"orders.shop:8080")),
+        text(&entry(b"/a")),
         "2024-02-29T23:59:59.250Z shop/gateway-1 \"GET /a HTTP/1.1\" 200 orders.shop:8080 10.1.0.7:8080 lane=gray \
          tag=gray from=header reason=- rule=- policy=- retries=1 upstream=1.000ms 1.234ms in=5 out=100 \
          trace=4bf92f3577b34da6a3ce929d0e0e4736 span=00f067aa0ba902b7\n"
     );
-    let grpc = Entry { grpc_status: Some(8), ..entry(b"/", &"s") };
-    assert!(text(&grpc).contains(" 200/8 s "));
+    let grpc = Entry { grpc_status: Some(8), ..entry(b"/") };
+    assert!(text(&grpc).contains(" 200/8 orders.shop:8080 "));
 }
 
 #[test]
@@ -63,7 +65,7 @@ fn no_request_can_fake_a_line() {
     // A line feed, an escape sequence of terminals, its form in one byte, in UTF-8, and a direction that hides what follows.
     let path = "/\n2024 fake \x1b[31m\" \\ \u{9b}31m\u{202e}\u{2028}\x7f".as_bytes();
     for path in [path, b"/\n2024 \x9b31m\xff\r"] {
-        let hostile = Entry { method: path, ..entry(path, &"s") };
+        let hostile = Entry { method: path, ..entry(path) };
         for line in [text(&hostile), json(&hostile)] {
             let (line, end) = line.split_at(line.len() - 1);
             assert!(line.bytes().all(|byte| matches!(byte, b' '..=b'~')) && end == "\n", "{line:?}");
@@ -72,11 +74,38 @@ fn no_request_can_fake_a_line() {
         assert_eq!(value["path"], *String::from_utf8_lossy(path));
         assert_eq!(value["method"], value["path"]);
     }
-    let line = text(&entry(path, &"s"));
+    let line = text(&entry(path));
     assert!(line.contains(r"GET /\x0a2024 fake \x1b[31m\x22 \x5c \xc2\x9b31m\xe2\x80\xae"), "{line}");
     // A rule's name is the operator's, and cannot do more.
-    let line = text(&Entry { rule: Some("a\" b\n"), policy: Some("shop/orders"), ..entry(b"/", &"s") });
+    let line = text(&Entry { rule: Some("a\" b\n"), policy: Some("shop/orders"), ..entry(b"/") });
     assert!(line.contains(r"rule=a\x22 b\x0a policy=shop/orders"), "{line}");
+}
+
+#[test]
+fn both_families_have_endpoints() {
+    for endpoint in ["0.0.0.0:0", "255.255.255.255:65535", "[fd00::a:1]:8080", "[::ffff:10.0.0.1]:80"] {
+        let entry = Entry { endpoint: endpoint.parse().ok(), ..entry(b"/") };
+        assert!(text(&entry).contains(&format!(" {endpoint} lane")), "{endpoint}");
+        let value: serde_json::Value = serde_json::from_str(&json(&entry)).expect("JSON");
+        assert_eq!(value["endpoint"], endpoint);
+    }
+}
+
+#[test]
+fn the_largest_numbers_are_shown() {
+    let entry = Entry {
+        request_bytes: u64::MAX,
+        response_bytes: 0,
+        duration: Duration::MAX,
+        upstream_duration: Some(Duration::from_micros(1_000_007)),
+        ..entry(b"/")
+    };
+    let line = text(&entry);
+    assert!(
+        line.contains(" upstream=1000.007ms 18446744073709551.615ms in=18446744073709551615 out=0 "),
+        "{line}"
+    );
+    assert!(serde_json::from_str::<serde_json::Value>(&json(&entry)).is_ok());
 }
 
 #[test]
@@ -93,7 +122,7 @@ fn json_leaves_out_what_is_not_there() {
         rule: Some("per-caller"),
         policy: Some("shop/orders"),
         retries: 0,
-        ..entry(b"/", &"orders.shop:8080")
+        ..entry(b"/")
     };
     let value: serde_json::Value = serde_json::from_str(&json(&bare)).expect("JSON");
     assert_eq!(
@@ -109,7 +138,7 @@ fn json_leaves_out_what_is_not_there() {
 
 #[test]
 fn json_says_what_there_is() {
-    let all = Entry { grpc_status: Some(14), ..entry(b"/pkg.Orders/Get", &"orders.shop:8080") };
+    let all = Entry { grpc_status: Some(14), ..entry(b"/pkg.Orders/Get") };
     let value: serde_json::Value = serde_json::from_str(&json(&all)).expect("JSON");
     for (field, wanted) in [
         ("endpoint", "10.1.0.7:8080".into()),
@@ -163,11 +192,11 @@ fn a_log_that_cannot_keep_up_drops_and_counts_and_never_waits() {
     let gate = Gate::default();
     let (log, writer, dropped) = start(gate.clone(), Ratio::ALL);
     let lines = log.lines();
-    let size = text(&entry(b"/", &"s")).len();
+    let size = text(&entry(b"/")).len();
     // Twice what may wait: none of it could be recorded if recording waited, for nothing is written.
     let sent = (2 * QUEUE / size) as u64;
     for _ in 0..sent {
-        lines.record(&entry(b"/", &"s"));
+        lines.record(&entry(b"/"));
     }
     lines.flush();
     let waiting = (sent - dropped.get()) as usize * size;
@@ -188,10 +217,10 @@ fn what_a_worker_has_gathered_is_written_when_it_ends() {
     let (log, writer, dropped) = start(gate.clone(), Ratio::ALL);
     let lines = log.lines();
     assert!(lines.is_on());
-    lines.record(&entry(b"/", &"s"));
+    lines.record(&entry(b"/"));
     drop((log, lines));
     writer.join();
-    assert_eq!(gate.0.inner.lock().expect("not poisoned").1, text(&entry(b"/", &"s")).as_bytes());
+    assert_eq!(gate.0.inner.lock().expect("not poisoned").1, text(&entry(b"/")).as_bytes());
     assert_eq!(dropped.get(), 0);
 }
 
@@ -213,6 +242,6 @@ fn a_services_own_ratio_goes_before_the_common_one() {
     }
     let off = AccessLog::off().lines();
     assert!(!off.is_on() && !off.wants(Some(Ratio::ALL), None, &mut rng));
-    off.record(&entry(b"/", &"s"));
+    off.record(&entry(b"/"));
     off.flush();
 }

@@ -163,7 +163,7 @@ impl Told {
             endpoint: chosen.address(),
             pod: endpoint.pod.clone(),
             span,
-            began: Nanos::now(),
+            began: if span.is_some() { Nanos::now() } else { Nanos::ZERO },
             ended: None,
         });
     }
@@ -175,7 +175,8 @@ impl Told {
 
     /// The attempt at the endpoint has ended; `status` is 0 if there was no answer.
     pub(super) fn attempted(&mut self, status: u16, grpc_status: Option<u8>, error: Option<Reason>) {
-        if let Some(attempt) = self.attempts.last_mut() {
+        // Times are told by spans only.
+        if let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.span.is_some()) {
             let error = error.map(Reason::code);
             attempt.ended.get_or_insert_with(|| Ended { at: Nanos::now(), status, grpc_status, error });
         }
@@ -200,7 +201,7 @@ impl Told {
     /// Tells of it.
     pub(super) fn tell(mut self, end: End) {
         self.attempted(end.status, self.grpc_status, end.reason);
-        let time = SystemTime::now();
+        let time = self.worker.wall_clock(end.now);
         if self.logged {
             self.log(&end, time);
         }
@@ -224,7 +225,9 @@ impl Told {
             protocol: self.protocol,
             status: end.status,
             grpc_status: self.grpc_status,
-            service: &self.service,
+            service: &self.service.name,
+            namespace: &self.service.namespace,
+            port: self.service.port,
             endpoint: last.map(|attempt| attempt.endpoint),
             tag: self.tag.as_ref().map(RequestTag::as_str),
             tag_source: self.tag_source.map(TagSource::as_str),
