@@ -47,6 +47,8 @@ pub struct Coloured<'e> {
     pub tag: &'e Tag,
     /// The TrafficLane that asked for it, as `shop/gray`.
     pub lane: &'e Arc<str>,
+    /// Which of the lane's entry rules, counted from 0.
+    pub rule: usize,
 }
 
 impl Entry {
@@ -71,7 +73,7 @@ impl Entry {
     /// The tag for a request that has none. `caller` is the calling pod's address.
     pub fn colour(&self, request: &impl Request, caller: IpAddr) -> Option<Coloured<'_>> {
         let rule = self.rules.iter().find(|rule| rule.takes(request, caller))?;
-        Some(Coloured { tag: &rule.lane.tag, lane: &rule.lane.name })
+        Some(Coloured { tag: &rule.lane.tag, lane: &rule.lane.name, rule: rule.index })
     }
 }
 

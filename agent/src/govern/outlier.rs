@@ -103,6 +103,15 @@ pub fn is_ejected(config: Option<&OutlierDetection>, endpoint: &Endpoint, now_na
 }
 
 impl Outliers {
+    /// The same, to be asked but not told anything.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            began_nanos: AtomicU64::new(self.began_nanos.load(Relaxed)),
+            latest_until_nanos: AtomicU64::new(self.latest_until_nanos.load(Acquire)),
+            deciding: Mutex::new(()),
+        }
+    }
+
     /// An endpoint that is of the subset from now on.
     pub(super) fn welcome(&self, endpoint: &Endpoint) {
         let until = endpoint.load.record.ejected_until_nanos.load(Relaxed);

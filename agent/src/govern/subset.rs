@@ -51,6 +51,21 @@ impl Subset {
         Self { endpoints, usable, warm_with: OnceLock::new(), memory }
     }
 
+    /// The same endpoints, with a memory of their own: to choose from it takes nobody's turn.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let memory = Memory {
+            turn: AtomicUsize::new(self.memory.turn.load(Relaxed)),
+            outliers: self.memory.outliers.copy(),
+        };
+        Self {
+            endpoints: self.endpoints.clone(),
+            usable: self.usable,
+            warm_with: OnceLock::new(),
+            memory: Arc::new(memory),
+        }
+    }
+
     /// How many endpoints are ready and not terminating.
     pub fn usable(&self) -> usize {
         self.usable

@@ -84,6 +84,20 @@ impl<const C: usize> Window<C> {
         sum
     }
 
+    /// One that holds the same, and shares nothing with it.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let copy = |from: &AtomicU64| AtomicU64::new(from.load(Acquire));
+        Self {
+            bucket_nanos: self.bucket_nanos,
+            buckets: array::from_fn(|index| {
+                let bucket = &self.buckets[index];
+                Bucket { number: copy(&bucket.number), counts: array::from_fn(|c| copy(&bucket.counts[c])) }
+            }),
+            emptying: Mutex::new(()),
+        }
+    }
+
     /// Forgets one of the counts.
     pub fn forget(&self, index: usize) {
         self.buckets.iter().for_each(|bucket| bucket.counts[index].store(0, Release));

@@ -85,6 +85,7 @@ struct Core {
     probes: u64,
 }
 
+#[derive(Clone)]
 enum Phase {
     Closed,
     Open { since_nanos: u64 },
@@ -92,13 +93,14 @@ enum Phase {
 }
 
 /// A request that was let through while half-open, and has not ended.
+#[derive(Clone)]
 struct Probe {
     number: u64,
     began_nanos: u64,
     stage: Stage,
 }
 
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 enum Stage {
     Waiting,
     /// Its answer's head has come.
@@ -166,6 +168,25 @@ impl Breaker {
         };
         let (state, generation) = (live.state, live.generation);
         self.live.store(Arc::new(Live { config, state, generation, window, running }));
+    }
+
+    /// One in the same state that shares nothing with it: whatever it is asked changes nothing.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let core = self.lock();
+        let live = self.live.load();
+        let copied = Live {
+            config: live.config.clone(),
+            state: live.state,
+            generation: live.generation,
+            window: Arc::new(live.window.copy()),
+            running: live.running.as_ref().map(|running| Arc::new(running.copy())),
+        };
+        let (rings, probes) = (core.rings, core.probes);
+        Self {
+            live: ArcSwap::from_pointee(copied),
+            core: Mutex::new(Core { phase: core.phase.clone(), log: core.log.clone(), rings, probes }),
+        }
     }
 
     /// Asks for leave to send a request.

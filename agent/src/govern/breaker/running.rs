@@ -50,6 +50,17 @@ impl Running {
         }
     }
 
+    /// One that holds the same, and shares nothing with it.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            id: self.id,
+            threshold_nanos: self.threshold_nanos,
+            slot_nanos: self.slot_nanos,
+            slots: array::from_fn(|slot| AtomicU64::new(self.slots[slot].load(Acquire))),
+            looked_in: AtomicU64::new(self.looked_in.load(Acquire)),
+        }
+    }
+
     /// A request begins. Also returns how many overdue ones had to make room for it.
     pub(super) fn enter(&self, now_nanos: u64) -> (Place, u64) {
         let slot = now_nanos / self.slot_nanos;

@@ -114,7 +114,7 @@ impl TransitionCounts {
 }
 
 /// The last transitions, and how many there were.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Log {
     pub(super) counts: TransitionCounts,
     pub(super) recent: VecDeque<Transition>,

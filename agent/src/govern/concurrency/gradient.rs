@@ -44,7 +44,7 @@ const SLOW: u32 = 5;
 /// How far `minRTT` follows answers with each update that are faster by more than the buffer.
 const FOLLOW: f64 = 0.25;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Gradient {
     min_requests: u32,
     max_requests: u32,
@@ -232,7 +232,7 @@ impl Gradient {
 }
 
 /// The last samples, in no order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Samples {
     latencies: Vec<u64>,
     /// Where the next one goes when there are as many as are kept.

@@ -66,6 +66,18 @@ impl Limiter {
         Arc::new(Self { config: config.clone(), state: Arc::clone(&self.state) })
     }
 
+    /// One in the same state that shares nothing with it: whatever it is asked changes nothing.
+    #[must_use]
+    pub fn copy(&self) -> Arc<Self> {
+        let state = State {
+            in_flight: AtomicU32::new(self.in_flight()),
+            limit: AtomicU32::new(self.limit()),
+            due_nanos: AtomicU64::new(self.state.due_nanos.load(Relaxed)),
+            controller: Mutex::new(self.state.lock().clone()),
+        };
+        Arc::new(Self { config: self.config.clone(), state: Arc::new(state) })
+    }
+
     pub fn config(&self) -> &Concurrency {
         &self.config
     }

@@ -84,6 +84,18 @@ impl Breakers {
         breaker
     }
 
+    /// A [copy](Breaker::copy) of the breaker of a lane, which is not made if there is none yet.
+    pub fn copy_of(&self, lane: Option<&Tag>) -> Arc<Breaker> {
+        let there = match lane {
+            None => Some(self.baseline.breaker.clone()),
+            Some(tag) => self.lanes.by_tag.load().get(tag).map(|lane| lane.breaker.clone()),
+        };
+        Arc::new(match there {
+            Some(breaker) => breaker.copy(),
+            None => Breaker::new(self.lanes.config.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        })
+    }
+
     /// What a lane's breaker has gone through since this was last asked, by whomever.
     pub fn news(&self, lane: Option<&Tag>) -> Vec<Transition> {
         match lane {

@@ -26,7 +26,7 @@ const TURNS: u64 = 4;
 /// More callers of one service than any node has pods. Of more than that, the first to fall silent is forgotten.
 const MOST_CALLERS: usize = 512;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Accounts {
     open: Vec<Account>,
     /// Up to when what the bucket regained has been booked.
@@ -35,7 +35,7 @@ pub(super) struct Accounts {
     plenty: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Account {
     /// A hash of the caller's identity.
     caller: u64,

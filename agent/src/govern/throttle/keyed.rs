@@ -36,7 +36,7 @@ pub(super) enum Buckets {
     Keyed(Box<[Mutex<Shard>; SHARDS]>),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shared {
     pace: Pace,
     bucket: Bucket,
@@ -119,6 +119,18 @@ impl Buckets {
         }
     }
 
+    /// Buckets of which the one for this key is in the same state, and which share nothing with these.
+    pub(super) fn copy_of(&self, key: u128, now_nanos: u64) -> Self {
+        match self {
+            Self::Shared(shared) => Self::Shared(Box::new(Mutex::new(lock(shared).clone()))),
+            Self::Keyed(shards) => {
+                let shard = lock(shard_of(shards, key)).copy_of(key, now_nanos);
+                let copy = |_| Mutex::new(shard.copy_of(key, now_nanos));
+                Self::Keyed(Box::new(std::array::from_fn(copy)))
+            }
+        }
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         match self {
@@ -146,6 +158,19 @@ impl Shared {
 }
 
 impl Shard {
+    /// One that knows this key only, and has room for others if this one has.
+    fn copy_of(&self, key: u128, now_nanos: u64) -> Self {
+        let Self { pace, buckets, most } = self;
+        let mut copied = LruCache::unbounded_with_hasher(RandomState::new());
+        if let Some(bucket) = buckets.peek(&key) {
+            copied.put(key, *bucket);
+        }
+        // A full one gives back what is as new before it takes another key in.
+        let makes_room = || buckets.peek_lru().is_some_and(|(_, bucket)| bucket.is_as_new(pace, now_nanos));
+        let most = if buckets.len() < *most || makes_room() { *most } else { 0 };
+        Self { pace: pace.clone(), buckets: copied, most }
+    }
+
     fn take(&mut self, key: u128, now_nanos: u64) -> Result<Taken, Short> {
         let Self { pace, buckets, most } = self;
         if let Some(bucket) = buckets.get_mut(&key) {

@@ -89,6 +89,14 @@ impl Throttle {
         Arc::new(Self { rule, state: Arc::clone(&self.state) })
     }
 
+    /// The rule in the state that this request would find; it shares nothing with this one, so asking it changes nothing.
+    #[must_use]
+    pub fn copy_for(&self, request: &impl Request, caller: &str, now_nanos: u64) -> Arc<Self> {
+        let buckets = self.state.buckets.copy_of(self.key(request, caller), now_nanos);
+        let state = Arc::new(State { buckets, hashes: self.state.hashes.clone() });
+        Arc::new(Self { rule: self.rule.clone(), state })
+    }
+
     pub fn rule(&self) -> &Arc<RateLimit> {
         &self.rule
     }

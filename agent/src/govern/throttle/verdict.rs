@@ -38,6 +38,12 @@ impl Throttles {
         Self { rules }
     }
 
+    /// The rules in the state that this request would find ([`Throttle::copy_for`]).
+    #[must_use]
+    pub fn copy_for(&self, request: &impl Request, caller: &str, now_nanos: u64) -> Self {
+        Self { rules: self.rules.iter().map(|rule| rule.copy_for(request, caller, now_nanos)).collect() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
