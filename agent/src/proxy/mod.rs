@@ -13,7 +13,9 @@ mod answer;
 mod buffers;
 mod choose;
 mod connection;
+mod decisions;
 mod detect;
+pub mod explain;
 mod gate;
 mod gauges;
 mod governed;
@@ -42,6 +44,8 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
+use self::{decisions::Wanted, explain::Explanation};
+pub use worker::PodName;
 pub(crate) use worker::THREADS;
 
 use crate::{
@@ -129,6 +133,46 @@ impl Proxy {
         let now = Nanos::now();
         let beats = self.workers.iter().map(|worker| Nanos(worker.status.beat.load(Ordering::Relaxed)));
         now.since(beats.min().unwrap_or_default()).into()
+    }
+
+    /// What became of requests that have ended, the newest first, no more than `most`: of those that are kept (all that
+    /// failed or were refused, a sample of the others) those with this request id and this trace id.
+    pub async fn past(
+        &self,
+        request_id: Option<&str>,
+        trace_id: Option<u128>,
+        most: usize,
+    ) -> Vec<Explanation> {
+        let request = request_id.map(|id| decisions::hash(id.as_bytes()));
+        let wanted = Wanted { request, trace: trace_id, most };
+        let mut asked = Vec::new();
+        for worker in &*self.workers {
+            let (found, wait) = oneshot::channel();
+            worker.send(worker::Command::Decisions { wanted, found });
+            asked.push(wait);
+        }
+        let mut found = Vec::new();
+        for wait in asked {
+            // A worker that has ended keeps nothing.
+            found.extend(wait.await.unwrap_or_default());
+        }
+        let now = Nanos::now();
+        decisions::newest_of(found, most).iter().map(|decision| explain::tell(decision, now)).collect()
+    }
+
+    /// The enrolled pod of this name.
+    pub async fn pod(&self, name: &PodName) -> Option<Arc<Pod>> {
+        let (found, wait) = oneshot::channel();
+        self.workers[0].send(worker::Command::Find { name: name.clone(), found });
+        wait.await.ok().flatten()
+    }
+
+    /// Serves a connection as if this pod had made it to `original`: everything that is decided about the pod's own is
+    /// decided about it. What is decided about the request with the id `awaited` is kept. One of a pod that is not
+    /// enrolled, or has used up its share, is closed.
+    pub fn carry(&self, name: PodName, stream: std::net::TcpStream, original: SocketAddr, awaited: &str) {
+        let awaited = decisions::hash(awaited.as_bytes());
+        self.workers[0].send(worker::Command::Carry { name, stream, original, awaited });
     }
 
     /// Tells all callers to reconnect and waits until nothing is in flight.

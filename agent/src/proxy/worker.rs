@@ -6,6 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -16,11 +17,20 @@ use std::{
 
 use ahash::AHashMap;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
 };
 
-use super::{Options, Pod, accept, buffers::Buffers, gate::Gate, gauges, http2, pool::Pool, share::Share};
+use super::{
+    Options, Pod, accept,
+    buffers::Buffers,
+    connection::{self, Connection},
+    decisions::{Decision, Decisions, Wanted},
+    gate::Gate,
+    gauges, http2,
+    pool::Pool,
+    share::Share,
+};
 use crate::{
     clock::Nanos,
     cluster::model::Snapshot,
@@ -62,10 +72,35 @@ pub(crate) enum Command {
         id: u64,
         closed: oneshot::Sender<()>,
     },
+    /// Decisions that were kept.
+    Decisions {
+        wanted: Wanted,
+        found: oneshot::Sender<Vec<Decision>>,
+    },
+    /// The pod of this namespace and name.
+    Find {
+        name: PodName,
+        found: oneshot::Sender<Option<Arc<Pod>>>,
+    },
+    /// A connection that somebody has made as this pod to `original`; what is decided about the request with the id
+    /// `awaited` is kept.
+    Carry {
+        name: PodName,
+        stream: std::net::TcpStream,
+        original: SocketAddr,
+        awaited: u64,
+    },
     /// All pods' connections are to end; answered when the last in-flight one has.
     Drain {
         drained: oneshot::Sender<()>,
     },
+}
+
+/// A pod's namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodName {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 /// What the rest of the agent sees of a worker.
@@ -98,6 +133,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) h2: http2::Pool,
     pub(crate) rng: RefCell<fastrand::Rng>,
+    pub(crate) decisions: Decisions,
     pods: RefCell<AHashMap<u64, Rc<PodHere>>>,
     /// Exchanges and tunnels that are going on.
     busy: Cell<usize>,
@@ -149,6 +185,12 @@ impl Drop for Listening {
 /// Counts an exchange or a tunnel as going on, for draining.
 pub(crate) struct Busy(Rc<Worker>);
 
+impl Busy {
+    pub(crate) fn worker(&self) -> &Worker {
+        &self.0
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.set(self.0.busy.get() - 1);
@@ -157,6 +199,7 @@ impl Drop for Busy {
 
 impl Worker {
     fn new(options: Rc<Options>) -> Self {
+        let decisions = Decisions::new(options.workers);
         Self {
             metrics: options.metrics.clone(),
             access_log: options.access_log.lines(),
@@ -166,6 +209,7 @@ impl Worker {
             pool: Pool::default(),
             h2: http2::Pool::default(),
             rng: RefCell::new(fastrand::Rng::new()),
+            decisions,
             pods: RefCell::default(),
             busy: Cell::new(0),
             complained: Cell::default(),
@@ -255,6 +299,31 @@ impl Worker {
         });
     }
 
+    fn find(&self, name: &PodName) -> Option<Rc<PodHere>> {
+        let is = |pod: &&Rc<PodHere>| {
+            let workload = pod.pod.workload.load();
+            (&workload.namespace, &workload.name) == (&name.namespace, &name.name)
+        };
+        self.pods.borrow().values().find(is).cloned()
+    }
+
+    /// Serves a connection as if the pod had made it. One that cannot be served is closed.
+    fn carry(
+        self: &Rc<Self>,
+        name: &PodName,
+        stream: std::net::TcpStream,
+        original: SocketAddr,
+        awaited: u64,
+    ) {
+        let Some(pod) = self.find(name) else { return };
+        let Some(place) = pod.connections.take_one() else { return };
+        let prepared = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        let Ok(stream) = prepared else { return };
+        self.decisions.await_one(awaited);
+        let connection = Connection { worker: self.clone(), pod, stream, original, _place: place };
+        tokio::task::spawn_local(connection::serve(connection));
+    }
+
     fn drain(self: &Rc<Self>, drained: oneshot::Sender<()>) {
         for pod in self.pods.borrow().values() {
             pod.gate.shut();
@@ -338,6 +407,16 @@ pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> 
                         Some(Command::Open { id, pod, listeners }) => worker.open(id, pod, listeners),
                         Some(Command::Close { id, closed }) => worker.close(id, closed),
                         Some(Command::Drain { drained }) => worker.drain(drained),
+                        // Whoever asked may have given up.
+                        Some(Command::Decisions { wanted, found }) => {
+                            let _ = found.send(worker.decisions.find(&wanted));
+                        }
+                        Some(Command::Find { name, found }) => {
+                            let _ = found.send(worker.find(&name).map(|pod| pod.pod.clone()));
+                        }
+                        Some(Command::Carry { name, stream, original, awaited }) => {
+                            worker.carry(&name, stream, original, awaited);
+                        }
                         None => return,
                     },
                 }

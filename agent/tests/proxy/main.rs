@@ -9,6 +9,7 @@ mod detection;
 mod drain;
 mod endpoints;
 mod entry;
+mod explain;
 mod failing;
 mod fallbacks;
 mod framing;

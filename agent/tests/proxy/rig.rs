@@ -240,7 +240,7 @@ impl Builder {
             // Not kept here, for they end with the proxy.
             access_log: self.access_log.take().unwrap_or_else(AccessLog::off),
             tracer: self.tracer.take().unwrap_or_else(|| Tracer::off(&[Propagation::W3c])),
-            tag_names: Arc::new(TagNames::new(&["x-mse-tag".parse().unwrap()]).unwrap()),
+            tag_names: tag_names(),
             connections_per_pod: self.connections.unwrap_or(1000),
             idle_grace: Duration::from_millis(50),
         })
@@ -267,6 +267,10 @@ impl Builder {
     }
 }
 
+fn tag_names() -> Arc<TagNames> {
+    Arc::new(TagNames::new(&["x-mse-tag".parse().unwrap()]).unwrap())
+}
+
 impl Rig {
     /// A service that is declared to speak HTTP, so that nothing depends on how soon a caller speaks.
     pub(crate) fn builder() -> Builder {
@@ -281,6 +285,16 @@ impl Rig {
     /// A proxy before one endpoint of a service that is declared to speak `protocol`.
     pub(crate) fn speaking(protocol: Protocol, origin: &Origin) -> Self {
         Self::builder().endpoint(origin.address).protocol(protocol).start()
+    }
+
+    /// What is in force.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Under which names requests carry their tags.
+    pub(crate) fn tag_names(&self) -> Arc<TagNames> {
+        tag_names()
     }
 
     /// A caller's connection.

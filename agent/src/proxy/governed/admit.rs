@@ -26,7 +26,7 @@ use crate::{
         metrics::{LimitDecision, ServiceMetrics},
         reason::Reason,
     },
-    proxy::answer::Cause,
+    proxy::{answer::Cause, decisions::Event},
 };
 
 /// When it is worth asking again where as many requests are in flight as may be: nobody knows, but not at once.
@@ -120,6 +120,11 @@ async fn take_turn<E: Exchange>(
     if wait.is_zero() {
         return Ok(verdict);
     }
+    for (rule, admission) in verdict.decisions() {
+        if let (Admission::After(wait), Mode::Enforce) = (admission, rule.mode) {
+            exchange.call().record.decided(|| Event::Queued { rule: rule.name.clone(), wait });
+        }
+    }
     match pause(exchange, wait, deadline, true).await {
         Ok(None) => Ok(verdict),
         Ok(Some(left)) => {
@@ -157,7 +162,7 @@ pub(super) async fn pause<E: Exchange>(
 }
 
 fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict) {
-    let numbers = &exchange.call().known.numbers;
+    let call = exchange.call();
     for (rule, admission) in verdict.decisions() {
         let decision = match (admission, rule.mode) {
             (Admission::After(_), Mode::Enforce) => LimitDecision::Queued,
@@ -166,6 +171,9 @@ fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict) {
             (Admission::Refused { .. }, Mode::Enforce) => LimitDecision::Refused,
             (Admission::Refused { .. }, Mode::Observe) => LimitDecision::WouldRefuse,
         };
-        numbers.rate_limited(&rule.name, decision);
+        call.known.numbers.rate_limited(&rule.name, decision);
+        if decision == LimitDecision::WouldRefuse {
+            call.record.decided(|| Event::WouldRefuse { rule: rule.name.clone() });
+        }
     }
 }

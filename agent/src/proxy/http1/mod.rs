@@ -24,10 +24,12 @@ use tokio::{
 };
 
 pub(crate) use self::head::MAX_HEAD_BYTES;
-use self::{exchange::Ended, head::HeadEnd, request::Refused, view::View};
+use self::{exchange::Ended, head::HeadEnd, request::Refused};
+pub(crate) use self::{request::read, view::View};
 use super::{
     answer::{self, Kind, MadeUp},
     connection::{Connection, HEAD_TIMEOUT},
+    decisions::Ids,
     governed::Call,
     known::Known,
     record::{Described, Record},
@@ -79,15 +81,19 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let mut record = Record::begin(&connection.worker);
         let entry = || known.destination.service.colour(&View(head), &workload);
         let mut traces = connection.worker.scan();
-        let read = request::read(head, names, workload.tag.as_ref(), entry, traces.as_mut(), &mut outgoing);
+        let read = read(head, names, workload.tag.as_ref(), entry, traces.as_mut(), &mut outgoing);
         drop(workload);
+        let (tagging, ids) = read
+            .as_ref()
+            .map_or_else(|_| (None, Ids::default()), |request| (Some(&request.tagging), request.ids));
+        let view = View(head);
+        record.note(&connection.pod, &known.destination, tagging, ids, (view.method(), view.path()));
         if let Some(traces) = traces {
             // Of what is not forwarded no trace is told.
             let found = if read.is_ok() { traces.finish() } else { Found::Unusable { denied: false } };
             let (Connection { worker, pod, .. }, destination) = (&connection, &known.destination);
             let tagging = read.as_ref().ok().map(|request| &request.tagging);
             let old = read.as_ref().is_ok_and(|request| request.http10);
-            let view = View(head);
             let protocol = if old { "HTTP/1.0" } else { "HTTP/1.1" };
             let begun = record.describe(worker, pod, destination, tagging, found, || Described {
                 protocol,
@@ -95,6 +101,7 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
                 target: view.target(),
             });
             if let Some((name, value)) = begun {
+                record.note_trace(&value);
                 head::add_last(&mut outgoing, name.as_bytes(), &value);
             }
         }
@@ -177,7 +184,8 @@ async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Inco
     }
 }
 
-fn reason_of(refused: Refused) -> Reason {
+/// With what a request is refused that is not understood.
+pub(crate) fn reason_of(refused: Refused) -> Reason {
     match refused {
         Refused::Malformed(_) => Reason::BadRequest,
         Refused::TooManyHeaders => Reason::HeaderTooLarge,

@@ -10,6 +10,7 @@ use super::{
     body::Body,
     head::{Copier, MAX_HEADERS, add, elements},
 };
+use crate::proxy::decisions::Ids;
 use crate::{
     govern::{
         baggage,
@@ -62,6 +63,8 @@ pub(crate) struct Request {
     /// It asks for another protocol (RFC 9110, section 7.8), other than cleartext HTTP/2.
     pub(crate) upgrade: bool,
     pub(crate) tagging: Tagging,
+    /// By what it can be found again.
+    pub(crate) ids: Ids,
 }
 
 /// Why a request is not forwarded.
@@ -91,6 +94,8 @@ struct Lines<'h> {
     /// The protocols asked for that may be passed on.
     upgrade: bool,
     te_trailers: bool,
+    request_id: Option<&'h [u8]>,
+    traceparent: Option<&'h [u8]>,
     /// Header names listed in `Connection`.
     nominated: SmallVec<[&'h [u8]; 4]>,
 }
@@ -145,6 +150,7 @@ pub(crate) fn read(
         expects: lines.expects && !http10,
         upgrade,
         tagging,
+        ids: Ids::new(lines.request_id, lines.traceparent),
     })
 }
 
@@ -184,6 +190,8 @@ impl<'h> Lines<'h> {
                     }
                 }
             }
+            11 if name.eq_ignore_ascii_case("traceparent") => self.traceparent = Some(value),
+            12 if name.eq_ignore_ascii_case("x-request-id") => self.request_id = Some(value),
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let first = self.length.replace(length(value)?).is_none();
                 first.then_some(()).ok_or(Refused::Malformed("more than one Content-Length"))?;

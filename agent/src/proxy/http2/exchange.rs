@@ -31,6 +31,7 @@ use crate::{
     proxy::{
         answer::{Kind, MadeUp},
         choose::Chosen,
+        decisions::Ids,
         governed::{self, Break, Call, Failure, Held, Left},
         known::Known,
         record::{Described, Record},
@@ -130,6 +131,10 @@ impl Exchange {
             let service = &known.destination.service;
             tag(&mut head, &worker.options.tag_names, &workload, service, traces.as_mut())
         };
+        let id = |name| head.headers.get(name).map(HeaderValue::as_bytes);
+        let ids = Ids::new(id("x-request-id"), id("traceparent"));
+        let request = (head.method.as_str().as_bytes(), head.uri.path().as_bytes());
+        record.note(pod, &known.destination, Some(&tagging), ids, request);
         if let Some(traces) = traces {
             let found = traces.finish();
             let begun =
@@ -138,6 +143,9 @@ impl Exchange {
                     method: head.method.as_str().as_bytes(),
                     target: head.uri.path().as_bytes(),
                 });
+            if let Some((_, value)) = &begun {
+                record.note_trace(value);
+            }
             if let Some((name, value)) = begun
                 && let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value))
             {

@@ -9,6 +9,7 @@ use self::told::{End, Told};
 use super::{
     answer::Cause,
     choose::Chosen,
+    decisions::{Draft, Event, Ids},
     timing::Timing,
     worker::{Busy, PodHere, Worker},
 };
@@ -33,8 +34,10 @@ pub(crate) struct Record {
     active: Option<(ActiveRequest, Arc<Series>)>,
     /// `None` if nobody is told of it, or has been told already.
     told: Option<Box<Told>>,
+    /// What is decided about it, for those who ask later.
+    draft: Option<Draft>,
     /// Draining waits for it.
-    _busy: Busy,
+    busy: Busy,
 }
 
 impl Record {
@@ -47,7 +50,35 @@ impl Record {
             timing: Timing::default(),
             active: None,
             told: None,
-            _busy: worker.busy(),
+            draft: None,
+            busy: worker.busy(),
+        }
+    }
+
+    /// From now on what is decided about the request is noted. `path` is without the query.
+    pub(crate) fn note(
+        &mut self,
+        pod: &Rc<PodHere>,
+        destination: &Rc<Destination>,
+        tagging: Option<&Tagging>,
+        ids: Ids,
+        (method, path): (&[u8], &[u8]),
+    ) {
+        let decisions = &self.busy.worker().decisions;
+        self.draft = Some(decisions.begin(pod, destination, tagging, ids, method, path));
+    }
+
+    /// The request's trace begins here.
+    pub(crate) fn note_trace(&mut self, traceparent: &[u8]) {
+        if let Some(draft) = &mut self.draft {
+            draft.decision.ids.trace = Ids::new(None, Some(traceparent)).trace;
+        }
+    }
+
+    /// Something was decided.
+    pub(crate) fn decided(&mut self, event: impl FnOnce() -> Event) {
+        if let Some(draft) = &mut self.draft {
+            draft.decision.push(event());
         }
     }
 
@@ -87,6 +118,11 @@ impl Record {
         if let Some(told) = &mut self.told {
             told.chosen(chosen);
         }
+        self.decided(|| Event::Chosen {
+            endpoint: chosen.address(),
+            pod: chosen.endpoint().pod.clone(),
+            panic: chosen.panic,
+        });
     }
 
     /// The attempt at the endpoint has ended and another one may follow; `status` is 0 if there was no answer.
@@ -94,6 +130,7 @@ impl Record {
         if let Some(told) = &mut self.told {
             told.attempted(status, grpc_status, error);
         }
+        self.decided(|| Event::Failed { status, reason: error });
     }
 
     /// It is sent again.
@@ -101,6 +138,7 @@ impl Record {
         if let Some(told) = &mut self.told {
             told.retried();
         }
+        self.decided(|| Event::Retried);
     }
 
     /// The status of gRPC that the caller gets.
@@ -121,6 +159,9 @@ impl Record {
     pub(crate) fn ruled(&mut self, cause: &Cause) {
         if let Some(told) = &mut self.told {
             told.ruled(cause);
+        }
+        if let Some(rule) = &cause.rule {
+            self.decided(|| Event::Ruled { rule: rule.name.clone(), policy: rule.policy.clone() });
         }
     }
 
@@ -157,6 +198,9 @@ impl Record {
         if let Some(told) = &mut self.told {
             told.set_tag_outcome(outcome.filter(|_| tagging.tag.is_some()));
         }
+        if let Some(draft) = &mut self.draft {
+            draft.decision.tag_outcome = outcome.filter(|_| tagging.tag.is_some());
+        }
         for _ in 0..tagging.invalid {
             numbers.tag(TagOutcome::Invalid);
         }
@@ -166,6 +210,12 @@ impl Record {
     }
 
     fn tell(&mut self, status: u16, reason: Option<Reason>, now: Nanos) {
+        if let Some(mut draft) = self.draft.take() {
+            let decision = &mut draft.decision;
+            (decision.ended, decision.took) = (now, now.since(self.started));
+            (decision.status, decision.reason) = (status, reason);
+            self.busy.worker().decisions.end(draft);
+        }
         let Some(told) = self.told.take() else { return };
         told.tell(End {
             now,
@@ -182,6 +232,8 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         // The series count themselves when `active` is dropped.
-        self.tell(0, Some(Reason::CallerClosed), Nanos::now());
+        if self.told.is_some() || self.draft.is_some() {
+            self.tell(0, Some(Reason::CallerClosed), Nanos::now());
+        }
     }
 }

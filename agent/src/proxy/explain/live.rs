@@ -1,0 +1,482 @@
+//! What would become of a request now.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use fastrand::Rng;
+
+use super::{Candidate, Explanation, Outcome, Stage, Steps, Verdict, rule, text};
+use crate::{
+    clock::Nanos,
+    cluster::model::{Destination, Protocol, Service, Snapshot, Workload},
+    govern::{
+        endpoint::Endpoint,
+        fallback,
+        lane::{RequestTag, TagNames, TagSource, Tagging},
+        outlier,
+        policy::{FallbackAction, FallbackOn, LaneFallback, Mode},
+        request::Request,
+        route::{self, Candidates, Lane, Refusal},
+        subset::Subset,
+        tag::Tag,
+        throttle::Admission,
+        warmup::{self, Stage as Warmth},
+    },
+    observe::reason::Reason,
+    proxy::http1::{self, View},
+};
+
+/// Draws that tell how often each endpoint is chosen.
+const DRAWS: u32 = 1000;
+
+/// A request that is asked about.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub caller: Arc<Workload>,
+    /// Why its connections are not captured; `None`: they are.
+    pub not_captured: Option<String>,
+    /// What it dials.
+    pub dialled: SocketAddr,
+    /// A head of HTTP/1, with its empty line.
+    pub head: Vec<u8>,
+}
+
+/// Why the request ends at a step.
+struct Stopped {
+    reason: Reason,
+    on: Option<FallbackOn>,
+}
+
+/// Where it goes.
+struct Chosen {
+    endpoint: Arc<Endpoint>,
+    lane: Lane,
+}
+
+/// Goes through the decision. Nothing is changed by it: what the rules remember is asked as a copy.
+pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanation {
+    let Asked { caller, head, dialled, .. } = asked;
+    let view = View(head);
+    let mut explanation = Explanation {
+        ended: None,
+        caller: format!("{}/{}", caller.namespace, caller.name),
+        service: None,
+        method: text(view.method()),
+        path: text(view.path()),
+        steps: Vec::new(),
+        candidates: Vec::new(),
+        outcome: Outcome::of("the connection goes direct, as if Sluice were not there"),
+    };
+    let mut steps = Steps::default();
+    if let Some(why) = &asked.not_captured {
+        steps.say(Stage::Captured, Verdict::Stops, why, Some(format!("Pod {}", explanation.caller)));
+        explanation.steps = steps.0;
+        return explanation;
+    }
+    let enrolled = "the pod is enrolled: its new connections to governed addresses come to the agent";
+    steps.say(Stage::Captured, Verdict::Passes, enrolled, Some(format!("Pod {}", explanation.caller)));
+    let Some(destination) = snapshot.destination(*dialled) else {
+        let what = format!(
+            "nothing is governed at {dialled}: no service of an opted-in namespace has that address and port"
+        );
+        steps.say(Stage::Governed, Verdict::Stops, what, None);
+        explanation.steps = steps.0;
+        return explanation;
+    };
+    explanation.service = Some(destination.service.to_string());
+    let mut walk = Walk {
+        steps,
+        service: &destination.service,
+        destination,
+        caller,
+        view,
+        now: Nanos::now().0,
+        candidates: Vec::new(),
+    };
+    explanation.outcome = walk.go(names, *dialled);
+    explanation.steps = walk.steps.0;
+    explanation.candidates = walk.candidates;
+    explanation
+}
+
+struct Walk<'a> {
+    steps: Steps,
+    service: &'a Service,
+    destination: &'a Destination,
+    caller: &'a Workload,
+    view: View<'a>,
+    now: u64,
+    candidates: Vec<Candidate>,
+}
+
+impl Walk<'_> {
+    fn go(&mut self, names: &TagNames, dialled: SocketAddr) -> Outcome {
+        self.governed(dialled);
+        if !self.protocol() {
+            return Outcome::of("its bytes are carried to an endpoint, and no request is looked at");
+        }
+        let tagging = match self.request(names) {
+            Ok(tagging) => tagging,
+            Err(outcome) => return outcome,
+        };
+        self.tag(&tagging, names);
+        let tag = tagging.tag.as_ref();
+        match self.admit().and_then(|()| self.route(tag)).and_then(|chosen| self.ask_breaker(chosen)) {
+            Ok(chosen) => {
+                self.afterwards();
+                let pod = chosen.endpoint.pod.as_deref();
+                let endpoint = chosen.endpoint.address.to_string();
+                let lane = match (chosen.lane, tag) {
+                    (Lane::Routed, Some(tag)) => format!("in lane {}", tag.as_str()),
+                    (Lane::FellBack, Some(tag)) => {
+                        format!("of the baseline, which answers for lane {}", tag.as_str())
+                    }
+                    _ => "of the baseline".to_owned(),
+                };
+                let shown = pod.map_or_else(|| endpoint.clone(), |pod| format!("{pod} ({endpoint})"));
+                let what = format!("goes to {shown} {lane}");
+                let pod = pod.map(str::to_owned);
+                Outcome { endpoint: Some(endpoint), pod, ..Outcome::of(what) }
+            }
+            Err(stopped) => self.stand_in(&stopped),
+        }
+    }
+
+    fn policy(&self) -> Option<&str> {
+        self.service.governor.policy().name.as_deref()
+    }
+
+    fn rule(&self, name: &str) -> Option<String> {
+        Some(rule(name, self.policy()))
+    }
+
+    fn service_object(&self) -> Option<String> {
+        Some(format!("Service {}/{}", self.service.namespace, self.service.name))
+    }
+
+    fn governed(&mut self, dialled: SocketAddr) {
+        let what = match &self.destination.pinned {
+            None => format!("{dialled} is {}", self.service),
+            Some(_) => format!("{dialled} is an endpoint of {}, which is headless", self.service),
+        };
+        let object = self.service_object();
+        self.steps.say(Stage::Governed, Verdict::Passes, what, object);
+    }
+
+    /// Whether requests are looked at.
+    fn protocol(&mut self) -> bool {
+        let object = self.service_object();
+        let (verdict, what) = match self.service.protocol {
+            Protocol::Detect => {
+                (Verdict::Passes, "nothing is declared: the first bytes tell that it is HTTP")
+            }
+            Protocol::Http => (Verdict::Passes, "declared as HTTP by the port's appProtocol or name"),
+            Protocol::Http2 => {
+                (Verdict::Passes, "declared as HTTP/2 or gRPC by the port's appProtocol or name")
+            }
+            Protocol::Opaque => {
+                (Verdict::Stops, "declared as something else than HTTP by the port's appProtocol or name")
+            }
+        };
+        self.steps.say(Stage::Protocol, verdict, what, object);
+        verdict == Verdict::Passes
+    }
+
+    /// Reads the request as the proxy does.
+    fn request(&mut self, names: &TagNames) -> Result<Tagging, Outcome> {
+        let entry = || self.service.colour(&self.view, self.caller);
+        let read =
+            http1::read(self.view.0, names, self.caller.tag.as_ref(), entry, None, &mut BytesMut::new());
+        read.map(|request| request.tagging).map_err(|refused| {
+            let reason = http1::reason_of(refused);
+            self.steps.say(Stage::Request, Verdict::Stops, refused.to_string(), None);
+            made_up(reason, format!("Sluice answers {}: {}", reason.status(), reason.message()))
+        })
+    }
+
+    fn tag(&mut self, tagging: &Tagging, names: &TagNames) {
+        let because = match tagging.source {
+            None => None,
+            Some(TagSource::Header) => Some(format!("a tag header of the request ({})", names.header())),
+            Some(TagSource::Baggage) => {
+                Some(format!("the member {} of the request's baggage", names.baggage_key()))
+            }
+            Some(TagSource::Workload) => {
+                Some(format!("Pod {}/{}, whose own tag it is", self.caller.namespace, self.caller.name))
+            }
+            Some(TagSource::Entry) => {
+                let coloured = self.service.entry.colour(&self.view, self.caller.address());
+                coloured.map(|coloured| format!("entry[{}] of TrafficLane {}", coloured.rule, coloured.lane))
+            }
+        };
+        let ignored = match tagging.invalid {
+            0 => String::new(),
+            values => format!("; {values} values that are no tags were ignored"),
+        };
+        let (verdict, what) = match &tagging.tag {
+            Some(tag) => (Verdict::Changes, format!("{}{ignored}", tag.as_str())),
+            None => (Verdict::Passes, format!("none, and no entry rule takes it{ignored}")),
+        };
+        self.steps.say(Stage::Tag, verdict, what, because);
+    }
+
+    fn admit(&mut self) -> Result<(), Stopped> {
+        let governor = &self.service.governor;
+        let rules = governor.throttles().copy_for(&self.view, &self.caller.uid, self.now);
+        let verdict = rules.admit(&self.view, &self.caller.uid, self.now);
+        for (limit, admission) in verdict.decisions() {
+            let enforced = limit.mode == Mode::Enforce;
+            let (verdict, what) = match admission {
+                Admission::Now => (Verdict::Passes, "admits it at once".to_owned()),
+                Admission::After(wait) if enforced => {
+                    (Verdict::Changes, format!("lets it wait for {} first", shown(wait)))
+                }
+                Admission::After(wait) => {
+                    (Verdict::WouldStop, format!("only observes; it would let it wait for {}", shown(wait)))
+                }
+                Admission::Refused { retry_after } if enforced => {
+                    (Verdict::Stops, format!("refuses it; worth asking again in {}", shown(retry_after)))
+                }
+                Admission::Refused { .. } => {
+                    (Verdict::WouldStop, "only observes; it would refuse it".to_owned())
+                }
+            };
+            let because = self.rule(&format!("rule {}", limit.name));
+            self.steps.say(Stage::RateLimit, verdict, what, because);
+        }
+        if verdict.refusal().is_some() {
+            return Err(Stopped { reason: Reason::Throttled, on: Some(FallbackOn::Throttled) });
+        }
+        let Some(limiter) = governor.limiter() else { return Ok(()) };
+        let copy = limiter.copy();
+        let (in_flight, full) = (copy.in_flight(), copy.try_acquire(self.now).is_err());
+        let counted = format!("{in_flight} requests are in flight, {} may be", copy.limit());
+        let verdict = match (full, copy.config().mode) {
+            (false, _) => Verdict::Passes,
+            (true, Mode::Enforce) => Verdict::Stops,
+            (true, Mode::Observe) => Verdict::WouldStop,
+        };
+        let because = self.rule("concurrency");
+        self.steps.say(Stage::Concurrency, verdict, counted, because);
+        match verdict {
+            Verdict::Stops => {
+                Err(Stopped { reason: Reason::ConcurrencyLimited, on: Some(FallbackOn::Throttled) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn route(&mut self, tag: Option<&RequestTag>) -> Result<Chosen, Stopped> {
+        if let Some(pinned) = &self.destination.pinned {
+            let what = "the caller dialled this endpoint itself and stays with it";
+            let object = self.service_object();
+            self.steps.say(Stage::Endpoint, Verdict::Passes, what, object);
+            return Ok(Chosen { endpoint: pinned.clone(), lane: Lane::Baseline });
+        }
+        let (service, original) = (self.service, self.service.candidates());
+        let copied = original.baseline.copy();
+        let lanes: BTreeMap<Tag, Subset> =
+            original.lanes.iter().map(|(tag, subset)| (tag.clone(), subset.copy())).collect();
+        let candidates = Candidates { baseline: &copied, lanes: &lanes, ..original };
+        let fallback = service.fallback(tag);
+        let call =
+            route::Call { tag, fallback, caller: self.caller.address(), tried: &[], now_nanos: self.now };
+        let mut rng = Rng::new();
+        let decided = route::route(candidates, &call, &mut rng);
+        let mut drawn: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+        for _ in 0..DRAWS {
+            if let Ok(decision) = route::route(candidates, &call, &mut rng) {
+                *drawn.entry(decision.endpoint.address).or_default() += 1;
+            }
+        }
+        self.lane(tag, fallback, &decided);
+        let of_lane = tag.and_then(|tag| lanes.get(tag.as_str()));
+        for endpoint in of_lane.into_iter().flat_map(|lane| lane.iter()).chain(copied.iter()) {
+            let draws = drawn.get(&endpoint.address).copied().unwrap_or_default();
+            self.candidates.push(candidate(service, endpoint, draws, self.now));
+        }
+        match decided {
+            Ok(decision) => {
+                let (shown, of) =
+                    (self.candidates.iter().filter(|one| one.of_hundred > 0).count(), self.candidates.len());
+                let mut what = format!(
+                    "{} is drawn by {:?}; {shown} of {of} may be",
+                    decision.endpoint.address,
+                    service.governor.policy().load_balancer.algorithm
+                );
+                if service.session_affinity {
+                    what = format!("{} is the caller's (sessionAffinity)", decision.endpoint.address);
+                }
+                if decision.panic {
+                    what += "; panic: too few are usable, so those that are held out are asked as well";
+                }
+                let because = self.rule("loadBalancer").filter(|_| self.policy().is_some());
+                let verdict = if decision.panic { Verdict::Changes } else { Verdict::Passes };
+                self.steps.say(Stage::Endpoint, verdict, what, because);
+                Ok(Chosen { endpoint: decision.endpoint, lane: decision.lane })
+            }
+            Err(Refusal::NoEndpoint) => {
+                Err(Stopped { reason: Reason::NoEndpoint, on: Some(FallbackOn::NoEndpoint) })
+            }
+            Err(Refusal::LaneUnavailable) => {
+                Err(Stopped { reason: Reason::LaneUnavailable, on: Some(FallbackOn::NoEndpoint) })
+            }
+        }
+    }
+
+    fn lane(
+        &mut self,
+        tag: Option<&RequestTag>,
+        fallback: LaneFallback,
+        decided: &Result<route::Decision, Refusal>,
+    ) {
+        let service = self.service;
+        let (baseline, usable) = (service.baseline.len(), service.baseline.usable());
+        let of_baseline = format!("the baseline has {baseline} endpoints, {usable} of them ready");
+        let Some(tag) = tag else {
+            let verdict = if decided.is_ok() { Verdict::Passes } else { Verdict::Stops };
+            let object = self.service_object();
+            self.steps.say(Stage::Lane, verdict, format!("no tag: {of_baseline}"), object);
+            return;
+        };
+        let tag = tag.as_str();
+        let there = service.lanes.get(tag).map_or_else(
+            || format!("{service} has no endpoint in lane {tag}"),
+            |lane| format!("lane {tag} has {} endpoints, {} of them ready", lane.len(), lane.usable()),
+        );
+        let fails = fallback == LaneFallback::Fail;
+        let because = if fails {
+            Some(format!("fallback: Fail of the TrafficLane for {tag} in {}", service.namespace))
+        } else {
+            self.service_object()
+        };
+        let (verdict, what) = match decided {
+            Ok(decision) if decision.lane == Lane::FellBack => (
+                Verdict::Changes,
+                format!("{there}: falls back to the baseline, and keeps its tag; {of_baseline}"),
+            ),
+            Ok(_) => (Verdict::Passes, there),
+            Err(_) if fails => (Verdict::Stops, format!("{there}, and it must not fall back")),
+            Err(_) => (Verdict::Stops, format!("{there}; {of_baseline}")),
+        };
+        self.steps.say(Stage::Lane, verdict, what, because);
+    }
+
+    fn ask_breaker(&mut self, chosen: Chosen) -> Result<Chosen, Stopped> {
+        let Some(breakers) = self.service.governor.breakers() else { return Ok(chosen) };
+        let lane = chosen.endpoint.tag.as_ref();
+        let breaker = breakers.copy_of(lane);
+        let state = breaker.state(self.now).code();
+        let why = breaker
+            .recent_transitions()
+            .last()
+            .map_or_else(String::new, |last| format!(", for {}", last.why));
+        let of = format!("that of {} is {state}{why}", lane.map_or("the baseline", Tag::as_str));
+        let (verdict, what) = match breaker.try_acquire(self.now) {
+            Ok(leave) if leave.would_refuse().is_some() => {
+                (Verdict::WouldStop, format!("{of}; it only observes, and would refuse it"))
+            }
+            Ok(_) => (Verdict::Passes, of),
+            Err(open) => (Verdict::Stops, format!("{of}; worth asking again in {}", shown(open.retry_after))),
+        };
+        let because = self.rule("circuitBreaker");
+        self.steps.say(Stage::CircuitBreaker, verdict, what, because);
+        match verdict {
+            Verdict::Stops => Err(Stopped { reason: Reason::CircuitOpen, on: Some(FallbackOn::CircuitOpen) }),
+            _ => Ok(chosen),
+        }
+    }
+
+    /// What may still happen to it.
+    fn afterwards(&mut self) {
+        let policy = self.service.governor.policy().clone();
+        let times =
+            [("request", policy.timeouts.request), ("backendRequest", policy.timeouts.backend_request)];
+        for (name, time) in times {
+            if let Some(time) = time {
+                let because = self.rule(&format!("timeouts.{name}"));
+                self.steps.say(Stage::Timeout, Verdict::Passes, format!("has {}", shown(time)), because);
+            }
+        }
+        if let Some(retry) = &policy.retry {
+            let method = self.view.method();
+            let may = retry.methods.iter().any(|allowed| allowed.as_str().as_bytes() == method);
+            let what = if may {
+                format!("may be sent again up to {} times, as far as the budget allows", retry.attempts)
+            } else {
+                format!("{} is not sent again", text(method))
+            };
+            let because = self.rule("retry");
+            self.steps.say(Stage::Retry, Verdict::Passes, what, because);
+        }
+    }
+
+    /// What answers in an endpoint's place.
+    fn stand_in(&mut self, stopped: &Stopped) -> Outcome {
+        let reason = stopped.reason;
+        let policy = self.service.governor.policy().clone();
+        let fallbacks = stopped.on.into_iter().flat_map(|on| fallback::candidates(&policy.fallbacks, on));
+        for one in fallbacks {
+            let because = self.rule(&format!("fallback {}", one.name));
+            match &one.action {
+                FallbackAction::Static(answer) => {
+                    let what = format!("answers {} in the service's place", answer.status);
+                    self.steps.say(Stage::Fallback, Verdict::Changes, &*what, because);
+                    return Outcome {
+                        status: Some(answer.status),
+                        ..made_up(reason, format!("fallback {} {what}", one.name))
+                    };
+                }
+                FallbackAction::Stale(_) => {
+                    let what = "gives the last good answer, if one is kept; else it goes on";
+                    self.steps.say(Stage::Fallback, Verdict::Changes, what, because);
+                }
+            }
+        }
+        made_up(reason, format!("Sluice answers {} itself: {}", reason.status(), reason.message()))
+    }
+}
+
+fn made_up(reason: Reason, what: String) -> Outcome {
+    Outcome { status: Some(reason.status()), reason: Some(reason.code().to_owned()), ..Outcome::of(what) }
+}
+
+fn candidate(service: &Service, endpoint: &Endpoint, draws: u32, now: u64) -> Candidate {
+    let policy = service.governor.policy();
+    let warmup = policy.load_balancer.warmup.as_ref();
+    let ejected = outlier::ejected_until(policy.outlier_detection.as_ref(), endpoint, now);
+    let state = if endpoint.is_draining() {
+        "draining".to_owned()
+    } else if !endpoint.is_usable() {
+        "not ready".to_owned()
+    } else if let Some(until) = ejected {
+        format!("ejected for {}", shown(Duration::from_nanos(until.saturating_sub(now))))
+    } else {
+        match warmup.map(|warmup| warmup::stage(warmup, endpoint, now)) {
+            Some(Warmth::Delayed) => "delayed".to_owned(),
+            Some(Warmth::Warming(_)) => "warming".to_owned(),
+            Some(Warmth::Warm) | None => "usable".to_owned(),
+        }
+    };
+    let out = ejected.is_some() || !endpoint.is_usable();
+    Candidate {
+        endpoint: endpoint.address.to_string(),
+        pod: endpoint.pod.as_deref().map(str::to_owned),
+        lane: endpoint.tag.as_ref().map(|tag| tag.as_str().to_owned()),
+        state,
+        share: if out { 0.0 } else { warmup::factor(warmup, endpoint, now) },
+        in_flight: endpoint.load.in_flight.load(std::sync::atomic::Ordering::Relaxed),
+        latency_ms: endpoint.load.average_nanos(now).map(|nanos| (nanos / 1e3).round() / 1e3),
+        of_hundred: (draws * 100).div_ceil(DRAWS),
+    }
+}
+
+/// As people read it: `1.5s`, `38ms`.
+fn shown(time: Duration) -> String {
+    let rounded = if time >= Duration::from_secs(1) {
+        Duration::from_millis((time.as_millis() / 100 * 100) as u64)
+    } else {
+        Duration::from_millis(time.as_millis() as u64)
+    };
+    if rounded.is_zero() { "less than 1ms".to_owned() } else { format!("{rounded:?}") }
+}

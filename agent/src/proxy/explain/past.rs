@@ -1,0 +1,161 @@
+//! What became of a request that has ended.
+
+use super::{Ended, Explanation, Outcome, Stage, Steps, Verdict, rule, text};
+use crate::{
+    clock::Nanos,
+    govern::lane::TagSource,
+    observe::{metrics::TagOutcome, reason::Reason},
+    proxy::decisions::{Decision, Event},
+};
+
+/// Tells of a decision that was kept.
+pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
+    let mut steps = Steps::default();
+    let caller = decision.names.as_ref().map(|names| format!("{}/{}", names.caller_namespace, names.caller));
+    let service =
+        decision.names.as_ref().map(|names| format!("{}.{}:{}", names.service, names.namespace, names.port));
+    let object =
+        decision.names.as_ref().map(|names| format!("Service {}/{}", names.namespace, names.service));
+    let caller = caller.unwrap_or_default();
+    steps.say(Stage::Captured, Verdict::Passes, "it came to the agent", Some(format!("Pod {caller}")));
+    steps.say(
+        Stage::Governed,
+        Verdict::Passes,
+        format!("it was for {}", service.as_deref().unwrap_or("-")),
+        object.clone(),
+    );
+    tag(decision, &mut steps, &caller);
+    let mut outcome = Outcome::of(String::new());
+    let mut ruled = None;
+    let mut asked = 0;
+    for event in &decision.events {
+        match event {
+            Event::Queued { rule, wait } => {
+                let what = format!("it waited for {wait:?}");
+                steps.say(Stage::RateLimit, Verdict::Changes, what, Some(format!("rule {rule}")));
+            }
+            Event::WouldRefuse { rule } => {
+                let what = "it was only observed; enforced, it would have been refused";
+                steps.say(Stage::RateLimit, Verdict::WouldStop, what, Some(format!("rule {rule}")));
+            }
+            Event::Chosen { endpoint, pod, panic } => {
+                if asked == 0 {
+                    lane(decision, &mut steps, object.clone());
+                }
+                asked += 1;
+                outcome.endpoint = Some(endpoint.to_string());
+                outcome.pod = pod.as_deref().map(str::to_owned);
+                let held_out = if *panic { "; panic: too few were usable" } else { "" };
+                let what = format!("{}{held_out}", shown(&outcome));
+                let verdict = if *panic { Verdict::Changes } else { Verdict::Passes };
+                steps.say(Stage::Endpoint, verdict, what, None);
+            }
+            Event::Failed { status, reason } => {
+                let what = match reason {
+                    Some(reason) => reason.message().to_owned(),
+                    None => format!("it answered {status}"),
+                };
+                steps.say(Stage::Endpoint, Verdict::Changes, what, None);
+            }
+            Event::Retried => steps.say(Stage::Retry, Verdict::Changes, "it was sent again", None),
+            Event::Ruled { rule: name, policy } => ruled = Some((name.clone(), policy.clone())),
+        }
+    }
+    if asked == 0 && decision.tag_outcome == Some(TagOutcome::Refused) {
+        lane(decision, &mut steps, object);
+    }
+    let because = ruled.map(|(name, policy)| {
+        let named = if name.starts_with(char::is_lowercase) && stage_of(decision.reason) != Stage::RateLimit {
+            name.to_string()
+        } else {
+            format!("rule {name}")
+        };
+        rule(&named, policy.as_deref())
+    });
+    if let Some(reason) = decision.reason {
+        steps.say(stage_of(Some(reason)), Verdict::Stops, reason.message(), because);
+    }
+    outcome.status = (decision.status != 0).then_some(decision.status);
+    outcome.reason = decision.reason.map(|reason| reason.code().to_owned());
+    outcome.what = match (decision.reason, decision.status, asked) {
+        (_, 0, _) => "the caller got no answer".to_owned(),
+        (Some(reason), status, 0) => format!("Sluice answered {status} itself: {}", reason.message()),
+        (Some(reason), status, _) => format!("the caller got {status}: {}", reason.message()),
+        (None, status, _) => format!("{} answered {status}", shown(&outcome)),
+    };
+    let what = outcome.what.clone();
+    steps.say(Stage::Answer, Verdict::Passes, what, None);
+    Explanation {
+        ended: Some(Ended {
+            seconds_ago: (now.since(decision.ended).0 / 1_000_000) as f64 / 1e3,
+            duration_ms: (decision.took.0 / 1000) as f64 / 1e3,
+            trace_id: (decision.ids.trace != 0).then(|| format!("{:032x}", decision.ids.trace)),
+        }),
+        caller,
+        service,
+        method: text(&decision.method),
+        path: text(&decision.path),
+        steps: steps.0,
+        candidates: Vec::new(),
+        outcome,
+    }
+}
+
+fn shown(outcome: &Outcome) -> String {
+    match (&outcome.endpoint, &outcome.pod) {
+        (Some(endpoint), Some(pod)) => format!("{pod} ({endpoint})"),
+        (Some(endpoint), None) => endpoint.clone(),
+        (None, _) => "nobody".to_owned(),
+    }
+}
+
+fn tag(decision: &Decision, steps: &mut Steps, caller: &str) {
+    let because = decision.tag_source.map(|source| match source {
+        TagSource::Header => "a tag header of the request".to_owned(),
+        TagSource::Baggage => "the request's baggage".to_owned(),
+        TagSource::Workload => format!("Pod {caller}, whose own tag it is"),
+        TagSource::Entry => "an entry rule of a TrafficLane".to_owned(),
+    });
+    match &decision.tag {
+        Some(tag) => steps.say(Stage::Tag, Verdict::Changes, tag.as_str(), because),
+        None => steps.say(Stage::Tag, Verdict::Passes, "none", because),
+    }
+}
+
+fn lane(decision: &Decision, steps: &mut Steps, object: Option<String>) {
+    let Some(tag) = &decision.tag else { return };
+    let tag = tag.as_str();
+    let (verdict, what) = match decision.tag_outcome {
+        Some(TagOutcome::FellBack) => (
+            Verdict::Changes,
+            format!(
+                "the service had no usable endpoint in lane {tag}: it fell back to the baseline, and kept its tag"
+            ),
+        ),
+        Some(TagOutcome::Refused) => {
+            (Verdict::Stops, format!("lane {tag} could not answer, and nobody else may"))
+        }
+        _ => (Verdict::Passes, format!("an endpoint in lane {tag}")),
+    };
+    steps.say(Stage::Lane, verdict, what, object);
+}
+
+/// Where a request with this reason ends.
+fn stage_of(reason: Option<Reason>) -> Stage {
+    match reason {
+        Some(Reason::Throttled) => Stage::RateLimit,
+        Some(Reason::ConcurrencyLimited | Reason::Overloaded) => Stage::Concurrency,
+        Some(Reason::LaneUnavailable) => Stage::Lane,
+        Some(Reason::CircuitOpen) => Stage::CircuitBreaker,
+        Some(Reason::Timeout | Reason::RequestTimeout) => Stage::Timeout,
+        Some(
+            Reason::NoEndpoint
+            | Reason::UpstreamConnect
+            | Reason::UpstreamReset
+            | Reason::UpstreamProtocol
+            | Reason::UpstreamError
+            | Reason::EndpointDrained,
+        ) => Stage::Endpoint,
+        _ => Stage::Request,
+    }
+}

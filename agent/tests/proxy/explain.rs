@@ -1,0 +1,159 @@
+//! Why a request goes where it goes: asked without effect, and told of those that have ended.
+
+use std::{sync::Arc, time::Duration};
+
+use sluice::{
+    cluster::model::Workload,
+    govern::policy::{
+        Algorithm, Behaviour, CircuitBreaker, Concurrency, LimitKey, LoadBalancer, Mode, Policy, RateLimit,
+        RequestMatch, Scope,
+    },
+    proxy::explain::{Asked, Explanation, Stage, Step, Verdict, explain},
+};
+
+use crate::{origin::Origin, rig::Rig};
+
+/// One request an hour, one in flight, and a breaker that opens with the second error.
+fn policy() -> Policy {
+    let rule = RateLimit {
+        name: "rare".into(),
+        requests: 1.0,
+        interval: Duration::from_secs(3600),
+        burst: 1.0,
+        behaviour: Behaviour::Reject,
+        key: LimitKey::None,
+        scope: Scope::Node,
+        matches: RequestMatch::default(),
+        mode: Mode::Enforce,
+    };
+    Policy {
+        name: Some("shop/orders".into()),
+        rate_limits: vec![Arc::new(rule)],
+        concurrency: Some(Concurrency { max_requests: 1, adaptive: None, mode: Mode::Enforce }),
+        circuit_breaker: Some(CircuitBreaker::default()),
+        load_balancer: LoadBalancer { algorithm: Algorithm::RoundRobin, ..LoadBalancer::default() },
+        ..Policy::default()
+    }
+}
+
+fn ask(rig: &Rig, headers: &str) -> Explanation {
+    let caller =
+        Workload { ips: vec!["10.244.0.1".parse().unwrap()], ..Workload::new("uid-1", "shop", "gateway-1") };
+    let asked = Asked {
+        caller: Arc::new(caller),
+        not_captured: None,
+        dialled: "10.96.0.1:80".parse().unwrap(),
+        head: format!("GET /a?b HTTP/1.1\r\nhost: a\r\n{headers}\r\n").into_bytes(),
+    };
+    explain(&rig.snapshot(), &rig.tag_names(), &asked)
+}
+
+fn step(explanation: &Explanation, stage: Stage) -> &Step {
+    let found = explanation.steps.iter().find(|step| step.stage == stage);
+    found.unwrap_or_else(|| panic!("no {stage:?} in {explanation:#?}"))
+}
+
+fn past(rig: &Rig, id: &str) -> Vec<Explanation> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(rig.proxy.past(Some(id), None, 10))
+}
+
+#[test]
+fn asking_changes_nothing_and_foretells_what_happens() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::builder().endpoint(origin.address).policy(policy()).start();
+    for _ in 0..10 {
+        let said = ask(&rig, "");
+        assert_eq!(said.outcome.endpoint, Some(origin.address.to_string()), "{said:#?}");
+        assert_eq!(step(&said, Stage::RateLimit).verdict, Verdict::Passes);
+        assert_eq!(step(&said, Stage::Concurrency).what, "0 requests are in flight, 1 may be");
+        assert_eq!(step(&said, Stage::CircuitBreaker).verdict, Verdict::Passes);
+    }
+    assert_eq!(rig.metric("sluice_rate_limit_requests_total", &[]), 0.0);
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    for _ in 0..10 {
+        let said = ask(&rig, "");
+        assert_eq!((said.outcome.status, said.outcome.reason.as_deref()), (Some(429), Some("throttled")));
+        let refused = step(&said, Stage::RateLimit);
+        assert_eq!(refused.verdict, Verdict::Stops);
+        assert_eq!(refused.because.as_deref(), Some("rule rare of TrafficPolicy shop/orders"));
+        assert!(said.steps.iter().all(|step| step.stage != Stage::Endpoint), "{said:#?}");
+    }
+    caller.get("/");
+    caller.answer().made_up(429, "throttled");
+}
+
+#[test]
+fn a_request_that_falls_back_names_its_lane_and_who_may_answer() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::builder().endpoint(origin.address).start();
+    let said = ask(&rig, "x-mse-tag: gray\r\n");
+    let lane = step(&said, Stage::Lane);
+    assert_eq!(lane.verdict, Verdict::Changes);
+    assert!(lane.what.contains("no endpoint in lane gray: falls back to the baseline"), "{lane:?}");
+    assert!(said.outcome.what.ends_with("of the baseline, which answers for lane gray"), "{said:#?}");
+    assert_eq!((said.candidates.len(), said.candidates[0].of_hundred), (1, 100));
+    assert!(step(&said, Stage::Tag).because.as_ref().is_some_and(|because| because.contains("x-mse-tag")));
+}
+
+#[test]
+fn what_cannot_be_forwarded_is_refused_as_the_proxy_does() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::builder().endpoint(origin.address).start();
+    let said = ask(&rig, "host: b\r\n");
+    assert_eq!((said.outcome.status, said.outcome.reason.as_deref()), (Some(400), Some("bad_request")));
+    assert_eq!(step(&said, Stage::Request).verdict, Verdict::Stops);
+}
+
+#[test]
+fn what_was_refused_is_found_by_its_ids_and_tells_the_rule() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::builder().endpoint(origin.address).policy(policy()).start();
+    let mut caller = rig.dial();
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    for id in ["first", "second"] {
+        caller.send(&format!(
+            "GET /orders/7?secret=1 HTTP/1.1\r\nhost: a\r\nx-request-id: {id}\r\nx-mse-tag: gray\r\n\
+             traceparent: 00-{trace}-b7ad6b7169203331-01\r\n\r\n"
+        ));
+        caller.answer();
+    }
+    let [first] = &*past(&rig, "first") else { panic!("one") };
+    assert_eq!(first.outcome.status, Some(200));
+    assert_eq!(first.outcome.endpoint, Some(origin.address.to_string()));
+    assert_eq!(step(first, Stage::Lane).verdict, Verdict::Changes);
+    assert!(step(first, Stage::Lane).what.contains("fell back to the baseline"), "{first:#?}");
+    let [second] = &*past(&rig, "second") else { panic!("one") };
+    assert_eq!((&*second.caller, &*second.path), ("shop/gateway-1", "/orders/7"));
+    assert_eq!(second.service.as_deref(), Some("orders.shop:80"));
+    assert_eq!((second.outcome.status, second.outcome.reason.as_deref()), (Some(429), Some("throttled")));
+    let refused = step(second, Stage::RateLimit);
+    assert_eq!(refused.because.as_deref(), Some("rule rare of TrafficPolicy shop/orders"));
+    assert!(past(&rig, "third").is_empty());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let trace = u128::from_str_radix(trace, 16).unwrap();
+    assert_eq!(runtime.block_on(rig.proxy.past(None, Some(trace), 10)).len(), 2);
+}
+
+#[test]
+fn under_load_refusals_are_kept_and_the_rest_is_a_sample() {
+    let origin = Origin::fixed("ok");
+    let observed = Policy { rate_limits: Vec::new(), ..policy() };
+    let mut rig = Rig::builder().endpoint(origin.address).policy(observed).start();
+    let mut caller = rig.dial();
+    for _ in 0..2000 {
+        caller.send("GET /fine HTTP/1.1\r\nhost: a\r\nx-request-id: fine\r\n\r\n");
+        caller.answer();
+    }
+    rig.change(|service| service.policy(policy()));
+    for _ in 0..101 {
+        caller.send("GET /refused HTTP/1.1\r\nhost: a\r\nx-request-id: refused\r\n\r\n");
+        caller.answer();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let kept = |id| runtime.block_on(rig.proxy.past(Some(id), None, 10_000)).len();
+    assert!(kept("refused") >= 100, "{}", kept("refused"));
+    assert!((1..2000).contains(&kept("fine")), "{}", kept("fine"));
+}
