@@ -8,7 +8,8 @@ use clap::{
 };
 use sluice::{
     admin::client::{self, Answer, ClientError},
-    config::{self, Config, Settings, settings},
+    ask::{self, Failed, Running, inert::inert},
+    config::{Config, Settings, settings},
     observe::log::LogFilter,
     offline, run,
 };
@@ -45,6 +46,21 @@ enum Command {
         #[command(flatten)]
         agent: Running,
     },
+    /// Say why a request goes where it goes: one that is described, or one that has ended
+    Explain(Box<ask::ExplainArgs>),
+    /// Say how things stand on this node, what is wrong, and what to do; exits with 1 if something is wrong
+    Status(ask::StatusArgs),
+    /// Show the services of this node live
+    Top(ask::TopArgs),
+    /// Send a test request as a pod, and show what was decided and answered
+    Call(Box<ask::CallArgs>),
+    /// Print everything that this node's agent knows, as JSON; no header, body or token is among it
+    Dump {
+        #[command(flatten)]
+        agent: Running,
+    },
+    /// Print what makes a shell complete this command line
+    Completions { shell: clap_complete::Shell },
     /// Say whether policies make sense and what they come to, without a cluster; exits with 1 if something is wrong
     Check(offline::check::Args),
     /// Print the CustomResourceDefinitions of Sluice's kinds, or write them to a directory
@@ -54,14 +70,6 @@ enum Command {
     },
     /// Print what metrics an agent serves, as a table in Markdown
     Metrics,
-}
-
-/// The agent that is asked.
-#[derive(clap::Args)]
-struct Running {
-    /// Where the agent listens
-    #[arg(long, value_name = "PATH", env = "SLUICE_ADMIN_SOCKET", default_value = config::ADMIN_SOCKET)]
-    admin_socket: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -79,7 +87,9 @@ fn main() -> ExitCode {
             error.exit()
         }
         Err(error) => {
-            eprintln!("sluice: {}", complaint(&error));
+            let example = std::env::args().nth(1).and_then(|command| ask::example(&command));
+            let example = example.map_or_else(String::new, |example| format!(", as in `{example}`"));
+            eprintln!("sluice: {}{example}", inert(&complaint(&error)));
             return ExitCode::from(2);
         }
     };
@@ -94,6 +104,15 @@ fn main() -> ExitCode {
         Command::LogLevel { filter: None, agent } => tell(client::get(&agent.admin_socket, "/log-filter")),
         Command::LogLevel { filter: Some(filter), agent } => {
             tell(client::put(&agent.admin_socket, "/log-filter", &filter))
+        }
+        Command::Explain(args) => done(ask::explain(&args).map(|()| true)),
+        Command::Status(args) => done(ask::status(&args)),
+        Command::Top(args) => done(ask::top(&args).map(|()| true)),
+        Command::Call(args) => done(ask::call(&args).map(|()| true)),
+        Command::Dump { agent } => done(ask::dump(&agent).map(|()| true)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut CommandLine::command(), "sluice", &mut io::stdout());
+            ExitCode::SUCCESS
         }
         Command::Check(args) => check(&args),
         Command::Crds { directory } => {
@@ -123,6 +142,17 @@ fn check(args: &offline::check::Args) -> ExitCode {
             drop(complaints);
             eprintln!("sluice: {error}");
             ExitCode::from(2)
+        }
+    }
+}
+
+/// False: something is wrong.
+fn done(outcome: Result<bool, Failed>) -> ExitCode {
+    match outcome {
+        Ok(good) => ExitCode::from(u8::from(!good)),
+        Err(error) => {
+            eprintln!("sluice: {error}");
+            ExitCode::from(error.exit_code())
         }
     }
 }

@@ -24,7 +24,7 @@ use tokio::{
 
 use self::telemetry::Telemetry;
 use crate::{
-    admin::{Admin, AdminSocket, BindError, Pages, SocketError, view::View},
+    admin::{Admin, AdminSocket, BindError, Pages, SocketError, desk::Desk, view::View},
     capture::{self, Capture, CaptureError},
     cluster::{
         Cluster, builder,
@@ -137,10 +137,13 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         );
     }
     let readiness = Arc::new(move || missing(&asked));
-    let seen = seen::Seen { running: running.clone(), node: config.node.as_deref().map(Into::into) };
-    let view = View::new(Arc::new(seen), metrics.clone(), config.history_series as usize);
+    let seen =
+        Arc::new(seen::Seen { running: running.clone(), node: config.node.as_deref().map(Into::into) });
+    let desk = Desk::new(seen.clone(), tag_names.clone());
+    let view = View::new(seen, metrics.clone(), config.history_series as usize);
     let following = view.clone().follow();
-    let pages = Arc::new(Pages { metrics: metrics.clone(), readiness, settings, log, view });
+    let pages =
+        Arc::new(Pages { metrics: metrics.clone(), readiness, settings, log, view, desk: desk.clone() });
     let admins = config
         .admin
         .iter()
@@ -179,6 +182,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         idle_grace: config.idle_grace.min(config.drain_timeout),
     })
     .map_err(|source| RunError::Start { what: "proxy's threads", source })?;
+    desk.open(proxy.clone());
     tokio::select! {
         synced = cluster.synced() => { synced.ok_or(RunError::Source)?; }
         () = signals.any() => return Ok(()),
@@ -205,6 +209,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         () = signals.any() => tracing::warn!("stopping at once: told to stop a second time"),
     }
     // The workers end with the last handle to the proxy, and with them the last line and the last span are handed over.
+    desk.close();
     drop(proxy);
     telemetry.end().await;
     // Last of all, so that somebody can ask to the end; and waited for, so that the socket's file goes.

@@ -185,6 +185,15 @@ impl Agent {
         Ok((status.with_context(|| format!("no HTTP status: {head:?}"))?, body.to_owned()))
     }
 
+    /// Asks it on the command line, as `kubectl exec` does: the exit status, what was said, and what was complained about.
+    pub fn sluice(&self, args: &[&str]) -> Result<(i32, String, String)> {
+        let mut command = Command::new(executable()?);
+        forget_settings(&mut command).args(args).arg("--admin-socket").arg(&self.socket);
+        let said = command.output().with_context(|| format!("cannot run sluice {args:?}"))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((said.status.code().unwrap_or(-1), text(&said.stdout), text(&said.stderr)))
+    }
+
     pub fn metrics(&self) -> Result<Metrics> {
         let (status, body) = self.get("/metrics")?;
         ensure!(status == 200, "/metrics answers {status}: {}", body.trim());

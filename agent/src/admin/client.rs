@@ -50,6 +50,11 @@ pub fn put(socket: &Path, target: &str, body: &str) -> Result<Answer, ClientErro
     ask(socket, "PUT", target, body)
 }
 
+/// Asks what needs more than a path.
+pub fn post(socket: &Path, target: &str, body: &str) -> Result<Answer, ClientError> {
+    ask(socket, "POST", target, body)
+}
+
 fn ask(socket: &Path, method: &str, target: &str, body: &str) -> Result<Answer, ClientError> {
     if !target.starts_with('/') || target.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
         return Err(ClientError::Target { target: target.to_owned() });

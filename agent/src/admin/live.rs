@@ -66,7 +66,7 @@ pub(super) fn events(view: &Arc<View>, asked: &Uri) -> Answer {
     }
 }
 
-fn json(value: &impl Serialize) -> Answer {
+pub(super) fn json(value: &impl Serialize) -> Answer {
     match serde_json::to_string(value) {
         Ok(body) => {
             let mut answer = text(StatusCode::OK, JSON, body + "\n");
@@ -83,10 +83,10 @@ fn wrong(why: &str) -> Answer {
 }
 
 /// A query, as in `namespace=shop&name=orders`.
-struct Parameters<'q>(&'q str);
+pub(super) struct Parameters<'q>(pub(super) &'q str);
 
 impl Parameters<'_> {
-    fn get(&self, name: &str) -> Option<String> {
+    pub(super) fn get(&self, name: &str) -> Option<String> {
         let mut pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
         let (_, value) = pairs.find(|(key, _)| *key == name)?;
         Some(percent_decode_str(value).decode_utf8_lossy().into_owned())

@@ -11,6 +11,7 @@
 //! numbers of two processes; probes therefore ask over the socket, of which each agent has its own.
 
 pub mod client;
+pub mod desk;
 mod live;
 pub mod openapi;
 mod page;

@@ -11,6 +11,7 @@ use hyper::body::{Body, Bytes};
 
 use super::{
     Rights,
+    desk::Desk,
     routes::{self, Act, Found},
     view::{EventStream, View},
 };
@@ -44,6 +45,7 @@ pub struct Pages {
     pub settings: Settings,
     pub log: LogFilter,
     pub view: Arc<View>,
+    pub desk: Arc<Desk>,
 }
 
 impl fmt::Debug for Pages {
@@ -55,7 +57,11 @@ impl fmt::Debug for Pages {
 pub(super) type Answer = Response<Either<Full<Bytes>, EventStream>>;
 
 impl Pages {
-    pub(super) async fn answer<B>(&self, request: Request<B>, rights: Rights) -> Result<Answer, Infallible>
+    pub(super) async fn answer<B>(
+        self: &Arc<Self>,
+        request: Request<B>,
+        rights: Rights,
+    ) -> Result<Answer, Infallible>
     where
         B: Body,
         B::Error: std::error::Error + Send + Sync + 'static,
@@ -93,6 +99,7 @@ impl Pages {
         Ok(match route.act {
             Act::Read(act) => act(self, &asked),
             Act::Tell(act) => act(self, &body),
+            Act::Ask(act) => act(Arc::clone(self), asked, body).await,
         })
     }
 
@@ -115,9 +122,12 @@ impl Pages {
         }
     }
 
+    pub(super) fn settings_in_force(&self) -> Settings {
+        self.settings.clone().with_live("--log", &self.log.text())
+    }
+
     pub(super) fn config(&self) -> Answer {
-        let settings = self.settings.clone().with_live("--log", &self.log.text());
-        match serde_json::to_string_pretty(&settings) {
+        match serde_json::to_string_pretty(&self.settings_in_force()) {
             Ok(body) => text(StatusCode::OK, JSON, body + "\n"),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         }

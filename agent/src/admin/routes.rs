@@ -2,7 +2,11 @@
 //!
 //! A new route is a line here. What only root may ask is not there for whoever comes over TCP.
 
-use std::sync::LazyLock;
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+};
 
 use http::{StatusCode, request::Parts};
 use http_body_util::Either;
@@ -10,11 +14,14 @@ use hyper::body::Bytes;
 use schemars::{Schema, SchemaGenerator};
 
 use super::{
-    Rights, live, openapi, page,
+    Rights,
+    desk::{CallAnswer, CallAsked, Question, Status, Wrong},
+    live::{self, Parameters},
+    openapi, page,
     pages::{Answer, JSON, Pages, TEXT, text},
     view::{Detail, Overview},
 };
-use crate::{config::Settings, observe::metrics};
+use crate::{config::Settings, observe::metrics, proxy::explain::Explanation};
 
 const EVENTS: &str = "text/event-stream";
 
@@ -78,11 +85,15 @@ pub(super) struct Taken {
     pub(super) example: &'static str,
 }
 
+pub(super) type Later = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
 /// What a route does.
 pub(super) enum Act {
     Read(fn(&Pages, &Parts) -> Answer),
     /// With the body. Nothing that takes long.
     Tell(fn(&Pages, &Bytes) -> Answer),
+    /// What has to be waited for, with the body.
+    Ask(fn(Arc<Pages>, Parts, Bytes) -> Later),
 }
 
 pub(super) struct Route {
@@ -234,6 +245,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
                 .or(413, "More than 4096 bytes."),
         );
     }
+    routes.extend(root());
     routes.extend(page::files().map(|(path, media_type)| {
         let mut route =
             Route::read(path, "The page for browsers", is_text(media_type, "A file of it."), |_, asked| {
@@ -244,6 +256,103 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     }));
     routes
 });
+
+static PAST: [Parameter; 3] = [
+    parameter("request_id", "What the request's x-request-id says.", "0b5a9e2c"),
+    parameter("trace_id", "The 32 hexadecimal digits of its trace.", "0af7651916cd43dd8448eb211c80319c"),
+    parameter("most", "No more than so many, the newest; by default 20, at most 100.", "10"),
+];
+
+/// What [`super::desk`] answers.
+fn root() -> Vec<Route> {
+    let none = |_: &Pages, _: &Parts| text(StatusCode::OK, TEXT, "");
+    let status = is_json("How things stand.", SchemaGenerator::subschema_for::<Status>);
+    let dump = is_json("All of it.", |_| schemars::json_schema!({"type": "object"}));
+    let past = is_json("Decisions, the newest first.", SchemaGenerator::subschema_for::<Vec<Explanation>>);
+    let explanation = is_json("The decision.", SchemaGenerator::subschema_for::<Explanation>);
+    let answer = is_json("The answer.", SchemaGenerator::subschema_for::<CallAnswer>);
+    let takes = |schema, example| Taken {
+        content: Content { media_type: JSON, schema: Some(schema) },
+        most_bytes: 256 << 10,
+        example,
+    };
+    let question = takes(
+        SchemaGenerator::subschema_for::<Question>,
+        r#"{"pod": "shop/client", "to": "orders.shop:80", "headers": ["x-mse-tag: gray"]}"#,
+    );
+    let call = takes(
+        SchemaGenerator::subschema_for::<CallAsked>,
+        r#"{"request": {"pod": "shop/client", "to": "orders.shop:80"}, "lane": "gray"}"#,
+    );
+    let wrong = "The question makes no sense; the answer says what is wrong with it.";
+    vec![
+        Route::read("/status", "How things stand, what is wrong, and what to do", status, |pages, _| {
+            live::json(&pages.desk.status())
+        })
+        .for_root(),
+        Route {
+            act: Act::Ask(|pages, _, _| Box::pin(async move { live::json(&pages.desk.dump(&pages).await) })),
+            ..Route::read("/dump", "Everything that is known", dump, none).for_root()
+        },
+        Route {
+            act: Act::Ask(|pages, asked, _| {
+                Box::pin(async move {
+                    let named = Parameters(asked.uri.query().unwrap_or_default());
+                    let (id, trace, most) =
+                        (named.get("request_id"), named.get("trace_id"), named.get("most"));
+                    say(pages.desk.past(id, trace, most).await)
+                })
+            }),
+            ..Route::read("/decisions", "What became of requests that have ended", past, none)
+                .with(&PAST)
+                .for_root()
+                .or(400, wrong)
+                .or(503, "There is no proxy to ask: the agent starts or stops.")
+        },
+        Route {
+            verb: Verb::Post,
+            takes: Some(question),
+            act: Act::Tell(|pages, body| say(read(body).and_then(|question| pages.desk.explain(&question)))),
+            ..Route::read("/explain", "What would become of a request now, and why", explanation, none)
+                .for_root()
+                .or(400, wrong)
+                .or(404, "No such pod or service.")
+                .or(413, "More than 256 KiB.")
+        },
+        Route {
+            verb: Verb::Post,
+            takes: Some(call),
+            act: Act::Ask(|pages, _, body| {
+                Box::pin(async move {
+                    match read(&body) {
+                        Ok(asked) => say(pages.desk.call(&asked).await),
+                        Err(wrong) => say::<CallAnswer>(Err(wrong)),
+                    }
+                })
+            }),
+            ..Route::read("/call", "Sends a test request as a pod", answer, none)
+                .for_root()
+                .or(400, wrong)
+                .or(404, "No such pod or service, or no answer.")
+                .or(413, "More than 256 KiB.")
+                .or(503, "There is no proxy to ask: the agent starts or stops.")
+        },
+    ]
+}
+
+fn read<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, Wrong> {
+    serde_json::from_slice(body).map_err(|error| Wrong::Question(error.to_string()))
+}
+
+fn say<T: serde::Serialize>(answer: Result<T, Wrong>) -> Answer {
+    let status = match &answer {
+        Ok(answer) => return live::json(answer),
+        Err(Wrong::Question(_)) => StatusCode::BAD_REQUEST,
+        Err(Wrong::Missing(_)) => StatusCode::NOT_FOUND,
+        Err(Wrong::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    text(status, TEXT, answer.err().map(|wrong| format!("{wrong}\n")).unwrap_or_default())
+}
 
 pub(super) fn all() -> &'static [Route] {
     &ROUTES

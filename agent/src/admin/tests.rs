@@ -15,10 +15,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{view::View, *};
+use super::{desk::Desk, view::View, *};
 use crate::{
     cluster::model::Snapshot,
     config::{Config, Settings},
+    govern::lane::TagNames,
     observe::{log::LogFilter, metrics::Metrics},
 };
 
@@ -47,8 +48,13 @@ fn pages_of(agent: impl view::Agent, readiness: impl Readiness) -> Arc<Pages> {
     let flags = Config::augment_args(clap::Command::new("agent").no_binary_name(true));
     let chosen = flags.clone().try_get_matches_from(["--workers", "3"]).expect("a good command line");
     let metrics = Arc::new(Metrics::new());
+    let agent = Arc::new(agent);
     Arc::new(Pages {
-        view: View::new(Arc::new(agent), metrics.clone(), 10),
+        view: View::new(agent.clone(), metrics.clone(), 10),
+        desk: Desk::new(
+            agent,
+            Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a tag header")),
+        ),
         metrics,
         readiness: Arc::new(readiness),
         settings: Settings::read(&flags, &chosen),

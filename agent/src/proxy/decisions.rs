@@ -165,6 +165,7 @@ impl Wanted {
 pub(crate) struct Decisions {
     remarkable: RefCell<VecDeque<Box<Decision>>>,
     others: RefCell<VecDeque<Box<Decision>>>,
+    #[expect(clippy::vec_box, reason = "boxes go from here into the rings and back")]
     spare: RefCell<Vec<Box<Decision>>>,
     most: usize,
     second: Cell<u64>,

@@ -11,7 +11,10 @@ use sluice::{
     proxy::explain::{Asked, Explanation, Stage, Step, Verdict, explain},
 };
 
-use crate::{origin::Origin, rig::Rig};
+use crate::{
+    origin::Origin,
+    rig::{Rig, tag_names},
+};
 
 /// One request an hour, one in flight, and a breaker that opens with the second error.
 fn policy() -> Policy {
@@ -45,7 +48,7 @@ fn ask(rig: &Rig, headers: &str) -> Explanation {
         dialled: "10.96.0.1:80".parse().unwrap(),
         head: format!("GET /a?b HTTP/1.1\r\nhost: a\r\n{headers}\r\n").into_bytes(),
     };
-    explain(&rig.snapshot(), &rig.tag_names(), &asked)
+    explain(&rig.snapshot(), &tag_names(), &asked)
 }
 
 fn step(explanation: &Explanation, stage: Stage) -> &Step {
@@ -69,7 +72,7 @@ fn asking_changes_nothing_and_foretells_what_happens() {
         assert_eq!(step(&said, Stage::Concurrency).what, "0 requests are in flight, 1 may be");
         assert_eq!(step(&said, Stage::CircuitBreaker).verdict, Verdict::Passes);
     }
-    assert_eq!(rig.metric("sluice_rate_limit_requests_total", &[]), 0.0);
+    rig.await_metric("sluice_rate_limit_requests_total", &[], 0.0);
     let mut caller = rig.dial();
     caller.get("/");
     assert_eq!(caller.answer().body, "ok");
@@ -114,7 +117,7 @@ fn what_was_refused_is_found_by_its_ids_and_tells_the_rule() {
     let mut caller = rig.dial();
     let trace = "0af7651916cd43dd8448eb211c80319c";
     for id in ["first", "second"] {
-        caller.send(&format!(
+        caller.send(format!(
             "GET /orders/7?secret=1 HTTP/1.1\r\nhost: a\r\nx-request-id: {id}\r\nx-mse-tag: gray\r\n\
              traceparent: 00-{trace}-b7ad6b7169203331-01\r\n\r\n"
         ));

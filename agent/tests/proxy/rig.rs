@@ -267,7 +267,8 @@ impl Builder {
     }
 }
 
-fn tag_names() -> Arc<TagNames> {
+/// Under which names requests carry their tags.
+pub(crate) fn tag_names() -> Arc<TagNames> {
     Arc::new(TagNames::new(&["x-mse-tag".parse().unwrap()]).unwrap())
 }
 
@@ -290,11 +291,6 @@ impl Rig {
     /// What is in force.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
-    }
-
-    /// Under which names requests carry their tags.
-    pub(crate) fn tag_names(&self) -> Arc<TagNames> {
-        tag_names()
     }
 
     /// A caller's connection.

@@ -2,6 +2,7 @@
 //! Needs root; `cargo xtask test kernel` provides what else it needs.
 
 mod api_server;
+mod asking;
 mod breaking;
 mod clients;
 mod enrolment;

@@ -1,33 +1,100 @@
 //! Every route on both listeners, held against the OpenAPI document.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::fd::BorrowedFd};
 
+use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use super::*;
 use crate::{
     admin::routes::{self, Route, Verb, Who},
-    cluster::model::{Destination, Service},
+    capture::PodStatus,
+    cluster::model::{Destination, Service, Workload},
     govern::endpoint::Endpoint,
+    observe::{
+        access_log::AccessLog,
+        trace::{Tracer, context::Propagation},
+    },
+    proxy::{Network, OpenPod, Options, Pod, Proxy},
 };
 
-/// An agent that governs `orders.shop:80`.
-struct Shop;
+/// An agent that governs `orders.shop:80` and has enrolled `shop/client`.
+struct Shop(Arc<Snapshot>);
 
-impl view::Agent for Shop {
-    fn snapshot(&self) -> Arc<Snapshot> {
-        let endpoint = Arc::new(Endpoint::new(SocketAddr::from(([10, 0, 0, 1], 8080))));
+impl Shop {
+    fn before(endpoint: SocketAddr) -> Self {
+        let endpoint = Arc::new(Endpoint::new(endpoint));
         let service = Arc::new(Service::new("shop", "orders", 80).with_endpoints(vec![endpoint]));
         let mut snapshot = Snapshot { generation: 1, ..Snapshot::default() };
         let address = SocketAddr::from(([10, 96, 0, 1], 80));
         snapshot.destinations.insert(address, Destination { service, pinned: None });
-        Arc::new(snapshot)
+        snapshot.pods.insert("uid-1".into(), Arc::new(client()));
+        Self(Arc::new(snapshot))
+    }
+}
+
+fn client() -> Workload {
+    Workload::new("uid-1", "shop", "client")
+}
+
+impl view::Agent for Shop {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.clone()
     }
 
     fn look(&self) -> view::Look {
-        view::Look { snapshot: self.snapshot(), ..view::Look::default() }
+        let workload = Arc::new(client());
+        let pod = PodStatus { workload, pending: None, empty: false, own_proxy: None };
+        view::Look { snapshot: self.snapshot(), pods: [pod].into(), ..view::Look::default() }
     }
+}
+
+/// The pod's network is that of the test.
+struct Here;
+
+impl Network for Here {
+    fn original_destination(&self, _: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
+        Ok(None)
+    }
+
+    fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
+        let kind = socket2::Type::STREAM.nonblocking();
+        socket2::Socket::new(socket2::Domain::for_address(to), kind, None)
+    }
+}
+
+/// A proxy that carries what the pod calls.
+fn proxy(snapshot: Arc<Snapshot>) -> (Proxy, OpenPod) {
+    let proxy = Proxy::start(&Options {
+        workers: 1,
+        current: Arc::new(ArcSwap::new(snapshot)),
+        metrics: Arc::new(Metrics::new()),
+        access_log: AccessLog::off(),
+        tracer: Tracer::off(&[Propagation::W3c]),
+        tag_names: Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a name")),
+        connections_per_pod: 100,
+        idle_grace: Duration::ZERO,
+    })
+    .expect("a thread");
+    let pod = Pod { workload: ArcSwap::from_pointee(client()), network: Arc::new(Here) };
+    let open = proxy.open(&Arc::new(pod), Vec::new());
+    (proxy, open)
+}
+
+/// A server that answers every request alike.
+async fn origin() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind(ANY).await.expect("loopback can be bound");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer =
+                b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nset-cookie: a=b\r\nconnection: close\r\n\r\nok";
+            let _ = stream.read(&mut [0; 1000]).await;
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    address
 }
 
 /// An answer: the status, what it is, and the body (of a stream that does not end, what was there of it).
@@ -43,7 +110,8 @@ async fn hear(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) ->
     let heard = async {
         while stream.read_buf(&mut answer).await.expect("it answers") > 0 {
             let text = String::from_utf8_lossy(&answer);
-            if text.contains("text/event-stream") && text.contains("\r\n\r\n") {
+            let head = text.split_once("\r\n\r\n").map(|(head, _)| head);
+            if head.is_some_and(|head| head.contains("text/event-stream")) {
                 break;
             }
         }
@@ -107,7 +175,10 @@ fn check(document: &Value, route: &Route, request: &str, heard: &Heard) {
 
 #[tokio::test]
 async fn every_route_answers_as_the_document_says_on_both_listeners() {
-    let pages = pages_of(Shop, Vec::new);
+    let shop = Shop::before(origin().await);
+    let (proxy, _open) = proxy(shop.0.clone());
+    let pages = pages_of(shop, Vec::new);
+    pages.desk.open(proxy);
     let admin = Admin::bind(ANY, pages.clone()).expect("loopback can be bound");
     let address = admin.address();
     tokio::spawn(admin.serve());

@@ -146,10 +146,12 @@ impl Walk<'_> {
         self.service.governor.policy().name.as_deref()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as a step takes it")]
     fn rule(&self, name: &str) -> Option<String> {
         Some(rule(name, self.policy()))
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as a step takes it")]
     fn service_object(&self) -> Option<String> {
         Some(format!("Service {}/{}", self.service.namespace, self.service.name))
     }

@@ -1,0 +1,209 @@
+//! A test request, sent as a pod: through everything that its own requests go through, or straight to an endpoint.
+//!
+//! The agent makes a connection to itself and hands the other end to the proxy, as one of this pod's. So the request is
+//! tagged, limited and balanced like the pod's own, leaves from the pod's network namespace, and counts in its numbers. To an
+//! exact endpoint it is sent from the same namespace, and nothing decides about it.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, header::HOST};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::timeout,
+};
+
+use super::{Desk, Question, Wrong};
+use crate::proxy::{PodName, explain::Explanation};
+
+/// For the whole of it; less than whoever asks over the socket waits.
+const LIMIT: Duration = Duration::from_secs(8);
+/// Of an answer's body, what is shown.
+const MOST_BODY: usize = 64 * 1024;
+/// How long it may take from an answer's last byte until its decision is kept.
+const KEPT_WITHIN: Duration = Duration::from_millis(500);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A request that is to be sent.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct CallAsked {
+    pub request: Question,
+    /// The tag that it is to have, in the first tag header.
+    #[serde(default)]
+    pub lane: Option<String>,
+    /// An exact endpoint, `ip:port`: nothing decides about the request then.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    #[serde(default)]
+    pub body: Option<String>,
+}
+
+/// What came back.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CallAnswer {
+    pub status: u16,
+    /// Each as in `content-type: text/plain`; values of cookies are left out.
+    pub headers: Vec<String>,
+    /// The first 64 KiB, as text.
+    pub body: String,
+    pub body_complete: bool,
+    pub duration_ms: f64,
+    /// What was decided; absent for an exact endpoint.
+    pub decision: Option<Explanation>,
+}
+
+impl Desk {
+    /// Sends a test request and tells what came of it.
+    pub(crate) async fn call(&self, asked: &CallAsked) -> Result<CallAnswer, Wrong> {
+        let proxy = self.proxy()?;
+        let look = self.agent.look();
+        let mut question = asked.request.clone();
+        if let Some(lane) = &asked.lane {
+            let name = self.tag_names.header();
+            question.headers.push(format!("{name}: {lane}"));
+        }
+        let resolved = question.resolve(&look)?;
+        if let Some(why) = &resolved.not_captured {
+            return Err(Wrong::Missing(format!("cannot call as {}: {why}", question.pod)));
+        }
+        let (caller, (dialled, host)) =
+            (&resolved.caller, question.dialled(&look.snapshot, &resolved.caller)?);
+        let pod = PodName { namespace: caller.namespace.clone(), name: caller.name.clone() };
+        let (request, id) = request(&question, &host, asked.body.as_deref())?;
+        let began = Instant::now();
+        let sent = async {
+            let stream = match &asked.endpoint {
+                None => {
+                    let (ours, theirs) = pair().await?;
+                    proxy.carry(pod, theirs.into_std()?, dialled, &id);
+                    ours
+                }
+                Some(endpoint) => {
+                    let to: SocketAddr = endpoint.parse().map_err(|_| {
+                        let why = format!("endpoint: {endpoint:?} is no address, as in 10.244.1.7:8080");
+                        io::Error::new(io::ErrorKind::InvalidInput, why)
+                    })?;
+                    let found =
+                        proxy.pod(&pod).await.ok_or_else(|| io::Error::other("the pod has just gone"))?;
+                    let socket = found.network.socket(to)?;
+                    TcpSocket::from_std_stream(socket.into()).connect(to).await?
+                }
+            };
+            exchange(stream, request).await
+        };
+        let answered = timeout(LIMIT, sent).await.unwrap_or_else(|_| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("no whole answer within {LIMIT:?}")))
+        });
+        let duration_ms = (began.elapsed().as_micros() as f64) / 1e3;
+        let (response, body, body_complete) = answered.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => Wrong::Question(error.to_string()),
+            _ => Wrong::Missing(format!("no answer after {duration_ms:.1} ms: {error}")),
+        })?;
+        let mut decision = None;
+        let until = Instant::now() + KEPT_WITHIN;
+        while asked.endpoint.is_none() && decision.is_none() && Instant::now() < until {
+            decision = proxy.past(Some(&id), None, 1).await.pop();
+            if decision.is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        let headers = response.headers().iter().map(|(name, value)| {
+            let secret = matches!(name.as_str(), "set-cookie" | "authorization" | "cookie");
+            let value = if secret { "(not shown)".into() } else { String::from_utf8_lossy(value.as_bytes()) };
+            format!("{name}: {value}")
+        });
+        Ok(CallAnswer {
+            status: response.status().as_u16(),
+            headers: headers.collect(),
+            body,
+            body_complete,
+            duration_ms,
+            decision,
+        })
+    }
+}
+
+/// The request, and the id by which its decision is found.
+fn request(
+    question: &Question,
+    host: &str,
+    body: Option<&str>,
+) -> Result<(Request<Full<Bytes>>, String), Wrong> {
+    let (method, headers) = question.parts()?;
+    let mut request = Request::new(Full::from(body.unwrap_or_default().to_owned()));
+    *request.method_mut() = method;
+    *request.uri_mut() =
+        question.target.parse().map_err(|error| Wrong::Question(format!("target: {error}")))?;
+    for (name, value) in headers {
+        request.headers_mut().append(name, value);
+    }
+    if !request.headers().contains_key(HOST) {
+        let host =
+            HeaderValue::from_str(host).map_err(|_| Wrong::Question(format!("to: {host:?} is no host")))?;
+        request.headers_mut().insert(HOST, host);
+    }
+    let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let id = given.unwrap_or_else(|| format!("sluice-call-{:016x}", fastrand::u64(..)));
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        request.headers_mut().insert(REQUEST_ID, value);
+    }
+    Ok((request, id))
+}
+
+/// Two ends of a connection. Somebody else who connects in between is sent away.
+async fn pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let ours = TcpStream::connect(listener.local_addr()?).await?;
+    let own = ours.local_addr()?;
+    loop {
+        let (theirs, from) = listener.accept().await?;
+        if from == own {
+            return Ok((ours, theirs));
+        }
+    }
+}
+
+async fn exchange(
+    stream: TcpStream,
+    request: Request<Full<Bytes>>,
+) -> io::Result<(Response<()>, String, bool)> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let connection = tokio::spawn(connection);
+    let answered = async {
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let (head, body) = response.into_parts();
+        let (body, complete) = read(body).await?;
+        Ok((Response::from_parts(head, ()), String::from_utf8_lossy(&body).into_owned(), complete))
+    };
+    let answered = answered.await;
+    drop(sender);
+    if !matches!(answered, Ok((_, _, true))) {
+        connection.abort();
+    }
+    answered
+}
+
+async fn read(mut body: Incoming) -> io::Result<(Vec<u8>, bool)> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(io::Error::other)?;
+        let Some(data) = frame.data_ref() else { continue };
+        let room = MOST_BODY - whole.len();
+        whole.extend_from_slice(&data[..data.len().min(room)]);
+        if data.len() > room {
+            return Ok((whole, false));
+        }
+    }
+    Ok((whole, true))
+}

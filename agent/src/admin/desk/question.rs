@@ -1,0 +1,187 @@
+//! A request that somebody asks about: a pod, where it calls, and a request line with headers.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::{HeaderName, HeaderValue, Method};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    admin::view::Look,
+    cluster::model::{Snapshot, Workload},
+    proxy::explain::Asked,
+};
+
+const POD: &str = "as in shop/client";
+const TO: &str = "as in orders.shop:80, or 10.96.7.3:80";
+
+/// What cannot be answered, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    /// The question makes no sense.
+    #[error("{0}")]
+    Question(String),
+    /// What it is about is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// Not now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+fn method() -> String {
+    "GET".to_owned()
+}
+
+fn target() -> String {
+    "/".to_owned()
+}
+
+/// A request of a pod.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// The calling pod, as in `shop/client`: one of this node.
+    pub pod: String,
+    /// Where it calls: `service.namespace:port`, or `ip:port`. Without a namespace it is the pod's; without a port, the
+    /// Service's only one.
+    pub to: String,
+    #[serde(default = "method")]
+    pub method: String,
+    /// Path and query.
+    #[serde(default = "target")]
+    pub target: String,
+    /// Each as in `x-user: anna`.
+    #[serde(default)]
+    pub headers: Vec<String>,
+}
+
+impl Question {
+    /// What the proxy would see.
+    pub(super) fn resolve(&self, look: &Look) -> Result<Asked, Wrong> {
+        let caller = self.caller(&look.snapshot)?;
+        let not_captured = not_captured(&caller, look);
+        let (dialled, host) = self.dialled(&look.snapshot, &caller)?;
+        let head = self.head(&host)?;
+        Ok(Asked { caller, not_captured, dialled, head })
+    }
+
+    pub(super) fn caller(&self, snapshot: &Snapshot) -> Result<Arc<Workload>, Wrong> {
+        let Some((namespace, name)) = self.pod.split_once('/') else {
+            return Err(Wrong::Question(format!("pod: {:?} is not namespace/name, {POD}", self.pod)));
+        };
+        let is = |pod: &&Arc<Workload>| &*pod.namespace == namespace && &*pod.name == name;
+        snapshot.pods.values().find(is).cloned().ok_or_else(|| {
+            Wrong::Missing(format!("there is no pod {:?} in an opted-in namespace on this node", self.pod))
+        })
+    }
+
+    /// The address, and the name that the request would bear.
+    pub(super) fn dialled(
+        &self,
+        snapshot: &Snapshot,
+        caller: &Workload,
+    ) -> Result<(SocketAddr, String), Wrong> {
+        if let Ok(address) = self.to.parse::<SocketAddr>() {
+            return Ok((address, self.to.clone()));
+        }
+        let (host, port) = match self.to.rsplit_once(':') {
+            None => (&*self.to, None),
+            Some((host, port)) => {
+                let port: u16 =
+                    port.parse().map_err(|_| Wrong::Question(format!("to: {port:?} is no port, {TO}")))?;
+                (host, Some(port))
+            }
+        };
+        let mut labels = host.split('.');
+        let name = labels.next().unwrap_or_default();
+        let namespace = labels.next().unwrap_or(&caller.namespace);
+        if name.is_empty() || name.contains(['/', ' ']) {
+            return Err(Wrong::Question(format!("to: {:?} names no service, {TO}", self.to)));
+        }
+        let of_service = snapshot.destinations.iter().filter(|(_, destination)| {
+            &*destination.service.name == name && &*destination.service.namespace == namespace
+        });
+        let mut found: Vec<_> =
+            of_service.map(|(address, it)| (it.service.port, address.is_ipv6(), *address)).collect();
+        found.sort();
+        let mut ports: Vec<_> = found.iter().map(|(port, ..)| *port).collect();
+        ports.dedup();
+        let port = match (port, &*ports) {
+            (Some(port), _) => port,
+            (None, [port]) => *port,
+            (None, []) => 0,
+            (None, several) => {
+                return Err(Wrong::Question(format!(
+                    "to: which port of {name}.{namespace}? It has {several:?}, {TO}"
+                )));
+            }
+        };
+        match found.into_iter().find(|(its, ..)| *its == port) {
+            Some((_, _, address)) => Ok((address, format!("{host}:{port}"))),
+            None if ports.is_empty() => Err(Wrong::Missing(format!(
+                "no service {name} is governed in namespace {namespace}: connections to it go direct (is the namespace opted in?)"
+            ))),
+            None => Err(Wrong::Missing(format!(
+                "{name}.{namespace} has no governed port {port}: it has {ports:?}"
+            ))),
+        }
+    }
+
+    /// The checked parts.
+    pub(super) fn parts(&self) -> Result<(Method, Vec<(HeaderName, HeaderValue)>), Wrong> {
+        let wrong = |what: &str, value: &str, example: &str| {
+            Wrong::Question(format!("{what}: {value:?} is none, as in {example}"))
+        };
+        let method =
+            Method::from_bytes(self.method.as_bytes()).map_err(|_| wrong("method", &self.method, "GET"))?;
+        let good_target = self.target.starts_with('/') || self.target == "*";
+        if !good_target || self.target.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
+            return Err(wrong("target", &self.target, "/orders/7?full=1"));
+        }
+        let headers = self.headers.iter().map(|line| {
+            let bad = || wrong("header", line, "\"x-user: anna\"");
+            let (name, value) = line.split_once(':').ok_or_else(bad)?;
+            let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| bad())?;
+            Ok((name, HeaderValue::from_str(value.trim()).map_err(|_| bad())?))
+        });
+        Ok((method, headers.collect::<Result<_, Wrong>>()?))
+    }
+
+    fn head(&self, host: &str) -> Result<Vec<u8>, Wrong> {
+        let (method, headers) = self.parts()?;
+        let mut head = format!("{method} {} HTTP/1.1\r\n", self.target).into_bytes();
+        if !headers.iter().any(|(name, _)| *name == http::header::HOST) {
+            head.extend_from_slice(format!("host: {host}\r\n").as_bytes());
+        }
+        for (name, value) in headers {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        Ok(head)
+    }
+}
+
+/// Why connections of this pod do not come to the agent.
+fn not_captured(pod: &Workload, look: &Look) -> Option<String> {
+    if pod.host_network {
+        return Some("the pod is on the node's own network, which is left alone".to_owned());
+    }
+    if let Some(mesh) = pod.own_proxy {
+        return Some(format!("{mesh} takes the pod's connections already: it is left alone"));
+    }
+    if !pod.capture {
+        return Some(
+            "the pod's annotation sluice.dev/capture, or that of its namespace, leaves it out".to_owned(),
+        );
+    }
+    match look.pods.iter().find(|status| status.workload.uid == pod.uid) {
+        None => Some(
+            "the pod does not run on this node, or capture has not started: it is not enrolled".to_owned(),
+        ),
+        Some(status) => status.pending.as_ref().map(|why| format!("the pod is not enrolled yet: {why}")),
+    }
+}

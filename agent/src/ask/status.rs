@@ -1,0 +1,49 @@
+//! One screen of health.
+
+use std::fmt::Write as _;
+
+use super::{inert::inert, table::table};
+use crate::admin::desk::Status;
+
+pub(super) fn shown(status: &Status) -> String {
+    let state = match status.state_age_seconds {
+        Some(age) => format!("heard of {age:.1} s ago, change {}", status.state_generation),
+        None => "not known yet".to_owned(),
+    };
+    let (pods, services, policies) = (&status.pods, &status.services, &status.policies);
+    let rows = [
+        [
+            "sluice",
+            &format!("{}, {}", status.version, if status.ready { "governs" } else { "DOES NOT GOVERN" }),
+        ],
+        ["node", status.node.as_deref().unwrap_or("(its name was not given: --node)")],
+        ["kernel", &status.kernel],
+        ["cluster", &state],
+        [
+            "pods",
+            &format!(
+                "{} enrolled, {} pending, {} with a proxy of their own",
+                pods.enrolled, pods.pending, pods.own_proxy
+            ),
+        ],
+        [
+            "services",
+            &format!(
+                "{} governed, {} of {} endpoints ready, {} requests in flight",
+                services.governed, services.ready_endpoints, services.endpoints, services.in_flight
+            ),
+        ],
+        ["policies", &format!("{} in force, {} not", policies.in_force, policies.not_in_force)],
+    ];
+    let mut out = table(0, &rows.map(|row| row.map(str::to_owned)));
+    if status.troubles.is_empty() {
+        out.push_str("\nnothing is wrong\n");
+        return out;
+    }
+    out.push_str("\nwhat is wrong, and what to do:\n");
+    for trouble in &status.troubles {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "  - {}\n    {}", inert(&trouble.what), inert(&trouble.to_do));
+    }
+    out
+}
