@@ -7,8 +7,10 @@
 //! changes anything.
 
 mod calls;
+mod endpoints;
 mod events;
 mod look;
+mod objects;
 mod overview;
 mod sampler;
 mod service;
@@ -35,7 +37,7 @@ pub use self::{
     overview::Overview,
     service::Detail,
 };
-use crate::{clock::Nanos, observe::metrics::Metrics};
+use crate::{clock::Nanos, cluster::model::Snapshot, observe::metrics::Metrics};
 
 const SECOND: Nanos = Nanos::of(Duration::from_secs(1));
 
@@ -93,7 +95,8 @@ impl View {
 
     /// Takes the readings at the end of a second, and tells those who wait for it.
     fn sample(&self, second: u64, now: Nanos) {
-        self.sampler().sample(second, now.0, &self.agent.snapshot(), &self.metrics);
+        let snapshot = self.agent.snapshot();
+        self.sampler(&snapshot).sample(second, now.0, &self.metrics);
         self.second.send_if_modified(|before| second > std::mem::replace(before, second.max(*before)));
     }
 
@@ -105,22 +108,25 @@ impl View {
     /// The same, with so many seconds.
     fn overview_since(&self, seconds: usize) -> Overview {
         let look = self.agent.look();
-        Overview::of(&look, &self.sampler(), seconds, Nanos::now().0)
+        Overview::of(&look, &self.sampler(&look.snapshot), seconds, Nanos::now().0)
     }
 
     /// All that is known of a service port, with the last `seconds`; `None`: there is none of that name.
     pub fn service(&self, name: &Name, seconds: usize) -> Option<Detail> {
-        let snapshot = self.agent.snapshot();
-        let services = sampler::services_of(&snapshot, name);
+        let sampler = self.sampler(&self.agent.snapshot());
+        let services = sampler.services.get(name);
         // Asked for only where the service exists: whoever asks must not make up numbers' names.
         services.first()?;
         let numbers = self.metrics.service(&name.namespace, &name.name, name.port);
-        Some(Detail::of(name, &services, &numbers, &self.sampler(), seconds, Nanos::now().0))
+        Some(Detail::of(name, services, &numbers, &sampler, seconds, Nanos::now().0))
     }
 
-    fn sampler(&self) -> MutexGuard<'_, Sampler> {
+    /// What was sampled, and the services of this snapshot.
+    fn sampler(&self, snapshot: &Snapshot) -> MutexGuard<'_, Sampler> {
         // A sample that panicked half-way is the worst of it; the next one goes on.
-        self.sampler.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        sampler.follow(snapshot);
+        sampler
     }
 }
 

@@ -6,12 +6,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Look, Name, part, rounded,
-    sampler::{self, Sampler},
+    Look, Name,
+    objects::{self, PodLine, PodName, PolicyLine},
+    part, rounded,
+    sampler::Sampler,
     service::{State, state_of},
 };
 use crate::{
-    cluster::model::{Service, Workload},
+    cluster::model::Service,
     govern::{endpoint::Endpoint, outlier, tally::Counts, warmup},
     observe::{
         history::{ClosedOff, Part, RECENT, TRACK_BYTES},
@@ -169,54 +171,6 @@ pub struct CallLine {
     pub total: Total,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
-pub struct PodName {
-    pub namespace: String,
-    pub name: String,
-}
-
-/// A pod of this node in an opted-in namespace.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct PodLine {
-    #[serde(flatten)]
-    pub pod: PodName,
-    pub tag: Option<String>,
-    pub state: PodState,
-    /// Why it is not enrolled.
-    pub why: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PodState {
-    /// It is to be enrolled, and is not yet.
-    Pending,
-    /// A service mesh's proxy takes its connections already.
-    OwnProxy,
-    /// It is not to be enrolled.
-    NotCaptured,
-    Enrolled,
-}
-
-/// A TrafficPolicy or TrafficLane.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct PolicyLine {
-    pub kind: &'static str,
-    pub namespace: String,
-    pub name: String,
-    pub conditions: Vec<Condition>,
-}
-
-/// As in the object's status.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Condition {
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    pub holds: bool,
-    pub reason: &'static str,
-    pub message: String,
-}
-
 impl Overview {
     pub(super) fn of(look: &Look, sampler: &Sampler, seconds: usize, now_nanos: u64) -> Self {
         let state = look.cluster.as_ref().map(|cluster| ClusterState {
@@ -224,8 +178,6 @@ impl Overview {
             age_seconds: rounded(cluster.heard.elapsed().as_secs_f64()),
             problems: cluster.problems.iter().map(ToString::to_string).collect(),
         });
-        let mut services: Vec<_> = sampler::by_name(&look.snapshot).into_iter().collect();
-        services.sort_by(|(one, _), (other, _)| one.cmp(other));
         Self {
             node: look.node.as_ref().map(ToString::to_string),
             version: env!("CARGO_PKG_VERSION"),
@@ -239,14 +191,15 @@ impl Overview {
                 bytes_per_series: TRACK_BYTES,
                 lost: sampler.history.lost,
             },
-            services: services
-                .iter()
+            services: sampler
+                .services
+                .all()
                 .map(|(name, services)| ServiceLine::of(name, services, sampler, seconds, now_nanos))
                 .collect(),
             calls: calls(sampler),
             calls_not_shown: sampler.calls.not_shown,
-            pods: pods(look),
-            policies: policies(look),
+            pods: objects::pods(look),
+            policies: objects::policies(look),
         }
     }
 }
@@ -351,69 +304,6 @@ fn calls(sampler: &Sampler) -> Vec<CallLine> {
         key(one).cmp(&key(other))
     });
     calls
-}
-
-fn pods(look: &Look) -> Vec<PodLine> {
-    let line = |workload: &Workload, state, why: Option<String>| PodLine {
-        pod: PodName { namespace: workload.namespace.to_string(), name: workload.name.to_string() },
-        tag: workload.tag.as_ref().map(ToString::to_string),
-        state,
-        why,
-    };
-    let mut pods: Vec<_> = look
-        .pods
-        .iter()
-        .map(|status| {
-            let workload = &status.workload;
-            match (&status.pending, status.own_proxy) {
-                (Some(why), _) => line(workload, PodState::Pending, Some(why.clone())),
-                (None, Some(mesh)) => {
-                    let why = format!("the proxy of {mesh} takes its connections already");
-                    line(workload, PodState::OwnProxy, Some(why))
-                }
-                (None, None) => line(workload, PodState::Enrolled, None),
-            }
-        })
-        .collect();
-    let known: ahash::AHashSet<_> = look.pods.iter().map(|status| &status.workload.uid).collect();
-    for workload in look.snapshot.pods.values().filter(|pod| !pod.finished && !known.contains(&pod.uid)) {
-        pods.push(if workload.host_network {
-            line(
-                workload,
-                PodState::NotCaptured,
-                Some("it is in the node's own network (hostNetwork)".into()),
-            )
-        } else if !workload.capture {
-            line(workload, PodState::NotCaptured, Some("its annotation sluice.dev/capture says so".into()))
-        } else {
-            line(
-                workload,
-                PodState::Pending,
-                Some("its control group is not on this node, or not yet".into()),
-            )
-        });
-    }
-    pods.sort_by(|one, other| (one.state, &one.pod).cmp(&(other.state, &other.pod)));
-    pods
-}
-
-fn policies(look: &Look) -> Vec<PolicyLine> {
-    let conditions = |verdict: &crate::cluster::verdict::Verdict| {
-        let of = |(kind, condition): (_, &crate::cluster::verdict::Condition)| Condition {
-            kind,
-            holds: condition.holds,
-            reason: condition.reason.as_str(),
-            message: condition.message.clone(),
-        };
-        verdict.conditions().into_iter().map(of).collect()
-    };
-    let line = |(key, judged): (&crate::cluster::object::Key, &crate::cluster::verdict::Judged)| PolicyLine {
-        kind: key.kind.as_str(),
-        namespace: key.name.namespace.to_string(),
-        name: key.name.name.to_string(),
-        conditions: conditions(&judged.verdict),
-    };
-    look.verdicts.iter().map(line).collect()
 }
 
 /// How the circuit breakers and the ejections of a second are told in a line of numbers.

@@ -36,7 +36,7 @@ pub(super) struct Sampler {
     pub(super) began: u64,
     tallies: Readings<Tally>,
     loads: Readings<Load>,
-    index: Index,
+    pub(super) services: Services,
 }
 
 impl Sampler {
@@ -48,20 +48,25 @@ impl Sampler {
             began: 0,
             tallies: Readings::default(),
             loads: Readings::default(),
-            index: Index::default(),
+            services: Services::default(),
         }
     }
 
-    pub(super) fn sample(&mut self, second: u64, now_nanos: u64, snapshot: &Snapshot, metrics: &Metrics) {
+    /// Takes up a snapshot: what is gone in it is forgotten.
+    pub(super) fn follow(&mut self, snapshot: &Snapshot) {
+        if self.services.follow(snapshot) {
+            let services = &self.services;
+            self.history.retain(|track| services.knows(track));
+        }
+    }
+
+    /// Takes the readings at the end of a second, of the services that were followed last.
+    pub(super) fn sample(&mut self, second: u64, now_nanos: u64, metrics: &Metrics) {
         if second <= self.history.now() {
             return;
         }
         if self.began == 0 {
             self.began = second;
-        }
-        if self.index.follow(snapshot) {
-            let index = &self.index;
-            self.history.retain(|track| index.knows(track));
         }
         self.requests.clear();
         let mut counted: AHashMap<Name, Counts> = AHashMap::new();
@@ -78,7 +83,7 @@ impl Sampler {
         self.calls.end();
         let mut samples = Vec::new();
         for (name, counts) in counted {
-            let services = self.index.get(&name);
+            let services = self.services.get(&name);
             let Some(first) = services.first() else { continue };
             let breakers = first.governor.breakers();
             let mut lanes = lanes(breakers, now_nanos);
@@ -112,7 +117,7 @@ impl Name {
         Track { namespace: self.namespace.clone(), service: self.name.clone(), port: self.port, part }
     }
 
-    pub(super) fn of(service: &Service) -> Self {
+    fn of(service: &Service) -> Self {
         Self { namespace: service.namespace.clone(), name: service.name.clone(), port: service.port }
     }
 }
@@ -211,26 +216,33 @@ impl<C: Counter> Readings<C> {
     }
 }
 
-/// The services of a snapshot by name: a dual-stack Service is one a family.
+/// The services of the newest snapshot, by name: a dual-stack Service is one a family.
 #[derive(Default)]
-struct Index {
-    generation: u64,
-    services: AHashMap<Name, Vec<Arc<Service>>>,
+pub(super) struct Services {
+    /// `None`: there was no snapshot yet.
+    generation: Option<u64>,
+    by_name: BTreeMap<Name, Vec<Arc<Service>>>,
 }
 
-impl Index {
+impl Services {
     /// Whether it is another snapshot than before.
     fn follow(&mut self, snapshot: &Snapshot) -> bool {
-        if snapshot.generation == self.generation {
+        if self.generation == Some(snapshot.generation) {
             return false;
         }
-        self.generation = snapshot.generation;
-        self.services = by_name(snapshot);
+        self.generation = Some(snapshot.generation);
+        self.by_name = by_name(snapshot);
         true
     }
 
-    fn get(&self, name: &Name) -> &[Arc<Service>] {
-        self.services.get(name).map_or(&[], Vec::as_slice)
+    /// Those of this name; none if there is none.
+    pub(super) fn get(&self, name: &Name) -> &[Arc<Service>] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// All of them, in order.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Name, &Vec<Arc<Service>>)> {
+        self.by_name.iter()
     }
 
     fn knows(&self, track: &Track) -> bool {
@@ -247,8 +259,8 @@ impl Index {
 }
 
 /// All services of a snapshot. The addresses of a headless one share theirs.
-pub(super) fn by_name(snapshot: &Snapshot) -> AHashMap<Name, Vec<Arc<Service>>> {
-    let mut all: AHashMap<Name, Vec<Arc<Service>>> = AHashMap::new();
+fn by_name(snapshot: &Snapshot) -> BTreeMap<Name, Vec<Arc<Service>>> {
+    let mut all: BTreeMap<Name, Vec<Arc<Service>>> = BTreeMap::new();
     for destination in snapshot.destinations.values() {
         let service = &destination.service;
         let same = all.entry(Name::of(service)).or_default();
@@ -260,19 +272,4 @@ pub(super) fn by_name(snapshot: &Snapshot) -> AHashMap<Name, Vec<Arc<Service>>> 
         same.sort_by_key(|service| service.endpoints.first().map(|endpoint| endpoint.address));
     }
     all
-}
-
-/// Those of this name.
-pub(super) fn services_of(snapshot: &Snapshot, name: &Name) -> Vec<Arc<Service>> {
-    let mut found: Vec<Arc<Service>> = Vec::new();
-    for destination in snapshot.destinations.values() {
-        let service = &destination.service;
-        let is_it =
-            service.port == name.port && service.name == name.name && service.namespace == name.namespace;
-        if is_it && !found.iter().any(|other| Arc::ptr_eq(other, service)) {
-            found.push(Arc::clone(service));
-        }
-    }
-    found.sort_by_key(|service| service.endpoints.first().map(|endpoint| endpoint.address));
-    found
 }

@@ -7,33 +7,25 @@ use serde::Serialize;
 
 use super::{
     Name,
+    endpoints::{self, EndpointLine},
     overview::{ServiceLine, Signals, distinct, number_of},
     rounded,
     sampler::Sampler,
-    warmth::Warmth,
 };
 use crate::{
     clock::Nanos,
     cluster::model::Service,
     govern::{
         breaker,
-        endpoint::Endpoint,
         governor::Breakers,
-        outlier,
         policy::{Mode, Policy},
         tag::Tag,
-        warmup::{self, Stage},
     },
     observe::{
         history::{Part, RECENT, Second, Track},
         metrics::{LimitCounts, ServiceMetrics},
     },
 };
-
-/// Endpoints that are listed; those that warm up, fail or are busy come first.
-const MOST_ENDPOINTS: usize = 256;
-/// Of those, the ones that are told second by second.
-pub(super) const WITH_SERIES: usize = 32;
 
 /// What is served at `/api/service`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -118,47 +110,6 @@ pub(super) fn state_of(state: breaker::State) -> State {
     }
 }
 
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct EndpointLine {
-    pub address: String,
-    pub pod: Option<String>,
-    pub zone: Option<String>,
-    /// Its tag; `null` is the baseline.
-    pub tag: Option<String>,
-    pub state: EndpointState,
-    /// How long it stays ejected.
-    pub ejected_seconds: Option<f64>,
-    /// The part of a warm endpoint's share that it is to get now, 0 to 1; `null` without a warm-up policy.
-    pub wanted_share: Option<f64>,
-    #[serde(flatten)]
-    pub signals: Signals,
-    /// Of those that are told second by second.
-    pub seconds: Option<EndpointSeconds>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum EndpointState {
-    Ready,
-    /// Ready, and held out for the delay of its warm-up.
-    Delayed,
-    WarmingUp,
-    Ejected,
-    NotReady,
-    Terminating,
-}
-
-/// One number a second, `null` where nothing is known.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
-pub struct EndpointSeconds {
-    #[serde(flatten)]
-    pub seconds: Seconds,
-    /// The part of a warm endpoint's share that it was to get.
-    pub wanted: Vec<Option<f64>>,
-    /// What it got, as a mean of five seconds.
-    pub got: Vec<Option<f64>>,
-}
-
 /// The warm-up of the policy.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct WarmUp {
@@ -190,13 +141,6 @@ pub struct TransitionLine {
     pub why: String,
 }
 
-/// What an endpoint line is made from.
-struct Known<'s> {
-    endpoint: &'s Endpoint,
-    track: Track,
-    line: EndpointLine,
-}
-
 impl Detail {
     pub(super) fn of(
         name: &Name,
@@ -214,25 +158,14 @@ impl Detail {
             let kept = sampler.history.last(track, seconds).unwrap_or_else(|| vec![None; seconds]);
             Seconds::of(from, &kept)
         };
-        let mut endpoints = endpoints(name, services, policy, sampler, now_nanos);
-        let count = endpoints.len();
-        endpoints.truncate(MOST_ENDPOINTS);
-        let warmth = Warmth::of(&sampler.history, name, services, seconds);
-        for known in endpoints.iter_mut().take(WITH_SERIES) {
-            let tag = known.endpoint.tag.as_ref();
-            known.line.seconds = Some(EndpointSeconds {
-                seconds: of_track(&known.track),
-                wanted: warmth.wanted(&sampler.history, &known.track),
-                got: warmth.got(&sampler.history, &known.track, tag),
-            });
-        }
+        let endpoints = endpoints::list(name, services, policy, sampler, (seconds, now_nanos), &of_track);
         Self {
             second: sampler.history.now(),
             service: ServiceLine::of(name, services, sampler, 0, now_nanos),
             seconds: of_track(&name.track(Part::Service)),
             lanes: lanes(name, services, sampler, now_nanos, &of_track),
-            endpoints: endpoints.into_iter().map(|known| known.line).collect(),
-            endpoints_not_shown: count.saturating_sub(MOST_ENDPOINTS),
+            endpoints: endpoints.lines,
+            endpoints_not_shown: endpoints.not_shown,
             warmup: policy.load_balancer.warmup.as_ref().map(|warmup| WarmUp {
                 duration_seconds: warmup.duration.as_secs_f64(),
                 delay_seconds: warmup.delay.as_secs_f64(),
@@ -242,76 +175,6 @@ impl Detail {
             limits: limits(policy, services, numbers),
             transitions: transitions(services, now_nanos),
         }
-    }
-}
-
-/// All endpoints; what is worth a look comes first.
-fn endpoints<'s>(
-    name: &Name,
-    services: &'s [Arc<Service>],
-    policy: &Policy,
-    sampler: &Sampler,
-    now_nanos: u64,
-) -> Vec<Known<'s>> {
-    let known = |endpoint: &'s Arc<Endpoint>| {
-        let track = name.track(Part::Endpoint(endpoint.address));
-        let recent = sampler.history.recent(&track);
-        let in_flight = endpoint.load.in_flight.load(std::sync::atomic::Ordering::Relaxed);
-        let until = outlier::ejected_until(policy.outlier_detection.as_ref(), endpoint, now_nanos);
-        let warmup = policy.load_balancer.warmup.as_ref();
-        let line = EndpointLine {
-            address: endpoint.address.to_string(),
-            pod: endpoint.pod.as_ref().map(ToString::to_string),
-            zone: endpoint.zone.as_ref().map(ToString::to_string),
-            tag: endpoint.tag.as_ref().map(ToString::to_string),
-            state: state(endpoint, policy, until.is_some(), now_nanos),
-            ejected_seconds: until
-                .map(|until| rounded(Duration::from(Nanos(until - now_nanos)).as_secs_f64())),
-            wanted_share: warmup.map(|_| rounded(warmup::factor(warmup, endpoint, now_nanos))),
-            signals: Signals::of(recent.as_ref(), sampler.seconds(RECENT), in_flight),
-            seconds: None,
-        };
-        Known { endpoint, track, line }
-    };
-    let mut all: Vec<_> = services.iter().flat_map(|service| &service.endpoints).map(known).collect();
-    let rank = |line: &EndpointLine| match line.state {
-        EndpointState::WarmingUp | EndpointState::Delayed | EndpointState::Ejected => 0,
-        EndpointState::Ready => 1,
-        EndpointState::Terminating => 2,
-        EndpointState::NotReady => 3,
-    };
-    all.sort_by(|one, other| {
-        let busy = other.line.signals.rate.total_cmp(&one.line.signals.rate);
-        rank(&one.line)
-            .cmp(&rank(&other.line))
-            .then(busy)
-            .then(one.endpoint.address.cmp(&other.endpoint.address))
-    });
-    // Among those that are shown the order is one that does not change with every second.
-    let shown = all.len().min(WITH_SERIES);
-    all[..shown].sort_by(|one, other| {
-        let key = |known: &Known<'_>| {
-            (known.endpoint.tag.clone(), known.endpoint.pod.clone(), known.endpoint.address)
-        };
-        key(one).cmp(&key(other))
-    });
-    all
-}
-
-fn state(endpoint: &Endpoint, policy: &Policy, ejected: bool, now_nanos: u64) -> EndpointState {
-    if endpoint.terminating {
-        return EndpointState::Terminating;
-    }
-    if !endpoint.ready {
-        return EndpointState::NotReady;
-    }
-    if ejected {
-        return EndpointState::Ejected;
-    }
-    match policy.load_balancer.warmup.as_ref().map(|warmup| warmup::stage(warmup, endpoint, now_nanos)) {
-        Some(Stage::Delayed) => EndpointState::Delayed,
-        Some(Stage::Warming(_)) => EndpointState::WarmingUp,
-        Some(Stage::Warm) | None => EndpointState::Ready,
     }
 }
 

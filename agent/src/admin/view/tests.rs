@@ -106,8 +106,9 @@ fn series(pod: &Arc<PodMetrics>) -> ServiceSeries {
 /// As many requests as that, one after the other, answered by the endpoint with this number.
 fn ask(view: &View, series: &mut ServiceSeries, number: u8, count: u64, status: u16) {
     let snapshot = view.agent.snapshot();
-    let services = sampler::services_of(&snapshot, &name());
-    let endpoint = services[0].endpoints.iter().find(|endpoint| endpoint.address == address(number)).unwrap();
+    let mut destinations = snapshot.destinations.values();
+    let web = destinations.find(|destination| &*destination.service.name == "web").unwrap();
+    let endpoint = web.service.endpoints.iter().find(|endpoint| endpoint.address == address(number)).unwrap();
     for _ in 0..count {
         let lane = series.lane(endpoint.tag.as_ref());
         lane.begin().finish(status, None, 2 * MS, 0, 0);
@@ -423,6 +424,7 @@ async fn hostile_names_stay_within_their_event() {
         ..Look::default()
     };
     let view = view_of(look);
+    tick(&view, 1);
     let mut stream = view.events(None).unwrap();
     let first = next(&mut stream).await.unwrap();
     let lines: Vec<_> = first.lines().filter(|line| !line.is_empty()).collect();

@@ -1,0 +1,121 @@
+//! Pods and policies: which are enrolled and why others are not, and what became of what users have written.
+
+use ahash::AHashSet;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::Look;
+use crate::cluster::{model::Workload, object, verdict};
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+pub struct PodName {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// A pod of this node in an opted-in namespace.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct PodLine {
+    #[serde(flatten)]
+    pub pod: PodName,
+    pub tag: Option<String>,
+    pub state: PodState,
+    /// Why it is not enrolled.
+    pub why: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PodState {
+    /// It is to be enrolled, and is not yet.
+    Pending,
+    /// A service mesh's proxy takes its connections already.
+    OwnProxy,
+    /// It is not to be enrolled.
+    NotCaptured,
+    Enrolled,
+}
+
+/// A TrafficPolicy or TrafficLane.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct PolicyLine {
+    pub kind: &'static str,
+    pub namespace: String,
+    pub name: String,
+    pub conditions: Vec<Condition>,
+}
+
+/// As in the object's status.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub holds: bool,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// The pods of opted-in namespaces; what is not enrolled comes first.
+pub(super) fn pods(look: &Look) -> Vec<PodLine> {
+    let line = |workload: &Workload, state, why: Option<String>| PodLine {
+        pod: PodName { namespace: workload.namespace.to_string(), name: workload.name.to_string() },
+        tag: workload.tag.as_ref().map(ToString::to_string),
+        state,
+        why,
+    };
+    let mut pods: Vec<_> = look
+        .pods
+        .iter()
+        .map(|status| {
+            let workload = &status.workload;
+            match (&status.pending, status.own_proxy) {
+                (Some(why), _) => line(workload, PodState::Pending, Some(why.clone())),
+                (None, Some(mesh)) => {
+                    let why = format!("the proxy of {mesh} takes its connections already");
+                    line(workload, PodState::OwnProxy, Some(why))
+                }
+                (None, None) => line(workload, PodState::Enrolled, None),
+            }
+        })
+        .collect();
+    let known: AHashSet<_> = look.pods.iter().map(|status| &status.workload.uid).collect();
+    for workload in look.snapshot.pods.values().filter(|pod| !pod.finished && !known.contains(&pod.uid)) {
+        pods.push(if workload.host_network {
+            line(
+                workload,
+                PodState::NotCaptured,
+                Some("it is in the node's own network (hostNetwork)".into()),
+            )
+        } else if !workload.capture {
+            line(workload, PodState::NotCaptured, Some("its annotation sluice.dev/capture says so".into()))
+        } else {
+            line(
+                workload,
+                PodState::Pending,
+                Some("its control group is not on this node, or not yet".into()),
+            )
+        });
+    }
+    pods.sort_by(|one, other| (one.state, &one.pod).cmp(&(other.state, &other.pod)));
+    pods
+}
+
+/// The policies, with what became of them.
+pub(super) fn policies(look: &Look) -> Vec<PolicyLine> {
+    let conditions = |verdict: &verdict::Verdict| {
+        let of = |(kind, condition): (_, &verdict::Condition)| Condition {
+            kind,
+            holds: condition.holds,
+            reason: condition.reason.as_str(),
+            message: condition.message.clone(),
+        };
+        verdict.conditions().into_iter().map(of).collect()
+    };
+    let line = |(key, judged): (&object::Key, &verdict::Judged)| PolicyLine {
+        kind: key.kind.as_str(),
+        namespace: key.name.namespace.to_string(),
+        name: key.name.name.to_string(),
+        conditions: conditions(&judged.verdict),
+    };
+    look.verdicts.iter().map(line).collect()
+}
