@@ -6,7 +6,7 @@
 //! - [`capture`]: how a connection gets here. eBPF programs, the pods' network namespaces, the listeners inside them.
 //! - [`proxy`]: what happens to it. Accept, detect, HTTP, tunnel, pool, upstream.
 //! - [`govern`]: what is decided about it. Tag, lane, balance. Pure: no sockets, no clock of its own.
-//! - [`observe`]: what is told about it. Metrics, the last 15 minutes, and the access log.
+//! - [`observe`]: what is told about it. Metrics, the last 15 minutes, traces and the access log.
 //! - [`admin`]: who can ask. `/metrics`, `/healthz`, `/readyz`, and a live page.
 //! - [`ask`]: how: `sluice explain`, `status`, `top`, `call`, `dump`.
 //! - [`config`]: what the operator chose. [`api`]: the words of the Kubernetes objects that Sluice reads.

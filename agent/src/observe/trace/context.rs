@@ -172,6 +172,8 @@ pub struct Scan<'p> {
     /// By place in the list.
     found: [Option<Parent>; 3],
     multi: Multi,
+    /// There was a `traceparent`.
+    traceparent: bool,
     seen: bool,
     denied: bool,
 }
@@ -187,7 +189,14 @@ struct Multi {
 impl<'p> Scan<'p> {
     /// The forms that are understood; of several that a request carries the first in the list counts.
     pub fn new(propagation: &'p [Propagation]) -> Self {
-        Self { propagation, found: [None; 3], multi: Multi::default(), seen: false, denied: false }
+        Self {
+            propagation,
+            found: [None; 3],
+            multi: Multi::default(),
+            traceparent: false,
+            seen: false,
+            denied: false,
+        }
     }
 
     /// Sees a header, its name in any case.
@@ -196,7 +205,11 @@ impl<'p> Scan<'p> {
         let Some(place) = self.propagation.iter().position(|known| *known == form) else { return };
         self.seen = true;
         match form {
-            Propagation::W3c => self.found[place] = parse_traceparent(value),
+            Propagation::W3c => {
+                // With two of them nobody knows which counts.
+                let first = !std::mem::replace(&mut self.traceparent, true);
+                self.found[place] = parse_traceparent(value).filter(|_| first);
+            }
             Propagation::B3 => {
                 self.found[place] = parse_b3(value);
                 self.denied |= value.trim_ascii() == b"0";
@@ -376,6 +389,12 @@ mod tests {
         let short = [("x-b3-traceid", "a3ce929d0e0e4736"), ("x-b3-spanid", "00f067aa0ba902b7")];
         let Found::Trace(found) = scan(&[Propagation::B3Multi], &short) else { panic!("no trace") };
         assert_eq!(found.trace.to_string(), "0000000000000000a3ce929d0e0e4736");
+    }
+
+    #[test]
+    fn two_traceparents_are_none() {
+        let twice = [("traceparent", TRACEPARENT), ("traceparent", TRACEPARENT)];
+        assert_eq!(scan(&[Propagation::W3c], &twice), Found::Unusable { denied: false });
     }
 
     #[test]

@@ -195,3 +195,47 @@ fn a_pod_in_two_services_has_a_load_in_each() {
     assert_eq!(addresses(&a.endpoints), addresses(&b.endpoints));
     assert!(!Arc::ptr_eq(&a.endpoints[0].load, &b.endpoints[0].load));
 }
+
+#[test]
+fn the_access_log_is_the_services_affair_then_the_namespaces() {
+    let own = |value: &str| {
+        svc("web", "10.96.0.1", "").replace(
+            "namespace: shop",
+            &format!("namespace: shop, annotations: {{sluice.dev/access-log: {value}}}"),
+        )
+    };
+    let shop = |value: &str| SHOP.replace("enabled}", &format!("enabled, sluice.dev/access-log: {value}}}"));
+    let mut builder = start(Options::default(), &format!("{SHOP}{}", svc("web", "10.96.0.1", "")));
+    let logged = |snapshot: &Snapshot| {
+        service(snapshot, "10.96.0.1:80").access_log.map(crate::observe::sampling::Ratio::get)
+    };
+    let mut last = next(&mut builder);
+    assert_eq!(logged(&last), None);
+    for (change, wanted) in [
+        (shop("enabled"), Some(1.0)),
+        (own("'0.25'"), Some(0.25)),
+        (shop("disabled"), Some(0.25)),
+        (own("disabled"), Some(0.0)),
+        (svc("web", "10.96.0.1", ""), Some(0.0)),
+        (SHOP.to_owned(), None),
+        (own("enabled"), Some(1.0)),
+    ] {
+        apply(&mut builder, &change);
+        // What changes nothing for anybody is no new snapshot.
+        last = builder.build(Instant::now()).unwrap_or(last);
+        assert_eq!(logged(&last), wanted, "{change}");
+    }
+    // What makes no sense counts as not set, and is named.
+    let (sightings, _) = manifests::parse(&own("'150 %'"));
+    for sighting in sightings {
+        builder.apply(Change::Applied(sighting));
+    }
+    assert_eq!(logged(&next(&mut builder)), None);
+    assert_eq!(
+        messages(&builder),
+        [
+            "Service shop/web: metadata.annotations[\"sluice.dev/access-log\"]: \"150 %\" is neither \"enabled\" nor \
+             \"disabled\" nor a ratio from 0 to 1; it counts as not set"
+        ]
+    );
+}
