@@ -25,7 +25,7 @@ use crate::{
     maps::{AGENT_CGROUP, DIALLED, HEARTBEAT, PODS, SERVICES, count},
 };
 
-pub(crate) const IPPROTO_TCP: u32 = 6;
+const IPPROTO_TCP: u32 = 6;
 
 /// Why a connect passes, or how it was redirected.
 type Outcome = Result<Counter, Counter>;
@@ -105,22 +105,18 @@ fn admit(ctx: &SockAddrContext, dialled: &Address) -> Result<(), Counter> {
     if now.saturating_sub(beat) > HEARTBEAT_STALE_AFTER_NANOS {
         return Err(Counter::AgentSilent);
     }
-    if is_agent() { Err(Counter::AgentItself) } else { Ok(()) }
-}
-
-/// Whether it is the agent that connects, in a pod's network namespace, or another agent.
-#[inline(always)]
-pub(crate) fn is_agent() -> bool {
     // SAFETY: no arguments.
     if unsafe { bpf_get_current_cgroup_id() } == AGENT_CGROUP.load() {
-        return true;
+        return Err(Counter::AgentItself);
     }
     // Of another agent we know no control group. While one takes over from the other, each would be handed what the
     // other sends on to a governed address (a headless service's endpoint), for ever.
-    matches!(
-        bpf_get_current_comm(),
-        Ok([a, b, c, d, e, f, g, h, ..]) if [a, b, c, d, e, f, g, h] == AGENT_THREADS
-    )
+    match bpf_get_current_comm() {
+        Ok([a, b, c, d, e, f, g, h, ..]) if [a, b, c, d, e, f, g, h] == AGENT_THREADS => {
+            Err(Counter::AgentItself)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// One of the pod's listeners. They share a destination address, hence a range of client ports: several listeners

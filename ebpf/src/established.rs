@@ -105,7 +105,7 @@ unsafe fn storage(
 }
 
 #[inline(always)]
-fn netns_cookie(ctx: &SockOpsContext) -> u64 {
+pub(crate) fn netns_cookie(ctx: &SockOpsContext) -> u64 {
     // SAFETY: the helper takes the context itself.
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }

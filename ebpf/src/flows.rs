@@ -1,10 +1,12 @@
 //! sock_ops, and connect4 and connect6 once more: what becomes of pods' connections, redirected or not.
 //!
-//! Programs of their own, so that whatever a kernel has against them, capture does not depend on them. A socket of an
-//! enrolled pod is marked at `connect()`, where it is known who connects: the agent's own connections in a pod's network
-//! namespace are not the pod's. When the connect goes out its destination is final (it was redirected, or was not), and the
-//! kernel is asked to tell of its changes of state. At its end the numbers that TCP has kept all along are added up.
-//! So between a connection's beginning and its end nothing is run for it.
+//! Programs of their own, so that whatever a kernel has against them, capture does not depend on them. When a connect goes
+//! out its destination is final (it was redirected, or was not), and the kernel is asked to tell of the socket's changes of
+//! state. At its end the numbers that TCP has kept all along are added up. So nothing is allocated for a connection, and
+//! between its beginning and its end nothing is run for it.
+//!
+//! An agent among the pods connects in their network namespaces, too, and that is not theirs. It is known who connects only
+//! at `connect()`: there the agent's sockets are marked, by programs on its own control group.
 
 use core::{
     arch::asm,
@@ -13,44 +15,28 @@ use core::{
 };
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::{
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
-        BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_ESTABLISHED, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
-        bpf_sock,
+        BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_ESTABLISHED,
+        BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock,
     },
-    helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get},
+    helpers::generated::bpf_sk_storage_get,
     programs::{SockAddrContext, SockOpsContext},
 };
-use sluice_ebpf::{Address, Counter, FlowCounts, FlowKey, Followed, OTHER};
+use sluice_ebpf::{AGENTS, Address, Counter, FlowCounts, FlowKey, OTHER};
 
 use crate::{
-    connect::{IPPROTO_TCP, is_agent},
-    established::{remote_ip, remote_port, socket},
-    maps::{DIALLED, FLOWS, FOLLOWED, PODS, SERVICES, count},
+    established::{netns_cookie, remote_ip, remote_port, socket},
+    maps::{DIALLED, FLOWS, MARKED, PODS, SERVICES, count},
 };
 
-/// A process connects.
+/// A process of the agent's control group connects.
 #[inline(always)]
 pub(crate) fn connecting(ctx: &SockAddrContext) {
-    // SAFETY: the kernel passes a valid context to the program.
-    if unsafe { (*ctx.sock_addr).protocol } != IPPROTO_TCP {
-        return;
-    }
-    // SAFETY: the helper takes the context itself.
-    let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    if PODS.get_ptr(cookie).is_none() || is_agent() {
-        return;
-    }
-    let key = FlowKey { netns_cookie: cookie, destination: OTHER, redirected: 0 };
-    let mut fresh = Followed { key, received_at_half: 0, opened: 0, reserved: 0 };
-    // SAFETY: `sk` is valid, and the storage is as large as `Followed`. A socket can connect more than once, and the helper
-    // does not replace what is there, hence the write. Without memory for it the connection is not counted.
-    unsafe {
-        if let Some(followed) = FOLLOWED.get_or_insert_ptr_mut(ctx, Some(&mut fresh)).as_mut() {
-            followed.opened = 0;
-        }
-    }
+    let mut agents = AGENTS;
+    // SAFETY: in this program type the kernel never leaves `sk` null. Without memory for it the connection is counted as the
+    // pod's, which harms nobody.
+    let _no_memory = unsafe { MARKED.get_or_insert_ptr_mut(ctx, Some(&mut agents)) };
 }
 
 #[inline(always)]
@@ -65,36 +51,45 @@ pub(crate) fn on(ctx: &SockOpsContext) {
 /// The first segment is about to be sent.
 #[inline(always)]
 fn departing(ctx: &SockOpsContext) {
+    if PODS.get_ptr(netns_cookie(ctx)).is_none() {
+        return;
+    }
     let Some(sk) = socket(ctx) else { return };
-    let Some(followed) = followed(sk) else { return };
-    // SAFETY: `sk` was checked.
-    let dialled = unsafe { get::<Address>(from_ref(&DIALLED).cast(), sk).as_ref() }.copied();
-    let (address, redirected) = match dialled {
-        Some(dialled) => (dialled, 1),
-        None => (Address::v6(remote_ip(ctx), remote_port(ctx) as u16), 0),
-    };
-    // SAFETY: not preallocated, so the element outlives this program's run.
-    followed.key.destination = unsafe { SERVICES.get(&address) }.copied().unwrap_or(OTHER);
-    followed.key.redirected = redirected;
+    match mark(sk) {
+        Some(AGENTS) => return,
+        // A socket can connect more than once.
+        // SAFETY: `sk` was checked.
+        Some(_) => drop(unsafe { MARKED.delete(sk) }),
+        None => {}
+    }
     // Others' wishes stay. If it is refused the connection is not counted.
     let _refused = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
 
 #[inline(always)]
 fn changing(ctx: &SockOpsContext) {
-    let Some(sk) = socket(ctx) else { return };
-    let Some(followed) = followed(sk) else { return };
     let (from, to) = (ctx.arg(0), ctx.arg(1));
+    // The kernel may close what is closed, when the socket goes.
+    if from == BPF_TCP_CLOSE || to != BPF_TCP_ESTABLISHED && to != BPF_TCP_FIN_WAIT2 && to != BPF_TCP_CLOSE {
+        return;
+    }
+    let Some(sk) = socket(ctx) else { return };
     if to == BPF_TCP_ESTABLISHED {
-        followed.opened = 1;
-        add(&followed.key, &FlowCounts { opened: 1, ..NOTHING });
+        add(ctx, sk, &FlowCounts { opened: 1, ..NOTHING });
     } else if to == BPF_TCP_FIN_WAIT2 {
-        followed.received_at_half = bytes_received(ctx);
-    } else if to == BPF_TCP_CLOSE {
-        add(&followed.key, &ended(ctx, followed, from));
-        // The kernel may say it again when the socket goes.
-        // SAFETY: `sk` was checked.
-        let _absent_is_fine = unsafe { FOLLOWED.delete(sk) };
+        let mut received = bytes_received(ctx);
+        // Without memory for it the peer's end may be counted as a byte.
+        // SAFETY: `sk` was checked, and values of this map are numbers.
+        let _no_memory = unsafe {
+            bpf_sk_storage_get(
+                from_ref(&MARKED).cast_mut().cast(),
+                sk.cast(),
+                (&raw mut received).cast(),
+                BPF_SK_STORAGE_GET_F_CREATE.into(),
+            )
+        };
+    } else {
+        add(ctx, sk, &ended(ctx, sk, from));
     }
 }
 
@@ -111,9 +106,9 @@ const NOTHING: FlowCounts = FlowCounts {
 
 /// What there is to say of a connection at its end.
 #[inline(always)]
-fn ended(ctx: &SockOpsContext, followed: &Followed, from: u32) -> FlowCounts {
+fn ended(ctx: &SockOpsContext, sk: *mut bpf_sock, from: u32) -> FlowCounts {
     let retransmits = u64::from(total_retrans(ctx));
-    if followed.opened == 0 {
+    if matches!(from, BPF_TCP_SYN_SENT | BPF_TCP_SYN_RECV) {
         return FlowCounts { failed: 1, retransmits, ..NOTHING };
     }
     // The kernel keeps eighths of microseconds.
@@ -126,7 +121,7 @@ fn ended(ctx: &SockOpsContext, followed: &Followed, from: u32) -> FlowCounts {
     let fin_acknowledged = matches!(from, BPF_TCP_FIN_WAIT2 | BPF_TCP_CLOSING | BPF_TCP_LAST_ACK)
         && snd_una(ctx) == snd_nxt(ctx);
     let fin_received = matches!(from, BPF_TCP_CLOSE_WAIT | BPF_TCP_CLOSING | BPF_TCP_LAST_ACK)
-        || from == BPF_TCP_FIN_WAIT2 && received > followed.received_at_half;
+        || from == BPF_TCP_FIN_WAIT2 && mark(sk).is_some_and(|at_half| received > at_half);
     FlowCounts {
         closed: 1,
         sent_bytes: acknowledged.saturating_sub(1 + u64::from(fin_acknowledged)),
@@ -138,12 +133,23 @@ fn ended(ctx: &SockOpsContext, followed: &Followed, from: u32) -> FlowCounts {
     }
 }
 
+/// Adds to the sum of this pod, destination and path.
 #[inline(always)]
-fn add(key: &FlowKey, counts: &FlowCounts) {
+fn add(ctx: &SockOpsContext, sk: *mut bpf_sock, counts: &FlowCounts) {
+    let cookie = netns_cookie(ctx);
     // A pod that is no longer enrolled is not to come back among the numbers.
-    if PODS.get_ptr(key.netns_cookie).is_none() {
+    if PODS.get_ptr(cookie).is_none() {
         return;
     }
+    // SAFETY: `sk` was checked by the caller.
+    let dialled = unsafe { get::<Address>(from_ref(&DIALLED).cast(), sk).as_ref() }.copied();
+    let (address, redirected) = match dialled {
+        Some(dialled) => (dialled, 1),
+        None => (Address::v6(remote_ip(ctx), remote_port(ctx) as u16), 0),
+    };
+    // SAFETY: not preallocated, so the element outlives this program's run.
+    let destination = unsafe { SERVICES.get(&address) }.copied().unwrap_or(OTHER);
+    let key = &FlowKey { netns_cookie: cookie, destination, redirected };
     let mut found = FLOWS.get_ptr_mut(key);
     if found.is_none() {
         // Somebody may be faster, and that is as good.
@@ -178,9 +184,9 @@ unsafe fn plus(to: *const u64, number: u64) {
 }
 
 #[inline(always)]
-fn followed(sk: *mut bpf_sock) -> Option<&'static mut Followed> {
-    // SAFETY: the storage is the socket's own and lives as long as the socket, which is locked.
-    unsafe { get::<Followed>(from_ref(&FOLLOWED).cast(), sk).as_mut() }
+fn mark(sk: *mut bpf_sock) -> Option<u64> {
+    // SAFETY: callers have checked `sk`; the storage lives as long as the socket, which is locked.
+    unsafe { get::<u64>(from_ref(&MARKED).cast(), sk).as_ref() }.copied()
 }
 
 /// # Safety

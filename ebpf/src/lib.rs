@@ -10,7 +10,7 @@ mod numbers;
 
 pub use address::{Address, words};
 pub use counter::Counter;
-pub use numbers::{FlowCounts, FlowKey, Followed, MAX_FLOWS, OTHER};
+pub use numbers::{AGENTS, FlowCounts, FlowKey, MAX_FLOWS, OTHER};
 
 /// Names of the maps, as the agent asks for them.
 pub mod map {

@@ -7,8 +7,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_ebpf::{
-    Address, Counter, Flow, FlowCounts, FlowKey, Followed, MAX_FLOWS, MAX_IN_FLIGHT, MAX_PODS, MAX_SERVICES,
-    Pod,
+    Address, Counter, Flow, FlowCounts, FlowKey, MAX_FLOWS, MAX_IN_FLIGHT, MAX_PODS, MAX_SERVICES, Pod,
 };
 
 // Entries of these come and go while programs hold references into them. Without preallocation an element is
@@ -43,9 +42,10 @@ pub(crate) static HEARTBEAT: Array<u64, 1> = Array::new();
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
 
-/// On a socket of an enrolled pod: which sum its connection belongs to.
+/// On the agent's own sockets [`sluice_ebpf::AGENTS`]. On others, from when their peer has acknowledged that they send no
+/// more: what they had received by then.
 #[btf_map]
-pub(crate) static FOLLOWED: SkStorage<Followed> = SkStorage::new();
+pub(crate) static MARKED: SkStorage<u64> = SkStorage::new();
 
 /// What pods' connections come to.
 #[btf_map]

@@ -58,14 +58,5 @@ impl FlowCounts {
     }
 }
 
-/// On a pod's socket: that it is followed, from `connect()` to the end of the connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Followed {
-    pub key: FlowKey,
-    /// What had been received when the peer had acknowledged that we send no more.
-    pub received_at_half: u64,
-    /// 0: it has not been established.
-    pub opened: u32,
-    pub reserved: u32,
-}
+/// Value of `MARKED` on a socket of the agent's own, in a pod's network namespace.
+pub const AGENTS: u64 = u64::MAX;

@@ -47,7 +47,7 @@ pub(crate) struct Links {
 }
 
 /// What counts pods' connections.
-type FlowLinks = (SockOpsLink, [CgroupSockAddrLink; 2]);
+type FlowLinks = (SockOpsLink, Vec<CgroupSockAddrLink>);
 
 impl Links {
     /// Takes the programs off `connect()`: from now on every connect goes direct, or to another agent. What is redirected
@@ -128,18 +128,26 @@ impl Programs {
         without_flows(load()).is_some()
     }
 
-    fn attach_flows(&mut self, pods: &File, group: &Path) -> Result<FlowLinks, CaptureError> {
+    fn attach_flows(&mut self, pods: &File, machine: &Machine) -> Result<FlowLinks, CaptureError> {
+        // First, so that none of the agent's connections is ever taken for a pod's. Elsewhere than among the pods they
+        // are not seen.
+        let mut own = Vec::new();
+        if machine.agent_outside_of_pods().is_none() && machine.agent != machine.pods {
+            let group = open(&machine.agent)?;
+            for name in FLOWS {
+                let program = sock_addr(&mut self.ebpf, name)?;
+                own.push(
+                    attach(program, &group).map_err(|error| attach_error(name, &machine.agent, &error))?,
+                );
+            }
+        }
         let name = program::FLOWS;
         let program = sock_ops(&mut self.ebpf, name)?;
         let states = program
             .attach(pods, CgroupAttachMode::Single)
             .and_then(|id| program.take_link(id))
-            .map_err(|error| attach_error(name, group, &error))?;
-        let mut connect = |name| {
-            let program = sock_addr(&mut self.ebpf, name)?;
-            attach(program, pods).map_err(|error| attach_error(name, group, &error))
-        };
-        Ok((states, [connect(FLOWS[0])?, connect(FLOWS[1])?]))
+            .map_err(|error| attach_error(name, &machine.pods, &error))?;
+        Ok((states, own))
     }
 
     /// Attaches the programs to the pods' group, and the one that follows handshakes also where the agent's own
@@ -181,7 +189,7 @@ impl Programs {
                 }
             }
         }
-        let flows = if follow { without_flows(self.attach_flows(&pods, &machine.pods)) } else { None };
+        let flows = if follow { without_flows(self.attach_flows(&pods, machine)) } else { None };
         let others = descriptors::links();
         let mut connect = Vec::new();
         for name in [program::CONNECT4, program::CONNECT6] {

@@ -180,6 +180,10 @@ fn numbers_are_what_is_said_of_them_and_prometheus_takes_them() -> Result<()> {
         let prometheus = Prometheus::start(world, &bazaar.agent, &rules)?;
         // A watch that ends is counted, too.
         world.api(ApiServer::go)?;
+        eventually("the agent has noticed", || {
+            ensure!(bazaar.agent.log().contains("the last state stays in force"));
+            Ok(())
+        })?;
         world.api(ApiServer::come)?;
 
         let told = told()?;

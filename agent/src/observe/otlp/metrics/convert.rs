@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
     metrics::v1::{
         AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint,
-        ResourceMetrics, ScopeMetrics, Sum, metric::Data, number_data_point,
+        ResourceMetrics, ScopeMetrics, Sum, Summary, SummaryDataPoint, metric::Data, number_data_point,
     },
     resource::v1::Resource,
 };
@@ -69,7 +69,7 @@ fn message(metrics: Vec<Metric>, identity: &Identity) -> ExportMetricsServiceReq
     }
 }
 
-/// `None` for what Sluice has none of (summaries).
+/// `None` for what Sluice has none of: numbers of no type.
 fn metric(family: &MetricFamily, part: &[proto::Metric], times: Times) -> Option<Metric> {
     let cumulative = AggregationTemporality::Cumulative.into();
     let numbers = |since: u64, value: fn(&proto::Metric) -> f64| -> Vec<NumberDataPoint> {
@@ -88,7 +88,10 @@ fn metric(family: &MetricFamily, part: &[proto::Metric], times: Times) -> Option
             data_points: part.iter().map(|metric| histogram(metric, times)).collect(),
             aggregation_temporality: cumulative,
         }),
-        MetricType::SUMMARY | MetricType::UNTYPED => return None,
+        MetricType::SUMMARY => {
+            Data::Summary(Summary { data_points: part.iter().map(|metric| summary(metric, times)).collect() })
+        }
+        MetricType::UNTYPED => return None,
     };
     Some(Metric {
         name: family.name().to_owned(),
@@ -106,6 +109,19 @@ fn number(metric: &proto::Metric, value: f64, since: u64, now: u64) -> NumberDat
         time_unix_nano: now,
         value: Some(number_data_point::Value::AsDouble(value)),
         ..NumberDataPoint::default()
+    }
+}
+
+/// Sluice's have no quantiles.
+fn summary(metric: &proto::Metric, times: Times) -> SummaryDataPoint {
+    let summary = metric.get_summary();
+    SummaryDataPoint {
+        attributes: attributes(metric),
+        start_time_unix_nano: times.since,
+        time_unix_nano: times.now,
+        count: summary.sample_count(),
+        sum: summary.sample_sum(),
+        ..SummaryDataPoint::default()
     }
 }
 
@@ -176,6 +192,25 @@ mod tests {
 
     fn at(seconds: u64) -> SystemTime {
         UNIX_EPOCH + std::time::Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_summary_is_a_sum_and_a_count() {
+        let mut summary = proto::Summary::default();
+        summary.set_sample_count(4);
+        summary.set_sample_sum(0.5);
+        let mut point = proto::Metric::from_label(Vec::new());
+        point.set_summary(summary);
+        let mut family = MetricFamily::default();
+        family.set_name("d_seconds".to_owned());
+        family.set_field_type(MetricType::SUMMARY);
+        family.set_metric(vec![point]);
+        let times = Times { since: 1, now: 2 };
+        let told = metric(&family, family.get_metric(), times).unwrap();
+        let Some(Data::Summary(summary)) = &told.data else { panic!("{told:?}") };
+        let [point] = &summary.data_points[..] else { panic!("{summary:?}") };
+        assert_eq!((point.count, point.start_time_unix_nano, point.time_unix_nano), (4, 1, 2));
+        assert!((point.sum - 0.5).abs() < f64::EPSILON);
     }
 
     #[test]
