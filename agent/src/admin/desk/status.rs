@@ -1,6 +1,9 @@
 //! How things stand on this node, on one screen: and what is wrong, with what to do about it.
 
-use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admin::view::Look,
     clock::Nanos,
+    cluster::model::Service,
     govern::{breaker::State, governor::Breakers, outlier, tag::Tag},
 };
 
@@ -159,18 +163,28 @@ impl Status {
         let mut seen = BTreeSet::new();
         let mut all: Vec<_> =
             look.snapshot.destinations.values().map(|destination| &destination.service).collect();
-        all.sort_by_key(|service| (service.namespace.clone(), service.name.clone(), service.port));
+        // A dual-stack Service is one of these a family: the first counts, but each has endpoints of its own.
+        let is_ipv6 = |service: &Service| service.endpoints.first().map(|one| one.address.is_ipv6());
+        all.sort_by_key(|service| {
+            (service.namespace.clone(), service.name.clone(), service.port, is_ipv6(service))
+        });
+        all.dedup_by(|one, other| Arc::ptr_eq(one, other));
         for service in all {
-            let first = service.endpoints.first().map(|endpoint| endpoint.address.is_ipv6());
-            if !seen.insert((service.namespace.clone(), service.name.clone(), service.port, first)) {
+            let config = service.governor.policy().outlier_detection.as_ref();
+            for endpoint in service.endpoints.iter().filter(|one| outlier::is_ejected(config, one, now)) {
+                let pod = endpoint.pod.as_deref().unwrap_or("-");
+                let what = format!("{} (pod {pod}) of {service} is ejected", endpoint.address);
+                troubles.push(trouble(what, "look at that pod: it fails more than the others"));
+            }
+            let in_flight = service.endpoints.iter().map(|one| u64::from(one.load.in_flight.load(Relaxed)));
+            services.in_flight += in_flight.sum::<u64>();
+            if !seen.insert((service.namespace.clone(), service.name.clone(), service.port)) {
                 continue;
             }
             let usable = service.endpoints.iter().filter(|endpoint| endpoint.is_usable()).count();
             services.governed += 1;
             services.endpoints += service.endpoints.len();
             services.ready_endpoints += usable;
-            services.in_flight +=
-                service.endpoints.iter().map(|one| u64::from(one.load.in_flight.load(Relaxed))).sum::<u64>();
             if usable == 0 && !service.endpoints.is_empty() {
                 troubles.push(trouble(
                     format!("{service} has no ready endpoint"),
@@ -187,13 +201,6 @@ impl Status {
                     let what = format!("the circuit breaker of {service}, {lane}, is open{why}");
                     troubles.push(trouble(what, "look at the service; it is asked again by itself"));
                 }
-            }
-            let config = service.governor.policy().outlier_detection.as_ref();
-            let out = service.endpoints.iter().filter(|one| outlier::is_ejected(config, one, now));
-            for endpoint in out {
-                let pod = endpoint.pod.as_deref().unwrap_or("-");
-                let what = format!("{} (pod {pod}) of {service} is ejected", endpoint.address);
-                troubles.push(trouble(what, "look at that pod: it fails more than the others"));
             }
         }
         services

@@ -302,7 +302,7 @@ impl Walk<'_> {
                 let (shown, of) =
                     (self.candidates.iter().filter(|one| one.of_hundred > 0).count(), self.candidates.len());
                 let mut what = format!(
-                    "{} is drawn by {:?}; {shown} of {of} may be",
+                    "{} is drawn by {:?}; may be: {shown} of {of}",
                     decision.endpoint.address,
                     service.governor.policy().load_balancer.algorithm
                 );
@@ -334,7 +334,7 @@ impl Walk<'_> {
     ) {
         let service = self.service;
         let (baseline, usable) = (service.baseline.len(), service.baseline.usable());
-        let of_baseline = format!("the baseline has {baseline} endpoints, {usable} of them ready");
+        let of_baseline = format!("endpoints of the baseline: {baseline}, ready: {usable}");
         let Some(tag) = tag else {
             let verdict = if decided.is_ok() { Verdict::Passes } else { Verdict::Stops };
             let object = self.service_object();
@@ -344,7 +344,7 @@ impl Walk<'_> {
         let tag = tag.as_str();
         let there = service.lanes.get(tag).map_or_else(
             || format!("{service} has no endpoint in lane {tag}"),
-            |lane| format!("lane {tag} has {} endpoints, {} of them ready", lane.len(), lane.usable()),
+            |lane| format!("endpoints in lane {tag}: {}, ready: {}", lane.len(), lane.usable()),
         );
         let fails = fallback == LaneFallback::Fail;
         let because = if fails {

@@ -71,7 +71,6 @@ pub enum Stage {
     Timeout,
     Retry,
     Fallback,
-    Answer,
 }
 
 impl Stage {
@@ -90,7 +89,6 @@ impl Stage {
             Self::Timeout => "timeout",
             Self::Retry => "retry",
             Self::Fallback => "fallback",
-            Self::Answer => "answer",
         }
     }
 }

@@ -83,8 +83,6 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
         (Some(reason), status, _) => format!("the caller got {status}: {}", reason.message()),
         (None, status, _) => format!("{} answered {status}", shown(&outcome)),
     };
-    let what = outcome.what.clone();
-    steps.say(Stage::Answer, Verdict::Passes, what, None);
     Explanation {
         ended: Some(Ended {
             seconds_ago: (now.since(decision.ended).0 / 1_000_000) as f64 / 1e3,
