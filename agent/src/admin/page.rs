@@ -70,7 +70,7 @@ const fn fnv(bytes: &[u8]) -> u64 {
     hash
 }
 
-/// What is answered at the path of a [`file`].
+/// What is answered at the path of a [`file()`].
 pub(super) fn answer(path: &str, asked: &HeaderMap) -> Response<Full<Bytes>> {
     if let Some(file) = file(path) {
         return file.answer(asked);

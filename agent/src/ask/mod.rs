@@ -1,7 +1,7 @@
 //! The commands that ask the agent of this node, over its Unix socket: `sluice explain`, `status`, `top`, `call`, `dump`.
 //!
 //! For people by default, tables; `-o json` is what the agent said. What comes from elsewhere (paths, labels, bodies) is made
-//! [inert] before it is shown. Exit status: 0, the answer is there (`status`: and nothing is wrong; `call`: and some status
+//! [mod@inert] before it is shown. Exit status: 0, the answer is there (`status`: and nothing is wrong; `call`: and some status
 //! came back); 1, it is not, or something is wrong; 2, the question makes no sense.
 
 mod call;

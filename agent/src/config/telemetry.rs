@@ -13,7 +13,7 @@ use crate::observe::{
 /// Flags about telemetry that is sent.
 #[derive(Args, Clone, Debug)]
 pub struct Telemetry {
-    /// The collector that gets the spans of sampled requests, as in http://otel-collector.monitoring:4317 [default: no spans
+    /// The collector that gets the spans of sampled requests, as in `http://otel-collector.monitoring:4317` [default: no spans
     /// are made, and requests' trace headers are passed on as they are]
     #[arg(long, value_name = "URL", env = "SLUICE_OTLP_TRACES")]
     pub otlp_traces: Option<Address>,
