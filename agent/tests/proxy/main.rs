@@ -7,6 +7,7 @@ mod callers;
 mod connections;
 mod detection;
 mod drain;
+mod durations;
 mod endpoints;
 mod entry;
 mod explain;

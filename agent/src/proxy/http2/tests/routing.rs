@@ -36,6 +36,9 @@ async fn requests_go_to_their_lane_with_the_tag_in_both_places() {
     bed.metric(&["sluice_tags_total", "routed"], |value| value == 2).await;
     bed.metric(&["sluice_tags_total", "fell_back"], |value| value == 1).await;
     bed.metric(&["sluice_requests_total", "destination_lane=\"gray\"", "2xx"], |value| value == 2).await;
+    // Each answered request is divided into the endpoint's time and what was added.
+    bed.metric(&["sluice_upstream_duration_seconds_count"], |value| value == 4).await;
+    bed.metric(&["sluice_added_duration_seconds_count"], |value| value == 4).await;
 }
 
 #[tokio::test]
