@@ -33,7 +33,6 @@ const RESERVED_HEADERS: [&str; 11] = [
     "x-sluice-reason",
 ];
 
-/// Stops asking a Service (a lane of it) that mostly fails, for a while. It opens when one of the thresholds that are set
 /// An answer in the place of the Service's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
