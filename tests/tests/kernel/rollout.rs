@@ -41,7 +41,8 @@ pub(super) fn follows_the_curve(report: &LoadReport, began: SystemTime, ready: u
     for (index, second) in report.timeline.iter().enumerate() {
         let count = |version| second.get(version).copied().unwrap_or_default() as f64;
         let since = zero + index as f64 + 0.5;
-        if !(1.5..WARM_UP).contains(&since) {
+        // Whole seconds within the warm-up.
+        if !(1.5..=WARM_UP - 0.5).contains(&since) {
             continue;
         }
         let factor = since / WARM_UP;
