@@ -46,8 +46,8 @@ fn warm_up(depot: &Depot<'_>, story: &mut Story) -> Result<App> {
     for (second, counts) in report.timeline.iter().enumerate() {
         let (old, new) = (count(counts, "one"), count(counts, "two"));
         let since = zero + second as f64 + 0.5;
-        // Once it is warm latencies decide, and those of a machine with other things to do differ.
-        if old + new < 300.0 || !(1.5..f64::from(DURATION)).contains(&since) {
+        // Once it is warm latencies decide, and those of a machine with other things to do differ: whole seconds before.
+        if old + new < 300.0 || !(1.5..=f64::from(DURATION) - 0.5).contains(&since) {
             continue;
         }
         let factor = since / f64::from(DURATION);
