@@ -42,7 +42,7 @@ struct Size {
     /// Endpoints, each with its pod, spread over the services
     #[arg(long, default_value_t = 100_000, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     endpoints: usize,
-    /// Namespaces that are opted in: three watches each
+    /// Namespaces that are opted in: five watches each
     #[arg(long, default_value_t = 50, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
     namespaces: usize,
     /// Objects that change in a second

@@ -9,7 +9,10 @@ use std::{
 };
 
 use http::HeaderName;
-use tokio::time::{Sleep, sleep_until};
+use tokio::{
+    task::unconstrained,
+    time::{Sleep, sleep_until},
+};
 
 use crate::{
     clock::Nanos,
@@ -154,7 +157,10 @@ async fn wait_until<F: Future>(
             return Poll::Ready(Ok(output));
         }
         loop {
-            if timer.as_mut().as_pin_mut().is_some_and(|sleep| sleep.poll(cx).is_pending()) {
+            // What is waited for may always have something to do, and use up what the runtime lets a task do in one go: the
+            // timer is not to be denied for that, or it never ends.
+            let waits = |sleep| Pin::new(&mut unconstrained(sleep)).poll(cx).is_pending();
+            if timer.as_mut().as_pin_mut().is_some_and(waits) {
                 return Poll::Pending;
             }
             match over(Nanos::now()) {
@@ -224,5 +230,20 @@ mod tests {
         assert_eq!(of(None, Some(5)), Some(Elapsed::BackendRequest));
         assert_eq!(of(Some(5), Some(3)), Some(Elapsed::BackendRequest));
         assert_eq!(of(Some(3), Some(5)), Some(Elapsed::Request));
+    }
+
+    #[tokio::test]
+    async fn time_runs_out_for_what_always_has_something_to_do() {
+        let at = Nanos::now() + Nanos::of(Duration::from_millis(20));
+        let until = Until { at: Some((at, Elapsed::Request)), drain: None };
+        let mut busy = pin!(async {
+            loop {
+                // Uses up what the runtime lets a task do in one go, as a relay between two fast peers does.
+                tokio::task::consume_budget().await;
+            }
+        });
+        let waited = tokio::time::timeout(Duration::from_secs(20), until.wait_only(busy.as_mut())).await;
+        let ended: Result<(), Elapsed> = waited.expect("it ends by itself");
+        assert_eq!(ended, Err(Elapsed::Request));
     }
 }
