@@ -7,7 +7,7 @@
 
 use http::HeaderName;
 
-use super::{baggage, tag::Tag};
+use super::{baggage, headers, tag::Tag};
 
 /// The longest tag, in bytes: that of a Kubernetes label value.
 const MAX_TAG: usize = 63;
@@ -33,31 +33,11 @@ pub enum TagNamesError {
 impl TagNames {
     /// The first name is the one that is set on forwarded requests, and the key of the baggage member.
     pub fn new(names: &[HeaderName]) -> Result<Self, TagNamesError> {
-        const RESERVED: [&str; 18] = [
-            "accept-encoding",
-            "authorization",
-            "baggage",
-            "connection",
-            "content-encoding",
-            "content-length",
-            "content-type",
-            "cookie",
-            "expect",
-            "host",
-            "keep-alive",
-            "proxy-connection",
-            "te",
-            "traceparent",
-            "tracestate",
-            "trailer",
-            "transfer-encoding",
-            "upgrade",
-        ];
         if names.is_empty() {
             return Err(TagNamesError::Empty);
         }
         for (index, name) in names.iter().enumerate() {
-            if RESERVED.contains(&name.as_str()) {
+            if !headers::may_carry_a_tag(name.as_str().as_bytes()) {
                 return Err(TagNamesError::Reserved(name.clone()));
             }
             if names[..index].contains(name) {

@@ -3,7 +3,7 @@
 //! Pure: no sockets, no clock of its own, no global state. Time and randomness are arguments, so that tests are exact.
 //!
 //! In the order in which a request meets them: [`lane`] reads its tag, [`entry`] gives it one if it has none and a lane
-//! asks for it, [`throttle`], [`concurrency`] and [`breaker`] admit it or refuse, [`route`] finds the endpoints that may
+//! asks for it, [`edit`] puts it into the head that is sent on, [`throttle`], [`concurrency`] and [`breaker`] admit it or refuse, [`route`] finds the endpoints that may
 //! answer it ([`outlier`] and [`warmup`] hold some back), [`balance`] chooses one of them. What came of it is an
 //! [`outcome`]; [`retry`] sends it again, [`fallback`] answers in the service's place. [`policy`] is what was asked for,
 //! checked and with every default filled in; [`request`] is what rules may ask of a request.
@@ -13,10 +13,12 @@ pub mod baggage;
 pub mod balance;
 pub mod breaker;
 pub mod concurrency;
+pub mod edit;
 pub mod endpoint;
 pub mod entry;
 pub mod fallback;
 pub mod governor;
+pub mod headers;
 pub mod lane;
 pub mod outcome;
 pub mod outlier;

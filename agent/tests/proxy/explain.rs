@@ -6,7 +6,7 @@ use sluice::{
     cluster::model::Workload,
     govern::policy::{
         Algorithm, Behaviour, CircuitBreaker, Concurrency, LimitKey, LoadBalancer, Mode, Policy, RateLimit,
-        RequestMatch, Scope,
+        RequestMatch, Scope, ValueMatch, ValueTest,
     },
     proxy::explain::{Asked, Explanation, Stage, Step, Verdict, explain},
 };
@@ -84,6 +84,39 @@ fn asking_changes_nothing_and_foretells_what_happens() {
         assert_eq!(refused.because.as_deref(), Some("rule rare of TrafficPolicy shop/orders"));
         assert!(said.steps.iter().all(|step| step.stage != Stage::Endpoint), "{said:#?}");
     }
+    caller.get("/");
+    caller.answer().made_up(429, "throttled");
+}
+
+/// Rules are asked about the head with its tag, whoever gave it: here the calling pod.
+#[test]
+fn a_limit_on_the_tag_header_is_foretold_for_a_pod_with_a_tag_of_its_own() {
+    let origin = Origin::fixed("ok");
+    let mut policy = policy();
+    let tagged = ValueTest::Is(ValueMatch::Exact("gray".to_owned()));
+    let matches =
+        RequestMatch { headers: vec![("x-mse-tag".parse().unwrap(), tagged)], ..RequestMatch::default() };
+    policy.rate_limits = vec![Arc::new(RateLimit { matches, ..(*policy.rate_limits[0]).clone() })];
+    let rig = Rig::builder().endpoint(origin.address).caller("gray").policy(policy).start();
+    let ask = || {
+        let caller = Workload {
+            ips: vec!["10.244.0.1".parse().unwrap()],
+            tag: Some("gray".parse().unwrap()),
+            ..Workload::new("uid-1", "shop", "gateway-1")
+        };
+        let asked = Asked {
+            caller: Arc::new(caller),
+            not_captured: None,
+            dialled: "10.96.0.1:80".parse().unwrap(),
+            head: b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
+        };
+        explain(&rig.snapshot(), &tag_names(), &asked)
+    };
+    assert_eq!(step(&ask(), Stage::RateLimit).verdict, Verdict::Passes);
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    assert_eq!(step(&ask(), Stage::RateLimit).verdict, Verdict::Stops);
     caller.get("/");
     caller.answer().made_up(429, "throttled");
 }

@@ -12,26 +12,11 @@ use crate::{
         matching::{check_header_name, each},
         span::{self, Span},
     },
-    govern::policy,
+    govern::{headers, policy},
 };
 
 /// The most that a static answer's body holds, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-
-/// What a static answer may not set: the proxy frames it, and says itself where it comes from.
-const RESERVED_HEADERS: [&str; 11] = [
-    "connection",
-    "content-length",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-connection",
-    "server",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-sluice-reason",
-];
 
 /// An answer in the place of the Service's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -109,10 +94,7 @@ pub struct StaticAnswer {
 pub struct StaticHeader {
     /// Name of the header. Those that frame the answer, or that Sluice sets itself, are not allowed.
     #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$"))]
-    #[x_kube(validation = Rule::new(
-        "!(self.lowerAscii() in ['connection', 'content-length', 'keep-alive', 'proxy-authenticate', 'proxy-connection', \
-         'server', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'x-sluice-reason'])"
-    ).message("Sluice sets this header itself"))]
+    #[x_kube(validation = Rule::new(not_reserved()).message("Sluice sets this header itself"))]
     pub name: String,
     /// Its value.
     #[schemars(length(max = 4096), regex(pattern = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"))]
@@ -186,11 +168,16 @@ impl StaticAnswer {
     }
 }
 
+/// The proxy frames an answer, and says itself where it comes from.
+fn not_reserved() -> String {
+    format!("!(self.lowerAscii() in {})", headers::reserved_in_cel())
+}
+
 impl StaticHeader {
     fn check(&self, at: &At<'_>) -> Option<(HeaderName, HeaderValue)> {
         let name_at = at.field("name");
         let name = check_header_name(&self.name, &name_at)?;
-        if RESERVED_HEADERS.contains(&name.as_str()) {
+        if !headers::may_be_set(name.as_str().as_bytes()) {
             name_at.refuse(format!("{}: Sluice sets this header itself", quoted(&self.name)));
         }
         let value = at.field("value").parse(

@@ -89,7 +89,8 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
         service: &destination.service,
         destination,
         caller,
-        view,
+        came: view,
+        forwarded: BytesMut::new(),
         now: Nanos::now().0,
         candidates: Vec::new(),
     };
@@ -104,7 +105,10 @@ struct Walk<'a> {
     service: &'a Service,
     destination: &'a Destination,
     caller: &'a Workload,
-    view: View<'a>,
+    /// The head as it came, which is asked for the tag.
+    came: View<'a>,
+    /// The head with its tag, which policies are asked about.
+    forwarded: BytesMut,
     now: u64,
     candidates: Vec<Candidate>,
 }
@@ -186,9 +190,9 @@ impl Walk<'_> {
 
     /// Reads the request as the proxy does.
     fn request(&mut self, names: &TagNames) -> Result<Tagging, Outcome> {
-        let entry = || self.service.colour(&self.view, self.caller);
-        let read =
-            http1::read(self.view.0, names, self.caller.tag.as_ref(), entry, None, &mut BytesMut::new());
+        let Self { service, caller, came, forwarded, .. } = self;
+        let entry = || service.colour(came, caller);
+        let read = http1::read(came.0, names, caller.tag.as_ref(), entry, None, forwarded);
         read.map(|request| request.tagging).map_err(|refused| {
             let reason = http1::reason_of(refused);
             self.steps.say(Stage::Request, Verdict::Stops, refused.to_string(), None);
@@ -207,7 +211,7 @@ impl Walk<'_> {
                 Some(format!("Pod {}/{}, whose own tag it is", self.caller.namespace, self.caller.name))
             }
             Some(TagSource::Entry) => {
-                let coloured = self.service.entry.colour(&self.view, self.caller.address());
+                let coloured = self.service.entry.colour(&self.came, self.caller.address());
                 coloured.map(|coloured| format!("entry[{}] of TrafficLane {}", coloured.rule, coloured.lane))
             }
         };
@@ -224,8 +228,9 @@ impl Walk<'_> {
 
     fn admit(&mut self) -> Result<(), Stopped> {
         let governor = &self.service.governor;
-        let rules = governor.throttles().copy_for(&self.view, &self.caller.uid, self.now);
-        let verdict = rules.admit(&self.view, &self.caller.uid, self.now);
+        let view = View(&self.forwarded);
+        let rules = governor.throttles().copy_for(&view, &self.caller.uid, self.now);
+        let verdict = rules.admit(&view, &self.caller.uid, self.now);
         for (limit, admission) in verdict.decisions() {
             let enforced = limit.mode == Mode::Enforce;
             let (verdict, what) = match admission {
@@ -401,7 +406,7 @@ impl Walk<'_> {
             }
         }
         if let Some(retry) = &policy.retry {
-            let method = self.view.method();
+            let method = self.came.method();
             let may = retry.methods.iter().any(|allowed| allowed.as_str().as_bytes() == method);
             let what = if may {
                 format!("may be sent again up to {} times, as far as the budget allows", retry.attempts)

@@ -8,6 +8,7 @@ use crate::{
     govern::{
         fallback::{self, stale},
         governor::Governor,
+        headers,
         policy::{FallbackAction, FallbackOn, StaticAnswer},
     },
     observe::{metrics, reason::REASON_HEADER},
@@ -141,14 +142,11 @@ fn of_stale(answer: &stale::Answer, now: u64) -> MadeUp {
     }
 }
 
-fn to_map(headers: &[(HeaderName, HeaderValue)]) -> HeaderMap {
-    let mut map = HeaderMap::with_capacity(headers.len() + 3);
-    for (name, value) in headers {
+fn to_map(kept: &[(HeaderName, HeaderValue)]) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(kept.len() + 3);
+    for (name, value) in kept {
         // The proxy says itself how long the body is and what becomes of the connection.
-        if !matches!(
-            name.as_str(),
-            "content-length" | "connection" | "transfer-encoding" | "keep-alive" | "upgrade"
-        ) {
+        if headers::may_be_kept(name.as_str().as_bytes()) {
             map.append(name, value.clone());
         }
     }

@@ -1,9 +1,10 @@
 //! A request's head: read once, refused if it could mean two things, and written for the endpoint in the same pass. Pure.
 //!
-//! What is forwarded is what came, byte for byte, without the lines that are meant for this hop only and with the tag in
-//! both its places. The request line, `Host` and the order and case of headers are never touched.
+//! What is forwarded is what came, byte for byte, without the lines that are meant for this hop only and with what
+//! [`edit`] changes: the tag in both its places. The request line, `Host` and the order and case of headers are never touched.
 
 use bytes::BytesMut;
+use http::{HeaderName, header};
 use smallvec::SmallVec;
 
 use super::{
@@ -13,8 +14,9 @@ use super::{
 use crate::proxy::decisions::Ids;
 use crate::{
     govern::{
-        baggage,
-        lane::{RequestTag, TagNames, TagScan, Tagging, is_baggage},
+        edit::{self, Head},
+        headers,
+        lane::{RequestTag, TagNames, TagScan, Tagging},
         tag::Tag,
     },
     observe::trace::context::Scan,
@@ -140,7 +142,9 @@ pub(crate) fn read(
     }
     let upgrade = lines.connection_upgrade && lines.upgrade && !http10;
     let tagging = tags.decide(caller, entry);
-    write(head, headers, &lines, upgrade, names, &tagging, out);
+    let mut outgoing = Outgoing::new(head, headers, &lines, upgrade, names);
+    edit::tag(&mut outgoing, names, &tagging);
+    outgoing.write(out);
 
     Ok(Request {
         method: Method::of(method),
@@ -214,31 +218,12 @@ impl<'h> Lines<'h> {
     /// Whether a line is for this hop only. What frames or addresses a message is never dropped on a sender's word
     /// (`Connection: content-length`), since this hop would then forward something else than it has read.
     fn is_for_this_hop(&self, name: &[u8], upgrade: bool) -> bool {
-        let known = match name.len() {
-            2 => name.eq_ignore_ascii_case(b"te"),
-            7 => !upgrade && name.eq_ignore_ascii_case(b"upgrade"),
-            10 => name.eq_ignore_ascii_case(b"connection") || name.eq_ignore_ascii_case(b"keep-alive"),
-            14 => name.eq_ignore_ascii_case(b"http2-settings"),
-            16 => name.eq_ignore_ascii_case(b"proxy-connection"),
-            _ => false,
-        };
-        known
-            || (self.nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
-                && !is_vital(name))
+        if headers::is_for_one_hop(name) {
+            return !(upgrade && name.eq_ignore_ascii_case(b"upgrade"));
+        }
+        self.nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+            && headers::may_be_dropped(name)
     }
-}
-
-fn is_vital(name: &[u8]) -> bool {
-    const VITAL: [&[u8]; 7] = [
-        b"host",
-        b"content-length",
-        b"transfer-encoding",
-        b"content-type",
-        b"authorization",
-        b"baggage",
-        b"traceparent",
-    ];
-    VITAL.iter().any(|vital| name.eq_ignore_ascii_case(vital))
 }
 
 /// `1*DIGIT` (RFC 9110, section 8.6): no sign, no list, nothing that overflows.
@@ -249,51 +234,89 @@ pub(super) fn length(value: &[u8]) -> Result<u64, Refused> {
     Ok(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
-fn write(
-    head: &[u8],
-    headers: &[httparse::Header<'_>],
-    lines: &Lines<'_>,
-    upgrade: bool,
-    names: &TagNames,
-    tagging: &Tagging,
-    out: &mut BytesMut,
-) {
-    out.reserve(head.len() + 256);
-    let tag = tagging.tag.as_ref().map_or(&[][..], |tag| tag.as_bytes());
-    let baggage = tagging.set_baggage.then(|| {
-        let members = headers.iter().filter(|header| is_baggage(header.name.as_bytes()));
-        baggage::set(members.map(|header| header.value), names.baggage_key(), tag)
-    });
-    let baggage = baggage.flatten();
+/// A head on its way out: the lines that came, without those that are left out, and others behind them.
+pub(super) struct Outgoing<'h> {
+    head: &'h [u8],
+    headers: &'h [httparse::Header<'h>],
+    /// By their places in `headers`, a bit each.
+    left_out: u128,
+    added: SmallVec<[(HeaderName, Value); 2]>,
+}
 
-    // Blank lines before the request line (RFC 9112, section 2.2) are not passed on.
-    let start = head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    let mut copier = Copier::new(head, start, out);
-    for header in headers {
-        let name = header.name.as_bytes();
-        let replaced =
-            (tagging.set_header && names.is_header(name)) || (baggage.is_some() && is_baggage(name));
-        if replaced || (lines.is_for_this_hop(name, upgrade) && !names.is_header(name)) {
-            copier.omit(name);
+/// Room for a tag.
+type Value = SmallVec<[u8; 64]>;
+
+const _: () = assert!(MAX_HEADERS <= u128::BITS as usize);
+
+impl<'h> Outgoing<'h> {
+    /// What of a head goes further than this hop. The tag header does in any case.
+    fn new(
+        head: &'h [u8],
+        headers: &'h [httparse::Header<'h>],
+        lines: &Lines<'_>,
+        upgrade: bool,
+        names: &TagNames,
+    ) -> Self {
+        let mut outgoing = Self { head, headers, left_out: 0, added: SmallVec::new() };
+        outgoing.leave_out(|name| lines.is_for_this_hop(name, upgrade) && !names.is_header(name));
+        let te = lines.te_trailers;
+        for (name, value) in [
+            (
+                header::CONNECTION,
+                [&b""[..], b"upgrade", b"te", b"upgrade, te"][usize::from(upgrade) + 2 * usize::from(te)],
+            ),
+            (header::TE, if te { b"trailers" } else { &b""[..] }),
+        ] {
+            if !value.is_empty() {
+                outgoing.add(&name, value);
+            }
+        }
+        outgoing
+    }
+
+    fn leave_out(&mut self, which: impl Fn(&[u8]) -> bool) {
+        for (at, header) in self.headers.iter().enumerate() {
+            if which(header.name.as_bytes()) {
+                self.left_out |= 1 << at;
+            }
         }
     }
-    let out = copier.finish();
-    match (upgrade, lines.te_trailers) {
-        (true, true) => add(out, b"connection", b"upgrade, te"),
-        (true, false) => add(out, b"connection", b"upgrade"),
-        (false, true) => add(out, b"connection", b"te"),
-        (false, false) => {}
+
+    fn write(&self, out: &mut BytesMut) {
+        out.reserve(self.head.len() + 256);
+        // Blank lines before the request line (RFC 9112, section 2.2) are not passed on.
+        let start = self.head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let mut copier = Copier::new(self.head, start, out);
+        let mut left_out = self.left_out;
+        while left_out != 0 {
+            copier.omit(self.headers[left_out.trailing_zeros() as usize].name.as_bytes());
+            left_out &= left_out - 1;
+        }
+        let out = copier.finish();
+        for (name, value) in &self.added {
+            add(out, name.as_str().as_bytes(), value);
+        }
+        out.extend_from_slice(b"\r\n");
     }
-    if lines.te_trailers {
-        add(out, b"te", b"trailers");
+}
+
+impl Head for Outgoing<'_> {
+    fn get_all<'s>(&'s self, name: &'s HeaderName) -> impl Iterator<Item = &'s [u8]> {
+        let came = self.headers.iter().enumerate().filter(move |(at, header)| {
+            self.left_out & (1 << at) == 0 && header.name.eq_ignore_ascii_case(name.as_str())
+        });
+        let added = self.added.iter().filter(move |(key, _)| key == name);
+        came.map(|(_, header)| header.value).chain(added.map(|(_, value)| value.as_slice()))
     }
-    if tagging.set_header && tagging.tag.is_some() {
-        add(out, names.header().as_str().as_bytes(), tag);
+
+    fn add(&mut self, name: &HeaderName, value: &[u8]) {
+        self.added.push((name.clone(), Value::from_slice(value)));
     }
-    if let Some(baggage) = baggage {
-        add(out, b"baggage", &baggage);
+
+    fn remove(&mut self, name: &HeaderName) {
+        self.leave_out(|line| line.eq_ignore_ascii_case(name.as_str().as_bytes()));
+        self.added.retain(|(key, _)| key != name);
     }
-    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]

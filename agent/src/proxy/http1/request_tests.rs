@@ -161,6 +161,19 @@ fn http10_is_kept_alive_only_if_it_asks() {
     assert!(request.keep_alive);
 }
 
+#[test]
+fn a_head_on_its_way_out_is_edited_as_every_other() {
+    let head = b"GET / HTTP/1.1\r\nhost: a\r\naccept: a\r\nx-twice: 1\r\naccept: b\r\nX-Twice: 2\r\n\r\n";
+    let mut slots = [httparse::EMPTY_HEADER; 8];
+    let mut parsed = httparse::Request::new(&mut slots);
+    assert!(parsed.parse(head).unwrap().is_complete());
+    let mut outgoing = Outgoing::new(head, parsed.headers, &Lines::default(), false, &names());
+    edit::tests::behaves(&mut outgoing);
+    let mut out = BytesMut::new();
+    outgoing.write(&mut out);
+    assert_eq!(out, &b"GET / HTTP/1.1\r\nhost: a\r\nx-twice: 3\r\nx-twice: 4\r\naccept: \r\n\r\n"[..]);
+}
+
 proptest! {
     #[test]
     fn whatever_is_forwarded_reads_the_same_again(

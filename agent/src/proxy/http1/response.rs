@@ -11,6 +11,7 @@ use super::{
     head::{Copier, MAX_HEADERS, add, elements, with_line_ends},
     request::{Method, length},
 };
+use crate::govern::headers;
 
 /// What the rest of the way needs to know of an answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -206,15 +207,12 @@ impl<'h> Lines<'h> {
     }
 
     fn is_for_this_hop(&self, name: &[u8], tunnel: bool) -> bool {
-        let known = match name.len() {
-            7 => !tunnel && name.eq_ignore_ascii_case(b"upgrade"),
-            10 => name.eq_ignore_ascii_case(b"connection") || name.eq_ignore_ascii_case(b"keep-alive"),
-            16 => name.eq_ignore_ascii_case(b"proxy-connection"),
-            _ => false,
-        };
-        let framing =
-            name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding");
-        known || (!framing && self.nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name)))
+        let nominated = || self.nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name));
+        if headers::is_for_one_hop(name) {
+            !(tunnel && name.eq_ignore_ascii_case(b"upgrade"))
+        } else {
+            nominated() && headers::may_be_dropped(name)
+        }
     }
 }
 

@@ -20,7 +20,8 @@ use crate::{
     clock::Nanos,
     cluster::model::{Service, Workload},
     govern::{
-        self, baggage,
+        self,
+        edit::{self, Head},
         fallback::stale::Collector,
         lane::{TagNames, TagScan, Tagging},
     },
@@ -39,7 +40,22 @@ use crate::{
     },
 };
 
-static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+impl Head for HeaderMap {
+    fn get_all<'h>(&'h self, name: &'h HeaderName) -> impl Iterator<Item = &'h [u8]> {
+        self.get_all(name).iter().map(HeaderValue::as_bytes)
+    }
+
+    fn add(&mut self, name: &HeaderName, value: &[u8]) {
+        // Without control characters, as is asked for: so it is a value.
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            self.append(name, value);
+        }
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        self.remove(name);
+    }
+}
 
 /// Reads the tag and puts it where the next hop looks for it. Shows the headers to `traces`, too.
 fn tag(
@@ -57,21 +73,7 @@ fn tag(
         }
     }
     let tagging = scan.decide(caller.tag.as_ref(), || service.colour(&View(head), caller));
-    let headers = &mut head.headers;
-    let Some(tag) = tagging.tag else { return tagging };
-    if tagging.set_baggage {
-        let lines = headers.get_all(&BAGGAGE).iter().map(HeaderValue::as_bytes);
-        let edited = baggage::set(lines, names.baggage_key(), tag.as_bytes());
-        // Made of header values and a tag, so it is one.
-        if let Some(Ok(value)) = edited.map(HeaderValue::from_maybe_shared) {
-            headers.insert(&BAGGAGE, value);
-        }
-    }
-    if tagging.set_header
-        && let Ok(value) = HeaderValue::from_bytes(tag.as_bytes())
-    {
-        headers.insert(names.header(), value);
-    }
+    edit::tag(&mut head.headers, names, &tagging);
     tagging
 }
 
@@ -381,4 +383,18 @@ fn grpc_status(headers: &HeaderMap) -> Option<u8> {
 pub(super) fn reason_of(error: &h2::Error) -> Reason {
     // What `h2` itself has found wrong is the endpoint's breach of the protocol.
     if error.is_library() { Reason::UpstreamProtocol } else { Reason::UpstreamReset }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_map_is_edited_as_every_other_head() {
+        let mut map = HeaderMap::new();
+        for (name, value) in [("accept", "a"), ("x-twice", "1"), ("accept", "b"), ("x-twice", "2")] {
+            map.append(name, HeaderValue::from_static(value));
+        }
+        edit::tests::behaves(&mut map);
+    }
 }

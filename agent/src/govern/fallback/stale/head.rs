@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, header};
 
+use crate::govern::headers;
+
 /// The head of an answer that may be kept.
 #[derive(Debug)]
 pub(super) struct Head {
@@ -16,18 +18,6 @@ pub(super) struct Head {
     /// `age`.
     pub(super) age: Duration,
 }
-
-/// Headers that speak of one connection only (RFC 9110, section 7.6.1).
-const OF_ONE_HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// `Cache-Control` directives that forbid to store an answer, or to give it out when it is stale (RFC 9111, section
 /// 4.2.4; `s-maxage` implies `proxy-revalidate`, section 5.2.2.10).
@@ -72,7 +62,7 @@ impl Head {
                 }
                 _ => {}
             }
-            if !OF_ONE_HOP.contains(&name.as_str()) {
+            if headers::may_be_kept(name.as_str().as_bytes()) {
                 kept.push((name, HeaderValue::from_bytes(value).ok()?));
             }
         }

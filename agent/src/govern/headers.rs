@@ -1,0 +1,206 @@
+//! What header names mean to Sluice: the one place that lists them.
+//!
+//! Each name has a row and its classes; whoever drops, keeps, refuses or reserves headers asks for a class, so that a name
+//! that is added here is known everywhere. Names are compared regardless of case.
+
+/// About one connection only: never passed on as it came (RFC 9110, section 7.6.1, and what is sent all the same).
+const CONNECTION: u8 = 1;
+/// Says where a message ends, or whom it is for. HTTP/1 passes it on with the body that it frames; whoever makes a message
+/// says it anew.
+const FRAMING: u8 = 1 << 1;
+/// Between a client and its next proxy: passed on, but not kept for others.
+const PROXY: u8 = 1 << 2;
+/// Sluice sets it itself in responses that it makes up.
+const OWN: u8 = 1 << 3;
+/// Every hop needs it: a sender's `Connection: name` does not get it dropped.
+const VITAL: u8 = 1 << 4;
+/// Has another meaning than that of a tag.
+const MEANING: u8 = 1 << 5;
+
+/// By length, so that a name is compared with a few others only.
+const TABLE: [(&str, u8); 23] = [
+    ("te", CONNECTION),
+    ("host", FRAMING | VITAL),
+    ("cookie", MEANING),
+    ("expect", MEANING),
+    ("server", OWN),
+    ("baggage", MEANING | VITAL),
+    ("trailer", FRAMING),
+    ("upgrade", CONNECTION),
+    ("connection", CONNECTION),
+    ("keep-alive", CONNECTION),
+    ("tracestate", MEANING),
+    ("traceparent", MEANING | VITAL),
+    ("content-type", MEANING | VITAL),
+    ("authorization", MEANING | VITAL),
+    ("content-length", FRAMING | VITAL),
+    ("http2-settings", CONNECTION),
+    ("accept-encoding", MEANING),
+    ("x-sluice-reason", OWN),
+    ("content-encoding", MEANING),
+    ("proxy-connection", CONNECTION),
+    ("transfer-encoding", FRAMING | VITAL),
+    ("x-sluice-fallback", OWN),
+    ("proxy-authenticate", PROXY),
+];
+
+const LONGEST: usize = 18;
+
+/// Where in the table the names of each length begin.
+const START: [usize; LONGEST + 2] = {
+    let mut start = [0; LONGEST + 2];
+    let mut row = 0;
+    let mut length = 0;
+    while length < start.len() {
+        while row < TABLE.len() && TABLE[row].0.len() < length {
+            row += 1;
+        }
+        start[length] = row;
+        length += 1;
+    }
+    assert!(row == TABLE.len(), "a name is longer than the longest, or out of order");
+    start
+};
+
+#[inline]
+fn has(name: &[u8], classes: u8) -> bool {
+    let (Some(&from), Some(&to)) = (START.get(name.len()), START.get(name.len() + 1)) else { return false };
+    let row = TABLE[from..to].iter().find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
+    row.is_some_and(|(_, of)| of & classes != 0)
+}
+
+/// Whether it is about one connection only, and goes no further than it. (What frames a message is not: HTTP/1 passes it on
+/// with the body.)
+#[inline]
+pub fn is_for_one_hop(name: &[u8]) -> bool {
+    has(name, CONNECTION)
+}
+
+/// Whether a sender may ask for it to be dropped (`Connection: name`): not what frames or addresses the message, since the next
+/// hop would then read another message than this one, nor what every hop relies on.
+pub fn may_be_dropped(name: &[u8]) -> bool {
+    !has(name, VITAL)
+}
+
+/// Whether it belongs to the response as a whole, so that it may be kept and given to another client.
+pub fn may_be_kept(name: &[u8]) -> bool {
+    !has(name, CONNECTION | FRAMING | PROXY)
+}
+
+/// Whether a policy may set it: not what frames a message or is about a connection, nor what Sluice says itself.
+pub fn may_be_set(name: &[u8]) -> bool {
+    !has(name, CONNECTION | FRAMING | PROXY | OWN)
+}
+
+/// Whether it may be the header that carries a tag.
+pub fn may_carry_a_tag(name: &[u8]) -> bool {
+    !has(name, CONNECTION | FRAMING | PROXY | OWN | MEANING)
+}
+
+/// The names that a policy [must not set](may_be_set), as a list in CEL: `['te', 'host', ...]`.
+pub fn reserved_in_cel() -> String {
+    let reserved = TABLE.iter().map(|(name, _)| *name).filter(|name| !may_be_set(name.as_bytes()));
+    format!("[{}]", reserved.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(test: impl Fn(&[u8]) -> bool) -> Vec<&'static str> {
+        let mut names: Vec<_> =
+            TABLE.iter().map(|(name, _)| *name).filter(|name| test(name.as_bytes())).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Spelled out, so that none is lost.
+    #[test]
+    fn every_class_has_its_names() {
+        let connection = ["connection", "http2-settings", "keep-alive", "proxy-connection", "te", "upgrade"];
+        assert_eq!(named(is_for_one_hop), connection);
+        assert_eq!(
+            named(|name| !may_be_dropped(name)),
+            [
+                "authorization",
+                "baggage",
+                "content-length",
+                "content-type",
+                "host",
+                "traceparent",
+                "transfer-encoding"
+            ]
+        );
+        assert_eq!(
+            named(|name| !may_be_kept(name)),
+            [
+                "connection",
+                "content-length",
+                "host",
+                "http2-settings",
+                "keep-alive",
+                "proxy-authenticate",
+                "proxy-connection",
+                "te",
+                "trailer",
+                "transfer-encoding",
+                "upgrade"
+            ]
+        );
+        assert_eq!(
+            named(|name| !may_be_set(name)),
+            [
+                "connection",
+                "content-length",
+                "host",
+                "http2-settings",
+                "keep-alive",
+                "proxy-authenticate",
+                "proxy-connection",
+                "server",
+                "te",
+                "trailer",
+                "transfer-encoding",
+                "upgrade",
+                "x-sluice-fallback",
+                "x-sluice-reason"
+            ]
+        );
+        assert_eq!(named(|name| !may_carry_a_tag(name)).len(), TABLE.len(), "all have a meaning");
+        assert_eq!(
+            named(|name| may_be_set(name) && !may_carry_a_tag(name)),
+            [
+                "accept-encoding",
+                "authorization",
+                "baggage",
+                "content-encoding",
+                "content-type",
+                "cookie",
+                "expect",
+                "traceparent",
+                "tracestate"
+            ]
+        );
+    }
+
+    #[test]
+    fn names_are_found_in_any_case_and_others_are_not() {
+        for (name, _) in TABLE {
+            assert!(!may_carry_a_tag(name.to_uppercase().as_bytes()), "{name}");
+            let other = format!("{name}x");
+            assert!(may_carry_a_tag(other.as_bytes()) && may_be_kept(&other.as_bytes()[1..]), "{name}");
+        }
+        for name in ["", "x", "x-mse-tag", "a-header-name-that-is-longer-than-all"] {
+            assert!(may_carry_a_tag(name.as_bytes()) && !is_for_one_hop(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_list_in_cel_is_the_same() {
+        let cel = reserved_in_cel();
+        for (name, _) in TABLE {
+            assert_eq!(cel.contains(&format!("'{name}'")), !may_be_set(name.as_bytes()), "{name}");
+        }
+        assert!(cel.starts_with("['te', ") && cel.ends_with("'proxy-authenticate']"), "{cel}");
+    }
+}
