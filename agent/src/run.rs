@@ -35,7 +35,7 @@ use crate::{
         manifests,
         source::{Feed, Health},
     },
-    config::{Config, Settings},
+    config::{Config, NoNodeAddress, Settings},
     govern::lane::{TagNames, TagNamesError},
     observe::{
         log::LogFilter,
@@ -57,6 +57,8 @@ pub enum RunError {
     Kubernetes(#[from] kubernetes::Error),
     #[error("--tag-header: {0}")]
     TagNames(#[from] TagNamesError),
+    #[error(transparent)]
+    NodeAddress(#[from] NoNodeAddress),
     #[error(transparent)]
     Admin(#[from] BindError),
     #[error(transparent)]
@@ -83,6 +85,7 @@ impl RunError {
         match self {
             Self::Manifests(_)
             | Self::TagNames(_)
+            | Self::NodeAddress(_)
             | Self::Admin(_)
             | Self::AdminSocket(_)
             | Self::AccessLogFile { .. }
@@ -125,11 +128,17 @@ type Shared = Arc<Mutex<Running>>;
 pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(|source| RunError::Start { what: "signal handlers", source })?;
     let tag_names = Arc::new(TagNames::new(&config.tag_header)?);
-    let (feed, client) = open_source(&config).await?;
+    let addresses = config.admin_addresses()?;
+    let directory = config.manifests.as_deref().map(manifests::open).transpose()?;
+    // Before anything else is logged, and after what a mistake on the command line ends with one line of its own.
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %settings, "starting");
+    let (feed, client) = match directory {
+        Some(feed) => (feed, None),
+        None => cluster().await?,
+    };
     let metrics = Arc::new(Metrics::new());
     let running = Shared::default();
     let asked = running.clone();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), %settings, "starting");
     if !settings.unknown_variables.is_empty() {
         tracing::warn!(
             variables = settings.unknown_variables.join(" "),
@@ -144,8 +153,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     let following = view.clone().follow();
     let pages =
         Arc::new(Pages { metrics: metrics.clone(), readiness, settings, log, view, desk: desk.clone() });
-    let admins = config
-        .admin
+    let admins = addresses
         .iter()
         .map(|address| Admin::bind(*address, pages.clone()))
         .collect::<Result<Vec<_>, _>>()?;
@@ -200,7 +208,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         let identity = format!("{}_{:08x}", config.node.as_deref().unwrap_or("sluice"), fastrand::u32(..));
         StatusWriter::start(client, cluster.verdicts(), identity, status::Pace::default())
     });
-    tracing::info!(admin = ?config.admin, workers, "running");
+    tracing::info!(admin = ?addresses, workers, "running");
 
     signals.any().await;
     drop(status_writer);
@@ -217,11 +225,8 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     Ok(())
 }
 
-/// What tells of the cluster's objects: the directory that the operator names, else the API server, with a client for it.
-async fn open_source(config: &Config) -> Result<(Feed, Option<kube::Client>), RunError> {
-    if let Some(directory) = &config.manifests {
-        return Ok((manifests::open(directory)?, None));
-    }
+/// The API server as the source of the cluster's objects, with a client for it.
+async fn cluster() -> Result<(Feed, Option<kube::Client>), RunError> {
     let client = kubernetes::client().await?;
     Ok((kubernetes::open(client.clone()), Some(client)))
 }

@@ -2,12 +2,13 @@
 //!
 //! [`settings`] tells what is in force and where it comes from, and takes care of the environment.
 
+mod address;
 pub mod settings;
 mod telemetry;
 
 use std::{
     fmt,
-    net::{Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -17,6 +18,7 @@ use clap::{Args, ValueEnum};
 use http::HeaderName;
 
 pub use self::{
+    address::{AdminAddress, NoNodeAddress},
     settings::{Origin, Setting, Settings},
     telemetry::Telemetry,
 };
@@ -51,20 +53,24 @@ pub struct Config {
     #[arg(long, value_name = "NAME", env = "SLUICE_NODE")]
     pub node: Option<String>,
 
+    /// The IP address of this node: what `node` stands for in --admin
+    #[arg(long, value_name = "IP", env = "SLUICE_NODE_ADDRESS")]
+    pub node_address: Option<IpAddr>,
+
     /// The zone of this node, for topology hints [default: what the node's label `topology.kubernetes.io/zone` says]
     #[arg(long, value_name = "ZONE", env = "SLUICE_ZONE")]
     pub zone: Option<String>,
 
-    /// Where /metrics, /healthz, /readyz, /config and the page are served over TCP; give it more than once for several
+    /// Where /metrics, /healthz, /readyz, /config and the page are served over TCP: an IP address or `node`, and a port; give
+    /// it more than once for several
     #[arg(
         long,
         value_name = "ADDRESS",
         env = "SLUICE_ADMIN",
         value_delimiter = ',',
-        default_value = "127.0.0.1:9465",
-        value_parser = address
+        default_value = "127.0.0.1:9465"
     )]
-    pub admin: Vec<SocketAddr>,
+    pub admin: Vec<AdminAddress>,
 
     /// Where the same is served over a Unix socket, for root only, and the log filter can be changed; or `off`
     #[arg(long, value_name = "PATH", env = "SLUICE_ADMIN_SOCKET", default_value = ADMIN_SOCKET)]
@@ -162,15 +168,22 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// `ADDRESS:PORT`. An IPv6 address may lack its brackets: a manifest can only put a node's address before a port, and
-/// does not know of which family it is.
-fn address(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
+impl Config {
+    /// The addresses of `--admin`, each of them once.
+    ///
+    /// # Errors
+    /// One of them names the node, whose address is not known.
+    pub fn admin_addresses(&self) -> Result<Vec<SocketAddr>, NoNodeAddress> {
+        let mut addresses = Vec::with_capacity(self.admin.len());
+        for admin in &self.admin {
+            let address = admin.resolve(self.node_address)?;
+            // A node on which everything is at loopback, as in tests, or an address that is given twice.
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        Ok(addresses)
     }
-    text.rsplit_once(':')
-        .and_then(|(ip, port)| Some(SocketAddr::from((ip.parse::<Ipv6Addr>().ok()?, port.parse().ok()?))))
-        .ok_or_else(|| "an IP address and a port, as in 127.0.0.1:9465".to_owned())
 }
 
 /// Where the admin socket is.
@@ -215,18 +228,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_both_families() {
-        for (text, same) in [
-            ("127.0.0.1:9465", "127.0.0.1:9465"),
-            ("[fd00::1]:9465", "[fd00::1]:9465"),
-            ("fd00::1:9465", "[fd00::1]:9465"),
-            (":::9465", "[::]:9465"),
-        ] {
-            assert_eq!(address(text), Ok(same.parse().unwrap()), "{text}");
+    fn no_address_is_listened_at_twice() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            config: Config,
         }
-        for text in ["", ":9465", "9465", "127.0.0.1", "localhost:9465", "fd00::1:port", "fd00::1:70000"] {
-            assert!(address(text).is_err(), "{text}");
-        }
+        let parse = |arguments: &[&str]| {
+            <Line as clap::Parser>::parse_from([&["agent"], arguments].concat()).config.admin_addresses()
+        };
+        let admin = "--admin=node:9465,127.0.0.1:9465";
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(
+            parse(&[admin, "--node-address=10.0.0.7"]).unwrap(),
+            addresses(&["10.0.0.7:9465", "127.0.0.1:9465"])
+        );
+        assert_eq!(parse(&[admin, "--node-address=127.0.0.1"]).unwrap(), addresses(&["127.0.0.1:9465"]));
+        assert!(parse(&[admin]).is_err());
     }
 
     #[test]

@@ -45,7 +45,6 @@ fn it_has_time_to_drain() {
 
 #[test]
 fn it_is_no_more_privileged_than_named() {
-    let pod = pod();
     let security = &container()["securityContext"];
     assert_eq!(security["privileged"], false);
     assert_eq!(security["allowPrivilegeEscalation"], false);
@@ -55,10 +54,8 @@ fn it_is_no_more_privileged_than_named() {
     // With the prefix the API server refuses it together with `allowPrivilegeEscalation: false`.
     let added = security["capabilities"]["add"].as_array().unwrap();
     assert!(added.iter().all(|name| !name.as_str().unwrap().starts_with("CAP_")), "{added:?}");
-    // Newer than the oldest Kubernetes that is supported, which refuses fields that it does not know.
-    assert!(security["appArmorProfile"].is_null() && pod["securityContext"]["appArmorProfile"].is_null());
-    let annotations = &base("DaemonSet")["spec"]["template"]["metadata"]["annotations"];
-    assert_eq!(annotations["container.apparmor.security.beta.kubernetes.io/agent"], "unconfined");
+    assert_eq!(security["appArmorProfile"]["type"], "Unconfined");
+    // The overlay for older servers names this container.
     assert_eq!(container()["name"], "agent");
 }
 
@@ -76,7 +73,7 @@ fn its_variables_and_commands_are_the_agents() {
     let known: BTreeSet<String> = configuration::variables();
     for variable in container()["env"].as_array().unwrap() {
         let name = variable["name"].as_str().unwrap();
-        assert!(name == "HOST_IP" || known.contains(name), "{name} is none of the agent's");
+        assert!(known.contains(name), "{name} is none of the agent's");
     }
     for name in configuration::config_map().keys() {
         assert!(known.contains(name), "{name} is none of the agent's");
@@ -91,4 +88,60 @@ fn its_variables_and_commands_are_the_agents() {
         assert_eq!(command[0], "/sluice");
         assert!(parse(&command[1..]).status.success(), "{probe}: {command:?}");
     }
+}
+
+/// `env` goes before `envFrom`: a setting there could not be changed in the ConfigMap, and nothing would say so.
+#[test]
+fn every_setting_can_be_made_in_the_config_map() {
+    let settings = configuration::config_map();
+    for variable in container()["env"].as_array().unwrap() {
+        let name = variable["name"].as_str().unwrap();
+        assert!(variable["valueFrom"]["fieldRef"].is_object(), "{name} is no fact of the node");
+        assert!(!settings.contains_key(name), "{name} is set in config.env without effect");
+    }
+    let arguments = container()["args"].as_array().cloned().unwrap();
+    assert_eq!(arguments, ["agent"], "a flag goes before its variable");
+    assert_eq!(container()["envFrom"].as_array().unwrap().len(), 1);
+}
+
+/// What the ConfigMap and the DaemonSet set together is what the agent takes.
+#[test]
+fn the_agent_takes_its_environment() {
+    let mut agent = std::process::Command::new(env!("CARGO_BIN_EXE_sluice"));
+    // The last thing that is looked at before the cluster: whatever was wrong before it would be named instead.
+    agent.args(["agent", "--manifests", "/no/such/directory"]).env_clear();
+    agent.envs(configuration::config_map());
+    agent.envs([("SLUICE_NODE", "node-1"), ("SLUICE_NODE_ADDRESS", "10.0.0.7")]);
+    let output = agent.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("/no/such/directory") && said.lines().count() == 1, "{said}");
+    let output = agent.env_remove("SLUICE_NODE_ADDRESS").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("SLUICE_NODE_ADDRESS") && output.status.code() == Some(2), "{said}");
+}
+
+/// deploy/README.md says so.
+#[test]
+fn the_first_line_of_the_log_tells_the_settings() {
+    use std::io::BufRead as _;
+
+    let directory = tempfile::tempdir().unwrap();
+    let kubeconfig = directory.path().join("config");
+    // Nobody listens there, and nobody needs to.
+    std::fs::write(
+        &kubeconfig,
+        "{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], \
+         clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: a, user: {}}]}",
+    )
+    .unwrap();
+    let mut agent = std::process::Command::new(env!("CARGO_BIN_EXE_sluice"));
+    agent.args(["agent", "--admin", "127.0.0.1:0", "--admin-socket", "off", "--workers", "1"]);
+    agent.env_clear().env("KUBECONFIG", &kubeconfig).env("NO_COLOR", "1");
+    let mut agent = agent.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let read = std::io::BufReader::new(agent.stderr.take().unwrap()).read_line(&mut line);
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    read.unwrap();
+    assert!(line.contains("starting") && line.contains("--workers 1"), "{line}");
 }

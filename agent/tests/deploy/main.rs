@@ -4,6 +4,7 @@
 //! The files are read as they lie there. `cargo xtask ci` also has them rendered by kustomize, and names the directory
 //! with the results in `SLUICE_RENDERED`.
 
+mod canonical;
 mod configuration;
 mod daemon_set;
 mod manifests;
