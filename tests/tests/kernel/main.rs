@@ -6,6 +6,7 @@ mod asking;
 mod breaking;
 mod clients;
 mod enrolment;
+mod examples;
 mod fail_open;
 mod flows;
 mod grpc;
