@@ -187,7 +187,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         tracer,
         tag_names,
         connections_per_pod: config.connections_per_pod as usize,
-        idle_grace: config.idle_grace.min(config.drain_timeout),
+        drain_idle_timeout: config.drain_idle_timeout.min(config.drain_timeout),
     })
     .map_err(|source| RunError::Start { what: "proxy's threads", source })?;
     desk.open(proxy.clone());

@@ -55,14 +55,14 @@ impl Counter {
     /// The name in metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Self::NotTcp => "passed_not_tcp",
-            Self::NotEnrolled => "passed_not_enrolled",
-            Self::NotGoverned => "passed_not_governed",
-            Self::BoundToDevice => "passed_bound_to_device",
-            Self::AgentSilent => "passed_agent_silent",
-            Self::AgentItself => "passed_agent_itself",
-            Self::NoListener => "passed_no_listener",
-            Self::NotStored => "passed_not_stored",
+            Self::NotTcp => "bypassed_not_tcp",
+            Self::NotEnrolled => "bypassed_not_enrolled",
+            Self::NotGoverned => "bypassed_not_managed",
+            Self::BoundToDevice => "bypassed_bound_to_device",
+            Self::AgentSilent => "bypassed_agent_unresponsive",
+            Self::AgentItself => "bypassed_agent_connection",
+            Self::NoListener => "bypassed_no_listener",
+            Self::NotStored => "bypassed_no_memory",
             Self::RedirectedV4 => "redirected_v4",
             Self::RedirectedV6 => "redirected_v6",
             Self::Established => "established",

@@ -87,7 +87,8 @@ impl<'d> Depot<'d> {
 
     /// Applies the TrafficPolicy `depot` for the service, and waits until it is in force.
     pub fn policy(&self, spec: Value) -> Result<()> {
-        let generation = || -> Result<f64> { Ok(self.agent.metrics()?.sum("sluice_state_generation", &[])) };
+        let generation =
+            || -> Result<f64> { Ok(self.agent.metrics()?.sum("sluice_snapshot_generation", &[])) };
         let before = generation()?;
         let mut spec = spec;
         spec["targetRefs"] = json!([{"group": "", "kind": "Service", "name": Self::NAME}]);

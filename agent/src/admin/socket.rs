@@ -24,7 +24,7 @@ use super::{MAX_CONNECTIONS, Pages, Rights, accept_failed, serve_connection};
 
 /// The admin socket cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("--admin-socket {}: cannot listen there: {source}; choose another path, or `off`", path.display())]
+#[error("--admin-socket {}: cannot listen there: {source}; choose another path, or `none`", path.display())]
 pub struct SocketError {
     path: PathBuf,
     source: io::Error,

@@ -86,7 +86,8 @@ fn shown(overview: &Value) -> String {
     let number = |value: &Value| value.as_f64().unwrap_or_default();
     let mut services: Vec<&Value> = overview["services"].as_array().into_iter().flatten().collect();
     services.sort_by_key(|service| Reverse((number(&service["rate"]) * 1000.0) as u64));
-    let head = ["service", "req/s", "errors", "refused", "p50", "p95", "p99", "in flight"].map(str::to_owned);
+    let head =
+        ["service", "req/s", "errors", "rejected", "p50", "p95", "p99", "in flight"].map(str::to_owned);
     let millis = |value: &Value| {
         value.as_f64().map_or_else(|| "-".to_owned(), |micros| format!("{:.1} ms", micros / 1000.0))
     };
@@ -95,8 +96,8 @@ fn shown(overview: &Value) -> String {
         [
             format!("{}.{}:{}", text(&service["name"]), text(&service["namespace"]), service["port"]),
             format!("{:.1}", number(&service["rate"])),
-            format!("{:.1} %", number(&service["error_part"]) * 100.0),
-            format!("{:.1}/s", number(&service["refused_rate"])),
+            format!("{:.1} %", number(&service["error_ratio"]) * 100.0),
+            format!("{:.1}/s", number(&service["rejected_rate"])),
             millis(&service["p50_micros"]),
             millis(&service["p95_micros"]),
             millis(&service["p99_micros"]),

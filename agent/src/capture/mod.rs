@@ -89,7 +89,7 @@ pub struct Status {
     pub destinations: usize,
     /// Connections to governed services that were open before their pod was enrolled.
     pub bypassed: u64,
-    /// What the eBPF programs counted since the start, by the name of the reason. Those that begin with `passed_` went
+    /// What the eBPF programs counted since the start, by the name of the reason. Those that begin with `bypassed_` went
     /// direct, those with `redirected_` to the agent; the others are about the handshake that follows.
     pub kernel: Vec<(&'static str, u64)>,
 }

@@ -88,10 +88,10 @@ impl WatchEnd {
     pub fn label(self) -> Cow<'static, str> {
         match self {
             Self::Ended => "ended".into(),
-            Self::Broken => "broken".into(),
-            Self::Silent => "silent".into(),
-            Self::Gone => "gone".into(),
-            Self::WentBack => "went_back".into(),
+            Self::Broken => "reset".into(),
+            Self::Silent => "idle_timeout".into(),
+            Self::Gone => "expired".into(),
+            Self::WentBack => "version_regressed".into(),
             Self::Unreachable => "unreachable".into(),
             Self::Status(code) => code.to_string().into(),
         }

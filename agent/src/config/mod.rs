@@ -32,7 +32,7 @@ pub const ADMIN_SOCKET: &str = "/run/sluice/sluice.sock";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum AccessLogFormat {
     #[default]
-    Off,
+    None,
     Text,
     Json,
 }
@@ -72,7 +72,7 @@ pub struct Config {
     )]
     pub admin: Vec<AdminAddress>,
 
-    /// Where the same is served over a Unix socket, for root only, and the log filter can be changed; or `off`
+    /// Where the same is served over a Unix socket, for root only, and the log filter can be changed; or `none`
     #[arg(long, value_name = "PATH", env = "SLUICE_ADMIN_SOCKET", default_value = ADMIN_SOCKET)]
     pub admin_socket: AdminSocket,
 
@@ -91,7 +91,7 @@ pub struct Config {
     pub tag_header: Vec<HeaderName>,
 
     /// One line per request
-    #[arg(long, value_name = "FORMAT", env = "SLUICE_ACCESS_LOG", default_value = "off")]
+    #[arg(long, value_name = "FORMAT", env = "SLUICE_ACCESS_LOG", default_value = "none")]
     pub access_log: AccessLogFormat,
 
     /// The file to which the access log is appended; it may be rotated [default: standard output]
@@ -132,13 +132,13 @@ pub struct Config {
     )]
     pub history_series: u32,
 
-    /// Count what becomes of pods' TCP connections in the kernel, of those too that are not captured: `on` or `off`
+    /// Count what becomes of pods' TCP connections in the kernel, of those too that are not captured: `enabled` or `disabled`
     #[arg(
         long,
-        value_name = "ON_OR_OFF",
+        value_name = "STATE",
         env = "SLUICE_KERNEL_FLOWS",
-        default_value = "on",
-        value_parser = on_or_off,
+        default_value = "enabled",
+        value_parser = enabled,
         action = clap::ArgAction::Set
     )]
     pub kernel_flows: bool,
@@ -149,15 +149,15 @@ pub struct Config {
 
     /// How long callers with an idle connection have to send one more request and learn that they are to reconnect, while
     /// the agent stops; never longer than --drain-timeout
-    #[arg(long, value_name = "SECONDS", env = "SLUICE_IDLE_GRACE", default_value = "5", value_parser = seconds)]
-    pub idle_grace: Duration,
+    #[arg(long, value_name = "SECONDS", env = "SLUICE_DRAIN_IDLE_TIMEOUT", default_value = "5", value_parser = seconds)]
+    pub drain_idle_timeout: Duration,
 }
 
-fn on_or_off(text: &str) -> Result<bool, String> {
+fn enabled(text: &str) -> Result<bool, String> {
     match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("on, or off".to_owned()),
+        "enabled" => Ok(true),
+        "disabled" => Ok(false),
+        _ => Err("enabled, or disabled".to_owned()),
     }
 }
 
@@ -189,14 +189,14 @@ impl Config {
 /// Where the admin socket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminSocket {
-    Off,
+    None,
     At(PathBuf),
 }
 
 impl AdminSocket {
     pub fn path(&self) -> Option<&PathBuf> {
         match self {
-            Self::Off => None,
+            Self::None => None,
             Self::At(path) => Some(path),
         }
     }
@@ -207,9 +207,9 @@ impl FromStr for AdminSocket {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
-            "off" => Ok(Self::Off),
+            "none" => Ok(Self::None),
             path if path.starts_with('/') => Ok(Self::At(path.into())),
-            _ => Err("an absolute path, or `off`".to_owned()),
+            _ => Err("an absolute path, or `none`".to_owned()),
         }
     }
 }
@@ -217,7 +217,7 @@ impl FromStr for AdminSocket {
 impl fmt::Display for AdminSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Off => f.write_str("off"),
+            Self::None => f.write_str("none"),
             Self::At(path) => path.display().fmt(f),
         }
     }
@@ -248,8 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_has_an_absolute_path_or_is_off() {
-        assert_eq!("off".parse(), Ok(AdminSocket::Off));
+    fn a_socket_has_an_absolute_path_or_there_is_none() {
+        assert_eq!("none".parse(), Ok(AdminSocket::None));
         assert_eq!("/run/a.sock".parse(), Ok(AdminSocket::At("/run/a.sock".into())));
         assert!("a.sock".parse::<AdminSocket>().is_err());
         assert!("".parse::<AdminSocket>().is_err());

@@ -28,8 +28,8 @@ pub struct Telemetry {
 
     /// Attribute of the resource that spans and metrics are told to come from; give it more than once for several. Goes before
     /// service.name, service.version, service.instance.id and k8s.node.name, which are there by themselves
-    #[arg(long, value_name = "KEY=VALUE", env = "SLUICE_OTLP_ATTRIBUTE", value_delimiter = ',')]
-    pub otlp_attribute: Vec<Attribute>,
+    #[arg(long, value_name = "KEY=VALUE", env = "SLUICE_OTLP_RESOURCE_ATTRIBUTE", value_delimiter = ',')]
+    pub otlp_resource_attribute: Vec<Attribute>,
 
     /// How often metrics are sent
     #[arg(long, value_name = "SECONDS", env = "SLUICE_OTLP_INTERVAL", default_value = "60", value_parser = interval)]
@@ -47,8 +47,8 @@ pub struct Telemetry {
     pub trace_propagation: Vec<Propagation>,
 
     /// The part of requests without a trace for which one is begun, from 0 (never) to 1
-    #[arg(long, value_name = "RATIO", env = "SLUICE_TRACE_ROOTS", default_value = "0")]
-    pub trace_roots: Ratio,
+    #[arg(long, value_name = "RATIO", env = "SLUICE_TRACE_SAMPLING_RATIO", default_value = "0")]
+    pub trace_sampling_ratio: Ratio,
 
     /// Requests whose spans may wait to be sent, at most 2 KiB each; beyond that spans are dropped and counted
     #[arg(

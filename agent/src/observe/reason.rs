@@ -20,7 +20,7 @@ pub enum Reason {
     ExpectationFailed,
     RequestTimeout,
     Timeout,
-    Throttled,
+    RateLimited,
     ConcurrencyLimited,
     CircuitOpen,
     UpstreamError,
@@ -29,7 +29,7 @@ pub enum Reason {
     Draining,
     Internal,
     /// Not an answer: there is nobody to give one to.
-    CallerClosed,
+    ClientClosed,
 }
 
 /// gRPC status codes. <https://grpc.io/docs/guides/status-codes/>
@@ -57,7 +57,7 @@ impl Reason {
         Self::ExpectationFailed,
         Self::RequestTimeout,
         Self::Timeout,
-        Self::Throttled,
+        Self::RateLimited,
         Self::ConcurrencyLimited,
         Self::CircuitOpen,
         Self::UpstreamError,
@@ -65,7 +65,7 @@ impl Reason {
         Self::Overloaded,
         Self::Draining,
         Self::Internal,
-        Self::CallerClosed,
+        Self::ClientClosed,
     ];
 
     /// What there is to know: code, HTTP status, gRPC status, a sentence for people.
@@ -124,8 +124,8 @@ impl Reason {
                 ("request_timeout", 408, grpc::DEADLINE_EXCEEDED, "the request did not arrive in time")
             }
             Self::Timeout => ("timeout", 504, grpc::DEADLINE_EXCEEDED, "the endpoint did not answer in time"),
-            Self::Throttled => (
-                "throttled",
+            Self::RateLimited => (
+                "rate_limited",
                 429,
                 grpc::RESOURCE_EXHAUSTED,
                 "the service is asked for more often than its policy allows",
@@ -161,8 +161,8 @@ impl Reason {
             Self::Draining => ("draining", 503, grpc::UNAVAILABLE, "this node's proxy is stopping"),
             Self::Internal => ("internal", 500, grpc::INTERNAL, "the proxy failed; its log says more"),
             // 499 is what nginx made of this in logs.
-            Self::CallerClosed => {
-                ("caller_closed", 499, grpc::CANCELLED, "the caller went away before the answer was complete")
+            Self::ClientClosed => {
+                ("client_closed", 499, grpc::CANCELLED, "the caller went away before the answer was complete")
             }
         }
     }
@@ -197,7 +197,7 @@ impl Reason {
             | Self::HttpVersion
             | Self::ExpectationFailed
             | Self::RequestTimeout
-            | Self::Throttled
+            | Self::RateLimited
             | Self::ConcurrencyLimited
             | Self::CircuitOpen
             | Self::Overloaded
@@ -210,7 +210,7 @@ impl Reason {
             | Self::UpstreamError
             | Self::EndpointDrained
             | Self::Internal
-            | Self::CallerClosed => false,
+            | Self::ClientClosed => false,
         }
     }
 

@@ -241,7 +241,7 @@ mod tests {
     fn a_rule_is_named_whatever_it_is_called() {
         let name = "it's \"100 %\" grün\r\n";
         let after = Some(Duration::from_millis(1200));
-        let cause = Cause::of_rule(Reason::Throttled, &name.into(), Some(&"shop/orders".into()), after);
+        let cause = Cause::of_rule(Reason::RateLimited, &name.into(), Some(&"shop/orders".into()), after);
         let out = written(&MadeUp::of(&cause, Kind::Http), true);
         let (head, body) = out.split_once("\r\n\r\n").unwrap();
         assert!(

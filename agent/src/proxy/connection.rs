@@ -102,7 +102,7 @@ pub(crate) async fn serve(mut connection: Connection) {
     metrics.callers_open.inc();
     let _open = scopeguard(|| metrics.callers_open.dec());
     let Some(destination) = connection.destination() else {
-        metrics.detected(Detection::Ungoverned);
+        metrics.detected(Detection::Unmanaged);
         return Box::pin(tunnel::pass_through(connection)).await;
     };
     let mut early = BytesMut::new();

@@ -97,10 +97,10 @@ const NUMBERS: [Number; 8] = [
             for (lane, breaker) in breakers(service) {
                 let counts = breaker.transition_counts();
                 for (transition, count) in [
-                    ("tripped", counts.tripped),
-                    ("probing", counts.probing),
+                    ("opened", counts.tripped),
+                    ("half_opened", counts.probing),
                     ("reopened", counts.reopened),
-                    ("recovered", counts.recovered),
+                    ("closed", counts.recovered),
                 ] {
                     write(&[&lane, transition], count as f64);
                 }
@@ -123,7 +123,7 @@ const NUMBERS: [Number; 8] = [
         },
     },
     Number {
-        name: "sluice_endpoint_warmup_share",
+        name: "sluice_endpoint_warm_up_factor",
         help: "The part of a warm endpoint's share that an endpoint gets now, 0 to 1; of services with warm-up.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT, "endpoint", "pod"],

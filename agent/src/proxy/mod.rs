@@ -85,7 +85,7 @@ pub struct Options {
     /// Connections that a pod may have open through the proxy, so that no pod can starve the others.
     pub connections_per_pod: usize,
     /// How long draining waits for callers with idle connections to learn at their next request that they are to reconnect.
-    pub idle_grace: Duration,
+    pub drain_idle_timeout: Duration,
 }
 
 /// Registers the numbers that a proxy has besides those of its [`Metrics`], without one.

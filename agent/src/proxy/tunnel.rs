@@ -166,7 +166,7 @@ pub(crate) async fn carry(
     let relayed =
         relay(&connection.worker.buffers, connection.stream, endpoint, early, over, &mut count).await;
     active.finish(relayed.err().map(|cut| match cut {
-        Cut::Caller => Reason::CallerClosed,
+        Cut::Caller => Reason::ClientClosed,
         Cut::Endpoint => Reason::UpstreamReset,
         Cut::Time(elapsed) => elapsed.reason(),
     }));

@@ -331,7 +331,7 @@ impl Worker {
         let worker = self.clone();
         tokio::task::spawn_local(async move {
             // Callers with a connection that is idle now learn at their next request that they are to reconnect.
-            tokio::time::sleep(worker.options.idle_grace).await;
+            tokio::time::sleep(worker.options.drain_idle_timeout).await;
             while worker.busy.get() > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

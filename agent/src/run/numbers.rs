@@ -27,15 +27,15 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
         })
     };
     gauge(
-        "sluice_state_age_seconds",
+        "sluice_snapshot_age_seconds",
         "Time since the source of the cluster's objects last knew that what it has told is the cluster's state.",
         |running| Some(running.cluster.as_ref()?.status().heard.elapsed().as_secs_f64()),
     )?;
-    gauge("sluice_state_generation", "Snapshots of the cluster that were put in force.", |running| {
+    gauge("sluice_snapshot_generation", "Snapshots of the cluster that were put in force.", |running| {
         Some(running.cluster.as_ref()?.status().generation as f64)
     })?;
     gauge(
-        "sluice_state_problems",
+        "sluice_invalid_objects",
         "Objects, or parts of them, that are left out because they are wrong.",
         |running| Some(running.cluster.as_ref()?.status().problems.len() as f64),
     )?;
@@ -94,7 +94,7 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
             Some(f64::from(u8::from(status.is_some_and(|status| status.synced && !status.stopped))))
         },
     )?;
-    gauge("sluice_governed_destinations", "Addresses whose connections the kernel redirects.", |running| {
+    gauge("sluice_managed_destinations", "Addresses whose connections the kernel redirects.", |running| {
         Some(running.capture.as_ref()?.status().destinations as f64)
     })?;
     let asked = running.clone();
@@ -109,7 +109,7 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
             let own_proxy = status.pods.iter().filter(|pod| pod.own_proxy.is_some()).count();
             write(&["enrolled"], (status.pods.len() - pending - own_proxy) as f64);
             write(&["pending"], pending as f64);
-            write(&["own_proxy"], own_proxy as f64);
+            write(&["other_mesh"], own_proxy as f64);
         }),
     })?;
     let asked = running.clone();
@@ -127,7 +127,7 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
     })?;
     let asked = running.clone();
     metrics.pull(Pulled {
-        name: "sluice_bypassed_connections_total",
+        name: "sluice_preexisting_connections_total",
         help: "Connections to governed services that pods had opened before they were enrolled.",
         kind: Kind::Counter,
         labels: &[],

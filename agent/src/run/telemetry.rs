@@ -35,7 +35,7 @@ impl Telemetry {
         config: &Config,
         metrics: &Arc<Metrics>,
     ) -> Result<(AccessLog, Tracer, Self), RunError> {
-        let identity = Identity::new(config.node.as_deref(), &config.telemetry.otlp_attribute);
+        let identity = Identity::new(config.node.as_deref(), &config.telemetry.otlp_resource_attribute);
         let (access_log, writer) = open_log(config, metrics)?;
         let (tracer, spans) = start_tracer(config, metrics, &identity)?;
         let metrics = send_metrics(config, metrics, identity)?;
@@ -69,7 +69,7 @@ async fn last_words(what: &str, exporter: Option<JoinHandle<()>>) {
 
 fn open_log(config: &Config, metrics: &Metrics) -> Result<(AccessLog, Option<Writer>), RunError> {
     let style = match config.access_log {
-        AccessLogFormat::Off => return Ok((AccessLog::off(), None)),
+        AccessLogFormat::None => return Ok((AccessLog::off(), None)),
         AccessLogFormat::Text => Style::Text,
         AccessLogFormat::Json => Style::Json,
     };
@@ -97,7 +97,7 @@ fn start_tracer(
         endpoint: endpoint.clone(),
         protocol: told.otlp_protocol,
         propagation: told.trace_propagation.clone(),
-        roots: told.trace_roots,
+        roots: told.trace_sampling_ratio,
         queue: told.trace_queue as usize,
         identity: identity.clone(),
     };

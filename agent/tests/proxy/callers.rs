@@ -53,7 +53,7 @@ fn within_its_body() {
     origin.await_notes(1);
     die(caller);
     assert_eq!(origin.await_notes(2), ["0 /a", "0 left after \"12345\""]);
-    rig.await_requests("none", "caller_closed", 1.0);
+    rig.await_requests("none", "client_closed", 1.0);
     rig.await_nothing();
 }
 
@@ -66,7 +66,7 @@ fn within_its_chunked_body() {
     origin.await_notes(1);
     die(caller);
     assert_eq!(origin.await_notes(2)[1], "0 left after \"5\\r\\nhel\"");
-    rig.await_requests("none", "caller_closed", 1.0);
+    rig.await_requests("none", "client_closed", 1.0);
     rig.await_nothing();
 }
 
@@ -79,7 +79,7 @@ fn within_its_body_in_order() {
     origin.await_notes(1);
     drop(caller);
     assert_eq!(origin.await_notes(2)[1], "0 left after \"12345\"");
-    rig.await_requests("none", "caller_closed", 1.0);
+    rig.await_requests("none", "client_closed", 1.0);
     rig.await_nothing();
 }
 
@@ -97,7 +97,7 @@ fn while_it_awaits_its_answer() {
         "0 left after \"\"",
         "the endpoint learns that nobody waits any more"
     );
-    rig.await_requests("none", "caller_closed", 1.0);
+    rig.await_requests("none", "client_closed", 1.0);
     rig.await_nothing();
 }
 
@@ -186,7 +186,7 @@ fn within_an_answer_that_it_does_not_read() {
     origin.await_notes(1);
     die(caller);
     origin.await_notes(2);
-    rig.await_requests("none", "caller_closed", 1.0);
+    rig.await_requests("none", "client_closed", 1.0);
     rig.await_nothing();
 }
 

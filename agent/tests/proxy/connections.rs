@@ -182,7 +182,7 @@ fn a_caller_that_has_closed_leaves_nothing_behind() {
     }
     rig.await_rest();
     assert!((rig.opened() - 1.0).abs() < 0.1);
-    rig.await_metric("sluice_connections_open", &["peer=\"endpoint\""], 1.0);
+    rig.await_metric("sluice_connections_open", &["peer=\"upstream\""], 1.0);
 }
 
 #[test]
@@ -192,15 +192,15 @@ fn connections_to_endpoints_are_counted_as_long_as_they_are_open() {
     let mut caller = rig.dial();
     caller.get("/");
     assert_eq!(caller.answer().body, "ok");
-    rig.await_metric("sluice_connections_open", &["peer=\"endpoint\""], 0.0);
+    rig.await_metric("sluice_connections_open", &["peer=\"upstream\""], 0.0);
     let origin = Origin::fixed("ok");
     rig.change(|service| service.no_endpoints().endpoint(origin.address));
     caller.get("/");
     assert_eq!(caller.answer().body, "ok");
     // Kept for a next request, until its pod is gone.
-    rig.await_metric("sluice_connections_open", &["peer=\"endpoint\""], 1.0);
+    rig.await_metric("sluice_connections_open", &["peer=\"upstream\""], 1.0);
     drop(rig.pod.take());
-    rig.await_metric("sluice_connections_open", &["peer=\"endpoint\""], 0.0);
+    rig.await_metric("sluice_connections_open", &["peer=\"upstream\""], 0.0);
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn an_idle_caller_that_resets_is_forgotten() {
     drop(caller);
     rig.await_rest();
     rig.await_requests("2xx", "", 1.0);
-    assert!(rig.metric("sluice_requests_total", &["reason=\"caller_closed\""]).abs() < 0.1);
+    assert!(rig.metric("sluice_requests_total", &["reason=\"client_closed\""]).abs() < 0.1);
 }
 
 #[test]

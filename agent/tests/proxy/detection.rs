@@ -160,7 +160,7 @@ fn a_silent_caller_whose_service_has_no_endpoint_is_reset() {
         let mut caller = rig.dial();
         assert_eq!(caller.end(), (String::new(), End::Reset));
         rig.await_detected("server_first", 1.0);
-        assert!(rig.metric("sluice_endpoint_connects_total", &["outcome=\"refused\""]) < 1.1);
+        assert!(rig.metric("sluice_upstream_connects_total", &["outcome=\"refused\""]) < 1.1);
         rig.await_nothing();
     }
 }
@@ -203,7 +203,7 @@ fn what_is_declared_http_is_waited_for_without_dialling() {
     let origin = Origin::fixed("ok");
     let rig = Rig::speaking(Protocol::Http, &origin);
     let callers: Vec<_> = (0..20).map(|_| rig.dial()).collect();
-    rig.await_metric("sluice_connections_open", &["peer=\"caller\""], 20.0);
+    rig.await_metric("sluice_connections_open", &["peer=\"client\""], 20.0);
     for mut caller in callers {
         caller.get("/");
         assert_eq!(caller.answer().body, "ok");
@@ -235,7 +235,7 @@ fn what_is_no_longer_governed_goes_where_it_was_meant_to() {
     caller.finish();
     assert_eq!(caller.rest(), "as it is");
     assert_eq!(origin.noted(), [bytes]);
-    rig.await_detected("ungoverned", 1.0);
+    rig.await_detected("unmanaged", 1.0);
     rig.await_nothing();
 
     let rig = Rig::builder().ungoverned(Origin::nobody()).start();

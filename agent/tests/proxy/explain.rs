@@ -78,14 +78,14 @@ fn asking_changes_nothing_and_foretells_what_happens() {
     assert_eq!(caller.answer().body, "ok");
     for _ in 0..10 {
         let said = ask(&rig, "");
-        assert_eq!((said.outcome.status, said.outcome.reason.as_deref()), (Some(429), Some("throttled")));
+        assert_eq!((said.outcome.status, said.outcome.reason.as_deref()), (Some(429), Some("rate_limited")));
         let refused = step(&said, Stage::RateLimit);
         assert_eq!(refused.verdict, Verdict::Stops);
         assert_eq!(refused.because.as_deref(), Some("rule rare of TrafficPolicy shop/orders"));
         assert!(said.steps.iter().all(|step| step.stage != Stage::Endpoint), "{said:#?}");
     }
     caller.get("/");
-    caller.answer().made_up(429, "throttled");
+    caller.answer().made_up(429, "rate_limited");
 }
 
 /// Rules are asked about the head with its tag, whoever gave it: here the calling pod.
@@ -164,7 +164,7 @@ fn what_was_refused_is_found_by_its_ids_and_tells_the_rule() {
     let [second] = &*past(&rig, "second") else { panic!("one") };
     assert_eq!((&*second.caller, &*second.path), ("shop/gateway-1", "/orders/7"));
     assert_eq!(second.service.as_deref(), Some("orders.shop:80"));
-    assert_eq!((second.outcome.status, second.outcome.reason.as_deref()), (Some(429), Some("throttled")));
+    assert_eq!((second.outcome.status, second.outcome.reason.as_deref()), (Some(429), Some("rate_limited")));
     let refused = step(second, Stage::RateLimit);
     assert_eq!(refused.because.as_deref(), Some("rule rare of TrafficPolicy shop/orders"));
     assert!(past(&rig, "third").is_empty());

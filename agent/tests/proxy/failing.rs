@@ -80,7 +80,7 @@ fn a_service_that_fails_is_broken_off_and_comes_back() {
         "{answer:?}"
     );
     assert_eq!(origin.noted().len(), 2);
-    rig.await_metric("sluice_circuit_breaker_requests_total", &["decision=\"refused\""], 1.0);
+    rig.await_metric("sluice_circuit_breaker_requests_total", &["decision=\"rejected\""], 1.0);
     fails.store(false, Relaxed);
     while ask(&mut caller) != 200 {
         std::thread::sleep(Duration::from_millis(20));
@@ -108,10 +108,10 @@ fn what_rules_are_at_can_be_read() {
         ("sluice_concurrency_limit_in_flight", service, 0.0),
         ("sluice_circuit_breaker_state", "state=\"open\"", 1.0),
         ("sluice_circuit_breaker_state", "state=\"closed\"", 0.0),
-        ("sluice_circuit_breaker_transitions_total", "transition=\"tripped\"", 1.0),
+        ("sluice_circuit_breaker_transitions_total", "transition=\"opened\"", 1.0),
         ("sluice_ejected_endpoints", service, 0.0),
         // Nobody knows since when it is ready, so it is warm.
-        ("sluice_endpoint_warmup_share", service, 1.0),
+        ("sluice_endpoint_warm_up_factor", service, 1.0),
     ] {
         rig.await_metric(name, &[label, "destination_port=\"80\""], value);
     }
@@ -128,7 +128,7 @@ fn a_breaker_that_observes_refuses_nobody() {
     let rig = Rig::builder().endpoint(origin.address).policy(policy).start();
     let mut caller = rig.dial();
     assert_eq!([ask(&mut caller), ask(&mut caller), ask(&mut caller)], [503, 503, 503]);
-    rig.await_metric("sluice_circuit_breaker_requests_total", &["decision=\"would_refuse\""], 1.0);
+    rig.await_metric("sluice_circuit_breaker_requests_total", &["decision=\"would_reject\""], 1.0);
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn tunnels_ask_the_breaker_for_their_connection() {
     while rig.dial().end().0 != "hello" {
         std::thread::sleep(Duration::from_millis(20));
     }
-    rig.await_metric("sluice_circuit_breaker_transitions_total", &["transition=\"recovered\""], 1.0);
+    rig.await_metric("sluice_circuit_breaker_transitions_total", &["transition=\"closed\""], 1.0);
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_body_is_sent_again_whole_however_it_comes() {
             caller.send(format!("{:x}\r\n", length / 2));
             caller.send(&body[..length / 2]);
             // The rest comes when the first part is long on its way.
-            rig.await_metric("sluice_endpoint_connects_total", &["outcome=\"opened\""], 1.0);
+            rig.await_metric("sluice_upstream_connects_total", &["outcome=\"opened\""], 1.0);
             caller.send(format!("\r\n{:x}\r\n{}\r\n0\r\n\r\n", length / 2, &body[length / 2..]));
         } else {
             caller.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"));

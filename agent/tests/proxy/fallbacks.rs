@@ -62,7 +62,8 @@ fn is_stale(answer: &Answer, reason: &str, body: &str) {
 
 #[test]
 fn a_static_answer_stands_in_where_a_rule_refuses() {
-    let all = [FallbackOn::Throttled, FallbackOn::CircuitOpen, FallbackOn::Timeout, FallbackOn::ServerError];
+    let all =
+        [FallbackOn::LimitExceeded, FallbackOn::CircuitOpen, FallbackOn::Timeout, FallbackOn::ServerError];
     let spare = || policy(vec![fixed(&all, 203, "spare")]);
     let moody = Moody::new("");
     let endpoint = moody.origin.address;

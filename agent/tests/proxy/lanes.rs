@@ -66,7 +66,7 @@ fn a_lane_that_cannot_answer_and_has_nothing_to_fall_back_to() {
     let mut caller = rig.dial();
     caller.send("GET / HTTP/1.1\r\nHost: a\r\nx-mse-tag: gray\r\n\r\n");
     caller.answer().made_up(503, "lane_unavailable");
-    rig.await_metric("sluice_tags_total", &["outcome=\"refused\""], 1.0);
+    rig.await_metric("sluice_tags_total", &["outcome=\"rejected\""], 1.0);
     rig.await_requests("5xx", "lane_unavailable", 1.0);
     assert_eq!(gray.noted(), Vec::<String>::new());
 }

@@ -148,7 +148,7 @@ fn a_pod_has_only_so_many_connections() {
     assert_eq!(first.answer().body, "ok", "those that are there go on");
     // One that ends makes room for another.
     drop(second);
-    rig.await_metric("sluice_connections_open", &["peer=\"caller\""], 1.0);
+    rig.await_metric("sluice_connections_open", &["peer=\"client\""], 1.0);
     let mut third = rig.dial();
     third.get("/");
     assert_eq!(third.answer().body, "ok");

@@ -26,7 +26,7 @@ fn a_refused_connection_is_tried_elsewhere_whatever_the_method() {
     }
     assert!(refused > 0.0, "the endpoint that refuses was never chosen");
     assert!(origin.noted().iter().all(|noted| *noted == body));
-    let counted = rig.metric("sluice_endpoint_connects_total", &["outcome=\"refused\""]);
+    let counted = rig.metric("sluice_upstream_connects_total", &["outcome=\"refused\""]);
     assert!((refused - counted).abs() < 0.1);
     assert!(rig.metric("sluice_requests_total", &["code=\"5xx\""]).abs() < 0.1);
 }
@@ -42,7 +42,7 @@ fn endpoints_that_all_refuse_are_each_tried_once() {
     caller.get("/");
     caller.answer().made_up(503, "upstream_connect");
     rig.await_requests("5xx", "upstream_connect", 1.0);
-    assert!((rig.metric("sluice_endpoint_connects_total", &["outcome=\"refused\""]) - 2.0).abs() < 0.1);
+    assert!((rig.metric("sluice_upstream_connects_total", &["outcome=\"refused\""]) - 2.0).abs() < 0.1);
     assert!((rig.metric("sluice_retries_total", &["cause=\"connect_refused\""]) - 1.0).abs() < 0.1);
     // Its request was complete, so its connection is good for another one.
     caller.send("HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -61,7 +61,7 @@ fn many_endpoints_that_refuse_are_not_all_tried() {
     let mut caller = rig.dial();
     caller.get("/");
     caller.answer().made_up(503, "upstream_connect");
-    assert!((rig.metric("sluice_endpoint_connects_total", &["outcome=\"refused\""]) - 3.0).abs() < 0.1);
+    assert!((rig.metric("sluice_upstream_connects_total", &["outcome=\"refused\""]) - 3.0).abs() < 0.1);
 }
 
 /// Answers the first request of a connection, reads the second one and ends the connection without an answer. Notes

@@ -242,7 +242,7 @@ impl Builder {
             tracer: self.tracer.take().unwrap_or_else(|| Tracer::off(&[Propagation::W3c])),
             tag_names: tag_names(),
             connections_per_pod: self.connections.unwrap_or(1000),
-            idle_grace: Duration::from_millis(50),
+            drain_idle_timeout: Duration::from_millis(50),
         })
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -352,14 +352,14 @@ impl Rig {
 
     /// Connections to endpoints that have been opened.
     pub(crate) fn opened(&self) -> f64 {
-        self.metric("sluice_endpoint_connects_total", &["outcome=\"opened\""])
+        self.metric("sluice_upstream_connects_total", &["outcome=\"opened\""])
     }
 
     /// Waits until no connection to an endpoint is left either, not even an idle one.
     #[track_caller]
     pub(crate) fn await_nothing(&self) {
         self.await_rest();
-        self.await_metric("sluice_connections_open", &["peer=\"endpoint\""], 0.0);
+        self.await_metric("sluice_connections_open", &["peer=\"upstream\""], 0.0);
     }
 
     /// Waits until nothing goes on any more: no request, no tunnel, no caller.
@@ -367,7 +367,7 @@ impl Rig {
     pub(crate) fn await_rest(&self) {
         self.await_metric("sluice_requests_in_flight", &[], 0.0);
         self.await_metric("sluice_tunnels_in_flight", &[], 0.0);
-        self.await_metric("sluice_connections_open", &["peer=\"caller\""], 0.0);
+        self.await_metric("sluice_connections_open", &["peer=\"client\""], 0.0);
         let began = Instant::now();
         let busy = |given: &Given| given.load.in_flight.load(Ordering::Relaxed) > 0;
         while self.service.endpoints.iter().any(busy) {

@@ -54,15 +54,15 @@ fn a_request_above_the_limit_is_refused_and_says_by_what() {
     assert_eq!(caller.answer().body, "ok");
     caller.get("/");
     let answer = caller.answer();
-    answer.made_up(429, "throttled");
+    answer.made_up(429, "rate_limited");
     let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
     assert_eq!((&body["rule"], &body["policy"]), (&"rare \"one\"".into(), &"shop/orders".into()));
     let after = answer.head.split("retry-after: ").nth(1).unwrap().split("\r\n").next().unwrap();
     assert!((3000..=3600).contains(&after.parse::<u32>().unwrap()), "{after}");
     assert_eq!(origin.noted().len(), 1);
     decisions(&rig, "allowed", 1.0);
-    decisions(&rig, "refused", 1.0);
-    rig.await_requests("4xx", "throttled", 1.0);
+    decisions(&rig, "rejected", 1.0);
+    rig.await_requests("4xx", "rate_limited", 1.0);
 }
 
 #[test]
@@ -75,11 +75,11 @@ fn a_changed_policy_keeps_count_and_one_that_observes_refuses_nobody() {
     let other = Policy { rate_limits: rates(rare()).rate_limits, ..in_flight(5, Mode::Enforce) };
     rig.change(|service| service.policy(other));
     caller.get("/");
-    caller.answer().made_up(429, "throttled");
+    caller.answer().made_up(429, "rate_limited");
     rig.change(|service| service.policy(rates(RateLimit { mode: Mode::Observe, ..rare() })));
     caller.get("/");
     assert_eq!(caller.answer().body, "ok");
-    decisions(&rig, "would_refuse", 1.0);
+    decisions(&rig, "would_reject", 1.0);
 }
 
 #[test]
@@ -127,11 +127,11 @@ fn a_caller_that_leaves_gives_up_its_turn() {
         if reset {
             leaves.reset();
             drop(leaves);
-            rig.await_requests("none", "caller_closed", 1.0);
+            rig.await_requests("none", "client_closed", 1.0);
         } else {
             // It may still listen.
             leaves.finish();
-            leaves.answer().made_up(429, "throttled");
+            leaves.answer().made_up(429, "rate_limited");
         }
         caller.get("/third");
         assert_eq!(caller.answer().body, "ok");
@@ -170,7 +170,7 @@ fn no_more_requests_are_in_flight_than_may_be() {
     second.get("/");
     assert_eq!(second.answer().body, "ok");
     places(&rig, "allowed", 2.0);
-    places(&rig, "refused", 1.0);
+    places(&rig, "rejected", 1.0);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn what_only_observes_lets_everybody_through() {
         assert_eq!(caller.answer().body, "ok");
     }
     places(&rig, "allowed", 1.0);
-    places(&rig, "would_refuse", 1.0);
+    places(&rig, "would_reject", 1.0);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_caller_that_leaves_makes_room() {
     origin.await_notes(1);
     first.reset();
     drop(first);
-    rig.await_requests("none", "caller_closed", 1.0);
+    rig.await_requests("none", "client_closed", 1.0);
     open.send(()).unwrap();
     open.send(()).unwrap();
     let mut second = rig.dial();
@@ -237,7 +237,7 @@ fn what_an_upgrade_leads_to_keeps_its_place() {
     assert_eq!(second.answer().status(), 101);
     let mut third = rig.dial();
     third.send(upgrade);
-    third.answer().made_up(429, "throttled");
+    third.answer().made_up(429, "rate_limited");
 }
 
 #[test]
@@ -269,5 +269,5 @@ fn limits_hold_for_an_endpoint_that_was_dialled_itself() {
     caller.get("/");
     assert_eq!(caller.answer().body, "ok");
     caller.get("/");
-    caller.answer().made_up(429, "throttled");
+    caller.answer().made_up(429, "rate_limited");
 }

@@ -254,10 +254,10 @@ fn a_refusal_names_its_rule() {
     let spans = traces.spans(1);
     for (key, value) in [
         ("http.response.status_code", "429"),
-        ("sluice.reason", "throttled"),
+        ("sluice.reason", "rate_limited"),
         ("sluice.rule", "rare"),
         ("sluice.policy", "shop/orders"),
-        ("error.type", "throttled"),
+        ("error.type", "rate_limited"),
     ] {
         assert_eq!(spans[0].attribute(key), value, "{key}");
     }
@@ -278,8 +278,8 @@ fn a_caller_that_leaves_is_told_of() {
     peer.reset();
     drop(peer);
     let spans = traces.spans(2);
-    assert_eq!(spans[0].attribute("sluice.reason"), "caller_closed");
-    assert_eq!(spans[1].attribute("error.type"), "caller_closed");
+    assert_eq!(spans[0].attribute("sluice.reason"), "client_closed");
+    assert_eq!(spans[1].attribute("error.type"), "client_closed");
     assert_eq!(spans[0].attribute("http.response.status_code"), "");
 }
 

@@ -141,7 +141,7 @@ fn a_callers_reset_reaches_the_endpoint_as_one() {
     caller.reset();
     drop(caller);
     assert_eq!(origin.await_notes(1), ["(\"\", Reset)"]);
-    rig.await_metric("sluice_tunnels_total", &["reason=\"caller_closed\""], 1.0);
+    rig.await_metric("sluice_tunnels_total", &["reason=\"client_closed\""], 1.0);
     rig.await_nothing();
 }
 

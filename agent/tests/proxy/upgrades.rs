@@ -111,7 +111,7 @@ fn a_reset_goes_through_a_websocket() {
     caller.reset();
     drop(caller);
     assert_eq!(origin.await_notes(2)[1], "Reset");
-    rig.await_metric("sluice_tunnels_total", &["reason=\"caller_closed\""], 1.0);
+    rig.await_metric("sluice_tunnels_total", &["reason=\"client_closed\""], 1.0);
     rig.await_nothing();
 }
 

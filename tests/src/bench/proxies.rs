@@ -155,7 +155,7 @@ fn observed(agent: AgentBuilder, world: &World) -> Result<(AgentBuilder, Collect
     }
     let agent = agent
         .args(&["--access-log", "json", "--access-log-file", &log.display().to_string()])
-        .args(&["--otlp-traces", &collector.endpoint(), "--trace-roots", "0.01"]);
+        .args(&["--otlp-traces", &collector.endpoint(), "--trace-sampling-ratio", "0.01"]);
     Ok((agent, collector))
 }
 
@@ -170,7 +170,7 @@ fn every_rule(service: &Service) -> Value {
         "metadata": {"name": EVERY_RULE, "namespace": service.namespace},
         "spec": {
             "targetRefs": [{"kind": "Service", "name": service.name}],
-            "loadBalancer": {"type": "PeakEwma", "warmup": {"duration": "60s"}},
+            "loadBalancer": {"type": "PeakEwma", "warmUp": {"duration": "60s"}},
             "drain": {"timeout": "60s"},
             "rateLimits": [
                 {"name": "all", "requests": 10_000_000},
@@ -183,7 +183,7 @@ fn every_rule(service: &Service) -> Value {
             "timeouts": {"request": "60s", "backendRequest": "30s"},
             "retry": {"attempts": 2},
             "fallbacks": [
-                {"name": "static", "on": ["CircuitOpen", "Timeout"], "type": "Static", "static": {"status": 200}},
+                {"name": "static", "conditions": ["CircuitOpen", "Timeout"], "type": "Static", "static": {"status": 200}},
             ],
         },
     })

@@ -88,7 +88,7 @@ fn a_throttled_request_is_explained_with_its_rule() {
         let text = said(&agent, &["explain", "--request-id", "one-too-many"])?;
         println!("{text}");
         contains(&text, &["rule burst of TrafficPolicy shop/stock", "Sluice answered 429 itself"])?;
-        contains(&said(&agent, &["explain", "--last", "5"])?, &["throttled", "stock.shop:80"])?;
+        contains(&said(&agent, &["explain", "--last", "5"])?, &["rate_limited", "stock.shop:80"])?;
         Ok(())
     });
 }

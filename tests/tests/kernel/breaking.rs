@@ -79,7 +79,7 @@ fn a_failing_dependency_is_broken_off_and_comes_back() {
         }
         let refused = web.agent.metrics()?.sum(
             "sluice_circuit_breaker_requests_total",
-            &[("destination_service", "web"), ("decision", "refused")],
+            &[("destination_service", "web"), ("decision", "rejected")],
         );
         ensure!(refused >= 11.0, "{refused} requests were refused");
         // A shorter time counts from when it was broken off.
@@ -102,7 +102,7 @@ fn a_dependency_that_is_gone_is_answered_for_from_memory() {
     test("fallback", |world| {
         let mut web = web(world, "200")?;
         let on = ["ServerError", "ConnectFailure"];
-        let stale = json!([{"name": "last", "on": on, "type": "Stale", "stale": {"maxAge": "10m"}}]);
+        let stale = json!([{"name": "last", "conditions": on, "type": "Stale", "stale": {"maxAge": "10m"}}]);
         world.apply(policy(json!({"fallbacks": stale})))?;
         let ann = ["authorization: bearer ann"];
         eventually("a good answer is kept, and given when the service fails", || {

@@ -214,7 +214,7 @@ fn a_pod_that_a_mesh_has_taken_is_left_alone() {
         })?;
         agent.withdrawn(&client)?;
         ensure!(!captured(&client, &service)?);
-        let left_alone = agent.metrics()?.sum("sluice_pods", &[("state", "own_proxy")]);
+        let left_alone = agent.metrics()?.sum("sluice_pods", &[("state", "other_mesh")]);
         ensure!((left_alone - 1.0).abs() < 0.5, "{left_alone} pods are left alone");
         Ok(())
     });

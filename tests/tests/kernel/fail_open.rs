@@ -92,7 +92,7 @@ fn a_hanging_agent_is_passed_by() {
         ensure!(report.failed == 0 && report.marked == 0 && report.ok > 0, "{report:?}");
         agent.cont()?;
         goes(&client, &service, true)?;
-        ensure!(agent.connects("passed_agent_silent")? > 0);
+        ensure!(agent.connects("bypassed_agent_unresponsive")? > 0);
         let report = patient.stop()?;
         ensure!(report.failed == 0 && report.ok > 50, "{report:?}");
         Ok(())

@@ -134,7 +134,7 @@ fn a_service_that_is_not_captured_has_its_name() {
 #[test]
 fn without_flow_numbers_capture_is_as_ever() {
     test("flows-off", |world| {
-        let shop = open(world, |agent| agent.args(&["--kernel-flows", "off"]))?;
+        let shop = open(world, |agent| agent.args(&["--kernel-flows", "disabled"]))?;
         ask(&shop.client, &shop.web.url(), &[])?;
         ensure!(shop.agent.redirected()? >= 1);
         ensure!(shop.agent.metrics()?.series("sluice_flow_connections_total", &[]).count() == 0);

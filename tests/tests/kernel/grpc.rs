@@ -80,7 +80,7 @@ impl<'w> Echo<'w> {
 
     /// How often the agent says that it has refused a call.
     fn refused(&self, name: &str) -> Result<u64> {
-        let labels = [("destination_service", "echo"), ("decision", "refused")];
+        let labels = [("destination_service", "echo"), ("decision", "rejected")];
         Ok(self.agent.metrics()?.sum(name, &labels) as u64)
     }
 }
@@ -108,7 +108,7 @@ fn a_new_instance_gets_its_share_of_one_channel_little_by_little() {
     test("grpc-warmup", |world| {
         let echo = Echo::open(world)?;
         let _one = echo.old_instance("one")?;
-        echo.policy(&json!({"loadBalancer": {"warmup": {"duration": format!("{WARM_UP}s")}}}))?;
+        echo.policy(&json!({"loadBalancer": {"warmUp": {"duration": format!("{WARM_UP}s")}}}))?;
         let two = echo.instance("two")?;
         let load = echo.load(300, WARM_UP as u32 + 2)?;
         let ready = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();

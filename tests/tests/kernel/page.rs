@@ -102,7 +102,7 @@ fn the_page_shows_what_happens_and_metrics_say_the_same() {
         let _first = depot.old_instance("one")?;
         let second = depot.instance("two")?;
         depot.policy(json!({
-            "loadBalancer": {"warmup": {"duration": format!("{WARM_UP}s")}},
+            "loadBalancer": {"warmUp": {"duration": format!("{WARM_UP}s")}},
             "rateLimits": [{
                 "name": "bursts", "requests": 5, "interval": "1h",
                 "match": {"path": {"type": "Exact", "value": "/burst"}},
@@ -168,7 +168,11 @@ fn the_page_shows_what_happens_and_metrics_say_the_same() {
             let labels = [("rule", "bursts"), ("decision", decision)];
             metrics.sum("sluice_rate_limit_requests_total", &labels) as u64
         };
-        ensure!((limit("allowed"), limit("refused")) == (5, 7), "{:?}", (limit("allowed"), limit("refused")));
+        ensure!(
+            (limit("allowed"), limit("rejected")) == (5, 7),
+            "{:?}",
+            (limit("allowed"), limit("rejected"))
+        );
         let ever = || -> Result<u64> {
             let rows = browser.table("main table")?;
             rows.iter().map(|row| number(row.last().context("a cell")?)).sum()
@@ -187,7 +191,7 @@ fn the_page_shows_what_happens_and_metrics_say_the_same() {
             number(words[at - 1])
         };
         ensure!(
-            (before("requests")?, before("refused.")?) == (requests, 7),
+            (before("requests")?, before("rejected.")?) == (requests, 7),
             "{total}, and {requests} in the metrics"
         );
         let limits = says(&browser, "main", "bursts")?;
@@ -287,7 +291,7 @@ fn hostile_text_is_only_text() {
             "metadata": {"name": "hostile", "namespace": "shop"},
             "spec": {
                 "targetRefs": [{"group": "", "kind": "Service", "name": "web"}],
-                "loadBalancer": {"warmup": {"duration": SCRIPT}},
+                "loadBalancer": {"warmUp": {"duration": SCRIPT}},
             },
         }))?;
         let browser = world.browser()?;

@@ -123,7 +123,7 @@ fn a_policy_is_in_force_while_its_object_is_there() {
         eventually("the limit", || {
             let said = said(&stock)?;
             ensure!(said.starts_with("HTTP/1.1 429 "), "{said}");
-            ensure!(said.to_lowercase().contains("x-sluice-reason: throttled"), "{said}");
+            ensure!(said.to_lowercase().contains("x-sluice-reason: rate_limited"), "{said}");
             Ok(())
         })?;
         ensure!(said(&shop.services[2].url())?.contains("pricing"), "others are not limited");

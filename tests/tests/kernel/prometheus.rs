@@ -74,7 +74,7 @@ impl Bazaar {
         world.apply(policy(
             "web",
             json!({
-                "loadBalancer": {"warmup": {"duration": "10m"}},
+                "loadBalancer": {"warmUp": {"duration": "10m"}},
                 "rateLimits": [burst],
                 "concurrency": {"maxRequests": 100},
             }),
@@ -86,8 +86,8 @@ impl Bazaar {
                 "outlierDetection": {"consecutiveErrors": 2, "maxEjectionPercent": 100},
                 "circuitBreaker": {"minimumRequests": 40},
                 "fallbacks": [
-                    {"name": "last", "on": ["ServerError"], "type": "Stale", "stale": {"maxAge": "10m"}},
-                    {"name": "sorry", "on": ["CircuitOpen"], "type": "Static", "static": {"status": 200, "body": "sorry"}},
+                    {"name": "last", "conditions": ["ServerError"], "type": "Stale", "stale": {"maxAge": "10m"}},
+                    {"name": "sorry", "conditions": ["CircuitOpen"], "type": "Static", "static": {"status": 200, "body": "sorry"}},
                 ],
             }),
         ))?;
@@ -242,7 +242,7 @@ fn check_rules(prometheus: &Prometheus) -> Result<()> {
                 ensure!(has_data(&prometheus.query(name)?), "{name} has no data");
             }
         }
-        let waiting = "ALERTS{alertname=\"SluicePoliciesNotInForce\", reason=\"TargetNotFound\", alertstate=\"pending\"}";
+        let waiting = "ALERTS{alertname=\"SluicePoliciesNotProgrammed\", reason=\"TargetNotFound\", alertstate=\"pending\"}";
         ensure!(has_data(&prometheus.query(waiting)?), "a policy without target");
         let running = prometheus.query("ALERTS{alertname=~\"SluiceAgentDown|SluiceCaptureNotRunning\"}")?;
         ensure!(running.is_empty(), "{running:?}");

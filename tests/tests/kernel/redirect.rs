@@ -125,7 +125,7 @@ fn what_is_not_governed_is_left_alone() {
         ensure!(seen["own"][0] == client.ipv4().to_string(), "{seen}");
 
         ensure!(agent.redirected()? == before, "something was redirected");
-        ensure!(agent.connects("passed_not_governed")? > 0, "nothing was seen passing");
+        ensure!(agent.connects("bypassed_not_managed")? > 0, "nothing was seen passing");
         Ok(())
     });
 }

@@ -22,7 +22,7 @@ fn open(world: &World) -> Result<(Agent, Pod)> {
 
 /// A second instance that is ready since the second that is returned, beside an old one, under load.
 fn warming(depot: &Depot<'_>) -> Result<(App, u64, Load, SystemTime)> {
-    depot.policy(json!({"loadBalancer": {"warmup": {"duration": format!("{WARM_UP}s")}}}))?;
+    depot.policy(json!({"loadBalancer": {"warmUp": {"duration": format!("{WARM_UP}s")}}}))?;
     let load = depot.load(400, WARM_UP as u32 + 2)?;
     let began = SystemTime::now();
     let second = depot.instance("two")?;

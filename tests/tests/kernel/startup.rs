@@ -39,7 +39,7 @@ fn a_cgroup_that_is_none_is_named() {
         for directory in ["/no/such/cgroup", &manifests] {
             let output = agent(
                 world,
-                &["--manifests", &manifests, "--pods-cgroup", directory, "--admin-socket", "off"],
+                &["--manifests", &manifests, "--pods-cgroup", directory, "--admin-socket", "none"],
             )?;
             ensure!(!output.status.success(), "{output:?}");
             let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
@@ -60,7 +60,7 @@ fn without_capabilities_it_says_which() {
             .args(["--bounding-set", "-all", "--inh-caps", "-all", "--"])
             .arg(program)
             .args(["agent", "--manifests", &manifests, "--pods-cgroup", &pods, "--admin", "127.0.0.1:0"])
-            .args(["--admin-socket", "off"])
+            .args(["--admin-socket", "none"])
             .output()?;
         ensure!(!output.status.success(), "{output:?}");
         let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);

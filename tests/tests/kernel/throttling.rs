@@ -59,7 +59,7 @@ impl Web {
     fn burst(&self) -> Result<(u64, u64)> {
         let url = format!("{}/burst", self.service.url());
         let report = Load::start(&self.client, &url, &["--requests", "100"])?.finish()?;
-        let refused = report.failures.get("status 429 throttled").copied().unwrap_or_default();
+        let refused = report.failures.get("status 429 rate_limited").copied().unwrap_or_default();
         ensure!(report.ok + refused == 100, "{report:?}");
         Ok((report.ok, refused))
     }
@@ -78,7 +78,7 @@ fn a_burst_is_throttled_to_the_request() {
         web.governed_by(world, "Enforce", "/first")?;
         ensure!(web.burst()? == (10, 90));
         let said = web.ask("/burst", &[])?;
-        for part in ["http/1.1 429 ", "x-sluice-reason: throttled", "\"rule\":\"burst\"", "shop/web"] {
+        for part in ["http/1.1 429 ", "x-sluice-reason: rate_limited", "\"rule\":\"burst\"", "shop/web"] {
             ensure!(said.contains(part), "no {part} in {said}");
         }
         let after = said.lines().find_map(|line| line.strip_prefix("retry-after: "));
@@ -90,7 +90,7 @@ fn a_burst_is_throttled_to_the_request() {
         ensure!(said.starts_with("http/2 200") && said.contains("grpc-status: 8"), "{said}");
         // Other paths are none of the limit's business.
         ensure!(web.ask("/other", &[])?.starts_with("http/1.1 200 "));
-        let decided = (web.decided("allowed")?, web.decided("refused")?);
+        let decided = (web.decided("allowed")?, web.decided("rejected")?);
         ensure!(decided == (10, 92), "{decided:?}");
         Ok(())
     });
@@ -102,7 +102,7 @@ fn a_limit_that_observes_refuses_nobody_and_keeps_count() {
         let web = web(world, &[])?;
         web.governed_by(world, "Observe", "/first")?;
         ensure!(web.burst()? == (100, 0));
-        let decided = (web.decided("allowed")?, web.decided("would_refuse")?);
+        let decided = (web.decided("allowed")?, web.decided("would_reject")?);
         ensure!(decided == (10, 90), "{decided:?}");
         // Enforced from now on, and what was let through counts.
         web.governed_by(world, "Enforce", "/second")?;

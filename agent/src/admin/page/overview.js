@@ -7,15 +7,15 @@ const sum = (rows, value) => rows.reduce((total, row) => total + value(row), 0);
 const pod = (name) => `${name.namespace}/${name.name}`;
 
 export function services(overview) {
-  const busy = (row) => row.rate + row.refused_rate;
+  const busy = (row) => row.rate + row.rejected_rate;
   const rows = [...overview.services].sort((one, other) => busy(other) - busy(one) || serviceName(one).localeCompare(serviceName(other)));
   return [element("h1", {}, "Services"), tiles(overview), table("Calls of this node's enrolled pods, in the last 10 seconds", [
     { title: "Service", cell: serviceLink },
     { title: "Last minute", class: "wide", cell: (row) => spark(`Requests and errors of ${serviceName(row)} in the last minute`, [
       { numbers: row.spark.requests, tone: "good" }, { numbers: row.spark.errors, tone: "bad" }]) },
     number("Requests", (row) => rate(row.rate)),
-    number("Errors", (row) => percent(row.error_part), (row) => errorTone(row.error_part)),
-    number("Refused", (row) => rate(row.refused_rate), (row) => (row.refused_rate > 0 ? "warn" : null)),
+    number("Errors", (row) => percent(row.error_ratio), (row) => errorTone(row.error_ratio)),
+    number("Rejected", (row) => rate(row.rejected_rate), (row) => (row.rejected_rate > 0 ? "warn" : null)),
     number("p50", (row) => micros(row.p50_micros)),
     number("p99", (row) => micros(row.p99_micros)),
     number("In flight", (row) => count(row.in_flight)),
@@ -28,15 +28,15 @@ export function services(overview) {
 function tiles(overview) {
   const rows = overview.services;
   const all = sum(rows, (row) => row.rate);
-  const refused = sum(rows, (row) => row.refused_rate);
-  const errors = sum(rows, (row) => row.error_part * Math.max(0, row.rate - row.refused_rate));
+  const refused = sum(rows, (row) => row.rejected_rate);
+  const errors = sum(rows, (row) => row.error_ratio * Math.max(0, row.rate - row.rejected_rate));
   const part = all > refused ? errors / (all - refused) : 0;
   const enrolled = overview.pods.filter((row) => row.state === "enrolled").length;
   const tile = (title, value, tone) => element("div", {}, element("dt", {}, title), element("dd", { class: tone }, value));
   return element("dl", { class: "tiles" },
     tile("Requests", rate(all)),
     tile("Errors", percent(part), errorTone(part)),
-    tile("Refused", rate(refused), refused > 0 ? "warn" : null),
+    tile("Rejected", rate(refused), refused > 0 ? "warn" : null),
     tile("In flight", count(sum(rows, (row) => row.in_flight))),
     tile("Tunnels", count(sum(rows, (row) => row.tunnels))),
     tile("Pods enrolled", `${enrolled} of ${overview.pods.length}`));
@@ -60,7 +60,7 @@ export function calls(overview) {
     const [from, to] = [pod(row.source), serviceName(row.destination)];
     const edge = edges.get(`${from} ${to}`) ?? { from, to, rate: 0, errors: 0 };
     edge.rate += row.rate;
-    edge.errors += row.error_part * Math.max(0, row.rate - row.refused_rate);
+    edge.errors += row.error_ratio * Math.max(0, row.rate - row.rejected_rate);
     edges.set(`${from} ${to}`, edge);
   }
   const drawn = [...edges.values()].slice(0, MOST_LINES);
@@ -77,8 +77,8 @@ export function calls(overview) {
       { title: "Service", cell: (row) => serviceLink(row.destination) },
       { title: "Lane", cell: (row) => row.lane || "–" },
       number("Requests", (row) => rate(row.rate)),
-      number("Errors", (row) => percent(row.error_part), (row) => errorTone(row.error_part)),
-      number("Refused", (row) => rate(row.refused_rate), (row) => (row.refused_rate > 0 ? "warn" : null)),
+      number("Errors", (row) => percent(row.error_ratio), (row) => errorTone(row.error_ratio)),
+      number("Rejected", (row) => rate(row.rejected_rate), (row) => (row.rejected_rate > 0 ? "warn" : null)),
       number("In flight", (row) => count(row.in_flight)),
       number("Tunnels", (row) => count(row.tunnels)),
       number("Since the start", (row) => count(row.total.requests)),

@@ -13,10 +13,10 @@ export function service(detail, minutes) {
   return [
     element("h1", {}, serviceName(about)),
     element("p", { class: "faint" }, about.policy ? `TrafficPolicy ${about.policy}. ` : "No TrafficPolicy: balancing, lanes and numbers only. ",
-      `${plural(total.requests, "request")} since the agent started, ${plural(total.errors, "error")}, ${count(total.refused)} refused.`),
+      `${plural(total.requests, "request")} since the agent started, ${plural(total.errors, "error")}, ${count(total.rejected)} rejected.`),
     ranges(minutes),
     element("div", { class: "charts" },
-      chart("Requests a second", lines(["requests", "good", seconds.requests], ["errors", "bad", seconds.errors], ["refused", "warn", seconds.refused]), rate,
+      chart("Requests a second", lines(["requests", "good", seconds.requests], ["errors", "bad", seconds.errors], ["rejected", "warn", seconds.rejected]), rate,
         { closedOff: shown(seconds.closed_off) }),
       chart("Latency", lines(["p50", "good", seconds.p50_micros], ["p95", "warn", seconds.p95_micros], ["p99", "bad", seconds.p99_micros]), micros),
       chart("In flight", lines(["requests", "good", seconds.in_flight]), count)),
@@ -63,7 +63,7 @@ function lanes(detail) {
     { title: "Last minute", class: "wide", cell: (row) => spark(`Requests and errors of ${lane(row.tag)} in the last minute`, [
       { numbers: last(row.seconds.requests, 60), tone: "good" }, { numbers: last(row.seconds.errors, 60), tone: "bad" }], last(row.seconds.closed_off, 60)) },
     number("Attempts", (row) => rate(row.rate)),
-    number("Errors", (row) => percent(row.error_part), (row) => errorTone(row.error_part)),
+    number("Errors", (row) => percent(row.error_ratio), (row) => errorTone(row.error_ratio)),
     number("p50", (row) => micros(row.p50_micros)),
     number("p99", (row) => micros(row.p99_micros)),
     number("In flight", (row) => count(row.in_flight)),
@@ -79,7 +79,7 @@ function endpoints(detail) {
     { title: "Last minute", class: "wide", cell: (row) => (row.seconds === null ? "" : spark(`Requests and errors of ${row.address} in the last minute`, [
       { numbers: last(row.seconds.requests, 60), tone: "good" }, { numbers: last(row.seconds.errors, 60), tone: "bad" }], last(row.seconds.closed_off, 60))) },
     number("Attempts", (row) => rate(row.rate)),
-    number("Errors", (row) => percent(row.error_part), (row) => errorTone(row.error_part)),
+    number("Errors", (row) => percent(row.error_ratio), (row) => errorTone(row.error_ratio)),
     number("p50", (row) => micros(row.p50_micros)),
     number("p99", (row) => micros(row.p99_micros)),
     number("In flight", (row) => count(row.in_flight)),
@@ -103,8 +103,8 @@ function limits(detail) {
     { title: "Mode", cell: (row) => row.mode },
     number("Allowed", (row) => count(row.allowed)),
     number("Queued", (row) => count(row.queued)),
-    number("Refused", (row) => count(row.refused), (row) => (row.refused > 0 ? "warn" : null)),
-    number("Would refuse", (row) => count(row.would_refuse)),
+    number("Rejected", (row) => count(row.rejected), (row) => (row.rejected > 0 ? "warn" : null)),
+    number("Would reject", (row) => count(row.would_reject)),
   ], detail.limits, "No limits.");
 }
 

@@ -74,7 +74,7 @@ fn proxy(snapshot: Arc<Snapshot>) -> (Proxy, OpenPod) {
         tracer: Tracer::off(&[Propagation::W3c]),
         tag_names: Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a name")),
         connections_per_pod: 100,
-        idle_grace: Duration::ZERO,
+        drain_idle_timeout: Duration::ZERO,
     })
     .expect("a thread");
     let pod = Pod { workload: ArcSwap::from_pointee(client()), network: Arc::new(Here) };

@@ -83,9 +83,9 @@ pub struct Signals {
     /// Requests a second.
     pub rate: f64,
     /// Errors as a part of the requests that were not refused, 0 to 1.
-    pub error_part: f64,
+    pub error_ratio: f64,
     /// Refused requests a second.
-    pub refused_rate: f64,
+    pub rejected_rate: f64,
     pub p50_micros: Option<u32>,
     pub p95_micros: Option<u32>,
     pub p99_micros: Option<u32>,
@@ -99,8 +99,8 @@ impl Signals {
         let rate = |count: u64| rounded(count as f64 / seconds.max(1) as f64);
         Self {
             rate: rate(recent.requests),
-            error_part: part(recent.errors, recent.requests - recent.refused.min(recent.requests)),
-            refused_rate: rate(recent.refused),
+            error_ratio: part(recent.errors, recent.requests - recent.refused.min(recent.requests)),
+            rejected_rate: rate(recent.refused),
             p50_micros: recent.percentile_micros(50.0),
             p95_micros: recent.percentile_micros(95.0),
             p99_micros: recent.percentile_micros(99.0),
@@ -142,7 +142,7 @@ pub struct ServiceLine {
 pub struct Total {
     pub requests: u64,
     pub errors: u64,
-    pub refused: u64,
+    pub rejected: u64,
 }
 
 /// A small line: one number a second, `null` where nothing is known.
@@ -164,8 +164,8 @@ pub struct CallLine {
     /// Requests a second, over the last ten seconds.
     pub rate: f64,
     /// Errors as a part of the requests that were not refused, 0 to 1.
-    pub error_part: f64,
-    pub refused_rate: f64,
+    pub error_ratio: f64,
+    pub rejected_rate: f64,
     pub in_flight: u32,
     pub tunnels: u32,
     pub total: Total,
@@ -233,7 +233,7 @@ impl ServiceLine {
             service: name.into(),
             signals: Signals::of(recent.as_ref(), sampler.seconds(RECENT), requests.in_flight),
             tunnels: requests.tunnels_in_flight,
-            total: Total { requests: requests.ended, errors: requests.errors, refused: requests.refused },
+            total: Total { requests: requests.ended, errors: requests.errors, rejected: requests.refused },
             endpoints: distinct(endpoints()),
             usable_endpoints: distinct(usable()),
             ejected: distinct(usable().filter(|endpoint| outlier::is_ejected(outliers, endpoint, now_nanos))),
@@ -284,14 +284,14 @@ fn calls(sampler: &Sampler) -> Vec<CallLine> {
                     lane => lane.as_str().to_owned(),
                 },
                 rate: rounded(requests as f64 / seconds),
-                error_part: part(errors, requests - refused.min(requests)),
-                refused_rate: rounded(refused as f64 / seconds),
+                error_ratio: part(errors, requests - refused.min(requests)),
+                rejected_rate: rounded(refused as f64 / seconds),
                 in_flight: call.requests.in_flight,
                 tunnels: call.requests.tunnels_in_flight,
                 total: Total {
                     requests: call.requests.ended,
                     errors: call.requests.errors,
-                    refused: call.requests.refused,
+                    rejected: call.requests.refused,
                 },
             }
         })

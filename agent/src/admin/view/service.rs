@@ -51,7 +51,7 @@ pub struct Seconds {
     pub from: u64,
     pub requests: Vec<Option<u32>>,
     pub errors: Vec<Option<u32>>,
-    pub refused: Vec<Option<u32>>,
+    pub rejected: Vec<Option<u32>>,
     /// At its end.
     pub in_flight: Vec<Option<u16>>,
     pub p50_micros: Vec<Option<u32>>,
@@ -70,7 +70,7 @@ impl Seconds {
             from,
             requests: each(seconds, |second| Some(second.requests)),
             errors: each(seconds, |second| Some(second.errors)),
-            refused: each(seconds, |second| Some(second.refused)),
+            rejected: each(seconds, |second| Some(second.refused)),
             in_flight: each(seconds, |second| Some(second.in_flight)),
             p50_micros: each(seconds, |second| second.p50_micros.map(Into::into)),
             p95_micros: each(seconds, |second| second.p95_micros.map(Into::into)),
@@ -127,8 +127,8 @@ pub struct LimitLine {
     pub limit: String,
     pub allowed: u64,
     pub queued: u64,
-    pub refused: u64,
-    pub would_refuse: u64,
+    pub rejected: u64,
+    pub would_reject: u64,
 }
 
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -223,8 +223,8 @@ fn limits(policy: &Policy, services: &[Arc<Service>], numbers: &ServiceMetrics) 
         limit,
         allowed: counts.allowed,
         queued: counts.queued,
-        refused: counts.refused,
-        would_refuse: counts.would_refuse,
+        rejected: counts.rejected,
+        would_reject: counts.would_reject,
     };
     let counts = numbers.rate_limit_counts();
     let mut lines: Vec<_> = policy

@@ -131,7 +131,7 @@ fn a_second_is_what_was_counted_in_it() {
     tick(&view, 1);
     ask(&view, &mut client, 1, 30, 200);
     ask(&view, &mut client, 4, 10, 503);
-    client.none().begin().finish(429, Some(Reason::Throttled), MS, 0, 0);
+    client.none().begin().finish(429, Some(Reason::RateLimited), MS, 0, 0);
     let running = client.lane(None).begin();
     tick(&view, 2);
     drop(running);
@@ -143,20 +143,20 @@ fn a_second_is_what_was_counted_in_it() {
     assert_eq!(seconds["from"], 1);
     assert_eq!(seconds["requests"], serde_json::json!([null, 41, 1]));
     assert_eq!(seconds["errors"], serde_json::json!([null, 10, 0]));
-    assert_eq!(seconds["refused"], serde_json::json!([null, 1, 0]));
+    assert_eq!(seconds["rejected"], serde_json::json!([null, 1, 0]));
     assert_eq!(seconds["in_flight"], serde_json::json!([null, 1, 0]));
     let p50 = seconds["p50_micros"][1].as_f64().unwrap();
     assert!((p50 - 2000.0).abs() < 250.0, "{p50}");
     assert_eq!(seconds["p50_micros"][2], Value::Null, "a caller that left says nothing of the time");
     let total = &detail["service"]["total"];
     assert_eq!(
-        (&total["requests"], &total["errors"], &total["refused"]),
+        (&total["requests"], &total["errors"], &total["rejected"]),
         (&42.into(), &10.into(), &1.into())
     );
 
     let lanes = detail["lanes"].as_array().unwrap();
     let of_lane = |lane: &Value| {
-        (lane["tag"].clone(), lane["seconds"]["requests"][1].clone(), lane["error_part"].clone())
+        (lane["tag"].clone(), lane["seconds"]["requests"][1].clone(), lane["error_ratio"].clone())
     };
     let lanes: Vec<_> = lanes.iter().map(of_lane).collect();
     assert_eq!(lanes, [(Value::Null, 30.into(), 0.0.into()), ("gray".into(), 10.into(), 1.0.into())]);
@@ -184,7 +184,7 @@ fn the_overview_has_the_golden_signals_and_who_calls() {
     assert_eq!(lines.iter().map(|line| &line["name"]).collect::<Vec<_>>(), ["quiet", "web"]);
     let web = &lines[1];
     assert_eq!(
-        (&web["rate"], &web["error_part"], &web["refused_rate"]),
+        (&web["rate"], &web["error_ratio"], &web["rejected_rate"]),
         (&50.0.into(), &0.2.into(), &0.0.into())
     );
     assert_eq!(
@@ -198,7 +198,7 @@ fn the_overview_has_the_golden_signals_and_who_calls() {
         (
             call["source"]["name"].as_str().unwrap().to_owned(),
             call["rate"].as_f64().unwrap(),
-            call["error_part"].as_f64().unwrap(),
+            call["error_ratio"].as_f64().unwrap(),
         )
     };
     let calls: Vec<_> = calls.iter().map(of_call).collect();

@@ -26,9 +26,9 @@ fn what_is_not_said_is_as_govern_has_it() {
     let bare: Policy = checked::<TrafficPolicy>(&policy(&json!({})));
     assert_eq!(bare, Policy { name: name.clone(), ..Policy::default() });
     let empty = json!({
-        "loadBalancer": {"warmup": {}}, "drain": {}, "circuitBreaker": {}, "timeouts": {},
+        "loadBalancer": {"warmUp": {}}, "drain": {}, "circuitBreaker": {}, "timeouts": {},
         "outlierDetection": {"successRate": {}}, "retry": {"budget": {}, "backoff": {}},
-        "concurrency": {"adaptive": {}}, "fallbacks": [{"name": "stale", "on": ["Timeout"], "type": "Stale"}],
+        "concurrency": {"adaptive": {}}, "fallbacks": [{"name": "stale", "conditions": ["Timeout"], "type": "Stale"}],
     });
     let wanted = Policy {
         name,
@@ -72,7 +72,7 @@ fn what_is_said_arrives() {
         "mode": "Observe",
         "loadBalancer": {
             "type": "LeastRequest", "panicThresholdPercent": 30,
-            "warmup": {
+            "warmUp": {
                 "duration": "1m30s", "aggression": 2, "minimumPercent": 5, "delay": "3s", "startOn": "FirstRequest",
                 "healthCheckPaths": ["/healthz", "/actuator/*"],
             },
@@ -247,7 +247,7 @@ fn rate_limits_arrive() {
 fn static_answers_arrive() {
     let policy = checked::<TrafficPolicy>(&policy(&json!({"fallbacks": [{
         "name": "sorry", "type": "Static",
-        "on": ["Throttled", "CircuitOpen", "NoEndpoint", "ConnectFailure", "Timeout", "ServerError"],
+        "conditions": ["LimitExceeded", "CircuitOpen", "NoEndpoint", "ConnectFailure", "Timeout", "ServerError"],
         "static": {"status": 200, "headers": [{"name": "Content-Type", "value": "text/plain"}], "body": "später"},
     }]})));
     let fallback = one(&policy.fallbacks);
@@ -309,7 +309,7 @@ fn lanes_arrive() {
 fn every_error_is_told_at_once_and_none_that_follows_from_another() {
     let bad = policy(&json!({
         "targetRefs": [],
-        "loadBalancer": {"warmup": {"minimumPercent": 200, "duraton": "1s"}},
+        "loadBalancer": {"warmUp": {"minimumPercent": 200, "duraton": "1s"}},
         // No limit at all without adaptive, but what was written may be one: nothing is said of it.
         "concurrency": {"maxRequests": "many"},
         "rateLimits": [{"name": "a", "requests": 1, "type": "Que", "queue": {}}, {"name": "b", "requests": 0}],
@@ -319,12 +319,12 @@ fn every_error_is_told_at_once_and_none_that_follows_from_another() {
         errors::<TrafficPolicy>(&bad),
         [
             "spec.concurrency.maxRequests: an integer is needed, not the string \"many\"",
-            "spec.loadBalancer.warmup.duraton: there is no such field: did you mean \"duration\"?",
+            "spec.loadBalancer.warmUp.duraton: there is no such field: did you mean \"duration\"?",
             "spec.rateLimits[0].type: \"Que\" is not allowed: did you mean \"Queue\"? allowed are \"Reject\", \"Queue\", \
          \"WarmUp\"",
             "spec.retry.codes[1]: 400 is not retried: allowed are 429 and 500 to 599",
             "spec.retry.backoff.base: \"1d\" is no duration such as \"1m30s\" or \"500ms\": allowed are 1ms to 1m",
-            "spec.loadBalancer.warmup.minimumPercent: 200 is out of range: allowed are 0.01 to 100",
+            "spec.loadBalancer.warmUp.minimumPercent: 200 is out of range: allowed are 0.01 to 100",
             "spec.rateLimits[1].requests: 0 is out of range: allowed are 1 to 1000000000",
             "spec.targetRefs: 0 items: allowed are 1 to 64",
         ]

@@ -31,11 +31,11 @@ pub struct Fallback {
     /// Names the fallback in metrics. Unique within the policy.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// The failures that it answers for. Throttled: a rate or concurrency limit refuses. CircuitOpen: the circuit breaker
+    /// The failures that it answers for. LimitExceeded: a rate limit or the concurrency limit rejected the request. CircuitOpen: the circuit breaker
     /// is open. NoEndpoint: no endpoint may answer. ConnectFailure: no endpoint could be connected to, or the connection
     /// broke. Timeout: a timeout ran out. ServerError: the Service answered 5xx itself, and no retry is left.
     #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "set"))]
-    pub on: Vec<FallbackOn>,
+    pub conditions: Vec<FallbackCondition>,
     /// Static: the answer that static says. Stale: the last good answer to the same request, if there is one; else the
     /// next fallback is looked at.
     #[serde(rename = "type")]
@@ -50,8 +50,8 @@ pub struct Fallback {
 
 /// A failure that a fallback answers for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum FallbackOn {
-    Throttled,
+pub enum FallbackCondition {
+    LimitExceeded,
     CircuitOpen,
     NoEndpoint,
     ConnectFailure,
@@ -119,7 +119,7 @@ pub struct StaleAnswer {
 
 impl Fallback {
     pub(super) fn check(&self, at: &At<'_>) -> Option<policy::Fallback> {
-        refuse_repeated(&self.on, &at.field("on"));
+        refuse_repeated(&self.conditions, &at.field("conditions"));
         let action = match (self.action, &self.answer, &self.stale) {
             (FallbackType::Static, answer, stale) => {
                 if stale.is_some() {
@@ -139,13 +139,13 @@ impl Fallback {
                 policy::FallbackAction::Stale(stale.check(&at.field("stale")))
             }
         };
-        let on = self.on.iter().map(|on| match on {
-            FallbackOn::Throttled => policy::FallbackOn::Throttled,
-            FallbackOn::CircuitOpen => policy::FallbackOn::CircuitOpen,
-            FallbackOn::NoEndpoint => policy::FallbackOn::NoEndpoint,
-            FallbackOn::ConnectFailure => policy::FallbackOn::ConnectFailure,
-            FallbackOn::Timeout => policy::FallbackOn::Timeout,
-            FallbackOn::ServerError => policy::FallbackOn::ServerError,
+        let on = self.conditions.iter().map(|condition| match condition {
+            FallbackCondition::LimitExceeded => policy::FallbackOn::LimitExceeded,
+            FallbackCondition::CircuitOpen => policy::FallbackOn::CircuitOpen,
+            FallbackCondition::NoEndpoint => policy::FallbackOn::NoEndpoint,
+            FallbackCondition::ConnectFailure => policy::FallbackOn::ConnectFailure,
+            FallbackCondition::Timeout => policy::FallbackOn::Timeout,
+            FallbackCondition::ServerError => policy::FallbackOn::ServerError,
         });
         Some(policy::Fallback { name: self.name.as_str().into(), on: on.collect(), action })
     }

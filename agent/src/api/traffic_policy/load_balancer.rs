@@ -24,9 +24,9 @@ pub struct LoadBalancer {
     /// Gives a new endpoint a share of the requests that grows. Off if not set; an empty object turns it on with its
     /// defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warmup: Option<WarmUp>,
+    pub warm_up: Option<WarmUp>,
     /// If fewer than this percentage of the endpoints that may answer are fit (not ejected, not held back by
-    /// warmup.delay), all of them are used. 0 turns this off.
+    /// warmUp.delay), all of them are used. 0 turns this off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         range(min = 0, max = 100),
@@ -105,7 +105,7 @@ impl LoadBalancer {
                 LoadBalancerType::RoundRobin => policy::Algorithm::RoundRobin,
                 LoadBalancerType::Random => policy::Algorithm::Random,
             },
-            warmup: self.warmup.as_ref().map(|warmup| warmup.check(&at.field("warmup"))),
+            warmup: self.warm_up.as_ref().map(|rule| rule.check(&at.field("warmUp"))),
             panic_threshold_percent: self.panic_threshold_percent.unwrap_or(default.panic_threshold_percent),
         }
     }

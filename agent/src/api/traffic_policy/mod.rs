@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     failures::{CircuitBreaker, OutlierDetection, SlowRequest, SuccessRate, Timeouts},
-    fallback::{Fallback, FallbackOn, FallbackType, StaleAnswer, StaticAnswer, StaticHeader},
+    fallback::{Fallback, FallbackCondition, FallbackType, StaleAnswer, StaticAnswer, StaticHeader},
     limits::{
         Adaptive, Concurrency, LimitKey, LimitKeyType, Queue, RateLimit, RateLimitType, RateLimitWarmUp,
         Scope,

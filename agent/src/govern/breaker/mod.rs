@@ -23,7 +23,7 @@
 //!   counts. One whose answer has begun well and is still going on by then counts as good.
 //! - **Late results**, of requests from before a transition, count neither as probes nor in the next window.
 //! - **Observe.** The same states, but nothing is refused; what would have been is marked
-//!   ([`Permit::would_refuse`]) and not counted, so that the states are those that `Enforce` would have seen.
+//!   ([`Permit::would_reject`]) and not counted, so that the states are those that `Enforce` would have seen.
 //!
 //! While closed a request costs a few atomic operations; the lock is for transitions and probes.
 

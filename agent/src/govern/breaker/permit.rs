@@ -16,7 +16,7 @@ pub struct Permit {
     pub(super) part: Part,
     began_nanos: u64,
     answered_nanos: Option<u64>,
-    would_refuse: Option<Open>,
+    would_reject: Option<Open>,
 }
 
 /// What a request is to the breaker.
@@ -40,19 +40,19 @@ pub(super) enum Part {
 impl Permit {
     pub(super) fn new(breaker: &Arc<Breaker>, part: Part, now_nanos: u64) -> Self {
         let breaker = breaker.clone();
-        Self { breaker, part, began_nanos: now_nanos, answered_nanos: None, would_refuse: None }
+        Self { breaker, part, began_nanos: now_nanos, answered_nanos: None, would_reject: None }
     }
 
     /// Of a request that is let through only because nothing is enforced.
     pub(super) fn unwanted(breaker: &Arc<Breaker>, open: Open, now_nanos: u64) -> Self {
         let mut permit = Self::new(breaker, Part::None, now_nanos);
-        permit.would_refuse = Some(open);
+        permit.would_reject = Some(open);
         permit
     }
 
     /// In `Mode::Observe`: `Enforce` would have refused this request.
-    pub fn would_refuse(&self) -> Option<Open> {
-        self.would_refuse
+    pub fn would_reject(&self) -> Option<Open> {
+        self.would_reject
     }
 
     /// The answer's head has come: the request is as slow as this, however long its body takes.

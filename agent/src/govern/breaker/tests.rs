@@ -377,7 +377,7 @@ fn observed_it_goes_through_the_same_states_and_refuses_nothing() {
     let breaker = tripped(CircuitBreaker { mode: Mode::Observe, ..config() }, 0);
     for at in [0, 4 * S] {
         let permit = acquire(&breaker, at);
-        assert_eq!(permit.would_refuse(), Some(Open { retry_after: Duration::from_nanos(5 * S - at) }));
+        assert_eq!(permit.would_reject(), Some(Open { retry_after: Duration::from_nanos(5 * S - at) }));
         permit.finish(GOOD, at);
         let mut permit = acquire(&breaker, at);
         permit.answered(at);
@@ -385,16 +385,16 @@ fn observed_it_goes_through_the_same_states_and_refuses_nothing() {
     }
     assert_eq!(breaker.state(4 * S), State::Open);
     let probes = [acquire(&breaker, 5 * S), acquire(&breaker, 5 * S)];
-    assert!(probes.iter().all(|probe| probe.would_refuse().is_none()));
+    assert!(probes.iter().all(|probe| probe.would_reject().is_none()));
     let unwanted = acquire(&breaker, 5 * S);
-    assert!(unwanted.would_refuse().is_some());
+    assert!(unwanted.would_reject().is_some());
     unwanted.finish(BAD, 5 * S);
     assert_eq!(breaker.state(5 * S), State::HalfOpen);
     for probe in probes {
         probe.finish(GOOD, 5 * S);
     }
     assert_eq!(breaker.state(5 * S), State::Closed);
-    assert_eq!(acquire(&breaker, 5 * S).would_refuse(), None);
+    assert_eq!(acquire(&breaker, 5 * S).would_reject(), None);
 }
 
 #[test]
@@ -411,12 +411,12 @@ fn another_policy_keeps_the_window_and_the_state() {
     probe.finish(GOOD, 3 * S);
     // One was enough all along.
     breaker.reconfigure(Arc::new(CircuitBreaker { half_open_requests: 1, ..config() }));
-    assert_eq!(acquire(&breaker, 3 * S).would_refuse(), None);
+    assert_eq!(acquire(&breaker, 3 * S).would_reject(), None);
     assert_eq!(breaker.state(3 * S), State::Closed);
     // A policy that only observes lets go at once, and the other way round.
     requests(&breaker, 10, BAD, 3 * S);
     breaker.reconfigure(Arc::new(CircuitBreaker { mode: Mode::Observe, ..config() }));
-    assert!(acquire(&breaker, 4 * S).would_refuse().is_some());
+    assert!(acquire(&breaker, 4 * S).would_reject().is_some());
     breaker.reconfigure(Arc::new(config()));
     refused(&breaker, 4 * S);
 }

@@ -22,7 +22,7 @@ fn the_fallbacks_that_name_the_failure_are_tried_in_their_order() {
     let bounds = StaleAnswer { max_age: Duration::from_secs(60), max_bytes: 1 };
     let fallbacks = [
         fallback("last", &[FallbackOn::Timeout, FallbackOn::ServerError], FallbackAction::Stale(bounds)),
-        fallback("busy", &[FallbackOn::Throttled], FallbackAction::Static(answer(200, &[], "later"))),
+        fallback("busy", &[FallbackOn::LimitExceeded], FallbackAction::Static(answer(200, &[], "later"))),
         fallback(
             "empty",
             &[FallbackOn::CircuitOpen, FallbackOn::Timeout],
@@ -32,7 +32,7 @@ fn the_fallbacks_that_name_the_failure_are_tried_in_their_order() {
     for (failure, names) in [
         (FallbackOn::Timeout, &["last", "empty"][..]),
         (FallbackOn::ServerError, &["last"]),
-        (FallbackOn::Throttled, &["busy"]),
+        (FallbackOn::LimitExceeded, &["busy"]),
         (FallbackOn::CircuitOpen, &["empty"]),
         (FallbackOn::NoEndpoint, &[]),
         (FallbackOn::ConnectFailure, &[]),

@@ -181,7 +181,7 @@ pub struct Fallback {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FallbackOn {
     /// A rate or concurrency limit refuses.
-    Throttled,
+    LimitExceeded,
     CircuitOpen,
     /// No endpoint may answer.
     NoEndpoint,

@@ -118,7 +118,7 @@ fn json_leaves_out_what_is_not_there() {
         trace: None,
         upstream_duration: None,
         status: 429,
-        reason: Some(Reason::Throttled),
+        reason: Some(Reason::RateLimited),
         rule: Some("per-caller"),
         policy: Some("shop/orders"),
         retries: 0,
@@ -130,7 +130,7 @@ fn json_leaves_out_what_is_not_there() {
         serde_json::json!({
             "time": "2024-02-29T23:59:59.250Z", "source_namespace": "shop", "source_pod": "gateway-1",
             "method": "GET", "path": "/", "protocol": "HTTP/1.1", "status": 429, "service": "orders.shop:8080",
-            "reason": "throttled", "rule": "per-caller", "policy": "shop/orders", "retries": 0,
+            "reason": "rate_limited", "rule": "per-caller", "policy": "shop/orders", "retries": 0,
             "duration_ms": 1.234, "request_bytes": 5, "response_bytes": 100,
         })
     );

@@ -122,7 +122,7 @@ impl Metrics {
             &["outcome"],
         );
         let connects = registry.counters(
-            "sluice_endpoint_connects_total",
+            "sluice_upstream_connects_total",
             "Attempts to connect to an endpoint, by how they ended.",
             &["outcome"],
         );
@@ -142,7 +142,7 @@ impl Metrics {
             "Spans dropped because the trace collector did not take them, or not fast enough.",
         ));
         let exports_failed = registry.add(IntCounter::new(
-            "sluice_metrics_exports_failed_total",
+            "sluice_metrics_export_failures_total",
             "How often metrics could not be sent to the collector; what they had to tell is told by the next.",
         ));
         let overflowed = registry.add(IntCounter::new(
@@ -162,8 +162,8 @@ impl Metrics {
         Self {
             detections: Detection::ALL.map(|(_, outcome)| connections.with_label_values(&[outcome])),
             connects: Connect::ALL.map(|(_, outcome)| connects.with_label_values(&[outcome])),
-            callers_open: open.with_label_values(&["caller"]),
-            endpoints_open: open.with_label_values(&["endpoint"]),
+            callers_open: open.with_label_values(&["client"]),
+            endpoints_open: open.with_label_values(&["upstream"]),
             access_log_dropped,
             spans_dropped,
             exports_failed,

@@ -20,7 +20,7 @@ pub enum Detection {
     /// Nobody was redirected: somebody dialled the listener itself.
     NotRedirected,
     /// Redirected, but the destination is no longer governed.
-    Ungoverned,
+    Unmanaged,
     /// More than the pod's share.
     Overloaded,
 }
@@ -36,7 +36,7 @@ impl Detection {
         (Self::ClosedEarly, "closed_early"),
         (Self::Timeout, "timeout"),
         (Self::NotRedirected, "not_redirected"),
-        (Self::Ungoverned, "ungoverned"),
+        (Self::Unmanaged, "unmanaged"),
         (Self::Overloaded, "overloaded"),
     ];
 }
@@ -69,8 +69,8 @@ pub enum TagOutcome {
     Routed,
     /// The baseline answered.
     FellBack,
-    /// Nobody could.
-    Refused,
+    /// No endpoint could.
+    Rejected,
     /// It was no tag, and was ignored.
     Invalid,
 }
@@ -79,7 +79,7 @@ impl TagOutcome {
     pub(super) const ALL: [(Self, &'static str); 4] = [
         (Self::Routed, "routed"),
         (Self::FellBack, "fell_back"),
-        (Self::Refused, "refused"),
+        (Self::Rejected, "rejected"),
         (Self::Invalid, "invalid"),
     ];
 
@@ -122,17 +122,17 @@ pub enum LimitDecision {
     Allowed,
     /// It had to wait.
     Queued,
-    Refused,
+    Rejected,
     /// It only observes.
-    WouldRefuse,
+    WouldReject,
 }
 
 impl LimitDecision {
     pub(super) const ALL: [(Self, &'static str); 4] = [
         (Self::Allowed, "allowed"),
         (Self::Queued, "queued"),
-        (Self::Refused, "refused"),
-        (Self::WouldRefuse, "would_refuse"),
+        (Self::Rejected, "rejected"),
+        (Self::WouldReject, "would_reject"),
     ];
 }
 
@@ -141,13 +141,13 @@ impl LimitDecision {
 pub struct LimitCounts {
     pub allowed: u64,
     pub queued: u64,
-    pub refused: u64,
-    pub would_refuse: u64,
+    pub rejected: u64,
+    pub would_reject: u64,
 }
 
 impl From<[u64; LimitDecision::ALL.len()]> for LimitCounts {
-    fn from([allowed, queued, refused, would_refuse]: [u64; LimitDecision::ALL.len()]) -> Self {
-        Self { allowed, queued, refused, would_refuse }
+    fn from([allowed, queued, rejected, would_reject]: [u64; LimitDecision::ALL.len()]) -> Self {
+        Self { allowed, queued, rejected, would_reject }
     }
 }
 

@@ -168,7 +168,7 @@ impl Series {
         if reason.is_some_and(Reason::is_refusal) {
             self.refused.fetch_add(1, Relaxed);
             self.service.refused();
-        } else if let Some(nanos) = latency_nanos.filter(|_| reason != Some(Reason::CallerClosed)) {
+        } else if let Some(nanos) = latency_nanos.filter(|_| reason != Some(Reason::ClientClosed)) {
             let error = failed || status == 0 || status >= 500 || reason.is_some();
             if error {
                 self.errors.fetch_add(1, Relaxed);
@@ -238,8 +238,8 @@ impl Drop for ActiveRequest {
     fn drop(&mut self) {
         if let Some(series) = self.series.take() {
             series.requests_in_flight.fetch_sub(1, Relaxed);
-            series.count(0, Some(Reason::CallerClosed));
-            series.tell(0, Some(Reason::CallerClosed), false, None);
+            series.count(0, Some(Reason::ClientClosed));
+            series.tell(0, Some(Reason::ClientClosed), false, None);
         }
     }
 }

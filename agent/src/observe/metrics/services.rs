@@ -259,7 +259,7 @@ const FAMILIES: [(&str, &str, &[&str]); 11] = [
     ),
     (
         "sluice_rate_limit_requests_total",
-        "Requests that a rate limit is about, by what it said; would_refuse is what it only observed.",
+        "Requests that a rate limit is about, by what it said; would_reject is what it only observed.",
         &["rule", "decision"],
     ),
     (

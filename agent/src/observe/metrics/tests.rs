@@ -72,7 +72,7 @@ fn a_request_that_is_dropped_was_left_by_its_caller() {
     let mut series = orders(&pod(&metrics, "u1", "gateway"));
     drop(series.lane(None).begin());
     assert_eq!(value(&metrics, "sluice_requests_in_flight", &[]), Some(0.0));
-    let labels = ["code=\"none\"", "reason=\"caller_closed\""];
+    let labels = ["code=\"none\"", "reason=\"client_closed\""];
     assert_eq!(value(&metrics, "sluice_requests_total", &labels), Some(1.0));
 }
 
@@ -111,8 +111,8 @@ fn what_rules_decide_is_counted_by_service_and_goes_with_it() {
     orders.service().tag(TagOutcome::FellBack);
     orders.service().retried(RetryCause::StreamRefused);
     orders.service().rate_limited(&rule, LimitDecision::Queued);
-    orders.service().concurrency_limited(LimitDecision::Refused);
-    orders.service().broken(LimitDecision::WouldRefuse);
+    orders.service().concurrency_limited(LimitDecision::Rejected);
+    orders.service().broken(LimitDecision::WouldReject);
     orders.service().ejected(EjectionCause::SuccessRate, false);
     orders.service().budget_exhausted();
     orders.service().panicked();
@@ -123,9 +123,9 @@ fn what_rules_decide_is_counted_by_service_and_goes_with_it() {
         ("sluice_tags_total", &["outcome=\"routed\""], 0.0),
         ("sluice_retries_total", &["cause=\"stream_refused\""], 1.0),
         ("sluice_rate_limit_requests_total", &["rule=\"burst\"", "decision=\"queued\""], 1.0),
-        ("sluice_rate_limit_requests_total", &["rule=\"burst\"", "decision=\"refused\""], 0.0),
-        ("sluice_concurrency_limit_requests_total", &["decision=\"refused\""], 1.0),
-        ("sluice_circuit_breaker_requests_total", &["decision=\"would_refuse\""], 1.0),
+        ("sluice_rate_limit_requests_total", &["rule=\"burst\"", "decision=\"rejected\""], 0.0),
+        ("sluice_concurrency_limit_requests_total", &["decision=\"rejected\""], 1.0),
+        ("sluice_circuit_breaker_requests_total", &["decision=\"would_reject\""], 1.0),
         ("sluice_ejections_total", &["cause=\"success_rate\"", "mode=\"observe\""], 1.0),
         ("sluice_retry_budget_exhausted_total", &[], 1.0),
         ("sluice_panic_requests_total", &[], 1.0),
@@ -179,7 +179,7 @@ fn outcomes_have_the_labels_of_their_names() {
             metrics.connected(outcome);
         }
         let label = format!("outcome=\"{name}\"");
-        assert_eq!(value(&metrics, "sluice_endpoint_connects_total", &[&label]), Some(index as f64 + 1.0));
+        assert_eq!(value(&metrics, "sluice_upstream_connects_total", &[&label]), Some(index as f64 + 1.0));
     }
 }
 

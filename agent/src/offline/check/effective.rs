@@ -190,6 +190,8 @@ fn not_said(
     let of_type = |wanted: &str| text(rule, "type") == Some(wanted);
     match name {
         "mode" => default(inherited.mode.into(), inherited.said),
+        // Of the same name as that of a rate limit, which is there only with its type.
+        "warmUp" if path == "loadBalancer.warmUp" => default(OFF.into(), false),
         "burst" if !of_type("Queue") => default(rule["requests"].clone(), false),
         "maxRequests" => default(1000.into(), false),
         "methods" if path == "retry.methods" => {

@@ -84,7 +84,7 @@ fn every_value_has_its_source() {
         "Service shop/stock:http",
         "loadBalancer.type Random TrafficPolicy shop/orders",
         "loadBalancer.panicThresholdPercent 50 default",
-        "loadBalancer.warmup off default",
+        "loadBalancer.warmUp off default",
         "rateLimits[0].requests 5 TrafficPolicy shop/orders",
         "rateLimits[0].interval 1s default",
         "rateLimits[0].queue.timeout 500ms default",
@@ -95,7 +95,7 @@ fn every_value_has_its_source() {
         assert!(squeezed.iter().any(|found| found == line), "no {line:?} in\n{out}");
     }
     assert!(!out.contains("rateLimits[0].burst"), "a queue has no burst\n{out}");
-    assert!(!out.contains("warmUp"), "{out}");
+    assert!(!out.contains("rateLimits[0].warmUp"), "{out}");
 }
 
 #[test]
@@ -234,8 +234,8 @@ proptest! {
     #[test]
     fn what_is_told_is_what_is_in_force(parts in prop::collection::vec(prop::sample::select(vec![
         r#"{"mode": "Observe"}"#,
-        r#"{"loadBalancer": {"warmup": {}}}"#,
-        r#"{"loadBalancer": {"type": "RoundRobin", "warmup": {"duration": "5s", "healthCheckPaths": ["/a"]}}}"#,
+        r#"{"loadBalancer": {"warmUp": {}}}"#,
+        r#"{"loadBalancer": {"type": "RoundRobin", "warmUp": {"duration": "5s", "healthCheckPaths": ["/a"]}}}"#,
         r#"{"drain": {"timeout": "5s"}}"#,
         r#"{"rateLimits": [{"name": "a", "requests": 7}, {"name": "b", "requests": 7, "type": "Queue", "mode": "Enforce"}]}"#,
         r#"{"rateLimits": [{"name": "a", "requests": 7, "type": "WarmUp", "match": {"headers": [{"name": "x", "value": "y"}]}}]}"#,
@@ -247,8 +247,8 @@ proptest! {
         r#"{"timeouts": {"request": "5s"}}"#,
         r#"{"retry": {}}"#,
         r#"{"retry": {"codes": [], "backoff": {"base": "1ms"}}}"#,
-        r#"{"fallbacks": [{"name": "a", "on": ["Timeout"], "type": "Stale"}]}"#,
-        r#"{"fallbacks": [{"name": "a", "on": ["Timeout"], "type": "Static", "static": {"status": 200, "body": "a b"}}]}"#,
+        r#"{"fallbacks": [{"name": "a", "conditions": ["Timeout"], "type": "Stale"}]}"#,
+        r#"{"fallbacks": [{"name": "a", "conditions": ["Timeout"], "type": "Static", "static": {"status": 200, "body": "a b"}}]}"#,
     ]), 0..8)) {
         let mut spec = json!({"targetRefs": [{"name": "orders"}]});
         for part in parts {

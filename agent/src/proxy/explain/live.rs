@@ -252,7 +252,7 @@ impl Walk<'_> {
             self.steps.say(Stage::RateLimit, verdict, what, because);
         }
         if verdict.refusal().is_some() {
-            return Err(Stopped { reason: Reason::Throttled, on: Some(FallbackOn::Throttled) });
+            return Err(Stopped { reason: Reason::RateLimited, on: Some(FallbackOn::LimitExceeded) });
         }
         let Some(limiter) = governor.limiter() else { return Ok(()) };
         let copy = limiter.copy();
@@ -267,7 +267,7 @@ impl Walk<'_> {
         self.steps.say(Stage::Concurrency, verdict, counted, because);
         match verdict {
             Verdict::Stops => {
-                Err(Stopped { reason: Reason::ConcurrencyLimited, on: Some(FallbackOn::Throttled) })
+                Err(Stopped { reason: Reason::ConcurrencyLimited, on: Some(FallbackOn::LimitExceeded) })
             }
             _ => Ok(()),
         }
@@ -380,7 +380,7 @@ impl Walk<'_> {
             .map_or_else(String::new, |last| format!(", for {}", last.why));
         let of = format!("that of {} is {state}{why}", lane.map_or("the baseline", Tag::as_str));
         let (verdict, what) = match breaker.try_acquire(self.now) {
-            Ok(leave) if leave.would_refuse().is_some() => {
+            Ok(leave) if leave.would_reject().is_some() => {
                 (Verdict::WouldStop, format!("{of}; it only observes, and would refuse it"))
             }
             Ok(_) => (Verdict::Passes, of),

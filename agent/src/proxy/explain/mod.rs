@@ -132,7 +132,7 @@ pub struct Outcome {
     pub pod: Option<String>,
     /// What the caller gets; absent where the endpoint decides, or nobody got anything.
     pub status: Option<u16>,
-    /// Why Sluice answers itself, as in `throttled`.
+    /// Why Sluice answers itself, as in `rate_limited`.
     pub reason: Option<String>,
     pub what: String,
 }

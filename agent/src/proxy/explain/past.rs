@@ -61,7 +61,7 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
             Event::Ruled { rule: name, policy } => ruled = Some((name.clone(), policy.clone())),
         }
     }
-    if asked == 0 && decision.tag_outcome == Some(TagOutcome::Refused) {
+    if asked == 0 && decision.tag_outcome == Some(TagOutcome::Rejected) {
         lane(decision, &mut steps, object);
     }
     let because = ruled.map(|(name, policy)| {
@@ -130,7 +130,7 @@ fn lane(decision: &Decision, steps: &mut Steps, object: Option<String>) {
                 "the service had no usable endpoint in lane {tag}: it fell back to the baseline, and kept its tag"
             ),
         ),
-        Some(TagOutcome::Refused) => {
+        Some(TagOutcome::Rejected) => {
             (Verdict::Stops, format!("lane {tag} could not answer, and nobody else may"))
         }
         _ => (Verdict::Passes, format!("an endpoint in lane {tag}")),
@@ -141,7 +141,7 @@ fn lane(decision: &Decision, steps: &mut Steps, object: Option<String>) {
 /// Where a request with this reason ends.
 fn stage_of(reason: Option<Reason>) -> Stage {
     match reason {
-        Some(Reason::Throttled) => Stage::RateLimit,
+        Some(Reason::RateLimited) => Stage::RateLimit,
         Some(Reason::ConcurrencyLimited | Reason::Overloaded) => Stage::Concurrency,
         Some(Reason::LaneUnavailable) => Stage::Lane,
         Some(Reason::CircuitOpen) => Stage::CircuitBreaker,

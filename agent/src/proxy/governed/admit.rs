@@ -80,7 +80,7 @@ pub(super) async fn admit<E: Exchange>(
         let policy = governor.policy().name.as_ref();
         let name = "concurrency.maxRequests".into();
         let cause = Cause::of_rule(Reason::ConcurrencyLimited, &name, policy, Some(RETRY_AFTER));
-        Stop::Failed(Failed::new(cause, FallbackOn::Throttled))
+        Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded))
     })
 }
 
@@ -93,8 +93,8 @@ pub(crate) fn acquire(
     let enforced = limiter.config().mode == Mode::Enforce;
     let (permit, decision) = match limiter.try_acquire(now.0) {
         Ok(permit) => (Ok(Some(permit)), LimitDecision::Allowed),
-        Err(full) if enforced => (Err(full), LimitDecision::Refused),
-        Err(_) => (Ok(None), LimitDecision::WouldRefuse),
+        Err(full) if enforced => (Err(full), LimitDecision::Rejected),
+        Err(_) => (Ok(None), LimitDecision::WouldReject),
     };
     numbers.concurrency_limited(decision);
     permit
@@ -113,8 +113,8 @@ async fn take_turn<E: Exchange>(
     let policy = governor.policy().name.as_ref();
     if let Some(refusal) = verdict.refusal() {
         let after = Some(refusal.retry_after);
-        let cause = Cause::of_rule(Reason::Throttled, &refusal.rule.name, policy, after);
-        return Err(Stop::Failed(Failed::new(cause, FallbackOn::Throttled)));
+        let cause = Cause::of_rule(Reason::RateLimited, &refusal.rule.name, policy, after);
+        return Err(Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded)));
     }
     let wait = verdict.wait();
     if wait.is_zero() {
@@ -134,8 +134,8 @@ async fn take_turn<E: Exchange>(
             Err(match left {
                 Left::Gone => Stop::CallerGone,
                 Left::Ended => {
-                    let cause = Cause::of_rule(Reason::Throttled, &name, policy, None);
-                    Stop::Failed(Failed::new(cause, FallbackOn::Throttled))
+                    let cause = Cause::of_rule(Reason::RateLimited, &name, policy, None);
+                    Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded))
                 }
             })
         }
@@ -168,11 +168,11 @@ fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict) {
             (Admission::After(_), Mode::Enforce) => LimitDecision::Queued,
             // What only observes makes nobody wait either.
             (Admission::Now | Admission::After(_), _) => LimitDecision::Allowed,
-            (Admission::Refused { .. }, Mode::Enforce) => LimitDecision::Refused,
-            (Admission::Refused { .. }, Mode::Observe) => LimitDecision::WouldRefuse,
+            (Admission::Refused { .. }, Mode::Enforce) => LimitDecision::Rejected,
+            (Admission::Refused { .. }, Mode::Observe) => LimitDecision::WouldReject,
         };
         call.known.numbers.rate_limited(&rule.name, decision);
-        if decision == LimitDecision::WouldRefuse {
+        if decision == LimitDecision::WouldReject {
             call.record.decided(|| Event::WouldRefuse { rule: rule.name.clone() });
         }
     }

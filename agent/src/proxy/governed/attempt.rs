@@ -112,9 +112,9 @@ pub(crate) fn ask_breaker(
     let Some(breakers) = service.governor.breakers() else { return Ok(None) };
     let asked = breakers.of(lane).try_acquire(now.0);
     numbers.broken(match &asked {
-        Ok(leave) if leave.would_refuse().is_some() => LimitDecision::WouldRefuse,
+        Ok(leave) if leave.would_reject().is_some() => LimitDecision::WouldReject,
         Ok(_) => LimitDecision::Allowed,
-        Err(_) => LimitDecision::Refused,
+        Err(_) => LimitDecision::Rejected,
     });
     tell_of_breaker(service, lane);
     asked.map(Some)

@@ -56,7 +56,7 @@ impl Call {
     /// The request has ended with an answer that Sluice made up; `status` is 0 if nobody got it.
     pub(super) fn finish_made_up(&mut self, status: u16, cause: &Cause) {
         self.record.ruled(cause);
-        let reason = if status == 0 { Reason::CallerClosed } else { cause.reason };
+        let reason = if status == 0 { Reason::ClientClosed } else { cause.reason };
         self.finish(status, Some(reason));
     }
 

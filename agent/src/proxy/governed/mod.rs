@@ -189,7 +189,7 @@ fn begin<E: Exchange>(
             return Err(Failed::new(Reason::UpstreamConnect, FallbackOn::ConnectFailure));
         }
         Err(reason) => {
-            call.count_tags(Some(TagOutcome::Refused));
+            call.count_tags(Some(TagOutcome::Rejected));
             return Err(Failed::new(reason, FallbackOn::NoEndpoint));
         }
     };
@@ -254,7 +254,7 @@ async fn pass_on<E: Exchange>(
     let call = exchange.call();
     let (got, reason, outcome) = match ended {
         Ok(()) => (status, None, Some(Outcome::of_answer(status, grpc))),
-        Err(Break::CallerGone(got)) => (got, Some(Reason::CallerClosed), None),
+        Err(Break::CallerGone(got)) => (got, Some(Reason::ClientClosed), None),
         Err(Break::End | Break::Answer(Reason::UpstreamReset)) if forsaken => {
             (status, Some(Reason::UpstreamReset), None)
         }
@@ -266,7 +266,7 @@ async fn pass_on<E: Exchange>(
             (status, Some(elapsed.reason()), error_kind(Failure::TimedOut(elapsed)).map(Outcome::Error))
         }
     };
-    if let Some(reason) = reason.filter(|reason| *reason != Reason::CallerClosed) {
+    if let Some(reason) = reason.filter(|reason| *reason != Reason::ClientClosed) {
         call.complain(&held.chosen, reason);
     }
     if outcome.is_some_and(Outcome::is_error) {
@@ -318,7 +318,7 @@ async fn timed_out<E: Exchange>(
 
 fn gone<E: Exchange>(exchange: &mut E) -> E::Ended {
     note_passed(exchange, None);
-    exchange.call().finish(0, Some(Reason::CallerClosed));
+    exchange.call().finish(0, Some(Reason::ClientClosed));
     exchange.leave()
 }
 
@@ -327,7 +327,7 @@ fn reason_of(failure: Failure) -> Reason {
         Failure::Connect => Reason::UpstreamConnect,
         Failure::Refused => Reason::UpstreamReset,
         Failure::Broken(reason) | Failure::Unfit(reason) => reason,
-        Failure::CallerGone => Reason::CallerClosed,
+        Failure::CallerGone => Reason::ClientClosed,
         Failure::TimedOut(elapsed) => elapsed.reason(),
     }
 }

@@ -183,7 +183,7 @@ impl Exchange {
     pub(super) fn overloaded(&mut self) {
         let answer = MadeUp::of(&Reason::Overloaded.into(), self.kind);
         let (status, reason) = match self.send_made_up(&answer) {
-            0 => (0, Reason::CallerClosed),
+            0 => (0, Reason::ClientClosed),
             status => (status, Reason::Overloaded),
         };
         self.call.finish(status, Some(reason));

@@ -233,7 +233,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         // The series count themselves when `active` is dropped.
         if self.told.is_some() || self.draft.is_some() {
-            self.tell(0, Some(Reason::CallerClosed), Nanos::now());
+            self.tell(0, Some(Reason::ClientClosed), Nanos::now());
         }
     }
 }

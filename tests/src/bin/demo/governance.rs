@@ -28,7 +28,7 @@ pub(crate) fn show(world: &World, shop: &Shop, agent: &Agent, story: &mut Story)
 fn warm_up(depot: &Depot<'_>, story: &mut Story) -> Result<App> {
     const DURATION: u32 = 15;
     story.chapter("A new instance warms up");
-    depot.policy(json!({"loadBalancer": {"warmup": {"duration": format!("{DURATION}s")}}}))?;
+    depot.policy(json!({"loadBalancer": {"warmUp": {"duration": format!("{DURATION}s")}}}))?;
     let load = depot.load(600, DURATION + 2)?;
     let began = SystemTime::now();
     thread::sleep(Duration::from_millis(1100));
@@ -69,14 +69,14 @@ fn warm_up(depot: &Depot<'_>, story: &mut Story) -> Result<App> {
 }
 
 fn throttle(depot: &Depot<'_>, story: &mut Story) -> Result<()> {
-    story.chapter("A burst is throttled");
+    story.chapter("A burst is rate limited");
     depot.policy(json!({
         "rateLimits": [{"name": "burst", "requests": 100, "interval": "1s", "burst": 20}],
     }))?;
     let report = depot.load(500, 5)?.finish()?;
     say("a limit of 100 requests a second, at once no more than 20; 500 a second come:");
-    per_second(&report, &[("answered", &["one", "two"]), ("429 throttled", &["status 429 throttled"])]);
-    let refused = report.failures.get("status 429 throttled").copied().unwrap_or_default();
+    per_second(&report, &[("answered", &["one", "two"]), ("429 rate_limited", &["status 429 rate_limited"])]);
+    let refused = report.failures.get("status 429 rate_limited").copied().unwrap_or_default();
     let allowed = 20.0 + 100.0 * report.seconds;
     story.claim(
         report.failed == refused && refused > 0,

@@ -235,7 +235,7 @@ fn numbers(agent: &Agent, story: &mut Story) -> Result<()> {
         "sluice_tags_total: {} routed to their lane, {} fallen back to the baseline, {} refused",
         tags("routed"),
         tags("fell_back"),
-        tags("refused"),
+        tags("rejected"),
     ));
     say(&format!("connects that the kernel redirected: {}", agent.redirected()?));
     say(&format!("memory of the agent: {} MiB", agent.memory()?.div_ceil(1 << 20)));

@@ -156,7 +156,7 @@ fn about_failures() {
 #[test]
 fn about_fallbacks() {
     let fallback = |more: Value| {
-        let mut fallback = json!({"name": "main", "on": ["CircuitOpen"]});
+        let mut fallback = json!({"name": "main", "conditions": ["CircuitOpen"]});
         for (field, value) in more.as_object().into_iter().flatten() {
             fallback[field] = value.clone();
         }
@@ -188,16 +188,21 @@ fn about_fallbacks() {
                 Everywhere,
             ),
             (fallback(json!({})), "spec.fallbacks[0].type", "not set", Everywhere),
-            (fallback(json!({"type": "Stale", "on": []})), "spec.fallbacks[0].on", "1 to 6", Everywhere),
             (
-                fallback(json!({"type": "Stale", "on": ["Down"]})),
-                "spec.fallbacks[0].on[0]",
+                fallback(json!({"type": "Stale", "conditions": []})),
+                "spec.fallbacks[0].conditions",
+                "1 to 6",
+                Everywhere,
+            ),
+            (
+                fallback(json!({"type": "Stale", "conditions": ["Down"]})),
+                "spec.fallbacks[0].conditions[0]",
                 "allowed are",
                 Everywhere,
             ),
             (
-                fallback(json!({"type": "Stale", "on": ["Timeout", "Timeout"]})),
-                "spec.fallbacks[0].on[1]",
+                fallback(json!({"type": "Stale", "conditions": ["Timeout", "Timeout"]})),
+                "spec.fallbacks[0].conditions[1]",
                 "already",
                 Everywhere,
             ),

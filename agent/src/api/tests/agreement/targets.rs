@@ -67,7 +67,7 @@ fn about_what_is_targeted() {
 #[test]
 fn about_load_balancing() {
     let balancer = |rule: Value| policy(&json!({"loadBalancer": rule}));
-    let warmup = |rule: Value| policy(&json!({"loadBalancer": {"warmup": rule}}));
+    let warmup = |rule: Value| policy(&json!({"loadBalancer": {"warmUp": rule}}));
     agree::<TrafficPolicy>(
         vec![
             balancer(json!({})),
@@ -99,76 +99,76 @@ fn about_load_balancing() {
                 Everywhere,
             ),
             (
-                balancer(json!({"warmUp": {}})),
-                "spec.loadBalancer.warmUp",
-                "did you mean \"warmup\"?",
+                balancer(json!({"warmup": {}})),
+                "spec.loadBalancer.warmup",
+                "did you mean \"warmUp\"?",
                 Everywhere,
             ),
             (balancer(json!([])), "spec.loadBalancer", "an object is needed", Everywhere),
-            (warmup(json!({"duration": "0s"})), "spec.loadBalancer.warmup.duration", "1s to 24h", Everywhere),
+            (warmup(json!({"duration": "0s"})), "spec.loadBalancer.warmUp.duration", "1s to 24h", Everywhere),
             (
                 warmup(json!({"duration": "-5s"})),
-                "spec.loadBalancer.warmup.duration",
+                "spec.loadBalancer.warmUp.duration",
                 "no duration",
                 Everywhere,
             ),
             (
                 warmup(json!({"duration": "2 m"})),
-                "spec.loadBalancer.warmup.duration",
+                "spec.loadBalancer.warmUp.duration",
                 "no duration",
                 Everywhere,
             ),
             (
                 warmup(json!({"duration": "99999h"})),
-                "spec.loadBalancer.warmup.duration",
+                "spec.loadBalancer.warmUp.duration",
                 "1s to 24h",
                 Everywhere,
             ),
             (
                 warmup(json!({"duration": 120})),
-                "spec.loadBalancer.warmup.duration",
+                "spec.loadBalancer.warmUp.duration",
                 "a string is needed",
                 Everywhere,
             ),
             (
                 warmup(json!({"minimumPercent": 101})),
-                "spec.loadBalancer.warmup.minimumPercent",
+                "spec.loadBalancer.warmUp.minimumPercent",
                 "0.01 to 100",
                 Everywhere,
             ),
             (
                 warmup(json!({"minimumPercent": -1})),
-                "spec.loadBalancer.warmup.minimumPercent",
+                "spec.loadBalancer.warmUp.minimumPercent",
                 "-1 is out",
                 Everywhere,
             ),
             (
                 warmup(json!({"aggression": 0})),
-                "spec.loadBalancer.warmup.aggression",
+                "spec.loadBalancer.warmUp.aggression",
                 "0.01 to 100",
                 Everywhere,
             ),
             (
                 warmup(json!({"aggression": 1e300})),
-                "spec.loadBalancer.warmup.aggression",
+                "spec.loadBalancer.warmUp.aggression",
                 "0.01 to 100",
                 Everywhere,
             ),
             (
                 warmup(json!({"startOn": "ready"})),
-                "spec.loadBalancer.warmup.startOn",
+                "spec.loadBalancer.warmUp.startOn",
                 "did you mean",
                 Everywhere,
             ),
             (
                 warmup(json!({"healthCheckPaths": ["health"]})),
-                "spec.loadBalancer.warmup.healthCheckPaths[0]",
+                "spec.loadBalancer.warmUp.healthCheckPaths[0]",
                 "begins with '/'",
                 Everywhere,
             ),
             (
                 warmup(json!({"healthCheckPaths": ["/a", "/a"]})),
-                "spec.loadBalancer.warmup.healthCheckPaths[1]",
+                "spec.loadBalancer.warmUp.healthCheckPaths[1]",
                 "already",
                 Everywhere,
             ),

@@ -51,7 +51,7 @@ async fn resets_are_carried_over_with_their_codes() {
     .await;
     drop(response);
     bed.metric(&["sluice_requests_in_flight", "baseline"], |value| value == 0).await;
-    bed.metric(&["sluice_requests_total", "caller_closed"], |value| value == 1).await;
+    bed.metric(&["sluice_requests_total", "client_closed"], |value| value == 1).await;
     bed.metric(&["sluice_requests_total", "upstream_reset", "none"], |value| value >= 1).await;
 }
 

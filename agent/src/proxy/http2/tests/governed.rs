@@ -72,14 +72,14 @@ async fn a_call_above_the_limit_is_refused_with_the_rule_that_says_so() {
     let mut caller = bed.caller().await;
     assert_eq!(header(&call(&mut caller).await, "grpc-status"), "0");
     let refused = call(&mut caller).await;
-    assert_eq!((header(&refused, "grpc-status"), header(&refused, "x-sluice-reason")), ("8", "throttled"));
+    assert_eq!((header(&refused, "grpc-status"), header(&refused, "x-sluice-reason")), ("8", "rate_limited"));
     assert!(header(&refused, "grpc-message").ends_with("(rule rare of TrafficPolicy shop/orders)"));
     assert!(header(&refused, "retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 3000));
     let answer = ask(&mut caller, get()).await;
     assert_eq!(answer.status(), 429);
     let (body, _) = read(answer.into_body()).await.expect("a body");
     assert!(String::from_utf8_lossy(&body).contains("\"rule\":\"rare\""));
-    bed.metric(&["sluice_rate_limit_requests_total", "refused"], |value| value == 2).await;
+    bed.metric(&["sluice_rate_limit_requests_total", "rejected"], |value| value == 2).await;
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn a_stream_that_is_reset_gives_up_its_turn() {
     bed.metric(&["sluice_rate_limit_requests_total", "queued"], |value| value == 1).await;
     up.send_reset(Code::CANCEL);
     drop(response);
-    bed.metric(&["sluice_requests_total", "caller_closed"], |value| value == 1).await;
+    bed.metric(&["sluice_requests_total", "client_closed"], |value| value == 1).await;
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ async fn more_streams_than_an_endpoint_takes_go_over_further_connections() {
         }
     })
     .await;
-    bed.metric(&["sluice_connections_open", "endpoint"], |value| value >= 4).await;
+    bed.metric(&["sluice_connections_open", "upstream"], |value| value >= 4).await;
     open.send(true).expect("somebody waits");
     for response in waiting {
         assert_eq!(soon(response).await.expect("it answers").status(), 200);
@@ -86,7 +86,7 @@ async fn an_endpoint_that_takes_one_stream_at_a_time_gets_all_of_many_in_the_end
         assert!(bytes == sent);
     }
     let text = bed.metrics.render().expect("it can be rendered");
-    let line = text.lines().find(|line| line.starts_with("sluice_connections_open{peer=\"endpoint\"}"));
+    let line = text.lines().find(|line| line.starts_with("sluice_connections_open{peer=\"upstream\"}"));
     let open: usize =
         line.and_then(|line| line.rsplit(' ').next()).and_then(|n| n.parse().ok()).expect("a number");
     assert!(open <= pool::MAX_CONNECTIONS, "{open} connections");

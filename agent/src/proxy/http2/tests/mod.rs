@@ -119,7 +119,7 @@ fn bed_told_of(
         tracer,
         tag_names: Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a name")),
         connections_per_pod,
-        idle_grace: Duration::ZERO,
+        drain_idle_timeout: Duration::ZERO,
     };
     let proxy = Proxy::start(&options).expect("threads can be started");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");

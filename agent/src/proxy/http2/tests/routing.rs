@@ -59,7 +59,7 @@ async fn each_stream_is_balanced_by_itself() {
         names.insert(header(ask(&mut caller, get()).await.headers(), "x-name").to_owned());
     }
     assert_eq!(names.len(), 2);
-    bed.metric(&["sluice_connections_open", "endpoint"], |value| value == 2).await;
+    bed.metric(&["sluice_connections_open", "upstream"], |value| value == 2).await;
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn without_endpoints_the_reason_is_no_endpoint() {
     tagged.headers_mut().insert("x-mse-tag", HeaderValue::from_static("gray"));
     let answer = ask(&mut caller, tagged).await;
     assert_eq!(header(answer.headers(), "x-sluice-reason"), "no_endpoint");
-    bed.metric(&["sluice_tags_total", "refused"], |value| value == 1).await;
+    bed.metric(&["sluice_tags_total", "rejected"], |value| value == 1).await;
 }
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn draining_lets_streams_end_and_sends_new_ones_elsewhere() {
 async fn what_changes_before_the_first_word_is_known_at_the_first_request() {
     let bed = bed(&[(nobody(), None)]);
     let stream = TcpStream::connect(bed.address).await.expect("it listens");
-    bed.metric(&["sluice_connections_open", "caller"], |value| value == 1).await;
+    bed.metric(&["sluice_connections_open", "client"], |value| value == 1).await;
     bed.current.store(Arc::new(cluster(2, &[(named("there").await, None)])));
     let (mut caller, connection) = client::handshake(stream).await.expect("it speaks HTTP/2");
     tokio::spawn(connection);
