@@ -70,6 +70,8 @@ enum Command {
     },
     /// Print what metrics an agent serves, as a table in Markdown
     Metrics,
+    /// Print the version, what it is built for, and whether it carries the eBPF programs
+    Version,
 }
 
 fn main() -> ExitCode {
@@ -119,6 +121,7 @@ fn main() -> ExitCode {
             told(offline::crds::run(directory.as_deref(), &mut io::stdout().lock()))
         }
         Command::Metrics => told(offline::metrics::run(&mut io::stdout().lock())),
+        Command::Version => told(offline::version::run(&mut io::stdout().lock())),
     }
 }
 

@@ -42,7 +42,8 @@ enum Other {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(Other::Soak { arguments }) = &args.other {
-        let mut cargo = workspace::cargo();
+        // It follows a cluster and captures nothing.
+        let mut cargo = workspace::cargo_without_programs();
         return shell::run(cargo.args(["bench", "--package=sluice", "--bench=soak", "--"]).args(arguments));
     }
     setup::pods()?;

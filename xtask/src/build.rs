@@ -1,8 +1,8 @@
 //! `cargo xtask build`: the eBPF programs, then everything that embeds or uses them.
 //!
-//! The programs go to `<target>/bpf/sluice.bpf.o`, where the agent's build script looks for them. They have a target
-//! directory of their own, `<target>/bpf-build`: another compiler builds them, and sharing one would make each rebuild the
-//! other's. It is not below `<target>/bpf`, as whatever changes there makes cargo build the agent anew.
+//! The programs go to `<target>/bpf/sluice.bpf.o`, and every build that needs them is told so (`SLUICE_BPF_OBJECT`). They
+//! have a target directory of their own, `<target>/bpf-build`: another compiler builds them, and sharing one would make each
+//! rebuild the other's. It is not below `<target>/bpf`, as whatever changes there makes cargo build the agent anew.
 
 use std::path::{Path, PathBuf};
 
@@ -40,8 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Builds the eBPF programs, the agent and the programs of the tests crate.
 pub(crate) fn all(release: bool) -> Result<Built> {
-    ebpf()?;
-    let mut cargo = workspace::cargo();
+    let mut cargo = workspace::cargo_with_programs(&ebpf()?);
     cargo.args(["build", "--package=sluice", "--package=sluice-tests"]);
     if release {
         cargo.arg("--release");
@@ -54,8 +53,9 @@ pub(crate) fn all(release: bool) -> Result<Built> {
 /// Builds the eBPF programs, if anything of them changed.
 pub(crate) fn ebpf() -> Result<PathBuf> {
     let toolchain = setup::ebpf()?;
-    let target = workspace::target_dir()?;
-    let (folder, build) = (target.join("bpf"), target.join("bpf-build"));
+    let object = workspace::bpf_object()?;
+    let folder = object.parent().context("the object lies in a folder of the target directory")?;
+    let build = workspace::target_dir()?.join("bpf-build");
     say(&format!("building the eBPF programs with {toolchain}"));
     let mut cargo = toolchain.cargo();
     cargo.args([
@@ -67,8 +67,7 @@ pub(crate) fn ebpf() -> Result<PathBuf> {
     ]);
     cargo.args(["-Zbuild-std=core", "--target=bpfel-unknown-none", "--target-dir"]).arg(&build);
     shell::run(&mut cargo).context("the eBPF programs could not be built")?;
-    let object = folder.join("sluice.bpf.o");
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     copy_if_changed(&build.join("bpfel-unknown-none/release/sluice-programs"), &object)?;
     Ok(object)
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use anyhow::{Context as _, Result};
 
@@ -40,17 +40,54 @@ pub(crate) fn command(program: impl AsRef<Path>) -> Command {
     command
 }
 
-/// The cargo that runs us.
+/// The variable by which the agent's build script is told of the eBPF programs; `none` for none.
+const BPF_OBJECT: &str = "SLUICE_BPF_OBJECT";
+
+/// The cargo that runs us. It embeds the eBPF programs if they have been built: all that one run of xtask starts agrees on
+/// that, else the agent would be compiled anew for each. What must have them says so: [`cargo_with_programs`].
 pub(crate) fn cargo() -> Command {
+    let mut cargo = plain_cargo();
+    // Where that cannot be known, what is run next will say why.
+    if let Some(object) = bpf_object().ok().filter(|object| object.is_file()) {
+        cargo.env(BPF_OBJECT, object);
+    }
+    cargo
+}
+
+/// A cargo that builds the agent with these eBPF programs, or fails.
+pub(crate) fn cargo_with_programs(object: &Path) -> Command {
+    let mut cargo = plain_cargo();
+    cargo.env(BPF_OBJECT, object);
+    cargo
+}
+
+/// A cargo that may build even a release of the agent without eBPF programs.
+pub(crate) fn cargo_without_programs() -> Command {
+    let mut cargo = plain_cargo();
+    cargo.env(BPF_OBJECT, "none");
+    cargo
+}
+
+fn plain_cargo() -> Command {
     command(std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from))
+}
+
+/// Where the compiled eBPF programs are put.
+pub(crate) fn bpf_object() -> Result<PathBuf> {
+    Ok(target_dir()?.join("bpf/sluice.bpf.o"))
 }
 
 /// The target directory, wherever the user's cargo configuration puts it.
 pub(crate) fn target_dir() -> Result<PathBuf> {
-    let metadata = shell::read(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
-    json_string(&metadata, "target_directory")
+    static TARGET: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(target) = TARGET.get() {
+        return Ok(target.clone());
+    }
+    let metadata = shell::read(plain_cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
+    let target = json_string(&metadata, "target_directory")
         .map(PathBuf::from)
-        .context("`cargo metadata` names no target_directory")
+        .context("`cargo metadata` names no target_directory")?;
+    Ok(TARGET.get_or_init(|| target).clone())
 }
 
 /// The string member `name` of a JSON text. Enough for one path; a JSON parser is not worth its build time here.

@@ -7,7 +7,9 @@ use sluice_ebpf::{MAX_PODS, PORT_SLOTS};
 /// Why capture cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    #[error("this build of sluice carries no eBPF programs: build it with `cargo xtask build`")]
+    #[error(
+        "this build of sluice carries no eBPF programs: build it with `cargo xtask build`, an image with `cargo xtask image`"
+    )]
     NoPrograms,
     #[error(
         "missing capabilities: {missing}: run as root, or add them to the container's securityContext.capabilities"

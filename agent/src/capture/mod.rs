@@ -48,6 +48,7 @@ use tokio_util::task::TaskTracker;
 pub use enrol::PodStatus;
 pub use error::{CaptureError, EnrolError};
 pub use flows::Flow;
+pub use programs::embedded as embedded_programs;
 
 use crate::{cluster::model::Snapshot, proxy::Proxy};
 use enrol::Enroller;

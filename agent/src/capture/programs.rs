@@ -26,6 +26,11 @@ use crate::proxy::THREADS;
 /// The compiled programs, where this build has them (see `build.rs`).
 const OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
 
+/// The size in bytes of the object that this build carries; `None` if it carries none, and cannot capture.
+pub fn embedded() -> Option<usize> {
+    OBJECT.map(<[u8]>::len)
+}
+
 // The programs know our connects, and those of another agent, by the threads that make them.
 const _: () = {
     let (named, known) = (THREADS.as_bytes(), sluice_ebpf::AGENT_THREADS);

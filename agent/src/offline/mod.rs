@@ -3,3 +3,4 @@
 pub mod check;
 pub mod crds;
 pub mod metrics;
+pub mod version;

@@ -33,7 +33,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let binary = static_binary()?;
+    let object = build::ebpf()?;
+    let binary = static_binary(&object)?;
+    let content = std::fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let programs = std::fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    check_binary(&content, &programs)?;
     if let Some(directory) = &args.rootfs {
         let to = directory.join("sluice");
         std::fs::create_dir_all(directory)
@@ -44,7 +48,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let version = env!("CARGO_PKG_VERSION");
-    let content = std::fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
     let image = oci::Image {
         name: args.tag.clone().unwrap_or_else(|| format!("sluice:{version}")),
         architecture: oci_architecture()?,
@@ -53,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         files: BTreeMap::from([("sluice".to_owned(), content)]),
     };
     let archive = image.archive()?;
-    check(&archive)?;
+    check_archive(&archive, &image.files["sluice"])?;
     let output = match &args.output {
         Some(output) => output.clone(),
         None => workspace::target_dir()?.join(format!("sluice-{version}-{}.oci.tar", image.architecture)),
@@ -69,12 +72,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Reads the archive back, as a container runtime would, and runs what is in it.
-fn check(archive: &[u8]) -> Result<()> {
+/// Whether the archive is one, and small enough. Reads it back, as a container runtime would.
+fn check_archive(archive: &[u8], binary: &[u8]) -> Result<()> {
     ensure!(archive.len() <= MOST_BYTES, "the image has {} bytes, more than {MOST_BYTES}", archive.len());
     let read = oci::read(archive).context("the archive that was written cannot be read")?;
-    let (name, binary) = read.entrypoint()?;
-    ensure!(elf::is_static(binary)?, "{name} needs a dynamic linker, which the image has not");
+    let (name, content) = read.entrypoint()?;
+    ensure!(content == binary, "{name} in the archive is not what was put there");
+    Ok(())
+}
+
+/// Whether a binary is fit for an image: needs nothing else, carries these eBPF programs, and runs.
+fn check_binary(binary: &[u8], programs: &[u8]) -> Result<()> {
+    ensure!(elf::is_static(binary)?, "the agent needs a dynamic linker, which an image has not");
+    ensure!(
+        memchr::memmem::find(binary, programs).is_some(),
+        "the agent does not carry the eBPF programs that were built for it: it could not capture anything"
+    );
     let directory = workspace::target_dir()?.join("image-check");
     shell::remove_dir(&directory)?;
     std::fs::create_dir_all(&directory)?;
@@ -82,16 +95,21 @@ fn check(archive: &[u8]) -> Result<()> {
     std::fs::write(&extracted, binary)?;
     std::fs::set_permissions(&extracted, std::fs::Permissions::from_mode(0o755))?;
     // Nothing of this system, as nothing will be there.
-    let said = shell::read(Command::new(&extracted).arg("--version").env_clear().current_dir(&directory))?;
-    ensure!(said.contains(env!("CARGO_PKG_VERSION")), "the image's binary says {said:?}");
+    let said = shell::read(Command::new(&extracted).arg("version").env_clear().current_dir(&directory))?;
+    let wanted = [
+        format!("sluice {}", env!("CARGO_PKG_VERSION")),
+        format!("eBPF programs: embedded ({} bytes)", programs.len()),
+    ];
+    for line in wanted {
+        ensure!(said.lines().any(|other| other == line), "the agent does not say {line:?}: {said:?}");
+    }
     shell::remove_dir(&directory)
 }
 
 /// The agent for musl, with nothing to link at run time, and without this machine's paths in it.
-fn static_binary() -> Result<PathBuf> {
+fn static_binary(object: &Path) -> Result<PathBuf> {
     let target = setup::musl()?;
-    build::ebpf()?;
-    let mut cargo = workspace::cargo();
+    let mut cargo = workspace::cargo_with_programs(object);
     cargo.args(["build", "--package=sluice", "--bin=sluice", "--release", "--locked", "--target", &target]);
     // Panics still name functions; lines are left out, which halves the image.
     cargo.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo").env("CARGO_PROFILE_RELEASE_DEBUG", "none");
