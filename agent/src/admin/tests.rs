@@ -349,7 +349,7 @@ async fn an_agent_that_knows_nothing_yet_says_so() {
     let address = start(Vec::new);
     let (status, body) = get(address, "/api/overview").await;
     let overview: serde_json::Value = serde_json::from_str(&body).expect("JSON");
-    assert_eq!((status, &overview["missing"][0]), (200, &"it has just started".into()));
+    assert_eq!((status, &overview["not_ready"][0]), (200, &"it has just started".into()));
     assert_eq!(overview["services"].as_array().map(Vec::len), Some(0));
     for (query, status, part) in [
         ("", 400, "namespace, name and port"),

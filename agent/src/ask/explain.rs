@@ -33,25 +33,27 @@ pub(super) fn shown(explanation: &Explanation) -> String {
     out.push('\n');
     let rows: Vec<_> = (steps.iter())
         .map(|step| {
-            let because = step.because.as_ref().map_or_else(String::new, |because| format!("[{because}]"));
+            let because = step.source.as_ref().map_or_else(String::new, |because| format!("[{because}]"));
             [
                 mark(step.verdict).to_owned(),
                 step.stage.title().to_owned(),
-                format!("{}  {because}", step.what),
+                format!("{}  {because}", step.message),
             ]
         })
         .collect();
     out.push_str(&table(2, &rows));
     if !candidates.is_empty() {
-        out.push_str("\n  who may answer, and how many of a hundred such requests each would get:\n");
+        out.push_str(
+            "\n  endpoints that may answer, and the percentage of such requests that each would get:\n",
+        );
         out.push_str(&table(4, &rows_of(candidates)));
     }
-    let _ = writeln!(out, "\n  => {}", inert(&outcome.what));
+    let _ = writeln!(out, "\n  => {}", inert(&outcome.message));
     out
 }
 
 fn rows_of(candidates: &[Candidate]) -> Vec<[String; 7]> {
-    let head = ["endpoint", "pod", "lane", "state", "share", "in flight", "of 100"].map(str::to_owned);
+    let head = ["endpoint", "pod", "lane", "state", "share", "in flight", "percent"].map(str::to_owned);
     let row = |one: &Candidate| {
         let latency = one.latency_ms.map_or_else(String::new, |ms| format!(" at {ms:.2} ms"));
         [
@@ -61,7 +63,7 @@ fn rows_of(candidates: &[Candidate]) -> Vec<[String; 7]> {
             one.state.clone(),
             format!("{:.0} %", one.share * 100.0),
             format!("{}{latency}", one.in_flight),
-            one.of_hundred.to_string(),
+            one.percent.to_string(),
         ]
     };
     std::iter::once(head).chain(candidates.iter().map(row)).collect()

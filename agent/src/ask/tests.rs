@@ -15,7 +15,12 @@ fn hostile() -> Explanation {
         service: Some(text()),
         method: text(),
         path: text(),
-        steps: vec![Step { stage: Stage::Tag, verdict: Verdict::Stops, what: text(), because: Some(text()) }],
+        steps: vec![Step {
+            stage: Stage::Tag,
+            verdict: Verdict::Stops,
+            message: text(),
+            source: Some(text()),
+        }],
         candidates: vec![Candidate {
             endpoint: text(),
             pod: Some(text()),
@@ -24,14 +29,14 @@ fn hostile() -> Explanation {
             share: 1.0,
             in_flight: 0,
             latency_ms: Some(1.0),
-            of_hundred: 100,
+            percent: 100,
         }],
         outcome: Outcome {
             endpoint: Some(text()),
             pod: Some(text()),
             status: Some(200),
             reason: Some(text()),
-            what: text(),
+            message: text(),
         },
     }
 }

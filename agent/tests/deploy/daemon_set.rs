@@ -135,7 +135,7 @@ fn the_first_line_of_the_log_tells_the_settings() {
     )
     .unwrap();
     let mut agent = std::process::Command::new(env!("CARGO_BIN_EXE_sluice"));
-    agent.args(["agent", "--admin", "127.0.0.1:0", "--admin-socket", "off", "--workers", "1"]);
+    agent.args(["agent", "--admin", "127.0.0.1:0", "--admin-socket", "none", "--workers", "1"]);
     agent.env_clear().env("KUBECONFIG", &kubeconfig).env("NO_COLOR", "1");
     let mut agent = agent.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut line = String::new();

@@ -69,7 +69,7 @@ fn asking_changes_nothing_and_foretells_what_happens() {
         let said = ask(&rig, "");
         assert_eq!(said.outcome.endpoint, Some(origin.address.to_string()), "{said:#?}");
         assert_eq!(step(&said, Stage::RateLimit).verdict, Verdict::Passes);
-        assert_eq!(step(&said, Stage::Concurrency).what, "0 requests are in flight, 1 may be");
+        assert_eq!(step(&said, Stage::Concurrency).message, "0 requests are in flight, 1 may be");
         assert_eq!(step(&said, Stage::CircuitBreaker).verdict, Verdict::Passes);
     }
     rig.await_metric("sluice_rate_limit_requests_total", &[], 0.0);
@@ -81,7 +81,7 @@ fn asking_changes_nothing_and_foretells_what_happens() {
         assert_eq!((said.outcome.status, said.outcome.reason.as_deref()), (Some(429), Some("rate_limited")));
         let refused = step(&said, Stage::RateLimit);
         assert_eq!(refused.verdict, Verdict::Stops);
-        assert_eq!(refused.because.as_deref(), Some("rule rare of TrafficPolicy shop/orders"));
+        assert_eq!(refused.source.as_deref(), Some("rule rare of TrafficPolicy shop/orders"));
         assert!(said.steps.iter().all(|step| step.stage != Stage::Endpoint), "{said:#?}");
     }
     caller.get("/");
@@ -118,7 +118,7 @@ fn a_limit_on_the_tag_header_is_foretold_for_a_pod_with_a_tag_of_its_own() {
     assert_eq!(caller.answer().body, "ok");
     assert_eq!(step(&ask(), Stage::RateLimit).verdict, Verdict::Stops);
     caller.get("/");
-    caller.answer().made_up(429, "throttled");
+    caller.answer().made_up(429, "rate_limited");
 }
 
 #[test]
@@ -128,10 +128,10 @@ fn a_request_that_falls_back_names_its_lane_and_who_may_answer() {
     let said = ask(&rig, "x-mse-tag: gray\r\n");
     let lane = step(&said, Stage::Lane);
     assert_eq!(lane.verdict, Verdict::Changes);
-    assert!(lane.what.contains("no endpoint in lane gray: falls back to the baseline"), "{lane:?}");
-    assert!(said.outcome.what.ends_with("of the baseline, which answers for lane gray"), "{said:#?}");
-    assert_eq!((said.candidates.len(), said.candidates[0].of_hundred), (1, 100));
-    assert!(step(&said, Stage::Tag).because.as_ref().is_some_and(|because| because.contains("x-mse-tag")));
+    assert!(lane.message.contains("no endpoint in lane gray: falls back to the baseline"), "{lane:?}");
+    assert!(said.outcome.message.ends_with("of the baseline, which answers for lane gray"), "{said:#?}");
+    assert_eq!((said.candidates.len(), said.candidates[0].percent), (1, 100));
+    assert!(step(&said, Stage::Tag).source.as_ref().is_some_and(|because| because.contains("x-mse-tag")));
 }
 
 #[test]
@@ -160,13 +160,13 @@ fn what_was_refused_is_found_by_its_ids_and_tells_the_rule() {
     assert_eq!(first.outcome.status, Some(200));
     assert_eq!(first.outcome.endpoint, Some(origin.address.to_string()));
     assert_eq!(step(first, Stage::Lane).verdict, Verdict::Changes);
-    assert!(step(first, Stage::Lane).what.contains("fell back to the baseline"), "{first:#?}");
+    assert!(step(first, Stage::Lane).message.contains("fell back to the baseline"), "{first:#?}");
     let [second] = &*past(&rig, "second") else { panic!("one") };
     assert_eq!((&*second.caller, &*second.path), ("shop/gateway-1", "/orders/7"));
     assert_eq!(second.service.as_deref(), Some("orders.shop:80"));
     assert_eq!((second.outcome.status, second.outcome.reason.as_deref()), (Some(429), Some("rate_limited")));
     let refused = step(second, Stage::RateLimit);
-    assert_eq!(refused.because.as_deref(), Some("rule rare of TrafficPolicy shop/orders"));
+    assert_eq!(refused.source.as_deref(), Some("rule rare of TrafficPolicy shop/orders"));
     assert!(past(&rig, "third").is_empty());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let trace = u128::from_str_radix(trace, 16).unwrap();

@@ -74,7 +74,8 @@ fn follows_the_curve(detail: &Value, pod: &str) -> Result<()> {
     let numbers = |name: &str| {
         endpoint["seconds"][name].as_array().map(|all| all.iter().map(Value::as_f64).collect::<Vec<_>>())
     };
-    let (wanted, got) = (numbers("wanted").context("wanted")?, numbers("got").context("got")?);
+    let (wanted, got) =
+        (numbers("target_shares").context("target")?, numbers("actual_shares").context("actual")?);
     // What was got is the mean of five seconds, and so are two seconds late.
     let late = wanted.iter().zip(got.iter().skip(2));
     let warming: Vec<(f64, f64)> = late

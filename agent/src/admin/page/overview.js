@@ -70,7 +70,7 @@ export function calls(overview) {
     edge.label = `${edge.from} calls ${edge.to}: ${rate(edge.rate)}, ${percent(part)} errors`;
   }
   const note = drawn.length < edges.size ? element("p", { class: "faint" }, `The map has the ${MOST_LINES} busiest of ${edges.size}.`) : null;
-  const left = overview.calls_not_shown > 0 ? element("p", { class: "warn" }, `${plural(overview.calls_not_shown, "call")} left out: there are too many.`) : null;
+  const left = overview.calls_omitted > 0 ? element("p", { class: "warn" }, `${plural(overview.calls_omitted, "call")} left out: there are too many.`) : null;
   return [element("h1", {}, "Calls"), drawn.length > 0 ? map("Who calls whom; the table has the same in words", drawn) : null, note, left,
     table("Who on this node calls whom, in the last 10 seconds", [
       { title: "Caller", cell: (row) => pod(row.source) },
@@ -85,22 +85,22 @@ export function calls(overview) {
     ], rows, "No enrolled pod of this node has called a governed service yet.")].filter(Boolean);
 }
 
-const POD = { enrolled: "enrolled", pending: "not yet enrolled", own_proxy: "left alone", not_captured: "not captured" };
+const POD = { enrolled: "enrolled", pending: "not yet enrolled", other_mesh: "left to another mesh", not_enrolled: "not enrolled" };
 
 export function pods(overview) {
   return [element("h1", {}, "Pods"), table("Pods of this node in opted-in namespaces", [
     { title: "Pod", cell: pod },
     { title: "Lane", cell: (row) => row.tag ?? "baseline" },
     { title: "State", cell: (row) => POD[row.state] ?? row.state, tone: (row) => (row.state === "pending" ? "warn" : null) },
-    { title: "Why", cell: (row) => row.why ?? "" },
+    { title: "Why", cell: (row) => row.reason ?? "" },
   ], overview.pods, "No pod of this node is in an opted-in namespace.")];
 }
 
 export function policies(overview) {
   const conditions = (row) => element("ul", { class: "plain" }, row.conditions.map((condition) =>
-    element("li", {}, element("span", { class: condition.holds ? "good" : "bad" }, `${condition.holds ? "" : "not "}${condition.type.toLowerCase()}`),
-      condition.holds ? "" : ` (${condition.reason})`, condition.message ? `: ${condition.message}` : "")));
-  const problems = overview.state.problems.map((problem) => element("li", { class: "bad" }, problem));
+    element("li", {}, element("span", { class: condition.status ? "good" : "bad" }, `${condition.status ? "" : "not "}${condition.type.toLowerCase()}`),
+      condition.status ? "" : ` (${condition.reason})`, condition.message ? `: ${condition.message}` : "")));
+  const problems = overview.snapshot.invalid_objects.map((problem) => element("li", { class: "bad" }, problem));
   return [
     element("h1", {}, "Policies"),
     table("As this agent took them", [
@@ -109,6 +109,6 @@ export function policies(overview) {
     ], overview.policies, "No TrafficPolicy or TrafficLane in an opted-in namespace: balancing, lanes by label and numbers, and no limits."),
     element("h2", {}, "Problems"),
     problems.length === 0 ? element("p", { class: "empty" }, "None: every object is in force as written.") : element("ul", {}, problems),
-    element("p", { class: "faint" }, `History: ${overview.history.series} of at most ${plural(overview.history.most_series, "series", "series")}, ${Math.round(overview.history.bytes_per_series / 1024)} KiB each; ${count(overview.history.lost)} given up for want of room.`),
+    element("p", { class: "faint" }, `History: ${overview.history.series} of at most ${plural(overview.history.max_series, "series", "series")}, ${Math.round(overview.history.bytes_per_series / 1024)} KiB each; ${count(overview.history.evicted)} given up for want of room.`),
   ];
 }

@@ -17,7 +17,7 @@ export function service(detail, minutes) {
     ranges(minutes),
     element("div", { class: "charts" },
       chart("Requests a second", lines(["requests", "good", seconds.requests], ["errors", "bad", seconds.errors], ["rejected", "warn", seconds.rejected]), rate,
-        { closedOff: shown(seconds.closed_off) }),
+        { closedOff: shown(seconds.circuit) }),
       chart("Latency", lines(["p50", "good", seconds.p50_micros], ["p95", "warn", seconds.p95_micros], ["p99", "bad", seconds.p99_micros]), micros),
       chart("In flight", lines(["requests", "good", seconds.in_flight]), count)),
     ...warmUps(detail),
@@ -38,20 +38,20 @@ function ranges(minutes) {
 function warmUps(detail) {
   const charts = [];
   for (const endpoint of detail.endpoints) {
-    const wanted = endpoint.seconds?.wanted ?? [];
+    const wanted = endpoint.seconds?.target_shares ?? [];
     const warming = wanted.map((share, at) => (share !== null && share < 1 ? at : -1)).filter((at) => at >= 0);
     if (warming.length === 0) continue;
     const [from, to] = [Math.max(0, warming[0] - 2), Math.min(wanted.length, warming.at(-1) + 16)];
     const ago = (at) => (at >= wanted.length - 1 ? "now" : `${age(wanted.length - 1 - at)} ago`);
     // The mean of the five seconds to one is the mean around the second two before it.
-    const got = endpoint.seconds.got.slice(from + 2, to + 2);
+    const got = endpoint.seconds.actual_shares.slice(from + 2, to + 2);
     charts.push(chart(endpoint.pod ?? endpoint.address, [
       { title: "wanted", tone: "wanted", numbers: wanted.slice(from, to) },
       { title: "got (mean of 5 s)", tone: "good", numbers: [...got, ...Array(to - from - got.length).fill(null)], now: got.at(-1) },
     ], percent, { top: 1.5, ends: [ago(from), ago(to - 1)] }));
   }
   if (charts.length === 0) return [];
-  const about = detail.warmup ? ` The policy warms up for ${age(detail.warmup.duration_seconds)}, from ${detail.warmup.minimum_percent} %.` : "";
+  const about = detail.warm_up ? ` The policy warms up for ${age(detail.warm_up.duration_seconds)}, from ${detail.warm_up.minimum_percent} %.` : "";
   return [element("h2", {}, "Warm-up"),
     element("p", { class: "faint" }, `The part of a warm endpoint's requests that each one was to get, and got, second by second.${about}`),
     element("div", { class: "charts", id: "warm-up" }, charts)];
@@ -61,7 +61,7 @@ function lanes(detail) {
   return table("In the last 10 seconds", [
     { title: "Lane", cell: (row) => lane(row.tag) },
     { title: "Last minute", class: "wide", cell: (row) => spark(`Requests and errors of ${lane(row.tag)} in the last minute`, [
-      { numbers: last(row.seconds.requests, 60), tone: "good" }, { numbers: last(row.seconds.errors, 60), tone: "bad" }], last(row.seconds.closed_off, 60)) },
+      { numbers: last(row.seconds.requests, 60), tone: "good" }, { numbers: last(row.seconds.errors, 60), tone: "bad" }], last(row.seconds.circuit, 60)) },
     number("Attempts", (row) => rate(row.rate)),
     number("Errors", (row) => percent(row.error_ratio), (row) => errorTone(row.error_ratio)),
     number("p50", (row) => micros(row.p50_micros)),
@@ -77,7 +77,7 @@ function endpoints(detail) {
     { title: "Address", class: "wide", cell: (row) => row.address },
     { title: "Lane", cell: (row) => lane(row.tag) },
     { title: "Last minute", class: "wide", cell: (row) => (row.seconds === null ? "" : spark(`Requests and errors of ${row.address} in the last minute`, [
-      { numbers: last(row.seconds.requests, 60), tone: "good" }, { numbers: last(row.seconds.errors, 60), tone: "bad" }], last(row.seconds.closed_off, 60))) },
+      { numbers: last(row.seconds.requests, 60), tone: "good" }, { numbers: last(row.seconds.errors, 60), tone: "bad" }], last(row.seconds.circuit, 60))) },
     number("Attempts", (row) => rate(row.rate)),
     number("Errors", (row) => percent(row.error_ratio), (row) => errorTone(row.error_ratio)),
     number("p50", (row) => micros(row.p50_micros)),
@@ -85,13 +85,13 @@ function endpoints(detail) {
     number("In flight", (row) => count(row.in_flight)),
     { title: "State", cell: endpointState, tone: (row) => (row.state === "ejected" ? "bad" : row.state === "ready" ? null : "warn") },
   ], detail.endpoints, "The service has no endpoints: requests to it are answered 503 with the reason no_endpoint.");
-  if (detail.endpoints_not_shown === 0) return shown;
-  return element("div", {}, shown, element("p", { class: "faint" }, `${plural(detail.endpoints_not_shown, "endpoint")} more, less busy than these.`));
+  if (detail.endpoints_omitted === 0) return shown;
+  return element("div", {}, shown, element("p", { class: "faint" }, `${plural(detail.endpoints_omitted, "endpoint")} more, less busy than these.`));
 }
 
 function endpointState(row) {
   if (row.state === "ejected") return `ejected for another ${age(row.ejected_seconds ?? 0)}`;
-  if (row.state === "warming_up") return `warming up, ${percent(row.wanted_share)}`;
+  if (row.state === "warming_up") return `warming up, ${percent(row.target_share)}`;
   if (row.state === "delayed") return "held out for the delay of its warm-up";
   return row.state.replace("_", " ");
 }
@@ -115,11 +115,11 @@ function breaker(detail, minutes) {
     { title: "When", cell: (row) => `${age(row.seconds_ago)} ago` },
     { title: "Lane", cell: (row) => lane(row.tag) },
     { title: "To", cell: (row) => BREAKER[row.to], tone: (row) => (row.to === "open" ? "bad" : null) },
-    { title: "Why", cell: (row) => row.why },
+    { title: "Why", cell: (row) => row.reason },
   ], detail.transitions, "It has not changed since the agent started.");
   return element("div", {}, table(`Now, and in the last ${minutes} min: full where it was open, half where it let probes through`, [
     { title: "Lane", cell: (row) => lane(row.tag) },
     { title: "State", cell: (row) => BREAKER[row.breaker], tone: (row) => (row.breaker === "open" ? "bad" : null) },
-    { title: "Timeline", cell: (row) => strip(`When the circuit breaker of ${lane(row.tag)} was open`, last(row.seconds.closed_off, minutes * 60)) },
+    { title: "Timeline", cell: (row) => strip(`When the circuit breaker of ${lane(row.tag)} was open`, last(row.seconds.circuit, minutes * 60)) },
   ], rows, ""), steps);
 }

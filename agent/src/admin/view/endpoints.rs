@@ -37,7 +37,7 @@ pub struct EndpointLine {
     /// How long it stays ejected.
     pub ejected_seconds: Option<f64>,
     /// The part of a warm endpoint's share that it is to get now, 0 to 1; `null` without a warm-up policy.
-    pub wanted_share: Option<f64>,
+    pub target_share: Option<f64>,
     #[serde(flatten)]
     pub signals: Signals,
     /// Of those that are told second by second.
@@ -62,9 +62,9 @@ pub struct EndpointSeconds {
     #[serde(flatten)]
     pub seconds: Seconds,
     /// The part of a warm endpoint's share that it was to get.
-    pub wanted: Vec<Option<f64>>,
+    pub target_shares: Vec<Option<f64>>,
     /// What it got, as a mean of five seconds.
-    pub got: Vec<Option<f64>>,
+    pub actual_shares: Vec<Option<f64>>,
 }
 
 /// What is listed.
@@ -90,8 +90,8 @@ pub(super) fn list(
         let tag = known.endpoint.tag.as_ref();
         known.line.seconds = Some(EndpointSeconds {
             seconds: of_track(&known.track),
-            wanted: warmth.wanted(&sampler.history, &known.track),
-            got: warmth.got(&sampler.history, &known.track, tag),
+            target_shares: warmth.wanted(&sampler.history, &known.track),
+            actual_shares: warmth.got(&sampler.history, &known.track, tag),
         });
     }
     let lines = all.into_iter().map(|known| known.line).collect();
@@ -127,7 +127,7 @@ fn ranked<'s>(
             state: state(endpoint, policy, until.is_some(), now_nanos),
             ejected_seconds: until
                 .map(|until| rounded(Duration::from(Nanos(until - now_nanos)).as_secs_f64())),
-            wanted_share: warmup.map(|_| rounded(warmup::factor(warmup, endpoint, now_nanos))),
+            target_share: warmup.map(|_| rounded(warmup::factor(warmup, endpoint, now_nanos))),
             signals: Signals::of(recent.as_ref(), sampler.seconds(RECENT), in_flight),
             seconds: None,
         };

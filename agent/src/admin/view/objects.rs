@@ -21,7 +21,7 @@ pub struct PodLine {
     pub tag: Option<String>,
     pub state: PodState,
     /// Why it is not enrolled.
-    pub why: Option<String>,
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
@@ -30,9 +30,9 @@ pub enum PodState {
     /// It is to be enrolled, and is not yet.
     Pending,
     /// A service mesh's proxy takes its connections already.
-    OwnProxy,
+    OtherMesh,
     /// It is not to be enrolled.
-    NotCaptured,
+    NotEnrolled,
     Enrolled,
 }
 
@@ -50,7 +50,7 @@ pub struct PolicyLine {
 pub struct Condition {
     #[serde(rename = "type")]
     pub kind: &'static str,
-    pub holds: bool,
+    pub status: bool,
     pub reason: &'static str,
     pub message: String,
 }
@@ -61,7 +61,7 @@ pub(super) fn pods(look: &Look) -> Vec<PodLine> {
         pod: PodName { namespace: workload.namespace.to_string(), name: workload.name.to_string() },
         tag: workload.tag.as_ref().map(ToString::to_string),
         state,
-        why,
+        reason: why,
     };
     let mut pods: Vec<_> = look
         .pods
@@ -72,7 +72,7 @@ pub(super) fn pods(look: &Look) -> Vec<PodLine> {
                 (Some(why), _) => line(workload, PodState::Pending, Some(why.clone())),
                 (None, Some(mesh)) => {
                     let why = format!("the proxy of {mesh} takes its connections already");
-                    line(workload, PodState::OwnProxy, Some(why))
+                    line(workload, PodState::OtherMesh, Some(why))
                 }
                 (None, None) => line(workload, PodState::Enrolled, None),
             }
@@ -83,11 +83,11 @@ pub(super) fn pods(look: &Look) -> Vec<PodLine> {
         pods.push(if workload.host_network {
             line(
                 workload,
-                PodState::NotCaptured,
+                PodState::NotEnrolled,
                 Some("it is in the node's own network (hostNetwork)".into()),
             )
         } else if !workload.capture {
-            line(workload, PodState::NotCaptured, Some("its annotation sluice.dev/capture says so".into()))
+            line(workload, PodState::NotEnrolled, Some("its annotation sluice.dev/capture says so".into()))
         } else {
             line(
                 workload,
@@ -105,7 +105,7 @@ pub(super) fn policies(look: &Look) -> Vec<PolicyLine> {
     let conditions = |verdict: &verdict::Verdict| {
         let of = |(kind, condition): (_, &verdict::Condition)| Condition {
             kind,
-            holds: condition.holds,
+            status: condition.holds,
             reason: condition.reason.as_str(),
             message: condition.message.clone(),
         };

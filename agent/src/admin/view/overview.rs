@@ -30,37 +30,37 @@ pub struct Overview {
     /// The newest second in here, counted from the start of the agent.
     pub second: u64,
     pub ready: bool,
-    /// Why the agent is not ready, one sentence each.
-    pub missing: Vec<String>,
-    pub state: ClusterState,
+    /// Why the agent is not ready, one sentence each; empty if it is.
+    pub not_ready: Vec<String>,
+    pub snapshot: SnapshotState,
     pub history: Kept,
     pub services: Vec<ServiceLine>,
     pub calls: Vec<CallLine>,
     /// Calls that are left out because there are too many.
-    pub calls_not_shown: usize,
+    pub calls_omitted: usize,
     pub pods: Vec<PodLine>,
     pub policies: Vec<PolicyLine>,
 }
 
 /// How well the agent knows the cluster.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
-pub struct ClusterState {
+pub struct SnapshotState {
     /// Snapshots of the cluster that were put in force; 0 while there is none.
     pub generation: u64,
     /// Since the source last knew that this is the cluster's state.
     pub age_seconds: f64,
-    /// What is wrong with objects of the cluster, one sentence each.
-    pub problems: Vec<String>,
+    /// Objects that are invalid in whole or in part, one sentence each.
+    pub invalid_objects: Vec<String>,
 }
 
 /// What is kept of the past.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Kept {
     pub series: usize,
-    pub most_series: usize,
+    pub max_series: usize,
     pub bytes_per_series: usize,
     /// How often a series was given up, or could not be begun, for want of room.
-    pub lost: u64,
+    pub evicted: u64,
 }
 
 /// A service port.
@@ -173,23 +173,23 @@ pub struct CallLine {
 
 impl Overview {
     pub(super) fn of(look: &Look, sampler: &Sampler, seconds: usize, now_nanos: u64) -> Self {
-        let state = look.cluster.as_ref().map(|cluster| ClusterState {
+        let state = look.cluster.as_ref().map(|cluster| SnapshotState {
             generation: cluster.generation,
             age_seconds: rounded(cluster.heard.elapsed().as_secs_f64()),
-            problems: cluster.problems.iter().map(ToString::to_string).collect(),
+            invalid_objects: cluster.problems.iter().map(ToString::to_string).collect(),
         });
         Self {
             node: look.node.as_ref().map(ToString::to_string),
             version: env!("CARGO_PKG_VERSION"),
             second: sampler.history.now(),
             ready: look.missing.is_empty(),
-            missing: look.missing.clone(),
-            state: state.unwrap_or_default(),
+            not_ready: look.missing.clone(),
+            snapshot: state.unwrap_or_default(),
             history: Kept {
                 series: sampler.history.tracks().len(),
-                most_series: sampler.history.most(),
+                max_series: sampler.history.most(),
                 bytes_per_series: TRACK_BYTES,
-                lost: sampler.history.lost,
+                evicted: sampler.history.lost,
             },
             services: sampler
                 .services
@@ -197,7 +197,7 @@ impl Overview {
                 .map(|(name, services)| ServiceLine::of(name, services, sampler, seconds, now_nanos))
                 .collect(),
             calls: calls(sampler),
-            calls_not_shown: sampler.calls.not_shown,
+            calls_omitted: sampler.calls.not_shown,
             pods: objects::pods(look),
             policies: objects::policies(look),
         }

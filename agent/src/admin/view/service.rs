@@ -37,8 +37,8 @@ pub struct Detail {
     pub lanes: Vec<LaneLine>,
     pub endpoints: Vec<EndpointLine>,
     /// Endpoints that are left out because there are too many.
-    pub endpoints_not_shown: usize,
-    pub warmup: Option<WarmUp>,
+    pub endpoints_omitted: usize,
+    pub warm_up: Option<WarmUp>,
     pub limits: Vec<LimitLine>,
     /// The last changes of its circuit breakers, the newest first.
     pub transitions: Vec<TransitionLine>,
@@ -57,8 +57,8 @@ pub struct Seconds {
     pub p50_micros: Vec<Option<u32>>,
     pub p95_micros: Vec<Option<u32>>,
     pub p99_micros: Vec<Option<u32>>,
-    /// 0: requests pass. 1: the circuit breaker is half-open. 2: it is open, or the endpoint is ejected.
-    pub closed_off: Vec<Option<u8>>,
+    /// 0: closed, requests pass. 1: the circuit breaker is half-open. 2: it is open, or the endpoint is ejected.
+    pub circuit: Vec<Option<u8>>,
 }
 
 impl Seconds {
@@ -75,7 +75,7 @@ impl Seconds {
             p50_micros: each(seconds, |second| second.p50_micros.map(Into::into)),
             p95_micros: each(seconds, |second| second.p95_micros.map(Into::into)),
             p99_micros: each(seconds, |second| second.p99_micros.map(Into::into)),
-            closed_off: each(seconds, |second| Some(number_of(second.closed_off))),
+            circuit: each(seconds, |second| Some(number_of(second.closed_off))),
         }
     }
 }
@@ -138,7 +138,7 @@ pub struct TransitionLine {
     pub tag: Option<String>,
     pub from: State,
     pub to: State,
-    pub why: String,
+    pub reason: String,
 }
 
 impl Detail {
@@ -165,8 +165,8 @@ impl Detail {
             seconds: of_track(&name.track(Part::Service)),
             lanes: lanes(name, services, sampler, now_nanos, &of_track),
             endpoints: endpoints.lines,
-            endpoints_not_shown: endpoints.not_shown,
-            warmup: policy.load_balancer.warmup.as_ref().map(|warmup| WarmUp {
+            endpoints_omitted: endpoints.not_shown,
+            warm_up: policy.load_balancer.warmup.as_ref().map(|warmup| WarmUp {
                 duration_seconds: warmup.duration.as_secs_f64(),
                 delay_seconds: warmup.delay.as_secs_f64(),
                 minimum_percent: warmup.minimum_percent,
@@ -283,7 +283,7 @@ fn transitions(services: &[Arc<Service>], now_nanos: u64) -> Vec<TransitionLine>
             tag: tag.as_ref().map(ToString::to_string),
             from: state_of(transition.from),
             to: state_of(transition.to),
-            why: transition.why.to_string(),
+            reason: transition.why.to_string(),
         })
         .collect()
 }

@@ -223,14 +223,14 @@ fn a_warm_up_is_told_as_it_was_wanted_and_as_it_went() {
         warming["seconds"][of].as_array().unwrap().iter().map(|share| share.as_f64().unwrap()).collect()
     };
     let wanted = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.0, 1.0];
-    for (second, (told, wanted)) in numbers("wanted").iter().zip(wanted).enumerate() {
+    for (second, (told, wanted)) in numbers("target_shares").iter().zip(wanted).enumerate() {
         assert!((told - wanted).abs() < 0.001, "{second}: {told}");
     }
     // The mean of five seconds is two seconds behind.
-    for (second, (got, wanted)) in numbers("got").iter().skip(4).zip(&wanted[2..8]).enumerate() {
+    for (second, (got, wanted)) in numbers("actual_shares").iter().skip(4).zip(&wanted[2..8]).enumerate() {
         assert!((got - wanted).abs() < 0.02, "{second}: {got}");
     }
-    assert_eq!(detail["warmup"]["duration_seconds"], 10.0);
+    assert_eq!(detail["warm_up"]["duration_seconds"], 10.0);
 }
 
 #[test]
@@ -252,16 +252,12 @@ fn a_breaker_that_opens_is_on_the_timeline() {
     let detail = json(&view.service(&name(), 9).unwrap());
     // Open from the first second on; after five seconds a probe is let through, and fails.
     let lane = &detail["lanes"][0];
-    let timeline: Vec<_> = lane["seconds"]["closed_off"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|state| state.as_u64().unwrap())
-        .collect();
+    let timeline: Vec<_> =
+        lane["seconds"]["circuit"].as_array().unwrap().iter().map(|state| state.as_u64().unwrap()).collect();
     assert_eq!(timeline, [2, 2, 2, 2, 2, 2, 2, 2, 2]);
     let first = detail["transitions"].as_array().unwrap().last().unwrap();
     assert_eq!((&first["from"], &first["to"]), (&"closed".into(), &"open".into()));
-    assert!(first["why"].as_str().unwrap().contains("10 of 10 requests failed"), "{first}");
+    assert!(first["reason"].as_str().unwrap().contains("10 of 10 requests failed"), "{first}");
     assert!(detail["limits"].as_array().unwrap().iter().any(|limit| limit["rule"] == "circuitBreaker"));
 }
 
@@ -333,7 +329,7 @@ fn pods_say_why_they_are_not_enrolled() {
             (
                 pod["name"].as_str().unwrap(),
                 pod["state"].as_str().unwrap(),
-                pod["why"].as_str().unwrap_or_default(),
+                pod["reason"].as_str().unwrap_or_default(),
             )
         })
         .collect();
@@ -342,9 +338,9 @@ fn pods_say_why_they_are_not_enrolled() {
         [
             ("new", "pending", "its control group is not on this node, or not yet"),
             ("slow", "pending", "it has no process"),
-            ("meshed", "own_proxy", "the proxy of Istio takes its connections already"),
-            ("host", "not_captured", "it is in the node's own network (hostNetwork)"),
-            ("out", "not_captured", "its annotation sluice.dev/capture says so"),
+            ("meshed", "other_mesh", "the proxy of Istio takes its connections already"),
+            ("host", "not_enrolled", "it is in the node's own network (hostNetwork)"),
+            ("out", "not_enrolled", "its annotation sluice.dev/capture says so"),
             ("in", "enrolled", ""),
         ]
     );
@@ -431,7 +427,8 @@ async fn hostile_names_stay_within_their_event() {
     let [retry, event, data] = lines[..] else { panic!("{first}") };
     assert_eq!((retry, event), ("retry: 1000", "event: overview"));
     let overview: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
-    for told in [&overview["services"][0]["name"], &overview["pods"][0]["why"], &overview["missing"][0]] {
+    for told in [&overview["services"][0]["name"], &overview["pods"][0]["reason"], &overview["not_ready"][0]]
+    {
         assert_eq!(told, HOSTILE);
     }
 }

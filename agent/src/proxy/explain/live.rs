@@ -69,17 +69,17 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
     };
     let mut steps = Steps::default();
     if let Some(why) = &asked.not_captured {
-        steps.say(Stage::Captured, Verdict::Stops, why, Some(format!("Pod {}", explanation.caller)));
+        steps.say(Stage::Enrolled, Verdict::Stops, why, Some(format!("Pod {}", explanation.caller)));
         explanation.steps = steps.0;
         return explanation;
     }
     let enrolled = "the pod is enrolled: its new connections to governed addresses come to the agent";
-    steps.say(Stage::Captured, Verdict::Passes, enrolled, Some(format!("Pod {}", explanation.caller)));
+    steps.say(Stage::Enrolled, Verdict::Passes, enrolled, Some(format!("Pod {}", explanation.caller)));
     let Some(destination) = snapshot.destination(*dialled) else {
         let what = format!(
             "nothing is governed at {dialled}: no service of an opted-in namespace has that address and port"
         );
-        steps.say(Stage::Governed, Verdict::Stops, what, None);
+        steps.say(Stage::Managed, Verdict::Stops, what, None);
         explanation.steps = steps.0;
         return explanation;
     };
@@ -166,7 +166,7 @@ impl Walk<'_> {
             Some(_) => format!("{dialled} is an endpoint of {}, which is headless", self.service),
         };
         let object = self.service_object();
-        self.steps.say(Stage::Governed, Verdict::Passes, what, object);
+        self.steps.say(Stage::Managed, Verdict::Passes, what, object);
     }
 
     /// Whether requests are looked at.
@@ -305,7 +305,7 @@ impl Walk<'_> {
         match decided {
             Ok(decision) => {
                 let (shown, of) =
-                    (self.candidates.iter().filter(|one| one.of_hundred > 0).count(), self.candidates.len());
+                    (self.candidates.iter().filter(|one| one.percent > 0).count(), self.candidates.len());
                 let mut what = format!(
                     "{} is drawn by {:?}; may be: {shown} of {of}",
                     decision.endpoint.address,
@@ -474,7 +474,7 @@ fn candidate(service: &Service, endpoint: &Endpoint, draws: u32, now: u64) -> Ca
         share: if out { 0.0 } else { warmup::factor(warmup, endpoint, now) },
         in_flight: endpoint.load.in_flight.load(std::sync::atomic::Ordering::Relaxed),
         latency_ms: endpoint.load.average_nanos(now).map(|nanos| (nanos / 1e3).round() / 1e3),
-        of_hundred: (draws * 100).div_ceil(DRAWS),
+        percent: (draws * 100).div_ceil(DRAWS),
     }
 }
 

@@ -49,17 +49,17 @@ pub struct Ended {
 pub struct Step {
     pub stage: Stage,
     pub verdict: Verdict,
-    pub what: String,
+    pub message: String,
     /// The rule and the object behind it, as in `rule burst of TrafficPolicy shop/web`.
-    pub because: Option<String>,
+    pub source: Option<String>,
 }
 
 /// In the order in which a request meets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    Captured,
-    Governed,
+    Enrolled,
+    Managed,
     Protocol,
     Request,
     Tag,
@@ -76,8 +76,8 @@ pub enum Stage {
 impl Stage {
     pub fn title(self) -> &'static str {
         match self {
-            Self::Captured => "captured",
-            Self::Governed => "governed",
+            Self::Enrolled => "enrolled",
+            Self::Managed => "managed",
             Self::Protocol => "protocol",
             Self::Request => "request",
             Self::Tag => "tag",
@@ -120,8 +120,8 @@ pub struct Candidate {
     pub in_flight: u32,
     /// The average that balancing goes by (peak-EWMA); absent if it was never asked.
     pub latency_ms: Option<f64>,
-    /// How many of a hundred such requests it would get now, as drawn.
-    pub of_hundred: u32,
+    /// How many percent of such requests it would get now, as drawn.
+    pub percent: u32,
 }
 
 /// What comes of it.
@@ -134,12 +134,12 @@ pub struct Outcome {
     pub status: Option<u16>,
     /// Why Sluice answers itself, as in `rate_limited`.
     pub reason: Option<String>,
-    pub what: String,
+    pub message: String,
 }
 
 impl Outcome {
     fn of(what: impl Into<String>) -> Self {
-        Self { endpoint: None, pod: None, status: None, reason: None, what: what.into() }
+        Self { endpoint: None, pod: None, status: None, reason: None, message: what.into() }
     }
 }
 
@@ -149,7 +149,7 @@ struct Steps(Vec<Step>);
 
 impl Steps {
     fn say(&mut self, stage: Stage, verdict: Verdict, what: impl Into<String>, because: Option<String>) {
-        self.0.push(Step { stage, verdict, what: what.into(), because });
+        self.0.push(Step { stage, verdict, message: what.into(), source: because });
     }
 }
 

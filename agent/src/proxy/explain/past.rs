@@ -17,9 +17,9 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
     let object =
         decision.names.as_ref().map(|names| format!("Service {}/{}", names.namespace, names.service));
     let caller = caller.unwrap_or_default();
-    steps.say(Stage::Captured, Verdict::Passes, "it came to the agent", Some(format!("Pod {caller}")));
+    steps.say(Stage::Enrolled, Verdict::Passes, "it came to the agent", Some(format!("Pod {caller}")));
     steps.say(
-        Stage::Governed,
+        Stage::Managed,
         Verdict::Passes,
         format!("it was for {}", service.as_deref().unwrap_or("-")),
         object.clone(),
@@ -77,7 +77,7 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
     }
     outcome.status = (decision.status != 0).then_some(decision.status);
     outcome.reason = decision.reason.map(|reason| reason.code().to_owned());
-    outcome.what = match (decision.reason, decision.status, asked) {
+    outcome.message = match (decision.reason, decision.status, asked) {
         (_, 0, _) => "the caller got no answer".to_owned(),
         (Some(reason), status, 0) => format!("Sluice answered {status} itself: {}", reason.message()),
         (Some(reason), status, _) => format!("the caller got {status}: {}", reason.message()),
