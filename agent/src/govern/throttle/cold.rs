@@ -42,6 +42,11 @@ impl ColdStart {
         self.most
     }
 
+    /// How much of the way from cold (0) to warm (1) is done with so many stored.
+    pub(super) fn warmth(&self, stored: f64) -> f64 {
+        (1.0 - (stored - self.threshold) / (self.most - self.threshold)).clamp(0.0, 1.0)
+    }
+
     /// What is stored when the bucket has been without backlog for `idle`.
     pub(super) fn refilled(&self, stored: f64, idle: Ticks) -> f64 {
         (stored + idle as f64 * self.refill).min(self.most)

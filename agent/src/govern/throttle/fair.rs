@@ -15,7 +15,7 @@
 //! - A caller that is alone has the bucket to itself, for the price of one comparison; so have all while the bucket is
 //!   half full. Below that the accounts are looked at: time in proportion to the callers, pods of one node, so tens.
 
-use super::pace::{Pace, Ticks, ticks};
+use super::pace::{Room, Ticks, ticks};
 
 /// How long a caller that does not ask counts, at least.
 const AROUND_NANOS: u64 = 1_000_000_000;
@@ -51,32 +51,32 @@ impl Accounts {
         caller: u64,
         backlog: Ticks,
         cost: Ticks,
-        pace: &Pace,
+        room: Room,
         now_nanos: u64,
     ) -> Result<(), Ticks> {
         self.note(caller, now_nanos);
         if self.open.len() == 1 {
             return Ok(());
         }
-        let all = self.most_held(pace).saturating_mul(self.open.len() as u128);
-        if backlog.saturating_add(all) <= pace.room() {
+        let all = self.most_held(room).saturating_mul(self.open.len() as u128);
+        if backlog.saturating_add(all) <= room.backlog {
             self.plenty = true;
             self.booked = ticks(now_nanos);
             return Ok(());
         }
-        self.forget(pace, now_nanos);
+        self.forget(room, now_nanos);
         let callers = self.open.len() as u128;
-        let most = self.most_held(pace);
-        if callers == 1 || most < pace.cost {
+        let most = self.most_held(room);
+        if callers == 1 || most < room.cost {
             return Ok(());
         }
-        self.book(backlog, most, pace, now_nanos);
+        self.book(backlog, most, room, now_nanos);
         let own = self.open.iter().find(|account| account.caller == caller).map_or(0, |account| account.held);
         // A cold start can make a request dearer than what fits into an account.
         let enough = cost.min(most);
         let others = self.open.iter().filter(|account| account.caller != caller);
         let kept = others.map(|account| account.held).fold(backlog, Ticks::saturating_add);
-        if own >= enough || kept <= pace.room() {
+        if own >= enough || kept <= room.backlog {
             return Ok(());
         }
         Err((enough - own).saturating_mul(callers))
@@ -90,8 +90,8 @@ impl Accounts {
     }
 
     /// What a request of this caller took is back in the bucket.
-    pub(super) fn give_back(&mut self, caller: u64, cost: Ticks, pace: &Pace) {
-        let most = self.most_held(pace);
+    pub(super) fn give_back(&mut self, caller: u64, cost: Ticks, room: Room) {
+        let most = self.most_held(room);
         if let Some(account) = self.open.iter_mut().find(|account| account.caller == caller) {
             account.held = account.held.saturating_add(cost).min(most);
         }
@@ -120,21 +120,21 @@ impl Accounts {
 
     /// What an account holds at most: all of them half of the bucket, or a whole request each if that is more and
     /// still leaves room for another one when the bucket is full.
-    fn most_held(&self, pace: &Pace) -> Ticks {
-        let (room, callers) = (pace.room(), self.open.len().max(2) as u128);
-        (room / 2 / callers).max(pace.cost.min(room / (callers - 1)))
+    fn most_held(&self, room: Room) -> Ticks {
+        let (all, callers) = (room.backlog, self.open.len().max(2) as u128);
+        (all / 2 / callers).max(room.cost.min(all / (callers - 1)))
     }
 
     /// Closes the accounts of callers that have let their turns pass.
-    fn forget(&mut self, pace: &Pace, now_nanos: u64) {
+    fn forget(&mut self, room: Room, now_nanos: u64) {
         let turn =
-            u64::try_from((pace.cost >> 32).saturating_mul(self.open.len() as u128)).unwrap_or(u64::MAX);
+            u64::try_from((room.cost >> 32).saturating_mul(self.open.len() as u128)).unwrap_or(u64::MAX);
         let around = turn.saturating_mul(TURNS).clamp(AROUND_NANOS, AROUND_AT_MOST_NANOS);
         self.open.retain(|account| now_nanos.saturating_sub(account.asked_nanos) <= around);
     }
 
     /// Books what the bucket has regained since the last time.
-    fn book(&mut self, backlog: Ticks, most: Ticks, pace: &Pace, now_nanos: u64) {
+    fn book(&mut self, backlog: Ticks, most: Ticks, room: Room, now_nanos: u64) {
         let now = ticks(now_nanos);
         let regained = now.saturating_sub(self.booked);
         self.booked = self.booked.max(now);
@@ -147,7 +147,7 @@ impl Accounts {
             open += u128::from(account.held < most);
         }
         // Never more than there is.
-        let there = pace.full().saturating_add(pace.patience).saturating_sub(backlog);
+        let there = room.backlog.saturating_add(room.cost).saturating_sub(backlog);
         let mut left = regained.min(there.saturating_sub(held));
         while open > 0 && left >= open {
             let share = left / open;

@@ -1,6 +1,6 @@
 //! The buckets of a rule: one, or one for each value of its key.
 //!
-//! Keys are kept as 128 bits of a hash with random seeds, not as the values that callers send: each costs some 120
+//! Keys are kept as 128 bits of a hash with random seeds, not as the values that callers send: each costs some 180
 //! bytes, however long the value; nobody can choose values that fall together; and a header that holds a secret is
 //! not kept in memory.
 //!
@@ -73,26 +73,26 @@ impl Buckets {
         Self::Keyed(Box::new(std::array::from_fn(shard)))
     }
 
-    /// Takes a request out of the bucket of this key; a shared one knows callers instead.
-    pub(super) fn take(&self, key: u128, now_nanos: u64) -> Result<Taken, Short> {
+    /// Takes a request that waits no longer than `at_most` out of the bucket of this key; a shared one knows callers instead.
+    pub(super) fn take(&self, key: u128, at_most: Ticks, now_nanos: u64) -> Result<Taken, Short> {
         match self {
-            Self::Shared(shared) => lock(shared).take(key as u64, now_nanos),
-            Self::Keyed(shards) => lock(shard_of(shards, key)).take(key, now_nanos),
+            Self::Shared(shared) => lock(shared).take(key as u64, at_most, now_nanos),
+            Self::Keyed(shards) => lock(shard_of(shards, key)).take(key, at_most, now_nanos),
         }
     }
 
-    pub(super) fn give_back(&self, key: u128, taken: &Taken) {
+    pub(super) fn give_back(&self, key: u128, taken: &Taken, now_nanos: u64) {
         match self {
             Self::Shared(shared) => {
                 let Shared { pace, bucket, accounts } = &mut *lock(shared);
-                if bucket.give_back(taken, pace) {
-                    accounts.give_back(key as u64, taken.cost, pace);
+                if bucket.give_back(taken, pace, now_nanos) {
+                    accounts.give_back(key as u64, taken.cost, bucket.room(pace, now_nanos));
                 }
             }
             Self::Keyed(shards) => {
                 let Shard { pace, buckets, .. } = &mut *lock(shard_of(shards, key));
                 if let Some(bucket) = buckets.peek_mut(&key) {
-                    bucket.give_back(taken, pace);
+                    bucket.give_back(taken, pace, now_nanos);
                 }
             }
         }
@@ -141,12 +141,12 @@ impl Buckets {
 }
 
 impl Shared {
-    fn take(&mut self, caller: u64, now_nanos: u64) -> Result<Taken, Short> {
+    fn take(&mut self, caller: u64, at_most: Ticks, now_nanos: u64) -> Result<Taken, Short> {
         let Self { pace, bucket, accounts } = self;
-        let backlog = bucket.backlog(now_nanos);
+        let backlog = bucket.backlog(pace, now_nanos);
         let cost = bucket.cost(pace, now_nanos);
-        let short = backlog.saturating_sub(pace.room());
-        let claim = accounts.claim(caller, backlog, cost, pace, now_nanos);
+        let short = bucket.short(pace, at_most, now_nanos);
+        let claim = accounts.claim(caller, backlog, cost, bucket.room(pace, now_nanos), now_nanos);
         let short = short.max(claim.err().unwrap_or(0));
         if short > 0 {
             bucket.refuse(pace, now_nanos);
@@ -163,7 +163,7 @@ impl Shard {
         let Self { pace, buckets, most } = self;
         let mut copied = LruCache::unbounded_with_hasher(RandomState::new());
         if let Some(bucket) = buckets.peek(&key) {
-            copied.put(key, *bucket);
+            copied.put(key, bucket.clone());
         }
         // A full one gives back what is as new before it takes another key in.
         let makes_room = || buckets.peek_lru().is_some_and(|(_, bucket)| bucket.is_as_new(pace, now_nanos));
@@ -171,10 +171,10 @@ impl Shard {
         Self { pace: pace.clone(), buckets: copied, most }
     }
 
-    fn take(&mut self, key: u128, now_nanos: u64) -> Result<Taken, Short> {
+    fn take(&mut self, key: u128, at_most: Ticks, now_nanos: u64) -> Result<Taken, Short> {
         let Self { pace, buckets, most } = self;
         if let Some(bucket) = buckets.get_mut(&key) {
-            return take(bucket, pace, now_nanos);
+            return take(bucket, pace, at_most, now_nanos);
         }
         for _ in 0..GIVEN_BACK {
             if !buckets.peek_lru().is_some_and(|(_, bucket)| bucket.is_as_new(pace, now_nanos)) {
@@ -187,14 +187,14 @@ impl Shard {
             buckets.pop_lru();
             bucket = Bucket::nearly_empty(pace, now_nanos);
         }
-        let taken = take(&mut bucket, pace, now_nanos);
+        let taken = take(&mut bucket, pace, at_most, now_nanos);
         buckets.put(key, bucket);
         taken
     }
 }
 
-fn take(bucket: &mut Bucket, pace: &Pace, now_nanos: u64) -> Result<Taken, Short> {
-    match bucket.backlog(now_nanos).saturating_sub(pace.room()) {
+fn take(bucket: &mut Bucket, pace: &Pace, at_most: Ticks, now_nanos: u64) -> Result<Taken, Short> {
+    match bucket.short(pace, at_most, now_nanos) {
         0 => Ok(bucket.take(pace, now_nanos)),
         short => {
             bucket.refuse(pace, now_nanos);

@@ -21,7 +21,7 @@ use ahash::RandomState;
 pub use self::verdict::{Refusal, Throttles, Verdict};
 use self::{
     keyed::Buckets,
-    pace::{Pace, Taken, duration},
+    pace::{Pace, Taken, duration, span},
 };
 use super::{
     policy::{LimitKey, RateLimit, Scope},
@@ -109,20 +109,22 @@ impl Throttle {
     /// What the rule says of this request, which is counted if it is admitted; `None` if the rule is not about it.
     /// `caller` is the calling pod's identity. To ask several rules about one request, see [`Throttles`].
     pub fn admit(&self, request: &impl Request, caller: &str, now_nanos: u64) -> Option<Admission> {
-        Some(self.charge(request, caller, now_nanos)?.0)
+        Some(self.charge(request, caller, Duration::MAX, now_nanos)?.0)
     }
 
+    /// `left`: a request that would have to wait for longer is refused.
     fn charge(
         &self,
         request: &impl Request,
         caller: &str,
+        left: Duration,
         now_nanos: u64,
     ) -> Option<(Admission, Option<Charge>)> {
         if !self.rule.matches.matches(request) {
             return None;
         }
         let key = self.key(request, caller);
-        Some(match self.state.buckets.take(key, now_nanos) {
+        Some(match self.state.buckets.take(key, span(left), now_nanos) {
             Ok(taken) if taken.wait == 0 => (Admission::Now, Some(Charge { key, taken })),
             Ok(taken) => (Admission::After(duration(taken.wait)), Some(Charge { key, taken })),
             Err(short) => (Admission::Refused { retry_after: duration(short) }, None),
@@ -130,8 +132,8 @@ impl Throttle {
     }
 
     /// The request is not going to be made.
-    fn give_back(&self, charge: &Charge) {
-        self.state.buckets.give_back(charge.key, &charge.taken);
+    fn give_back(&self, charge: &Charge, now_nanos: u64) {
+        self.state.buckets.give_back(charge.key, &charge.taken, now_nanos);
     }
 
     fn key(&self, request: &impl Request, caller: &str) -> u128 {

@@ -13,8 +13,7 @@ use crate::govern::{
 /// The rules of one service port.
 #[derive(Clone, Debug, Default)]
 pub struct Throttles {
-    /// Those that let requests wait come last: a place in a queue can only be given back by the last one in it, so
-    /// nobody takes one who is refused elsewhere.
+    /// Those that let requests wait come last: nobody takes a place in a queue who is refused elsewhere.
     rules: Vec<Arc<Throttle>>,
 }
 
@@ -54,14 +53,24 @@ impl Throttles {
     }
 
     /// Asks every rule that is about this request. Once one that is enforced refuses, the others get back what they gave.
-    /// `caller` is the calling pod's identity.
-    pub fn admit(&self, request: &impl Request, caller: &str, now_nanos: u64) -> Verdict {
+    /// `caller` is the calling pod's identity. `left` is the time that the request has, if that is known: one that would have to
+    /// wait for longer is refused at once, for it would be answered in vain.
+    pub fn admit(
+        &self,
+        request: &impl Request,
+        caller: &str,
+        left: Option<Duration>,
+        now_nanos: u64,
+    ) -> Verdict {
+        let left = left.unwrap_or(Duration::MAX);
         let mut verdict = Verdict::default();
         for throttle in &self.rules {
-            let Some((admission, charge)) = throttle.charge(request, caller, now_nanos) else { continue };
+            let Some((admission, charge)) = throttle.charge(request, caller, left, now_nanos) else {
+                continue;
+            };
             let refused = matches!(admission, Admission::Refused { .. });
             if refused && throttle.rule().mode == Mode::Enforce {
-                verdict.revoke();
+                verdict.revoke(now_nanos);
             }
             verdict.decisions.push(Decision { throttle: Arc::clone(throttle), admission, charge });
             if refused && throttle.rule().mode == Mode::Enforce {
@@ -127,15 +136,15 @@ impl Verdict {
     }
 
     /// The request is not going to be made: every rule gets back what it gave, as far as that lets no more through than if
-    /// the request had never been. A place in a queue that others stand behind already stays empty.
-    pub fn give_back(mut self) {
-        self.revoke();
+    /// the request had never been. A place in a queue that others stand behind already is the next one's who comes.
+    pub fn give_back(mut self, now_nanos: u64) {
+        self.revoke(now_nanos);
     }
 
-    fn revoke(&mut self) {
+    fn revoke(&mut self, now_nanos: u64) {
         for decision in &self.decisions {
             if let Some(charge) = &decision.charge {
-                decision.throttle.give_back(charge);
+                decision.throttle.give_back(charge, now_nanos);
             }
         }
         self.decisions.retain(|decision| decision.charge.is_none());

@@ -230,7 +230,7 @@ impl Walk<'_> {
         let governor = &self.service.governor;
         let view = View(&self.forwarded);
         let rules = governor.throttles().copy_for(&view, &self.caller.uid, self.now);
-        let verdict = rules.admit(&view, &self.caller.uid, self.now);
+        let verdict = rules.admit(&view, &self.caller.uid, None, self.now);
         for (limit, admission) in verdict.decisions() {
             let enforced = limit.mode == Mode::Enforce;
             let (verdict, what) = match admission {

@@ -75,7 +75,7 @@ pub(super) async fn admit<E: Exchange>(
     let acquired = acquire(limiter, &exchange.call().known.numbers, at);
     acquired.map(|place| Admitted { place, at }).map_err(|Full { .. }| {
         if let Some(verdict) = verdict {
-            verdict.give_back();
+            verdict.give_back(Nanos::now().0);
         }
         let policy = governor.policy().name.as_ref();
         let name = "concurrency.maxRequests".into();
@@ -108,7 +108,7 @@ async fn take_turn<E: Exchange>(
     now: Nanos,
 ) -> Result<Verdict, Stop> {
     let caller = exchange.call().pod.pod.workload.load().uid.clone();
-    let verdict = governor.throttles().admit(&exchange.request(), &caller, now.0);
+    let verdict = governor.throttles().admit(&exchange.request(), &caller, None, now.0);
     count(exchange, &verdict);
     let policy = governor.policy().name.as_ref();
     if let Some(refusal) = verdict.refusal() {
@@ -130,7 +130,7 @@ async fn take_turn<E: Exchange>(
         Ok(Some(left)) => {
             let queued = verdict.decisions().find(|(_, admission)| matches!(admission, Admission::After(_)));
             let name = queued.map_or_else(|| "rateLimits".into(), |(rule, _)| rule.name.clone());
-            verdict.give_back();
+            verdict.give_back(Nanos::now().0);
             Err(match left {
                 Left::Gone => Stop::CallerGone,
                 Left::Ended => {
@@ -140,7 +140,7 @@ async fn take_turn<E: Exchange>(
             })
         }
         Err(elapsed) => {
-            verdict.give_back();
+            verdict.give_back(Nanos::now().0);
             Err(Stop::Failed(Failed::new(elapsed.cause(governor), FallbackOn::Timeout)))
         }
     }

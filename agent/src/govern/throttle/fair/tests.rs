@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::govern::throttle::{
     keyed::Buckets,
-    pace::{Pace, duration},
+    pace::{Bucket, Pace, duration},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -12,7 +12,7 @@ const MILLI: u64 = 1_000_000;
 /// A request every 10 ms, and so many at once.
 fn pace(burst: u64) -> Pace {
     let cost = ticks(10 * MILLI);
-    Pace { cost, tolerance: cost * u128::from(burst - 1), patience: 0, cold: None, epoch: 0 }
+    Pace { cost, tolerance: cost * u128::from(burst - 1), patience: 0, cold: None, grace: 0, epoch: 0 }
 }
 
 /// Callers that ask at fixed times, from `begins` on.
@@ -36,7 +36,7 @@ fn run(buckets: &Buckets, callers: &mut [Caller], end: u64) {
             if now < caller.begins || (now - caller.begins) % caller.every != 0 {
                 continue;
             }
-            let admitted = buckets.take(id as u128, now).is_ok();
+            let admitted = buckets.take(id as u128, Ticks::MAX, now).is_ok();
             if now >= 3 * SECOND {
                 caller.asked += 1;
                 caller.admitted += u64::from(admitted);
@@ -95,12 +95,12 @@ fn with_less_burst_than_callers_it_is_first_come_first_served_and_nothing_is_los
 fn who_has_gone_is_forgotten() {
     let buckets = Buckets::shared(pace(10));
     for other in 1..6 {
-        assert!(buckets.take(other, 0).is_ok());
+        assert!(buckets.take(other, Ticks::MAX, 0).is_ok());
     }
     // Long after, the one that is left has all of the burst, and is told exactly when to come back.
     let mut admitted = 0;
     let short = loop {
-        match buckets.take(0, 5 * SECOND) {
+        match buckets.take(0, Ticks::MAX, 5 * SECOND) {
             Ok(_) => admitted += 1,
             Err(short) => break short,
         }
@@ -111,8 +111,9 @@ fn who_has_gone_is_forgotten() {
 #[test]
 fn of_too_many_callers_the_silent_are_forgotten() {
     let mut accounts = Accounts::default();
+    let room = Bucket::new(&pace(10)).room(&pace(10), 0);
     for caller in 0..2 * MOST_CALLERS as u64 {
-        let _ = accounts.claim(caller, 0, 1, &pace(10), caller);
+        let _ = accounts.claim(caller, 0, 1, room, caller);
     }
     assert_eq!(accounts.open.len(), MOST_CALLERS);
     let oldest = accounts.open.iter().map(|account| account.asked_nanos).min();
@@ -135,7 +136,7 @@ proptest! {
         let mut now = SECOND;
         // Everybody is around.
         for caller in 0..callers {
-            let _ = buckets.take(u128::from(caller), now);
+            let _ = buckets.take(u128::from(caller), Ticks::MAX, now);
         }
         // The first asks once in its turn, the second when it is told to, the others whenever they like.
         let turn = 10 * MILLI * callers + 1;
@@ -144,11 +145,11 @@ proptest! {
             now += pause;
             while next_turn.min(told) <= now {
                 if next_turn <= told {
-                    prop_assert!(buckets.take(0, next_turn).is_ok(), "refused its share");
+                    prop_assert!(buckets.take(0, Ticks::MAX, next_turn).is_ok(), "refused its share");
                     next_turn += turn;
                     continue;
                 }
-                match buckets.take(1, told) {
+                match buckets.take(1, Ticks::MAX, told) {
                     Ok(_) => was_told = false,
                     Err(short) => {
                         prop_assert!(!was_told, "told to come now, and refused");
@@ -157,7 +158,7 @@ proptest! {
                     }
                 }
             }
-            let _ = buckets.take(u128::from(2 + other % (others - 1)), now);
+            let _ = buckets.take(u128::from(2 + other % (others - 1)), Ticks::MAX, now);
         }
     }
 }

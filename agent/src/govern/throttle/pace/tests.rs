@@ -27,7 +27,7 @@ fn pace(requests: f64, burst: f64, behaviour: Behaviour) -> Pace {
 }
 
 fn try_take(bucket: &mut Bucket, pace: &Pace, now_nanos: u64) -> Option<Taken> {
-    if bucket.backlog(now_nanos) > pace.room() {
+    if bucket.short(pace, Ticks::MAX, now_nanos) > 0 {
         bucket.refuse(pace, now_nanos);
         return None;
     }
@@ -48,7 +48,7 @@ fn a_third_of_a_second_does_not_drift() {
     assert!(try_take(&mut bucket, &pace, now).is_some());
     for _ in 0..3 * 86_400 {
         assert!(try_take(&mut bucket, &pace, now).is_some());
-        let short = bucket.backlog(now) - pace.room();
+        let short = bucket.short(&pace, Ticks::MAX, now);
         now += u64::try_from(duration(short).as_nanos()).expect("a moment");
     }
     assert!(now - 86_400 * SECOND <= 1, "{now}");
@@ -104,7 +104,7 @@ fn what_is_given_back_can_be_taken_again() {
     let first = try_take(&mut bucket, &pace, 0).expect("there are two");
     try_take(&mut bucket, &pace, 0).expect("there are two");
     assert!(try_take(&mut bucket, &pace, 0).is_none());
-    assert!(bucket.give_back(&first, &pace));
+    assert!(bucket.give_back(&first, &pace, 0));
     assert!(try_take(&mut bucket, &pace, 0).is_some());
     assert!(try_take(&mut bucket, &pace, 0).is_none());
 }
@@ -115,18 +115,142 @@ fn what_would_have_been_regained_anyway_is_not_given_back() {
     let mut bucket = Bucket::new(&pace);
     let first = try_take(&mut bucket, &pace, 0).expect("it is full");
     try_take(&mut bucket, &pace, SECOND).expect("it is full again");
-    assert!(!bucket.give_back(&first, &pace), "there would be two at once");
+    assert!(!bucket.give_back(&first, &pace, SECOND), "there would be two at once");
     assert!(try_take(&mut bucket, &pace, SECOND).is_none());
 }
 
 #[test]
-fn only_the_last_of_a_queue_can_leave_it() {
+fn several_are_given_back_only_as_far_as_they_would_not_have_been_regained_anyway() {
+    let pace = pace(1.0, 8.0, Behaviour::Reject);
+    // What is taken first, how much later another one is, how many of the first are given back, and how many are left then:
+    // no more than if those had never been, which is what the last number says.
+    for (first, later_millis, returned, left, at_most) in [
+        (4, 2900, 1, 6, 6),
+        // The second of the three could not go by itself any more.
+        (4, 2900, 3, 6, 7),
+        (4, 1000, 4, 7, 7),
+        (8, 1000, 8, 4, 7),
+        (1, 10_000, 1, 7, 7),
+    ] {
+        let mut bucket = Bucket::new(&pace);
+        let taken: Vec<_> = (0..first).filter_map(|_| try_take(&mut bucket, &pace, 0)).collect();
+        let now = later_millis * MILLI;
+        let _ = try_take(&mut bucket, &pace, now).expect("there are enough");
+        taken.iter().take(returned).for_each(|taken| {
+            bucket.give_back(taken, &pace, now);
+        });
+        let more = (0..20).filter(|_| try_take(&mut bucket, &pace, now).is_some()).count();
+        assert_eq!(more, left, "{returned} of {first} given back after {later_millis} ms");
+        assert!(more <= at_most);
+    }
+}
+
+#[test]
+fn what_is_given_back_in_any_order_is_all_there_again() {
+    let pace = pace(10.0, 20.0, Behaviour::Reject);
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
+        let mut bucket = Bucket::new(&pace);
+        let taken: Vec<_> = (0..20).filter_map(|_| try_take(&mut bucket, &pace, 0)).collect();
+        for index in order {
+            assert!(bucket.give_back(&taken[16 + index], &pace, 0), "{index} of {order:?}");
+        }
+        assert_eq!((0..20).filter(|_| try_take(&mut bucket, &pace, 0).is_some()).count(), 4);
+    }
+}
+
+#[test]
+fn a_limit_with_a_burst_of_one_is_reached_by_requests_that_come_at_random() {
+    for behaviour in
+        [Behaviour::Reject, Behaviour::WarmUp { duration: Duration::from_secs(10), cold_factor: 3.0 }]
+    {
+        let pace = pace(50.0, 1.0, behaviour);
+        let mut bucket = Bucket::new(&pace);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let (mut now, mut count) = (0, 0);
+        while now < 120 * SECOND {
+            now += (-rng.f64().max(1e-9).ln() * SECOND as f64 / 300.0) as u64;
+            count += u32::from(try_take(&mut bucket, &pace, now).is_some() && now >= 20 * SECOND);
+        }
+        assert!((4950..=5001).contains(&count), "{count} in 100 s with {behaviour:?}");
+        // After a quiet time it is one, and the next in its time.
+        now += 100 * MILLI;
+        assert_eq!(admitted(&mut bucket, &pace, now, now + 20 * MILLI, MILLI), 1, "{behaviour:?}");
+    }
+}
+
+#[test]
+fn a_cold_bucket_has_no_burst() {
+    let behaviour = Behaviour::WarmUp { duration: Duration::from_secs(10), cold_factor: 3.0 };
+    let pace = pace(100.0, 100.0, behaviour);
+    let mut bucket = Bucket::new(&pace);
+    // A third of the limit, where a burst would be 66.
+    let first = admitted(&mut bucket, &pace, 0, SECOND, MILLI);
+    assert!((33..=35).contains(&first), "{first}");
+    // Twice as much halfway, and the limit in the end.
+    let _ = admitted(&mut bucket, &pace, SECOND, 10 * SECOND, MILLI);
+    assert!(admitted(&mut bucket, &pace, 10 * SECOND, 20 * SECOND, MILLI) >= 1000);
+    assert_eq!(admitted(&mut bucket, &pace, 20 * SECOND, 21 * SECOND, MILLI), 100);
+    // Warm, with what it has regained in a second without load.
+    assert_eq!(admitted(&mut bucket, &pace, 22 * SECOND, 22 * SECOND + 1, 1), 1);
+    let at_once = (0..200).filter(|_| try_take(&mut bucket, &pace, 22 * SECOND).is_some()).count();
+    assert!((95..=99).contains(&at_once), "{at_once}");
+}
+
+#[test]
+fn who_leaves_a_queue_makes_room_and_nobody_else_moves() {
+    let pace = pace(10.0, 1.0, Behaviour::Queue { timeout: Duration::from_millis(300) });
+    let mut bucket = Bucket::new(&pace);
+    let wait = |taken: Option<Taken>| taken.map(|taken| duration(taken.wait).as_millis());
+    let [_, second, third, fourth] =
+        [(); 4].map(|()| try_take(&mut bucket, &pace, 0).expect("there is room"));
+    assert_eq!(wait(try_take(&mut bucket, &pace, 0)), None);
+    // In the middle: the next one that comes has its moment.
+    assert!(bucket.give_back(&second, &pace, 0));
+    assert_eq!(wait(try_take(&mut bucket, &pace, 40 * MILLI)), Some(60));
+    assert_eq!(wait(try_take(&mut bucket, &pace, 40 * MILLI)), None);
+    // The last two, in whatever order: the queue is shorter.
+    assert!(bucket.give_back(&third, &pace, 50 * MILLI));
+    assert!(bucket.give_back(&fourth, &pace, 50 * MILLI));
+    let waits = [(); 3].map(|()| wait(try_take(&mut bucket, &pace, 50 * MILLI)));
+    assert_eq!(waits, [Some(150), Some(250), None]);
+}
+
+#[test]
+fn a_place_whose_moment_has_passed_is_nobodys() {
     let pace = pace(10.0, 1.0, Behaviour::Queue { timeout: Duration::from_secs(1) });
     let mut bucket = Bucket::new(&pace);
-    let [_, second, third] = [(); 3].map(|()| try_take(&mut bucket, &pace, 0).expect("there is room"));
-    assert!(!bucket.give_back(&second, &pace));
-    assert!(bucket.give_back(&third, &pace));
-    assert_eq!(duration(try_take(&mut bucket, &pace, 0).expect("there is room").wait).as_millis(), 200);
+    let [_, second, _] = [(); 3].map(|()| try_take(&mut bucket, &pace, 0).expect("there is room"));
+    assert!(bucket.give_back(&second, &pace, 10 * MILLI));
+    let next = try_take(&mut bucket, &pace, 150 * MILLI).expect("there is room");
+    assert_eq!(duration(next.wait).as_millis(), 150);
+    assert!(!bucket.give_back(&second, &pace, 150 * MILLI));
+}
+
+#[test]
+fn who_has_less_time_than_it_would_wait_is_refused() {
+    let pace = pace(10.0, 1.0, Behaviour::Queue { timeout: Duration::from_secs(1) });
+    let mut bucket = Bucket::new(&pace);
+    let taken = [(); 4].map(|()| try_take(&mut bucket, &pace, 0).expect("there is room"));
+    let short = |bucket: &Bucket, millis| {
+        duration(bucket.short(&pace, span(Duration::from_millis(millis)), 0)).as_millis()
+    };
+    assert_eq!([0, 399, 400].map(|left| short(&bucket, left)), [400, 1, 0]);
+    // Unless somebody has left.
+    bucket.give_back(&taken[1], &pace, 0);
+    assert_eq!([0, 99, 100].map(|left| short(&bucket, left)), [100, 1, 0]);
+}
+
+#[test]
+fn a_change_at_the_beginning_of_time_is_one_like_others() {
+    let (large, small) = (pace(0.1, 14.0, Behaviour::Reject), pace(0.1, 1.0, Behaviour::Reject));
+    let mut bucket = Bucket::new(&large);
+    for _ in 0..10 {
+        try_take(&mut bucket, &large, 0).expect("there are enough");
+    }
+    bucket.convert(&large, &small, 0);
+    bucket.convert(&small, &large, 0);
+    let left = (0..20).filter(|_| try_take(&mut bucket, &large, 0).is_some()).count();
+    assert_eq!(left, 1, "as many as the small one held");
 }
 
 #[test]
@@ -174,6 +298,8 @@ enum Step {
     Ask,
     /// The last but so many is not going to be made after all.
     GiveBack(usize),
+    /// Nor are so many before it.
+    GiveBackAll(usize, usize),
     Change(usize),
 }
 
@@ -182,6 +308,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => prop_oneof![0..50u64, 0..2 * MILLI, 0..SECOND, Just(100 * SECOND)].prop_map(Step::Sleep),
         8 => Just(Step::Ask),
         2 => (0..4usize).prop_map(Step::GiveBack),
+        1 => (0..4usize, 2..8usize).prop_map(|(back, count)| Step::GiveBackAll(back, count)),
         1 => (0..4usize).prop_map(Step::Change),
     ]
 }
@@ -200,8 +327,25 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
     ]
 }
 
+/// Gives back so many of those that were made, from the last but so many backwards.
+fn give_back(
+    bucket: &mut Bucket,
+    made: &mut Vec<(Taken, f64)>,
+    pace: &Pace,
+    now: u64,
+    back: usize,
+    count: usize,
+) {
+    let end = made.len().saturating_sub(back);
+    for index in (end.saturating_sub(count)..end).rev() {
+        if bucket.give_back(&made[index].0, pace, now) {
+            made.remove(index);
+        }
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     /// The bound that everybody counts on, whatever is given back and however often the rule changes.
     #[test]
@@ -209,14 +353,13 @@ proptest! {
         rules in prop::collection::vec((some_rule(), behaviour()), 4),
         steps in prop::collection::vec(step(), 1..150),
     ) {
-        let paces: Vec<Pace> = rules
-            .iter()
-            .zip(0..)
-            .map(|(((requests, burst), behaviour), epoch)| Pace { epoch, ..pace(*requests, *burst, *behaviour) })
-            .collect();
-        let burst = rules.iter().map(|((_, burst), _)| *burst).fold(0.0, f64::max);
+        let paces: Vec<Pace> =
+            rules.iter().map(|((requests, burst), behaviour)| pace(*requests, *burst, *behaviour)).collect();
+        // While requests keep coming a burst is never below two.
+        let burst = rules.iter().map(|((_, burst), _)| *burst).fold(2.0, f64::max);
         let (mut current, mut now, mut regained) = (0, 0u64, 0.0);
         let mut bucket = Bucket::new(&paces[0]);
+        let mut in_force = paces[0].clone();
         // Of each admitted request: what it took, and what the rate had given by then.
         let mut made: Vec<(Taken, f64)> = Vec::new();
         for step in steps {
@@ -226,19 +369,17 @@ proptest! {
                     regained += rules[current].0.0 * nanos as f64 / SECOND as f64;
                 }
                 Step::Ask => {
-                    let taken = try_take(&mut bucket, &paces[current], now);
+                    let taken = try_take(&mut bucket, &in_force, now);
                     made.extend(taken.map(|taken| (taken, regained)));
                 }
-                Step::GiveBack(back) if back < made.len() => {
-                    let (taken, _) = &made[made.len() - 1 - back];
-                    if bucket.give_back(taken, &paces[current]) {
-                        made.remove(made.len() - 1 - back);
-                    }
+                Step::GiveBack(back) => give_back(&mut bucket, &mut made, &in_force, now, back, 1),
+                Step::GiveBackAll(back, count) => {
+                    give_back(&mut bucket, &mut made, &in_force, now, back, count);
                 }
-                Step::GiveBack(_) => {}
                 Step::Change(next) => {
-                    bucket.convert(&paces[current], &paces[next], now);
-                    current = next;
+                    let after = Pace { epoch: in_force.epoch + 1, ..paces[next].clone() };
+                    bucket.convert(&in_force, &after, now);
+                    (current, in_force) = (next, after);
                 }
             }
         }
@@ -269,14 +410,12 @@ proptest! {
                         made.push((taken, now as f64 + duration(taken.wait).as_nanos() as f64));
                     }
                 }
-                Step::GiveBack(back) if back < made.len() => {
-                    if bucket.give_back(&made[made.len() - 1 - back].0, &pace) {
-                        made.remove(made.len() - 1 - back);
-                    }
-                }
-                Step::GiveBack(_) | Step::Change(_) => {}
+                Step::GiveBack(back) => give_back(&mut bucket, &mut made, &pace, now, back, 1),
+                Step::GiveBackAll(back, count) => give_back(&mut bucket, &mut made, &pace, now, back, count),
+                Step::Change(_) => {}
             }
         }
+        made.sort_by(|(_, one), (_, other)| one.total_cmp(other));
         for first in 0..made.len() {
             for last in first..made.len() {
                 // A moment is rounded up to a nanosecond.
@@ -303,11 +442,11 @@ proptest! {
                 now += u64::from(requests >= 1e8);
                 if requests >= 1e8 { break; }
             }
-            let short = bucket.backlog(now).saturating_sub(pace.room());
+            let short = bucket.short(&pace, Ticks::MAX, now);
             if short > 0 {
                 let moment = now + duration(short).as_nanos() as u64;
-                prop_assert!(bucket.backlog(moment - 1) > pace.room());
-                prop_assert!(bucket.backlog(moment) <= pace.room());
+                prop_assert!(bucket.short(&pace, Ticks::MAX, moment - 1) > 0);
+                prop_assert_eq!(bucket.short(&pace, Ticks::MAX, moment), 0);
             }
         }
     }
@@ -334,7 +473,7 @@ proptest! {
             for now in &nows {
                 if let Some(taken) = try_take(&mut bucket, &paces[before], *now) {
                     let _ = duration(taken.wait);
-                    bucket.give_back(&taken, &paces[before]);
+                    bucket.give_back(&taken, &paces[before], *now);
                     bucket.take(&paces[before], *now);
                 }
                 bucket.convert(&paces[before], &paces[after], *now);

@@ -25,12 +25,12 @@ fn throttles(rules: &[RateLimit]) -> Throttles {
 }
 
 fn ask(throttles: &Throttles) -> Verdict {
-    throttles.admit(&Plain::get("/"), "a", 0)
+    throttles.admit(&Plain::get("/"), "a", None, 0)
 }
 
 /// How many are admitted at once.
 fn admitted(throttles: &Throttles, request: &Plain) -> usize {
-    (0..100).filter(|_| throttles.admit(request, "a", 0).refusal().is_none()).count()
+    (0..100).filter(|_| throttles.admit(request, "a", None, 0).refusal().is_none()).count()
 }
 
 #[test]
@@ -50,13 +50,13 @@ fn all_rules_that_are_about_a_request_must_admit_it() {
     ]);
     let write = Plain { method: "POST", ..Plain::get("/") };
     assert_eq!(admitted(&rules, &write), 3);
-    let refused = rules.admit(&write, "a", 0);
+    let refused = rules.admit(&write, "a", None, 0);
     let refusal = refused.refusal().expect("the three are gone");
     assert_eq!((&*refusal.rule.name, refusal.retry_after.as_millis()), ("writes", 333));
     // The 97 that were refused took nothing from the other rule.
     assert_eq!(admitted(&rules, &Plain::get("/")), 7);
     assert_eq!(admitted(&rules, &write), 0);
-    assert_eq!(&*rules.admit(&write, "a", 0).refusal().expect("ten are gone").rule.name, "all");
+    assert_eq!(&*rules.admit(&write, "a", None, 0).refusal().expect("ten are gone").rule.name, "all");
 }
 
 #[test]
@@ -121,12 +121,32 @@ fn nobody_queues_who_is_refused_elsewhere() {
 }
 
 #[test]
+fn who_cannot_wait_for_its_turn_takes_nobodys() {
+    let queue = RateLimit {
+        burst: 1.0,
+        behaviour: Behaviour::Queue { timeout: Duration::from_secs(2) },
+        ..reject("queue", 10.0, Mode::Enforce)
+    };
+    let rules = throttles(&[queue, reject("all", 100.0, Mode::Enforce)]);
+    let ask = |left| rules.admit(&Plain::get("/"), "a", Some(Duration::from_millis(left)), 0);
+    let said: Vec<_> = (0..5)
+        .map(|_| {
+            let verdict = ask(250);
+            (verdict.wait().as_millis(), verdict.refusal().map(|refusal| refusal.retry_after.as_millis()))
+        })
+        .collect();
+    // Those that are refused may come again when the queue is shorter, and make it no longer.
+    assert_eq!(said, [(0, None), (100, None), (200, None), (0, Some(50)), (0, Some(50))]);
+    assert_eq!(ask(300).wait().as_millis(), 300);
+}
+
+#[test]
 fn what_is_not_made_after_all_is_given_back() {
     let rules = throttles(&[reject("one", 1.0, Mode::Enforce), reject("two", 1.0, Mode::Observe)]);
     for _ in 0..10 {
         let verdict = ask(&rules);
         assert!(verdict.refusal().is_none());
-        verdict.give_back();
+        verdict.give_back(0);
     }
     drop(ask(&rules));
     assert!(ask(&rules).refusal().is_some());
