@@ -3,7 +3,18 @@
 use std::fmt::Write as _;
 
 use super::{inert::inert, table::table};
-use crate::admin::desk::Status;
+use crate::admin::desk::{Policies, Status};
+
+fn shown_policies(policies: &Policies) -> String {
+    let Policies { active, partly_active, earlier_version_active, inactive } = policies;
+    let rest = [
+        (*partly_active, "active in part"),
+        (*earlier_version_active, "active in an earlier version"),
+        (*inactive, "not active"),
+    ];
+    let rest = rest.iter().filter(|(count, _)| *count > 0).map(|(count, how)| format!(", {count} {how}"));
+    format!("{active} active{}", rest.collect::<String>())
+}
 
 pub(super) fn shown(status: &Status) -> String {
     let state = match status.state_age_seconds {
@@ -33,7 +44,7 @@ pub(super) fn shown(status: &Status) -> String {
                 services.governed, services.ready_endpoints, services.endpoints, services.in_flight
             ),
         ],
-        ["policies", &format!("{} in force, {} not", policies.in_force, policies.not_in_force)],
+        ["policies", &shown_policies(policies)],
     ];
     let mut out = table(0, &rows.map(|row| row.map(str::to_owned)));
     if status.troubles.is_empty() {

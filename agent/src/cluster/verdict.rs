@@ -22,8 +22,19 @@ pub struct Judged {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
+    pub extent: Extent,
     pub accepted: Condition,
     pub programmed: Condition,
+}
+
+/// How much of what an object asks for is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    All,
+    Part,
+    /// What its last valid version asks for; the current one is invalid.
+    Earlier,
+    Nothing,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,9 +80,10 @@ impl Verdict {
             || "no version of it that makes sense is known: it is not in force".to_owned(),
             |version| format!("{version} stays in force"),
         );
-        let message = format!("{wrong}. {effect}");
+        let message = format!("{wrong}; {effect}");
         let condition = Condition { holds: false, reason: Reason::Invalid, message };
-        Self { accepted: condition.clone(), programmed: condition }
+        let extent = if in_force.is_some() { Extent::Earlier } else { Extent::Nothing };
+        Self { extent, accepted: condition.clone(), programmed: condition }
     }
 
     /// On an object that makes sense. `in_force` says for what it is; without it, it is for nothing.
@@ -86,22 +98,25 @@ impl Verdict {
         let condition = |holds, reason, message| Condition { holds, reason, message };
         match (in_force, short) {
             (Some(in_force), None) => Self {
+                extent: Extent::All,
                 accepted: condition(true, Reason::Accepted, in_force.clone()),
                 programmed: condition(true, Reason::Programmed, in_force),
             },
             (Some(in_force), Some((reason, short))) => {
                 let message = format!("{in_force}; {short}");
                 Self {
+                    extent: Extent::Part,
                     accepted: condition(true, Reason::Accepted, message.clone()),
                     programmed: condition(false, reason, message),
                 }
             }
             (None, Some((reason, short))) => {
                 let condition = condition(false, reason, short);
-                Self { accepted: condition.clone(), programmed: condition }
+                Self { extent: Extent::Nothing, accepted: condition.clone(), programmed: condition }
             }
             // Whatever asks for nothing has it.
             (None, None) => Self {
+                extent: Extent::All,
                 accepted: condition(true, Reason::Accepted, String::new()),
                 programmed: condition(true, Reason::Programmed, String::new()),
             },

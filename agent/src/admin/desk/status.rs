@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admin::view::Look,
     clock::Nanos,
-    cluster::model::Service,
+    cluster::{model::Service, object::Key, verdict::Extent},
     govern::{breaker::State, governor::Breakers, outlier, tag::Tag},
 };
 
@@ -58,8 +58,14 @@ pub struct Services {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Policies {
-    pub in_force: usize,
-    pub not_in_force: usize,
+    /// All that they ask for is active.
+    pub active: usize,
+    /// A part of it is active.
+    pub partly_active: usize,
+    /// They are invalid, and what their last valid version asks for is active.
+    pub earlier_version_active: usize,
+    /// Nothing of it is active.
+    pub inactive: usize,
 }
 
 /// Something that is wrong.
@@ -91,10 +97,12 @@ impl Status {
                 "can this node reach the API server? The log says since when it is away",
             ));
         }
+        // What is wrong with a policy is told once, with what follows from it: below.
+        let judged =
+            |object: &Option<Key>| object.as_ref().is_some_and(|key| look.verdicts.contains_key(key));
         let problems = look.cluster.iter().flat_map(|cluster| &cluster.problems);
-        troubles.extend(problems.map(|problem| {
-            trouble(problem.to_string(), "mend the object; what was good of it stays in force")
-        }));
+        let problems = problems.filter(|problem| !judged(&problem.object));
+        troubles.extend(problems.map(|problem| trouble(problem.to_string(), "correct the object")));
         let pods = Self::pods(look, &mut troubles);
         let policies = Self::policies(look, &mut troubles);
         let services = Self::services(look, &mut troubles);
@@ -139,20 +147,21 @@ impl Status {
     fn policies(look: &Look, troubles: &mut Vec<Trouble>) -> Policies {
         let mut policies = Policies::default();
         for (key, judged) in &*look.verdicts {
-            let programmed = &judged.verdict.programmed;
-            if programmed.holds {
-                policies.in_force += 1;
-                continue;
-            }
-            policies.not_in_force += 1;
-            let what = format!(
-                "{key} is not in force for all it asks for: {}: {}",
-                programmed.reason.as_str(),
-                programmed.message
-            );
+            let (programmed, extent) = (&judged.verdict.programmed, judged.verdict.extent);
+            let (count, so) = match extent {
+                Extent::All => {
+                    policies.active += 1;
+                    continue;
+                }
+                Extent::Part => (&mut policies.partly_active, "is active only in part"),
+                Extent::Earlier => (&mut policies.earlier_version_active, "is active in an earlier version"),
+                Extent::Nothing => (&mut policies.inactive, "is not active"),
+            };
+            *count += 1;
+            let what = format!("{key} {so}: {}: {}", programmed.reason.as_str(), programmed.message);
             troubles.push(trouble(
                 what,
-                "its status says the same: kubectl describe it, and mend it; sluice check FILE tells offline",
+                "correct the object; its status says the same (kubectl describe), and sluice check FILE offline",
             ));
         }
         policies
@@ -206,3 +215,6 @@ impl Status {
         services
     }
 }
+
+#[cfg(test)]
+mod tests;

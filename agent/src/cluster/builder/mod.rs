@@ -192,7 +192,7 @@ impl Builder {
         });
         // What makes no sense has been told field by field.
         let judged = self.verdicts.iter().filter_map(|(key, judged)| {
-            let Verdict { accepted, programmed } = &*judged.verdict;
+            let Verdict { accepted, programmed, .. } = &*judged.verdict;
             let short = [accepted, programmed].into_iter().find(|condition| !condition.holds)?;
             let told = short.reason != Reason::Invalid;
             told.then(|| Problem::of(key.clone(), format!("{}: {}", short.reason.as_str(), short.message)))

@@ -1,0 +1,109 @@
+use std::{fs, path::Path, time::Duration};
+
+use super::*;
+use crate::cluster::{Cluster, builder::Options, manifests};
+
+const SHOP: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, annotations: {sluice.dev/capture: enabled}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: orders, namespace: shop}
+spec: {clusterIP: 10.96.0.7, ports: [{name: http, port: 80}]}
+";
+
+fn policy(name: &str, service: &str, timeout: &str) -> String {
+    format!(
+        "
+apiVersion: sluice.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: {name}, namespace: shop, uid: {name}}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: {service}}}]
+  timeouts: {{request: {timeout}}}
+"
+    )
+}
+
+/// A directory that is watched as an agent does.
+struct Watched {
+    directory: tempfile::TempDir,
+    cluster: Cluster,
+}
+
+impl Watched {
+    async fn open(files: &[(&str, String)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), files);
+        let cluster = Cluster::start(manifests::open(directory.path()).unwrap(), Options::default());
+        cluster.synced().await.unwrap();
+        Self { directory, cluster }
+    }
+
+    /// The status as soon as it is as wanted.
+    async fn status(&self, wanted: impl Fn(&Status) -> bool) -> Status {
+        let ask = async {
+            loop {
+                let status = Status::of(&Look {
+                    snapshot: self.cluster.current().load_full(),
+                    cluster: Some(self.cluster.status()),
+                    verdicts: self.cluster.verdicts().borrow().clone(),
+                    ..Look::default()
+                });
+                if wanted(&status) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), ask).await.expect("it comes to that")
+    }
+}
+
+fn write(directory: &Path, files: &[(&str, String)]) {
+    for (name, text) in files {
+        fs::write(directory.join(name), text).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_policy_is_told_once_and_with_what_follows() {
+    let watched = Watched::open(&[
+        ("shop.yaml", SHOP.to_owned()),
+        ("first.yaml", policy("first", "orders", "1s")),
+        ("never.yaml", policy("never", "orders", "soon")),
+        ("astray.yaml", policy("astray", "nowhere", "1s")),
+    ])
+    .await;
+    let counts = |status: &Status| {
+        let Policies { active, partly_active, earlier_version_active, inactive } = status.policies;
+        (active, partly_active, earlier_version_active, inactive)
+    };
+    let troubles_of = |status: &Status, name: &str| -> Vec<String> {
+        status
+            .troubles
+            .iter()
+            .map(|trouble| trouble.what.clone())
+            .filter(|what| what.contains(name))
+            .collect()
+    };
+    let status = watched.status(|status| counts(status) == (1, 0, 0, 2)).await;
+    assert_eq!(troubles_of(&status, "shop/first"), [""; 0]);
+    for (name, part) in [("shop/never", "spec.timeouts.request"), ("shop/astray", "TargetNotFound")] {
+        let told = troubles_of(&status, name);
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert!(told[0].contains("is not active") && told[0].contains(part), "{told:#?}");
+        assert!(!told[0].contains("stays"), "{told:#?}");
+    }
+
+    // Its second version is invalid: the first one stays.
+    write(watched.directory.path(), &[("first.yaml", policy("first", "orders", "soon"))]);
+    let status = watched.status(|status| counts(status) == (0, 0, 1, 2)).await;
+    let told = troubles_of(&status, "shop/first");
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(told[0].contains("is active in an earlier version: Invalid: spec.timeouts.request"), "{told:#?}");
+    assert!(told[0].contains("stays in force") && !told[0].contains("not active"), "{told:#?}");
+    assert!(!status.troubles.iter().any(|trouble| trouble.to_do.contains("stays")), "{:#?}", status.troubles);
+}
