@@ -11,6 +11,8 @@ use std::{
 
 /// An agent that is alive answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// More than the head of any answer has.
+const MAX_HEAD_BYTES: usize = 64 << 10;
 /// More than any page has.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
 
@@ -25,6 +27,9 @@ pub enum ClientError {
     Foreign { path: PathBuf },
     #[error("`{target}` is no path on the admin interface: it begins with a slash and has no spaces")]
     Target { target: String },
+    /// What came cannot be passed on.
+    #[error("cannot write: {0}")]
+    Write(io::Error),
 }
 
 /// What the agent says.
@@ -55,7 +60,49 @@ pub fn post(socket: &Path, target: &str, body: &str) -> Result<Answer, ClientErr
     ask(socket, "POST", target, body)
 }
 
+/// Asks for a page. With a 2xx status its body goes to `out` as it comes, and is not in the answer.
+pub fn stream(socket: &Path, target: &str, out: &mut dyn io::Write) -> Result<Answer, ClientError> {
+    let mut stream = send(socket, "GET", target, "")?;
+    let silent = |source| ClientError::Silent { path: socket.to_owned(), source };
+    let foreign = || ClientError::Foreign { path: socket.to_owned() };
+    let (mut came, mut chunk) = (Vec::new(), vec![0; 64 << 10]);
+    let end_of_head = loop {
+        let count = stream.read(&mut chunk).map_err(silent)?;
+        came.extend_from_slice(&chunk[..count]);
+        if let Some(end) = came.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if count == 0 || came.len() > MAX_HEAD_BYTES {
+            return Err(foreign());
+        }
+    };
+    let head = parse(&came[..end_of_head]).ok_or_else(foreign)?;
+    if !head.is_good() {
+        stream.take(MAX_ANSWER_BYTES).read_to_end(&mut came).map_err(silent)?;
+        return parse(&came).ok_or_else(foreign);
+    }
+    let mut pass = |bytes: &[u8]| out.write_all(bytes).and_then(|()| out.flush()).map_err(ClientError::Write);
+    pass(&came[end_of_head..])?;
+    loop {
+        match stream.read(&mut chunk).map_err(silent)? {
+            0 => return Ok(head),
+            count => pass(&chunk[..count])?,
+        }
+    }
+}
+
 fn ask(socket: &Path, method: &str, target: &str, body: &str) -> Result<Answer, ClientError> {
+    let stream = send(socket, method, target, body)?;
+    let mut answer = Vec::new();
+    stream
+        .take(MAX_ANSWER_BYTES)
+        .read_to_end(&mut answer)
+        .map_err(|source| ClientError::Silent { path: socket.to_owned(), source })?;
+    parse(&answer).ok_or_else(|| ClientError::Foreign { path: socket.to_owned() })
+}
+
+/// Sends the question; the answer is to be read.
+fn send(socket: &Path, method: &str, target: &str, body: &str) -> Result<UnixStream, ClientError> {
     if !target.starts_with('/') || target.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
         return Err(ClientError::Target { target: target.to_owned() });
     }
@@ -73,15 +120,13 @@ fn ask(socket: &Path, method: &str, target: &str, body: &str) -> Result<Answer, 
     // HTTP/1.0: the answer ends with the connection, and is never chunked.
     let request =
         format!("{method} {target} HTTP/1.0\r\nhost: sluice\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    let mut answer = Vec::new();
-    let mut exchange = || {
+    let mut ask = || {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        stream.write_all(request.as_bytes())?;
-        (&stream).take(MAX_ANSWER_BYTES).read_to_end(&mut answer)
+        stream.write_all(request.as_bytes())
     };
-    exchange().map_err(|source| ClientError::Silent { path: path(), source })?;
-    parse(&answer).ok_or_else(|| ClientError::Foreign { path: path() })
+    ask().map_err(|source| ClientError::Silent { path: path(), source })?;
+    Ok(stream)
 }
 
 /// `HTTP/1.x 200 OK`, header lines, an empty line, the body.

@@ -49,6 +49,14 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// spinning.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// The pages that can be read over the socket, with what they are about; without the files of the page for browsers.
+pub fn readable() -> impl Iterator<Item = (&'static str, &'static str)> {
+    routes::all()
+        .iter()
+        .filter(|route| route.verb == routes::Verb::Get && !page::files().any(|(path, _)| path == route.path))
+        .map(|route| (route.path, route.summary))
+}
+
 /// What somebody who asks may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rights {

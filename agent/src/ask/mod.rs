@@ -1,4 +1,5 @@
-//! The commands that ask the agent of this node, over its Unix socket: `sluice explain`, `status`, `top`, `call`, `dump`.
+//! The commands that ask the agent of this node, over its Unix socket: `sluice get`, `log-level`, `explain`, `status`, `top`,
+//! `call`, `dump`.
 //!
 //! For people by default, tables; `-o json` is what the agent said. What comes from elsewhere (paths, labels, bodies) is made
 //! [mod@inert] before it is shown. Exit status: 0, the answer is there (`status`: and nothing is wrong; `call`: and some status
@@ -7,12 +8,13 @@
 mod call;
 mod explain;
 pub mod inert;
+pub mod print;
 mod status;
 mod table;
 mod top;
 
 use std::{
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -20,7 +22,10 @@ use clap::{Args, ValueEnum};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use self::inert::{inert, inert_json};
+use self::{
+    inert::{inert, inert_json, inert_lines},
+    print::print,
+};
 use crate::{
     admin::{
         client::{self, Answer, ClientError},
@@ -40,6 +45,9 @@ pub enum Failed {
     Question(String),
     #[error("{0}")]
     Refused(String),
+    /// A page that is not good, as it is.
+    #[error("{body}")]
+    Page { status: u16, body: String },
     #[error("what the agent says is not understood: {0}; is it of the same version?")]
     Foreign(#[from] serde_json::Error),
     #[error("cannot write: {0}")]
@@ -49,8 +57,20 @@ pub enum Failed {
 impl Failed {
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Question(_) | Self::Client(ClientError::Target { .. }) => 2,
+            Self::Question(_) | Self::Client(ClientError::Target { .. }) | Self::Page { status: 400, .. } => {
+                2
+            }
             _ => 1,
+        }
+    }
+
+    /// The reader has gone, which is no failure.
+    pub fn is_unread(&self) -> bool {
+        match self {
+            Self::Io(error) | Self::Client(ClientError::Write(error)) => {
+                error.kind() == io::ErrorKind::BrokenPipe
+            }
+            _ => false,
         }
     }
 }
@@ -67,18 +87,16 @@ enum Output {
 /// The agent that is asked.
 #[derive(Args, Debug)]
 pub struct Running {
-    /// Where the agent listens
+    /// The Unix socket on which the agent listens; only root may connect
     #[arg(long, value_name = "PATH", env = "SLUICE_ADMIN_SOCKET", default_value = config::ADMIN_SOCKET)]
     pub admin_socket: PathBuf,
 }
 
 #[derive(Args, Debug)]
 struct How {
-    /// How the answer is shown
+    /// The format of the output
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Output,
-    #[command(flatten)]
-    agent: Running,
 }
 
 /// A request of a pod.
@@ -87,13 +105,13 @@ struct Request {
     /// The calling pod of this node, as in shop/client
     #[arg(long, value_name = "NAMESPACE/POD")]
     pod: Option<String>,
-    /// Where it calls, as in orders.shop:80 or 10.96.7.3:80
+    /// The called service, as in orders.shop:80 or 10.96.7.3:80
     #[arg(long, value_name = "SERVICE:PORT")]
     to: Option<String>,
-    /// A header, as in "x-user: anna"; may be given more than once
+    /// A request header, as in "x-user: anna"; may be given more than once
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
-    /// The request line: a path, or a method and a path, as in POST /orders
+    /// A path, or a method and a path, as in POST /orders [default: GET /]
     #[arg(value_name = "[METHOD] PATH", num_args = 0..=2)]
     line: Vec<String>,
 }
@@ -101,7 +119,9 @@ struct Request {
 impl Request {
     fn question(&self, example: &str) -> Result<Question, Failed> {
         let needed = |flag: &str, value: &Option<String>| {
-            value.clone().ok_or_else(|| Failed::Question(format!("{flag} is needed, as in `{example}`")))
+            value
+                .clone()
+                .ok_or_else(|| Failed::Question(format!("{flag} is needed, as in `sluice {example}`")))
         };
         let (method, target) = match &*self.line {
             [] => ("GET", "/"),
@@ -124,13 +144,13 @@ impl Request {
 pub struct ExplainArgs {
     #[command(flatten)]
     request: Request,
-    /// A request that has ended, by its x-request-id
+    /// Explain the request that has ended and had this x-request-id
     #[arg(long, value_name = "ID", conflicts_with_all = ["pod", "to", "line", "headers"])]
     request_id: Option<String>,
-    /// A request that has ended, by the 32 digits of its trace
+    /// Explain the request that has ended and belongs to this trace (32 hexadecimal digits)
     #[arg(long, value_name = "ID", conflicts_with_all = ["pod", "to", "line", "headers"])]
     trace_id: Option<String>,
-    /// List so many of the last requests that are kept
+    /// List the last N requests that are kept (1 to 100)
     #[arg(long, value_name = "N", conflicts_with_all = ["pod", "to", "line", "headers"])]
     last: Option<u8>,
     #[command(flatten)]
@@ -142,13 +162,13 @@ pub struct ExplainArgs {
 pub struct CallArgs {
     #[command(flatten)]
     request: Request,
-    /// The lane that it is to go to: its tag is set
+    /// Set the tag of this lane on the request
     #[arg(long, value_name = "TAG")]
     lane: Option<String>,
-    /// An exact endpoint: the request goes straight there from within the pod's network, and nothing decides about it
+    /// Send the request straight to this endpoint from the pod's network: no lane, policy or balancing is applied
     #[arg(long, value_name = "IP:PORT")]
     endpoint: Option<String>,
-    /// The body
+    /// The request body
     #[arg(short, long, value_name = "TEXT")]
     data: Option<String>,
     #[command(flatten)]
@@ -165,35 +185,51 @@ pub struct StatusArgs {
 /// Flags of `sluice top`.
 #[derive(Args, Debug)]
 pub struct TopArgs {
-    /// Show it so many times, a second apart, instead of until it is interrupted
+    /// Stop after N refreshes, one a second [default: until it is interrupted]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     times: Option<u32>,
-    #[command(flatten)]
-    agent: Running,
 }
 
-const EXPLAIN: &str = "sluice explain --pod shop/client --to orders.shop:80 -H 'x-mse-tag: gray' GET /";
-const CALL: &str = "sluice call --pod shop/client --to orders.shop:80 --lane gray GET /";
+const EXPLAIN: &str = "explain --pod shop/client --to orders.shop:80 -H 'x-mse-tag: gray' GET /";
+const CALL: &str = "call --pod shop/client --to orders.shop:80 --lane gray GET /";
 
-/// How a command is used, for those who used it wrong.
+/// How a command is used, without the program's name, for those who used it wrong.
 pub fn example(command: &str) -> Option<&'static str> {
     Some(match command {
         "explain" => EXPLAIN,
         "call" => CALL,
-        "status" => "sluice status -o json",
-        "top" => "sluice top",
-        "dump" => "sluice dump > dump.json",
-        "get" => "sluice get /readyz",
-        "log-level" => "sluice log-level info,sluice::proxy=debug",
-        "completions" => "sluice completions bash",
-        "check" => "sluice check policy.yaml",
+        "status" => "status -o json",
+        "top" => "top",
+        "dump" => "dump > dump.json",
+        "get" => "get /readyz",
+        "log-level" => "log-level info,sluice::proxy=debug",
+        "completions" => "completions bash",
+        "check" => "check policy.yaml",
         _ => return None,
     })
 }
 
+/// `sluice get`: the page as it comes, a stream of events too.
+pub fn get(agent: &Running, target: &str) -> Result<(), Failed> {
+    let Answer { status, body } = client::stream(&agent.admin_socket, target, &mut io::stdout().lock())?;
+    match status {
+        200..=299 => Ok(()),
+        _ => Err(Failed::Page { status, body: inert_lines(body.trim_end()) }),
+    }
+}
+
+/// `sluice log-level`: the filter, or another one from now on.
+pub fn log_level(agent: &Running, filter: Option<&str>) -> Result<(), Failed> {
+    let answer = match filter {
+        None => client::get(&agent.admin_socket, "/log-filter"),
+        Some(filter) => client::put(&agent.admin_socket, "/log-filter", filter),
+    };
+    Ok(print(good(answer?)?)?)
+}
+
 /// `sluice explain`
-pub fn explain(args: &ExplainArgs) -> Result<(), Failed> {
-    let socket = &args.how.agent.admin_socket;
+pub fn explain(args: &ExplainArgs, agent: &Running) -> Result<(), Failed> {
+    let socket = &agent.admin_socket;
     let past = [("request_id", args.request_id.clone()), ("trace_id", args.trace_id.clone())];
     let past: Vec<_> =
         past.iter().filter_map(|(name, id)| Some(format!("{name}={}", encoded(id.as_ref()?)))).collect();
@@ -220,20 +256,20 @@ pub fn explain(args: &ExplainArgs) -> Result<(), Failed> {
 }
 
 /// `sluice call`
-pub fn call(args: &CallArgs) -> Result<(), Failed> {
+pub fn call(args: &CallArgs, agent: &Running) -> Result<(), Failed> {
     let asked = CallAsked {
         request: args.request.question(CALL)?,
         lane: args.lane.clone(),
         endpoint: args.endpoint.clone(),
         body: args.data.clone(),
     };
-    let said = good(client::post(&args.how.agent.admin_socket, "/call", &json!(asked).to_string())?)?;
+    let said = good(client::post(&agent.admin_socket, "/call", &json!(asked).to_string())?)?;
     show(&args.how, &said, |answer: &CallAnswer| call::shown(answer))
 }
 
 /// `sluice status`. False: something is wrong.
-pub fn status(args: &StatusArgs) -> Result<bool, Failed> {
-    let said = good(client::get(&args.how.agent.admin_socket, "/status")?)?;
+pub fn status(args: &StatusArgs, agent: &Running) -> Result<bool, Failed> {
+    let said = good(client::get(&agent.admin_socket, "/status")?)?;
     show(&args.how, &said, |status: &Status| status::shown(status))?;
     let status: Status = serde_json::from_str(&said)?;
     Ok(status.troubles.is_empty())
@@ -242,12 +278,12 @@ pub fn status(args: &StatusArgs) -> Result<bool, Failed> {
 /// `sluice dump`
 pub fn dump(agent: &Running) -> Result<(), Failed> {
     let said = good(client::get(&agent.admin_socket, "/dump")?)?;
-    print(&pretty(&said)?)
+    Ok(print(pretty(&said)?)?)
 }
 
 /// `sluice top`
-pub fn top(args: &TopArgs) -> Result<(), Failed> {
-    top::run(&args.agent.admin_socket, args.times)
+pub fn top(args: &TopArgs, agent: &Running) -> Result<(), Failed> {
+    top::run(&agent.admin_socket, args.times)
 }
 
 /// A page of JSON.
@@ -266,23 +302,15 @@ fn good(answer: Answer) -> Result<String, Failed> {
 
 fn show<T: DeserializeOwned>(how: &How, said: &str, shown: impl FnOnce(&T) -> String) -> Result<(), Failed> {
     match how.output {
-        Output::Json => print(&pretty(said)?),
-        Output::Text => print(&shown(&serde_json::from_str(said)?)),
+        Output::Json => print(pretty(said)?)?,
+        Output::Text => print(shown(&serde_json::from_str(said)?))?,
     }
+    Ok(())
 }
 
 fn pretty(said: &str) -> Result<String, Failed> {
     let value: Value = serde_json::from_str(said)?;
     Ok(inert_json(&serde_json::to_string_pretty(&value)?) + "\n")
-}
-
-/// Whoever reads no further has seen enough: that is no failure.
-fn print(text: &str) -> Result<(), Failed> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
 }
 
 /// As it can stand in a query.

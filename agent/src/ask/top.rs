@@ -38,7 +38,7 @@ impl Drop for Screen {
     }
 }
 
-/// Draws until it is interrupted, or `times` times.
+/// Draws until it is interrupted or nobody looks any more, or `times` times.
 pub(super) fn run(socket: &Path, times: Option<u32>) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -67,7 +67,7 @@ type Silence = Arc<dyn Fn() -> Duration + Send + Sync>;
 /// What capture needs to know beforehand.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The control group (v2) that holds all pods. `None`: the first `kubepods*` below the mount.
+    /// The control group (v2) that holds all pods. `None`: the only `kubepods*` below the mount.
     pub pods_cgroup: Option<PathBuf>,
     /// Listeners in a pod's network namespace, for each IP family: 1 to 16. `None`: at least 4, and as many for each
     /// worker.

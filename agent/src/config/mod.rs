@@ -45,7 +45,8 @@ pub struct Config {
     #[arg(long, value_name = "DIR", env = "SLUICE_MANIFESTS")]
     pub manifests: Option<PathBuf>,
 
-    /// The cgroup (v2) that holds all pods [default: the first `kubepods*` below the cgroup v2 mount]
+    /// The cgroup (v2) that holds all pods, as a full path; needed only if none or more than one is called `kubepods*` [default:
+    /// the only such cgroup below the cgroup v2 mount]
     #[arg(long, value_name = "DIR", env = "SLUICE_PODS_CGROUP")]
     pub pods_cgroup: Option<PathBuf>,
 
@@ -90,7 +91,7 @@ pub struct Config {
     )]
     pub tag_header: Vec<HeaderName>,
 
-    /// One line per request
+    /// Write a line for each request that has ended
     #[arg(long, value_name = "FORMAT", env = "SLUICE_ACCESS_LOG", default_value = "none")]
     pub access_log: AccessLogFormat,
 
@@ -98,8 +99,8 @@ pub struct Config {
     #[arg(long, value_name = "PATH", env = "SLUICE_ACCESS_LOG_FILE")]
     pub access_log_file: Option<PathBuf>,
 
-    /// How much of the requests is logged, from 0 (none) to 1 (all), where the annotation sluice.dev/access-log of the Service
-    /// or of its Namespace does not say it
+    /// The part of the requests that is logged, from 0 (none) to 1 (all); the annotation sluice.dev/access-log of the Service or
+    /// of its Namespace overrides it
     #[arg(long, value_name = "RATIO", env = "SLUICE_ACCESS_LOG_RATIO", default_value = "1")]
     pub access_log_ratio: Ratio,
 

@@ -42,6 +42,8 @@ impl LogFilter {
         let builder = tracing_subscriber::fmt()
             .with_env_filter(parse(text)?)
             .with_writer(std::io::stderr)
+            // A line that cannot be written cannot be complained about there either: the complaint would panic.
+            .log_internal_errors(false)
             // Colours are for people: what collects containers' logs would keep the codes.
             .with_ansi(
                 std::io::stderr().is_terminal()
@@ -57,7 +59,8 @@ impl LogFilter {
         }))
     }
 
-    pub(crate) fn new(text: &str, put_in_force: impl Fn(EnvFilter) + Send + Sync + 'static) -> Self {
+    /// A filter that is put in force by somebody else.
+    pub fn new(text: &str, put_in_force: impl Fn(EnvFilter) + Send + Sync + 'static) -> Self {
         Self { text: Mutex::new(text.trim().to_owned()), put_in_force: Box::new(put_in_force) }
     }
 
