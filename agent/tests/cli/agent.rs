@@ -100,7 +100,7 @@ async fn serve(directory: &Path, socket: &Path) {
         tracer: Tracer::off(&[]),
         tag_names: tag_names.clone(),
         connections_per_pod: 100,
-        idle_grace: Duration::ZERO,
+        drain_idle_timeout: Duration::ZERO,
     })
     .unwrap();
     let agent: Arc<Seen> = Arc::new(Seen(cluster));

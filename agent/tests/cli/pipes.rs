@@ -148,7 +148,7 @@ fn an_agent_whose_log_nobody_reads_says_with_its_exit_status_why_it_ends() {
     let manifests = tempfile::tempdir().unwrap();
     let directory = manifests.path().display().to_string();
     // An address that no machine has: it starts, logs its settings, and cannot go on.
-    let starts = ["agent", "--manifests", &directory, "--admin", "192.0.2.1:9465", "--admin-socket", "off"];
+    let starts = ["agent", "--manifests", &directory, "--admin", "192.0.2.1:9465", "--admin-socket", "none"];
     let (status, _, log) = said(sluice(&starts));
     assert!(
         status == 2 && log.contains("starting") && log.contains("--admin 192.0.2.1:9465"),
