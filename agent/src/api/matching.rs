@@ -7,27 +7,30 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::field::{At, quoted};
-use crate::govern::policy;
+use crate::govern::{path, policy};
 
 /// The largest program that a regular expression may become, in bytes: it runs for every request, on every node.
 const MAX_PROGRAM: usize = 256 * 1024;
 
 /// As HTTP defines a token: names of headers and methods (RFC 9110, section 5.6.2).
 pub(super) const TOKEN: &str = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$";
+/// The same for methods, which are in upper case.
+pub(super) const METHOD: &str = r"^[A-Z0-9!#$%&'*+\-.^_`|~]+$";
 
 /// A condition on a request. All of its parts must hold; without any it matches every request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RequestMatch {
-    /// The method is one of these; any if empty. Case matters: GET, not get.
+    /// The method is one of these; any if empty. In upper case: GET, not get.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
-        inner(length(min = 1, max = 32), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$")),
+        inner(length(min = 1, max = 32), regex(pattern = r"^[A-Z0-9!#$%&'*+\-.^_`|~]+$")),
         extend("x-kubernetes-list-type" = "set")
     )]
     pub methods: Vec<String>,
-    /// Condition on the path, without the query.
+    /// Condition on the path, as the server sees it: without the query and parameters such as ;v=1, decoded, and without empty
+    /// elements and dot segments. So /a holds for //a, /%61, /./a, /x/../a and /a;v=1, too. What is forwarded is what came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathMatch>,
     /// Conditions on headers; all must hold. Names are compared regardless of case. Of a header that is sent more than
@@ -46,12 +49,15 @@ pub struct RequestMatch {
     pub cookies: Vec<CookieMatch>,
 }
 
-/// A condition on the path, without the query.
+/// A condition on the path, as the server sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("self.type == 'RegularExpression' || self.value.startsWith('/')")
         .message("a path begins with '/'").field_path(".value"),
+    validation = Rule::new("self.type == 'RegularExpression' || !self.value.matches('[?#;*{}]')")
+        .message("a path goes without ?, #, ;, *, { and }: queryParams is about the query, type PathPrefix about all that is \
+                  below a path, type RegularExpression about patterns").field_path(".value"),
     validation = Rule::new("self.type != 'RegularExpression' || ''.matches(self.value) in [true, false]")
         .message("no regular expression (RE2)").field_path(".value")
 )]
@@ -167,15 +173,34 @@ impl PathMatch {
     fn check(&self, at: &At<'_>) -> Option<policy::PathMatch> {
         let test = self.test.unwrap_or_default();
         let at = at.field("value");
-        if test != PathMatchType::RegularExpression && !self.value.starts_with('/') {
-            at.refuse(format!("{} is no path: a path begins with '/'", quoted(&self.value)));
-        }
         Some(match test {
-            PathMatchType::Exact => policy::PathMatch::Exact(self.value.clone()),
-            PathMatchType::PathPrefix => policy::PathMatch::Prefix(self.value.clone()),
+            PathMatchType::Exact => policy::PathMatch::Exact(check_path(&self.value, &at)?),
+            PathMatchType::PathPrefix => policy::PathMatch::Prefix(check_path(&self.value, &at)?),
             PathMatchType::RegularExpression => policy::PathMatch::Regex(check_regex(&self.value, &at)?),
         })
     }
+}
+
+/// A path in its normal form.
+fn check_path(path: &str, at: &At<'_>) -> Option<String> {
+    let wrong = match path.chars().find(|c| matches!(c, '?' | '#' | ';' | '*' | '{' | '}')) {
+        _ if !path.starts_with('/') => "a path begins with '/'",
+        Some('?') => "a path goes without a query: conditions on it are queryParams",
+        Some('#') => "a path goes without a fragment, which clients keep to themselves",
+        Some(';') => "a path goes without parameters (;...): they are left out before paths are compared",
+        Some('*') => {
+            "a path goes without '*': type PathPrefix is about all that is below it, and a pattern is type RegularExpression"
+        }
+        Some(_) => {
+            "a path goes without placeholders: use type PathPrefix, or a pattern with type RegularExpression"
+        }
+        None => match String::from_utf8(path::normal(path.as_bytes()).into_owned()) {
+            Ok(normal) => return Some(normal),
+            Err(_) => "decoded it is no UTF-8",
+        },
+    };
+    at.refuse(format!("{} is no path: {wrong}", quoted(path)));
+    None
 }
 
 fn value_test(test: ValueMatchType, value: Option<&str>, at: &At<'_>) -> policy::ValueTest {
@@ -205,6 +230,15 @@ pub(super) fn each<T, U>(items: &[T], at: &At<'_>, make: impl Fn(&T, &At<'_>) ->
 }
 
 pub(super) fn check_method(method: &str, at: &At<'_>) -> Option<Method> {
+    if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        let upper = method.to_ascii_uppercase();
+        at.refuse(format!(
+            "{} is no method: methods are in upper case, as in {}",
+            quoted(method),
+            quoted(&upper)
+        ));
+        return None;
+    }
     at.parse(method, "method: allowed are tokens such as GET", |method| {
         Method::from_bytes(method.as_bytes()).ok()
     })

@@ -255,6 +255,9 @@ impl Schema {
 
     fn pattern_allows(&self) -> String {
         match self.pattern.as_ref().map_or("", Regex::as_str) {
+            matching::METHOD => {
+                "allowed are upper-case letters, digits and !#$%&'*+-.^_`|~, as in \"GET\"".to_owned()
+            }
             matching::TOKEN => "allowed are letters, digits and !#$%&'*+-.^_`|~".to_owned(),
             super::NAME => {
                 "allowed are a-z, 0-9 and '-', beginning and ending with a letter or digit".to_owned()

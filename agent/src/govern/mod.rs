@@ -6,7 +6,8 @@
 //! asks for it, [`edit`] puts it into the head that is sent on, [`throttle`], [`concurrency`] and [`breaker`] admit it or refuse, [`route`] finds the endpoints that may
 //! answer it ([`outlier`] and [`warmup`] hold some back), [`balance`] chooses one of them. What came of it is an
 //! [`outcome`]; [`retry`] sends it again, [`fallback`] answers in the service's place. [`policy`] is what was asked for,
-//! checked and with every default filled in; [`request`] is what rules may ask of a request.
+//! checked and with every default filled in; [`request`] is what rules may ask of a request, with its [`path`] as its server will see
+//! it.
 
 mod affinity;
 pub mod baggage;
@@ -22,6 +23,7 @@ pub mod headers;
 pub mod lane;
 pub mod outcome;
 pub mod outlier;
+pub mod path;
 pub mod policy;
 pub mod request;
 pub mod retry;

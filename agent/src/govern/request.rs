@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use http::HeaderName;
 use percent_encoding::percent_decode;
 
+use super::path;
+
 /// What rules may ask of a request. Asking costs a look through the request's lines, so it is done only where a policy
 /// has a rule.
 pub trait Request {
@@ -20,10 +22,15 @@ pub trait Request {
     /// All values of this header, one after the other.
     fn each_header(&self, name: &HeaderName, each: &mut dyn FnMut(&[u8]));
 
-    /// The path, without the query.
+    /// The path as it was sent, without the query.
     fn path(&self) -> &[u8] {
         let target = self.target();
         &target[..question_mark(target).unwrap_or(target.len())]
+    }
+
+    /// The path as its server will see it, for rules: see [`path::normal`].
+    fn normal_path(&self) -> Cow<'_, [u8]> {
+        path::normal(self.path())
     }
 
     /// The first value of a query parameter, decoded (`application/x-www-form-urlencoded`).

@@ -118,10 +118,10 @@ fn awaits_first<'p>(policy: Option<&'p WarmUp>, endpoint: &Endpoint) -> Option<&
 
 /// Whether a request is one that an endpoint is warmed by: no probe of a kubelet, and not on a path of health checks.
 pub fn counts_as_start(policy: &WarmUp, request: &impl Request) -> bool {
-    let path = request.path();
+    let path = request.normal_path();
     let is_check = |check: &str| match check.strip_suffix('*') {
         Some(prefix) => path.starts_with(prefix.as_bytes()),
-        None => path == check.as_bytes(),
+        None => *path == *check.as_bytes(),
     };
     let is_probe = || {
         let agent = request.header(&http::header::USER_AGENT);

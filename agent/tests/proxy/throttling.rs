@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::HeaderName;
 use sluice::govern::policy::{
-    Behaviour, Concurrency, LimitKey, Mode, Policy, RateLimit, RequestMatch, Scope,
+    Behaviour, Concurrency, LimitKey, Mode, PathMatch, Policy, RateLimit, RequestMatch, Scope,
 };
 
 use crate::{origin::Origin, peer::End, rig::Rig};
@@ -63,6 +63,30 @@ fn a_request_above_the_limit_is_refused_and_says_by_what() {
     decisions(&rig, "allowed", 1.0);
     decisions(&rig, "rejected", 1.0);
     rig.await_requests("4xx", "rate_limited", 1.0);
+}
+
+#[test]
+fn a_limit_on_a_path_cannot_be_walked_around_and_the_path_is_forwarded_as_it_came() {
+    let origin = Origin::fixed("ok");
+    let matches = RequestMatch { path: Some(PathMatch::Exact("/a".to_owned())), ..RequestMatch::default() };
+    let policy = rates(RateLimit { matches, ..rare() });
+    let rig = Rig::builder().endpoint(origin.address).policy(policy).start();
+    let mut caller = rig.dial();
+    caller.get("/x/..;p=1//%61;v=2?q=/../b");
+    assert_eq!(caller.answer().body, "ok");
+    assert!(
+        origin.noted()[0].contains("GET /x/..;p=1//%61;v=2?q=/../b HTTP/1.1\r\n"),
+        "{:?}",
+        origin.noted()
+    );
+    for path in ["/a", "//a", "/./a", "/%61", "/a;x=1", "/x/../a?b"] {
+        caller.get(path);
+        caller.answer().made_up(429, "rate_limited");
+    }
+    for path in ["/a/", "/b", "/A", "/a%2F"] {
+        caller.get(path);
+        assert_eq!(caller.answer().body, "ok", "{path}");
+    }
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub struct Retry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 16),
-        inner(length(min = 1, max = 32), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$")),
+        inner(length(min = 1, max = 32), regex(pattern = r"^[A-Z0-9!#$%&'*+\-.^_`|~]+$")),
         extend("x-kubernetes-list-type" = "set")
     )]
     pub methods: Option<Vec<String>>,

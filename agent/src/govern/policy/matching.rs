@@ -19,7 +19,8 @@ pub struct RequestMatch {
     pub cookies: Vec<(String, ValueTest)>,
 }
 
-/// A condition on the path, without the query; as in Gateway API.
+/// A condition on the path, without the query; as in Gateway API. Both are in their normal form
+/// ([`crate::govern::path`]).
 #[derive(Clone, Debug, PartialEq)]
 pub enum PathMatch {
     Exact(String),
@@ -60,7 +61,7 @@ impl RequestMatch {
     pub fn matches(&self, request: &impl Request) -> bool {
         (self.methods.is_empty()
             || self.methods.iter().any(|method| method.as_str().as_bytes() == request.method()))
-            && self.path.as_ref().is_none_or(|path| path.matches(request.path()))
+            && self.path.as_ref().is_none_or(|path| path.matches(&request.normal_path()))
             && self.headers.iter().all(|(name, test)| test.holds(request.header(name)))
             && self
                 .query_parameters
@@ -127,6 +128,7 @@ mod tests {
         assert!(rule.matches(&good()));
         assert!(!rule.matches(&Plain { method: "POST", ..good() }));
         assert!(!rule.matches(&Plain { target: "/apis?full", ..good() }));
+        assert!(rule.matches(&Plain { target: "//x/../%61pi;v=1/orders?full", ..good() }));
         assert!(!rule.matches(&Plain { target: "/api", ..good() }));
         assert!(!rule.matches(&Plain::get("/api?full").with("x-user", "bob")));
         assert!(!rule.matches(&good().with("cookie", "beta=1")));

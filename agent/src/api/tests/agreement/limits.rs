@@ -160,6 +160,10 @@ fn about_limits() {
 fn about_matching() {
     let matching = |rule: Value| limit(&json!({"match": rule}));
     let field = "spec.rateLimits[0].match.headers[0].value";
+    let path = |value: &str, message| {
+        let rule = matching(json!({"path": {"type": "Exact", "value": value}}));
+        (rule, "spec.rateLimits[0].match.path.value", message, Everywhere)
+    };
     let header = |rule: Value| {
         let mut header = json!({"name": "x-a"});
         for (field, value) in rule.as_object().into_iter().flatten() {
@@ -170,9 +174,11 @@ fn about_matching() {
     agree::<TrafficPolicy>(
         vec![
             matching(json!({})),
-            matching(json!({"methods": ["GET", "get", "X-CUSTOM"]})),
+            matching(json!({"methods": ["GET", "X-CUSTOM"]})),
             matching(json!({"path": {"value": "/"}})),
             matching(json!({"path": {"type": "Exact", "value": "/a"}})),
+            matching(json!({"path": {"value": "//a/%6b/../x%3B"}})),
+            matching(json!({"path": {"type": "RegularExpression", "value": "^/a/[^/]*\\?#;{2}$"}})),
             matching(json!({"path": {"type": "RegularExpression", "value": "[0-9]+$"}})),
             header(json!({"value": ""})),
             header(json!({"type": "Prefix", "value": "b"})),
@@ -200,6 +206,23 @@ fn about_matching() {
                 "spec.rateLimits[0].match.path.value",
                 "a path begins with '/'",
                 Everywhere,
+            ),
+            (
+                matching(json!({"methods": ["get"]})),
+                "spec.rateLimits[0].match.methods[0]",
+                "methods are in upper case, as in \"GET\"",
+                Everywhere,
+            ),
+            path("/a?b=c", "conditions on it are queryParams"),
+            path("/a#b", "without a fragment"),
+            path("/a;v=1", "without parameters"),
+            path("/api/*", "type PathPrefix is about all that is below it"),
+            path("/orders/{id}", "without placeholders"),
+            (
+                matching(json!({"path": {"value": "/%ff"}})),
+                "spec.rateLimits[0].match.path.value",
+                "no UTF-8",
+                ToSluice,
             ),
             (
                 matching(json!({"path": {"type": "RegularExpression", "value": "("}})),
