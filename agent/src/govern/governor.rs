@@ -36,7 +36,7 @@ pub struct Governor {
 #[derive(Clone, Debug)]
 pub struct Stale {
     pub store: Arc<Store>,
-    pub bounds: StaleAnswer,
+    pub wanted: StaleAnswer,
 }
 
 /// One without rules.
@@ -76,13 +76,13 @@ impl Governor {
                 .as_ref()
                 .map_or_else(|| Breakers::new(&config), |breakers| breakers.with_config(&config))
         });
-        let stale = Store::bounds(&policy.fallbacks).map(|bounds| {
+        let stale = Store::wanted(&policy.fallbacks).map(|wanted| {
             let store = match &before.stale {
                 Some(stale) => stale.store.clone(),
                 None => Arc::new(Store::new(before.memory.clone())),
             };
-            store.trim(Some(bounds), now_nanos);
-            Stale { store, bounds }
+            store.trim(Some(wanted.bounds), now_nanos);
+            Stale { store, wanted }
         });
         Arc::new(Self {
             throttles: before.throttles.with_rules(&policy.rate_limits, now_nanos),

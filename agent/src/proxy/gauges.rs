@@ -147,7 +147,7 @@ const NUMBERS: [Number; 8] = [
         all: true,
         read: |service, write| {
             if let Some(stale) = service.governor.stale() {
-                stale.store.trim(Some(stale.bounds), Nanos::now().0);
+                stale.store.trim(Some(stale.wanted.bounds), Nanos::now().0);
                 write(&[], stale.store.bytes() as f64);
             }
         },

@@ -10,7 +10,7 @@ use std::{
 
 use sluice::govern::policy::{
     Algorithm, CircuitBreaker, Concurrency, Drain, Fallback, FallbackAction, FallbackOn, LoadBalancer, Mode,
-    OutlierDetection, Policy, Retry, RetryOn, StaleAnswer, StaticAnswer, Timeouts, WarmUp,
+    OutlierDetection, Policy, Retry, RetryOn, StaleBounds, StaticAnswer, Timeouts, WarmUp,
 };
 
 use crate::{
@@ -386,8 +386,8 @@ fn the_last_good_answer_stands_in_for_the_same_request_only() {
                 }
             }
         });
-        let bounds = StaleAnswer { max_age: Duration::from_secs(60), max_bytes: 100_000 };
-        let action = FallbackAction::Stale(bounds);
+        let bounds = StaleBounds { max_age: Duration::from_secs(60), max_bytes: 100_000 };
+        let action = FallbackAction::Stale(bounds.into());
         let fallbacks = vec![fallback(FallbackOn::ServerError, action)];
         let policy = named(Policy { fallbacks, ..Policy::default() });
         let rig = Rig::builder().endpoint(origin.address).policy(policy).start();

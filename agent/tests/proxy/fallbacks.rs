@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use sluice::govern::policy::{
     CircuitBreaker, Concurrency, Fallback, FallbackAction, FallbackOn, Mode, Policy, StaleAnswer,
-    StaticAnswer, Timeouts,
+    StaleBounds, StaticAnswer, Timeouts,
 };
 
 use crate::{
@@ -27,8 +27,16 @@ fn fixed(on: &[FallbackOn], status: u16, body: &'static str) -> Arc<Fallback> {
 }
 
 fn stale(on: &[FallbackOn], seconds: u64) -> Arc<Fallback> {
-    let bounds = StaleAnswer { max_age: Duration::from_secs(seconds), max_bytes: 1 << 20 };
-    Arc::new(Fallback { name: "last".into(), on: on.to_vec(), action: FallbackAction::Stale(bounds) })
+    let bounds = StaleBounds { max_age: Duration::from_secs(seconds), max_bytes: 1 << 20 };
+    Arc::new(Fallback { name: "last".into(), on: on.to_vec(), action: FallbackAction::Stale(bounds.into()) })
+}
+
+/// With the header `x-user-id` the service tells its users apart.
+fn stale_by_user() -> Arc<Fallback> {
+    let bounds = StaleBounds { max_age: Duration::from_secs(60), max_bytes: 1 << 20 };
+    let action =
+        FallbackAction::Stale(StaleAnswer { bounds, vary_by: vec![HeaderName::from_static("x-user-id")] });
+    Arc::new(Fallback { name: "last".into(), on: vec![FallbackOn::ServerError], action })
 }
 
 fn policy(fallbacks: Vec<Arc<Fallback>>) -> Policy {
@@ -88,6 +96,24 @@ fn a_static_answer_stands_in_where_a_rule_refuses() {
     first.get("/");
     moody.origin.await_notes(asked + 1);
     is_spare(&ask(&mut rig.dial()), 203, "concurrency_limited", "spare");
+}
+
+#[test]
+fn a_user_gets_no_other_users_last_good_response() {
+    let moody = Moody::new(GOOD);
+    let rig = Rig::builder().endpoint(moody.origin.address).policy(policy(vec![stale_by_user()])).start();
+    let ask = |user: &str| {
+        let mut caller = rig.dial();
+        caller.send(format!("GET / HTTP/1.1\r\nhost: a\r\n{user}\r\n"));
+        caller.answer()
+    };
+    assert_eq!(ask("x-user-id: ann\r\n").body, "good");
+    moody.say(BAD);
+    is_stale(&ask("x-user-id: ann\r\n"), "upstream_error", "good");
+    for other in ["x-user-id: bob\r\n", "", "x-user-id: ann\r\nx-user-id: bob\r\n"] {
+        let answer = ask(other);
+        assert_eq!((answer.status(), &*answer.body), (500, "oops"), "{other:?}");
+    }
 }
 
 #[test]

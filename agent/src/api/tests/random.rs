@@ -42,6 +42,7 @@ impl Maker<'_> {
                 (0..items).map(|_| self.value(&schema["items"])).collect()
             }
             "string" => self.text(schema),
+            "boolean" => self.pick(&[json!(true), json!(false)]),
             kind => self.number(schema, kind == "integer"),
         }
     }

@@ -18,14 +18,19 @@ use crate::{
 /// The most that a static answer's body holds, in bytes.
 const MAX_BODY: usize = 64 * 1024;
 
+/// Why [`StaleAnswer`] is not complete.
+const WHO_GETS_IT: &str = "Name in varyBy the request headers that tell users apart (Authorization and cookies always do), or \
+                           say shared: true if all users may get the same response: without either a user could get \
+                           another's";
+
 /// An answer in the place of the Service's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("has(self.static) == (self.type == 'Static')")
         .message("type Static needs static, the other goes without").field_path(".static"),
-    validation = Rule::new("!has(self.stale) || self.type == 'Stale'")
-        .message("stale goes with type Stale only").field_path(".stale")
+    validation = Rule::new("has(self.stale) == (self.type == 'Stale')")
+        .message("type Stale needs stale, the other goes without").field_path(".stale")
 )]
 pub struct Fallback {
     /// Names the fallback in metrics. Unique within the policy.
@@ -43,7 +48,7 @@ pub struct Fallback {
     /// The answer of type Static.
     #[serde(default, rename = "static", skip_serializing_if = "Option::is_none")]
     pub answer: Option<StaticAnswer>,
-    /// Settings of type Stale.
+    /// Settings of type Stale, which needs them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale: Option<StaleAnswer>,
 }
@@ -102,18 +107,35 @@ pub struct StaticHeader {
 }
 
 /// Settings of type Stale. Good answers to GET and HEAD are kept, unless they set cookies or Cache-Control forbids to keep
-/// them or to give them out when they are stale; never for requests that differ in Authorization, Cookie, or what Vary
-/// names.
+/// them or to give them out when they are stale; never for requests that differ in Authorization, Cookie, what Vary names, or
+/// one of the headers in varyBy. One of varyBy and shared is needed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.varyBy) != (has(self.shared) && self.shared)")
+        .message("varyBy names the request headers that tell users apart; if all users may get the same, say shared: true \
+                  instead").field_path(".varyBy")
+)]
 pub struct StaleAnswer {
+    /// The request headers that tell users apart, such as x-user-id. A response is given again only to requests with the same
+    /// values of all of these. Without them a user could get the response that another one got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub vary_by: Option<Vec<String>>,
+    /// True: the responses are the same for all users, as those of a catalogue are, so that any user may get them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<bool>,
     /// How old an answer may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("default" = span::text(policy::StaleAnswer::default().max_age)))]
+    #[schemars(extend("default" = span::text(policy::StaleBounds::default().max_age)))]
     pub max_age: Option<Span<1, 604_800_000>>,
     /// Bytes that the answers of the Service may take on a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1024, max = 1_073_741_824), extend("default" = policy::StaleAnswer::default().max_bytes))]
+    #[schemars(range(min = 1024, max = 1_073_741_824), extend("default" = policy::StaleBounds::default().max_bytes))]
     pub max_bytes: Option<i64>,
 }
 
@@ -135,7 +157,10 @@ impl Fallback {
                 if answer.is_some() {
                     at.field("static").refuse("type is Stale: static goes with type Static only");
                 }
-                let stale = stale.clone().unwrap_or_default();
+                let Some(stale) = stale else {
+                    at.field("stale").refuse(format!("not set: type Stale needs it. {WHO_GETS_IT}"));
+                    return None;
+                };
                 policy::FallbackAction::Stale(stale.check(&at.field("stale")))
             }
         };
@@ -191,12 +216,28 @@ impl StaticHeader {
 
 impl StaleAnswer {
     fn check(&self, at: &At<'_>) -> policy::StaleAnswer {
-        let default = policy::StaleAnswer::default();
+        let vary_by_at = at.field("varyBy");
+        match (&self.vary_by, self.shared.unwrap_or_default()) {
+            (None, false) => vary_by_at.refuse(format!("not set. {WHO_GETS_IT}")),
+            (Some(_), true) => {
+                vary_by_at.refuse("shared: true says that there is nothing that tells users apart")
+            }
+            _ => {}
+        }
+        let names = self.vary_by.as_deref().unwrap_or_default();
+        refuse_repeated(names, &vary_by_at);
+        let default = policy::StaleBounds::default();
         policy::StaleAnswer {
-            max_age: self.max_age.as_ref().map_or(default.max_age, |span| span.check(&at.field("maxAge"))),
-            max_bytes: self
-                .max_bytes
-                .map_or(default.max_bytes, |bytes| u64::try_from(bytes).unwrap_or_default()),
+            bounds: policy::StaleBounds {
+                max_age: self
+                    .max_age
+                    .as_ref()
+                    .map_or(default.max_age, |span| span.check(&at.field("maxAge"))),
+                max_bytes: self
+                    .max_bytes
+                    .map_or(default.max_bytes, |bytes| u64::try_from(bytes).unwrap_or_default()),
+            },
+            vary_by: each(names, &vary_by_at, |name, at| check_header_name(name, at)),
         }
     }
 }

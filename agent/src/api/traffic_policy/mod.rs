@@ -184,7 +184,7 @@ impl TrafficPolicy {
 }
 
 /// Refuses a name that an earlier item of the list has.
-pub(super) fn unique_names<'a>(names: impl Iterator<Item = &'a str>, at: &At<'_>) {
+pub(in crate::api) fn unique_names<'a>(names: impl Iterator<Item = &'a str>, at: &At<'_>) {
     let mut seen = HashMap::new();
     for (i, name) in names.enumerate() {
         if let Some(earlier) = seen.insert(name, i) {

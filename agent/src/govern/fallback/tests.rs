@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::govern::policy::{FallbackAction, StaleAnswer};
+use crate::govern::policy::{FallbackAction, StaleBounds};
 
 fn answer(status: u16, headers: &[(&'static str, &'static str)], body: &'static str) -> StaticAnswer {
     let header = |(name, value): &(&'static str, &'static str)| {
@@ -19,9 +19,13 @@ fn the_fallbacks_that_name_the_failure_are_tried_in_their_order() {
     let fallback = |name: &str, on: &[FallbackOn], action| {
         Arc::new(Fallback { name: name.into(), on: on.to_vec(), action })
     };
-    let bounds = StaleAnswer { max_age: Duration::from_secs(60), max_bytes: 1 };
+    let bounds = StaleBounds { max_age: Duration::from_secs(60), max_bytes: 1 };
     let fallbacks = [
-        fallback("last", &[FallbackOn::Timeout, FallbackOn::ServerError], FallbackAction::Stale(bounds)),
+        fallback(
+            "last",
+            &[FallbackOn::Timeout, FallbackOn::ServerError],
+            FallbackAction::Stale(bounds.into()),
+        ),
         fallback("busy", &[FallbackOn::LimitExceeded], FallbackAction::Static(answer(200, &[], "later"))),
         fallback(
             "empty",

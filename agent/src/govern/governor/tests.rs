@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::govern::policy::StaleBounds;
 use crate::govern::{
     breaker::State,
     outcome::ErrorKind,
@@ -24,8 +25,8 @@ fn the_same_policy_is_governed_by_the_same() {
 
 /// A policy with everything that has a state of its own here.
 fn whole(max_age: u64) -> Policy {
-    let bounds = StaleAnswer { max_age: Duration::from_secs(max_age), max_bytes: 1000 };
-    let action = FallbackAction::Stale(bounds);
+    let bounds = StaleBounds { max_age: Duration::from_secs(max_age), max_bytes: 1000 };
+    let action = FallbackAction::Stale(bounds.into());
     let fallback = Fallback { name: "last".into(), on: vec![FallbackOn::Timeout], action };
     Policy {
         concurrency: Some(Concurrency { max_requests: 5, adaptive: None, mode: Mode::Enforce }),
@@ -55,7 +56,9 @@ fn a_change_keeps_the_state_of_what_it_did_not_change() {
     assert_eq!(next.breakers().unwrap().of(None).state(2), State::Closed);
     assert!(Arc::ptr_eq(first.budget().unwrap(), next.budget().unwrap()));
     let (before, after) = (first.stale().unwrap(), next.stale().unwrap());
-    assert!(Arc::ptr_eq(&before.store, &after.store) && after.bounds.max_age == Duration::from_secs(2));
+    assert!(
+        Arc::ptr_eq(&before.store, &after.store) && after.wanted.bounds.max_age == Duration::from_secs(2)
+    );
     drop(permit);
     assert_eq!(next.limiter().unwrap().in_flight(), 0);
 

@@ -209,16 +209,30 @@ pub struct StaticAnswer {
 }
 
 /// Keeps good answers to GET and HEAD, unless `Cache-Control` forbids it; never for requests that differ in
-/// `Authorization`, `Cookie` or in what `Vary` names.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// `Authorization`, `Cookie`, in what `Vary` names, or in one of these headers.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StaleAnswer {
+    pub bounds: StaleBounds,
+    /// The request headers that tell users apart; empty: all get the same.
+    pub vary_by: Vec<HeaderName>,
+}
+
+/// What of good answers is kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StaleBounds {
     /// Above 0.
     pub max_age: Duration,
     /// Bytes that a service's answers may take on a node.
     pub max_bytes: u64,
 }
 
-impl Default for StaleAnswer {
+impl From<StaleBounds> for StaleAnswer {
+    fn from(bounds: StaleBounds) -> Self {
+        Self { bounds, vary_by: Vec::new() }
+    }
+}
+
+impl Default for StaleBounds {
     fn default() -> Self {
         Self { max_age: Duration::from_secs(300), max_bytes: 8 * 1024 * 1024 }
     }

@@ -14,9 +14,9 @@ use std::{sync::Arc, time::Duration};
 pub use self::{
     failures::{
         CircuitBreaker, Fallback, FallbackAction, FallbackOn, OutlierDetection, Retry, RetryOn, SlowRequest,
-        StaleAnswer, StaticAnswer, SuccessRate, Timeouts,
+        StaleAnswer, StaleBounds, StaticAnswer, SuccessRate, Timeouts,
     },
-    lane::{EntryRule, Lane, LaneFallback, Percentage, PercentageKey, Requirement, Selector, Target},
+    lane::{Detour, EntryRule, Lane, LaneFallback, Percentage, PercentageKey, Requirement, Selector, Target},
     limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},
     matching::{PathMatch, Pattern, RequestMatch, ValueMatch, ValueTest},
 };

@@ -205,7 +205,6 @@ fn not_said(
         }
         "queue" if of_type("Queue") => walk(schema, &Value::Object(Map::new()), path, inherited, values),
         "warmUp" if of_type("WarmUp") => walk(schema, &Value::Object(Map::new()), path, inherited, values),
-        "stale" if of_type("Stale") => walk(schema, &Value::Object(Map::new()), path, inherited, values),
         "queue" | "warmUp" | "stale" | "static" | "match" | "key" | "burst" => {}
         _ if schema["type"] == "object" || !path.contains('.') && path != "targetRefs" => {
             default(OFF.into(), false);

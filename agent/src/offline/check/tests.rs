@@ -247,7 +247,8 @@ proptest! {
         r#"{"timeouts": {"request": "5s"}}"#,
         r#"{"retry": {}}"#,
         r#"{"retry": {"codes": [], "backoff": {"base": "1ms"}}}"#,
-        r#"{"fallbacks": [{"name": "a", "conditions": ["Timeout"], "type": "Stale"}]}"#,
+        r#"{"fallbacks": [{"name": "a", "conditions": ["Timeout"], "type": "Stale", "stale": {"shared": true}}]}"#,
+        r#"{"fallbacks": [{"name": "a", "conditions": ["Timeout"], "type": "Stale", "stale": {"varyBy": ["x"], "maxAge": "5s"}}]}"#,
         r#"{"fallbacks": [{"name": "a", "conditions": ["Timeout"], "type": "Static", "static": {"status": 200, "body": "a b"}}]}"#,
     ]), 0..8)) {
         let mut spec = json!({"targetRefs": [{"name": "orders"}]});

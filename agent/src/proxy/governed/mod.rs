@@ -227,7 +227,7 @@ async fn pass_on<E: Exchange>(
     if let Some((stale, key)) = destination.service.governor.stale().zip(key) {
         let (headers, now) = (E::headers(&answer), Nanos::now().0);
         let request = exchange.request();
-        let collector = stale.store.collect(key, stale.bounds, &request, status, headers, now);
+        let collector = stale.store.collect(key, stale.wanted.bounds, &request, status, headers, now);
         drop(request);
         if let Some(collector) = collector {
             E::show(&mut answer, collector);
@@ -335,7 +335,8 @@ fn reason_of(failure: Failure) -> Reason {
 /// Under what an answer to this request is kept.
 fn stale_key<E: Exchange>(exchange: &mut E, stale: &Stale) -> Option<stale::Key> {
     let lane = exchange.call().tagging.tag.and_then(|tag| tag.as_str().parse().ok());
-    stale.store.key(&exchange.request(), exchange.authority(), lane.as_ref(), exchange.has_body())
+    let vary_by = &stale.wanted.vary_by;
+    stale.store.key(&exchange.request(), exchange.authority(), lane.as_ref(), exchange.has_body(), vary_by)
 }
 
 fn note_passed<E: Exchange>(exchange: &mut E, answer: Option<&E::Answer>) {

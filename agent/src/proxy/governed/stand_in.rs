@@ -73,12 +73,12 @@ pub(super) fn find<E: Exchange>(
             FallbackAction::Static(answer) => {
                 (of_static(&fallback.name, answer, kind), metrics::FallbackAction::Static)
             }
-            FallbackAction::Stale(bounds) => {
+            FallbackAction::Stale(wanted) => {
                 let now = Nanos::now().0;
                 let found = governor
                     .stale()
                     .zip(key)
-                    .and_then(|(stale, key)| stale.store.find(key, *bounds, &exchange.request(), now));
+                    .and_then(|(stale, key)| stale.store.find(key, wanted.bounds, &exchange.request(), now));
                 let Some(found) = found else {
                     count(exchange.call(), &fallback.name, metrics::FallbackAction::Missed);
                     continue;

@@ -8,7 +8,8 @@
 //!   or to give them out when they are stale (`no-cache`, `must-revalidate`, `proxy-revalidate`, `s-maxage`; section
 //!   4.2.4). A request with `Cache-Control: no-store` leaves nothing behind either.
 //! - An answer is found again only by a request with the same method, authority, path and query, lane, `Authorization`
-//!   and `Cookie`, and the same values of all headers that the answer's `Vary` names. An answer with a
+//!   and `Cookie`, and the same values of all headers that the answer's `Vary` names, or the policy (`varyBy`): services
+//!   behind a gateway know their users by headers of their own, which nobody else can know to be that. An answer with a
 //!   `Content-Encoding` varies by `Accept-Encoding`, said or not.
 //! - Of all that stands in a request nothing is kept but a digest of 128 bits by hash functions with secret keys
 //!   (SipHash): there are no credentials to be found in a memory dump.
@@ -39,7 +40,7 @@ use self::{
     memory::Reserved,
 };
 use crate::govern::{
-    policy::{Fallback, FallbackAction, StaleAnswer},
+    policy::{Fallback, FallbackAction, StaleAnswer, StaleBounds},
     request::Request,
     tag::Tag,
 };
@@ -98,26 +99,33 @@ impl Store {
         Self { digests: [RandomState::new(), RandomState::new()], memory, kept: Mutex::default() }
     }
 
-    /// What is asked of a service's answers by all its fallbacks together: the largest of each bound. `None` if nothing
-    /// is to be kept.
-    pub fn bounds(fallbacks: &[Arc<Fallback>]) -> Option<StaleAnswer> {
+    /// What is asked of a service's answers by all its fallbacks together: the largest of each bound, and all headers that
+    /// tell users apart. `None` if nothing is to be kept.
+    pub fn wanted(fallbacks: &[Arc<Fallback>]) -> Option<StaleAnswer> {
         let stale = fallbacks.iter().filter_map(|fallback| match &fallback.action {
-            FallbackAction::Stale(bounds) => Some(*bounds),
+            FallbackAction::Stale(wanted) => Some(wanted.clone()),
             FallbackAction::Static(_) => None,
         });
-        stale.reduce(|one, other| StaleAnswer {
-            max_age: one.max_age.max(other.max_age),
-            max_bytes: one.max_bytes.max(other.max_bytes),
-        })
+        let mut wanted = stale.reduce(|mut one, other| {
+            one.bounds.max_age = one.bounds.max_age.max(other.bounds.max_age);
+            one.bounds.max_bytes = one.bounds.max_bytes.max(other.bounds.max_bytes);
+            one.vary_by.extend(other.vary_by);
+            one
+        })?;
+        wanted.vary_by.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        wanted.vary_by.dedup();
+        Some(wanted)
     }
 
     /// `None`: no answer to this request can be kept or given again. `lane`: the tag that the request carries onwards.
+    /// `vary_by`: the headers that tell users apart.
     pub fn key(
         &self,
         request: &impl Request,
         authority: &[u8],
         lane: Option<&Tag>,
         has_body: bool,
+        vary_by: &[HeaderName],
     ) -> Option<Key> {
         let mut no_store = false;
         request.each_header(&header::CACHE_CONTROL, &mut |line| {
@@ -133,6 +141,7 @@ impl Store {
                 (method, authority, request.target(), lane.map(Tag::as_str)).hash(hasher);
                 hash_header(request, &header::AUTHORIZATION, hasher);
                 hash_header(request, &header::COOKIE, hasher);
+                vary_by.iter().for_each(|name| hash_header(request, name, hasher));
             }))
         })
     }
@@ -141,7 +150,7 @@ impl Store {
     pub fn collect<'a>(
         self: &Arc<Self>,
         key: Key,
-        bounds: StaleAnswer,
+        bounds: StaleBounds,
         request: &impl Request,
         status: u16,
         headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
@@ -181,7 +190,7 @@ impl Store {
     pub fn find(
         &self,
         key: Key,
-        bounds: StaleAnswer,
+        bounds: StaleBounds,
         request: &impl Request,
         now_nanos: u64,
     ) -> Option<Arc<Answer>> {
@@ -192,7 +201,7 @@ impl Store {
 
     /// Forgets what is too old, and what is above the bound. To be called now and then, and when the policy changes;
     /// `None`: nothing is to be kept any more.
-    pub fn trim(&self, bounds: Option<StaleAnswer>, now_nanos: u64) {
+    pub fn trim(&self, bounds: Option<StaleBounds>, now_nanos: u64) {
         let mut kept = self.lock();
         let Some(bounds) = bounds else {
             return *kept = Kept::default();

@@ -4,14 +4,14 @@ use super::*;
 use crate::govern::request::tests::Plain;
 
 const S: u64 = 1_000_000_000;
-const BOUNDS: StaleAnswer = StaleAnswer { max_age: Duration::from_secs(60), max_bytes: 1 << 20 };
+const BOUNDS: StaleBounds = StaleBounds { max_age: Duration::from_secs(60), max_bytes: 1 << 20 };
 
 fn store() -> Arc<Store> {
     Arc::new(Store::new(Memory::new(u64::MAX)))
 }
 
 fn key(store: &Store, request: &impl Request) -> Key {
-    store.key(request, b"shop", None, false).expect("it may be kept")
+    store.key(request, b"shop", None, false, &[]).expect("it may be kept")
 }
 
 fn collect(store: &Arc<Store>, request: &Plain, head: &[(&str, &str)], at: u64) -> Option<Collector> {
@@ -76,21 +76,21 @@ fn only_requests_that_can_be_answered_again_have_a_key() {
         (get("if-none-match", "\"a\""), true),
     ] {
         assert_eq!(
-            store.key(&request, b"", None, false).is_some(),
+            store.key(&request, b"", None, false, &[]).is_some(),
             wanted,
             "{} {:?}",
             request.method,
             request.headers
         );
     }
-    assert_eq!(store.key(&Plain::get("/"), b"", None, true), None, "the answer may depend on the body");
+    assert_eq!(store.key(&Plain::get("/"), b"", None, true, &[]), None, "the answer may depend on the body");
 }
 
 #[test]
 fn an_answer_is_for_the_same_request_only() {
     let store = store();
     let gray: Tag = "gray".parse().expect("it is a tag");
-    let of = |request: &Plain, authority: &[u8], lane| store.key(request, authority, lane, false);
+    let of = |request: &Plain, authority: &[u8], lane| store.key(request, authority, lane, false, &[]);
     let plain = || Plain::get("/a");
     let same = of(&plain().with("x-request-id", "7"), b"shop", None);
     assert_eq!(same, of(&plain(), b"shop", None));
@@ -114,7 +114,7 @@ fn an_answer_is_for_the_same_request_only() {
         assert!(key.is_some() && !keys[..n].contains(key), "{n}");
     }
     // Other stores have other secrets.
-    assert_ne!(self::store().key(&plain(), b"shop", None, false), same);
+    assert_ne!(self::store().key(&plain(), b"shop", None, false, &[]), same);
 }
 
 #[test]
@@ -174,20 +174,20 @@ fn what_is_too_large_is_given_up_as_soon_as_that_is_known() {
     assert!(!collector.see(&[0]));
     drop(collector);
     // However much a service may keep, no single answer is above a megabyte.
-    let wide = StaleAnswer { max_bytes: u64::MAX, ..BOUNDS };
+    let wide = StaleBounds { max_bytes: u64::MAX, ..BOUNDS };
     let collect = |length: &str| {
         let head = [(&b"content-length"[..], length.as_bytes())];
         store.collect(key(&store, &request), wide, &request, 200, head.into_iter(), 0)
     };
     assert!(collect("1048576").is_some() && collect("1048577").is_none());
-    let none = StaleAnswer { max_bytes: OVERHEAD - 1, ..BOUNDS };
+    let none = StaleBounds { max_bytes: OVERHEAD - 1, ..BOUNDS };
     assert!(store.collect(key(&store, &request), none, &request, 200, [].into_iter(), 0).is_none());
 }
 
 #[test]
 fn the_least_recently_used_goes_first() {
     let store = store();
-    let bounds = StaleAnswer { max_bytes: 3 * (OVERHEAD + 1000), ..BOUNDS };
+    let bounds = StaleBounds { max_bytes: 3 * (OVERHEAD + 1000), ..BOUNDS };
     let keep = |target| {
         let request = Plain::get(target);
         let mut collector = store
@@ -205,7 +205,7 @@ fn the_least_recently_used_goes_first() {
     keep("/c");
     keep("/e");
     assert!(!is_there("/a") && is_there("/c") && is_there("/d") && is_there("/e"));
-    store.trim(Some(StaleAnswer { max_bytes: OVERHEAD + 1000, ..bounds }), 0);
+    store.trim(Some(StaleBounds { max_bytes: OVERHEAD + 1000, ..bounds }), 0);
     assert!(!is_there("/c") && !is_there("/d") && is_there("/e"));
     store.trim(None, 0);
     assert_eq!((store.answers(), store.bytes(), store.memory.used()), (0, 0, 0));
@@ -256,18 +256,44 @@ fn all_services_together_are_bounded_answers_on_their_way_included() {
 }
 
 #[test]
+fn the_headers_that_tell_users_apart_are_of_the_key() {
+    let store = store();
+    let names = [header::ACCEPT, HeaderName::from_static("x-user-id")];
+    let of = |request: Plain| store.key(&request, b"", None, false, &names).expect("it may be kept");
+    let ann = of(Plain::get("/a").with("x-user-id", "ann"));
+    assert_eq!(ann, of(Plain::get("/a").with("x-other", "1").with("x-user-id", "ann")));
+    let others = [
+        Plain::get("/a"),
+        Plain::get("/a").with("x-user-id", "bob"),
+        Plain::get("/a").with("x-user-id", ""),
+        Plain::get("/a").with("accept", "ann"),
+        Plain::get("/a").with("x-user-id", "ann").with("x-user-id", "bob"),
+        Plain::get("/a").with("x-user-id", "ann").with("accept", "*/*"),
+    ];
+    let others: Vec<_> = others.into_iter().map(of).collect();
+    for (n, key) in others.iter().enumerate() {
+        assert!(*key != ann && !others[..n].contains(key), "{n}");
+    }
+}
+
+#[test]
 fn the_bounds_of_a_service_are_the_largest_of_its_fallbacks() {
     use crate::govern::policy::{FallbackOn, StaticAnswer};
     let fallback = |action| Arc::new(Fallback { name: "f".into(), on: vec![FallbackOn::Timeout], action });
-    let stale = |seconds, max_bytes| {
-        fallback(FallbackAction::Stale(StaleAnswer { max_age: Duration::from_secs(seconds), max_bytes }))
+    let stale = |seconds, max_bytes, vary_by: &[&'static str]| {
+        fallback(FallbackAction::Stale(StaleAnswer {
+            bounds: StaleBounds { max_age: Duration::from_secs(seconds), max_bytes },
+            vary_by: vary_by.iter().map(|name| HeaderName::from_static(name)).collect(),
+        }))
     };
     let fixed = || {
         fallback(FallbackAction::Static(StaticAnswer { status: 200, headers: vec![], body: Bytes::new() }))
     };
-    assert_eq!(Store::bounds(&[fixed()]), None);
-    let both = StaleAnswer { max_age: Duration::from_secs(9), max_bytes: 7 };
-    assert_eq!(Store::bounds(&[stale(9, 5), fixed(), stale(2, 7)]), Some(both));
+    assert_eq!(Store::wanted(&[fixed()]), None);
+    let wanted =
+        Store::wanted(&[stale(9, 5, &["x-b", "x-a"]), fixed(), stale(2, 7, &["x-c", "x-a"])]).unwrap();
+    assert_eq!(wanted.bounds, StaleBounds { max_age: Duration::from_secs(9), max_bytes: 7 });
+    assert_eq!(wanted.vary_by, ["x-a", "x-b", "x-c"]);
 }
 
 /// One of few requests, so that they often meet.
@@ -303,7 +329,7 @@ proptest! {
     ) {
         let memory = Memory::new(limit);
         let store = Arc::new(Store::new(memory.clone()));
-        let bounds = StaleAnswer { max_bytes, ..BOUNDS };
+        let bounds = StaleBounds { max_bytes, ..BOUNDS };
         let mut on_their_way = Vec::new();
         for (at, (request, vary, length, finishes)) in steps.into_iter().enumerate() {
             let at = at as u64;

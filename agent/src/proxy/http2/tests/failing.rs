@@ -4,7 +4,7 @@ use super::*;
 use crate::govern::{
     governor::Governor,
     policy::{
-        CircuitBreaker, Fallback, FallbackAction, FallbackOn, Policy, Retry, StaleAnswer, StaticAnswer,
+        CircuitBreaker, Fallback, FallbackAction, FallbackOn, Policy, Retry, StaleBounds, StaticAnswer,
     },
 };
 
@@ -279,8 +279,8 @@ async fn a_fallback_for_grpc_is_a_grpc_answer() {
 #[tokio::test]
 async fn a_stale_answer_over_http2_says_its_age() {
     let (address, _) = doing(&[Does::Status(200), Does::Status(500)]).await;
-    let bounds = StaleAnswer { max_age: HOUR, max_bytes: 1 << 20 };
-    let bed = governed(address, falling_back(FallbackOn::ServerError, FallbackAction::Stale(bounds)));
+    let bounds = StaleBounds { max_age: HOUR, max_bytes: 1 << 20 };
+    let bed = governed(address, falling_back(FallbackOn::ServerError, FallbackAction::Stale(bounds.into())));
     let mut caller = bed.caller().await;
     let fresh = ask(&mut caller, get()).await;
     assert!(fresh.status() == 200 && !fresh.headers().contains_key("age"));
