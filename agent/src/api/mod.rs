@@ -40,7 +40,8 @@ pub use self::{
     span::Span,
     target::TargetRef,
     traffic_lane::{
-        EntryRule, LaneFallback, Percentage, PercentageKey, PercentageKeyType, TrafficLane, TrafficLaneSpec,
+        EntryRule, LaneFallback, Percentage, PercentageKey, PercentageKeyType, ServiceFallback, TrafficLane,
+        TrafficLaneSpec,
     },
     traffic_policy::*,
 };

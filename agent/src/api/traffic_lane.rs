@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Status,
-    field::{At, Errors, FieldError, quoted},
+    field::{At, Errors, FieldError, quoted, refuse_repeated},
     matching::{RequestMatch, check_header_name, each},
     schema, selector,
     target::{self, TargetRef, UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE},
+    traffic_policy::unique_names,
 };
 use crate::govern::{policy, tag::Tag};
 
@@ -52,6 +53,15 @@ use crate::govern::{policy, tag::Tag};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new(
+        "!has(self.fallbackLanes) || !(self.tag in self.fallbackLanes)"
+    ).message("a lane does not fall back to itself").field_path(".fallbackLanes"),
+    validation = Rule::new(
+        "!has(self.serviceFallbacks) || \
+         self.serviceFallbacks.all(one, !has(one.lanes) || !(self.tag in one.lanes))"
+    ).message("a lane does not fall back to itself").field_path(".serviceFallbacks")
+)]
 pub struct TrafficLaneSpec {
     /// What requests and workloads of the lane carry: in the tag header and baggage of requests, and (with or without this
     /// lane) in the label sluice.dev/tag of pods.
@@ -62,15 +72,36 @@ pub struct TrafficLaneSpec {
     #[schemars(schema_with = "selector::schema")]
     pub workload_selector: Option<LabelSelector>,
     /// What becomes of a request of the lane to a Service that has no endpoint of it. Baseline: pods without a tag answer,
-    /// and the request keeps its tag. Fail: it is answered with 503.
+    /// and the request keeps its tag. Fail: it is answered with 503. That is about every Service of the namespace, also about
+    /// those that never had an endpoint of the lane: serviceFallbacks says otherwise for some of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = LaneFallback::default()))]
     pub fallback: Option<LaneFallback>,
+    /// Tags of other lanes that such a request goes to first, in this order, such as staging. It keeps its own tag.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        inner(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub fallback_lanes: Vec<String>,
+    /// Services of this namespace for which fallback or fallbackLanes are others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub service_fallbacks: Vec<ServiceFallback>,
     /// The Services of this namespace whose calls the entry rules are about, or ports of them; all if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new(UNIQUE_TARGETS).message(UNIQUE_TARGETS_MESSAGE))]
     pub target_refs: Vec<TargetRef>,
+    /// Which lane is asked first where a request could enter several: the one with the higher number. Of lanes with the same
+    /// one, entry rules without a percentage are asked before those with one, and then the older lane's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1000, max = 1000), extend("default" = 0))]
+    pub priority: Option<i64>,
     /// Which requests without a tag enter the lane: those for which one of these rules holds. Requests and workloads that
     /// have a tag keep it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -84,6 +115,29 @@ pub enum LaneFallback {
     #[default]
     Baseline,
     Fail,
+}
+
+/// What becomes of requests of the lane to one Service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.fallback) || has(self.lanes)").message("fallback or lanes is needed")
+)]
+pub struct ServiceFallback {
+    /// Name of the Service.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// In the place of the lane's fallback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<LaneFallback>,
+    /// In the place of the lane's fallbackLanes; an empty list is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 8),
+        inner(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub lanes: Option<Vec<String>>,
 }
 
 /// Requests that enter the lane: those that match, or a share of them.
@@ -159,6 +213,23 @@ impl TrafficLane {
         let selector = spec.workload_selector.as_ref();
         let selector = selector.map(|selector| selector::check(selector, &at.field("workloadSelector")));
         let entry = each(&spec.entry, &entry_at, |rule, at| Some(rule.check(at)));
+        let fallback = policy::Detour {
+            lanes: self.fallback_lanes(&spec.fallback_lanes, &at.field("fallbackLanes")),
+            then: spec.fallback.unwrap_or_default().policy(),
+        };
+        let services_at = at.field("serviceFallbacks");
+        unique_names(spec.service_fallbacks.iter().map(|service| &*service.name), &services_at);
+        let service_fallbacks = each(&spec.service_fallbacks, &services_at, |service, at| {
+            if service.fallback.is_none() && service.lanes.is_none() {
+                at.refuse("it says nothing: fallback or lanes is needed");
+            }
+            let lanes = service.lanes.as_ref().map(|tags| self.fallback_lanes(tags, &at.field("lanes")));
+            let detour = policy::Detour {
+                lanes: lanes.unwrap_or_else(|| fallback.lanes.clone()),
+                then: service.fallback.map_or(fallback.then, LaneFallback::policy),
+            };
+            Some((service.name.as_str().into(), detour))
+        });
         schema::check(<Self as super::Kind>::schema(), spec, &at);
         errors.end(())?;
         let tag = spec.tag.parse::<Tag>().map_err(|e| vec![FieldError::new("spec.tag", e.to_string())])?;
@@ -166,13 +237,37 @@ impl TrafficLane {
             name: super::full_name(&self.metadata).into(),
             tag,
             selector,
-            fallback: match spec.fallback.unwrap_or_default() {
-                LaneFallback::Baseline => policy::LaneFallback::Baseline,
-                LaneFallback::Fail => policy::LaneFallback::Fail,
-            },
+            fallback,
+            service_fallbacks: service_fallbacks.into_iter().collect(),
+            priority: i32::try_from(spec.priority.unwrap_or_default()).unwrap_or_default(),
             targets: spec.target_refs.iter().map(TargetRef::policy).collect(),
             entry,
         })
+    }
+}
+
+impl TrafficLane {
+    fn fallback_lanes(&self, tags: &[String], at: &At<'_>) -> Vec<Tag> {
+        refuse_repeated(tags, at);
+        each(tags, at, |tag, at| {
+            if *tag == self.spec.tag {
+                at.refuse(format!("{} is the lane itself: a lane does not fall back to itself", quoted(tag)));
+            }
+            at.parse(
+                tag,
+                "tag: 1 to 63 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit",
+                |tag| tag.parse().ok(),
+            )
+        })
+    }
+}
+
+impl LaneFallback {
+    fn policy(self) -> policy::LaneFallback {
+        match self {
+            Self::Baseline => policy::LaneFallback::Baseline,
+            Self::Fail => policy::LaneFallback::Fail,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! (an endpoint's load) hangs on it by `Arc`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -15,8 +15,15 @@ use arc_swap::ArcSwap;
 
 use crate::{
     govern::{
-        endpoint::Endpoint, entry::Entry, governor::Governor, lane::RequestTag, policy::LaneFallback,
-        request::Request, route::Candidates, subset::Subset, tag::Tag,
+        endpoint::Endpoint,
+        entry::Entry,
+        governor::Governor,
+        lane::RequestTag,
+        policy::{Detour, LaneFallback},
+        request::Request,
+        route::Candidates,
+        subset::Subset,
+        tag::Tag,
     },
     observe::sampling::Ratio,
 };
@@ -74,8 +81,8 @@ pub struct Service {
     pub entry: Arc<Entry>,
     /// The policy in force, and the state of its rules. The same for both families, and from one snapshot to the next.
     pub governor: Arc<Governor>,
-    /// Tags whose requests are refused rather than answered by the baseline (`fallback: Fail`).
-    pub failing_lanes: Arc<BTreeSet<Tag>>,
+    /// Where requests of a lane go that has no usable endpoint here; tags that are not in it fall back to the baseline.
+    pub detours: Arc<BTreeMap<Tag, Detour>>,
     /// How many of its requests are logged; `None`: nobody has said it.
     pub access_log: Option<Ratio>,
 }
@@ -95,7 +102,7 @@ impl Service {
             session_affinity: false,
             entry: Arc::default(),
             governor: Arc::default(),
-            failing_lanes: Arc::default(),
+            detours: Arc::default(),
             access_log: None,
         }
     }
@@ -124,13 +131,9 @@ impl Service {
     }
 
     /// What becomes of a request with this tag where its lane has nobody to answer.
-    pub fn fallback(&self, tag: Option<&RequestTag>) -> LaneFallback {
-        match tag {
-            Some(tag) if !self.failing_lanes.is_empty() && self.failing_lanes.contains(tag.as_str()) => {
-                LaneFallback::Fail
-            }
-            _ => LaneFallback::Baseline,
-        }
+    pub fn fallback(&self, tag: Option<&RequestTag>) -> &Detour {
+        static TO_BASELINE: Detour = Detour { lanes: Vec::new(), then: LaneFallback::Baseline };
+        tag.and_then(|tag| self.detours.get(tag.as_str())).unwrap_or(&TO_BASELINE)
     }
 
     /// What routing needs to know of it.

@@ -1,8 +1,10 @@
 //! Entry colouring: the tag that a request gets where it enters, because a lane asks for such requests.
 //!
 //! It is the last to answer the question for the tag (DESIGN 6.1): only a request that carries none, from a caller
-//! that has none, is looked at. The rules of a service's lanes are asked in order, the oldest lane's first, and the
-//! first that takes the request colours it.
+//! that has none, is looked at. The rules of a service's lanes are asked in order, and the first that takes the request
+//! colours it: rules of lanes with a higher `priority` first; of the same priority those that take all requests that
+//! meet their conditions before percentages, so that who asks for a lane gets it whatever share another has; and then
+//! the oldest lane's first.
 //!
 //! A rule takes the requests that meet its conditions, or a percentage of them. Who is in the percentage depends on
 //! nothing but the lane's name and the value of the rule's key (a header, a cookie, the caller's address), so the same
@@ -11,14 +13,14 @@
 //!
 //! - Raising a percentage only adds users to the lane, lowering it only takes users away.
 //! - Lanes that ask for shares of the same requests (same conditions, same key) get what they say of all of these
-//!   requests: two lanes of 10 % are 20 % together, and no user is in both. Where the sum exceeds 100 %, the older
+//!   requests: two lanes of 10 % are 20 % together, and no user is in both. Where the sum exceeds 100 %, the earlier
 //!   lanes get theirs. A younger lane whose older neighbour grows gives it its part of the users and makes that good
 //!   from the rest.
 //! - Lanes whose rules differ in conditions or key cannot be added up: there a percentage is of the requests that the
 //!   older lanes have left.
 //! - Otherwise lanes are independent: who is in the 10 % of one is in the 10 % of the next no more often than others.
 
-use std::{io::Write as _, net::IpAddr, sync::Arc};
+use std::{cmp::Reverse, io::Write as _, net::IpAddr, sync::Arc};
 
 use super::{
     policy::{EntryRule, Lane, PercentageKey},
@@ -37,7 +39,7 @@ struct Rule {
     lane: Arc<Lane>,
     /// Of the lane's rules.
     index: usize,
-    /// The part of the requests that it takes of those that meet its conditions and that no older lane takes, 0 to 1.
+    /// The part of the requests that it takes of those that meet its conditions and that no earlier lane takes, 0 to 1.
     share: f64,
 }
 
@@ -52,15 +54,16 @@ pub struct Coloured<'e> {
 }
 
 impl Entry {
-    /// Puts the rules of several lanes together, the oldest first. Their targets are not looked at.
+    /// Puts the rules of several lanes together, which come the oldest first. Their targets are not looked at.
     pub fn new<'l>(lanes: impl IntoIterator<Item = &'l Arc<Lane>>) -> Self {
-        let mut rules: Vec<Rule> = Vec::new();
-        for lane in lanes {
-            let older = rules.len();
-            for (index, rule) in lane.entry.iter().enumerate() {
-                let share = share_of_rest(&rules[..older], rule);
-                rules.push(Rule { lane: lane.clone(), index, share });
-            }
+        let of_lane = |lane: &'l Arc<Lane>| {
+            (0..lane.entry.len()).map(|index| Rule { lane: lane.clone(), index, share: 1.0 })
+        };
+        let mut rules: Vec<Rule> = lanes.into_iter().flat_map(of_lane).collect();
+        // Stable: what is left is the lanes' age.
+        rules.sort_by_key(|rule| (Reverse(rule.lane.priority), rule.asked().percentage.is_some()));
+        for at in 0..rules.len() {
+            rules[at].share = share_of_rest(&rules[..at], &rules[at]);
         }
         Self { rules }
     }
@@ -92,19 +95,21 @@ impl Rule {
     }
 }
 
-/// What a rule has to take of the requests that older lanes leave it, to get what it asks for of all of them.
-fn share_of_rest(older: &[Rule], rule: &EntryRule) -> f64 {
-    let Some(percentage) = &rule.percentage else { return 1.0 };
+/// What a rule has to take of the requests that earlier lanes leave it, to get what it asks for of all of them.
+fn share_of_rest(earlier: &[Rule], rule: &Rule) -> f64 {
+    let EntryRule { matches, percentage } = rule.asked();
+    let Some(percentage) = percentage else { return 1.0 };
     let of_all = part(percentage.percent);
     // Rules of one lane share its users: the widest counts.
     let mut lanes: Vec<(&Arc<str>, f64)> = Vec::new();
-    for rival in older.iter().filter(|rival| rival.asked().matches == rule.matches) {
+    let rivals = earlier.iter().filter(|rival| rival.lane.name != rule.lane.name);
+    for rival in rivals.filter(|rival| rival.asked().matches == *matches) {
         let Some(taken) = rival.asked().percentage.as_ref().filter(|taken| taken.key == percentage.key)
         else {
             continue;
         };
         let taken = part(taken.percent);
-        match lanes.last_mut().filter(|(lane, _)| **lane == rival.lane.name) {
+        match lanes.iter_mut().find(|(lane, _)| **lane == rival.lane.name) {
             Some((_, widest)) => *widest = widest.max(taken),
             None => lanes.push((&rival.lane.name, taken)),
         }

@@ -1,7 +1,7 @@
 //! From a tag to an endpoint: which of a service's endpoints may answer a request, and the choice among them.
 //!
-//! - A tagged request goes to a usable endpoint of its lane; if there is none, to the baseline, keeping its tag, unless the
-//!   lane says that its requests are to fail then.
+//! - A tagged request goes to a usable endpoint of its lane; if there is none, to one of the lanes that its lane names, and
+//!   else to the baseline, keeping its tag, unless its lane says that its requests are to fail then.
 //! - An untagged request goes to the baseline and never to a tagged endpoint.
 //! - Endpoints that were tried for this request already come last.
 //!
@@ -39,7 +39,7 @@ use super::{
     endpoint::Endpoint,
     lane::RequestTag,
     outlier,
-    policy::{LaneFallback, OutlierDetection, Policy, WarmUp},
+    policy::{Detour, LaneFallback, OutlierDetection, Policy, WarmUp},
     subset::Subset,
     tag::Tag,
     warmup::{self, Stage},
@@ -61,7 +61,7 @@ pub struct Candidates<'s> {
 pub struct Call<'c> {
     pub tag: Option<&'c RequestTag>,
     /// What is to become of it if its lane has nobody to answer.
-    pub fallback: LaneFallback,
+    pub fallback: &'c Detour,
     /// The caller pod's address.
     pub caller: IpAddr,
     /// Endpoints that this request was sent to already, in vain. One of them is chosen again only if there is no
@@ -87,7 +87,7 @@ pub enum Lane {
     Baseline,
     /// The endpoint is of the request's lane.
     Routed,
-    /// The request has a tag, its lane has no usable endpoint here, and the baseline answers.
+    /// The request has a tag, its lane has no usable endpoint here, and the baseline answers, or another lane.
     FellBack,
 }
 
@@ -105,9 +105,13 @@ pub enum Refusal {
 /// Chooses the endpoint for a request.
 pub fn route(service: Candidates<'_>, call: &Call<'_>, rng: &mut Rng) -> Result<Decision, Refusal> {
     let lane = call.tag.and_then(|tag| service.lanes.get(tag.as_str()));
-    let may_fall_back = call.tag.is_none() || call.fallback == LaneFallback::Baseline;
+    let may_fall_back = call.tag.is_none() || call.fallback.then == LaneFallback::Baseline;
     let untagged = if call.tag.is_some() { Lane::FellBack } else { Lane::Baseline };
-    let baseline = may_fall_back.then_some((service.baseline, untagged));
+    let others: &[Tag] = if call.tag.is_some() { &call.fallback.lanes } else { &[] };
+    let mut subsets: SmallVec<[(&Subset, Lane); 4]> = SmallVec::new();
+    subsets.extend(lane.map(|lane| (lane, Lane::Routed)));
+    subsets.extend(others.iter().filter_map(|tag| Some((service.lanes.get(tag)?, Lane::FellBack))));
+    subsets.extend(may_fall_back.then_some((service.baseline, untagged)));
     let doubts = Doubts::new(service.policy, call.now_nanos);
     let how = How {
         algorithm: service.policy.load_balancer.algorithm,
@@ -117,7 +121,7 @@ pub fn route(service: Candidates<'_>, call: &Call<'_>, rng: &mut Rng) -> Result<
 
     for again in [false, true] {
         for rank in [Rank::Usable, Rank::HeldOut, Rank::Draining] {
-            for (subset, lane) in lane.map(|lane| (lane, Lane::Routed)).into_iter().chain(baseline) {
+            for &(subset, lane) in &subsets {
                 let fresh = |endpoint: &Endpoint| again || !call.tried.contains(&endpoint.address);
                 let (chosen, panic) = match rank {
                     Rank::Usable if doubts.is_none(subset) => {

@@ -1,6 +1,7 @@
 //! A proxy with one pod whose connections are all meant for one service.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::BorrowedFd,
@@ -17,7 +18,7 @@ use sluice::{
         entry::Entry,
         governor::Governor,
         lane::TagNames,
-        policy::{EntryRule, Lane, LaneFallback, Policy},
+        policy::{Detour, EntryRule, Lane, Policy},
     },
     observe::{
         access_log::AccessLog,
@@ -175,7 +176,9 @@ impl Builder {
             name: format!("shop/{tag}").into(),
             tag: tag.parse().unwrap(),
             selector: None,
-            fallback: LaneFallback::default(),
+            fallback: Detour::default(),
+            service_fallbacks: BTreeMap::default(),
+            priority: 0,
             targets: Vec::new(),
             entry: rules,
         });

@@ -7,6 +7,7 @@ mod question;
 mod status;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -23,7 +24,7 @@ use super::{
     view::{self, Name},
 };
 use crate::{
-    govern::lane::TagNames,
+    govern::{lane::TagNames, tag::Tag},
     proxy::{
         Proxy,
         explain::{self, Explanation},
@@ -125,7 +126,12 @@ impl Desk {
                     "endpoint": destination.pinned.as_ref().map(|endpoint| endpoint.address.to_string()),
                     "protocol": format!("{:?}", destination.service.protocol),
                     "policy": destination.service.governor.policy().name.as_deref(),
-                    "failing_lanes": destination.service.failing_lanes.iter().map(|tag| tag.as_str().to_owned()).collect::<Vec<_>>(),
+                    "lane_fallbacks": (destination.service.detours.iter())
+                        .map(|(tag, detour)| {
+                            let lanes: Vec<_> = detour.lanes.iter().map(Tag::as_str).collect();
+                            (tag.to_string(), json!({"lanes": lanes, "then": format!("{:?}", detour.then)}))
+                        })
+                        .collect::<BTreeMap<_, _>>(),
                 })
             })
             .collect();

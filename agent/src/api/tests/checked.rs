@@ -28,7 +28,7 @@ fn what_is_not_said_is_as_govern_has_it() {
     let empty = json!({
         "loadBalancer": {"warmUp": {}}, "drain": {}, "circuitBreaker": {}, "timeouts": {},
         "outlierDetection": {"successRate": {}}, "retry": {"budget": {}, "backoff": {}},
-        "concurrency": {"adaptive": {}}, "fallbacks": [{"name": "stale", "conditions": ["Timeout"], "type": "Stale"}],
+        "concurrency": {"adaptive": {}}, "fallbacks": [{"name": "stale", "conditions": ["Timeout"], "type": "Stale", "stale": {"shared": true}}],
     });
     let wanted = Policy {
         name,
@@ -266,11 +266,17 @@ fn static_answers_arrive() {
 fn lanes_arrive() {
     let bare = checked::<TrafficLane>(&lane(&json!({})));
     assert_eq!((&*bare.name, bare.tag.as_str()), ("shop/main", "gray"));
-    assert_eq!(bare.fallback, to::LaneFallback::Baseline);
+    assert_eq!((bare.fallback, bare.service_fallbacks.len(), bare.priority), (to::Detour::default(), 0, 0));
     assert!(bare.selector.is_none() && bare.targets.is_empty() && bare.entry.is_empty());
 
     let lane = checked::<TrafficLane>(&lane(&json!({
         "fallback": "Fail",
+        "fallbackLanes": ["staging"],
+        "serviceFallbacks": [
+            {"name": "gateway", "fallback": "Baseline"}, {"name": "stock", "lanes": []},
+            {"name": "web", "lanes": ["dev"], "fallback": "Baseline"},
+        ],
+        "priority": 7,
         "workloadSelector": {
             "matchLabels": {"app": "orders"},
             "matchExpressions": [{"key": "track", "operator": "NotIn", "values": ["a", "b"]}, {"key": "x", "operator": "DoesNotExist"}],
@@ -281,7 +287,20 @@ fn lanes_arrive() {
             "percentage": {"percent": 2.5, "key": {"type": "Cookie", "name": "uid"}},
         }],
     })));
-    assert_eq!(lane.fallback, to::LaneFallback::Fail);
+    let detour = |lanes: &[&str], then| to::Detour {
+        lanes: lanes.iter().map(|tag| tag.parse().expect("a tag")).collect(),
+        then,
+    };
+    assert_eq!(lane.fallback, detour(&["staging"], to::LaneFallback::Fail));
+    assert_eq!(
+        lane.service_fallbacks.into_iter().collect::<Vec<_>>(),
+        [
+            ("gateway".into(), detour(&["staging"], to::LaneFallback::Baseline)),
+            ("stock".into(), detour(&[], to::LaneFallback::Fail)),
+            ("web".into(), detour(&["dev"], to::LaneFallback::Baseline)),
+        ]
+    );
+    assert_eq!(lane.priority, 7);
     assert_eq!(
         lane.selector.expect("a selector").requirements,
         [

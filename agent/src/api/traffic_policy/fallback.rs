@@ -220,7 +220,7 @@ impl StaleAnswer {
         match (&self.vary_by, self.shared.unwrap_or_default()) {
             (None, false) => vary_by_at.refuse(format!("not set. {WHO_GETS_IT}")),
             (Some(_), true) => {
-                vary_by_at.refuse("shared: true says that there is nothing that tells users apart")
+                vary_by_at.refuse("shared: true says that there is nothing that tells users apart");
             }
             _ => {}
         }

@@ -19,7 +19,7 @@ use crate::{
     },
     govern::{
         entry::Entry,
-        policy::{Lane, LaneFallback, Target},
+        policy::{Detour, Lane, Target},
         tag::Tag,
     },
 };
@@ -37,10 +37,18 @@ pub(super) struct Lanes {
 #[derive(Default)]
 struct OfNamespace {
     lanes: BTreeSet<Age>,
-    /// Tags whose requests are refused where their lane cannot answer.
-    failing: Arc<BTreeSet<Tag>>,
+    detours: Detours,
     /// The entry rules of lanes that target no Service in particular. Most Services have just these, and share them.
     common: Arc<Entry>,
+}
+
+/// Where the requests of lanes go that cannot answer them.
+#[derive(Default, PartialEq, Eq)]
+struct Detours {
+    /// At Services that no lane names.
+    common: Arc<BTreeMap<Tag, Detour>>,
+    /// At those that lanes name.
+    named: BTreeMap<Arc<str>, Arc<BTreeMap<Tag, Detour>>>,
 }
 
 /// Who selects a pod.
@@ -102,10 +110,10 @@ impl Lanes {
         if let Some((age, _)) = &is {
             namespace.lanes.insert(age.clone());
         }
-        let failing = failing(&namespace.lanes, &self.all);
-        let fallback_changes = *namespace.failing != failing;
+        let detours = Detours::of(&namespace.lanes, &self.all);
+        let fallback_changes = namespace.detours != detours;
         if fallback_changes {
-            namespace.failing = Arc::new(failing);
+            namespace.detours = detours;
         }
         let everywhere = asked(&namespace.lanes, &self.all).filter(|lane| lane.targets.is_empty());
         namespace.common = Arc::new(Entry::new(everywhere));
@@ -118,7 +126,7 @@ impl Lanes {
         };
         let enters = |side: &Option<(Age, Arc<Lane>)>| {
             let (age, lane) = side.as_ref().filter(|(_, lane)| !lane.entry.is_empty())?;
-            Some((age.clone(), lane.tag.clone(), lane.targets.clone(), lane.entry.clone()))
+            Some((age.clone(), lane.tag.clone(), lane.targets.clone(), lane.entry.clone(), lane.priority))
         };
         let services = if fallback_changes {
             Services::All
@@ -184,9 +192,11 @@ impl Lanes {
         namespace.common.clone()
     }
 
-    /// Tags whose requests are refused at the services of a namespace, rather than answered by the baseline.
-    pub(super) fn failing(&self, namespace: &str) -> Arc<BTreeSet<Tag>> {
-        self.namespaces.get(namespace).map(|namespace| namespace.failing.clone()).unwrap_or_default()
+    /// Where requests of lanes go that cannot answer at a Service.
+    pub(super) fn detours(&self, service: &Name) -> Arc<BTreeMap<Tag, Detour>> {
+        let Some(namespace) = self.namespaces.get(&service.namespace) else { return Arc::default() };
+        let Detours { common, named } = &namespace.detours;
+        named.get(&service.name).unwrap_or(common).clone()
     }
 
     pub(super) fn verdict<'s>(
@@ -211,9 +221,10 @@ impl Lanes {
         // Nobody is in the way of a lane whose pods are still to come, or have the label.
         in_force |= shortfalls.is_empty();
         let first = self.in_force(&name.namespace).find(|other| other.tag == lane.tag);
-        if let Some(first) = first.filter(|first| first.fallback != lane.fallback) {
+        let falls_back = |lane: &Lane| (lane.fallback.clone(), lane.service_fallbacks.clone());
+        if let Some(first) = first.filter(|first| falls_back(first) != falls_back(lane)) {
             let message = format!(
-                "TrafficLane {}, which is older and has the same tag, says fallback: {:?}",
+                "TrafficLane {}, which is older and has the same tag, says fallback: {}",
                 first.name, first.fallback
             );
             shortfalls.push(Shortfall { reason: Reason::Conflicted, message });
@@ -307,11 +318,24 @@ fn asked<'s>(
     lanes.iter().filter_map(|age| all.get(&age.name)?.asked())
 }
 
-/// Tags of which the oldest lane says that its requests must not fall back.
-fn failing(lanes: &BTreeSet<Age>, all: &AHashMap<Name, Kept<Arc<Lane>>>) -> BTreeSet<Tag> {
-    let mut first = BTreeMap::new();
-    for lane in asked(lanes, all) {
-        first.entry(lane.tag.clone()).or_insert(lane.fallback);
+impl Detours {
+    fn of(lanes: &BTreeSet<Age>, all: &AHashMap<Name, Kept<Arc<Lane>>>) -> Self {
+        let named: BTreeSet<_> =
+            asked(lanes, all).flat_map(|lane| lane.service_fallbacks.keys()).cloned().collect();
+        // The oldest lane of each tag says it; what falls back to the baseline need not be said.
+        let at = |service: Option<&Arc<str>>| {
+            let mut first = BTreeMap::new();
+            for lane in asked(lanes, all) {
+                let own = service.and_then(|service| lane.service_fallbacks.get(service));
+                first.entry(lane.tag.clone()).or_insert_with(|| own.unwrap_or(&lane.fallback).clone());
+            }
+            first.retain(|_, detour| *detour != Detour::default());
+            Arc::new(first)
+        };
+        let common = at(None);
+        Self {
+            named: named.into_iter().map(|service| (service.clone(), at(Some(&service)))).collect(),
+            common,
+        }
     }
-    first.into_iter().filter(|(_, fallback)| *fallback == LaneFallback::Fail).map(|(tag, _)| tag).collect()
 }

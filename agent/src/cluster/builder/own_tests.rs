@@ -10,7 +10,7 @@ use crate::{
     govern::{
         governor::Governor,
         lane::RequestTag,
-        policy::{Algorithm, LaneFallback},
+        policy::{Algorithm, Detour, LaneFallback},
         request::tests::Plain,
     },
 };
@@ -416,7 +416,7 @@ fn entry_rules_reach_the_services_that_they_are_about() {
 fn a_lane_may_refuse_to_fall_back_live() {
     let fallback = |snapshot: &Snapshot, tag: &str| {
         let tag = RequestTag::new(tag.as_bytes()).unwrap();
-        service(snapshot, ORDERS).fallback(Some(&tag))
+        service(snapshot, ORDERS).fallback(Some(&tag)).then
     };
     let strict = lane("strict", &created(5), "tag: gray, fallback: Fail");
     let mut builder = start(Options::default(), &shop());
@@ -425,7 +425,7 @@ fn a_lane_may_refuse_to_fall_back_live() {
     let snapshot = next(&mut builder);
     assert_eq!(fallback(&snapshot, "gray"), LaneFallback::Fail);
     assert_eq!(fallback(&snapshot, "blue"), LaneFallback::Baseline);
-    assert_eq!(service(&snapshot, ORDERS).fallback(None), LaneFallback::Baseline);
+    assert_eq!(service(&snapshot, ORDERS).fallback(None).then, LaneFallback::Baseline);
     // An older one of the same tag says otherwise.
     apply(&mut builder, &lane("mild", &created(1), "tag: gray"));
     assert_eq!(fallback(&next(&mut builder), "gray"), LaneFallback::Baseline);
@@ -438,6 +438,34 @@ fn a_lane_may_refuse_to_fall_back_live() {
     assert_eq!(fallback(&next(&mut builder), "gray"), LaneFallback::Fail);
     delete(&mut builder, &strict);
     assert_eq!(fallback(&next(&mut builder), "gray"), LaneFallback::Baseline);
+}
+
+#[test]
+fn a_lane_says_for_each_service_where_its_requests_fall_back_to() {
+    let tag = |text: &str| RequestTag::new(text.as_bytes()).unwrap();
+    let detour = |snapshot: &Snapshot| service(snapshot, ORDERS).fallback(Some(&tag("gray"))).clone();
+    let to =
+        |lanes: &[&str], then| Detour { lanes: lanes.iter().map(|tag| tag.parse().unwrap()).collect(), then };
+    let said_of = |more: &str| {
+        let spec = format!("tag: gray, fallback: Fail, fallbackLanes: [staging], serviceFallbacks: [{more}]");
+        lane("gray", "", &spec)
+    };
+    let mut builder = start(Options::default(), &shop());
+    next(&mut builder);
+    for (more, wanted) in [
+        ("{name: stock, fallback: Baseline}", to(&["staging"], LaneFallback::Fail)),
+        ("{name: orders, fallback: Baseline}", to(&["staging"], LaneFallback::Baseline)),
+        ("{name: orders, lanes: [blue, red]}", to(&["blue", "red"], LaneFallback::Fail)),
+        ("{name: orders, lanes: [], fallback: Baseline}", Detour::default()),
+    ] {
+        apply(&mut builder, &said_of(more));
+        assert_eq!(detour(&next(&mut builder)), wanted, "{more}");
+    }
+    // What another Service gets changes nothing here.
+    apply(&mut builder, &said_of("{name: orders, lanes: [], fallback: Baseline}, {name: stock, lanes: []}"));
+    builder.build(Instant::now());
+    delete(&mut builder, &said_of(""));
+    assert!(builder.build(Instant::now()).is_none_or(|snapshot| detour(&snapshot) == Detour::default()));
 }
 
 #[test]
@@ -471,10 +499,7 @@ fn decided(builder: &Builder, snapshot: &Snapshot) -> Vec<String> {
     for (address, destination) in &snapshot.destinations {
         let service = &destination.service;
         let policy = service.governor.policy();
-        all.push(format!(
-            "{address}: {:?} {:?} {:?}",
-            policy.name, policy.timeouts.request, service.failing_lanes
-        ));
+        all.push(format!("{address}: {:?} {:?} {:?}", policy.name, policy.timeouts.request, service.detours));
         for user in ["ann", "bob"] {
             let coloured =
                 service.entry.colour(&Plain::get("/").with("x-user", user), "10.0.0.9".parse().unwrap());

@@ -1,7 +1,7 @@
 //! From one Service, its slices and its pods to what the model has of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -27,6 +27,7 @@ use crate::{
         endpoint::{Endpoint, Load},
         entry::Entry,
         governor::Governor,
+        policy::Detour,
         subset::Subset,
         tag::Tag,
     },
@@ -58,7 +59,7 @@ pub(super) struct Built {
 struct Rules {
     governor: Arc<Governor>,
     entry: Arc<Entry>,
-    failing: Arc<BTreeSet<Tag>>,
+    detours: Arc<BTreeMap<Tag, Detour>>,
     access_log: Option<Ratio>,
 }
 
@@ -125,7 +126,7 @@ impl Built {
             let rules = Rules {
                 governor,
                 entry: store.lanes.entry(&service.name, port.name.as_ref()),
-                failing: store.lanes.failing(&service.name.namespace),
+                detours: store.lanes.detours(&service.name),
                 access_log: service.access_log.or_else(|| {
                     store.namespaces.get(&service.name.namespace).and_then(|namespace| namespace.access_log)
                 }),
@@ -362,7 +363,7 @@ impl Part {
             session_affinity: service.session_affinity,
             governor: rules.governor.clone(),
             entry: rules.entry.clone(),
-            failing_lanes: rules.failing.clone(),
+            detours: rules.detours.clone(),
             access_log: rules.access_log,
         };
         let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
@@ -419,7 +420,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         session_affinity,
         entry,
         governor,
-        failing_lanes,
+        detours,
         access_log,
     } = new;
     let same = |old: &[Arc<Endpoint>], new: &[Arc<Endpoint>]| {
@@ -430,7 +431,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         && Arc::ptr_eq(&old.governor, governor)
         // Mostly the same one, which spares looking at every rule.
         && (Arc::ptr_eq(&old.entry, entry) || old.entry == *entry)
-        && (&old.failing_lanes, old.access_log) == (failing_lanes, *access_log)
+        && (&old.detours, old.access_log) == (detours, *access_log)
         && same(&old.endpoints, endpoints)
         && same(&old.baseline, baseline)
         && old.lanes.len() == lanes.len()

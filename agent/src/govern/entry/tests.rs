@@ -1,10 +1,12 @@
 //! Who enters a lane.
 
+use std::collections::BTreeMap;
+
 use http::HeaderName;
 use proptest::prelude::*;
 
 use super::{
-    super::policy::{LaneFallback, PathMatch, Percentage, RequestMatch, ValueMatch, ValueTest},
+    super::policy::{Detour, PathMatch, Percentage, RequestMatch, ValueMatch, ValueTest},
     *,
 };
 use crate::govern::request::tests::Plain;
@@ -17,7 +19,9 @@ fn lane(name: &str, entry: Vec<EntryRule>) -> Arc<Lane> {
         name: name.into(),
         tag,
         selector: None,
-        fallback: LaneFallback::Baseline,
+        fallback: Detour::default(),
+        service_fallbacks: BTreeMap::default(),
+        priority: 0,
         targets: Vec::new(),
         entry,
     })
@@ -97,6 +101,37 @@ fn conditions_colour_and_the_oldest_lane_comes_first() {
     assert_eq!(entry.colour(&both, CALLER).map(|coloured| &**coloured.lane), Some("shop/gray"));
     assert!(Entry::default().is_empty() && !entry.is_empty());
     assert_eq!(Entry::default().colour(&Plain::get("/"), CALLER), None);
+}
+
+#[test]
+fn who_asks_for_a_lane_gets_it_whatever_share_another_has() {
+    // The older lane takes everybody; the younger one those who ask for it.
+    let old = percent("shop/old", 100.0);
+    let asked = lane(
+        "shop/asked",
+        vec![rule(header("x-tester", "1"), None), rule(RequestMatch::default(), Some((10.0, user())))],
+    );
+    let of = |entry: &Entry, request: Plain| {
+        entry.colour(&request, CALLER).map(|coloured| (coloured.tag.to_string(), coloured.rule))
+    };
+    let both = entry(&[old.clone(), asked.clone()]);
+    let tester = || Plain::get("/").with("x-user", "ann").with("x-tester", "1");
+    assert_eq!(of(&both, tester()), Some(("asked".to_owned(), 0)));
+    assert_eq!(of(&both, Plain::get("/").with("x-user", "ann")), Some(("old".to_owned(), 0)));
+    // Of two that ask for the same the older one counts, as before.
+    let older = lane("shop/older", vec![rule(header("x-tester", "1"), None)]);
+    let three = entry(&[older, old.clone(), asked.clone()]);
+    assert_eq!(of(&three, tester()), Some(("older".to_owned(), 0)));
+    // A priority goes before both, also before a negative one that was never set.
+    let ranked = |priority| Arc::new(Lane { priority, ..(*old).clone() });
+    assert_eq!(of(&entry(&[asked.clone(), ranked(1)]), tester()), Some(("old".to_owned(), 0)));
+    assert_eq!(of(&entry(&[ranked(-1), asked.clone()]), tester()), Some(("asked".to_owned(), 0)));
+    // Shares of the same requests add up in the new order: the lane with the priority has its own first.
+    let (low, high) = (percent("shop/low", 60.0), percent("shop/high", 60.0));
+    let high = Arc::new(Lane { priority: 5, ..(*high).clone() });
+    let all = users(&entry(&[low, high]));
+    assert!((part(&all, "high") - 60.0).abs() <= 1.4, "{}", part(&all, "high"));
+    assert!((part(&all, "low") - 40.0).abs() <= 1.4, "{}", part(&all, "low"));
 }
 
 /// These values are a promise to every user of an upgraded agent: <http://www.isthe.com/chongo/tech/comp/fnv/> for the

@@ -1,6 +1,6 @@
 //! What a TrafficLane asks for, checked and ready for use: which workloads share a tag, and which requests get it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use http::HeaderName;
 
@@ -15,14 +15,34 @@ pub struct Lane {
     pub tag: Tag,
     /// The pods of the namespace that belong to it, besides those whose label says a tag; `None`: only those.
     pub selector: Option<Selector>,
-    pub fallback: LaneFallback,
+    /// Where its requests go where it has no usable endpoint.
+    pub fallback: Detour,
+    /// The same for calls to these Services of the namespace.
+    pub service_fallbacks: BTreeMap<Arc<str>, Detour>,
+    /// Entry rules of lanes with a higher one are asked first.
+    pub priority: i32,
     /// The Services of the namespace whose calls the entry rules are about; empty: all.
     pub targets: Vec<Target>,
     /// A request without a tag enters if one of these holds.
     pub entry: Vec<EntryRule>,
 }
 
-/// What becomes of a tagged request to a service without a usable endpoint of the lane.
+/// Where a request goes whose lane has no usable endpoint: to one of these lanes, in their order, and else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detour {
+    pub lanes: Vec<Tag>,
+    pub then: LaneFallback,
+}
+
+/// `staging, Baseline`
+impl fmt::Display for Detour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lanes.iter().try_for_each(|tag| write!(f, "{tag}, "))?;
+        write!(f, "{:?}", self.then)
+    }
+}
+
+/// What becomes of a tagged request that no lane has a usable endpoint for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LaneFallback {
     /// The baseline answers.

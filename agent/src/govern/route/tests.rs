@@ -69,7 +69,7 @@ impl Fixture {
         let tag = tag.map(|tag| RequestTag::new(tag.as_bytes()).expect("a tag"));
         let call = Call {
             tag: tag.as_ref(),
-            fallback: LaneFallback::Baseline,
+            fallback: &Detour::default(),
             caller: [10, 9, 0, 1].into(),
             tried,
             now_nanos: 0,
@@ -222,7 +222,7 @@ impl Fixture {
         seed: u64,
     ) -> Option<Decision> {
         let tag = tag.map(|tag| RequestTag::new(tag.as_bytes()).expect("a tag"));
-        let (fallback, caller) = (LaneFallback::Baseline, [10, 9, 0, 1].into());
+        let (fallback, caller) = (&Detour::default(), [10, 9, 0, 1].into());
         let call = Call { tag: tag.as_ref(), fallback, caller, tried, now_nanos };
         route(self.candidates(affinity), &call, &mut Rng::with_seed(seed)).ok()
     }
@@ -427,7 +427,48 @@ fn affinity_follows_warm_up_and_ejection() {
 }
 
 #[test]
+fn a_request_goes_to_the_lanes_that_its_lane_names_before_the_baseline() {
+    let staging: Tag = "staging".parse().expect("a tag");
+    let with_staging = |gray: &[State], staging_state: State| {
+        let mut fixture = fixture(&[Ready], gray);
+        let there: Subset = [endpoint(2, 0, Some(&staging), staging_state)].into_iter().collect();
+        fixture.lanes.insert(staging.clone(), there);
+        fixture
+    };
+    let gray = RequestTag::new(b"gray").expect("a tag");
+    let detour = |then| Detour { lanes: vec!["none".parse().expect("a tag"), staging.clone()], then };
+    for (fixture, tag, then, goes) in [
+        (with_staging(&[Ready], Ready), Some(&gray), LaneFallback::Fail, Ok((Lane::Routed, address(1, 0)))),
+        (with_staging(&[], Ready), Some(&gray), LaneFallback::Fail, Ok((Lane::FellBack, address(2, 0)))),
+        (
+            with_staging(&[NotReady], Ready),
+            Some(&gray),
+            LaneFallback::Baseline,
+            Ok((Lane::FellBack, address(2, 0))),
+        ),
+        (
+            with_staging(&[], NotReady),
+            Some(&gray),
+            LaneFallback::Baseline,
+            Ok((Lane::FellBack, address(0, 0))),
+        ),
+        (with_staging(&[], NotReady), Some(&gray), LaneFallback::Fail, Err(Refusal::LaneUnavailable)),
+        // A request without a tag knows nothing of it.
+        (with_staging(&[], Ready), None, LaneFallback::Fail, Ok((Lane::Baseline, address(0, 0)))),
+    ] {
+        let fallback = detour(then);
+        let caller = [10, 9, 0, 1].into();
+        let call = Call { tag, fallback: &fallback, caller, tried: &[], now_nanos: 0 };
+        for seed in 0..8 {
+            let got = route(fixture.candidates(false), &call, &mut Rng::with_seed(seed));
+            assert_eq!(got.map(|to| (to.lane, to.endpoint.address)), goes, "{tag:?} {then:?}");
+        }
+    }
+}
+
+#[test]
 fn a_lane_that_must_not_fall_back_refuses() {
+    let fails = Detour { then: LaneFallback::Fail, ..Detour::default() };
     let tag = RequestTag::new(b"gray").expect("a tag");
     for (gray, tried, goes) in [
         (&[Ready][..], &[][..], Ok(address(1, 0))),
@@ -439,14 +480,14 @@ fn a_lane_that_must_not_fall_back_refuses() {
     ] {
         let fixture = fixture(&[Ready], gray);
         let caller = [10, 9, 0, 1].into();
-        let call = Call { tag: Some(&tag), fallback: LaneFallback::Fail, caller, tried, now_nanos: 0 };
+        let call = Call { tag: Some(&tag), fallback: &fails, caller, tried, now_nanos: 0 };
         let got = route(fixture.candidates(false), &call, &mut Rng::with_seed(1));
         assert_eq!(got.map(|decision| decision.endpoint.address), goes, "{gray:?}");
     }
     // It is about tagged requests only.
     let fixture = fixture(&[Ready], &[]);
     let caller = [10, 9, 0, 1].into();
-    let call = Call { tag: None, fallback: LaneFallback::Fail, caller, tried: &[], now_nanos: 0 };
+    let call = Call { tag: None, fallback: &fails, caller, tried: &[], now_nanos: 0 };
     assert!(route(fixture.candidates(false), &call, &mut Rng::with_seed(1)).is_ok());
 }
 

@@ -20,7 +20,7 @@ use fastrand::Rng;
 use super::{
     endpoint::{Endpoint, InFlight, Load},
     outcome::{ErrorKind, Outcome},
-    policy::{LaneFallback, Policy},
+    policy::{Detour, Policy},
     route::{Call, Candidates, route},
     subset::Subset,
 };
@@ -225,7 +225,7 @@ impl World {
         };
         let call = Call {
             tag: None,
-            fallback: LaneFallback::Baseline,
+            fallback: &Detour::default(),
             caller: [10, 9, high, low].into(),
             tried: &[],
             now_nanos: self.now,

@@ -30,7 +30,7 @@ pub(super) fn text(
         let about = if services.is_empty() { "all Services".to_owned() } else { services.join(", ") };
         writeln!(
             out,
-            "TrafficLane {}: tag {}, fallback {:?}, entry rules: {} for calls to {about}",
+            "TrafficLane {}: tag {}, fallback {}, entry rules: {} for calls to {about}",
             shown(name),
             lane.tag,
             lane.fallback,

@@ -14,7 +14,7 @@ use crate::{
         fallback,
         lane::{RequestTag, TagNames, TagSource, Tagging},
         outlier,
-        policy::{FallbackAction, FallbackOn, LaneFallback, Mode},
+        policy::{Detour, FallbackAction, FallbackOn, LaneFallback, Mode},
         request::Request,
         route::{self, Candidates, Lane, Refusal},
         subset::Subset,
@@ -133,7 +133,10 @@ impl Walk<'_> {
                 let lane = match (chosen.lane, tag) {
                     (Lane::Routed, Some(tag)) => format!("in lane {}", tag.as_str()),
                     (Lane::FellBack, Some(tag)) => {
-                        format!("of the baseline, which answers for lane {}", tag.as_str())
+                        let of = chosen.endpoint.tag.as_ref();
+                        let of =
+                            of.map_or_else(|| "the baseline".to_owned(), |other| format!("lane {other}"));
+                        format!("of {of}, which answers for lane {}", tag.as_str())
                     }
                     _ => "of the baseline".to_owned(),
                 };
@@ -298,7 +301,9 @@ impl Walk<'_> {
         }
         self.lane(tag, fallback, &decided);
         let of_lane = tag.and_then(|tag| lanes.get(tag.as_str()));
-        for endpoint in of_lane.into_iter().flat_map(|lane| lane.iter()).chain(copied.iter()) {
+        let others = fallback.lanes.iter().filter(|_| tag.is_some()).filter_map(|other| lanes.get(other));
+        let of_lanes = of_lane.into_iter().chain(others).flat_map(|lane| lane.iter());
+        for endpoint in of_lanes.chain(copied.iter()) {
             let draws = drawn.get(&endpoint.address).copied().unwrap_or_default();
             self.candidates.push(candidate(service, endpoint, draws, self.now));
         }
@@ -334,7 +339,7 @@ impl Walk<'_> {
     fn lane(
         &mut self,
         tag: Option<&RequestTag>,
-        fallback: LaneFallback,
+        fallback: &Detour,
         decided: &Result<route::Decision, Refusal>,
     ) {
         let service = self.service;
@@ -351,17 +356,20 @@ impl Walk<'_> {
             || format!("{service} has no endpoint in lane {tag}"),
             |lane| format!("endpoints in lane {tag}: {}, ready: {}", lane.len(), lane.usable()),
         );
-        let fails = fallback == LaneFallback::Fail;
-        let because = if fails {
-            Some(format!("fallback: Fail of the TrafficLane for {tag} in {}", service.namespace))
-        } else {
+        let fails = fallback.then == LaneFallback::Fail;
+        let because = if *fallback == Detour::default() {
             self.service_object()
+        } else {
+            Some(format!("fallback: {fallback} of the TrafficLane for {tag} in {}", service.namespace))
         };
         let (verdict, what) = match decided {
-            Ok(decision) if decision.lane == Lane::FellBack => (
-                Verdict::Changes,
-                format!("{there}: falls back to the baseline, and keeps its tag; {of_baseline}"),
-            ),
+            Ok(decision) if decision.lane == Lane::FellBack => {
+                let to = decision.endpoint.tag.as_ref().map_or_else(
+                    || format!("the baseline, and keeps its tag; {of_baseline}"),
+                    |other| format!("lane {other}, and keeps its tag"),
+                );
+                (Verdict::Changes, format!("{there}: falls back to {to}"))
+            }
             Ok(_) => (Verdict::Passes, there),
             Err(_) if fails => (Verdict::Stops, format!("{there}, and it must not fall back")),
             Err(_) => (Verdict::Stops, format!("{there}; {of_baseline}")),

@@ -12,6 +12,10 @@ fn about_lanes() {
     agree::<TrafficLane>(
         vec![
             lane(&json!({})),
+            lane(&json!({"priority": -1000, "fallbackLanes": ["staging", "dev.2"]})),
+            lane(&json!({"fallback": "Fail", "serviceFallbacks": [
+                {"name": "gateway", "fallback": "Baseline"}, {"name": "stock", "lanes": []},
+            ]})),
             lane(&json!({"fallback": "Fail", "targetRefs": [{"name": "gateway", "sectionName": "http"}]})),
             selector(json!({"matchLabels": {"app.kubernetes.io/version": "2", "track": ""}})),
             expression(json!({"key": "track", "operator": "In", "values": ["gray"]})),
@@ -31,6 +35,33 @@ fn about_lanes() {
             (lane(&json!({"tag": "-gray"})), "spec.tag", "letter or digit", Everywhere),
             (lane(&json!({"tag": long(64)})), "spec.tag", "1 to 63", Everywhere),
             (lane(&json!({"fallback": "None"})), "spec.fallback", "\"Baseline\", \"Fail\"", Everywhere),
+            (lane(&json!({"priority": 1001})), "spec.priority", "-1000 to 1000", Everywhere),
+            (
+                lane(&json!({"fallbackLanes": ["gray"]})),
+                "spec.fallbackLanes[0]",
+                "the lane itself",
+                Everywhere,
+            ),
+            (lane(&json!({"fallbackLanes": ["a", "a"]})), "spec.fallbackLanes[1]", "already", Everywhere),
+            (lane(&json!({"fallbackLanes": ["a b"]})), "spec.fallbackLanes[0]", "is no tag", Everywhere),
+            (
+                lane(&json!({"serviceFallbacks": [{"name": "a"}]})),
+                "spec.serviceFallbacks[0]",
+                "fallback or lanes is needed",
+                Everywhere,
+            ),
+            (
+                lane(&json!({"serviceFallbacks": [{"name": "a", "lanes": ["b", "gray"]}]})),
+                "spec.serviceFallbacks[0].lanes[1]",
+                "the lane itself",
+                Everywhere,
+            ),
+            (
+                lane(&json!({"serviceFallbacks": [{"name": "a", "lanes": []}, {"name": "a", "lanes": []}]})),
+                "spec.serviceFallbacks[1].name",
+                "names are unique",
+                Everywhere,
+            ),
             (
                 lane(&json!({"targetRefs": [{"name": "a"}, {"name": "a"}]})),
                 "spec.targetRefs[1]",

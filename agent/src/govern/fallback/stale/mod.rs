@@ -141,7 +141,9 @@ impl Store {
                 (method, authority, request.target(), lane.map(Tag::as_str)).hash(hasher);
                 hash_header(request, &header::AUTHORIZATION, hasher);
                 hash_header(request, &header::COOKIE, hasher);
-                vary_by.iter().for_each(|name| hash_header(request, name, hasher));
+                for name in vary_by {
+                    hash_header(request, name, hasher);
+                }
             }))
         })
     }

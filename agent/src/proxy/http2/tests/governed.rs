@@ -1,15 +1,15 @@
 //! The rules of a policy in the path of a stream.
 
-use std::sync::atomic::AtomicBool;
+use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
 use super::*;
 use crate::govern::{
     entry::Entry,
     governor::Governor,
     policy::{
-        Behaviour, CircuitBreaker, Concurrency, EntryRule, Fallback, FallbackAction, FallbackOn, Lane,
-        LaneFallback, LimitKey, Mode, Policy, RateLimit, RequestMatch, Retry, Scope, StaleAnswer,
-        StaticAnswer, Timeouts,
+        Behaviour, CircuitBreaker, Concurrency, Detour, EntryRule, Fallback, FallbackAction, FallbackOn,
+        Lane, LimitKey, Mode, Policy, RateLimit, RequestMatch, Retry, Scope, StaleBounds, StaticAnswer,
+        Timeouts,
     },
 };
 
@@ -245,8 +245,8 @@ async fn fallbacks_stand_in() {
     })
     .await;
     let on = vec![FallbackOn::ServerError];
-    let bounds = StaleAnswer { max_age: Duration::from_secs(60), max_bytes: 10_000 };
-    let last = Fallback { name: "last".into(), on: on.clone(), action: FallbackAction::Stale(bounds) };
+    let bounds = StaleBounds { max_age: Duration::from_secs(60), max_bytes: 10_000 };
+    let last = Fallback { name: "last".into(), on: on.clone(), action: FallbackAction::Stale(bounds.into()) };
     let grpc_ok = (http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"));
     let fixed = StaticAnswer { status: 200, headers: vec![grpc_ok], body: Bytes::from_static(b"ab") };
     let empty = Fallback { name: "empty".into(), on, action: FallbackAction::Static(fixed) };
@@ -275,7 +275,9 @@ async fn a_request_is_coloured_where_it_enters() {
         name: "shop/gray".into(),
         tag: "gray".parse().expect("a tag"),
         selector: None,
-        fallback: LaneFallback::default(),
+        fallback: Detour::default(),
+        service_fallbacks: BTreeMap::default(),
+        priority: 0,
         targets: Vec::new(),
         entry: vec![EntryRule { matches: RequestMatch::default(), percentage: None }],
     });

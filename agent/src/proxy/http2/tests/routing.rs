@@ -197,7 +197,7 @@ async fn only_the_time_that_an_endpoint_takes_is_held_against_it() {
 async fn an_entry_rule_on_the_host_takes_requests_of_http2() {
     use crate::govern::{
         entry::Entry,
-        policy::{EntryRule, Lane, LaneFallback, RequestMatch, ValueMatch, ValueTest},
+        policy::{Detour, EntryRule, Lane, RequestMatch, ValueMatch, ValueTest},
     };
     let endpoints = [(named("base").await, None), (named("gray").await, Some("gray"))];
     let bed = bed(&endpoints);
@@ -207,7 +207,9 @@ async fn an_entry_rule_on_the_host_takes_requests_of_http2() {
         name: "shop/gray".into(),
         tag: "gray".parse().expect("a tag"),
         selector: None,
-        fallback: LaneFallback::default(),
+        fallback: Detour::default(),
+        service_fallbacks: std::collections::BTreeMap::default(),
+        priority: 0,
         targets: Vec::new(),
         entry: vec![EntryRule { matches, percentage: None }],
     });
