@@ -74,8 +74,8 @@ struct Index {
     names: [u32; BUCKETS],
     /// The hashes of what came of late and is not in the table.
     seen: [[u32; WAYS]; SETS],
-    /// How many hashes were forgotten for others.
-    forgotten: u32,
+    /// Where the lots come from that are drawn between them.
+    lots: u32,
     /// The number of the next entry.
     next: u32,
 }
@@ -89,7 +89,7 @@ struct Links {
 impl Index {
     fn new() -> Self {
         // No entry has number 0 while it could be in the table: it would be an older one than all of them.
-        Self { fields: [0; BUCKETS], names: [0; BUCKETS], seen: [[0; WAYS]; SETS], forgotten: 0, next: 1 }
+        Self { fields: [0; BUCKETS], names: [0; BUCKETS], seen: [[0; WAYS]; SETS], lots: 1, next: 1 }
     }
 
     fn bucket(hash: u64) -> usize {
@@ -133,9 +133,11 @@ impl Index {
             return true;
         }
         // Were always the oldest forgotten, fields that come in turn, one more than a set has room for, would push each
-        // other out for ever. So it is one of them by a lot that is cheap: the golden ratio's multiples.
-        self.forgotten = self.forgotten.wrapping_add(0x9e37_79b9);
-        set[(self.forgotten >> 30) as usize % WAYS] = mark;
+        // other out for ever. So a lot is drawn (xorshift, Marsaglia 2003).
+        self.lots ^= self.lots << 13;
+        self.lots ^= self.lots >> 17;
+        self.lots ^= self.lots << 5;
+        set[self.lots as usize % WAYS] = mark;
         false
     }
 }
