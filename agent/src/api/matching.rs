@@ -1,12 +1,17 @@
 //! Which requests a rule is about, as users write it. Words and meaning are those of Gateway API's HTTPRoute.
 
+use std::collections::BTreeMap;
+
 use http::{HeaderName, Method};
 use kube::KubeSchema;
 use regex::bytes::RegexBuilder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::field::{At, quoted};
+use super::{
+    field::{At, quoted},
+    selector,
+};
 use crate::govern::{path, policy};
 
 /// The largest program that a regular expression may become, in bytes: it runs for every request, on every node.
@@ -47,6 +52,33 @@ pub struct RequestMatch {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub cookies: Vec<CookieMatch>,
+    /// The calling pods: one of these holds for the pod that sends the request. Any pod if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub from: Vec<CallerMatch>,
+}
+
+/// A condition on the calling pod. All of its parts must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.namespace) || has(self.workload) || has(self.podLabels) && self.podLabels.size() > 0")
+        .message("it says nothing: namespace, workload or podLabels is needed")
+)]
+pub struct CallerMatch {
+    /// The pod's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub namespace: Option<String>,
+    /// The workload that the pod is a part of: the name of its Deployment, StatefulSet, DaemonSet, CronJob or Job, or the pod's
+    /// own where nothing owns it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub workload: Option<String>,
+    /// Labels that the pod has, with their values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "selector::labels")]
+    pub pod_labels: BTreeMap<String, String>,
 }
 
 /// A condition on the path, as the server sees it.
@@ -165,6 +197,22 @@ impl RequestMatch {
             cookies: each(&self.cookies, &at.field("cookies"), |cookie, at| {
                 Some((cookie.name.clone(), cookie.check(at)))
             }),
+            from: each(&self.from, &at.field("from"), |from, at| Some(from.check(at))),
+        }
+    }
+}
+
+impl CallerMatch {
+    pub(super) fn check(&self, at: &At<'_>) -> policy::CallerMatch {
+        if self.namespace.is_none() && self.workload.is_none() && self.pod_labels.is_empty() {
+            at.refuse("it says nothing: namespace, workload or podLabels is needed");
+        }
+        selector::check_keys(self.pod_labels.keys(), &at.field("podLabels"));
+        let labels = self.pod_labels.iter();
+        policy::CallerMatch {
+            namespace: self.namespace.as_deref().map(Into::into),
+            workload: self.workload.as_deref().map(Into::into),
+            labels: labels.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
         }
     }
 }

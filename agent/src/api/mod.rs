@@ -34,7 +34,8 @@ pub use self::{
     field::FieldError,
     hint::not_one_of,
     matching::{
-        CookieMatch, HeaderMatch, ParameterMatch, PathMatch, PathMatchType, RequestMatch, ValueMatchType,
+        CallerMatch, CookieMatch, HeaderMatch, ParameterMatch, PathMatch, PathMatchType, RequestMatch,
+        ValueMatchType,
     },
     schema::Schema,
     span::Span,
@@ -57,6 +58,7 @@ pub const API_VERSION: &str = "sluice.dev/v1alpha1";
 
 // Patterns of the schema that are put into words where they are not met.
 const NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+const SUBDOMAIN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 const TAG: &str = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$";
 const HEALTH_CHECK_PATH: &str = r"^/[^*]*\*?$";
 

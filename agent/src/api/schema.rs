@@ -262,6 +262,9 @@ impl Schema {
             super::NAME => {
                 "allowed are a-z, 0-9 and '-', beginning and ending with a letter or digit".to_owned()
             }
+            super::SUBDOMAIN => {
+                "allowed are a-z, 0-9, '-' and '.', beginning and ending with a letter or digit".to_owned()
+            }
             super::TAG => {
                 "allowed are letters, digits, '-', '_' and '.', beginning and ending with a letter or digit"
                     .to_owned()

@@ -14,6 +14,23 @@ pub(super) const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?
 /// 253 for the prefix, 63 for the name.
 const LONGEST_KEY: usize = 317;
 
+/// Labels with their values.
+pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
+    let value = json_schema!({"type": "string", "maxLength": 63, "pattern": LABEL_VALUE});
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": value,
+    })
+}
+
+/// Refuses keys that no label has. The map's error, not the field's: the field's value may be wrong too, and both are to be told.
+pub(super) fn check_keys<'k>(keys: impl Iterator<Item = &'k String>, at: &At<'_>) {
+    for key in keys.filter(|key| !is_label_key(key)) {
+        at.refuse(format!("{} is no label key such as \"app.kubernetes.io/name\"", quoted(key)));
+    }
+}
+
 /// As that of every selector, but with bounds and with what the API server checks of selectors in its own kinds. All but the
 /// keys of matchLabels: as they have no bound, a rule about them is too expensive for it.
 pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
@@ -76,11 +93,8 @@ pub(super) fn check(selector: &LabelSelector, at: &At<'_>) -> policy::Selector {
     let mut requirements = Vec::new();
     let labels = at.field("matchLabels");
     let matched = selector.match_labels.iter().flatten();
+    check_keys(matched.clone().map(|(key, _)| key), &labels);
     for (key, value) in matched.clone() {
-        if !is_label_key(key) {
-            // The map's error, not the field's: the field's value may be wrong too, and both are to be told.
-            labels.refuse(format!("{} is no label key such as \"app.kubernetes.io/name\"", quoted(key)));
-        }
         requirements.push(In(key.as_str().into(), vec![value.as_str().into()]));
     }
     let expressions = selector.match_expressions.as_deref().unwrap_or_default();

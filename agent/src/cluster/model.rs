@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     govern::{
+        caller::{Caller, Labels},
         endpoint::Endpoint,
         entry::Entry,
         governor::Governor,
@@ -122,11 +123,11 @@ impl Service {
     }
 
     /// The tag that a request without one gets where it enters here.
-    pub fn colour(&self, request: &impl Request, caller: &Workload) -> Option<RequestTag> {
+    pub fn colour(&self, request: &impl Request, caller: IpAddr) -> Option<RequestTag> {
         if self.entry.is_empty() {
             return None;
         }
-        let coloured = self.entry.colour(request, caller.address())?;
+        let coloured = self.entry.colour(request, caller)?;
         Some(coloured.tag.into())
     }
 
@@ -182,6 +183,9 @@ pub struct Workload {
     pub uid: Arc<str>,
     pub namespace: Arc<str>,
     pub name: Arc<str>,
+    /// What it is a part of, for rules about callers: the name of its Deployment, StatefulSet or the like, or its own.
+    pub workload: Arc<str>,
+    pub labels: Labels,
     pub tag: Option<Tag>,
     pub ips: Vec<IpAddr>,
     pub node: Option<Arc<str>>,
@@ -203,12 +207,19 @@ impl Workload {
         self.ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
+    /// The pod as rules see it that are about callers.
+    pub fn caller(&self) -> Caller<'_> {
+        Caller { namespace: &self.namespace, workload: &self.workload, labels: &self.labels }
+    }
+
     /// A pod that runs, is captured, and of which nothing else is known.
     pub fn new(uid: &str, namespace: &str, name: &str) -> Self {
         Self {
             uid: uid.into(),
             namespace: namespace.into(),
             name: name.into(),
+            workload: name.into(),
+            labels: Labels::default(),
             tag: None,
             ips: Vec::new(),
             node: None,

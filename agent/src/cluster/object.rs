@@ -9,6 +9,7 @@ use super::model::Protocol;
 use crate::{
     api::FieldError,
     govern::{
+        caller::Labels,
         policy::{Lane, Policy, Target},
         tag::Tag,
     },
@@ -227,6 +228,9 @@ pub struct Pod {
     pub tag: Option<Tag>,
     /// All labels, for selectors.
     pub labels: Labels,
+    /// The name of what owns it, as far as the pod tells: its Deployment's, StatefulSet's, DaemonSet's, CronJob's. `None`:
+    /// nothing does.
+    pub workload: Option<Arc<str>>,
     /// The annotation `sluice.dev/capture`.
     pub capture: Option<bool>,
     pub node: Option<Arc<str>>,
@@ -241,39 +245,6 @@ pub struct Pod {
     pub terminating: bool,
     /// Its phase is Succeeded or Failed.
     pub finished: bool,
-}
-
-/// Labels, sorted. Cheap to clone: pods of one template mostly have the same.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Labels(Option<Arc<[Label]>>);
-
-type Label = (Box<str>, Box<str>);
-
-impl Labels {
-    pub fn get(&self, key: &str) -> Option<&str> {
-        let labels = self.0.as_deref()?;
-        let at = labels.binary_search_by(|(name, _)| (**name).cmp(key)).ok()?;
-        Some(&labels[at].1)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_none()
-    }
-
-    /// Whether nobody else has these same ones.
-    pub(super) fn is_unshared(&self) -> bool {
-        self.0.as_ref().is_none_or(|labels| Arc::strong_count(labels) == 1)
-    }
-}
-
-/// Sorts them; of a key that comes twice either value may count.
-impl<K: Into<Box<str>>, V: Into<Box<str>>> FromIterator<(K, V)> for Labels {
-    fn from_iter<I: IntoIterator<Item = (K, V)>>(labels: I) -> Self {
-        let mut labels: Vec<Label> =
-            labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        labels.sort_unstable();
-        Self((!labels.is_empty()).then(|| labels.into()))
-    }
 }
 
 pub type TrafficPolicy = Own<Attached>;

@@ -15,7 +15,7 @@ use std::{
 
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
 pub use self::own::{Loose, traffic_lane, traffic_policy};
@@ -210,6 +210,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         ips,
         tag,
         labels: labels.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+        workload: workload(metadata.owner_references.as_deref().unwrap_or_default(), labels),
         capture: check.capture(annotations),
         node: text(spec.node_name.as_deref()),
         zone: labels.and_then(|labels| text(labels.get(ZONE_LABEL).map(|s| &**s))),
@@ -220,6 +221,28 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
     };
     Ok(check.end(Object::Pod(pod)))
+}
+
+/// The labels by which the ReplicaSets of a Deployment, and of Argo's Rollout, tell their pods: what they append to its name.
+const TEMPLATE_HASHES: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
+
+/// The workload that a pod is a part of. Its controller is named by the pod; what is behind that can be told by its name: a
+/// ReplicaSet's is that of its Deployment and the hash of its template, a CronJob's Job's is that of the CronJob and the time
+/// in minutes. <https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#pod-template-hash-label>
+fn workload(owners: &[OwnerReference], labels: Option<&BTreeMap<String, String>>) -> Option<Arc<str>> {
+    let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+    let name = owner.name.as_str();
+    let shorter = match &*owner.kind {
+        "ReplicaSet" => TEMPLATE_HASHES
+            .iter()
+            .find_map(|label| name.strip_suffix(labels?.get(*label)?.as_str())?.strip_suffix('-')),
+        "Job" => name.rsplit_once('-').and_then(|(cron_job, time)| {
+            let is_time = (8..=10).contains(&time.len()) && time.bytes().all(|byte| byte.is_ascii_digit());
+            is_time.then_some(cron_job)
+        }),
+        _ => None,
+    };
+    text(Some(shorter.filter(|name| !name.is_empty()).unwrap_or(name)))
 }
 
 /// Collects what is wrong with one object while it is stripped.
@@ -465,5 +488,44 @@ fn usable_address(address: &str) -> Result<IpAddr, String> {
         ))
     } else {
         Ok(ip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_a_part_of_what_owns_its_owner() {
+        let owned = |kind: &str, name: &str, labels: &[(&str, &str)], controller| {
+            let owner = OwnerReference {
+                kind: kind.to_owned(),
+                name: name.to_owned(),
+                controller,
+                ..OwnerReference::default()
+            };
+            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            workload(&[OwnerReference::default(), owner], Some(&labels))
+        };
+        let hash = ("pod-template-hash", "7d9f8b6c5");
+        for (kind, name, labels, wanted) in [
+            ("ReplicaSet", "orders-7d9f8b6c5", &[hash][..], "orders"),
+            ("ReplicaSet", "orders-v2-7d9f8b6c5", &[hash], "orders-v2"),
+            ("ReplicaSet", "orders-7d9f8b6c5", &[("rollouts-pod-template-hash", "7d9f8b6c5")], "orders"),
+            // One that nobody made of a template.
+            ("ReplicaSet", "orders-7d9f8b6c5", &[], "orders-7d9f8b6c5"),
+            ("ReplicaSet", "7d9f8b6c5", &[hash], "7d9f8b6c5"),
+            ("ReplicaSet", "-7d9f8b6c5", &[hash], "-7d9f8b6c5"),
+            ("StatefulSet", "mysql", &[], "mysql"),
+            ("DaemonSet", "agent", &[], "agent"),
+            ("Job", "report-28391820", &[], "report"),
+            ("Job", "migrate-2", &[], "migrate-2"),
+            ("Job", "import", &[], "import"),
+            ("CloneSet", "orders", &[hash], "orders"),
+        ] {
+            assert_eq!(owned(kind, name, labels, Some(true)).as_deref(), Some(wanted), "{kind} {name}");
+            assert_eq!(owned(kind, name, labels, None), None, "whoever owns it does not control it");
+        }
+        assert_eq!(workload(&[], None), None);
     }
 }

@@ -6,13 +6,14 @@
 //! asks for it, [`edit`] puts it into the head that is sent on, [`throttle`], [`concurrency`] and [`breaker`] admit it or refuse, [`route`] finds the endpoints that may
 //! answer it ([`outlier`] and [`warmup`] hold some back), [`balance`] chooses one of them. What came of it is an
 //! [`outcome`]; [`retry`] sends it again, [`fallback`] answers in the service's place. [`policy`] is what was asked for,
-//! checked and with every default filled in; [`request`] is what rules may ask of a request, with its [`path`] as its server will see
+//! checked and with every default filled in; [`request`] is what rules may ask of a request and its [`caller`], with its [`path`] as its server will see
 //! it.
 
 mod affinity;
 pub mod baggage;
 pub mod balance;
 pub mod breaker;
+pub mod caller;
 pub mod concurrency;
 pub mod edit;
 pub mod endpoint;

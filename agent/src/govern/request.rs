@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::HeaderName;
 use percent_encoding::percent_decode;
 
-use super::path;
+use super::{caller::Caller, path};
 
 /// What rules may ask of a request. Asking costs a look through the request's lines, so it is done only where a policy
 /// has a rule.
@@ -21,6 +21,11 @@ pub trait Request {
 
     /// All values of this header, one after the other.
     fn each_header(&self, name: &HeaderName, each: &mut dyn FnMut(&[u8]));
+
+    /// The pod that sent it; `None`: not known, so that no rule about callers holds for it.
+    fn caller(&self) -> Option<Caller<'_>> {
+        None
+    }
 
     /// The path as it was sent, without the query.
     fn path(&self) -> &[u8] {

@@ -11,6 +11,7 @@
 mod accept;
 mod answer;
 mod buffers;
+mod by_caller;
 mod choose;
 mod connection;
 mod decisions;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::HeaderName;
 use sluice::govern::policy::{
-    Behaviour, Concurrency, LimitKey, Mode, PathMatch, Policy, RateLimit, RequestMatch, Scope,
+    Behaviour, CallerMatch, Concurrency, LimitKey, Mode, PathMatch, Policy, RateLimit, RequestMatch, Scope,
 };
 
 use crate::{origin::Origin, peer::End, rig::Rig};
@@ -87,6 +87,26 @@ fn a_limit_on_a_path_cannot_be_walked_around_and_the_path_is_forwarded_as_it_cam
         caller.get(path);
         assert_eq!(caller.answer().body, "ok", "{path}");
     }
+}
+
+#[test]
+fn a_limit_may_be_about_some_callers_and_count_by_their_workload() {
+    let origin = Origin::fixed("ok");
+    let from = |workload: &str| RequestMatch {
+        from: vec![CallerMatch { workload: Some(workload.into()), ..CallerMatch::default() }],
+        ..RequestMatch::default()
+    };
+    let rule = |workload| RateLimit { matches: from(workload), key: LimitKey::Workload, ..rare() };
+    // The pod is called gateway-1, and is all that there is of its workload.
+    let mut rig = Rig::builder().endpoint(origin.address).policy(rates(rule("gateway-1"))).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    caller.get("/");
+    caller.answer().made_up(429, "rate_limited");
+    rig.change(|service| service.policy(rates(rule("batch"))));
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok", "a rule about others");
 }
 
 #[test]

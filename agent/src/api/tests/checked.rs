@@ -212,12 +212,15 @@ fn rate_limits_arrive() {
     );
     assert_eq!(queued.behaviour, queue(2000));
     assert_eq!(queued.key, to::LimitKey::Caller);
+    let by_workload = limit(json!({"name": "l", "requests": 10, "key": {"type": "Workload"}}));
+    assert_eq!(by_workload.key, to::LimitKey::Workload);
     let matched = limit(json!({"name": "l", "requests": 10, "match": {
         "methods": ["POST"],
         "path": {"value": "/orders"},
         "headers": [{"name": "X-A", "value": "1"}, {"name": "x-b", "type": "Prefix", "value": "2"}],
         "queryParams": [{"name": "c", "type": "Present"}],
         "cookies": [{"name": "d", "type": "Absent"}, {"name": "e", "type": "RegularExpression", "value": "^f"}],
+        "from": [{"namespace": "web", "workload": "shop", "podLabels": {"a": "b"}}],
     }}));
     let is = to::ValueTest::Is;
     assert_eq!(
@@ -239,6 +242,11 @@ fn rate_limits_arrive() {
                     )))
                 ),
             ],
+            from: vec![to::CallerMatch {
+                namespace: Some("web".into()),
+                workload: Some("shop".into()),
+                labels: vec![("a".into(), "b".into())],
+            }],
         }
     );
 }

@@ -114,13 +114,14 @@ pub struct RateLimitWarmUp {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("has(self.name) == (self.type != 'Caller')")
-        .message("type Header and QueryParam need a name, type Caller goes without").field_path(".name"),
+    validation = Rule::new("has(self.name) == !(self.type in ['Caller', 'Workload'])")
+        .message("type Header and QueryParam need a name, type Caller and Workload go without").field_path(".name"),
     validation = Rule::new("self.type != 'Header' || !has(self.name) || self.name.matches(\"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$\")")
         .message("no header name: allowed are letters, digits and !#$%&'*+-.^_`|~").field_path(".name")
 )]
 pub struct LimitKey {
-    /// Caller: each calling pod. Header: each value of a header. QueryParam: each value of a parameter of the query.
+    /// Caller: each calling pod. Workload: all pods of a calling workload (Deployment, StatefulSet and the like) together, on a
+    /// node. Header: each value of a header. QueryParam: each value of a parameter of the query.
     /// Requests without the header or parameter are counted together.
     #[serde(rename = "type")]
     pub key: LimitKeyType,
@@ -134,6 +135,7 @@ pub struct LimitKey {
 pub enum LimitKeyType {
     #[default]
     Caller,
+    Workload,
     Header,
     QueryParam,
 }
@@ -257,8 +259,9 @@ impl LimitKey {
         let at = at.field("name");
         match (self.key, self.name.as_deref()) {
             (LimitKeyType::Caller, None) => policy::LimitKey::Caller,
-            (LimitKeyType::Caller, Some(name)) => {
-                at.refuse(format!("{}: type Caller goes without a name", quoted(name)));
+            (LimitKeyType::Workload, None) => policy::LimitKey::Workload,
+            (key @ (LimitKeyType::Caller | LimitKeyType::Workload), Some(name)) => {
+                at.refuse(format!("{}: type {key:?} goes without a name", quoted(name)));
                 policy::LimitKey::Caller
             }
             (LimitKeyType::Header, Some(name)) => {

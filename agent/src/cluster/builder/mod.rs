@@ -345,6 +345,8 @@ impl Builder {
                 uid: pod.cgroup_uid.clone()?,
                 namespace: name.namespace.clone(),
                 name: name.name.clone(),
+                workload: pod.workload.as_ref().unwrap_or(&name.name).clone(),
+                labels: pod.labels.clone(),
                 tag: self.store.tag_of(pod).cloned(),
                 ips: pod.ips.clone(),
                 node: pod.node.clone(),

@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 
 use super::{lanes::Lanes, policies::Policies};
 use crate::{
-    cluster::object::{EndpointSlice, Labels, Name, Namespace, Pod, PodReference, Service},
-    govern::{governor::Governor, tag::Tag},
+    cluster::object::{EndpointSlice, Name, Namespace, Pod, PodReference, Service},
+    govern::{caller::Labels, governor::Governor, tag::Tag},
 };
 
 #[derive(Default)]

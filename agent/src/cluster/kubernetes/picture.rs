@@ -250,7 +250,10 @@ fn deleted(kind: Kind, namespace: &Arc<str>, name: Arc<str>) -> Change {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::object::{Labels, Namespace, Pod};
+    use crate::{
+        cluster::object::{Namespace, Pod},
+        govern::caller::Labels,
+    };
 
     fn scope(kind: Kind, namespace: &str) -> Scope {
         Scope { kind, namespace: namespace.into() }
@@ -269,6 +272,7 @@ mod tests {
             ips: Vec::new(),
             tag: None,
             labels: Labels::default(),
+            workload: None,
             capture: None,
             node: None,
             zone: None,

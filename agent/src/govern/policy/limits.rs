@@ -52,6 +52,8 @@ pub enum LimitKey {
     None,
     /// Each calling pod.
     Caller,
+    /// All pods of a calling workload together.
+    Workload,
     /// Each value of a header; requests without it are counted together.
     Header(HeaderName),
     /// Each value of a query parameter; requests without it are counted together.

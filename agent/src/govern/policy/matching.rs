@@ -1,9 +1,11 @@
 //! Which requests a rule is about.
 
+use std::sync::Arc;
+
 use http::{HeaderName, Method};
 use regex::bytes::Regex;
 
-use crate::govern::request::Request;
+use crate::govern::{caller::Caller, request::Request};
 
 /// A condition on a request. All of its parts must hold; without any it matches every request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +19,16 @@ pub struct RequestMatch {
     pub query_parameters: Vec<(String, ValueTest)>,
     /// All of these.
     pub cookies: Vec<(String, ValueTest)>,
+    /// The caller is one of these; empty: any.
+    pub from: Vec<CallerMatch>,
+}
+
+/// A condition on the calling pod. All of its parts must hold; without any it matches every pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallerMatch {
+    pub namespace: Option<Arc<str>>,
+    pub workload: Option<Arc<str>>,
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
 }
 
 /// A condition on the path, without the query; as in Gateway API. Both are in their normal form
@@ -68,6 +80,20 @@ impl RequestMatch {
                 .iter()
                 .all(|(name, test)| test.holds(request.query_parameter(name).as_deref()))
             && self.cookies.iter().all(|(name, test)| test.holds(request.cookie(name).as_deref()))
+            && (self.from.is_empty() || is_from(&self.from, request.caller()))
+    }
+}
+
+/// Whether one of these holds for the caller.
+pub fn is_from(from: &[CallerMatch], caller: Option<Caller<'_>>) -> bool {
+    caller.is_some_and(|caller| from.iter().any(|one| one.matches(&caller)))
+}
+
+impl CallerMatch {
+    fn matches(&self, caller: &Caller<'_>) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| **namespace == *caller.namespace)
+            && self.workload.as_ref().is_none_or(|workload| **workload == *caller.workload)
+            && self.labels.iter().all(|(key, value)| caller.labels.get(key) == Some(value))
     }
 }
 
@@ -107,7 +133,7 @@ impl ValueMatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::govern::request::tests::Plain;
+    use crate::govern::{caller::Labels, request::tests::Plain};
 
     #[test]
     fn without_conditions_everything_matches() {
@@ -123,6 +149,7 @@ mod tests {
             headers: vec![(HeaderName::from_static("x-user"), exact("ann"))],
             query_parameters: vec![("full".to_owned(), ValueTest::Present)],
             cookies: vec![("beta".to_owned(), ValueTest::Absent)],
+            from: Vec::new(),
         };
         let good = || Plain::get("/api/orders?full").with("x-user", "ann");
         assert!(rule.matches(&good()));
@@ -132,6 +159,51 @@ mod tests {
         assert!(!rule.matches(&Plain { target: "/api", ..good() }));
         assert!(!rule.matches(&Plain::get("/api?full").with("x-user", "bob")));
         assert!(!rule.matches(&good().with("cookie", "beta=1")));
+    }
+
+    #[test]
+    fn a_caller_is_told_by_its_workload() {
+        struct From(Option<(&'static str, &'static str, Labels)>);
+        impl Request for From {
+            fn method(&self) -> &[u8] {
+                b"GET"
+            }
+            fn target(&self) -> &[u8] {
+                b"/"
+            }
+            fn header(&self, _: &HeaderName) -> Option<&[u8]> {
+                None
+            }
+            fn each_header(&self, _: &HeaderName, _: &mut dyn FnMut(&[u8])) {}
+            fn caller(&self) -> Option<Caller<'_>> {
+                let (namespace, workload, labels) = self.0.as_ref()?;
+                Some(Caller { namespace, workload, labels })
+            }
+        }
+        let labels = || [("app", "web"), ("tier", "front")].into_iter().collect::<Labels>();
+        let web = From(Some(("shop", "web", labels())));
+        let one = |namespace: &str, workload: &str, labels: &[(&str, &str)]| CallerMatch {
+            namespace: (!namespace.is_empty()).then(|| namespace.into()),
+            workload: (!workload.is_empty()).then(|| workload.into()),
+            labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+        };
+        for (rule, wanted) in [
+            (one("shop", "web", &[("tier", "front")]), true),
+            (one("", "web", &[]), true),
+            (one("shop", "", &[]), true),
+            (one("", "", &[("app", "web"), ("tier", "front")]), true),
+            (one("other", "web", &[]), false),
+            (one("shop", "we", &[]), false),
+            (one("", "", &[("app", "web"), ("tier", "back")]), false),
+            (one("", "", &[("zone", "a")]), false),
+        ] {
+            let only = RequestMatch { from: vec![rule.clone()], ..RequestMatch::default() };
+            assert_eq!(only.matches(&web), wanted, "{rule:?}");
+            let either =
+                RequestMatch { from: vec![one("x", "", &[]), rule.clone()], ..RequestMatch::default() };
+            assert_eq!(either.matches(&web), wanted, "{rule:?}");
+            assert!(!only.matches(&From(None)), "who calls is not known");
+        }
     }
 
     #[test]

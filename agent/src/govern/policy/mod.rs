@@ -18,7 +18,7 @@ pub use self::{
     },
     lane::{Detour, EntryRule, Lane, LaneFallback, Percentage, PercentageKey, Requirement, Selector, Target},
     limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},
-    matching::{PathMatch, Pattern, RequestMatch, ValueMatch, ValueTest},
+    matching::{CallerMatch, PathMatch, Pattern, RequestMatch, ValueMatch, ValueTest, is_from},
 };
 
 /// Whether a rule refuses, or only counts what it would have refused (DESIGN 6.7).

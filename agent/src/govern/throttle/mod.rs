@@ -14,7 +14,7 @@ mod keyed;
 mod pace;
 mod verdict;
 
-use std::{sync::Arc, time::Duration};
+use std::{hash::Hash, sync::Arc, time::Duration};
 
 use ahash::RandomState;
 
@@ -142,13 +142,14 @@ impl Throttle {
             self.rule.scope == Scope::Caller || self.rule.key == LimitKey::Caller || is_shared(&self.rule);
         let caller = by_caller.then_some(caller);
         match &self.rule.key {
-            LimitKey::None | LimitKey::Caller => self.hash(caller, None),
+            LimitKey::None | LimitKey::Caller => self.hash(caller, None::<&[u8]>),
+            LimitKey::Workload => self.hash(caller, request.caller().map(|by| (by.namespace, by.workload))),
             LimitKey::Header(name) => self.hash(caller, request.header(name)),
             LimitKey::QueryParameter(name) => self.hash(caller, request.query_parameter(name).as_deref()),
         }
     }
 
-    fn hash(&self, caller: Option<&str>, value: Option<&[u8]>) -> u128 {
+    fn hash(&self, caller: Option<&str>, value: Option<impl Hash + Copy>) -> u128 {
         let [high, low] =
             self.state.hashes.each_ref().map(|state| u128::from(state.hash_one((caller, value))));
         high << 64 | low

@@ -23,7 +23,10 @@ use crate::{
         warmup::{self, Stage as Warmth},
     },
     observe::reason::Reason,
-    proxy::http1::{self, View},
+    proxy::{
+        by_caller::ByCaller,
+        http1::{self, View},
+    },
 };
 
 /// Draws that tell how often each endpoint is chosen.
@@ -194,7 +197,7 @@ impl Walk<'_> {
     /// Reads the request as the proxy does.
     fn request(&mut self, names: &TagNames) -> Result<Tagging, Outcome> {
         let Self { service, caller, came, forwarded, .. } = self;
-        let entry = || service.colour(came, caller);
+        let entry = || service.colour(&ByCaller { view: *came, workload: *caller }, caller.address());
         let read = http1::read(came.0, names, caller.tag.as_ref(), entry, None, forwarded);
         read.map(|request| request.tagging).map_err(|refused| {
             let reason = http1::reason_of(refused);
@@ -214,7 +217,10 @@ impl Walk<'_> {
                 Some(format!("Pod {}/{}, whose own tag it is", self.caller.namespace, self.caller.name))
             }
             Some(TagSource::Entry) => {
-                let coloured = self.service.entry.colour(&self.came, self.caller.address());
+                let coloured = self
+                    .service
+                    .entry
+                    .colour(&ByCaller { view: self.came, workload: self.caller }, self.caller.address());
                 coloured.map(|coloured| format!("entry[{}] of TrafficLane {}", coloured.rule, coloured.lane))
             }
         };
@@ -231,7 +237,7 @@ impl Walk<'_> {
 
     fn admit(&mut self) -> Result<(), Stopped> {
         let governor = &self.service.governor;
-        let view = View(&self.forwarded);
+        let view = ByCaller { view: View(&self.forwarded), workload: self.caller };
         let rules = governor.throttles().copy_for(&view, &self.caller.uid, self.now);
         let verdict = rules.admit(&view, &self.caller.uid, None, self.now);
         for (limit, admission) in verdict.decisions() {

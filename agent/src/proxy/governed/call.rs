@@ -5,13 +5,14 @@ use std::rc::Rc;
 use crate::{
     clock::Nanos,
     cluster::model::Service,
-    govern::lane::Tagging,
+    govern::{lane::Tagging, request::Request},
     observe::{
         metrics::{RetryCause, TagOutcome},
         reason::Reason,
     },
     proxy::{
         answer::Cause,
+        by_caller::ByCaller,
         choose::Chosen,
         known::Known,
         record::Record,
@@ -29,6 +30,11 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// The request as rules see it, given the view of its head.
+    pub(crate) fn asked<V: Request>(&self, view: V) -> impl Request {
+        ByCaller { view, workload: self.pod.pod.workload.load() }
+    }
+
     pub(crate) fn service(&self) -> &Service {
         &self.known.destination.service
     }

@@ -152,7 +152,7 @@ impl governed::Exchange for Exchange<'_> {
     }
 
     fn request(&self) -> impl govern::request::Request {
-        View(self.up.flow.head())
+        self.call.asked(View(self.up.flow.head()))
     }
 
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left> {

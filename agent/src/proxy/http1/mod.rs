@@ -28,6 +28,7 @@ use self::{exchange::Ended, head::HeadEnd, request::Refused};
 pub(crate) use self::{request::read, view::View};
 use super::{
     answer::{self, Kind, MadeUp},
+    by_caller::ByCaller,
     connection::{Connection, HEAD_TIMEOUT},
     decisions::Ids,
     governed::Call,
@@ -79,7 +80,12 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let workload = connection.pod.pod.workload.load();
         let names = &connection.worker.options.tag_names;
         let mut record = Record::begin(&connection.worker);
-        let entry = || known.destination.service.colour(&View(head), &workload);
+        let entry = || {
+            known
+                .destination
+                .service
+                .colour(&ByCaller { view: View(head), workload: &**workload }, workload.address())
+        };
         let mut traces = connection.worker.scan();
         let read = read(head, names, workload.tag.as_ref(), entry, traces.as_mut(), &mut outgoing);
         drop(workload);

@@ -31,6 +31,7 @@ use crate::{
     },
     proxy::{
         answer::{Kind, MadeUp},
+        by_caller::ByCaller,
         choose::Chosen,
         decisions::Ids,
         governed::{self, Break, Call, Failure, Held, Left},
@@ -72,7 +73,9 @@ fn tag(
             traces.see(name.as_str().as_bytes(), value.as_bytes());
         }
     }
-    let tagging = scan.decide(caller.tag.as_ref(), || service.colour(&View(head), caller));
+    let tagging = scan.decide(caller.tag.as_ref(), || {
+        service.colour(&ByCaller { view: View(head), workload: caller }, caller.address())
+    });
     edit::tag(&mut head.headers, names, &tagging);
     tagging
 }
@@ -333,7 +336,7 @@ impl governed::Exchange for Exchange {
     }
 
     fn request(&self) -> impl govern::request::Request {
-        View(&self.head)
+        self.call.asked(View(&self.head))
     }
 
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left> {

@@ -25,6 +25,7 @@ fn about_limits() {
             limit(&json!({"type": "WarmUp", "warmUp": {}})),
             limit(&json!({"type": "WarmUp", "warmUp": {"duration": "1s", "coldFactor": 1.1}})),
             limit(&json!({"key": {"type": "Caller"}})),
+            limit(&json!({"key": {"type": "Workload"}})),
             limit(&json!({"key": {"type": "Header", "name": "X-User"}})),
             limit(&json!({"key": {"type": "QueryParam", "name": "käufer id"}})),
             concurrency(json!({"maxRequests": 1})),
@@ -160,6 +161,10 @@ fn about_limits() {
 fn about_matching() {
     let matching = |rule: Value| limit(&json!({"match": rule}));
     let field = "spec.rateLimits[0].match.headers[0].value";
+    let from = |rule: Value, field: &str, message| {
+        let field = format!("spec.rateLimits[0].match.from[0]{field}").leak();
+        (matching(json!({"from": [rule]})), &*field, message, Everywhere)
+    };
     let path = |value: &str, message| {
         let rule = matching(json!({"path": {"type": "Exact", "value": value}}));
         (rule, "spec.rateLimits[0].match.path.value", message, Everywhere)
@@ -187,6 +192,9 @@ fn about_matching() {
             header(json!({"type": "Absent"})),
             matching(json!({"queryParams": [{"name": "page no", "value": "1"}]})),
             matching(json!({"cookies": [{"name": "beta", "type": "Present"}]})),
+            matching(
+                json!({"from": [{"namespace": "shop", "workload": "web.v2"}, {"podLabels": {"a.b/c": "", "d": "e"}}]}),
+            ),
         ],
         vec![
             (
@@ -212,6 +220,18 @@ fn about_matching() {
                 "spec.rateLimits[0].match.methods[0]",
                 "methods are in upper case, as in \"GET\"",
                 Everywhere,
+            ),
+            from(json!({}), "", "it says nothing"),
+            from(json!({"podLabels": {}}), "", "it says nothing"),
+            from(json!({"namespace": "Shop"}), ".namespace", "a-z"),
+            from(json!({"workload": "-web"}), ".workload", "beginning and ending"),
+            from(json!({"podLabels": {"a": "b c"}}), ".podLabels.a", "up to 63"),
+            from(json!({"pod": "web-1"}), ".pod", "did you mean \"podLabels\"?"),
+            (
+                matching(json!({"from": [{"podLabels": {"a b": "c"}}]})),
+                "spec.rateLimits[0].match.from[0].podLabels",
+                "no label key",
+                ToSluice,
             ),
             path("/a?b=c", "conditions on it are queryParams"),
             path("/a#b", "without a fragment"),
