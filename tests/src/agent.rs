@@ -169,7 +169,12 @@ impl Agent {
 
     /// Status and body of a page of the admin socket.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        let request = format!("GET {path} HTTP/1.0\r\nhost: agent\r\n\r\n");
+        self.get_with(path, "")
+    }
+
+    /// The same, with these lines in the request's head.
+    pub fn get_with(&self, path: &str, headers: &str) -> Result<(u16, String)> {
+        let request = format!("GET {path} HTTP/1.0\r\nhost: agent\r\n{headers}\r\n");
         let ask = || -> std::io::Result<String> {
             let mut connection = UnixStream::connect(&self.socket)?;
             connection.set_read_timeout(Some(Duration::from_secs(5)))?;

@@ -72,6 +72,7 @@ impl Prometheus {
         command
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
+            .arg("--enable-feature=exemplar-storage")
             .arg(format!("--web.listen-address={}", address()));
         let log = world.directory().join("logs/prometheus.log");
         let process = Process::spawn("prometheus", &mut command, log)
@@ -92,6 +93,14 @@ impl Prometheus {
         let expression = utf8_percent_encode(expression, NON_ALPHANUMERIC);
         let data = self.api(&format!("query?query={expression}"))?;
         Ok(data["result"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// The exemplars that it has kept of the series of an expression, of all times.
+    pub fn exemplars(&self, expression: &str) -> Result<Vec<Value>> {
+        let expression = utf8_percent_encode(expression, NON_ALPHANUMERIC);
+        let data = self.api(&format!("query_exemplars?query={expression}&start=0&end=9999999999"))?;
+        let all = data.as_array().into_iter().flatten();
+        Ok(all.flat_map(|series| series["exemplars"].as_array().cloned().unwrap_or_default()).collect())
     }
 
     /// What is at that path of the API, version 1.

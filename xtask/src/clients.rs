@@ -1,7 +1,8 @@
 //! The clients that nobody here wrote and that the kernel tests send through Sluice.
 //!
 //! curl, Node (18, the first with `fetch`) and Java (11, the first with `java.net.http`) come from the system or from
-//! Debian. gRPC comes from `PyPI`'s grpcio, in a virtual environment in the cache, so the system's Python stays as it is.
+//! Debian. gRPC comes from `PyPI`'s grpcio, and a strict reader of OpenMetrics from its prometheus-client, in a virtual
+//! environment in the cache, so the system's Python stays as it is.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,11 +12,14 @@ use anyhow::{Context as _, Result};
 use crate::shell::{self, say};
 use crate::{apt, workspace};
 
-const GRPCIO: &str = "grpcio==1.85.1";
+/// From `PyPI`.
+const PACKAGES: [&str; 2] = ["grpcio==1.85.1", "prometheus-client==0.26.0"];
+/// What they are for.
+const IMPORTS: &str = "import grpc, prometheus_client.openmetrics.parser";
 const NODE_MAJOR: u32 = 18;
 const JAVA_MAJOR: u32 = 11;
 
-/// Installs what is missing; returns the Python that has grpcio.
+/// Installs what is missing; returns the Python that has the packages.
 pub(crate) fn install() -> Result<PathBuf> {
     let purpose = "testing with real clients";
     let mut packages = Vec::new();
@@ -41,13 +45,13 @@ pub(crate) fn install() -> Result<PathBuf> {
     python(purpose)
 }
 
-/// A Python with grpcio: built once into the cache.
+/// A Python with the packages: built once into the cache.
 fn python(purpose: &str) -> Result<PathBuf> {
     let _lock = workspace::lock_cache()?;
-    let home = workspace::cache_dir()?.join(GRPCIO.replace("==", "-"));
+    let home = workspace::cache_dir()?.join(PACKAGES.join("-").replace("==", "-"));
     let python = home.join("bin/python");
     // Import it: the environment breaks when the Python that it was made with goes away.
-    if shell::ask(Command::new(&python).args(["-c", "import grpc"])).is_some() {
+    if shell::ask(Command::new(&python).args(["-c", IMPORTS])).is_some() {
         return Ok(python);
     }
     let base = if can_make_environments("python3") {
@@ -60,20 +64,14 @@ fn python(purpose: &str) -> Result<PathBuf> {
         )?;
         "/usr/bin/python3"
     };
-    say(&format!("making a Python environment with {GRPCIO} (from PyPI) in {}", home.display()));
+    let packages = PACKAGES.join(" and ");
+    say(&format!("making a Python environment with {packages} (from PyPI) in {}", home.display()));
     shell::remove_dir(&home)?;
     shell::run(Command::new(base).args(["-m", "venv"]).arg(&home))?;
     let mut pip = Command::new(&python);
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--only-binary=:all:",
-        GRPCIO,
-    ]);
-    shell::run(&mut pip).with_context(|| format!("{GRPCIO} could not be installed from PyPI"))?;
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]);
+    pip.args(PACKAGES);
+    shell::run(&mut pip).with_context(|| format!("{packages} could not be installed from PyPI"))?;
     Ok(python)
 }
 

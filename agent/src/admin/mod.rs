@@ -10,6 +10,7 @@
 //! During a rollout two agents share the node. Over TCP the older one answers until it ends, so that nobody mixes up the
 //! numbers of two processes; probes therefore ask over the socket, of which each agent has its own.
 
+mod accept;
 pub mod client;
 pub mod desk;
 mod live;

@@ -76,8 +76,14 @@ fn operation(route: &Route, schemas: &mut SchemaGenerator) -> Value {
     let mut responses = Map::new();
     for said in &route.says {
         let mut response = json!({"description": said.about});
-        if let Some(said) = &said.content {
-            response["content"] = content(said, schemas);
+        let mut contents = Map::new();
+        for said in &said.content {
+            if let Value::Object(one) = content(said, schemas) {
+                contents.extend(one);
+            }
+        }
+        if !contents.is_empty() {
+            response["content"] = contents.into();
         }
         responses.insert(said.status.to_string(), response);
     }

@@ -1,16 +1,22 @@
 //! What can be asked, and what is answered.
 
-use std::{convert::Infallible, fmt, sync::Arc};
+use std::{
+    convert::Infallible,
+    fmt,
+    io::{self, Write as _},
+    sync::Arc,
+};
 
+use flate2::{Compression, write::GzEncoder};
 use http::{
-    HeaderValue, Request, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE},
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, VARY},
 };
 use http_body_util::{BodyExt as _, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 
 use super::{
-    Rights,
+    Rights, accept,
     desk::Desk,
     routes::{self, Act, Found},
     view::{EventStream, View},
@@ -19,7 +25,7 @@ use crate::{
     config::Settings,
     observe::{
         log::LogFilter,
-        metrics::{self, Metrics},
+        metrics::{Format, Metrics},
     },
 };
 
@@ -103,14 +109,24 @@ impl Pages {
         })
     }
 
-    pub(super) fn metrics(&self) -> Answer {
-        match self.metrics.render() {
-            Ok(body) => text(StatusCode::OK, metrics::CONTENT_TYPE, body),
+    /// In the format and the coding that the headers ask for. On a thread of its own: a busy node's are some megabytes.
+    pub(super) async fn metrics(&self, asked: &HeaderMap) -> Answer {
+        let (format, gzip) = (accept::format(asked), accept::gzip(asked));
+        let metrics = self.metrics.clone();
+        let rendered = tokio::task::spawn_blocking(move || render(&metrics, format, gzip)).await;
+        let mut answer = match rendered.map_err(Unserved::from).and_then(|rendered| rendered) {
+            Ok(body) => text(StatusCode::OK, format.media_type(), body),
             Err(error) => {
                 tracing::error!(%error, "admin: the metrics cannot be rendered");
-                text(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"))
+                return text(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"));
             }
+        };
+        let headers = answer.headers_mut();
+        headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+        if gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
+        answer
     }
 
     pub(super) fn ready(&self) -> Answer {
@@ -148,6 +164,28 @@ impl Pages {
             Err(error) => refuse(error.to_string()),
         }
     }
+}
+
+/// Why metrics are not served.
+#[derive(Debug, thiserror::Error)]
+enum Unserved {
+    #[error("{0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("cannot pack them: {0}")]
+    Gzip(#[from] io::Error),
+    #[error("{0}")]
+    Thread(#[from] tokio::task::JoinError),
+}
+
+fn render(metrics: &Metrics, format: Format, gzip: bool) -> Result<Vec<u8>, Unserved> {
+    let text = metrics.render_as(format)?.into_bytes();
+    if !gzip {
+        return Ok(text);
+    }
+    // A scrape is text that repeats itself: the fastest level makes a twentieth of it.
+    let mut packed = GzEncoder::new(Vec::with_capacity(text.len() / 16), Compression::fast());
+    packed.write_all(&text)?;
+    Ok(packed.finish()?)
 }
 
 pub(super) fn text(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Answer {

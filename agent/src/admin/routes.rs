@@ -21,7 +21,7 @@ use super::{
     pages::{Answer, JSON, Pages, TEXT, text},
     view::{Detail, Overview},
 };
-use crate::{config::Settings, observe::metrics, proxy::explain::Explanation};
+use crate::{config::Settings, observe::metrics::Format, proxy::explain::Explanation};
 
 const EVENTS: &str = "text/event-stream";
 
@@ -75,7 +75,8 @@ pub(super) struct Content {
 pub(super) struct Said {
     pub(super) status: u16,
     pub(super) about: &'static str,
-    pub(super) content: Option<Content>,
+    /// Each of the media types that it may have; none, if it has no body.
+    pub(super) content: Vec<Content>,
 }
 
 /// The body that a route takes.
@@ -131,7 +132,7 @@ impl Route {
     }
 
     fn or(mut self, status: u16, about: &'static str) -> Self {
-        self.says.push(Said { status, about, content: Some(of_text(TEXT)) });
+        self.says.push(Said { status, about, content: vec![of_text(TEXT)] });
         self
     }
 
@@ -149,11 +150,11 @@ pub(super) fn of_text(media_type: &'static str) -> Content {
 }
 
 fn is_text(media_type: &'static str, about: &'static str) -> Said {
-    Said { status: 200, about, content: Some(of_text(media_type)) }
+    Said { status: 200, about, content: vec![of_text(media_type)] }
 }
 
 pub(super) fn is_json(about: &'static str, schema: fn(&mut SchemaGenerator) -> Schema) -> Said {
-    Said { status: 200, about, content: Some(Content { media_type: JSON, schema: Some(schema) }) }
+    Said { status: 200, about, content: vec![Content { media_type: JSON, schema: Some(schema) }] }
 }
 
 const fn parameter(name: &'static str, about: &'static str, example: &'static str) -> Parameter {
@@ -174,12 +175,18 @@ static OPTIONAL_SERVICE: [Parameter; 3] = [NAMESPACE, NAME, PORT];
 /// All routes.
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     let mut routes = vec![
-        Route::read(
-            "/metrics",
-            "Metrics for Prometheus",
-            is_text(metrics::CONTENT_TYPE, "All metrics, in the text format."),
-            |pages, _| pages.metrics(),
-        ),
+        Route {
+            act: Act::Ask(|pages, asked, _| Box::pin(async move { pages.metrics(&asked.headers).await })),
+            says: vec![Said {
+                status: 200,
+                about: "All metrics, as Accept and Accept-Encoding ask for them: in the text format, or as OpenMetrics with \
+                        exemplars; packed with gzip or not.",
+                content: vec![of_text(Format::Text.media_type()), of_text(Format::OpenMetrics.media_type())],
+            }],
+            ..Route::read("/metrics", "Metrics for Prometheus", is_text(TEXT, ""), |_, _| {
+                text(StatusCode::OK, TEXT, "")
+            })
+        },
         Route::read("/healthz", "The process answers", is_text(TEXT, "It does."), |_, _| {
             text(StatusCode::OK, TEXT, "ok\n")
         }),
@@ -251,7 +258,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
             Route::read(path, "The page for browsers", is_text(media_type, "A file of it."), |_, asked| {
                 page::answer(asked.uri.path(), &asked.headers).map(Either::Left)
             });
-        route.says.push(Said { status: 304, about: "The browser has it.", content: None });
+        route.says.push(Said { status: 304, about: "The browser has it.", content: Vec::new() });
         route
     }));
     routes

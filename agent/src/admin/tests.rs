@@ -107,6 +107,53 @@ async fn metrics_are_served_as_text_for_prometheus() {
     assert!(answer.contains("sluice_build_info{version="), "{answer}");
 }
 
+/// The head, and the body as it came.
+async fn scrape(address: SocketAddr, headers: &str) -> (String, Vec<u8>) {
+    // There is somebody who listens.
+    get(address, "/healthz").await;
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: a\r\n{headers}connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = Vec::new();
+    timeout(LIMIT, stream.read_to_end(&mut answer)).await.expect("it closes").expect("it answers");
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head");
+    let body = answer.split_off(end + 4);
+    (String::from_utf8(answer).expect("text"), body)
+}
+
+#[tokio::test]
+async fn scrapers_get_metrics_as_they_ask_for_them() {
+    let address = start(Vec::new);
+    let openmetrics = "accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n";
+    let gzip = "accept-encoding: gzip\r\n";
+    for (headers, is_openmetrics, is_packed) in [
+        (String::new(), false, false),
+        (openmetrics.to_owned(), true, false),
+        (gzip.to_owned(), false, true),
+        (openmetrics.to_owned() + gzip, true, true),
+    ] {
+        let (head, mut body) = scrape(address, &headers).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        assert!(head.contains("vary: accept, accept-encoding\r\n"), "{head}");
+        assert_eq!(head.contains("content-encoding: gzip\r\n"), is_packed, "{head}");
+        if is_packed {
+            let packed = std::mem::take(&mut body);
+            io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&*packed), &mut body).expect("gzip");
+            assert!(packed.len() * 2 < body.len(), "{} of {}", packed.len(), body.len());
+        }
+        let text = String::from_utf8(body).expect("text");
+        let (kind, name) = if is_openmetrics {
+            ("application/openmetrics-text; version=1.0.0; charset=utf-8", "sluice_connections")
+        } else {
+            ("text/plain; version=0.0.4", "sluice_connections_total")
+        };
+        assert!(head.contains(&format!("content-type: {kind}\r\n")), "{head}");
+        assert!(text.contains(&format!("\n# TYPE {name} counter\n")), "{text}");
+        assert_eq!(text.ends_with("# EOF\n"), is_openmetrics, "{text}");
+    }
+}
+
 #[tokio::test]
 async fn readiness_says_what_is_missing_and_health_does_not_care() {
     let ready = Arc::new(AtomicBool::new(false));

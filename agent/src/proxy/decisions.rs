@@ -50,12 +50,18 @@ pub(crate) struct Ids {
     pub(crate) request: u64,
     /// 0: it has none.
     pub(crate) trace: u128,
+    /// Whoever sent it records the trace.
+    pub(crate) sampled: bool,
 }
 
 impl Ids {
     pub(crate) fn new(request: Option<&[u8]>, traceparent: Option<&[u8]>) -> Self {
         let trace = traceparent.and_then(crate::observe::trace::context::parse_traceparent);
-        Self { request: request.map_or(0, hash), trace: trace.map_or(0, |parent| parent.trace.get()) }
+        Self {
+            request: request.map_or(0, hash),
+            trace: trace.map_or(0, |parent| parent.trace.get()),
+            sampled: trace.is_some_and(|parent| parent.sampled == Some(true)),
+        }
     }
 }
 
@@ -290,7 +296,10 @@ mod tests {
     fn ids_are_those_of_the_headers() {
         let trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let ids = Ids::new(Some(b" abc "), Some(trace));
-        assert_eq!(ids, Ids { request: hash(b"abc"), trace: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c });
+        assert_eq!(
+            ids,
+            Ids { request: hash(b"abc"), trace: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, sampled: true }
+        );
         assert_ne!(ids.request, hash(b"abd"));
         assert_eq!(Ids::new(None, Some(b"00-0-0-0")), Ids::default());
     }

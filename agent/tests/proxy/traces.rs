@@ -6,6 +6,7 @@ use prometheus::IntCounter;
 use sluice::{
     govern::policy::{Behaviour, LimitKey, Mode, Policy, RateLimit, RequestMatch, Scope},
     observe::{
+        metrics::Format,
         otlp::{Identity, Protocol},
         sampling::Ratio,
         trace::{
@@ -299,4 +300,54 @@ fn a_dead_collector_costs_no_request() {
         assert!(began.elapsed() < crate::rig::LIMIT, "{} spans were dropped", traces.dropped.get());
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The exemplars that a scraper gets: the lines that have one.
+fn exemplars(rig: &Rig) -> Vec<String> {
+    let text = rig.metrics.render_as(Format::OpenMetrics).unwrap();
+    text.lines().filter(|line| line.contains(" # {")).map(str::to_owned).collect()
+}
+
+#[test]
+fn buckets_name_the_last_sampled_trace_and_no_other() {
+    let origin = Origin::fixed("hello");
+    // Whoever sent it records the trace; nobody here needs to.
+    let rig = before(&origin).start();
+    let mut peer = rig.dial();
+    for headers in ["", &traceparent(CALLER, "00"), "traceparent: 00-1-2-01\r\n"] {
+        assert_eq!(ask(&mut peer, headers), 200);
+    }
+    rig.await_requests("2xx", "", 3.0);
+    assert_eq!(exemplars(&rig), [""; 0]);
+    assert_eq!(ask(&mut peer, &traceparent(CALLER, "01")), 200);
+    rig.await_requests("2xx", "", 4.0);
+    let told = exemplars(&rig);
+    let [line] = &told[..] else { panic!("{told:?}") };
+    assert!(line.starts_with("sluice_request_duration_seconds_bucket{") && line.contains("le=\""), "{line}");
+    assert!(line.contains(&format!(" # {{trace_id=\"{TRACE}\"}} 0.")), "{line}");
+    // The text format has none.
+    assert!(!rig.metrics.render().unwrap().contains(TRACE));
+}
+
+#[test]
+fn a_trace_that_begins_here_or_comes_in_another_form_is_an_exemplar_too() {
+    let (traces, origin) = (Traces::new(), Origin::fixed("hello"));
+    let rig = before(&origin).tracer(traces.tracer(&[B3], Ratio::ALL)).start();
+    assert_eq!(ask(&mut rig.dial(), &format!("b3: {TRACE}-{CALLER}-1\r\n")), 200);
+    traces.spans(2);
+    rig.await_requests("2xx", "", 1.0);
+    assert!(exemplars(&rig)[0].contains(TRACE), "{:?}", exemplars(&rig));
+
+    let rig = before(&origin).tracer(traces.tracer(&[B3], Ratio::ALL)).start();
+    assert_eq!(ask(&mut rig.dial(), ""), 200);
+    rig.await_requests("2xx", "", 1.0);
+    let trace = sent(&origin.await_notes(2)[1], "b3").split('-').next().unwrap().to_owned();
+    assert_eq!(trace.len(), 32);
+    assert!(exemplars(&rig)[0].contains(&trace), "{trace}: {:?}", exemplars(&rig));
+
+    // A sender that does not record it has the last word.
+    let rig = before(&origin).tracer(traces.tracer(&[B3], Ratio::ALL)).start();
+    assert_eq!(ask(&mut rig.dial(), &format!("b3: {TRACE}-{CALLER}-0\r\n")), 200);
+    rig.await_requests("2xx", "", 1.0);
+    assert_eq!(exemplars(&rig), [""; 0]);
 }

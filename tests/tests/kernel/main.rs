@@ -36,7 +36,7 @@ fn script(name: &str) -> String {
     path.display().to_string()
 }
 
-/// The Python that has grpcio.
+/// The Python that has grpcio and prometheus-client.
 fn python() -> PathBuf {
     std::env::var_os("SLUICE_PYTHON").map_or_else(|| "python3".into(), PathBuf::from)
 }

@@ -4,7 +4,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::Write as _,
     path::PathBuf,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,7 +16,10 @@ use sluice_tests::{
     eventually, promtool_check_metrics, test_in,
 };
 
-use crate::sockets;
+use crate::{python, script, sockets};
+
+/// A trace that its sender records.
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 fn deploy(file: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "deploy", file].iter().collect()
@@ -100,7 +105,8 @@ impl Bazaar {
 
     /// Some of everything.
     fn trade(&self) -> Result<()> {
-        for headers in [&[][..], &["x-mse-tag: gray"], &["x-mse-tag: no tag"]] {
+        let sampled = format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01");
+        for headers in [&[][..], &["x-mse-tag: gray"], &["x-mse-tag: no tag"], &[&sampled]] {
             ask(&self.client, &self.web.url(), headers)?;
         }
         let load = |url: &str, args: &[&str]| {
@@ -147,6 +153,27 @@ fn served(text: &str, metrics: &sluice_tests::Metrics) -> Result<Known> {
         known.insert(name.to_owned(), (kind.to_owned(), labels));
     }
     Ok(known)
+}
+
+/// The strictest reader of OpenMetrics that there is takes what the agent serves, and finds as many families and the trace.
+fn check_openmetrics(agent: &Agent, families: usize) -> Result<()> {
+    let (status, text) =
+        agent.get_with("/metrics", "accept: application/openmetrics-text; version=1.0.0\r\n")?;
+    ensure!(status == 200 && text.ends_with("# EOF\n"), "{status} {text}");
+    let mut child = Command::new(python())
+        .arg(script("openmetrics.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().context("no standard input")?.write_all(text.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
+    let read: Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(read["families"] == families, "{read}, and {families} in the text format");
+    ensure!(read["traces"].as_array().is_some_and(|traces| traces.contains(&TRACE.into())), "{read}");
+    ensure!(read["units"]["sluice_request_duration_seconds"] == "seconds", "{read}");
+    Ok(())
 }
 
 /// Every expression of the dashboard, as Grafana sends it with everything chosen.
@@ -196,12 +223,19 @@ fn numbers_are_what_is_said_of_them_and_prometheus_takes_them() -> Result<()> {
             }
             let missing: Vec<_> = told.keys().filter(|name| !served.contains_key(*name)).collect();
             ensure!(missing.is_empty(), "not served: {missing:?}");
-            promtool_check_metrics(&text)
+            promtool_check_metrics(&text)?;
+            check_openmetrics(&bazaar.agent, served.len())
         })?;
 
         eventually("Prometheus scrapes", || {
             ensure!(has_data(&prometheus.query("up{job=\"sluice\"} == 1")?));
             ensure!(has_data(&prometheus.query("scrape_samples_scraped > 200")?));
+            // It asks for OpenMetrics by itself: the other format has none.
+            let exemplars = prometheus
+                .exemplars("sluice_request_duration_seconds_bucket{destination_service=\"web\"}")?;
+            let ours = exemplars.iter().find(|exemplar| exemplar["labels"]["trace_id"] == TRACE);
+            ensure!(ours.is_some(), "{exemplars:?}");
+            ensure!(has_data(&prometheus.query("sluice_requests_total{destination_service=\"web\"}")?));
             Ok(())
         })?;
         let dashboard: Value = serde_json::from_str(&read("overlays/monitoring/dashboard.json")?)?;

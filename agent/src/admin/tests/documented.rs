@@ -219,6 +219,14 @@ async fn every_route_answers_as_the_document_says_on_both_listeners() {
 }
 
 #[test]
+fn metrics_are_documented_in_both_formats() {
+    let content = &openapi::document()["paths"]["/metrics"]["get"]["responses"]["200"]["content"];
+    let types: BTreeSet<_> = content.as_object().expect("media types").keys().map(String::as_str).collect();
+    let wanted = ["application/openmetrics-text; version=1.0.0; charset=utf-8", "text/plain; version=0.0.4"];
+    assert_eq!(types, wanted.into());
+}
+
+#[test]
 fn nothing_is_changed_by_those_who_come_over_tcp() {
     for route in routes::all() {
         assert!(route.verb == Verb::Get || route.who == Who::Root, "{}", route.path);

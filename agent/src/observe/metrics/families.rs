@@ -12,11 +12,14 @@ use prometheus::{
 
 use super::{
     distribution::Total,
-    pods::Pods,
+    exemplars::{self, Kept},
+    pods::{Key, PodMetrics, Pods},
     series::{BOUNDS_NANOS, CLASSES, Series},
 };
 use crate::observe::reason::Reason;
 
+/// The family with exemplars.
+const DURATION: &str = "sluice_request_duration_seconds";
 const SOURCE: [&str; 2] = ["source_namespace", "source_pod"];
 const DESTINATION: [&str; 4] =
     ["destination_namespace", "destination_service", "destination_port", "destination_lane"];
@@ -63,11 +66,7 @@ impl Families {
                 "Requests that ended, by class of the status and, where Sluice made the answer up or broke it off, the reason.",
                 &["code", "reason"],
             ),
-            duration: desc(
-                "sluice_request_duration_seconds",
-                "Time from the head of a request to the end of its answer.",
-                &[],
-            ),
+            duration: desc(DURATION, "Time from the head of a request to the end of its answer.", &[]),
             in_flight: desc("sluice_requests_in_flight", "Requests that have begun and not ended.", &[]),
             tunnels: desc(
                 "sluice_tunnels_total",
@@ -87,19 +86,54 @@ impl Families {
         let mut sums: BTreeMap<Labels, Sum> = BTreeMap::new();
         for pod in self.pods.all() {
             pod.for_each(|key, series| {
-                let labels = [
-                    pod.namespace.to_string(),
-                    pod.name.to_string(),
-                    key.namespace.to_string(),
-                    key.service.to_string(),
-                    key.port.map(|port| port.to_string()).unwrap_or_default(),
-                    key.lane.as_str().to_owned(),
-                ];
-                sums.entry(labels).or_default().add(series);
+                sums.entry(labels(&pod, key)).or_default().add(series);
             });
         }
         sums
     }
+}
+
+fn labels(pod: &PodMetrics, key: &Key) -> Labels {
+    [
+        pod.namespace.to_string(),
+        pod.name.to_string(),
+        key.namespace.to_string(),
+        key.service.to_string(),
+        key.port.map(|port| port.to_string()).unwrap_or_default(),
+        key.lane.as_str().to_owned(),
+    ]
+}
+
+/// The exemplars of all pods' requests.
+pub(super) struct Exemplars(BTreeMap<Labels, Kept>);
+
+impl Exemplars {
+    /// Those of a series of that family with these labels.
+    pub(super) fn of(&self, family: &str, labels: &[LabelPair]) -> Option<&Kept> {
+        if family != DURATION || self.0.is_empty() {
+            return None;
+        }
+        let value = |name: &&str| {
+            let label = labels.iter().find(|label| label.name() == *name)?;
+            Some(label.value().to_owned())
+        };
+        let values: Vec<_> = SOURCE.iter().chain(&DESTINATION).map(value).collect::<Option<_>>()?;
+        self.0.get(&Labels::try_from(values).ok()?)
+    }
+}
+
+/// Reads them.
+pub(super) fn exemplars(pods: &Pods) -> Exemplars {
+    let mut all: BTreeMap<Labels, Kept> = BTreeMap::new();
+    for pod in pods.all() {
+        pod.for_each(|key, series| {
+            let Some(kept) = series.exemplars() else { return };
+            all.entry(labels(&pod, key))
+                .and_modify(|one| *one = exemplars::newer(one, &kept))
+                .or_insert(kept);
+        });
+    }
+    Exemplars(all)
 }
 
 impl Sum {

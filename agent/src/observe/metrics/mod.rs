@@ -14,9 +14,12 @@
 
 mod describe;
 mod distribution;
+mod exemplars;
 mod families;
+mod openmetrics;
 mod outcomes;
 mod pods;
+mod process;
 mod pull;
 mod series;
 mod services;
@@ -28,7 +31,6 @@ use std::{
 
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
-    process_collector::ProcessCollector,
 };
 
 pub use describe::{Description, table};
@@ -158,7 +160,7 @@ impl Metrics {
         let pods = Arc::new(pods::Pods::new(Arc::clone(&services), overflowed));
         registry.own(services::Collected::new(Arc::clone(&services)));
         registry.own(families::Families::new(Arc::clone(&pods)));
-        registry.own(ProcessCollector::for_self());
+        registry.own(process::Process::new());
         Self {
             detections: Detection::ALL.map(|(_, outcome)| connections.with_label_values(&[outcome])),
             connects: Connect::ALL.map(|(_, outcome)| connects.with_label_values(&[outcome])),
@@ -253,7 +255,12 @@ impl Metrics {
 
     /// Everything in the text format of Prometheus.
     pub fn render(&self) -> Result<String, prometheus::Error> {
-        self.render_at(Instant::now())
+        self.render_as(Format::Text)
+    }
+
+    /// Everything, as whoever asks understands it.
+    pub fn render_as(&self, format: Format) -> Result<String, prometheus::Error> {
+        self.render_at(format, Instant::now())
     }
 
     /// Everything, to be told in another format.
@@ -268,13 +275,36 @@ impl Metrics {
         families
     }
 
-    fn render_at(&self, now: Instant) -> Result<String, prometheus::Error> {
-        TextEncoder::new().encode_to_string(&self.gather_at(now))
+    fn render_at(&self, format: Format, now: Instant) -> Result<String, prometheus::Error> {
+        match format {
+            Format::Text => TextEncoder::new().encode_to_string(&self.gather_at(now)),
+            Format::OpenMetrics => {
+                // Read first: by then the request of each is counted, or it is about to be.
+                let exemplars = families::exemplars(&self.pods);
+                let families = self.gather_at(now);
+                Ok(openmetrics::encode(&families, |name, labels| exemplars.of(name, labels)))
+            }
+        }
     }
 }
 
-/// The media type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus's text format, which every scraper understands.
+    Text,
+    /// OpenMetrics 1.0, which has exemplars.
+    OpenMetrics,
+}
+
+impl Format {
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Text => prometheus::TEXT_FORMAT,
+            Self::OpenMetrics => openmetrics::MEDIA_TYPE,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests;

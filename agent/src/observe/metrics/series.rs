@@ -5,13 +5,16 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use super::distribution::Distribution;
+use super::{
+    distribution::Distribution,
+    exemplars::{Exemplar, Exemplars, Kept},
+};
 use crate::{
     govern::{tag::Tag, tally::Tally},
-    observe::reason::Reason,
+    observe::{reason::Reason, trace::context::TraceId},
 };
 
 /// Upper bounds of the histogram of whole requests, in nanoseconds.
@@ -76,6 +79,8 @@ pub struct Series {
     /// Tunnels that ended by themselves.
     pub(super) tunnels: AtomicU64,
     pub(super) durations: Distribution<{ BOUNDS_NANOS.len() }>,
+    /// Made when the first request of a sampled trace ends.
+    exemplars: OnceLock<Box<Exemplars>>,
     /// From the caller to the endpoint.
     pub(super) request_bytes: AtomicU64,
     /// From the endpoint to the caller.
@@ -179,6 +184,11 @@ impl Series {
         }
     }
 
+    /// The last requests of sampled traces, by bucket; `None`: there was none.
+    pub(super) fn exemplars(&self) -> Option<Kept> {
+        Some(self.exemplars.get()?.kept())
+    }
+
     fn faults(&self) -> &Faults {
         self.faults.get_or_init(Box::default)
     }
@@ -220,6 +230,14 @@ impl ActiveRequest {
 }
 
 impl ActiveRequest {
+    /// The request, which ends now, belongs to a trace that is sampled.
+    pub fn sampled(&self, trace: TraceId, latency: Duration, time: SystemTime) {
+        if let Some(series) = &self.series {
+            let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+            series.exemplars.get_or_init(Box::default).keep(Exemplar { trace, nanos, time });
+        }
+    }
+
     /// What the service answered is an error, though the status does not say so.
     pub fn note_failure(&mut self) {
         self.failed = true;

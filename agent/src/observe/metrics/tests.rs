@@ -51,6 +51,44 @@ fn a_request_is_in_flight_then_counted_by_class_and_bucket() {
 }
 
 #[test]
+fn exemplars_are_told_of_the_pod_service_and_lane_that_they_are_of() {
+    let metrics = Metrics::new();
+    let trace = |id| crate::observe::trace::context::TraceId::new(id).expect("an id");
+    let second = |second| std::time::UNIX_EPOCH + Duration::from_secs(second);
+    // Two pods of one name share theirs: the newer one counts.
+    for (uid, name, lane, id, time) in
+        [("u1", "gateway", None, 1, 5), ("u2", "gateway", None, 2, 7), ("u3", "web", Some("gray"), 3, 6)]
+    {
+        let mut series = orders(&pod(&metrics, uid, name));
+        let tag: Option<Tag> = lane.map(|lane: &str| lane.parse().expect("a tag"));
+        let request = series.lane(tag.as_ref()).begin();
+        request.sampled(trace(id), Duration::from_millis(20), second(time));
+        request.finish(200, None, Duration::from_millis(20), 0, 0);
+        series.lane(tag.as_ref()).begin().finish(200, None, Duration::from_secs(61), 0, 0);
+    }
+    let text = metrics.render_as(Format::OpenMetrics).expect("it can be rendered");
+    let with: Vec<_> = text.lines().filter(|line| line.contains('#') && !line.starts_with('#')).collect();
+    let [gateway, web] = &with[..] else { panic!("{with:#?}") };
+    for (line, labels, id, time) in [
+        (gateway, ["source_pod=\"gateway\"", "destination_lane=\"baseline\""], 2, 7),
+        (web, ["source_pod=\"web\"", "destination_lane=\"gray\""], 3, 6),
+    ] {
+        assert!(line.starts_with("sluice_request_duration_seconds_bucket{"), "{line}");
+        assert!(labels.iter().chain(&["le=\"0.025\""]).all(|label| line.contains(label)), "{line}");
+        assert!(line.ends_with(&format!(" # {{trace_id=\"{id:032x}\"}} 0.02 {time}.000")), "{line}");
+    }
+    assert!(text.ends_with("\n# EOF\n"));
+    assert!(!metrics.render().expect("it can be rendered").contains("trace_id"));
+}
+
+#[test]
+fn counters_are_called_as_openmetrics_wants_it() {
+    for Description { name, kind, .. } in Metrics::new().descriptions() {
+        assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+    }
+}
+
+#[test]
 fn answers_that_are_made_up_say_why_and_have_no_lane() {
     let metrics = Metrics::new();
     let mut series = orders(&pod(&metrics, "u1", "gateway"));
@@ -193,7 +231,7 @@ fn a_pod_that_is_gone_is_scraped_once_more_and_then_forgotten_for_good() {
     metrics.evict_pod("u1");
     let later = Instant::now() + EVICTION_GRACE;
 
-    let last = metrics.render_at(later).expect("it can be rendered");
+    let last = metrics.render_at(Format::Text, later).expect("it can be rendered");
     assert!(
         last.contains("source_pod=\"gateway\""),
         "the first scrape after the grace sees the last numbers"
@@ -227,7 +265,7 @@ fn a_pod_that_comes_back_within_the_grace_keeps_its_numbers() {
     orders(&pod(&metrics, "u1", "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
     metrics.evict_pod("u1");
     orders(&pod(&metrics, "u1", "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
-    metrics.render_at(Instant::now() + 2 * EVICTION_GRACE).expect("it can be rendered");
+    metrics.render_at(Format::Text, Instant::now() + 2 * EVICTION_GRACE).expect("it can be rendered");
     assert_eq!(value(&metrics, "sluice_requests_total", &["gateway", "code=\"2xx\""]), Some(2.0));
 }
 
@@ -287,11 +325,11 @@ fn the_end_of_an_enrolment_does_not_take_the_numbers_of_the_one_that_replaced_it
     let _replaced = pod(&metrics, "u1", "gateway");
     orders(&pod(&metrics, "u1", "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
     metrics.evict_pod("u1");
-    metrics.render_at(Instant::now() + 2 * EVICTION_GRACE).expect("it can be rendered");
+    metrics.render_at(Format::Text, Instant::now() + 2 * EVICTION_GRACE).expect("it can be rendered");
     assert_eq!(value(&metrics, "sluice_requests_total", &["gateway", "code=\"2xx\""]), Some(1.0));
     metrics.evict_pod("u1");
     let later = Instant::now() + EVICTION_GRACE;
     // The first scrape after the grace still sees them.
-    metrics.render_at(later).expect("it can be rendered");
+    metrics.render_at(Format::Text, later).expect("it can be rendered");
     assert_eq!(value(&metrics, "sluice_requests_total", &["gateway", "code=\"2xx\""]), None);
 }

@@ -20,7 +20,7 @@ use crate::{
     observe::{
         metrics::{ActiveRequest, Series, ServiceMetrics, ServiceSeries, TagOutcome},
         reason::Reason,
-        trace::context::{Found, Sender},
+        trace::context::{Found, Sender, TraceId},
     },
 };
 
@@ -36,6 +36,8 @@ pub(crate) struct Record {
     told: Option<Box<Told>>,
     /// What is decided about it, for those who ask later.
     draft: Option<Draft>,
+    /// The trace that it belongs to, if that is sampled: here, or by whoever sent it.
+    sampled: Option<TraceId>,
     /// Draining waits for it.
     busy: Busy,
 }
@@ -51,6 +53,7 @@ impl Record {
             active: None,
             told: None,
             draft: None,
+            sampled: None,
             busy: worker.busy(),
         }
     }
@@ -64,6 +67,9 @@ impl Record {
         ids: Ids,
         (method, path): (&[u8], &[u8]),
     ) {
+        if ids.sampled {
+            self.sampled = TraceId::new(ids.trace);
+        }
         let decisions = &self.busy.worker().decisions;
         self.draft = Some(decisions.begin(pod, destination, tagging, ids, method, path));
     }
@@ -94,6 +100,7 @@ impl Record {
         request: impl FnOnce() -> Described<'r>,
     ) -> Option<(&'static str, Vec<u8>)> {
         let told = Told::begin(worker, pod, destination, tagging, found, request)?;
+        self.sampled = told.trace().or(self.sampled);
         self.told.insert(Box::new(told)).first_header()
     }
 
@@ -183,6 +190,9 @@ impl Record {
         }
         let latency = now.since(self.started).into();
         let active = self.active.take().map_or_else(|| series.none().begin(), |(active, _)| active);
+        if let Some(trace) = self.sampled {
+            active.sampled(trace, latency, self.busy.worker().wall_clock(now));
+        }
         active.finish(status, reason, latency, self.request_bytes, self.response_bytes);
         self.tell(status, reason, now);
         now

@@ -23,7 +23,7 @@ use crate::{
         reason::Reason,
         trace::{
             AttemptSpan, RequestSpan, Traced,
-            context::{Found, Parent, Sender, SpanId},
+            context::{Found, Parent, Sender, SpanId, TraceId},
         },
     },
     proxy::{
@@ -146,6 +146,11 @@ impl Told {
             parent,
             traced,
         })
+    }
+
+    /// The trace in which it has spans.
+    pub(super) fn trace(&self) -> Option<TraceId> {
+        self.traced.map(|traced| traced.trace)
     }
 
     /// The header with which a trace that begins here is passed on.

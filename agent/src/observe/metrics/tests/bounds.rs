@@ -35,7 +35,7 @@ fn there_are_never_more_series_than_the_cap() {
     // A pod that goes makes room.
     metrics.evict_pod("u1");
     drop(gateway);
-    metrics.render_at(Instant::now() + EVICTION_GRACE).expect("it can be rendered");
+    metrics.render_at(Format::Text, Instant::now() + EVICTION_GRACE).expect("it can be rendered");
     ask(&batch, 5004);
     assert_eq!(value(&metrics, "sluice_requests_total", &["destination_port=\"5004\""]), Some(1.0));
 }

@@ -11,6 +11,7 @@ use sluice_tests::collector::Collector;
 use super::*;
 use crate::observe::{
     access_log::Style,
+    metrics::Format,
     otlp::{Identity, Protocol as Otlp},
     sampling::Ratio,
     trace::{self, Tracer, context::Propagation},
@@ -72,6 +73,11 @@ async fn a_sampled_trace_goes_on_through_the_proxy() {
     assert_eq!(header(answer.headers(), "traceparent"), unsampled);
     let plain = ask(&mut caller, get()).await;
     assert!(plain.headers().get("traceparent").is_none());
+    let exemplars = || {
+        let text = bed.metrics.render_as(Format::OpenMetrics).unwrap();
+        text.lines().filter(|line| line.contains(" # {trace_id=")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(exemplars(), [""; 0]);
 
     let sampled = format!("00-{TRACE}-{CALLER}-01");
     let answer = ask(
@@ -93,6 +99,8 @@ async fn a_sampled_trace_goes_on_through_the_proxy() {
     assert_eq!(header(answer.headers(), "x-b3-parentspanid"), own.id);
     assert_eq!(own.attribute("network.protocol.version"), "2");
     assert_eq!(own.attribute("url.path"), "/things");
+    let exemplars = exemplars();
+    assert!(exemplars.len() == 1 && exemplars[0].contains(TRACE), "{exemplars:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
