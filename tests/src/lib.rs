@@ -12,6 +12,7 @@
 pub mod api_server;
 pub mod bench;
 pub mod collector;
+pub mod kubectl;
 
 mod agent;
 mod browser;

@@ -10,7 +10,7 @@ use sluice::config::Config;
 
 use crate::manifests::{base, deploy};
 
-fn flags() -> Command {
+pub(crate) fn flags() -> Command {
     Config::augment_args(Command::new("agent"))
 }
 

@@ -7,6 +7,7 @@
 mod canonical;
 mod configuration;
 mod daemon_set;
+mod documents;
 mod ending;
 mod manifests;
 mod monitoring;

@@ -5,12 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use k8s_openapi::{
-    api::{apps::v1 as apps, core::v1 as core, discovery::v1 as discovery, rbac::v1 as rbac},
-    apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions,
-};
 use serde_json::Value;
 use sluice::api;
+use sluice_tests::{
+    api_server::strict::{builtin, complaints as complaints_about},
+    kubectl,
+};
 
 use crate::strict;
 
@@ -55,24 +55,20 @@ fn read(directory: &Path) -> Vec<Manifest> {
             // A part of an object. What comes of it is seen when it is rendered.
         } else if path.extension().is_some_and(|extension| extension == "yaml") {
             let text = fs::read_to_string(&path).unwrap();
-            let documents: Vec<Value> = serde_saphyr::from_multiple(&text)
-                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let documents =
+                kubectl::read(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let origin = |object: &Value| {
                 format!("{}: {} {}", path.display(), object["kind"], object["metadata"]["name"])
             };
-            manifests.extend(
-                documents
-                    .into_iter()
-                    .filter(|object| !object.is_null())
-                    .map(|object| Manifest { origin: origin(&object), object }),
-            );
+            manifests
+                .extend(documents.into_iter().map(|object| Manifest { origin: origin(&object), object }));
         }
     }
     manifests
 }
 
 /// The files that a kustomization puts on top of objects.
-fn patches(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn patches(directory: &Path) -> Vec<PathBuf> {
     let Ok(text) = fs::read_to_string(directory.join("kustomization.yaml")) else { return Vec::new() };
     let kustomization: Value = serde_saphyr::from_str(&text).unwrap();
     let patches = kustomization["patches"].as_array().cloned().unwrap_or_default();
@@ -81,32 +77,15 @@ fn patches(directory: &Path) -> Vec<PathBuf> {
 
 /// What the API server would complain about: unknown and missing fields, wrong types.
 fn complaints(object: &Value) -> Vec<String> {
+    if let Some(complaints) = builtin(object) {
+        return complaints;
+    }
     let (version, kind) = (object["apiVersion"].as_str(), object["kind"].as_str());
     match (version.unwrap_or_default(), kind.unwrap_or_default()) {
-        ("v1", "Namespace") => strict::complaints::<core::Namespace>(object),
-        ("v1", "ServiceAccount") => strict::complaints::<core::ServiceAccount>(object),
-        ("v1", "ConfigMap") => strict::complaints::<core::ConfigMap>(object),
-        ("v1", "ResourceQuota") => strict::complaints::<core::ResourceQuota>(object),
-        ("v1", "Service") => strict::complaints::<core::Service>(object),
-        ("v1", "Pod") => strict::complaints::<core::Pod>(object),
-        ("apps/v1", "DaemonSet") => strict::complaints::<apps::DaemonSet>(object),
-        ("apps/v1", "Deployment") => strict::complaints::<apps::Deployment>(object),
-        ("discovery.k8s.io/v1", "EndpointSlice") => strict::complaints::<discovery::EndpointSlice>(object),
-        ("rbac.authorization.k8s.io/v1", "ClusterRole") => strict::complaints::<rbac::ClusterRole>(object),
-        ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
-            strict::complaints::<rbac::ClusterRoleBinding>(object)
-        }
-        ("rbac.authorization.k8s.io/v1", "Role") => strict::complaints::<rbac::Role>(object),
-        ("rbac.authorization.k8s.io/v1", "RoleBinding") => strict::complaints::<rbac::RoleBinding>(object),
-        ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
-            strict::complaints::<apiextensions::CustomResourceDefinition>(object)
-        }
-        ("monitoring.coreos.com/v1", "PodMonitor") => strict::complaints::<strict::PodMonitor>(object),
-        ("monitoring.coreos.com/v1", "PrometheusRule") => {
-            strict::complaints::<strict::PrometheusRule>(object)
-        }
+        ("monitoring.coreos.com/v1", "PodMonitor") => complaints_about::<strict::PodMonitor>(object),
+        ("monitoring.coreos.com/v1", "PrometheusRule") => complaints_about::<strict::PrometheusRule>(object),
         ("kustomize.config.k8s.io/v1beta1", "Kustomization") => {
-            strict::complaints::<strict::Kustomization>(object)
+            complaints_about::<strict::Kustomization>(object)
         }
         (api::API_VERSION, "TrafficPolicy") => own::<api::TrafficPolicy>(object),
         (api::API_VERSION, "TrafficLane") => own::<api::TrafficLane>(object),

@@ -1,58 +1,7 @@
-//! Reading an object as strictly as `kubectl apply` does: what a type does not know, or needs and does not get, is named.
-//!
-//! The types of k8s-openapi pass over unknown fields and fill in missing ones. So an object is read and written again, and
-//! what comes out must be what went in. One version of Kubernetes is compiled in; the fields used here are older than the
-//! oldest that is supported.
+//! What of kinds that neither Kubernetes nor Sluice define is used in `deploy/`.
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-pub(crate) fn complaints<T: DeserializeOwned + Serialize>(object: &Value) -> Vec<String> {
-    let object = without_nulls(object);
-    let again = match serde_json::from_value::<T>(object.clone()) {
-        Ok(read) => without_nulls(&serde_json::to_value(read).unwrap()),
-        Err(error) => return vec![error.to_string()],
-    };
-    let mut found = Vec::new();
-    compare("", &object, &again, &mut found);
-    found
-}
-
-/// A field that is null is not set.
-fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let set = fields.iter().filter(|(_, value)| !value.is_null());
-            set.map(|(name, value)| (name.clone(), without_nulls(value))).collect()
-        }
-        Value::Array(items) => items.iter().map(without_nulls).collect(),
-        other => other.clone(),
-    }
-}
-
-fn compare(path: &str, written: &Value, read: &Value, found: &mut Vec<String>) {
-    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-    match (written, read) {
-        (Value::Object(written), Value::Object(read)) => {
-            for (name, value) in written {
-                match read.get(name) {
-                    Some(read) => compare(&below(name), value, read, found),
-                    None => found.push(format!("{}: unknown", below(name))),
-                }
-            }
-            let missing = read.keys().filter(|name| !written.contains_key(*name));
-            found.extend(missing.map(|name| format!("{}: missing", below(name))));
-        }
-        (Value::Array(written), Value::Array(read)) if written.len() == read.len() => {
-            for (index, (written, read)) in written.iter().zip(read).enumerate() {
-                compare(&format!("{path}[{index}]"), written, read, found);
-            }
-        }
-        (Value::Number(written), Value::Number(read)) if written.as_f64() == read.as_f64() => {}
-        _ if written == read => {}
-        _ => found.push(format!("{path}: {written} is read as {read}")),
-    }
-}
 
 #[derive(Serialize, Deserialize)]
 struct Metadata {

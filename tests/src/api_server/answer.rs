@@ -131,6 +131,12 @@ pub(super) async fn answer(
         _ => {
             let Ok(body) = body.collect().await else { return refusal(400, "the body broke off") };
             let body = serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null);
+            if query.get("fieldValidation").is_some_and(|how| how == "Strict") && path.part.is_none() {
+                let refusals = shared.state().refusals(&path.resource, &body);
+                if !refusals.is_empty() {
+                    return refusal(422, &refusals.join("; "));
+                }
+            }
             write(&mut shared.state(), verb, &path, body)
         }
     }

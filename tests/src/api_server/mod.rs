@@ -4,11 +4,15 @@
 //! begins after one, and one that is too old is Gone. Lists come in pages or as streams, watches in chunks with
 //! bookmarks. It runs on a thread of its own, so that a test may stop the clock of its own runtime.
 //!
-//! What it does not do is what clients do not see: storage, admission, validation, controllers.
+//! What it does not do is what clients do not see: storage, admission, controllers. It validates what is written with
+//! `fieldValidation=Strict`, as kubectl does, and nothing else: by the types of Kubernetes' own kinds, and by the
+//! CustomResourceDefinitions that were applied to it.
 
 mod answer;
 mod fault;
+mod schema;
 mod state;
+pub mod strict;
 mod tls;
 
 use std::{
@@ -34,7 +38,10 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-pub use self::fault::{Break, Fault};
+pub use self::{
+    fault::{Break, Fault},
+    schema::Schema,
+};
 use self::{
     state::{Shared, State},
     tls::Identity,

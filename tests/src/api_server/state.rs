@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{Break, Counter, Fault};
+use super::{Break, Counter, Fault, Schema, strict};
 
 /// Namespace (empty for none) and name.
 pub(super) type Name = (String, String);
@@ -142,6 +142,28 @@ impl State {
         });
         collection.notify(&name.0);
         object
+    }
+
+    /// Why an object is not taken, with strict field validation; empty if it is.
+    pub(super) fn refusals(&self, resource: &str, object: &Value) -> Vec<String> {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        if let Some(complaints) = strict::builtin(object) {
+            return complaints;
+        }
+        let definitions = self.collections.get("customresourcedefinitions");
+        let definition = definitions.iter().flat_map(|all| all.objects.values()).find_map(|stored| {
+            let definition: Value = serde_json::from_str(&stored.json).ok()?;
+            let names = &definition["spec"]["names"];
+            (names["plural"] == resource && names["kind"] == kind).then_some(definition)
+        });
+        let Some(definition) = definition else {
+            let version = object["apiVersion"].as_str().unwrap_or_default();
+            return vec![format!("no matches for kind \"{kind}\" in version \"{version}\"")];
+        };
+        match Schema::of(&definition) {
+            Ok(schema) => schema.refusals(object),
+            Err(error) => vec![error.to_string()],
+        }
     }
 
     pub(super) fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
