@@ -272,7 +272,7 @@ pub fn status(args: &StatusArgs, agent: &Running) -> Result<bool, Failed> {
     let said = good(client::get(&agent.admin_socket, "/status")?)?;
     show(&args.how, &said, |status: &Status| status::shown(status))?;
     let status: Status = serde_json::from_str(&said)?;
-    Ok(status.troubles.is_empty())
+    Ok(status.problems.is_empty())
 }
 
 /// `sluice dump`

@@ -17,8 +17,8 @@ fn shown_policies(policies: &Policies) -> String {
 }
 
 pub(super) fn shown(status: &Status) -> String {
-    let state = match status.state_age_seconds {
-        Some(age) => format!("heard of {age:.1} s ago, change {}", status.state_generation),
+    let state = match status.snapshot_age_seconds {
+        Some(age) => format!("heard of {age:.1} s ago, change {}", status.snapshot_generation),
         None => "not known yet".to_owned(),
     };
     let (pods, services, policies) = (&status.pods, &status.services, &status.policies);
@@ -34,27 +34,27 @@ pub(super) fn shown(status: &Status) -> String {
             "pods",
             &format!(
                 "{} enrolled, {} pending, {} with a proxy of their own",
-                pods.enrolled, pods.pending, pods.own_proxy
+                pods.enrolled, pods.pending, pods.other_mesh
             ),
         ],
         [
             "services",
             &format!(
                 "{} governed, {} of {} endpoints ready, {} requests in flight",
-                services.governed, services.ready_endpoints, services.endpoints, services.in_flight
+                services.managed, services.ready_endpoints, services.endpoints, services.in_flight
             ),
         ],
         ["policies", &shown_policies(policies)],
     ];
     let mut out = table(0, &rows.map(|row| row.map(str::to_owned)));
-    if status.troubles.is_empty() {
+    if status.problems.is_empty() {
         out.push_str("\nnothing is wrong\n");
         return out;
     }
     out.push_str("\nwhat is wrong, and what to do:\n");
-    for trouble in &status.troubles {
+    for problem in &status.problems {
         // Writing to a string cannot fail.
-        let _ = writeln!(out, "  - {}\n    {}", inert(&trouble.what), inert(&trouble.to_do));
+        let _ = writeln!(out, "  - {}\n    {}", inert(&problem.message), inert(&problem.action));
     }
     out
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    admin::desk::{Pods, Policies, Services, Trouble},
+    admin::desk::{Pods, Policies, Problem, Services},
     proxy::explain::{Candidate, Ended, Outcome, Stage, Step, Verdict},
 };
 
@@ -64,18 +64,18 @@ fn hostile_text_is_inert_wherever_it_is_shown() {
         decision: Some(hostile()),
     };
     check(&call::shown(&answer));
-    let trouble = Trouble { what: HOSTILE.to_owned(), to_do: HOSTILE.to_owned() };
+    let problem = Problem { message: HOSTILE.to_owned(), action: HOSTILE.to_owned() };
     let status = Status {
         version: HOSTILE.to_owned(),
         node: Some(HOSTILE.to_owned()),
         kernel: HOSTILE.to_owned(),
         ready: true,
-        state_age_seconds: Some(1.0),
-        state_generation: 1,
+        snapshot_age_seconds: Some(1.0),
+        snapshot_generation: 1,
         pods: Pods::default(),
         services: Services::default(),
         policies: Policies::default(),
-        troubles: vec![trouble],
+        problems: vec![problem],
     };
     check(&status::shown(&status));
     check(&pretty(&json!(hostile()).to_string()).unwrap());

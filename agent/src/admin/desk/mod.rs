@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 pub use self::{
     call::{CallAnswer, CallAsked},
     question::{Question, Wrong},
-    status::{Pods, Policies, Services, Status, Trouble},
+    status::{Pods, Policies, Problem, Services, Status},
 };
 use super::{
     pages::Pages,
@@ -143,7 +143,7 @@ impl Desk {
                     "addresses": pod.ips.iter().map(ToString::to_string).collect::<Vec<_>>(),
                     "tag": pod.tag.as_ref().map(|tag| tag.as_str().to_owned()),
                     "node": pod.node.as_deref(), "zone": pod.zone.as_deref(),
-                    "capture": pod.capture, "terminating": pod.terminating, "own_proxy": pod.own_proxy,
+                    "capture": pod.capture, "terminating": pod.terminating, "other_mesh": pod.own_proxy,
                 })
             })
             .collect();

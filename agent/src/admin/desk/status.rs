@@ -25,31 +25,31 @@ pub struct Status {
     pub node: Option<String>,
     /// The release of the kernel.
     pub kernel: String,
-    /// It governs.
+    /// It routes: its programs are attached and its snapshot is complete.
     pub ready: bool,
-    /// Seconds since it was last known that the state is the cluster's; absent while there is none.
-    pub state_age_seconds: Option<f64>,
-    pub state_generation: u64,
+    /// Seconds since the snapshot was last known to be current; absent while there is none.
+    pub snapshot_age_seconds: Option<f64>,
+    pub snapshot_generation: u64,
     pub pods: Pods,
     pub services: Services,
     pub policies: Policies,
     /// What is wrong, the worst first.
-    pub troubles: Vec<Trouble>,
+    pub problems: Vec<Problem>,
 }
 
-/// Pods of this node that are to be captured.
+/// Pods of this node that are to be enrolled.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Pods {
     pub enrolled: usize,
     pub pending: usize,
-    /// Left alone, because a mesh's proxy takes their connections already.
-    pub own_proxy: usize,
+    /// Not enrolled, because another service mesh redirects their connections already.
+    pub other_mesh: usize,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Services {
-    /// Governed service ports.
-    pub governed: usize,
+    /// Service ports that are managed.
+    pub managed: usize,
     pub endpoints: usize,
     pub ready_endpoints: usize,
     /// Requests and tunnels in flight from this node.
@@ -70,42 +70,45 @@ pub struct Policies {
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Trouble {
-    pub what: String,
-    pub to_do: String,
+pub struct Problem {
+    pub message: String,
+    /// What to do about it.
+    pub action: String,
 }
 
-fn trouble(what: impl Into<String>, to_do: &str) -> Trouble {
-    Trouble { what: what.into(), to_do: to_do.to_owned() }
+fn problem(message: impl Into<String>, action: &str) -> Problem {
+    Problem { message: message.into(), action: action.to_owned() }
 }
 
 impl Status {
     pub(super) fn of(look: &Look) -> Self {
-        let mut troubles: Vec<_> = (look.missing.iter())
+        let mut problems: Vec<_> = (look.missing.iter())
             .map(|why| {
-                trouble(
-                    format!("it does not govern: {why}"),
-                    "wait if it has just started; else look into its log",
+                problem(
+                    format!("The agent is not ready: {why}"),
+                    "Wait if it has just started. If it stays so, read the agent's log.",
                 )
             })
             .collect();
-        let state_age_seconds = look.cluster.as_ref().map(|cluster| cluster.heard.elapsed().as_secs_f64());
-        if let Some(age) = state_age_seconds.filter(|age| *age > OLD_SECONDS) {
-            let what = format!("the cluster's state is {age:.0} seconds old; the last one stays in force");
-            troubles.push(trouble(
+        let snapshot_age_seconds = look.cluster.as_ref().map(|cluster| cluster.heard.elapsed().as_secs_f64());
+        if let Some(age) = snapshot_age_seconds.filter(|age| *age > OLD_SECONDS) {
+            let what = format!(
+                "The snapshot of the cluster is {age:.0} seconds old. The agent goes on with it; new endpoints and policies are not seen."
+            );
+            problems.push(problem(
                 what,
-                "can this node reach the API server? The log says since when it is away",
+                "Check that this node reaches the API server. The log says since when it does not.",
             ));
         }
         // What is wrong with a policy is told once, with what follows from it: below.
         let judged =
             |object: &Option<Key>| object.as_ref().is_some_and(|key| look.verdicts.contains_key(key));
-        let problems = look.cluster.iter().flat_map(|cluster| &cluster.problems);
-        let problems = problems.filter(|problem| !judged(&problem.object));
-        troubles.extend(problems.map(|problem| trouble(problem.to_string(), "correct the object")));
-        let pods = Self::pods(look, &mut troubles);
-        let policies = Self::policies(look, &mut troubles);
-        let services = Self::services(look, &mut troubles);
+        let invalid = look.cluster.iter().flat_map(|cluster| &cluster.problems);
+        let invalid = invalid.filter(|object| !judged(&object.object));
+        problems.extend(invalid.map(|object| problem(object.to_string(), "Correct the object.")));
+        let pods = Self::pods(look, &mut problems);
+        let policies = Self::policies(look, &mut problems);
+        let services = Self::services(look, &mut problems);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: look.node.as_deref().map(str::to_owned),
@@ -114,29 +117,32 @@ impl Status {
                 .trim()
                 .to_owned(),
             ready: look.missing.is_empty(),
-            state_age_seconds,
-            state_generation: look.cluster.as_ref().map_or(0, |cluster| cluster.generation),
+            snapshot_age_seconds,
+            snapshot_generation: look.cluster.as_ref().map_or(0, |cluster| cluster.generation),
             pods,
             services,
             policies,
-            troubles,
+            problems,
         }
     }
 
-    fn pods(look: &Look, troubles: &mut Vec<Trouble>) -> Pods {
+    fn pods(look: &Look, problems: &mut Vec<Problem>) -> Pods {
         let mut pods = Pods::default();
         for pod in &*look.pods {
-            let name = format!("pod {}/{}", pod.workload.namespace, pod.workload.name);
+            let name = format!("Pod {}/{}", pod.workload.namespace, pod.workload.name);
             match (&pod.pending, pod.own_proxy) {
-                (_, Some(_)) => pods.own_proxy += 1,
+                (_, Some(_)) => pods.other_mesh += 1,
                 (None, None) => pods.enrolled += 1,
                 (Some(why), None) => {
                     pods.pending += 1;
                     // Without a process nobody connects.
                     if !pod.empty {
-                        let what = format!("{name} is not enrolled, its connections go direct: {why}");
-                        troubles
-                            .push(trouble(what, "it is tried again; if that does not help, restart the pod"));
+                        let what =
+                            format!("{name} is not enrolled, so its connections bypass the agent: {why}");
+                        problems.push(problem(
+                            what,
+                            "The agent retries. If that does not help, restart the pod.",
+                        ));
                     }
                 }
             }
@@ -144,7 +150,7 @@ impl Status {
         pods
     }
 
-    fn policies(look: &Look, troubles: &mut Vec<Trouble>) -> Policies {
+    fn policies(look: &Look, problems: &mut Vec<Problem>) -> Policies {
         let mut policies = Policies::default();
         for (key, judged) in &*look.verdicts {
             let (programmed, extent) = (&judged.verdict.programmed, judged.verdict.extent);
@@ -153,21 +159,21 @@ impl Status {
                     policies.active += 1;
                     continue;
                 }
-                Extent::Part => (&mut policies.partly_active, "is active only in part"),
+                Extent::Part => (&mut policies.partly_active, "is active in part only"),
                 Extent::Earlier => (&mut policies.earlier_version_active, "is active in an earlier version"),
                 Extent::Nothing => (&mut policies.inactive, "is not active"),
             };
             *count += 1;
             let what = format!("{key} {so}: {}: {}", programmed.reason.as_str(), programmed.message);
-            troubles.push(trouble(
+            problems.push(problem(
                 what,
-                "correct the object; its status says the same (kubectl describe), and sluice check FILE offline",
+                "Correct the object. `kubectl describe` shows the same conditions; `sluice check FILE` checks a file offline.",
             ));
         }
         policies
     }
 
-    fn services(look: &Look, troubles: &mut Vec<Trouble>) -> Services {
+    fn services(look: &Look, problems: &mut Vec<Problem>) -> Services {
         let (mut services, now) = (Services::default(), Nanos::now().0);
         let mut seen = BTreeSet::new();
         let mut all: Vec<_> =
@@ -182,8 +188,8 @@ impl Status {
             let config = service.governor.policy().outlier_detection.as_ref();
             for endpoint in service.endpoints.iter().filter(|one| outlier::is_ejected(config, one, now)) {
                 let pod = endpoint.pod.as_deref().unwrap_or("-");
-                let what = format!("{} (pod {pod}) of {service} is ejected", endpoint.address);
-                troubles.push(trouble(what, "look at that pod: it fails more than the others"));
+                let what = format!("Endpoint {} (pod {pod}) of {service} is ejected.", endpoint.address);
+                problems.push(problem(what, "Look at that pod: it fails more often than the others."));
             }
             let in_flight = service.endpoints.iter().map(|one| u64::from(one.load.in_flight.load(Relaxed)));
             services.in_flight += in_flight.sum::<u64>();
@@ -191,13 +197,13 @@ impl Status {
                 continue;
             }
             let usable = service.endpoints.iter().filter(|endpoint| endpoint.is_usable()).count();
-            services.governed += 1;
+            services.managed += 1;
             services.endpoints += service.endpoints.len();
             services.ready_endpoints += usable;
             if usable == 0 && !service.endpoints.is_empty() {
-                troubles.push(trouble(
-                    format!("{service} has no ready endpoint"),
-                    "look at its pods: requests get 503 no_endpoint",
+                problems.push(problem(
+                    format!("Service {service} has no ready endpoint. Requests get 503 no_endpoint."),
+                    "Look at the pods behind it.",
                 ));
             }
             for (lane, breaker) in service.governor.breakers().into_iter().flat_map(Breakers::all) {
@@ -207,8 +213,8 @@ impl Status {
                         .recent_transitions()
                         .last()
                         .map_or_else(String::new, |last| format!(": {}", last.why));
-                    let what = format!("the circuit breaker of {service}, {lane}, is open{why}");
-                    troubles.push(trouble(what, "look at the service; it is asked again by itself"));
+                    let what = format!("The circuit breaker of {service}, {lane}, is open{why}.");
+                    problems.push(problem(what, "Look at the service. Sluice probes it again by itself."));
                 }
             }
         }

@@ -83,9 +83,9 @@ async fn what_is_wrong_with_a_policy_is_told_once_and_with_what_follows() {
     };
     let troubles_of = |status: &Status, name: &str| -> Vec<String> {
         status
-            .troubles
+            .problems
             .iter()
-            .map(|trouble| trouble.what.clone())
+            .map(|problem| problem.message.clone())
             .filter(|what| what.contains(name))
             .collect()
     };
@@ -105,5 +105,9 @@ async fn what_is_wrong_with_a_policy_is_told_once_and_with_what_follows() {
     assert_eq!(told.len(), 1, "{told:#?}");
     assert!(told[0].contains("is active in an earlier version: Invalid: spec.timeouts.request"), "{told:#?}");
     assert!(told[0].contains("stays in force") && !told[0].contains("not active"), "{told:#?}");
-    assert!(!status.troubles.iter().any(|trouble| trouble.to_do.contains("stays")), "{:#?}", status.troubles);
+    assert!(
+        !status.problems.iter().any(|problem| problem.action.contains("stays")),
+        "{:#?}",
+        status.problems
+    );
 }
