@@ -62,7 +62,8 @@ pub struct RequestMatch {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("has(self.namespace) || has(self.workload) || has(self.podLabels) && self.podLabels.size() > 0")
+    // (A reserved word of CEL is escaped.)
+    validation = Rule::new("has(self.__namespace__) || has(self.workload) || has(self.podLabels) && self.podLabels.size() > 0")
         .message("it says nothing: namespace, workload or podLabels is needed")
 )]
 pub struct CallerMatch {

@@ -20,7 +20,7 @@ use crate::{
         entry::Entry,
         governor::Governor,
         lane::RequestTag,
-        policy::{Detour, LaneFallback},
+        policy::{Detour, LaneFallback, is_from},
         request::Request,
         route::Candidates,
         subset::Subset,
@@ -129,6 +129,12 @@ impl Service {
         }
         let coloured = self.entry.colour(request, caller)?;
         Some(coloured.tag.into())
+    }
+
+    /// Whether the tags of this caller's requests come from outside, and are not believed.
+    pub fn strips_tags(&self, caller: &Workload) -> bool {
+        let strip = self.governor.policy().strip_tags.as_ref();
+        strip.is_some_and(|strip| strip.from.is_empty() || is_from(&strip.from, Some(caller.caller())))
     }
 
     /// What becomes of a request with this tag where its lane has nobody to answer.

@@ -67,6 +67,23 @@ pub fn set<'a>(headers: impl Iterator<Item = &'a [u8]>, key: &str, tag: &[u8]) -
     (count < MAX_MEMBERS && edited.len() <= MAX_BYTES).then_some(edited)
 }
 
+/// Takes out the members `key` of the request's `baggage` headers, given in the order of the head.
+///
+/// Returns the value of the one header that is to stand in the place of them all, which is empty if no member is left; `None`
+/// if there is nothing to take out. All other members stay byte for byte and in order.
+pub fn remove<'a>(headers: impl Iterator<Item = &'a [u8]>, key: &str) -> Option<Vec<u8>> {
+    let mut left: Vec<&[u8]> = Vec::new();
+    let mut found = false;
+    for member in headers.flat_map(members) {
+        if value_of(member, key).is_some() {
+            found = true;
+        } else {
+            left.push(member);
+        }
+    }
+    found.then(|| left.join(&b","[..]))
+}
+
 /// The members with the white space around them. Neither keys, values nor properties may hold a comma.
 fn members(header: &[u8]) -> impl Iterator<Item = &[u8]> {
     header.split(|byte| *byte == b',')
@@ -218,6 +235,25 @@ mod tests {
                 prop_assert!(kept.iter().all(|member| member.trim_ascii().is_empty()));
             } else {
                 prop_assert_eq!(kept, others(&mut before.into_iter()));
+            }
+        }
+
+        #[test]
+        fn taking_out_leaves_the_others(
+            headers in prop::collection::vec(prop::collection::vec(member(), 0..5), 0..4),
+        ) {
+            let headers: Vec<Vec<u8>> = headers.iter().map(|members| members.join(&b","[..])).collect();
+            let had = headers.iter().any(|header| values(header, KEY).next().is_some());
+            let edited = remove(headers.iter().map(Vec::as_slice), KEY);
+            prop_assert_eq!(edited.is_some(), had);
+            if let Some(edited) = edited {
+                let others: Vec<&[u8]> = headers
+                    .iter()
+                    .flat_map(|header| members(header))
+                    .filter(|member| value_of(member, KEY).is_none())
+                    .collect();
+                prop_assert_eq!(values(&edited, KEY).count(), 0);
+                prop_assert_eq!(edited, others.join(&b","[..]));
             }
         }
 

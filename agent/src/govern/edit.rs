@@ -4,17 +4,19 @@
 //!
 //! | the head | is seen by |
 //! |---|---|
-//! | as it came | the search for the tag ([`super::lane`]), entry rules of lanes ([`super::entry`]), trace contexts |
-//! | with its [tag] | everything that a policy says: limits (match and key), what is kept as stale, retries, health check paths |
-//! | as it is sent, without what was for one hop only | the endpoint |
+//! | as it came | the search for the tag ([`super::lane`]; not for tags that are [stripped](strip)), entry rules of lanes ([`super::entry`]), trace contexts |
+//! | with its [tag](tag()), without what was for one hop only | everything that a policy says: its rules, limits (match and key), what is kept as stale, retries, health check paths |
+//! | [changed](modify) as the policy, or the rule that holds, asks for | the endpoint |
 //!
-//! So a rule about the tag header holds for every request of a lane, whoever gave it its tag.
+//! So a rule about the tag header holds for every request of a lane, whoever gave it its tag; and a rule that takes a header out
+//! may limit by it.
 
 use http::HeaderName;
 
 use super::{
     baggage,
     lane::{TagNames, Tagging},
+    policy::Edits,
 };
 
 /// The header lines of a request on its way to an endpoint, in whatever form its protocol has them. Values are given to it
@@ -40,6 +42,9 @@ static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// Puts a request's tag where the next hop looks for it: in the tag header and in its baggage.
 pub fn tag(head: &mut impl Head, names: &TagNames, tagging: &Tagging) {
+    if tagging.strip {
+        strip(head, names);
+    }
     let Some(tag) = &tagging.tag else { return };
     if tagging.set_header {
         head.set(names.header(), tag.as_bytes());
@@ -51,9 +56,38 @@ pub fn tag(head: &mut impl Head, names: &TagNames, tagging: &Tagging) {
     }
 }
 
+/// Takes out all that says what the request's tag is.
+fn strip(head: &mut impl Head, names: &TagNames) {
+    for name in names.iter() {
+        head.remove(name);
+    }
+    if let Some(edited) = baggage::remove(head.get_all(&BAGGAGE), names.baggage_key()) {
+        head.remove(&BAGGAGE);
+        if !edited.is_empty() {
+            head.add(&BAGGAGE, &edited);
+        }
+    }
+}
+
+/// Changes headers as a policy asks for. What carries the tag is not its to change.
+pub fn modify(head: &mut impl Head, edits: &Edits, is_kept: impl Fn(&HeaderName) -> bool) {
+    let Edits { remove, set, add } = edits;
+    for name in remove.iter().filter(|name| !is_kept(name)) {
+        head.remove(name);
+    }
+    for (name, value) in set.iter().filter(|(name, _)| !is_kept(name)) {
+        head.set(name, value.as_bytes());
+    }
+    for (name, value) in add.iter().filter(|(name, _)| !is_kept(name)) {
+        head.add(name, value.as_bytes());
+    }
+}
+
 /// What every implementation of [`Head`] has to do alike.
 #[cfg(test)]
 pub(crate) mod tests {
+    use http::HeaderValue;
+
     use super::*;
     use crate::govern::lane::TagScan;
 
@@ -133,5 +167,56 @@ pub(crate) mod tests {
         head.0.iter().for_each(|(name, value)| scan.see(name.as_str().as_bytes(), value));
         let next = scan.decide(None, || None);
         assert!(!next.set_header && !next.set_baggage, "the next hop has nothing to do: {next:?}");
+    }
+
+    fn written(head: &Plain) -> Vec<String> {
+        let line =
+            |(name, value): &(HeaderName, Vec<u8>)| format!("{name}: {}", String::from_utf8_lossy(value));
+        head.0.iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_tag_from_outside_is_taken_out_wherever_it_stands() {
+        let names = TagNames::new(&[HeaderName::from_static("x-mse-tag"), HeaderName::from_static("x-lane")])
+            .unwrap();
+        let mut head = Plain::default();
+        for (name, value) in [
+            ("x-mse-tag", "gray"),
+            ("baggage", "a=1, x-mse-tag=gray;p ,c=2"),
+            ("x-a", "b"),
+            ("x-lane", "gray"),
+            ("baggage", "x-mse-tag=blue"),
+        ] {
+            head.add(&HeaderName::from_static(name), value.as_bytes());
+        }
+        let mut others = Plain(head.0.clone());
+        strip(&mut head, &names);
+        assert_eq!(written(&head), ["x-a: b", "baggage: a=1,c=2"]);
+        strip(&mut head, &names);
+        assert_eq!(written(&head), ["x-a: b", "baggage: a=1,c=2"], "there is nothing left to take out");
+        others.0.retain(|(_, value)| value != b"a=1, x-mse-tag=gray;p ,c=2");
+        strip(&mut others, &names);
+        assert_eq!(written(&others), ["x-a: b"], "an empty baggage is none");
+    }
+
+    #[test]
+    fn headers_are_changed_as_asked_but_for_the_tag() {
+        let pair = |name: &'static str, value: &'static str| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        let names = TagNames::new(&[HeaderName::from_static("x-mse-tag")]).unwrap();
+        let edits = Edits {
+            remove: ["x-gone", "x-mse-tag", "x-again"].map(HeaderName::from_static).into(),
+            set: vec![pair("x-set", "1"), pair("x-mse-tag", "blue")],
+            add: vec![pair("x-set", "2"), pair("x-again", "3")],
+        };
+        let mut head = Plain::default();
+        for (name, value) in
+            [("x-mse-tag", "gray"), ("x-gone", "a"), ("x-set", "a"), ("x-again", "b"), ("x-set", "b")]
+        {
+            head.add(&HeaderName::from_static(name), value.as_bytes());
+        }
+        modify(&mut head, &edits, |name| names.is_listed(name));
+        assert_eq!(written(&head), ["x-mse-tag: gray", "x-set: 1", "x-set: 2", "x-again: 3"]);
     }
 }

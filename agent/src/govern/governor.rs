@@ -12,7 +12,8 @@ pub use self::breakers::Breakers;
 use super::{
     concurrency::Limiter,
     fallback::stale::{Memory, Store},
-    policy::{Policy, StaleAnswer},
+    policy::{OwnParts, Policy, Rule, StaleAnswer},
+    request::Request,
     retry::Budget,
     throttle::Throttles,
 };
@@ -30,6 +31,15 @@ pub struct Governor {
     budget: Option<Arc<Budget>>,
     stale: Option<Stale>,
     memory: Arc<Memory>,
+    rules: Vec<Arc<Ruled>>,
+}
+
+/// A rule of the policy, and what governs the requests that it matches. What it does not say itself it shares with the
+/// policy's own governor, state and all.
+#[derive(Debug)]
+pub struct Ruled {
+    pub rule: Arc<Rule>,
+    pub governor: Governor,
 }
 
 /// The answers that are kept, and how many of them.
@@ -50,6 +60,7 @@ impl Default for Governor {
             budget: None,
             stale: None,
             memory: Memory::new(STALE_BYTES),
+            rules: Vec::new(),
         }
     }
 }
@@ -65,18 +76,8 @@ impl Governor {
         }
         let none = Arc::default();
         let before = previous.unwrap_or(&none);
-        let limiter = policy.concurrency.as_ref().map(|wanted| match &before.limiter {
-            Some(limiter) => limiter.with_config(wanted, now_nanos),
-            None => Arc::new(Limiter::new(wanted, now_nanos)),
-        });
-        let breakers = policy.circuit_breaker.as_ref().map(|wanted| {
-            let config = Arc::new(wanted.clone());
-            before
-                .breakers
-                .as_ref()
-                .map_or_else(|| Breakers::new(&config), |breakers| breakers.with_config(&config))
-        });
-        let stale = Store::wanted(&policy.fallbacks).map(|wanted| {
+        let fallbacks: Vec<_> = policy.all().flat_map(|policy| &policy.fallbacks).cloned().collect();
+        let stale = Store::wanted(&fallbacks).map(|wanted| {
             let store = match &before.stale {
                 Some(stale) => stale.store.clone(),
                 None => Arc::new(Store::new(before.memory.clone())),
@@ -84,15 +85,81 @@ impl Governor {
             store.trim(Some(wanted.bounds), now_nanos);
             Stale { store, wanted }
         });
-        Arc::new(Self {
+        let retries = policy.all().any(|policy| policy.retry.is_some());
+        let mut governor = Self {
             throttles: before.throttles.with_rules(&policy.rate_limits, now_nanos),
-            limiter,
-            breakers,
-            budget: policy.retry.as_ref().map(|_| before.budget.clone().unwrap_or_default()),
+            limiter: limiter(before.limiter.as_ref(), &policy, now_nanos),
+            breakers: breakers(before.breakers.as_ref(), &policy),
+            budget: retries.then(|| before.budget.clone().unwrap_or_default()),
             stale,
             memory: before.memory.clone(),
+            rules: Vec::new(),
             policy,
-        })
+        };
+        let rules = governor.policy.rules.iter().map(|rule| {
+            let last = before.rules.iter().find(|last| last.rule.name == rule.name);
+            let governor = governor.for_rule(rule, last.map(|last| &**last), now_nanos);
+            Arc::new(Ruled { rule: rule.clone(), governor })
+        });
+        governor.rules = rules.collect();
+        Arc::new(governor)
+    }
+
+    /// What governs the requests of a rule. `last`: the one of the same name before.
+    fn for_rule(&self, rule: &Arc<Rule>, last: Option<&Ruled>, now_nanos: u64) -> Self {
+        let policy = &rule.policy;
+        let last = |own: fn(&OwnParts) -> bool| last.filter(|last| own(&last.rule.own));
+        let OwnParts { rate_limits, concurrency, circuit_breaker } = rule.own;
+        Self {
+            throttles: if rate_limits {
+                let before = last(|own| own.rate_limits).map(|last| last.governor.throttles.clone());
+                before.unwrap_or_default().with_rules(&policy.rate_limits, now_nanos)
+            } else {
+                self.throttles.clone()
+            },
+            limiter: if concurrency {
+                let before = last(|own| own.concurrency).and_then(|last| last.governor.limiter.as_ref());
+                limiter(before, policy, now_nanos)
+            } else {
+                self.limiter.clone()
+            },
+            breakers: if circuit_breaker {
+                let before = last(|own| own.circuit_breaker).and_then(|last| last.governor.breakers.as_ref());
+                breakers(before, policy)
+            } else {
+                self.breakers.clone()
+            },
+            // A service's retries are paid from one budget, and its answers are kept in one place.
+            budget: self.budget.clone(),
+            stale: self.stale.clone(),
+            memory: self.memory.clone(),
+            rules: Vec::new(),
+            policy: policy.clone(),
+        }
+    }
+
+    /// The rule that holds for a request; `None`: the policy itself governs it.
+    pub fn rule_for(&self, request: &impl Request) -> Option<&Arc<Ruled>> {
+        self.rules.iter().find(|ruled| ruled.rule.matches.matches(request))
+    }
+
+    /// The rules, in their order.
+    pub fn rules(&self) -> &[Arc<Ruled>] {
+        &self.rules
+    }
+
+    /// Every set of circuit breakers once, with the rule that it is of.
+    pub fn all_breakers(&self) -> impl Iterator<Item = (Option<&Arc<str>>, &Breakers)> {
+        let own = self.rules.iter().filter(|ruled| ruled.rule.own.circuit_breaker);
+        let rules = own.filter_map(|ruled| Some((Some(&ruled.rule.name), ruled.governor.breakers()?)));
+        self.breakers().map(|breakers| (None, breakers)).into_iter().chain(rules)
+    }
+
+    /// The same of limits on requests in flight.
+    pub fn all_limiters(&self) -> impl Iterator<Item = (Option<&Arc<str>>, &Arc<Limiter>)> {
+        let own = self.rules.iter().filter(|ruled| ruled.rule.own.concurrency);
+        let rules = own.filter_map(|ruled| Some((Some(&ruled.rule.name), ruled.governor.limiter()?)));
+        self.limiter().map(|limiter| (None, limiter)).into_iter().chain(rules)
     }
 
     pub fn policy(&self) -> &Arc<Policy> {
@@ -123,6 +190,20 @@ impl Governor {
     pub fn stale(&self) -> Option<&Stale> {
         self.stale.as_ref()
     }
+}
+
+fn limiter(before: Option<&Arc<Limiter>>, policy: &Policy, now_nanos: u64) -> Option<Arc<Limiter>> {
+    policy.concurrency.as_ref().map(|wanted| match before {
+        Some(limiter) => limiter.with_config(wanted, now_nanos),
+        None => Arc::new(Limiter::new(wanted, now_nanos)),
+    })
+}
+
+fn breakers(before: Option<&Breakers>, policy: &Policy) -> Option<Breakers> {
+    policy.circuit_breaker.as_ref().map(|wanted| {
+        let config = Arc::new(wanted.clone());
+        before.map_or_else(|| Breakers::new(&config), |breakers| breakers.with_config(&config))
+    })
 }
 
 #[cfg(test)]

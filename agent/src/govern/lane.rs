@@ -62,6 +62,16 @@ impl TagNames {
         name.eq_ignore_ascii_case(self.names[0].as_str().as_bytes())
     }
 
+    /// All headers that may say a tag.
+    pub fn iter(&self) -> impl Iterator<Item = &HeaderName> {
+        self.names.iter()
+    }
+
+    /// Whether a header may say a tag, or does.
+    pub fn is_listed(&self, name: &HeaderName) -> bool {
+        self.names.contains(name) || is_baggage(name.as_str().as_bytes())
+    }
+
     /// The place of `name` in the list: lower answers first.
     fn rank(&self, name: &[u8]) -> Option<usize> {
         self.names.iter().position(|listed| name.eq_ignore_ascii_case(listed.as_str().as_bytes()))
@@ -141,6 +151,8 @@ impl TagSource {
 #[derive(Debug)]
 pub struct TagScan<'n> {
     names: &'n TagNames,
+    /// What the headers say is not believed.
+    strip: bool,
     /// The best answer of a tag header so far, and its rank.
     header: Option<(usize, RequestTag)>,
     /// The first answer of baggage.
@@ -159,6 +171,8 @@ pub struct Tagging {
     pub tag: Option<RequestTag>,
     /// `None` exactly if `tag` is.
     pub source: Option<TagSource>,
+    /// Whatever says a tag is to be taken out of the forwarded request first.
+    pub strip: bool,
     /// The forwarded request must get [`TagNames::header`] with the tag, in the place of all it has by that name.
     pub set_header: bool,
     /// The forwarded request's baggage must be edited: [`baggage::set`].
@@ -171,6 +185,7 @@ impl<'n> TagScan<'n> {
     pub fn new(names: &'n TagNames) -> Self {
         Self {
             names,
+            strip: false,
             header: None,
             baggage: None,
             header_seen: 0,
@@ -180,9 +195,19 @@ impl<'n> TagScan<'n> {
         }
     }
 
+    /// The same for a request from outside: what its headers say of its tag does not count, and does not travel on.
+    #[must_use]
+    pub fn stripping(mut self, strip: bool) -> Self {
+        self.strip = strip;
+        self
+    }
+
     /// Shows a header, in the order of the head. Names in any case; values without the white space around them.
     #[inline]
     pub fn see(&mut self, name: &[u8], value: &[u8]) {
+        if self.strip {
+            return;
+        }
         if is_baggage(name) {
             self.see_baggage(value);
         } else if let Some(rank) = self.names.rank(name) {
@@ -232,6 +257,7 @@ impl<'n> TagScan<'n> {
             return Tagging {
                 tag: None,
                 source: None,
+                strip: self.strip,
                 set_header: false,
                 set_baggage: false,
                 invalid: self.invalid,
@@ -240,6 +266,7 @@ impl<'n> TagScan<'n> {
         Tagging {
             tag: Some(tag),
             source: Some(source),
+            strip: self.strip,
             set_header: self.header_seen != 1 || self.header != Some((0, tag)),
             set_baggage: !self.baggage_agrees || self.baggage != Some(tag),
             invalid: self.invalid,

@@ -74,6 +74,10 @@ pub(crate) fn hash(id: &[u8]) -> u64 {
 /// What happened to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
+    /// A rule of the policy holds for it.
+    Matched {
+        rule: Arc<str>,
+    },
     /// A rate limit let it wait.
     Queued {
         rule: Arc<str>,

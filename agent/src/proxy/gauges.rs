@@ -6,7 +6,15 @@ use std::sync::Arc;
 use crate::{
     clock::Nanos,
     cluster::model::{Current, Service, Snapshot},
-    govern::{breaker::State, endpoint::Endpoint, outlier, policy::Policy, subset::Subset, tag::Tag, warmup},
+    govern::{
+        breaker::{Breaker, State},
+        endpoint::Endpoint,
+        outlier,
+        policy::Policy,
+        subset::Subset,
+        tag::Tag,
+        warmup,
+    },
     observe::metrics::{Kind, Metrics, Pulled, Write},
 };
 
@@ -14,6 +22,7 @@ const NAMESPACE: &str = "destination_namespace";
 const SERVICE: &str = "destination_service";
 const PORT: &str = "destination_port";
 const LANE: &str = "destination_lane";
+const RULE: &str = "policy_rule";
 
 /// A number of each service.
 struct Number {
@@ -50,13 +59,13 @@ const NUMBERS: [Number; 8] = [
     },
     Number {
         name: "sluice_concurrency_limit",
-        help: "Requests to a service that may be in flight now.",
+        help: "Requests to a service that may be in flight now; with policy_rule, to those that a rule with a limit of its own holds for.",
         kind: Kind::Gauge,
-        labels: &[NAMESPACE, SERVICE, PORT],
+        labels: &[NAMESPACE, SERVICE, PORT, RULE],
         all: true,
         read: |service, write| {
-            if let Some(limiter) = service.governor.limiter() {
-                write(&[], f64::from(limiter.limit()));
+            for (rule, limiter) in service.governor.all_limiters() {
+                write(&[rule.map_or("", |rule| rule)], f64::from(limiter.limit()));
             }
         },
     },
@@ -64,11 +73,11 @@ const NUMBERS: [Number; 8] = [
         name: "sluice_concurrency_limit_in_flight",
         help: "Requests to a service that count towards its limit now.",
         kind: Kind::Gauge,
-        labels: &[NAMESPACE, SERVICE, PORT],
+        labels: &[NAMESPACE, SERVICE, PORT, RULE],
         all: true,
         read: |service, write| {
-            if let Some(limiter) = service.governor.limiter() {
-                write(&[], f64::from(limiter.in_flight()));
+            for (rule, limiter) in service.governor.all_limiters() {
+                write(&[rule.map_or("", |rule| rule)], f64::from(limiter.in_flight()));
             }
         },
     },
@@ -76,13 +85,13 @@ const NUMBERS: [Number; 8] = [
         name: "sluice_circuit_breaker_state",
         help: "Whether the circuit breaker of a service's lane is in this state: 1 or 0.",
         kind: Kind::Gauge,
-        labels: &[NAMESPACE, SERVICE, PORT, LANE, "state"],
+        labels: &[NAMESPACE, SERVICE, PORT, LANE, RULE, "state"],
         all: true,
         read: |service, write| {
-            for (lane, breaker) in breakers(service) {
+            for (lane, rule, breaker) in breakers(service) {
                 let now = breaker.state(Nanos::now().0);
                 for state in State::ALL {
-                    write(&[&lane, state.code()], f64::from(u8::from(state == now)));
+                    write(&[&lane, rule, state.code()], f64::from(u8::from(state == now)));
                 }
             }
         },
@@ -91,10 +100,10 @@ const NUMBERS: [Number; 8] = [
         name: "sluice_circuit_breaker_transitions_total",
         help: "How often the circuit breaker of a service's lane has changed its state.",
         kind: Kind::Counter,
-        labels: &[NAMESPACE, SERVICE, PORT, LANE, "transition"],
+        labels: &[NAMESPACE, SERVICE, PORT, LANE, RULE, "transition"],
         all: true,
         read: |service, write| {
-            for (lane, breaker) in breakers(service) {
+            for (lane, rule, breaker) in breakers(service) {
                 let counts = breaker.transition_counts();
                 for (transition, count) in [
                     ("opened", counts.tripped),
@@ -102,7 +111,7 @@ const NUMBERS: [Number; 8] = [
                     ("reopened", counts.reopened),
                     ("closed", counts.recovered),
                 ] {
-                    write(&[&lane, transition], count as f64);
+                    write(&[&lane, rule, transition], count as f64);
                 }
             }
         },
@@ -217,10 +226,13 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
     for service in &services {
         let policy: &Policy = service.governor.policy();
         metrics.service(&service.namespace, &service.name, service.port).retain(
-            |rule| policy.rate_limits.iter().any(|limit| &*limit.name == rule),
-            |fallback| policy.fallbacks.iter().any(|other| &*other.name == fallback),
+            |limit| policy.all().flat_map(|policy| &policy.rate_limits).any(|other| &*other.name == limit),
+            |fallback| {
+                policy.all().flat_map(|policy| &policy.fallbacks).any(|other| &*other.name == fallback)
+            },
+            |rule| policy.rules.iter().any(|other| &*other.name == rule),
         );
-        if let Some(breakers) = service.governor.breakers() {
+        for (_, breakers) in service.governor.all_breakers() {
             breakers.retain(|tag| service.lanes.contains_key(tag.as_str()));
         }
     }
@@ -235,8 +247,10 @@ fn services(snapshot: &Snapshot) -> Vec<&Service> {
     services
 }
 
-fn breakers(service: &Service) -> Vec<(String, Arc<crate::govern::breaker::Breaker>)> {
-    let all = service.governor.breakers().map(crate::govern::governor::Breakers::all).unwrap_or_default();
+fn breakers(service: &Service) -> impl Iterator<Item = (String, &str, Arc<Breaker>)> {
     let name = |lane: Option<Tag>| lane.map_or_else(|| "baseline".to_owned(), |tag| tag.to_string());
-    all.into_iter().map(|(lane, breaker)| (name(lane), breaker)).collect()
+    service.governor.all_breakers().flat_map(move |(rule, breakers)| {
+        let rule = rule.map_or("", |rule| rule);
+        breakers.all().into_iter().map(move |(lane, breaker)| (name(lane), rule, breaker))
+    })
 }

@@ -73,8 +73,9 @@ pub(crate) async fn dial(
         let numbers = series.service();
         let lane = chosen.endpoint().tag.as_ref();
         // Of what goes on in a tunnel nothing is known: to the breaker the connection is the request.
-        let leave = governed::ask_breaker(&destination.service, lane, numbers, now)
-            .map_err(|_| Reason::CircuitOpen)?;
+        let leave =
+            governed::ask_breaker(&destination.service, &destination.service.governor, lane, numbers, now)
+                .map_err(|_| Reason::CircuitOpen)?;
         if !tried.is_empty() {
             numbers.retried(RetryCause::ConnectRefused);
         }

@@ -24,6 +24,7 @@ mod pipelining;
 mod retries;
 mod retry_policy;
 mod rig;
+mod rules;
 mod splits;
 mod throttling;
 mod timeouts;

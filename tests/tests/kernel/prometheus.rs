@@ -82,6 +82,7 @@ impl Bazaar {
                 "loadBalancer": {"warmUp": {"duration": "10m"}},
                 "rateLimits": [burst],
                 "concurrency": {"maxRequests": 100},
+                "rules": [{"name": "all", "headers": {"response": {"remove": ["x-none"]}}}],
             }),
         ))?;
         world.apply(policy(
@@ -91,7 +92,7 @@ impl Bazaar {
                 "outlierDetection": {"consecutiveErrors": 2, "maxEjectionPercent": 100},
                 "circuitBreaker": {"minimumRequests": 40},
                 "fallbacks": [
-                    {"name": "last", "conditions": ["ServerError"], "type": "Stale", "stale": {"maxAge": "10m"}},
+                    {"name": "last", "conditions": ["ServerError"], "type": "Stale", "stale": {"maxAge": "10m", "shared": true}},
                     {"name": "sorry", "conditions": ["CircuitOpen"], "type": "Static", "static": {"status": 200, "body": "sorry"}},
                 ],
             }),

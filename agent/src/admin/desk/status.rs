@@ -12,7 +12,7 @@ use crate::{
     admin::view::Look,
     clock::Nanos,
     cluster::{model::Service, object::Key, verdict::Extent},
-    govern::{breaker::State, governor::Breakers, outlier, tag::Tag},
+    govern::{breaker::State, outlier, tag::Tag},
 };
 
 /// The picture of the cluster is told to be old when nothing was heard for longer.
@@ -206,7 +206,7 @@ impl Status {
                     "Look at the pods behind it.",
                 ));
             }
-            for (lane, breaker) in service.governor.breakers().into_iter().flat_map(Breakers::all) {
+            for (lane, breaker) in service.governor.all_breakers().flat_map(|(_, breakers)| breakers.all()) {
                 if breaker.state(now) == State::Open {
                     let lane = lane.as_ref().map_or("the baseline", Tag::as_str);
                     let why = breaker

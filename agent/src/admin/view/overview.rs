@@ -221,10 +221,9 @@ impl ServiceLine {
         let policy = governor.map(|governor| governor.policy());
         let outliers = policy.and_then(|policy| policy.outlier_detection.as_ref());
         let warmup = policy.and_then(|policy| policy.load_balancer.warmup.as_ref());
-        let breakers = governor.and_then(|governor| governor.breakers());
-        let worst = breakers.map(|breakers| {
-            breakers.all().iter().map(|(_, breaker)| state_of(breaker.state(now_nanos))).max()
-        });
+        let breakers = governor.into_iter().flat_map(|governor| governor.all_breakers());
+        let states = breakers.flat_map(|(_, breakers)| breakers.all());
+        let worst = states.map(|(_, breaker)| state_of(breaker.state(now_nanos))).max();
         let mut lanes: Vec<String> =
             services.iter().flat_map(|service| service.lanes.keys()).map(ToString::to_string).collect();
         lanes.sort();
@@ -239,7 +238,7 @@ impl ServiceLine {
             ejected: distinct(usable().filter(|endpoint| outlier::is_ejected(outliers, endpoint, now_nanos))),
             warming: distinct(usable().filter(|endpoint| warmup::factor(warmup, endpoint, now_nanos) < 1.0)),
             lanes,
-            breaker: worst.flatten(),
+            breaker: worst,
             policy: policy.and_then(|policy| policy.name.as_ref()).map(ToString::to_string),
             spark: spark(sampler, &track, seconds),
         }

@@ -85,8 +85,7 @@ impl Sampler {
         for (name, counts) in counted {
             let services = self.services.get(&name);
             let Some(first) = services.first() else { continue };
-            let breakers = first.governor.breakers();
-            let mut lanes = lanes(breakers, now_nanos);
+            let mut lanes = lanes(first.governor.all_breakers().map(|(_, breakers)| breakers), now_nanos);
             let worst = lanes.values().map(|lane| lane.closed_off).max().unwrap_or_default();
             for endpoint in services.iter().flat_map(|service| &service.endpoints) {
                 let Some(sample) = of_endpoint(first, endpoint, &mut self.loads, now_nanos) else { continue };
@@ -131,17 +130,19 @@ fn add(sum: &mut Requests, more: &Requests) {
 }
 
 /// The lanes that have circuit breakers, without counts.
-fn lanes(breakers: Option<&Breakers>, now_nanos: u64) -> BTreeMap<Option<Tag>, Sample> {
-    let all = breakers.map(Breakers::all).unwrap_or_default();
-    let of = |(lane, breaker): (_, Arc<crate::govern::breaker::Breaker>)| {
+/// The worst of each lane's circuit breakers.
+fn lanes<'g>(breakers: impl Iterator<Item = &'g Breakers>, now_nanos: u64) -> BTreeMap<Option<Tag>, Sample> {
+    let mut lanes: BTreeMap<_, Sample> = BTreeMap::new();
+    for (lane, breaker) in breakers.flat_map(Breakers::all) {
         let closed_off = match breaker.state(now_nanos) {
             State::Closed => ClosedOff::No,
             State::HalfOpen => ClosedOff::HalfOpen,
             State::Open => ClosedOff::Open,
         };
-        (lane, Sample { closed_off, ..Sample::default() })
-    };
-    all.into_iter().map(of).collect()
+        let sample = lanes.entry(lane).or_default();
+        sample.closed_off = sample.closed_off.max(closed_off);
+    }
+    lanes
 }
 
 /// `None`: it was never asked.

@@ -17,7 +17,6 @@ use crate::{
     cluster::model::Service,
     govern::{
         breaker,
-        governor::Breakers,
         policy::{Mode, Policy},
         tag::Tag,
     },
@@ -134,6 +133,8 @@ pub struct LimitLine {
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct TransitionLine {
     pub seconds_ago: f64,
+    /// The policy's rule whose breaker it is; `null`: the policy's own.
+    pub rule: Option<String>,
     /// `null` is the baseline.
     pub tag: Option<String>,
     pub from: State,
@@ -190,9 +191,10 @@ fn lanes(
     for endpoint in endpoints() {
         lanes.entry(endpoint.tag.clone()).or_default();
     }
-    let breakers = services.first().and_then(|service| service.governor.breakers());
-    for (tag, breaker) in breakers.map(Breakers::all).unwrap_or_default() {
-        lanes.insert(tag, Some(state_of(breaker.state(now_nanos))));
+    for (_, tag, breaker) in breakers(services) {
+        let state = state_of(breaker.state(now_nanos));
+        let worst = lanes.entry(tag).or_default();
+        *worst = (*worst).max(Some(state));
     }
     let line = |(tag, breaker): (Option<Tag>, _)| {
         let own = || endpoints().filter(|endpoint| endpoint.tag == tag);
@@ -228,8 +230,8 @@ fn limits(policy: &Policy, services: &[Arc<Service>], numbers: &ServiceMetrics) 
     };
     let counts = numbers.rate_limit_counts();
     let mut lines: Vec<_> = policy
-        .rate_limits
-        .iter()
+        .all()
+        .flat_map(|policy| &policy.rate_limits)
         .map(|limit| {
             let counts = counts.iter().find(|(rule, _)| *rule == limit.name);
             let text = format!("{} in {}", limit.requests, span(limit.interval));
@@ -241,17 +243,40 @@ fn limits(policy: &Policy, services: &[Arc<Service>], numbers: &ServiceMetrics) 
             )
         })
         .collect();
-    if let Some(concurrency) = &policy.concurrency {
-        let limiter = services.first().and_then(|service| service.governor.limiter());
-        let now = limiter.map_or(concurrency.max_requests, |limiter| limiter.limit());
-        let text = format!("{now} in flight");
-        lines.push(line("concurrency", mode(concurrency.mode), text, numbers.concurrency_counts()));
+    // Rules that say nothing else have the very limits of the policy.
+    let mut seen = Vec::new();
+    lines.retain(|line| {
+        let first = !seen.contains(&line.rule);
+        seen.push(line.rule.clone());
+        first
+    });
+    for (rule, limiter) in services.first().into_iter().flat_map(|service| service.governor.all_limiters()) {
+        let text = format!("{} in flight", limiter.limit());
+        // What was decided is counted for the service as a whole.
+        let counts = if rule.is_none() { numbers.concurrency_counts() } else { LimitCounts::default() };
+        lines.push(line(&of_rule(rule, "concurrency"), mode(limiter.config().mode), text, counts));
     }
     if let Some(breaker) = &policy.circuit_breaker {
         let text = "while it is closed".to_owned();
         lines.push(line("circuitBreaker", mode(breaker.mode), text, numbers.breaker_counts()));
     }
     lines
+}
+
+/// `reports/concurrency`
+fn of_rule(rule: Option<&Arc<str>>, name: &str) -> String {
+    rule.map_or_else(|| name.to_owned(), |rule| format!("{rule}/{name}"))
+}
+
+type OfLane = (Option<Arc<str>>, Option<Tag>, Arc<breaker::Breaker>);
+
+/// The circuit breakers, with the rules and the lanes that they are of.
+fn breakers(services: &[Arc<Service>]) -> Vec<OfLane> {
+    let all = services.first().into_iter().flat_map(|service| service.governor.all_breakers());
+    all.flat_map(|(rule, breakers)| {
+        breakers.all().into_iter().map(move |(tag, breaker)| (rule.cloned(), tag, breaker))
+    })
+    .collect()
 }
 
 /// As policies write it, as in `90s` or `1h`.
@@ -264,19 +289,17 @@ fn span(time: Duration) -> String {
 }
 
 fn transitions(services: &[Arc<Service>], now_nanos: u64) -> Vec<TransitionLine> {
-    let breakers = services.first().and_then(|service| service.governor.breakers());
-    let mut all: Vec<_> = breakers
-        .map(Breakers::all)
-        .unwrap_or_default()
+    let mut all: Vec<_> = breakers(services)
         .into_iter()
-        .flat_map(|(tag, breaker)| {
+        .flat_map(|(rule, tag, breaker)| {
             let transitions = breaker.recent_transitions();
-            transitions.into_iter().map(move |transition| (tag.clone(), transition))
+            transitions.into_iter().map(move |transition| (rule.clone(), tag.clone(), transition))
         })
         .collect();
-    all.sort_by_key(|(_, transition)| std::cmp::Reverse(transition.at_nanos));
+    all.sort_by_key(|(_, _, transition)| std::cmp::Reverse(transition.at_nanos));
     all.into_iter()
-        .map(|(tag, transition)| TransitionLine {
+        .map(|(rule, tag, transition)| TransitionLine {
+            rule: rule.as_deref().map(str::to_owned),
             seconds_ago: rounded(
                 Duration::from(Nanos(now_nanos).since(Nanos(transition.at_nanos))).as_secs_f64(),
             ),

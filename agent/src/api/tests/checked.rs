@@ -164,8 +164,67 @@ fn what_is_said_arrives() {
                 backoff_max: seconds(1),
             }),
             fallbacks: Vec::new(),
+            ..Policy::default()
         }
     );
+}
+
+#[test]
+fn rules_arrive_with_what_the_policy_says_where_they_say_nothing() {
+    let policy = checked::<TrafficPolicy>(&policy(&json!({
+        "mode": "Observe",
+        "timeouts": {"request": "1s"},
+        "concurrency": {"maxRequests": 9},
+        "rateLimits": [{"name": "all", "requests": 100}],
+        "headers": {"response": {"remove": ["Server-Timing"]}},
+        "stripTags": {"from": [{"workload": "ingress"}]},
+        "rules": [
+            {
+                "name": "reports",
+                "match": {"path": {"value": "/reports"}, "from": [{"namespace": "shop"}]},
+                "timeouts": {"request": "9s"},
+                "rateLimits": [{"name": "few", "requests": 1}],
+                "circuitBreaker": {"mode": "Enforce"},
+                "fallbacks": [
+                    {"name": "none", "conditions": ["Timeout"], "type": "Static", "static": {"status": 204}},
+                ],
+                "headers": {"request": {
+                    "set": [{"name": "X-A", "value": "1"}], "add": [{"name": "x-a", "value": "2"}], "remove": ["X-B"],
+                }},
+            },
+            {"name": "rest", "rateLimits": []},
+        ],
+    })));
+    let value = |name, value| (HeaderName::from_static(name), HeaderValue::from_static(value));
+    let [reports, rest] = &*policy.rules else { panic!("two rules") };
+    assert_eq!(&*reports.name, "reports");
+    assert_eq!(reports.matches.path, Some(to::PathMatch::Prefix("/reports".to_owned())));
+    assert_eq!(reports.matches.from.len(), 1);
+    let of_reports = &reports.policy;
+    assert_eq!(of_reports.timeouts.request, Some(Duration::from_secs(9)));
+    assert_eq!(of_reports.concurrency, policy.concurrency);
+    let limit = one(&of_reports.rate_limits);
+    assert_eq!((&*limit.name, limit.mode), ("reports/few", to::Mode::Observe));
+    assert_eq!(of_reports.circuit_breaker.as_ref().map(|breaker| breaker.mode), Some(to::Mode::Enforce));
+    assert_eq!(&*one(&of_reports.fallbacks).name, "reports/none");
+    assert_eq!(
+        of_reports.headers.request,
+        to::Edits {
+            remove: vec![HeaderName::from_static("x-b")],
+            set: vec![value("x-a", "1")],
+            add: vec![value("x-a", "2")],
+        }
+    );
+    assert!(of_reports.headers.response.is_empty(), "headers are one part");
+    let own = to::OwnParts { rate_limits: true, circuit_breaker: true, concurrency: false };
+    assert_eq!(reports.own, own);
+
+    assert_eq!(rest.matches, to::RequestMatch::default());
+    assert!(rest.policy.rate_limits.is_empty() && rest.own.rate_limits && rest.policy.rules.is_empty());
+    assert_eq!(rest.policy.headers, policy.headers);
+    assert_eq!(policy.headers.response.remove, ["server-timing"]);
+    assert_eq!(policy.strip_tags.map(|strip| strip.from.len()), Some(1));
+    assert_eq!(policy.rate_limits.len(), 1);
 }
 
 #[test]

@@ -1,18 +1,18 @@
 //! What is answered in a Service's place.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Header;
 use crate::{
     api::{
-        field::{At, quoted, refuse_repeated},
+        field::{At, refuse_repeated},
         matching::{check_header_name, each},
         span::{self, Span},
     },
-    govern::{headers, policy},
+    govern::policy,
 };
 
 /// The most that a static answer's body holds, in bytes.
@@ -85,25 +85,12 @@ pub struct StaticAnswer {
     /// Its headers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
-    pub headers: Vec<StaticHeader>,
+    pub headers: Vec<Header>,
     /// Its body: text of up to 64 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     #[x_kube(validation = Rule::new("bytes(self).size() <= 65536").message("longer than 64 KiB (65536 bytes of UTF-8)"))]
     pub body: Option<String>,
-}
-
-/// A header of a static answer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct StaticHeader {
-    /// Name of the header. Those that frame the answer, or that Sluice sets itself, are not allowed.
-    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$"))]
-    #[x_kube(validation = Rule::new(not_reserved()).message("Sluice sets this header itself"))]
-    pub name: String,
-    /// Its value.
-    #[schemars(length(max = 4096), regex(pattern = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"))]
-    pub value: String,
 }
 
 /// Settings of type Stale. Good answers to GET and HEAD are kept, unless they set cookies or Cache-Control forbids to keep
@@ -187,30 +174,9 @@ impl StaticAnswer {
         }
         policy::StaticAnswer {
             status: u16::try_from(self.status).unwrap_or_default(),
-            headers: each(&self.headers, &at.field("headers"), StaticHeader::check),
+            headers: each(&self.headers, &at.field("headers"), Header::check),
             body: Bytes::from(body),
         }
-    }
-}
-
-/// The proxy frames an answer, and says itself where it comes from.
-fn not_reserved() -> String {
-    format!("!(self.lowerAscii() in {})", headers::reserved_in_cel())
-}
-
-impl StaticHeader {
-    fn check(&self, at: &At<'_>) -> Option<(HeaderName, HeaderValue)> {
-        let name_at = at.field("name");
-        let name = check_header_name(&self.name, &name_at)?;
-        if !headers::may_be_set(name.as_str().as_bytes()) {
-            name_at.refuse(format!("{}: Sluice sets this header itself", quoted(&self.name)));
-        }
-        let value = at.field("value").parse(
-            &self.value,
-            "header value: control characters are not allowed",
-            |value| HeaderValue::from_bytes(value.as_bytes()).ok(),
-        );
-        Some((name, value?))
     }
 }
 

@@ -5,9 +5,11 @@
 
 mod failures;
 mod fallback;
+mod headers;
 mod limits;
 mod load_balancer;
 mod retry;
+mod rule;
 
 use std::collections::HashMap;
 
@@ -17,13 +19,15 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     failures::{CircuitBreaker, OutlierDetection, SlowRequest, SuccessRate, Timeouts},
-    fallback::{Fallback, FallbackCondition, FallbackType, StaleAnswer, StaticAnswer, StaticHeader},
+    fallback::{Fallback, FallbackCondition, FallbackType, StaleAnswer, StaticAnswer},
+    headers::{Header, HeaderChanges, Headers, StripTags},
     limits::{
         Adaptive, Concurrency, LimitKey, LimitKeyType, Queue, RateLimit, RateLimitType, RateLimitWarmUp,
         Scope,
     },
     load_balancer::{Drain, LoadBalancer, LoadBalancerType, StartOn, WarmUp},
     retry::{Backoff, GrpcCode, Retry, RetryBudget, RetryCondition},
+    rule::PolicyRule,
 };
 use super::{
     Kind, Status,
@@ -119,6 +123,20 @@ pub struct TrafficPolicySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub fallbacks: Vec<Fallback>,
+    /// What is changed in headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Headers>,
+    /// Takes the tag out of requests that come from outside: for Services where requests enter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strip_tags: Option<StripTags>,
+    /// What holds for some requests, an API of the Service for instance, in the place of what the policy says. The first that
+    /// matches a request holds for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub rules: Vec<PolicyRule>,
 }
 
 /// Whether a rule refuses, or only counts what it would have refused.
@@ -148,7 +166,8 @@ impl TrafficPolicy {
         let mode = spec.mode.unwrap_or_default();
         unique_names(spec.rate_limits.iter().map(|limit| &*limit.name), &at.field("rateLimits"));
         unique_names(spec.fallbacks.iter().map(|fallback| &*fallback.name), &at.field("fallbacks"));
-        let policy = policy::Policy {
+        unique_names(spec.rules.iter().map(|rule| &*rule.name), &at.field("rules"));
+        let mut policy = policy::Policy {
             name: Some(super::full_name(&self.metadata).into()),
             load_balancer: spec
                 .load_balancer
@@ -176,7 +195,15 @@ impl TrafficPolicy {
                 .map_or_else(policy::Timeouts::default, |rule| rule.check(&at.field("timeouts"))),
             retry: spec.retry.as_ref().map(|rule| rule.check(&at.field("retry"))),
             fallbacks: each(&spec.fallbacks, &at.field("fallbacks"), |rule, at| Some(rule.check(at)?.into())),
+            headers: spec
+                .headers
+                .as_ref()
+                .map_or_else(policy::HeaderEdits::default, |headers| headers.check(&at.field("headers"))),
+            strip_tags: spec.strip_tags.as_ref().map(|strip| strip.check(&at.field("stripTags"))),
+            rules: Vec::new(),
         };
+        policy.rules =
+            each(&spec.rules, &at.field("rules"), |rule, at| Some(rule.check(&policy, mode, at).into()));
         // Last: of two complaints about a field the first is kept, and those above say more.
         schema::check(<Self as Kind>::schema(), spec, &at);
         errors.end(policy)

@@ -5,7 +5,11 @@ use crate::govern::policy::StaleBounds;
 use crate::govern::{
     breaker::State,
     outcome::ErrorKind,
-    policy::{CircuitBreaker, Concurrency, Fallback, FallbackAction, FallbackOn, Mode, Retry, Timeouts},
+    policy::{
+        CircuitBreaker, Concurrency, Fallback, FallbackAction, FallbackOn, Mode, PathMatch, RequestMatch,
+        Retry, Timeouts,
+    },
+    request::tests::Plain,
     tag::Tag,
 };
 
@@ -64,6 +68,63 @@ fn a_change_keeps_the_state_of_what_it_did_not_change() {
 
     let none = Governor::next(Some(&next), Arc::default(), 3);
     assert!(none.limiter().is_none() && none.breakers().is_none() && none.budget().is_none());
+}
+
+/// A policy with a rule for `/reports` that has these parts of its own.
+fn ruled(policy: Policy, own: OwnParts, change: impl FnOnce(&mut Policy)) -> Arc<Policy> {
+    let mut of_rule = Policy { rules: Vec::new(), ..policy.clone() };
+    change(&mut of_rule);
+    let matches =
+        RequestMatch { path: Some(PathMatch::Prefix("/reports".to_owned())), ..RequestMatch::default() };
+    let rule = Rule { name: "reports".into(), matches, policy: Arc::new(of_rule), own };
+    Arc::new(Policy { rules: vec![Arc::new(rule)], ..policy })
+}
+
+#[test]
+fn a_rule_shares_what_it_does_not_say_and_keeps_what_it_says_through_changes() {
+    let limits = OwnParts { concurrency: true, ..OwnParts::default() };
+    let one = |policy: &mut Policy| {
+        policy.concurrency = Some(Concurrency { max_requests: 1, adaptive: None, mode: Mode::Enforce });
+        policy.timeouts = timeouts(9);
+    };
+    let first = Governor::next(None, ruled(whole(1), limits, one), 0);
+    assert!(first.rule_for(&Plain::get("/")).is_none());
+    let reports = first.rule_for(&Plain::get("/reports/7")).expect("it holds").governor.policy().clone();
+    assert_eq!((reports.timeouts, first.policy().timeouts), (timeouts(9), Timeouts::default()));
+    let of = |governor: &Arc<Governor>| governor.rules()[0].clone();
+    // Its own limit, and the policy's breaker, budget and answers.
+    let permit = of(&first).governor.limiter().unwrap().try_acquire(0).unwrap();
+    assert!(of(&first).governor.limiter().unwrap().try_acquire(0).is_err());
+    assert_eq!(first.limiter().unwrap().in_flight(), 0);
+    let leave = of(&first).governor.breakers().unwrap().of(None).try_acquire(0).unwrap();
+    leave.finish(ErrorKind::Connect.into(), 1);
+    assert_eq!(first.breakers().unwrap().of(None).state(2), State::Open);
+    assert!(Arc::ptr_eq(of(&first).governor.budget().unwrap(), first.budget().unwrap()));
+    assert!(Arc::ptr_eq(&of(&first).governor.stale().unwrap().store, &first.stale().unwrap().store));
+    assert_eq!(first.all_breakers().count(), 1);
+    assert_eq!(first.all_limiters().map(|(rule, _)| rule.is_some()).collect::<Vec<_>>(), [false, true]);
+
+    // Another change keeps its state; a breaker of its own begins with none.
+    let both = OwnParts { circuit_breaker: true, ..limits };
+    let next = Governor::next(Some(&first), ruled(whole(2), both, one), 3);
+    assert_eq!(of(&next).governor.limiter().unwrap().in_flight(), 1);
+    assert_eq!(of(&next).governor.breakers().unwrap().of(None).state(3), State::Closed);
+    assert_eq!(next.breakers().unwrap().of(None).state(3), State::Open);
+    assert_eq!(next.all_breakers().count(), 2);
+    drop(permit);
+    assert_eq!(of(&next).governor.limiter().unwrap().in_flight(), 0);
+
+    // What is no longer its own is the policy's, which its own limit never touched.
+    let none = Governor::next(Some(&next), ruled(whole(2), OwnParts::default(), |_| {}), 4);
+    assert!(Arc::ptr_eq(of(&none).governor.limiter().unwrap(), none.limiter().unwrap()));
+    assert_eq!(none.limiter().unwrap().config().max_requests, 5);
+    // And back: it begins anew, and leaves the policy's alone.
+    let again = Governor::next(Some(&none), ruled(whole(2), limits, one), 5);
+    let _held = of(&again).governor.limiter().unwrap().try_acquire(5).unwrap();
+    assert_eq!(
+        (again.limiter().unwrap().in_flight(), again.limiter().unwrap().config().max_requests),
+        (0, 5)
+    );
 }
 
 #[test]

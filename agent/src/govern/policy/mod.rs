@@ -8,6 +8,7 @@ mod failures;
 mod lane;
 mod limits;
 mod matching;
+mod rule;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ pub use self::{
     lane::{Detour, EntryRule, Lane, LaneFallback, Percentage, PercentageKey, Requirement, Selector, Target},
     limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},
     matching::{CallerMatch, PathMatch, Pattern, RequestMatch, ValueMatch, ValueTest, is_from},
+    rule::{Edits, HeaderEdits, OwnParts, Rule, StripTags},
 };
 
 /// Whether a rule refuses, or only counts what it would have refused (DESIGN 6.7).
@@ -45,6 +47,17 @@ pub struct Policy {
     pub retry: Option<Retry>,
     /// The first whose conditions name the failure answers.
     pub fallbacks: Vec<Arc<Fallback>>,
+    pub headers: HeaderEdits,
+    pub strip_tags: Option<StripTags>,
+    /// The first that matches a request holds for it.
+    pub rules: Vec<Arc<Rule>>,
+}
+
+impl Policy {
+    /// What is asked for all requests, and then what each rule asks for.
+    pub fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.rules.iter().map(|rule| &*rule.policy))
+    }
 }
 
 /// How an endpoint is chosen (DESIGN 6.2).

@@ -24,6 +24,7 @@ use super::{
     distribution::{Distribution, Total},
     families::{counter, family, label},
     outcomes::{EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES},
+    series::CLASSES,
 };
 use crate::govern::tally::Tally;
 
@@ -64,8 +65,17 @@ pub struct ServiceMetrics {
     ejections: [[AtomicU64; MODES.len()]; EjectionCause::ALL.len()],
     panics: AtomicU64,
     fallbacks: Named<{ FallbackAction::ALL.len() }>,
+    /// Requests by the rule that held for them: how they ended, and what they took.
+    rules: RwLock<AHashMap<Arc<str>, Arc<OfRule>>>,
     upstream: Distribution<{ BOUNDS_NANOS.len() }>,
     added: Distribution<{ BOUNDS_NANOS.len() }>,
+}
+
+/// The requests that a rule of a policy held for.
+#[derive(Debug, Default)]
+struct OfRule {
+    classes: [AtomicU64; CLASSES.len()],
+    took: Distribution<{ BOUNDS_NANOS.len() }>,
 }
 
 /// Counters of what has a name in a policy.
@@ -155,6 +165,18 @@ impl ServiceMetrics {
         self.fallbacks.count(fallback, action as usize);
     }
 
+    /// A request that a rule of the policy held for has ended, with this status (0: without any).
+    pub fn ruled(&self, rule: &Arc<str>, status: u16, nanos: u64) {
+        let known = self.rules.read().unwrap_or_else(PoisonError::into_inner).get(rule).cloned();
+        let of_rule = known.unwrap_or_else(|| {
+            let mut all = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+            all.entry(Arc::clone(rule)).or_default().clone()
+        });
+        let class = usize::from(status / 100);
+        of_rule.classes[if class < CLASSES.len() { class } else { 0 }].fetch_add(1, Relaxed);
+        of_rule.took.observe(&BOUNDS_NANOS, nanos);
+    }
+
     /// What endpoints took for a request: from when they were sent its head until theirs was there, or until the attempt
     /// failed; all attempts together.
     pub fn took(&self, upstream_nanos: u64) {
@@ -165,6 +187,13 @@ impl ServiceMetrics {
     /// handed to the caller.
     pub fn added(&self, nanos: u64) {
         self.added.observe(&BOUNDS_NANOS, nanos);
+    }
+
+    fn of_rules(&self) -> Vec<(Arc<str>, Arc<OfRule>)> {
+        let all = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = all.iter().map(|(rule, of_rule)| (rule.clone(), of_rule.clone())).collect();
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all
     }
 
     /// What its rate limits have said so far, by rule.
@@ -182,10 +211,19 @@ impl ServiceMetrics {
         loaded(&self.breaker).into()
     }
 
-    /// Forgets rules and fallbacks that no policy speaks of any more.
-    pub fn retain(&self, rule: impl Fn(&str) -> bool, fallback: impl Fn(&str) -> bool) {
-        self.rate_limits.retain(rule);
+    /// Forgets limits, fallbacks and rules that no policy speaks of any more.
+    pub fn retain(
+        &self,
+        limit: impl Fn(&str) -> bool,
+        fallback: impl Fn(&str) -> bool,
+        rule: impl Fn(&str) -> bool,
+    ) {
+        self.rate_limits.retain(limit);
         self.fallbacks.retain(fallback);
+        let gone = self.rules.read().unwrap_or_else(PoisonError::into_inner).keys().any(|name| !rule(name));
+        if gone {
+            self.rules.write().unwrap_or_else(PoisonError::into_inner).retain(|name, _| rule(name));
+        }
     }
 }
 
@@ -245,7 +283,7 @@ impl Services {
 const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", "destination_port"];
 
 /// The families, in the order in which they are collected: name, help, further labels.
-const FAMILIES: [(&str, &str, &[&str]); 11] = [
+const FAMILIES: [(&str, &str, &[&str]); 13] = [
     (
         "sluice_tags_total",
         "Tags on requests to a service: routed to their lane, fallen back to the baseline, refused, or invalid and ignored.",
@@ -288,6 +326,16 @@ const FAMILIES: [(&str, &str, &[&str]); 11] = [
         &["fallback", "action"],
     ),
     (
+        "sluice_rule_requests_total",
+        "Requests that a rule of a policy held for, by the rule and the class of the status.",
+        &["policy_rule", "code"],
+    ),
+    (
+        "sluice_rule_request_duration_seconds",
+        "Time from the head of a request to the end of its answer, by the rule of a policy that held for it.",
+        &["policy_rule"],
+    ),
+    (
         "sluice_upstream_duration_seconds",
         "Time that endpoints took for a request: from being sent its head until their answer's was there, or until the attempt failed.",
         &[],
@@ -300,7 +348,7 @@ const FAMILIES: [(&str, &str, &[&str]); 11] = [
 ];
 
 /// Those from here on are histograms.
-const HISTOGRAMS: usize = 9;
+const HISTOGRAMS: usize = 10;
 
 /// The collector of [`Services`].
 pub(super) struct Collected {
@@ -341,13 +389,14 @@ impl Writer<'_> {
     fn write_histogram<const N: usize>(
         &mut self,
         at: usize,
+        further: &[&str],
         distribution: &Distribution<N>,
         bounds: &[u64; N],
     ) {
         let mut total = Total::default();
         total.add(distribution);
         if !total.is_empty() {
-            self.families[at].push(total.metric(self.labels(at, &[]), bounds));
+            self.families[at].push(total.metric(self.labels(at, further), bounds));
         }
     }
 
@@ -406,8 +455,16 @@ impl Collector for Collected {
             for (fallback, values) in metrics.fallbacks.all() {
                 writer.write_all(8, Some(&fallback), &FallbackAction::ALL, values);
             }
-            writer.write_histogram(9, &metrics.upstream, &BOUNDS_NANOS);
-            writer.write_histogram(10, &metrics.added, &BOUNDS_NANOS);
+            for (rule, of_rule) in metrics.of_rules() {
+                for (class, count) in CLASSES.iter().zip(loaded(&of_rule.classes)) {
+                    if count > 0 {
+                        writer.write(9, &[&rule, class], count);
+                    }
+                }
+                writer.write_histogram(10, &[&rule], &of_rule.took, &BOUNDS_NANOS);
+            }
+            writer.write_histogram(11, &[], &metrics.upstream, &BOUNDS_NANOS);
+            writer.write_histogram(12, &[], &metrics.added, &BOUNDS_NANOS);
         }
         let all = self.descs.iter().zip(families).enumerate();
         all.map(|(at, (desc, metrics))| {

@@ -161,7 +161,7 @@ fn walk(schema: &Value, value: &Value, path: &str, inherited: &Inherited<'_>, va
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 match fields.get(name).filter(|value| !value.is_null()) {
                     Some(value) => walk(schema, value, &path, inherited, values),
-                    None => not_said(schema, value, name, &path, inherited, values),
+                    None => not_said(schema, value, &path, inherited, values),
                 }
             }
         }
@@ -175,42 +175,47 @@ fn walk(schema: &Value, value: &Value, path: &str, inherited: &Inherited<'_>, va
 }
 
 /// A field that the policy does not say, of an object that it does: `rule`.
-fn not_said(
-    schema: &Value,
-    rule: &Value,
-    name: &str,
-    path: &str,
-    inherited: &Inherited<'_>,
-    values: &mut Vec<Effect>,
-) {
+fn not_said(schema: &Value, rule: &Value, path: &str, inherited: &Inherited<'_>, values: &mut Vec<Effect>) {
     let mut default = |value: Value, said| values.push(Effect { field: path.to_owned(), value, said });
     if let Some(value) = schema.get("default") {
         return default(value.clone(), false);
     }
     let of_type = |wanted: &str| text(rule, "type") == Some(wanted);
-    match name {
-        "mode" => default(inherited.mode.into(), inherited.said),
-        // Of the same name as that of a rate limit, which is there only with its type.
-        "warmUp" if path == "loadBalancer.warmUp" => default(OFF.into(), false),
-        "burst" if !of_type("Queue") => default(rule["requests"].clone(), false),
-        "maxRequests" => default(1000.into(), false),
-        "methods" if path == "retry.methods" => {
+    let none = Value::Object(Map::new());
+    // The place in the policy, or in one of its rules, which say the same.
+    let place = place_of(path);
+    match place.strip_prefix("rules.").unwrap_or(&place) {
+        "rateLimits.mode" | "concurrency.mode" | "circuitBreaker.mode" | "outlierDetection.mode" => {
+            default(inherited.mode.into(), inherited.said);
+        }
+        "rateLimits.burst" if !of_type("Queue") => default(rule["requests"].clone(), false),
+        "concurrency.maxRequests" => default(1000.into(), false),
+        "retry.methods" => {
             let methods: Vec<_> =
                 crate::govern::policy::Retry::default().methods.iter().map(ToString::to_string).collect();
             default(methods.into(), false);
         }
         // Parts that are there although nobody says so, with defaults of their own.
-        "loadBalancer" | "budget" | "backoff" => {
-            walk(schema, &Value::Object(Map::new()), path, inherited, values);
-        }
-        "queue" if of_type("Queue") => walk(schema, &Value::Object(Map::new()), path, inherited, values),
-        "warmUp" if of_type("WarmUp") => walk(schema, &Value::Object(Map::new()), path, inherited, values),
-        "queue" | "warmUp" | "stale" | "static" | "match" | "key" | "burst" => {}
-        _ if schema["type"] == "object" || !path.contains('.') && path != "targetRefs" => {
+        "loadBalancer" | "retry.budget" | "retry.backoff" => walk(schema, &none, path, inherited, values),
+        "rateLimits.queue" if of_type("Queue") => walk(schema, &none, path, inherited, values),
+        "rateLimits.warmUp" if of_type("WarmUp") => walk(schema, &none, path, inherited, values),
+        // Parts that turn something on.
+        "loadBalancer.warmUp"
+        | "concurrency.adaptive"
+        | "circuitBreaker.slowRequest"
+        | "outlierDetection.successRate" => default(OFF.into(), false),
+        // What a rule does not say is as the policy says.
+        whole if !whole.contains('.') && whole != "targetRefs" && place == whole => {
             default(OFF.into(), false);
         }
         _ => {}
     }
+}
+
+/// `rules.rateLimits.burst` of `rules[0].rateLimits[1].burst`
+fn place_of(path: &str) -> String {
+    let names = path.split('.').map(|part| part.split('[').next().unwrap_or_default());
+    names.collect::<Vec<_>>().join(".")
 }
 
 fn text<'v>(value: &'v Value, field: &str) -> Option<&'v str> {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use fastrand::Rng;
+use http::HeaderName;
 
 use super::{Candidate, Explanation, Outcome, Stage, Steps, Verdict, rule, text};
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     govern::{
         endpoint::Endpoint,
         fallback,
+        governor::{Governor, Ruled},
         lane::{RequestTag, TagNames, TagSource, Tagging},
         outlier,
         policy::{Detour, FallbackAction, FallbackOn, LaneFallback, Mode},
@@ -94,6 +96,7 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
         caller,
         came: view,
         forwarded: BytesMut::new(),
+        ruled: None,
         now: Nanos::now().0,
         candidates: Vec::new(),
     };
@@ -112,11 +115,13 @@ struct Walk<'a> {
     came: View<'a>,
     /// The head with its tag, which policies are asked about.
     forwarded: BytesMut,
+    /// The rule of the policy that holds for the request.
+    ruled: Option<&'a Ruled>,
     now: u64,
     candidates: Vec<Candidate>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn go(&mut self, names: &TagNames, dialled: SocketAddr) -> Outcome {
         self.governed(dialled);
         if !self.protocol() {
@@ -127,6 +132,7 @@ impl Walk<'_> {
             Err(outcome) => return outcome,
         };
         self.tag(&tagging, names);
+        self.rules();
         let tag = tagging.tag.as_ref();
         match self.admit().and_then(|()| self.route(tag)).and_then(|chosen| self.ask_breaker(chosen)) {
             Ok(chosen) => {
@@ -152,8 +158,13 @@ impl Walk<'_> {
         }
     }
 
+    /// What governs the request.
+    fn governor(&self) -> &'a Governor {
+        self.ruled.map_or(&self.service.governor, |ruled| &ruled.governor)
+    }
+
     fn policy(&self) -> Option<&str> {
-        self.service.governor.policy().name.as_deref()
+        self.governor().policy().name.as_deref()
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "as a step takes it")]
@@ -198,7 +209,8 @@ impl Walk<'_> {
     fn request(&mut self, names: &TagNames) -> Result<Tagging, Outcome> {
         let Self { service, caller, came, forwarded, .. } = self;
         let entry = || service.colour(&ByCaller { view: *came, workload: *caller }, caller.address());
-        let read = http1::read(came.0, names, caller.tag.as_ref(), entry, None, forwarded);
+        let strip = service.strips_tags(caller);
+        let read = http1::read(came.0, names, strip, caller.tag.as_ref(), entry, None, forwarded);
         read.map(|request| request.tagging).map_err(|refused| {
             let reason = http1::reason_of(refused);
             self.steps.say(Stage::Request, Verdict::Stops, refused.to_string(), None);
@@ -230,13 +242,52 @@ impl Walk<'_> {
         };
         let (verdict, what) = match &tagging.tag {
             Some(tag) => (Verdict::Changes, format!("{}{ignored}", tag.as_str())),
+            None if tagging.strip => (
+                Verdict::Changes,
+                "none: what it says itself comes from outside and is taken out (stripTags), and no entry rule takes it".to_owned(),
+            ),
             None => (Verdict::Passes, format!("none, and no entry rule takes it{ignored}")),
         };
         self.steps.say(Stage::Tag, verdict, what, because);
     }
 
+    /// Which rule of the policy holds, and what the policy changes in headers.
+    fn rules(&mut self) {
+        let service = self.service;
+        if !service.governor.rules().is_empty() {
+            let view = ByCaller { view: View(&self.forwarded), workload: self.caller };
+            self.ruled = service.governor.rule_for(&view).map(|ruled| &**ruled);
+            let (verdict, what) = match self.ruled {
+                Some(ruled) => {
+                    (Verdict::Changes, format!("{} holds for it, the first that matches", ruled.rule.name))
+                }
+                None => (Verdict::Passes, "none matches: it is as the policy says for all".to_owned()),
+            };
+            let name =
+                self.ruled.map_or_else(|| "rules".to_owned(), |ruled| format!("rule {}", ruled.rule.name));
+            let because = self.rule(&name);
+            self.steps.say(Stage::Rule, verdict, what, because);
+        }
+        let headers = &self.governor().policy().headers;
+        for (edits, of) in [(&headers.request, "request"), (&headers.response, "response")] {
+            if !edits.is_empty() {
+                let names = |names: Vec<&HeaderName>| {
+                    names.into_iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", ")
+                };
+                let set = edits.set.iter().chain(&edits.add).map(|(name, _)| name).collect();
+                let what = format!(
+                    "headers of the {of}: sets or adds [{}], removes [{}]",
+                    names(set),
+                    names(edits.remove.iter().collect())
+                );
+                let because = self.rule(&format!("headers.{of}"));
+                self.steps.say(Stage::Rule, Verdict::Changes, what, because);
+            }
+        }
+    }
+
     fn admit(&mut self) -> Result<(), Stopped> {
-        let governor = &self.service.governor;
+        let governor = self.governor();
         let view = ByCaller { view: View(&self.forwarded), workload: self.caller };
         let rules = governor.throttles().copy_for(&view, &self.caller.uid, self.now);
         let verdict = rules.admit(&view, &self.caller.uid, None, self.now);
@@ -384,7 +435,7 @@ impl Walk<'_> {
     }
 
     fn ask_breaker(&mut self, chosen: Chosen) -> Result<Chosen, Stopped> {
-        let Some(breakers) = self.service.governor.breakers() else { return Ok(chosen) };
+        let Some(breakers) = self.governor().breakers() else { return Ok(chosen) };
         let lane = chosen.endpoint.tag.as_ref();
         let breaker = breakers.copy_of(lane);
         let state = breaker.state(self.now).code();
@@ -410,7 +461,7 @@ impl Walk<'_> {
 
     /// What may still happen to it.
     fn afterwards(&mut self) {
-        let policy = self.service.governor.policy().clone();
+        let policy = self.governor().policy();
         let times =
             [("request", policy.timeouts.request), ("backendRequest", policy.timeouts.backend_request)];
         for (name, time) in times {
@@ -435,7 +486,7 @@ impl Walk<'_> {
     /// What answers in an endpoint's place.
     fn stand_in(&mut self, stopped: &Stopped) -> Outcome {
         let reason = stopped.reason;
-        let policy = self.service.governor.policy().clone();
+        let policy = self.governor().policy();
         let fallbacks = stopped.on.into_iter().flat_map(|on| fallback::candidates(&policy.fallbacks, on));
         for one in fallbacks {
             let because = self.rule(&format!("fallback {}", one.name));

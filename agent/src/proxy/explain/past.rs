@@ -30,6 +30,10 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
     let mut asked = 0;
     for event in &decision.events {
         match event {
+            Event::Matched { rule } => {
+                let what = format!("rule {rule} holds for it");
+                steps.say(Stage::Rule, Verdict::Changes, what, None);
+            }
             Event::Queued { rule, wait } => {
                 let what = format!("it waited for {wait:?}");
                 steps.say(Stage::RateLimit, Verdict::Changes, what, Some(format!("rule {rule}")));

@@ -9,6 +9,7 @@ use crate::{
     govern::{
         breaker::{self, Open},
         concurrency,
+        governor::{Governor, Ruled},
         outcome::Outcome,
         outlier,
         policy::Mode,
@@ -25,6 +26,8 @@ pub(crate) struct Held {
     leave: Option<breaker::Permit>,
     /// Its place among the requests in flight, if they are limited.
     place: Option<concurrency::Permit>,
+    /// The rule whose breaker it is.
+    ruled: Option<Arc<Ruled>>,
     began: Nanos,
     /// How long the endpoint took to its answer's head, since it had the whole request.
     latency: Option<u64>,
@@ -39,7 +42,13 @@ impl Held {
         place: Option<concurrency::Permit>,
         began: Nanos,
     ) -> Self {
-        Self { chosen, leave, place, began, latency: None, answered_after: None }
+        Self { chosen, leave, place, ruled: None, began, latency: None, answered_after: None }
+    }
+
+    /// A rule of the policy holds for the request.
+    pub(super) fn under(mut self, ruled: Option<Arc<Ruled>>) -> Self {
+        self.ruled = ruled;
+        self
     }
 
     /// Takes a place among the requests in flight, if they are limited.
@@ -81,7 +90,8 @@ impl Held {
                 Some(outcome) => leave.finish(outcome, now.0),
                 None => leave.caller_left(now.0),
             }
-            tell_of_breaker(service, self.chosen.endpoint().tag.as_ref());
+            let governor = self.ruled.as_ref().map_or(&*service.governor, |ruled| &ruled.governor);
+            tell_of_breaker(service, governor, self.chosen.endpoint().tag.as_ref());
         }
         // A caller that has chosen for itself is not to be given another endpoint, so there is nothing to eject it from.
         if destination.pinned.is_none()
@@ -105,28 +115,29 @@ impl Held {
 /// Asks the breaker of a lane.
 pub(crate) fn ask_breaker(
     service: &Service,
+    governor: &Governor,
     lane: Option<&Tag>,
     numbers: &ServiceMetrics,
     now: Nanos,
 ) -> Result<Option<breaker::Permit>, Open> {
-    let Some(breakers) = service.governor.breakers() else { return Ok(None) };
+    let Some(breakers) = governor.breakers() else { return Ok(None) };
     let asked = breakers.of(lane).try_acquire(now.0);
     numbers.broken(match &asked {
         Ok(leave) if leave.would_reject().is_some() => LimitDecision::WouldReject,
         Ok(_) => LimitDecision::Allowed,
         Err(_) => LimitDecision::Rejected,
     });
-    tell_of_breaker(service, lane);
+    tell_of_breaker(service, governor, lane);
     asked.map(Some)
 }
 
 /// Logs what a breaker has gone through since it was last told of.
-fn tell_of_breaker(service: &Service, lane: Option<&Tag>) {
-    let Some(breakers) = service.governor.breakers() else { return };
+fn tell_of_breaker(service: &Service, governor: &Governor, lane: Option<&Tag>) {
+    let Some(breakers) = governor.breakers() else { return };
     for transition in breakers.news(lane) {
         tracing::warn!(
             %service, lane = lane.map_or("baseline", Tag::as_str),
-            policy = service.governor.policy().name.as_deref().unwrap_or_default(),
+            policy = governor.policy().name.as_deref().unwrap_or_default(),
             from = transition.from.code(), to = transition.to.code(),
             "the circuit breaker changed its state: {}", transition.why,
         );

@@ -1,11 +1,11 @@
 //! A request on its way, as far as no protocol matters.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use crate::{
     clock::Nanos,
     cluster::model::Service,
-    govern::{lane::Tagging, request::Request},
+    govern::{governor::Ruled, lane::Tagging, policy::HeaderEdits, request::Request},
     observe::{
         metrics::{RetryCause, TagOutcome},
         reason::Reason,
@@ -14,6 +14,7 @@ use crate::{
         answer::Cause,
         by_caller::ByCaller,
         choose::Chosen,
+        decisions::Event,
         known::Known,
         record::Record,
         worker::{PodHere, Worker},
@@ -27,9 +28,42 @@ pub(crate) struct Call {
     pub(crate) known: Known,
     pub(crate) tagging: Tagging,
     pub(crate) record: Record,
+    /// The rule of the policy that holds for the request, if one does.
+    pub(crate) ruled: Option<Arc<Ruled>>,
 }
 
 impl Call {
+    /// A request has come. `view`: its head with its tag.
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        pod: Rc<PodHere>,
+        known: Known,
+        tagging: Tagging,
+        mut record: Record,
+        view: impl Request,
+    ) -> Self {
+        let governor = &known.destination.service.governor;
+        let ruled = if governor.rules().is_empty() {
+            None
+        } else {
+            let asked = ByCaller { view, workload: pod.pod.workload.load() };
+            governor.rule_for(&asked).cloned()
+        };
+        if let Some(ruled) = &ruled {
+            record.decided(|| Event::Matched { rule: ruled.rule.name.clone() });
+        }
+        Self { worker, pod, known, tagging, record, ruled }
+    }
+
+    /// What is changed in headers.
+    pub(crate) fn headers(&self) -> &HeaderEdits {
+        let policy = match &self.ruled {
+            Some(ruled) => ruled.governor.policy(),
+            None => self.known.destination.service.governor.policy(),
+        };
+        &policy.headers
+    }
+
     /// The request as rules see it, given the view of its head.
     pub(crate) fn asked<V: Request>(&self, view: V) -> impl Request {
         ByCaller { view, workload: self.pod.pod.workload.load() }
@@ -56,7 +90,11 @@ impl Call {
 
     /// The request has ended. Returns when.
     pub(crate) fn finish(&mut self, status: u16, reason: Option<Reason>) -> Nanos {
-        self.record.finish(&mut self.known.series(), status, reason)
+        let now = self.record.finish(&mut self.known.series(), status, reason);
+        if let Some(ruled) = &self.ruled {
+            self.known.numbers.ruled(&ruled.rule.name, status, now.since(self.record.started).0);
+        }
+        now
     }
 
     /// The request has ended with an answer that Sluice made up; `status` is 0 if nobody got it.

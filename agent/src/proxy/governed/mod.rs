@@ -53,7 +53,8 @@ use crate::{
 /// Carries a request from its head to the end of its answer.
 pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     let destination = Rc::clone(&exchange.call().known.destination);
-    let governor = &*destination.service.governor;
+    let ruled = exchange.call().ruled.clone();
+    let governor = ruled.as_ref().map_or(&*destination.service.governor, |ruled| &ruled.governor);
     // The clock is read where something has been waited for, not for each rule.
     let now = exchange.call().record.started;
     let deadline = Deadline::begin(governor.policy(), exchange.kind(), &exchange.request(), now);
@@ -74,7 +75,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     let mut first = Some(at);
     loop {
         let now = first.take().unwrap_or_else(Nanos::now);
-        let mut held = match begin(exchange, &destination, &mut tried, place.take(), now) {
+        let mut held = match begin(exchange, governor, &destination, &mut tried, place.take(), now) {
             Ok(held) => held,
             Err(failed) => return stand_in(exchange, governor, key, &failed).await,
         };
@@ -113,7 +114,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
                     exchange.discard(answer);
                     return give(exchange, &fallback, &cause).await;
                 }
-                return pass_on(exchange, &destination, key, answer, held, until).await;
+                return pass_on(exchange, governor, key, answer, held, until).await;
             }
             Ok(Err(failure)) => failure,
             Err(elapsed) => Failure::TimedOut(elapsed),
@@ -174,13 +175,14 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
 /// Chooses an endpoint, and gets the leave to ask it.
 fn begin<E: Exchange>(
     exchange: &mut E,
+    governor: &Governor,
     destination: &Destination,
     tried: &mut Tried,
     place: Option<concurrency::Permit>,
     now: Nanos,
 ) -> Result<Held, Failed> {
     let service = &*destination.service;
-    let policy = service.governor.policy();
+    let policy = governor.policy();
     let call = exchange.call();
     let chosen = match tried.choose(call, now) {
         Ok(Some(chosen)) if tried.unconnected < CONNECT_ATTEMPTS => chosen,
@@ -194,7 +196,7 @@ fn begin<E: Exchange>(
         }
     };
     let lane = chosen.endpoint().tag.as_ref();
-    let leave = ask_breaker(service, lane, &call.known.numbers, now).map_err(|open| {
+    let leave = ask_breaker(service, governor, lane, &call.known.numbers, now).map_err(|open| {
         call.count_tags(chosen.tag_outcome());
         let (name, after) = ("circuitBreaker".into(), Some(open.retry_after));
         let cause = Cause::of_rule(Reason::CircuitOpen, &name, policy.name.as_ref(), after);
@@ -210,13 +212,14 @@ fn begin<E: Exchange>(
     if let Some(warmup) = &policy.load_balancer.warmup {
         warmup::note_request(Some(warmup), chosen.endpoint(), &exchange.request(), now.0);
     }
-    Ok(Held::new(chosen, leave, place, now))
+    let ruled = exchange.call().ruled.clone();
+    Ok(Held::new(chosen, leave, place, now).under(ruled))
 }
 
 /// Passes an answer on.
 async fn pass_on<E: Exchange>(
     exchange: &mut E,
-    destination: &Destination,
+    governor: &Governor,
     key: Option<stale::Key>,
     mut answer: E::Answer,
     mut held: Held,
@@ -224,7 +227,7 @@ async fn pass_on<E: Exchange>(
 ) -> E::Ended {
     exchange.call().count_tags(held.chosen.tag_outcome());
     let status = E::status(&answer);
-    if let Some((stale, key)) = destination.service.governor.stale().zip(key) {
+    if let Some((stale, key)) = governor.stale().zip(key) {
         let (headers, now) = (E::headers(&answer), Nanos::now().0);
         let request = exchange.request();
         let collector = stale.store.collect(key, stale.wanted.bounds, &request, status, headers, now);

@@ -9,6 +9,7 @@ use super::{
     exchange::Exchange,
     flow::{Flow, poll_read},
     head::{HeadEnd, MAX_HEAD_BYTES},
+    outgoing::edit_response,
     response::{self, Caller, Response},
     sending::Halt,
 };
@@ -196,6 +197,12 @@ impl Exchange<'_> {
         })?;
         upstream.incoming.advance(length);
         if !response.is_interim() {
+            let edits = &self.call.headers().response;
+            if !edits.is_empty() {
+                let mut edited = self.call.worker.buffers.take();
+                edit_response(&head, edits, &mut edited);
+                self.call.worker.buffers.give(std::mem::replace(&mut head, edited));
+            }
             return Ok(Some((response, keep, head)));
         }
         self.interim = true;

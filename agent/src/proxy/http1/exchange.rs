@@ -10,6 +10,7 @@ use super::{
     attempt::Answer,
     body::Body,
     flow::Flow,
+    outgoing::edit_request,
     request::{Method, Request},
     sending::Sending,
     view::View,
@@ -46,6 +47,8 @@ pub(super) struct Exchange<'e> {
     pub(super) call: Call,
     pub(super) request: Request,
     pub(super) up: Sending,
+    /// The head as rules see it, if it is sent otherwise.
+    seen: Option<BytesMut>,
     /// What the caller has sent and is not yet passed on.
     pub(super) incoming: &'e mut BytesMut,
     /// An interim answer has been passed on.
@@ -62,6 +65,15 @@ pub(super) async fn exchange(
     incoming: &mut BytesMut,
     outgoing: BytesMut,
 ) -> Ended {
+    let edits = &call.headers().request;
+    let (seen, outgoing) = if edits.is_empty() {
+        (None, outgoing)
+    } else {
+        let mut edited = connection.worker.buffers.take();
+        let names = &connection.worker.options.tag_names;
+        edit_request(&outgoing, edits, |name| names.is_listed(name), &mut edited);
+        (Some(outgoing), edited)
+    };
     let Ok(flow) = Flow::repeatable(outgoing, request.body, incoming) else {
         call.finish(Reason::BadRequest.status(), Some(Reason::BadRequest));
         super::refuse(connection, Reason::BadRequest).await;
@@ -69,10 +81,14 @@ pub(super) async fn exchange(
     };
     connection.worker.buffers.give_if_empty(incoming);
     let up = Sending::new(flow);
-    let mut exchange = Exchange { connection, call, request, up, incoming, interim: false, unclear: false };
+    let mut exchange =
+        Exchange { connection, call, request, up, seen, incoming, interim: false, unclear: false };
     let ended = governed::carry(&mut exchange).await;
-    let Exchange { connection, up, .. } = exchange;
+    let Exchange { connection, up, seen, .. } = exchange;
     connection.worker.buffers.give(up.flow.into_head());
+    if let Some(seen) = seen {
+        connection.worker.buffers.give(seen);
+    }
     ended
 }
 
@@ -152,7 +168,7 @@ impl governed::Exchange for Exchange<'_> {
     }
 
     fn request(&self) -> impl govern::request::Request {
-        self.call.asked(View(self.up.flow.head()))
+        self.call.asked(View(self.seen.as_deref().unwrap_or(self.up.flow.head())))
     }
 
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left> {

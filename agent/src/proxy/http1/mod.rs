@@ -9,6 +9,7 @@ mod body;
 mod exchange;
 mod flow;
 mod head;
+mod outgoing;
 mod passing;
 mod request;
 mod response;
@@ -87,7 +88,8 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
                 .colour(&ByCaller { view: View(head), workload: &**workload }, workload.address())
         };
         let mut traces = connection.worker.scan();
-        let read = read(head, names, workload.tag.as_ref(), entry, traces.as_mut(), &mut outgoing);
+        let strip = known.destination.service.strips_tags(&workload);
+        let read = read(head, names, strip, workload.tag.as_ref(), entry, traces.as_mut(), &mut outgoing);
         drop(workload);
         let (tagging, ids) = read
             .as_ref()
@@ -126,13 +128,9 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         incoming.advance(length);
         let is_last = !request.keep_alive;
         request.keep_alive &= !leaving;
-        let call = Call {
-            worker: connection.worker.clone(),
-            pod: connection.pod.clone(),
-            known: known.clone(),
-            tagging: request.tagging.clone(),
-            record,
-        };
+        let (worker, pod, tagging) =
+            (connection.worker.clone(), connection.pod.clone(), request.tagging.clone());
+        let call = Call::new(worker, pod, known.clone(), tagging, record, View(&outgoing));
         let ended = exchange::exchange(&mut connection, call, request, &mut incoming, outgoing).await;
         match ended {
             Ended::Keep => connection.worker.buffers.give_if_empty(&mut incoming),

@@ -4,12 +4,13 @@
 //! [`edit`] changes: the tag in both its places. The request line, `Host` and the order and case of headers are never touched.
 
 use bytes::BytesMut;
-use http::{HeaderName, header};
+use http::header;
 use smallvec::SmallVec;
 
 use super::{
     body::Body,
-    head::{Copier, MAX_HEADERS, add, elements},
+    head::{MAX_HEADERS, elements},
+    outgoing::Outgoing,
 };
 use crate::proxy::decisions::Ids;
 use crate::{
@@ -102,11 +103,12 @@ struct Lines<'h> {
     nominated: SmallVec<[&'h [u8]; 4]>,
 }
 
-/// Reads the request in `head`, which ends with its empty line, and writes what is forwarded to `out`. `entry`: see
-/// [`TagScan::decide`]. Its headers are shown to `traces`.
+/// Reads the request in `head`, which ends with its empty line, and writes what is forwarded to `out`. `strip`: what it says of
+/// its tag does not count. `entry`: see [`TagScan::decide`]. Its headers are shown to `traces`.
 pub(crate) fn read(
     head: &[u8],
     names: &TagNames,
+    strip: bool,
     caller: Option<&Tag>,
     entry: impl FnOnce() -> Option<RequestTag>,
     mut traces: Option<&mut Scan<'_>>,
@@ -125,7 +127,7 @@ pub(crate) fn read(
     let http10 = version == 0;
     let headers: &[httparse::Header<'_>] = parsed.headers;
 
-    let mut tags = TagScan::new(names);
+    let mut tags = TagScan::new(names).stripping(strip);
     let mut lines = Lines::default();
     for header in headers {
         lines.see(header, http10)?;
@@ -142,7 +144,8 @@ pub(crate) fn read(
     }
     let upgrade = lines.connection_upgrade && lines.upgrade && !http10;
     let tagging = tags.decide(caller, entry);
-    let mut outgoing = Outgoing::new(head, headers, &lines, upgrade, names);
+    let mut outgoing = Outgoing::new(head, headers);
+    lines.keep_to_this_hop(&mut outgoing, upgrade, names);
     edit::tag(&mut outgoing, names, &tagging);
     outgoing.write(out);
 
@@ -215,6 +218,21 @@ impl<'h> Lines<'h> {
         Ok(())
     }
 
+    /// Leaves out what goes no further than this hop, and says what it has to say itself. The tag header goes further in any
+    /// case.
+    fn keep_to_this_hop(&self, outgoing: &mut Outgoing<'_>, upgrade: bool, names: &TagNames) {
+        outgoing.leave_out(|name| self.is_for_this_hop(name, upgrade) && !names.is_header(name));
+        match (upgrade, self.te_trailers) {
+            (true, true) => outgoing.add(&header::CONNECTION, b"upgrade, te"),
+            (true, false) => outgoing.add(&header::CONNECTION, b"upgrade"),
+            (false, true) => outgoing.add(&header::CONNECTION, b"te"),
+            (false, false) => {}
+        }
+        if self.te_trailers {
+            outgoing.add(&header::TE, b"trailers");
+        }
+    }
+
     /// Whether a line is for this hop only. What frames or addresses a message is never dropped on a sender's word
     /// (`Connection: content-length`), since this hop would then forward something else than it has read.
     fn is_for_this_hop(&self, name: &[u8], upgrade: bool) -> bool {
@@ -232,91 +250,6 @@ pub(super) fn length(value: &[u8]) -> Result<u64, Refused> {
         return Err(Refused::Malformed("a Content-Length that is no length"));
     }
     Ok(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
-}
-
-/// A head on its way out: the lines that came, without those that are left out, and others behind them.
-pub(super) struct Outgoing<'h> {
-    head: &'h [u8],
-    headers: &'h [httparse::Header<'h>],
-    /// By their places in `headers`, a bit each.
-    left_out: u128,
-    added: SmallVec<[(HeaderName, Value); 2]>,
-}
-
-/// Room for a tag.
-type Value = SmallVec<[u8; 64]>;
-
-const _: () = assert!(MAX_HEADERS <= u128::BITS as usize);
-
-impl<'h> Outgoing<'h> {
-    /// What of a head goes further than this hop. The tag header does in any case.
-    fn new(
-        head: &'h [u8],
-        headers: &'h [httparse::Header<'h>],
-        lines: &Lines<'_>,
-        upgrade: bool,
-        names: &TagNames,
-    ) -> Self {
-        let mut outgoing = Self { head, headers, left_out: 0, added: SmallVec::new() };
-        outgoing.leave_out(|name| lines.is_for_this_hop(name, upgrade) && !names.is_header(name));
-        let te = lines.te_trailers;
-        for (name, value) in [
-            (
-                header::CONNECTION,
-                [&b""[..], b"upgrade", b"te", b"upgrade, te"][usize::from(upgrade) + 2 * usize::from(te)],
-            ),
-            (header::TE, if te { b"trailers" } else { &b""[..] }),
-        ] {
-            if !value.is_empty() {
-                outgoing.add(&name, value);
-            }
-        }
-        outgoing
-    }
-
-    fn leave_out(&mut self, which: impl Fn(&[u8]) -> bool) {
-        for (at, header) in self.headers.iter().enumerate() {
-            if which(header.name.as_bytes()) {
-                self.left_out |= 1 << at;
-            }
-        }
-    }
-
-    fn write(&self, out: &mut BytesMut) {
-        out.reserve(self.head.len() + 256);
-        // Blank lines before the request line (RFC 9112, section 2.2) are not passed on.
-        let start = self.head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        let mut copier = Copier::new(self.head, start, out);
-        let mut left_out = self.left_out;
-        while left_out != 0 {
-            copier.omit(self.headers[left_out.trailing_zeros() as usize].name.as_bytes());
-            left_out &= left_out - 1;
-        }
-        let out = copier.finish();
-        for (name, value) in &self.added {
-            add(out, name.as_str().as_bytes(), value);
-        }
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-impl Head for Outgoing<'_> {
-    fn get_all<'s>(&'s self, name: &'s HeaderName) -> impl Iterator<Item = &'s [u8]> {
-        let came = self.headers.iter().enumerate().filter(move |(at, header)| {
-            self.left_out & (1 << at) == 0 && header.name.eq_ignore_ascii_case(name.as_str())
-        });
-        let added = self.added.iter().filter(move |(key, _)| key == name);
-        came.map(|(_, header)| header.value).chain(added.map(|(_, value)| value.as_slice()))
-    }
-
-    fn add(&mut self, name: &HeaderName, value: &[u8]) {
-        self.added.push((name.clone(), Value::from_slice(value)));
-    }
-
-    fn remove(&mut self, name: &HeaderName) {
-        self.leave_out(|line| line.eq_ignore_ascii_case(name.as_str().as_bytes()));
-        self.added.retain(|(key, _)| key != name);
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ fn names() -> TagNames {
 fn read_for(head: &str, caller: Option<&str>) -> Result<(Request, String), Refused> {
     let caller: Option<Tag> = caller.map(|tag| tag.parse().unwrap());
     let mut out = BytesMut::new();
-    let request = read(head.as_bytes(), &names(), caller.as_ref(), || None, None, &mut out)?;
+    let request = read(head.as_bytes(), &names(), false, caller.as_ref(), || None, None, &mut out)?;
     Ok((request, String::from_utf8(out.to_vec()).unwrap()))
 }
 
@@ -167,11 +167,27 @@ fn a_head_on_its_way_out_is_edited_as_every_other() {
     let mut slots = [httparse::EMPTY_HEADER; 8];
     let mut parsed = httparse::Request::new(&mut slots);
     assert!(parsed.parse(head).unwrap().is_complete());
-    let mut outgoing = Outgoing::new(head, parsed.headers, &Lines::default(), false, &names());
+    let mut outgoing = Outgoing::new(head, parsed.headers);
     edit::tests::behaves(&mut outgoing);
     let mut out = BytesMut::new();
     outgoing.write(&mut out);
     assert_eq!(out, &b"GET / HTTP/1.1\r\nhost: a\r\nx-twice: 3\r\nx-twice: 4\r\naccept: \r\n\r\n"[..]);
+}
+
+#[test]
+fn a_tag_from_outside_neither_counts_nor_travels() {
+    let head = "GET / HTTP/1.1\r\nHost: a\r\nX-MSE-Tag: gray\r\nBaggage: u=1,x-mse-tag=gray\r\n\r\n";
+    let stripped = |caller: Option<&str>| {
+        let caller: Option<Tag> = caller.map(|tag| tag.parse().unwrap());
+        let mut out = BytesMut::new();
+        let request =
+            read(head.as_bytes(), &names(), true, caller.as_ref(), || None, None, &mut out).unwrap();
+        (request.tagging.tag, String::from_utf8(out.to_vec()).unwrap())
+    };
+    assert_eq!(stripped(None), (None, "GET / HTTP/1.1\r\nHost: a\r\nbaggage: u=1\r\n\r\n".to_owned()));
+    let (tag, out) = stripped(Some("blue"));
+    assert_eq!(tag.unwrap().as_str(), "blue");
+    assert_eq!(out, "GET / HTTP/1.1\r\nHost: a\r\nx-mse-tag: blue\r\nbaggage: u=1,x-mse-tag=blue\r\n\r\n");
 }
 
 proptest! {
@@ -197,6 +213,6 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = read(&bytes, &names(), None, || None, None, &mut BytesMut::new());
+        let _ = read(&bytes, &names(), false, None, || None, None, &mut BytesMut::new());
     }
 }

@@ -66,7 +66,7 @@ fn tag(
     service: &Service,
     mut traces: Option<&mut Scan<'_>>,
 ) -> Tagging {
-    let mut scan = TagScan::new(names);
+    let mut scan = TagScan::new(names).stripping(service.strips_tags(caller));
     for (name, value) in &head.headers {
         scan.see(name.as_str().as_bytes(), value.as_bytes());
         if let Some(traces) = &mut traces {
@@ -97,6 +97,8 @@ pub(super) struct Exchange {
     pub(super) caller: Rc<Caller>,
     pub(super) call: Call,
     pub(super) head: request::Parts,
+    /// The head as rules see it, if it is sent otherwise.
+    seen: Option<request::Parts>,
     pub(super) kind: Kind,
     pub(super) idempotent: bool,
     pub(super) up: Pipe,
@@ -166,8 +168,14 @@ impl Exchange {
         let idempotent = head.method.is_idempotent();
         let up = Pipe::replayable(body, caller.pod.kept.take_none());
         let (worker, pod) = (caller.worker.clone(), caller.pod.clone());
-        let call = Call { worker, pod, known, tagging, record };
-        Self { caller, call, head, kind, idempotent, up, respond, reset: None }
+        let call = Call::new(worker, pod, known, tagging, record, View(&head));
+        let edits = &call.headers().request;
+        let seen = (!edits.is_empty()).then(|| head.clone());
+        if seen.is_some() {
+            let names = &caller.worker.options.tag_names;
+            edit::modify(&mut head.headers, edits, |name| names.is_listed(name));
+        }
+        Self { caller, call, head, seen, kind, idempotent, up, respond, reset: None }
     }
 
     /// Carries the stream to its end, holding its place in the pod's budget.
@@ -240,7 +248,8 @@ impl governed::Exchange for Exchange {
             put_sender(&mut self.head.headers, &sender);
         }
         let (sent, response) = self.send(chosen).await?;
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
+        edit::modify(&mut head.headers, &self.call.headers().response, |_| false);
         let status = head.status.as_u16();
         let head = Some(Response::from_parts(head, ()));
         Ok(Answer { sent, head, status, grpc_status: None, down: Pipe::new(body), back: None, error: None })
@@ -336,7 +345,7 @@ impl governed::Exchange for Exchange {
     }
 
     fn request(&self) -> impl govern::request::Request {
-        self.call.asked(View(&self.head))
+        self.call.asked(View(self.seen.as_ref().unwrap_or(&self.head)))
     }
 
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left> {

@@ -3,6 +3,7 @@
 mod failures;
 mod lanes;
 mod limits;
+mod rules;
 mod targets;
 
 use super::{api_server::ApiServer, *};

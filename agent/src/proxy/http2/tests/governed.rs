@@ -7,9 +7,9 @@ use crate::govern::{
     entry::Entry,
     governor::Governor,
     policy::{
-        Behaviour, CircuitBreaker, Concurrency, Detour, EntryRule, Fallback, FallbackAction, FallbackOn,
-        Lane, LimitKey, Mode, Policy, RateLimit, RequestMatch, Retry, Scope, StaleBounds, StaticAnswer,
-        Timeouts,
+        Behaviour, CircuitBreaker, Concurrency, Detour, Edits, EntryRule, Fallback, FallbackAction,
+        FallbackOn, HeaderEdits, Lane, LimitKey, Mode, Policy, RateLimit, RequestMatch, Retry, Scope,
+        StaleBounds, StaticAnswer, StripTags, Timeouts,
     },
 };
 
@@ -80,6 +80,37 @@ async fn a_call_above_the_limit_is_refused_with_the_rule_that_says_so() {
     let (body, _) = read(answer.into_body()).await.expect("a body");
     assert!(String::from_utf8_lossy(&body).contains("\"rule\":\"rare\""));
     bed.metric(&["sluice_rate_limit_requests_total", "rejected"], |value| value == 2).await;
+}
+
+#[tokio::test]
+async fn headers_are_changed_as_the_policy_says_and_tags_from_outside_taken_out() {
+    let name = http::HeaderName::from_static;
+    let value = HeaderValue::from_static;
+    let headers = HeaderEdits {
+        // (The endpoint tells in `seen-host` what it got as `host`, which is nobody's to change.)
+        request: Edits { add: vec![(name("baggage"), value("a=1"))], ..Edits::default() },
+        response: Edits {
+            remove: vec![name("x-name")],
+            set: vec![(name("x-set"), value("1"))],
+            add: vec![(name("x-set"), value("2"))],
+        },
+    };
+    let strip_tags = Some(StripTags::default());
+    let bed = bed_under(named("a").await, Policy { headers, strip_tags, ..Policy::default() });
+    let mut caller = bed.caller().await;
+    let request = Request::get("http://orders.shop/")
+        .header("x-mse-tag", "gray")
+        .header("baggage", "b=2,x-mse-tag=gray")
+        .body(())
+        .expect("a request");
+    let answer = ask(&mut caller, request).await;
+    let all = |name: &str| {
+        let lines = answer.headers().get_all(name).iter().map(|line| line.to_str().expect("text").to_owned());
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!((all("x-name").len(), all("seen-x-mse-tag").len()), (0, 0));
+    assert_eq!(all("x-set"), ["1", "2"]);
+    assert_eq!(all("seen-baggage"), ["b=2"], "baggage carries the tag and is not the policy's to change");
 }
 
 #[tokio::test]

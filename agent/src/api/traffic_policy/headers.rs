@@ -1,0 +1,151 @@
+//! What is changed in the headers of requests and responses, and whose tags are believed.
+
+use http::{HeaderName, HeaderValue};
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::{
+        field::{At, quoted, refuse_repeated},
+        matching::{CallerMatch, check_header_name, each},
+    },
+    govern::{headers, policy},
+};
+
+/// What a policy must not set or remove: the proxy frames messages, and says itself where they come from.
+pub(super) fn not_reserved(name: &str) -> String {
+    format!("!({name}.lowerAscii() in {})", headers::reserved_in_cel())
+}
+
+/// Changes of headers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.request) || has(self.response)")
+        .message("it says nothing: request or response is needed")
+)]
+pub struct Headers {
+    /// Of requests, before they are sent to an endpoint. Rules and limits see what came. The headers that carry the tag, and
+    /// baggage, stay as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<HeaderChanges>,
+    /// Of the Service's responses, before they are passed on. What Sluice answers itself is not changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<HeaderChanges>,
+}
+
+/// First remove, then set, then add.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.set) || has(self.add) || has(self.remove)")
+        .message("it says nothing: set, add or remove is needed")
+)]
+pub struct HeaderChanges {
+    /// Headers in the place of all that there are of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1, max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub set: Vec<Header>,
+    /// Headers beside those that there are of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1, max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub add: Vec<Header>,
+    /// Names of headers that are taken out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    #[x_kube(validation = Rule::new(format!("self.all(name, {})", not_reserved("name")))
+        .message("Sluice sets these headers itself"))]
+    pub remove: Vec<String>,
+}
+
+/// A header with its value.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Header {
+    /// Name of the header. Those that frame a message, or that Sluice sets itself, are not allowed.
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$"))]
+    #[x_kube(validation = Rule::new(not_reserved("self")).message("Sluice sets this header itself"))]
+    pub name: String,
+    /// Its value.
+    #[schemars(length(max = 4096), regex(pattern = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"))]
+    pub value: String,
+}
+
+/// Takes the tag out of requests that come from outside, so that nobody there chooses a lane: the tag header and the member of
+/// baggage. Entry rules and the calling pod's own tag count as always.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StripTags {
+    /// The callers whose requests come from outside, such as an ingress controller; every caller if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub from: Vec<CallerMatch>,
+}
+
+impl Headers {
+    pub(super) fn check(&self, at: &At<'_>) -> policy::HeaderEdits {
+        if self.request.is_none() && self.response.is_none() {
+            at.refuse("it says nothing: request or response is needed");
+        }
+        let changes = |changes: &Option<HeaderChanges>, field| {
+            changes.as_ref().map(|changes| changes.check(&at.field(field))).unwrap_or_default()
+        };
+        policy::HeaderEdits {
+            request: changes(&self.request, "request"),
+            response: changes(&self.response, "response"),
+        }
+    }
+}
+
+impl HeaderChanges {
+    fn check(&self, at: &At<'_>) -> policy::Edits {
+        if self.set.is_empty() && self.add.is_empty() && self.remove.is_empty() {
+            at.refuse("it says nothing: set, add or remove is needed");
+        }
+        for (field, headers) in [("set", &self.set), ("add", &self.add)] {
+            super::unique_names(headers.iter().map(|header| &*header.name), &at.field(field));
+        }
+        refuse_repeated(&self.remove, &at.field("remove"));
+        policy::Edits {
+            remove: each(&self.remove, &at.field("remove"), |name, at| check_name(name, at)),
+            set: each(&self.set, &at.field("set"), Header::check),
+            add: each(&self.add, &at.field("add"), Header::check),
+        }
+    }
+}
+
+impl Header {
+    pub(super) fn check(&self, at: &At<'_>) -> Option<(HeaderName, HeaderValue)> {
+        let name = check_name(&self.name, &at.field("name"))?;
+        let value = at.field("value").parse(
+            &self.value,
+            "header value: control characters are not allowed",
+            |value| HeaderValue::from_bytes(value.as_bytes()).ok(),
+        );
+        Some((name, value?))
+    }
+}
+
+impl StripTags {
+    pub(super) fn check(&self, at: &At<'_>) -> policy::StripTags {
+        policy::StripTags { from: each(&self.from, &at.field("from"), |from, at| Some(from.check(at))) }
+    }
+}
+
+fn check_name(text: &str, at: &At<'_>) -> Option<HeaderName> {
+    let name = check_header_name(text, at)?;
+    if !headers::may_be_set(name.as_str().as_bytes()) {
+        at.refuse(format!("{}: Sluice sets this header itself", quoted(text)));
+    }
+    Some(name)
+}

@@ -1,0 +1,107 @@
+//! What holds for some requests in the place of what the policy says for all.
+
+use std::sync::Arc;
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{CircuitBreaker, Concurrency, Fallback, Headers, Mode, RateLimit, Retry, Timeouts, unique_names};
+use crate::{
+    api::{
+        field::At,
+        matching::{RequestMatch, each},
+    },
+    govern::policy,
+};
+
+/// What holds for the requests that it matches. What it says takes the place of what the policy says, each field as a whole, and
+/// lists too: an empty list is none. What it does not say is as the policy says, and counts together with it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PolicyRule {
+    /// Names the rule in metrics. Unique within the policy.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The requests that the rule is about; all that no rule before it matches, if not set.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matches: Option<RequestMatch>,
+    /// How many of them are admitted in a time, in the place of the policy's limits. Metrics and answers call a limit rule/name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub rate_limits: Option<Vec<RateLimit>>,
+    /// How many of them may be in flight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
+    /// A circuit breaker of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// How long they may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// Which of them are sent again. The budget is that of all requests to the Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// What is answered in the place of the Service. Metrics and answers call a fallback rule/name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 4),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub fallbacks: Option<Vec<Fallback>>,
+    /// What is changed in their headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Headers>,
+}
+
+impl PolicyRule {
+    /// `policy`: what holds where the rule says nothing.
+    pub(super) fn check(&self, policy: &policy::Policy, mode: Mode, at: &At<'_>) -> policy::Rule {
+        let mut of_rule = policy::Policy { rules: Vec::new(), ..policy.clone() };
+        let named = |name: &str| -> Arc<str> { format!("{}/{name}", self.name).into() };
+        if let Some(limits) = &self.rate_limits {
+            let at = at.field("rateLimits");
+            unique_names(limits.iter().map(|limit| &*limit.name), &at);
+            of_rule.rate_limits = each(limits, &at, |limit, at| {
+                let limit = limit.check(mode, at);
+                Some(policy::RateLimit { name: named(&limit.name), ..limit }.into())
+            });
+        }
+        if let Some(concurrency) = &self.concurrency {
+            of_rule.concurrency = Some(concurrency.check(mode, &at.field("concurrency")));
+        }
+        if let Some(breaker) = &self.circuit_breaker {
+            of_rule.circuit_breaker = Some(breaker.check(mode, &at.field("circuitBreaker")));
+        }
+        if let Some(timeouts) = &self.timeouts {
+            of_rule.timeouts = timeouts.check(&at.field("timeouts"));
+        }
+        if let Some(retry) = &self.retry {
+            of_rule.retry = Some(retry.check(&at.field("retry")));
+        }
+        if let Some(fallbacks) = &self.fallbacks {
+            let at = at.field("fallbacks");
+            unique_names(fallbacks.iter().map(|fallback| &*fallback.name), &at);
+            of_rule.fallbacks = each(fallbacks, &at, |fallback, at| {
+                let fallback = fallback.check(at)?;
+                Some(policy::Fallback { name: named(&fallback.name), ..fallback }.into())
+            });
+        }
+        if let Some(headers) = &self.headers {
+            of_rule.headers = headers.check(&at.field("headers"));
+        }
+        let matches = self.matches.as_ref().map(|matches| matches.check(&at.field("match")));
+        policy::Rule {
+            name: self.name.as_str().into(),
+            matches: matches.unwrap_or_default(),
+            policy: Arc::new(of_rule),
+            own: policy::OwnParts {
+                rate_limits: self.rate_limits.is_some(),
+                concurrency: self.concurrency.is_some(),
+                circuit_breaker: self.circuit_breaker.is_some(),
+            },
+        }
+    }
+}
