@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER, SERVER},
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -23,18 +23,6 @@ pub(crate) enum Kind {
     /// `HEAD`: no body.
     Head,
     Grpc,
-}
-
-impl Kind {
-    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Self {
-        let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        // `application/grpc`, `application/grpc+proto`, `application/grpc;...`, but not `application/grpc-web`.
-        match media_type.strip_prefix(b"application/grpc") {
-            Some([] | [b'+' | b';' | b' ', ..]) => Self::Grpc,
-            _ if method == Method::HEAD => Self::Head,
-            _ => Self::Http,
-        }
-    }
 }
 
 /// Why an answer is made up.
@@ -272,23 +260,5 @@ mod tests {
         for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_500, 60)] {
             assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
         }
-    }
-
-    #[test]
-    fn grpc_is_told_by_its_media_type() {
-        for (media_type, kind) in [
-            ("application/grpc", Kind::Grpc),
-            ("application/grpc+proto", Kind::Grpc),
-            ("application/grpc;charset=utf-8", Kind::Grpc),
-            ("application/grpc-web", Kind::Http),
-            ("application/json", Kind::Http),
-            ("", Kind::Http),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-            assert_eq!(Kind::of(&Method::POST, &headers), kind, "{media_type:?}");
-        }
-        assert_eq!(Kind::of(&Method::HEAD, &HeaderMap::new()), Kind::Head);
-        assert_eq!(Kind::of(&Method::GET, &HeaderMap::new()), Kind::Http);
     }
 }

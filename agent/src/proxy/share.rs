@@ -14,6 +14,14 @@ impl Share {
         Rc::new(Self { limit, used: Cell::new(0) })
     }
 
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(crate) fn left(&self) -> usize {
+        self.limit.saturating_sub(self.used.get())
+    }
+
     /// One of it, if there is one left.
     pub(crate) fn take_one(self: &Rc<Self>) -> Option<Taken> {
         let mut taken = self.take_none();
@@ -44,6 +52,12 @@ impl Taken {
         fits
     }
 
+    /// Has taken so much from now on, even if that is more than the share has: what is there already is to be counted.
+    pub(crate) fn set(&mut self, amount: usize) {
+        self.share.used.set(self.share.used.get() - self.amount + amount);
+        self.amount = amount;
+    }
+
     pub(crate) fn amount(&self) -> usize {
         self.amount
     }
@@ -72,6 +86,18 @@ mod tests {
         drop(taken);
         assert!(share.take_one().is_some());
         assert_eq!(share.used.get(), 0);
+    }
+
+    #[test]
+    fn what_is_there_is_counted_even_above_the_limit() {
+        let share = Share::new(100);
+        let (mut first, mut second) = (share.take_none(), share.take_none());
+        first.set(150);
+        assert_eq!((share.left(), second.grow(1)), (0, false));
+        first.set(30);
+        assert_eq!((share.left(), second.grow(70)), (70, true));
+        drop((first, second));
+        assert_eq!((share.left(), share.limit()), (100, 100));
     }
 
     #[test]

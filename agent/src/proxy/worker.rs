@@ -60,6 +60,10 @@ pub(crate) const THREADS: &str = "sluice-worker-";
 /// Requests beyond that are passed on all the same, but cannot be sent again.
 const KEPT_BYTES_PER_POD: usize = 8 * 1024 * 1024;
 
+/// Bytes that the HTTP/2 connections of a pod may hold on one worker: what was not yet passed on, heads, windows. With three
+/// quarters of it used up new requests are rejected, so that those that are there have the rest.
+const HELD_BYTES_PER_POD: usize = 48 * 1024 * 1024;
+
 /// What the rest of the agent asks of a worker.
 pub(crate) enum Command {
     Open {
@@ -156,6 +160,8 @@ pub(crate) struct PodHere {
     pub(crate) streams: Rc<Share>,
     /// Bytes of requests that are kept to be sent again.
     pub(crate) kept: Rc<Share>,
+    /// What its HTTP/2 connections may hold, and what their peers may make us do.
+    pub(crate) http2: Rc<http2::Allowance>,
 }
 
 impl PodHere {
@@ -262,6 +268,7 @@ impl Worker {
             connections: Share::new(connections),
             streams: Share::new(connections * STREAMS_PER_CONNECTION),
             kept: Share::new(KEPT_BYTES_PER_POD),
+            http2: http2::Allowance::new(HELD_BYTES_PER_POD),
         });
         for listener in listeners {
             match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {

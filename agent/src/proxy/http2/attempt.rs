@@ -1,19 +1,20 @@
 //! Sending a request to an endpoint, up to the head of its answer.
 
 use std::{
-    future::{Future, poll_fn},
-    pin::Pin,
+    future::poll_fn,
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
-use h2::{Reason as Code, RecvStream, SendStream, client::ResponseFuture};
-use http::{Request, Response};
-
 use super::{
+    engine::{
+        handle::{Broken, Handle},
+        message::Response,
+        writer::Pseudo,
+    },
     exchange::{Exchange, reason_of},
-    pipe::Broken,
-    pool::{NotOpened, Place},
+    frame::Code,
+    pipe::Cut,
+    pool::Place,
 };
 use crate::{
     clock::Nanos,
@@ -29,38 +30,46 @@ const RETIRED: u32 = 3;
 
 /// A request that has been sent to an endpoint.
 pub(super) struct Sent {
+    /// Dropped before the place is free.
+    pub(super) stream: Handle,
     place: Place,
     /// When the endpoint's turn began: with the request's head, then with the end of its body.
     pub(super) at: Nanos,
-    response: ResponseFuture,
-    pub(super) stream: SendStream<Bytes>,
+    /// An interim answer for which the caller has no room yet.
+    interim: Option<Response>,
     /// The endpoint takes no more of the request; its answer may still come.
     deaf: bool,
 }
 
+impl Sent {
+    /// The endpoint takes no more of the request.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+}
+
 /// Why there is no answer.
 enum NoAnswer {
-    /// The caller gave the stream up, with this code if it was one.
-    CallerGone(Option<Code>),
+    CallerGone(Broken),
     /// The endpoint, or the way to it.
-    Endpoint(h2::Error),
+    Endpoint(Broken),
 }
 
 impl Exchange {
     /// Sends the request and waits for the answer's head.
-    pub(super) async fn send(&mut self, chosen: &Chosen) -> Result<(Sent, Response<RecvStream>), Failure> {
+    pub(super) async fn send(&mut self, chosen: &Chosen) -> Result<(Sent, Response), Failure> {
         let mut retries = 0;
         loop {
             let mut sent = self.open(chosen).await?;
             match poll_fn(|cx| self.poll_answer(cx, &mut sent)).await {
                 Ok(response) => return Ok((sent, response)),
-                Err(NoAnswer::CallerGone(code)) => {
-                    self.give_up(&mut sent.stream, code);
+                Err(NoAnswer::CallerGone(broken)) => {
+                    give_up(&sent.stream, broken);
                     return Err(Failure::CallerGone);
                 }
-                Err(NoAnswer::Endpoint(error)) => {
-                    let Some(cause) = self.unprocessed(&error, &sent).filter(|_| retries < RETRIES) else {
-                        return Err(self.failure(&error));
+                Err(NoAnswer::Endpoint(broken)) => {
+                    let Some(cause) = self.unprocessed(broken, &sent).filter(|_| retries < RETRIES) else {
+                        return Err(self.failure(broken));
                     };
                     retries += 1;
                     self.up.rewind();
@@ -70,55 +79,49 @@ impl Exchange {
         }
     }
 
-    /// The caller gave up: so does its request.
-    pub(super) fn give_up(&self, stream: &mut SendStream<Bytes>, code: Option<Code>) {
-        if code.is_some() {
-            self.caller.resets.count(Nanos::now());
-        }
-        stream.send_reset(code.unwrap_or(Code::CANCEL));
-    }
-
-    fn failure(&mut self, error: &h2::Error) -> Failure {
+    fn failure(&mut self, broken: Broken) -> Failure {
         self.call.worker.complain(|| {
             tracing::warn!(
-                pod = %self.call.pod.name(), service = %self.call.service(), %error,
+                pod = %self.call.pod.name(), service = %self.call.service(), error = %broken,
                 "an endpoint broke a request off",
             );
         });
-        let reset = error.is_reset() && error.is_remote();
-        self.reset = reset.then(|| error.reason().unwrap_or(Code::INTERNAL_ERROR));
+        self.reset = broken.code();
         // It said that it has not processed the stream (RFC 9113, section 8.7).
         if self.reset == Some(Code::REFUSED_STREAM) {
             Failure::Refused
         } else {
-            Failure::Broken(reason_of(error))
+            Failure::Broken(reason_of(broken))
         }
     }
 
     /// Whether the connection was at fault, not the endpoint, nothing has processed the request, and it can be sent again
     /// as it was.
-    fn unprocessed(&self, error: &h2::Error, sent: &Sent) -> Option<RetryCause> {
+    fn unprocessed(&self, broken: Broken, sent: &Sent) -> Option<RetryCause> {
         if !self.up.can_rewind() {
             return None;
         }
-        // GOAWAY fails exactly the streams that it says were not processed; the others go on.
-        if error.is_go_away() && error.is_remote() {
-            return Some(RetryCause::StreamRefused);
+        match broken {
+            // GOAWAY fails exactly the streams that it says were not processed; the others go on.
+            Broken::Unprocessed => Some(RetryCause::StreamRefused),
+            // A pooled connection that was closed without a word. Most likely it was while it was idle, but what cannot be
+            // done twice is not.
+            Broken::Lost if sent.place.reused && self.idempotent => Some(RetryCause::StaleConnection),
+            _ => None,
         }
-        // A pooled connection that was closed without a word. Most likely it was while it was idle, but what cannot be
-        // done twice is not.
-        (error.is_io() && sent.place.reused && self.idempotent).then_some(RetryCause::StaleConnection)
     }
 
     /// Sends the request's head.
     async fn open(&mut self, chosen: &Chosen) -> Result<Sent, Failure> {
-        let (worker, pod) = (&self.call.worker, &self.call.pod);
+        let worker = self.call.worker.clone();
         let mut retired = 0;
         loop {
             let at = Nanos::now();
-            let place = match worker.h2.place(worker, pod, chosen.endpoint(), at).await {
-                Ok(place) => place,
-                Err(error) => {
+            let (pod, stream) = (&self.call.pod, &self.stream);
+            let placing = worker.h2.place(&worker, pod, chosen.endpoint(), at);
+            let place = match stream.unless_broken(placing).await {
+                Ok(Ok(place)) => place,
+                Ok(Err(error)) => {
                     worker.complain(|| {
                         tracing::warn!(
                             pod = %pod.name(), service = %self.call.service(),
@@ -127,63 +130,100 @@ impl Exchange {
                     });
                     return Err(Failure::Connect);
                 }
+                Err(_) => return Err(Failure::CallerGone),
             };
-            let request = || Request::from_parts(self.head.clone(), ());
-            match worker.h2.send(&place, request, self.up.is_done()) {
-                Ok((response, stream)) => {
-                    // Opening a connection is not the endpoint's latency.
-                    let at = if place.reused { at } else { Nanos::now() };
-                    self.call.record.timing.asked(at);
-                    return Ok(Sent { place, at, response, stream, deaf: false });
+            if self.facts.protocol {
+                // Whether the endpoint takes it, its settings say (RFC 8441, section 3).
+                match stream.unless_broken(poll_fn(|cx| place.poll_settings(cx))).await {
+                    Ok(Some(true)) => {}
+                    Ok(Some(false)) => return Err(Failure::Unfit(Reason::NotImplemented)),
+                    // It has ended before it said.
+                    Ok(None) if retired < RETIRED => {
+                        retired += 1;
+                        continue;
+                    }
+                    Ok(None) => return Err(Failure::Broken(Reason::UpstreamReset)),
+                    Err(_) => return Err(Failure::CallerGone),
                 }
-                // Nothing was sent. The next connection is another one, if need be a new one.
-                Err(NotOpened::Retired) if retired < RETIRED => retired += 1,
-                Err(NotOpened::Retired) => return Err(Failure::Broken(Reason::UpstreamReset)),
-                Err(NotOpened::Unfit(error)) => {
-                    worker.complain(|| {
-                        tracing::info!(pod = %pod.name(), %error, "refused a request that cannot be sent over HTTP/2");
-                    });
-                    return Err(Failure::Unfit(Reason::BadRequest));
+            }
+            if let Some(sent) = self.begin_stream(place, at).await? {
+                return Ok(sent);
+            }
+            // Nothing was sent. The next connection is another one, if need be a new one.
+            if retired == RETIRED {
+                return Err(Failure::Broken(Reason::UpstreamReset));
+            }
+            retired += 1;
+        }
+    }
+
+    /// Opens a stream on a connection; `None`: it takes no new streams.
+    async fn begin_stream(&mut self, place: Place, at: Nanos) -> Result<Option<Sent>, Failure> {
+        let Some(stream) = self.call.worker.h2.open(&place) else { return Ok(None) };
+        match self.stream.unless_broken(poll_fn(|cx| stream.poll_room_for_head(cx))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Ok(None),
+            Err(_) => return Err(Failure::CallerGone),
+        }
+        if self.facts.head {
+            stream.expect_no_body();
+        }
+        if !stream.send_head(&Pseudo::Within, &self.head, self.up.is_done()) {
+            return Ok(None);
+        }
+        // Opening a connection is not the endpoint's latency.
+        let at = if place.reused { at } else { Nanos::now() };
+        self.call.record.timing.asked(at);
+        Ok(Some(Sent { stream, place, at, interim: None, deaf: false }))
+    }
+
+    /// Waits for the answer's head, passing interim ones on. Meanwhile the request goes on.
+    fn poll_answer(&mut self, cx: &mut Context<'_>, sent: &mut Sent) -> Poll<Result<Response, NoAnswer>> {
+        if let Poll::Ready(broken) = self.stream.poll_broken(cx) {
+            return Poll::Ready(Err(NoAnswer::CallerGone(broken)));
+        }
+        if let Poll::Ready(Err(broken)) = self.poll_up(cx, sent) {
+            return Poll::Ready(Err(NoAnswer::CallerGone(broken)));
+        }
+        loop {
+            if let Some(interim) = &sent.interim {
+                match self.stream.poll_room_for_head(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(broken)) => return Poll::Ready(Err(NoAnswer::CallerGone(broken))),
+                    Poll::Ready(Ok(())) => {
+                        self.stream.send_head(&Pseudo::Within, &interim.fields, false);
+                        sent.interim = None;
+                    }
                 }
+            }
+            match sent.stream.poll_response(cx) {
+                Poll::Ready(Ok(response)) if response.status < 200 => sent.interim = Some(response),
+                other => return other.map_err(NoAnswer::Endpoint),
             }
         }
     }
 
-    /// Waits for the answer's head, passing interim ones on. Meanwhile the request goes on.
-    fn poll_answer(
-        &mut self,
-        cx: &mut Context<'_>,
-        sent: &mut Sent,
-    ) -> Poll<Result<Response<RecvStream>, NoAnswer>> {
-        if let Poll::Ready(Err(error)) = self.poll_up(cx, sent) {
-            return Poll::Ready(Err(NoAnswer::CallerGone(error.reason())));
-        }
-        if let Poll::Ready(code) = self.respond.poll_reset(cx) {
-            return Poll::Ready(Err(NoAnswer::CallerGone(code.ok())));
-        }
-        while let Poll::Ready(Some(Ok(interim))) = sent.response.poll_informational(cx) {
-            // That the caller is gone is noticed above.
-            let _ = self.respond.send_informational(interim);
-        }
-        Pin::new(&mut sent.response).poll(cx).map_err(NoAnswer::Endpoint)
-    }
-
     /// Moves the request's body. Only a caller that breaks is an error: an endpoint may stop listening and still answer.
-    pub(super) fn poll_up(&mut self, cx: &mut Context<'_>, sent: &mut Sent) -> Poll<Result<(), h2::Error>> {
+    pub(super) fn poll_up(&mut self, cx: &mut Context<'_>, sent: &mut Sent) -> Poll<Result<(), Broken>> {
         if sent.deaf || self.up.is_done() {
             return Poll::Ready(Ok(()));
         }
-        match self.up.poll(cx, &mut sent.stream) {
+        match self.up.poll(cx, &self.stream, &sent.stream) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {
                 sent.at = Nanos::now();
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(Broken::To(_))) => {
+            Poll::Ready(Err(Cut::To(_))) => {
                 sent.deaf = true;
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(Broken::From(error))) => Poll::Ready(Err(error)),
+            Poll::Ready(Err(Cut::From(broken))) => Poll::Ready(Err(broken)),
         }
     }
+}
+
+/// The caller gave up: so does its request.
+pub(super) fn give_up(stream: &Handle, broken: Broken) {
+    stream.reset(broken.code().unwrap_or(Code::CANCEL));
 }

@@ -2,107 +2,90 @@
 
 use std::{
     future::{Future, poll_fn},
+    pin::pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
-
-use bytes::{Bytes, BytesMut};
-use h2::{Reason as Code, RecvStream, SendStream, server::SendResponse};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header::HOST, request};
 
 use super::{
     Caller, answer,
-    attempt::Sent,
-    pipe::{Broken, Pipe},
+    attempt::{Sent, give_up},
+    engine::{
+        core::Unfit,
+        fields::Fields,
+        handle::{Broken, Handle},
+        message::{Facts, Request, Response},
+        writer::Pseudo,
+    },
+    frame::Code,
+    pipe::{Cut, Pipe, number},
     view::View,
 };
 use crate::{
     clock::Nanos,
     cluster::model::{Service, Workload},
     govern::{
-        self,
-        edit::{self, Head},
+        self, edit,
         fallback::stale::Collector,
         lane::{TagNames, TagScan, Tagging},
+        request::Request as _,
     },
     observe::{
         reason::Reason,
-        trace::context::{self, Scan, Sender},
+        trace::context::{self, Scan},
     },
     proxy::{
         answer::{Kind, MadeUp},
         by_caller::ByCaller,
         choose::Chosen,
         decisions::Ids,
-        governed::{self, Break, Call, Failure, Held, Left},
+        governed::{self, Break, Call, Failure, Held, Left, Until},
         known::Known,
         record::{Described, Record},
         share::Taken,
     },
 };
 
-impl Head for HeaderMap {
-    fn get_all<'h>(&'h self, name: &'h HeaderName) -> impl Iterator<Item = &'h [u8]> {
-        self.get_all(name).iter().map(HeaderValue::as_bytes)
-    }
-
-    fn add(&mut self, name: &HeaderName, value: &[u8]) {
-        // Without control characters, as is asked for: so it is a value.
-        if let Ok(value) = HeaderValue::from_bytes(value) {
-            self.append(name, value);
-        }
-    }
-
-    fn remove(&mut self, name: &HeaderName) {
-        self.remove(name);
-    }
-}
-
 /// Reads the tag and puts it where the next hop looks for it. Shows the headers to `traces`, too.
 fn tag(
-    head: &mut request::Parts,
+    head: &mut Fields,
     names: &TagNames,
     caller: &Workload,
     service: &Service,
     mut traces: Option<&mut Scan<'_>>,
-) -> Tagging {
+) -> (Tagging, Ids) {
     let mut scan = TagScan::new(names).stripping(service.strips_tags(caller));
-    for (name, value) in &head.headers {
-        scan.see(name.as_str().as_bytes(), value.as_bytes());
+    let (mut request_id, mut traceparent) = (None, None);
+    for field in head.iter() {
+        scan.see(field.name, field.value);
         if let Some(traces) = &mut traces {
-            traces.see(name.as_str().as_bytes(), value.as_bytes());
+            traces.see(field.name, field.value);
+        }
+        match field.name {
+            b"x-request-id" => request_id = request_id.or(Some(field.value)),
+            b"traceparent" => traceparent = traceparent.or(Some(field.value)),
+            _ => {}
         }
     }
+    let ids = Ids::new(request_id, traceparent);
     let tagging = scan.decide(caller.tag.as_ref(), || {
         service.colour(&ByCaller { view: View(head), workload: caller }, caller.address())
     });
-    edit::tag(&mut head.headers, names, &tagging);
-    tagging
-}
-
-/// Puts the sender where the next hop looks for it.
-fn put_sender(headers: &mut HeaderMap, sender: &Sender) {
-    for (name, value) in headers.iter_mut().filter(|(name, _)| context::form(name.as_ref()).is_some()) {
-        let mut bytes = BytesMut::from(value.as_bytes());
-        context::put(name.as_ref(), &mut bytes, sender);
-        // Digits in the place of others, so it is a value.
-        if let Ok(put) = HeaderValue::from_maybe_shared(bytes.freeze()) {
-            *value = put;
-        }
-    }
+    edit::tag(head, names, &tagging);
+    (tagging, ids)
 }
 
 /// A stream on its way.
 pub(super) struct Exchange {
-    pub(super) caller: Rc<Caller>,
     pub(super) call: Call,
-    pub(super) head: request::Parts,
+    pub(super) head: Fields,
     /// The head as rules see it, if it is sent otherwise.
-    seen: Option<request::Parts>,
-    pub(super) kind: Kind,
+    seen: Option<Fields>,
+    pub(super) facts: Facts,
     pub(super) idempotent: bool,
     pub(super) up: Pipe,
-    pub(super) respond: SendResponse<Bytes>,
+    /// The caller's.
+    pub(super) stream: Handle,
     /// With what an endpoint reset the last attempt, should the caller have to be told.
     pub(super) reset: Option<Code>,
 }
@@ -111,74 +94,59 @@ pub(super) struct Exchange {
 pub(super) struct Answer {
     sent: Sent,
     /// Until it has been passed on.
-    head: Option<Response<()>>,
+    head: Option<Response>,
     status: u16,
     /// Of an answer that has ended with its head.
     grpc_status: Option<u8>,
     down: Pipe,
-    back: Option<SendStream<Bytes>>,
     /// What broke it off.
-    error: Option<h2::Error>,
+    error: Option<Broken>,
+    /// What follows is another protocol.
+    tunnel: bool,
 }
 
 impl Exchange {
     /// A request has come: reads its tag, and sets it.
-    pub(super) fn begin(
-        caller: Rc<Caller>,
-        known: Known,
-        request: Request<RecvStream>,
-        respond: SendResponse<Bytes>,
-    ) -> Self {
+    pub(super) fn begin(caller: &Rc<Caller>, known: Known, request: Request, stream: Handle) -> Self {
         let mut record = Record::begin(&caller.worker);
-        let (mut head, body) = request.into_parts();
-        let Caller { worker, pod, .. } = &*caller;
+        let Request { fields: mut head, facts } = request;
+        let Caller { worker, pod, .. } = &**caller;
         let mut traces = worker.scan();
-        let tagging = {
+        let (tagging, ids) = {
             let workload = pod.pod.workload.load();
             let service = &known.destination.service;
             tag(&mut head, &worker.options.tag_names, &workload, service, traces.as_mut())
         };
-        let id = |name| head.headers.get(name).map(HeaderValue::as_bytes);
-        let ids = Ids::new(id("x-request-id"), id("traceparent"));
-        let request = (head.method.as_str().as_bytes(), head.uri.path().as_bytes());
-        record.note(pod, &known.destination, Some(&tagging), ids, request);
+        let view = View(&head);
+        record.note(pod, &known.destination, Some(&tagging), ids, (view.method_of(), view.path()));
+        let mut begun = None;
         if let Some(traces) = traces {
             let found = traces.finish();
-            let begun =
-                record.describe(worker, pod, &known.destination, Some(&tagging), found, || Described {
-                    protocol: "HTTP/2",
-                    method: head.method.as_str().as_bytes(),
-                    target: head.uri.path().as_bytes(),
-                });
-            if let Some((_, value)) = &begun {
-                record.note_trace(value);
-            }
-            if let Some((name, value)) = begun
-                && let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value))
-            {
-                head.headers.insert(name, value);
-            }
+            begun = record.describe(worker, pod, &known.destination, Some(&tagging), found, || Described {
+                protocol: "HTTP/2",
+                method: view.method_of(),
+                target: view.path(),
+            });
         }
-        if head.uri.scheme().is_none() {
-            // Only a `host` header, no `:authority`: h2 passes that on as it is if it takes the request for one of
-            // HTTP/1.1.
-            head.version = Version::HTTP_11;
+        let idempotent =
+            matches!(view.method_of(), b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"TRACE");
+        if let Some((name, value)) = begun {
+            record.note_trace(&value);
+            head.add(name.as_bytes(), &value);
         }
-        let kind = Kind::of(&head.method, &head.headers);
-        let idempotent = head.method.is_idempotent();
-        let up = Pipe::replayable(body, caller.pod.kept.take_none());
-        let (worker, pod) = (caller.worker.clone(), caller.pod.clone());
+        let up = Pipe::replayable(&stream, pod.kept.take_none());
+        let (worker, pod) = (worker.clone(), pod.clone());
         let call = Call::new(worker, pod, known, tagging, record, View(&head));
         let edits = &call.headers().request;
         let seen = (!edits.is_empty()).then(|| head.clone());
         if seen.is_some() {
-            let names = &caller.worker.options.tag_names;
-            edit::modify(&mut head.headers, edits, |name| names.is_listed(name));
+            let names = &call.worker.options.tag_names;
+            edit::modify(&mut head, edits, |name| names.is_listed(name));
         }
-        Self { caller, call, head, seen, kind, idempotent, up, respond, reset: None }
+        Self { call, head, seen, facts, idempotent, up, stream, reset: None }
     }
 
-    /// Carries the stream to its end, holding its place in the pod's budget.
+    /// Carries the stream to its end, holding its place in the pod's budget until the last of it has left.
     #[expect(
         clippy::manual_async_fn,
         reason = "an `async fn` keeps room for `self` twice, and tasks are moved when they are spawned"
@@ -186,52 +154,185 @@ impl Exchange {
     pub(super) fn run(mut self, place: Taken) -> impl Future<Output = ()> {
         async move {
             governed::carry(&mut self).await;
-            drop(place);
+            self.stream.give_back(std::mem::take(&mut self.head));
+            self.stream.core().borrow_mut().depart(place);
         }
     }
 
-    /// The pod has no place left for it.
-    pub(super) fn overloaded(&mut self) {
-        let answer = MadeUp::of(&Reason::Overloaded.into(), self.kind);
-        let (status, reason) = match self.send_made_up(&answer) {
-            0 => (0, Reason::ClientClosed),
-            status => (status, Reason::Overloaded),
+    /// The request is answered at once, and goes nowhere.
+    pub(super) fn refuse(&mut self, reason: Reason) {
+        let answer = MadeUp::of(&reason.into(), governed::Exchange::kind(self));
+        let (status, reason) = if answer::send_at_once(&self.stream, &answer) {
+            (answer.status, reason)
+        } else {
+            // A caller that takes no answers is told so in the protocol's own way.
+            self.stream.reset(Code::REFUSED_STREAM);
+            (0, reason)
         };
         self.call.finish(status, Some(reason));
     }
 
-    fn send_made_up(&mut self, answer: &MadeUp) -> u16 {
-        match answer::send(&mut self.respond, answer) {
-            Ok(()) => answer.status,
-            Err(_) => 0,
+    /// What came is no request that could be passed on.
+    pub(super) fn refuse_unfit(&mut self, unfit: Unfit) {
+        self.call.worker.complain(|| {
+            tracing::info!(
+                pod = %self.call.pod.name(), service = %self.call.service(), "rejected a request: {unfit}",
+            );
+        });
+        match unfit {
+            Unfit::TooLarge => self.refuse(Reason::HeaderTooLarge),
+            Unfit::Malformed(_) => {
+                self.refuse(Reason::BadRequest);
+                // With or without an answer it is an error of the stream (RFC 9113, section 8.1.1).
+                self.stream.condemn(Code::PROTOCOL_ERROR);
+            }
         }
     }
 
     fn poll_pass(&mut self, cx: &mut Context<'_>, answer: &mut Answer) -> Poll<Result<(), Break>> {
-        let Answer { sent, status, down, back: Some(back), error, .. } = answer else {
-            return Poll::Ready(Ok(()));
-        };
-        match down.poll(cx, back) {
-            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-            Poll::Ready(Err(Broken::From(broken))) => {
-                let reason = reason_of(&broken);
-                *error = Some(broken);
-                return Poll::Ready(Err(Break::Answer(reason)));
+        if answer.head.is_some() {
+            if let Err(gone) = ready!(self.poll_head(cx, answer)) {
+                answer.error = Some(gone);
+                return Poll::Ready(Err(Break::CallerGone(0)));
             }
-            Poll::Ready(Err(Broken::To(gone))) => {
+            if answer.tunnel {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.poll_both(cx, answer)
+    }
+
+    /// Passes the answer's head on. Meanwhile the request goes on.
+    fn poll_head(&mut self, cx: &mut Context<'_>, answer: &mut Answer) -> Poll<Result<(), Broken>> {
+        if let Poll::Ready(broken) = self.stream.poll_broken(cx) {
+            return Poll::Ready(Err(broken));
+        }
+        if let Poll::Ready(Err(broken)) = self.poll_up(cx, &mut answer.sent) {
+            return Poll::Ready(Err(broken));
+        }
+        ready!(self.stream.poll_room_for_head(cx))?;
+        let Some(head) = answer.head.take() else { return Poll::Ready(Ok(())) };
+        let ends = answer.down.is_done();
+        if ends {
+            answer.grpc_status = head.fields.get(b"grpc-status").and_then(number);
+        }
+        let passed = self.stream.send_head(&Pseudo::Within, &head.fields, ends);
+        answer.sent.stream.give_back(head.fields);
+        if passed {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(Err(self.stream.broken().unwrap_or(Broken::Dropped)))
+    }
+
+    /// Moves both bodies until that of the answer has come to its end.
+    fn poll_both(&mut self, cx: &mut Context<'_>, answer: &mut Answer) -> Poll<Result<(), Break>> {
+        let Answer { sent, status, down, error, .. } = answer;
+        match down.poll(cx, &sent.stream, &self.stream) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(Cut::From(broken))) => {
+                *error = Some(broken);
+                return Poll::Ready(Err(Break::Answer(reason_of(broken))));
+            }
+            Poll::Ready(Err(Cut::To(gone))) => {
                 *error = Some(gone);
                 return Poll::Ready(Err(Break::CallerGone(*status)));
             }
             Poll::Pending => {}
         }
-        if let Poll::Ready(Err(gone)) = self.poll_up(cx, sent) {
+        let gone = match self.poll_up(cx, sent) {
+            Poll::Ready(Err(gone)) => Poll::Ready(gone),
+            _ => self.stream.poll_broken(cx),
+        };
+        gone.map(|gone| {
             *error = Some(gone);
-            return Poll::Ready(Err(Break::CallerGone(*status)));
-        }
-        back.poll_reset(cx).map(|code| {
-            *error = code.ok().map(h2::Error::from);
             Err(Break::CallerGone(*status))
         })
+    }
+
+    /// The answer is complete and the request is not. As long as the endpoint takes the rest of it, it gets it, as it would
+    /// without Sluice.
+    async fn send_rest(&mut self, sent: &mut Sent) {
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(broken) = self.stream.poll_broken(cx) {
+                return Poll::Ready(Err(Cut::From(broken)));
+            }
+            if let Poll::Ready(broken) = sent.stream.poll_broken(cx) {
+                return Poll::Ready(Err(Cut::To(broken)));
+            }
+            self.up.poll(cx, &self.stream, &sent.stream)
+        });
+        match ended.await {
+            Ok(()) => {}
+            Err(Cut::From(gone)) => give_up(&sent.stream, gone),
+            // It has no use for the rest, and says so with NO_ERROR (RFC 9113, section 8.1), or otherwise.
+            Err(Cut::To(broken)) => self.stream.reset(broken.code().unwrap_or(Code::NO_ERROR)),
+        }
+    }
+
+    /// Both sides speak another protocol, within the streams: bytes go both ways until both have ended.
+    async fn carry_tunnel(&mut self, answer: &mut Answer, held: Held) {
+        let destination = self.call.known.destination.clone();
+        let active = {
+            let mut series = self.call.known.series();
+            series.lane(held.chosen.endpoint().tag.as_ref()).begin_tunnel()
+        };
+        let until = Until::drained(destination.service.governor.policy().drain.timeout);
+        let (mut up, mut down) = (0, 0);
+        let both = poll_fn(|cx| {
+            let ended = match self.poll_both(cx, answer) {
+                Poll::Ready(Ok(())) if answer.sent.is_deaf() || self.up.is_done() => Poll::Ready(Ok(())),
+                // The endpoint has ended its side; the caller may have more to say.
+                Poll::Ready(Ok(())) => match self.poll_up(cx, &mut answer.sent) {
+                    Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+                    Poll::Ready(Err(gone)) => {
+                        answer.error = Some(gone);
+                        Poll::Ready(Err(Break::CallerGone(answer.status)))
+                    }
+                    Poll::Pending => self.stream.poll_broken(cx).map(|gone| {
+                        answer.error = Some(gone);
+                        Err(Break::CallerGone(answer.status))
+                    }),
+                },
+                other => other,
+            };
+            let (sent, got) = (self.up.bytes, answer.down.bytes);
+            active.series().add_request_bytes(sent - std::mem::replace(&mut up, sent));
+            active.series().add_response_bytes(got - std::mem::replace(&mut down, got));
+            ended
+        });
+        let ended = until.wait(held.chosen.endpoint(), pin!(both)).await;
+        let ended = ended.unwrap_or_else(|elapsed| Err(Break::TimedOut(elapsed)));
+        active.finish(match ended {
+            Ok(()) => None,
+            Err(Break::CallerGone(_)) => Some(Reason::ClientClosed),
+            Err(Break::Answer(reason)) => Some(reason),
+            Err(Break::End) => Some(Reason::UpstreamReset),
+            Err(Break::TimedOut(elapsed)) => Some(elapsed.reason()),
+        });
+        self.leave_streams(answer, ended);
+    }
+
+    /// Both streams end as their other one has.
+    fn leave_streams(&mut self, answer: &Answer, ended: Result<(), Break>) {
+        match ended {
+            Err(Break::CallerGone(_)) => {
+                give_up(&answer.sent.stream, answer.error.unwrap_or(Broken::Lost));
+            }
+            Err(Break::Answer(reason)) => match answer.error.and_then(Broken::code) {
+                Some(code) => self.stream.reset(code),
+                None => self.break_off(reason),
+            },
+            Err(Break::TimedOut(elapsed)) => self.break_off(elapsed.reason()),
+            // (Streams end in order or not at all.)
+            Ok(()) | Err(Break::End) => {}
+        }
+    }
+
+    /// The answer has begun, and goes no further.
+    fn break_off(&mut self, reason: Reason) {
+        if !(self.facts.grpc && answer::break_off_grpc(&self.stream, reason)) {
+            self.stream.reset(Code::INTERNAL_ERROR);
+        }
     }
 }
 
@@ -245,14 +346,14 @@ impl governed::Exchange for Exchange {
 
     async fn attempt(&mut self, chosen: &Chosen) -> Result<Answer, Failure> {
         if let Some(sender) = self.call.record.sender() {
-            put_sender(&mut self.head.headers, &sender);
+            self.head.edit(|name, value| context::put(name, value, &sender));
         }
-        let (sent, response) = self.send(chosen).await?;
-        let (mut head, body) = response.into_parts();
-        edit::modify(&mut head.headers, &self.call.headers().response, |_| false);
-        let status = head.status.as_u16();
-        let head = Some(Response::from_parts(head, ()));
-        Ok(Answer { sent, head, status, grpc_status: None, down: Pipe::new(body), back: None, error: None })
+        let (sent, mut response) = self.send(chosen).await?;
+        edit::modify(&mut response.fields, &self.call.headers().response, |_| false);
+        let status = response.status;
+        let down = Pipe::new(&sent.stream);
+        let tunnel = self.facts.connect && (200..300).contains(&status);
+        Ok(Answer { sent, head: Some(response), status, grpc_status: None, down, error: None, tunnel })
     }
 
     fn status(answer: &Answer) -> u16 {
@@ -260,34 +361,34 @@ impl governed::Exchange for Exchange {
     }
 
     fn grpc_status(&self, answer: &Answer) -> Option<u8> {
-        if self.kind != Kind::Grpc {
+        if !self.facts.grpc {
             return None;
         }
         match &answer.head {
             // With the head only if there is nothing else: an answer that goes on has not said its last word.
-            Some(head) if answer.down.is_done() => grpc_status(head.headers()),
-            _ => answer.grpc_status.or_else(|| answer.down.trailers().and_then(grpc_status)),
+            Some(head) if answer.down.is_done() => head.fields.get(b"grpc-status").and_then(number),
+            _ => answer.grpc_status.or_else(|| answer.down.grpc_status()),
         }
     }
 
     fn headers(answer: &Answer) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let headers = answer.head.iter().flat_map(Response::headers);
-        headers.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
+        let fields = answer.head.iter().flat_map(|head| head.fields.iter());
+        fields.filter(|field| field.name.first() != Some(&b':')).map(|field| (field.name, field.value))
     }
 
     fn show(answer: &mut Answer, collector: Collector) {
         answer.down.show(collector);
     }
 
-    fn discard(&mut self, mut answer: Answer) {
-        answer.sent.stream.send_reset(Code::CANCEL);
+    fn discard(&mut self, answer: Answer) {
+        answer.sent.stream.reset(Code::CANCEL);
     }
 
     /// It is kept in any case.
     fn keep(&mut self) {}
 
-    fn is_tunnel(_: &Answer) -> bool {
-        false
+    fn is_tunnel(answer: &Answer) -> bool {
+        answer.tunnel
     }
 
     fn sent_at(&self, answer: &Answer) -> Option<Nanos> {
@@ -305,13 +406,6 @@ impl governed::Exchange for Exchange {
 
     async fn pass_on(&mut self, answer: &mut Answer) -> Result<(), Break> {
         self.up.commit();
-        if let Some(head) = answer.head.take() {
-            answer.grpc_status = grpc_status(head.headers()).filter(|_| answer.down.is_done());
-            match self.respond.send_response(head, answer.down.is_done()) {
-                Ok(back) => answer.back = Some(back),
-                Err(_) => return Err(Break::CallerGone(0)),
-            }
-        }
         poll_fn(|cx| self.poll_pass(cx, answer)).await
     }
 
@@ -319,28 +413,14 @@ impl governed::Exchange for Exchange {
         (self.up.bytes, answer.map_or(0, |answer| answer.down.bytes))
     }
 
-    async fn conclude(&mut self, mut answer: Answer, _: Held, ended: Result<(), Break>) {
+    async fn conclude(&mut self, mut answer: Answer, held: Held, ended: Result<(), Break>) {
         match ended {
-            Err(Break::CallerGone(_)) => {
-                let code = answer.error.as_ref().and_then(h2::Error::reason);
-                self.give_up(&mut answer.sent.stream, code);
+            // Boxed, for they are rare, and every request's task would carry their state.
+            Ok(()) if answer.tunnel => Box::pin(self.carry_tunnel(&mut answer, held)).await,
+            Ok(()) if !self.up.is_done() && !answer.sent.is_deaf() => {
+                Box::pin(self.send_rest(&mut answer.sent)).await;
             }
-            Err(Break::Answer(reason)) => {
-                let (Some(error), Some(back)) = (&answer.error, &mut answer.back) else { return };
-                if error.is_reset() && error.is_remote() {
-                    back.send_reset(error.reason().unwrap_or(Code::INTERNAL_ERROR));
-                } else if self.kind != Kind::Grpc || answer::break_off_grpc(back, reason).is_err() {
-                    back.send_reset(Code::INTERNAL_ERROR);
-                }
-            }
-            Err(Break::TimedOut(elapsed)) => {
-                let Some(back) = &mut answer.back else { return };
-                if self.kind != Kind::Grpc || answer::break_off_grpc(back, elapsed.reason()).is_err() {
-                    back.send_reset(Code::INTERNAL_ERROR);
-                }
-            }
-            // (Streams end in order or not at all.)
-            Ok(()) | Err(Break::End) => {}
+            ended => self.leave_streams(&answer, ended),
         }
     }
 
@@ -349,17 +429,11 @@ impl governed::Exchange for Exchange {
     }
 
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left> {
-        self.respond.poll_reset(cx).map(|code| {
-            if code.is_ok() {
-                self.caller.resets.count(Nanos::now());
-            }
-            Left::Gone
-        })
+        self.stream.poll_broken(cx).map(|_| Left::Gone)
     }
 
     fn authority(&self) -> &[u8] {
-        let authority = self.head.uri.authority().map(|authority| authority.as_str().as_bytes());
-        authority.or_else(|| Some(self.head.headers.get(HOST)?.as_bytes())).unwrap_or_default()
+        View(&self.head).authority_of()
     }
 
     fn has_body(&self) -> bool {
@@ -367,16 +441,25 @@ impl governed::Exchange for Exchange {
     }
 
     fn kind(&self) -> Kind {
-        self.kind
+        if self.facts.grpc {
+            Kind::Grpc
+        } else if self.facts.head {
+            Kind::Head
+        } else {
+            Kind::Http
+        }
     }
 
-    async fn make_up(&mut self, answer: &MadeUp) -> (u16, ()) {
-        (self.send_made_up(answer), ())
+    async fn make_up(&mut self, made_up: &MadeUp) -> (u16, ()) {
+        match answer::send(&self.stream, made_up).await {
+            Ok(()) => (made_up.status, ()),
+            Err(_) => (0, ()),
+        }
     }
 
     /// What the endpoint said, the caller knows better than anyone what to make of.
     fn hand_on(&mut self) -> Option<(u16, ())> {
-        self.respond.send_reset(self.reset?);
+        self.stream.reset(self.reset?);
         Some((0, ()))
     }
 
@@ -388,25 +471,6 @@ impl governed::Exchange for Exchange {
     fn leave(&mut self) {}
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
-}
-
-pub(super) fn reason_of(error: &h2::Error) -> Reason {
-    // What `h2` itself has found wrong is the endpoint's breach of the protocol.
-    if error.is_library() { Reason::UpstreamProtocol } else { Reason::UpstreamReset }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_header_map_is_edited_as_every_other_head() {
-        let mut map = HeaderMap::new();
-        for (name, value) in [("accept", "a"), ("x-twice", "1"), ("accept", "b"), ("x-twice", "2")] {
-            map.append(name, HeaderValue::from_static(value));
-        }
-        edit::tests::behaves(&mut map);
-    }
+pub(super) fn reason_of(broken: Broken) -> Reason {
+    if broken == Broken::Violation { Reason::UpstreamProtocol } else { Reason::UpstreamReset }
 }

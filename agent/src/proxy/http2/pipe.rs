@@ -1,75 +1,63 @@
-//! One direction of a stream: data as it comes, then trailers, with the flow control of both ends tied together.
+//! One direction of a stream: data as it comes, then trailers, from one connection to another.
+//!
+//! Data leaves the stream it came on only when there is room for it on the other, and with that its sender's window is
+//! given again: what one side does not take is not taken from the other.
 
-use std::{
-    collections::VecDeque,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
-use http::HeaderMap;
+use bytes::{Bytes, BytesMut};
 
+use super::engine::handle::{Broken, Handle};
 use crate::{govern::fallback::stale::Collector, proxy::share::Taken};
 
 /// Bytes of a request's body that are kept until its answer begins, should it have to be sent again (DESIGN 6.5).
 const REPLAYED: usize = 64 * 1024;
 
 /// Which end broke a pipe.
-#[derive(Debug)]
-pub(super) enum Broken {
-    From(h2::Error),
-    To(h2::Error),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    From(Broken),
+    To(Broken),
 }
 
 /// A body on its way.
 pub(super) struct Pipe {
-    from: RecvStream,
-    /// What is to be sent next.
-    held: Chunk,
     /// What was sent before, to be sent again before anything new.
-    again: VecDeque<Chunk>,
+    again: Bytes,
     /// What was sent, while it may have to be sent again.
     sent: Option<Sent>,
     done: bool,
     /// Who sees the data pass.
     shown: Option<Box<Collector>>,
-    trailers: Option<HeaderMap>,
+    /// The status of gRPC, if trailers with one have been passed on.
+    grpc_status: Option<u8>,
     /// Bytes of data passed on, each counted once.
     pub(super) bytes: u64,
 }
 
-#[derive(Default)]
-struct Chunk {
-    data: Bytes,
-    /// It still counts against the window of its sender: it was never passed on.
-    new: bool,
-}
-
+/// In memory of its own: a slice would keep alive what it is a part of.
 struct Sent {
-    chunks: Vec<Bytes>,
+    data: BytesMut,
     kept: Taken,
 }
 
 impl Pipe {
     /// A pipe for an answer.
-    pub(super) fn new(from: RecvStream) -> Self {
-        let done = from.is_end_stream();
+    pub(super) fn new(from: &Handle) -> Self {
         Self {
-            from,
-            held: Chunk::default(),
-            again: VecDeque::new(),
+            again: Bytes::new(),
             sent: None,
-            done,
+            done: from.is_taken(),
             shown: None,
-            trailers: None,
+            grpc_status: None,
             bytes: 0,
         }
     }
 
     /// A pipe for a request, which can be [rewound](Self::rewind) until it is told to [commit](Self::commit).
     /// What is kept for that is charged to `kept`.
-    pub(super) fn replayable(from: RecvStream, kept: Taken) -> Self {
-        Self { sent: Some(Sent { chunks: Vec::new(), kept }), ..Self::new(from) }
+    pub(super) fn replayable(from: &Handle, kept: Taken) -> Self {
+        Self { sent: Some(Sent { data: BytesMut::new(), kept }), ..Self::new(from) }
     }
 
     /// Shows the data to `collector` as it passes.
@@ -81,9 +69,9 @@ impl Pipe {
         }
     }
 
-    /// The trailers that have been passed on.
-    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
-        self.trailers.as_ref()
+    /// That of the trailers that have been passed on.
+    pub(super) fn grpc_status(&self) -> Option<u8> {
+        self.grpc_status
     }
 
     /// Everything has been passed on.
@@ -104,127 +92,106 @@ impl Pipe {
     /// Begins anew, for another stream.
     pub(super) fn rewind(&mut self) {
         let Some(sent) = &mut self.sent else { return };
-        let chunks = std::mem::take(&mut sent.chunks);
-        // They are held to be sent now, and charged once more as they are.
+        // It is to be sent now, and charged once more as it is.
         sent.kept.release();
-        if chunks.is_empty() {
+        if sent.data.is_empty() {
             // Nothing but the request's end can have been sent, which goes with its head now.
             return;
         }
-        let held = std::mem::take(&mut self.held);
-        let rest = std::mem::take(&mut self.again);
-        let sent = chunks.into_iter().map(|data| Chunk { data, new: false });
-        let held = Some(held).filter(|held| !held.data.is_empty());
-        self.again = sent.chain(held).chain(rest).collect();
+        sent.data.extend_from_slice(&self.again);
+        self.again = sent.data.split().freeze();
         self.done = false;
     }
 
     /// Moves what can be moved. Ready when all of it, to the last trailer, has been handed to `to`.
-    pub(super) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut SendStream<Bytes>,
-    ) -> Poll<Result<(), Broken>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, from: &Handle, to: &Handle) -> Poll<Result<(), Cut>> {
         while !self.done {
-            if self.held.data.is_empty() {
-                match ready!(self.poll_next(cx))? {
-                    Some(chunk) => self.held = chunk,
-                    None => return self.poll_end(cx, to),
+            let again = !self.again.is_empty();
+            if !again && !from.has_data() {
+                if from.is_whole() {
+                    return self.poll_end(cx, from, to);
                 }
+                return match from.poll_broken(cx) {
+                    Poll::Ready(broken) => Poll::Ready(Err(Cut::From(broken))),
+                    Poll::Pending => Poll::Pending,
+                };
             }
-            if !self.held.data.is_empty() {
-                ready!(self.poll_send(cx, to))?;
-            } else if self.is_last() {
-                to.send_data(Bytes::new(), true).map_err(Broken::To)?;
-                self.done = true;
-                self.end_show();
+            let room = match to.poll_room(cx) {
+                Poll::Ready(Ok(room)) => room,
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(Cut::To(broken))),
+                Poll::Pending => {
+                    from.watch(cx);
+                    return Poll::Pending;
+                }
+            };
+            let data = if again {
+                self.again.split_to(room.min(self.again.len()))
+            } else {
+                let data = from.take_data(room);
+                self.bytes += data.len() as u64;
+                data
+            };
+            self.note(&data);
+            let last = self.again.is_empty() && from.is_taken();
+            if !to.send_data(data, last) {
+                return Poll::Ready(Err(Cut::To(to.broken().unwrap_or(Broken::Dropped))));
+            }
+            if last {
+                self.end();
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    /// The next chunk; `None` when only trailers can follow.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Chunk>, Broken>> {
-        if let Some(chunk) = self.again.pop_front() {
-            return Poll::Ready(Ok(Some(chunk)));
-        }
-        Poll::Ready(match ready!(self.from.poll_data(cx)) {
-            Some(Ok(data)) => Ok(Some(Chunk { data, new: true })),
-            Some(Err(error)) => Err(Broken::From(error)),
-            None => Ok(None),
-        })
-    }
-
-    /// Sends of `held` what `to` has room for.
-    fn poll_send(&mut self, cx: &mut Context<'_>, to: &mut SendStream<Bytes>) -> Poll<Result<(), Broken>> {
-        to.reserve_capacity(self.held.data.len());
-        let mut room = to.capacity();
-        while room == 0 {
-            room = match ready!(to.poll_capacity(cx)) {
-                Some(Ok(room)) => room,
-                Some(Err(error)) => return Poll::Ready(Err(Broken::To(error))),
-                None => return Poll::Ready(Err(Broken::To(Reason::STREAM_CLOSED.into()))),
-            };
-        }
-        let length = room.min(self.held.data.len());
-        let data = self.held.data.split_to(length);
+    fn note(&mut self, data: &Bytes) {
         if let Some(sent) = &mut self.sent {
-            if sent.kept.amount() + length <= REPLAYED && sent.kept.grow(length) {
-                sent.chunks.push(data.clone());
+            if sent.kept.amount() + data.len() <= REPLAYED && sent.kept.grow(data.len()) {
+                sent.data.extend_from_slice(data);
             } else {
                 self.sent = None;
             }
         }
         if let Some(shown) = &mut self.shown
-            && !shown.see(&data)
+            && !shown.see(data)
         {
             self.shown = None;
         }
-        let last = self.is_last();
-        to.send_data(data, last).map_err(Broken::To)?;
-        self.done = last;
-        if last {
-            self.end_show();
-        }
-        if self.held.new {
-            self.bytes += length as u64;
-            // Fails only for a stream that has ended, whose window is of no interest any more.
-            let _ = self.from.flow_control().release_capacity(length);
-        }
-        Poll::Ready(Ok(()))
     }
 
-    fn end_show(&mut self) {
+    fn end(&mut self) {
+        self.done = true;
         if let Some(shown) = self.shown.take() {
             shown.finish();
         }
     }
 
-    /// Nothing is left and nothing will come, no trailers either.
-    fn is_last(&self) -> bool {
-        self.held.data.is_empty() && self.again.is_empty() && self.from.is_end_stream()
-    }
-
-    fn poll_end(&mut self, cx: &mut Context<'_>, to: &mut SendStream<Bytes>) -> Poll<Result<(), Broken>> {
-        let trailers = match ready!(self.from.poll_trailers(cx)) {
-            Ok(trailers) => trailers,
-            Err(error) => return Poll::Ready(Err(Broken::From(error))),
-        };
-        match trailers {
+    /// There is no more data: trailers, or the end alone.
+    fn poll_end(&mut self, cx: &mut Context<'_>, from: &Handle, to: &Handle) -> Poll<Result<(), Cut>> {
+        if let Err(broken) = ready!(to.poll_room_for_head(cx)) {
+            return Poll::Ready(Err(Cut::To(broken)));
+        }
+        let passed = match from.take_trailers() {
             Some(trailers) => {
                 // Not kept, so it cannot be sent again.
                 self.sent = None;
                 // Nor can what came before them be given again without them.
                 self.shown = None;
-                if trailers.contains_key("grpc-status") {
-                    self.trailers = Some(trailers.clone());
-                }
-                to.send_trailers(trailers).map_err(Broken::To)?;
+                self.grpc_status = trailers.get(b"grpc-status").and_then(number);
+                let passed = to.send_trailers(&trailers);
+                to.give_back(trailers);
+                passed
             }
-            None => to.send_data(Bytes::new(), true).map_err(Broken::To)?,
+            None => to.send_data(Bytes::new(), true),
+        };
+        if !passed {
+            return Poll::Ready(Err(Cut::To(to.broken().unwrap_or(Broken::Dropped))));
         }
-        self.done = true;
-        self.end_show();
+        self.end();
         Poll::Ready(Ok(()))
     }
+}
+
+/// A small number in decimal digits.
+pub(super) fn number(text: &[u8]) -> Option<u8> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }

@@ -1,11 +1,13 @@
 //! A worker's HTTP/2 connections to endpoints.
 //!
 //! A connection belongs to one pod and one endpoint, and many streams share it: another is opened only when the
-//! endpoint allows no more streams on those there are. It is driven by a task of its own, and ends when it has left the
-//! pool and its last stream has ended.
+//! endpoint allows no more streams on those there are, or does not take what they have to say. It is driven by a task of its
+//! own, and ends when it has left the pool and its last stream has ended.
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
     io,
     net::SocketAddr,
     rc::Rc,
@@ -15,20 +17,18 @@ use std::{
 };
 
 use ahash::AHashMap;
-use bytes::Bytes;
-use h2::{
-    SendStream,
-    client::{ResponseFuture, SendRequest},
-};
-use http::Request;
+use bytes::BytesMut;
 use tokio::{net::TcpStream, sync::OnceCell};
 
-use super::{MAX_STREAMS, RESET_STREAMS, SEND_BUFFER};
+use super::engine::{
+    core::{Core, Ended, MAX_STREAMS, Role},
+    driver::Driver,
+    handle::{self, Handle},
+};
 use crate::{
     clock::Nanos,
     govern::endpoint::{Endpoint, Load},
     proxy::{
-        http1::MAX_HEAD_BYTES,
         upstream,
         worker::{PodHere, Worker},
     },
@@ -38,15 +38,8 @@ use crate::{
 /// 6.5.2, recommends at least 100).
 const FIRST_STREAMS: usize = 100;
 
-/// Connections of a pod to an endpoint. When all are full, requests wait for their turn on the one with the fewest.
+/// Connections of a pod to an endpoint. When all are full, requests wait for their turn.
 pub(super) const MAX_CONNECTIONS: usize = 16;
-
-/// What one answer may have under way before its caller takes it. Larger than towards the caller, who is on this node:
-/// an endpoint two milliseconds away can still send 128 MiB/s.
-pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
-
-/// What all answers on one connection together may have under way before their callers take it.
-const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// How long a connection without streams is kept.
 const KEPT_FOR: Nanos = Nanos::of(Duration::from_secs(60));
@@ -71,6 +64,16 @@ struct Connections {
     /// Streams that the endpoint allows on one, as far as is known.
     limit: usize,
     open: Vec<Rc<Shared>>,
+    /// Requests that wait for a place, the first one first.
+    waiting: VecDeque<Rc<Turn>>,
+}
+
+/// A request's turn, once there is a place.
+#[derive(Default)]
+struct Turn {
+    waker: RefCell<Option<Waker>>,
+    /// It has been called.
+    called: Cell<bool>,
 }
 
 /// A connection that is open or about to be.
@@ -80,30 +83,74 @@ struct Shared {
     load: Arc<Load>,
     /// Streams that it is expected to allow.
     guess: usize,
-    /// Only ever cloned: a handle that has sent a request may stand for one that waits for its turn, and asking it
-    /// whether it is ready would take that one's waker.
-    opened: OnceCell<Result<SendRequest<Bytes>, Rc<io::Error>>>,
+    opened: OnceCell<Result<handle::Shared, Rc<io::Error>>>,
     /// Streams that are open, or wait for the connection to be.
     streams: Cell<usize>,
     idle_since: Cell<Nanos>,
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Nobody opens streams on it any more.
+        if let Some(Ok(core)) = self.opened.get() {
+            core.borrow_mut().retire();
+        }
+    }
+}
+
 impl Shared {
-    /// How many streams may be open at once; `guess` while the endpoint has not said.
-    fn limit(&self, guess: usize) -> usize {
+    /// How many streams may be open at once.
+    fn limit(&self) -> usize {
         match self.opened.get() {
-            None => guess,
+            None => self.guess,
             Some(Err(_)) => 0,
-            Some(Ok(sender)) => sender.current_max_send_streams().min(MAX_STREAMS as usize),
+            Some(Ok(core)) => {
+                let core = core.borrow();
+                let limit = match core.remote() {
+                    _ if !core.takes_streams() => 0,
+                    remote if !remote.known => self.guess,
+                    remote => remote.max_streams.map_or(MAX_STREAMS, |max| max as usize),
+                };
+                limit.min(MAX_STREAMS)
+            }
+        }
+    }
+
+    /// Its endpoint has told how many streams it allows.
+    fn is_known(&self) -> bool {
+        matches!(self.opened.get(), Some(Ok(core)) if core.borrow().remote().known)
+    }
+
+    /// The endpoint does not take what was sent to it.
+    fn is_stuck(&self) -> bool {
+        matches!(self.opened.get(), Some(Ok(core)) if core.borrow().is_stuck())
+    }
+
+    fn has_ended(&self) -> bool {
+        match self.opened.get() {
+            Some(Ok(core)) => !core.borrow().takes_streams(),
+            Some(Err(_)) => true,
+            None => false,
         }
     }
 }
 
 /// A place for one stream on a connection.
 pub(super) struct Place {
+    worker: Rc<Worker>,
     shared: Rc<Shared>,
     /// The connection was there before this request needed it.
     pub(super) reused: bool,
+}
+
+impl Place {
+    /// Whether the endpoint takes extended CONNECT, once it has said; `None`: the connection has ended before.
+    pub(super) fn poll_settings(&self, cx: &Context<'_>) -> Poll<Option<bool>> {
+        match self.shared.opened.get() {
+            Some(Ok(core)) => core.borrow_mut().poll_connect(cx),
+            _ => Poll::Ready(None),
+        }
+    }
 }
 
 impl Drop for Place {
@@ -113,15 +160,26 @@ impl Drop for Place {
         if streams == 0 {
             self.shared.idle_since.set(Nanos::now());
         }
+        self.worker.h2.call_next(self.shared.key);
     }
 }
 
-/// Why a stream could not be opened. In neither case has anything been sent.
-pub(super) enum NotOpened {
-    /// The connection takes no new streams: another may.
-    Retired,
-    /// The request cannot be sent over HTTP/2.
-    Unfit(h2::Error),
+/// A request that waits for a place. One that leaves after it was called calls the next.
+struct Waiting<'p> {
+    pool: &'p Pool,
+    key: Key,
+    turn: Option<Rc<Turn>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(turn) = self.turn.take() else { return };
+        if turn.called.get() {
+            self.pool.call_next(self.key);
+        } else if let Some(connections) = self.pool.connections.borrow_mut().get_mut(&self.key) {
+            connections.waiting.retain(|other| !Rc::ptr_eq(other, &turn));
+        }
+    }
 }
 
 impl Pool {
@@ -134,9 +192,14 @@ impl Pool {
         started: Nanos,
     ) -> Result<Place, Rc<io::Error>> {
         let key = (pod.id, endpoint.address);
-        let shared = self.shared(key, &endpoint.load);
-        shared.streams.set(shared.streams.get() + 1);
-        let place = Place { reused: shared.opened.initialized(), shared };
+        let shared = match self.take(key, &endpoint.load, true) {
+            Some(shared) => shared,
+            None => self.wait(key, &endpoint.load).await,
+        };
+        let place = Place { reused: shared.opened.initialized(), worker: worker.clone(), shared };
+        if place.reused && matches!(place.shared.opened.get(), Some(Ok(_))) {
+            return Ok(place);
+        }
         // Streams that come while the connection is being opened wait for it together.
         let opened = place.shared.opened.get_or_init(|| async {
             // Boxed, for it is rare, and every request's task would carry its state.
@@ -152,54 +215,118 @@ impl Pool {
         }
     }
 
-    /// Opens a stream on the connection.
-    pub(super) fn send(
-        &self,
-        place: &Place,
-        request: impl FnOnce() -> Request<()>,
-        end: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), NotOpened> {
-        let Some(Ok(sender)) = place.shared.opened.get() else { return Err(NotOpened::Retired) };
-        let mut sender = sender.clone();
-        // It has ended, or was told to go away. (A clone never has to wait.)
-        if !matches!(sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(()))) {
+    /// Opens a stream on the connection; `None`: it takes no new ones.
+    pub(super) fn open(&self, place: &Place) -> Option<Handle> {
+        let Some(Ok(core)) = place.shared.opened.get() else { return None };
+        let key = core.borrow_mut().open();
+        let Some(key) = key else {
+            // It has ended, or was told to go away.
             self.retire(&place.shared);
-            return Err(NotOpened::Retired);
-        }
-        sender.send_request(request(), end).map_err(NotOpened::Unfit)
+            return None;
+        };
+        Some(Handle::new(core, key))
     }
 
-    fn shared(&self, key: Key, load: &Arc<Load>) -> Rc<Shared> {
+    /// Waits until a place is free, or a connection may be opened.
+    async fn wait(&self, key: Key, load: &Arc<Load>) -> Rc<Shared> {
+        let mut waiting = Waiting { pool: self, key, turn: None };
+        poll_fn(|cx| {
+            // Whoever is called is the first; whoever is not, is behind those that wait.
+            let called = waiting.turn.as_ref().is_some_and(|turn| turn.called.get());
+            if let Some(shared) = self.take(key, load, called) {
+                waiting.turn = None;
+                return Poll::Ready(shared);
+            }
+            let turn = match waiting.turn.take() {
+                Some(turn) if !turn.called.get() => turn,
+                _ => {
+                    let turn = Rc::new(Turn::default());
+                    if let Some(connections) = self.connections.borrow_mut().get_mut(&key) {
+                        connections.waiting.push_back(turn.clone());
+                    }
+                    turn
+                }
+            };
+            *turn.waker.borrow_mut() = Some(cx.waker().clone());
+            waiting.turn = Some(turn);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The request that has waited longest may look for a place.
+    fn call_next(&self, key: Key) {
         let mut pools = self.connections.borrow_mut();
-        let connections =
-            pools.entry(key).or_insert_with(|| Connections { limit: FIRST_STREAMS, open: Vec::new() });
+        let Some(connections) = pools.get_mut(&key) else { return };
+        if let Some(turn) = connections.waiting.pop_front() {
+            turn.called.set(true);
+            let waker = turn.waker.borrow_mut().take();
+            drop(pools);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// All that wait may look: there may be many places.
+    pub(super) fn call_all(&self, key: Key) {
+        let waiting = match self.connections.borrow_mut().get_mut(&key) {
+            Some(connections) => std::mem::take(&mut connections.waiting),
+            None => return,
+        };
+        for turn in waiting {
+            turn.called.set(true);
+            if let Some(waker) = turn.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Takes a place on a connection with room, or on one that is to be opened; `None`: all are full. `first`: nobody has
+    /// waited for longer.
+    fn take(&self, key: Key, load: &Arc<Load>, first: bool) -> Option<Rc<Shared>> {
+        let mut pools = self.connections.borrow_mut();
+        let connections = pools.entry(key).or_insert_with(|| Connections {
+            limit: FIRST_STREAMS,
+            open: Vec::new(),
+            waiting: VecDeque::new(),
+        });
         // They end when their last stream has.
         connections.open.retain(|shared| Arc::ptr_eq(&shared.load, load));
+        if !first && !connections.waiting.is_empty() {
+            return None;
+        }
+        let mut stuck = None;
+        let take = |shared: &Rc<Shared>| {
+            shared.streams.set(shared.streams.get() + 1);
+            Some(Rc::clone(shared))
+        };
         for shared in &connections.open {
-            let limit = shared.limit(connections.limit);
+            let limit = shared.limit();
             if shared.streams.get() < limit {
-                return Rc::clone(shared);
+                if !shared.is_stuck() {
+                    return take(shared);
+                }
+                stuck.get_or_insert(shared);
             }
             // A further connection will be told the same.
-            if limit > 0 {
+            if limit > 0 && shared.is_known() {
                 connections.limit = limit;
             }
         }
-        if connections.open.len() >= MAX_CONNECTIONS
-            && let Some(shared) = connections.open.iter().min_by_key(|shared| shared.streams.get())
-        {
-            return Rc::clone(shared);
+        if connections.open.len() >= MAX_CONNECTIONS {
+            return stuck.and_then(take);
         }
         let shared = Rc::new(Shared {
             key,
             load: load.clone(),
             guess: connections.limit,
             opened: OnceCell::new(),
-            streams: Cell::new(0),
+            streams: Cell::new(1),
             idle_since: Cell::new(Nanos::now()),
         });
         connections.open.push(Rc::clone(&shared));
-        shared
+        Some(shared)
     }
 
     /// No new stream goes over this connection.
@@ -208,42 +335,50 @@ impl Pool {
     }
 
     fn retain(&self, key: Key, keep: impl Fn(&Rc<Shared>) -> bool) {
-        let mut pools = self.connections.borrow_mut();
-        if let Some(connections) = pools.get_mut(&key) {
-            connections.open.retain(keep);
+        // Another one may be opened in the place of what goes.
+        self.call_all(key);
+        let gone: Vec<_> = {
+            let mut pools = self.connections.borrow_mut();
+            let Some(connections) = pools.get_mut(&key) else { return };
+            let gone = connections.open.extract_if(.., |shared| !keep(shared)).collect();
             if connections.open.is_empty() {
                 pools.remove(&key);
             }
-        }
+            gone
+        };
+        drop(gone);
     }
 
     /// Drops the connections of `key` that have ended.
     fn drop_ended(&self, key: Key) {
-        self.retain(key, |shared| match shared.opened.get() {
-            Some(Ok(sender)) => {
-                let ready = sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
-                matches!(ready, Poll::Ready(Ok(())))
-            }
-            Some(Err(_)) => false,
-            None => true,
-        });
+        self.retain(key, |shared| !shared.has_ended());
     }
 
     /// Lets connections go that have had no stream for too long, and those to endpoints that are shutting down: their streams
     /// go on to the end.
     pub(crate) fn sweep(&self, now: Nanos) {
+        let mut gone = Vec::new();
         self.connections.borrow_mut().retain(|_, connections| {
-            connections.open.retain(|shared| {
+            gone.extend(connections.open.extract_if(.., |shared| {
                 let fresh = shared.streams.get() > 0 || now.since(shared.idle_since.get()) < KEPT_FOR;
-                fresh && shared.load.terminating_since().is_none()
-            });
-            !connections.open.is_empty()
+                !fresh || shared.load.terminating_since().is_some()
+            }));
+            !connections.open.is_empty() || !connections.waiting.is_empty()
         });
     }
 
     /// Lets all connections of a pod go. Streams that are open go on to their end.
     pub(crate) fn forget(&self, pod: u64) {
-        self.connections.borrow_mut().retain(|(owner, _), _| *owner != pod);
+        let gone: Vec<_> = self.connections.borrow_mut().extract_if(|(owner, _), _| *owner == pod).collect();
+        for (_, connections) in gone {
+            // They find none, and open another.
+            for turn in &connections.waiting {
+                turn.called.set(true);
+                if let Some(waker) = turn.waker.borrow_mut().take() {
+                    waker.wake();
+                }
+            }
+        }
     }
 }
 
@@ -254,30 +389,38 @@ async fn open(
     endpoint: &Arc<Endpoint>,
     shared: &Shared,
     started: Nanos,
-) -> io::Result<SendRequest<Bytes>> {
+) -> io::Result<handle::Shared> {
     let (stream, counted) =
         upstream::connect(worker, &*pod.pod.network, endpoint, started).await?.into_parts();
     watch_over(&stream)?;
-    let handshake = h2::client::Builder::new()
-        .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_max_send_streams(shared.guess)
-        .max_header_list_size(MAX_HEAD_BYTES as u32)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_concurrent_reset_streams(RESET_STREAMS)
-        .handshake(stream);
-    let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+    let core = Core::new(Role::Client, pod.http2.clone(), Nanos::now());
+    let core = Rc::new(RefCell::new(core));
+    let mut driver = Driver::new(core.clone(), stream, worker.clone(), BytesMut::new());
     let (worker, key) = (Rc::clone(worker), shared.key);
     tokio::task::spawn_local(async move {
         let _counted = counted;
-        if let Err(error) = connection.await {
-            // Its requests have failed with the same error, and said so.
-            tracing::debug!(endpoint = %key.1, %error, "an HTTP/2 connection to an endpoint has ended");
+        // Until the endpoint has told how many streams it allows, the others wait.
+        let (mut known, mut retired) = (false, false);
+        poll_fn(|cx| {
+            let over = driver.poll(cx);
+            let remote = *driver.core().borrow().remote();
+            if !std::mem::replace(&mut known, remote.known) && remote.known {
+                worker.h2.call_all(key);
+            }
+            if !std::mem::replace(&mut retired, remote.last.is_some()) && remote.last.is_some() {
+                worker.h2.drop_ended(key);
+            }
+            over
+        })
+        .await;
+        if let Some(Ended::Violation(code, why)) = driver.core().borrow().ended() {
+            // Its requests have failed, and said so.
+            tracing::debug!(endpoint = %key.1, %code, why, "ended an HTTP/2 connection to an endpoint");
         }
+        drop(driver);
         worker.h2.drop_ended(key);
     });
-    Ok(sender)
+    Ok(core)
 }
 
 fn watch_over(stream: &TcpStream) -> io::Result<()> {

@@ -88,6 +88,7 @@ impl Decoder {
 
     /// The peer has acknowledged this `SETTINGS_HEADER_TABLE_SIZE`. If its table is larger, its next block has to begin
     /// with a smaller size.
+    #[cfg(test)]
     pub(crate) fn set_max_table(&mut self, bound: usize) {
         self.bound = bound;
     }

@@ -246,7 +246,8 @@ async fn draining_waits_until_answers_have_left_the_agent() {
         (0..REQUESTS).map(|_| caller.send_request(get(), true).expect("it takes requests").0).collect();
     let turn = poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut connection).poll(cx)));
     assert!(turn.await.is_pending(), "the requests are sent");
-    bed.metric(&["sluice_requests_total", "2xx"], |value| value == REQUESTS as u64).await;
+    // Some of them are written as far as the kernel takes them; the others are still under way.
+    bed.metric(&["sluice_requests_total", "2xx"], |value| value >= 1).await;
 
     let draining = bed.proxy.drain();
     let mut draining = std::pin::pin!(draining);

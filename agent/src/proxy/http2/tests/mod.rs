@@ -9,27 +9,32 @@ mod routing;
 mod traces;
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
+    net::SocketAddr,
     os::fd::BorrowedFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use h2::{Reason as Code, client, server};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use bytes::Bytes;
+use h2::{Reason as Code, RecvStream, client, server, server::SendResponse};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
 
-use super::*;
+use super::pool;
 use crate::{
-    cluster::model::{Current, Protocol, Service, Snapshot, Workload},
+    clock::Nanos,
+    cluster::model::{Current, Destination, Protocol, Service, Snapshot, Workload},
     govern::{endpoint::Endpoint, lane::TagNames, tag::Tag},
     observe::{access_log::AccessLog, metrics::Metrics, trace::Tracer},
     proxy::{Network, OpenPod, Options, Pod, Proxy},

@@ -1,0 +1,313 @@
+//! Moves a connection's bytes: what is unsent to its socket, and what has come to its [core](super::core).
+//!
+//! A turn writes, then reads once, and takes what was read as far as it may in one go. Whatever the streams have to say to
+//! that they say before the next turn, so that it leaves in one write. A connection that has nothing to read or write
+//! holds no buffer.
+
+use std::{
+    future::Future,
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep_until},
+};
+use tokio_util::io::poll_read_buf;
+
+use super::{
+    core::{Ended, Leaving, OUT_STOP, Role},
+    handle::Shared,
+    out::SLICES,
+    reader::Fed,
+};
+use crate::{
+    clock::Nanos,
+    proxy::{
+        buffers::BUFFER_BYTES,
+        worker::{Busy, Worker},
+    },
+};
+
+/// How long a connection that is closed on this side waits for its peer to close it too. If it were gone when the peer's
+/// next frame comes, the kernel would answer with a reset, and what is still in its buffers be lost (RFC 9112, section 9.6,
+/// tells the same of HTTP/1).
+const LINGER: Nanos = Nanos::of(Duration::from_secs(5));
+
+/// How long the answer to the PING behind a first GOAWAY is waited for.
+const ANNOUNCED: Nanos = Nanos::of(Duration::from_secs(1));
+
+/// When a connection looks again whether its pod has bytes for its window.
+const STARVED: Nanos = Nanos::of(Duration::from_millis(50));
+
+/// The most that a read may bring. Grows to it while reads bring all that they may.
+const LARGEST_READ: usize = 128 * 1024;
+
+/// The least room that a read is given.
+const LEAST_ROOM: usize = 4 * 1024;
+
+pub(crate) struct Driver {
+    core: Shared,
+    stream: TcpStream,
+    worker: Rc<Worker>,
+    input: BytesMut,
+    /// What a read may bring.
+    room: usize,
+    /// Something was read that could not be taken yet.
+    left_over: bool,
+    /// Nothing is read until then.
+    paused: Option<Nanos>,
+    timer: Option<(Nanos, Pin<Box<Sleep>>)>,
+    announced: Option<Nanos>,
+    /// A stream has ended for who carries it when the last of it is appended to what is unsent, which may stay here for as
+    /// long as the peer does not read.
+    unsent: Option<Busy>,
+    closing: Closing,
+}
+
+/// How far the end of the connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// All was written; what still comes is dropped, until then at most.
+    Lingering(Nanos),
+}
+
+impl Driver {
+    /// `early` was read before.
+    pub(crate) fn new(core: Shared, stream: TcpStream, worker: Rc<Worker>, early: BytesMut) -> Self {
+        Self {
+            core,
+            stream,
+            worker,
+            left_over: !early.is_empty(),
+            input: early,
+            room: BUFFER_BYTES,
+            paused: None,
+            timer: None,
+            announced: None,
+            unsent: None,
+            closing: Closing::No,
+        }
+    }
+
+    pub(crate) fn core(&self) -> &Shared {
+        &self.core
+    }
+
+    /// A turn. Ready when the connection is over.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.core.borrow_mut().set_driver(cx.waker());
+        if let Closing::Lingering(until) = self.closing {
+            return self.poll_linger(cx, until);
+        }
+        if self.write(cx).is_err() {
+            self.core.borrow_mut().end(Ended::Lost);
+        }
+        let now = {
+            let mut core = self.core.borrow_mut();
+            if core.serve_waiting() {
+                cx.waker().wake_by_ref();
+            }
+            if core.is_done() {
+                core.finish();
+            }
+            if core.ended().is_some() {
+                drop(core);
+                return self.poll_close(cx);
+            }
+            let waits = self.paused.is_some() || core.leaving() == Leaving::Announced || core.is_starved();
+            if waits { Some(Nanos::now()) } else { None }
+        };
+        if let Some(now) = now {
+            self.look_at_clock(cx, now);
+        }
+        self.read(cx);
+        self.core.borrow_mut().charge();
+        Poll::Pending
+    }
+
+    /// What is done at a time.
+    fn look_at_clock(&mut self, cx: &mut Context<'_>, now: Nanos) {
+        let mut next = None;
+        let mut at = |moment: Nanos| next = Some(next.map_or(moment, |other: Nanos| other.min(moment)));
+        match self.paused {
+            Some(until) if until <= now => self.paused = None,
+            Some(until) => at(until),
+            None => {}
+        }
+        let mut core = self.core.borrow_mut();
+        if core.leaving() == Leaving::Announced {
+            let until = *self.announced.get_or_insert(now + ANNOUNCED);
+            if until <= now { core.leave_finally() } else { at(until) }
+        }
+        if core.is_starved() {
+            core.replenish();
+            if core.is_starved() {
+                at(now + STARVED);
+            }
+        }
+        drop(core);
+        if let Some(next) = next {
+            self.wake_at(cx, next);
+        }
+    }
+
+    /// Is woken then.
+    fn wake_at(&mut self, cx: &mut Context<'_>, moment: Nanos) {
+        if self.timer.as_ref().is_none_or(|(at, _)| *at != moment) {
+            self.timer = Some((moment, Box::pin(sleep_until(moment.instant()))));
+        }
+        if let Some((_, sleep)) = &mut self.timer
+            && sleep.as_mut().poll(cx).is_ready()
+        {
+            self.timer = None;
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Writes what can be.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let mut core = self.core.borrow_mut();
+        while !core.out().is_empty() {
+            let out = core.out();
+            let written = if let Some(bytes) = out.single() {
+                Pin::new(&mut self.stream).poll_write(cx, bytes)
+            } else {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let count = out.slices(&mut slices);
+                Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count])
+            };
+            match written {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(amount)) => core.wrote(amount),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    if self.unsent.is_none() {
+                        self.unsent = Some(self.worker.busy());
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        core.rest();
+        self.unsent = None;
+        Ok(())
+    }
+
+    /// Reads, and takes what was read.
+    fn read(&mut self, cx: &mut Context<'_>) {
+        if self.paused.is_some() {
+            return;
+        }
+        // There is more to be written than streams may have left: answers that nobody takes. It goes on when they are.
+        if self.core.borrow().out().len() >= OUT_STOP {
+            return;
+        }
+        self.core.borrow_mut().settle();
+        if !self.left_over {
+            match self.poll_read(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(_) => {
+                    self.core.borrow_mut().end(Ended::Lost);
+                    cx.waker().wake_by_ref();
+                    return;
+                }
+            }
+        }
+        let now = Nanos::now();
+        let mut core = self.core.borrow_mut();
+        let fed = core.feed(&mut self.input, now);
+        self.left_over = fed != Fed::All && !self.input.is_empty();
+        drop(core);
+        if let Fed::Pause(until) = fed {
+            self.paused = Some(until);
+            self.wake_at(cx, until);
+        }
+        // In the next turn what streams have to say to it is there; and what waits in the socket is read.
+        cx.waker().wake_by_ref();
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Self { stream, input, worker, room, .. } = self;
+        let readable = stream.poll_read_ready(cx);
+        if readable.is_pending() {
+            worker.buffers.give_if_empty(input);
+            *room = BUFFER_BYTES;
+            return Poll::Pending;
+        }
+        ready!(readable)?;
+        worker.buffers.fill(input);
+        if input.capacity() - input.len() < LEAST_ROOM.max(*room / 2) {
+            input.reserve(*room);
+        }
+        let spare = input.capacity() - input.len();
+        let read = ready!(poll_read_buf(Pin::new(stream), cx, input))?;
+        if read == spare {
+            *room = (*room * 2).min(LARGEST_READ);
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    /// The connection has ended: what is unsent is written, and its peer gets the time to take it.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let lingers = {
+            let core = self.core.borrow();
+            if !core.out().is_empty() {
+                return Poll::Pending;
+            }
+            core.ended() != Some(Ended::Lost) && core.role() == Role::Server
+        };
+        self.input = BytesMut::new();
+        let closed = Pin::new(&mut self.stream).poll_shutdown(cx);
+        match closed {
+            Poll::Ready(Ok(())) if lingers => {
+                self.unsent.get_or_insert_with(|| self.worker.busy());
+                let until = Nanos::now() + LINGER;
+                self.closing = Closing::Lingering(until);
+                self.poll_linger(cx, until)
+            }
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>, until: Nanos) -> Poll<()> {
+        // Whatever comes now comes too late.
+        let mut late = [0; 4096];
+        // No more than this in one go.
+        for _ in 0..16 {
+            let mut late = ReadBuf::new(&mut late);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut late) {
+                Poll::Ready(Ok(())) if !late.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    if until <= Nanos::now() {
+                        return Poll::Ready(());
+                    }
+                    self.wake_at(cx, until);
+                    return Poll::Pending;
+                }
+            }
+        }
+        if until <= Nanos::now() {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Its streams must not wait for what never comes.
+        self.core.borrow_mut().end(Ended::Lost);
+    }
+}

@@ -1,0 +1,230 @@
+//! The streams of a connection: by number, and where they are.
+
+use std::{collections::VecDeque, task::Waker};
+
+use ahash::AHashMap;
+
+use super::{
+    fields::Fields,
+    flow::{Credit, Window},
+    message::Response,
+    queue::Queue,
+    state::{Closed, State},
+};
+
+/// Streams that were reset of late are remembered: what their peer had sent before it heard of that is dropped without a
+/// word.
+const REMEMBERED: usize = 512;
+
+/// Where a stream is. Valid as long as the stream is held or has not come to its end.
+pub(crate) type Key = usize;
+
+/// What a stream waits for, before more can be sent on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    #[default]
+    Not,
+    /// That the peer makes the stream's own window larger.
+    Stream,
+    /// That the connection has room, in its turn: it is in the queue of those that do.
+    Connection,
+}
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) id: u32,
+    pub(crate) state: State,
+    /// What the peer may send.
+    pub(crate) window: Window,
+    /// What it lets us send.
+    pub(crate) credit: Credit,
+    /// Data that has come.
+    pub(crate) queue: Queue,
+    /// Interim responses that have come, and how many there were.
+    pub(crate) interim: VecDeque<Response>,
+    pub(crate) interims: u32,
+    pub(crate) response: Option<Response>,
+    pub(crate) trailers: Option<Fields>,
+    /// Bytes of heads and trailers that are here.
+    pub(crate) heads: usize,
+    /// What is still to come of a body whose length was told.
+    pub(crate) left: Option<u64>,
+    /// It asked with HEAD: a length is not that of a body.
+    pub(crate) head_only: bool,
+    pub(crate) waiting: Waiting,
+    /// Who is told of what happens to it.
+    pub(crate) waker: Option<Waker>,
+    /// Everything that the peer had to say has come.
+    pub(crate) whole: bool,
+    /// Someone holds it, or will.
+    pub(crate) held: bool,
+    /// It counts as open.
+    pub(crate) counted: bool,
+    /// It was closed because of what the peer did.
+    pub(crate) broken: bool,
+    /// In the list of those that data has come for.
+    pub(crate) fresh: bool,
+}
+
+impl Stream {
+    pub(crate) fn new(id: u32, window: u32, credit: u32) -> Self {
+        Self {
+            id,
+            state: State::NEW,
+            window: Window::new(window),
+            credit: Credit::new(credit),
+            queue: Queue::default(),
+            interim: VecDeque::new(),
+            interims: 0,
+            response: None,
+            trailers: None,
+            heads: 0,
+            left: None,
+            head_only: false,
+            waiting: Waiting::Not,
+            waker: None,
+            whole: false,
+            held: true,
+            counted: true,
+            broken: false,
+            fresh: false,
+        }
+    }
+
+    /// Nothing more will come of it but what is here.
+    pub(crate) fn has_all(&self) -> bool {
+        self.state.receiving().is_none()
+    }
+
+    /// The peer's message has come whole, and all of it was taken.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.whole && self.queue.is_empty() && self.trailers.is_none()
+    }
+
+    pub(crate) fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    slots: Vec<Option<Box<Stream>>>,
+    free: Vec<Key>,
+    by_id: AHashMap<u32, Key>,
+    /// Those that have not been closed.
+    open: usize,
+    /// Of those that were reset from this side, the last ones.
+    reset: VecDeque<u32>,
+}
+
+impl Streams {
+    /// How many have not come to their end, or are held.
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// How many are not closed.
+    pub(crate) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// The stream is closed, if it was not before.
+    pub(crate) fn note_closed(&mut self, key: Key) {
+        if let Some(stream) = self.get_mut(key)
+            && std::mem::take(&mut stream.counted)
+        {
+            self.open -= 1;
+        }
+    }
+
+    pub(crate) fn insert(&mut self, stream: Stream) -> Key {
+        self.open += usize::from(stream.counted);
+        let id = stream.id;
+        let stream = Some(Box::new(stream));
+        let key = if let Some(key) = self.free.pop() {
+            self.slots[key] = stream;
+            key
+        } else {
+            self.slots.push(stream);
+            self.slots.len() - 1
+        };
+        self.by_id.insert(id, key);
+        key
+    }
+
+    pub(crate) fn find(&self, id: u32) -> Option<Key> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<&Stream> {
+        self.slots.get(key)?.as_deref()
+    }
+
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Stream> {
+        self.slots.get_mut(key)?.as_deref_mut()
+    }
+
+    pub(crate) fn remove(&mut self, key: Key) {
+        self.note_closed(key);
+        let Some(stream) = self.slots.get_mut(key).and_then(Option::take) else { return };
+        self.by_id.remove(&stream.id);
+        if self.by_id.is_empty() {
+            // Whoever had many streams once gives their places back.
+            self.slots.clear();
+            self.free.clear();
+        } else {
+            self.free.push(key);
+        }
+        if matches!(stream.state, State::Closed(Closed::ByUs(_))) {
+            if self.reset.len() == REMEMBERED {
+                self.reset.pop_front();
+            }
+            self.reset.push_back(stream.id);
+        }
+    }
+
+    /// It was reset from this side, not long ago.
+    pub(crate) fn was_reset(&self, id: u32) -> bool {
+        self.reset.contains(&id)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Stream)> {
+        self.slots.iter_mut().enumerate().filter_map(|(key, slot)| Some((key, slot.as_deref_mut()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::frame::Code, *};
+
+    #[test]
+    fn places_are_used_again_and_given_back() {
+        let mut streams = Streams::default();
+        let keys: Vec<_> = (0..3).map(|n| streams.insert(Stream::new(2 * n + 1, 1, 1))).collect();
+        assert_eq!((streams.len(), streams.find(3)), (3, Some(keys[1])));
+        streams.remove(keys[1]);
+        assert!(streams.find(3).is_none() && streams.get(keys[1]).is_none());
+        assert_eq!(streams.insert(Stream::new(7, 1, 1)), keys[1]);
+        for key in keys {
+            streams.remove(key);
+        }
+        assert_eq!((streams.len(), streams.slots.len()), (0, 0));
+    }
+
+    #[test]
+    fn the_last_ones_that_were_reset_are_remembered() {
+        let mut streams = Streams::default();
+        for n in 0..=REMEMBERED as u32 {
+            let key = streams.insert(Stream::new(n, 1, 1));
+            streams.get_mut(key).unwrap().state.close(Closed::ByUs(Code::CANCEL));
+            streams.remove(key);
+        }
+        assert!(!streams.was_reset(0) && streams.was_reset(1) && streams.was_reset(REMEMBERED as u32));
+        let key = streams.insert(Stream::new(9999, 1, 1));
+        streams.get_mut(key).unwrap().state.close(Closed::Ended);
+        streams.remove(key);
+        assert!(!streams.was_reset(9999));
+    }
+}
