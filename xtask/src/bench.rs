@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: direct, Sluice, nginx and haproxy in one run and one topology, by `sluice-bench`; and what a
+//! `cargo xtask bench`: direct, Sluice, nginx, haproxy and nghttpx in one run and one topology, by `sluice-bench`; and what a
 //! large cluster costs, by the bench `soak` of the agent.
 
 use std::{ffi::OsString, path::PathBuf};
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Only the loads whose name contains this
     #[arg(long, value_name = "LOAD")]
     only: Vec<String>,
-    /// Only these, separated by commas: direct, sluice, rules, observed, nginx, haproxy
+    /// Only these, separated by commas: direct, sluice, rules, observed, nginx, haproxy, nghttpx
     #[arg(long, value_name = "PROXIES")]
     proxies: Option<String>,
 }

@@ -29,7 +29,7 @@ pub(crate) enum Part {
     Prometheus,
     /// Chromium and chromedriver, in which the kernel tests look at the page
     Browser,
-    /// The proxies that the bench compares with: nginx and haproxy
+    /// The proxies that the bench compares with: nginx, haproxy and nghttpx
     Proxies,
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             Part::Proxies => {
                 proxies()?;
-                say("proxies: nginx and haproxy are there");
+                say("proxies: nginx, haproxy and nghttpx are there");
             }
         }
     }
@@ -162,20 +162,18 @@ pub(crate) fn browser() -> Result<()> {
 }
 
 pub(crate) fn proxies() -> Result<()> {
-    let by_hand = "install nginx (with its stream module) and haproxy";
+    let by_hand = "install nginx (with its stream module), haproxy and nghttpx";
     let stream = std::path::Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
-    if which("nginx").is_some() && which("haproxy").is_some() && (stream.exists() || !apt::available()) {
+    let there = ["nginx", "haproxy", "nghttpx"].iter().all(|program| which(program).is_some());
+    if there && (stream.exists() || !apt::available()) {
         return Ok(());
     }
     // Debian starts a service that it installs; the bench starts its own, so those that were not there are stopped.
-    let services: Vec<&str> = [("nginx", "nginx-light"), ("haproxy", "haproxy")]
-        .iter()
-        .filter(|(program, _)| which(program).is_none())
-        .map(|(program, _)| *program)
-        .collect();
+    let mut services = vec!["nginx", "haproxy", "nghttpx"];
+    services.retain(|program| which(program).is_none());
     apt::install(
-        &["nginx-light", "libnginx-mod-stream", "haproxy"],
-        "comparing with nginx and haproxy",
+        &["nginx-light", "libnginx-mod-stream", "haproxy", "nghttp2-proxy"],
+        "comparing with nginx, haproxy and nghttpx",
         by_hand,
     )?;
     stop_services(&services)

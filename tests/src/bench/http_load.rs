@@ -199,9 +199,9 @@ mod tests {
 
     fn origin() -> SocketAddr {
         let any = || origin::listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let (http, bulk) = (any(), any());
+        let (http, http2, bulk) = (any(), any(), any());
         let address = http.local_addr().unwrap();
-        std::thread::spawn(move || origin::serve(&http, &bulk));
+        std::thread::spawn(move || origin::serve(&http, &http2, &bulk));
         address
     }
 

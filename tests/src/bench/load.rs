@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::http2_load::Call;
+
 /// Connections that the idle loads hold. What a pair costs is the difference over the difference.
 pub const IDLE: [usize; 2] = [100, 1100];
 
@@ -20,6 +22,8 @@ pub enum Work {
     KeepAlive { bytes: usize },
     /// As [`Work::KeepAlive`] with 100 bytes, but a new connection for each request.
     NewConnections,
+    /// Calls over HTTP/2, so many at a time on each connection, with 100 bytes each way or back.
+    Http2 { call: Call, streams: usize },
     /// One TCP connection through which the origin sends without end. A "request" is one MiB.
     Bulk,
     /// `connect()` to an address that is not governed, from an enrolled pod. A "request" is one connect.
@@ -37,6 +41,12 @@ pub fn all() -> Vec<Load> {
         }
     }
     loads.push(Load { work: Work::NewConnections, connections: 32 });
+    for (connections, streams) in [(1, 32), (16, 16), (64, 1)] {
+        loads.push(Load { work: Work::Http2 { call: Call::Get, streams }, connections });
+    }
+    for call in [Call::Unary, Call::Streaming] {
+        loads.push(Load { work: Work::Http2 { call, streams: 16 }, connections: 16 });
+    }
     loads.push(Load { work: Work::Bulk, connections: 1 });
     loads.push(Load { work: Work::Connect, connections: 1 });
     loads.extend(IDLE.map(|connections| Load { work: Work::Idle, connections }));
@@ -52,6 +62,11 @@ impl fmt::Display for Load {
             }
             Work::KeepAlive { bytes } => write!(f, "keepalive-{connections}-{bytes}b"),
             Work::NewConnections => write!(f, "new-connections-{connections}"),
+            Work::Http2 { call: Call::Get, streams } => write!(f, "h2-{connections}x{streams}"),
+            Work::Http2 { call: Call::Unary, streams } => write!(f, "grpc-unary-{connections}x{streams}"),
+            Work::Http2 { call: Call::Streaming, streams } => {
+                write!(f, "grpc-streaming-{connections}x{streams}")
+            }
             Work::Bulk => f.write_str("tcp-bulk"),
             Work::Connect => f.write_str("connect-ungoverned"),
             Work::Idle => write!(f, "idle-{connections}"),
@@ -103,8 +118,15 @@ mod tests {
     fn loads_have_names_of_their_own() {
         let names: Vec<_> = all().iter().map(ToString::to_string).collect();
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
-        for name in ["keepalive-32-100b", "keepalive-256-16k", "new-connections-32", "tcp-bulk", "idle-1100"]
-        {
+        for name in [
+            "keepalive-32-100b",
+            "keepalive-256-16k",
+            "new-connections-32",
+            "h2-16x16",
+            "grpc-streaming-16x16",
+            "tcp-bulk",
+            "idle-1100",
+        ] {
             assert!(names.iter().any(|other| other == name), "{name}");
         }
     }

@@ -1,7 +1,8 @@
 //! The origin: answers requests in pod B, with one thread and as little work as will do.
 //!
 //! `GET /<bytes>` is answered with that many bytes; `GET /<bytes>/<n>` too, but not before `n` such requests wait,
-//! so that a proxy has `n` connections to the origin at the same time. The other port sends without end.
+//! so that a proxy has `n` connections to the origin at the same time. One port is for HTTP/2 ([`super::http2_origin`]), and
+//! one sends without end.
 
 use std::{
     collections::HashMap,
@@ -15,31 +16,33 @@ use socket2::{Domain, Socket, Type};
 
 use super::{
     epoll::{Interest, Poll},
-    message,
+    http2_origin, message,
 };
 
 const HTTP_LISTENER: usize = 0;
-const BULK_LISTENER: usize = 1;
+const HTTP2_LISTENER: usize = 1;
+const BULK_LISTENER: usize = 2;
 
 /// What is written at once to a connection that is sent without end.
 const CHUNK: usize = 256 * 1024;
 
 /// Serves until the process is killed. The ports are bound on all addresses of the pod.
-pub fn serve(http: &TcpListener, bulk: &TcpListener) -> Result<()> {
+pub fn serve(http: &TcpListener, http2: &TcpListener, bulk: &TcpListener) -> Result<()> {
     let mut poll = Poll::new()?;
-    for (token, listener) in [(HTTP_LISTENER, http), (BULK_LISTENER, bulk)] {
+    for (token, listener) in [(HTTP_LISTENER, http), (HTTP2_LISTENER, http2), (BULK_LISTENER, bulk)] {
         listener.set_nonblocking(true)?;
         poll.add(listener, token, Interest::Read)?;
     }
     let mut origin =
-        Origin { connections: HashMap::new(), next: 2, answers: HashMap::new(), waiting: Vec::new() };
+        Origin { connections: HashMap::new(), next: 3, answers: HashMap::new(), waiting: Vec::new() };
     let mut ready = Vec::new();
     loop {
         poll.wait(&mut ready, None)?;
         for &token in &ready {
             match token {
-                HTTP_LISTENER => origin.accept(&poll, http, false)?,
-                BULK_LISTENER => origin.accept(&poll, bulk, true)?,
+                HTTP_LISTENER => origin.accept(&poll, http, || Kind::Http)?,
+                HTTP2_LISTENER => origin.accept(&poll, http2, || Kind::Http2(Box::default()))?,
+                BULK_LISTENER => origin.accept(&poll, bulk, || Kind::Bulk)?,
                 _ => origin.serve(&poll, token)?,
             }
         }
@@ -64,9 +67,16 @@ struct Origin {
     waiting: Vec<(usize, Request)>,
 }
 
+/// What is spoken on a connection.
+enum Kind {
+    Http,
+    Http2(Box<http2_origin::Connection>),
+    Bulk,
+}
+
 struct Connection {
     stream: TcpStream,
-    bulk: bool,
+    kind: Kind,
     input: Vec<u8>,
     /// What the socket would not take yet.
     output: Vec<u8>,
@@ -88,7 +98,7 @@ struct Request {
 }
 
 impl Origin {
-    fn accept(&mut self, poll: &Poll, listener: &TcpListener, bulk: bool) -> Result<()> {
+    fn accept(&mut self, poll: &Poll, listener: &TcpListener, kind: impl Fn() -> Kind) -> Result<()> {
         loop {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
@@ -102,9 +112,11 @@ impl Origin {
             let _ = stream.set_nodelay(true);
             let token = self.next;
             self.next += 1;
-            poll.add(&stream, token, if bulk { Interest::Write } else { Interest::Read })?;
+            let kind = kind();
+            let interest = if matches!(kind, Kind::Bulk) { Interest::Write } else { Interest::Read };
+            poll.add(&stream, token, interest)?;
             let connection =
-                Connection { stream, bulk, input: Vec::new(), output: Vec::new(), close_after_output: false };
+                Connection { stream, kind, input: Vec::new(), output: Vec::new(), close_after_output: false };
             self.connections.insert(token, connection);
         }
     }
@@ -112,8 +124,10 @@ impl Origin {
     /// Does what can be done for a connection; one that fails or ends is dropped, which closes it.
     fn serve(&mut self, poll: &Poll, token: usize) -> Result<()> {
         let Some(connection) = self.connections.get_mut(&token) else { return Ok(()) };
-        let open = if connection.bulk {
+        let open = if matches!(connection.kind, Kind::Bulk) {
             connection.pour()
+        } else if let Kind::Http2(_) = connection.kind {
+            connection.frames()
         } else if connection.output.is_empty() {
             match connection.requests() {
                 Some(requests) => {
@@ -210,6 +224,24 @@ impl Connection {
             self.input.drain(..length);
         }
         Some(requests)
+    }
+
+    /// Reads what is there and answers it. False at the end of the connection or of its sense.
+    fn frames(&mut self) -> bool {
+        let mut buffer = [0; 16 * 1024];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(count) => self.input.extend_from_slice(&buffer[..count]),
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        }
+        let Kind::Http2(http2) = &mut self.kind else { return false };
+        if http2.answer(&mut self.input, &mut self.output).is_none() {
+            return false;
+        }
+        // The loads have too little under way for a socket not to take it.
+        let written = self.output.is_empty() || self.stream.write_all(&self.output).is_ok();
+        self.output.clear();
+        written
     }
 
     /// Sends zeros until the socket takes no more.

@@ -1,5 +1,5 @@
-//! What is compared: nothing at all, Sluice, Sluice with every rule of a TrafficPolicy on, Sluice that tells all it can, nginx
-//! and haproxy, each with one worker.
+//! What is compared: nothing at all, Sluice, Sluice with every rule of a TrafficPolicy on, Sluice that tells all it can, nginx,
+//! haproxy and nghttpx, each with one worker.
 
 use std::{
     fmt, fs,
@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 
 use crate::{Agent, AgentBuilder, Pod, Process, Service, World, collector::Collector};
 
-/// Where nginx and haproxy listen, on the loopback interface of pod A.
+/// Where the other proxies listen, on the loopback interface of pod A.
 const HTTP: u16 = 18080;
 const BULK: u16 = 18081;
+const HTTP2: u16 = 18082;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ProxyKind {
@@ -27,11 +28,13 @@ pub enum ProxyKind {
     Observed,
     Nginx,
     Haproxy,
+    /// For HTTP/2 alone.
+    Nghttpx,
 }
 
 impl ProxyKind {
-    pub const ALL: [Self; 6] =
-        [Self::Direct, Self::Sluice, Self::Rules, Self::Observed, Self::Nginx, Self::Haproxy];
+    pub const ALL: [Self; 7] =
+        [Self::Direct, Self::Sluice, Self::Rules, Self::Observed, Self::Nginx, Self::Haproxy, Self::Nghttpx];
 
     fn name(self) -> &'static str {
         match self {
@@ -41,6 +44,7 @@ impl ProxyKind {
             Self::Observed => "observed",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Nghttpx => "nghttpx",
         }
     }
 }
@@ -66,6 +70,7 @@ pub struct Origin<'a> {
     pub pod: &'a Pod,
     pub service: &'a Service,
     pub http: u16,
+    pub http2: u16,
     pub bulk: u16,
 }
 
@@ -74,6 +79,7 @@ pub struct Origin<'a> {
 pub struct Running {
     /// What the client dials.
     pub http: SocketAddr,
+    pub http2: SocketAddr,
     pub bulk: SocketAddr,
     process: Option<Handle>,
     /// Held as long as the process sends to it.
@@ -99,9 +105,17 @@ impl Running {
     pub fn start(kind: ProxyKind, world: &World, client: &Pod, origin: &Origin<'_>) -> Result<Self> {
         let address = origin.pod.ipv4();
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let at = |http, bulk, process| Self { http, bulk, process, _collector: None };
+        let at = |[http, http2, bulk]: [SocketAddr; 3], process| Self {
+            http,
+            http2,
+            bulk,
+            process,
+            _collector: None,
+        };
+        let ports = [origin.http, origin.http2, origin.bulk];
+        let on_loopback = [HTTP, HTTP2, BULK].map(loopback);
         Ok(match kind {
-            ProxyKind::Direct => at((address, origin.http).into(), (address, origin.bulk).into(), None),
+            ProxyKind::Direct => at(ports.map(|port| (address, port).into()), None),
             ProxyKind::Sluice | ProxyKind::Rules | ProxyKind::Observed => {
                 if kind == ProxyKind::Rules {
                     world.apply(every_rule(origin.service))?;
@@ -118,10 +132,7 @@ impl Running {
                 let service = origin.service;
                 let cluster_ip = |port| SocketAddr::from((service.ipv4, port));
                 let process = Some(Handle::Agent(agent.start()?));
-                Self {
-                    _collector: collector,
-                    ..at(cluster_ip(origin.http), cluster_ip(origin.bulk), process)
-                }
+                Self { _collector: collector, ..at(ports.map(cluster_ip), process) }
             }
             ProxyKind::Nginx => {
                 let folder = world.directory().join("nginx");
@@ -130,13 +141,28 @@ impl Running {
                 let (file, folder) = (file.display().to_string(), folder.display().to_string());
                 let arguments = ["-e", "stderr", "-p", &folder, "-c", &file];
                 let process = client.spawn("nginx", program("nginx")?, &arguments)?;
-                at(loopback(HTTP), loopback(BULK), Some(Handle::Process(process)))
+                at(on_loopback, Some(Handle::Process(process)))
             }
             ProxyKind::Haproxy => {
                 let file = write(world.directory(), "haproxy.cfg", &haproxy(address, origin))?;
                 let arguments = ["-db", "-f", &file.display().to_string()];
                 let process = client.spawn("haproxy", program("haproxy")?, &arguments)?;
-                at(loopback(HTTP), loopback(BULK), Some(Handle::Process(process)))
+                at(on_loopback, Some(Handle::Process(process)))
+            }
+            ProxyKind::Nghttpx => {
+                let folder = world.directory().display();
+                let (front, back) =
+                    (format!("127.0.0.1,{HTTP2};no-tls"), format!("{address},{};;proto=h2", origin.http2));
+                // An empty one, so that none of the system is read.
+                let conf = write(world.directory(), "nghttpx.conf", "")?.display().to_string();
+                let pid_file = format!("{folder}/nghttpx.pid");
+                let arguments = [
+                    &["--conf", &conf, "--pid-file", &pid_file, "--frontend", &front, "--backend", &back][..],
+                    &["--single-process", "--workers", "1", "--log-level", "ERROR", "--no-via"],
+                ]
+                .concat();
+                let process = client.spawn("nghttpx", program("nghttpx")?, &arguments)?;
+                at(on_loopback, Some(Handle::Process(process)))
             }
         })
     }
@@ -256,7 +282,7 @@ stream {{
 
 /// One thread, kept-alive connections on both sides, no log.
 fn haproxy(address: Ipv4Addr, origin: &Origin<'_>) -> String {
-    let Origin { http, bulk, .. } = origin;
+    let Origin { http, http2, bulk, .. } = origin;
     format!(
         "global
   nbthread 1
@@ -273,6 +299,14 @@ backend http
   mode http
   http-reuse always
   server origin {address}:{http}
+frontend http2
+  mode http
+  bind 127.0.0.1:{HTTP2} backlog 4096 proto h2
+  default_backend http2
+backend http2
+  mode http
+  http-reuse always
+  server origin {address}:{http2} proto h2
 listen bulk
   mode tcp
   bind 127.0.0.1:{BULK}
@@ -292,7 +326,7 @@ mod tests {
         }
         assert_eq!(
             "envoy".parse::<ProxyKind>(),
-            Err("one of direct, sluice, rules, observed, nginx, haproxy".to_owned())
+            Err("one of direct, sluice, rules, observed, nginx, haproxy, nghttpx".to_owned())
         );
     }
 }

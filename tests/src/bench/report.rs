@@ -25,6 +25,8 @@ pub struct Record {
     pub ratio_to_direct: Option<f64>,
     /// CPU time a request, as a multiple of nginx's in the same round.
     pub ratio_to_nginx: Option<f64>,
+    /// CPU time a request, as a multiple of haproxy's in the same round.
+    pub ratio_to_haproxy: Option<f64>,
     /// p99 as a multiple of nginx's in the same round; in the table only.
     #[serde(skip)]
     pub p99_to_nginx: Option<f64>,
@@ -76,6 +78,7 @@ fn record(samples: &[Sample], load: Load, proxy: ProxyKind) -> Record {
         peak_rss_kib: of(&|s| s.outcome.rss_kib.map(|kib| kib as f64)).map(|kib| kib as u64),
         ratio_to_direct: ratio(ProxyKind::Direct, &|s| Some(rps(s))),
         ratio_to_nginx: ratio(ProxyKind::Nginx, &cpu),
+        ratio_to_haproxy: ratio(ProxyKind::Haproxy, &cpu),
         p99_to_nginx: ratio(ProxyKind::Nginx, &|s| Some(s.outcome.p99_us)),
         ratio_to_sluice: ratio(ProxyKind::Sluice, &cpu),
     }
@@ -109,10 +112,24 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 /// The records as people read them.
 pub fn table(records: &[Record]) -> String {
     let mut text = format!(
-        "{:<20} {:<8} {:>10} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8} {:>8}\n",
-        "load", "proxy", "requests/s", "p50 us", "p99 us", "CPU us/req", "peak KiB", "rps", "CPU", "p99"
+        "{:<20} {:<8} {:>10} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8} {:>9} {:>8}\n",
+        "load",
+        "proxy",
+        "requests/s",
+        "p50 us",
+        "p99 us",
+        "CPU us/req",
+        "peak KiB",
+        "rps",
+        "CPU",
+        "CPU",
+        "p99"
     );
-    let _ = writeln!(text, "{:<20} {:<8} {:>59} {:>8} {:>8}", "", "", "x direct", "x nginx", "x nginx");
+    let _ = writeln!(
+        text,
+        "{:<20} {:<8} {:>59} {:>8} {:>9} {:>8}",
+        "", "", "x direct", "x nginx", "x haproxy", "x nginx"
+    );
     let number =
         |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
     let mut previous = "";
@@ -123,7 +140,7 @@ pub fn table(records: &[Record]) -> String {
         previous = &record.load;
         let _ = writeln!(
             text,
-            "{:<20} {:<8} {:>10} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8} {:>8}",
+            "{:<20} {:<8} {:>10} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8} {:>9} {:>8}",
             record.load,
             record.proxy,
             number(record.rps, 0),
@@ -133,6 +150,7 @@ pub fn table(records: &[Record]) -> String {
             record.peak_rss_kib.map_or("-".to_owned(), |kib| kib.to_string()),
             number(record.ratio_to_direct, 3),
             number(record.ratio_to_nginx, 3),
+            number(record.ratio_to_haproxy, 3),
             number(record.p99_to_nginx, 3),
         );
     }
@@ -177,8 +195,11 @@ pub fn aims(records: &[Record]) -> String {
         ),
         ("KiB of a further idle connection pair".to_owned(), 20.0, pair),
     ];
+    let http2 = records.iter().filter(|record| record.proxy == "sluice" && record.load.starts_with("h2-"));
+    let http2 = http2
+        .map(|record| (format!("{}: CPU a request, x haproxy", record.load), 1.0, record.ratio_to_haproxy));
     let mut text = String::new();
-    for (what, aim, value) in reached {
+    for (what, aim, value) in reached.into_iter().chain(http2) {
         let Some(value) = value else { continue };
         let verdict = if value <= aim { "reached" } else { "missed" };
         let _ = writeln!(text, "{verdict:<8} {what}: {value:.2}, aim at most {aim}");
@@ -256,6 +277,7 @@ mod tests {
             "peak_rss_kib",
             "ratio_to_direct",
             "ratio_to_nginx",
+            "ratio_to_haproxy",
         ];
         agreed.sort_unstable();
         let mut fields = fields;

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     Load, ProxyKind, Work,
+    http2_load::Call,
     load::Outcome,
     proxies::{Origin, Running},
 };
@@ -14,6 +15,7 @@ use crate::{Capture, Pod, Process, Service, World, binary};
 /// Where the origin listens, in pod B.
 const HTTP: u16 = 8080;
 const BULK: u16 = 8081;
+const HTTP2: u16 = 8082;
 
 /// Load that is not counted, before each measurement: connections are opened, pools filled, buffers grown.
 const WARMUP: Duration = Duration::from_millis(400);
@@ -63,7 +65,11 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&Sample)) -> Result<Vec<Sample>
 /// Whether a load says anything of a proxy.
 pub fn bears(proxy: ProxyKind, load: Load) -> bool {
     match load.work {
-        // nginx and haproxy have no part in a connect that is not theirs.
+        // nginx speaks no HTTP/2 to its upstreams.
+        Work::Http2 { .. } => proxy != ProxyKind::Nginx,
+        // nghttpx is there for HTTP/2.
+        _ if proxy == ProxyKind::Nghttpx => false,
+        // Other proxies have no part in a connect that is not theirs.
         Work::Connect => matches!(proxy, ProxyKind::Direct | ProxyKind::Sluice),
         // Memory of a proxy.
         Work::Idle => !matches!(proxy, ProxyKind::Direct | ProxyKind::Rules | ProxyKind::Observed),
@@ -88,21 +94,32 @@ impl Bench {
         world.namespace("bench", Capture::Enabled)?;
         let client = world.pod("bench", "client").start()?;
         let origin = world.pod("bench", "origin").label("app", "origin").start()?;
-        let service =
-            world.service("bench", "origin").port("http", HTTP, HTTP).port("tcp-bulk", BULK, BULK).apply()?;
-        let (http, bulk) = (HTTP.to_string(), BULK.to_string());
-        let mut process = origin.spawn("origin", binary("sluice-bench")?, &["origin", &http, &bulk])?;
+        let service = world
+            .service("bench", "origin")
+            .port("http", HTTP, HTTP)
+            .port("http2", HTTP2, HTTP2)
+            .port("tcp-bulk", BULK, BULK)
+            .apply()?;
+        let [http, http2, bulk] = [HTTP, HTTP2, BULK].map(|port| port.to_string());
+        let mut process =
+            origin.spawn("origin", binary("sluice-bench")?, &["origin", &http, &http2, &bulk])?;
         process.says("listening")?;
         Ok(Self { _origin: process, client, origin, service, world })
     }
 
     /// One load through one proxy that is started for it.
     fn measure(&self, load: Load, proxy: ProxyKind, time: Duration) -> Result<Outcome> {
-        let origin = Origin { pod: &self.origin, service: &self.service, http: HTTP, bulk: BULK };
+        let origin =
+            Origin { pod: &self.origin, service: &self.service, http: HTTP, http2: HTTP2, bulk: BULK };
         let running = Running::start(proxy, &self.world, &self.client, &origin)?;
-        let wait_for = running.http.to_string();
+        let wait_for = match load.work {
+            Work::Http2 { .. } => running.http2,
+            _ => running.http,
+        }
+        .to_string();
         let target = match load.work {
             Work::Bulk => running.bulk,
+            Work::Http2 { .. } => running.http2,
             // A pod's own address is not governed, whether the caller is enrolled or not.
             Work::Connect => (self.origin.ipv4(), HTTP).into(),
             _ => running.http,
@@ -117,12 +134,16 @@ impl Bench {
         }
         let bytes = match load.work {
             Work::KeepAlive { bytes } => bytes,
+            Work::Http2 { streams, .. } => streams,
             _ => 100,
         }
         .to_string();
         arguments.extend(match load.work {
             Work::KeepAlive { .. } => ["keep-alive", &bytes],
             Work::NewConnections => ["new-connections", &bytes],
+            Work::Http2 { call: Call::Get, .. } => ["http2", &bytes],
+            Work::Http2 { call: Call::Unary, .. } => ["grpc-unary", &bytes],
+            Work::Http2 { call: Call::Streaming, .. } => ["grpc-streaming", &bytes],
             Work::Bulk => ["bulk", &bytes],
             Work::Connect => ["connect", &bytes],
             Work::Idle => ["idle", &bytes],

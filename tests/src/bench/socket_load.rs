@@ -135,9 +135,9 @@ mod tests {
     #[test]
     fn the_origin_bears_every_load() {
         let any = || origin::listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let (http, sink) = (any(), any());
+        let (http, http2, sink) = (any(), any(), any());
         let (target, bulk_target) = (http.local_addr().unwrap(), sink.local_addr().unwrap());
-        thread::spawn(move || origin::serve(&http, &sink));
+        thread::spawn(move || origin::serve(&http, &http2, &sink));
         let time = Duration::from_millis(50);
         wait_for(target).unwrap();
         assert!(connect(target, Duration::ZERO, time).unwrap().requests > 0);

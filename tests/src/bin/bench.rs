@@ -1,4 +1,4 @@
-//! `sluice-bench`: direct, Sluice, nginx and haproxy in one run and one topology, and a service that is overloaded.
+//! `sluice-bench`: direct, Sluice, nginx, haproxy and nghttpx in one run and one topology, and a service that is overloaded.
 //! `cargo xtask bench` builds what it needs.
 //!
 //! The same program is the origin and the client, in their pods.
@@ -14,12 +14,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use sluice_tests::bench::{
-    Load, ProxyKind, Record, http_load, load, origin, overload, report,
+    Load, ProxyKind, Record, http_load,
+    http2_load::{self, Call},
+    load, origin, overload, report,
     run::{self, Plan, bears},
     socket_load,
 };
 
-/// Compares Sluice with a direct connection, nginx and haproxy
+/// Compares Sluice with a direct connection, nginx, haproxy and nghttpx
 #[derive(Debug, Parser)]
 #[command(name = "sluice-bench", args_conflicts_with_subcommands = true)]
 struct Options {
@@ -38,7 +40,7 @@ struct Options {
     #[arg(long, value_name = "LOAD", value_parser = known_load)]
     only: Vec<String>,
     /// Only these proxies, separated by commas: direct, sluice, rules (Sluice with every rule on), observed
-    /// (Sluice with history, access log and traces), nginx, haproxy
+    /// (Sluice with history, access log and traces), nginx, haproxy, nghttpx (HTTP/2 alone)
     #[arg(long, value_delimiter = ',', default_values_t = ProxyKind::ALL)]
     proxies: Vec<ProxyKind>,
 }
@@ -48,7 +50,7 @@ struct Options {
 enum Part {
     /// Answer requests on one port and send without end on the other
     #[command(hide = true)]
-    Origin { http: u16, bulk: u16 },
+    Origin { http: u16, http2: u16, bulk: u16 },
     /// Put load on an address and report as JSON
     #[command(hide = true)]
     Load(LoadOptions),
@@ -59,7 +61,8 @@ struct LoadOptions {
     target: SocketAddr,
     #[arg(value_enum)]
     work: WorkName,
-    bytes: usize,
+    /// The size of each answer, or how many streams each connection has
+    size: usize,
     #[arg(long)]
     connections: usize,
     #[arg(long)]
@@ -77,6 +80,9 @@ struct LoadOptions {
 enum WorkName {
     KeepAlive,
     NewConnections,
+    Http2,
+    GrpcUnary,
+    GrpcStreaming,
     Bulk,
     Connect,
     Idle,
@@ -101,7 +107,7 @@ fn known_load(name: &str) -> Result<String, String> {
 fn main() -> ExitCode {
     let options = Options::parse();
     let outcome = match &options.part {
-        Some(Part::Origin { http, bulk }) => serve(*http, *bulk),
+        Some(Part::Origin { http, http2, bulk }) => serve(*http, *http2, *bulk),
         Some(Part::Load(options)) => put(options),
         None => compare(&options),
     };
@@ -114,22 +120,33 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(http: u16, bulk: u16) -> Result<()> {
+fn serve(http: u16, http2: u16, bulk: u16) -> Result<()> {
     let listen = |port| origin::listen((Ipv4Addr::UNSPECIFIED, port).into());
-    let (http, bulk) = (listen(http)?, listen(bulk)?);
+    let (http, http2, bulk) = (listen(http)?, listen(http2)?, listen(bulk)?);
     println!("listening");
-    origin::serve(&http, &bulk)
+    origin::serve(&http, &http2, &bulk)
 }
 
 fn put(options: &LoadOptions) -> Result<()> {
-    let &LoadOptions { target, work, bytes, connections, wait_for, warmup, time, proxy } = options;
+    let &LoadOptions { target, work, size, connections, wait_for, warmup, time, proxy } = options;
     socket_load::wait_for(wait_for)?;
     let http = |new_connections| {
         http_load::run(&http_load::Options {
             target,
             connections,
-            bytes,
+            bytes: size,
             new_connections,
+            warmup,
+            time,
+            proxy,
+        })
+    };
+    let http2 = |call| {
+        http2_load::run(&http2_load::Options {
+            target,
+            connections,
+            streams: size,
+            call,
             warmup,
             time,
             proxy,
@@ -138,6 +155,9 @@ fn put(options: &LoadOptions) -> Result<()> {
     let outcome = match work {
         WorkName::KeepAlive => http(false)?,
         WorkName::NewConnections => http(true)?,
+        WorkName::Http2 => http2(Call::Get)?,
+        WorkName::GrpcUnary => http2(Call::Unary)?,
+        WorkName::GrpcStreaming => http2(Call::Streaming)?,
         WorkName::Bulk => socket_load::bulk(target, warmup, time, proxy)?,
         WorkName::Connect => socket_load::connect(target, warmup, time)?,
         WorkName::Idle => socket_load::idle(target, connections, proxy)?,
