@@ -74,7 +74,7 @@ pub(crate) fn upgrade(packages: &[&str]) -> Result<()> {
 
 const WHY: &str = "to install Debian packages";
 
-fn update() -> Result<()> {
+pub(crate) fn update() -> Result<()> {
     shell::run(shell::as_root("apt-get", WHY)?.args(["update", "-qq"]))
 }
 

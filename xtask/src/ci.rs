@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
-use crate::{build, crds, demo, licences, manifests, metrics, prometheus, readme, setup, workspace};
+use crate::{build, crds, demo, licences, manifests, metrics, prometheus, readme, setup, vm, workspace};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -23,6 +23,7 @@ const CHECKS: &[Check] = &[
     ("documentation", documentation),
     ("the manifests, rendered", || where_there_is(setup::kustomize(), manifests::check)),
     ("the test command of README.md", readme_test),
+    ("other kernels, in virtual machines", vm::run_in_ci),
     ("the demo", || demo::run(&demo::Args::default())),
 ];
 

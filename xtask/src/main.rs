@@ -21,6 +21,7 @@ mod setup;
 mod shell;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 
 use crate::shell::{self, say, which};
 use crate::toolchain::{self, Toolchain};
-use crate::{apt, clients, prometheus, workspace};
+use crate::{apt, clients, prometheus, vm, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -29,6 +29,8 @@ pub(crate) enum Part {
     Prometheus,
     /// Chromium and chromedriver, in which the kernel tests look at the page
     Browser,
+    /// qemu, for trying other kernels in virtual machines
+    Vm,
     /// The proxies that the bench compares with: nginx, haproxy and nghttpx
     Proxies,
 }
@@ -59,6 +61,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Browser => {
                 browser()?;
                 say("browser: Chromium and chromedriver are there");
+            }
+            Part::Vm => {
+                vm::prepare()?;
+                say("virtual machines: qemu is there");
             }
             Part::Proxies => {
                 proxies()?;

@@ -6,17 +6,17 @@
 use std::ffi::OsString;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::shell;
-use crate::{build, clients, prometheus, setup, workspace};
+use crate::{build, clients, prometheus, setup, vm, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which tests to run [default: all of them]
+    /// Which tests to run [default: all of them but vm]
     kinds: Vec<Kind>,
-    /// Arguments for the test programs, such as part of a test's name
+    /// Arguments for the test programs, such as part of a test's name; for `vm` the names of kernels
     #[arg(last = true)]
     arguments: Vec<OsString>,
 }
@@ -29,9 +29,16 @@ enum Kind {
     Inprocess,
     /// The whole in the kernel, with pods and real clients, as root
     Kernel,
+    /// The image's binary on other kernels, in virtual machines
+    Vm,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.kinds.contains(&Kind::Vm) {
+        ensure!(args.kinds.len() == 1, "`vm` takes the names of kernels as arguments: run it by itself");
+        let names = args.arguments.iter().map(|name| name.to_string_lossy().into_owned());
+        return vm::run(&names.collect::<Vec<_>>());
+    }
     let wanted = |kind| args.kinds.is_empty() || args.kinds.contains(&kind);
     // First of all, so that the agent is not built twice, without the eBPF programs and with them.
     let kernel = wanted(Kind::Kernel).then(kernel).transpose()?;

@@ -106,6 +106,11 @@ fn check_binary(binary: &[u8], programs: &[u8]) -> Result<()> {
     shell::remove_dir(&directory)
 }
 
+/// The agent as the image has it.
+pub(crate) fn static_agent() -> Result<PathBuf> {
+    static_binary(&build::ebpf()?)
+}
+
 /// The agent for musl, with nothing to link at run time, and without this machine's paths in it.
 fn static_binary(object: &Path) -> Result<PathBuf> {
     let target = setup::musl()?;
