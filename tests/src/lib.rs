@@ -46,5 +46,5 @@ pub use pod::{Pod, PodBuilder};
 pub use process::{Place, Process, run};
 pub use prometheus::{Prometheus, promtool_check_metrics};
 pub use shop::{App, CHAIN, IN_LANE, LANE, Load, Shop, ask};
-pub use wait::eventually;
+pub use wait::{PATIENCE, eventually};
 pub use world::{World, binary, test, test_in, test_with_both};

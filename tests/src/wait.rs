@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 /// How long a test waits for something that must happen. Generous, because it is reached only by a failing test. Where a
 /// processor is emulated all takes longer: the seconds in `SLUICE_TEST_PATIENCE` go before it.
-static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
+pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
     let set = std::env::var("SLUICE_TEST_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(set.unwrap_or(20))
 });

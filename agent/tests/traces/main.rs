@@ -136,7 +136,7 @@ async fn a_dead_collector_costs_the_spans_only() {
         // And what was queued goes in the end too.
         let began = Instant::now();
         while dropped.get() < at_once + 512 {
-            assert!(began.elapsed() < PATIENCE, "{} spans were dropped", dropped.get());
+            assert!(began.elapsed() < *PATIENCE, "{} spans were dropped", dropped.get());
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -198,7 +198,7 @@ async fn metrics_are_sent_as_they_are_served() {
         metrics.detected(Detection::Http2);
         let began = Instant::now();
         while http2(&collector.next_metrics().unwrap()) < 2.0 {
-            assert!(began.elapsed() < PATIENCE, "what was counted is not told");
+            assert!(began.elapsed() < *PATIENCE, "what was counted is not told");
         }
         assert_eq!(metrics.exports_failed.get(), 1, "{protocol:?}");
         drop(stop);
@@ -229,7 +229,7 @@ async fn a_dead_collector_of_metrics_is_counted() {
         let (_stop, _sending) = send(&metrics, &endpoint, protocol, Duration::from_millis(20));
         let began = Instant::now();
         while metrics.exports_failed.get() < 2 {
-            assert!(began.elapsed() < PATIENCE, "{protocol:?}: no failure was counted");
+            assert!(began.elapsed() < *PATIENCE, "{protocol:?}: no failure was counted");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
