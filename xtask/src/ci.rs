@@ -6,7 +6,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
-use crate::{build, crds, demo, licences, manifests, metrics, prometheus, readme, setup, vm, workspace};
+use crate::{
+    build, chart, crds, demo, licences, manifests, metrics, prometheus, readme, setup, vm, workspace,
+};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -19,6 +21,7 @@ const CHECKS: &[Check] = &[
     ("clippy, with the tests in the kernel", || clippy(&["--features=sluice-tests/kernel"])),
     ("the CustomResourceDefinitions are what the Rust types say", crds::check),
     ("the table of metrics and the PrometheusRule are up to date", metrics::check),
+    ("the Helm chart is what the manifests say", chart::check),
     ("the recording and alerting rules", || where_there_is(prometheus::programs(), prometheus::check_rules)),
     ("documentation", documentation),
     ("the manifests, rendered", || where_there_is(setup::kustomize(), manifests::check)),

@@ -42,11 +42,11 @@ pub(crate) fn install() -> Result<PathBuf> {
             "install curl, Node 18 or later and a Java 11 development kit or later",
         )?;
     }
-    python(purpose)
+    python()
 }
 
 /// A Python with the packages: built once into the cache.
-fn python(purpose: &str) -> Result<PathBuf> {
+pub(crate) fn python() -> Result<PathBuf> {
     let _lock = workspace::lock_cache()?;
     let home = workspace::cache_dir()?.join(PACKAGES.join("-").replace("==", "-"));
     let python = home.join("bin/python");
@@ -59,7 +59,7 @@ fn python(purpose: &str) -> Result<PathBuf> {
     } else {
         apt::install(
             &["python3", "python3-venv"],
-            purpose,
+            "what comes from PyPI",
             "install Python 3.10 or later with its venv module",
         )?;
         "/usr/bin/python3"

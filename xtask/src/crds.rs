@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 
 use crate::shell;
-use crate::workspace;
+use crate::{chart, workspace};
 
 const COMMITTED: &str = "deploy/base/crds";
 
@@ -19,7 +19,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.check { check() } else { write(&workspace::root().join(COMMITTED)) }
+    if args.check {
+        return check();
+    }
+    write(&workspace::root().join(COMMITTED))?;
+    // It contains them.
+    chart::write()
 }
 
 /// Fails if the definitions that are committed are not those that the Rust types make.

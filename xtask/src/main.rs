@@ -7,10 +7,12 @@
 mod apt;
 mod bench;
 mod build;
+mod chart;
 mod ci;
 mod clients;
 mod crds;
 mod demo;
+mod helm;
 mod image;
 mod licences;
 mod manifests;
@@ -54,6 +56,10 @@ enum Task {
     Crds(crds::Args),
     /// Write the table of metrics in deploy/METRICS.md, and the PrometheusRule
     Metrics(metrics::Args),
+    /// Write the Helm chart in deploy/chart, from the manifests in deploy/
+    Chart(chart::Args),
+    /// Render what is in deploy/ with kustomize and Helm, and check the results
+    Manifests,
     /// Run every check that CI runs
     Ci,
 }
@@ -69,6 +75,8 @@ fn main() -> ExitCode {
         Task::Image(args) => image::run(&args),
         Task::Crds(args) => crds::run(&args),
         Task::Metrics(args) => metrics::run(&args),
+        Task::Chart(args) => chart::run(&args),
+        Task::Manifests => manifests::check(),
         Task::Ci => ci::run(),
     };
     match outcome {

@@ -1,14 +1,15 @@
-//! The manifests as kustomize renders them: what `kubectl apply -k` sends, checked like the files that it is made from.
+//! The manifests as kustomize and Helm render them: what is sent to the API server, checked like the files that it is made
+//! from.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::shell;
-use crate::{setup, workspace};
+use crate::shell::{self, say};
+use crate::{chart, helm, setup, workspace};
 
-/// Renders every kustomization below `deploy/`, and has the results checked by the agent's tests.
+/// Renders every kustomization below `deploy/` and the chart, and has the results checked by the agent's tests.
 pub(crate) fn check() -> Result<()> {
     let renderer = setup::kustomize()?;
     let rendered = workspace::target_dir()?.join("rendered");
@@ -18,10 +19,14 @@ pub(crate) fn check() -> Result<()> {
     let directories = kustomizations(&deploy)?;
     ensure!(!directories.is_empty(), "no kustomization in {}", deploy.display());
     for directory in directories {
-        let said = shell::read(Command::new(renderer[0]).args(&renderer[1..]).arg(&directory))
+        let said = shell::read(Command::new(&renderer[0]).args(&renderer[1..]).arg(&directory))
             .with_context(|| format!("{} cannot be rendered", directory.display()))?;
         let name = directory.strip_prefix(&deploy)?.to_string_lossy().replace('/', "-");
         std::fs::write(rendered.join(format!("deploy-{name}.yaml")), said)?;
+    }
+    match helm::programs() {
+        Ok(_) => chart::check_rendered(&rendered)?,
+        Err(missing) => say(&format!("the chart is left out: {missing:#}")),
     }
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--package=sluice", "--test=deploy"]).env("SLUICE_RENDERED", rendered);

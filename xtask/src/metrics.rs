@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{prometheus, shell, workspace};
+use crate::{chart, prometheus, shell, workspace};
 
 /// What stands above the rules in their PrometheusRule.
 const RULE_HEAD: &str = "\
@@ -36,7 +36,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for (file, text) in made()? {
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    Ok(())
+    // It contains the rules and the dashboard.
+    chart::write()
 }
 
 /// Fails if a file that is committed is not what it is made of.

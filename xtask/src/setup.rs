@@ -5,7 +5,7 @@ use clap::ValueEnum;
 
 use crate::shell::{self, say, which};
 use crate::toolchain::{self, Toolchain};
-use crate::{apt, clients, prometheus, vm, workspace};
+use crate::{apt, clients, helm, prometheus, vm, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -23,6 +23,8 @@ pub(crate) enum Part {
     Clients,
     /// `kubectl` with a kustomize that reads `deploy/`
     Kubectl,
+    /// Helm, for the chart
+    Helm,
     /// The musl target and compiler, for the static binary of the image
     Image,
     /// Prometheus and promtool, which the kernel tests and the checks of the rules run
@@ -49,6 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 say("clients: curl, Python with grpcio, Node and Java are there");
             }
             Part::Kubectl => say(&format!("manifests: rendered by `{}`", kustomize()?.join(" "))),
+            Part::Helm => say(&format!("chart: rendered by {}", helm::programs()?.helm.display())),
             Part::Image => say(&format!("image: the target {} is there", musl()?)),
             Part::Prometheus => {
                 let programs = prometheus::programs()?;
@@ -86,27 +89,17 @@ pub(crate) fn ebpf() -> Result<Toolchain> {
 const KUBECTL_MINOR: u32 = 22;
 
 /// The command that renders a directory: `kubectl kustomize`, or `kustomize build`.
-pub(crate) fn kustomize() -> Result<Vec<&'static str>> {
-    const KUBECTL: [&str; 2] = ["kubectl", "kustomize"];
-    let new_enough = || {
-        let said =
-            shell::ask(std::process::Command::new("kubectl").args(["version", "--client", "--output=json"]))?;
-        (kubectl_minor(&said)? >= KUBECTL_MINOR).then_some(())
-    };
-    if new_enough().is_some() {
-        return Ok(KUBECTL.to_vec());
+pub(crate) fn kustomize() -> Result<Vec<String>> {
+    let said =
+        shell::ask(std::process::Command::new("kubectl").args(["version", "--client", "--output=json"]));
+    if said.as_deref().and_then(kubectl_minor).is_some_and(|minor| minor >= KUBECTL_MINOR) {
+        return Ok(vec!["kubectl".to_owned(), "kustomize".to_owned()]);
     }
     if which("kustomize").is_some() {
-        return Ok(vec!["kustomize", "build"]);
+        return Ok(vec!["kustomize".to_owned(), "build".to_owned()]);
     }
-    let by_hand =
-        "install kubectl 1.22 or later (https://kubernetes.io/docs/tasks/tools/), or kustomize 4 or later";
-    // Debian 13's is new enough, Debian 12's is not.
-    apt::install(&["kubernetes-client"], "rendering the manifests", by_hand)?;
-    if new_enough().is_none() {
-        bail!("the `kubectl` of this system's packages is too old for `deploy/`; by hand: {by_hand}");
-    }
-    Ok(KUBECTL.to_vec())
+    let kubectl = helm::programs()?.kubectl;
+    Ok(vec![kubectl.display().to_string(), "kustomize".to_owned()])
 }
 
 /// From `kubectl version --client --output=json`. Some distributors' minor versions end with a plus.

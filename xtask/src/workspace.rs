@@ -21,6 +21,11 @@ pub(crate) fn root() -> &'static Path {
     &ROOT
 }
 
+/// The version of Sluice: that of the workspace, and of everything that is released.
+pub(crate) fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
 /// Variables that `cargo run` sets for xtask and that must not reach another cargo: build scripts that watch
 /// them would run again at every change between `cargo xtask build` and `cargo build`.
 fn belongs_to_cargo_run(name: &str) -> bool {

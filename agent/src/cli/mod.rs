@@ -106,6 +106,9 @@ enum Command {
     },
     /// Print the metrics that an agent serves, as a table in Markdown
     Metrics,
+    /// Print the flags of `sluice agent` with their variables, as JSON
+    #[command(hide = true)]
+    Settings,
     /// Print the version, what it is built for, and whether it carries the eBPF programs
     Version,
     /// Print this message, or the help of a command
@@ -155,6 +158,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check(&args),
         Command::Crds { directory } => made(|out| offline::crds::run(directory.as_deref(), out)),
         Command::Metrics => made(offline::metrics::run),
+        Command::Settings => made(offline::settings::run),
         Command::Version => made(offline::version::run),
         Command::Help { command: asked } => match help::of(command, asked.as_deref()) {
             Ok(text) => printed(text.as_bytes()),

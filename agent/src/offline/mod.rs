@@ -3,4 +3,5 @@
 pub mod check;
 pub mod crds;
 pub mod metrics;
+pub mod settings;
 pub mod version;

@@ -68,6 +68,22 @@ fn the_readme_lists_every_flag_with_its_variable_and_default() {
     assert_eq!(told, there);
 }
 
+/// Which variables the chart's values take: all, but those that the DaemonSet sets itself.
+#[test]
+fn the_chart_takes_every_variable_and_no_other() {
+    let text = fs::read_to_string(deploy().join("chart/sluice/values.schema.json")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let config = &schema["properties"]["config"];
+    assert_eq!(config["additionalProperties"], false);
+    let taken: BTreeSet<String> = config["properties"].as_object().unwrap().keys().cloned().collect();
+    let container = &base("DaemonSet")["spec"]["template"]["spec"]["containers"][0];
+    let set: Vec<&str> =
+        container["env"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    let settable: BTreeSet<String> =
+        variables().into_iter().filter(|variable| !set.contains(&&**variable)).collect();
+    assert_eq!(taken, settable, "run `cargo xtask chart` and commit what it writes");
+}
+
 #[test]
 fn the_readme_explains_every_capability() {
     let told: BTreeSet<String> = table("Privileges").iter().flat_map(|row| code(&row[0])).collect();

@@ -55,7 +55,9 @@ fn shown_in(path: &Path) -> Vec<Shown> {
             // Patches, values and configuration are no objects.
             let is_patch =
                 path.parent().is_some_and(|directory| patches(directory).iter().any(|patch| patch == path));
-            let fragment = is_patch || !text.starts_with("apiVersion:") && !text.contains("\napiVersion:");
+            let is_chart = path.ends_with("Chart.yaml");
+            let fragment =
+                is_patch || is_chart || !text.starts_with("apiVersion:") && !text.contains("\napiVersion:");
             vec![Shown { origin: format!("{name}:1"), text, fragment }]
         }
         _ => Vec::new(),

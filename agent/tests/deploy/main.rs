@@ -12,3 +12,4 @@ mod ending;
 mod manifests;
 mod monitoring;
 mod strict;
+mod version;

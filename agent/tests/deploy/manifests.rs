@@ -49,7 +49,9 @@ fn read(directory: &Path) -> Vec<Manifest> {
     entries.sort();
     let patches = patches(directory);
     for path in entries {
-        if path.is_dir() {
+        if path.join("Chart.yaml").is_file() {
+            // Templates, and no manifests before Helm has rendered them.
+        } else if path.is_dir() {
             manifests.extend(read(&path));
         } else if patches.contains(&path) {
             // A part of an object. What comes of it is seen when it is rendered.
@@ -132,13 +134,4 @@ fn what_makes_no_sense_is_complained_about() {
         "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficLane", "metadata": { "name": "a" }, "spec": { "tga": "gray" },
     });
     assert!(!complaints(&lane).is_empty());
-}
-
-#[test]
-fn images_are_the_version_that_is_built() {
-    for file in ["base/kustomization.yaml", "overlays/private-registry/kustomization.yaml"] {
-        let text = fs::read_to_string(deploy().join(file)).unwrap();
-        let kustomization: Value = serde_saphyr::from_str(&text).unwrap();
-        assert_eq!(kustomization["images"][0]["newTag"], env!("CARGO_PKG_VERSION"), "{file}");
-    }
 }
