@@ -29,9 +29,14 @@ impl<'d> Depot<'d> {
 
     /// An instance, to which nothing is sent before it is set ready.
     pub fn instance(&self, version: &str) -> Result<App> {
+        self.instance_with(version, &[])
+    }
+
+    /// The same with more arguments for its program.
+    pub fn instance_with(&self, version: &str, args: &[&str]) -> Result<App> {
         let name = format!("{}-{version}", Self::NAME);
         let pod = self.world.pod("shop", &name).label("app", Self::NAME).unready().start()?;
-        let process = Self::serve(&pod, version, &[])?;
+        let process = Self::serve(&pod, version, args)?;
         Ok(App { process, pod })
     }
 

@@ -1,32 +1,36 @@
 //! Which of the endpoints that may answer gets a request.
 //!
-//! By default power of two choices by peak-EWMA cost: two endpoints are drawn; the one with the lower cost
-//! `average latency * (in flight + 1)` gets the request. The average is an exponentially weighted one with a decay of 10 s
-//! that believes a bad sample at once and forgets it slowly ("peak"). Two draws, not the best of all, so that agents do not
-//! herd to one endpoint. Formulas as in Finagle and linkerd:
-//! <https://github.com/twitter/finagle/blob/develop/finagle-core/src/main/scala/com/twitter/finagle/loadbalancer/PeakEwma.scala>
-//! Where ours differs: an endpoint of which nothing is known yet is taken to be as fast as the one that it is
-//! compared with (and never slower than 30 ms). With a fixed start it would get nothing for half a minute next to
-//! endpoints that answer within a millisecond.
+//! By default two endpoints are drawn at random, and the one that [costs](super::cost) less gets the request, nearly always:
+//! two draws, not the best of all, so that agents do not herd to one endpoint
+//! (<https://www.eecs.harvard.edu/~michaelm/postscripts/handbook2001.pdf>). It is a lot, weighted by how certain the matter
+//! is, and nobody's chance is ever nothing:
+//!
+//! - Of equals, whose time differs by less than a factor of two, the one with fewer unanswered requests is preferred,
+//!   and the one that was not asked for longer: so that two equals get the same of even few requests, and yet not in turn,
+//!   which would give the one all requests of one kind where two kinds alternate.
+//! - Otherwise the chances are as the squares of the times, and as the unanswered requests. One that takes three times as long
+//!   gets a tenth, one that takes ten times as long a hundredth; the more so the less busy the other is.
+//! - Failures multiply the cost, and however busy the others are, one that fails is not preferred for that.
 //!
 //! While endpoints are [warming](super::warmup) a request is drawn twice. First whether it goes to one of those: with the
 //! probability that is theirs, the sum of their shares in the sum of all, and then to each in proportion to its own. Else
 //! the algorithm chooses among the warm ones as if they were alone. So a new endpoint gets what the curve says, however fast
-//! it seems while it is idle, and the others feel nothing but that. That share is a ceiling: what it cannot keep up with goes
-//! to the warm ones. A cold instance may need ten times as long for a request, and a curve that is too short for it would
-//! bury it under requests that it is then shunned for, just when it is warm.
+//! it seems while it is idle, and the others feel nothing but that. That share is a ceiling: if it is dearer than a warm one
+//! it gets the part of it that it would get as a warm one, so that nothing changes at the end of the curve; and what it
+//! cannot keep up with goes to the warm ones. A cold instance may need ten times as long for a request, and a curve that is
+//! too short for it would bury it under requests that it is then shunned for, just when it is warm.
 //!
 //! Where no endpoint is warm yet, shares are relative to the largest: those that have it, within a hundredth, are to the
 //! rest what warm ones are. A service that is new as a whole is balanced by the algorithm from the beginning.
 
 use std::{
+    cmp::Ordering,
     net::IpAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use fastrand::Rng;
 
-pub use super::endpoint::InFlight;
 use super::{
     affinity::{self, Caller},
     endpoint::Endpoint,
@@ -34,8 +38,11 @@ use super::{
     subset::Subset,
 };
 
-/// What an endpoint without any sample is taken to need at most, in nanoseconds.
-const START_NANOS: f64 = 30e6;
+/// What a request that is not answered is worth among equals, in logarithms of odds: one makes four to one and more, if answers
+/// differ by little.
+const QUEUE: f32 = 2.0;
+/// And what it is worth not to have been asked for longer: three to one.
+const OLDER: f32 = 1.1;
 /// Random draws before looking at all endpoints one by one.
 const DRAWS: usize = 4;
 /// Shares that differ by less, as a part of the larger, are the same: Ready times are in seconds.
@@ -71,7 +78,7 @@ impl How {
         match self.algorithm {
             Algorithm::RoundRobin => in_turn(subset, eligible),
             Algorithm::Random => draw(subset, eligible, rng),
-            Algorithm::PeakEwma => two(subset, eligible, |one, two| cheaper(one, two, self.now_nanos), rng),
+            Algorithm::LeastTime => two(subset, eligible, |one, two| odds(one, two, self.now_nanos), rng),
             Algorithm::LeastRequest => two(subset, eligible, less_busy, rng),
         }
     }
@@ -110,11 +117,25 @@ impl How {
         });
         if let Some((endpoint, _)) = drawn {
             let warm = subset.iter().zip(shares).filter(|(_, share)| **share >= full);
-            if !is_behind(endpoint, warm.map(|(endpoint, _)| endpoint)) {
+            if !is_behind(endpoint, warm.map(|(endpoint, _)| endpoint))
+                && self.keeps(endpoint, draw(subset, |endpoint| share(endpoint) >= full, rng), rng)
+            {
                 return Some(endpoint);
             }
         }
         self.choose(subset, |endpoint| share(endpoint) >= full, rng)
+    }
+}
+
+impl How {
+    /// Whether a warming endpoint gets what it has drawn, beside a warm one: as much of it as it would get if it were warm.
+    fn keeps(&self, endpoint: &Endpoint, warm: Option<&Arc<Endpoint>>, rng: &mut Rng) -> bool {
+        let Some(warm) = warm.filter(|_| self.algorithm == Algorithm::LeastTime) else { return true };
+        let [one, other] = [endpoint, &**warm].map(|endpoint| endpoint.load.cost.seen(self.now_nanos));
+        let surplus = one.against(&other);
+        let dearer = surplus.time + surplus.failures;
+        // Among equals it has half of a pair's chances.
+        dearer <= 0.0 || rng.f32() < 2.0 * chance(-2.0 * dearer)
     }
 }
 
@@ -129,11 +150,11 @@ fn is_behind<'e>(endpoint: &Endpoint, warm: impl Iterator<Item = &'e Arc<Endpoin
     own > BEHIND_MORE + BEHIND_TIMES * sum / f64::max(count, 1.0)
 }
 
-/// The cheaper of two that are drawn, or the only one.
+/// One of two that are drawn, or the only one. `odds` are those of the first, in logarithms.
 fn two<'e>(
     subset: &'e Subset,
     eligible: impl Fn(&Endpoint) -> bool,
-    better: impl Fn(&'e Arc<Endpoint>, &'e Arc<Endpoint>) -> &'e Arc<Endpoint>,
+    odds: impl Fn(&Endpoint, &Endpoint) -> f32,
     rng: &mut Rng,
 ) -> Option<&'e Arc<Endpoint>> {
     let first = draw(subset, &eligible, rng)?;
@@ -142,9 +163,14 @@ fn two<'e>(
     }
     let other = |endpoint: &Endpoint| endpoint.address != first.address && eligible(endpoint);
     match draw(subset, other, rng) {
-        Some(second) => Some(better(first, second)),
-        None => Some(first),
+        Some(second) if rng.f32() >= chance(odds(first, second)) => Some(second),
+        Some(_) | None => Some(first),
     }
+}
+
+/// The chance of one whose odds these are, in logarithms.
+fn chance(odds: f32) -> f32 {
+    1.0 / (1.0 + (-odds).exp())
 }
 
 /// One of the eligible endpoints, each as likely as the others.
@@ -180,20 +206,40 @@ fn in_turn(subset: &Subset, eligible: impl Fn(&Endpoint) -> bool) -> Option<&Arc
     subset.iter().filter(|endpoint| eligible(endpoint)).nth(subset.turn() % count)
 }
 
-/// The cheaper of two, the first if they cost the same (they were drawn at random).
-fn cheaper<'e>(first: &'e Arc<Endpoint>, second: &'e Arc<Endpoint>, now_nanos: u64) -> &'e Arc<Endpoint> {
-    let (one, two) = (first.load.average_nanos(now_nanos), second.load.average_nanos(now_nanos));
-    let start = one.or(two).map_or(START_NANOS, |known| known.min(START_NANOS));
-    let cost = |average: Option<f64>, endpoint: &Endpoint| {
-        average.unwrap_or(start) * (f64::from(endpoint.load.in_flight.load(Relaxed)) + 1.0)
-    };
-    if cost(two, second) < cost(one, first) { second } else { first }
+/// For the one that costs less.
+fn odds(first: &Endpoint, second: &Endpoint, now_nanos: u64) -> f32 {
+    let (one, two) = (first.load.cost.seen(now_nanos), second.load.cost.seen(now_nanos));
+    let surplus = one.against(&two);
+    if surplus.time != 0.0 {
+        let queues = ((one.unanswered + 1) as f32 / (two.unanswered + 1) as f32).ln();
+        return -2.0 * (surplus.time + surplus.failures) - queues;
+    }
+    let fewer = two.unanswered as f32 - one.unanswered as f32;
+    // Where answers differ by much some come soon and others late, whoever is busy.
+    let queue = QUEUE / (1.0 + one.deviation().max(two.deviation()));
+    let among_equals = queue * fewer + OLDER * older(one.asked_nanos, two.asked_nanos);
+    let failures = surplus.failures.abs();
+    let most = if failures < 0.5 { f32::MAX } else { failures };
+    among_equals.clamp(-most, most) - 2.0 * surplus.failures
 }
 
-/// The one with fewer requests in flight, the first if they have as many.
-fn less_busy<'e>(first: &'e Arc<Endpoint>, second: &'e Arc<Endpoint>) -> &'e Arc<Endpoint> {
+/// For the one with fewer requests in flight.
+fn less_busy(first: &Endpoint, second: &Endpoint) -> f32 {
     let in_flight = |endpoint: &Endpoint| endpoint.load.in_flight.load(Relaxed);
-    if in_flight(second) < in_flight(first) { second } else { first }
+    match in_flight(second).cmp(&in_flight(first)) {
+        Ordering::Greater => f32::INFINITY,
+        Ordering::Less => f32::NEG_INFINITY,
+        Ordering::Equal => OLDER * older(first.load.cost.asked_nanos(), second.load.cost.asked_nanos()),
+    }
+}
+
+/// 1 for the one that was asked longer ago, -1 for the other.
+fn older(first_asked_nanos: u64, second_asked_nanos: u64) -> f32 {
+    match first_asked_nanos.cmp(&second_asked_nanos) {
+        Ordering::Less => 1.0,
+        Ordering::Equal => 0.0,
+        Ordering::Greater => -1.0,
+    }
 }
 
 #[cfg(test)]

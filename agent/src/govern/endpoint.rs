@@ -4,17 +4,16 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{
-            AtomicI64, AtomicU32, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed},
-        },
+        atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
-use super::{outlier, tag::Tag, tally::Tally};
-
-/// Time after which a sample of latency weighs 1/e, in nanoseconds.
-const DECAY_NANOS: f64 = 10e9;
+use super::{
+    cost::{Cost, Ending},
+    outlier,
+    tag::Tag,
+    tally::Tally,
+};
 
 /// One address of a service. Immutable: a change in the cluster makes a new `Endpoint` that shares the [`Load`].
 #[derive(Debug)]
@@ -71,10 +70,8 @@ impl Endpoint {
 pub struct Load {
     /// Requests (or tunnelled connections) in flight.
     pub in_flight: AtomicU32,
-    /// Peak-EWMA of the latency, in nanoseconds; 0 while there is no sample.
-    pub ewma_nanos: AtomicU64,
-    /// When `ewma_nanos` was last written, in nanoseconds of the caller's monotonic clock.
-    pub sampled_at_nanos: AtomicU64,
+    /// What its callers wait for.
+    pub cost: Cost,
     /// See [`Load::first_request`]; 0 while there was none.
     first_request_nanos: AtomicI64,
     /// See [`Load::terminating_since`]; 0 while it is not terminating.
@@ -86,36 +83,6 @@ pub struct Load {
 }
 
 impl Load {
-    /// Learns from an answer that took `latency_nanos`. A sample above the average replaces it; one below moves it
-    /// by `1 - e^(-elapsed / decay)`.
-    pub fn observe(&self, latency_nanos: u64, now_nanos: u64) {
-        // Each elapsed nanosecond is accounted for by exactly one of several workers that observe at once.
-        let before = self.sampled_at_nanos.fetch_max(now_nanos, AcqRel);
-        let keep = decay(now_nanos.saturating_sub(before));
-        let sample = latency_nanos.max(1);
-        let next = |average: u64| {
-            if average == 0 || sample >= average {
-                sample
-            } else {
-                (average as f64 * keep + sample as f64 * (1.0 - keep)).round().max(1.0) as u64
-            }
-        };
-        // The closure always answers, so neither does `fetch_update` fail.
-        let _ = self.ewma_nanos.fetch_update(AcqRel, Acquire, |average| Some(next(average)));
-    }
-
-    /// The average latency as of now, in nanoseconds: without new samples it fades, so that an endpoint that was
-    /// slow once is tried again. `None` while there is no sample.
-    pub fn average_nanos(&self, now_nanos: u64) -> Option<f64> {
-        let average = self.ewma_nanos.load(Acquire);
-        if average == 0 {
-            return None;
-        }
-        let age = now_nanos.saturating_sub(self.sampled_at_nanos.load(Acquire));
-        // Never below one, so that requests in flight count even when the average has faded.
-        Some((average as f64 * decay(age)).max(1.0))
-    }
-
     /// Where the requests to it are counted as they end.
     pub fn tally(&self) -> &Tally {
         self.tally.get_or_init(Box::default)
@@ -164,34 +131,47 @@ impl Load {
     }
 }
 
-fn decay(elapsed_nanos: u64) -> f64 {
-    (-(elapsed_nanos as f64) / DECAY_NANOS).exp()
-}
-
 /// A request or a tunnelled connection in flight to an endpoint: counted from `begin` until it is dropped.
 #[derive(Debug)]
 pub struct InFlight {
     endpoint: Arc<Endpoint>,
+    number: u64,
+    heard: bool,
 }
 
 impl InFlight {
-    pub fn begin(endpoint: Arc<Endpoint>) -> Self {
+    pub fn begin(endpoint: Arc<Endpoint>, now_nanos: u64) -> Self {
         endpoint.load.in_flight.fetch_add(1, Relaxed);
-        Self { endpoint }
+        let number = endpoint.load.cost.ask(now_nanos);
+        Self { endpoint, number, heard: false }
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 
-    /// See [`Load::observe`].
-    pub fn observe(&self, latency_nanos: u64, now_nanos: u64) {
-        self.endpoint.load.observe(latency_nanos, now_nanos);
+    /// The endpoint has answered, which may have taken it so long.
+    pub fn answered(&mut self, waited_nanos: Option<u64>, now_nanos: u64) {
+        self.hear();
+        self.endpoint.load.cost.answered(waited_nanos, now_nanos);
+    }
+
+    /// The attempt has ended so, after this time.
+    pub fn ended(&mut self, ending: Ending, waited_nanos: u64, now_nanos: u64) {
+        self.hear();
+        self.endpoint.load.cost.ended(ending, waited_nanos, now_nanos);
+    }
+
+    fn hear(&mut self) {
+        if !std::mem::replace(&mut self.heard, true) {
+            self.endpoint.load.cost.hear(self.number);
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.hear();
         self.endpoint.load.in_flight.fetch_sub(1, Relaxed);
     }
 }

@@ -15,6 +15,7 @@ pub mod balance;
 pub mod breaker;
 pub mod caller;
 pub mod concurrency;
+pub mod cost;
 pub mod edit;
 pub mod endpoint;
 pub mod entry;

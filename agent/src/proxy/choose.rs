@@ -7,8 +7,7 @@ use crate::{
     clock::Nanos,
     cluster::model::Destination,
     govern::{
-        balance::InFlight,
-        endpoint::Endpoint,
+        endpoint::{Endpoint, InFlight},
         lane::RequestTag,
         route::{self, Call, Lane, Refusal},
     },
@@ -56,7 +55,7 @@ pub(crate) fn choose(
     if let Some(pinned) = &destination.pinned {
         let fresh = !tried.contains(&pinned.address);
         return Ok(fresh.then(|| Chosen {
-            in_flight: InFlight::begin(pinned.clone()),
+            in_flight: InFlight::begin(pinned.clone(), now.0),
             lane: Lane::Baseline,
             panic: false,
         }));
@@ -67,7 +66,7 @@ pub(crate) fn choose(
     match route::route(service.candidates(), &call, &mut worker.rng.borrow_mut()) {
         Ok(decision) if tried.contains(&decision.endpoint.address) => Ok(None),
         Ok(decision) => Ok(Some(Chosen {
-            in_flight: InFlight::begin(decision.endpoint),
+            in_flight: InFlight::begin(decision.endpoint, now.0),
             lane: decision.lane,
             panic: decision.panic,
         })),

@@ -85,10 +85,10 @@ pub(crate) async fn dial(
         let warmup = destination.service.governor.policy().load_balancer.warmup.as_ref();
         warmup::note_connection(warmup, chosen.endpoint(), now.0);
         let mut held = Held::new(chosen, leave, None, now);
-        let connected = upstream::connect(worker, &*pod.pod.network, held.chosen.endpoint(), now).await;
+        let connected = upstream::connect(worker, &*pod.pod.network, held.chosen.endpoint()).await;
         match connected {
             Ok(stream) => {
-                held.answered(None, Nanos::now());
+                held.answered(None, None, Nanos::now());
                 return Ok((stream, held));
             }
             Err(error) => {

@@ -13,7 +13,6 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Network, worker::Worker};
 use crate::{
-    clock::Nanos,
     govern::endpoint::Endpoint,
     observe::metrics::{Connect, Metrics},
 };
@@ -93,23 +92,18 @@ pub(crate) async fn dial(worker: &Worker, network: &dyn Network, to: SocketAddr)
     }
 }
 
-/// Opens a connection to an endpoint, counts how it went, and lets the balancer know of an endpoint that does not answer.
+/// Opens a connection to an endpoint, and counts how it went.
 pub(crate) async fn connect(
     worker: &Worker,
     network: &dyn Network,
     endpoint: &Arc<Endpoint>,
-    started: Nanos,
 ) -> io::Result<Opened> {
     let connected = dial(worker, network, endpoint.address).await;
     worker.metrics.connected(match &connected {
         Ok(_) => Connect::Opened,
         Err(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused => Connect::Refused,
-            io::ErrorKind::TimedOut => {
-                let now = Nanos::now();
-                endpoint.load.observe(now.since(started).0, now.0);
-                Connect::Timeout
-            }
+            io::ErrorKind::TimedOut => Connect::Timeout,
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Connect::Unreachable,
             _ => Connect::Failed,
         },

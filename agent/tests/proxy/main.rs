@@ -1,6 +1,7 @@
 //! The proxy in-process: real sockets on loopback, hostile and odd peers, no kernel programs.
 
 mod access_log;
+mod balancing;
 mod bodies;
 mod breaking;
 mod callers;

@@ -196,7 +196,7 @@ fn every_rule(service: &Service) -> Value {
         "metadata": {"name": EVERY_RULE, "namespace": service.namespace},
         "spec": {
             "targetRefs": [{"kind": "Service", "name": service.name}],
-            "loadBalancer": {"type": "PeakEwma", "warmUp": {"duration": "60s"}},
+            "loadBalancer": {"type": "LeastTime", "warmUp": {"duration": "60s"}},
             "drain": {"timeout": "60s"},
             "rateLimits": [
                 {"name": "all", "requests": 10_000_000},

@@ -3,6 +3,7 @@
 
 mod api_server;
 mod asking;
+mod balancing;
 mod breaking;
 mod clients;
 mod enrolment;

@@ -16,8 +16,9 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LoadBalancer {
-    /// PeakEwma: of two endpoints drawn at random the one with the lower latency times requests in flight. LeastRequest:
-    /// of two the one with fewer requests in flight. RoundRobin: one after the other. Random: any.
+    /// LeastTime: of two endpoints drawn at random the one whose clients wait less, failures included; endpoints within a
+    /// factor of two are equals, and the one with fewer unanswered requests is preferred. LeastRequest: of two the one with
+    /// fewer requests in flight. RoundRobin: one after the other. Random: any.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = LoadBalancerType::default()))]
     pub algorithm: Option<LoadBalancerType>,
@@ -38,7 +39,7 @@ pub struct LoadBalancer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum LoadBalancerType {
     #[default]
-    PeakEwma,
+    LeastTime,
     LeastRequest,
     RoundRobin,
     Random,
@@ -100,7 +101,7 @@ impl LoadBalancer {
         let default = policy::LoadBalancer::default();
         policy::LoadBalancer {
             algorithm: match self.algorithm.unwrap_or_default() {
-                LoadBalancerType::PeakEwma => policy::Algorithm::PeakEwma,
+                LoadBalancerType::LeastTime => policy::Algorithm::LeastTime,
                 LoadBalancerType::LeastRequest => policy::Algorithm::LeastRequest,
                 LoadBalancerType::RoundRobin => policy::Algorithm::RoundRobin,
                 LoadBalancerType::Random => policy::Algorithm::Random,

@@ -271,7 +271,7 @@ fn the_algorithm_reaches_routing() {
     let snapshot = snapshot_of(&(shop() + &own("TrafficPolicy", "p", "", spec)));
     let algorithm = |address: &str| service(&snapshot, address).candidates().policy.load_balancer.algorithm;
     assert_eq!(algorithm(ORDERS), Algorithm::RoundRobin);
-    assert_eq!(algorithm("10.96.0.2:80"), Algorithm::PeakEwma);
+    assert_eq!(algorithm("10.96.0.2:80"), Algorithm::LeastTime);
 }
 
 fn tags(snapshot: &Snapshot) -> BTreeMap<String, Option<String>> {

@@ -78,9 +78,9 @@ impl Default for LoadBalancer {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Algorithm {
-    /// Power of two choices by peak-EWMA latency times requests in flight.
+    /// Power of two choices by what callers wait for ([`crate::govern::cost`]).
     #[default]
-    PeakEwma,
+    LeastTime,
     /// Power of two choices by requests in flight.
     LeastRequest,
     RoundRobin,

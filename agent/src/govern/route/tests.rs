@@ -358,11 +358,11 @@ fn delayed_endpoints_are_held_out_unless_there_is_nobody_else() {
 #[test]
 fn a_warming_endpoint_gets_what_the_curve_says() {
     for (algorithm, start_on) in [
-        (Algorithm::PeakEwma, StartOn::Ready),
+        (Algorithm::LeastTime, StartOn::Ready),
         (Algorithm::LeastRequest, StartOn::Ready),
         (Algorithm::RoundRobin, StartOn::Ready),
         (Algorithm::Random, StartOn::Ready),
-        (Algorithm::PeakEwma, StartOn::FirstRequest),
+        (Algorithm::LeastTime, StartOn::FirstRequest),
     ] {
         let mut fixture = doubtful(&[Ready; 3], &[]);
         for endpoint in &*fixture.baseline {
@@ -542,7 +542,7 @@ proptest! {
         threshold in prop::sample::select(vec![0.0, 50.0, 100.0]),
         tried in prop::collection::vec(0..6_usize, 0..3),
         (affinity, algorithm) in (any::<bool>(), prop::sample::select(vec![
-            Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::Random,
+            Algorithm::LeastTime, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::Random,
         ])),
         seed in any::<u64>(),
     ) {

@@ -5,6 +5,7 @@
 //! has so many threads and a queue; a new one is slow until it has served for a while, as a JIT-compiled one is. Time is
 //! simulated and randomness seeded, so that a run is the same each time.
 
+mod shares;
 mod tests;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 use fastrand::Rng;
 
 use super::{
+    cost::Ending,
     endpoint::{Endpoint, InFlight, Load},
     outcome::{ErrorKind, Outcome},
     policy::{Detour, Policy},
@@ -34,10 +36,37 @@ struct Plan {
     callers: usize,
     /// Of all callers together.
     requests_per_second: f64,
+    /// Callers wait for an answer before they send the next request; else requests come at random.
+    sequential: bool,
+    /// Callers leave that have waited so long.
+    patience: Option<u64>,
     policy: Policy,
     /// How long agents are behind the cluster, at most.
     lag: u64,
     seed: u64,
+}
+
+/// How much requests differ in what they take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mix {
+    /// By half of it.
+    Even,
+    /// As they do at random.
+    Exponential,
+    /// One in so many takes so long besides.
+    Rarely { one_in: u32, takes: u64 },
+}
+
+/// What a server does with requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Serves,
+    /// Errors, at once.
+    Fails,
+    /// Answers 429, at once, and says when to come again.
+    Sheds(Option<u64>),
+    /// It takes requests, and does nothing.
+    Hangs,
 }
 
 /// An instance of the service.
@@ -48,8 +77,8 @@ struct Server {
     service: u64,
     /// How much longer the first request takes; it falls by 1/e with each 100 requests.
     cold: f64,
-    /// Answers errors, at once.
-    fails: bool,
+    mix: Mix,
+    mood: Mood,
     /// `None`: always has been.
     ready_since: Option<u64>,
     ready: bool,
@@ -59,6 +88,8 @@ struct Server {
     busy: u32,
     served: u32,
     queue: VecDeque<u64>,
+    /// Requests that it has taken and does nothing about.
+    held: Vec<u64>,
 }
 
 impl Server {
@@ -67,7 +98,8 @@ impl Server {
             threads,
             service,
             cold: 0.0,
-            fails: false,
+            mix: Mix::Even,
+            mood: Mood::Serves,
             ready_since: None,
             ready: true,
             terminating: false,
@@ -75,6 +107,7 @@ impl Server {
             busy: 0,
             served: 0,
             queue: VecDeque::new(),
+            held: Vec::new(),
         }
     }
 }
@@ -92,6 +125,8 @@ struct Second {
     sent: Vec<u32>,
     longest_queue: Vec<usize>,
     errors: u32,
+    /// Callers that did not wait any longer.
+    left: u32,
 }
 
 type Act = Box<dyn FnOnce(&mut World)>;
@@ -101,6 +136,8 @@ enum Event {
     Call(usize),
     /// A server is done with a request.
     Done(usize, u64),
+    /// A caller waits for it no longer.
+    Leave(u64),
     /// An agent hears of the cluster.
     Hear(usize),
     /// Something happens to the cluster.
@@ -112,6 +149,7 @@ struct Due(u64, u64, Event);
 
 /// A request on its way.
 struct Request {
+    caller: usize,
     agent: usize,
     sent: u64,
     in_flight: InFlight,
@@ -188,6 +226,7 @@ impl World {
             match event {
                 Event::Call(caller) => self.call(caller),
                 Event::Done(server, request) => self.done(server, request),
+                Event::Leave(request) => self.leave(request),
                 Event::Hear(agent) => self.hear(agent),
                 Event::Act(act) => act(self),
             }
@@ -211,9 +250,15 @@ impl World {
         (-(1.0 - self.rng.f64()).ln() * mean * 1e9) as u64
     }
 
-    fn call(&mut self, caller: usize) {
+    fn call_again(&mut self, caller: usize) {
         let pause = self.pause();
         self.after(pause, Event::Call(caller));
+    }
+
+    fn call(&mut self, caller: usize) {
+        if !self.plan.sequential {
+            self.call_again(caller);
+        }
         let index = caller % self.agents.len();
         let agent = &mut self.agents[index];
         let (lanes, [high, low]) = (BTreeMap::new(), (caller as u16).to_be_bytes());
@@ -232,12 +277,16 @@ impl World {
         };
         let Ok(decision) = route(service, &call, &mut agent.rng) else {
             self.second().errors += 1;
+            if self.plan.sequential {
+                self.call_again(caller);
+            }
             return;
         };
         self.panics += u32::from(decision.panic);
         let server = server_at(decision.endpoint.address);
         self.second().sent[server] += 1;
-        let request = Request { agent: index, sent: self.now, in_flight: InFlight::begin(decision.endpoint) };
+        let in_flight = InFlight::begin(decision.endpoint, self.now);
+        let request = Request { caller, agent: index, sent: self.now, in_flight };
         if self.servers[server].gone {
             self.lost += 1;
             return;
@@ -245,6 +294,9 @@ impl World {
         self.planned += 1;
         let id = self.planned;
         self.requests.insert(id, request);
+        if let Some(patience) = self.plan.patience {
+            self.after(patience, Event::Leave(id));
+        }
         if self.servers[server].busy < self.servers[server].threads {
             self.serve(server, id);
         } else {
@@ -256,30 +308,78 @@ impl World {
     }
 
     fn serve(&mut self, server: usize, request: u64) {
-        // Not all requests are alike.
-        let work = 0.5 + self.rng.f64();
         let of = &mut self.servers[server];
         let cold = 1.0 + of.cold * (-f64::from(of.served) / 100.0).exp();
         of.busy += 1;
         of.served += 1;
-        let takes = if of.fails { MS } else { (of.service as f64 * cold * work) as u64 };
+        let even = |rng: &mut Rng| 0.5 + rng.f64();
+        let work = match of.mix {
+            Mix::Exponential => -(1.0 - self.rng.f64()).ln(),
+            Mix::Even | Mix::Rarely { .. } => even(&mut self.rng),
+        };
+        let takes = match of.mood {
+            Mood::Hangs => {
+                of.held.push(request);
+                return;
+            }
+            Mood::Fails | Mood::Sheds(_) => MS / 10,
+            Mood::Serves => match of.mix {
+                Mix::Rarely { one_in, takes } if self.rng.u32(..one_in) == 0 => takes,
+                _ => (of.service as f64 * cold * work) as u64,
+            },
+        };
         self.after(takes, Event::Done(server, request));
+    }
+
+    /// A server does something else from now on; what it has held it does at last.
+    fn set_mood(&mut self, server: usize, mood: Mood) {
+        self.servers[server].mood = mood;
+        for request in std::mem::take(&mut self.servers[server].held) {
+            self.after(MS, Event::Done(server, request));
+        }
+    }
+
+    /// The caller gives a request up, which its server does not hear of.
+    fn leave(&mut self, request: u64) {
+        let Some(mut request) = self.requests.remove(&request) else { return };
+        request.in_flight.ended(Ending::Left, self.now - request.sent, self.now);
+        self.second().left += 1;
+        if self.plan.sequential {
+            self.call_again(request.caller);
+        }
     }
 
     fn done(&mut self, server: usize, request: u64) {
         let of = &mut self.servers[server];
         of.busy -= 1;
-        let outcome = if of.fails { Outcome::Error(ErrorKind::Status(500)) } else { Outcome::Success };
+        let mood = of.mood;
+        let outcome = match mood {
+            Mood::Fails => Outcome::Error(ErrorKind::Status(500)),
+            Mood::Serves | Mood::Sheds(_) | Mood::Hangs => Outcome::Success,
+        };
         if let Some(next) = of.queue.pop_front() {
             self.serve(server, next);
         }
-        let Some(Request { agent, sent, in_flight }) = self.requests.remove(&request) else { return };
-        in_flight.observe(self.now - sent, self.now);
+        let Some(Request { caller, agent, sent, mut in_flight }) = self.requests.remove(&request) else {
+            return;
+        };
+        let waited = self.now - sent;
+        match mood {
+            Mood::Fails => in_flight.ended(Ending::Failed, waited, self.now),
+            Mood::Sheds(after) => in_flight.ended(Ending::Shed(after), waited, self.now),
+            Mood::Serves | Mood::Hangs => {
+                in_flight.answered(Some(waited), self.now);
+                in_flight.ended(Ending::Good, waited, self.now);
+            }
+        }
         self.second().errors += u32::from(outcome.is_error());
         if let Some(config) = &self.plan.policy.outlier_detection {
             let Agent { subset, rng, .. } = &mut self.agents[agent];
             let ejections = subset.observe(config, in_flight.endpoint(), outcome, self.now, rng);
             self.ejections += ejections.len() as u32;
+        }
+        if self.plan.sequential {
+            self.call_again(caller);
         }
     }
 

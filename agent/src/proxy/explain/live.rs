@@ -538,7 +538,7 @@ fn candidate(service: &Service, endpoint: &Endpoint, draws: u32, now: u64) -> Ca
         state,
         share: if out { 0.0 } else { warmup::factor(warmup, endpoint, now) },
         in_flight: endpoint.load.in_flight.load(std::sync::atomic::Ordering::Relaxed),
-        latency_ms: endpoint.load.average_nanos(now).map(|nanos| (nanos / 1e3).round() / 1e3),
+        latency_ms: endpoint.load.cost.typical_nanos().map(|nanos| (nanos / 1e3).round() / 1e3),
         percent: (draws * 100).div_ceil(DRAWS),
     }
 }

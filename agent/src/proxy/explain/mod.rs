@@ -120,7 +120,7 @@ pub struct Candidate {
     /// The part of a warm endpoint's share that it gets, 0 to 1.
     pub share: f64,
     pub in_flight: u32,
-    /// The average that balancing goes by (peak-EWMA); absent if it was never asked.
+    /// How long it usually takes to answer, as balancing goes by it (a geometric mean); absent if it has not answered yet.
     pub latency_ms: Option<f64>,
     /// How many percent of such requests it would get now, as drawn.
     pub percent: u32,

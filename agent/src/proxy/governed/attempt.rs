@@ -9,6 +9,7 @@ use crate::{
     govern::{
         breaker::{self, Open},
         concurrency,
+        cost::Ending,
         governor::{Governor, Ruled},
         outcome::Outcome,
         outlier,
@@ -33,6 +34,8 @@ pub(crate) struct Held {
     latency: Option<u64>,
     /// The same, or where that is not known since the attempt began.
     answered_after: Option<u64>,
+    /// How it has ended has been told to the balancer.
+    told: bool,
 }
 
 impl Held {
@@ -42,7 +45,7 @@ impl Held {
         place: Option<concurrency::Permit>,
         began: Nanos,
     ) -> Self {
-        Self { chosen, leave, place, ruled: None, began, latency: None, answered_after: None }
+        Self { chosen, leave, place, ruled: None, began, latency: None, answered_after: None, told: false }
     }
 
     /// A rule of the policy holds for the request.
@@ -61,18 +64,36 @@ impl Held {
         self.place.take()
     }
 
-    /// The answer's head is there, now. `sent`: since when the endpoint had the whole request.
-    pub(crate) fn answered(&mut self, sent: Option<Nanos>, now: Nanos) {
-        self.answered_after = Some(now.since(sent.unwrap_or(self.began)).0);
+    /// The answer's head is there, now. `sent`: since when the endpoint had the whole request. `ending`: what the head says of
+    /// the endpoint, if that is not good.
+    pub(crate) fn answered(&mut self, sent: Option<Nanos>, ending: Option<Ending>, now: Nanos) {
+        let after = now.since(sent.unwrap_or(self.began)).0;
+        self.answered_after = Some(after);
         if let Some(leave) = &mut self.leave {
             leave.answered(now.0);
         }
         // While the request goes on the endpoint may have waited for it: that says nothing of the endpoint.
-        if let Some(sent) = sent {
-            let latency = now.since(sent).0;
-            self.chosen.in_flight.observe(latency, now.0);
-            self.latency = Some(latency);
+        self.latency = sent.map(|sent| now.since(sent).0);
+        match ending {
+            None => self.chosen.in_flight.answered(self.latency, now.0),
+            Some(ending) => self.tell_balancer(ending, after, now),
         }
+    }
+
+    /// The end of the answer says of the endpoint what its head did not.
+    pub(super) fn sheds(&mut self, now: Nanos) {
+        self.tell_balancer(Ending::Shed(None), self.waited(now), now);
+    }
+
+    fn tell_balancer(&mut self, ending: Ending, after: u64, now: Nanos) {
+        if !std::mem::replace(&mut self.told, true) {
+            self.chosen.in_flight.ended(ending, after, now.0);
+        }
+    }
+
+    /// How long the endpoint took to answer, or has not answered by now.
+    pub(super) fn waited(&self, now: Nanos) -> u64 {
+        self.answered_after.unwrap_or_else(|| now.since(self.began).0)
     }
 
     /// The attempt has ended; `None`: the caller left, so that nobody knows how it would have.
@@ -85,6 +106,12 @@ impl Held {
         now: Nanos,
     ) {
         let service = &*destination.service;
+        match outcome {
+            Some(outcome) if outcome.is_error() => self.tell_balancer(Ending::Failed, self.waited(now), now),
+            Some(_) => self.tell_balancer(Ending::Good, 0, now),
+            None if self.answered_after.is_none() => self.tell_balancer(Ending::Left, self.waited(now), now),
+            None => {}
+        }
         if let Some(leave) = self.leave.take() {
             match outcome {
                 Some(outcome) => leave.finish(outcome, now.0),
@@ -180,8 +207,7 @@ impl Call {
         let tally = held.chosen.endpoint().load.tally();
         match outcome {
             Some(outcome) => {
-                let nanos = held.answered_after.unwrap_or_else(|| now.since(held.began).0);
-                tally.answered(nanos, outcome.is_error());
+                tally.answered(held.waited(now), outcome.is_error());
             }
             None => tally.left(),
         }

@@ -11,6 +11,7 @@ mod attempt;
 mod call;
 mod deadline;
 mod exchange;
+mod shed;
 mod stand_in;
 
 use std::{
@@ -84,10 +85,12 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
         let failure = match attempted {
             Ok(Ok(answer)) => {
                 let now = Nanos::now();
-                held.answered(exchange.sent_at(&answer), now);
-                exchange.call().record.timing.heard(now);
                 let (status, grpc) = (E::status(&answer), exchange.grpc_status(&answer));
                 let outcome = Outcome::of_answer(status, grpc);
+                let wall = || exchange.call().worker.wall_clock(now);
+                let ending = shed::ending(status, grpc, outcome, E::headers(&answer), wall);
+                held.answered(exchange.sent_at(&answer), ending, now);
+                exchange.call().record.timing.heard(now);
                 let failure = retry::Failure::of_answer(status, grpc);
                 if (status >= 429 || grpc.is_some()) && tried.may_retry(exchange, governor, failure) {
                     exchange.call().settle(&mut held, Some(outcome), Nanos::now());
@@ -277,6 +280,9 @@ async fn pass_on<E: Exchange>(
     }
     call.record.set_grpc_status(grpc);
     let now = call.finish(got, reason);
+    if shed::is_exhausted(grpc) {
+        held.sheds(now);
+    }
     call.settle(&mut held, outcome, now);
     // A tunnel keeps its place for as long as it lasts.
     if !E::is_tunnel(&answer) {

@@ -103,7 +103,7 @@ impl Exchange<'_> {
         if !fresh_only && let Some(stream) = worker.pool.take(pod.id, endpoint, self.is_repeatable(), now) {
             return Ok(upstream(stream, true));
         }
-        match upstream::connect(worker, &*pod.pod.network, endpoint, now).await {
+        match upstream::connect(worker, &*pod.pod.network, endpoint).await {
             Ok(stream) => Ok(upstream(stream, false)),
             Err(error) => {
                 worker.complain(|| {

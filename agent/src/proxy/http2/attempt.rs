@@ -118,7 +118,7 @@ impl Exchange {
         loop {
             let at = Nanos::now();
             let (pod, stream) = (&self.call.pod, &self.stream);
-            let placing = worker.h2.place(&worker, pod, chosen.endpoint(), at);
+            let placing = worker.h2.place(&worker, pod, chosen.endpoint());
             let place = match stream.unless_broken(placing).await {
                 Ok(Ok(place)) => place,
                 Ok(Err(error)) => {

@@ -189,7 +189,6 @@ impl Pool {
         worker: &Rc<Worker>,
         pod: &PodHere,
         endpoint: &Arc<Endpoint>,
-        started: Nanos,
     ) -> Result<Place, Rc<io::Error>> {
         let key = (pod.id, endpoint.address);
         let shared = match self.take(key, &endpoint.load, true) {
@@ -203,7 +202,7 @@ impl Pool {
         // Streams that come while the connection is being opened wait for it together.
         let opened = place.shared.opened.get_or_init(|| async {
             // Boxed, for it is rare, and every request's task would carry its state.
-            Box::pin(open(worker, pod, endpoint, &place.shared, started)).await.map_err(Rc::new)
+            Box::pin(open(worker, pod, endpoint, &place.shared)).await.map_err(Rc::new)
         });
         match opened.await {
             Ok(_) => Ok(place),
@@ -388,10 +387,8 @@ async fn open(
     pod: &PodHere,
     endpoint: &Arc<Endpoint>,
     shared: &Shared,
-    started: Nanos,
 ) -> io::Result<handle::Shared> {
-    let (stream, counted) =
-        upstream::connect(worker, &*pod.pod.network, endpoint, started).await?.into_parts();
+    let (stream, counted) = upstream::connect(worker, &*pod.pod.network, endpoint).await?.into_parts();
     watch_over(&stream)?;
     let core = Core::new(Role::Client, pod.http2.clone(), Nanos::now());
     let core = Rc::new(RefCell::new(core));
