@@ -277,10 +277,19 @@ impl Core {
         self.pay(Work::Reset, now)
     }
 
+    /// What comes of a stream that was reset from this side. An endpoint that goes on with one response, say with interim
+    /// ones without end, shares its connection with other requests, which must not end for it.
+    fn pay_late(&mut self, now: Nanos) -> Verdict {
+        match self.role {
+            Role::Server => self.pay(Work::Control, now),
+            Role::Client => Verdict::Go,
+        }
+    }
+
     /// Something has come for a stream that is closed. What was sent before its peer knew is nothing; else it is told.
     fn late(&mut self, id: u32, now: Nanos) -> Verdict {
         if self.streams.was_reset(id) {
-            self.pay(Work::Control, now)
+            self.pay_late(now)
         } else {
             self.refuse(id, Code::STREAM_CLOSED, now)
         }
@@ -303,7 +312,7 @@ impl Core {
                     Some(Closed::ByUs(_))
                 ) {
                     self.give_back(reading.fields);
-                    return Ok(self.pay(Work::Control, now));
+                    return Ok(self.pay_late(now));
                 }
                 let before = self.streams.get(key).map(|stream| stream.state);
                 Ok(match self.message(key, end, reading, fits) {
