@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::arch::Arch;
 use crate::shell::{self, say};
 use crate::{setup, workspace};
 
@@ -50,14 +51,24 @@ pub(crate) fn all(release: bool) -> Result<Built> {
     Ok(Built { bin })
 }
 
-/// Builds the eBPF programs, if anything of them changed.
+/// Builds the eBPF programs for this machine, if anything of them changed.
 pub(crate) fn ebpf() -> Result<PathBuf> {
+    ebpf_for(Arch::native()?)
+}
+
+/// The same for another architecture.
+pub(crate) fn ebpf_for(arch: Arch) -> Result<PathBuf> {
     let toolchain = setup::ebpf()?;
-    let object = workspace::bpf_object()?;
+    let target = workspace::target_dir()?;
+    let (object, build) = if arch.is_native() {
+        (workspace::bpf_object()?, target.join("bpf-build"))
+    } else {
+        let folder = target.join(format!("bpf-{}", arch.name()));
+        (folder.join("sluice.bpf.o"), target.join(format!("bpf-build-{}", arch.name())))
+    };
     let folder = object.parent().context("the object lies in a folder of the target directory")?;
-    let build = workspace::target_dir()?.join("bpf-build");
     say(&format!("building the eBPF programs with {toolchain}"));
-    let mut cargo = toolchain.cargo();
+    let mut cargo = toolchain.cargo(arch);
     cargo.args([
         "build",
         "--package=sluice-ebpf",

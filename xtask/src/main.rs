@@ -5,12 +5,15 @@
 //! [`setup`], says so line by line, and asks for root only for installing packages and for touching the kernel.
 
 mod apt;
+mod arch;
+mod archive;
 mod bench;
 mod build;
 mod chart;
 mod ci;
 mod clients;
 mod crds;
+mod cross;
 mod demo;
 mod helm;
 mod image;
@@ -19,6 +22,7 @@ mod manifests;
 mod metrics;
 mod prometheus;
 mod readme;
+mod release;
 mod setup;
 mod shell;
 mod test;
@@ -60,6 +64,8 @@ enum Task {
     Chart(chart::Args),
     /// Render what is in deploy/ with kustomize and Helm, and check the results
     Manifests,
+    /// Write everything that is published of a version: images, chart, kubectl plugin, bill of materials, checksums
+    Release(release::Args),
     /// Run every check that CI runs
     Ci,
 }
@@ -77,6 +83,7 @@ fn main() -> ExitCode {
         Task::Metrics(args) => metrics::run(&args),
         Task::Chart(args) => chart::run(&args),
         Task::Manifests => manifests::check(),
+        Task::Release(args) => release::run(&args),
         Task::Ci => ci::run(),
     };
     match outcome {

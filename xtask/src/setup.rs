@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
+use crate::arch::Arch;
 use crate::shell::{self, say, which};
 use crate::toolchain::{self, Toolchain};
 use crate::{apt, clients, helm, prometheus, vm, workspace};
@@ -52,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             Part::Kubectl => say(&format!("manifests: rendered by `{}`", kustomize()?.join(" "))),
             Part::Helm => say(&format!("chart: rendered by {}", helm::programs()?.helm.display())),
-            Part::Image => say(&format!("image: the target {} is there", musl()?)),
+            Part::Image => say(&format!("image: the target {} is there", musl(Arch::native()?)?)),
             Part::Prometheus => {
                 let programs = prometheus::programs()?;
                 say(&format!(
@@ -109,10 +110,10 @@ fn kubectl_minor(version: &str) -> Option<u32> {
     minor.trim_end_matches(|last: char| !last.is_ascii_digit()).parse().ok()
 }
 
-/// The target of static binaries on this architecture, with the C compiler that crates ask for.
-pub(crate) fn musl() -> Result<String> {
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    if which("musl-gcc").is_none() {
+/// The target of static binaries, with the C compiler that crates ask for where they are of this architecture.
+pub(crate) fn musl(arch: Arch) -> Result<String> {
+    let target = arch.musl();
+    if arch.is_native() && which("musl-gcc").is_none() {
         apt::install(
             &["musl-tools"],
             "building a static binary",

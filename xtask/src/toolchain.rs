@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::arch::Arch;
 use crate::shell::{self, say};
 use crate::{apt, workspace};
 
@@ -40,7 +41,10 @@ enum Compiler {
 
 impl Toolchain {
     /// Cargo of this toolchain, ready for building eBPF: compiler, linker and flags set, others' settings unset.
-    pub(crate) fn cargo(&self) -> Command {
+    ///
+    /// `bpf_target_arch` is the architecture whose registers and structures aya-ebpf describes: that on which the programs
+    /// are to run.
+    pub(crate) fn cargo(&self, arch: Arch) -> Command {
         let mut cargo = match &self.compiler {
             Compiler::Rustup(name) => {
                 let mut rustup = workspace::command("rustup");
@@ -58,9 +62,10 @@ impl Toolchain {
         for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER"] {
             cargo.env_remove(name);
         }
-        let arch = std::env::consts::ARCH;
-        // `bpf_target_arch` is the machine whose registers and structures aya-ebpf describes: the host's.
-        let flags = [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"];
+        let mut flags = vec![format!("--cfg=bpf_target_arch=\"{}\"", arch.name())];
+        flags.extend(["-Cdebuginfo=2", "-Clink-arg=--btf"].map(str::to_owned));
+        // The types and lines that go into the object name files.
+        flags.extend(workspace::remapped_paths());
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker);
         cargo

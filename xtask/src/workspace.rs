@@ -73,7 +73,8 @@ pub(crate) fn cargo_without_programs() -> Command {
     cargo
 }
 
-fn plain_cargo() -> Command {
+/// The cargo that runs us, with nothing said of eBPF programs.
+pub(crate) fn plain_cargo() -> Command {
     command(std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from))
 }
 
@@ -107,6 +108,21 @@ fn json_string(text: &str, name: &str) -> Option<String> {
             other => value.push(other),
         }
     }
+}
+
+/// Flags of rustc that keep this machine's paths out of what is built, so that it is the same wherever it is built.
+pub(crate) fn remapped_paths() -> Vec<String> {
+    // The last one that fits counts.
+    let paths = [(Some(root().to_owned()), "sluice"), (target_dir().ok(), "target"), (cargo_home(), "cargo")];
+    let flag = |(from, to): (Option<PathBuf>, &str)| {
+        from.map(|from| format!("--remap-path-prefix={}={to}", from.display()))
+    };
+    paths.into_iter().filter_map(flag).collect()
+}
+
+fn cargo_home() -> Option<PathBuf> {
+    let set = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    set.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo")))
 }
 
 /// The folder of what is built once a user and machine: `$XDG_CACHE_HOME/sluice` or `~/.cache/sluice`.

@@ -19,10 +19,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::shell;
-use crate::workspace;
+use crate::{archive, shell, workspace};
 
-pub(crate) use rendered::check as check_rendered;
+pub(crate) use rendered::{check as check_rendered, render};
 
 /// Where the chart is.
 pub(crate) const CHART: &str = "deploy/chart/sluice";
@@ -129,6 +128,24 @@ fn unknown(root: &Path, files: &BTreeMap<String, String>) -> Result<Vec<PathBuf>
         }
     }
     Ok(unknown)
+}
+
+/// The chart as a package: what `helm package` would make, without the time at which it was made.
+pub(crate) fn packed() -> Result<Vec<u8>> {
+    let root = workspace::root().join(CHART);
+    let mut paths = Vec::new();
+    list(&root, &mut paths)?;
+    let mut files = Vec::new();
+    for path in paths {
+        let inner = path.strip_prefix(&root)?.to_string_lossy().into_owned();
+        // As .helmignore says.
+        if !inner.starts_with(SETS) {
+            let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            files.push((format!("sluice/{inner}"), content));
+        }
+    }
+    let files = files.iter().map(|(path, content)| (path.as_str(), content.as_slice(), 0o644));
+    archive::gzip(&archive::tar(files)?)
 }
 
 /// All files below a directory, sorted.

@@ -7,14 +7,20 @@ mod elf;
 mod oci;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
+pub(crate) use self::oci::Image;
+use crate::arch::Arch;
 use crate::shell::{self, say};
-use crate::{build, setup, workspace};
+use crate::{build, cross, setup, workspace};
+
+/// Policies that the binary checks, to show that it runs.
+const POLICIES: &str = "deploy/examples/gray-release/release.yaml";
 
 /// A node with a thousand pods pulls it a thousand times less often than an application; still, it is pulled on each.
 const MOST_BYTES: usize = 25 << 20;
@@ -27,39 +33,31 @@ pub(crate) struct Args {
     /// The image's name, as manifests name it [default: `sluice:VERSION`]
     #[arg(long, value_name = "NAME:TAG")]
     tag: Option<String>,
+    /// The architecture [default: this machine's]
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<Arch>,
     /// Write the image's files into this directory instead, for a Dockerfile to copy
     #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "tag"])]
     rootfs: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let object = build::ebpf()?;
-    let binary = static_binary(&object)?;
-    let content = std::fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
-    let programs = std::fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
-    check_binary(&content, &programs)?;
+    let arch = args.arch.map_or_else(Arch::native, Ok)?;
+    let content = fit_binary(arch)?;
     if let Some(directory) = &args.rootfs {
         let to = directory.join("sluice");
         std::fs::create_dir_all(directory)
-            .and_then(|()| std::fs::copy(&binary, &to))
-            .and_then(|_| std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o755)))
+            .and_then(|()| std::fs::write(&to, content))
+            .and_then(|()| std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o755)))
             .with_context(|| format!("cannot write {}", to.display()))?;
         say(&format!("the image's files are in {}", directory.display()));
         return Ok(());
     }
-    let version = env!("CARGO_PKG_VERSION");
-    let image = oci::Image {
-        name: args.tag.clone().unwrap_or_else(|| format!("sluice:{version}")),
-        architecture: oci_architecture()?,
-        version,
-        revision: revision(),
-        files: BTreeMap::from([("sluice".to_owned(), content)]),
-    };
-    let archive = image.archive()?;
-    check_archive(&archive, &image.files["sluice"])?;
+    let image = of(arch, content, args.tag.clone());
+    let archive = archive(std::slice::from_ref(&image))?;
     let output = match &args.output {
         Some(output) => output.clone(),
-        None => workspace::target_dir()?.join(format!("sluice-{version}-{}.oci.tar", image.architecture)),
+        None => workspace::target_dir()?.join(format!("sluice-{}-{}.oci.tar", image.version, arch.oci())),
     };
     std::fs::write(&output, &archive).with_context(|| format!("cannot write {}", output.display()))?;
     say(&format!(
@@ -72,17 +70,44 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Whether the archive is one, and small enough. Reads it back, as a container runtime would.
-fn check_archive(archive: &[u8], binary: &[u8]) -> Result<()> {
-    ensure!(archive.len() <= MOST_BYTES, "the image has {} bytes, more than {MOST_BYTES}", archive.len());
-    let read = oci::read(archive).context("the archive that was written cannot be read")?;
-    let (name, content) = read.entrypoint()?;
-    ensure!(content == binary, "{name} in the archive is not what was put there");
-    Ok(())
+/// The image of a binary, which is its only file.
+pub(crate) fn of(arch: Arch, binary: Vec<u8>, name: Option<String>) -> Image<'static> {
+    let version = workspace::version();
+    Image {
+        name: name.unwrap_or_else(|| format!("sluice:{version}")),
+        architecture: arch.oci(),
+        version,
+        revision: revision(),
+        files: BTreeMap::from([("sluice".to_owned(), binary)]),
+    }
+}
+
+/// The archive of an image, or of one for each of several architectures. Reads it back, as a container runtime would.
+pub(crate) fn archive(images: &[Image<'_>]) -> Result<Vec<u8>> {
+    let archive = oci::archive(images)?;
+    let most = MOST_BYTES * images.len();
+    ensure!(archive.len() <= most, "the archive has {} bytes, more than {most}", archive.len());
+    let read = oci::read_all(&archive).context("the archive that was written cannot be read")?;
+    ensure!(read.len() == images.len(), "{} images in the archive, not {}", read.len(), images.len());
+    for (read, image) in read.iter().zip(images) {
+        let (name, content) = read.entrypoint()?;
+        ensure!(image.files[name] == content, "{name} in the archive is not what was put there");
+    }
+    Ok(archive)
+}
+
+/// Builds the agent's static binary, and checks that it is fit for an image.
+pub(crate) fn fit_binary(arch: Arch) -> Result<Vec<u8>> {
+    let object = build::ebpf_for(arch)?;
+    let path = static_binary(arch, &object)?;
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let (binary, programs) = (read(&path)?, read(&object)?);
+    check_binary(arch, &binary, &programs)?;
+    Ok(binary)
 }
 
 /// Whether a binary is fit for an image: needs nothing else, carries these eBPF programs, and runs.
-fn check_binary(binary: &[u8], programs: &[u8]) -> Result<()> {
+fn check_binary(arch: Arch, binary: &[u8], programs: &[u8]) -> Result<()> {
     ensure!(elf::is_static(binary)?, "the agent needs a dynamic linker, which an image has not");
     ensure!(
         memchr::memmem::find(binary, programs).is_some(),
@@ -95,54 +120,58 @@ fn check_binary(binary: &[u8], programs: &[u8]) -> Result<()> {
     std::fs::write(&extracted, binary)?;
     std::fs::set_permissions(&extracted, std::fs::Permissions::from_mode(0o755))?;
     // Nothing of this system, as nothing will be there.
-    let said = shell::read(Command::new(&extracted).arg("version").env_clear().current_dir(&directory))?;
+    let run = |arguments: &[&OsStr]| {
+        let mut command = if arch.is_native() {
+            Command::new(&extracted)
+        } else {
+            let mut emulator = Command::new(cross::emulator(arch)?);
+            emulator.arg(&extracted);
+            emulator
+        };
+        shell::read(command.args(arguments).env_clear().current_dir(&directory))
+    };
+    let said = run(&["version".as_ref()])?;
     let wanted = [
-        format!("sluice {}", env!("CARGO_PKG_VERSION")),
+        format!("sluice {}", workspace::version()),
+        format!("built for: {}", arch.musl()),
         format!("eBPF programs: embedded ({} bytes)", programs.len()),
     ];
     for line in wanted {
         ensure!(said.lines().any(|other| other == line), "the agent does not say {line:?}: {said:?}");
     }
+    // More than printing: it reads files, and judges what is in them.
+    let policies = workspace::root().join(POLICIES);
+    run(&["check".as_ref(), policies.as_os_str()])?;
     shell::remove_dir(&directory)
 }
 
 /// The agent as the image has it.
 pub(crate) fn static_agent() -> Result<PathBuf> {
-    static_binary(&build::ebpf()?)
+    static_binary(Arch::native()?, &build::ebpf()?)
 }
 
 /// The agent for musl, with nothing to link at run time, and without this machine's paths in it.
-fn static_binary(object: &Path) -> Result<PathBuf> {
-    let target = setup::musl()?;
+fn static_binary(arch: Arch, object: &Path) -> Result<PathBuf> {
+    let target = setup::musl(arch)?;
     let mut cargo = workspace::cargo_with_programs(object);
     cargo.args(["build", "--package=sluice", "--bin=sluice", "--release", "--locked", "--target", &target]);
     // Panics still name functions; lines are left out, which halves the image.
     cargo.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo").env("CARGO_PROFILE_RELEASE_DEBUG", "none");
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
-    for (from, to) in [(Some(workspace::root().to_owned()), "sluice"), (cargo_home(), "cargo")] {
-        flags.extend(from.map(|from| format!("--remap-path-prefix={}={to}", from.display())));
-    }
+    flags.extend(workspace::remapped_paths());
     cargo.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    if !arch.is_native() {
+        let compiler = cross::compiler(arch)?;
+        let target = target.replace('-', "_");
+        cargo.env(format!("CC_{target}"), &compiler.gcc).env(format!("CFLAGS_{target}"), &compiler.flags);
+        cargo.env(format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), &compiler.gcc);
+    }
     shell::run(&mut cargo).context("the static agent could not be built")?;
     Ok(workspace::target_dir()?.join(target).join("release/sluice"))
 }
 
-fn cargo_home() -> Option<PathBuf> {
-    let set = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    set.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo")))
-}
-
-/// As OCI (and Go) name this machine's architecture.
-fn oci_architecture() -> Result<&'static str> {
-    match std::env::consts::ARCH {
-        "x86_64" => Ok("amd64"),
-        "aarch64" => Ok("arm64"),
-        other => bail!("no image is made for {other}: build on x86_64 or aarch64"),
-    }
-}
-
 /// The commit, where there is one.
-fn revision() -> Option<String> {
+pub(crate) fn revision() -> Option<String> {
     let commit = shell::ask(Command::new("git").args(["rev-parse", "HEAD"]).current_dir(workspace::root()))?;
     let changed = shell::ask(
         Command::new("git")

@@ -1,17 +1,17 @@
 //! OCI image archives: writing one, and reading it back.
 //!
 //! An archive is a tar of an image layout: `oci-layout`, `index.json`, and blobs named by their digest. The index names a
-//! manifest, the manifest a configuration and one layer, a compressed tar of the image's files.
+//! manifest, the manifest a configuration and one layer, a compressed tar of the image's files. Images for several
+//! architectures have one more index between: it names a manifest for each, and a node takes that of its own.
 //! <https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md>
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use flate2::{Compression, GzBuilder, read::GzDecoder};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+
+use crate::archive::{gunzip, gzip, sha256, tar};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -22,7 +22,7 @@ const CREATED: &str = "1970-01-01T00:00:00Z";
 
 /// What is to be in an image.
 #[derive(Debug)]
-pub(super) struct Image<'a> {
+pub(crate) struct Image<'a> {
     /// As in `sluice:0.1.0`.
     pub(super) name: String,
     pub(super) architecture: &'a str,
@@ -33,51 +33,77 @@ pub(super) struct Image<'a> {
     pub(super) files: BTreeMap<String, Vec<u8>>,
 }
 
+/// Blobs of an archive, by the path that their digest gives them.
+type Blobs = BTreeMap<String, Vec<u8>>;
+
 impl Image<'_> {
-    pub(super) fn archive(&self) -> Result<Vec<u8>> {
+    /// Adds this image's blobs, and returns what describes its manifest.
+    fn add_to(&self, blobs: &mut Blobs) -> Result<Value> {
         let layer = tar(self.files.iter().map(|(path, content)| (path.as_str(), content.as_slice(), 0o755)))?;
-        let compressed = gzip(&layer)?;
         let entrypoint = self.files.keys().next().context("an image without files")?;
         let mut annotations = json!({
             "org.opencontainers.image.title": "sluice",
-            "org.opencontainers.image.description": "A node agent that governs the HTTP and gRPC calls between Kubernetes services",
+            "org.opencontainers.image.description":
+                "A node agent that routes and protects the HTTP and gRPC calls between Kubernetes services",
             "org.opencontainers.image.version": self.version,
             "org.opencontainers.image.licenses": "Apache-2.0",
         });
         if let Some(revision) = &self.revision {
             annotations["org.opencontainers.image.revision"] = json!(revision);
         }
-        let config = to_json(&json!({
+        let config = json!({
             "created": CREATED,
             "architecture": self.architecture,
             "os": "linux",
             "config": { "Entrypoint": [format!("/{entrypoint}")], "WorkingDir": "/", "Labels": &annotations },
             "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
             "history": [{ "created": CREATED, "created_by": "cargo xtask image" }],
-        }))?;
-        let manifest = to_json(&json!({
+        });
+        let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
-            "config": descriptor(CONFIG, &config),
-            "layers": [descriptor(LAYER, &compressed)],
+            "config": add(blobs, CONFIG, to_json(&config)?),
+            "layers": [add(blobs, LAYER, gzip(&layer)?)],
             "annotations": annotations,
-        }))?;
-        let mut described = descriptor(MANIFEST, &manifest);
-        described["platform"] = json!({ "architecture": self.architecture, "os": "linux" });
-        described["annotations"] = json!({
-            // Containerd goes by the first, others by the second.
-            "io.containerd.image.name": full_name(&self.name),
-            "org.opencontainers.image.ref.name": tag(&self.name),
         });
-        let index = to_json(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [described] }))?;
-        let blobs = [&compressed, &config, &manifest].map(|blob| (blob_path(&digest(blob)), blob));
-        let mut entries: BTreeMap<&str, &[u8]> =
-            blobs.iter().map(|(path, blob)| (path.as_str(), blob.as_slice())).collect();
-        let layout = to_json(&json!({ "imageLayoutVersion": "1.0.0" }))?;
-        entries.insert("oci-layout", &layout);
-        entries.insert("index.json", &index);
-        tar(entries.into_iter().map(|(path, content)| (path, content, 0o644)))
+        let mut described = add(blobs, MANIFEST, to_json(&manifest)?);
+        described["platform"] = json!({ "architecture": self.architecture, "os": "linux" });
+        Ok(described)
     }
+}
+
+/// The archive of an image, or of one for each of several architectures under the name of the first.
+pub(super) fn archive(images: &[Image<'_>]) -> Result<Vec<u8>> {
+    let mut blobs = Blobs::new();
+    let described = images.iter().map(|image| image.add_to(&mut blobs)).collect::<Result<Vec<_>>>()?;
+    let name = &images.first().context("an archive without an image")?.name;
+    let mut top = match described.as_slice() {
+        [only] => only.clone(),
+        all => {
+            let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": all });
+            add(&mut blobs, INDEX, to_json(&index)?)
+        }
+    };
+    top["annotations"] = json!({
+        // Containerd goes by the first, others by the second.
+        "io.containerd.image.name": full_name(name),
+        "org.opencontainers.image.ref.name": tag(name),
+    });
+    let index = to_json(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [top] }))?;
+    let layout = to_json(&json!({ "imageLayoutVersion": "1.0.0" }))?;
+    let mut entries: BTreeMap<&str, &[u8]> =
+        blobs.iter().map(|(path, blob)| (path.as_str(), blob.as_slice())).collect();
+    entries.insert("oci-layout", &layout);
+    entries.insert("index.json", &index);
+    tar(entries.into_iter().map(|(path, content)| (path, content, 0o644)))
+}
+
+/// Adds a blob, and returns its descriptor.
+fn add(blobs: &mut Blobs, media_type: &str, blob: Vec<u8>) -> Value {
+    let digest = digest(&blob);
+    let descriptor = json!({ "mediaType": media_type, "digest": digest, "size": blob.len() });
+    blobs.insert(blob_path(&digest), blob);
+    descriptor
 }
 
 /// The name as containerd and the kubelet spell it out.
@@ -105,62 +131,11 @@ fn to_json(value: &Value) -> Result<Vec<u8>> {
 }
 
 fn digest(blob: &[u8]) -> String {
-    let mut digest = "sha256:".to_owned();
-    for byte in Sha256::digest(blob) {
-        // Into a String: never fails.
-        let _ = write!(digest, "{byte:02x}");
-    }
-    digest
+    format!("sha256:{}", sha256(blob))
 }
 
 fn blob_path(digest: &str) -> String {
     format!("blobs/{}", digest.replace(':', "/"))
-}
-
-fn descriptor(media_type: &str, blob: &[u8]) -> Value {
-    json!({ "mediaType": media_type, "digest": digest(blob), "size": blob.len() })
-}
-
-fn gzip(data: &[u8]) -> Result<Vec<u8>> {
-    // No name and no time in the header.
-    let mut encoder = GzBuilder::new().write(Vec::new(), Compression::best());
-    encoder.write_all(data)?;
-    Ok(encoder.finish()?)
-}
-
-/// A tar of files of root, with the directories that they lie in, all of the same time.
-fn tar<'a>(files: impl Iterator<Item = (&'a str, &'a [u8], u32)>) -> Result<Vec<u8>> {
-    let mut builder = tar::Builder::new(Vec::new());
-    let mut directories = Vec::new();
-    for (path, content, mode) in files {
-        for (end, _) in path.match_indices('/') {
-            let directory = &path[..=end];
-            if !directories.contains(&directory) {
-                directories.push(directory);
-                append(&mut builder, directory, tar::EntryType::Directory, 0o755, &[])?;
-            }
-        }
-        append(&mut builder, path, tar::EntryType::Regular, mode, content)?;
-    }
-    Ok(builder.into_inner()?)
-}
-
-fn append(
-    builder: &mut tar::Builder<Vec<u8>>,
-    path: &str,
-    kind: tar::EntryType,
-    mode: u32,
-    content: &[u8],
-) -> Result<()> {
-    let mut header = tar::Header::new_ustar();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(content.len() as u64);
-    builder.append_data(&mut header, path, content)?;
-    Ok(())
 }
 
 /// An image that was read back.
@@ -182,8 +157,16 @@ impl Read {
     }
 }
 
-/// Reads an archive as a runtime does: by digests, each of which must be right.
-pub(super) fn read(archive: &[u8]) -> Result<Read> {
+/// Reads an archive of one image.
+#[cfg(test)]
+fn read(archive: &[u8]) -> Result<Read> {
+    let mut images = read_all(archive)?;
+    ensure!(images.len() == 1, "{} images", images.len());
+    Ok(images.remove(0))
+}
+
+/// Reads an archive as a runtime does: by digests, each of which must be right. It has an image for each architecture.
+pub(super) fn read_all(archive: &[u8]) -> Result<Vec<Read>> {
     let entries = untar(archive)?;
     let file = |path: &str| entries.get(path).with_context(|| format!("no {path} in the archive"));
     let parse = |bytes: &[u8]| -> Result<Value> { Ok(serde_json::from_slice(bytes)?) };
@@ -198,8 +181,28 @@ pub(super) fn read(archive: &[u8]) -> Result<Read> {
         Ok(blob)
     };
     let index = parse(file("index.json")?)?;
-    let manifest = parse(blob(&index["manifests"][0], MANIFEST)?)?;
+    let top = &index["manifests"][0];
+    let manifests = if top["mediaType"] == INDEX {
+        let index = parse(blob(top, INDEX)?)?;
+        index["manifests"].as_array().cloned().context("an index without manifests")?
+    } else {
+        vec![top.clone()]
+    };
+    manifests.iter().map(|described| read_one(described, &parse, &blob)).collect()
+}
+
+/// The image that is described, with what finds blobs.
+fn read_one<'a>(
+    described: &Value,
+    parse: &impl Fn(&[u8]) -> Result<Value>,
+    blob: &impl Fn(&Value, &str) -> Result<&'a Vec<u8>>,
+) -> Result<Read> {
+    let manifest = parse(blob(described, MANIFEST)?)?;
     let config = parse(blob(&manifest["config"], CONFIG)?)?;
+    ensure!(
+        described["platform"]["architecture"] == config["architecture"],
+        "the index names another architecture than the image: {described}"
+    );
     let (Some(layers), Some(ids)) = (manifest["layers"].as_array(), config["rootfs"]["diff_ids"].as_array())
     else {
         bail!("no layers");
@@ -207,8 +210,7 @@ pub(super) fn read(archive: &[u8]) -> Result<Read> {
     ensure!(layers.len() == ids.len(), "{} layers, {} ids", layers.len(), ids.len());
     let mut files = BTreeMap::new();
     for (layer, id) in layers.iter().zip(ids) {
-        let mut data = Vec::new();
-        GzDecoder::new(blob(layer, LAYER)?.as_slice()).read_to_end(&mut data)?;
+        let data = gunzip(blob(layer, LAYER)?)?;
         ensure!(*id == digest(&data), "a layer is not what its id says: {id}");
         files.extend(untar(&data)?);
     }
@@ -246,17 +248,17 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_read_back() {
-        let archive = image().archive().expect("written");
+        let archive = archive(&[image()]).expect("written");
         let read = read(&archive).expect("read");
         let (path, content) = read.entrypoint().expect("an entrypoint");
         assert_eq!((path, content), ("bin/sluice", &*image().files["bin/sluice"]));
         assert_eq!(read.config["architecture"], "amd64");
-        assert_eq!(archive, image().archive().expect("written"), "the same again");
+        assert_eq!(archive, super::archive(&[image()]).expect("written"), "the same again");
     }
 
     #[test]
     fn a_changed_byte_is_noticed() {
-        let archive = image().archive().expect("written");
+        let archive = archive(&[image()]).expect("written");
         let entries = untar(&archive).expect("a tar");
         for path in entries.keys().filter(|path| path.starts_with("blobs/")) {
             let mut changed = entries.clone();
@@ -271,20 +273,21 @@ mod tests {
     }
 
     #[test]
-    fn files_are_roots_and_of_one_time() {
-        let layer = tar([("a/b/c", &b"x"[..], 0o755), ("a/b/d", b"y", 0o755)].into_iter()).expect("a tar");
-        let mut paths = Vec::new();
-        for entry in tar::Archive::new(&layer[..]).entries().expect("a tar") {
-            let entry = entry.expect("whole");
-            let header = entry.header();
-            assert_eq!(
-                (header.uid().ok(), header.gid().ok(), header.mtime().ok()),
-                (Some(0), Some(0), Some(0))
-            );
-            assert_eq!(header.mode().ok(), Some(0o755));
-            paths.push(entry.path().expect("a path").display().to_string());
-        }
-        assert_eq!(paths, ["a/", "a/b/", "a/b/c", "a/b/d"]);
+    fn a_node_finds_the_image_of_its_architecture() {
+        let mut other = image();
+        other.architecture = "arm64";
+        other.files.insert("bin/sluice".to_owned(), b"\x7fELF of another kind".to_vec());
+        let archive = archive(&[image(), other]).expect("written");
+        let read = read_all(&archive).expect("read");
+        let architectures: Vec<&Value> = read.iter().map(|image| &image.config["architecture"]).collect();
+        assert_eq!(architectures, ["amd64", "arm64"]);
+        assert!(read[1].entrypoint().expect("there").1.ends_with(b"of another kind"));
+        assert!(super::read(&archive).is_err(), "which of the two?");
+        // One entry with the name: containerd and skopeo import what it names.
+        let entries = untar(&archive).expect("a tar");
+        let index: Value = serde_json::from_slice(&entries["index.json"]).expect("JSON");
+        assert_eq!(index["manifests"].as_array().map(Vec::len), Some(1));
+        assert_eq!(index["manifests"][0]["mediaType"], INDEX);
     }
 
     #[test]
