@@ -111,7 +111,8 @@ impl ApiServer {
         }
         let runtime = self.runtime.as_ref().context("the runtime lives as long as the server")?;
         let _in_it = runtime.enter();
-        self.reserved = Some(reserve(self.address)?);
+        // A process that another test is starting holds a copy of the listener until it has become its program.
+        self.reserved = Some(crate::eventually("the port is free again", || reserve(self.address))?);
         Ok(())
     }
 

@@ -102,7 +102,7 @@ fn a_dependency_that_is_gone_is_answered_for_from_memory() {
     test("fallback", |world| {
         let mut web = web(world, "200")?;
         let on = ["ServerError", "ConnectFailure"];
-        let stale = json!([{"name": "last", "conditions": on, "type": "Stale", "stale": {"maxAge": "10m"}}]);
+        let stale = json!([{"name": "last", "conditions": on, "type": "Stale", "stale": {"maxAge": "10m", "shared": true}}]);
         world.apply(policy(json!({"fallbacks": stale})))?;
         let ann = ["authorization: bearer ann"];
         eventually("a good answer is kept, and given when the service fails", || {

@@ -219,7 +219,7 @@ fn the_page_shows_what_happens_and_metrics_say_the_same() {
         };
         ensure!(state(&client).is_some_and(|(state, _)| state == "enrolled"), "{pods:?}");
         ensure!(
-            state(&out).is_some_and(|(state, why)| state == "not captured" && why.contains("annotation")),
+            state(&out).is_some_and(|(state, why)| state == "not enrolled" && why.contains("annotation")),
             "{pods:?}"
         );
         screenshots(&browser, "pods")?;
