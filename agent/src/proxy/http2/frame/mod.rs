@@ -1,7 +1,7 @@
 //! Frames (RFC 9113, sections 4 and 6): bytes to what they say and back. Pure: no I/O, no clock, no connection.
 //!
 //! A reader takes the [`Head`] of a frame, asks [`Head::check`] what it alone can tell, and gives the payload to the parser of
-//! its [`Kind`] in [`payload`]; header blocks that come in several frames are put together by [`block`]. [`write`] makes
+//! its [`Kind`] in [`payload`]; header blocks that come in several frames are put together by [`block`]. [`mod@write`] makes
 //! frames. Each [`Error`] says with what code the RFC ends the connection or the stream. What depends on streams and
 //! windows is decided by who has them.
 

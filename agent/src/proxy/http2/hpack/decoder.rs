@@ -81,7 +81,7 @@ impl<F: FnMut(Field<'_>)> Sink<'_, F> {
 
 impl Decoder {
     /// `bound`: what we tell the peer as `SETTINGS_HEADER_TABLE_SIZE`. Until it has acknowledged a smaller one than the
-    /// protocol's default it may use that; the acknowledgement is told with [`Self::set_max_table`].
+    /// protocol's default it may use that; the acknowledgement is told with `set_max_table`.
     pub(crate) fn new(bound: usize) -> Self {
         Self { table: Table::new(TABLE_SIZE), bound: bound.max(TABLE_SIZE), text: Vec::new() }
     }
