@@ -67,7 +67,7 @@ pub struct Call<'c> {
     /// Endpoints that this request was sent to already, in vain. One of them is chosen again only if there is no
     /// other: whoever retries looks whether that is worth it.
     pub tried: &'c [SocketAddr],
-    /// Monotonic, of the same clock as the samples given to [`super::endpoint::Load::observe`].
+    /// Monotonic, of the same clock as the samples given to [`super::endpoint::InFlight::answered`].
     pub now_nanos: u64,
 }
 
