@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Break, Fault,
-    state::{Open, Selection, Shared, State},
+    Break, Fault, exec,
+    state::{Open, Selection, Shared, State, Stored},
 };
 
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -65,17 +65,20 @@ pub(super) async fn answer(
     shared: &Arc<Shared>,
     certified: bool,
 ) -> Response<Body> {
-    let (head, body) = request.into_parts();
     let tokens = shared.state().tokens.clone();
     if let Some(tokens) = tokens {
-        let shown = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let known =
             shown.and_then(|shown| shown.strip_prefix("Bearer ")).is_some_and(|t| tokens.contains(t.trim()));
         if !known && !certified {
             return refusal(401, "Unauthorized");
         }
     }
-    let Some(path) = Path::parse(head.uri.path()) else { return refusal(404, "no such path") };
+    let Some(path) = Path::parse(request.uri().path()) else { return refusal(404, "no such path") };
+    if path.resource == "pods" && path.part.as_deref() == Some("exec") {
+        return execute(request, &path, shared).await;
+    }
+    let (head, body) = request.into_parts();
     let query = query(head.uri.query().unwrap_or_default());
     let is = |name: &str| query.get(name).is_some_and(|value| value == "true" || value == "1");
     let verb = match (&head.method, &path.name) {
@@ -142,14 +145,51 @@ pub(super) async fn answer(
     }
 }
 
+/// Executes in a pod. Who asks needs the right to `create`, and before Kubernetes 1.35, to whom a WebSocket is a GET, to `get`.
+async fn execute(request: Request<Incoming>, path: &Path, shared: &Arc<Shared>) -> Response<Body> {
+    for verb in ["get", "create"] {
+        shared.state().asked.insert((verb, path.to_string()));
+    }
+    let fault = shared.state().fault_of("create", "pods/exec");
+    match fault {
+        Some(Fault::Status(code)) => {
+            return refusal(
+                code,
+                &format!("cannot create resource \"pods/exec\" in {}, for the test", path.namespace),
+            );
+        }
+        // As a proxy on the way answers that knows no WebSockets.
+        Some(Fault::Empty) => return respond(200, full(String::new())),
+        Some(_) => return std::future::pending().await,
+        None => {}
+    }
+    let name = path.name.as_deref().unwrap_or_default();
+    let (pod, kubelets) = {
+        let state = shared.state();
+        (state.get("pods", &path.namespace, name), state.kubelets.clone())
+    };
+    let Some(pod) = pod else { return refusal(404, &format!("pods \"{name}\" not found")) };
+    match exec::exec(request, &pod, &kubelets) {
+        Ok(response) => {
+            shared.state().answered("create", "pods/exec", &path.namespace);
+            response
+        }
+        Err((code, why)) => refusal(code, &why),
+    }
+}
+
 fn query(text: &str) -> BTreeMap<String, String> {
+    pairs(text).collect()
+}
+
+/// The parameters of a query, in their order.
+pub(super) fn pairs(text: &str) -> impl Iterator<Item = (String, String)> {
     let decode = |text: &str| {
         percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
     };
     text.split('&')
         .filter_map(|pair| pair.split_once('='))
-        .map(|(name, value)| (decode(name), decode(value)))
-        .collect()
+        .map(move |(name, value)| (decode(name), decode(value)))
 }
 
 fn list(
@@ -174,12 +214,25 @@ fn list(
     let version = token.as_ref().map_or(state.version, |(version, _)| *version);
     let limit =
         query.get("limit").and_then(|limit| limit.parse().ok()).map(|limit: usize| limit.min(state.page));
+    // Equality only, and only in lists: nobody here asks for more.
+    let labels: Vec<(&str, &str)> = query
+        .get("labelSelector")
+        .into_iter()
+        .flat_map(|terms| terms.split(','))
+        .filter_map(|term| term.split_once('='))
+        .collect();
+    let labelled = |object: &Stored| {
+        labels.is_empty() || {
+            let object: Value = serde_json::from_str(&object.json).unwrap_or(Value::Null);
+            labels.iter().all(|(name, value)| object["metadata"]["labels"][name] == **value)
+        }
+    };
     let mut items = Vec::new();
     let mut more = None;
     if let Some(collection) = state.collections.get(&path.resource) {
         for (name, object) in &collection.objects {
             let told = token.as_ref().is_some_and(|(_, last)| name <= last);
-            if told || !selection.is_in(&name.0) || !selection.matches(object) {
+            if told || !selection.is_in(&name.0) || !selection.matches(object) || !labelled(object) {
                 continue;
             }
             if limit.is_some_and(|limit| items.len() >= limit) {
@@ -489,7 +542,7 @@ fn status(code: u16, message: &str) -> Value {
     })
 }
 
-fn full(text: String) -> Body {
+pub(super) fn full(text: String) -> Body {
     Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync()
 }
 

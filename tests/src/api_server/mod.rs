@@ -2,13 +2,14 @@
 //!
 //! It keeps objects and the events that led to them, as the real one does: a list is of a resourceVersion, a watch
 //! begins after one, and one that is too old is Gone. Lists come in pages or as streams, watches in chunks with
-//! bookmarks. It runs on a thread of its own, so that a test may stop the clock of its own runtime.
+//! bookmarks; what is executed in a pod is a program of the test's choice. It runs on a thread of its own, so that a test may stop the clock of its own runtime.
 //!
 //! What it does not do is what clients do not see: storage, admission, controllers. It validates what is written with
 //! `fieldValidation=Strict`, as kubectl does, and nothing else: by the types of Kubernetes' own kinds, and by the
 //! CustomResourceDefinitions that were applied to it.
 
 mod answer;
+mod exec;
 mod fault;
 mod schema;
 mod state;
@@ -21,6 +22,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc, MutexGuard,
         atomic::{AtomicUsize, Ordering},
@@ -39,6 +41,7 @@ use tokio::{
 };
 
 pub use self::{
+    exec::{Exec, PROTOCOLS},
     fault::{Break, Fault},
     schema::Schema,
 };
@@ -183,6 +186,21 @@ impl ApiServer {
         self.state().tokens = tokens.map(|tokens| tokens.iter().map(ToString::to_string).collect());
     }
 
+    /// From now on this runs when somebody executes something in a pod.
+    pub fn set_exec(&self, runs: impl Fn(&Exec) -> Result<Command, String> + Send + Sync + 'static) {
+        self.state().kubelets.runs = Arc::new(runs);
+    }
+
+    /// The versions of the protocol that it has for that: at the start [`PROTOCOLS`].
+    pub fn set_exec_protocols(&self, protocols: &[&'static str]) {
+        self.state().kubelets.protocols = protocols.to_vec();
+    }
+
+    /// How many programs run that were executed.
+    pub fn executing(&self) -> usize {
+        self.state().kubelets.running.load(Ordering::Relaxed)
+    }
+
     /// How often it was asked so and has answered well.
     pub fn count(&self, verb: &'static str, resource: &str, namespace: &str) -> usize {
         self.state().count(verb, resource, namespace)
@@ -279,6 +297,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, identity: Arc<Identi
             // A watch that is broken off, or a client that goes, ends the connection in disorder.
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
                 .await;
         });
         while connections.try_join_next().is_some() {}

@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{Break, Counter, Fault, Schema, strict};
+use super::{Break, Counter, Fault, Schema, exec::Kubelets, strict};
 
 /// Namespace (empty for none) and name.
 pub(super) type Name = (String, String);
@@ -97,6 +97,7 @@ pub(super) struct State {
     pub(super) page: usize,
     pub(super) chunks: Option<(usize, Duration)>,
     pub(super) tokens: Option<BTreeSet<String>>,
+    pub(super) kubelets: Kubelets,
     counts: HashMap<(&'static str, String, String), usize>,
     /// All that was asked for, as RBAC would name it.
     pub(super) asked: BTreeSet<(&'static str, String)>,
@@ -117,6 +118,7 @@ impl Default for State {
             page: 500,
             chunks: None,
             tokens: None,
+            kubelets: Kubelets::default(),
             counts: HashMap::new(),
             asked: BTreeSet::new(),
             open: BTreeMap::new(),
