@@ -8,7 +8,7 @@
 //! - [`govern`]: what is decided about it. Tag, lane, balance. Pure: no sockets, no clock of its own.
 //! - [`observe`]: what is told about it. Metrics, the last 15 minutes, traces and the access log.
 //! - [`admin`]: who can ask. `/metrics`, `/healthz`, `/readyz`, and a live page.
-//! - [`ask`]: how: `sluice get`, `explain`, `status`, `top`, `call`, `dump`.
+//! - [`ask`]: how: `sluice get`, `explain`, `status`, `top`, `call`, `dump`; and [`kubectl`], `kubectl sluice`, from elsewhere.
 //! - [`config`]: what the operator chose. [`api`]: the words of the Kubernetes objects that Sluice reads.
 //! - [`offline`]: what `sluice` does without a cluster: `sluice check`, `sluice crds`, `sluice metrics`.
 //! - [`run`]: wires everything; owns start, drain and stop. [`cli`]: the command line.
@@ -24,6 +24,7 @@ mod clock;
 pub mod cluster;
 pub mod config;
 pub mod govern;
+pub mod kubectl;
 pub mod observe;
 pub mod offline;
 pub mod proxy;

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
+
 use super::{inert::inert, table::table};
 use crate::proxy::explain::{Candidate, Explanation, Verdict};
 
@@ -15,7 +17,7 @@ fn mark(verdict: Verdict) -> &'static str {
 }
 
 /// A decision, step by step.
-pub(super) fn shown(explanation: &Explanation) -> String {
+pub(crate) fn shown(explanation: &Explanation) -> String {
     let Explanation { ended, caller, service, method, path, steps, candidates, outcome } = explanation;
     let mut out = format!(
         "{} {} from {} to {}\n",
@@ -69,21 +71,41 @@ fn rows_of(candidates: &[Candidate]) -> Vec<[String; 7]> {
     std::iter::once(head).chain(candidates.iter().map(row)).collect()
 }
 
+/// A decision, and on which node it was made.
+#[derive(Debug, Serialize)]
+pub(crate) struct OnNode {
+    pub(crate) node: String,
+    #[serde(flatten)]
+    pub(crate) explanation: Explanation,
+}
+
+const HEAD: [&str; 7] = ["ago", "took", "caller", "service", "request", "got", "trace"];
+
+fn row(one: &Explanation) -> [String; 7] {
+    let ended = one.ended.as_ref();
+    let got = one.outcome.reason.clone().or_else(|| Some(one.outcome.status?.to_string()));
+    [
+        ended.map_or_else(String::new, |ended| format!("{:.1} s", ended.seconds_ago)),
+        ended.map_or_else(String::new, |ended| format!("{:.1} ms", ended.duration_ms)),
+        one.caller.clone(),
+        one.service.clone().unwrap_or_default(),
+        format!("{} {}", one.method, one.path),
+        got.unwrap_or_else(|| "nothing".to_owned()),
+        ended.and_then(|ended| ended.trace_id.clone()).unwrap_or_else(|| "-".to_owned()),
+    ]
+}
+
 /// Several, a line each.
 pub(super) fn listed(past: &[Explanation]) -> String {
-    let head = ["ago", "took", "caller", "service", "request", "got", "trace"].map(str::to_owned);
-    let row = |one: &Explanation| {
-        let ended = one.ended.as_ref();
-        let got = one.outcome.reason.clone().or_else(|| Some(one.outcome.status?.to_string()));
-        [
-            ended.map_or_else(String::new, |ended| format!("{:.1} s", ended.seconds_ago)),
-            ended.map_or_else(String::new, |ended| format!("{:.1} ms", ended.duration_ms)),
-            one.caller.clone(),
-            one.service.clone().unwrap_or_default(),
-            format!("{} {}", one.method, one.path),
-            got.unwrap_or_else(|| "nothing".to_owned()),
-            ended.and_then(|ended| ended.trace_id.clone()).unwrap_or_else(|| "-".to_owned()),
-        ]
-    };
+    let head = HEAD.map(str::to_owned);
     table(0, &std::iter::once(head).chain(past.iter().map(row)).collect::<Vec<_>>())
+}
+
+/// Several of several nodes, a line each.
+pub(crate) fn listed_on_nodes(past: &[OnNode]) -> String {
+    let with = |node: &str, [ago, took, caller, service, request, got, trace]: [String; 7]| {
+        [ago, took, node.to_owned(), caller, service, request, got, trace]
+    };
+    let rows = past.iter().map(|one| with(&one.node, row(&one.explanation)));
+    table(0, &std::iter::once(with("node", HEAD.map(str::to_owned))).chain(rows).collect::<Vec<_>>())
 }

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use super::{inert::inert, table::table};
 use crate::admin::desk::{Policies, Status};
 
-fn shown_policies(policies: &Policies) -> String {
+/// How many of them are active, and how far.
+pub(crate) fn shown_policies(policies: &Policies) -> String {
     let Policies { active, partly_active, earlier_version_active, inactive } = policies;
     let rest = [
         (*partly_active, "active in part"),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::inert::inert;
 
 /// Lines of columns, aligned; the last column is not padded.
-pub(super) fn table<const N: usize>(indent: usize, rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(indent: usize, rows: &[[String; N]]) -> String {
     let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| inert(cell))).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; N] = std::array::from_fn(width);

@@ -1,4 +1,6 @@
-use super::*;
+use serde_json::json;
+
+use super::{args::Request, *};
 use crate::{
     admin::desk::{Pods, Policies, Problem, Services},
     proxy::explain::{Candidate, Ended, Outcome, Stage, Step, Verdict},
@@ -97,10 +99,13 @@ fn a_request_line_is_a_path_or_a_method_and_a_path() {
             headers: Vec::new(),
             line: line.iter().map(|word| (*word).to_owned()).collect(),
         };
-        let question = request.question(EXPLAIN).unwrap();
+        let question = request.question("sluice", EXPLAIN).unwrap();
         assert_eq!((&*question.method, &*question.target), (method, target));
-        let error = Request { to: None, ..request }.question(EXPLAIN).unwrap_err();
-        assert!(error.to_string().starts_with("--to is needed, as in `sluice explain --pod"), "{error}");
+        let error = Request { to: None, ..request }.question("kubectl sluice", EXPLAIN).unwrap_err();
+        assert!(
+            error.to_string().starts_with("--to is needed, as in `kubectl sluice explain --pod"),
+            "{error}"
+        );
         assert_eq!(error.exit_code(), 2);
     }
 }

@@ -1,16 +1,15 @@
-//! The services of the node, live: a screen that is drawn anew each second, or plain lines where there is no terminal.
+//! The services of one node or of several, live: a screen that is drawn anew each second, or plain lines where there is no terminal.
 
 use std::{
     cmp::Reverse,
     io::{self, IsTerminal as _, Write as _},
-    path::Path,
     time::Duration,
 };
 
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failed, inert::inert, table::table, value};
+use super::{Failed, inert::inert, table::table};
 
 /// The other screen, without a cursor; and back.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
@@ -38,37 +37,43 @@ impl Drop for Screen {
     }
 }
 
-/// Draws until it is interrupted or nobody looks any more, or `times` times.
-pub(super) fn run(socket: &Path, times: Option<u32>) -> Result<(), Failed> {
+/// Draws what `overview` says until it is interrupted or nobody looks any more, or `times` times.
+pub(super) fn run(
+    times: Option<u32>,
+    overview: impl AsyncFnMut() -> Result<Value, Failed>,
+) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        // Before the screen is changed: from here on no signal ends the process without it being restored.
-        let (mut interrupt, mut terminate, mut hangup) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        );
-        let first = value(socket, "/api/overview")?;
-        let screen = if io::stdout().is_terminal() { Some(Screen::enter()?) } else { None };
-        let mut every = tokio::time::interval(Duration::from_secs(1));
-        every.tick().await;
-        let mut overview = first;
-        let mut drawn = 0;
-        loop {
-            draw(&overview, screen.is_some())?;
-            drawn += 1;
-            if times == Some(drawn) {
-                return Ok(());
-            }
-            tokio::select! {
-                _ = every.tick() => {}
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
-                _ = hangup.recv() => return Ok(()),
-            }
-            overview = value(socket, "/api/overview")?;
+    runtime.block_on(live(times, overview))
+}
+
+/// [`run`], within a runtime.
+pub(crate) async fn live(
+    times: Option<u32>,
+    mut ask: impl AsyncFnMut() -> Result<Value, Failed>,
+) -> Result<(), Failed> {
+    // Before the screen is changed: from here on no signal ends the process without it being restored.
+    let (mut interrupt, mut terminate, mut hangup) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    let first = ask().await?;
+    let screen = if io::stdout().is_terminal() { Some(Screen::enter()?) } else { None };
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.tick().await;
+    let mut overview = first;
+    let mut drawn = 0;
+    loop {
+        draw(&overview, screen.is_some())?;
+        drawn += 1;
+        if times == Some(drawn) {
+            return Ok(());
         }
-    })
+        tokio::select! {
+            _ = every.tick() => {}
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+            _ = hangup.recv() => return Ok(()),
+        }
+        overview = ask().await?;
+    }
 }
 
 fn draw(overview: &Value, screen: bool) -> io::Result<()> {

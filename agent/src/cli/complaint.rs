@@ -1,14 +1,9 @@
 //! What is wrong with the command line, on one line.
 
-use clap::{
-    CommandFactory as _,
-    error::{ContextKind, ContextValue},
-};
-
-use super::CommandLine;
+use clap::error::{ContextKind, ContextValue};
 
 /// Names the environment variable if the value comes from there.
-pub(super) fn complaint(error: &clap::Error) -> String {
+pub(super) fn complaint(command: &clap::Command, error: &clap::Error) -> String {
     let line = one_line(&error.to_string());
     let (Some(ContextValue::String(argument)), Some(ContextValue::String(value))) =
         (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
@@ -17,7 +12,6 @@ pub(super) fn complaint(error: &clap::Error) -> String {
     };
     let flag = argument.split(' ').next().unwrap_or_default();
     let given = std::env::args().any(|word| word.split('=').next() == Some(flag));
-    let command = CommandLine::command();
     let variable = command
         .get_subcommands()
         .flat_map(clap::Command::get_arguments)
@@ -42,7 +36,7 @@ fn one_line(complaint: &str) -> String {
 mod tests {
     use clap::Parser as _;
 
-    use super::*;
+    use super::{super::CommandLine, *};
 
     #[test]
     fn complaints_are_one_line() {

@@ -58,7 +58,8 @@ pub(super) fn of(mut command: clap::Command, name: Option<&str>) -> Result<Strin
         return Err(format!("there is no command '{unknown}': there are {}", names.join(", ")));
     }
     // As `sluice NAME --help` has it: a short one where nothing needs a paragraph.
-    let asked = [Some("sluice"), name, Some("--help")];
+    let program = command.get_name().to_owned();
+    let asked = [Some(&*program), name, Some("--help")];
     let Err(help) = command.try_get_matches_from_mut(asked.into_iter().flatten()) else {
         return Err("there is no help".to_owned());
     };

@@ -6,10 +6,15 @@
 
 mod complaint;
 mod help;
+mod plugin;
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args as _, FromArgMatches, Parser, Subcommand};
 
 use self::complaint::complaint;
 use crate::{
@@ -111,6 +116,12 @@ enum Command {
     Settings,
     /// Print the version, what it is built for, and whether it carries the eBPF programs
     Version,
+    /// Answer questions on standard input: the other end of `kubectl sluice`
+    #[command(hide = true)]
+    Relay {
+        #[command(flatten)]
+        agent: Running,
+    },
     /// Print this message, or the help of a command
     Help {
         /// The command
@@ -118,23 +129,20 @@ enum Command {
     },
 }
 
-/// Runs the command that the arguments name.
+/// Runs the command that the arguments name. Under the name `kubectl-sluice` the program is the plugin of kubectl.
 pub fn main() -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&name).file_name().unwrap_or_default();
+    if name == plugin::FILE_NAME { plugin::main() } else { sluice() }
+}
+
+fn sluice() -> ExitCode {
     let mut command = help::command();
-    let parsed = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
-        let line = CommandLine::from_arg_matches(&matches)?;
-        Ok((line.command, matches))
-    });
-    let (chosen, matches) = match parsed {
-        Ok(parsed) => parsed,
-        Err(error) if help::is_wanted(&error) => error.exit(),
-        Err(error) => {
-            let example = std::env::args().nth(1).and_then(|command| ask::example(&command));
-            let example = example.map_or_else(String::new, |example| format!(", as in `sluice {example}`"));
-            complain(format_args!("sluice: {}{example}", inert(&complaint(&error))));
-            return ExitCode::from(2);
-        }
+    let (chosen, matches) = match parse::<CommandLine>(&mut command, "sluice", ask::example) {
+        Ok((line, matches)) => (line.command, matches),
+        Err(status) => return status,
     };
+    let done = |outcome| done("sluice", outcome);
     let answered = |outcome: Result<(), Failed>| done(outcome.map(|()| true));
     match chosen {
         Command::Agent(config) => {
@@ -155,18 +163,45 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut command, "sluice", &mut script);
             printed(&script)
         }
-        Command::Check(args) => check(&args),
+        Command::Check(args) => check("sluice", &args),
         Command::Crds { directory } => made(|out| offline::crds::run(directory.as_deref(), out)),
         Command::Metrics => made(offline::metrics::run),
         Command::Settings => made(offline::settings::run),
         Command::Version => made(offline::version::run),
-        Command::Help { command: asked } => match help::of(command, asked.as_deref()) {
-            Ok(text) => printed(text.as_bytes()),
-            Err(unknown) => {
-                complain(format_args!("sluice: {}", inert(&unknown)));
-                ExitCode::from(2)
-            }
-        },
+        Command::Relay { agent } => {
+            let served = ask::relay::run(&agent, io::stdin(), &mut io::stdout().lock(), ask::relay::IDLE);
+            answered(served.map_err(Failed::from))
+        }
+        Command::Help { command: asked } => helped("sluice", command, asked.as_deref()),
+    }
+}
+
+/// What the arguments say. Else help or a complaint has been printed, and this is the exit status.
+fn parse<L: FromArgMatches>(
+    command: &mut clap::Command,
+    program: &str,
+    example: fn(&str) -> Option<&'static str>,
+) -> Result<(L, clap::ArgMatches), ExitCode> {
+    let parsed = command.try_get_matches_from_mut(std::env::args_os());
+    let parsed = parsed.and_then(|matches| Ok((L::from_arg_matches(&matches)?, matches)));
+    parsed.map_err(|error| {
+        if help::is_wanted(&error) {
+            error.exit();
+        }
+        let example = std::env::args().nth(1).and_then(|command| example(&command));
+        let example = example.map_or_else(String::new, |example| format!(", as in `{program} {example}`"));
+        complain(format_args!("{program}: {}{example}", inert(&complaint(command, &error))));
+        ExitCode::from(2)
+    })
+}
+
+fn helped(program: &str, command: clap::Command, asked: Option<&str>) -> ExitCode {
+    match help::of(command, asked) {
+        Ok(text) => printed(text.as_bytes()),
+        Err(unknown) => {
+            complain(format_args!("{program}: {}", inert(&unknown)));
+            ExitCode::from(2)
+        }
     }
 }
 
@@ -183,11 +218,11 @@ fn made<E: std::fmt::Display>(make: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) 
 }
 
 fn printed(out: &[u8]) -> ExitCode {
-    done(print(out).map(|()| true).map_err(Failed::from))
+    done("sluice", print(out).map(|()| true).map_err(Failed::from))
 }
 
 /// 0: all is well, 1: something is wrong with a policy, 2: nothing could be checked.
-fn check(args: &offline::check::Args) -> ExitCode {
+fn check(program: &str, args: &offline::check::Args) -> ExitCode {
     let (mut out, mut complaints) = (Vec::new(), Vec::new());
     let outcome = offline::check::run(args, &mut io::stdin().lock(), &mut out, &mut complaints);
     let complaints = String::from_utf8_lossy(&complaints);
@@ -195,23 +230,26 @@ fn check(args: &offline::check::Args) -> ExitCode {
         complain(complaints.trim_end());
     }
     match outcome.map(|good| print(&out).map(|()| good)) {
-        Ok(printed) => done(printed.map_err(Failed::from)),
+        Ok(printed) => done(program, printed.map_err(Failed::from)),
         Err(error) => {
-            complain(format_args!("sluice: {error}"));
+            complain(format_args!("{program}: {error}"));
             ExitCode::from(2)
         }
     }
 }
 
 /// False: something is wrong.
-fn done(outcome: Result<bool, Failed>) -> ExitCode {
+fn done(program: &str, outcome: Result<bool, Failed>) -> ExitCode {
     match outcome {
         Ok(good) => ExitCode::from(u8::from(!good)),
         Err(error) if error.is_unread() => ExitCode::SUCCESS,
         Err(error) => {
             // A page stands for itself: its lines are reasons.
-            let name = if matches!(error, Failed::Page { .. }) { "" } else { "sluice: " };
-            complain(format_args!("{name}{error}"));
+            if matches!(error, Failed::Page { .. }) {
+                complain(&error);
+            } else {
+                complain(format_args!("{program}: {error}"));
+            }
             ExitCode::from(error.exit_code())
         }
     }

@@ -45,7 +45,8 @@ spec: {nodeName: node-1, containers: [{name: app, image: example.org/client:1}]}
 status: {phase: Running, podIP: 10.244.1.10, podIPs: [{ip: 10.244.1.10}]}
 ";
 
-struct Seen(Cluster);
+/// An agent's cluster, and its node.
+struct Seen(Cluster, Arc<str>);
 
 impl view::Agent for Seen {
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -54,7 +55,7 @@ impl view::Agent for Seen {
 
     fn look(&self) -> Look {
         Look {
-            node: Some("node-1".into()),
+            node: Some(self.1.clone()),
             missing: vec!["this agent has no kernel to capture with".to_owned()],
             snapshot: self.snapshot(),
             cluster: Some(self.0.status()),
@@ -72,13 +73,18 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn start() -> Self {
+        Self::on("node-1")
+    }
+
+    /// One of this node.
+    pub(crate) fn on(node: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let manifests = directory.path().join("manifests");
         std::fs::create_dir(&manifests).unwrap();
         std::fs::write(manifests.join("shop.yaml"), SHOP).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        runtime.block_on(serve(&manifests, &directory.path().join("sluice.sock")));
+        runtime.block_on(serve(&manifests, &directory.path().join("sluice.sock"), node));
         Self { directory, _runtime: runtime }
     }
 
@@ -87,7 +93,7 @@ impl Agent {
     }
 }
 
-async fn serve(directory: &Path, socket: &Path) {
+async fn serve(directory: &Path, socket: &Path, node: &str) {
     let tag_names = Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).unwrap());
     let metrics = Arc::new(Metrics::new());
     let cluster = Cluster::start(manifests::open(directory).unwrap(), Options::default());
@@ -103,7 +109,7 @@ async fn serve(directory: &Path, socket: &Path) {
         drain_idle_timeout: Duration::ZERO,
     })
     .unwrap();
-    let agent: Arc<Seen> = Arc::new(Seen(cluster));
+    let agent: Arc<Seen> = Arc::new(Seen(cluster, node.into()));
     let view = View::new(agent.clone(), metrics.clone(), 10);
     tokio::spawn(view.clone().follow());
     let desk = Desk::new(agent, tag_names);

@@ -3,6 +3,7 @@
 mod agent;
 mod help;
 mod pipes;
+mod plugin;
 
 use std::process::{Command, Output, Stdio};
 

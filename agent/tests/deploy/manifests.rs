@@ -89,6 +89,9 @@ fn complaints(object: &Value) -> Vec<String> {
         ("kustomize.config.k8s.io/v1beta1", "Kustomization") => {
             complaints_about::<strict::Kustomization>(object)
         }
+        ("krew.googlecontainertools.github.com/v1alpha2", "Plugin") => {
+            complaints_about::<strict::Plugin>(object)
+        }
         (api::API_VERSION, "TrafficPolicy") => own::<api::TrafficPolicy>(object),
         (api::API_VERSION, "TrafficLane") => own::<api::TrafficLane>(object),
         (version, kind) => vec![format!("nobody here knows {version} {kind}")],

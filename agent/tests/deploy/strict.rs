@@ -93,3 +93,33 @@ pub(crate) struct Kustomization {
     images: Option<Value>,
     patches: Option<Value>,
 }
+
+/// krew's manifest of a plugin.
+/// <https://krew.sigs.k8s.io/docs/developer-guide/plugin-manifest/>
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Plugin {
+    api_version: String,
+    kind: String,
+    metadata: Metadata,
+    spec: PluginSpec,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PluginSpec {
+    version: String,
+    short_description: String,
+    description: String,
+    caveats: String,
+    platforms: Vec<Platform>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Platform {
+    selector: k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector,
+    uri: String,
+    sha256: String,
+    bin: String,
+}

@@ -23,6 +23,28 @@ fn kustomize_and_helm_take_the_image_of_this_version() {
     assert_eq!((&chart["version"], &chart["appVersion"]), (&VERSION.into(), &VERSION.into()));
 }
 
+#[test]
+fn krew_installs_this_version_under_the_name_that_kubectl_looks_for() {
+    let plugin: Value = serde_saphyr::from_str(&read("krew/sluice.yaml")).unwrap();
+    let spec = &plugin["spec"];
+    assert_eq!(
+        (&plugin["metadata"]["name"], &spec["version"]),
+        (&"sluice".into(), &format!("v{VERSION}").into())
+    );
+    // krew's own rule.
+    assert!(spec["shortDescription"].as_str().is_some_and(|text| text.len() <= 50), "{spec:#}");
+    let platforms = spec["platforms"].as_array().unwrap();
+    for (platform, arch) in platforms.iter().zip(["amd64", "arm64"]) {
+        assert_eq!(platform["selector"]["matchLabels"], serde_json::json!({"os": "linux", "arch": arch}));
+        // What the release fills in.
+        let upper = arch.to_uppercase();
+        assert_eq!(platform["uri"], format!("${{URI_{upper}}}"));
+        assert_eq!(platform["sha256"], format!("${{SHA256_{upper}}}"));
+        assert_eq!(platform["bin"], "kubectl-sluice");
+    }
+    assert_eq!(platforms.len(), 2);
+}
+
 /// The versions that a text gives the image, a chart's package or an archive of ours: `sluice:1.2.3`, `sluice-1.2.3.tgz`.
 fn versions(text: &str) -> Vec<&str> {
     let mut found = Vec::new();

@@ -33,6 +33,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
+pub(crate) use self::client::chain;
 pub use self::client::{client, client_of};
 pub use self::zone::zone;
 use self::{

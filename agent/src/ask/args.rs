@@ -1,0 +1,150 @@
+//! What can be said on the command line about a question, whoever is asked.
+
+use clap::{Args, ValueEnum};
+
+use super::{Failed, reach::Asked};
+use crate::admin::desk::Question;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For scripts
+    Json,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct How {
+    /// The format of the output
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Output,
+}
+
+/// A request of a pod.
+#[derive(Args, Debug)]
+pub(super) struct Request {
+    /// The calling pod, as in shop/client
+    #[arg(long, value_name = "NAMESPACE/POD")]
+    pub(super) pod: Option<String>,
+    /// The called service, as in orders.shop:80 or 10.96.7.3:80
+    #[arg(long, value_name = "SERVICE:PORT")]
+    pub(super) to: Option<String>,
+    /// A request header, as in "x-user: anna"; may be given more than once
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub(super) headers: Vec<String>,
+    /// A path, or a method and a path, as in POST /orders [default: GET /]
+    #[arg(value_name = "[METHOD] PATH", num_args = 0..=2)]
+    pub(super) line: Vec<String>,
+}
+
+impl Request {
+    /// `program` and `example` are shown to those who leave out what is needed.
+    pub(super) fn question(&self, program: &str, example: &str) -> Result<Question, Failed> {
+        let needed = |flag: &str, value: &Option<String>| {
+            value
+                .clone()
+                .ok_or_else(|| Failed::Question(format!("{flag} is needed, as in `{program} {example}`")))
+        };
+        let (method, target) = match &*self.line {
+            [] => ("GET", "/"),
+            [target] if target.starts_with('/') => ("GET", &**target),
+            [method] => (&**method, "/"),
+            [method, target, ..] => (&**method, &**target),
+        };
+        Ok(Question {
+            pod: needed("--pod", &self.pod)?,
+            to: needed("--to", &self.to)?,
+            method: method.to_owned(),
+            target: target.to_owned(),
+            headers: self.headers.clone(),
+        })
+    }
+}
+
+/// Flags of `sluice explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    pub(super) request: Request,
+    /// Explain the request that has ended and had this x-request-id
+    #[arg(long, value_name = "ID", conflicts_with_all = ["pod", "to", "line", "headers"])]
+    pub(super) request_id: Option<String>,
+    /// Explain the request that has ended and belongs to this trace (32 hexadecimal digits)
+    #[arg(long, value_name = "ID", conflicts_with_all = ["pod", "to", "line", "headers"])]
+    pub(super) trace_id: Option<String>,
+    /// List the last N requests that are kept (1 to 100)
+    #[arg(long, value_name = "N", conflicts_with_all = ["pod", "to", "line", "headers"])]
+    pub(super) last: Option<u8>,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+impl ExplainArgs {
+    /// What is asked of an agent if it is about requests that have ended.
+    pub(crate) fn past(&self) -> Option<Asked> {
+        let ids = [("request_id", &self.request_id), ("trace_id", &self.trace_id)];
+        let ids = ids.into_iter().filter_map(|(name, id)| Some(format!("{name}={}", encoded(id.as_ref()?))));
+        let mut query: Vec<String> = ids.collect();
+        if query.is_empty() && self.last.is_none() {
+            return None;
+        }
+        query.push(format!("most={}", self.last.unwrap_or(1)));
+        Some(Asked::get(&format!("/decisions?{}", query.join("&"))))
+    }
+
+    /// So many, newest first, are to be listed.
+    pub(crate) fn list(&self) -> Option<u8> {
+        self.last
+    }
+
+    /// The calling pod, to be completed or looked up.
+    pub(crate) fn pod(&mut self) -> &mut Option<String> {
+        &mut self.request.pod
+    }
+}
+
+/// As it can stand in a query.
+fn encoded(value: &str) -> String {
+    percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// Flags of `sluice call`.
+#[derive(Args, Debug)]
+pub struct CallArgs {
+    #[command(flatten)]
+    pub(super) request: Request,
+    /// Set the tag of this lane on the request
+    #[arg(long, value_name = "TAG")]
+    pub(super) lane: Option<String>,
+    /// Send the request straight to this endpoint from the pod's network: no lane, policy or balancing is applied
+    #[arg(long, value_name = "IP:PORT")]
+    pub(super) endpoint: Option<String>,
+    /// The request body
+    #[arg(short, long, value_name = "TEXT")]
+    pub(super) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+impl CallArgs {
+    /// The calling pod, to be completed or looked up.
+    pub(crate) fn pod(&mut self) -> &mut Option<String> {
+        &mut self.request.pod
+    }
+}
+
+/// Flags of `sluice status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// Flags of `sluice top`.
+#[derive(Args, Debug)]
+pub struct TopArgs {
+    /// Stop after N refreshes, one a second [default: until it is interrupted]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) times: Option<u32>,
+}
