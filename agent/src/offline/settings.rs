@@ -61,7 +61,7 @@ mod tests {
         let of = |flag: &str| flags.iter().find(|one| one["flag"] == flag).unwrap();
         assert_eq!(of("--admin")["variable"], "SLUICE_ADMIN");
         assert_eq!(of("--admin")["default"], "127.0.0.1:9465");
-        assert_eq!(of("--access-log")["values"], serde_json::json!(["off", "text", "json"]));
+        assert_eq!(of("--access-log")["values"], serde_json::json!(["none", "text", "json"]));
         assert!(of("--zone").get("default").is_none());
         assert!(flags.iter().all(|flag| flag["help"].as_str().is_some_and(|help| !help.is_empty())));
     }
