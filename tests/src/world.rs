@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     fmt::Write as _,
     fs,
+    net::Ipv4Addr,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,7 +18,7 @@ use crate::{
     AgentBuilder, Browser, Capture, Place, PodBuilder, ServiceBuilder,
     api_server::ApiServer,
     cgroup,
-    node::Node,
+    node::{NODE_IPV4, Node},
     objects,
     warden::{Warden, sweep},
 };
@@ -132,6 +133,21 @@ impl World {
     /// A directory for the test's own files, removed with the world.
     pub fn directory(&self) -> &Path {
         &self.node.directory
+    }
+
+    /// The node's name, as pods and the agent are told it.
+    pub fn node_name(&self) -> &str {
+        &self.node.name
+    }
+
+    /// The node's address on its bridge.
+    pub fn node_address(&self) -> Ipv4Addr {
+        NODE_IPV4
+    }
+
+    /// The cgroup that stands for the root of the node's cgroups.
+    pub fn cgroup(&self) -> &Path {
+        &self.node.cgroup
     }
 
     /// The cgroup that holds all pods.

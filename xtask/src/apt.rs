@@ -66,6 +66,15 @@ pub(crate) fn download(package: &str, directory: &Path, by_hand: &str) -> Result
         .with_context(|| format!("apt-get left no package in {}", directory.display()))
 }
 
+/// Puts the files of a package into the empty directory `home` instead of installing it.
+pub(crate) fn unpack(package: &str, home: &Path, by_hand: &str) -> Result<()> {
+    shell::remove_dir(home)?;
+    std::fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
+    let archive = download(package, home, by_hand)?;
+    shell::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(home))?;
+    std::fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
+}
+
 /// Brings installed packages to the newest version that the package sources have.
 pub(crate) fn upgrade(packages: &[&str]) -> Result<()> {
     update()?;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
 use crate::{
-    build, chart, crds, demo, licences, manifests, metrics, prometheus, readme, setup, vm, workspace,
+    build, chart, crds, demo, licences, manifests, metrics, prometheus, readme, setup, test, vm, workspace,
 };
 
 type Check = (&'static str, fn() -> Result<()>);
@@ -26,6 +26,7 @@ const CHECKS: &[Check] = &[
     ("documentation", documentation),
     ("the manifests, rendered", || where_there_is(setup::kustomize(), manifests::check)),
     ("the test command of README.md", readme_test),
+    ("the image, run as the DaemonSet says", test::run_image),
     ("other kernels, in virtual machines", vm::run_in_ci),
     ("the demo", || demo::run(&demo::Args::default())),
 ];

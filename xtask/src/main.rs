@@ -23,6 +23,7 @@ mod metrics;
 mod prometheus;
 mod readme;
 mod release;
+mod runtime;
 mod setup;
 mod shell;
 mod test;

@@ -19,8 +19,7 @@ pub(crate) fn check() -> Result<()> {
     let directories = kustomizations(&deploy)?;
     ensure!(!directories.is_empty(), "no kustomization in {}", deploy.display());
     for directory in directories {
-        let said = shell::read(Command::new(&renderer[0]).args(&renderer[1..]).arg(&directory))
-            .with_context(|| format!("{} cannot be rendered", directory.display()))?;
+        let said = rendered_by(&renderer, &directory)?;
         let name = directory.strip_prefix(&deploy)?.to_string_lossy().replace('/', "-");
         std::fs::write(rendered.join(format!("deploy-{name}.yaml")), said)?;
     }
@@ -31,6 +30,20 @@ pub(crate) fn check() -> Result<()> {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--package=sluice", "--test=deploy"]).env("SLUICE_RENDERED", rendered);
     shell::run(&mut cargo)
+}
+
+/// What `kubectl apply -k deploy/` sends, in a file; `None` where there is nothing that renders it.
+pub(crate) fn default() -> Result<Option<PathBuf>> {
+    let Ok(renderer) = setup::kustomize() else { return Ok(None) };
+    let file = workspace::target_dir()?.join("rendered-default.yaml");
+    std::fs::write(&file, rendered_by(&renderer, &workspace::root().join("deploy"))?)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(Some(file))
+}
+
+fn rendered_by(renderer: &[String], directory: &Path) -> Result<String> {
+    shell::read(Command::new(&renderer[0]).args(&renderer[1..]).arg(directory))
+        .with_context(|| format!("{} cannot be rendered", directory.display()))
 }
 
 /// The directories from here on down that have one.

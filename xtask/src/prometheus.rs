@@ -57,11 +57,7 @@ pub(crate) fn programs() -> Result<Programs> {
         "checking metrics and rules needs Debian's package {PACKAGE}: unpacking it into {}",
         home.display()
     ));
-    shell::remove_dir(&home)?;
-    std::fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
-    let archive = apt::download(PACKAGE, &home, by_hand)?;
-    shell::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&home))?;
-    std::fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
+    apt::unpack(PACKAGE, &home, by_hand)?;
     let programs = Programs::at(&home);
     programs.with_context(|| format!("the programs of the package do not run; by hand: {by_hand}"))
 }

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use crate::arch::Arch;
 use crate::shell::{self, say, which};
 use crate::toolchain::{self, Toolchain};
-use crate::{apt, clients, helm, prometheus, vm, workspace};
+use crate::{apt, clients, helm, prometheus, runtime, vm, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -28,6 +28,8 @@ pub(crate) enum Part {
     Helm,
     /// The musl target and compiler, for the static binary of the image
     Image,
+    /// crun, and the system call filter of container runtimes: the tests run the image as nodes do
+    Runtime,
     /// Prometheus and promtool, which the kernel tests and the checks of the rules run
     Prometheus,
     /// Chromium and chromedriver, in which the kernel tests look at the page
@@ -54,6 +56,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Kubectl => say(&format!("manifests: rendered by `{}`", kustomize()?.join(" "))),
             Part::Helm => say(&format!("chart: rendered by {}", helm::programs()?.helm.display())),
             Part::Image => say(&format!("image: the target {} is there", musl(Arch::native()?)?)),
+            Part::Runtime => {
+                say(&format!("runtime: crun is there, and the filter {}", runtime::profile()?.display()));
+            }
             Part::Prometheus => {
                 let programs = prometheus::programs()?;
                 say(&format!(

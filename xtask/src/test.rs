@@ -2,6 +2,8 @@
 //!
 //! The first two are what plain `cargo test` runs, without root and without the eBPF toolchain. The tests in the kernel
 //! are behind the feature `kernel` of the tests crate; cargo builds them as the user and only runs them as root.
+//!
+//! Only by name, because they build the image first: its test in a container, and other kernels in virtual machines.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -10,11 +12,11 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::shell;
-use crate::{build, clients, prometheus, setup, vm, workspace};
+use crate::{build, clients, image, manifests, prometheus, runtime, setup, vm, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which tests to run [default: all of them but vm]
+    /// Which tests to run [default: unit, inprocess and kernel]
     kinds: Vec<Kind>,
     /// Arguments for the test programs, such as part of a test's name; for `vm` the names of kernels
     #[arg(last = true)]
@@ -29,9 +31,14 @@ enum Kind {
     Inprocess,
     /// The whole in the kernel, with pods and real clients, as root
     Kernel,
+    /// The image, built, unpacked and run in a container as the DaemonSet says, as root
+    Image,
     /// The image's binary on other kernels, in virtual machines
     Vm,
 }
+
+/// What runs where no kind is named.
+const DEFAULT: [Kind; 3] = [Kind::Unit, Kind::Inprocess, Kind::Kernel];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.kinds.contains(&Kind::Vm) {
@@ -39,7 +46,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let names = args.arguments.iter().map(|name| name.to_string_lossy().into_owned());
         return vm::run(&names.collect::<Vec<_>>());
     }
-    let wanted = |kind| args.kinds.is_empty() || args.kinds.contains(&kind);
+    let kinds = if args.kinds.is_empty() { &DEFAULT[..] } else { &args.kinds };
+    let wanted = |kind| kinds.contains(&kind);
     // First of all, so that the agent is not built twice, without the eBPF programs and with them.
     let kernel = wanted(Kind::Kernel).then(kernel).transpose()?;
     let targets: Option<&[&str]> = match (wanted(Kind::Unit), wanted(Kind::Inprocess)) {
@@ -53,10 +61,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         cargo.args(["test", "--workspace", "--no-fail-fast"]).args(targets);
         shell::run(cargo.arg("--").args(&args.arguments))?;
     }
-    if let Some(mut cargo) = kernel {
+    for mut cargo in kernel.into_iter().chain(wanted(Kind::Image).then(image).transpose()?) {
         shell::run(cargo.arg("--").args(&args.arguments))?;
     }
     Ok(())
+}
+
+/// `cargo xtask test image`.
+pub(crate) fn run_image() -> Result<()> {
+    shell::run(&mut image()?)
 }
 
 /// The command that runs the tests in the kernel, once everything that they use is there.
@@ -66,14 +79,37 @@ fn kernel() -> Result<Command> {
     let python = clients::install()?;
     let programs = prometheus::programs()?;
     let built = build::all(false)?;
+    let mut cargo = as_root(&["harness", "kernel"])?;
+    cargo.env("SLUICE_BIN", built.agent()).env("SLUICE_PYTHON", python);
+    cargo.env("SLUICE_PROMETHEUS", programs.prometheus).env("SLUICE_PROMTOOL", programs.promtool);
+    Ok(cargo)
+}
+
+/// The command that runs the test of the image, once it is built and unpacked.
+fn image() -> Result<Command> {
+    setup::pods()?;
+    let profile = runtime::profile()?;
+    let unpacked = image::unpacked()?;
+    let rendered = manifests::default()?;
+    // The programs that run in the pods.
+    shell::run(workspace::cargo().args(["build", "--package=sluice-tests"]))?;
+    let mut cargo = as_root(&["image"])?;
+    cargo.env("SLUICE_IMAGE", unpacked).env("SLUICE_SECCOMP", profile);
+    if let Some(rendered) = rendered {
+        cargo.env("SLUICE_RENDERED", rendered);
+    }
+    Ok(cargo)
+}
+
+/// The command that builds these tests of the tests crate as the user, and runs them as root.
+fn as_root(tests: &[&str]) -> Result<Command> {
     let mut cargo = workspace::cargo();
-    cargo.args(["test", "--package=sluice-tests", "--features=kernel", "--test=*", "--no-fail-fast"]);
+    cargo.args(["test", "--package=sluice-tests", "--features=kernel", "--no-fail-fast"]);
+    cargo.args(tests.iter().map(|test| format!("--test={test}")));
     let prefix = shell::root_prefix("for the tests in the kernel (namespaces, cgroups, eBPF)")?;
     if !prefix.is_empty() {
         cargo.arg("--config").arg(format!("target.'cfg(unix)'.runner={}", toml_array(&prefix)?));
     }
-    cargo.env("SLUICE_BIN", built.agent()).env("SLUICE_PYTHON", python);
-    cargo.env("SLUICE_PROMETHEUS", programs.prometheus).env("SLUICE_PROMTOOL", programs.promtool);
     Ok(cargo)
 }
 

@@ -243,6 +243,17 @@ impl ApiServer {
         self.write_kubeconfig(directory, &user)
     }
 
+    /// Writes into the directory what the kubelet mounts into a pod for its service account, with this token.
+    pub fn service_account(&self, directory: &Path, namespace: &str, token: &str) -> Result<()> {
+        for (name, content) in
+            [("token", token), ("namespace", namespace), ("ca.crt", &self.identity.authority())]
+        {
+            let path = directory.join(name);
+            fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
     fn write_kubeconfig(&self, directory: &Path, user: &str) -> Result<PathBuf> {
         let authority = directory.join("ca.pem");
         fs::write(&authority, self.identity.authority())?;

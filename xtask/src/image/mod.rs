@@ -96,6 +96,22 @@ pub(crate) fn archive(images: &[Image<'_>]) -> Result<Vec<u8>> {
     Ok(archive)
 }
 
+/// The image of this machine's architecture as a runtime unpacks its archive: `rootfs` with its files and `config.json`
+/// with its configuration, in a directory of the target directory.
+pub(crate) fn unpacked() -> Result<PathBuf> {
+    let arch = Arch::native()?;
+    let archive = archive(&[of(arch, fit_binary(arch)?, None)])?;
+    let directory = workspace::target_dir()?.join("image-test");
+    shell::remove_dir(&directory)?;
+    let root = directory.join("rootfs");
+    std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
+    for read in oci::read_all(&archive)? {
+        read.unpack(&root).with_context(|| format!("cannot unpack the image into {}", root.display()))?;
+        std::fs::write(directory.join("config.json"), read.config.to_string())?;
+    }
+    Ok(directory)
+}
+
 /// Builds the agent's static binary, and checks that it is fit for an image.
 pub(crate) fn fit_binary(arch: Arch) -> Result<Vec<u8>> {
     let object = build::ebpf_for(arch)?;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -141,11 +142,28 @@ fn blob_path(digest: &str) -> String {
 /// An image that was read back.
 #[derive(Debug)]
 pub(super) struct Read {
-    config: Value,
+    pub(super) config: Value,
     files: BTreeMap<String, Vec<u8>>,
+    /// The layers, decompressed: each a tar of what it puts over those before.
+    layers: Vec<Vec<u8>>,
 }
 
 impl Read {
+    /// Puts the layers on top of each other in a directory, as a runtime does.
+    pub(super) fn unpack(&self, directory: &Path) -> Result<()> {
+        for path in self.files.keys() {
+            // None of ours takes anything away again, and nothing here would.
+            let name = path.rsplit('/').next().unwrap_or_default();
+            ensure!(!name.starts_with(".wh."), "a layer takes something away: {path}");
+        }
+        for layer in &self.layers {
+            let mut archive = tar::Archive::new(layer.as_slice());
+            archive.set_preserve_permissions(true);
+            archive.unpack(directory)?;
+        }
+        Ok(())
+    }
+
     /// Path and content of the program that the image runs.
     pub(super) fn entrypoint(&self) -> Result<(&str, &[u8])> {
         let name = self.config["config"]["Entrypoint"][0].as_str().context("no entrypoint")?;
@@ -208,13 +226,14 @@ fn read_one<'a>(
         bail!("no layers");
     };
     ensure!(layers.len() == ids.len(), "{} layers, {} ids", layers.len(), ids.len());
-    let mut files = BTreeMap::new();
+    let (mut files, mut unpacked) = (BTreeMap::new(), Vec::new());
     for (layer, id) in layers.iter().zip(ids) {
         let data = gunzip(blob(layer, LAYER)?)?;
         ensure!(*id == digest(&data), "a layer is not what its id says: {id}");
         files.extend(untar(&data)?);
+        unpacked.push(data);
     }
-    Ok(Read { config, files })
+    Ok(Read { config, files, layers: unpacked })
 }
 
 fn untar(data: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
@@ -254,6 +273,19 @@ mod tests {
         assert_eq!((path, content), ("bin/sluice", &*image().files["bin/sluice"]));
         assert_eq!(read.config["architecture"], "amd64");
         assert_eq!(archive, super::archive(&[image()]).expect("written"), "the same again");
+    }
+
+    #[test]
+    fn layers_are_unpacked_with_their_permissions() {
+        let directory = std::env::temp_dir().join(format!("xtask-oci-{}", std::process::id()));
+        let read = read_all(&archive(&[image()]).expect("written")).expect("read").remove(0);
+        read.unpack(&directory).expect("unpacked");
+        let program = directory.join("bin/sluice");
+        let content = std::fs::read(&program).expect("it is there");
+        let mode = std::fs::metadata(&program).expect("it is there").permissions();
+        std::fs::remove_dir_all(&directory).expect("it was made");
+        assert_eq!(content, image().files["bin/sluice"]);
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o755);
     }
 
     #[test]
