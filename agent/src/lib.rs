@@ -10,7 +10,7 @@
 //! - [`admin`]: who can ask. `/metrics`, `/healthz`, `/readyz`, and a live page.
 //! - [`ask`]: how: `sluice get`, `explain`, `status`, `top`, `call`, `dump`; and [`kubectl`], `kubectl sluice`, from elsewhere.
 //! - [`config`]: what the operator chose. [`api`]: the words of the Kubernetes objects that Sluice reads.
-//! - [`offline`]: what `sluice` does without a cluster: `sluice check`, `sluice crds`, `sluice metrics`.
+//! - [`offline`]: what `sluice` does without a cluster: `sluice check`, `sluice crds`, `sluice reference`.
 //! - [`run`]: wires everything; owns start, drain and stop. [`cli`]: the command line.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]

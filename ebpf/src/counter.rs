@@ -52,6 +52,30 @@ impl Counter {
         Self::FlowLost,
     ];
 
+    /// What it means, for the reference.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::NotTcp => "The socket is not TCP.",
+            Self::NotEnrolled => "The pod is not enrolled.",
+            Self::NotGoverned => "The destination is not managed.",
+            Self::BoundToDevice => "The socket is bound to a network device.",
+            Self::AgentSilent => {
+                "The agent has not sent its heartbeat for a second: it hangs or gets no CPU."
+            }
+            Self::AgentItself => "The connection is one of an agent, to an endpoint.",
+            Self::NoListener => "The pod has no listener of the agent for that IP family.",
+            Self::NotStored => "The kernel had no memory to store the original destination.",
+            Self::RedirectedV4 => "The connection was redirected to the agent, over IPv4.",
+            Self::RedirectedV6 => "The connection was redirected to the agent, over IPv6.",
+            Self::Established => "The client's side of a redirected connection was established.",
+            Self::Accepted => "The agent's side of a redirected connection was established.",
+            Self::Lost => {
+                "The original destination was lost between the two sides; the agent closes the connection."
+            }
+            Self::FlowLost => "A TCP connection could not be counted, because there was no room.",
+        }
+    }
+
     /// The name in metrics.
     pub fn name(self) -> &'static str {
         match self {

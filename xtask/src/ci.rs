@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
 use crate::{
-    build, chart, crds, demo, licences, manifests, metrics, prometheus, readme, setup, test, vm, workspace,
+    build, chart, crds, demo, licences, manifests, prometheus, readme, reference, setup, test, vm, workspace,
 };
 
 type Check = (&'static str, fn() -> Result<()>);
@@ -20,7 +20,7 @@ const CHECKS: &[Check] = &[
     ("clippy, without the tests in the kernel", || clippy(&[])),
     ("clippy, with the tests in the kernel", || clippy(&["--features=sluice-tests/kernel"])),
     ("the CustomResourceDefinitions are what the Rust types say", crds::check),
-    ("the table of metrics and the PrometheusRule are up to date", metrics::check),
+    ("the reference and the PrometheusRule are up to date", reference::check),
     ("the Helm chart is what the manifests say", chart::check),
     ("the recording and alerting rules", || where_there_is(prometheus::programs(), prometheus::check_rules)),
     ("documentation", documentation),

@@ -19,9 +19,9 @@ mod helm;
 mod image;
 mod licences;
 mod manifests;
-mod metrics;
 mod prometheus;
 mod readme;
+mod reference;
 mod release;
 mod runtime;
 mod setup;
@@ -59,8 +59,8 @@ enum Task {
     Image(image::Args),
     /// Write the CustomResourceDefinitions to deploy/base/crds, from the Rust types
     Crds(crds::Args),
-    /// Write the table of metrics in deploy/METRICS.md, and the PrometheusRule
-    Metrics(metrics::Args),
+    /// Write the pages of deploy/reference, and the PrometheusRule
+    Reference(reference::Args),
     /// Write the Helm chart in deploy/chart, from the manifests in deploy/
     Chart(chart::Args),
     /// Render what is in deploy/ with kustomize and Helm, and check the results
@@ -81,7 +81,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Image(args) => image::run(&args),
         Task::Crds(args) => crds::run(&args),
-        Task::Metrics(args) => metrics::run(&args),
+        Task::Reference(args) => reference::run(&args),
         Task::Chart(args) => chart::run(&args),
         Task::Manifests => manifests::check(),
         Task::Release(args) => release::run(&args),

@@ -69,6 +69,45 @@ pub const CAPTURE_ANNOTATION: &str = "sluice.dev/capture";
 /// to the Namespace's Services, are lines of the access log. The Service's own word wins.
 pub const ACCESS_LOG_ANNOTATION: &str = "sluice.dev/access-log";
 
+/// An annotation or a label that users put on their own objects.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    /// Kinds of the objects.
+    pub object: &'static str,
+    pub name: &'static str,
+    /// In Markdown.
+    pub values: &'static str,
+    pub meaning: &'static str,
+}
+
+/// All of them, for the reference.
+pub const MARKS: [Mark; 4] = [
+    Mark {
+        object: "annotation of a Namespace",
+        name: CAPTURE_ANNOTATION,
+        values: "`enabled`, `disabled`",
+        meaning: "Its Services are managed, and its pods are enrolled. A change is live; open connections stay as they are.",
+    },
+    Mark {
+        object: "annotation of a Pod",
+        name: CAPTURE_ANNOTATION,
+        values: "`enabled`, `disabled`",
+        meaning: "`disabled` leaves the pod out. It has an effect in an enrolled namespace only.",
+    },
+    Mark {
+        object: "annotation of a Namespace or Service",
+        name: ACCESS_LOG_ANNOTATION,
+        values: "`enabled`, `disabled`, a ratio such as `\"0.01\"`",
+        meaning: "How many of the requests to it the access log has. The Service goes before its Namespace.",
+    },
+    Mark {
+        object: "label of a Pod",
+        name: TAG_LABEL,
+        values: "a tag such as `gray`",
+        meaning: "The pod is in that lane, as client and as endpoint. It goes before the selectors of TrafficLanes.",
+    },
+];
+
 /// What [`ACCESS_LOG_ANNOTATION`] says.
 pub fn parse_access_log(value: &str) -> Result<Ratio, InvalidAccessLog> {
     match value {

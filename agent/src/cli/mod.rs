@@ -109,8 +109,12 @@ enum Command {
         #[arg(value_name = "DIR")]
         directory: Option<PathBuf>,
     },
-    /// Print the metrics that an agent serves, as a table in Markdown
-    Metrics,
+    /// Print the reference in Markdown (policies, settings, metrics, reasons, commands), or write it to a directory
+    Reference {
+        /// The directory, with one file for each page; it is created if it does not exist [default: standard output]
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
     /// Print the flags of `sluice agent` with their variables, as JSON
     #[command(hide = true)]
     Settings,
@@ -127,6 +131,11 @@ enum Command {
         /// The command
         command: Option<String>,
     },
+}
+
+/// The parser of the command line, as the reference describes it.
+pub fn command() -> clap::Command {
+    help::command()
 }
 
 /// Runs the command that the arguments name. Under the name `kubectl-sluice` the program is the plugin of kubectl.
@@ -165,7 +174,9 @@ fn sluice() -> ExitCode {
         }
         Command::Check(args) => check("sluice", &args),
         Command::Crds { directory } => made(|out| offline::crds::run(directory.as_deref(), out)),
-        Command::Metrics => made(offline::metrics::run),
+        Command::Reference { directory } => {
+            made(|out| offline::reference::run(&command, directory.as_deref(), out))
+        }
         Command::Settings => made(offline::settings::run),
         Command::Version => made(offline::version::run),
         Command::Relay { agent } => {

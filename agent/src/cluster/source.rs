@@ -84,6 +84,19 @@ pub enum WatchEnd {
 }
 
 impl WatchEnd {
+    /// Those that have a name, with what they mean.
+    pub const NAMED: [(Self, &str); 6] = [
+        (Self::Ended, "The API server ended the watch, as it does every few minutes."),
+        (Self::Broken, "The connection broke, or what came was no watch."),
+        (Self::Silent, "Nothing came for too long."),
+        (Self::Gone, "410: the resource version was too old to go on from. The resource was listed again."),
+        (
+            Self::WentBack,
+            "The API server's resource versions were lower than before. The resource was listed again.",
+        ),
+        (Self::Unreachable, "No connection to the API server, or no response."),
+    ];
+
     /// As metrics name it.
     pub fn label(self) -> Cow<'static, str> {
         match self {

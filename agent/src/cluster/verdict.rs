@@ -54,6 +54,25 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Those of the condition `Programmed`.
+    pub const OF_PROGRAMMED: [Self; 4] =
+        [Self::Programmed, Self::Invalid, Self::TargetNotFound, Self::Conflicted];
+
+    /// What it means, for the reference.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Accepted => "The object is valid and active for at least one of its targets.",
+            Self::Programmed => "The object is active for all of its targets.",
+            Self::Invalid => {
+                "The object is invalid. The last valid version stays active; if there is none, nothing of it is active."
+            }
+            Self::TargetNotFound => "A Service, or a port of it, that the object targets does not exist.",
+            Self::Conflicted => {
+                "An older object of the same kind has precedence for a target; the message names it."
+            }
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "Accepted",

@@ -1,10 +1,10 @@
-//! Why Sluice answered in the place of an endpoint: one word, the same in the header `x-sluice-reason`, in the
-//! body, in metrics and in the access log (DESIGN 6.6).
+//! Why Sluice responded itself, in the place of an endpoint: one word, the same in the header `x-sluice-reason`, in the body, in
+//! metrics, spans and the access log. `deploy/reference/reasons.md` is made from it.
 
-/// The header that a made-up answer carries.
+/// The header that a response of Sluice's own carries.
 pub const REASON_HEADER: &str = "x-sluice-reason";
 
-/// Why an answer was made up.
+/// Why Sluice responded itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     NoEndpoint,
@@ -28,8 +28,17 @@ pub enum Reason {
     Overloaded,
     Draining,
     Internal,
-    /// Not an answer: there is nobody to give one to.
+    /// Not a response: nobody is there to get one.
     ClientClosed,
+}
+
+/// What there is to know of a reason.
+struct Facts {
+    code: &'static str,
+    status: u16,
+    grpc_status: u8,
+    message: &'static str,
+    action: &'static str,
 }
 
 /// gRPC status codes. <https://grpc.io/docs/guides/status-codes/>
@@ -68,125 +77,191 @@ impl Reason {
         Self::ClientClosed,
     ];
 
-    /// What there is to know: code, HTTP status, gRPC status, a sentence for people.
-    const fn facts(self) -> (&'static str, u16, u8, &'static str) {
+    /// What there is to know.
+    const fn facts(self) -> Facts {
         match self {
-            Self::NoEndpoint => (
-                "no_endpoint",
-                503,
-                grpc::UNAVAILABLE,
-                "the service has no endpoint that can take the request",
-            ),
-            Self::LaneUnavailable => (
-                "lane_unavailable",
-                503,
-                grpc::UNAVAILABLE,
-                "no endpoint of the request's lane can take it, and the service has no baseline to fall back to",
-            ),
-            Self::UpstreamConnect => {
-                ("upstream_connect", 503, grpc::UNAVAILABLE, "the endpoint could not be connected to")
-            }
-            Self::UpstreamReset => (
-                "upstream_reset",
-                502,
-                grpc::UNAVAILABLE,
-                "the endpoint closed the connection before it answered",
-            ),
-            Self::UpstreamProtocol => {
-                ("upstream_protocol", 502, grpc::INTERNAL, "the endpoint's answer is not valid HTTP")
-            }
-            Self::BadRequest => ("bad_request", 400, grpc::INTERNAL, "the request is not valid HTTP"),
-            Self::HeaderTooLarge => (
-                "header_too_large",
-                431,
-                grpc::RESOURCE_EXHAUSTED,
-                "the request's head is larger than allowed",
-            ),
-            Self::UriTooLong => {
-                ("uri_too_long", 414, grpc::RESOURCE_EXHAUSTED, "the request's target is longer than allowed")
-            }
-            Self::NotImplemented => (
-                "not_implemented",
-                501,
-                grpc::UNIMPLEMENTED,
-                "the request uses a feature that is not supported",
-            ),
-            Self::HttpVersion => {
-                ("http_version", 505, grpc::UNIMPLEMENTED, "the request's HTTP version is not supported")
-            }
-            Self::ExpectationFailed => (
-                "expectation_failed",
-                417,
-                grpc::UNIMPLEMENTED,
-                "the request expects something else than 100-continue",
-            ),
-            Self::RequestTimeout => {
-                ("request_timeout", 408, grpc::DEADLINE_EXCEEDED, "the request did not arrive in time")
-            }
-            Self::Timeout => ("timeout", 504, grpc::DEADLINE_EXCEEDED, "the endpoint did not answer in time"),
-            Self::RateLimited => (
-                "rate_limited",
-                429,
-                grpc::RESOURCE_EXHAUSTED,
-                "the service is asked for more often than its policy allows",
-            ),
-            Self::ConcurrencyLimited => (
-                "concurrency_limited",
-                429,
-                grpc::RESOURCE_EXHAUSTED,
-                "as many requests to the service are in flight as its policy allows",
-            ),
-            Self::CircuitOpen => (
-                "circuit_open",
-                503,
-                grpc::UNAVAILABLE,
-                "the service fails too often and is not asked for a while",
-            ),
-            // Only ever seen where a fallback stands in for the answer.
-            Self::UpstreamError => {
-                ("upstream_error", 502, grpc::UNAVAILABLE, "the endpoint answered with an error")
-            }
-            Self::EndpointDrained => (
-                "endpoint_drained",
-                503,
-                grpc::UNAVAILABLE,
-                "the endpoint is shutting down and the request took longer than its policy waits",
-            ),
-            Self::Overloaded => (
-                "overloaded",
-                503,
-                grpc::RESOURCE_EXHAUSTED,
-                "the calling pod has used up its share of this node's proxy",
-            ),
-            Self::Draining => ("draining", 503, grpc::UNAVAILABLE, "this node's proxy is stopping"),
-            Self::Internal => ("internal", 500, grpc::INTERNAL, "the proxy failed; its log says more"),
-            // 499 is what nginx made of this in logs.
-            Self::ClientClosed => {
-                ("client_closed", 499, grpc::CANCELLED, "the caller went away before the answer was complete")
-            }
+            Self::NoEndpoint => Facts {
+                code: "no_endpoint",
+                status: 503,
+                grpc_status: grpc::UNAVAILABLE,
+                message: "the service has no endpoint that can take the request",
+                action: "Look at the readiness of the pods behind the Service.",
+            },
+            Self::LaneUnavailable => Facts {
+                code: "lane_unavailable",
+                status: 503,
+                grpc_status: grpc::UNAVAILABLE,
+                message: "no endpoint of the request's lane can take it, and it may not fall back",
+                action: "Look at the pods of the lane, and at `fallback` of the TrafficLane.",
+            },
+            Self::UpstreamConnect => Facts {
+                code: "upstream_connect",
+                status: 503,
+                grpc_status: grpc::UNAVAILABLE,
+                message: "no endpoint could be connected to",
+                action: "Look at the pods, and at NetworkPolicies between the client and them.",
+            },
+            Self::UpstreamReset => Facts {
+                code: "upstream_reset",
+                status: 502,
+                grpc_status: grpc::UNAVAILABLE,
+                message: "the endpoint closed the connection before it responded",
+                action: "Look at the log of the endpoint: it crashed, or it closes connections while it shuts down.",
+            },
+            Self::UpstreamProtocol => Facts {
+                code: "upstream_protocol",
+                status: 502,
+                grpc_status: grpc::INTERNAL,
+                message: "the endpoint's response is not valid HTTP",
+                action: "Compare `appProtocol` and the name of the Service port with what the endpoint speaks.",
+            },
+            Self::BadRequest => Facts {
+                code: "bad_request",
+                status: 400,
+                grpc_status: grpc::INTERNAL,
+                message: "the request is not valid HTTP",
+                action: "Correct the client: the request has ambiguous framing, a bare line feed or malformed headers. Nothing of it was forwarded.",
+            },
+            Self::HeaderTooLarge => Facts {
+                code: "header_too_large",
+                status: 431,
+                grpc_status: grpc::RESOURCE_EXHAUSTED,
+                message: "the request's headers are larger than 64 KiB, or more than 100",
+                action: "Make the headers smaller; cookies are the usual cause.",
+            },
+            Self::UriTooLong => Facts {
+                code: "uri_too_long",
+                status: 414,
+                grpc_status: grpc::RESOURCE_EXHAUSTED,
+                message: "the request's target is longer than 64 KiB",
+                action: "Send the data in the body.",
+            },
+            Self::NotImplemented => Facts {
+                code: "not_implemented",
+                status: 501,
+                grpc_status: grpc::UNIMPLEMENTED,
+                message: "the request uses a transfer coding other than chunked",
+                action: "Correct the client.",
+            },
+            Self::HttpVersion => Facts {
+                code: "http_version",
+                status: 505,
+                grpc_status: grpc::UNIMPLEMENTED,
+                message: "the request's HTTP version is not supported",
+                action: "Use HTTP/1.0, HTTP/1.1 or HTTP/2.",
+            },
+            Self::ExpectationFailed => Facts {
+                code: "expectation_failed",
+                status: 417,
+                grpc_status: grpc::UNIMPLEMENTED,
+                message: "the request expects something other than 100-continue",
+                action: "Correct the client.",
+            },
+            Self::RequestTimeout => Facts {
+                code: "request_timeout",
+                status: 408,
+                grpc_status: grpc::DEADLINE_EXCEEDED,
+                message: "the request headers did not arrive within 60 s",
+                action: "Look at the client and its network.",
+            },
+            Self::Timeout => Facts {
+                code: "timeout",
+                status: 504,
+                grpc_status: grpc::DEADLINE_EXCEEDED,
+                message: "the endpoint did not respond in time",
+                action: "Look at the latency of the service, and at `timeouts` of the TrafficPolicy. A response that had begun is aborted.",
+            },
+            Self::RateLimited => Facts {
+                code: "rate_limited",
+                status: 429,
+                grpc_status: grpc::RESOURCE_EXHAUSTED,
+                message: "a rate limit of the service rejected the request",
+                action: "The response header `retry-after` says when to retry. `sluice_rate_limit_requests_total` has the rule.",
+            },
+            Self::ConcurrencyLimited => Facts {
+                code: "concurrency_limited",
+                status: 429,
+                grpc_status: grpc::RESOURCE_EXHAUSTED,
+                message: "as many requests are in flight as the policy of the service allows",
+                action: "Has the service become slower? Look at `sluice_upstream_duration_seconds`.",
+            },
+            Self::CircuitOpen => Facts {
+                code: "circuit_open",
+                status: 503,
+                grpc_status: grpc::UNAVAILABLE,
+                message: "the circuit breaker of the service is open",
+                action: "Look at the service: too many requests to it failed or were slow. Sluice probes it after `openDuration`.",
+            },
+            Self::UpstreamError => Facts {
+                code: "upstream_error",
+                status: 502,
+                grpc_status: grpc::UNAVAILABLE,
+                message: "the endpoint responded with an error, and a fallback replaced it",
+                action: "Look at the service. This reason is seen with a fallback only.",
+            },
+            Self::EndpointDrained => Facts {
+                code: "endpoint_drained",
+                status: 503,
+                grpc_status: grpc::UNAVAILABLE,
+                message: "the endpoint is terminating and the request took longer than drain.timeout",
+                action: "Raise `drain.timeout`, or make requests shorter.",
+            },
+            Self::Overloaded => Facts {
+                code: "overloaded",
+                status: 503,
+                grpc_status: grpc::RESOURCE_EXHAUSTED,
+                message: "the calling pod has used up its share of this node's proxy",
+                action: "Look for a connection leak in the client, or raise `--connections-per-pod`.",
+            },
+            Self::Draining => Facts {
+                code: "draining",
+                status: 503,
+                grpc_status: grpc::UNAVAILABLE,
+                message: "this node's proxy is shutting down",
+                action: "Retry: another agent, or none, takes the next connection.",
+            },
+            Self::Internal => Facts {
+                code: "internal",
+                status: 500,
+                grpc_status: grpc::INTERNAL,
+                message: "the proxy failed; its log says more",
+                action: "Read the log of the agent, and report a bug.",
+            },
+            Self::ClientClosed => Facts {
+                code: "client_closed",
+                status: 499,
+                grpc_status: grpc::CANCELLED,
+                message: "the client closed the connection before the response was complete",
+                action: "Look at the timeouts of the client. No response is sent; 499 is seen in logs and traces only.",
+            },
         }
     }
 
     /// The word for machines.
     pub const fn code(self) -> &'static str {
-        self.facts().0
+        self.facts().code
     }
 
     pub const fn status(self) -> u16 {
-        self.facts().1
+        self.facts().status
     }
 
     pub const fn grpc_status(self) -> u8 {
-        self.facts().2
+        self.facts().grpc_status
     }
 
     /// The sentence for people. Plain ASCII without `%`: fit for `grpc-message` as it is.
     pub const fn message(self) -> &'static str {
-        self.facts().3
+        self.facts().message
     }
 
-    /// Whether Sluice refused the request: by a rule, for want of room, or because it could not be passed on. The others are
-    /// failures to answer.
+    /// What to look at, for the reference.
+    pub const fn action(self) -> &'static str {
+        self.facts().action
+    }
+
+    /// Whether Sluice rejected the request: by a rule, for want of room, or because it could not be passed on. The others are
+    /// failures of the service.
     pub const fn is_refusal(self) -> bool {
         match self {
             Self::LaneUnavailable

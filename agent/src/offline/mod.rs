@@ -2,6 +2,6 @@
 
 pub mod check;
 pub mod crds;
-pub mod metrics;
+pub mod reference;
 pub mod settings;
 pub mod version;

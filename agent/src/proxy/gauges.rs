@@ -40,7 +40,7 @@ struct Number {
 const NUMBERS: [Number; 8] = [
     Number {
         name: "sluice_endpoints",
-        help: "Endpoints of a service's lane, of services that were called from here, by what keeps requests from them; ready: nothing.",
+        help: "Endpoints of a service and lane, by state; of services that pods of this node have called.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT, LANE, "state"],
         all: false,
@@ -51,7 +51,7 @@ const NUMBERS: [Number; 8] = [
                 for endpoint in &**subset {
                     counts[endpoint_state(service, endpoint, now)] += 1;
                 }
-                for (state, count) in ENDPOINT_STATES.iter().zip(counts) {
+                for ((state, _), count) in ENDPOINT_STATES.iter().zip(counts) {
                     write(&[lane, state], f64::from(count));
                 }
             }
@@ -59,7 +59,7 @@ const NUMBERS: [Number; 8] = [
     },
     Number {
         name: "sluice_concurrency_limit",
-        help: "Requests to a service that may be in flight now; with policy_rule, to those that a rule with a limit of its own holds for.",
+        help: "Requests to a service that may be in flight; with policy_rule, those that a rule with a limit of its own applies to.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT, RULE],
         all: true,
@@ -71,7 +71,7 @@ const NUMBERS: [Number; 8] = [
     },
     Number {
         name: "sluice_concurrency_limit_in_flight",
-        help: "Requests to a service that count towards its limit now.",
+        help: "Requests to a service in flight that count towards its concurrency limit.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT, RULE],
         all: true,
@@ -83,7 +83,7 @@ const NUMBERS: [Number; 8] = [
     },
     Number {
         name: "sluice_circuit_breaker_state",
-        help: "Whether the circuit breaker of a service's lane is in this state: 1 or 0.",
+        help: "State of the circuit breaker of a service and lane: 1 for the state that it is in, else 0.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT, LANE, RULE, "state"],
         all: true,
@@ -98,19 +98,15 @@ const NUMBERS: [Number; 8] = [
     },
     Number {
         name: "sluice_circuit_breaker_transitions_total",
-        help: "How often the circuit breaker of a service's lane has changed its state.",
+        help: "State changes of the circuit breaker of a service and lane.",
         kind: Kind::Counter,
         labels: &[NAMESPACE, SERVICE, PORT, LANE, RULE, "transition"],
         all: true,
         read: |service, write| {
             for (lane, rule, breaker) in breakers(service) {
                 let counts = breaker.transition_counts();
-                for (transition, count) in [
-                    ("opened", counts.tripped),
-                    ("half_opened", counts.probing),
-                    ("reopened", counts.reopened),
-                    ("closed", counts.recovered),
-                ] {
+                let counts = [counts.tripped, counts.probing, counts.reopened, counts.recovered];
+                for ((transition, _), count) in TRANSITIONS.iter().zip(counts) {
                     write(&[&lane, rule, transition], count as f64);
                 }
             }
@@ -118,7 +114,7 @@ const NUMBERS: [Number; 8] = [
     },
     Number {
         name: "sluice_ejected_endpoints",
-        help: "Endpoints of a service that are ejected now.",
+        help: "Endpoints of a service that are ejected.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT],
         all: true,
@@ -133,7 +129,7 @@ const NUMBERS: [Number; 8] = [
     },
     Number {
         name: "sluice_endpoint_warm_up_factor",
-        help: "The part of a warm endpoint's share that an endpoint gets now, 0 to 1; of services with warm-up.",
+        help: "Warm-up factor of an endpoint: its share of requests, as a part (0 to 1) of a warm endpoint's. Of services with warm-up.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT, "endpoint", "pod"],
         all: true,
@@ -150,7 +146,7 @@ const NUMBERS: [Number; 8] = [
     },
     Number {
         name: "sluice_fallback_stale_bytes",
-        help: "What the answers take that are kept of a service, to be given again.",
+        help: "Memory that the kept responses of a service take, for fallbacks of type Stale.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT],
         all: true,
@@ -163,7 +159,21 @@ const NUMBERS: [Number; 8] = [
     },
 ];
 
-const ENDPOINT_STATES: [&str; 5] = ["ready", "warming", "ejected", "terminating", "not_ready"];
+const ENDPOINT_STATES: [(&str, &str); 5] = [
+    ("ready", "It gets its full share of the requests."),
+    ("warming", "It warms up: it gets a part of its share, or is still delayed."),
+    ("ejected", "Outlier detection has ejected it: it gets no request, except in panic."),
+    ("terminating", "Its pod terminates: it gets no new request."),
+    ("not_ready", "It is not ready: it gets no request."),
+];
+
+/// Changes of a circuit breaker's state, in the order in which they are counted.
+const TRANSITIONS: [(&str, &str); 4] = [
+    ("opened", "From closed to open: the error, slow or count threshold was reached."),
+    ("half_opened", "From open to half-open: `openDuration` is over, and probes may pass."),
+    ("reopened", "From half-open to open: a probe failed or was slow."),
+    ("closed", "From half-open to closed: all probes were good."),
+];
 
 /// What keeps requests from an endpoint most: an index into [`ENDPOINT_STATES`].
 fn endpoint_state(service: &Service, endpoint: &Endpoint, now: u64) -> usize {
@@ -206,6 +216,11 @@ pub(super) fn register(metrics: &Arc<Metrics>, current: &Current) -> Result<(), 
         });
         metrics.pull(Pulled { name, help, kind, labels, read })?;
     }
+    let endpoints = ENDPOINT_STATES.map(|(state, meaning)| (state, meaning));
+    metrics.document("sluice_endpoints", "state", endpoints);
+    let states = State::ALL.map(|state| (state.code(), state.meaning()));
+    metrics.document("sluice_circuit_breaker_state", "state", states);
+    metrics.document("sluice_circuit_breaker_transitions_total", "transition", TRANSITIONS);
     Ok(())
 }
 

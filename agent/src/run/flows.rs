@@ -21,25 +21,25 @@ const WITH_DIRECTION: [&str; 7] = [NAMESPACE, POD, TO_NAMESPACE, TO_SERVICE, TO_
 const PARTS: [Part; 4] = [
     Part {
         name: "sluice_flow_connections_total",
-        help: "TCP connections of enrolled pods, as the kernel saw them; opened less closed are those that are open. Those to no governed service are to `other`.",
+        help: "TCP connections of enrolled pods, as the kernel counts them: opened less closed are open. Those to unmanaged destinations have the service `other`.",
         kind: Some(Kind::Counter),
         labels: &WITH_OUTCOME,
     },
     Part {
         name: "sluice_flow_bytes_total",
-        help: "Bytes of enrolled pods' connections that have ended: sent and acknowledged, and received.",
+        help: "Bytes of enrolled pods' TCP connections that have ended: sent and acknowledged, and received.",
         kind: Some(Kind::Counter),
         labels: &WITH_DIRECTION,
     },
     Part {
         name: "sluice_flow_retransmits_total",
-        help: "Segments that were sent again, of enrolled pods' connections that have ended or failed.",
+        help: "Retransmitted segments of enrolled pods' TCP connections that have ended or failed.",
         kind: Some(Kind::Counter),
         labels: &LABELS,
     },
     Part {
         name: "sluice_flow_rtt_seconds",
-        help: "Smoothed round trip times of enrolled pods' connections at their end: with path `redirected` to the agent, with `direct` to their destination.",
+        help: "Smoothed round trip times of enrolled pods' TCP connections when they ended.",
         kind: None,
         labels: &LABELS,
     },
@@ -51,7 +51,26 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
         let flows = lock(&running).capture.as_ref().map(crate::capture::Capture::flows);
         tell(flows.unwrap_or_default(), write);
     };
-    metrics.pull_parts(PulledParts { parts: &PARTS, read: Box::new(read) })
+    metrics.pull_parts(PulledParts { parts: &PARTS, read: Box::new(read) })?;
+    let path = [
+        ("redirected", "From the client to the agent"),
+        ("direct", "From the client to its destination, without the agent"),
+    ];
+    for part in PARTS {
+        metrics.document(part.name, "path", path);
+    }
+    let outcomes = [
+        ("opened", "Connections that were established"),
+        ("failed", "Connections that could not be established"),
+        ("closed", "Connections that have ended"),
+    ];
+    metrics.document("sluice_flow_connections_total", "outcome", outcomes);
+    let directions = [
+        ("sent", "Bytes that the pod sent and the other side acknowledged"),
+        ("received", "Bytes that the pod received"),
+    ];
+    metrics.document("sluice_flow_bytes_total", "direction", directions);
+    Ok(())
 }
 
 /// Two pods of one name, of which the old one can still be read, share their lines.

@@ -1,9 +1,15 @@
 //! The numbers that other rooms keep, read at each scrape: of the cluster's state, and of capture.
 
+use sluice_ebpf::Counter;
+
 use super::{Running, Shared, lock};
 use crate::{
     capture::Capture,
-    cluster::{object, source::Watches, verdict::Reason},
+    cluster::{
+        object,
+        source::{WatchEnd, Watches},
+        verdict::Reason,
+    },
     observe::metrics::{Kind, Metrics, Pulled, Write},
 };
 
@@ -28,15 +34,17 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
     };
     gauge(
         "sluice_snapshot_age_seconds",
-        "Time since the source of the cluster's objects last knew that what it has told is the cluster's state.",
+        "Time since the snapshot of the cluster was last known to be current.",
         |running| Some(running.cluster.as_ref()?.status().heard.elapsed().as_secs_f64()),
     )?;
-    gauge("sluice_snapshot_generation", "Snapshots of the cluster that were put in force.", |running| {
-        Some(running.cluster.as_ref()?.status().generation as f64)
-    })?;
+    gauge(
+        "sluice_snapshot_generation",
+        "Number of the current snapshot of the cluster: it grows with each change.",
+        |running| Some(running.cluster.as_ref()?.status().generation as f64),
+    )?;
     gauge(
         "sluice_invalid_objects",
-        "Objects, or parts of them, that are left out because they are wrong.",
+        "Objects, or parts of them, that are invalid and have no effect.",
         |running| Some(running.cluster.as_ref()?.status().problems.len() as f64),
     )?;
     let watches = |name, help, kind, labels, write: Tell| {
@@ -58,7 +66,7 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
     };
     watches(
         "sluice_watch_age_seconds",
-        "Time since the API server last gave anything to the watch of this resource that has waited for longest.",
+        "Time since a watch on this resource last received anything from the API server; that of the watch that has waited longest.",
         Kind::Gauge,
         &["resource"],
         |resource, watches, say| {
@@ -69,14 +77,14 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
     )?;
     watches(
         "sluice_watches",
-        "Watches on the API server, by resource.",
+        "Open watches on the API server.",
         Kind::Gauge,
         &["resource"],
         |resource, watches, say| say(&[resource], watches.open as f64),
     )?;
     watches(
         "sluice_watch_ends_total",
-        "Watches that ended and were opened again, by why: a word, or the status that the API server answered.",
+        "Watches that ended and were opened again, by cause.",
         Kind::Counter,
         &["resource", "cause"],
         |resource, watches, say| {
@@ -85,22 +93,27 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
             }
         },
     )?;
+    let ends = WatchEnd::NAMED.iter().map(|(end, meaning)| (end.label(), *meaning));
+    let status = ("403, 404, 500 ...".into(), "The HTTP status that the API server answered with");
+    metrics.document("sluice_watch_ends_total", "cause", ends.chain([status]));
     policies(metrics, running)?;
     gauge(
         "sluice_capture_running",
-        "Whether this node's pods are captured: 1 while the eBPF programs redirect their connects, else 0.",
+        "1 while the eBPF programs redirect the connections of enrolled pods, else 0.",
         |running| {
             let status = running.capture.as_ref().map(Capture::status);
             Some(f64::from(u8::from(status.is_some_and(|status| status.synced && !status.stopped))))
         },
     )?;
-    gauge("sluice_managed_destinations", "Addresses whose connections the kernel redirects.", |running| {
-        Some(running.capture.as_ref()?.status().destinations as f64)
-    })?;
+    gauge(
+        "sluice_managed_destinations",
+        "Addresses (IP and port) whose connections are redirected to the agent.",
+        |running| Some(running.capture.as_ref()?.status().destinations as f64),
+    )?;
     let asked = running.clone();
     metrics.pull(Pulled {
         name: "sluice_pods",
-        help: "Pods of this node that are to be captured, by whether they are.",
+        help: "Pods of this node that are to be enrolled, by state.",
         kind: Kind::Gauge,
         labels: &["state"],
         read: Box::new(move |write| {
@@ -112,10 +125,19 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
             write(&["other_mesh"], own_proxy as f64);
         }),
     })?;
+    let states = [
+        ("enrolled", "New connections of the pod to managed destinations are redirected."),
+        ("pending", "The pod is to be enrolled and is not yet; the log and `/readyz` say why."),
+        (
+            "other_mesh",
+            "The pod is not enrolled, because Istio, Linkerd, Kuma or Consul redirects its connections already.",
+        ),
+    ];
+    metrics.document("sluice_pods", "state", states);
     let asked = running.clone();
     metrics.pull(Pulled {
         name: "sluice_kernel_connects_total",
-        help: "What the eBPF programs did with connects and handshakes of this node's pods, by outcome.",
+        help: "Outgoing connections of this node's pods, and handshakes of redirected ones, by what the eBPF programs did.",
         kind: Kind::Counter,
         labels: &["outcome"],
         read: Box::new(move |write| {
@@ -125,10 +147,12 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
             }
         }),
     })?;
+    let outcomes = Counter::ALL.map(|counter| (counter.name(), counter.meaning()));
+    metrics.document("sluice_kernel_connects_total", "outcome", outcomes);
     let asked = running.clone();
     metrics.pull(Pulled {
         name: "sluice_preexisting_connections_total",
-        help: "Connections to governed services that pods had opened before they were enrolled.",
+        help: "Connections to managed services that pods had open before they were enrolled, and that bypass the agent therefore.",
         kind: Kind::Counter,
         labels: &[],
         read: Box::new(move |write| {
@@ -142,12 +166,10 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
 /// What became of policies, by why they are not wholly in force.
 fn policies(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
     const KINDS: [object::Kind; 2] = [object::Kind::TrafficPolicy, object::Kind::TrafficLane];
-    const REASONS: [Reason; 4] =
-        [Reason::Programmed, Reason::Invalid, Reason::TargetNotFound, Reason::Conflicted];
     let running = running.clone();
     metrics.pull(Pulled {
         name: "sluice_policies",
-        help: "Policies and lanes by the reason of their condition `Programmed`: `Programmed` are those in force for all that they ask for.",
+        help: "TrafficPolicies and TrafficLanes by the reason of their condition `Programmed`.",
         kind: Kind::Gauge,
         labels: &["kind", "reason"],
         read: Box::new(move |write| {
@@ -156,7 +178,7 @@ fn policies(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error
             };
             let verdicts = verdicts.borrow().clone();
             for kind in KINDS {
-                for reason in REASONS {
+                for reason in Reason::OF_PROGRAMMED {
                     let those = verdicts.iter().filter(|(key, judged)| {
                         key.kind == kind && judged.verdict.programmed.reason == reason
                     });
@@ -164,5 +186,10 @@ fn policies(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error
                 }
             }
         }),
-    })
+    })?;
+    let kinds = KINDS.map(|kind| (kind.to_string(), "Objects of this kind in enrolled namespaces"));
+    metrics.document("sluice_policies", "kind", kinds);
+    let reasons = Reason::OF_PROGRAMMED.map(|reason| (reason.as_str(), reason.meaning()));
+    metrics.document("sluice_policies", "reason", reasons);
+    Ok(())
 }

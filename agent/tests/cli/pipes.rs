@@ -37,7 +37,7 @@ const ENDING: [&str; 26] = [
     "check ../deploy/examples/gray-release/release.yaml",
     "check Cargo.toml",
     "crds",
-    "metrics",
+    "reference",
     "version",
     "help",
     "help get",
@@ -126,7 +126,7 @@ fn what_goes_on_ends_when_the_reader_goes() {
 fn a_full_disk_is_no_reader_that_is_gone() {
     let agent = Agent::start();
     for line in
-        ["get /metrics", "status", "top --times 1", "dump", "completions bash", "crds", "metrics", "help"]
+        ["get /metrics", "status", "top --times 1", "dump", "completions bash", "crds", "reference", "help"]
     {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let output = command(&agent, line).stdout(full).output().unwrap();

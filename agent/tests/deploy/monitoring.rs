@@ -5,10 +5,7 @@ use std::{collections::BTreeSet, fs};
 use serde_json::Value;
 use sluice::{offline, run};
 
-use crate::{
-    configuration::{code, table},
-    manifests::deploy,
-};
+use crate::manifests::deploy;
 
 fn read(file: &str) -> String {
     let path = deploy().join(file);
@@ -30,16 +27,17 @@ fn alerts() -> Vec<Value> {
 }
 
 #[test]
-fn the_table_is_what_an_agent_registers() {
-    let mut made = Vec::new();
-    offline::metrics::run(&mut made).unwrap();
-    assert!(read("METRICS.md").as_bytes() == made, "run `cargo xtask metrics` and commit what it writes");
+fn the_reference_is_what_the_program_says() {
+    for (name, text) in offline::reference::pages(&sluice::cli::command()).unwrap() {
+        let committed = read(&format!("reference/{name}"));
+        assert!(committed == text, "{name}: run `cargo xtask reference` and commit what it writes");
+    }
 }
 
 #[test]
 fn the_operator_gets_the_same_rules() {
     let object: Value = serde_saphyr::from_str(&read("overlays/monitoring/prometheus-rule.yaml")).unwrap();
-    assert!(object["spec"] == rules(), "run `cargo xtask metrics` and commit what it writes");
+    assert!(object["spec"] == rules(), "run `cargo xtask reference` and commit what it writes");
 }
 
 /// The names in an expression that are metrics of ours, or recorded.
@@ -73,20 +71,21 @@ fn rules_ask_for_metrics_that_there_are() {
 }
 
 #[test]
-fn every_alert_leads_to_the_readme_which_knows_it() {
-    let told: BTreeSet<String> = table("Alerts").iter().flat_map(|row| code(&row[0])).collect();
-    let there: BTreeSet<String> =
-        alerts().iter().map(|alert| alert["alert"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(told, there);
+fn every_alert_leads_to_the_reference_which_knows_it() {
+    let page = read("reference/alerts.md");
     for alert in alerts() {
-        let runbook = alert["annotations"]["runbook"].as_str().unwrap_or_default();
-        assert!(
-            runbook.starts_with("deploy/README.md#alerts: ") && runbook.ends_with(['.', '?']),
-            "{alert:#}"
-        );
-        for part in ["summary", "description"] {
-            assert!(alert["annotations"][part].is_string(), "{alert:#}: {part}");
+        let name = alert["alert"].as_str().unwrap();
+        let runbook = format!("deploy/reference/alerts.md#{}", name.to_lowercase());
+        assert_eq!(alert["annotations"]["runbook"], *runbook, "{name}");
+        for part in ["summary", "description", "action"] {
+            let text = alert["annotations"][part].as_str().unwrap_or_default();
+            assert!(text.ends_with('.'), "{name}: {part}: {text}");
         }
+        let shown = format!(
+            "\n## {name}\n\n{}\n\nWhat to do: ",
+            alert["annotations"]["description"].as_str().unwrap().trim()
+        );
+        assert!(page.contains(&shown), "run `cargo xtask reference`: {shown}");
     }
 }
 

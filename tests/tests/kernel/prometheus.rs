@@ -120,12 +120,12 @@ impl Bazaar {
     }
 }
 
-/// A metric as `deploy/METRICS.md` or a scrape tells of it: its type, and the names of its labels.
+/// A metric as `deploy/reference/metrics.md` or a scrape tells of it: its type, and the names of its labels.
 type Known = BTreeMap<String, (String, BTreeSet<String>)>;
 
 fn told() -> Result<Known> {
     let mut known = Known::new();
-    for row in read("METRICS.md")?.lines().filter(|line| line.starts_with("| `")) {
+    for row in read("reference/metrics.md")?.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<_> = row.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
         let labels = cells[2].split('`').skip(1).step_by(2).map(str::to_owned).collect();
         known.insert(cells[0].trim_matches('`').to_owned(), (cells[1].to_owned(), labels));

@@ -20,6 +20,15 @@ pub enum State {
 impl State {
     pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
 
+    /// What it means, for the reference.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Closed => "Requests pass.",
+            Self::Open => "Requests are rejected.",
+            Self::HalfOpen => "A few requests pass as probes; the others are rejected.",
+        }
+    }
+
     /// The word for machines.
     pub const fn code(self) -> &'static str {
         match self {

@@ -1,7 +1,5 @@
 //! What metrics there are, for people: made from what is registered, so that it cannot be wrong.
 
-use std::fmt::Write as _;
-
 use prometheus::{core::Collector, proto::MetricType};
 
 /// One metric.
@@ -13,7 +11,12 @@ pub struct Description {
     /// Names of the labels, in their order.
     pub labels: Vec<String>,
     pub help: String,
+    /// The values of those labels that have a closed list of them, each with what it means.
+    pub values: Vec<(String, Vec<Meaning>)>,
 }
+
+/// A value of a label, and what it means.
+pub type Meaning = (String, &'static str);
 
 /// What a collector collects. It is asked for its families, which know their types also while they are empty.
 pub(super) fn describe(collector: &dyn Collector) -> Vec<Description> {
@@ -32,19 +35,8 @@ pub(super) fn describe(collector: &dyn Collector) -> Vec<Description> {
             },
             labels: desc.map(|desc| desc.variable_labels.clone()).unwrap_or_default(),
             help: family.help().to_owned(),
+            values: Vec::new(),
         }
     };
     families.iter().map(describe).collect()
-}
-
-/// A Markdown table of them.
-pub fn table(descriptions: &[Description]) -> String {
-    let mut table = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
-    for Description { name, kind, labels, help } in descriptions {
-        let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
-        let help = help.replace('|', "\\|");
-        // Writing to a string does not fail.
-        let _ = writeln!(table, "| `{name}` | {kind} | {} | {help} |", labels.join(" "));
-    }
-    table
 }

@@ -13,8 +13,9 @@ use prometheus::{
 use super::{
     distribution::Total,
     exemplars::{self, Kept},
+    outcomes::CLASSES,
     pods::{Key, PodMetrics, Pods},
-    series::{BOUNDS_NANOS, CLASSES, Series},
+    series::{BOUNDS_NANOS, Series},
 };
 use crate::observe::reason::Reason;
 
@@ -63,22 +64,18 @@ impl Families {
             pods,
             requests: desc(
                 "sluice_requests_total",
-                "Requests that ended, by class of the status and, where Sluice made the answer up or broke it off, the reason.",
+                "Requests that ended, by class of the status and, where Sluice sent the response itself or aborted it, the reason.",
                 &["code", "reason"],
             ),
-            duration: desc(DURATION, "Time from the head of a request to the end of its answer.", &[]),
-            in_flight: desc("sluice_requests_in_flight", "Requests that have begun and not ended.", &[]),
+            duration: desc(DURATION, "Time from the headers of a request to the end of its response.", &[]),
+            in_flight: desc("sluice_requests_in_flight", "Requests in flight: begun, and not ended.", &[]),
             tunnels: desc(
                 "sluice_tunnels_total",
-                "Tunnelled connections that ended and, where Sluice ended them, the reason.",
+                "Tunnelled connections that ended and, where Sluice closed them, the reason.",
                 &["reason"],
             ),
             tunnels_in_flight: desc("sluice_tunnels_in_flight", "Tunnelled connections that are open.", &[]),
-            bytes: desc(
-                "sluice_bytes_total",
-                "Bytes of bodies and tunnels, by direction: request is towards the endpoint.",
-                &["direction"],
-            ),
+            bytes: desc("sluice_bytes_total", "Bytes of bodies and tunnels, by direction.", &["direction"]),
         }
     }
 
@@ -205,12 +202,14 @@ impl Collector for Families {
                 for (class, count) in sum.answered.into_iter().enumerate() {
                     // Success is there from the start, so that rates see the first ones.
                     if count > 0 || class == 2 {
-                        requests
-                            .push(counter(labels(&[("code", CLASSES[class]), ("reason", "")]), count as f64));
+                        requests.push(counter(
+                            labels(&[("code", CLASSES[class].1), ("reason", "")]),
+                            count as f64,
+                        ));
                     }
                 }
                 for ((class, reason), count) in &sum.request_faults {
-                    let further = [("code", CLASSES[*class]), ("reason", Reason::ALL[*reason].code())];
+                    let further = [("code", CLASSES[*class].1), ("reason", Reason::ALL[*reason].code())];
                     requests.push(counter(labels(&further), *count as f64));
                 }
                 durations.push(sum.durations.metric(labels(&[]), &BOUNDS_NANOS));

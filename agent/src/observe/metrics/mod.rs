@@ -7,7 +7,7 @@
 //!
 //! The rest are ordinary metrics of the `prometheus` crate; and rooms above this one hand in closures that are read
 //! at each scrape ([`Metrics::pull`]). Whatever is registered is described too ([`Metrics::descriptions`]): the table
-//! `deploy/METRICS.md` is made of that.
+//! `deploy/reference/metrics.md` is made of that.
 //!
 //! How many lines a scrape has is bounded: words are closed lists ([`outcomes`]), rules have the names that policies
 //! give them, and of pods, services and lanes there are no more than [`MAX_SERIES`] series.
@@ -16,6 +16,7 @@ mod describe;
 mod distribution;
 mod exemplars;
 mod families;
+mod meanings;
 mod openmetrics;
 mod outcomes;
 mod pods;
@@ -33,7 +34,7 @@ use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
-pub use describe::{Description, table};
+pub use describe::{Description, Meaning};
 pub use outcomes::{
     Connect, Detection, EjectionCause, FallbackAction, LimitCounts, LimitDecision, RetryCause, TagOutcome,
 };
@@ -104,6 +105,15 @@ impl Described {
         metric
     }
 
+    /// Says what the values of a label mean.
+    fn document(&self, metric: &str, label: &str, values: Vec<Meaning>) {
+        let mut all = self.descriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = all.iter_mut().find(|one| one.name == metric && one.labels.iter().any(|own| own == label));
+        if let Some(description) = of {
+            description.values.push((label.to_owned(), values));
+        }
+    }
+
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
     }
@@ -120,39 +130,36 @@ impl Metrics {
         let registry = Described::default();
         let connections = registry.counters(
             "sluice_connections_total",
-            "Connections accepted from pods, by what detection made of them.",
+            "Connections accepted from pods, by the result of protocol detection.",
             &["outcome"],
         );
         let connects = registry.counters(
             "sluice_upstream_connects_total",
-            "Attempts to connect to an endpoint, by how they ended.",
+            "Attempts to connect to an endpoint, by result.",
             &["outcome"],
         );
         let open = registry.add(IntGaugeVec::new(
-            Opts::new(
-                "sluice_connections_open",
-                "Connections that are open now, by who is at the other end.",
-            ),
+            Opts::new("sluice_connections_open", "Connections that are open, by side."),
             &["peer"],
         ));
         let access_log_dropped = registry.add(IntCounter::new(
             "sluice_access_log_dropped_total",
-            "Access log lines dropped because they could not be written fast enough.",
+            "Access log lines that were dropped because they could not be written fast enough.",
         ));
         let spans_dropped = registry.add(IntCounter::new(
             "sluice_spans_dropped_total",
-            "Spans dropped because the trace collector did not take them, or not fast enough.",
+            "Spans that were dropped because the OpenTelemetry Collector did not take them, or not fast enough.",
         ));
         let exports_failed = registry.add(IntCounter::new(
             "sluice_metrics_export_failures_total",
-            "How often metrics could not be sent to the collector; what they had to tell is told by the next.",
+            "Exports of metrics that failed. Metrics are cumulative, so the next export makes up for it.",
         ));
         let overflowed = registry.add(IntCounter::new(
             "sluice_series_overflowed_total",
-            "How often a pod's numbers for a service and lane went to the service `other`, because there were too many.",
+            "Series of a pod, service and lane that were counted for the service `other` instead, because there were too many.",
         ));
         let build = registry.add(IntGaugeVec::new(
-            Opts::new("sluice_build_info", "The running build; always 1."),
+            Opts::new("sluice_build_info", "Version of the running agent; always 1."),
             &["version"],
         ));
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -161,9 +168,10 @@ impl Metrics {
         registry.own(services::Collected::new(Arc::clone(&services)));
         registry.own(families::Families::new(Arc::clone(&pods)));
         registry.own(process::Process::new());
+        meanings::document(&registry);
         Self {
-            detections: Detection::ALL.map(|(_, outcome)| connections.with_label_values(&[outcome])),
-            connects: Connect::ALL.map(|(_, outcome)| connects.with_label_values(&[outcome])),
+            detections: Detection::ALL.map(|(_, outcome, _)| connections.with_label_values(&[outcome])),
+            connects: Connect::ALL.map(|(_, outcome, _)| connects.with_label_values(&[outcome])),
             callers_open: open.with_label_values(&["client"]),
             endpoints_open: open.with_label_values(&["upstream"]),
             access_log_dropped,
@@ -244,6 +252,17 @@ impl Metrics {
     /// Whether anybody on this node has called the service since it is there.
     pub fn is_called(&self, namespace: &Arc<str>, service: &Arc<str>, port: u16) -> bool {
         self.services.has(namespace, service, port)
+    }
+
+    /// Says what the values of a label mean that has a closed list of them; for the reference.
+    pub fn document(
+        &self,
+        metric: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (impl Into<String>, &'static str)>,
+    ) {
+        let values = values.into_iter().map(|(value, meaning)| (value.into(), meaning)).collect();
+        self.registry.document(metric, label, values);
     }
 
     /// What is served, by name.

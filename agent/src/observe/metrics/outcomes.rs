@@ -1,86 +1,81 @@
-//! The words for how things ended: values of labels, each a closed list.
+//! How things ended: values of labels, each a closed list with what the value means.
 
-/// What detection made of a caller's connection.
+/// A value of a label, its name in metrics, and what it means.
+type Word<T> = (T, &'static str, &'static str);
+
+/// The result of protocol detection on a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detection {
     Http1,
     Http2,
-    /// The first bytes are a TLS handshake: tunnelled.
     Tls,
-    /// Declared as opaque: tunnelled without a look.
     Opaque,
-    /// The caller waits for the server to speak: tunnelled.
     ServerFirst,
-    /// The first bytes are neither HTTP nor TLS: tunnelled.
     Unknown,
-    /// The caller left without a word.
     ClosedEarly,
-    /// Declared HTTP, but the first bytes did not come in time.
-    Timeout,
-    /// Nobody was redirected: somebody dialled the listener itself.
     NotRedirected,
-    /// Redirected, but the destination is no longer governed.
     Unmanaged,
-    /// More than the pod's share.
     Overloaded,
 }
 
 impl Detection {
-    pub(super) const ALL: [(Self, &'static str); 11] = [
-        (Self::Http1, "http1"),
-        (Self::Http2, "http2"),
-        (Self::Tls, "tls"),
-        (Self::Opaque, "opaque"),
-        (Self::ServerFirst, "server_first"),
-        (Self::Unknown, "unknown"),
-        (Self::ClosedEarly, "closed_early"),
-        (Self::Timeout, "timeout"),
-        (Self::NotRedirected, "not_redirected"),
-        (Self::Unmanaged, "unmanaged"),
-        (Self::Overloaded, "overloaded"),
+    pub(super) const ALL: [Word<Self>; 10] = [
+        (Self::Http1, "http1", "HTTP/1.1 or HTTP/1.0"),
+        (Self::Http2, "http2", "HTTP/2, gRPC among it"),
+        (Self::Tls, "tls", "The first bytes are a TLS handshake: tunnelled."),
+        (Self::Opaque, "opaque", "The port is declared as another protocol: tunnelled without detection."),
+        (Self::ServerFirst, "server_first", "The client sent nothing within 100 ms: tunnelled."),
+        (Self::Unknown, "unknown", "The first bytes are neither HTTP nor TLS: tunnelled."),
+        (Self::ClosedEarly, "closed_early", "The client closed the connection before it sent anything."),
+        (
+            Self::NotRedirected,
+            "not_redirected",
+            "The original destination is not known, as when a process in the pod connects to the agent's listener itself: closed.",
+        ),
+        (
+            Self::Unmanaged,
+            "unmanaged",
+            "The destination stopped being managed in the meantime: tunnelled to where the client meant to go.",
+        ),
+        (Self::Overloaded, "overloaded", "The pod has as many connections as it may have: closed."),
     ];
 }
 
-/// How an attempt to connect to an endpoint ended.
+/// The result of an attempt to connect to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connect {
     Opened,
     Refused,
     Unreachable,
     Timeout,
-    /// No socket could be made in the pod's network.
     Failed,
 }
 
 impl Connect {
-    pub(super) const ALL: [(Self, &'static str); 5] = [
-        (Self::Opened, "opened"),
-        (Self::Refused, "refused"),
-        (Self::Unreachable, "unreachable"),
-        (Self::Timeout, "timeout"),
-        (Self::Failed, "failed"),
+    pub(super) const ALL: [Word<Self>; 5] = [
+        (Self::Opened, "opened", "Connected"),
+        (Self::Refused, "refused", "Connection refused (ECONNREFUSED)"),
+        (Self::Unreachable, "unreachable", "No route to the host or network"),
+        (Self::Timeout, "timeout", "The endpoint did not answer in time."),
+        (Self::Failed, "failed", "The socket could not be created in the pod's network namespace."),
     ];
 }
 
-/// What became of a request's tag.
+/// What routing made of a request's tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagOutcome {
-    /// Its lane answered.
     Routed,
-    /// The baseline answered.
     FellBack,
-    /// No endpoint could.
     Rejected,
-    /// It was no tag, and was ignored.
     Invalid,
 }
 
 impl TagOutcome {
-    pub(super) const ALL: [(Self, &'static str); 4] = [
-        (Self::Routed, "routed"),
-        (Self::FellBack, "fell_back"),
-        (Self::Rejected, "rejected"),
-        (Self::Invalid, "invalid"),
+    pub(super) const ALL: [Word<Self>; 4] = [
+        (Self::Routed, "routed", "An endpoint of the lane got the request."),
+        (Self::FellBack, "fell_back", "The lane had no usable endpoint; another one got the request."),
+        (Self::Rejected, "rejected", "The lane had no usable endpoint, and none to fall back to: 503."),
+        (Self::Invalid, "invalid", "The value is no valid tag; it was ignored."),
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -88,55 +83,63 @@ impl TagOutcome {
     }
 }
 
-/// Why a request was tried again.
+/// Why a request was retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryCause {
-    /// The connection was refused.
     ConnectRefused,
-    /// HTTP/2: the stream was refused before it was processed.
     StreamRefused,
-    /// A pooled connection was closed by the endpoint before it took the request.
     StaleConnection,
-    /// By policy: the answer's HTTP status, or its gRPC status.
     Status,
-    /// By policy: the connection broke before the answer.
     Reset,
-    /// By policy: the attempt's time ran out.
     Timeout,
 }
 
 impl RetryCause {
-    pub(super) const ALL: [(Self, &'static str); 6] = [
-        (Self::ConnectRefused, "connect_refused"),
-        (Self::StreamRefused, "stream_refused"),
-        (Self::StaleConnection, "stale_connection"),
-        (Self::Status, "status"),
-        (Self::Reset, "reset"),
-        (Self::Timeout, "timeout"),
+    pub(super) const ALL: [Word<Self>; 6] = [
+        (
+            Self::ConnectRefused,
+            "connect_refused",
+            "The endpoint refused the connection. Retried without a policy: nothing was processed.",
+        ),
+        (
+            Self::StreamRefused,
+            "stream_refused",
+            "The endpoint refused the HTTP/2 stream (REFUSED_STREAM, GOAWAY). Retried without a policy.",
+        ),
+        (
+            Self::StaleConnection,
+            "stale_connection",
+            "The endpoint had closed the pooled connection. Retried without a policy.",
+        ),
+        (Self::Status, "status", "The response had a status that `retry` lists."),
+        (Self::Reset, "reset", "The connection broke before the response headers."),
+        (Self::Timeout, "timeout", "`timeouts.backendRequest` ran out."),
     ];
 }
 
-/// What a rule said of a request.
+/// What a rule decided about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitDecision {
     Allowed,
-    /// It had to wait.
     Queued,
     Rejected,
-    /// It only observes.
     WouldReject,
 }
 
 impl LimitDecision {
-    pub(super) const ALL: [(Self, &'static str); 4] = [
-        (Self::Allowed, "allowed"),
-        (Self::Queued, "queued"),
-        (Self::Rejected, "rejected"),
-        (Self::WouldReject, "would_reject"),
+    pub(super) const ALL: [Word<Self>; 4] = [
+        (Self::Allowed, "allowed", "The request passed at once."),
+        (Self::Queued, "queued", "The request waited for its turn and passed."),
+        (Self::Rejected, "rejected", "The request was rejected."),
+        (
+            Self::WouldReject,
+            "would_reject",
+            "The rule has `mode: Observe`; enforced, it would have rejected it.",
+        ),
     ];
 }
 
-/// How often a rate limit has said what.
+/// How often a rule has decided what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitCounts {
     pub allowed: u64,
@@ -151,18 +154,20 @@ impl From<[u64; LimitDecision::ALL.len()]> for LimitCounts {
     }
 }
 
-/// What came of looking for an answer of a fallback.
+/// What came of a fallback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FallbackAction {
     Static,
     Stale,
-    /// There was no stale answer to the request.
     Missed,
 }
 
 impl FallbackAction {
-    pub(super) const ALL: [(Self, &'static str); 3] =
-        [(Self::Static, "static"), (Self::Stale, "stale"), (Self::Missed, "missed")];
+    pub(super) const ALL: [Word<Self>; 3] = [
+        (Self::Static, "static", "The client got the static response."),
+        (Self::Stale, "stale", "The client got the last good response."),
+        (Self::Missed, "missed", "No good response to that request is kept; the next fallback is tried."),
+    ];
 }
 
 /// Why an endpoint was ejected.
@@ -173,9 +178,29 @@ pub enum EjectionCause {
 }
 
 impl EjectionCause {
-    pub(super) const ALL: [(Self, &'static str); 2] =
-        [(Self::ConsecutiveErrors, "consecutive_errors"), (Self::SuccessRate, "success_rate")];
+    pub(super) const ALL: [Word<Self>; 2] = [
+        (Self::ConsecutiveErrors, "consecutive_errors", "`consecutiveErrors` errors in a row"),
+        (Self::SuccessRate, "success_rate", "A success rate far below that of the other endpoints"),
+    ];
 }
 
-/// Whether a rule is in force.
-pub(super) const MODES: [&str; 2] = ["enforce", "observe"];
+/// Whether a rule is enforced, by `usize::from(it only observes)`.
+pub(super) const MODES: [Word<()>; 2] = [
+    ((), "enforce", "The rule is enforced."),
+    ((), "observe", "The rule has `mode: Observe`: nothing happened to the endpoint."),
+];
+
+/// Classes of statuses, by the first digit; the first stands for requests that ended without a response.
+pub(super) const CLASSES: [Word<()>; 6] = [
+    ((), "none", "The client got no response."),
+    ((), "1xx", "101: the connection changed to another protocol."),
+    ((), "2xx", "Success. gRPC responses count here, whatever their `grpc-status`."),
+    ((), "3xx", "Redirection"),
+    ((), "4xx", "Client error"),
+    ((), "5xx", "Server error"),
+];
+
+/// Names and meanings, for the reference.
+pub(super) fn described<T>(words: &[Word<T>]) -> Vec<(String, &'static str)> {
+    words.iter().map(|(_, name, meaning)| ((*name).to_owned(), *meaning)).collect()
+}

@@ -11,6 +11,7 @@ use std::{
 use super::{
     distribution::Distribution,
     exemplars::{Exemplar, Exemplars, Kept},
+    outcomes::CLASSES,
 };
 use crate::{
     govern::{tag::Tag, tally::Tally},
@@ -37,8 +38,6 @@ pub(super) const BOUNDS_NANOS: [u64; 16] = [
     60_000_000_000,
 ];
 
-/// Code classes by the first digit of the status; 0 stands for requests that ended without any.
-pub(super) const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 const REASONS: usize = Reason::ALL.len();
 
 /// The lane label of a request: that of the endpoint, not the tag of the request, which a caller may make up.

@@ -23,8 +23,7 @@ use super::{
     EVICTION_GRACE, RetryCause, TagOutcome,
     distribution::{Distribution, Total},
     families::{counter, family, label},
-    outcomes::{EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES},
-    series::CLASSES,
+    outcomes::{CLASSES, EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES},
 };
 use crate::govern::tally::Tally;
 
@@ -284,65 +283,57 @@ const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", 
 
 /// The families, in the order in which they are collected: name, help, further labels.
 const FAMILIES: [(&str, &str, &[&str]); 13] = [
-    (
-        "sluice_tags_total",
-        "Tags on requests to a service: routed to their lane, fallen back to the baseline, refused, or invalid and ignored.",
-        &["outcome"],
-    ),
-    ("sluice_retries_total", "Requests to a service that were tried again, by cause.", &["cause"]),
+    ("sluice_tags_total", "Tags of requests to a service, by what routing made of them.", &["outcome"]),
+    ("sluice_retries_total", "Retries of requests to a service, by cause.", &["cause"]),
     (
         "sluice_retry_budget_exhausted_total",
-        "Requests that were not tried again because the retry budget was used up.",
+        "Requests that were not retried because the retry budget was exhausted.",
         &[],
     ),
     (
         "sluice_rate_limit_requests_total",
-        "Requests that a rate limit is about, by what it said; would_reject is what it only observed.",
+        "Requests that a rate limit applies to, by its decision.",
         &["rule", "decision"],
     ),
     (
         "sluice_concurrency_limit_requests_total",
-        "Requests to a service with a limit of requests in flight, by what it said.",
+        "Requests that a concurrency limit applies to, by its decision.",
         &["decision"],
     ),
     (
         "sluice_circuit_breaker_requests_total",
-        "Attempts at a service with a circuit breaker, by what it said.",
+        "Attempts that a circuit breaker applies to, by its decision.",
         &["decision"],
     ),
     (
         "sluice_ejections_total",
-        "Endpoints that were ejected, or with mode observe would have been.",
+        "Ejections of endpoints by outlier detection, by cause; with mode observe the endpoint stayed in use.",
         &["cause", "mode"],
     ),
     (
         "sluice_panic_requests_total",
-        "Requests that were routed in panic, because too many of a service's endpoints were held out.",
+        "Requests routed in panic: fewer endpoints than the panic threshold were ready for them, so all were used.",
         &[],
     ),
-    (
-        "sluice_fallbacks_total",
-        "Answers that a fallback gave in the place of a service; missed is a stale one that was not there.",
-        &["fallback", "action"],
-    ),
+    ("sluice_fallbacks_total", "Uses of a fallback, by what came of it.", &["fallback", "action"]),
     (
         "sluice_rule_requests_total",
-        "Requests that a rule of a policy held for, by the rule and the class of the status.",
+        "Requests that a rule of a policy applied to, by class of the status.",
         &["policy_rule", "code"],
     ),
     (
         "sluice_rule_request_duration_seconds",
-        "Time from the head of a request to the end of its answer, by the rule of a policy that held for it.",
+        "Time from the headers of a request to the end of its response, by the rule of a policy that applied.",
         &["policy_rule"],
     ),
     (
         "sluice_upstream_duration_seconds",
-        "Time that endpoints took for a request: from being sent its head until their answer's was there, or until the attempt failed.",
+        "Time that endpoints took for a request, all attempts together: from sending its headers until those of the response came, or until the attempt failed.",
         &[],
     ),
     (
         "sluice_added_duration_seconds",
-        "Time that Sluice added to a request that was answered: from its head to its answer's head at the caller, less what endpoints took. Opening a connection, and waiting that a rule asks for, is in it.",
+        "Time that Sluice added to a request: from its headers until those of the response were passed on, less the time that endpoints took. Connecting, and queueing by a rule, are in it.",
         &[],
     ),
 ];
@@ -405,13 +396,13 @@ impl Writer<'_> {
         &mut self,
         at: usize,
         name: Option<&str>,
-        words: &[(T, &str); N],
+        words: &[(T, &str, &str); N],
         values: [u64; N],
     ) {
         if values.iter().all(|value| *value == 0) {
             return;
         }
-        for ((_, word), value) in words.iter().zip(values) {
+        for ((_, word, _), value) in words.iter().zip(values) {
             match name {
                 None => self.write(at, &[word], value),
                 Some(name) => self.write(at, &[name, word], value),
@@ -441,8 +432,8 @@ impl Collector for Collected {
             }
             writer.write_all(4, None, &LimitDecision::ALL, loaded(&metrics.concurrency));
             writer.write_all(5, None, &LimitDecision::ALL, loaded(&metrics.breaker));
-            for ((_, cause), modes) in EjectionCause::ALL.iter().zip(&metrics.ejections) {
-                for (mode, value) in MODES.iter().zip(loaded(modes)) {
+            for ((_, cause, _), modes) in EjectionCause::ALL.iter().zip(&metrics.ejections) {
+                for ((_, mode, _), value) in MODES.iter().zip(loaded(modes)) {
                     if value > 0 {
                         writer.write(6, &[cause, mode], value);
                     }
@@ -456,7 +447,7 @@ impl Collector for Collected {
                 writer.write_all(8, Some(&fallback), &FallbackAction::ALL, values);
             }
             for (rule, of_rule) in metrics.of_rules() {
-                for (class, count) in CLASSES.iter().zip(loaded(&of_rule.classes)) {
+                for ((_, class, _), count) in CLASSES.iter().zip(loaded(&of_rule.classes)) {
                     if count > 0 {
                         writer.write(9, &[&rule, class], count);
                     }

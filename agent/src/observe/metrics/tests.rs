@@ -205,14 +205,14 @@ fn what_endpoints_took_and_what_was_added_are_told_apart() {
 #[test]
 fn outcomes_have_the_labels_of_their_names() {
     let metrics = Metrics::new();
-    for (index, (outcome, name)) in Detection::ALL.into_iter().enumerate() {
+    for (index, (outcome, name, _)) in Detection::ALL.into_iter().enumerate() {
         for _ in 0..=index {
             metrics.detected(outcome);
         }
         let label = format!("outcome=\"{name}\"");
         assert_eq!(value(&metrics, "sluice_connections_total", &[&label]), Some(index as f64 + 1.0));
     }
-    for (index, (outcome, name)) in Connect::ALL.into_iter().enumerate() {
+    for (index, (outcome, name, _)) in Connect::ALL.into_iter().enumerate() {
         for _ in 0..=index {
             metrics.connected(outcome);
         }

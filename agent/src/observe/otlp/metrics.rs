@@ -2,7 +2,7 @@
 //!
 //! There is one set of numbers. Each time they are gathered as for a scrape and written in OTLP's form: counters and
 //! histograms are cumulative, so what could not be sent is told by what is sent next, and nothing has to be kept. Names stay
-//! those of `deploy/METRICS.md`, as the specification of compatibility with Prometheus allows.
+//! those of `deploy/reference/metrics.md`, as the specification of compatibility with Prometheus allows.
 //! <https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/>
 
 mod convert;

@@ -1,0 +1,51 @@
+//! What the values of this room's labels mean, for the reference.
+
+use super::{
+    Connect, Described, Detection, EjectionCause, FallbackAction, LimitDecision, Meaning, RetryCause,
+    TagOutcome,
+    outcomes::{CLASSES, MODES, described},
+};
+use crate::observe::reason::Reason;
+
+pub(super) fn document(registry: &Described) {
+    for (metric, label, values) in [
+        ("sluice_connections_total", "outcome", described(&Detection::ALL)),
+        ("sluice_upstream_connects_total", "outcome", described(&Connect::ALL)),
+        ("sluice_connections_open", "peer", sides()),
+        ("sluice_requests_total", "code", described(&CLASSES)),
+        ("sluice_requests_total", "reason", reasons()),
+        ("sluice_rule_requests_total", "code", described(&CLASSES)),
+        ("sluice_tunnels_total", "reason", reasons()),
+        ("sluice_bytes_total", "direction", directions()),
+        ("sluice_tags_total", "outcome", described(&TagOutcome::ALL)),
+        ("sluice_retries_total", "cause", described(&RetryCause::ALL)),
+        ("sluice_rate_limit_requests_total", "decision", described(&LimitDecision::ALL)),
+        ("sluice_concurrency_limit_requests_total", "decision", described(&LimitDecision::ALL)),
+        ("sluice_circuit_breaker_requests_total", "decision", described(&LimitDecision::ALL)),
+        ("sluice_ejections_total", "cause", described(&EjectionCause::ALL)),
+        ("sluice_ejections_total", "mode", described(&MODES)),
+        ("sluice_fallbacks_total", "action", described(&FallbackAction::ALL)),
+    ] {
+        registry.document(metric, label, values);
+    }
+}
+
+fn sides() -> Vec<Meaning> {
+    vec![
+        ("client".to_owned(), "Connections that clients opened"),
+        ("upstream".to_owned(), "Connections to endpoints, idle ones in the pool included"),
+    ]
+}
+
+fn directions() -> Vec<Meaning> {
+    vec![
+        ("request".to_owned(), "From the client to the endpoint"),
+        ("response".to_owned(), "From the endpoint to the client"),
+    ]
+}
+
+fn reasons() -> Vec<Meaning> {
+    let none = (String::new(), "Sluice passed the response on, or the tunnel ended by itself.");
+    let all = Reason::ALL.map(|reason| (reason.code().to_owned(), reason.message()));
+    std::iter::once(none).chain(all).collect()
+}
