@@ -12,6 +12,7 @@
 #![allow(clippy::duplicated_attributes)]
 
 mod crds;
+pub mod effective;
 mod field;
 mod hint;
 mod matching;
@@ -166,6 +167,9 @@ pub trait Kind: Resource<DynamicType = ()> + CustomResourceExt + DeserializeOwne
 
     /// The Services that it is about, as it names them.
     fn targets(&self) -> Vec<Target>;
+
+    /// Whether it is about its namespace.
+    fn is_for_namespace(&self) -> bool;
 }
 
 macro_rules! kind {
@@ -187,7 +191,11 @@ macro_rules! kind {
             }
 
             fn targets(&self) -> Vec<Target> {
-                self.spec.target_refs.iter().map(TargetRef::policy).collect()
+                self.spec.target_refs.iter().filter_map(TargetRef::policy).collect()
+            }
+
+            fn is_for_namespace(&self) -> bool {
+                self.spec.target_refs.iter().any(TargetRef::is_namespace)
             }
         }
     };

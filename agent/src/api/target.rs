@@ -1,4 +1,5 @@
-//! What an object is about: Services of its own namespace, as in Gateway API's policy attachment.
+//! What an object is about: Services of its own namespace, or for a TrafficPolicy the namespace itself, as in Gateway API's
+//! policy attachment.
 //!
 //! <https://gateway-api.sigs.k8s.io/geps/gep-713/>
 
@@ -16,19 +17,33 @@ pub(super) const UNIQUE_TARGETS: &str = "self.all(a, self.exists_one(b, a.name =
 pub(super) const UNIQUE_TARGETS_MESSAGE: &str =
     "a Service is targeted once as a whole, or once for each port: no two targets may overlap";
 
-/// A Service of the same namespace, or one port of it.
+/// For a policy: a namespace is not a target beside others.
+pub(super) const NAMESPACE_ALONE: &str = "self.all(target, target.kind != 'Namespace') || self.size() == 1";
+pub(super) const NAMESPACE_ALONE_MESSAGE: &str =
+    "a policy targets its Namespace alone: what holds for single Services is a policy of theirs";
+/// For a lane.
+pub(super) const NO_NAMESPACE: &str = "self.all(target, target.kind != 'Namespace')";
+pub(super) const NO_NAMESPACE_MESSAGE: &str =
+    "a lane targets Services: without targetRefs it is about all of its namespace";
+
+/// A Service of the same namespace, or one port of it; or the namespace itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.sectionName) || self.kind != 'Namespace'")
+        .message("a Namespace has no ports").field_path(".sectionName")
+)]
 pub struct TargetRef {
-    /// API group of the target: empty, that of Services.
+    /// API group of the target: empty, that of Services and Namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = ""), extend("enum" = [""]))]
     pub group: Option<String>,
-    /// Kind of the target: Service.
+    /// Kind of the target: Service; or, for a TrafficPolicy, Namespace: its own, whose Services take from the policy what their
+    /// own policies do not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("default" = "Service"), extend("enum" = ["Service"]))]
+    #[schemars(extend("default" = "Service"), extend("enum" = ["Service", "Namespace"]))]
     pub kind: Option<String>,
-    /// Name of the Service.
+    /// Name of the Service, or of the Namespace.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// Name of one of the Service's ports; all of its ports if not set.
@@ -38,8 +53,16 @@ pub struct TargetRef {
 }
 
 impl TargetRef {
-    pub(super) fn policy(&self) -> Target {
-        Target { service: self.name.as_str().into(), port: self.section_name.as_deref().map(Into::into) }
+    /// The Service that it names.
+    pub(super) fn policy(&self) -> Option<Target> {
+        (!self.is_namespace()).then(|| Target {
+            service: self.name.as_str().into(),
+            port: self.section_name.as_deref().map(Into::into),
+        })
+    }
+
+    pub(super) fn is_namespace(&self) -> bool {
+        self.kind.as_deref() == Some("Namespace")
     }
 
     fn covers(&self, other: &Self) -> bool {
@@ -52,6 +75,11 @@ impl TargetRef {
 
 /// Refuses targets that overlap. What the schema says of each by itself is checked by it.
 pub(super) fn check(targets: &[TargetRef], at: &At<'_>) {
+    for (i, target) in targets.iter().enumerate().take(MAX_TARGETS) {
+        if let Some(port) = target.section_name.as_ref().filter(|_| target.is_namespace()) {
+            at.index(i).field("sectionName").refuse(format!("{}: a Namespace has no ports", quoted(port)));
+        }
+    }
     // Beyond the schema's limit there is no point in comparing all with all.
     for (i, target) in targets.iter().enumerate().take(MAX_TARGETS) {
         if let Some(earlier) = targets[..i].iter().position(|earlier| earlier.covers(target)) {
@@ -61,5 +89,27 @@ pub(super) fn check(targets: &[TargetRef], at: &At<'_>) {
                 at
             ));
         }
+    }
+}
+
+/// Refuses what a policy must not target: `namespace` is its own.
+pub(super) fn check_namespace(targets: &[TargetRef], namespace: &str, at: &At<'_>) {
+    let of_namespace = targets.iter().enumerate().find(|(_, target)| target.is_namespace());
+    let Some((i, target)) = of_namespace else { return };
+    if targets.len() > 1 {
+        at.refuse(NAMESPACE_ALONE_MESSAGE);
+    } else if target.name != namespace {
+        at.index(i).field("name").refuse(format!(
+            "{} is another namespace: a policy is about its own, {}",
+            quoted(&target.name),
+            quoted(namespace)
+        ));
+    }
+}
+
+/// Refuses what a lane must not target.
+pub(super) fn check_services(targets: &[TargetRef], at: &At<'_>) {
+    if targets.iter().any(TargetRef::is_namespace) {
+        at.refuse(NO_NAMESPACE_MESSAGE);
     }
 }

@@ -10,7 +10,7 @@ use super::{
     field::{At, Errors, FieldError, quoted, refuse_repeated},
     matching::{RequestMatch, check_header_name, each},
     schema, selector,
-    target::{self, TargetRef, UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE},
+    target::{self, NO_NAMESPACE, NO_NAMESPACE_MESSAGE, TargetRef, UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE},
     traffic_policy::unique_names,
 };
 use crate::govern::{policy, tag::Tag};
@@ -95,7 +95,10 @@ pub struct TrafficLaneSpec {
     /// The Services of this namespace whose calls the entry rules are about, or ports of them; all if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    #[x_kube(validation = Rule::new(UNIQUE_TARGETS).message(UNIQUE_TARGETS_MESSAGE))]
+    #[x_kube(
+        validation = Rule::new(UNIQUE_TARGETS).message(UNIQUE_TARGETS_MESSAGE),
+        validation = Rule::new(NO_NAMESPACE).message(NO_NAMESPACE_MESSAGE)
+    )]
     pub target_refs: Vec<TargetRef>,
     /// Which lane is asked first where a request could enter several: the one with the higher number. Of lanes with the same
     /// one, entry rules without a percentage are asked before those with one, and then the older lane's first.
@@ -200,6 +203,7 @@ impl TrafficLane {
         let at = errors.at("spec");
         let spec = &self.spec;
         target::check(&spec.target_refs, &at.field("targetRefs"));
+        target::check_services(&spec.target_refs, &at.field("targetRefs"));
         let entry_at = at.field("entry");
         for (i, rule) in spec.entry.iter().enumerate() {
             let says_something = rule.matches.is_some() || rule.percentage.is_some();
@@ -240,7 +244,7 @@ impl TrafficLane {
             fallback,
             service_fallbacks: service_fallbacks.into_iter().collect(),
             priority: i32::try_from(spec.priority.unwrap_or_default()).unwrap_or_default(),
-            targets: spec.target_refs.iter().map(TargetRef::policy).collect(),
+            targets: spec.target_refs.iter().filter_map(TargetRef::policy).collect(),
             entry,
         })
     }

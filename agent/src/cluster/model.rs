@@ -12,6 +12,7 @@ use std::{
 
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
+use serde_json::Value;
 
 use crate::{
     govern::{
@@ -82,6 +83,8 @@ pub struct Service {
     pub entry: Arc<Entry>,
     /// The policy in force, and the state of its rules. The same for both families, and from one snapshot to the next.
     pub governor: Arc<Governor>,
+    /// What its policies say, as they say it; `None`: there is none.
+    pub said: Option<Arc<Value>>,
     /// Where requests of a lane go that has no usable endpoint here; tags that are not in it fall back to the baseline.
     pub detours: Arc<BTreeMap<Tag, Detour>>,
     /// How many of its requests are logged; `None`: nobody has said it.
@@ -103,6 +106,7 @@ impl Service {
             session_affinity: false,
             entry: Arc::default(),
             governor: Arc::default(),
+            said: None,
             detours: Arc::default(),
             access_log: None,
         }

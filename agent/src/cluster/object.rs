@@ -7,10 +7,10 @@ use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use super::model::Protocol;
 use crate::{
-    api::FieldError,
+    api::{FieldError, effective::Effective},
     govern::{
         caller::Labels,
-        policy::{Lane, Policy, Target},
+        policy::{Lane, Target},
         tag::Tag,
     },
     observe::sampling::Ratio,
@@ -250,11 +250,14 @@ pub struct Pod {
 pub type TrafficPolicy = Own<Attached>;
 pub type TrafficLane = Own<Arc<Lane>>;
 
-/// A policy and the Services that it is for.
+/// A policy and what it is for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attached {
     pub targets: Vec<Target>,
-    pub policy: Arc<Policy>,
+    /// It is for the Services of its namespace, as far as their own policies say nothing.
+    pub for_namespace: bool,
+    /// What it says, alone.
+    pub effective: Effective,
 }
 
 /// An object of Sluice's own API.

@@ -109,7 +109,7 @@ impl Governor {
     fn for_rule(&self, rule: &Arc<Rule>, last: Option<&Ruled>, now_nanos: u64) -> Self {
         let policy = &rule.policy;
         let last = |own: fn(&OwnParts) -> bool| last.filter(|last| own(&last.rule.own));
-        let OwnParts { rate_limits, concurrency, circuit_breaker } = rule.own;
+        let OwnParts { rate_limits, concurrency, circuit_breaker, .. } = rule.own;
         Self {
             throttles: if rate_limits {
                 let before = last(|own| own.rate_limits).map(|last| last.governor.throttles.clone());

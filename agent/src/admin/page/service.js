@@ -12,7 +12,7 @@ export function service(detail, minutes) {
   const total = about.total;
   return [
     element("h1", {}, serviceName(about)),
-    element("p", { class: "faint" }, about.policy ? `TrafficPolicy ${about.policy}. ` : "No TrafficPolicy: balancing, lanes and numbers only. ",
+    element("p", { class: "faint" }, about.policy ? `TrafficPolicy ${about.policy}${about.namespace_policy ? `, and what it does not say of ${about.namespace_policy}` : ""}. ` : "No TrafficPolicy: balancing, lanes and numbers only. ",
       `${plural(total.requests, "request")} since the agent started, ${plural(total.errors, "error")}, ${count(total.rejected)} rejected.`),
     ranges(minutes),
     element("div", { class: "charts" },
@@ -25,6 +25,7 @@ export function service(detail, minutes) {
     element("h2", {}, "Endpoints"), endpoints(detail),
     element("h2", {}, "Limits"), limits(detail),
     element("h2", {}, "Circuit breaker"), breaker(detail, minutes),
+    element("h2", {}, "Policy"), policy(detail),
   ];
 }
 
@@ -106,6 +107,17 @@ function limits(detail) {
     number("Rejected", (row) => count(row.rejected), (row) => (row.rejected > 0 ? "warn" : null)),
     number("Would reject", (row) => count(row.would_reject)),
   ], detail.limits, "No limits.");
+}
+
+// Every value that is in force and is no default, then the defaults.
+function policy(detail) {
+  const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+  const rows = [...detail.policy_values].sort((one, other) => (one.source === null) - (other.source === null));
+  return table("What is in force, and who says it", [
+    { title: "Field", cell: (row) => row.field },
+    { title: "Value", cell: (row) => shown(row.value) },
+    { title: "Source", cell: (row) => (row.source === null ? "default" : `TrafficPolicy ${row.source}`) },
+  ], rows, "No TrafficPolicy: everything is a default.");
 }
 
 function breaker(detail, minutes) {

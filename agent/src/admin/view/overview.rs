@@ -132,8 +132,10 @@ pub struct ServiceLine {
     pub lanes: Vec<String>,
     /// The worst of its circuit breakers; `null` if there is none.
     pub breaker: Option<State>,
-    /// The TrafficPolicy in force.
+    /// The TrafficPolicy in force; without one of its own, that of its namespace.
     pub policy: Option<String>,
+    /// The TrafficPolicy of its namespace, if the Service has some of its fields beside those of its own.
+    pub namespace_policy: Option<String>,
     pub spark: Spark,
 }
 
@@ -240,6 +242,9 @@ impl ServiceLine {
             lanes,
             breaker: worst,
             policy: policy.and_then(|policy| policy.name.as_ref()).map(ToString::to_string),
+            namespace_policy: policy
+                .and_then(|policy| policy.inherited.as_ref())
+                .map(|inherited| inherited.by.to_string()),
             spark: spark(sampler, &track, seconds),
         }
     }

@@ -13,6 +13,7 @@ use super::{
     sampler::Sampler,
 };
 use crate::{
+    api::effective::{self, Effective},
     clock::Nanos,
     cluster::model::Service,
     govern::{
@@ -39,6 +40,8 @@ pub struct Detail {
     pub endpoints_omitted: usize,
     pub warm_up: Option<WarmUp>,
     pub limits: Vec<LimitLine>,
+    /// Every value that is in force, and which policy says it; empty if no policy does.
+    pub policy_values: Vec<PolicyValue>,
     /// The last changes of its circuit breakers, the newest first.
     pub transitions: Vec<TransitionLine>,
 }
@@ -174,9 +177,34 @@ impl Detail {
                 aggression: warmup.aggression,
             }),
             limits: limits(policy, services, numbers),
+            policy_values: policy_values(services),
             transitions: transitions(services, now_nanos),
         }
     }
+}
+
+/// A value of the policy in force.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct PolicyValue {
+    /// As in `rateLimits[0].burst`.
+    pub field: String,
+    pub value: serde_json::Value,
+    /// The TrafficPolicy that says it, as in `shop/orders`; `null`: it is a default.
+    pub source: Option<String>,
+}
+
+fn policy_values(services: &[Arc<Service>]) -> Vec<PolicyValue> {
+    let Some((service, said)) = services.first().and_then(|service| Some((service, service.said.as_ref()?)))
+    else {
+        return Vec::new();
+    };
+    let effective = Effective { spec: said.clone(), policy: service.governor.policy().clone() };
+    let value = |(effect, by): (effective::Effect, Option<&Arc<str>>)| PolicyValue {
+        field: effect.field,
+        value: effect.value,
+        source: by.map(ToString::to_string),
+    };
+    effective.values().map(value).collect()
 }
 
 fn lanes(

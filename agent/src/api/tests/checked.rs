@@ -216,7 +216,14 @@ fn rules_arrive_with_what_the_policy_says_where_they_say_nothing() {
         }
     );
     assert!(of_reports.headers.response.is_empty(), "headers are one part");
-    let own = to::OwnParts { rate_limits: true, circuit_breaker: true, concurrency: false };
+    let own = to::OwnParts {
+        rate_limits: true,
+        circuit_breaker: true,
+        timeouts: true,
+        fallbacks: true,
+        headers: true,
+        ..to::OwnParts::default()
+    };
     assert_eq!(reports.own, own);
 
     assert_eq!(rest.matches, to::RequestMatch::default());

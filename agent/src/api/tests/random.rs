@@ -110,7 +110,9 @@ fn same_verdict<K: Kind>(server: &ApiServer, kind: &str, rng: &mut Rng, wrong_pe
 
 /// What the schema cannot say.
 fn only_sluice_knows(error: &str) -> bool {
-    error.contains("say one percentage") || error.contains("Labels: ") && error.contains("is no label key")
+    error.contains("say one percentage")
+        || error.contains("is another namespace")
+        || error.contains("Labels: ") && error.contains("is no label key")
 }
 
 proptest! {

@@ -34,13 +34,16 @@ use super::{
     field::{At, Errors, FieldError, quoted},
     matching::each,
     schema,
-    target::{self, TargetRef, UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE},
+    target::{
+        self, NAMESPACE_ALONE, NAMESPACE_ALONE_MESSAGE, TargetRef, UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE,
+    },
 };
 use crate::govern::policy;
 
 /// How the calls to the Services that it targets are governed: by which endpoint they are answered, how many are
 /// admitted, and what becomes of them when the Service fails. What is not set is off, or has the default that is named.
-/// Of several TrafficPolicies that target the same port the oldest counts.
+/// Of several TrafficPolicies that target the same port the oldest counts. One that targets its Namespace says what holds for
+/// Services whose own policy does not say it.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "sluice.dev",
@@ -78,14 +81,24 @@ use crate::govern::policy;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrafficPolicySpec {
-    /// The Services of this namespace that it is about, or ports of them.
+    /// The Services of this namespace that it is about, or ports of them; or the Namespace itself, alone: then every Service of it
+    /// takes each field of this policy that its own policy does not set.
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(validation = Rule::new(UNIQUE_TARGETS).message(UNIQUE_TARGETS_MESSAGE))]
+    #[x_kube(
+        validation = Rule::new(UNIQUE_TARGETS).message(UNIQUE_TARGETS_MESSAGE),
+        validation = Rule::new(NAMESPACE_ALONE).message(NAMESPACE_ALONE_MESSAGE)
+    )]
     pub target_refs: Vec<TargetRef>,
-    /// What becomes of requests that a rule speaks against, for every rule that does not say so itself: Enforce, the rule
-    /// is carried out; Observe, nothing is refused, and what would have been is counted in the metrics.
+    /// What it takes from the TrafficPolicy that targets the Namespace. All: each field of spec that is not set here, as a whole
+    /// (an empty list is one that is set). None: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("default" = Mode::default()))]
+    #[schemars(extend("default" = Inherit::default()))]
+    pub inherit: Option<Inherit>,
+    /// What becomes of requests that a rule speaks against, for every rule that does not say so itself: Enforce, which is so if
+    /// nobody says otherwise, the rule is carried out; Observe, nothing is refused, and what would have been is counted in the
+    /// metrics.
+    // (A default would be written into every object, and nothing would be inherited.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// How the endpoint that answers a request is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,6 +152,14 @@ pub struct TrafficPolicySpec {
     pub rules: Vec<PolicyRule>,
 }
 
+/// What a policy takes from that of its namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Inherit {
+    #[default]
+    All,
+    None,
+}
+
 /// Whether a rule refuses, or only counts what it would have refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {
@@ -163,6 +184,8 @@ impl TrafficPolicy {
         let at = errors.at("spec");
         let spec = &self.spec;
         target::check(&spec.target_refs, &at.field("targetRefs"));
+        let namespace = self.metadata.namespace.as_deref().unwrap_or("default");
+        target::check_namespace(&spec.target_refs, namespace, &at.field("targetRefs"));
         let mode = spec.mode.unwrap_or_default();
         unique_names(spec.rate_limits.iter().map(|limit| &*limit.name), &at.field("rateLimits"));
         unique_names(spec.fallbacks.iter().map(|fallback| &*fallback.name), &at.field("fallbacks"));
@@ -201,6 +224,7 @@ impl TrafficPolicy {
                 .map_or_else(policy::HeaderEdits::default, |headers| headers.check(&at.field("headers"))),
             strip_tags: spec.strip_tags.as_ref().map(|strip| strip.check(&at.field("stripTags"))),
             rules: Vec::new(),
+            inherited: None,
         };
         policy.rules =
             each(&spec.rules, &at.field("rules"), |rule, at| Some(rule.check(&policy, mode, at).into()));

@@ -101,6 +101,10 @@ impl PolicyRule {
                 rate_limits: self.rate_limits.is_some(),
                 concurrency: self.concurrency.is_some(),
                 circuit_breaker: self.circuit_breaker.is_some(),
+                timeouts: self.timeouts.is_some(),
+                retry: self.retry.is_some(),
+                fallbacks: self.fallbacks.is_some(),
+                headers: self.headers.is_some(),
             },
         }
     }

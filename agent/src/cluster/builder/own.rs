@@ -10,8 +10,12 @@ use crate::cluster::{
 
 impl Builder {
     pub(super) fn set_policy(&mut self, name: &Name, policy: Option<TrafficPolicy>) {
-        let policies::Concerned { services, policies } = self.store.policies.set(name, policy);
+        let policies::Concerned { services, namespace, policies } = self.store.policies.set(name, policy);
         self.dirty.extend(services);
+        if namespace {
+            let here = self.store.services.keys().filter(|service| service.namespace == name.namespace);
+            self.dirty.extend(here.cloned());
+        }
         self.unjudged.extend(policies.into_iter().map(|name| Key { kind: Kind::TrafficPolicy, name }));
     }
 

@@ -16,6 +16,7 @@ use crate::{
 };
 
 const ORDERS: &str = "10.96.0.1:80";
+const USERS: &str = "10.96.0.2:80";
 
 /// A namespace with the Services `orders` and `users`, each with a pod of its name.
 fn shop() -> String {
@@ -438,6 +439,63 @@ fn a_lane_may_refuse_to_fall_back_live() {
     assert_eq!(fallback(&next(&mut builder), "gray"), LaneFallback::Fail);
     delete(&mut builder, &strict);
     assert_eq!(fallback(&next(&mut builder), "gray"), LaneFallback::Baseline);
+}
+
+#[test]
+fn services_take_from_the_policy_of_their_namespace_what_their_own_does_not_say() {
+    let of_namespace = |name: &str, metadata: &str, seconds: u32, more: &str| {
+        let spec =
+            format!("targetRefs: [{{kind: Namespace, name: shop}}], timeouts: {{request: {seconds}s}}{more}");
+        own("TrafficPolicy", name, metadata, &spec)
+    };
+    let drain = |snapshot: &Snapshot, address: &str| {
+        service(snapshot, address).governor.policy().drain.timeout.map(|timeout| timeout.as_secs())
+    };
+    let mut builder =
+        start(Options::default(), &(shop() + &policy("orders", &created(5), "{name: orders}", 1)));
+    next(&mut builder);
+    apply(&mut builder, &of_namespace("all", &created(3), 9, ", drain: {timeout: 7s}"));
+    let snapshot = next(&mut builder);
+    assert_eq!((in_force(&snapshot, ORDERS), in_force(&snapshot, USERS)), (Some(1), Some(9)));
+    assert_eq!((drain(&snapshot, ORDERS), drain(&snapshot, USERS)), (Some(7), Some(7)));
+    assert_eq!(
+        said(&builder, "TrafficPolicy shop/orders"),
+        "Accepted=true/Accepted Programmed=true/Programmed in force for Service orders, with drain of TrafficPolicy shop/all"
+    );
+    assert_eq!(
+        said(&builder, "TrafficPolicy shop/all"),
+        "Accepted=true/Accepted Programmed=true/Programmed in force for Namespace shop, where Services do not say otherwise"
+    );
+    // A Service that comes later has it, too.
+    apply(&mut builder, &svc("stock", "10.96.0.3", ""));
+    assert_eq!(in_force(&next(&mut builder), "10.96.0.3:80"), Some(9));
+    // Of two the older one counts; a change of it reaches everybody.
+    apply(&mut builder, &of_namespace("older", &created(1), 8, ""));
+    let snapshot = next(&mut builder);
+    assert_eq!((in_force(&snapshot, ORDERS), in_force(&snapshot, USERS)), (Some(1), Some(8)));
+    assert_eq!((drain(&snapshot, ORDERS), drain(&snapshot, USERS)), (None, None));
+    assert!(
+        said(&builder, "TrafficPolicy shop/all")
+            .ends_with("Namespace shop has TrafficPolicy shop/older already, which is older")
+    );
+    apply(&mut builder, &of_namespace("older", &created(1), 8, ", drain: {timeout: 2s}"));
+    assert_eq!(drain(&next(&mut builder), ORDERS), Some(2));
+    // One that makes no sense leaves the last good one in force; one that is gone leaves nothing.
+    apply(&mut builder, &of_namespace("older", &created(1), 8, ", drain: {timeout: soon}"));
+    assert!(builder.build(Instant::now()).is_none_or(|snapshot| drain(&snapshot, ORDERS) == Some(2)));
+    delete(&mut builder, &of_namespace("older", "", 8, ""));
+    assert_eq!(drain(&next(&mut builder), ORDERS), Some(7));
+    delete(&mut builder, &of_namespace("all", "", 9, ""));
+    let snapshot = next(&mut builder);
+    assert_eq!((in_force(&snapshot, ORDERS), in_force(&snapshot, USERS)), (Some(1), None));
+    assert_eq!(drain(&snapshot, ORDERS), None);
+    assert!(said(&builder, "TrafficPolicy shop/orders").ends_with("in force for Service orders"));
+    // What is no longer wanted is not inherited.
+    apply(&mut builder, &of_namespace("all", "", 9, ", drain: {timeout: 7s}"));
+    next(&mut builder);
+    let alone = "targetRefs: [{name: orders}], timeouts: {request: 1s}, inherit: None";
+    apply(&mut builder, &own("TrafficPolicy", "orders", &created(5), alone));
+    assert_eq!(drain(&next(&mut builder), ORDERS), None);
 }
 
 #[test]

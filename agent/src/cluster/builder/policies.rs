@@ -1,7 +1,8 @@
 //! Which TrafficPolicy governs which service port.
 //!
 //! A policy that targets the port itself goes before those that target its whole Service; of several that target the
-//! same, the oldest has it, whatever the others say: policies are not merged.
+//! same, the oldest has it, whatever the others say: these are not merged. The oldest that targets the Namespace gives what it
+//! says to every Service of it whose own policy does not say it ([`Effective`]).
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -10,11 +11,12 @@ use smallvec::SmallVec;
 
 use super::kept::Kept;
 use crate::{
+    api::effective::Effective,
     cluster::{
         object::{Age, Attached, Frontend, Name, Service, TrafficPolicy},
         verdict::{Reason, Shortfall, Verdict},
     },
-    govern::policy::{Policy, Target},
+    govern::policy::Target,
 };
 
 #[derive(Default)]
@@ -22,12 +24,18 @@ pub(super) struct Policies {
     all: AHashMap<Name, Kept<Attached>>,
     /// By the Service that they target.
     of: AHashMap<Name, BTreeSet<Age>>,
+    /// Those that target their namespace.
+    defaults: AHashMap<Arc<str>, BTreeSet<Age>>,
+    /// What policies of Services come to with what they inherit, by the policy; without one it inherits nothing.
+    inheriting: AHashMap<Name, Effective>,
 }
 
 /// Services and policies that a change concerns.
 #[derive(Default)]
 pub(super) struct Concerned {
     pub(super) services: SmallVec<[Name; 2]>,
+    /// All Services of the policy's namespace.
+    pub(super) namespace: bool,
     pub(super) policies: SmallVec<[Name; 2]>,
 }
 
@@ -46,6 +54,15 @@ impl Policies {
         if was != is {
             for (side, leaving) in [(&was, true), (&is, false)] {
                 let Some((age, Some(asked))) = side else { continue };
+                if asked.for_namespace {
+                    let rivals = self.defaults.entry(name.namespace.clone()).or_default();
+                    if leaving {
+                        rivals.remove(age);
+                    } else {
+                        rivals.insert(age.clone());
+                    }
+                    concerned.namespace = true;
+                }
                 for service in services(name, asked) {
                     let rivals = self.of.entry(service.clone()).or_default();
                     if leaving {
@@ -64,7 +81,37 @@ impl Policies {
         if let Some(after) = after {
             self.all.insert(name.clone(), after);
         }
+        if concerned.namespace {
+            let here = |other: &&Name| other.namespace == name.namespace;
+            let others: Vec<_> = self.all.keys().filter(here).cloned().collect();
+            for other in &others {
+                self.inherit(other);
+            }
+            concerned.policies.extend(others);
+            if self.defaults.get(&name.namespace).is_some_and(BTreeSet::is_empty) {
+                self.defaults.remove(&name.namespace);
+            }
+        }
+        self.inherit(name);
         concerned
+    }
+
+    /// Finds out what a policy comes to.
+    fn inherit(&mut self, name: &Name) {
+        let own = self.all.get(name).and_then(Kept::asked).filter(|asked| !asked.for_namespace);
+        let defaults = self.of_namespace(&name.namespace);
+        let both = own.zip(defaults).map(|(own, (_, defaults))| (&own.effective, &defaults.effective));
+        let inheriting = both.map(|(own, defaults)| (own.clone(), Effective::new(own, defaults)));
+        match inheriting.filter(|(own, both)| own != both) {
+            Some((_, both)) => self.inheriting.insert(name.clone(), both),
+            None => self.inheriting.remove(name),
+        };
+    }
+
+    /// The policy whose fields the Services of a namespace take.
+    fn of_namespace(&self, namespace: &str) -> Option<(&Name, &Attached)> {
+        let first = self.defaults.get(namespace)?.first()?;
+        Some((&first.name, self.all.get(&first.name)?.asked()?))
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
@@ -81,10 +128,13 @@ impl Policies {
     }
 
     /// What governs a service port.
-    pub(super) fn in_force(&self, service: &Name, port: Option<&Arc<str>>) -> Option<&Arc<Policy>> {
+    pub(super) fn in_force(&self, service: &Name, port: Option<&Arc<str>>) -> Option<&Effective> {
         let own = port.and_then(|_| self.winner(service, port));
-        let winner = own.or_else(|| self.winner(service, None))?;
-        self.all.get(&winner.name)?.asked().map(|asked| &asked.policy)
+        let Some(winner) = own.or_else(|| self.winner(service, None)) else {
+            return self.of_namespace(&service.namespace).map(|(_, defaults)| &defaults.effective);
+        };
+        let alone = || self.all.get(&winner.name)?.asked().map(|asked| &asked.effective);
+        self.inheriting.get(&winner.name).or_else(alone)
     }
 
     pub(super) fn verdict<'s>(
@@ -117,7 +167,27 @@ impl Policies {
                 in_force.push(shown(target));
             }
         }
-        let in_force = (!in_force.is_empty()).then(|| format!("in force for {}", in_force.join(", ")));
+        let for_namespace = kept.asked().is_some_and(|asked| asked.for_namespace);
+        match self.of_namespace(&name.namespace).filter(|_| for_namespace) {
+            Some((first, _)) if first != name => shortfalls.push(Shortfall {
+                reason: Reason::Conflicted,
+                message: format!(
+                    "Namespace {} has TrafficPolicy {first} already, which is older",
+                    name.namespace
+                ),
+            }),
+            Some(_) => {
+                in_force.push(format!("Namespace {}, where Services do not say otherwise", name.namespace));
+            }
+            None => {}
+        }
+        let inherited = self.inheriting.get(name).and_then(|effective| effective.policy.inherited.as_ref());
+        let inherited = inherited.map_or_else(String::new, |inherited| {
+            let parts: Vec<_> = inherited.parts.iter().map(|part| part.name()).collect();
+            format!(", with {} of TrafficPolicy {}", parts.join(", "), inherited.by)
+        });
+        let in_force =
+            (!in_force.is_empty()).then(|| format!("in force for {}{inherited}", in_force.join(", ")));
         Some(Verdict::of(in_force, &shortfalls))
     }
 

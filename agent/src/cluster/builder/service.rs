@@ -8,6 +8,7 @@ use std::{
 };
 
 use ahash::{AHashMap, AHashSet};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
@@ -58,6 +59,8 @@ pub(super) struct Built {
 /// What the Service and its Namespace say of a port, in both families.
 struct Rules {
     governor: Arc<Governor>,
+    /// As the policy says it.
+    said: Option<Arc<Value>>,
     entry: Arc<Entry>,
     detours: Arc<BTreeMap<Tag, Detour>>,
     access_log: Option<Ratio>,
@@ -119,12 +122,14 @@ impl Built {
         for (index, port) in service.ports.iter().enumerate() {
             built.check_port_name(service, port, &slices);
             let policy = store.policies.in_force(&service.name, port.name.as_ref());
-            let policy = policy.cloned().unwrap_or_default();
+            let (policy, said) =
+                policy.map(|effective| (effective.policy.clone(), effective.spec.clone())).unzip();
             let last = before.governors.get(&port.port).unwrap_or(&store.seed);
-            let governor = Governor::next(Some(last), policy, now.nanos);
+            let governor = Governor::next(Some(last), policy.unwrap_or_default(), now.nanos);
             built.governors.insert(port.port, governor.clone());
             let rules = Rules {
                 governor,
+                said,
                 entry: store.lanes.entry(&service.name, port.name.as_ref()),
                 detours: store.lanes.detours(&service.name),
                 access_log: service.access_log.or_else(|| {
@@ -362,6 +367,7 @@ impl Part {
             lanes,
             session_affinity: service.session_affinity,
             governor: rules.governor.clone(),
+            said: rules.said.clone(),
             entry: rules.entry.clone(),
             detours: rules.detours.clone(),
             access_log: rules.access_log,
@@ -420,6 +426,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         session_affinity,
         entry,
         governor,
+        said,
         detours,
         access_log,
     } = new;
@@ -429,6 +436,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
     (&old.namespace, &old.name, &old.port_name) == (namespace, name, port_name)
         && (old.port, old.protocol, old.session_affinity) == (*port, *protocol, *session_affinity)
         && Arc::ptr_eq(&old.governor, governor)
+        && old.said == *said
         // Mostly the same one, which spares looking at every rule.
         && (Arc::ptr_eq(&old.entry, entry) || old.entry == *entry)
         && (&old.detours, old.access_log) == (detours, *access_log)

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Check, key, text};
 use crate::{
-    api::{self, FieldError},
+    api::{self, FieldError, effective::Effective},
     cluster::{
         object::{Attached, Kind, Object, Own, Told},
         problem::Problem,
@@ -33,19 +33,23 @@ pub fn traffic_policy(object: &Value) -> Result<Sighting, Problem> {
     own::<api::TrafficPolicy, _>(
         Kind::TrafficPolicy,
         object,
-        |targets, policy| Attached { targets, policy: Arc::new(policy) },
+        |read, spec, policy| Attached {
+            targets: api::Kind::targets(read),
+            for_namespace: api::Kind::is_for_namespace(read),
+            effective: Effective { spec: Arc::new(spec.clone()), policy: Arc::new(policy) },
+        },
         Object::TrafficPolicy,
     )
 }
 
 pub fn traffic_lane(object: &Value) -> Result<Sighting, Problem> {
-    own::<api::TrafficLane, _>(Kind::TrafficLane, object, |_, lane| Arc::new(lane), Object::TrafficLane)
+    own::<api::TrafficLane, _>(Kind::TrafficLane, object, |_, _, lane| Arc::new(lane), Object::TrafficLane)
 }
 
 fn own<K: api::Kind, T>(
     kind: Kind,
     object: &Value,
-    make: impl FnOnce(Vec<crate::govern::policy::Target>, K::Checked) -> T,
+    make: impl FnOnce(&K, &Value, K::Checked) -> T,
     wrap: impl FnOnce(Own<T>) -> Object,
 ) -> Result<Sighting, Problem> {
     let metadata: ObjectMeta = serde_json::from_value(object["metadata"].clone()).map_err(|e| {
@@ -55,7 +59,7 @@ fn own<K: api::Kind, T>(
     })?;
     let mut check = Check::begin(kind, &metadata)?;
     let asked = match api::read::<K>(object) {
-        Ok((object, checked)) => Ok(make(api::Kind::targets(&object), checked)),
+        Ok((read, checked)) => Ok(make(&read, &object["spec"], checked)),
         Err(errors) => {
             for FieldError { field, message } in &errors {
                 check

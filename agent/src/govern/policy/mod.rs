@@ -20,7 +20,7 @@ pub use self::{
     lane::{Detour, EntryRule, Lane, LaneFallback, Percentage, PercentageKey, Requirement, Selector, Target},
     limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},
     matching::{CallerMatch, PathMatch, Pattern, RequestMatch, ValueMatch, ValueTest, is_from},
-    rule::{Edits, HeaderEdits, OwnParts, Rule, StripTags},
+    rule::{Edits, HeaderEdits, Inherited, OwnParts, Part, Rule, StripTags},
 };
 
 /// Whether a rule refuses, or only counts what it would have refused (DESIGN 6.7).
@@ -51,6 +51,8 @@ pub struct Policy {
     pub strip_tags: Option<StripTags>,
     /// The first that matches a request holds for it.
     pub rules: Vec<Arc<Rule>>,
+    /// What of it is from the policy of its namespace.
+    pub inherited: Option<Inherited>,
 }
 
 impl Policy {

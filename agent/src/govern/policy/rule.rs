@@ -17,12 +17,112 @@ pub struct Rule {
     pub own: OwnParts,
 }
 
-/// What of a rule's policy is the rule's own, so that it has a state of its own.
+/// What of a rule's policy is the rule's own: where it has a state, that is its own too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnParts {
     pub rate_limits: bool,
     pub concurrency: bool,
     pub circuit_breaker: bool,
+    pub timeouts: bool,
+    pub retry: bool,
+    pub fallbacks: bool,
+    pub headers: bool,
+}
+
+impl OwnParts {
+    fn has(self, part: Part) -> bool {
+        match part {
+            Part::RateLimits => self.rate_limits,
+            Part::Concurrency => self.concurrency,
+            Part::CircuitBreaker => self.circuit_breaker,
+            Part::Timeouts => self.timeouts,
+            Part::Retry => self.retry,
+            Part::Fallbacks => self.fallbacks,
+            Part::Headers => self.headers,
+            Part::Mode
+            | Part::LoadBalancer
+            | Part::Drain
+            | Part::OutlierDetection
+            | Part::StripTags
+            | Part::Rules => false,
+        }
+    }
+}
+
+/// A field of a policy, which is inherited as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Mode,
+    LoadBalancer,
+    Drain,
+    RateLimits,
+    Concurrency,
+    CircuitBreaker,
+    OutlierDetection,
+    Timeouts,
+    Retry,
+    Fallbacks,
+    Headers,
+    StripTags,
+    Rules,
+}
+
+impl Part {
+    const ALL: [(Self, &'static str); 13] = [
+        (Self::Mode, "mode"),
+        (Self::LoadBalancer, "loadBalancer"),
+        (Self::Drain, "drain"),
+        (Self::RateLimits, "rateLimits"),
+        (Self::Concurrency, "concurrency"),
+        (Self::CircuitBreaker, "circuitBreaker"),
+        (Self::OutlierDetection, "outlierDetection"),
+        (Self::Timeouts, "timeouts"),
+        (Self::Retry, "retry"),
+        (Self::Fallbacks, "fallbacks"),
+        (Self::Headers, "headers"),
+        (Self::StripTags, "stripTags"),
+        (Self::Rules, "rules"),
+    ];
+
+    /// As the field of a TrafficPolicy's `spec` is called.
+    pub fn named(field: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, name)| *name == field).map(|(part, _)| *part)
+    }
+
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(part, _)| *part == self).map_or("", |(_, name)| name)
+    }
+}
+
+/// What a policy has from that of its namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// The TrafficPolicy, as `shop/defaults`.
+    pub by: Arc<str>,
+    pub parts: Vec<Part>,
+}
+
+impl Policy {
+    /// The TrafficPolicy that says a part, or would if it said anything, as `shop/orders`; `None`: there is none.
+    pub fn said_by(&self, part: Part) -> Option<&Arc<str>> {
+        let inherited = self.inherited.as_ref().filter(|inherited| inherited.parts.contains(&part));
+        inherited.map(|inherited| &inherited.by).or(self.name.as_ref())
+    }
+
+    /// Notes what is inherited. A rule's own parts are of whoever says the rules.
+    pub fn inherit(&mut self, inherited: Inherited) {
+        let rules = inherited.parts.contains(&Part::Rules);
+        for rule in &mut self.rules {
+            let of_rule = Part::ALL
+                .iter()
+                .map(|(part, _)| *part)
+                .filter(|part| if rule.own.has(*part) { rules } else { inherited.parts.contains(part) });
+            let inherited = Inherited { by: inherited.by.clone(), parts: of_rule.collect() };
+            let policy = Self { inherited: Some(inherited), ..(*rule.policy).clone() };
+            *rule = Arc::new(Rule { policy: Arc::new(policy), ..(**rule).clone() });
+        }
+        self.inherited = Some(inherited);
+    }
 }
 
 /// Changes of the headers of requests, before they are sent, and of responses, before they are passed on.

@@ -1,15 +1,15 @@
 //! What a service is governed by: every value that is in force, and who says it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use serde_json::{Map, Value};
+use serde_json::json;
 
 use super::{
     Service,
     objects::{Name, Objects, shown},
 };
 use crate::{
-    api::{self, TrafficPolicy},
+    api::effective::{self, Effect},
     govern::policy::Target,
 };
 
@@ -17,22 +17,13 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Effective {
     pub(super) service: Service,
-    /// `shop/orders`; without one, everything is a default.
+    /// `shop/orders`; without one and without `defaults` everything is a default.
     pub(super) policy: Option<String>,
-    pub(super) values: Vec<Effect>,
+    /// The policy of the namespace, if it gives something.
+    pub(super) defaults: Option<String>,
+    /// With the policy that says each; `None`: it is a default.
+    pub(super) values: Vec<(Effect, Option<Arc<str>>)>,
 }
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Effect {
-    /// `rateLimits[0].burst`
-    pub(super) field: String,
-    pub(super) value: Value,
-    /// The policy says it; else it is a default.
-    pub(super) said: bool,
-}
-
-/// What the value of a part is that is not there.
-pub(super) const OFF: &str = "off";
 
 /// Every service that is targeted, or the one that is asked for. Policies that are in each other's way become problems.
 pub(super) fn services(objects: &mut Objects, only: Option<&Service>) -> Vec<Effective> {
@@ -40,6 +31,26 @@ pub(super) fn services(objects: &mut Objects, only: Option<&Service>) -> Vec<Eff
     let mut problems = Vec::new();
     let mut notes = Vec::new();
     for (name, policy) in &objects.policies {
+        if policy.for_namespace {
+            let here = objects.services.keys().filter(|(namespace, _)| *namespace == name.0);
+            let known = here.map(|(namespace, name)| Service {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                port: None,
+            });
+            targeted.extend(known);
+            // Any other one.
+            targeted.insert(Service { namespace: name.0.clone(), name: String::new(), port: None });
+            if let Some(winner) = defaults(objects, &name.0).filter(|winner| *winner != name) {
+                let message = format!(
+                    "Namespace {} is targeted by TrafficPolicy {} already, {}: this one is not in force",
+                    name.0,
+                    shown(winner),
+                    order(objects, winner, policy),
+                );
+                problems.push(Objects::about_target(name, policy, 0, message));
+            }
+        }
         for (index, target) in policy.targets.iter().enumerate() {
             targeted.insert(service(name, target));
             if let Some(winner) = winner(objects, &name.0, target).filter(|winner| *winner != name) {
@@ -47,11 +58,7 @@ pub(super) fn services(objects: &mut Objects, only: Option<&Service>) -> Vec<Eff
                     "{} is targeted by TrafficPolicy {} already, {}: this one is not in force there",
                     told(target),
                     shown(winner),
-                    if objects.policies[winner].created == policy.created {
-                        "first by name"
-                    } else {
-                        "which is older"
-                    },
+                    order(objects, winner, policy),
                 );
                 problems.push(Objects::about_target(name, policy, index, message));
             }
@@ -82,19 +89,45 @@ fn effective(objects: &Objects, service: Service) -> Effective {
     let own =
         service.port.as_deref().and_then(|port| winner(objects, &service.namespace, &target(Some(port))));
     let winner = own.or_else(|| winner(objects, &service.namespace, &target(None)));
-    let none = Value::Object(Map::new());
-    let spec = winner.map_or(&none, |name| &objects.policies[name].spec);
-    Effective { policy: winner.map(shown), values: values(spec), service }
+    let defaults = defaults(objects, &service.namespace);
+    let alone = |name: &Name| &objects.policies[name].effective;
+    let both = match (winner, defaults) {
+        (Some(own), Some(defaults)) => Some(effective::Effective::new(alone(own), alone(defaults))),
+        (one, other) => one.or(other).map(|name| alone(name).clone()),
+    };
+    let values = both.as_ref().map_or_else(
+        || effective::values(&json!({})).into_iter().map(|effect| (effect, None)).collect(),
+        |both| both.values().map(|(effect, by)| (effect, by.cloned())).collect(),
+    );
+    let inherited = both.as_ref().and_then(|both| both.policy.inherited.as_ref());
+    let of_namespace = inherited.map(|inherited| inherited.by.to_string());
+    Effective {
+        policy: winner.map(shown),
+        defaults: of_namespace.or_else(|| defaults.filter(|_| winner.is_none()).map(shown)),
+        values,
+        service,
+    }
+}
+
+/// The policy of a namespace.
+fn defaults<'o>(objects: &'o Objects, namespace: &str) -> Option<&'o Name> {
+    oldest(objects, |(in_namespace, _), policy| in_namespace == namespace && policy.for_namespace)
+}
+
+/// Why one of two policies goes first.
+fn order(objects: &Objects, winner: &Name, loser: &super::objects::Policy) -> &'static str {
+    if objects.policies[winner].created == loser.created { "first by name" } else { "which is older" }
 }
 
 /// The policy that has a target: the oldest, of several that are as old the first by name.
 fn winner<'o>(objects: &'o Objects, namespace: &str, target: &Target) -> Option<&'o Name> {
-    let rivals = objects
-        .policies
-        .iter()
-        .filter(|((in_namespace, _), policy)| in_namespace == namespace && policy.targets.contains(target));
+    oldest(objects, |(in_namespace, _), policy| in_namespace == namespace && policy.targets.contains(target))
+}
+
+fn oldest(objects: &Objects, which: impl Fn(&Name, &super::objects::Policy) -> bool) -> Option<&Name> {
+    let rivals = objects.policies.iter().filter(|(name, policy)| which(name, policy));
     // One that is not in the cluster yet is younger than all that are.
-    let age = |(name, policy): &(&'o Name, &super::objects::Policy)| {
+    let age = |(name, policy): &(&Name, &super::objects::Policy)| {
         (policy.created.is_empty(), policy.created.clone(), (*name).clone())
     };
     rivals.min_by_key(age).map(|(name, _)| name)
@@ -129,95 +162,4 @@ fn missing(objects: &Objects, namespace: &str, target: &Target) -> Option<String
             (!found).then(|| format!("Service {} has no port {port} in these files", target.service))
         }
     }
-}
-
-/// All values of a policy: what it says, and the defaults of what it does not say.
-pub(super) fn values(spec: &Value) -> Vec<Effect> {
-    let definition = api::definition::<TrafficPolicy>();
-    let schema = definition.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec");
-    let mut values = Vec::new();
-    let mode = text(spec, "mode").unwrap_or("Enforce");
-    walk(
-        schema.unwrap_or(&Value::Null),
-        spec,
-        "",
-        &Inherited { mode, said: !spec["mode"].is_null() },
-        &mut values,
-    );
-    values.retain(|effect| !effect.field.starts_with("targetRefs"));
-    values
-}
-
-/// What a rule takes from the policy as a whole.
-struct Inherited<'a> {
-    mode: &'a str,
-    said: bool,
-}
-
-fn walk(schema: &Value, value: &Value, path: &str, inherited: &Inherited<'_>, values: &mut Vec<Effect>) {
-    match value {
-        Value::Object(fields) if schema["properties"].is_object() => {
-            for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                match fields.get(name).filter(|value| !value.is_null()) {
-                    Some(value) => walk(schema, value, &path, inherited, values),
-                    None => not_said(schema, value, &path, inherited, values),
-                }
-            }
-        }
-        Value::Array(items) if schema["items"]["properties"].is_object() => {
-            for (i, item) in items.iter().enumerate() {
-                walk(&schema["items"], item, &format!("{path}[{i}]"), inherited, values);
-            }
-        }
-        value => values.push(Effect { field: path.to_owned(), value: value.clone(), said: true }),
-    }
-}
-
-/// A field that the policy does not say, of an object that it does: `rule`.
-fn not_said(schema: &Value, rule: &Value, path: &str, inherited: &Inherited<'_>, values: &mut Vec<Effect>) {
-    let mut default = |value: Value, said| values.push(Effect { field: path.to_owned(), value, said });
-    if let Some(value) = schema.get("default") {
-        return default(value.clone(), false);
-    }
-    let of_type = |wanted: &str| text(rule, "type") == Some(wanted);
-    let none = Value::Object(Map::new());
-    // The place in the policy, or in one of its rules, which say the same.
-    let place = place_of(path);
-    match place.strip_prefix("rules.").unwrap_or(&place) {
-        "rateLimits.mode" | "concurrency.mode" | "circuitBreaker.mode" | "outlierDetection.mode" => {
-            default(inherited.mode.into(), inherited.said);
-        }
-        "rateLimits.burst" if !of_type("Queue") => default(rule["requests"].clone(), false),
-        "concurrency.maxRequests" => default(1000.into(), false),
-        "retry.methods" => {
-            let methods: Vec<_> =
-                crate::govern::policy::Retry::default().methods.iter().map(ToString::to_string).collect();
-            default(methods.into(), false);
-        }
-        // Parts that are there although nobody says so, with defaults of their own.
-        "loadBalancer" | "retry.budget" | "retry.backoff" => walk(schema, &none, path, inherited, values),
-        "rateLimits.queue" if of_type("Queue") => walk(schema, &none, path, inherited, values),
-        "rateLimits.warmUp" if of_type("WarmUp") => walk(schema, &none, path, inherited, values),
-        // Parts that turn something on.
-        "loadBalancer.warmUp"
-        | "concurrency.adaptive"
-        | "circuitBreaker.slowRequest"
-        | "outlierDetection.successRate" => default(OFF.into(), false),
-        // What a rule does not say is as the policy says.
-        whole if !whole.contains('.') && whole != "targetRefs" && place == whole => {
-            default(OFF.into(), false);
-        }
-        _ => {}
-    }
-}
-
-/// `rules.rateLimits.burst` of `rules[0].rateLimits[1].burst`
-fn place_of(path: &str) -> String {
-    let names = path.split('.').map(|part| part.split('[').next().unwrap_or_default());
-    names.collect::<Vec<_>>().join(".")
-}
-
-fn text<'v>(value: &'v Value, field: &str) -> Option<&'v str> {
-    value[field].as_str()
 }

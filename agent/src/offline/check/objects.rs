@@ -4,13 +4,12 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
-
-use serde_json::Value;
 
 use super::CheckError;
 use crate::{
-    api::{self, Kind, TrafficLane, TrafficPolicy},
+    api::{self, Kind, TrafficLane, TrafficPolicy, effective::Effective},
     cluster::manifests::tree::{self, Node},
     govern::policy::{Lane, Target},
 };
@@ -42,9 +41,10 @@ pub(super) fn shown((namespace, name): &Name) -> String {
 
 #[derive(Debug)]
 pub(super) struct Policy {
-    /// As it was written.
-    pub(super) spec: Value,
+    /// What it says, alone.
+    pub(super) effective: Effective,
     pub(super) targets: Vec<Target>,
+    pub(super) for_namespace: bool,
     /// RFC 3339, which sorts; empty in manifests that were never applied.
     pub(super) created: String,
     pub(super) place: Place,
@@ -181,12 +181,13 @@ impl Objects {
             "TrafficLane" => api::read::<TrafficLane>(&object).map(|(_, lane)| {
                 self.lanes.insert(name.clone(), lane);
             }),
-            _ => api::read::<TrafficPolicy>(&object).map(|(read, _)| {
+            _ => api::read::<TrafficPolicy>(&object).map(|(read, policy)| {
                 let lines =
                     (0..read.spec.target_refs.len()).map(|i| node.line_of(&format!("spec.targetRefs[{i}]")));
                 let policy = Policy {
-                    spec: object["spec"].clone(),
+                    effective: Effective { spec: Arc::new(object["spec"].clone()), policy: Arc::new(policy) },
                     targets: read.targets(),
+                    for_namespace: read.is_for_namespace(),
                     created: metadata("creationTimestamp").unwrap_or_default().to_owned(),
                     place: Place { file: file.to_owned(), target_lines: lines.collect() },
                 };

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::{
+    Service,
     effective::Effective,
     objects::{Objects, Problem, shown},
 };
@@ -38,11 +39,11 @@ pub(super) fn text(
         )?;
     }
     for effective in services {
-        writeln!(out, "Service {}", effective.service)?;
+        writeln!(out, "{}", title(&effective.service))?;
         let rows: Vec<[String; 3]> = effective
             .values
             .iter()
-            .map(|effect| [effect.field.clone(), shown_value(&effect.value), source(effective, effect.said)])
+            .map(|(effect, by)| [effect.field.clone(), shown_value(&effect.value), source(by.as_deref())])
             .collect();
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let (first, second) = (width(0), width(1).min(40));
@@ -66,9 +67,8 @@ pub(super) fn json(objects: &Objects, services: &[Effective], out: &mut impl Wri
         let values: Vec<Value> = effective
             .values
             .iter()
-            .map(|effect| {
-                let source = source(effective, effect.said);
-                json!({"field": effect.field, "value": effect.value, "source": source})
+            .map(|(effect, by)| {
+                json!({"field": effect.field, "value": effect.value, "source": source(by.as_deref())})
             })
             .collect();
         json!({
@@ -76,6 +76,7 @@ pub(super) fn json(objects: &Objects, services: &[Effective], out: &mut impl Wri
             "name": effective.service.name,
             "port": effective.service.port,
             "policy": effective.policy,
+            "namespacePolicy": effective.defaults,
             "values": values,
         })
     };
@@ -104,11 +105,15 @@ fn line(problem: &Problem) -> String {
     parts.join(": ")
 }
 
-fn source(effective: &Effective, said: bool) -> String {
-    match &effective.policy {
-        Some(policy) if said => format!("TrafficPolicy {policy}"),
-        _ => "default".to_owned(),
+fn source(by: Option<&str>) -> String {
+    by.map_or_else(|| "default".to_owned(), |policy| format!("TrafficPolicy {policy}"))
+}
+
+fn title(service: &Service) -> String {
+    if service.name.is_empty() {
+        return format!("every other Service of Namespace {}", service.namespace);
     }
+    format!("Service {service}")
 }
 
 fn shown_value(value: &Value) -> String {

@@ -4,8 +4,11 @@ use clap::Parser;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{effective::Effect, *};
-use crate::api::{self, TrafficPolicy};
+use super::*;
+use crate::api::{
+    self, TrafficPolicy,
+    effective::{self, Effect},
+};
 
 #[derive(Parser)]
 struct Line {
@@ -127,6 +130,73 @@ fn the_oldest_policy_wins_and_a_port_goes_before_its_service() {
         assert_eq!(found.map_or(&Value::Null, |found| &found["value"]), &attempts, "{service}\n{out}");
         assert_eq!(report["services"].as_array().map(Vec::len), Some(1));
     }
+}
+
+#[test]
+fn a_service_is_told_with_what_it_has_of_its_namespace() {
+    let service = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: 80}}]}}\n---\n"
+        )
+    };
+    let text = service("orders")
+        + &service("stock")
+        + &policy(
+            "all",
+            "  targetRefs: [{kind: Namespace, name: shop}]\n  timeouts: {request: 5s}\n  retry: {}\n",
+        )
+        + &policy("orders", "  targetRefs: [{name: orders}]\n  timeouts: {request: 1s}\n")
+        + &policy("more", "  targetRefs: [{kind: Namespace, name: shop}]\n");
+    let (good, _, complaints) = check(&text, &["-"]);
+    assert!(!good);
+    assert_eq!(
+        complaints,
+        "-:27: TrafficPolicy shop/more: spec.targetRefs[0]: Namespace shop is targeted by TrafficPolicy shop/all already, \
+         first by name: this one is not in force\n"
+    );
+    let text = text
+        .replace("  name: more\n", "  name: more\n  labels: {a: b}\n")
+        .split("---\n")
+        .take(4)
+        .collect::<Vec<_>>()
+        .join("---\n");
+    let (good, out, complaints) = check(&text, &["-"]);
+    assert!(good, "{complaints}");
+    let of = |title: &str, field: &str| {
+        let block = out
+            .split('\n')
+            .skip_while(|line| *line != title)
+            .skip(1)
+            .take_while(|line| line.starts_with("  "));
+        let lines: Vec<_> = block.filter(|line| line.trim().starts_with(field)).collect();
+        lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+    };
+    for (title, field, wanted) in [
+        ("Service shop/orders", "timeouts.request", "timeouts.request 1s TrafficPolicy shop/orders"),
+        ("Service shop/orders", "retry.attempts", "retry.attempts 1 default"),
+        ("Service shop/stock", "timeouts.request", "timeouts.request 5s TrafficPolicy shop/all"),
+        (
+            "every other Service of Namespace shop",
+            "timeouts.request",
+            "timeouts.request 5s TrafficPolicy shop/all",
+        ),
+    ] {
+        assert_eq!(of(title, field), [wanted], "{title}\n{out}");
+    }
+    let (_, out, _) = check(&text, &["-", "-o", "json", "--service", "shop/orders"]);
+    let report: Value = serde_json::from_str(&out).expect("JSON");
+    let told = &report["services"][0];
+    assert_eq!(
+        (&told["policy"], &told["namespacePolicy"]),
+        (&json!("shop/orders"), &json!("shop/all")),
+        "{out}"
+    );
+    let bad = policy("p", "  targetRefs: [{kind: Namespace, name: other}]\n");
+    let (good, _, complaints) = check(&bad, &["-"]);
+    assert!(
+        !good && complaints.contains("\"other\" is another namespace: a policy is about its own, \"shop\""),
+        "{complaints}"
+    );
 }
 
 #[test]

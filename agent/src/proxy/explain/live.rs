@@ -16,7 +16,7 @@ use crate::{
         governor::{Governor, Ruled},
         lane::{RequestTag, TagNames, TagSource, Tagging},
         outlier,
-        policy::{Detour, FallbackAction, FallbackOn, LaneFallback, Mode},
+        policy::{Detour, FallbackAction, FallbackOn, LaneFallback, Mode, Part},
         request::Request,
         route::{self, Candidates, Lane, Refusal},
         subset::Subset,
@@ -167,9 +167,10 @@ impl<'a> Walk<'a> {
         self.governor().policy().name.as_deref()
     }
 
+    /// A rule, and the policy that says it.
     #[expect(clippy::unnecessary_wraps, reason = "as a step takes it")]
-    fn rule(&self, name: &str) -> Option<String> {
-        Some(rule(name, self.policy()))
+    fn rule(&self, name: &str, part: Part) -> Option<String> {
+        Some(rule(name, self.governor().policy().said_by(part).map(|name| &**name)))
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "as a step takes it")]
@@ -265,7 +266,7 @@ impl<'a> Walk<'a> {
             };
             let name =
                 self.ruled.map_or_else(|| "rules".to_owned(), |ruled| format!("rule {}", ruled.rule.name));
-            let because = self.rule(&name);
+            let because = self.rule(&name, Part::Rules);
             self.steps.say(Stage::Rule, verdict, what, because);
         }
         let headers = &self.governor().policy().headers;
@@ -280,7 +281,7 @@ impl<'a> Walk<'a> {
                     names(set),
                     names(edits.remove.iter().collect())
                 );
-                let because = self.rule(&format!("headers.{of}"));
+                let because = self.rule(&format!("headers.{of}"), Part::Headers);
                 self.steps.say(Stage::Rule, Verdict::Changes, what, because);
             }
         }
@@ -308,7 +309,7 @@ impl<'a> Walk<'a> {
                     (Verdict::WouldStop, "only observes; it would refuse it".to_owned())
                 }
             };
-            let because = self.rule(&format!("rule {}", limit.name));
+            let because = self.rule(&format!("rule {}", limit.name), Part::RateLimits);
             self.steps.say(Stage::RateLimit, verdict, what, because);
         }
         if verdict.refusal().is_some() {
@@ -323,7 +324,7 @@ impl<'a> Walk<'a> {
             (true, Mode::Enforce) => Verdict::Stops,
             (true, Mode::Observe) => Verdict::WouldStop,
         };
-        let because = self.rule("concurrency");
+        let because = self.rule("concurrency", Part::Concurrency);
         self.steps.say(Stage::Concurrency, verdict, counted, because);
         match verdict {
             Verdict::Stops => {
@@ -379,7 +380,8 @@ impl<'a> Walk<'a> {
                 if decision.panic {
                     what += "; panic: too few are usable, so those that are held out are asked as well";
                 }
-                let because = self.rule("loadBalancer").filter(|_| self.policy().is_some());
+                let because =
+                    self.rule("loadBalancer", Part::LoadBalancer).filter(|_| self.policy().is_some());
                 let verdict = if decision.panic { Verdict::Changes } else { Verdict::Passes };
                 self.steps.say(Stage::Endpoint, verdict, what, because);
                 Ok(Chosen { endpoint: decision.endpoint, lane: decision.lane })
@@ -451,7 +453,7 @@ impl<'a> Walk<'a> {
             Ok(_) => (Verdict::Passes, of),
             Err(open) => (Verdict::Stops, format!("{of}; worth asking again in {}", shown(open.retry_after))),
         };
-        let because = self.rule("circuitBreaker");
+        let because = self.rule("circuitBreaker", Part::CircuitBreaker);
         self.steps.say(Stage::CircuitBreaker, verdict, what, because);
         match verdict {
             Verdict::Stops => Err(Stopped { reason: Reason::CircuitOpen, on: Some(FallbackOn::CircuitOpen) }),
@@ -466,7 +468,7 @@ impl<'a> Walk<'a> {
             [("request", policy.timeouts.request), ("backendRequest", policy.timeouts.backend_request)];
         for (name, time) in times {
             if let Some(time) = time {
-                let because = self.rule(&format!("timeouts.{name}"));
+                let because = self.rule(&format!("timeouts.{name}"), Part::Timeouts);
                 self.steps.say(Stage::Timeout, Verdict::Passes, format!("has {}", shown(time)), because);
             }
         }
@@ -478,7 +480,7 @@ impl<'a> Walk<'a> {
             } else {
                 format!("{} is not sent again", text(method))
             };
-            let because = self.rule("retry");
+            let because = self.rule("retry", Part::Retry);
             self.steps.say(Stage::Retry, Verdict::Passes, what, because);
         }
     }
@@ -489,7 +491,7 @@ impl<'a> Walk<'a> {
         let policy = self.governor().policy();
         let fallbacks = stopped.on.into_iter().flat_map(|on| fallback::candidates(&policy.fallbacks, on));
         for one in fallbacks {
-            let because = self.rule(&format!("fallback {}", one.name));
+            let because = self.rule(&format!("fallback {}", one.name), Part::Fallbacks);
             match &one.action {
                 FallbackAction::Static(answer) => {
                     let what = format!("answers {} in the service's place", answer.status);

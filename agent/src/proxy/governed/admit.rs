@@ -19,7 +19,7 @@ use crate::{
     govern::{
         concurrency::{Full, Limiter, Permit},
         governor::Governor,
-        policy::{FallbackOn, Mode},
+        policy::{FallbackOn, Mode, Part},
         throttle::{Admission, Verdict},
     },
     observe::{
@@ -77,7 +77,7 @@ pub(super) async fn admit<E: Exchange>(
         if let Some(verdict) = verdict {
             verdict.give_back(Nanos::now().0);
         }
-        let policy = governor.policy().name.as_ref();
+        let policy = governor.policy().said_by(Part::Concurrency);
         let name = "concurrency.maxRequests".into();
         let cause = Cause::of_rule(Reason::ConcurrencyLimited, &name, policy, Some(RETRY_AFTER));
         Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded))
@@ -110,7 +110,7 @@ async fn take_turn<E: Exchange>(
     let caller = exchange.call().pod.pod.workload.load().uid.clone();
     let verdict = governor.throttles().admit(&exchange.request(), &caller, None, now.0);
     count(exchange, &verdict);
-    let policy = governor.policy().name.as_ref();
+    let policy = governor.policy().said_by(Part::RateLimits);
     if let Some(refusal) = verdict.refusal() {
         let after = Some(refusal.retry_after);
         let cause = Cause::of_rule(Reason::RateLimited, &refusal.rule.name, policy, after);

@@ -13,7 +13,7 @@ use crate::{
         governor::{Governor, Ruled},
         outcome::Outcome,
         outlier,
-        policy::Mode,
+        policy::{Mode, Part},
         tag::Tag,
     },
     observe::metrics::{EjectionCause, LimitDecision, ServiceMetrics},
@@ -164,7 +164,7 @@ fn tell_of_breaker(service: &Service, governor: &Governor, lane: Option<&Tag>) {
     for transition in breakers.news(lane) {
         tracing::warn!(
             %service, lane = lane.map_or("baseline", Tag::as_str),
-            policy = governor.policy().name.as_deref().unwrap_or_default(),
+            policy = governor.policy().said_by(Part::CircuitBreaker).map_or("", |name| name),
             from = transition.from.code(), to = transition.to.code(),
             "the circuit breaker changed its state: {}", transition.why,
         );

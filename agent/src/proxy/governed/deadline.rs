@@ -19,7 +19,7 @@ use crate::{
     govern::{
         endpoint::Endpoint,
         governor::Governor,
-        policy::{Policy, Timeouts},
+        policy::{Part, Policy, Timeouts},
         request::Request,
     },
     observe::reason::Reason,
@@ -49,12 +49,12 @@ impl Elapsed {
 
     /// The answer that says so.
     pub(super) fn cause(self, governor: &Governor) -> Cause {
-        let field = match self {
-            Self::Request => "timeouts.request",
-            Self::BackendRequest => "timeouts.backendRequest",
-            Self::Drained => "drain.timeout",
+        let (field, part) = match self {
+            Self::Request => ("timeouts.request", Part::Timeouts),
+            Self::BackendRequest => ("timeouts.backendRequest", Part::Timeouts),
+            Self::Drained => ("drain.timeout", Part::Drain),
         };
-        Cause::of_rule(self.reason(), &Arc::from(field), governor.policy().name.as_ref(), None)
+        Cause::of_rule(self.reason(), &Arc::from(field), governor.policy().said_by(part), None)
     }
 }
 

@@ -42,7 +42,7 @@ use crate::{
         fallback::stale,
         governor::{Governor, Stale},
         outcome::{ErrorKind, Outcome},
-        policy::FallbackOn,
+        policy::{FallbackOn, Part},
         retry, warmup,
     },
     observe::{
@@ -202,7 +202,7 @@ fn begin<E: Exchange>(
     let leave = ask_breaker(service, governor, lane, &call.known.numbers, now).map_err(|open| {
         call.count_tags(chosen.tag_outcome());
         let (name, after) = ("circuitBreaker".into(), Some(open.retry_after));
-        let cause = Cause::of_rule(Reason::CircuitOpen, &name, policy.name.as_ref(), after);
+        let cause = Cause::of_rule(Reason::CircuitOpen, &name, policy.said_by(Part::CircuitBreaker), after);
         Failed::new(cause, FallbackOn::CircuitOpen)
     })?;
     if tried.is_after_refused_connection() {

@@ -63,6 +63,12 @@ fn about_lanes() {
                 Everywhere,
             ),
             (
+                lane(&json!({"targetRefs": [{"kind": "Namespace", "name": "shop"}]})),
+                "spec.targetRefs",
+                "a lane targets Services",
+                Everywhere,
+            ),
+            (
                 lane(&json!({"targetRefs": [{"name": "a"}, {"name": "a"}]})),
                 "spec.targetRefs[1]",
                 "overlap",

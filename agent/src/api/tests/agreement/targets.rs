@@ -14,6 +14,8 @@ fn about_what_is_targeted() {
                 json!([{"name": "orders", "sectionName": "http"}, {"name": "orders", "sectionName": "grpc"}]),
             ),
             targets(many(64)),
+            targets(json!([{"kind": "Namespace", "name": "shop"}])),
+            policy(&json!({"inherit": "None"})),
         ],
         vec![
             (targets(json!([])), "spec.targetRefs", "0 items: allowed are 1 to 64", Everywhere),
@@ -27,7 +29,7 @@ fn about_what_is_targeted() {
             (
                 targets(json!([{"name": "a", "kind": "Deployment"}])),
                 "spec.targetRefs[0].kind",
-                "allowed is \"Service\"",
+                "allowed are \"Service\", \"Namespace\"",
                 Everywhere,
             ),
             (
@@ -52,6 +54,24 @@ fn about_what_is_targeted() {
                 targets(json!([{"name": "a", "sectionName": "http"}, {"name": "a"}])),
                 "spec.targetRefs[1]",
                 "overlap",
+                Everywhere,
+            ),
+            (
+                targets(json!([{"kind": "Namespace", "name": "other"}])),
+                "spec.targetRefs[0].name",
+                "a policy is about its own, \"shop\"",
+                ToSluice,
+            ),
+            (
+                targets(json!([{"kind": "Namespace", "name": "shop"}, {"name": "orders"}])),
+                "spec.targetRefs",
+                "targets its Namespace alone",
+                Everywhere,
+            ),
+            (
+                targets(json!([{"kind": "Namespace", "name": "shop", "sectionName": "http"}])),
+                "spec.targetRefs[0].sectionName",
+                "a Namespace has no ports",
                 Everywhere,
             ),
             (
