@@ -433,7 +433,7 @@ impl Collector for Collected {
             writer.write_all(4, None, &LimitDecision::ALL, loaded(&metrics.concurrency));
             writer.write_all(5, None, &LimitDecision::ALL, loaded(&metrics.breaker));
             for ((_, cause, _), modes) in EjectionCause::ALL.iter().zip(&metrics.ejections) {
-                for ((_, mode, _), value) in MODES.iter().zip(loaded(modes)) {
+                for (((), mode, _), value) in MODES.iter().zip(loaded(modes)) {
                     if value > 0 {
                         writer.write(6, &[cause, mode], value);
                     }
@@ -447,7 +447,7 @@ impl Collector for Collected {
                 writer.write_all(8, Some(&fallback), &FallbackAction::ALL, values);
             }
             for (rule, of_rule) in metrics.of_rules() {
-                for ((_, class, _), count) in CLASSES.iter().zip(loaded(&of_rule.classes)) {
+                for (((), class, _), count) in CLASSES.iter().zip(loaded(&of_rule.classes)) {
                     if count > 0 {
                         writer.write(9, &[&rule, class], count);
                     }

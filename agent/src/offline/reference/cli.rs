@@ -75,7 +75,7 @@ fn arguments(command: &clap::Command, page: &mut String) {
         let mut help = one.get_long_help().or(one.get_help()).map(ToString::to_string).unwrap_or_default();
         let possible = one.get_possible_values();
         if takes_value && !possible.is_empty() {
-            let values: Vec<_> = possible.iter().map(|value| value.get_name()).collect();
+            let values: Vec<_> = possible.iter().map(clap::builder::PossibleValue::get_name).collect();
             let _ = write!(help, " [{}]", values.join(", "));
         }
         if let Some(variable) = one.get_env() {
