@@ -184,8 +184,6 @@ impl TrafficPolicy {
         let at = errors.at("spec");
         let spec = &self.spec;
         target::check(&spec.target_refs, &at.field("targetRefs"));
-        let namespace = self.metadata.namespace.as_deref().unwrap_or("default");
-        target::check_namespace(&spec.target_refs, namespace, &at.field("targetRefs"));
         let mode = spec.mode.unwrap_or_default();
         unique_names(spec.rate_limits.iter().map(|limit| &*limit.name), &at.field("rateLimits"));
         unique_names(spec.fallbacks.iter().map(|fallback| &*fallback.name), &at.field("fallbacks"));
@@ -230,6 +228,9 @@ impl TrafficPolicy {
             each(&spec.rules, &at.field("rules"), |rule, at| Some(rule.check(&policy, mode, at).into()));
         // Last: of two complaints about a field the first is kept, and those above say more.
         schema::check(<Self as Kind>::schema(), spec, &at);
+        // But what is no name at all is not another namespace's.
+        let namespace = self.metadata.namespace.as_deref().unwrap_or("default");
+        target::check_namespace(&spec.target_refs, namespace, &at.field("targetRefs"));
         errors.end(policy)
     }
 }

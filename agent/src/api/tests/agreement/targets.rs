@@ -25,6 +25,18 @@ fn about_what_is_targeted() {
             (targets(json!([{"kind": "Service"}])), "spec.targetRefs[0].name", "not set", Everywhere),
             (targets(json!([{"name": "Orders"}])), "spec.targetRefs[0].name", "a-z", Everywhere),
             (targets(json!([{"name": ""}])), "spec.targetRefs[0].name", "must not be empty", Everywhere),
+            (
+                targets(json!([{"kind": "Namespace", "name": ""}])),
+                "spec.targetRefs[0].name",
+                "must not be empty",
+                Everywhere,
+            ),
+            (
+                targets(json!([{"kind": "Namespace", "name": "Shop"}])),
+                "spec.targetRefs[0].name",
+                "a-z",
+                Everywhere,
+            ),
             (targets(json!([{"name": long(64)}])), "spec.targetRefs[0].name", "1 to 63", Everywhere),
             (
                 targets(json!([{"name": "a", "kind": "Deployment"}])),
