@@ -125,8 +125,11 @@ type Known = BTreeMap<String, (String, BTreeSet<String>)>;
 
 fn told() -> Result<Known> {
     let mut known = Known::new();
-    for row in read("reference/metrics.md")?.lines().filter(|line| line.starts_with("| `")) {
+    let page = read("reference/metrics.md")?;
+    let table = page.lines().take_while(|line| *line != "## Values of labels");
+    for row in table.filter(|line| line.starts_with("| `")) {
         let cells: Vec<_> = row.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+        ensure!(cells.len() == 4, "a row of the metrics has four cells: {row}");
         let labels = cells[2].split('`').skip(1).step_by(2).map(str::to_owned).collect();
         known.insert(cells[0].trim_matches('`').to_owned(), (cells[1].to_owned(), labels));
     }
