@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
 use crate::{
-    build, chart, crds, demo, licences, manifests, prometheus, readme, reference, setup, test, vm, workspace,
+    build, chart, crds, demo, licences, manifests, prometheus, readme, reference, references, setup, test,
+    vm, workspace,
 };
 
 type Check = (&'static str, fn() -> Result<()>);
@@ -15,6 +16,7 @@ type Check = (&'static str, fn() -> Result<()>);
 const CHECKS: &[Check] = &[
     ("Cargo.lock fits the manifests", lock),
     ("licences of the dependencies", licences::check),
+    ("what the project refers to is there", references::check),
     ("formatting", || shell::run(workspace::cargo().args(["fmt", "--all", "--check"]))),
     ("the eBPF programs build", || build::ebpf().map(drop)),
     ("clippy, without the tests in the kernel", || clippy(&[])),

@@ -22,6 +22,7 @@ mod manifests;
 mod prometheus;
 mod readme;
 mod reference;
+mod references;
 mod release;
 mod runtime;
 mod setup;

@@ -2,7 +2,8 @@
 //!
 //! The target `bpfel-unknown-none` has no prebuilt `core`, and bpf-linker reads the compiler's LLVM bitcode, which
 //! an older LLVM cannot. So the two have to match: [`find`] takes what is installed if it does, and [`install`]
-//! makes a matching pair from Debian's packages. KERNEL.md of the design tells more.
+//! makes a matching pair from Debian's packages. ebpf/src/main.rs has the
+//! commands.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,5 @@
 //! What an endpoint costs those who ask it: what this agent has seen of the time that callers wait for it, and of how it
-//! fails (DESIGN 6.2).
+//! fails (ARCHITECTURE.md#choosing-an-endpoint).
 //!
 //! Every attempt at an endpoint is a sample, however it ends:
 //!

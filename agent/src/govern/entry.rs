@@ -1,6 +1,6 @@
 //! Entry colouring: the tag that a request gets where it enters, because a lane asks for such requests.
 //!
-//! It is the last to answer the question for the tag (DESIGN 6.1): only a request that carries none, from a caller
+//! It is the last to answer the question for the tag (ARCHITECTURE.md#lanes): only a request that carries none, from a caller
 //! that has none, is looked at. The rules of a service's lanes are asked in order, and the first that takes the request
 //! colours it: rules of lanes with a higher `priority` first; of the same priority those that take all requests that
 //! meet their conditions before percentages, so that who asks for a lane gets it whatever share another has; and then

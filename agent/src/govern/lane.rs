@@ -2,7 +2,7 @@
 //!
 //! The proxy walks through a request's headers once, showing each to a [`TagScan`]; HTTP/1 shows raw bytes,
 //! HTTP/2 the bytes of its header map. The tag of the first that answers counts: a tag header (in the order in
-//! which the operator lists them), the W3C `baggage` member, the caller workload's own tag (DESIGN 6.1).
+//! which the operator lists them), the W3C `baggage` member, the caller workload's own tag (ARCHITECTURE.md#lanes).
 //! Nothing here allocates, but for a baggage value that is percent-encoded.
 
 use http::HeaderName;

@@ -1,5 +1,5 @@
 //! How an attempt at a service ended, in the words that all rules share: the breaker, outlier detection and fallbacks
-//! must not disagree about what a failure is (DESIGN 6.4).
+//! must not disagree about what a failure is (ARCHITECTURE.md#circuit-breaker).
 //!
 //! An outcome speaks of the service. What the agent itself refused has none, and neither has a request whose caller
 //! left before it was answered: nobody knows how it would have ended.

@@ -1,4 +1,4 @@
-//! Outlier detection: an endpoint that fails is taken out of the choice for a while (DESIGN 6.4).
+//! Outlier detection: an endpoint that fails is taken out of the choice for a while (ARCHITECTURE.md#outlier-detection).
 //!
 //! Two signs of failing, as in Envoy
 //! (<https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier>):

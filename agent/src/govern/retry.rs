@@ -1,4 +1,4 @@
-//! Whether a request that failed is sent again, and when (DESIGN 6.5).
+//! Whether a request that failed is retried, and when (ARCHITECTURE.md#timeouts-retries-and-fallbacks).
 //!
 //! Three questions, in this order: [`may_retry`], may this request be sent again at all; [`Budget`], can the service
 //! afford it; [`backoff`], how long to wait first. None of them is about connections and streams that were refused

@@ -1,5 +1,5 @@
-//! Answers that Sluice makes up (DESIGN 6.6). Whoever reads one can tell it from the service's own, and learns which rule
-//! of which policy is behind it.
+//! Responses that Sluice makes (ARCHITECTURE.md#responses-that-sluice-makes). Whoever reads one can tell it from the service's
+//! own, and learns which rule of which policy is behind it.
 //!
 //! An answer is made here for HTTP and for gRPC, whose clients look for a status in trailers, and written by the
 //! protocols ([`http1`] is the former's way; HTTP/2 has its own).

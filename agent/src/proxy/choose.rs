@@ -51,7 +51,7 @@ pub(crate) fn choose(
     tried: &[SocketAddr],
     now: Nanos,
 ) -> Result<Option<Chosen>, Reason> {
-    // A caller that dialled an endpoint of a headless service has chosen for itself (DESIGN 5).
+    // A caller that dialled an endpoint of a headless service has chosen for itself (ARCHITECTURE.md#which-traffic-is-managed).
     if let Some(pinned) = &destination.pinned {
         let fresh = !tried.contains(&pinned.address);
         return Ok(fresh.then(|| Chosen {

@@ -1,4 +1,5 @@
-//! The circuit breaker: stops asking a service, or one lane of it, that mostly fails, for a while (DESIGN 6.4).
+//! The circuit breaker: stops asking a service, or one lane of it, that mostly fails, for a while
+//! (ARCHITECTURE.md#circuit-breaker).
 //!
 //! ```text
 //!            a threshold is reached              openDuration is over

@@ -1,4 +1,5 @@
-//! How many requests to a service are in flight at once (DESIGN 6.3): a fixed number, or one that follows how the service copes.
+//! How many requests to a service are in flight at once (ARCHITECTURE.md#limits-on-requests-in-flight): a fixed number,
+//! or one that follows how the service copes.
 //!
 //! A request takes a [`Permit`] before an endpoint is chosen and holds it until its answer has ended. Requests
 //! above the limit are refused at once, so that a service that is overloaded does what it can instead of

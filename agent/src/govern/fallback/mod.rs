@@ -1,4 +1,4 @@
-//! What answers in the place of a service that failed (DESIGN 6.5).
+//! What answers in the place of a service that failed (ARCHITECTURE.md#timeouts-retries-and-fallbacks).
 //!
 //! When nothing else helps, because a limit refuses, the breaker is open, no endpoint can be reached, the time is over
 //! or the service answered 5xx, the policy's fallbacks are looked at in their order ([`candidates`]): a static answer

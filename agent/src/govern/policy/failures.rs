@@ -1,5 +1,5 @@
 //! What to do about a service that fails: breaking off, ejecting, giving up, trying again, answering in its place
-//! (DESIGN 6.4 and 6.5).
+//! (ARCHITECTURE.md#circuit-breaker and the sections after it).
 
 use std::{sync::Arc, time::Duration};
 
@@ -110,7 +110,8 @@ pub struct Timeouts {
     pub backend_request: Option<Duration>,
 }
 
-/// Sends a request again that failed. Refused connections and streams are tried again without this (DESIGN 6.5).
+/// Sends a request again that failed. Refused connections and streams are retried without this
+/// (ARCHITECTURE.md#timeouts-retries-and-fallbacks).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
     /// Attempts after the first, at least 1.

@@ -1,4 +1,5 @@
-//! How much a service may be asked for: rates and concurrency (DESIGN 6.3).
+//! How much a service may be asked for: rates (ARCHITECTURE.md#rate-limits) and concurrency
+//! (ARCHITECTURE.md#limits-on-requests-in-flight).
 
 use std::{sync::Arc, time::Duration};
 

@@ -23,7 +23,7 @@ pub use self::{
     rule::{Edits, HeaderEdits, Inherited, OwnParts, Part, Rule, StripTags},
 };
 
-/// Whether a rule refuses, or only counts what it would have refused (DESIGN 6.7).
+/// Whether a rule refuses, or only counts what it would have rejected (ARCHITECTURE.md#observe-mode).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     #[default]
@@ -62,7 +62,7 @@ impl Policy {
     }
 }
 
-/// How an endpoint is chosen (DESIGN 6.2).
+/// How an endpoint is chosen (ARCHITECTURE.md#choosing-an-endpoint).
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadBalancer {
     pub algorithm: Algorithm,

@@ -1,4 +1,5 @@
-//! How many requests a service gets in a time (DESIGN 6.3): which are admitted at once, which wait, which are refused.
+//! How many requests a service gets in a time (ARCHITECTURE.md#rate-limits): which are admitted at once, which wait, which
+//! are rejected.
 //!
 //! [`Throttles`] are the rules of one service port, asked before an endpoint is chosen; all that match a request must
 //! admit it, and what one of them took is given back if another refuses. Each [`Throttle`] has the state of one rule: a

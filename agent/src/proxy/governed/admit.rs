@@ -1,5 +1,5 @@
 //! Whether a request may be made at all: the rate limits, at which it may have to wait for its turn, and the limit on
-//! requests in flight (DESIGN 6.3).
+//! requests in flight (ARCHITECTURE.md#rate-limits and the section after it).
 
 use std::{
     future::{Future, poll_fn},

@@ -1,4 +1,4 @@
-//! Whether a request that has failed is sent again (DESIGN 6.5).
+//! Whether a request that has failed is retried (ARCHITECTURE.md#timeouts-retries-and-fallbacks).
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,5 @@
-//! An attempt at an endpoint: the leave to make it, and what is learnt from how it ends (DESIGN 6.2 and 6.4).
+//! An attempt at an endpoint: the leave to make it, and what is learnt from how it ends (ARCHITECTURE.md#choosing-an-endpoint,
+//! ARCHITECTURE.md#circuit-breaker).
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! What an answer's head says of an endpoint that balancing goes by: that it failed, or that it is asked too much
-//! (DESIGN 6.2).
+//! (ARCHITECTURE.md#choosing-an-endpoint).
 
 use std::time::{Duration, SystemTime};
 

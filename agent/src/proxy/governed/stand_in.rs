@@ -1,4 +1,5 @@
-//! Answers in the place of a service: made up, or given by a fallback of the policy (DESIGN 6.5 and 6.6).
+//! Responses in the place of a service's: made by Sluice, or by a fallback of the policy
+//! (ARCHITECTURE.md#responses-that-sluice-makes, ARCHITECTURE.md#timeouts-retries-and-fallbacks).
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 

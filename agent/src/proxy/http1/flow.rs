@@ -43,7 +43,8 @@ pub(super) enum Stopped {
     Chunk(#[from] BadChunk),
 }
 
-/// Bytes of a request's body that are kept until its answer is passed on, should it have to be sent again (DESIGN 6.5).
+/// Bytes of a request's body that are kept until its answer is passed on, should it have to be retried
+/// (ARCHITECTURE.md#timeouts-retries-and-fallbacks).
 const REPLAYED: usize = 64 * 1024;
 
 /// Who sees a body pass, without its transfer coding.

@@ -10,7 +10,8 @@ use bytes::{Bytes, BytesMut};
 use super::engine::handle::{Broken, Handle};
 use crate::{govern::fallback::stale::Collector, proxy::share::Taken};
 
-/// Bytes of a request's body that are kept until its answer begins, should it have to be sent again (DESIGN 6.5).
+/// Bytes of a request's body that are kept until its answer begins, should it have to be retried
+/// (ARCHITECTURE.md#timeouts-retries-and-fallbacks).
 const REPLAYED: usize = 64 * 1024;
 
 /// Which end broke a pipe.
