@@ -1,4 +1,4 @@
-//! The configuration: the flags, the ConfigMap, and what deploy/README.md says of them.
+//! The configuration: the flags, the ConfigMap, and what deploy/README.md says of privileges.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,26 +46,15 @@ pub(crate) fn code(cell: &str) -> Vec<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
+/// What the DaemonSet sets itself cannot be set in the ConfigMap, and is said to be so.
 #[test]
-fn the_readme_lists_every_flag_with_its_variable_and_default() {
-    let told: BTreeSet<[String; 3]> = table("Configuration")
-        .iter()
-        .map(|row| {
-            let one = |cell: &str| code(cell).into_iter().next().unwrap_or_default();
-            [one(&row[0]), one(&row[1]), one(&row[2])]
-        })
-        .collect();
-    let flags = flags();
-    let there: BTreeSet<[String; 3]> = flags
-        .get_arguments()
-        .map(|argument| {
-            let default: Vec<_> =
-                argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-            let variable = argument.get_env().unwrap_or_default().to_string_lossy().into_owned();
-            [format!("--{}", argument.get_long().unwrap()), variable, default.join(",")]
-        })
-        .collect();
-    assert_eq!(told, there);
+fn the_readme_says_what_the_daemon_set_sets() {
+    let readme = fs::read_to_string(deploy().join("README.md")).unwrap();
+    let container = &base("DaemonSet")["spec"]["template"]["spec"]["containers"][0];
+    for variable in container["env"].as_array().unwrap() {
+        let name = variable["name"].as_str().unwrap();
+        assert!(readme.contains(name) && !config_map().contains_key(name), "{name}");
+    }
 }
 
 /// Which variables the chart's values take: all, but those that the DaemonSet sets itself.
@@ -91,34 +80,4 @@ fn the_readme_explains_every_capability() {
     let added = container["securityContext"]["capabilities"]["add"].as_array().unwrap();
     let added: BTreeSet<String> = added.iter().map(|name| name.as_str().unwrap().to_owned()).collect();
     assert_eq!(told, added);
-}
-
-/// Resource (with its group) and verb.
-fn permissions(kind: &str) -> BTreeSet<(String, String)> {
-    let role = base(kind);
-    let mut permissions = BTreeSet::new();
-    let strings = |value: &serde_json::Value| -> Vec<String> {
-        value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
-    };
-    for rule in role["rules"].as_array().unwrap() {
-        for group in strings(&rule["apiGroups"]) {
-            for resource in strings(&rule["resources"]) {
-                let resource = if group.is_empty() { resource } else { format!("{resource}.{group}") };
-                permissions.extend(strings(&rule["verbs"]).into_iter().map(|verb| (resource.clone(), verb)));
-            }
-        }
-    }
-    permissions
-}
-
-#[test]
-fn the_readme_lists_every_permission() {
-    let mut told = BTreeSet::new();
-    for row in table("Permissions") {
-        for resource in code(&row[0]) {
-            told.extend(row[1].split(", ").map(|verb| (resource.clone(), verb.to_owned())));
-        }
-    }
-    let granted: BTreeSet<_> = permissions("ClusterRole").into_iter().chain(permissions("Role")).collect();
-    assert_eq!(told, granted);
 }
