@@ -47,12 +47,13 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) {
 
 fn shown_in(path: &Path) -> Vec<Shown> {
     let name = path.strip_prefix(root()).unwrap().display().to_string();
-    let text = fs::read_to_string(path).unwrap();
+    let text = || fs::read_to_string(path).unwrap();
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("md") => blocks(&name, &text),
+        Some("md") => blocks(&name, &text()),
         // Those of a chart are templates: the chart's own tests render them.
         Some("yaml" | "yml") if !path.components().any(|part| part.as_os_str() == "templates") => {
             // Patches, values and configuration are no objects.
+            let text = text();
             let is_patch =
                 path.parent().is_some_and(|directory| patches(directory).iter().any(|patch| patch == path));
             let is_chart = path.ends_with("Chart.yaml");

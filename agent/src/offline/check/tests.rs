@@ -252,7 +252,7 @@ fn directories_lists_and_namespaces() {
 fn what_is_shown_to_users_makes_sense() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut shown = 0;
-    for page in ["README.md", "deploy/README.md", "deploy/RECIPES.md"] {
+    for page in ["README.md", "deploy/README.md", "deploy/RECIPES.md", "deploy/SPRING.md"] {
         let text = fs::read_to_string(root.join(page)).expect("a page");
         let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
         for block in blocks {
