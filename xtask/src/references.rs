@@ -179,7 +179,7 @@ fn prose(text: &str) -> Vec<Named<'_>> {
     for (line, text) in without_blocks(text) {
         for word in text.split(|c| !part(c)).map(|word| word.trim_end_matches(['.', ':', '/', '-'])) {
             let named = named(line, word);
-            let is_page = named.file.ends_with(".md") && named.file.len() > ".md".len();
+            let is_page = Path::new(named.file).extension().is_some_and(|extension| extension == "md");
             let folder = ["agent", "deploy", "ebpf", "tests", "xtask"].iter();
             let is_path =
                 folder.clone().any(|top| word.strip_prefix(top).is_some_and(|rest| rest.starts_with('/')));
