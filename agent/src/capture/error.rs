@@ -44,8 +44,14 @@ pub enum CaptureError {
         mount.display()
     )]
     NoOwnCgroup { mount: PathBuf },
-    #[error("Linux {release} lacks {what}: 5.15 or newer has it")]
-    Kernel { what: &'static str, release: String },
+    #[error(
+        "the kernel, Linux {release}, lacks {what}, which Linux has since {since}: use nodes with Linux 5.15 or later"
+    )]
+    Kernel { what: &'static str, since: &'static str, release: String },
+    #[error(
+        "the kernel does not let this process call bpf(), although it has CAP_SYS_ADMIN: allow it in the container's seccomp profile, and in that of AppArmor or SELinux"
+    )]
+    Forbidden,
     #[error("the kernel refused {what}: {reason}")]
     Load { what: &'static str, reason: String },
     #[error("the embedded eBPF object has no program {name:?}: build again with `cargo xtask build`")]

@@ -11,8 +11,8 @@ use std::{
 
 use aya::{
     maps::MapType,
-    programs::ProgramType,
-    sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
+    programs::{ProgramError, ProgramType},
+    sys::{BpfHelper, SyscallError, is_helper_supported, is_map_supported, is_program_supported},
 };
 
 use super::{CaptureError, cgroup, netns};
@@ -29,26 +29,90 @@ pub(crate) struct Machine {
 impl Machine {
     /// Asks for everything; the first thing that lacks is the error.
     pub(crate) fn probe(pods_cgroup: Option<&Path>) -> Result<Self, CaptureError> {
-        capabilities()?;
-        user_namespace()?;
-        let mount = cgroup::mount_point().map_err(CaptureError::Proc)?.ok_or(CaptureError::NoCgroup2)?;
+        Self::probe_by(&ThisHost, pods_cgroup)
+    }
+
+    fn probe_by(host: &impl Host, pods_cgroup: Option<&Path>) -> Result<Self, CaptureError> {
+        match missing_capabilities(&host.status().map_err(CaptureError::Proc)?) {
+            missing if missing.is_empty() => {}
+            missing => return Err(CaptureError::Capabilities { missing: missing.join(", ") }),
+        }
+        // In a user namespace capabilities say nothing: the kernel asks for those in the first one.
+        if !is_first_user_namespace(&host.uid_map().map_err(CaptureError::Proc)?) {
+            return Err(CaptureError::UserNamespace);
+        }
+        let mount = host.cgroup_mount().map_err(CaptureError::Proc)?.ok_or(CaptureError::NoCgroup2)?;
         let pods = match pods_cgroup {
             Some(path) => configured(path)?,
-            None => match &mut *cgroup::find_pods(&mount) {
+            None => match &mut *host.pods_groups(&mount) {
                 [] => return Err(CaptureError::NoPodsCgroup { mount }),
                 [only] => std::mem::take(only),
                 several => return Err(CaptureError::SeveralPodsCgroups { found: several.to_vec() }),
             },
         };
-        kernel()?;
+        kernel(host)?;
         let agent =
-            cgroup::own(&mount).map_err(CaptureError::Proc)?.ok_or(CaptureError::NoOwnCgroup { mount })?;
+            host.own_group(&mount).map_err(CaptureError::Proc)?.ok_or(CaptureError::NoOwnCgroup { mount })?;
         Ok(Self { pods, agent })
     }
 
     /// The agent's group, if the programs on the pods' group do not cover it.
     pub(crate) fn agent_outside_of_pods(&self) -> Option<&Path> {
         (!self.agent.starts_with(&self.pods)).then_some(self.agent.as_path())
+    }
+}
+
+/// What is asked. [`ThisHost`] asks the machine; tests answer for machines that lack something.
+trait Host {
+    /// `/proc/self/status`.
+    fn status(&self) -> io::Result<String>;
+    /// `/proc/self/uid_map`.
+    fn uid_map(&self) -> io::Result<String>;
+    fn cgroup_mount(&self) -> io::Result<Option<PathBuf>>;
+    fn pods_groups(&self, mount: &Path) -> Vec<PathBuf>;
+    fn own_group(&self, mount: &Path) -> io::Result<Option<PathBuf>>;
+    fn kernel_release(&self) -> String;
+    fn kernel_has(&self, feature: Feature) -> Result<Answer, CaptureError>;
+}
+
+struct ThisHost;
+
+impl Host for ThisHost {
+    fn status(&self) -> io::Result<String> {
+        fs::read_to_string("/proc/self/status")
+    }
+
+    fn uid_map(&self) -> io::Result<String> {
+        fs::read_to_string("/proc/self/uid_map")
+    }
+
+    fn cgroup_mount(&self) -> io::Result<Option<PathBuf>> {
+        cgroup::mount_point()
+    }
+
+    fn pods_groups(&self, mount: &Path) -> Vec<PathBuf> {
+        cgroup::find_pods(mount)
+    }
+
+    fn own_group(&self, mount: &Path) -> io::Result<Option<PathBuf>> {
+        cgroup::own(mount)
+    }
+
+    fn kernel_release(&self) -> String {
+        fs::read_to_string("/proc/sys/kernel/osrelease")
+            .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+    }
+
+    fn kernel_has(&self, feature: Feature) -> Result<Answer, CaptureError> {
+        Ok(match feature {
+            Feature::Program(kind) => Answer::of(is_program_supported(kind)),
+            Feature::Map(kind) => Answer::of(is_map_supported(kind)),
+            Feature::Helper(kind, helper) => Answer::of(is_helper_supported(kind, helper)),
+            Feature::SocketCookie => {
+                let socket = TcpListener::bind(("127.0.0.1", 0)).map_err(CaptureError::Loopback)?;
+                if netns::cookie(socket.as_fd()).is_ok() { Answer::Yes } else { Answer::No }
+            }
+        })
     }
 }
 
@@ -70,14 +134,6 @@ const CAPABILITIES: [(u32, &str); 2] = [
     (21, "CAP_SYS_ADMIN"),
 ];
 
-fn capabilities() -> Result<(), CaptureError> {
-    let status = fs::read_to_string("/proc/self/status").map_err(CaptureError::Proc)?;
-    match missing_capabilities(&status) {
-        missing if missing.is_empty() => Ok(()),
-        missing => Err(CaptureError::Capabilities { missing: missing.join(", ") }),
-    }
-}
-
 fn missing_capabilities(status: &str) -> Vec<&'static str> {
     let effective = status
         .lines()
@@ -88,50 +144,151 @@ fn missing_capabilities(status: &str) -> Vec<&'static str> {
     missing.map(|(_, name)| *name).collect()
 }
 
-/// In a user namespace capabilities say nothing: the kernel asks for those in the first one.
-fn user_namespace() -> Result<(), CaptureError> {
-    let map = fs::read_to_string("/proc/self/uid_map").map_err(CaptureError::Proc)?;
-    if is_first_user_namespace(&map) { Ok(()) } else { Err(CaptureError::UserNamespace) }
-}
-
 fn is_first_user_namespace(uid_map: &str) -> bool {
     uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-fn kernel() -> Result<(), CaptureError> {
-    let lacks = |what| CaptureError::Kernel { what, release: release() };
-    // An error of the probe itself is no answer: loading will tell.
-    let program = |kind| is_program_supported(kind).unwrap_or(true);
-    let helper = |kind, helper| is_helper_supported(kind, helper).unwrap_or(true);
-
-    if !program(ProgramType::CgroupSockAddr) {
-        return Err(lacks("BPF programs on connect() (CONFIG_CGROUP_BPF)"));
-    }
-    if !program(ProgramType::SockOps) {
-        return Err(lacks("BPF sock_ops programs"));
-    }
-    if !is_map_supported(MapType::SkStorage).unwrap_or(true) {
-        return Err(lacks("socket-local storage, or BTF (CONFIG_DEBUG_INFO_BTF)"));
-    }
-    if !helper(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_sk_storage_get)
-        || !helper(ProgramType::SockOps, BpfHelper::BPF_FUNC_sk_storage_get)
-    {
-        return Err(lacks("socket-local storage in the programs on connect() and sock_ops"));
-    }
-    if !helper(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_netns_cookie)
-        || !helper(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_netns_cookie)
-    {
-        return Err(lacks("network namespace cookies in sock_ops programs"));
-    }
-    let socket = TcpListener::bind(("127.0.0.1", 0)).map_err(CaptureError::Loopback)?;
-    netns::cookie(socket.as_fd())
-        .map_err(|_| lacks("network namespace cookies of sockets (SO_NETNS_COOKIE)"))?;
-    Ok(())
+/// What can be asked of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Feature {
+    Program(ProgramType),
+    Map(MapType),
+    Helper(ProgramType, BpfHelper),
+    /// `SO_NETNS_COOKIE`.
+    SocketCookie,
 }
 
-fn release() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease")
-        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Yes,
+    No,
+    /// `bpf()` is not there at all.
+    NoSyscall,
+    /// `bpf()` is not for this process, whatever its capabilities.
+    Forbidden,
+    /// The probe itself went wrong. Loading will tell.
+    Unclear,
+}
+
+impl Answer {
+    fn of<E: AsSyscallError>(asked: Result<bool, E>) -> Self {
+        match asked {
+            Ok(true) => Self::Yes,
+            Ok(false) => Self::No,
+            Err(error) => match error.as_syscall_error().and_then(|error| error.io_error.raw_os_error()) {
+                Some(libc::ENOSYS) => Self::NoSyscall,
+                Some(libc::EPERM | libc::EACCES) => Self::Forbidden,
+                _ => Self::Unclear,
+            },
+        }
+    }
+}
+
+/// Of aya's errors those that a system call gave.
+trait AsSyscallError {
+    fn as_syscall_error(&self) -> Option<&SyscallError>;
+}
+
+impl AsSyscallError for SyscallError {
+    fn as_syscall_error(&self) -> Option<&SyscallError> {
+        Some(self)
+    }
+}
+
+impl AsSyscallError for ProgramError {
+    fn as_syscall_error(&self) -> Option<&SyscallError> {
+        if let Self::SyscallError(error) = self { Some(error) } else { None }
+    }
+}
+
+/// A feature without which nothing can be captured.
+struct Need {
+    feature: Feature,
+    /// In words.
+    what: &'static str,
+    /// The first release of Linux that has it, and the option that it must have been built with.
+    since: &'static str,
+}
+
+const fn program(kind: ProgramType, what: &'static str, since: &'static str) -> Need {
+    Need { feature: Feature::Program(kind), what, since }
+}
+
+const fn helper(kind: ProgramType, helper: BpfHelper, what: &'static str, since: &'static str) -> Need {
+    Need { feature: Feature::Helper(kind, helper), what, since }
+}
+
+/// The most basic first: what lacks that has none of what follows.
+const NEEDS: [Need; 10] = [
+    program(
+        ProgramType::CgroupSockAddr,
+        "eBPF programs on connect() (BPF_PROG_TYPE_CGROUP_SOCK_ADDR)",
+        "4.17 with CONFIG_CGROUP_BPF",
+    ),
+    program(
+        ProgramType::SockOps,
+        "eBPF programs on TCP handshakes (BPF_PROG_TYPE_SOCK_OPS)",
+        "4.13 with CONFIG_CGROUP_BPF",
+    ),
+    Need {
+        feature: Feature::Map(MapType::SkStorage),
+        what: "socket-local storage (BPF_MAP_TYPE_SK_STORAGE)",
+        since: "5.2",
+    },
+    helper(
+        ProgramType::CgroupSockAddr,
+        BpfHelper::BPF_FUNC_sk_storage_get,
+        "bpf_sk_storage_get() on connect()",
+        "5.3",
+    ),
+    helper(
+        ProgramType::SockOps,
+        BpfHelper::BPF_FUNC_sk_storage_get,
+        "bpf_sk_storage_get() on TCP handshakes",
+        "5.3",
+    ),
+    helper(
+        ProgramType::CgroupSockAddr,
+        BpfHelper::BPF_FUNC_get_netns_cookie,
+        "bpf_get_netns_cookie() on connect()",
+        "5.7",
+    ),
+    helper(
+        ProgramType::CgroupSockAddr,
+        BpfHelper::BPF_FUNC_get_current_cgroup_id,
+        "bpf_get_current_cgroup_id() on connect()",
+        "5.7",
+    ),
+    helper(
+        ProgramType::CgroupSockAddr,
+        BpfHelper::BPF_FUNC_get_current_comm,
+        "bpf_get_current_comm() on connect()",
+        "5.7",
+    ),
+    Need {
+        feature: Feature::SocketCookie,
+        what: "network namespace cookies of sockets (SO_NETNS_COOKIE)",
+        since: "5.14",
+    },
+    helper(
+        ProgramType::SockOps,
+        BpfHelper::BPF_FUNC_get_netns_cookie,
+        "bpf_get_netns_cookie() on TCP handshakes",
+        "5.15",
+    ),
+];
+
+fn kernel(host: &impl Host) -> Result<(), CaptureError> {
+    for need in &NEEDS {
+        let lacks = |what, since| CaptureError::Kernel { what, since, release: host.kernel_release() };
+        match host.kernel_has(need.feature)? {
+            Answer::Yes | Answer::Unclear => {}
+            Answer::No => return Err(lacks(need.what, need.since)),
+            Answer::NoSyscall => return Err(lacks("the system call bpf()", "3.18 with CONFIG_BPF_SYSCALL")),
+            Answer::Forbidden => return Err(CaptureError::Forbidden),
+        }
+    }
+    Ok(())
 }
 
 /// Every pod needs some descriptors, every connection two: takes what the hard limit allows.
@@ -149,42 +306,4 @@ pub(crate) fn raise_file_limit() {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn missing_capabilities_are_named() {
-        let status = |mask: &str| format!("Name:\tsluice\nCapPrm:\t0\nCapEff:\t{mask}\nSeccomp:\t0\n");
-        assert_eq!(missing_capabilities(&status("000001ffffffffff")), [""; 0]);
-        assert_eq!(missing_capabilities(&status("0000000000000000")), ["CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]);
-        // What Docker gives a container by default.
-        assert_eq!(missing_capabilities(&status("00000000a80425fb")).len(), 2);
-        assert_eq!(missing_capabilities(&status("0000000000280000")), [""; 0]);
-        assert_eq!(missing_capabilities(&status("0000000000200000")), ["CAP_SYS_PTRACE"]);
-    }
-
-    #[test]
-    fn user_namespaces_are_told_apart() {
-        assert!(is_first_user_namespace("         0          0 4294967295\n"));
-        assert!(!is_first_user_namespace("         0       1000          1\n"));
-        assert!(!is_first_user_namespace("         0     100000      65536\n"));
-        assert!(!is_first_user_namespace(""));
-    }
-
-    #[test]
-    fn a_pods_group_that_is_none_is_refused_by_name() {
-        let missing = configured(Path::new("/nowhere/kubepods")).unwrap_err().to_string();
-        assert!(missing.contains("/nowhere/kubepods"), "{missing}");
-        let directory = tempfile::tempdir().unwrap();
-        let plain = configured(directory.path()).unwrap_err().to_string();
-        assert!(plain.contains("no cgroup v2"), "{plain}");
-    }
-
-    #[test]
-    fn an_agent_among_the_pods_is_covered_already() {
-        let machine = |agent: &str| Machine { pods: "/c/kubepods".into(), agent: agent.into() };
-        assert_eq!(machine("/c/kubepods/podx/y").agent_outside_of_pods(), None);
-        assert_eq!(machine("/c/system.slice").agent_outside_of_pods(), Some(Path::new("/c/system.slice")));
-        assert_eq!(machine("/c").agent_outside_of_pods(), Some(Path::new("/c")));
-    }
-}
+mod tests;
