@@ -11,6 +11,7 @@ use sluice::govern::policy::{
 
 use crate::{
     breaking::Moody,
+    origin::Origin,
     peer::{Answer, Peer},
     rig::Rig,
 };
@@ -237,4 +238,61 @@ fn an_answer_that_broke_off_is_not_kept() {
     rig.await_rest();
     moody.say(BAD);
     assert_eq!(ask(&mut rig.dial()).body, "oops");
+}
+
+#[test]
+fn the_last_good_response_is_kept_whole_however_it_is_framed_and_comes() {
+    let body: &'static str = "0123456789abcdef".repeat(16 * 1024).leak();
+    let length = body.len();
+    let chunks = body
+        .as_bytes()
+        .chunks(10_000)
+        .map(|chunk| format!("{:x}\r\n{}\r\n", chunk.len(), String::from_utf8_lossy(chunk)));
+    let chunked = format!(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-from: service\r\n\r\n{}0\r\n\r\n",
+        chunks.collect::<String>()
+    );
+    let sized = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nx-from: service\r\n\r\n{body}");
+    let until_close = format!("HTTP/1.0 200 OK\r\nx-from: service\r\n\r\n{body}");
+    for good in [sized, chunked, until_close] {
+        let origin = Origin::new(move |connection, peer, _| {
+            while peer.request().is_some() {
+                if connection > 0 {
+                    peer.send(BAD);
+                    continue;
+                }
+                // The head by itself, a part that fits behind a head, and the rest in many pieces.
+                for piece in [&good[..50], &good[50..2_000], &good[2_000..]] {
+                    peer.send(piece);
+                }
+                return;
+            }
+        });
+        let rig = Rig::builder()
+            .endpoint(origin.address)
+            .policy(policy(vec![stale(&[FallbackOn::ServerError], 600)]))
+            .start();
+        let mut caller = rig.dial();
+        caller.send("GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n");
+        let first = caller.rest();
+        assert!(first.contains("x-from: service") && !first.contains("age: "), "{}", &first[..200]);
+        rig.await_rest();
+        is_stale(&ask(&mut rig.dial()), "upstream_error", body);
+    }
+}
+
+#[test]
+fn the_connection_of_a_response_that_is_replaced_serves_the_next_request() {
+    let moody = Moody::new(BAD);
+    let rig = Rig::builder()
+        .endpoint(moody.origin.address)
+        .policy(policy(vec![fixed(&[FallbackOn::ServerError], 203, "spare")]))
+        .start();
+    let mut caller = rig.dial();
+    for _ in 0..3 {
+        is_spare(&ask(&mut caller), 203, "upstream_error", "spare");
+    }
+    moody.say(GOOD);
+    assert_eq!(ask(&mut caller).body, "good");
+    assert!((rig.opened() - 1.0).abs() < 0.1, "{} connections", rig.opened());
 }

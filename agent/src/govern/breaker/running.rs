@@ -145,6 +145,18 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_with_a_late_clock_joins_the_newer_slot_and_leaves_it() {
+        let running = Running::new(1, Duration::from_millis(80));
+        // The ring has 16 slots of 10 ms: both moments fall into the same one.
+        let (first, _) = running.enter(165 * MS);
+        let (late, overdue) = running.enter(5 * MS);
+        assert_eq!((late.slot, overdue), (first.slot, 0));
+        assert!(running.leave(late), "it is no slow one");
+        assert!(running.leave(first));
+        assert_eq!(running.take_overdue(900 * MS), 0);
+    }
+
+    #[test]
     fn extremes_do_not_panic() {
         for threshold in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
             let running = Running::new(0, threshold);

@@ -182,6 +182,7 @@ fn the_least_rate_is_the_formula() {
     let least = least_rate(&SuccessRate::default(), &rates).expect("enough of them");
     assert!((least - 0.665).abs() < 1e-12, "{least}");
     assert_eq!(least_rate(&SuccessRate::default(), &rates[..4]), None, "fewer than five");
+    assert!(least_rate(&SuccessRate::default(), &rates[..5]).is_some(), "five are enough");
 }
 
 fn with_rates(config: SuccessRate) -> OutlierDetection {

@@ -84,6 +84,26 @@ fn websockets_are_passed_on_and_cleartext_http2_is_not() {
 }
 
 #[test]
+fn of_several_protocols_one_that_can_be_passed_on_is_enough() {
+    for offered in ["h2c, websocket", "websocket, h2c", "H2C , h2c,TLS/1.0"] {
+        let (request, out) = read_for(
+            &format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {offered}\r\n\r\n"),
+            None,
+        )
+        .unwrap();
+        assert!(request.upgrade, "{offered}");
+        assert_eq!(
+            out,
+            format!("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: {offered}\r\nconnection: upgrade\r\n\r\n")
+        );
+    }
+    let lines = "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: H2C, h2c";
+    assert!(!read_for(&format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n"), None).unwrap().0.upgrade);
+    let lines = "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\nUpgrade: h2c";
+    assert!(read_for(&format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n"), None).unwrap().0.upgrade);
+}
+
+#[test]
 fn the_tag_is_set_in_both_places() {
     let (request, out) =
         read_for("GET / HTTP/1.1\r\nHost: a\r\nX-MSE-Tag: gray\r\nBaggage: u=1\r\n\r\n", None).unwrap();

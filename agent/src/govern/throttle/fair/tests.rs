@@ -120,6 +120,26 @@ fn of_too_many_callers_the_silent_are_forgotten() {
     assert_eq!(oldest, Some(MOST_CALLERS as u64));
 }
 
+#[test]
+fn accounts_are_empty_when_the_rule_changes_even_if_there_was_plenty() {
+    let mut accounts = Accounts::default();
+    let pace = pace(10);
+    let room = Bucket::new(&pace).room(&pace, 0);
+    for caller in 0..2 {
+        accounts.claim(caller, 0, pace.cost, room, SECOND).expect("the bucket is full");
+    }
+    assert!(accounts.plenty);
+    accounts.convert(SECOND);
+    // The new rule leaves three requests in the bucket. They are for whoever asks: nothing is held back for the other
+    // caller, as it would be if its account had been taken to be full.
+    for number in 0..3 {
+        let backlog = room.backlog - pace.cost * (2 - number);
+        assert_eq!(accounts.claim(0, backlog, pace.cost, room, SECOND), Ok(()), "request {number}");
+        accounts.pay(0, pace.cost);
+    }
+    assert!(accounts.open.iter().all(|account| account.held == 0), "{accounts:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
