@@ -142,7 +142,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     if !settings.unknown_variables.is_empty() {
         tracing::warn!(
             variables = settings.unknown_variables.join(" "),
-            "environment variables that no flag knows are ignored: `sluice agent --help` names those that there are"
+            "unknown environment variables are ignored: `sluice agent --help` lists the known ones"
         );
     }
     let readiness = Arc::new(move || missing(&asked));
@@ -264,7 +264,7 @@ async fn drain(running: &Shared, proxy: &Proxy, limit: Duration) {
         tokio::join!(proxy.drain(), close);
     };
     if tokio::time::timeout(limit, draining).await.is_err() {
-        tracing::warn!("drained for as long as --drain-timeout allows: closing what is still in flight");
+        tracing::warn!("--drain-timeout is over: closing what is still in flight");
     } else {
         tracing::info!("drained");
     }
@@ -305,7 +305,7 @@ fn not_governed(status: &capture::Status, was_ready: bool) -> Vec<String> {
             Vec::new()
         } else {
             vec![
-                "the control group of all pods was removed, and the eBPF programs with it: restart the agent"
+                "the cgroup of all pods was removed, and the eBPF programs with it: restart the agent"
                     .to_owned(),
             ]
         };

@@ -39,7 +39,7 @@ pub(super) fn service(view: &View, asked: &Uri) -> Answer {
     };
     match view.service(&name, seconds) {
         Some(detail) => json(&detail),
-        None => text(StatusCode::NOT_FOUND, TEXT, "there is no governed service port of that name\n"),
+        None => text(StatusCode::NOT_FOUND, TEXT, "there is no managed service port of that name\n"),
     }
 }
 

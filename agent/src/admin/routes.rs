@@ -190,12 +190,12 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         Route::read("/healthz", "The process answers", is_text(TEXT, "It does."), |_, _| {
             text(StatusCode::OK, TEXT, "ok\n")
         }),
-        Route::read("/readyz", "The agent governs", is_text(TEXT, "It does."), |pages, _| pages.ready())
-            .or(503, "It does not; each line is a reason."),
+        Route::read("/readyz", "The agent is ready", is_text(TEXT, "It is."), |pages, _| pages.ready())
+            .or(503, "It is not; each line is a reason."),
         Route::read(
             "/config",
             "Every setting, and where it comes from",
-            is_json("The settings in force.", SchemaGenerator::subschema_for::<Settings>),
+            is_json("The active settings.", SchemaGenerator::subschema_for::<Settings>),
             |pages, _| pages.config(),
         ),
         Route::read(
@@ -217,8 +217,8 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
             |pages, asked| live::service(&pages.view, &asked.uri),
         )
         .with(&SERVICE)
-        .or(400, "A parameter is missing or makes no sense.")
-        .or(404, "There is no governed service port of that name."),
+        .or(400, "A parameter is missing or not valid.")
+        .or(404, "There is no managed service port of that name."),
         Route::read(
             "/api/events",
             "The overview, and a service port if one is named, whenever a second is over",
@@ -226,22 +226,19 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
             |pages, asked| live::events(&pages.view, &asked.uri),
         )
         .with(&OPTIONAL_SERVICE)
-        .or(400, "A parameter is missing or makes no sense.")
-        .or(503, "As many listen already as may."),
-        Route::read(
-            "/log-filter",
-            "What the agent logs",
-            is_text(TEXT, "The filter in force."),
-            |pages, _| text(StatusCode::OK, TEXT, pages.log.text() + "\n"),
-        )
+        .or(400, "A parameter is missing or not valid.")
+        .or(503, "Too many clients listen already."),
+        Route::read("/log-filter", "The log filter", is_text(TEXT, "The active filter."), |pages, _| {
+            text(StatusCode::OK, TEXT, pages.log.text() + "\n")
+        })
         .for_root(),
     ];
     for verb in [Verb::Put, Verb::Post] {
         let takes = Taken { content: of_text(TEXT), most_bytes: 4096, example: "info,sluice::proxy=debug" };
         let read = Route::read(
             "/log-filter",
-            "Changes what the agent logs, until it ends",
-            is_text(TEXT, "The filter that is in force now."),
+            "Changes the log filter, until the agent ends",
+            is_text(TEXT, "The filter that is active now."),
             |_, _| text(StatusCode::OK, TEXT, ""),
         );
         let act = Act::Tell(Pages::set_log_filter);
@@ -255,7 +252,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     routes.extend(root());
     routes.extend(page::files().map(|(path, media_type)| {
         let mut route =
-            Route::read(path, "The page for browsers", is_text(media_type, "A file of it."), |_, asked| {
+            Route::read(path, "The dashboard", is_text(media_type, "A file of it."), |_, asked| {
                 page::answer(asked.uri.path(), &asked.headers).map(Either::Left)
             });
         route.says.push(Said { status: 304, about: "The browser has it.", content: Vec::new() });
@@ -273,7 +270,7 @@ static PAST: [Parameter; 3] = [
 /// What [`super::desk`] answers.
 fn root() -> Vec<Route> {
     let none = |_: &Pages, _: &Parts| text(StatusCode::OK, TEXT, "");
-    let status = is_json("How things stand.", SchemaGenerator::subschema_for::<Status>);
+    let status = is_json("The status.", SchemaGenerator::subschema_for::<Status>);
     let dump = is_json("All of it.", |_| schemars::json_schema!({"type": "object"}));
     let past = is_json("Decisions, the newest first.", SchemaGenerator::subschema_for::<Vec<Explanation>>);
     let explanation = is_json("The decision.", SchemaGenerator::subschema_for::<Explanation>);
@@ -291,15 +288,15 @@ fn root() -> Vec<Route> {
         SchemaGenerator::subschema_for::<CallAsked>,
         r#"{"request": {"pod": "shop/client", "to": "orders.shop:80"}, "lane": "gray"}"#,
     );
-    let wrong = "The question makes no sense; the answer says what is wrong with it.";
+    let wrong = "The question is not valid; the response says what is wrong with it.";
     vec![
-        Route::read("/status", "How things stand, what is wrong, and what to do", status, |pages, _| {
+        Route::read("/status", "Health of the agent: what is wrong, and what to do", status, |pages, _| {
             live::json(&pages.desk.status())
         })
         .for_root(),
         Route {
             act: Act::Ask(|pages, _, _| Box::pin(async move { live::json(&pages.desk.dump(&pages).await) })),
-            ..Route::read("/dump", "Everything that is known", dump, none).for_root()
+            ..Route::read("/dump", "Everything that the agent knows", dump, none).for_root()
         },
         Route {
             act: Act::Ask(|pages, asked, _| {
@@ -310,7 +307,7 @@ fn root() -> Vec<Route> {
                     say(pages.desk.past(id, trace, most).await)
                 })
             }),
-            ..Route::read("/decisions", "What became of requests that have ended", past, none)
+            ..Route::read("/decisions", "Requests that have ended, with their decisions", past, none)
                 .with(&PAST)
                 .for_root()
                 .or(400, wrong)

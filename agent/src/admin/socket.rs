@@ -89,11 +89,14 @@ fn may_enter(stream: &UnixStream) -> bool {
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == 0 || own_user().is_ok_and(|own| peer.uid() == own) => true,
         Ok(peer) => {
-            tracing::warn!(uid = peer.uid(), "admin: somebody who is not root was sent away from the socket");
+            tracing::warn!(
+                uid = peer.uid(),
+                "admin: rejected a connection to the socket: its user is not root"
+            );
             false
         }
         Err(error) => {
-            tracing::warn!(%error, "admin: cannot tell who connected to the socket: sent away");
+            tracing::warn!(%error, "admin: rejected a connection to the socket: its user cannot be determined");
             false
         }
     }

@@ -403,8 +403,8 @@ async fn an_agent_that_knows_nothing_yet_says_so() {
         ("?namespace=shop", 400, "needed together"),
         ("?namespace=shop&name=orders&port=http", 400, "port: a number"),
         ("?namespace=shop&name=orders&port=80&seconds=-1", 400, "seconds: a number from 0 to 900"),
-        ("?namespace=shop&name=orders&port=80", 404, "no governed service"),
-        ("?namespace=%00&name=%ff&port=80", 404, "no governed service"),
+        ("?namespace=shop&name=orders&port=80", 404, "no managed service"),
+        ("?namespace=%00&name=%ff&port=80", 404, "no managed service"),
     ] {
         let (got, body) = get(address, &format!("/api/service{query}")).await;
         assert!(got == status && body.contains(part), "{query}: {got} {body}");

@@ -22,11 +22,11 @@ pub(super) const TOKEN: &str = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$";
 /// The same for methods, which are in upper case.
 pub(super) const METHOD: &str = r"^[A-Z0-9!#$%&'*+\-.^_`|~]+$";
 
-/// A condition on a request. All of its parts must hold; without any it matches every request.
+/// A condition on a request. All of its parts must match; without any it matches every request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RequestMatch {
-    /// The method is one of these; any if empty. In upper case: GET, not get.
+    /// Methods, of which one must match; any if empty. In upper case: GET, not get.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -34,31 +34,31 @@ pub struct RequestMatch {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub methods: Vec<String>,
-    /// Condition on the path, as the server sees it: without the query and parameters such as ;v=1, decoded, and without empty
-    /// elements and dot segments. So /a holds for //a, /%61, /./a, /x/../a and /a;v=1, too. What is forwarded is what came.
+    /// Condition on the path as the server sees it: decoded, without the query, parameters such as ;v=1, empty elements
+    /// and dot segments. So /a matches //a, /%61, /./a, /x/../a and /a;v=1, too. The forwarded path is not changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathMatch>,
-    /// Conditions on headers; all must hold. Names are compared regardless of case. Of a header that is sent more than
+    /// Conditions on headers; all must match. Names are compared regardless of case. Of a header that is sent more than
     /// once the first value counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub headers: Vec<HeaderMatch>,
-    /// Conditions on parameters of the query; all must hold. Of a parameter that occurs more than once the first value
+    /// Conditions on query parameters; all must match. Of a parameter that occurs more than once the first value
     /// counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub query_params: Vec<ParameterMatch>,
-    /// Conditions on cookies; all must hold.
+    /// Conditions on cookies; all must match.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub cookies: Vec<CookieMatch>,
-    /// The calling pods: one of these holds for the pod that sends the request. Any pod if empty.
+    /// Conditions on the calling pod; one must match. Any pod if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub from: Vec<CallerMatch>,
 }
 
-/// A condition on the calling pod. All of its parts must hold.
+/// A condition on the calling pod. All of its parts must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -71,8 +71,8 @@ pub struct CallerMatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub namespace: Option<String>,
-    /// The workload that the pod is a part of: the name of its Deployment, StatefulSet, DaemonSet, CronJob or Job, or the pod's
-    /// own where nothing owns it.
+    /// The pod's workload: the name of its Deployment, StatefulSet, DaemonSet, CronJob or Job, or the pod's own name if
+    /// nothing owns it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub workload: Option<String>,
@@ -82,7 +82,7 @@ pub struct CallerMatch {
     pub pod_labels: BTreeMap<String, String>,
 }
 
-/// A condition on the path, as the server sees it.
+/// A condition on the path as the server sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -95,8 +95,8 @@ pub struct CallerMatch {
         .message("no regular expression (RE2)").field_path(".value")
 )]
 pub struct PathMatch {
-    /// How the path is compared: Exact; PathPrefix, by path elements (/a matches /a and /a/b, not /ab); or
-    /// RegularExpression (RE2), which is looked for anywhere in the path unless it is anchored with ^ and $.
+    /// How the path is compared: Exact; PathPrefix, by path elements (/a matches /a and /a/b, not /ab);
+    /// RegularExpression (RE2), which may match anywhere in the path unless it is anchored with ^ and $.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = PathMatchType::default()))]
     pub test: Option<PathMatchType>,
@@ -129,8 +129,8 @@ macro_rules! value_match {
             #[doc = $name_doc]
             #[schemars(length(min = 1, max = 256), regex(pattern = $pattern))]
             pub name: String,
-            /// How the value is compared: Exact, Prefix, RegularExpression (RE2, looked for anywhere in the value unless
-            /// it is anchored with ^ and $), or Present and Absent, which go without a value.
+            /// How the value is compared: Exact; Prefix; RegularExpression (RE2), which may match anywhere in the value
+            /// unless it is anchored with ^ and $; Present and Absent, which take no value.
             #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
             #[schemars(extend("default" = ValueMatchType::default()))]
             pub test: Option<ValueMatchType>,
@@ -155,7 +155,7 @@ value_match!(
     "Name of the header."
 );
 value_match!(
-    /// A condition on a parameter of the query.
+    /// A condition on a query parameter.
     ParameterMatch,
     r"^[^\x00-\x1f]+$",
     "Name of the parameter, decoded. Case matters."

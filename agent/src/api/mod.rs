@@ -144,8 +144,7 @@ pub struct InvalidCapture(String);
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// Accepted: whether it makes sense, what it targets exists, and no older object of its kind speaks for it already.
-    /// Programmed: whether the agents work by it.
+    /// Accepted: the object is valid, its target exists, and no older object has precedence. Programmed: it is active.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),

@@ -34,12 +34,12 @@ pub(super) const NO_NAMESPACE_MESSAGE: &str =
         .message("a Namespace has no ports").field_path(".sectionName")
 )]
 pub struct TargetRef {
-    /// API group of the target: empty, that of Services and Namespaces.
+    /// API group of the target: empty, the group of Services and Namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = ""), extend("enum" = [""]))]
     pub group: Option<String>,
-    /// Kind of the target: Service; or, for a TrafficPolicy, Namespace: its own, whose Services take from the policy what their
-    /// own policies do not set.
+    /// Kind of the target: Service, or, for a TrafficPolicy, Namespace (its own): Services inherit from that policy
+    /// what their own policies do not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "Service"), extend("enum" = ["Service", "Namespace"]))]
     pub kind: Option<String>,

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::govern::{policy, tag::Tag};
 
-/// A set of workloads that share a tag, and the requests that enter it. A request that carries the tag stays on these
-/// workloads along the whole chain of calls, wherever they have an endpoint that may answer.
+/// A set of pods that share a tag, and the requests that enter it. A request with the tag stays on these pods along the
+/// whole chain of calls, wherever they have a usable endpoint.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "sluice.dev",
@@ -63,21 +63,22 @@ use crate::govern::{policy, tag::Tag};
     ).message("a lane does not fall back to itself").field_path(".serviceFallbacks")
 )]
 pub struct TrafficLaneSpec {
-    /// What requests and workloads of the lane carry: in the tag header and baggage of requests, and (with or without this
-    /// lane) in the label sluice.dev/tag of pods.
+    /// The tag that requests of the lane carry in the tag header and in baggage, and pods in the label sluice.dev/tag
+    /// (which works without a TrafficLane, too).
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
     pub tag: String,
-    /// The pods of this namespace that belong to the lane, besides those with the label sluice.dev/tag, whose own word wins.
+    /// The pods of this namespace that belong to the lane, besides those with the label sluice.dev/tag. A pod's label
+    /// has precedence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "selector::schema")]
     pub workload_selector: Option<LabelSelector>,
-    /// What becomes of a request of the lane to a Service that has no endpoint of it. Baseline: pods without a tag answer,
-    /// and the request keeps its tag. Fail: it is answered with 503. That is about every Service of the namespace, also about
-    /// those that never had an endpoint of the lane: serviceFallbacks says otherwise for some of them.
+    /// What happens to a request of the lane at a Service of this namespace that has no usable endpoint in the lane.
+    /// Baseline: pods without a tag get it, and it keeps its tag. Fail: it is rejected with 503, also at Services that
+    /// never had an endpoint in the lane; serviceFallbacks makes exceptions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = LaneFallback::default()))]
     pub fallback: Option<LaneFallback>,
-    /// Tags of other lanes that such a request goes to first, in this order, such as staging. It keeps its own tag.
+    /// Tags of other lanes, such as staging, that such a request tries first, in this order. It keeps its own tag.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),
@@ -85,14 +86,14 @@ pub struct TrafficLaneSpec {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub fallback_lanes: Vec<String>,
-    /// Services of this namespace for which fallback or fallbackLanes are others.
+    /// Exceptions: Services of this namespace with another fallback or other fallbackLanes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 64),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub service_fallbacks: Vec<ServiceFallback>,
-    /// The Services of this namespace whose calls the entry rules are about, or ports of them; all if empty.
+    /// The Services of this namespace at which requests may enter the lane, or ports of them; all if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(
@@ -100,19 +101,19 @@ pub struct TrafficLaneSpec {
         validation = Rule::new(NO_NAMESPACE).message(NO_NAMESPACE_MESSAGE)
     )]
     pub target_refs: Vec<TargetRef>,
-    /// Which lane is asked first where a request could enter several: the one with the higher number. Of lanes with the same
-    /// one, entry rules without a percentage are asked before those with one, and then the older lane's first.
+    /// Which lane is tried first where a request could enter several: the one with the higher number. With equal
+    /// numbers, entry rules without a percentage come first, and then the older lane.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000), extend("default" = 0))]
     pub priority: Option<i64>,
-    /// Which requests without a tag enter the lane: those for which one of these rules holds. Requests and workloads that
-    /// have a tag keep it.
+    /// The requests that enter the lane: those that one of these rules matches. Requests that have a tag, and requests
+    /// of pods that have one, keep it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub entry: Vec<EntryRule>,
 }
 
-/// What becomes of a request of the lane where no endpoint of it may answer.
+/// What happens to a request of the lane where it has no usable endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum LaneFallback {
     #[default]
@@ -120,7 +121,7 @@ pub enum LaneFallback {
     Fail,
 }
 
-/// What becomes of requests of the lane to one Service.
+/// The exception for one Service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -130,10 +131,10 @@ pub struct ServiceFallback {
     /// Name of the Service.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// In the place of the lane's fallback.
+    /// Replaces the lane's fallback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<LaneFallback>,
-    /// In the place of the lane's fallbackLanes; an empty list is none.
+    /// Replaces the lane's fallbackLanes; an empty list is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 8),
@@ -150,27 +151,27 @@ pub struct ServiceFallback {
     validation = Rule::new("has(self.match) || has(self.percentage)").message("match or percentage is needed")
 )]
 pub struct EntryRule {
-    /// The requests that the rule is about; all if not set.
+    /// The requests that the rule applies to; all if not set.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
     pub matches: Option<RequestMatch>,
-    /// Only this share of them.
+    /// Only a percentage of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percentage: Option<Percentage>,
 }
 
-/// A share of requests that is stable: those with the same key always fare alike, and more of them enter the lane, never
-/// others, when it grows.
+/// A stable percentage of requests: those with the same key always get the same result, and when it grows, it only
+/// adds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Percentage {
-    /// How large it is.
+    /// The percentage.
     #[schemars(range(min = 0, max = 100))]
     pub percent: f64,
-    /// What tells requests apart that should fare alike.
+    /// The key by which requests are told apart.
     pub key: PercentageKey,
 }
 
-/// What tells requests apart.
+/// The key by which requests are told apart.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(

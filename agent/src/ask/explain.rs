@@ -24,7 +24,7 @@ pub(crate) fn shown(explanation: &Explanation) -> String {
         inert(method),
         inert(path),
         inert(caller),
-        service.as_deref().map_or_else(|| "an address that is not governed".to_owned(), inert)
+        service.as_deref().map_or_else(|| "an address that is not managed".to_owned(), inert)
     );
     // Writing to a string cannot fail.
     if let Some(ended) = ended {

@@ -24,24 +24,21 @@ pub(super) fn shown(status: &Status) -> String {
     };
     let (pods, services, policies) = (&status.pods, &status.services, &status.policies);
     let rows = [
-        [
-            "sluice",
-            &format!("{}, {}", status.version, if status.ready { "governs" } else { "DOES NOT GOVERN" }),
-        ],
+        ["sluice", &format!("{}, {}", status.version, if status.ready { "ready" } else { "NOT READY" })],
         ["node", status.node.as_deref().unwrap_or("(its name was not given: --node)")],
         ["kernel", &status.kernel],
         ["cluster", &state],
         [
             "pods",
             &format!(
-                "{} enrolled, {} pending, {} with a proxy of their own",
+                "{} enrolled, {} pending, {} in another mesh",
                 pods.enrolled, pods.pending, pods.other_mesh
             ),
         ],
         [
             "services",
             &format!(
-                "{} governed, {} of {} endpoints ready, {} requests in flight",
+                "{} managed, {} of {} endpoints ready, {} requests in flight",
                 services.managed, services.ready_endpoints, services.endpoints, services.in_flight
             ),
         ],

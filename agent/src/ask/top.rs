@@ -111,5 +111,5 @@ fn shown(overview: &Value) -> String {
     };
     let rows: Vec<_> = std::iter::once(head).chain(services.iter().take(40).map(row)).collect();
     let node = overview["node"].as_str().unwrap_or("this node");
-    format!("sluice on {}: {} services governed\n\n{}\n", inert(node), services.len(), table(0, &rows))
+    format!("sluice on {}: {} services managed\n\n{}\n", inert(node), services.len(), table(0, &rows))
 }

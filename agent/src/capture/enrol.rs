@@ -212,7 +212,7 @@ impl<W: World> Enroller<W> {
         let outcome = match (pod.wanted.clone(), pod.group.clone()) {
             (Some(workload), Some(group)) => bring_in(&mut self.world, pod, &workload, &group),
             (wanted, _) => {
-                let why = if wanted.is_some() { "it ended" } else { "it is not to be captured any more" };
+                let why = if wanted.is_some() { "it ended" } else { "it is no longer to be enrolled" };
                 take_out(&mut self.world, pod, why).map(|()| None)
             }
         };
@@ -252,7 +252,7 @@ impl<E> Tracked<E> {
         if let (None, Some(workload)) = (&self.left_alone, &workload) {
             tracing::info!(
                 namespace = %workload.namespace, pod = %workload.name,
-                "pod left alone: {} takes its connections already", workload.own_proxy.unwrap_or_default()
+                "pod not enrolled: {} redirects its connections already", workload.own_proxy.unwrap_or_default()
             );
         }
         self.left_alone = workload;

@@ -24,23 +24,23 @@ pub enum CaptureError {
     )]
     NoCgroup2,
     #[error(
-        "no control group of pods (`kubepods*`) below {}: is this a Kubernetes node (with cgroup v2)? Else name the group with --pods-cgroup",
+        "no cgroup of pods (`kubepods*`) below {}: is this a Kubernetes node (with cgroup v2)? Else name the group with --pods-cgroup",
         mount.display()
     )]
     NoPodsCgroup { mount: PathBuf },
     #[error(
-        "several control groups are named like the one that holds all pods: {found:?}; choose one with --pods-cgroup"
+        "several cgroups are named like the one that holds all pods: {found:?}; choose one with --pods-cgroup"
     )]
     SeveralPodsCgroups { found: Vec<PathBuf> },
-    #[error("the control group {} cannot be used: {source}", path.display())]
+    #[error("the cgroup {} cannot be used: {source}", path.display())]
     PodsCgroup { path: PathBuf, source: io::Error },
     #[error(
-        "cannot watch the control group {} (is fs.inotify.max_user_instances or max_user_watches used up?): {source}",
+        "cannot watch the cgroup {} (is fs.inotify.max_user_instances or max_user_watches used up?): {source}",
         path.display()
     )]
     Watch { path: PathBuf, source: io::Error },
     #[error(
-        "the agent's own control group is not below {}: mount the node's /sys/fs/cgroup there, and set hostPID: true",
+        "the agent's own cgroup is not below {}: mount the node's /sys/fs/cgroup there, and set hostPID: true",
         mount.display()
     )]
     NoOwnCgroup { mount: PathBuf },

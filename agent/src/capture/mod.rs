@@ -150,10 +150,7 @@ impl Capture {
         let write = move |at| {
             if let Err(error) = map.beat(at) {
                 let error = with_causes(&error);
-                tracing::error!(
-                    error,
-                    "cannot tell the eBPF programs that the agent lives: connections go direct"
-                );
+                tracing::error!(error, "cannot write the heartbeat: connections go direct");
             }
         };
         let heartbeat = heartbeat::start(write, silence).map_err(CaptureError::Thread)?;
@@ -300,7 +297,7 @@ async fn run(
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot read notices about control groups; trying again");
+                    tracing::error!(%error, "cannot read cgroup notifications; retrying");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             },

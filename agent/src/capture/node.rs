@@ -92,7 +92,7 @@ impl World for Node {
                 self.bypassed.fetch_add(early, Ordering::Relaxed);
                 tracing::info!(
                     namespace = %workload.namespace, pod = %workload.name, connections = early,
-                    "connections to governed services are older than the enrolment, and stay direct"
+                    "connections to managed services are older than the enrolment, and stay direct"
                 );
             }
             Err(error) => {

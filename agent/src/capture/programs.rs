@@ -222,7 +222,7 @@ const FLOWS: [&str; 2] = [program::FLOW_CONNECT4, program::FLOW_CONNECT6];
 fn without_flows<T>(outcome: Result<T, CaptureError>) -> Option<T> {
     outcome
         .inspect_err(|error| {
-            tracing::warn!(%error, "pods' connections are captured, but not counted: there are no sluice_flow_ metrics");
+            tracing::warn!(%error, "connections are redirected, but not counted: there are no sluice_flow_ metrics");
         })
         .ok()
 }

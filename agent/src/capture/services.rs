@@ -68,7 +68,7 @@ impl Services {
         if let Some((address, error)) = last_error {
             tracing::error!(
                 failures, %address, error,
-                "the kernel's list of governed destinations is not up to date (it holds {} at most)",
+                "the kernel's list of managed destinations is not up to date (it holds {} at most)",
                 sluice_ebpf::MAX_SERVICES
             );
         }

@@ -121,7 +121,7 @@ impl Watch {
 
     fn take(&mut self, descriptor: &WatchDescriptor, mask: EventMask, name: Option<&OsStr>) {
         if mask.contains(EventMask::Q_OVERFLOW) {
-            tracing::warn!("the kernel dropped notices about control groups: looking at all of them again");
+            tracing::warn!("the kernel dropped cgroup notifications: reading all cgroups again");
             return self.rescan();
         }
         let Some(watched) = self.watched.get(descriptor).cloned() else { return };
@@ -132,7 +132,7 @@ impl Watch {
                 self.root_is_gone = true;
                 tracing::error!(
                     group = %self.root.display(),
-                    "the control group of all pods was removed, and the programs with it: restart the agent"
+                    "the cgroup of all pods was removed, and the programs with it: restart the agent"
                 );
             }
             return;

@@ -170,7 +170,7 @@ impl Follower {
                     if let Some(batch) = batch {
                         self.apply(batch);
                     } else {
-                        tracing::error!("the source of the cluster's objects has ended; the last state stays in force");
+                        tracing::error!("the source of the cluster's objects has ended; the last snapshot stays active");
                         if !self.builder.is_synced() {
                             return;
                         }

@@ -196,10 +196,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
     ips.shrink_to_fit();
     let uid = text(metadata.uid.as_deref());
     if uid.is_none() {
-        check.note(
-            "metadata.uid",
-            "not set: the pod cannot be found on a node, so its calls are not captured",
-        );
+        check.note("metadata.uid", "not set: the pod cannot be found on a node, so it is not enrolled");
     }
     let pod = Pod {
         name: check.key.name.clone(),
@@ -354,7 +351,7 @@ impl Check {
         if addresses.is_empty() {
             self.note(
                 "spec.clusterIP",
-                "not set: nobody can call the Service, so nothing is governed until it is",
+                "not set: the Service cannot be called, and is not managed until it is set",
             );
             return Frontend::None;
         }

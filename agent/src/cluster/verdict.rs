@@ -96,8 +96,8 @@ impl Verdict {
     pub(super) fn invalid(wrong: impl IntoIterator<Item: std::fmt::Display>, in_force: Option<&str>) -> Self {
         let wrong = wrong.into_iter().map(|error| error.to_string()).collect::<Vec<_>>().join("; ");
         let effect = in_force.map_or_else(
-            || "no version of it that makes sense is known: it is not in force".to_owned(),
-            |version| format!("{version} stays in force"),
+            || "no valid version of it is known: it is not active".to_owned(),
+            |version| format!("{version} stays active"),
         );
         let message = format!("{wrong}; {effect}");
         let condition = Condition { holds: false, reason: Reason::Invalid, message };

@@ -40,13 +40,14 @@ pub enum AccessLogFormat {
 /// Flags of `sluice agent`.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Directory of Kubernetes manifests (Namespace, Service, EndpointSlice, Pod, TrafficPolicy, TrafficLane) that is watched
-    /// for changes [default: the cluster that the agent runs in, or that the kubeconfig names, is watched]
+    /// Directory of Kubernetes manifests (Namespace, Service, EndpointSlice, Pod, TrafficPolicy, TrafficLane) to watch
+    /// instead of the API server [default: the API server of the cluster that the agent runs in, or that the kubeconfig
+    /// names]
     #[arg(long, value_name = "DIR", env = "SLUICE_MANIFESTS")]
     pub manifests: Option<PathBuf>,
 
-    /// The cgroup (v2) that holds all pods, as a full path; needed only if none or more than one is called `kubepods*` [default:
-    /// the only such cgroup below the cgroup v2 mount]
+    /// The cgroup (v2) that holds all pods, as a full path; needed only if there is no cgroup named `kubepods`,
+    /// `kubepods.slice` or `*-kubepods.slice`, or more than one [default: that cgroup]
     #[arg(long, value_name = "DIR", env = "SLUICE_PODS_CGROUP")]
     pub pods_cgroup: Option<PathBuf>,
 
@@ -58,12 +59,12 @@ pub struct Config {
     #[arg(long, value_name = "IP", env = "SLUICE_NODE_ADDRESS")]
     pub node_address: Option<IpAddr>,
 
-    /// The zone of this node, for topology hints [default: what the node's label `topology.kubernetes.io/zone` says]
+    /// The zone of this node, for topology hints [default: the node's label `topology.kubernetes.io/zone`]
     #[arg(long, value_name = "ZONE", env = "SLUICE_ZONE")]
     pub zone: Option<String>,
 
-    /// Where /metrics, /healthz, /readyz, /config and the page are served over TCP: an IP address or `node`, and a port; give
-    /// it more than once for several
+    /// Where /metrics, /healthz, /readyz, /config and the dashboard are served over TCP: an IP address or `node`, and a
+    /// port; may be given more than once
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -73,7 +74,8 @@ pub struct Config {
     )]
     pub admin: Vec<AdminAddress>,
 
-    /// Where the same is served over a Unix socket, for root only, and the log filter can be changed; or `none`
+    /// The Unix socket for root that serves the same, and what `sluice status`, `explain`, `call`, `dump` and
+    /// `log-level` need; or `none`
     #[arg(long, value_name = "PATH", env = "SLUICE_ADMIN_SOCKET", default_value = ADMIN_SOCKET)]
     pub admin_socket: AdminSocket,
 
@@ -81,7 +83,8 @@ pub struct Config {
     #[arg(long, value_name = "N", env = "SLUICE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
 
-    /// Request header that carries the tag; give it more than once for several, the first is set on forwarded requests
+    /// Request header that carries the tag; may be given more than once: all are read, the first is set on forwarded
+    /// requests
     #[arg(
         long,
         value_name = "NAME",
@@ -91,27 +94,27 @@ pub struct Config {
     )]
     pub tag_header: Vec<HeaderName>,
 
-    /// Write a line for each request that has ended
+    /// Format of the access log: a line for each request that has ended
     #[arg(long, value_name = "FORMAT", env = "SLUICE_ACCESS_LOG", default_value = "none")]
     pub access_log: AccessLogFormat,
 
-    /// The file to which the access log is appended; it may be rotated [default: standard output]
+    /// File to which the access log is appended; it may be rotated [default: standard output]
     #[arg(long, value_name = "PATH", env = "SLUICE_ACCESS_LOG_FILE")]
     pub access_log_file: Option<PathBuf>,
 
-    /// The part of the requests that is logged, from 0 (none) to 1 (all); the annotation sluice.dev/access-log of the Service or
-    /// of its Namespace overrides it
+    /// Ratio of requests that are logged, from 0 (none) to 1 (all); the annotation sluice.dev/access-log of the Service
+    /// or its Namespace overrides it
     #[arg(long, value_name = "RATIO", env = "SLUICE_ACCESS_LOG_RATIO", default_value = "1")]
     pub access_log_ratio: Ratio,
 
     #[command(flatten)]
     pub telemetry: Telemetry,
 
-    /// What to log: a level, or per module as in `info,sluice::proxy=debug`
+    /// The agent's log level, or one per module as in `info,sluice::proxy=debug`
     #[arg(long, value_name = "FILTER", env = "SLUICE_LOG", default_value = "info")]
     pub log: String,
 
-    /// Connections that one pod may have open through the agent, and four times as many HTTP/2 requests
+    /// Connections that one pod may have open through the agent; and four times as many HTTP/2 requests in flight
     // The thread pools of a large Java service hold a few hundred; a pod that leaks them must not use up the memory and
     // descriptors of all.
     #[arg(
@@ -123,7 +126,8 @@ pub struct Config {
     )]
     pub connections_per_pod: u32,
 
-    /// Services, lanes and endpoints of which the last 15 minutes are kept second by second, 33 KiB each; 0 keeps none
+    /// How many services, lanes and endpoints have a history of the last 15 minutes, second by second, at 33 KiB each;
+    /// 0 for none
     #[arg(
         long,
         value_name = "N",
@@ -133,7 +137,8 @@ pub struct Config {
     )]
     pub history_series: u32,
 
-    /// Count what becomes of pods' TCP connections in the kernel, of those too that are not captured: `enabled` or `disabled`
+    /// Count the TCP connections of enrolled pods in the kernel, also those that are not redirected (metrics
+    /// sluice_flow_*): `enabled` or `disabled`
     #[arg(
         long,
         value_name = "STATE",
@@ -144,12 +149,12 @@ pub struct Config {
     )]
     pub kernel_flows: bool,
 
-    /// How long a stopping agent waits for requests in flight
+    /// How long a stopping agent waits for requests in flight and tunnels before it closes them
     #[arg(long, value_name = "SECONDS", env = "SLUICE_DRAIN_TIMEOUT", default_value = "30", value_parser = seconds)]
     pub drain_timeout: Duration,
 
-    /// How long callers with an idle connection have to send one more request and learn that they are to reconnect, while
-    /// the agent stops; never longer than --drain-timeout
+    /// How long a stopping agent keeps clients' idle connections open, so that clients learn at their next request that
+    /// they are to reconnect; at most --drain-timeout
     #[arg(long, value_name = "SECONDS", env = "SLUICE_DRAIN_IDLE_TIMEOUT", default_value = "5", value_parser = seconds)]
     pub drain_idle_timeout: Duration,
 }

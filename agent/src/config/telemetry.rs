@@ -13,30 +13,30 @@ use crate::observe::{
 /// Flags about telemetry that is sent.
 #[derive(Args, Clone, Debug)]
 pub struct Telemetry {
-    /// The collector that gets the spans of sampled requests, as in `http://otel-collector.monitoring:4317` [default: no spans
-    /// are made, and requests' trace headers are passed on as they are]
+    /// The OpenTelemetry Collector that gets the spans of sampled requests, as in
+    /// `http://otel-collector.monitoring:4317` [default: no spans are made, and trace headers are passed on unchanged]
     #[arg(long, value_name = "URL", env = "SLUICE_OTLP_TRACES")]
     pub otlp_traces: Option<Address>,
 
-    /// The collector that gets everything that /metrics serves [default: nobody does]
+    /// The OpenTelemetry Collector that gets the metrics of /metrics [default: they are not sent]
     #[arg(long, value_name = "URL", env = "SLUICE_OTLP_METRICS")]
     pub otlp_metrics: Option<Address>,
 
-    /// How collectors are spoken to: OTLP over gRPC (usually port 4317) or over HTTP with protobuf (4318)
+    /// Protocol of the Collectors: OTLP over gRPC (usually port 4317), or over HTTP with protobuf (4318)
     #[arg(long, value_name = "PROTOCOL", env = "SLUICE_OTLP_PROTOCOL", default_value = "grpc")]
     pub otlp_protocol: Protocol,
 
-    /// Attribute of the resource that spans and metrics are told to come from; give it more than once for several. Goes before
-    /// service.name, service.version, service.instance.id and k8s.node.name, which are there by themselves
+    /// Resource attribute of spans and metrics; may be given more than once. It overrides service.name,
+    /// service.version, service.instance.id and k8s.node.name, which are set by default
     #[arg(long, value_name = "KEY=VALUE", env = "SLUICE_OTLP_RESOURCE_ATTRIBUTE", value_delimiter = ',')]
     pub otlp_resource_attribute: Vec<Attribute>,
 
-    /// How often metrics are sent
+    /// Interval at which metrics are sent
     #[arg(long, value_name = "SECONDS", env = "SLUICE_OTLP_INTERVAL", default_value = "60", value_parser = interval)]
     pub otlp_interval: Duration,
 
-    /// How requests carry their trace: w3c, b3, b3-multi; give it more than once for several, of which the first that a request
-    /// has counts
+    /// Formats of trace headers: w3c, b3, b3-multi; may be given more than once, then the first that a request has
+    /// counts
     #[arg(
         long,
         value_name = "FORM",
@@ -46,11 +46,11 @@ pub struct Telemetry {
     )]
     pub trace_propagation: Vec<Propagation>,
 
-    /// The part of requests without a trace for which one is begun, from 0 (never) to 1
+    /// Head sampling ratio of requests without a trace: for how many of them a root span is made, from 0 (none) to 1
     #[arg(long, value_name = "RATIO", env = "SLUICE_TRACE_SAMPLING_RATIO", default_value = "0")]
     pub trace_sampling_ratio: Ratio,
 
-    /// Requests whose spans may wait to be sent, at most 2 KiB each; beyond that spans are dropped and counted
+    /// How many requests' spans may wait to be sent, at most 2 KiB each; beyond that spans are dropped and counted
     #[arg(
         long,
         value_name = "N",

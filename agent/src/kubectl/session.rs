@@ -59,7 +59,7 @@ pub(super) enum Unreached {
     NoRelay { pod: String },
     #[error("pod {pod}: {why}")]
     Broken { pod: String, why: String },
-    #[error("no answer within {} s", .0.as_secs())]
+    #[error("no response within {} s", .0.as_secs())]
     Late(Duration),
     /// What the agent says instead of an answer.
     #[error("{0}")]
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn a_line_names_the_node_unless_it_is_about_all() {
         let late = Unreached::Late(Duration::from_secs(30)).on("node-1").to_string();
-        assert_eq!(late, "the agent on node node-1 does not answer: no answer within 30 s");
+        assert_eq!(late, "the agent on node node-1 does not answer: no response within 30 s");
         let forbidden = Unreached::Forbidden("pods is forbidden\u{1b}".to_owned()).on("node-1").to_string();
         assert!(!forbidden.contains("node-1") && forbidden.contains("\\u{1b}"), "{forbidden}");
         assert_eq!(Unreached::Question("no".to_owned()).on("node-1").exit_code(), 2);

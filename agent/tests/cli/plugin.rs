@@ -343,7 +343,7 @@ fn an_agent_that_does_not_answer_has_a_reason() {
             "the agent is version 9.9.9 and this plugin",
         ),
         ("echo '{\"version\":\"0\",\"outcome\":{\"failed\":\"no socket\"}}'; sleep 600", "no socket"),
-        ("exec sleep 600", "no answer within 1 s"),
+        ("exec sleep 600", "no response within 1 s"),
     ] {
         cluster.run(of_the_other(script));
         let (status, text, complaint) = cluster.said("status --request-timeout 1");

@@ -29,7 +29,10 @@ async fn credentials_that_expire_change_nothing() {
     server.set_tokens(Some(&["another-token"]));
     server.interrupt(Break::Cut);
     let problems = reader.problems(Some("does not take the agent's credentials")).await;
-    assert!(problems.iter().all(|problem| problem.contains("refuses to watch")), "{problems:?}");
+    assert!(
+        problems.iter().all(|problem| problem.contains("does not allow the agent to watch")),
+        "{problems:?}"
+    );
     eventually("all of them", || server.open().is_empty()).await;
     server.apply("services", service("shop", "users", "10.96.1.2"));
     fs::write(server.directory().join("token"), "another-token").unwrap();
@@ -55,7 +58,7 @@ async fn a_server_that_is_somebody_else_is_not_talked_to() {
     let authority = fs::read(server.directory().join("ca.pem")).unwrap();
     fs::copy(other.directory().join("ca.pem"), server.directory().join("ca.pem")).unwrap();
     let mut reader = Reader::new(&server).await;
-    let problems = reader.problems(Some("nothing is captured until it is there")).await;
+    let problems = reader.problems(Some("no pod is enrolled until it is there")).await;
     assert!(matches!(&problems[..], [problem] if problem.contains("certificate")), "{problems:?}");
     // The authority was replaced, and now its certificate is where it belongs.
     fs::write(server.directory().join("ca.pem"), authority).unwrap();

@@ -12,11 +12,11 @@ async fn a_server_that_is_away_at_the_start_is_waited_for() {
     let mut server = Server::away();
     fill(&server, "shop", Some("enabled"), 1);
     let mut reader = Reader::new(&server).await;
-    let problems = reader.problems(Some("nothing is captured until it is there")).await;
+    let problems = reader.problems(Some("no pod is enrolled until it is there")).await;
     assert_eq!(problems.len(), 1, "{problems:?}");
     // However long it takes: it is the same problem, which is logged once.
     tokio::time::sleep(PATIENCE.hold * 2).await;
-    assert_eq!(reader.problems(Some("nothing is captured until it is there")).await, problems);
+    assert_eq!(reader.problems(Some("no pod is enrolled until it is there")).await, problems);
     reader.drain();
     assert!(reader.told.is_empty() && reader.objects.is_empty());
     server.come().unwrap();
@@ -31,7 +31,7 @@ async fn a_server_that_goes_away_leaves_everything_in_force() {
     fill(&server, "shop", Some("enabled"), 1);
     let mut reader = Reader::synced(&server).await;
     server.go().unwrap();
-    let problems = reader.problems(Some("the last state stays in force")).await;
+    let problems = reader.problems(Some("the last snapshot stays active")).await;
     assert_eq!(problems.len(), 1, "one problem, however many watches: {problems:?}");
     let heard = reader.heard();
     // It comes back another: one Service more, one less, and nothing to resume from.
@@ -195,7 +195,7 @@ async fn a_server_in_trouble_is_asked_again() {
             server.fault("watch", resource, Some(fault));
         }
         let mut reader = Reader::new(&server).await;
-        let problems = reader.problems(Some("does not answer as it should")).await;
+        let problems = reader.problems(Some("does not respond as it should")).await;
         assert_eq!(problems.len(), 1, "{problems:?}");
         reader.drain();
         assert!(reader.told.is_empty(), "a namespace in parts is not told of");
@@ -256,13 +256,13 @@ async fn what_is_forbidden_is_named_and_the_rest_goes_on() {
     // Without its endpoints the Service would be governed into nothing.
     assert_eq!(reader.objects.len(), 0, "{:?}", reader.objects.keys());
     let problems = reader.problems(Some("grant the agent's service account")).await;
-    let says = "the API server refuses to list endpointslices.discovery.k8s.io in namespace shop (403: ";
+    let says = "the API server does not allow the agent to list endpointslices.discovery.k8s.io in namespace shop (403: ";
     assert!(matches!(&problems[..], [problem] if problem.starts_with(says)), "{problems:?}");
     // May list, and not watch: the namespace is there as it was at the list, and the problem names the other verb.
     server.fault("list", "endpointslices", None);
     reader.until("the namespace", |reader| reader.has(Kind::Namespace, "", "shop")).await;
     assert_eq!(reader.objects.len(), 4);
-    let says = "the API server refuses to watch endpointslices.discovery.k8s.io in namespace shop (403: ";
+    let says = "the API server does not allow the agent to watch endpointslices.discovery.k8s.io in namespace shop (403: ";
     reader.problems(Some(says)).await;
     server.fault("watch", "endpointslices", None);
     assert_eq!(reader.problems(None).await, [""; 0]);

@@ -123,7 +123,7 @@ async fn policies_that_may_not_be_read_do_not_hold_up_the_rest() {
     assert!(reader.has(Kind::Pod, "shop", "orders-1"));
     let problems =
         reader.problems(Some("grant the agent's service account list on trafficpolicies.sluice.dev")).await;
-    assert!(problems.iter().all(|problem| problem.contains("are governed without")), "{problems:?}");
+    assert!(problems.iter().all(|problem| problem.contains("are managed without")), "{problems:?}");
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn what_became_of_a_policy_is_written_once() {
     eventually("that it is invalid", || said(&server, "p", "Accepted") == "False/Invalid").await;
     let message = condition(&server, "p", "Accepted").unwrap()["message"].to_string();
     assert!(
-        message.contains("spec.timeouts.request") && message.contains("(generation 2) stays in force"),
+        message.contains("spec.timeouts.request") && message.contains("(generation 2) stays active"),
         "{message}"
     );
     assert_eq!(agent.timeout(), Some(Duration::from_secs(5)));

@@ -38,7 +38,7 @@ async fn a_server_that_never_answers_is_away() {
     fill(&server, "shop", Some("enabled"), 1);
     server.fault("watch", "namespaces", Some(Fault::Hang));
     let mut reader = Reader::new(&server).await;
-    let problems = reader.problems(Some("no answer within")).await;
+    let problems = reader.problems(Some("no response within")).await;
     assert_eq!(problems.len(), 1, "{problems:?}");
     server.fault("watch", "namespaces", None);
     reader.until("the first whole picture", Reader::is_synced).await;

@@ -129,7 +129,7 @@ fn a_request_that_falls_back_names_its_lane_and_who_may_answer() {
     let lane = step(&said, Stage::Lane);
     assert_eq!(lane.verdict, Verdict::Changes);
     assert!(lane.message.contains("no endpoint in lane gray: falls back to the baseline"), "{lane:?}");
-    assert!(said.outcome.message.ends_with("of the baseline, which answers for lane gray"), "{said:#?}");
+    assert!(said.outcome.message.ends_with("of the baseline, the fallback of lane gray"), "{said:#?}");
     assert_eq!((said.candidates.len(), said.candidates[0].percent), (1, 100));
     assert!(step(&said, Stage::Tag).source.as_ref().is_some_and(|because| because.contains("x-mse-tag")));
 }

@@ -26,7 +26,7 @@ pub enum Work {
     Http2 { call: Call, streams: usize },
     /// One TCP connection through which the origin sends without end. A "request" is one MiB.
     Bulk,
-    /// `connect()` to an address that is not governed, from an enrolled pod. A "request" is one connect.
+    /// `connect()` to an address that is not managed, from an enrolled pod. A "request" is one connect.
     Connect,
     /// Connections that are open after one request each, all at once, so that as many lead to the origin.
     Idle,

@@ -18,7 +18,7 @@ fn an_api_server_that_goes_away_and_comes_back() -> Result<()> {
 
         world.api(ApiServer::go)?;
         eventually("the agent has noticed", || {
-            ensure!(agent.log().contains("the last state stays in force"), "{}", agent.log());
+            ensure!(agent.log().contains("the last snapshot stays active"), "{}", agent.log());
             Ok(())
         })?;
         // What changes in the meantime is not known; what was known goes on.
@@ -35,7 +35,7 @@ fn an_api_server_that_goes_away_and_comes_back() -> Result<()> {
         ensure!(report.failed == 0 && report.ok > 0, "{report:?}");
         // Once that it is away, once that it no longer is: when the last of the watches has come back, too.
         eventually("the agent has noticed that it is back", || {
-            let told = agent.log().matches("the last state stays in force").count();
+            let told = agent.log().matches("the last snapshot stays active").count();
             ensure!(told == 2, "{told} lines:\n{}", agent.log());
             Ok(())
         })
@@ -54,12 +54,12 @@ fn an_api_server_that_is_away_at_the_start() -> Result<()> {
         eventually("the agent says what is missing", || {
             let (status, body) = agent.get("/readyz")?;
             ensure!(
-                status == 503 && body.contains("nothing is captured until it is there"),
+                status == 503 && body.contains("no pod is enrolled until it is there"),
                 "{status} {body}"
             );
             Ok(())
         })?;
-        ensure!(agent.log().matches("nothing is captured until it is there").count() == 1, "{}", agent.log());
+        ensure!(agent.log().matches("no pod is enrolled until it is there").count() == 1, "{}", agent.log());
         world.api(ApiServer::come)?;
         agent.ready()?;
         agent.enrolled(&client)?;

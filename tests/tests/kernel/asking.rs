@@ -82,12 +82,12 @@ fn a_throttled_request_is_explained_with_its_rule() {
         }
         let text = said(&agent, &request)?;
         println!("{text}");
-        contains(&text, &["refuses it", "rule burst of TrafficPolicy shop/stock", "429"])?;
+        contains(&text, &["rejects it", "rule burst of TrafficPolicy shop/stock", "429"])?;
         let refused = shop.client.run("curl", &["-sS", "-i", "-H", "x-request-id: one-too-many", &url])?;
         ensure!(refused.starts_with("HTTP/1.1 429 "), "{refused}");
         let text = said(&agent, &["explain", "--request-id", "one-too-many"])?;
         println!("{text}");
-        contains(&text, &["rule burst of TrafficPolicy shop/stock", "Sluice answered 429 itself"])?;
+        contains(&text, &["rule burst of TrafficPolicy shop/stock", "Sluice responded 429 itself"])?;
         contains(&said(&agent, &["explain", "--last", "5"])?, &["rate_limited", "stock.shop:80"])?;
         Ok(())
     });
@@ -113,7 +113,7 @@ fn a_test_request_goes_the_way_of_the_pods_own() {
         contains(&text, &["200 after", "stock-v1", "content-type"])?;
         for (args, part) in [
             (&["call", "--pod", "shop/nobody", "--to", "stock.shop:80"][..], "no pod"),
-            (&["call", "--pod", "shop/client", "--to", "nothing.shop:80"], "no service nothing is governed"),
+            (&["call", "--pod", "shop/client", "--to", "nothing.shop:80"], "no service nothing is managed"),
         ] {
             let (status, _, complaint) = agent.sluice(args)?;
             ensure!(status == 1 && complaint.contains(part), "{status} {complaint}");
@@ -132,7 +132,7 @@ fn status_says_how_things_stand_and_what_is_wrong() {
         println!("{text}");
         contains(
             &text,
-            &["governs", "7 enrolled, 0 pending", "4 governed, 6 of 6 endpoints ready", "nothing is wrong"],
+            &[", ready", "7 enrolled, 0 pending", "4 managed, 6 of 6 endpoints ready", "nothing is wrong"],
         )?;
         shop.app("pricing-v1")?.pod.set_ready(false)?;
         eventually("it says what is wrong", || {
@@ -175,7 +175,7 @@ fn nobody_but_root_gets_an_answer_from_the_socket() {
             .output()?;
         let said = String::from_utf8_lossy(&asked.stdout);
         ensure!(!said.contains("200"), "{said}");
-        let log = || agent.log().contains("somebody who is not root was sent away");
+        let log = || agent.log().contains("its user is not root");
         eventually("the agent says so", || {
             ensure!(log() || !asked.status.success());
             Ok(())

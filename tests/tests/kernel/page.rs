@@ -95,7 +95,7 @@ fn the_page_shows_what_happens_and_metrics_say_the_same() {
         let browser = world.browser()?;
         browser.resize(1280, 800)?;
         browser.go(&format!("http://{}/", agent.admin()))?;
-        says(&browser, "main", "No governed services")?;
+        says(&browser, "main", "No managed services")?;
         screenshots(&browser, "empty")?;
 
         let depot = Depot::open(world, &agent, &client)?;

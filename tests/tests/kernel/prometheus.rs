@@ -212,7 +212,7 @@ fn numbers_are_what_is_said_of_them_and_prometheus_takes_them() -> Result<()> {
         // A watch that ends is counted, too.
         world.api(ApiServer::go)?;
         eventually("the agent has noticed", || {
-            ensure!(bazaar.agent.log().contains("the last state stays in force"));
+            ensure!(bazaar.agent.log().contains("the last snapshot stays active"));
             Ok(())
         })?;
         world.api(ApiServer::come)?;

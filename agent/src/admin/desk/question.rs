@@ -72,7 +72,7 @@ impl Question {
         };
         let is = |pod: &&Arc<Workload>| &*pod.namespace == namespace && &*pod.name == name;
         snapshot.pods.values().find(is).cloned().ok_or_else(|| {
-            Wrong::Missing(format!("there is no pod {:?} in an opted-in namespace on this node", self.pod))
+            Wrong::Missing(format!("there is no pod {:?} in an enrolled namespace on this node", self.pod))
         })
     }
 
@@ -120,10 +120,10 @@ impl Question {
         match found.into_iter().find(|(its, ..)| *its == port) {
             Some((_, _, address)) => Ok((address, format!("{host}:{port}"))),
             None if ports.is_empty() => Err(Wrong::Missing(format!(
-                "no service {name} is governed in namespace {namespace}: connections to it go direct (is the namespace opted in?)"
+                "no service {name} is managed in namespace {namespace}: connections to it go direct (is the namespace enrolled?)"
             ))),
             None => Err(Wrong::Missing(format!(
-                "{name}.{namespace} has no governed port {port}: it has {ports:?}"
+                "{name}.{namespace} has no managed port {port}: it has {ports:?}"
             ))),
         }
     }
@@ -168,10 +168,10 @@ impl Question {
 /// Why connections of this pod do not come to the agent.
 fn not_captured(pod: &Workload, look: &Look) -> Option<String> {
     if pod.host_network {
-        return Some("the pod is on the node's own network, which is left alone".to_owned());
+        return Some("the pod is on the node's own network: such pods are not enrolled".to_owned());
     }
     if let Some(mesh) = pod.own_proxy {
-        return Some(format!("{mesh} takes the pod's connections already: it is left alone"));
+        return Some(format!("{mesh} redirects the pod's connections already: it is not enrolled"));
     }
     if !pod.capture {
         return Some(

@@ -47,7 +47,7 @@ function show() {
   const problems = overview.snapshot.invalid_objects.length;
   tell("health", overview.ready ? (problems === 0 ? "ready" : `ready; ${plural(problems, "problem")}`) : `not ready: ${overview.not_ready.join("; ")}`);
   document.getElementById("health").className = overview.ready && problems === 0 ? "" : "warn";
-  tell("age", `cluster state ${age(overview.snapshot.age_seconds)} old`);
+  tell("age", `snapshot ${age(overview.snapshot.age_seconds)} old`);
   document.title = view === "service" ? `${decode(location.hash.split("/")[3] ?? "")} - Sluice` : "Sluice";
   patch(content, view === "service" ? ofService() : VIEWS[view](overview));
 }

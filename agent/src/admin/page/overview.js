@@ -21,7 +21,7 @@ export function services(overview) {
     number("In flight", (row) => count(row.in_flight)),
     number("Endpoints", (row) => `${row.usable_endpoints} of ${row.endpoints}`, (row) => (row.usable_endpoints === 0 ? "bad" : null)),
     { title: "State", cell: state, tone: (row) => (row.breaker === "open" ? "bad" : "faint") },
-  ], rows, "No governed services: annotate a namespace with sluice.dev/capture=enabled, and its Services are listed here.")];
+  ], rows, "No managed services: annotate a namespace with sluice.dev/capture=enabled, and its Services are listed here.")];
 }
 
 // The node in a few numbers.
@@ -82,18 +82,18 @@ export function calls(overview) {
       number("In flight", (row) => count(row.in_flight)),
       number("Tunnels", (row) => count(row.tunnels)),
       number("Since the start", (row) => count(row.total.requests)),
-    ], rows, "No enrolled pod of this node has called a governed service yet.")].filter(Boolean);
+    ], rows, "No enrolled pod of this node has called a managed service yet.")].filter(Boolean);
 }
 
 const POD = { enrolled: "enrolled", pending: "not yet enrolled", other_mesh: "left to another mesh", not_enrolled: "not enrolled" };
 
 export function pods(overview) {
-  return [element("h1", {}, "Pods"), table("Pods of this node in opted-in namespaces", [
+  return [element("h1", {}, "Pods"), table("Pods of this node in enrolled namespaces", [
     { title: "Pod", cell: pod },
     { title: "Lane", cell: (row) => row.tag ?? "baseline" },
     { title: "State", cell: (row) => POD[row.state] ?? row.state, tone: (row) => (row.state === "pending" ? "warn" : null) },
     { title: "Why", cell: (row) => row.reason ?? "" },
-  ], overview.pods, "No pod of this node is in an opted-in namespace.")];
+  ], overview.pods, "No pod of this node is in an enrolled namespace.")];
 }
 
 export function policies(overview) {
@@ -106,9 +106,9 @@ export function policies(overview) {
     table("As this agent took them", [
       { title: "Policy", cell: (row) => `${row.kind} ${row.namespace}/${row.name}` },
       { title: "Conditions", cell: conditions },
-    ], overview.policies, "No TrafficPolicy or TrafficLane in an opted-in namespace: balancing, lanes by label and numbers, and no limits."),
+    ], overview.policies, "No TrafficPolicy or TrafficLane in an enrolled namespace: load balancing, lanes by label and metrics, and no limits."),
     element("h2", {}, "Problems"),
-    problems.length === 0 ? element("p", { class: "empty" }, "None: every object is in force as written.") : element("ul", {}, problems),
+    problems.length === 0 ? element("p", { class: "empty" }, "None: every object is active as written.") : element("ul", {}, problems),
     element("p", { class: "faint" }, `History: ${overview.history.series} of at most ${plural(overview.history.max_series, "series", "series")}, ${Math.round(overview.history.bytes_per_series / 1024)} KiB each; ${count(overview.history.evicted)} given up for want of room.`),
   ];
 }

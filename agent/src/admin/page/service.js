@@ -47,14 +47,14 @@ function warmUps(detail) {
     // The mean of the five seconds to one is the mean around the second two before it.
     const got = endpoint.seconds.actual_shares.slice(from + 2, to + 2);
     charts.push(chart(endpoint.pod ?? endpoint.address, [
-      { title: "wanted", tone: "wanted", numbers: wanted.slice(from, to) },
-      { title: "got (mean of 5 s)", tone: "good", numbers: [...got, ...Array(to - from - got.length).fill(null)], now: got.at(-1) },
+      { title: "target", tone: "wanted", numbers: wanted.slice(from, to) },
+      { title: "actual (mean of 5 s)", tone: "good", numbers: [...got, ...Array(to - from - got.length).fill(null)], now: got.at(-1) },
     ], percent, { top: 1.5, ends: [ago(from), ago(to - 1)] }));
   }
   if (charts.length === 0) return [];
   const about = detail.warm_up ? ` The policy warms up for ${age(detail.warm_up.duration_seconds)}, from ${detail.warm_up.minimum_percent} %.` : "";
   return [element("h2", {}, "Warm-up"),
-    element("p", { class: "faint" }, `The part of a warm endpoint's requests that each one was to get, and got, second by second.${about}`),
+    element("p", { class: "faint" }, `Target and actual share of each new endpoint, as a part of a warm one's requests, second by second.${about}`),
     element("div", { class: "charts", id: "warm-up" }, charts)];
 }
 
@@ -73,7 +73,7 @@ function lanes(detail) {
 }
 
 function endpoints(detail) {
-  const shown = table("Attempts at them in the last 10 seconds, by this node's callers; latency is to the answer's head", [
+  const shown = table("Attempts at them in the last 10 seconds, by this node's clients; latency is to the response headers", [
     { title: "Endpoint", cell: (row) => row.pod ?? row.address },
     { title: "Address", class: "wide", cell: (row) => row.address },
     { title: "Lane", cell: (row) => lane(row.tag) },
@@ -93,7 +93,7 @@ function endpoints(detail) {
 function endpointState(row) {
   if (row.state === "ejected") return `ejected for another ${age(row.ejected_seconds ?? 0)}`;
   if (row.state === "warming_up") return `warming up, ${percent(row.target_share)}`;
-  if (row.state === "delayed") return "held out for the delay of its warm-up";
+  if (row.state === "delayed") return "waiting for the delay of its warm-up";
   return row.state.replace("_", " ");
 }
 
@@ -113,7 +113,7 @@ function limits(detail) {
 function policy(detail) {
   const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
   const rows = [...detail.policy_values].sort((one, other) => (one.source === null) - (other.source === null));
-  return table("What is in force, and who says it", [
+  return table("Active values, and where they come from", [
     { title: "Field", cell: (row) => row.field },
     { title: "Value", cell: (row) => shown(row.value) },
     { title: "Source", cell: (row) => (row.source === null ? "default" : `TrafficPolicy ${row.source}`) },

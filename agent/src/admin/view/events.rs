@@ -101,6 +101,6 @@ fn write(out: &mut String, event: &str, data: &impl Serialize) {
             // Writing to a string does not fail.
             let _ = write!(out, "event: {event}\ndata: {json}\n\n");
         }
-        Err(error) => tracing::error!(%error, event, "admin: an event cannot be told"),
+        Err(error) => tracing::error!(%error, event, "admin: an event cannot be encoded"),
     }
 }

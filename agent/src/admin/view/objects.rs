@@ -71,7 +71,7 @@ pub(super) fn pods(look: &Look) -> Vec<PodLine> {
             match (&status.pending, status.own_proxy) {
                 (Some(why), _) => line(workload, PodState::Pending, Some(why.clone())),
                 (None, Some(mesh)) => {
-                    let why = format!("the proxy of {mesh} takes its connections already");
+                    let why = format!("the proxy of {mesh} redirects its connections already");
                     line(workload, PodState::OtherMesh, Some(why))
                 }
                 (None, None) => line(workload, PodState::Enrolled, None),
@@ -89,11 +89,7 @@ pub(super) fn pods(look: &Look) -> Vec<PodLine> {
         } else if !workload.capture {
             line(workload, PodState::NotEnrolled, Some("its annotation sluice.dev/capture says so".into()))
         } else {
-            line(
-                workload,
-                PodState::Pending,
-                Some("its control group is not on this node, or not yet".into()),
-            )
+            line(workload, PodState::Pending, Some("its cgroup is not on this node, or not yet".into()))
         });
     }
     pods.sort_by(|one, other| (one.state, &one.pod).cmp(&(other.state, &other.pod)));

@@ -336,9 +336,9 @@ fn pods_say_why_they_are_not_enrolled() {
     assert_eq!(
         pods,
         [
-            ("new", "pending", "its control group is not on this node, or not yet"),
+            ("new", "pending", "its cgroup is not on this node, or not yet"),
             ("slow", "pending", "it has no process"),
-            ("meshed", "other_mesh", "the proxy of Istio takes its connections already"),
+            ("meshed", "other_mesh", "the proxy of Istio redirects its connections already"),
             ("host", "not_enrolled", "it is in the node's own network (hostNetwork)"),
             ("out", "not_enrolled", "its annotation sluice.dev/capture says so"),
             ("in", "enrolled", ""),

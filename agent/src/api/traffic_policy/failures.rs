@@ -13,8 +13,9 @@ use crate::{
     govern::policy,
 };
 
-/// Stops asking a Service (a lane of it) that mostly fails, for a while. It opens when one of the thresholds that are set
-/// is reached: errorPercent, errorCount, slowRequest. While it is open requests are answered by a fallback, or with 503.
+/// Stops sending requests to a Service (or one lane of it) for a while when most of them fail, as in resilience4j and
+/// Sentinel; Envoy's limits on connections are something else. It opens when one of the thresholds that are set is
+/// reached: errorPercent, errorCount, slowRequest. While it is open, clients get a fallback response, or 503.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -33,9 +34,9 @@ pub struct CircuitBreaker {
         extend("default" = policy::CircuitBreaker::default().minimum_requests)
     )]
     pub minimum_requests: Option<i64>,
-    /// Opens when at least this percentage of the requests in the interval failed. 0 turns this threshold off. Errors are
-    /// status 5xx, gRPC UNAVAILABLE, INTERNAL, UNKNOWN, DEADLINE_EXCEEDED and DATA_LOSS, connections that failed or broke,
-    /// and timeouts; never what Sluice refused itself.
+    /// Opens when at least this percentage of the requests in the interval failed. 0 turns this threshold off. Failures
+    /// are status 5xx, gRPC UNAVAILABLE, INTERNAL, UNKNOWN, DEADLINE_EXCEEDED and DATA_LOSS, connections that failed or
+    /// were reset, and timeouts; never what Sluice itself rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         range(min = 0, max = 100),
@@ -53,15 +54,15 @@ pub struct CircuitBreaker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::CircuitBreaker::default().open_duration)))]
     pub open_duration: Option<Span<1, 3_600_000>>,
-    /// How many requests are let through then: all good closes it, one bad opens it again.
+    /// How many requests pass as probes then. If all succeed it closes, if one fails it opens again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         range(min = 1, max = 1000),
         extend("default" = policy::CircuitBreaker::default().half_open_requests)
     )]
     pub half_open_requests: Option<i64>,
-    /// Enforce: it refuses while it is open. Observe: nothing is refused, and what would have been is counted. What the
-    /// policy's mode says if not set.
+    /// Enforce: it rejects while it is open. Observe: nothing is rejected, and what would have been rejected is counted. The
+    /// policy's mode if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
 }
@@ -77,7 +78,7 @@ pub struct SlowRequest {
     pub percent: f64,
 }
 
-/// Takes an endpoint that fails out of the choice, for a while.
+/// Ejects an endpoint that fails: it gets no requests for a while.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -98,7 +99,8 @@ pub struct OutlierDetection {
     /// defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub success_rate: Option<SuccessRate>,
-    /// How often endpoints are compared, and after how long without an ejection one is forgotten.
+    /// How often endpoints are compared; and how long an endpoint must go without an ejection until one of its past
+    /// ejections no longer counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::OutlierDetection::default().interval)))]
     pub interval: Option<Span<100, 3_600_000>>,
@@ -110,7 +112,7 @@ pub struct OutlierDetection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::OutlierDetection::default().max_ejection)))]
     pub max_ejection_time: Option<Span<1, 86_400_000>>,
-    /// No more than this percentage of the endpoints is ejected at once; but of two or more one may be, and the last
+    /// At most this percentage of the endpoints is ejected at once. Of two or more, one may always be; the last one
     /// never is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
@@ -118,8 +120,8 @@ pub struct OutlierDetection {
         extend("default" = policy::OutlierDetection::default().max_ejection_percent)
     )]
     pub max_ejection_percent: Option<f64>,
-    /// Enforce: endpoints are ejected. Observe: none is, and which would have been is counted. What the policy's mode says
-    /// if not set.
+    /// Enforce: endpoints are ejected. Observe: none is ejected, and those that would have been are counted. The policy's mode if
+    /// not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
 }
@@ -142,7 +144,7 @@ pub struct SuccessRate {
     pub stdev_factor: Option<f64>,
 }
 
-/// How long requests may take, as in Gateway API. 0s: as long as they like.
+/// How long requests may take, as in Gateway API. 0s: without a limit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -152,10 +154,10 @@ pub struct SuccessRate {
     ).message("backendRequest is at most request").field_path(".backendRequest")
 )]
 pub struct Timeouts {
-    /// From the head of the request to the end of the answer, with all retries and waiting.
+    /// From the request's headers to the end of the response, with all retries and waiting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Span<0, 86_400_000>>,
-    /// From sending the request to an endpoint to the end of its answer, for each attempt by itself.
+    /// For each attempt: from sending the request to an endpoint to the end of its response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend_request: Option<Span<0, 86_400_000>>,
 }

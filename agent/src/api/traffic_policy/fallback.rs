@@ -23,7 +23,7 @@ const WHO_GETS_IT: &str = "Name in varyBy the request headers that tell users ap
                            say shared: true if all users may get the same response: without either a user could get \
                            another's";
 
-/// An answer in the place of the Service's.
+/// A response that replaces the Service's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -33,19 +33,20 @@ const WHO_GETS_IT: &str = "Name in varyBy the request headers that tell users ap
         .message("type Stale needs stale, the other goes without").field_path(".stale")
 )]
 pub struct Fallback {
-    /// Names the fallback in metrics. Unique within the policy.
+    /// Name of the fallback in metrics. Unique within the policy.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// The failures that it answers for. LimitExceeded: a rate limit or the concurrency limit rejected the request. CircuitOpen: the circuit breaker
-    /// is open. NoEndpoint: no endpoint may answer. ConnectFailure: no endpoint could be connected to, or the connection
-    /// broke. Timeout: a timeout ran out. ServerError: the Service answered 5xx itself, and no retry is left.
+    /// The failures that it is used for. LimitExceeded: a rate limit or the concurrency limit rejected the request.
+    /// CircuitOpen: the circuit breaker is open. NoEndpoint: no endpoint is available. ConnectFailure: no endpoint
+    /// could be connected to, or the connection was reset. Timeout: a timeout expired. ServerError: the Service
+    /// responded with 5xx, and no retry is left.
     #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub conditions: Vec<FallbackCondition>,
-    /// Static: the answer that static says. Stale: the last good answer to the same request, if there is one; else the
-    /// next fallback is looked at.
+    /// Static: the response in static. Stale: the last good response to the same request; if there is none, the next
+    /// fallback is used.
     #[serde(rename = "type")]
     pub action: FallbackType,
-    /// The answer of type Static.
+    /// The response of type Static.
     #[serde(default, rename = "static", skip_serializing_if = "Option::is_none")]
     pub answer: Option<StaticAnswer>,
     /// Settings of type Stale, which needs them.
@@ -53,7 +54,7 @@ pub struct Fallback {
     pub stale: Option<StaleAnswer>,
 }
 
-/// A failure that a fallback answers for.
+/// A failure that a fallback is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum FallbackCondition {
     LimitExceeded,
@@ -70,7 +71,7 @@ pub enum FallbackType {
     Stale,
 }
 
-/// An answer that is always the same.
+/// A fixed response.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -78,8 +79,8 @@ pub enum FallbackType {
         .message("status 204, 205 and 304 go without a body").field_path(".body")
 )]
 pub struct StaticAnswer {
-    /// Its status. For gRPC requests it is translated as gRPC clients do, unless a header grpc-status says more: with 0
-    /// the body is the message of the answer, and an empty body a message with every field at its default.
+    /// Its status. For gRPC requests it is translated as gRPC clients do, unless there is a header grpc-status. With
+    /// grpc-status 0 the body is the response message, and an empty body is a message with every field at its default.
     #[schemars(range(min = 200, max = 599))]
     pub status: i64,
     /// Its headers.
@@ -93,9 +94,9 @@ pub struct StaticAnswer {
     pub body: Option<String>,
 }
 
-/// Settings of type Stale. Good answers to GET and HEAD are kept, unless they set cookies or Cache-Control forbids to keep
-/// them or to give them out when they are stale; never for requests that differ in Authorization, Cookie, what Vary names, or
-/// one of the headers in varyBy. One of varyBy and shared is needed.
+/// Settings of type Stale. Good responses to GET and HEAD are kept, unless they set cookies, or Cache-Control forbids
+/// to store them or to use them when they are stale. They are used only for requests with the same Authorization,
+/// Cookie, headers that Vary names, and headers in varyBy. One of varyBy and shared is needed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -104,8 +105,8 @@ pub struct StaticAnswer {
                   instead").field_path(".varyBy")
 )]
 pub struct StaleAnswer {
-    /// The request headers that tell users apart, such as x-user-id. A response is given again only to requests with the same
-    /// values of all of these. Without them a user could get the response that another one got.
+    /// The request headers that tell users apart, such as x-user-id. A response is used only for requests with the same
+    /// values of all of these. Without them a user could get the response of another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 16),
@@ -113,14 +114,14 @@ pub struct StaleAnswer {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub vary_by: Option<Vec<String>>,
-    /// True: the responses are the same for all users, as those of a catalogue are, so that any user may get them.
+    /// True: the responses are the same for all users, as those of a catalogue, so any user may get them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<bool>,
-    /// How old an answer may be.
+    /// How old a response may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::StaleBounds::default().max_age)))]
     pub max_age: Option<Span<1, 604_800_000>>,
-    /// Bytes that the answers of the Service may take on a node.
+    /// Bytes that the kept responses of the Service may take on a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1024, max = 1_073_741_824), extend("default" = policy::StaleBounds::default().max_bytes))]
     pub max_bytes: Option<i64>,

@@ -25,16 +25,17 @@ pub(super) fn not_reserved(name: &str) -> String {
         .message("it says nothing: request or response is needed")
 )]
 pub struct Headers {
-    /// Of requests, before they are sent to an endpoint. Rules and limits see what came. The headers that carry the tag, and
-    /// baggage, stay as they are.
+    /// Changes of requests, before they are sent to an endpoint. Rules and limits see the request as it came. The
+    /// headers that carry the tag, and baggage, cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<HeaderChanges>,
-    /// Of the Service's responses, before they are passed on. What Sluice answers itself is not changed.
+    /// Changes of the Service's responses, before they are passed on. Responses that Sluice itself makes are not
+    /// changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response: Option<HeaderChanges>,
 }
 
-/// First remove, then set, then add.
+/// Changes of headers: first remove, then set, then add.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -42,21 +43,21 @@ pub struct Headers {
         .message("it says nothing: set, add or remove is needed")
 )]
 pub struct HeaderChanges {
-    /// Headers in the place of all that there are of their names.
+    /// Headers that replace all headers of the same name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1, max = 16),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub set: Vec<Header>,
-    /// Headers beside those that there are of their names.
+    /// Headers that are added to those of the same name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1, max = 16),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub add: Vec<Header>,
-    /// Names of headers that are taken out.
+    /// Names of headers that are removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1, max = 16),
@@ -72,7 +73,7 @@ pub struct HeaderChanges {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Header {
-    /// Name of the header. Those that frame a message, or that Sluice sets itself, are not allowed.
+    /// Name of the header. Headers that frame a message, or that Sluice itself sets, are not allowed.
     #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$"))]
     #[x_kube(validation = Rule::new(not_reserved("self")).message("Sluice sets this header itself"))]
     pub name: String,
@@ -81,12 +82,12 @@ pub struct Header {
     pub value: String,
 }
 
-/// Takes the tag out of requests that come from outside, so that nobody there chooses a lane: the tag header and the member of
-/// baggage. Entry rules and the calling pod's own tag count as always.
+/// Removes the tag (the tag header, and the member of baggage) from requests that come from outside, so that clients
+/// there cannot choose a lane. Entry rules and the calling pod's own tag apply as always.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StripTags {
-    /// The callers whose requests come from outside, such as an ingress controller; every caller if empty.
+    /// The clients whose requests come from outside, such as an ingress controller; every client if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub from: Vec<CallerMatch>,

@@ -23,7 +23,7 @@ const QUEUE_TIMEOUT: Duration = Duration::from_millis(500);
 const WARM_UP: Duration = Duration::from_secs(10);
 const COLD_FACTOR: f64 = 3.0;
 
-/// A limit on how many requests are admitted in a time.
+/// A rate limit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -35,13 +35,13 @@ const COLD_FACTOR: f64 = 3.0;
         .message("burst does not go with type Queue, which lets requests through one by one").field_path(".burst")
 )]
 pub struct RateLimit {
-    /// Names the limit in metrics and in the answers to refused requests. Unique within the policy.
+    /// Name of the limit in metrics and in the responses to rejected requests. Unique within the policy.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// How many requests are admitted in an interval.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub requests: i64,
-    /// The time that requests is about.
+    /// The interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(INTERVAL)))]
     pub interval: Option<Span<1, 86_400_000>>,
@@ -49,9 +49,9 @@ pub struct RateLimit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub burst: Option<i64>,
-    /// What becomes of a request above the limit. Reject: it is refused. Queue: it waits its turn, and is refused if that
-    /// would take longer than queue.timeout. WarmUp: it is refused, and after a quiet time the limit itself grows to its
-    /// full height only under load.
+    /// What happens to a request above the limit. Reject: it is rejected. Queue: it waits for its turn, and is rejected
+    /// if that would take longer than queue.timeout. WarmUp: it is rejected; after a quiet time the limit starts low
+    /// and grows to its full height only under load.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = RateLimitType::default()))]
     pub behaviour: Option<RateLimitType>,
@@ -61,19 +61,20 @@ pub struct RateLimit {
     /// Settings of type WarmUp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<RateLimitWarmUp>,
-    /// What is counted by itself; all requests are counted together if not set.
+    /// What is counted separately; all requests are counted together if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<LimitKey>,
-    /// What the limit holds for. Node: all callers on a node together. Caller: each calling pod. Agents do not count
-    /// together, so what a Service gets in all is this times the number of nodes (or pods) that call it.
+    /// Whose requests are counted together. Node: those of all calling pods on a node. Caller: those of each calling
+    /// pod. Agents do not count together: what a Service gets in all is this limit times the number of nodes (or pods)
+    /// that call it. Not to be confused with key type Caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = Scope::default()))]
     pub scope: Option<Scope>,
-    /// The requests that the limit is about; all if not set.
+    /// The requests that the limit applies to; all if not set.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
     pub matches: Option<RequestMatch>,
-    /// Enforce: the limit is carried out. Observe: nothing is refused, and what would have been is counted. What the
-    /// policy's mode says if not set.
+    /// Enforce: the limit rejects. Observe: nothing is rejected, and what would have been rejected is counted. The policy's mode
+    /// if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
 }
@@ -100,7 +101,7 @@ pub struct Queue {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimitWarmUp {
-    /// How long it takes under load until the limit is at its full height.
+    /// How long it takes, under load, until the limit is at its full height.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(WARM_UP)))]
     pub duration: Option<Span<1000, 3_600_000>>,
@@ -110,7 +111,7 @@ pub struct RateLimitWarmUp {
     pub cold_factor: Option<f64>,
 }
 
-/// What is counted by itself.
+/// What is counted separately.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -120,9 +121,9 @@ pub struct RateLimitWarmUp {
         .message("no header name: allowed are letters, digits and !#$%&'*+-.^_`|~").field_path(".name")
 )]
 pub struct LimitKey {
-    /// Caller: each calling pod. Workload: all pods of a calling workload (Deployment, StatefulSet and the like) together, on a
-    /// node. Header: each value of a header. QueryParam: each value of a parameter of the query.
-    /// Requests without the header or parameter are counted together.
+    /// Caller: each calling pod. Workload: all pods of a calling workload (Deployment, StatefulSet and so on) together,
+    /// on a node. Header: each value of a header. QueryParam: each value of a query parameter. Requests without the
+    /// header or parameter are counted together.
     #[serde(rename = "type")]
     pub key: LimitKeyType,
     /// Name of the header or of the parameter.
@@ -147,7 +148,7 @@ pub enum Scope {
     Caller,
 }
 
-/// A limit on how many requests are in flight, of all callers on a node together.
+/// A limit on requests in flight, of all calling pods on a node together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -162,12 +163,12 @@ pub struct Concurrency {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_requests: Option<i64>,
-    /// Finds the limit itself, from how response times grow with the requests in flight. Off if not set; an empty object
-    /// turns it on with its defaults.
+    /// Adapts the limit to how response times grow with the requests in flight. Off if not set; an empty object turns
+    /// it on with its defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive: Option<Adaptive>,
-    /// Enforce: the limit is carried out. Observe: nothing is refused, and what would have been is counted. What the
-    /// policy's mode says if not set.
+    /// Enforce: the limit rejects. Observe: nothing is rejected, and what would have been rejected is counted. The policy's mode
+    /// if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
 }
@@ -175,7 +176,7 @@ pub struct Concurrency {
 /// The highest limit that an adaptive one reaches where none is said, as Envoy has it.
 const ADAPTIVE_MAX: u32 = 1000;
 
-/// Settings of a concurrency limit that finds itself.
+/// Settings of an adaptive concurrency limit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Adaptive {
@@ -183,11 +184,11 @@ pub struct Adaptive {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = policy::Adaptive::default().min_requests))]
     pub min_requests: Option<i64>,
-    /// How often the limit is computed anew.
+    /// How often the limit is computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::Adaptive::default().update_interval)))]
     pub update_interval: Option<Span<10, 60_000>>,
-    /// How often the response time of the idle Service is measured anew.
+    /// How often the response time of the idle Service is measured again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::Adaptive::default().min_rtt_interval)))]
     pub min_rtt_interval: Option<Span<1000, 3_600_000>>,

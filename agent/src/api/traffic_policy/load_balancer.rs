@@ -12,22 +12,23 @@ use crate::{
     govern::policy,
 };
 
-/// How the endpoint that answers a request is chosen.
+/// How the endpoint for a request is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LoadBalancer {
-    /// LeastTime: of two endpoints drawn at random the one whose clients wait less, failures included; endpoints within a
-    /// factor of two are equals, and the one with fewer unanswered requests is preferred. LeastRequest: of two the one with
-    /// fewer requests in flight. RoundRobin: one after the other. Random: any.
+    /// LeastTime: of two endpoints drawn at random, the one whose clients wait less, failures included; endpoints
+    /// within a factor of two are equal, and the one with fewer unanswered requests is preferred. LeastRequest: of two,
+    /// the one with fewer requests in flight. RoundRobin: in turn. Random: any.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = LoadBalancerType::default()))]
     pub algorithm: Option<LoadBalancerType>,
-    /// Gives a new endpoint a share of the requests that grows. Off if not set; an empty object turns it on with its
+    /// Gives a new endpoint a growing share of the requests. Off if not set; an empty object turns it on with its
     /// defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<WarmUp>,
-    /// If fewer than this percentage of the endpoints that may answer are fit (not ejected, not held back by
-    /// warmUp.delay), all of them are used. 0 turns this off.
+    /// Panic threshold: if fewer than this percentage of the ready endpoints are available, all of them are used. An
+    /// endpoint that is ejected, or in warmUp.delay, is not available; unlike in Envoy, readiness does not count. 0
+    /// turns this off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         range(min = 0, max = 100),
@@ -54,19 +55,20 @@ pub struct WarmUp {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::WarmUp::default().duration)))]
     pub duration: Option<Span<1000, 86_400_000>>,
-    /// 1: the share grows evenly; above 1 faster at first, below 1 slower at first.
+    /// 1: the share grows linearly; above 1: faster at first; below 1: slower at first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.01, max = 100), extend("default" = policy::WarmUp::default().aggression))]
     pub aggression: Option<f64>,
-    /// The share with which it starts, in percent of that of a warm endpoint.
+    /// The share at the start, in percent of that of a warm endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.01, max = 100), extend("default" = policy::WarmUp::default().minimum_percent))]
     pub minimum_percent: Option<f64>,
-    /// How long a new endpoint gets no request at all, before its share begins to grow.
+    /// How long a new endpoint gets no requests at all, before its share begins to grow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::WarmUp::default().delay)))]
     pub delay: Option<Span<0, 3_600_000>>,
-    /// When it starts: Ready, when the pod became Ready; FirstRequest, with the first request that is no health check.
+    /// When the warm-up starts. Ready: when the pod becomes Ready. FirstRequest: with the first request that is not a
+    /// health check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = StartOn::default()))]
     pub start_on: Option<StartOn>,
@@ -87,11 +89,11 @@ pub enum StartOn {
     FirstRequest,
 }
 
-/// What becomes of requests in flight to an endpoint that terminates. It gets no new ones in any case.
+/// What happens to requests in flight to an endpoint that is terminating. It gets no new ones in any case.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Drain {
-    /// How long they may go on before they are broken off; for as long as the endpoint serves them if not set.
+    /// How long they may go on before they are aborted; for as long as the endpoint serves them if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span<1, 3_600_000>>,
 }

@@ -40,10 +40,9 @@ use super::{
 };
 use crate::govern::policy;
 
-/// How the calls to the Services that it targets are governed: by which endpoint they are answered, how many are
-/// admitted, and what becomes of them when the Service fails. What is not set is off, or has the default that is named.
-/// Of several TrafficPolicies that target the same port the oldest counts. One that targets its Namespace says what holds for
-/// Services whose own policy does not say it.
+/// How calls to its target Services are routed, limited and protected. A field that is not set is off, or has the
+/// default named here. Of several TrafficPolicies with the same target the oldest applies. One that targets its
+/// Namespace applies, field by field, to Services whose own policy does not set the field.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "sluice.dev",
@@ -81,32 +80,31 @@ use crate::govern::policy;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrafficPolicySpec {
-    /// The Services of this namespace that it is about, or ports of them; or the Namespace itself, alone: then every Service of it
-    /// takes each field of this policy that its own policy does not set.
+    /// The Services of this namespace that the policy applies to, or ports of them. Or the Namespace itself, alone:
+    /// then each field applies to every Service whose own policy does not set it.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(
         validation = Rule::new(UNIQUE_TARGETS).message(UNIQUE_TARGETS_MESSAGE),
         validation = Rule::new(NAMESPACE_ALONE).message(NAMESPACE_ALONE_MESSAGE)
     )]
     pub target_refs: Vec<TargetRef>,
-    /// What it takes from the TrafficPolicy that targets the Namespace. All: each field of spec that is not set here, as a whole
-    /// (an empty list is one that is set). None: nothing.
+    /// What the policy inherits from the TrafficPolicy that targets the Namespace. All: each field of spec that is not
+    /// set here, as a whole (an empty list is set). None: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = Inherit::default()))]
     pub inherit: Option<Inherit>,
-    /// What becomes of requests that a rule speaks against, for every rule that does not say so itself: Enforce, which is so if
-    /// nobody says otherwise, the rule is carried out; Observe, nothing is refused, and what would have been is counted in the
-    /// metrics.
+    /// The mode of every rule that has none of its own. Enforce, the default: rules reject requests. Observe: nothing
+    /// is rejected, and what would have been rejected is counted in the metrics.
     // (A default would be written into every object, and nothing would be inherited.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// How the endpoint that answers a request is chosen.
+    /// How the endpoint for a request is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancer>,
-    /// What becomes of requests in flight to an endpoint that terminates.
+    /// What happens to requests in flight to an endpoint that is terminating.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
-    /// How many requests are admitted in a time. All limits that match a request must admit it.
+    /// Rate limits. A request must be admitted by all limits that match it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 32),
@@ -116,34 +114,35 @@ pub struct TrafficPolicySpec {
     /// How many requests may be in flight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
-    /// Stops asking a Service (a lane of it) that mostly fails, for a while.
+    /// Stops sending requests to a Service (or one lane of it) for a while when most of them fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
-    /// Takes an endpoint that fails out of the choice, for a while.
+    /// Ejects an endpoint that fails, for a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
     /// How long requests may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
-    /// Sends a request again that failed. Connections and streams that were refused before anything was processed are
-    /// tried again without this.
+    /// Retries requests that failed. Connections and streams that were refused before anything was processed are
+    /// retried without this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
-    /// Answers in the place of the Service's. The first that names the failure, and has an answer, gives it.
+    /// Responses that replace the Service's when it fails. The first in the list that names the failure and has a
+    /// response is used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub fallbacks: Vec<Fallback>,
-    /// What is changed in headers.
+    /// Changes of headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Headers>,
-    /// Takes the tag out of requests that come from outside: for Services where requests enter.
+    /// Removes the tag from requests that come from outside; for Services where requests enter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strip_tags: Option<StripTags>,
-    /// What holds for some requests, an API of the Service for instance, in the place of what the policy says. The first that
-    /// matches a request holds for it.
+    /// Overrides for some of the requests, such as those of one API. The first rule that matches a request applies to
+    /// it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),

@@ -14,7 +14,7 @@ use crate::{
     govern::policy,
 };
 
-/// Sends a request again that failed.
+/// Retries requests that failed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -22,11 +22,11 @@ use crate::{
         .message("nothing is retried: set codes, grpcCodes or conditions").field_path(".codes")
 )]
 pub struct Retry {
-    /// How often, after the first attempt.
+    /// How many retries, after the first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10), extend("default" = policy::Retry::default().attempts))]
     pub attempts: Option<i64>,
-    /// Answers with these statuses are retried: 500 to 599, and 429.
+    /// Statuses that are retried: 429 and 500 to 599.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 16),
@@ -35,23 +35,23 @@ pub struct Retry {
     )]
     #[x_kube(validation = Rule::new("self.all(code, code == 429 || code >= 500)").message("allowed are 429 and 500 to 599"))]
     pub codes: Option<Vec<i64>>,
-    /// gRPC answers with these statuses are retried, if methods lists POST: all of gRPC is sent with it. Only those that
-    /// are nothing but a status, before any message.
+    /// gRPC statuses that are retried, if methods lists POST, which all of gRPC uses. Only responses without a message
+    /// (trailers only) are retried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 16),
         extend("default" = [GrpcCode::Unavailable], "x-kubernetes-list-type" = "set")
     )]
     pub grpc_codes: Option<Vec<GrpcCode>>,
-    /// Failures without an answer that are retried. Reset: the connection broke before the head of the answer. Timeout:
-    /// timeouts.backendRequest ran out before it.
+    /// Failures without a response that are retried. Reset: the connection was reset before the response headers.
+    /// Timeout: timeouts.backendRequest expired before them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 2),
         extend("default" = [RetryCondition::Reset, RetryCondition::Timeout], "x-kubernetes-list-type" = "set")
     )]
     pub conditions: Option<Vec<RetryCondition>>,
-    /// Methods whose requests may be sent again: those that are idempotent (RFC 9110) if not set. Name others only if the
+    /// Methods whose requests may be retried: the idempotent ones (RFC 9110) if not set. Name others only if the
     /// Service can take the same request twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
@@ -60,7 +60,7 @@ pub struct Retry {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub methods: Option<Vec<String>>,
-    /// How many retries there may be in all, so that they do not topple a Service that is failing.
+    /// How many retries there may be in all, so that they do not overload a Service that is failing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<RetryBudget>,
     /// How long to wait before a retry.
@@ -82,18 +82,18 @@ pub enum GrpcCode {
     DataLoss,
 }
 
-/// A failure without an answer.
+/// A failure without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RetryCondition {
     Reset,
     Timeout,
 }
 
-/// How many retries there may be in all, of the callers on a node together.
+/// How many retries there may be in all, of the calling pods on a node together. The larger of the two counts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RetryBudget {
-    /// Retries in percent of recent requests.
+    /// Retries in percent of the requests of the last 10 seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100), extend("default" = policy::Retry::default().budget_percent))]
     pub percent: Option<f64>,
@@ -111,11 +111,11 @@ pub struct RetryBudget {
         .message("max is at least base").field_path(".max")
 )]
 pub struct Backoff {
-    /// Where the waiting starts.
+    /// The base of the wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::Retry::default().backoff_base)))]
     pub base: Option<Span<1, 60_000>>,
-    /// The longest that is waited.
+    /// The longest wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::Retry::default().backoff_max)))]
     pub max: Option<Span<1, 300_000>>,

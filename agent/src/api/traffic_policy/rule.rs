@@ -14,18 +14,18 @@ use crate::{
     govern::policy,
 };
 
-/// What holds for the requests that it matches. What it says takes the place of what the policy says, each field as a whole, and
-/// lists too: an empty list is none. What it does not say is as the policy says, and counts together with it.
+/// Overrides for the requests that it matches. A field that the rule sets replaces the policy's, as a whole, lists too;
+/// an empty list is none. A field that it does not set is the policy's, and counts together with it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyRule {
-    /// Names the rule in metrics. Unique within the policy.
+    /// Name of the rule in metrics. Unique within the policy.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// The requests that the rule is about; all that no rule before it matches, if not set.
+    /// The requests that the rule applies to; all that no earlier rule matches, if not set.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
     pub matches: Option<RequestMatch>,
-    /// How many of them are admitted in a time, in the place of the policy's limits. Metrics and answers call a limit rule/name.
+    /// Rate limits in place of the policy's. Metrics and responses call a limit rule/name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 8),
@@ -41,17 +41,17 @@ pub struct PolicyRule {
     /// How long they may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
-    /// Which of them are sent again. The budget is that of all requests to the Service.
+    /// Which of them are retried. The budget is that of all requests to the Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
-    /// What is answered in the place of the Service. Metrics and answers call a fallback rule/name.
+    /// Responses that replace the Service's. Metrics and responses call a fallback rule/name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 4),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub fallbacks: Option<Vec<Fallback>>,
-    /// What is changed in their headers.
+    /// Changes of their headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Headers>,
 }

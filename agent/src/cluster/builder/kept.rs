@@ -42,7 +42,7 @@ impl<T: Clone + PartialEq> Kept<T> {
     pub(super) fn invalid(&self) -> Option<Verdict> {
         let wrong = self.object.asked.as_ref().err()?;
         let version = self.good.as_ref().map(|(_, generation)| match generation {
-            Some(generation) => format!("its last good version (generation {generation})"),
+            Some(generation) => format!("its last valid version (generation {generation})"),
             None => "its last good version".to_owned(),
         });
         Some(Verdict::invalid(wrong.iter(), version.as_deref()))

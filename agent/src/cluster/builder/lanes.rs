@@ -239,7 +239,7 @@ impl Lanes {
                 }
             }
         }
-        let what = || format!("the lane of tag {} is in force", lane.tag);
+        let what = || format!("lane {} is active", lane.tag);
         Some(Verdict::of(in_force.then(what), &shortfalls))
     }
 

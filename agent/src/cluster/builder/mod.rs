@@ -184,11 +184,8 @@ impl Builder {
         });
         let uids = self.by_uid.contested().map(|(uid, winner, loser)| {
             let key = Key { kind: Kind::Pod, name: loser.0.clone() };
-            Problem::of(
-                key,
-                format!("{uid:?} is Pod {}'s already; this pod's calls are not captured", winner.0),
-            )
-            .at("metadata.uid")
+            Problem::of(key, format!("{uid:?} is Pod {}'s already; this pod is not enrolled", winner.0))
+                .at("metadata.uid")
         });
         // What makes no sense has been told field by field.
         let judged = self.verdicts.iter().filter_map(|(key, judged)| {

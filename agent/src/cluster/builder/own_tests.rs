@@ -93,7 +93,7 @@ fn a_policy_governs_what_it_targets_live() {
     assert_eq!(unconcerned(&first), unconcerned(&second), "what is not concerned is not built anew");
     assert_eq!(
         said(&builder, "TrafficPolicy shop/slow"),
-        "Accepted=true/Accepted Programmed=true/Programmed in force for Service orders"
+        "Accepted=true/Accepted Programmed=true/Programmed active for Service orders"
     );
 
     apply(&mut builder, &policy("slow", "", "{name: users}", 6));
@@ -216,7 +216,7 @@ fn what_makes_no_sense_leaves_the_last_good_version_in_force() {
         verdict.starts_with("Accepted=false/Invalid Programmed=false/Invalid spec.timeouts.request: "),
         "{verdict}"
     );
-    assert!(verdict.ends_with("its last good version (generation 3) stays in force"), "{verdict}");
+    assert!(verdict.ends_with("its last valid version (generation 3) stays active"), "{verdict}");
     let problems = messages(&builder);
     assert!(
         matches!(&problems[..], [one] if one.contains("spec.timeouts.request: \"often\" ")),
@@ -229,7 +229,7 @@ fn what_makes_no_sense_leaves_the_last_good_version_in_force() {
     assert!(builder.build(Instant::now()).is_none());
     apply_anyhow(&mut builder, &another("u2"));
     assert_eq!(in_force(&next(&mut builder), ORDERS), None);
-    assert!(said(&builder, "TrafficPolicy shop/p").contains("it is not in force"));
+    assert!(said(&builder, "TrafficPolicy shop/p").contains("it is not active"));
 
     apply(&mut builder, &good);
     let last = next(&mut builder);
@@ -460,11 +460,11 @@ fn services_take_from_the_policy_of_their_namespace_what_their_own_does_not_say(
     assert_eq!((drain(&snapshot, ORDERS), drain(&snapshot, USERS)), (Some(7), Some(7)));
     assert_eq!(
         said(&builder, "TrafficPolicy shop/orders"),
-        "Accepted=true/Accepted Programmed=true/Programmed in force for Service orders, with drain of TrafficPolicy shop/all"
+        "Accepted=true/Accepted Programmed=true/Programmed active for Service orders, with drain of TrafficPolicy shop/all"
     );
     assert_eq!(
         said(&builder, "TrafficPolicy shop/all"),
-        "Accepted=true/Accepted Programmed=true/Programmed in force for Namespace shop, where Services do not say otherwise"
+        "Accepted=true/Accepted Programmed=true/Programmed active for Namespace shop, where Services do not say otherwise"
     );
     // A Service that comes later has it, too.
     apply(&mut builder, &svc("stock", "10.96.0.3", ""));
@@ -489,7 +489,7 @@ fn services_take_from_the_policy_of_their_namespace_what_their_own_does_not_say(
     let snapshot = next(&mut builder);
     assert_eq!((in_force(&snapshot, ORDERS), in_force(&snapshot, USERS)), (Some(1), None));
     assert_eq!(drain(&snapshot, ORDERS), None);
-    assert!(said(&builder, "TrafficPolicy shop/orders").ends_with("in force for Service orders"));
+    assert!(said(&builder, "TrafficPolicy shop/orders").ends_with("active for Service orders"));
     // What is no longer wanted is not inherited.
     apply(&mut builder, &of_namespace("all", "", 9, ", drain: {timeout: 7s}"));
     next(&mut builder);

@@ -187,7 +187,7 @@ impl Policies {
             format!(", with {} of TrafficPolicy {}", parts.join(", "), inherited.by)
         });
         let in_force =
-            (!in_force.is_empty()).then(|| format!("in force for {}{inherited}", in_force.join(", ")));
+            (!in_force.is_empty()).then(|| format!("active for {}{inherited}", in_force.join(", ")));
         Some(Verdict::of(in_force, &shortfalls))
     }
 
@@ -227,7 +227,7 @@ pub(super) fn look_for(target: &Target, service: Option<&Service>) -> Result<(),
     };
     if service.frontend == Frontend::None {
         return missing(format!(
-            "Service {} has no address of its own, so that calls to it are not governed",
+            "Service {} has no address of its own, so calls to it are not managed",
             target.service
         ));
     }

@@ -102,7 +102,7 @@ impl Access {
     async fn ask(&self, client: &Client, request: Request<Body>) -> Result<Response<Body>, kube::Error> {
         let answer = tokio::time::timeout(self.answer, client.send(request)).await;
         answer.unwrap_or_else(|_| {
-            let late = format!("no answer within {:?}", self.answer);
+            let late = format!("no response within {:?}", self.answer);
             Err(kube::Error::Service(std::io::Error::new(std::io::ErrorKind::TimedOut, late).into()))
         })
     }

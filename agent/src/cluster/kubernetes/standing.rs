@@ -120,9 +120,9 @@ impl Standing {
             let effect = if scope.kind == Kind::Namespace {
                 "without them nothing new is learnt of the cluster"
             } else if scope.kind.is_own() {
-                "what was known of them stays in force, and namespaces of which nothing was are governed without"
+                "those that are known stay active, and other namespaces are managed without them"
             } else {
-                "what was known there stays in force, and a namespace that was not is left ungoverned"
+                "what is known there stays active, and a namespace that is not known stays unmanaged"
             };
             let advice = match code {
                 401 => "the API server does not take the agent's credentials".to_owned(),
@@ -130,7 +130,7 @@ impl Standing {
                 _ => format!("grant the agent's service account {verb} on {resource}"),
             };
             told(format!(
-                "the API server refuses to {verb} {resource}{place} ({code}: {message}): {effect}; {advice}"
+                "the API server does not allow the agent to {verb} {resource}{place} ({code}: {message}): {effect}; {advice}"
             ))
         }).collect();
         if !unknown.is_empty() {
@@ -142,11 +142,11 @@ impl Standing {
         }
         problems.extend(self.away.as_ref().map(|why| {
             let effect = if spoken {
-                "the last state stays in force until it is back"
+                "the last snapshot stays active until it is back"
             } else {
-                "nothing is captured until it is there"
+                "no pod is enrolled until it is there"
             };
-            told(format!("the API server does not answer as it should ({why}): {effect}"))
+            told(format!("the API server does not respond as it should ({why}): {effect}"))
         }));
         // What the cluster goes without says nothing of how old the rest is.
         let goes_without = |watch: &&Watch| {

@@ -41,7 +41,7 @@ pub async fn zone(client: &Client, node: &str, reachable: impl Fn() -> bool) -> 
             tracing::warn!(
                 node,
                 error = chain(&error),
-                "the node's zone is not known (verb get on nodes, or --zone): topology hints restrict nothing"
+                "the node's zone is not known (verb get on nodes, or --zone): topology hints have no effect"
             );
             return None;
         }

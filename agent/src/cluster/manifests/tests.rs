@@ -56,7 +56,7 @@ fn what_is_wrong_is_named_with_line_and_field() {
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n",
-            "test.yaml:3: Pod default/a: metadata.uid: not set: the pod cannot be found on a node, so its calls are not captured",
+            "test.yaml:3: Pod default/a: metadata.uid: not set: the pod cannot be found on a node, so it is not enrolled",
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: a, uid: u}\nstatus:\n  podIPs:\n  - ip: 10.0.0.300\n",

@@ -62,8 +62,7 @@ fn own<K: api::Kind, T>(
         Ok((read, checked)) => Ok(make(&read, &object["spec"], checked)),
         Err(errors) => {
             for FieldError { field, message } in &errors {
-                check
-                    .note(field, format!("{message}; its last good version stays in force, if there is one"));
+                check.note(field, format!("{message}; its last valid version stays active, if there is one"));
             }
             Err(errors.into())
         }

@@ -93,7 +93,7 @@ impl File {
             // What there is to write still goes where it went.
             Err(error) if !self.complained => {
                 self.complained = true;
-                tracing::error!(path = %self.path.display(), %error, "cannot open the access log anew: its old file is written on");
+                tracing::error!(path = %self.path.display(), %error, "cannot reopen the access log: still writing to the old file");
             }
             Err(_) => {}
         }

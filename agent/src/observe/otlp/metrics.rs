@@ -71,11 +71,11 @@ enum SendError {
     Status(#[from] tonic::Status),
     #[error("cannot connect: {0}")]
     Connect(#[from] hyper_util::client::legacy::Error),
-    #[error("the answer broke off: {0}")]
+    #[error("the response was cut off: {0}")]
     Answer(#[from] hyper::Error),
-    #[error("the collector answers {0}")]
+    #[error("the collector responded with {0}")]
     Refused(http::StatusCode),
-    #[error("no answer within {} s", TIMEOUT.as_secs())]
+    #[error("no response within {} s", TIMEOUT.as_secs())]
     Timeout,
 }
 
@@ -134,14 +134,14 @@ impl Exporter {
                 self.failures.inc();
                 if !self.failing {
                     self.failing = true;
-                    tracing::warn!(%error, "cannot send metrics to the collector: it is tried again each time");
+                    tracing::warn!(%error, "cannot send metrics to the OpenTelemetry Collector: the next export retries");
                 }
                 // What is left goes with the next, which has all of it.
                 return;
             }
         }
         if std::mem::take(&mut self.failing) {
-            tracing::info!("the collector takes metrics again");
+            tracing::info!("the OpenTelemetry Collector takes metrics again");
         }
     }
 }

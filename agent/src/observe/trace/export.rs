@@ -78,7 +78,7 @@ impl Exporter {
         match self.collector.export(batch).await {
             Ok(()) if self.failing => {
                 self.failing = false;
-                tracing::info!("the trace collector takes spans again");
+                tracing::info!("the OpenTelemetry Collector takes spans again");
             }
             Ok(()) => {}
             Err(error) => {
@@ -87,7 +87,7 @@ impl Exporter {
                     self.failing = true;
                     tracing::warn!(
                         %error,
-                        "cannot send spans to the trace collector: they are dropped and counted until it takes them again",
+                        "cannot send spans to the OpenTelemetry Collector: they are dropped and counted until it takes them again",
                     );
                 }
             }

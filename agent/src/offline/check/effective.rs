@@ -43,7 +43,7 @@ pub(super) fn services(objects: &mut Objects, only: Option<&Service>) -> Vec<Eff
             targeted.insert(Service { namespace: name.0.clone(), name: String::new(), port: None });
             if let Some(winner) = defaults(objects, &name.0).filter(|winner| *winner != name) {
                 let message = format!(
-                    "Namespace {} is targeted by TrafficPolicy {} already, {}: this one is not in force",
+                    "Namespace {} is targeted by TrafficPolicy {} already, {}: this one is not active",
                     name.0,
                     shown(winner),
                     order(objects, winner, policy),
@@ -55,7 +55,7 @@ pub(super) fn services(objects: &mut Objects, only: Option<&Service>) -> Vec<Eff
             targeted.insert(service(name, target));
             if let Some(winner) = winner(objects, &name.0, target).filter(|winner| *winner != name) {
                 let message = format!(
-                    "{} is targeted by TrafficPolicy {} already, {}: this one is not in force there",
+                    "{} is targeted by TrafficPolicy {} already, {}: this one is not active there",
                     told(target),
                     shown(winner),
                     order(objects, winner, policy),

@@ -118,7 +118,7 @@ fn the_oldest_policy_wins_and_a_port_goes_before_its_service() {
     assert_eq!(
         complaints,
         "-:8: TrafficPolicy shop/a: spec.targetRefs[0]: Service orders is targeted by TrafficPolicy shop/b already, which \
-         is older: this one is not in force there\n"
+         is older: this one is not active there\n"
     );
     for (service, attempts) in
         [("shop/orders:grpc", json!(4)), ("shop/orders:http", json!(3)), ("shop/stock", json!(null))]
@@ -152,7 +152,7 @@ fn a_service_is_told_with_what_it_has_of_its_namespace() {
     assert_eq!(
         complaints,
         "-:36: TrafficPolicy shop/more: spec.targetRefs[0]: Namespace shop is targeted by TrafficPolicy shop/all already, \
-         first by name: this one is not in force\n"
+         first by name: this one is not active\n"
     );
     let text = text.split("---\n").take(4).collect::<Vec<_>>().join("---\n");
     let (good, out, complaints) = check(&text, &["-"]);

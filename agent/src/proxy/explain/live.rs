@@ -78,11 +78,11 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
         explanation.steps = steps.0;
         return explanation;
     }
-    let enrolled = "the pod is enrolled: its new connections to governed addresses come to the agent";
+    let enrolled = "the pod is enrolled: its new connections to managed addresses go to the agent";
     steps.say(Stage::Enrolled, Verdict::Passes, enrolled, Some(format!("Pod {}", explanation.caller)));
     let Some(destination) = snapshot.destination(*dialled) else {
         let what = format!(
-            "nothing is governed at {dialled}: no service of an opted-in namespace has that address and port"
+            "{dialled} is not managed: no service of an enrolled namespace has that address and port"
         );
         steps.say(Stage::Managed, Verdict::Stops, what, None);
         explanation.steps = steps.0;
@@ -125,7 +125,7 @@ impl<'a> Walk<'a> {
     fn go(&mut self, names: &TagNames, dialled: SocketAddr) -> Outcome {
         self.governed(dialled);
         if !self.protocol() {
-            return Outcome::of("its bytes are carried to an endpoint, and no request is looked at");
+            return Outcome::of("the connection is tunnelled to an endpoint, without HTTP rules");
         }
         let tagging = match self.request(names) {
             Ok(tagging) => tagging,
@@ -145,7 +145,7 @@ impl<'a> Walk<'a> {
                         let of = chosen.endpoint.tag.as_ref();
                         let of =
                             of.map_or_else(|| "the baseline".to_owned(), |other| format!("lane {other}"));
-                        format!("of {of}, which answers for lane {}", tag.as_str())
+                        format!("of {of}, the fallback of lane {}", tag.as_str())
                     }
                     _ => "of the baseline".to_owned(),
                 };
@@ -215,7 +215,7 @@ impl<'a> Walk<'a> {
         read.map(|request| request.tagging).map_err(|refused| {
             let reason = http1::reason_of(refused);
             self.steps.say(Stage::Request, Verdict::Stops, refused.to_string(), None);
-            made_up(reason, format!("Sluice answers {}: {}", reason.status(), reason.message()))
+            made_up(reason, format!("Sluice responds {}: {}", reason.status(), reason.message()))
         })
     }
 
@@ -245,9 +245,10 @@ impl<'a> Walk<'a> {
             Some(tag) => (Verdict::Changes, format!("{}{ignored}", tag.as_str())),
             None if tagging.strip => (
                 Verdict::Changes,
-                "none: what it says itself comes from outside and is taken out (stripTags), and no entry rule takes it".to_owned(),
+                "none: its own tag comes from outside and is removed (stripTags), and no entry rule matches"
+                    .to_owned(),
             ),
-            None => (Verdict::Passes, format!("none, and no entry rule takes it{ignored}")),
+            None => (Verdict::Passes, format!("none, and no entry rule matches{ignored}")),
         };
         self.steps.say(Stage::Tag, verdict, what, because);
     }
@@ -260,9 +261,9 @@ impl<'a> Walk<'a> {
             self.ruled = service.governor.rule_for(&view).map(|ruled| &**ruled);
             let (verdict, what) = match self.ruled {
                 Some(ruled) => {
-                    (Verdict::Changes, format!("{} holds for it, the first that matches", ruled.rule.name))
+                    (Verdict::Changes, format!("{} applies: it is the first that matches", ruled.rule.name))
                 }
-                None => (Verdict::Passes, "none matches: it is as the policy says for all".to_owned()),
+                None => (Verdict::Passes, "none matches: the policy applies".to_owned()),
             };
             let name =
                 self.ruled.map_or_else(|| "rules".to_owned(), |ruled| format!("rule {}", ruled.rule.name));
@@ -300,13 +301,13 @@ impl<'a> Walk<'a> {
                     (Verdict::Changes, format!("lets it wait for {} first", shown(wait)))
                 }
                 Admission::After(wait) => {
-                    (Verdict::WouldStop, format!("only observes; it would let it wait for {}", shown(wait)))
+                    (Verdict::WouldStop, format!("mode Observe: it would let it wait for {}", shown(wait)))
                 }
                 Admission::Refused { retry_after } if enforced => {
-                    (Verdict::Stops, format!("refuses it; worth asking again in {}", shown(retry_after)))
+                    (Verdict::Stops, format!("rejects it; retry after {}", shown(retry_after)))
                 }
                 Admission::Refused { .. } => {
-                    (Verdict::WouldStop, "only observes; it would refuse it".to_owned())
+                    (Verdict::WouldStop, "mode Observe: it would reject it".to_owned())
                 }
             };
             let because = self.rule(&format!("rule {}", limit.name), Part::RateLimits);
@@ -336,7 +337,7 @@ impl<'a> Walk<'a> {
 
     fn route(&mut self, tag: Option<&RequestTag>) -> Result<Chosen, Stopped> {
         if let Some(pinned) = &self.destination.pinned {
-            let what = "the caller dialled this endpoint itself and stays with it";
+            let what = "the client called this endpoint itself and stays with it";
             let object = self.service_object();
             self.steps.say(Stage::Endpoint, Verdict::Passes, what, object);
             return Ok(Chosen { endpoint: pinned.clone(), lane: Lane::Baseline });
@@ -370,7 +371,7 @@ impl<'a> Walk<'a> {
                 let (shown, of) =
                     (self.candidates.iter().filter(|one| one.percent > 0).count(), self.candidates.len());
                 let mut what = format!(
-                    "{} is drawn by {:?}; may be: {shown} of {of}",
+                    "{} is chosen by {:?}; candidates: {shown} of {of}",
                     decision.endpoint.address,
                     service.governor.policy().load_balancer.algorithm
                 );
@@ -430,7 +431,7 @@ impl<'a> Walk<'a> {
                 (Verdict::Changes, format!("{there}: falls back to {to}"))
             }
             Ok(_) => (Verdict::Passes, there),
-            Err(_) if fails => (Verdict::Stops, format!("{there}, and it must not fall back")),
+            Err(_) if fails => (Verdict::Stops, format!("{there}, and it may not fall back")),
             Err(_) => (Verdict::Stops, format!("{there}; {of_baseline}")),
         };
         self.steps.say(Stage::Lane, verdict, what, because);
@@ -448,10 +449,10 @@ impl<'a> Walk<'a> {
         let of = format!("that of {} is {state}{why}", lane.map_or("the baseline", Tag::as_str));
         let (verdict, what) = match breaker.try_acquire(self.now) {
             Ok(leave) if leave.would_reject().is_some() => {
-                (Verdict::WouldStop, format!("{of}; it only observes, and would refuse it"))
+                (Verdict::WouldStop, format!("{of}; mode Observe: it would reject it"))
             }
             Ok(_) => (Verdict::Passes, of),
-            Err(open) => (Verdict::Stops, format!("{of}; worth asking again in {}", shown(open.retry_after))),
+            Err(open) => (Verdict::Stops, format!("{of}; retry after {}", shown(open.retry_after))),
         };
         let because = self.rule("circuitBreaker", Part::CircuitBreaker);
         self.steps.say(Stage::CircuitBreaker, verdict, what, because);
@@ -476,9 +477,9 @@ impl<'a> Walk<'a> {
             let method = self.came.method();
             let may = retry.methods.iter().any(|allowed| allowed.as_str().as_bytes() == method);
             let what = if may {
-                format!("may be sent again up to {} times, as far as the budget allows", retry.attempts)
+                format!("may be retried up to {} times, within the budget", retry.attempts)
             } else {
-                format!("{} is not sent again", text(method))
+                format!("{} is not retried", text(method))
             };
             let because = self.rule("retry", Part::Retry);
             self.steps.say(Stage::Retry, Verdict::Passes, what, because);
@@ -494,7 +495,7 @@ impl<'a> Walk<'a> {
             let because = self.rule(&format!("fallback {}", one.name), Part::Fallbacks);
             match &one.action {
                 FallbackAction::Static(answer) => {
-                    let what = format!("answers {} in the service's place", answer.status);
+                    let what = format!("responds {} in place of the service", answer.status);
                     self.steps.say(Stage::Fallback, Verdict::Changes, &*what, because);
                     return Outcome {
                         status: Some(answer.status),
@@ -502,12 +503,12 @@ impl<'a> Walk<'a> {
                     };
                 }
                 FallbackAction::Stale(_) => {
-                    let what = "gives the last good answer, if one is kept; else it goes on";
+                    let what = "gives the last good response, if one is kept; else the next fallback";
                     self.steps.say(Stage::Fallback, Verdict::Changes, what, because);
                 }
             }
         }
-        made_up(reason, format!("Sluice answers {} itself: {}", reason.status(), reason.message()))
+        made_up(reason, format!("Sluice responds {} itself: {}", reason.status(), reason.message()))
     }
 }
 

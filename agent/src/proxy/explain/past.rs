@@ -17,7 +17,7 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
     let object =
         decision.names.as_ref().map(|names| format!("Service {}/{}", names.namespace, names.service));
     let caller = caller.unwrap_or_default();
-    steps.say(Stage::Enrolled, Verdict::Passes, "it came to the agent", Some(format!("Pod {caller}")));
+    steps.say(Stage::Enrolled, Verdict::Passes, "it went through the agent", Some(format!("Pod {caller}")));
     steps.say(
         Stage::Managed,
         Verdict::Passes,
@@ -31,7 +31,7 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
     for event in &decision.events {
         match event {
             Event::Matched { rule } => {
-                let what = format!("rule {rule} holds for it");
+                let what = format!("rule {rule} applied to it");
                 steps.say(Stage::Rule, Verdict::Changes, what, None);
             }
             Event::Queued { rule, wait } => {
@@ -39,7 +39,7 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
                 steps.say(Stage::RateLimit, Verdict::Changes, what, Some(format!("rule {rule}")));
             }
             Event::WouldRefuse { rule } => {
-                let what = "it was only observed; enforced, it would have been refused";
+                let what = "mode Observe: enforced, it would have been rejected";
                 steps.say(Stage::RateLimit, Verdict::WouldStop, what, Some(format!("rule {rule}")));
             }
             Event::Chosen { endpoint, pod, panic } => {
@@ -57,11 +57,11 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
             Event::Failed { status, reason } => {
                 let what = match reason {
                     Some(reason) => reason.message().to_owned(),
-                    None => format!("it answered {status}"),
+                    None => format!("it responded {status}"),
                 };
                 steps.say(Stage::Endpoint, Verdict::Changes, what, None);
             }
-            Event::Retried => steps.say(Stage::Retry, Verdict::Changes, "it was sent again", None),
+            Event::Retried => steps.say(Stage::Retry, Verdict::Changes, "it was retried", None),
             Event::Ruled { rule: name, policy } => ruled = Some((name.clone(), policy.clone())),
         }
     }
@@ -82,10 +82,10 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
     outcome.status = (decision.status != 0).then_some(decision.status);
     outcome.reason = decision.reason.map(|reason| reason.code().to_owned());
     outcome.message = match (decision.reason, decision.status, asked) {
-        (_, 0, _) => "the caller got no answer".to_owned(),
-        (Some(reason), status, 0) => format!("Sluice answered {status} itself: {}", reason.message()),
-        (Some(reason), status, _) => format!("the caller got {status}: {}", reason.message()),
-        (None, status, _) => format!("{} answered {status}", shown(&outcome)),
+        (_, 0, _) => "the client got no response".to_owned(),
+        (Some(reason), status, 0) => format!("Sluice responded {status} itself: {}", reason.message()),
+        (Some(reason), status, _) => format!("the client got {status}: {}", reason.message()),
+        (None, status, _) => format!("{} responded {status}", shown(&outcome)),
     };
     Explanation {
         ended: Some(Ended {
@@ -135,7 +135,7 @@ fn lane(decision: &Decision, steps: &mut Steps, object: Option<String>) {
             ),
         ),
         Some(TagOutcome::Rejected) => {
-            (Verdict::Stops, format!("lane {tag} could not answer, and nobody else may"))
+            (Verdict::Stops, format!("lane {tag} has no usable endpoint, and may not fall back"))
         }
         _ => (Verdict::Passes, format!("an endpoint in lane {tag}")),
     };

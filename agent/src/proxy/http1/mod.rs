@@ -119,7 +119,7 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
                 let reason = reason_of(refused);
                 record.finish(&mut known.series(), reason.status(), Some(reason));
                 connection.worker.complain(|| {
-                    tracing::info!(pod = %connection.pod.name(), service = %known.destination.service, "refused a request: {refused}");
+                    tracing::info!(pod = %connection.pod.name(), service = %known.destination.service, "rejected a request: {refused}");
                 });
                 refuse(&mut connection, reason).await;
                 break;

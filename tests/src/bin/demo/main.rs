@@ -191,7 +191,7 @@ fn other_connections(shop: &Shop, sides: &Sides, agent: &Agent, story: &mut Stor
     let took = start.elapsed();
     let after = agent.redirected()?;
     say(&format!(
-        "database (opted in, speaks first): said {:?}, echoed {:?}, in {} ms",
+        "database (enrolled, speaks first): said {:?}, echoed {:?}, in {} ms",
         said.lines().next().unwrap_or_default(),
         said.lines().nth(1).unwrap_or_default(),
         took.as_millis(),
@@ -207,7 +207,7 @@ fn other_connections(shop: &Shop, sides: &Sides, agent: &Agent, story: &mut Stor
     say(&format!("billing (its namespace did not opt in): answered by {}", pods(&answer)));
     story.claim(
         after == before && !answer.chain.iter().any(marked),
-        "a destination that is not governed is left to the kernel, and the request as it was",
+        "a destination that is not managed is left to the kernel, and the request unchanged",
     );
     Ok(())
 }
@@ -323,7 +323,7 @@ fn keep(world: &World, shop: &Shop, agent: &Agent) -> Result<()> {
     }
     println!("  curl -s -H 'x-mse-tag: {LANE}' {}", shop.gateway().url());
     println!("\nThe agent (process {}) reads {};", agent.pid(), world.manifests().display());
-    println!("an edit there is in force at once. Its numbers:\n");
+    println!("an edit there is active at once. Its metrics:\n");
     println!("  sudo nsenter --net=/proc/{}/ns/net curl -s http://{}/metrics", agent.pid(), agent.admin());
     // So that there is something to see.
     let load = shop.load(&["--rate", "20", "--connections", "2"])?;

@@ -104,7 +104,7 @@ async fn what_is_wrong_with_a_policy_is_told_once_and_with_what_follows() {
     let told = troubles_of(&status, "shop/first");
     assert_eq!(told.len(), 1, "{told:#?}");
     assert!(told[0].contains("is active in an earlier version: Invalid: spec.timeouts.request"), "{told:#?}");
-    assert!(told[0].contains("stays in force") && !told[0].contains("not active"), "{told:#?}");
+    assert!(told[0].contains("stays active") && !told[0].contains("not active"), "{told:#?}");
     assert!(
         !status.problems.iter().any(|problem| problem.action.contains("stays")),
         "{:#?}",

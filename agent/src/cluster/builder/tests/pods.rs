@@ -60,7 +60,7 @@ fn two_pods_of_one_uid() {
     assert_eq!(next(&mut builder).pods["uid-b"].name.as_ref(), "a");
     assert_eq!(
         messages(&builder),
-        ["Pod shop/b: metadata.uid: \"uid-b\" is Pod shop/a's already; this pod's calls are not captured"]
+        ["Pod shop/b: metadata.uid: \"uid-b\" is Pod shop/a's already; this pod is not enrolled"]
     );
 }
 

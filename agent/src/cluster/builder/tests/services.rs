@@ -148,7 +148,7 @@ fn headless_services_pin_and_external_names_do_not_count() {
     assert_eq!(
         messages(&builder),
         [
-            "Service shop/later: spec.clusterIP: not set: nobody can call the Service, so nothing is governed until it is"
+            "Service shop/later: spec.clusterIP: not set: the Service cannot be called, and is not managed until it is set"
         ]
     );
 }
