@@ -152,7 +152,7 @@ spec:
     assert_eq!(in_force(&snapshot, "10.96.0.2:80"), Some(1), "what it does not lose it keeps");
     assert_eq!(
         said(&builder, "TrafficPolicy shop/young"),
-        "Accepted=true/Accepted Programmed=false/Conflicted in force for Service users; Service both has TrafficPolicy \
+        "Accepted=true/Accepted Programmed=false/Conflicted active for Service users; Service both has TrafficPolicy \
          shop/old already, which is older"
     );
     // Of the same second: by name. Without a time: last of all.
@@ -188,7 +188,7 @@ fn what_is_not_there_is_said_until_it_comes() {
     assert_eq!(in_force(&next(&mut builder), "10.96.0.3:80"), Some(5));
     assert_eq!(
         said(&builder, "TrafficPolicy shop/p"),
-        "Accepted=true/Accepted Programmed=false/TargetNotFound in force for Service stock; Service orders has no port \
+        "Accepted=true/Accepted Programmed=false/TargetNotFound active for Service stock; Service orders has no port \
          grpc: it has http"
     );
     delete(&mut builder, &svc("stock", "10.96.0.3", ""));
@@ -432,7 +432,7 @@ fn a_lane_may_refuse_to_fall_back_live() {
     assert_eq!(fallback(&next(&mut builder), "gray"), LaneFallback::Baseline);
     assert_eq!(
         said(&builder, "TrafficLane shop/strict"),
-        "Accepted=true/Accepted Programmed=false/Conflicted the lane of tag gray is in force; TrafficLane shop/mild, \
+        "Accepted=true/Accepted Programmed=false/Conflicted lane gray is active; TrafficLane shop/mild, \
          which is older and has the same tag, says fallback: Baseline"
     );
     delete(&mut builder, &lane("mild", "", ""));
