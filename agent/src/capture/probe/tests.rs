@@ -106,17 +106,17 @@ fn what_a_machine_lacks_is_named_in_one_line_with_what_to_do() {
         ),
         (
             Machinery { pods: Vec::new(), ..whole() },
-            "no control group of pods (`kubepods*`) below /sys/fs/cgroup: is this a Kubernetes node (with cgroup v2)? \
+            "no cgroup of pods (`kubepods*`) below /sys/fs/cgroup: is this a Kubernetes node (with cgroup v2)? \
              Else name the group with --pods-cgroup",
         ),
         (
             Machinery { pods: vec!["/c/kubepods", "/c/kubepods.slice"], ..whole() },
-            "several control groups are named like the one that holds all pods: [\"/c/kubepods\", \
+            "several cgroups are named like the one that holds all pods: [\"/c/kubepods\", \
              \"/c/kubepods.slice\"]; choose one with --pods-cgroup",
         ),
         (
             Machinery { own: None, ..whole() },
-            "the agent's own control group is not below /sys/fs/cgroup: mount the node's /sys/fs/cgroup there, and set \
+            "the agent's own cgroup is not below /sys/fs/cgroup: mount the node's /sys/fs/cgroup there, and set \
              hostPID: true",
         ),
     ] {
