@@ -46,7 +46,7 @@ fn a_request_that_fell_back_is_explained_before_and_after() {
         println!("{text}");
         contains(
             &text,
-            &["no usable endpoint in lane gray", "fell back to the baseline", "pricing-v1", "answered 200"],
+            &["no usable endpoint in lane gray", "fell back to the baseline", "pricing-v1", "responded 200"],
         )?;
         let past: Value =
             serde_json::from_str(&said(&agent, &["explain", "--request-id", "fell-back", "-o", "json"])?)?;

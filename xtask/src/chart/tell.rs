@@ -14,7 +14,7 @@ use crate::workspace;
 const ICON: &[u8] = include_bytes!("../../../agent/src/admin/page/icon.svg");
 
 const ABOUT_CONFIG: &str = "Settings of the agents: environment variables of `sluice agent`, as in deploy/base/config.env. \
-                            deploy/README.md lists all of them.";
+                            deploy/reference/settings.md lists all of them.";
 
 /// Variables that the DaemonSet sets on each node, and that a setting could not change.
 const OF_THE_NODE: [&str; 2] = ["SLUICE_NODE", "SLUICE_NODE_ADDRESS"];
@@ -22,7 +22,7 @@ const OF_THE_NODE: [&str; 2] = ["SLUICE_NODE", "SLUICE_NODE_ADDRESS"];
 pub(super) fn chart_yaml() -> String {
     let version = workspace::version();
     let icon = base64::engine::general_purpose::STANDARD.encode(ICON);
-    // The oldest Kubernetes that deploy/README.md names.
+    // The oldest Kubernetes that COMPATIBILITY.md names.
     format!(
         "# Made by `cargo xtask chart`.
 apiVersion: v2
@@ -223,8 +223,8 @@ helm install sluice deploy/chart/sluice --namespace sluice-system --set image.re
 kubectl -n sluice-system rollout status daemonset/sluice
 ```
 
-The label is for clusters on which Pod Security Admission allows less by default; deploy/README.md tells why the agents need
-it. A release of Sluice has this chart as a package, `sluice-VERSION.tgz`.
+The label is for clusters on which Pod Security Admission allows less by default; SECURITY.md says what each privilege is
+for. A release of Sluice has this chart as a package, `sluice-VERSION.tgz`.
 
 - **Upgrade**: `helm upgrade`. The CustomResourceDefinitions are upgraded with it.
 - **Uninstall**: `helm uninstall sluice --namespace sluice-system`. The CustomResourceDefinitions and all policies stay, unless
@@ -232,7 +232,7 @@ it. A release of Sluice has this chart as a package, `sluice-VERSION.tgz`.
 - **From kustomize to Helm**: `helm install --take-ownership`. Delete the old ConfigMap `sluice-…` afterwards.
 - There is one release in a cluster: the objects are named `sluice`, whatever the release's name.
 
-`config` takes the variables that deploy/README.md lists. A variable that does not exist is an error of `helm install`.
+`config` takes the variables that deploy/reference/settings.md lists. A variable that does not exist is an error of `helm install`.
 
 | value | default | |
 |---|---|---|
