@@ -64,7 +64,7 @@ pub struct RequestMatch {
 #[x_kube(
     // (A reserved word of CEL is escaped.)
     validation = Rule::new("has(self.__namespace__) || has(self.workload) || has(self.podLabels) && self.podLabels.size() > 0")
-        .message("it says nothing: namespace, workload or podLabels is needed")
+        .message("empty: namespace, workload or podLabels is needed")
 )]
 pub struct CallerMatch {
     /// The pod's namespace.
@@ -206,7 +206,7 @@ impl RequestMatch {
 impl CallerMatch {
     pub(super) fn check(&self, at: &At<'_>) -> policy::CallerMatch {
         if self.namespace.is_none() && self.workload.is_none() && self.pod_labels.is_empty() {
-            at.refuse("it says nothing: namespace, workload or podLabels is needed");
+            at.refuse("empty: namespace, workload or podLabels is needed");
         }
         selector::check_keys(self.pod_labels.keys(), &at.field("podLabels"));
         let labels = self.pod_labels.iter();

@@ -20,7 +20,7 @@ pub(super) const UNIQUE_TARGETS_MESSAGE: &str =
 /// For a policy: a namespace is not a target beside others.
 pub(super) const NAMESPACE_ALONE: &str = "self.all(target, target.kind != 'Namespace') || self.size() == 1";
 pub(super) const NAMESPACE_ALONE_MESSAGE: &str =
-    "a policy targets its Namespace alone: what holds for single Services is a policy of theirs";
+    "a policy that targets its Namespace has no other targets; single Services need policies of their own";
 /// For a lane.
 pub(super) const NO_NAMESPACE: &str = "self.all(target, target.kind != 'Namespace')";
 pub(super) const NO_NAMESPACE_MESSAGE: &str =

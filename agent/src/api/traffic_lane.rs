@@ -226,7 +226,7 @@ impl TrafficLane {
         unique_names(spec.service_fallbacks.iter().map(|service| &*service.name), &services_at);
         let service_fallbacks = each(&spec.service_fallbacks, &services_at, |service, at| {
             if service.fallback.is_none() && service.lanes.is_none() {
-                at.refuse("it says nothing: fallback or lanes is needed");
+                at.refuse("empty: fallback or lanes is needed");
             }
             let lanes = service.lanes.as_ref().map(|tags| self.fallback_lanes(tags, &at.field("lanes")));
             let detour = policy::Detour {
@@ -285,7 +285,7 @@ impl EntryRule {
 
     fn check(&self, at: &At<'_>) -> policy::EntryRule {
         if self.matches.is_none() && self.percentage.is_none() {
-            at.refuse("it says nothing: match or percentage is needed");
+            at.refuse("empty: match or percentage is needed");
         }
         policy::EntryRule {
             matches: self

@@ -100,7 +100,7 @@ enum Command {
         /// The shell that the script is for
         shell: clap_complete::Shell,
     },
-    /// Check policies without a cluster, and show what they come to
+    /// Check policies without a cluster, and show the resulting values
     #[command(after_help = help::CHECK)]
     Check(offline::check::Args),
     /// Print the CustomResourceDefinitions of Sluice's kinds, or write them to a directory

@@ -91,7 +91,7 @@ enum Command {
         #[command(flatten)]
         cluster: ClusterArgs,
     },
-    /// Check policies without a cluster, and show what they come to
+    /// Check policies without a cluster, and show the resulting values
     #[command(after_help = help::CHECK)]
     Check(offline::check::Args),
     /// Print the version, what it is built for, and whether it carries the eBPF programs

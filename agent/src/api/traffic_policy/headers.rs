@@ -22,7 +22,7 @@ pub(super) fn not_reserved(name: &str) -> String {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("has(self.request) || has(self.response)")
-        .message("it says nothing: request or response is needed")
+        .message("empty: request or response is needed")
 )]
 pub struct Headers {
     /// Changes of requests, before they are sent to an endpoint. Rules and limits see the request as it came. The
@@ -40,7 +40,7 @@ pub struct Headers {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("has(self.set) || has(self.add) || has(self.remove)")
-        .message("it says nothing: set, add or remove is needed")
+        .message("empty: set, add or remove is needed")
 )]
 pub struct HeaderChanges {
     /// Headers that replace all headers of the same name.
@@ -96,7 +96,7 @@ pub struct StripTags {
 impl Headers {
     pub(super) fn check(&self, at: &At<'_>) -> policy::HeaderEdits {
         if self.request.is_none() && self.response.is_none() {
-            at.refuse("it says nothing: request or response is needed");
+            at.refuse("empty: request or response is needed");
         }
         let changes = |changes: &Option<HeaderChanges>, field| {
             changes.as_ref().map(|changes| changes.check(&at.field(field))).unwrap_or_default()
@@ -111,7 +111,7 @@ impl Headers {
 impl HeaderChanges {
     fn check(&self, at: &At<'_>) -> policy::Edits {
         if self.set.is_empty() && self.add.is_empty() && self.remove.is_empty() {
-            at.refuse("it says nothing: set, add or remove is needed");
+            at.refuse("empty: set, add or remove is needed");
         }
         for (field, headers) in [("set", &self.set), ("add", &self.add)] {
             super::unique_names(headers.iter().map(|header| &*header.name), &at.field(field));

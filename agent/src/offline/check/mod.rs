@@ -22,15 +22,15 @@ pub struct Args {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Namespace of objects that do not name theirs
+    /// Namespace of objects that do not name one
     #[arg(short, long, value_name = "NAME", default_value = "default")]
     namespace: String,
 
-    /// Tell of this service only, as namespace/name or namespace/name:port
+    /// Show this service only, as namespace/name or namespace/name:port
     #[arg(long, value_name = "SERVICE")]
     service: Option<Service>,
 
-    /// How to tell it
+    /// The format of the output
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Output,
 }

@@ -79,9 +79,9 @@ fn about_headers() {
             strip(json!({"from": [{"namespace": "ingress"}]})),
         ],
         vec![
-            (headers(json!({})), "spec.headers", "it says nothing", Everywhere),
-            (request(json!({})), "spec.headers.request", "it says nothing", Everywhere),
-            (request(json!({"set": []})), "spec.headers.request", "it says nothing", Everywhere),
+            (headers(json!({})), "spec.headers", "empty: ", Everywhere),
+            (request(json!({})), "spec.headers.request", "empty: ", Everywhere),
+            (request(json!({"set": []})), "spec.headers.request", "empty: ", Everywhere),
             (
                 request(json!({"set": [{"name": "Host", "value": "a"}]})),
                 "spec.headers.request.set[0].name",
@@ -112,7 +112,7 @@ fn about_headers() {
                 "control characters",
                 Everywhere,
             ),
-            (strip(json!({"from": [{}]})), "spec.stripTags.from[0]", "it says nothing", Everywhere),
+            (strip(json!({"from": [{}]})), "spec.stripTags.from[0]", "empty: ", Everywhere),
         ],
     );
 }

@@ -77,7 +77,7 @@ fn about_what_is_targeted() {
             (
                 targets(json!([{"kind": "Namespace", "name": "shop"}, {"name": "orders"}])),
                 "spec.targetRefs",
-                "targets its Namespace alone",
+                "that targets its Namespace has no other targets",
                 Everywhere,
             ),
             (
