@@ -38,7 +38,7 @@ fn warm_up(depot: &Depot<'_>, story: &mut Story) -> Result<App> {
     second.pod.set_ready(true)?;
     let report = load.finish()?;
     say(&format!(
-        "600 requests a second; beside one old instance a new one gets ready, with a warm-up of {DURATION} s:"
+        "600 requests a second; a new instance becomes Ready beside an old one, with a warm-up of {DURATION} s:"
     ));
     let zero = began.duration_since(UNIX_EPOCH)?.as_secs_f64() - ready as f64;
     let mut furthest = 0.0_f64;
@@ -58,7 +58,7 @@ fn warm_up(depot: &Depot<'_>, story: &mut Story) -> Result<App> {
         rows.push((format!("{since:.1} s"), vec![percent(wanted), percent(got), bar]));
     }
     let shown = rows.len();
-    table(&["wanted", "got", ""], rows.into_iter());
+    table(&["target", "actual", ""], rows.into_iter());
     say(&format!("furthest from the curve in any second: {:.1} percentage points", furthest * 100.0));
     // A share of six hundred draws scatters by two points: four times that is no chance.
     story.claim(
@@ -74,23 +74,20 @@ fn throttle(depot: &Depot<'_>, story: &mut Story) -> Result<()> {
         "rateLimits": [{"name": "burst", "requests": 100, "interval": "1s", "burst": 20}],
     }))?;
     let report = depot.load(500, 5)?.finish()?;
-    say("a limit of 100 requests a second, at once no more than 20; 500 a second come:");
-    per_second(&report, &[("answered", &["one", "two"]), ("429 rate_limited", &["status 429 rate_limited"])]);
+    say("a limit of 100 requests a second with a burst of 20; 500 a second come:");
+    per_second(&report, &[("2xx", &["one", "two"]), ("429 rate_limited", &["status 429 rate_limited"])]);
     let refused = report.failures.get("status 429 rate_limited").copied().unwrap_or_default();
     let allowed = 20.0 + 100.0 * report.seconds;
-    story.claim(
-        report.failed == refused && refused > 0,
-        "what is above is answered 429 at once, and says that it was Sluice",
-    );
+    story.claim(report.failed == refused && refused > 0, "what is above gets 429 at once, from Sluice");
     story.claim(
         (report.ok as f64) < allowed * 1.05 && report.ok as f64 > allowed * 0.8,
-        "as much as was allowed is answered by the service",
+        "what the limit allows gets a response of the service",
     );
     Ok(())
 }
 
 fn break_off(depot: &Depot<'_>, mut only: App, story: &mut Story) -> Result<App> {
-    story.chapter("A failing dependency is broken off, and comes back");
+    story.chapter("A circuit breaker opens for a failing dependency, and closes again");
     depot.policy(json!({
         "circuitBreaker": {"interval": "4s", "minimumRequests": 20, "errorPercent": 50, "openDuration": "2s"},
     }))?;
@@ -113,11 +110,11 @@ fn break_off(depot: &Depot<'_>, mut only: App, story: &mut Story) -> Result<App>
     );
     let open = report.failures.get("status 503 circuit_open").copied().unwrap_or_default();
     let failed = report.failures.get("status 500").copied().unwrap_or_default();
-    story.claim(open > failed, "most of the time the failing service is not asked at all");
+    story.claim(open > failed, "most of the time the failing service gets no request");
     let last = report.timeline.iter().rev().nth(1);
     story.claim(
         last.is_some_and(|second| count(second, "one") > 0.0 && second.len() == 1),
-        "when it answers again, it is asked again",
+        "when it recovers, it gets requests again",
     );
     Ok(only)
 }

@@ -87,10 +87,7 @@ fn show(world: &World, options: &Options, story: &mut Story) -> Result<()> {
     }
     say(&format!("{} requests tagged {LANE}, to ClusterIPs as kube-proxy serves them:", before.sent));
     table(&CHAIN, before.chains.iter().map(|(chain, count)| (format!("{count} answers"), words(chain))));
-    story.claim(
-        before.failed == 0 && before.chains.len() > 1,
-        "chance decides who answers; the tag means nothing",
-    );
+    story.claim(before.failed == 0 && before.chains.len() > 1, "any pod may respond; the tag has no effect");
 
     story.chapter("The agent starts");
     // Connections that exist stay as they are.
@@ -123,7 +120,7 @@ fn show(world: &World, options: &Options, story: &mut Story) -> Result<()> {
 fn lanes(shop: &Shop, story: &mut Story) -> Result<()> {
     story.chapter("Lanes");
     let asked = [
-        ("no tag", vec![], "v1 v1 v1 v1", "requests without a tag are answered by the baseline only"),
+        ("no tag", vec![], "v1 v1 v1 v1", "requests without a tag go to the baseline only"),
         (
             "header x-mse-tag: gray",
             vec!["--header", TAG],
@@ -204,7 +201,7 @@ fn other_connections(shop: &Shop, sides: &Sides, agent: &Agent, story: &mut Stor
     let before = agent.redirected()?;
     let answer = sluice_tests::ask(&shop.client, &format!("{}/?headers", sides.billing.url()), &[BAGGAGE])?;
     let after = agent.redirected()?;
-    say(&format!("billing (its namespace did not opt in): answered by {}", pods(&answer)));
+    say(&format!("billing (its namespace is not enrolled): response of {}", pods(&answer)));
     story.claim(
         after == before && !answer.chain.iter().any(marked),
         "a destination that is not managed is left to the kernel, and the request unchanged",
@@ -214,7 +211,7 @@ fn other_connections(shop: &Shop, sides: &Sides, agent: &Agent, story: &mut Stor
 
 /// Some of what `/metrics` tells.
 fn numbers(agent: &Agent, story: &mut Story) -> Result<()> {
-    story.chapter("The numbers");
+    story.chapter("Metrics");
     let metrics = agent.metrics()?;
     let mut requests = BTreeMap::<(usize, String), f64>::new();
     for series in metrics.series("sluice_requests_total", &[("code", "2xx")]) {
@@ -232,7 +229,7 @@ fn numbers(agent: &Agent, story: &mut Story) -> Result<()> {
     table(&["lane", "requests"], rows);
     let tags = |outcome| metrics.sum("sluice_tags_total", &[("outcome", outcome)]);
     say(&format!(
-        "sluice_tags_total: {} routed to their lane, {} fallen back to the baseline, {} refused",
+        "sluice_tags_total: {} routed to their lane, {} fell back to the baseline, {} rejected",
         tags("routed"),
         tags("fell_back"),
         tags("rejected"),
@@ -250,7 +247,7 @@ fn numbers(agent: &Agent, story: &mut Story) -> Result<()> {
             && lane("pricing").is_none()
             && tags("routed") > 0.0
             && tags("fell_back") > 0.0,
-        "every request is counted by service and lane, every tag by what became of it",
+        "every request is counted by service and lane, every tag by its outcome",
     );
     Ok(())
 }
@@ -274,7 +271,7 @@ fn kill(world: &World, shop: &Shop, agent: &mut Agent, story: &mut Story) -> Res
     std::mem::swap(agent, &mut next);
     pause();
     let report = load.stop()?;
-    say("8 connections at a time, a new one for each request; the agent is killed, and later started anew:");
+    say("8 connections at a time, a new one for each request; the agent is killed, and later started again:");
     loads(&report);
     story.claim(report.failed <= 8, "at most the requests in flight fail");
     story.claim(report.ok > report.marked, "without the agent, connections go straight to the service");
@@ -303,15 +300,15 @@ fn replace(world: &World, shop: &Shop, agent: &mut Agent, story: &mut Story) -> 
     loads(&report);
     say(&format!("the first agent was drained and gone after {:.1} s", drained.as_secs_f64()));
     story.claim(report.failed == 0, "not one request fails");
-    story.claim(report.marked == report.ok, "not one request goes past Sluice");
-    story.claim(status.success(), "the first agent ends in good order");
+    story.claim(report.marked == report.ok, "not one request bypasses Sluice");
+    story.claim(status.success(), "the first agent exits with status 0");
     Ok(())
 }
 
 /// Leaves everything running until somebody has seen enough.
 fn keep(world: &World, shop: &Shop, agent: &Agent) -> Result<()> {
     let place = shop.client.place();
-    println!("\nEverything is running. A shell in the pod `client`, whose connections are captured:\n");
+    println!("\nEverything is running. A shell in the pod `client`, which is enrolled:\n");
     println!(
         "  sudo sh -c 'echo $$ > {}/cgroup.procs; exec nsenter --net=/proc/{}/ns/net sh'\n",
         place.cgroup.display(),
@@ -328,7 +325,9 @@ fn keep(world: &World, shop: &Shop, agent: &Agent) -> Result<()> {
     // So that there is something to see.
     let load = shop.load(&["--rate", "20", "--connections", "2"])?;
     let page = forward(&world.node().netns, agent.admin())?;
-    println!("\nand its page, with 20 requests a second from the pod `client` on it:\n\n  http://{page}/");
+    println!(
+        "\nand its dashboard, with 20 requests a second from the pod `client` on it:\n\n  http://{page}/"
+    );
     print!("\nEnter or Ctrl-C ends it all. ");
     std::io::stdout().flush()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
