@@ -103,7 +103,7 @@ fn break_off(depot: &Depot<'_>, mut only: App, story: &mut Story) -> Result<App>
     per_second(
         &report,
         &[
-            ("answered", &["one"]),
+            ("2xx", &["one"]),
             ("failed by the service", &["status 500"]),
             ("503 circuit_open", &["status 503 circuit_open"]),
         ],
