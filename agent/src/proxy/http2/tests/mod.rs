@@ -4,7 +4,10 @@ mod bodies;
 mod failing;
 mod failures;
 mod governed;
+mod hostile;
 mod limits;
+mod raw;
+mod rfc;
 mod routing;
 mod traces;
 

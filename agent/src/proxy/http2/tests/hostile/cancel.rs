@@ -1,0 +1,131 @@
+//! Streams that come to nothing: given up, broken, or with nothing in them.
+
+use super::*;
+
+/// A stream that goes on beside what happens.
+struct Long(Stream);
+
+impl Long {
+    async fn begin(wire: &Wire) -> Self {
+        let mut stream = wire.handle.open(false, &frames::post("/echo")).await;
+        assert_eq!(stream.head().await.status, 200);
+        Self(stream)
+    }
+
+    /// It still does what it did.
+    async fn lives(&mut self) {
+        assert!(self.0.data(MESSAGE, false).await);
+        let mut count = 0;
+        while count < MESSAGE.len() {
+            match self.0.part().await {
+                Ok(Event::Data { bytes, end: false, .. }) => count += bytes.len(),
+                other => panic!("the long call has ended: {other:?}"),
+            }
+        }
+    }
+
+    async fn end(mut self) {
+        self.0.data(b"", true).await;
+        assert!(matches!(self.0.part().await, Ok(Event::Headers { end: true, .. })));
+    }
+}
+
+/// Requests that are given up in the moment in which they are made.
+fn given_up(wire: &Wire, count: usize) -> Vec<u8> {
+    let each = |_| {
+        let id = wire.handle.register().id;
+        [frames::headers(id, true, &frames::get("/hang")), frames::reset(id, 8)].concat()
+    };
+    (0..count).flat_map(each).collect()
+}
+
+#[tokio::test]
+async fn empty_frames_are_bounded_by_rate_and_not_by_a_lifetime() {
+    let scene = Scene::new().await;
+    let wire = scene.wire().await;
+    for n in 0..400 {
+        let mut stream = wire.handle.open(false, &frames::post("/count")).await;
+        for part in [&b""[..], b"", b"x", b""] {
+            stream.data(part, false).await;
+        }
+        stream.data(b"", true).await;
+        let answer = stream.answer().await;
+        assert_eq!((answer.text(), answer.broken), ("1", None), "{n}");
+        let answer = wire.handle.get("/empties").await;
+        assert_eq!((answer.text(), answer.broken), ("x", None), "{n}");
+    }
+}
+
+#[tokio::test]
+async fn one_bad_response_is_one_bad_response() {
+    let scene = Scene::new().await;
+    let wire = scene.wire().await;
+    for n in 0..1500 {
+        let path = if n % 2 == 0 { "/malformed" } else { "/reset" };
+        let answer = wire.handle.get(path).await;
+        assert!(answer.broken.is_some_and(|code| code.is_some()) || answer.status == 502, "{n}: {answer:?}");
+        if n % 50 == 0 {
+            assert_eq!(wire.handle.get("/").await.status, 200, "{n}");
+        }
+    }
+    assert_eq!(scene.backend.seen.connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn some_streams_that_are_opened_and_given_up_in_one_read() {
+    let scene = Scene::new().await;
+    let wire = scene.wire().await;
+    let mut long = Long::begin(&wire).await;
+    for count in [21, 100, 500, 1000] {
+        wire.handle.send(given_up(&wire, count)).await;
+        long.lives().await;
+        assert_eq!(wire.handle.get("/").await.status, 200, "{count}");
+    }
+    long.end().await;
+}
+
+#[tokio::test]
+async fn calls_whose_deadlines_pass_again_and_again() {
+    let scene = Scene::new().await;
+    let wire = scene.wire().await;
+    let neighbours = scene.neighbours(&wire).await;
+    let mut long = Long::begin(&wire).await;
+    for _ in 0..40 {
+        let mut calls = Vec::new();
+        for _ in 0..60 {
+            calls.push(wire.handle.open(true, &frames::get("/hang")).await);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let resets: Vec<_> = calls.iter().flat_map(|call| frames::reset(call.id, 8)).collect();
+        wire.handle.send(resets).await;
+        long.lives().await;
+    }
+    long.end().await;
+    neighbours.go_on(1).await;
+    neighbours.end().await;
+    // Whatever came to the endpoint is given up there, too.
+    scene.backend.seen.until(|seen| seen.open.load(Ordering::Relaxed) == 0).await;
+}
+
+#[tokio::test]
+async fn a_thousand_calls_that_are_given_up_at_once() {
+    let scene = Scene::new().await;
+    let wire = scene.wire().await;
+    const CALLS: usize = 1000;
+    let mut long = Long::begin(&wire).await;
+    let neighbours = scene.neighbours(&wire).await;
+    for _ in 0..3 {
+        let mut calls = Vec::new();
+        for _ in 0..CALLS {
+            calls.push(wire.handle.open(true, &frames::get("/hang")).await);
+        }
+        scene.backend.seen.until(|seen| seen.open.load(Ordering::Relaxed) > CALLS).await;
+        let resets: Vec<_> = calls.iter().flat_map(|call| frames::reset(call.id, 8)).collect();
+        wire.handle.send(resets).await;
+        scene.backend.seen.until(|seen| seen.open.load(Ordering::Relaxed) <= 1 + 16).await;
+        long.lives().await;
+    }
+    neighbours.go_on(1).await;
+    neighbours.end().await;
+    long.end().await;
+}
