@@ -129,3 +129,72 @@ async fn a_thousand_calls_that_are_given_up_at_once() {
     neighbours.end().await;
     long.end().await;
 }
+
+/// Sends what `next` makes, as fast as it is taken, until the connection ends. Returns the code with which it does.
+async fn go_on_until_ended(scene: &Scene, mut next: impl FnMut(&Wire) -> Vec<u8>) -> Option<u32> {
+    let mut wire = scene.wire().await;
+    let mut sent = 0_usize;
+    soon(async {
+        loop {
+            let bytes: Vec<_> = (0..50).flat_map(|_| next(&wire)).collect();
+            sent += bytes.len();
+            if wire.handle.has_ended() || !wire.handle.send(bytes).await {
+                return;
+            }
+            assert!(sent < 1 << 30, "it goes on for ever");
+        }
+    })
+    .await;
+    wire.ended().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_gives_up_is_ended() {
+    let scene = Scene::new().await;
+    let bystander = Wire::connect(scene.bystander, Wishes::default()).await;
+    let neighbours = Neighbours::of(&vec![bystander.handle.clone(); 8]);
+    let code = go_on_until_ended(&scene, |wire| given_up(wire, 1)).await;
+    assert_eq!(code, ENHANCE_YOUR_CALM);
+    let requests = scene.backend.seen.requests.load(Ordering::Relaxed);
+    let calls: usize = neighbours.calls.iter().map(|calls| calls.load(Ordering::Relaxed)).sum();
+    assert!(requests - calls.min(requests) < 20_000, "{requests} came through");
+    neighbours.go_on(5).await;
+    neighbours.end().await;
+}
+
+/// The other end is made to reset (CVE-2025-8671): each costs as much as if the peer had reset it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_makes_us_reset_is_ended() {
+    type Makes = fn(u32) -> Vec<u8>;
+    let ways: [(&str, Makes); 6] = [
+        ("a window that grows by nothing", |id| {
+            [frames::headers(id, true, &frames::get("/hang")), frames::window(id, 0)].concat()
+        }),
+        ("a window above the largest", |id| {
+            [frames::headers(id, true, &frames::get("/hang")), frames::window(id, u32::MAX >> 1)].concat()
+        }),
+        ("data behind the end", |id| {
+            [frames::headers(id, true, &frames::get("/hang")), frames::data(id, false, b"x")].concat()
+        }),
+        ("a second head", |id| {
+            [frames::headers(id, false, &frames::post("/hang")), frames::headers(id, false, &[("a", "b")])]
+                .concat()
+        }),
+        ("PRIORITY of a wrong size", |id| {
+            let priority = frames::frame(frames::PRIORITY, 0, id, b"123");
+            [frames::headers(id, true, &frames::get("/hang")), priority].concat()
+        }),
+        ("no request", |id| frames::headers(id, true, &[(":method", "GET")])),
+    ];
+    together(ways.map(|(what, way)| async move {
+        let scene = Scene::new().await;
+        let bystander = Wire::connect(scene.bystander, Wishes::default()).await;
+        let neighbours = Neighbours::of(&vec![bystander.handle.clone(); 8]);
+        let code = go_on_until_ended(&scene, |wire| way(wire.handle.register().id)).await;
+        assert_eq!(code, ENHANCE_YOUR_CALM, "{what}");
+        scene.backend.seen.until(|seen| seen.open.load(Ordering::Relaxed) < 10).await;
+        neighbours.go_on(5).await;
+        neighbours.end().await;
+    }))
+    .await;
+}

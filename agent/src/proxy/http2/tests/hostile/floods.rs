@@ -25,8 +25,54 @@ const FLOODS: &[(&str, Makes)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_flood_are_ended() {
+    together(FLOODS.iter().map(|(what, makes)| async move {
+        let scene = Scene::new().await;
+        let bystander = Wire::connect(scene.bystander, Wishes::default()).await;
+        let neighbours = Neighbours::of(&vec![bystander.handle.clone(); 8]);
+        let mut wire = scene.wire().await;
+        assert_eq!(wire.handle.get("/").await.status, 200);
+        let stream = wire.handle.open(false, &frames::post("/hang")).await;
+        let flood = makes(stream.id).repeat(500);
+        let mut sent = 0;
+        while !wire.handle.has_ended() && wire.handle.send(&flood).await {
+            sent += flood.len();
+            assert!(sent < 1 << 30, "{what}: it goes on for ever");
+        }
+        assert_eq!(wire.ended().await, ENHANCE_YOUR_CALM, "{what}");
+        neighbours.go_on(5).await;
+        neighbours.end().await;
+        scene.backend.seen.until(|seen| seen.open.load(Ordering::Relaxed) == 0).await;
+    }))
+    .await;
+}
+
+/// An endless header block: it cannot be thrown away, for the table's sake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_without_end_end_their_connection() {
+    let scene = Scene::new().await;
+    let neighbours = scene.bystanders().await;
+    for part in
+        [&b""[..], &frames::block(&[("x-name", "value")]), &frames::block(&[("a", &"v".repeat(8000))])]
+    {
+        let mut wire = scene.wire().await;
+        let begin = frames::frame(frames::HEADERS, 0, 1, &frames::block(&frames::get("/")));
+        wire.handle.send(begin).await;
+        let flood = frames::frame(frames::CONTINUATION, 0, 1, part).repeat(50);
+        let mut sent = 0;
+        while !wire.handle.has_ended() && wire.handle.send(&flood).await {
+            sent += flood.len();
+            assert!(sent < 64 << 20, "it goes on for ever");
+        }
+        assert_eq!(wire.ended().await, ENHANCE_YOUR_CALM);
+        neighbours.go_on(1).await;
+    }
+    neighbours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endpoints_that_flood_are_left_by_themselves() {
-    for (what, makes) in FLOODS {
+    together(FLOODS.iter().map(|(what, makes)| async move {
         let ended = Arc::new(Mutex::new(None));
         let note = ended.clone();
         let floods = wire::listen(Wishes::default(), move |mut wire| {
@@ -68,5 +114,6 @@ async fn endpoints_that_flood_are_left_by_themselves() {
         // Its client's connection goes on.
         bed.change(2, &[(backend.address, None)], |service| service);
         assert_eq!(wire.handle.get("/").await.status, 200, "{what}");
-    }
+    }))
+    .await;
 }

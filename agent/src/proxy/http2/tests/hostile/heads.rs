@@ -29,6 +29,48 @@ async fn paths_are_passed_as_they_are() {
 }
 
 #[tokio::test]
+async fn a_response_head_that_is_too_large_is_one_bad_response() {
+    let scene = Scene::new().await;
+    let wire = scene.wire().await;
+    let mut long = wire.handle.open(false, &frames::post("/echo")).await;
+    assert_eq!(long.head().await.status, 200);
+    for (path, fits) in [
+        ("/wide/8000", true),
+        ("/wide/60000", true),
+        ("/wider/60000", true),
+        ("/wide/70000", false),
+        ("/wider/120000", false),
+    ] {
+        let answer = wire.handle.get(path).await;
+        if fits {
+            let length: usize = path.rsplit('/').next().and_then(|n| n.parse().ok()).expect("a number");
+            assert_eq!((answer.status, answer.header("x-wide").len()), (200, length), "{path}");
+        } else {
+            let broken = answer.broken.is_some_and(|code| code.is_some());
+            assert!(broken || answer.status == 502, "{path}: {answer:?}");
+        }
+    }
+    assert_eq!(scene.backend.seen.connections.load(Ordering::Relaxed), 1);
+    long.data(b"still", false).await;
+    assert!(matches!(long.part().await, Ok(Event::Data { bytes, .. }) if &bytes[..] == b"still"));
+}
+
+#[tokio::test]
+async fn request_heads_in_many_parts() {
+    let scene = Scene::new().await;
+    let wire = scene.wire().await;
+    let wide = "v".repeat(3000);
+    let lines = [&frames::get("/many")[..], &[("x-wide", &wide)]].concat();
+    let block = frames::block(&lines);
+    for size in [7, 100, 4000] {
+        let mut stream = wire.handle.register();
+        wire.handle.send(frames::parts(stream.id, true, &block, size)).await;
+        let answer = stream.answer().await;
+        assert_eq!((answer.status, answer.header("x-path")), (200, "/many"), "{size}");
+    }
+}
+
+#[tokio::test]
 async fn a_head_that_unfolds_is_refused_and_its_connection_goes_on() {
     let scene = Scene::new().await;
     let wire = scene.wire().await;

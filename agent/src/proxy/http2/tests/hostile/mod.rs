@@ -66,6 +66,14 @@ impl Scene {
     }
 }
 
+/// Runs all of them side by side: a peer that brings something now and then is borne for a while.
+async fn together(tasks: impl IntoIterator<Item = impl Future<Output = ()> + Send + 'static>) {
+    let tasks: Vec<_> = tasks.into_iter().map(tokio::spawn).collect();
+    for task in tasks {
+        soon(soon(task)).await.expect("none of them fails");
+    }
+}
+
 /// Clients that call again and again, and must not notice anything.
 struct Neighbours {
     stop: Arc<AtomicBool>,

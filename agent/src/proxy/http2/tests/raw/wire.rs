@@ -189,6 +189,7 @@ struct Shared {
     reads: watch::Sender<bool>,
     closes: Notify,
     no_table: AtomicBool,
+    ended: AtomicBool,
 }
 
 /// Who hears of what.
@@ -312,6 +313,7 @@ impl Wire {
             reads: watch::Sender::new(true),
             closes: Notify::new(),
             no_table: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         }));
         tokio::spawn(read(handle.clone(), reads));
         Self { handle, control: heard, accepted: opened }
@@ -392,6 +394,16 @@ impl Handle {
     pub(in super::super) async fn close(&self) {
         let _ = self.0.writes.lock().await.shutdown().await;
         self.0.closes.notify_one();
+    }
+
+    /// The peer has said with GOAWAY that it ends the connection for what we did.
+    pub(in super::super) fn has_ended(&self) -> bool {
+        self.0.ended.load(Ordering::Relaxed)
+    }
+
+    /// The next stream has this number.
+    pub(in super::super) fn skip_to(&self, stream: u32) {
+        self.0.routes.lock().expect("not poisoned").next = stream;
     }
 
     /// The peer must put nothing into its table.
@@ -756,6 +768,7 @@ fn take(
         }
         Kind::GoAway => {
             let gone = payload::go_away(payload).expect("it is right");
+            shared.ended.fetch_or(gone.code.0 != 0, Ordering::Relaxed);
             Event::GoAway { last: gone.last, code: gone.code.0 }
         }
         Kind::WindowUpdate => {

@@ -255,6 +255,7 @@ async fn each_demand_is_met() {
                 failed && matches!(stream, Some(Reset(code)) if code == one || code == other)
             }
             Answer(status) => answer.status == status && answer.broken.is_none(),
+            Ignore => false,
         };
         if !met {
             let became = (answer.status, answer.broken);
@@ -269,6 +270,22 @@ async fn each_demand_is_met() {
         );
     }
     assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_first_frame_is_not_settings_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback can be bound");
+    let bed = bed(&[(listener.local_addr().expect("bound"), None)]);
+    let client = Wire::connect(bed.address, Wishes::default()).await;
+    let mut stream = client.handle.open(true, &frames::get("/")).await;
+    let (mut socket, _) = soon(listener.accept()).await.expect("it connects");
+    socket.read_exact(&mut [0; 24]).await.expect("the preface");
+    let mut wire = Wire::over(socket, false);
+    wire.handle.send(frames::ping([0; 8])).await;
+    assert_eq!(wire.ended().await, Some(PROTOCOL));
+    drop(listener);
+    let answer = stream.answer().await;
+    assert!(answer.status >= 500 || answer.broken.is_some(), "{answer:?}");
 }
 
 /// An endpoint that sends more than its windows let it.
@@ -319,4 +336,33 @@ async fn an_endpoints_settings_are_kept() {
         backend.seen.most_open.load(Ordering::Relaxed)
             <= 3 * backend.seen.connections.load(Ordering::Relaxed)
     );
+}
+
+/// Streams that an endpoint has not looked at are sent to another connection (sections 6.8 and 8.7).
+#[tokio::test]
+async fn what_was_not_processed_is_sent_again() {
+    for refuse in [frames::reset as fn(u32, u32) -> Vec<u8>, |_, _| frames::go_away(0, 0)] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let endpoint = wire::listen(Wishes::default(), move |mut wire| {
+            let count = counted.clone();
+            async move {
+                while let Some(stream) = wire.accepted.recv().await {
+                    if count.fetch_add(1, Ordering::Relaxed) == 0 {
+                        wire.handle.send(refuse(stream.id, REFUSED)).await;
+                    } else {
+                        stream.headers(true, OK).await;
+                    }
+                }
+            }
+        })
+        .await;
+        let bed = bed(&[(endpoint, None), (Backend::start().await.address, None)]);
+        let client = Wire::connect(bed.address, Wishes::default()).await;
+        // Until the one that refuses has been asked.
+        while count.load(Ordering::Relaxed) == 0 {
+            let answer = client.handle.post("/", b"once").await;
+            assert_eq!((answer.status, answer.broken), (200, None));
+        }
+    }
 }

@@ -32,4 +32,11 @@ enum Must {
     Malformed,
     /// Stream 1 is answered with this status.
     Answer(u16),
+    /// Nothing.
+    Ignore,
+}
+
+/// A header block of one peer, in pieces.
+fn head(flags: u8, stream: u32, lines: frames::Lines<'_>) -> Vec<u8> {
+    frames::frame(frames::HEADERS, flags, stream, &frames::block(lines))
 }
