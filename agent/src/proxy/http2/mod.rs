@@ -27,7 +27,7 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 
-pub(crate) use self::{engine::core::Allowance, pool::Pool};
+pub(crate) use self::{engine::limits::Allowance, pool::Pool};
 use self::{
     engine::{
         core::{Accepted, Core, Ended, Role},

@@ -21,9 +21,10 @@ use bytes::BytesMut;
 use tokio::{net::TcpStream, sync::OnceCell};
 
 use super::engine::{
-    core::{Core, Ended, MAX_STREAMS, Role},
+    core::{Core, Ended, Role},
     driver::Driver,
     handle::{self, Handle},
+    limits::MAX_STREAMS,
 };
 use crate::{
     clock::Nanos,

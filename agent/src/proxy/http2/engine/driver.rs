@@ -22,8 +22,9 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    core::{Ended, Leaving, OUT_STOP, Role},
+    core::{Ended, Leaving, Role},
     handle::Shared,
+    limits::OUT_STOP,
     out::SLICES,
     reader::Fed,
 };
@@ -35,10 +36,12 @@ use crate::{
     },
 };
 
-/// How long a connection that is closed on this side waits for its peer to close it too. If it were gone when the peer's
-/// next frame comes, the kernel would answer with a reset, and what is still in its buffers be lost (RFC 9112, section 9.6,
-/// tells the same of HTTP/1).
+/// How long a connection that is closed on this side waits for its peer to take what is unsent, and again to close it too,
+/// and what it reads of it meanwhile. If it were gone when the peer's next frame comes, the kernel would answer with a
+/// reset, and what is still in its buffers be lost (RFC 9112, section 9.6, tells the same of HTTP/1). More than these bytes
+/// comes only from who does not listen: all windows together are smaller.
 const LINGER: Nanos = Nanos::of(Duration::from_secs(5));
+const LINGER_BYTES: usize = 2 * 1024 * 1024;
 
 /// How long the answer to the PING behind a first GOAWAY is waited for.
 const ANNOUNCED: Nanos = Nanos::of(Duration::from_secs(1));
@@ -75,8 +78,10 @@ pub(crate) struct Driver {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closing {
     No,
-    /// All was written; what still comes is dropped, until then at most.
-    Lingering(Nanos),
+    /// What is unsent is written, until then at most.
+    Flushing(Nanos),
+    /// All was written; what still comes is dropped: so many bytes, and until then at most.
+    Lingering(Nanos, usize),
 }
 
 impl Driver {
@@ -104,8 +109,8 @@ impl Driver {
     /// A turn. Ready when the connection is over.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.core.borrow_mut().set_driver(cx.waker());
-        if let Closing::Lingering(until) = self.closing {
-            return self.poll_linger(cx, until);
+        if let Closing::Lingering(until, left) = self.closing {
+            return self.poll_linger(cx, until, left);
         }
         if self.write(cx).is_err() {
             self.core.borrow_mut().end(Ended::Lost);
@@ -258,40 +263,57 @@ impl Driver {
 
     /// The connection has ended: what is unsent is written, and its peer gets the time to take it.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let lingers = {
+        let (flushed, lingers) = {
             let core = self.core.borrow();
-            if !core.out().is_empty() {
-                return Poll::Pending;
-            }
-            core.ended() != Some(Ended::Lost) && core.role() == Role::Server
+            let lingers = match core.ended() {
+                Some(Ended::Violation(..)) => true,
+                // Endpoints have been heard to the end.
+                Some(Ended::Finished) => core.role() == Role::Server,
+                Some(Ended::Lost) | None => false,
+            };
+            (core.out().is_empty(), lingers)
         };
         self.input = BytesMut::new();
+        if !flushed {
+            let until = match self.closing {
+                Closing::Flushing(until) => until,
+                _ => Nanos::now() + LINGER,
+            };
+            self.closing = Closing::Flushing(until);
+            if until <= Nanos::now() {
+                return Poll::Ready(());
+            }
+            self.wake_at(cx, until);
+            return Poll::Pending;
+        }
         let closed = Pin::new(&mut self.stream).poll_shutdown(cx);
         match closed {
             Poll::Ready(Ok(())) if lingers => {
                 self.unsent.get_or_insert_with(|| self.worker.busy());
                 let until = Nanos::now() + LINGER;
-                self.closing = Closing::Lingering(until);
-                self.poll_linger(cx, until)
+                self.poll_linger(cx, until, LINGER_BYTES)
             }
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
         }
     }
 
-    fn poll_linger(&mut self, cx: &mut Context<'_>, until: Nanos) -> Poll<()> {
+    fn poll_linger(&mut self, cx: &mut Context<'_>, until: Nanos, mut left: usize) -> Poll<()> {
         // Whatever comes now comes too late.
         let mut late = [0; 4096];
         // No more than this in one go.
         for _ in 0..16 {
             let mut late = ReadBuf::new(&mut late);
             match Pin::new(&mut self.stream).poll_read(cx, &mut late) {
-                Poll::Ready(Ok(())) if !late.filled().is_empty() => {}
+                Poll::Ready(Ok(())) if (1..=left).contains(&late.filled().len()) => {
+                    left -= late.filled().len();
+                }
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => {
                     if until <= Nanos::now() {
                         return Poll::Ready(());
                     }
+                    self.closing = Closing::Lingering(until, left);
                     self.wake_at(cx, until);
                     return Poll::Pending;
                 }
@@ -300,6 +322,7 @@ impl Driver {
         if until <= Nanos::now() {
             return Poll::Ready(());
         }
+        self.closing = Closing::Lingering(until, left);
         cx.waker().wake_by_ref();
         Poll::Pending
     }

@@ -16,6 +16,10 @@ use super::{
 /// word.
 const REMEMBERED: usize = 512;
 
+/// Numbers that a client has passed over are remembered, the last so many ranges of them: to open one of these is an error
+/// of the connection, to go on with a stream that has ended is not. A client that passes over still more is told the latter.
+const PASSED_OVER: usize = 64;
+
 /// Where a stream is. Valid as long as the stream is held or has not come to its end.
 pub(crate) type Key = usize;
 
@@ -117,6 +121,8 @@ pub(crate) struct Streams {
     open: usize,
     /// Of those that were reset from this side, the last ones.
     reset: VecDeque<u32>,
+    /// Numbers of streams that were never opened, from one to another.
+    passed_over: VecDeque<(u32, u32)>,
 }
 
 impl Streams {
@@ -190,6 +196,22 @@ impl Streams {
         self.reset.contains(&id)
     }
 
+    /// The peer opens stream `id`, after `highest` as the last one.
+    pub(crate) fn note_opened(&mut self, highest: u32, id: u32) {
+        let next = if highest == 0 { 1 } else { highest + 2 };
+        if id > next {
+            if self.passed_over.len() == PASSED_OVER {
+                self.passed_over.pop_front();
+            }
+            self.passed_over.push_back((next, id - 2));
+        }
+    }
+
+    /// A higher stream was opened, and this one never.
+    pub(crate) fn was_passed_over(&self, id: u32) -> bool {
+        self.passed_over.iter().any(|(first, last)| (*first..=*last).contains(&id))
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Stream)> {
         self.slots.iter_mut().enumerate().filter_map(|(key, slot)| Some((key, slot.as_deref_mut()?)))
     }
@@ -211,6 +233,27 @@ mod tests {
             streams.remove(key);
         }
         assert_eq!((streams.len(), streams.slots.len()), (0, 0));
+    }
+
+    #[test]
+    fn numbers_that_were_passed_over_are_told_from_those_that_were_used() {
+        let mut streams = Streams::default();
+        let mut highest = 0;
+        for id in [1, 3, 9, 11, 21] {
+            streams.note_opened(highest, id);
+            highest = id;
+        }
+        let passed_over: Vec<_> = (1..30).step_by(2).filter(|id| streams.was_passed_over(*id)).collect();
+        assert_eq!(passed_over, [5, 7, 13, 15, 17, 19]);
+        for _ in 0..1000 {
+            streams.note_opened(highest, highest + 4);
+            highest += 4;
+        }
+        assert_eq!(streams.passed_over.len(), PASSED_OVER);
+        assert!(streams.was_passed_over(highest - 2) && !streams.was_passed_over(5));
+        let mut late = Streams::default();
+        late.note_opened(0, 5);
+        assert!(late.was_passed_over(1) && late.was_passed_over(3) && !late.was_passed_over(5));
     }
 
     #[test]

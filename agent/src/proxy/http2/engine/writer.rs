@@ -6,9 +6,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    core::{Core, Ended, Leaving, Role},
+    core::{Core, Role},
     fields::Fields,
-    flow,
     state::{Closed, Sent, State},
     streams::{Key, Stream},
 };
@@ -170,22 +169,5 @@ impl Core {
         } else {
             self.forget_if_over(key);
         }
-    }
-
-    /// The connection is no longer needed: it ends when its last stream has.
-    pub(crate) fn retire(&mut self) {
-        if self.leaving == Leaving::No && self.ended.is_none() {
-            self.leaving = Leaving::Final(0);
-            self.remote.last.get_or_insert(flow::LARGEST);
-            self.rouse();
-        }
-    }
-
-    /// Everything is done: says so to the peer, which is not waited for.
-    pub(crate) fn finish(&mut self) {
-        if self.role == Role::Client && self.ended.is_none() {
-            write::go_away(self.out.tail(), 0, Code::NO_ERROR, b"");
-        }
-        self.end(Ended::Finished);
     }
 }

@@ -14,9 +14,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    core::{Accepted, Allowance, Core, Ended, Role},
+    core::{Accepted, Core, Ended, Role},
     fields::Fields,
     handle::{Handle, Shared},
+    limits::Allowance,
     out::SLICES,
     reader::Fed,
     writer::Pseudo,

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::proxy::http2::{
-    engine::{core::base_window, flow, streams::Key},
+    engine::{flow, limits::base_window, streams::Key},
     frame::{Head, Kind, flags},
 };
 

@@ -252,7 +252,8 @@ async fn serve(mut stream: Stream, seen: &Seen) {
         // Takes so many bytes, then resets.
         "refuse" => {
             let mut count = 0;
-            while count < number {
+            // A request may be over with its head.
+            while !end && count < number {
                 match stream.wait().await {
                     Event::Data { bytes, end: false, .. } => count += bytes.len(),
                     _ => break,

@@ -462,10 +462,11 @@ impl Handle {
     /// The stream takes what comes from now on, and what has come.
     pub(in super::super) async fn takes(&self, stream: u32) {
         let back = {
+            // In the order in which `owe` locks them.
+            let mut given = self.0.given.lock().expect("not poisoned");
             let mut owed = self.0.owed.lock().expect("not poisoned");
             owed.takes.insert(stream, true);
             let back = (owed.streams.remove(&stream), owed.connection.remove(&stream));
-            let mut given = self.0.given.lock().expect("not poisoned");
             given.give(stream, back.0.unwrap_or(0));
             given.connection += i64::from(back.1.unwrap_or(0));
             back

@@ -1,0 +1,65 @@
+//! What a connection may hold, and all connections of a pod together.
+
+use std::rc::Rc;
+
+use super::{calm, flow};
+use crate::{clock::Nanos, proxy::share::Share};
+
+/// Streams that a client may have open on one connection. gRPC servers have no limit of their own by default, and clients
+/// put everything on one connection, so a low one would be felt; each stream costs a few KiB.
+pub(crate) const MAX_STREAMS: usize = 1024;
+
+/// The most that a head may have, as the RFC counts it. (The same as over HTTP/1.)
+pub(crate) const MAX_HEAD: usize = 64 * 1024;
+
+/// Unsent bytes of messages above which streams wait. More than the kernel takes in one write, so that it is never idle.
+pub(crate) const OUT_LIMIT: usize = 128 * 1024;
+
+/// What one stream may add to them while others wait.
+pub(super) const TURN: usize = 16 * 1024;
+
+/// Unsent bytes above which nothing more is read: they can only be answers to what was read.
+pub(crate) const OUT_STOP: usize = OUT_LIMIT + 128 * 1024;
+
+/// The largest windows that a peer is given which fills smaller ones: an endpoint two milliseconds away can send
+/// 128 MiB/s on one stream.
+pub(super) const LARGEST_STREAM_WINDOW: u32 = 256 * 1024;
+pub(super) const LARGEST_WINDOW: u32 = 1024 * 1024;
+
+/// By how much the windows of all streams together may have grown.
+pub(super) const GROWTH: u32 = 4 * 1024 * 1024;
+
+/// Of HPACK's tables, of frames that are not whole, and of the rest.
+pub(super) const OVERHEAD: usize = 4 * 1024;
+
+/// What the window of a stream begins with where there are so many: together no more than 8 MiB.
+pub(crate) const fn base_window(streams: usize) -> u32 {
+    match streams {
+        0..=128 => flow::INITIAL,
+        129..=512 => 16 * 1024,
+        _ => 8 * 1024,
+    }
+}
+
+/// What all HTTP/2 connections of a pod on a worker may use together.
+pub(crate) struct Allowance {
+    /// Bytes.
+    pub(crate) bytes: Rc<Share>,
+    pub(crate) calm: calm::Shared,
+}
+
+impl Allowance {
+    pub(crate) fn new(bytes: usize) -> Rc<Self> {
+        Rc::new(Self { bytes: Share::new(bytes), calm: calm::Shared::new(Nanos::now()) })
+    }
+
+    /// There is plenty: windows may grow.
+    pub(super) fn is_ample(&self) -> bool {
+        self.bytes.left() > self.bytes.limit() / 2
+    }
+
+    /// What is left is for what goes on already.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.bytes.left() < self.bytes.limit() / 4
+    }
+}
