@@ -109,9 +109,9 @@ async fn calls_whose_deadlines_pass_again_and_again() {
 
 #[tokio::test]
 async fn a_thousand_calls_that_are_given_up_at_once() {
+    const CALLS: usize = 1000;
     let scene = Scene::new().await;
     let wire = scene.wire().await;
-    const CALLS: usize = 1000;
     let mut long = Long::begin(&wire).await;
     let neighbours = scene.neighbours(&wire).await;
     for _ in 0..3 {

@@ -19,7 +19,7 @@ async fn consume(stream: &mut Stream) -> usize {
     }
 }
 
-async fn sent(answer: &Answer) {
+fn sent(answer: &Answer) {
     assert_eq!((answer.status, answer.broken), (200, None));
     assert_eq!(answer.text(), (MESSAGES * MESSAGE.len()).to_string());
     assert_eq!(answer.trailer("grpc-status"), "0");
@@ -33,7 +33,7 @@ async fn a_client_streams_very_many_small_messages() {
     let mut stream = wire.handle.open(false, &frames::post("/count")).await;
     assert!(stream.many(MESSAGE, MESSAGES).await);
     stream.data(b"", true).await;
-    sent(&stream.answer().await).await;
+    sent(&stream.answer().await);
     neighbours.go_on(1).await;
     neighbours.end().await;
 }
@@ -90,7 +90,7 @@ async fn a_handler_that_pauses_holds_nobody_up() {
         wire.handle.stuck(id).await;
         neighbours.go_on(20).await;
         scene.backend.seen.gate.send_replace(true);
-        sent(&stream.answer().await).await;
+        sent(&stream.answer().await);
         soon(sending).await.expect("all was sent");
         neighbours.go_on(1).await;
         neighbours.end().await;

@@ -234,6 +234,7 @@ pub(in super::super) struct Answer {
     pub(in super::super) trailers: Option<Vec<(String, String)>>,
     pub(in super::super) interims: usize,
     /// How it ended, if it has no proper end: the code of a reset, or `None` for the connection's end.
+    #[expect(clippy::option_option, reason = "tests compare it as it stands")]
     pub(in super::super) broken: Option<Option<u32>>,
 }
 
