@@ -19,8 +19,8 @@ pub(crate) fn shown_policies(policies: &Policies) -> String {
 
 pub(super) fn shown(status: &Status) -> String {
     let state = match status.snapshot_age_seconds {
-        Some(age) => format!("heard of {age:.1} s ago, change {}", status.snapshot_generation),
-        None => "not known yet".to_owned(),
+        Some(age) => format!("snapshot {age:.1} s old, generation {}", status.snapshot_generation),
+        None => "no snapshot yet".to_owned(),
     };
     let (pods, services, policies) = (&status.pods, &status.services, &status.policies);
     let rows = [

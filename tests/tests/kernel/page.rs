@@ -267,7 +267,7 @@ fn the_page_says_that_the_agent_is_gone_and_goes_on_when_it_is_back() {
         says(&browser, "main", "shop/client")?;
         let address = agent.admin();
         agent.kill()?;
-        says(&browser, "#lost", "The agent has not answered")?;
+        says(&browser, "#lost", "The agent has not responded")?;
         screenshots(&browser, "gone")?;
         let agent = world.agent().admin(address).start()?;
         agent.enrolled(&client)?;

@@ -87,7 +87,7 @@ function watch() {
   const gone = silent > SILENCE;
   document.body.classList.toggle("stale", gone);
   lost.hidden = !gone;
-  if (gone) tell("lost", `The agent has not answered for ${age(silent / 1000)}. What is shown is from before; the page goes on by itself.`);
+  if (gone) tell("lost", `The agent has not responded for ${age(silent / 1000)}. The values shown are older; the dashboard reconnects by itself.`);
   // The browser gives up on an agent that answered with an error.
   if (gone && events?.readyState === EventSource.CLOSED) follow();
 }
