@@ -6,6 +6,7 @@ A sick one is not able to answer. After SIGTERM it goes on for a second, and the
 import signal
 import sys
 import threading
+import time
 from concurrent import futures
 
 import grpc
@@ -39,15 +40,31 @@ def both(requests, context):
         yield NAME + b":" + request
 
 
+def pause(requests, context):
+    """Does not read for as long as the call says; then all of it."""
+    time.sleep(float(dict(context.invocation_metadata())["pause"]))
+    return b"%d" % sum(len(request) for request in requests)
+
+
+def hang(request, context):
+    """Until the client gives it up."""
+    over = threading.Event()
+    if context.add_callback(over.set):
+        over.wait(30)
+    return b""
+
+
 HANDLERS = {
     "Unary": grpc.unary_unary_rpc_method_handler(unary),
     "Fails": grpc.unary_unary_rpc_method_handler(fails),
     "ServerStream": grpc.unary_stream_rpc_method_handler(server_stream),
     "ClientStream": grpc.stream_unary_rpc_method_handler(client_stream),
     "Both": grpc.stream_stream_rpc_method_handler(both),
+    "Pause": grpc.stream_unary_rpc_method_handler(pause),
+    "Hang": grpc.unary_unary_rpc_method_handler(hang),
 }
 
-server = grpc.server(futures.ThreadPoolExecutor(8))
+server = grpc.server(futures.ThreadPoolExecutor(256))
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", HANDLERS),))
 assert server.add_insecure_port(f"[::]:{sys.argv[1]}")
 server.start()

@@ -161,3 +161,52 @@ fn grpcio_every_kind_of_call() {
         Ok(())
     });
 }
+
+/// A service `echo` with one instance of the gRPC server, asked by a client's own program.
+fn streams(name: &str, program: &str, args: &[&str], expected: &Value) {
+    test(name, |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let _server = grpc_server(world, "v1")?;
+        let service = world.service("shop", "echo").port("grpc", 80, 50051).apply()?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().start()?;
+        agent.enrolled(&client)?;
+        let target = format!("{}:{}", service.ipv4, service.port);
+        let said = client.run(program, &[args, &[&target]].concat())?;
+        let seen: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+        ensure!(seen == *expected, "{seen}");
+        ensure!(agent.redirected()? > 0, "nothing was redirected");
+        Ok(())
+    });
+}
+
+#[test]
+fn grpcio_streams_without_end_and_calls_that_are_given_up() {
+    let python = python().display().to_string();
+    let expected = json!({
+        "client_stream": "5000",
+        "server_stream": 20_000,
+        "both": 3000,
+        "uploads": ["400000"],
+        "consumers": [8000],
+        "given_up": "the long call goes on",
+        "deadlines": {"DEADLINE_EXCEEDED": 1000},
+        "failures": [],
+        "enough": true,
+    });
+    streams("grpc-streams", &python, &[&script("grpc_streams.py")], &expected);
+}
+
+/// Over Node's own HTTP/2: grpc-js speaks through the same.
+#[test]
+fn node_streams_without_end_and_calls_that_are_given_up() {
+    let expected = json!({
+        "client_stream": "5000",
+        "server_stream": 30_000,
+        "both": 3000,
+        "long": 25,
+        "failures": [],
+        "enough": true,
+    });
+    streams("grpc-node", "node", &[&script("grpc_streams.mjs")], &expected);
+}
