@@ -6,12 +6,13 @@
 //! so each load goes through all the proxies in turn before the next, and ratios are taken within a round.
 //!
 //! Beside that, [`overload`] shows what the adaptive limit on requests in flight is good for: an origin that collapses under
-//! load, with and without it.
+//! load, with and without it; [`floods`] what another pod feels of clients that flood their HTTP/2 connections.
 //!
 //! [`run()`] plays the rounds; [`proxies`] starts what is measured; [`origin`] answers in pod B; [`http_load`], [`http2_load`]
 //! and [`socket_load`] are the clients, one program with one thread in pod A; [`usage`] reads what a proxy has used;
 //! [`report`] takes the medians.
 
+pub mod floods;
 pub mod http2_load;
 pub mod http_load;
 pub mod load;

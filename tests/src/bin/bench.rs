@@ -14,7 +14,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use sluice_tests::bench::{
-    Load, ProxyKind, Record, http_load,
+    Load, ProxyKind, Record,
+    floods::{self, Kind},
+    http_load,
     http2_load::{self, Call},
     load, origin, overload, report,
     run::{self, Plan, bears},
@@ -54,6 +56,16 @@ enum Part {
     /// Put load on an address and report as JSON
     #[command(hide = true)]
     Load(LoadOptions),
+    /// Send frames that carry nothing, and report as JSON what became of that
+    #[command(hide = true)]
+    Flood {
+        target: SocketAddr,
+        #[arg(value_enum)]
+        kind: Kind,
+        connections: usize,
+        #[arg(value_parser = seconds)]
+        time: Duration,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -97,7 +109,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn known_load(name: &str) -> Result<String, String> {
     let mut names: Vec<String> = load::all().iter().map(ToString::to_string).collect();
-    names.push(overload::NAME.to_owned());
+    names.extend([overload::NAME, floods::NAME].map(str::to_owned));
     if names.iter().any(|known| known.contains(name)) {
         return Ok(name.to_owned());
     }
@@ -109,6 +121,7 @@ fn main() -> ExitCode {
     let outcome = match &options.part {
         Some(Part::Origin { http, http2, bulk }) => serve(*http, *http2, *bulk),
         Some(Part::Load(options)) => put(options),
+        Some(Part::Flood { target, kind, connections, time }) => flood(*target, *kind, *connections, *time),
         None => compare(&options),
     };
     match outcome {
@@ -125,6 +138,13 @@ fn serve(http: u16, http2: u16, bulk: u16) -> Result<()> {
     let (http, http2, bulk) = (listen(http)?, listen(http2)?, listen(bulk)?);
     println!("listening");
     origin::serve(&http, &http2, &bulk)
+}
+
+fn flood(target: SocketAddr, kind: Kind, connections: usize, time: Duration) -> Result<()> {
+    println!("begins");
+    let became = floods::flood(target, kind, connections, time);
+    println!("{}", serde_json::to_string(&became)?);
+    Ok(())
 }
 
 fn put(options: &LoadOptions) -> Result<()> {
@@ -180,6 +200,12 @@ fn compare(options: &Options) -> Result<()> {
         let outcomes = overload::run(|case| eprintln!("overload: {case}"))?;
         print!("{}", overload::table(&outcomes));
         records.extend(outcomes.iter().map(overload::Outcome::record));
+    }
+    if named(floods::NAME) && plan.proxies.contains(&ProxyKind::Sluice) {
+        let outcomes =
+            floods::run(plan.time, |kind, connections| eprintln!("floods: {kind:?} x{connections}"))?;
+        print!("{}", floods::table(&outcomes));
+        records.extend(outcomes.iter().map(floods::Outcome::record));
     }
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&records)?;

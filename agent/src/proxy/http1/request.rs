@@ -63,7 +63,9 @@ pub(crate) struct Request {
     pub(crate) keep_alive: bool,
     /// `Expect: 100-continue`.
     pub(crate) expects: bool,
-    /// It asks for another protocol (RFC 9110, section 7.8), other than cleartext HTTP/2.
+    /// It asks for another protocol (RFC 9110, section 7.8), other than cleartext HTTP/2: `h2c` is ignored, as every server
+    /// may, since RFC 9113, section 3.1, has it no more. So the request stays one that is governed, and so do those behind
+    /// it; who speaks HTTP/2 begins with it.
     pub(crate) upgrade: bool,
     pub(crate) tagging: Tagging,
     /// By what it can be found again.

@@ -1,6 +1,7 @@
 //! Two ends of our own, and bytes between them.
 
 mod errors;
+mod interleavings;
 mod messages;
 mod windows;
 
