@@ -100,6 +100,7 @@ impl Model {
     }
 
     /// Section 5.1, read anew.
+    #[expect(clippy::match_same_arms, reason = "a row for each state, in the order of the RFC")]
     fn frame(&mut self, id: u32, frame: Frame) -> Effect {
         let highest = self.highest();
         let Some(fate) = self.streams.get_mut(&id) else {
