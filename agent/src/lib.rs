@@ -23,6 +23,9 @@ pub mod cli;
 mod clock;
 pub mod cluster;
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod govern;
 pub mod kubectl;
 pub mod observe;

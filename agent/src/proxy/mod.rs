@@ -17,6 +17,8 @@ mod connection;
 mod decisions;
 mod detect;
 pub mod explain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod gate;
 mod gauges;
 mod governed;

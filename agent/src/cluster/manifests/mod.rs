@@ -7,6 +7,8 @@
 
 mod directory;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tree;

@@ -226,10 +226,10 @@ impl<'p> Scan<'p> {
                 } else if name.eq_ignore_ascii_case(b"x-b3-flags") && value == b"1" {
                     self.multi.sampled = Some(true);
                 }
-                if let (Some(trace), Some(span)) = (self.multi.trace, self.multi.span) {
-                    let sampled = self.multi.sampled;
-                    self.found[place] = Some(Parent { trace, span, sampled, multi: true });
-                }
+                // A second one that is malformed takes away what the first one said: nobody knows which counts.
+                let Multi { trace, span, sampled } = self.multi;
+                self.found[place] =
+                    trace.zip(span).map(|(trace, span)| Parent { trace, span, sampled, multi: true });
             }
         }
     }
@@ -317,5 +317,7 @@ pub fn traceparent(trace: TraceId, span: SpanId, sampled: bool) -> [u8; 55] {
     value
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

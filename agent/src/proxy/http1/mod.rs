@@ -8,6 +8,8 @@ mod attempt;
 mod body;
 mod exchange;
 mod flow;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod head;
 mod outgoing;
 mod passing;

@@ -13,6 +13,8 @@ mod attempt;
 mod engine;
 mod exchange;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod hpack;
 mod pipe;
 mod pool;

@@ -172,3 +172,19 @@ proptest::proptest! {
         scan.finish();
     }
 }
+
+#[test]
+fn of_two_ids_in_many_headers_one_that_is_malformed_leaves_no_trace() {
+    let order = [Propagation::B3Multi];
+    let (trace, span) = ("463ac35c9f6413ad48485a3953bb6124", "a2fb4a1d1a96d312");
+    for (name, good) in [("x-b3-traceid", trace), ("x-b3-spanid", span)] {
+        let mut scan = Scan::new(&order);
+        scan.see(b"x-b3-traceid", trace.as_bytes());
+        scan.see(b"x-b3-spanid", span.as_bytes());
+        assert!(matches!(scan.finish(), Found::Trace(Parent { multi: true, .. })));
+        scan.see(name.as_bytes(), b"463ac");
+        assert_eq!(scan.finish(), Found::Unusable { denied: false }, "{name}");
+        scan.see(name.as_bytes(), good.as_bytes());
+        assert!(matches!(scan.finish(), Found::Trace(Parent { multi: true, .. })), "{name}");
+    }
+}
