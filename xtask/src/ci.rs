@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
 use crate::{
-    build, chart, crds, demo, licences, manifests, prometheus, readme, reference, references, setup, test,
+    build, chart, crds, demo, deny, fuzz, manifests, prometheus, readme, reference, references, setup, test,
     vm, workspace,
 };
 
@@ -15,7 +15,7 @@ type Check = (&'static str, fn() -> Result<()>);
 
 const CHECKS: &[Check] = &[
     ("Cargo.lock fits the manifests", lock),
-    ("licences of the dependencies", licences::check),
+    ("licences and sources of the dependencies", deny::check),
     ("what the project refers to is there", references::check),
     ("formatting", || shell::run(workspace::cargo().args(["fmt", "--all", "--check"]))),
     ("the eBPF programs build", || build::ebpf().map(drop)),
@@ -28,6 +28,7 @@ const CHECKS: &[Check] = &[
     ("documentation", documentation),
     ("the manifests, rendered", || where_there_is(setup::kustomize(), manifests::check)),
     ("the test command of README.md", readme_test),
+    ("the fuzz targets, from their corpus", fuzz::run_in_ci),
     ("the image, run as the DaemonSet says", test::run_image),
     ("other kernels, in virtual machines", vm::run_in_ci),
     ("the demo", || demo::run(&demo::Args::default())),

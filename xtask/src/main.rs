@@ -15,10 +15,13 @@ mod clients;
 mod crds;
 mod cross;
 mod demo;
+mod deny;
+mod fuzz;
 mod helm;
 mod image;
-mod licences;
 mod manifests;
+mod mutants;
+mod programs;
 mod prometheus;
 mod readme;
 mod reference;
@@ -68,6 +71,12 @@ enum Task {
     Manifests,
     /// Write everything that is published of a version: images, chart, kubectl plugin, bill of materials, checksums
     Release(release::Args),
+    /// Check licences, sources and advisories of the dependencies with cargo-deny
+    Deny(deny::Args),
+    /// Run the fuzz targets of agent/fuzz with libFuzzer
+    Fuzz(fuzz::Args),
+    /// Change the code in a sample of places, and see whether the tests notice (hours)
+    Mutants(mutants::Args),
     /// Run every check that CI runs
     Ci,
 }
@@ -86,6 +95,9 @@ fn main() -> ExitCode {
         Task::Chart(args) => chart::run(&args),
         Task::Manifests => manifests::check(),
         Task::Release(args) => release::run(&args),
+        Task::Deny(args) => deny::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
+        Task::Mutants(args) => mutants::run(&args),
         Task::Ci => ci::run(),
     };
     match outcome {

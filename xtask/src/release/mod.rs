@@ -53,7 +53,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(output) => output.clone(),
         None => workspace::target_dir()?.join(format!("release-{version}")),
     };
+    let before = image::revision();
     let files = files(args, version)?;
+    ensure!(
+        before == image::revision(),
+        "the tree was changed while it was built: it is not clear what is in the release"
+    );
     shell::remove_dir(&output)?;
     std::fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
     for (name, content) in &files {
@@ -160,7 +165,12 @@ fn again(args: &Args, files: &Files) -> Result<()> {
     }
     shell::run(&mut cargo)?;
     let different = differences(files, &output)?;
-    ensure!(different.is_empty(), "a second build gives other bytes: {}", different.join(", "));
+    ensure!(
+        different.is_empty(),
+        "a second build gives other bytes (they are left in {}): {}",
+        output.display(),
+        different.join(", ")
+    );
     say(&format!("a second build gives the same {} files", files.len()));
     shell::remove_dir(place.parent().context("it has a parent")?)
 }
