@@ -25,6 +25,10 @@ const POLICIES: &str = "deploy/examples/gray-release/release.yaml";
 /// A node with a thousand pods pulls it a thousand times less often than an application; still, it is pulled on each.
 const MOST_BYTES: usize = 25 << 20;
 
+/// For C: a source that says when it was compiled (the allocator's does) says the same each time. Unlike `SOURCE_DATE_EPOCH`
+/// a change of flags is noticed by what was compiled before.
+const WITHOUT_TIME: &str = "-Wno-builtin-macro-redefined -D__DATE__=\"\" -D__TIME__=\"\"";
+
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
     /// Where to write the archive [default: `sluice-VERSION-ARCHITECTURE.oci.tar` in the target directory]
@@ -171,17 +175,22 @@ fn static_binary(arch: Arch, object: &Path) -> Result<PathBuf> {
     let target = setup::musl(arch)?;
     let mut cargo = workspace::cargo_with_programs(object);
     cargo.args(["build", "--package=sluice", "--bin=sluice", "--release", "--locked", "--target", &target]);
-    // Panics still name functions; lines are left out, which halves the image.
-    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo").env("CARGO_PROFILE_RELEASE_DEBUG", "none");
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    // Panics name file and line without symbols. The names of symbols that link-time optimization makes differ from build to
+    // build, where nothing else does, and so would a build id that is made from them.
+    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols").env("CARGO_PROFILE_RELEASE_DEBUG", "none");
+    let mut flags =
+        ["-Ctarget-feature=+crt-static", "-Clink-arg=-Wl,--build-id=none"].map(str::to_owned).to_vec();
     flags.extend(workspace::remapped_paths());
     cargo.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    let mut c_flags = WITHOUT_TIME.to_owned();
     if !arch.is_native() {
         let compiler = cross::compiler(arch)?;
         let target = target.replace('-', "_");
-        cargo.env(format!("CC_{target}"), &compiler.gcc).env(format!("CFLAGS_{target}"), &compiler.flags);
+        c_flags = format!("{} {c_flags}", compiler.flags);
+        cargo.env(format!("CC_{target}"), &compiler.gcc);
         cargo.env(format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), &compiler.gcc);
     }
+    cargo.env(format!("CFLAGS_{}", target.replace('-', "_")), c_flags);
     shell::run(&mut cargo).context("the static agent could not be built")?;
     Ok(workspace::target_dir()?.join(target).join("release/sluice"))
 }
