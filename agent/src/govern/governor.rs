@@ -8,7 +8,7 @@ mod breakers;
 
 use std::sync::Arc;
 
-pub use self::breakers::Breakers;
+pub use self::breakers::{Breakers, OneBreaker};
 use super::{
     concurrency::Limiter,
     fallback::stale::{Memory, Store},

@@ -26,6 +26,7 @@ pub mod lane;
 pub mod outcome;
 pub mod outlier;
 pub mod path;
+pub mod per_pod;
 pub mod policy;
 pub mod request;
 pub mod retry;

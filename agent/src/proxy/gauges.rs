@@ -6,15 +6,7 @@ use std::sync::Arc;
 use crate::{
     clock::Nanos,
     cluster::model::{Current, Service, Snapshot},
-    govern::{
-        breaker::{Breaker, State},
-        endpoint::Endpoint,
-        outlier,
-        policy::Policy,
-        subset::Subset,
-        tag::Tag,
-        warmup,
-    },
+    govern::{breaker::State, endpoint::Endpoint, outlier, policy::Policy, subset::Subset, tag::Tag, warmup},
     observe::metrics::{Kind, Metrics, Pulled, Write},
 };
 
@@ -83,31 +75,37 @@ const NUMBERS: [Number; 8] = [
     },
     Number {
         name: "sluice_circuit_breaker_state",
-        help: "State of the circuit breaker of a service and lane: 1 for the state that it is in, else 0.",
+        help: "Circuit breakers of a service and lane in this state: one for each client pod, or one for the node.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT, LANE, RULE, "state"],
         all: true,
         read: |service, write| {
-            for (lane, rule, breaker) in breakers(service) {
-                let now = breaker.state(Nanos::now().0);
-                for state in State::ALL {
-                    write(&[&lane, rule, state.code()], f64::from(u8::from(state == now)));
+            for (rule, breakers) in service.governor.all_breakers() {
+                let rule = rule.map_or("", |rule| rule);
+                for (lane, counts) in breakers.states(Nanos::now().0) {
+                    let lane = lane.as_ref().map_or("baseline", Tag::as_str);
+                    for (state, count) in State::ALL.iter().zip(counts) {
+                        write(&[lane, rule, state.code()], f64::from(count));
+                    }
                 }
             }
         },
     },
     Number {
         name: "sluice_circuit_breaker_transitions_total",
-        help: "State changes of the circuit breaker of a service and lane.",
+        help: "State changes of the circuit breakers of a service and lane.",
         kind: Kind::Counter,
         labels: &[NAMESPACE, SERVICE, PORT, LANE, RULE, "transition"],
         all: true,
         read: |service, write| {
-            for (lane, rule, breaker) in breakers(service) {
-                let counts = breaker.transition_counts();
-                let counts = [counts.tripped, counts.probing, counts.reopened, counts.recovered];
-                for ((transition, _), count) in TRANSITIONS.iter().zip(counts) {
-                    write(&[&lane, rule, transition], count as f64);
+            for (rule, breakers) in service.governor.all_breakers() {
+                let rule = rule.map_or("", |rule| rule);
+                for (lane, counts) in breakers.transition_counts() {
+                    let lane = lane.as_ref().map_or("baseline", Tag::as_str);
+                    let counts = [counts.tripped, counts.probing, counts.reopened, counts.recovered];
+                    for ((transition, _), count) in TRANSITIONS.iter().zip(counts) {
+                        write(&[lane, rule, transition], count as f64);
+                    }
                 }
             }
         },
@@ -260,12 +258,4 @@ fn services(snapshot: &Snapshot) -> Vec<&Service> {
     services.sort_by_key(|service| (&service.namespace, &service.name, service.port));
     services.dedup_by_key(|service| (&service.namespace, &service.name, service.port));
     services
-}
-
-fn breakers(service: &Service) -> impl Iterator<Item = (String, &str, Arc<Breaker>)> {
-    let name = |lane: Option<Tag>| lane.map_or_else(|| "baseline".to_owned(), |tag| tag.to_string());
-    service.governor.all_breakers().flat_map(move |(rule, breakers)| {
-        let rule = rule.map_or("", |rule| rule);
-        breakers.all().into_iter().map(move |(lane, breaker)| (name(lane), rule, breaker))
-    })
 }

@@ -54,7 +54,7 @@ pub(crate) use worker::THREADS;
 use crate::{
     clock::Nanos,
     cluster::model::{Current, Workload},
-    govern::lane::TagNames,
+    govern::{lane::TagNames, per_pod::CallingPod},
     observe::{access_log::AccessLog, metrics::Metrics, trace::Tracer},
 };
 
@@ -125,8 +125,11 @@ impl Proxy {
         for (index, listener) in listeners.into_iter().enumerate() {
             dealt[index % self.workers.len()].push(listener);
         }
+        let workload = pod.workload.load();
+        let caller = CallingPod::new(&workload.uid, &format!("{}/{}", workload.namespace, workload.name));
         for (worker, listeners) in self.workers.iter().zip(dealt) {
-            worker.send(worker::Command::Open { id, pod: pod.clone(), listeners });
+            let (pod, caller) = (pod.clone(), caller.clone());
+            worker.send(worker::Command::Open { id, pod, caller, listeners });
         }
         OpenPod { proxy: self.clone(), id, closed: false }
     }

@@ -73,9 +73,15 @@ pub(crate) async fn dial(
         let numbers = series.service();
         let lane = chosen.endpoint().tag.as_ref();
         // Of what goes on in a tunnel nothing is known: to the breaker the connection is the request.
-        let leave =
-            governed::ask_breaker(&destination.service, &destination.service.governor, lane, numbers, now)
-                .map_err(|_| Reason::CircuitOpen)?;
+        let leave = governed::ask_breaker(
+            &destination.service,
+            &destination.service.governor,
+            pod,
+            lane,
+            numbers,
+            now,
+        )
+        .map_err(|_| Reason::CircuitOpen)?;
         if !tried.is_empty() {
             numbers.retried(RetryCause::ConnectRefused);
         }
@@ -92,7 +98,7 @@ pub(crate) async fn dial(
                 return Ok((stream, held));
             }
             Err(error) => {
-                held.settle(worker, numbers, destination, Some(ErrorKind::Connect.into()), Nanos::now());
+                held.settle(worker, pod, numbers, destination, Some(ErrorKind::Connect.into()), Nanos::now());
                 let chosen = held.chosen;
                 worker.complain(|| {
                     tracing::warn!(pod = %pod.name(), service = %destination.service, endpoint = %chosen.address(), %error, "cannot connect to an endpoint");
@@ -128,7 +134,8 @@ pub(crate) async fn serve(
     };
     match dialled {
         Ok((stream, mut held)) => {
-            held.settle(&connection.worker, &numbers, &destination, Some(Outcome::Success), Nanos::now());
+            let Connection { worker, pod, .. } = &connection;
+            held.settle(worker, pod, &numbers, &destination, Some(Outcome::Success), Nanos::now());
             held.set_place(place);
             let early = Early { from_caller: early, ..Early::default() };
             carry(connection, &destination, stream, held, early).await;

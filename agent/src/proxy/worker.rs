@@ -34,6 +34,7 @@ use super::{
 use crate::{
     clock::Nanos,
     cluster::model::Snapshot,
+    govern::per_pod::CallingPod,
     observe::{
         access_log::Lines,
         metrics::{Metrics, PodMetrics},
@@ -69,6 +70,7 @@ pub(crate) enum Command {
     Open {
         id: u64,
         pod: Arc<Pod>,
+        caller: Arc<CallingPod>,
         listeners: Vec<std::net::TcpListener>,
     },
     /// Answered when the pod's listeners are closed.
@@ -150,6 +152,8 @@ pub(crate) struct Worker {
 pub(crate) struct PodHere {
     pub(crate) id: u64,
     pub(crate) pod: Arc<Pod>,
+    /// As state is kept that is its own.
+    pub(crate) caller: Arc<CallingPod>,
     /// Shut when the pod's connections are to end.
     pub(crate) gate: Rc<Gate>,
     pub(crate) metrics: Arc<PodMetrics>,
@@ -254,7 +258,13 @@ impl Worker {
         }
     }
 
-    fn open(self: &Rc<Self>, id: u64, pod: Arc<Pod>, listeners: Vec<std::net::TcpListener>) {
+    fn open(
+        self: &Rc<Self>,
+        id: u64,
+        pod: Arc<Pod>,
+        caller: Arc<CallingPod>,
+        listeners: Vec<std::net::TcpListener>,
+    ) {
         let connections = self.options.connections_per_pod.div_ceil(self.options.workers).max(1);
         let workload = pod.workload.load();
         let metrics = self.metrics.pod(&workload.uid, &workload.namespace, &workload.name);
@@ -262,6 +272,7 @@ impl Worker {
         let here = Rc::new(PodHere {
             id,
             pod,
+            caller,
             gate: Rc::default(),
             metrics,
             listening: Cell::new(0),
@@ -411,7 +422,7 @@ pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> 
                         worker.access_log.flush();
                     }
                     command = inbox.recv() => match command {
-                        Some(Command::Open { id, pod, listeners }) => worker.open(id, pod, listeners),
+                        Some(Command::Open { id, pod, caller, listeners }) => worker.open(id, pod, caller, listeners),
                         Some(Command::Close { id, closed }) => worker.close(id, closed),
                         Some(Command::Drain { drained }) => worker.drain(drained),
                         // Whoever asked may have given up.

@@ -7,7 +7,8 @@ use std::{
 };
 
 use sluice::govern::policy::{
-    Algorithm, CircuitBreaker, LoadBalancer, OutlierDetection, Policy, Retry, RetryOn, SlowRequest, Timeouts,
+    Algorithm, BreakerScope, CircuitBreaker, LoadBalancer, OutlierDetection, Policy, Retry, RetryOn,
+    SlowRequest, Timeouts,
 };
 
 use crate::{
@@ -316,4 +317,34 @@ fn slow_requests_break_it_off_while_they_are_still_running() {
     ask_until(&rig, |answer| answer.head.contains("circuit_open"));
     drop(hanging);
     rig.await_rest();
+}
+
+#[test]
+fn a_pod_whose_requests_fail_opens_the_breaker_for_itself_alone() {
+    for (scope, refused) in [(BreakerScope::Caller, false), (BreakerScope::Node, true)] {
+        let origin = Origin::new(|_, peer, _| {
+            while let Some(head) = peer.request() {
+                peer.send(if head.contains("/bad") { BAD } else { OK });
+            }
+        });
+        let service = Rig::builder().endpoint(origin.address);
+        let rig = service.policy(policy(CircuitBreaker { scope, ..breaker(HOUR) })).start();
+        let other = rig.other_pod();
+        for _ in 0..3 {
+            let mut bad = rig.dial();
+            bad.get("/bad");
+            assert_eq!(bad.answer().status(), 500);
+        }
+        ask(&rig).made_up(503, "circuit_open");
+        let mut good = other.dial();
+        good.get("/good");
+        let answer = good.answer();
+        if refused {
+            answer.made_up(503, "circuit_open");
+        } else {
+            assert_eq!(answer.body, "ok");
+        }
+        let open = ["state=\"open\""];
+        assert!((rig.metric("sluice_circuit_breaker_state", &open) - 1.0).abs() < f64::EPSILON, "{scope:?}");
+    }
 }

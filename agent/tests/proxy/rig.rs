@@ -248,6 +248,14 @@ impl Builder {
             drain_idle_timeout: Duration::from_millis(50),
         })
         .unwrap();
+        let (pod, address) = self.enrol(&proxy, "gateway-1", 1);
+        Rig { metrics, proxy, pod: Some(pod), current, generation: 1, service: self, listener: address }
+    }
+}
+
+impl Builder {
+    /// A pod whose connections are all meant for the service. Returns where it listens.
+    fn enrol(&self, proxy: &Proxy, name: &str, number: u8) -> (OpenPod, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = socket2::SockRef::from(&listener);
         socket.set_recv_buffer_size(SOCKET_BUFFER).unwrap();
@@ -256,8 +264,8 @@ impl Builder {
         let pod = Pod {
             workload: ArcSwap::from_pointee(Workload {
                 tag: self.caller.map(|tag| tag.parse().unwrap()),
-                ips: vec!["10.244.0.1".parse().unwrap()],
-                ..Workload::new("uid-1", "shop", "gateway-1")
+                ips: vec![[10, 244, 0, number].into()],
+                ..Workload::new(&format!("uid-{number}"), "shop", name)
             }),
             network: Arc::new(Loopback {
                 redirected: (!self.not_redirected)
@@ -265,8 +273,20 @@ impl Builder {
                 panic_at: self.panic_at,
             }),
         };
-        let pod = proxy.open(&Arc::new(pod), vec![listener]);
-        Rig { metrics, proxy, pod: Some(pod), current, generation: 1, service: self, listener: address }
+        (proxy.open(&Arc::new(pod), vec![listener]), address)
+    }
+}
+
+/// Another pod that calls the same service.
+pub(crate) struct OtherPod {
+    _open: OpenPod,
+    listener: SocketAddr,
+}
+
+impl OtherPod {
+    /// A connection of this pod.
+    pub(crate) fn dial(&self) -> Peer {
+        Peer::new(TcpStream::connect(self.listener).unwrap())
     }
 }
 
@@ -299,6 +319,12 @@ impl Rig {
     /// A caller's connection.
     pub(crate) fn dial(&self) -> Peer {
         Peer::new(TcpStream::connect(self.listener).unwrap())
+    }
+
+    /// Another pod that calls the same service.
+    pub(crate) fn other_pod(&self) -> OtherPod {
+        let (open, listener) = self.service.enrol(&self.proxy, "gateway-2", 2);
+        OtherPod { _open: open, listener }
     }
 
     /// Puts the service's endpoints in force that `change` leaves.

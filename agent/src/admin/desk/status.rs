@@ -206,14 +206,16 @@ impl Status {
                     "Look at the pods behind it.",
                 ));
             }
-            for (lane, breaker) in service.governor.all_breakers().flat_map(|(_, breakers)| breakers.all()) {
-                if breaker.state(now) == State::Open {
-                    let lane = lane.as_ref().map_or("the baseline", Tag::as_str);
-                    let why = breaker
+            for one in service.governor.all_breakers().flat_map(|(_, breakers)| breakers.all()) {
+                if one.breaker.state(now) == State::Open {
+                    let lane = one.lane.as_ref().map_or("the baseline", Tag::as_str);
+                    let of = one.caller.map_or_else(String::new, |pod| format!(" for {pod}"));
+                    let why = one
+                        .breaker
                         .recent_transitions()
                         .last()
                         .map_or_else(String::new, |last| format!(": {}", last.why));
-                    let what = format!("The circuit breaker of {service}, {lane}, is open{why}.");
+                    let what = format!("The circuit breaker of {service}, {lane}, is open{of}{why}.");
                     problems.push(problem(what, "Look at the service. Sluice probes it again by itself."));
                 }
             }

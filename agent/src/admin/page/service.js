@@ -125,6 +125,7 @@ function breaker(detail, minutes) {
   if (rows.length === 0) return element("p", { class: "empty" }, "None.");
   const steps = table("The last changes", [
     { title: "When", cell: (row) => `${age(row.seconds_ago)} ago` },
+    { title: "Client", cell: (row) => row.source ?? "all pods" },
     { title: "Lane", cell: (row) => lane(row.tag) },
     { title: "To", cell: (row) => BREAKER[row.to], tone: (row) => (row.to === "open" ? "bad" : null) },
     { title: "Why", cell: (row) => row.reason },

@@ -223,9 +223,10 @@ impl ServiceLine {
         let policy = governor.map(|governor| governor.policy());
         let outliers = policy.and_then(|policy| policy.outlier_detection.as_ref());
         let warmup = policy.and_then(|policy| policy.load_balancer.warmup.as_ref());
-        let breakers = governor.into_iter().flat_map(|governor| governor.all_breakers());
+        let mut breakers = governor.into_iter().flat_map(|governor| governor.all_breakers()).peekable();
+        let closed = breakers.peek().is_some().then_some(State::Closed);
         let states = breakers.flat_map(|(_, breakers)| breakers.all());
-        let worst = states.map(|(_, breaker)| state_of(breaker.state(now_nanos))).max();
+        let worst = states.map(|one| Some(state_of(one.breaker.state(now_nanos)))).max().flatten().or(closed);
         let mut lanes: Vec<String> =
             services.iter().flat_map(|service| service.lanes.keys()).map(ToString::to_string).collect();
         lanes.sort();

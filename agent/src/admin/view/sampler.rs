@@ -14,7 +14,7 @@ use crate::{
     govern::{
         breaker::State,
         endpoint::{Endpoint, Load},
-        governor::Breakers,
+        governor::{Breakers, OneBreaker},
         outlier,
         tag::Tag,
         tally::{Counts, Tally},
@@ -129,11 +129,10 @@ fn add(sum: &mut Requests, more: &Requests) {
     sum.tunnels_in_flight += more.tunnels_in_flight;
 }
 
-/// The lanes that have circuit breakers, without counts.
-/// The worst of each lane's circuit breakers.
+/// The lanes that have circuit breakers, without counts, with the worst of each lane's.
 fn lanes<'g>(breakers: impl Iterator<Item = &'g Breakers>, now_nanos: u64) -> BTreeMap<Option<Tag>, Sample> {
     let mut lanes: BTreeMap<_, Sample> = BTreeMap::new();
-    for (lane, breaker) in breakers.flat_map(Breakers::all) {
+    for OneBreaker { lane, breaker, .. } in breakers.flat_map(Breakers::all) {
         let closed_off = match breaker.state(now_nanos) {
             State::Closed => ClosedOff::No,
             State::HalfOpen => ClosedOff::HalfOpen,

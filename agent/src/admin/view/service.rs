@@ -18,6 +18,7 @@ use crate::{
     cluster::model::Service,
     govern::{
         breaker,
+        governor::OneBreaker,
         policy::{Mode, Policy},
         tag::Tag,
     },
@@ -138,6 +139,8 @@ pub struct TransitionLine {
     pub seconds_ago: f64,
     /// The policy's rule whose breaker it is; `null`: the policy's own.
     pub rule: Option<String>,
+    /// The calling pod whose requests it counts, as in `shop/client`; `null`: those of the node.
+    pub source: Option<String>,
     /// `null` is the baseline.
     pub tag: Option<String>,
     pub from: State,
@@ -219,9 +222,13 @@ fn lanes(
     for endpoint in endpoints() {
         lanes.entry(endpoint.tag.clone()).or_default();
     }
-    for (_, tag, breaker) in breakers(services) {
-        let state = state_of(breaker.state(now_nanos));
-        let worst = lanes.entry(tag).or_default();
+    if services.first().is_some_and(|service| service.governor.all_breakers().next().is_some()) {
+        // Nobody has called yet, perhaps.
+        lanes.insert(None, Some(State::Closed));
+    }
+    for (_, one) in breakers(services) {
+        let state = state_of(one.breaker.state(now_nanos));
+        let worst = lanes.entry(one.lane).or_default();
         *worst = (*worst).max(Some(state));
     }
     let line = |(tag, breaker): (Option<Tag>, _)| {
@@ -296,15 +303,10 @@ fn of_rule(rule: Option<&Arc<str>>, name: &str) -> String {
     rule.map_or_else(|| name.to_owned(), |rule| format!("{rule}/{name}"))
 }
 
-type OfLane = (Option<Arc<str>>, Option<Tag>, Arc<breaker::Breaker>);
-
-/// The circuit breakers, with the rules and the lanes that they are of.
-fn breakers(services: &[Arc<Service>]) -> Vec<OfLane> {
+/// The circuit breakers, with the rules that they are of.
+fn breakers(services: &[Arc<Service>]) -> Vec<(Option<Arc<str>>, OneBreaker)> {
     let all = services.first().into_iter().flat_map(|service| service.governor.all_breakers());
-    all.flat_map(|(rule, breakers)| {
-        breakers.all().into_iter().map(move |(tag, breaker)| (rule.cloned(), tag, breaker))
-    })
-    .collect()
+    all.flat_map(|(rule, breakers)| breakers.all().into_iter().map(move |one| (rule.cloned(), one))).collect()
 }
 
 /// As policies write it, as in `90s` or `1h`.
@@ -319,19 +321,20 @@ fn span(time: Duration) -> String {
 fn transitions(services: &[Arc<Service>], now_nanos: u64) -> Vec<TransitionLine> {
     let mut all: Vec<_> = breakers(services)
         .into_iter()
-        .flat_map(|(rule, tag, breaker)| {
-            let transitions = breaker.recent_transitions();
-            transitions.into_iter().map(move |transition| (rule.clone(), tag.clone(), transition))
+        .flat_map(|(rule, one)| {
+            let transitions = one.breaker.recent_transitions();
+            transitions.into_iter().map(move |transition| (rule.clone(), one.clone(), transition))
         })
         .collect();
     all.sort_by_key(|(_, _, transition)| std::cmp::Reverse(transition.at_nanos));
     all.into_iter()
-        .map(|(rule, tag, transition)| TransitionLine {
+        .map(|(rule, one, transition)| TransitionLine {
             rule: rule.as_deref().map(str::to_owned),
             seconds_ago: rounded(
                 Duration::from(Nanos(now_nanos).since(Nanos(transition.at_nanos))).as_secs_f64(),
             ),
-            tag: tag.as_ref().map(ToString::to_string),
+            source: one.caller.as_deref().map(str::to_owned),
+            tag: one.lane.as_ref().map(ToString::to_string),
             from: state_of(transition.from),
             to: state_of(transition.to),
             reason: transition.why.to_string(),

@@ -12,6 +12,7 @@ use crate::{
         endpoint::Endpoint,
         governor::Governor,
         outcome::{ErrorKind, Outcome},
+        per_pod::CallingPod,
         policy::{CircuitBreaker, LoadBalancer, Policy, WarmUp},
     },
     observe::{
@@ -239,7 +240,7 @@ fn a_breaker_that_opens_is_on_the_timeline() {
     let governor = web.governor.clone();
     let view = view(snapshot(1, vec![web]));
     let mut client = series(&pod(&view, "client"));
-    let breaker = governor.breakers().unwrap().of(None);
+    let breaker = governor.breakers().unwrap().of(&CallingPod::new("uid-client", "shop/client"), None);
     for second in 1..=9 {
         ask(&view, &mut client, 1, 10, 500);
         for _ in 0..10 {

@@ -84,7 +84,7 @@ fn what_is_said_arrives() {
         },
         "circuitBreaker": {
             "interval": "20s", "minimumRequests": 7, "errorPercent": 0, "errorCount": 3, "openDuration": "6s",
-            "halfOpenRequests": 2, "slowRequest": {"threshold": "800ms", "percent": 12.5},
+            "halfOpenRequests": 2, "scope": "Node", "slowRequest": {"threshold": "800ms", "percent": 12.5},
         },
         "outlierDetection": {
             "consecutiveErrors": 0, "interval": "4s", "baseEjectionTime": "5s", "maxEjectionTime": "50s",
@@ -133,6 +133,7 @@ fn what_is_said_arrives() {
                 slow_request: Some(to::SlowRequest { threshold: Duration::from_millis(800), percent: 12.5 }),
                 open_duration: seconds(6),
                 half_open_requests: 2,
+                scope: to::BreakerScope::Node,
                 mode: to::Mode::Observe,
             }),
             outlier_detection: Some(to::OutlierDetection {

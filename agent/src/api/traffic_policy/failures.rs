@@ -1,6 +1,7 @@
 //! What is done about a Service that fails or hangs: circuit breaker, outlier detection, timeouts.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Mode;
@@ -61,10 +62,23 @@ pub struct CircuitBreaker {
         extend("default" = policy::CircuitBreaker::default().half_open_requests)
     )]
     pub half_open_requests: Option<i64>,
+    /// Whose requests are counted together. Caller: each client pod has a circuit breaker of its own, so that what one pod
+    /// does wrong does not affect another. Node: all clients on a node share one, which sees more requests, and opens for
+    /// all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = CircuitBreakerScope::default()))]
+    pub scope: Option<CircuitBreakerScope>,
     /// Enforce: it rejects while it is open. Observe: nothing is rejected, and what would have been rejected is counted. The
     /// policy's mode if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CircuitBreakerScope {
+    #[default]
+    Caller,
+    Node,
 }
 
 /// Which requests are slow, and how many are too many.
@@ -188,6 +202,10 @@ impl CircuitBreaker {
                 .as_ref()
                 .map_or(default.open_duration, |span| span.check(&at.field("openDuration"))),
             half_open_requests: self.half_open_requests.map_or(default.half_open_requests, number),
+            scope: match self.scope.unwrap_or_default() {
+                CircuitBreakerScope::Caller => policy::BreakerScope::Caller,
+                CircuitBreakerScope::Node => policy::BreakerScope::Node,
+            },
             mode: self.mode.unwrap_or(mode).policy(),
         }
     }

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    failures::{CircuitBreaker, OutlierDetection, SlowRequest, SuccessRate, Timeouts},
+    failures::{CircuitBreaker, CircuitBreakerScope, OutlierDetection, SlowRequest, SuccessRate, Timeouts},
     fallback::{Fallback, FallbackCondition, FallbackType, StaleAnswer, StaticAnswer},
     headers::{Header, HeaderChanges, Headers, StripTags},
     limits::{

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::govern::outcome::{ErrorKind, Outcome};
+use crate::govern::{
+    outcome::{ErrorKind, Outcome},
+    policy::BreakerScope,
+};
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1000 * MS;
@@ -478,6 +481,7 @@ fn extreme_policies_do_not_panic() {
             slow_request: Some(SlowRequest { threshold: duration, percent }),
             open_duration: duration,
             half_open_requests: number,
+            scope: BreakerScope::default(),
             mode: Mode::Enforce,
         });
         for at in [0, 1, S, u64::MAX / 2, u64::MAX - 1, u64::MAX, 0] {

@@ -117,6 +117,14 @@ pub struct TransitionCounts {
 }
 
 impl TransitionCounts {
+    /// Adds those of another breaker.
+    pub fn add(&mut self, other: Self) {
+        self.tripped += other.tripped;
+        self.probing += other.probing;
+        self.reopened += other.reopened;
+        self.recovered += other.recovered;
+    }
+
     pub const fn total(&self) -> u64 {
         self.tripped + self.probing + self.reopened + self.recovered
     }

@@ -1,6 +1,8 @@
-//! A service's circuit breakers: one for the baseline, and one for each lane that was asked for something.
+//! A service's circuit breakers: for each calling pod, or for all of a node together (`scope`), one for the baseline, and one
+//! for each lane that was asked for something.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
@@ -11,16 +13,34 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::govern::{
-    breaker::{Breaker, Transition},
-    policy::CircuitBreaker,
+    breaker::{Breaker, State, Transition, TransitionCounts},
+    per_pod::{CallingPod, PerPod},
+    policy::{BreakerScope, CircuitBreaker},
     tag::Tag,
 };
 
 /// Clones are the same breakers.
 #[derive(Clone, Debug)]
-pub struct Breakers {
+pub struct Breakers(Arc<All>);
+
+#[derive(Debug)]
+struct All {
+    scope: BreakerScope,
+    /// Those of all callers together, with [`BreakerScope::Node`].
+    node: Lanes,
+    /// With [`BreakerScope::Caller`].
+    callers: PerPod<Lanes>,
+    /// Held while a breaker is made or all are configured anew, so that none misses it.
+    config: Mutex<Arc<CircuitBreaker>>,
+    /// What breakers have gone through that are no more.
+    past: Mutex<BTreeMap<Option<Tag>, TransitionCounts>>,
+}
+
+/// The breakers of one caller, or of all.
+#[derive(Debug)]
+struct Lanes {
     baseline: Watched,
-    lanes: Arc<Lanes>,
+    by_tag: ArcSwap<BTreeMap<Tag, Watched>>,
 }
 
 /// A breaker, and how much of what it went through has been told.
@@ -28,6 +48,16 @@ pub struct Breakers {
 struct Watched {
     breaker: Arc<Breaker>,
     told: Arc<AtomicU64>,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub struct OneBreaker {
+    /// The calling pod, as in `shop/client`; `None`: all of the node.
+    pub caller: Option<Arc<str>>,
+    /// `None` is the baseline.
+    pub lane: Option<Tag>,
+    pub breaker: Arc<Breaker>,
 }
 
 impl Watched {
@@ -47,78 +77,185 @@ impl Watched {
     }
 }
 
-#[derive(Debug)]
-struct Lanes {
-    by_tag: ArcSwap<BTreeMap<Tag, Watched>>,
-    /// Held while a lane is added or all are configured anew, so that none misses it.
-    config: Mutex<Arc<CircuitBreaker>>,
-}
-
-impl Breakers {
-    pub(super) fn new(config: &Arc<CircuitBreaker>) -> Self {
-        let lanes = Lanes { by_tag: ArcSwap::default(), config: Mutex::new(config.clone()) };
-        Self { baseline: Watched::new(config), lanes: Arc::new(lanes) }
+impl Lanes {
+    fn new(config: &Arc<CircuitBreaker>) -> Self {
+        Self { baseline: Watched::new(config), by_tag: ArcSwap::default() }
     }
 
-    /// The same ones under another policy; their state stays ([`Breaker::reconfigure`]).
-    pub(super) fn with_config(&self, config: &Arc<CircuitBreaker>) -> Self {
-        let mut current = self.lanes.config.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = config.clone();
-        self.baseline.breaker.reconfigure(config.clone());
-        for lane in self.lanes.by_tag.load().values() {
-            lane.breaker.reconfigure(config.clone());
+    fn of(&self, lane: Option<&Tag>, config: &Mutex<Arc<CircuitBreaker>>) -> Watched {
+        let Some(tag) = lane else { return self.baseline.clone() };
+        if let Some(lane) = self.by_tag.load().get(tag) {
+            return lane.clone();
         }
-        self.clone()
+        let config = config.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = BTreeMap::clone(&self.by_tag.load());
+        let lane = lanes.entry(tag.clone()).or_insert_with(|| Watched::new(&config)).clone();
+        self.by_tag.store(Arc::new(lanes));
+        lane
     }
 
-    /// The breaker of a lane; `None` is the baseline.
-    pub fn of(&self, lane: Option<&Tag>) -> Arc<Breaker> {
-        let Some(tag) = lane else { return self.baseline.breaker.clone() };
-        if let Some(lane) = self.lanes.by_tag.load().get(tag) {
-            return lane.breaker.clone();
-        }
-        let config = self.lanes.config.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut lanes = BTreeMap::clone(&self.lanes.by_tag.load());
-        let breaker = lanes.entry(tag.clone()).or_insert_with(|| Watched::new(&config)).breaker.clone();
-        self.lanes.by_tag.store(Arc::new(lanes));
-        breaker
-    }
-
-    /// A [copy](Breaker::copy) of the breaker of a lane, which is not made if there is none yet.
-    pub fn copy_of(&self, lane: Option<&Tag>) -> Arc<Breaker> {
-        let there = match lane {
-            None => Some(self.baseline.breaker.clone()),
-            Some(tag) => self.lanes.by_tag.load().get(tag).map(|lane| lane.breaker.clone()),
-        };
-        Arc::new(match there {
-            Some(breaker) => breaker.copy(),
-            None => Breaker::new(self.lanes.config.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-        })
-    }
-
-    /// What a lane's breaker has gone through since this was last asked, by whomever.
-    pub fn news(&self, lane: Option<&Tag>) -> Vec<Transition> {
+    fn find(&self, lane: Option<&Tag>) -> Option<Arc<Breaker>> {
         match lane {
-            None => self.baseline.news(),
-            Some(tag) => self.lanes.by_tag.load().get(tag).map(Watched::news).unwrap_or_default(),
+            None => Some(self.baseline.breaker.clone()),
+            Some(tag) => self.by_tag.load().get(tag).map(|lane| lane.breaker.clone()),
         }
     }
 
-    /// All of them; the baseline's comes first.
-    pub fn all(&self) -> Vec<(Option<Tag>, Arc<Breaker>)> {
-        let lanes = self.lanes.by_tag.load();
+    fn all(&self) -> Vec<(Option<Tag>, Arc<Breaker>)> {
+        let lanes = self.by_tag.load();
         let lanes = lanes.iter().map(|(tag, lane)| (Some(tag.clone()), lane.breaker.clone()));
         std::iter::once((None, self.baseline.breaker.clone())).chain(lanes).collect()
     }
 
-    /// Forgets lanes that are gone.
-    pub fn retain(&self, exists: impl Fn(&Tag) -> bool) {
-        if self.lanes.by_tag.load().keys().all(&exists) {
+    /// Those that have gone are shown to `gone`.
+    fn retain(&self, exists: &impl Fn(&Tag) -> bool, mut gone: impl FnMut(&Tag, &Breaker)) {
+        if self.by_tag.load().keys().all(exists) {
             return;
         }
-        let _config = self.lanes.config.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut lanes = BTreeMap::clone(&self.lanes.by_tag.load());
-        lanes.retain(|tag, _| exists(tag));
-        self.lanes.by_tag.store(Arc::new(lanes));
+        let mut lanes = BTreeMap::clone(&self.by_tag.load());
+        lanes.retain(|tag, lane| {
+            let there = exists(tag);
+            if !there {
+                gone(tag, &lane.breaker);
+            }
+            there
+        });
+        self.by_tag.store(Arc::new(lanes));
+    }
+}
+
+impl Breakers {
+    pub(super) fn new(config: &Arc<CircuitBreaker>) -> Self {
+        Self(Arc::new(All {
+            scope: config.scope,
+            node: Lanes::new(config),
+            callers: PerPod::default(),
+            config: Mutex::new(config.clone()),
+            past: Mutex::default(),
+        }))
+    }
+
+    /// The same ones under another policy; their state stays ([`Breaker::reconfigure`]). Only with another scope they are
+    /// others, which begin anew.
+    pub(super) fn with_config(&self, config: &Arc<CircuitBreaker>) -> Self {
+        if self.0.scope != config.scope {
+            return Self::new(config);
+        }
+        let mut current = self.0.config.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = config.clone();
+        for one in self.all() {
+            one.breaker.reconfigure(config.clone());
+        }
+        self.clone()
+    }
+
+    /// The breaker that a request of this caller to a lane has to ask; `None` is the baseline.
+    pub fn of(&self, pod: &Arc<CallingPod>, lane: Option<&Tag>) -> Arc<Breaker> {
+        self.watched(pod, lane).breaker
+    }
+
+    /// Whether what one caller's requests meet counts for others as well.
+    pub fn are_shared(&self) -> bool {
+        self.0.scope == BreakerScope::Node
+    }
+
+    /// A [copy](Breaker::copy) of the breaker of a caller and a lane, which is not made if there is none yet.
+    pub fn copy_of(&self, uid: &str, lane: Option<&Tag>) -> Arc<Breaker> {
+        let there = match self.0.scope {
+            BreakerScope::Node => self.0.node.find(lane),
+            BreakerScope::Caller => self.0.callers.find(uid).and_then(|lanes| lanes.find(lane)),
+        };
+        Arc::new(match there {
+            Some(breaker) => breaker.copy(),
+            None => Breaker::new(self.0.config.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        })
+    }
+
+    /// What a breaker has gone through since this was last asked, by whomever.
+    pub fn news(&self, pod: &Arc<CallingPod>, lane: Option<&Tag>) -> Vec<Transition> {
+        self.watched(pod, lane).news()
+    }
+
+    /// All of them, by caller; the baseline's comes first.
+    pub fn all(&self) -> Vec<OneBreaker> {
+        let of = |caller: Option<&Arc<str>>, lanes: &Lanes| {
+            let all = lanes.all().into_iter();
+            let one = |(lane, breaker)| OneBreaker { caller: caller.cloned(), lane, breaker };
+            all.map(one).collect::<Vec<_>>()
+        };
+        match self.0.scope {
+            BreakerScope::Node => of(None, &self.0.node),
+            BreakerScope::Caller => {
+                let callers = self.0.callers.all();
+                callers.iter().flat_map(|(name, lanes)| of(Some(name), lanes)).collect()
+            }
+        }
+    }
+
+    /// How many of each lane are in each state.
+    pub fn states(&self, now_nanos: u64) -> BTreeMap<Option<Tag>, [u32; State::ALL.len()]> {
+        let mut states = BTreeMap::from([(None, [0; State::ALL.len()])]);
+        for one in self.all() {
+            let state = one.breaker.state(now_nanos);
+            let counts = states.entry(one.lane).or_default();
+            for (count, _) in counts.iter_mut().zip(State::ALL).filter(|(_, other)| *other == state) {
+                *count += 1;
+            }
+        }
+        states
+    }
+
+    /// How often those of each lane have changed their states, also those that are no more.
+    pub fn transition_counts(&self) -> BTreeMap<Option<Tag>, TransitionCounts> {
+        let mut counts = self.0.past.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        counts.entry(None).or_default();
+        for one in self.all() {
+            counts.entry(one.lane).or_default().add(one.breaker.transition_counts());
+        }
+        counts
+    }
+
+    /// Forgets lanes and callers that are gone.
+    pub fn retain(&self, exists: impl Fn(&Tag) -> bool) {
+        self.0.callers.forget_gone(|lanes| self.0.bury(lanes));
+        let _config = self.0.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut past = self.0.past.lock().unwrap_or_else(PoisonError::into_inner);
+        for lanes in std::iter::once(&self.0.node).chain(self.0.callers.all().values().map(|lanes| &**lanes))
+        {
+            lanes.retain(&exists, |_, _| {});
+        }
+        // With the lane its counters go, too.
+        past.retain(|tag, _| tag.as_ref().is_none_or(&exists));
+    }
+
+    fn watched(&self, pod: &Arc<CallingPod>, lane: Option<&Tag>) -> Watched {
+        let All { scope, node, callers, config, .. } = &*self.0;
+        match scope {
+            BreakerScope::Node => node.of(lane, config),
+            BreakerScope::Caller => {
+                let current = || config.lock().unwrap_or_else(PoisonError::into_inner);
+                let made = Cell::new(false);
+                let make = || {
+                    made.set(true);
+                    Lanes::new(&current())
+                };
+                let lanes = callers.get(pod, make, |lanes| self.0.bury(lanes));
+                if made.get() {
+                    // One that has changed meanwhile has not been told to those that were not there yet.
+                    lanes.baseline.breaker.reconfigure(current().clone());
+                }
+                lanes.of(lane, config)
+            }
+        }
+    }
+}
+
+impl All {
+    /// The breakers of a caller that has gone: what they went through still counts.
+    fn bury(&self, lanes: &Lanes) {
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        for (lane, breaker) in lanes.all() {
+            past.entry(lane).or_default().add(breaker.transition_counts());
+        }
     }
 }

@@ -5,9 +5,10 @@ use crate::govern::policy::StaleBounds;
 use crate::govern::{
     breaker::State,
     outcome::ErrorKind,
+    per_pod::CallingPod,
     policy::{
-        CircuitBreaker, Concurrency, Fallback, FallbackAction, FallbackOn, Mode, PathMatch, RequestMatch,
-        Retry, Timeouts,
+        BreakerScope, CircuitBreaker, Concurrency, Fallback, FallbackAction, FallbackOn, Mode, PathMatch,
+        RequestMatch, Retry, Timeouts,
     },
     request::tests::Plain,
     tag::Tag,
@@ -25,6 +26,11 @@ fn the_same_policy_is_governed_by_the_same() {
     let next = Governor::next(Some(&first), policy(2), 2);
     assert!(!Arc::ptr_eq(&first, &next));
     assert_eq!(next.policy().timeouts, timeouts(2));
+}
+
+/// The one that calls, if it does not matter which.
+fn pod() -> Arc<CallingPod> {
+    CallingPod::new("uid-1", "shop/client")
 }
 
 /// A policy with everything that has a state of its own here.
@@ -51,13 +57,13 @@ fn a_change_keeps_the_state_of_what_it_did_not_change() {
     let first = Governor::next(Some(&seed), Arc::new(whole(1)), 0);
     let permit = first.limiter().unwrap().try_acquire(0).unwrap();
     let gray: Tag = "gray".parse().unwrap();
-    let leave = first.breakers().unwrap().of(Some(&gray)).try_acquire(0).unwrap();
+    let leave = first.breakers().unwrap().of(&pod(), Some(&gray)).try_acquire(0).unwrap();
     leave.finish(ErrorKind::Connect.into(), 1);
 
     let next = Governor::next(Some(&first), Arc::new(Policy { timeouts: timeouts(1), ..whole(2) }), 2);
     assert_eq!(next.limiter().unwrap().in_flight(), 1);
-    assert_eq!(next.breakers().unwrap().of(Some(&gray)).state(2), State::Open);
-    assert_eq!(next.breakers().unwrap().of(None).state(2), State::Closed);
+    assert_eq!(next.breakers().unwrap().of(&pod(), Some(&gray)).state(2), State::Open);
+    assert_eq!(next.breakers().unwrap().of(&pod(), None).state(2), State::Closed);
     assert!(Arc::ptr_eq(first.budget().unwrap(), next.budget().unwrap()));
     let (before, after) = (first.stale().unwrap(), next.stale().unwrap());
     assert!(
@@ -96,9 +102,9 @@ fn a_rule_shares_what_it_does_not_say_and_keeps_what_it_says_through_changes() {
     let permit = of(&first).governor.limiter().unwrap().try_acquire(0).unwrap();
     assert!(of(&first).governor.limiter().unwrap().try_acquire(0).is_err());
     assert_eq!(first.limiter().unwrap().in_flight(), 0);
-    let leave = of(&first).governor.breakers().unwrap().of(None).try_acquire(0).unwrap();
+    let leave = of(&first).governor.breakers().unwrap().of(&pod(), None).try_acquire(0).unwrap();
     leave.finish(ErrorKind::Connect.into(), 1);
-    assert_eq!(first.breakers().unwrap().of(None).state(2), State::Open);
+    assert_eq!(first.breakers().unwrap().of(&pod(), None).state(2), State::Open);
     assert!(Arc::ptr_eq(of(&first).governor.budget().unwrap(), first.budget().unwrap()));
     assert!(Arc::ptr_eq(&of(&first).governor.stale().unwrap().store, &first.stale().unwrap().store));
     assert_eq!(first.all_breakers().count(), 1);
@@ -108,8 +114,8 @@ fn a_rule_shares_what_it_does_not_say_and_keeps_what_it_says_through_changes() {
     let both = OwnParts { circuit_breaker: true, ..limits };
     let next = Governor::next(Some(&first), ruled(whole(2), both, one), 3);
     assert_eq!(of(&next).governor.limiter().unwrap().in_flight(), 1);
-    assert_eq!(of(&next).governor.breakers().unwrap().of(None).state(3), State::Closed);
-    assert_eq!(next.breakers().unwrap().of(None).state(3), State::Open);
+    assert_eq!(of(&next).governor.breakers().unwrap().of(&pod(), None).state(3), State::Closed);
+    assert_eq!(next.breakers().unwrap().of(&pod(), None).state(3), State::Open);
     assert_eq!(next.all_breakers().count(), 2);
     drop(permit);
     assert_eq!(of(&next).governor.limiter().unwrap().in_flight(), 0);
@@ -141,10 +147,72 @@ fn lanes_that_are_gone_are_forgotten() {
     let governor = Governor::next(None, Arc::new(whole(1)), 0);
     let breakers = governor.breakers().unwrap();
     let tags = ["blue", "gray"].map(|tag| tag.parse::<Tag>().unwrap());
+    let there = pod();
     for tag in &tags {
-        breakers.of(Some(tag));
+        breakers.of(&there, Some(tag));
     }
     breakers.retain(|tag| *tag == tags[1]);
-    let left: Vec<_> = breakers.all().into_iter().map(|(tag, _)| tag).collect();
+    let left: Vec<_> = breakers.all().into_iter().map(|one| one.lane).collect();
     assert_eq!(left, [None, Some(tags[1].clone())]);
+}
+
+/// Opens on the first error.
+fn strict(scope: BreakerScope) -> Policy {
+    let breaker =
+        CircuitBreaker { error_count: Some(1), minimum_requests: 1, scope, ..CircuitBreaker::default() };
+    Policy { circuit_breaker: Some(breaker), ..Policy::default() }
+}
+
+fn fail(breakers: &Breakers, pod: &Arc<CallingPod>) {
+    let leave = breakers.of(pod, None).try_acquire(0).unwrap();
+    leave.finish(ErrorKind::Status(500).into(), 1);
+}
+
+#[test]
+fn what_one_pod_does_wrong_is_not_answered_to_another() {
+    let (bad, good) = (CallingPod::new("1", "shop/bad"), CallingPod::new("2", "shop/good"));
+    for (scope, wanted) in [(BreakerScope::Caller, State::Closed), (BreakerScope::Node, State::Open)] {
+        let governor = Governor::next(None, Arc::new(strict(scope)), 0);
+        let breakers = governor.breakers().unwrap();
+        breakers.of(&good, None);
+        fail(breakers, &bad);
+        assert_eq!(breakers.of(&bad, None).state(2), State::Open, "{scope:?}");
+        assert_eq!(breakers.of(&good, None).state(2), wanted, "{scope:?}");
+        assert_eq!(breakers.copy_of("1", None).state(2), State::Open);
+        assert_eq!(breakers.copy_of("2", None).state(2), wanted);
+        assert_eq!(breakers.copy_of("3", None).state(2), wanted, "one that was never seen");
+        assert_eq!((breakers.news(&bad, None).len(), breakers.news(&bad, None).len()), (1, 0));
+        let states = breakers.states(2)[&None];
+        assert_eq!(states, if scope == BreakerScope::Node { [0, 1, 0] } else { [1, 1, 0] });
+    }
+}
+
+#[test]
+fn a_change_reaches_the_breakers_of_all_pods_and_another_scope_begins_anew() {
+    let (one, other) = (CallingPod::new("1", "shop/a"), CallingPod::new("2", "shop/b"));
+    let first = Governor::next(None, Arc::new(strict(BreakerScope::Caller)), 0);
+    for pod in [&one, &other] {
+        fail(first.breakers().unwrap(), pod);
+    }
+    let mut longer = strict(BreakerScope::Caller);
+    longer.circuit_breaker.as_mut().unwrap().open_duration = Duration::from_secs(100);
+    let next = Governor::next(Some(&first), Arc::new(longer), 0);
+    for pod in [&one, &other] {
+        assert_eq!(next.breakers().unwrap().of(pod, None).state(50_000_000_000), State::Open);
+    }
+    let shared = Governor::next(Some(&next), Arc::new(strict(BreakerScope::Node)), 0);
+    assert_eq!(shared.breakers().unwrap().of(&one, None).state(2), State::Closed);
+}
+
+#[test]
+fn the_breakers_of_a_pod_go_with_it_and_what_they_went_through_still_counts() {
+    let governor = Governor::next(None, Arc::new(strict(BreakerScope::Caller)), 0);
+    let breakers = governor.breakers().unwrap();
+    let (leaves, stays) = (CallingPod::new("1", "shop/a"), CallingPod::new("2", "shop/b"));
+    fail(breakers, &leaves);
+    fail(breakers, &stays);
+    drop(leaves);
+    breakers.retain(|_| true);
+    assert_eq!(breakers.all().len(), 1);
+    assert_eq!(breakers.transition_counts()[&None].tripped, 2);
 }

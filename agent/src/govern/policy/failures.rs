@@ -25,6 +25,8 @@ pub struct CircuitBreaker {
     pub open_duration: Duration,
     /// Probes while half-open, at least 1: all good closes, one bad opens again.
     pub half_open_requests: u32,
+    /// Whose requests are judged together.
+    pub scope: BreakerScope,
     pub mode: Mode,
 }
 
@@ -38,9 +40,20 @@ impl Default for CircuitBreaker {
             slow_request: None,
             open_duration: Duration::from_secs(5),
             half_open_requests: 1,
+            scope: BreakerScope::default(),
             mode: Mode::Enforce,
         }
     }
+}
+
+/// Whose requests a circuit breaker counts together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BreakerScope {
+    /// Each calling pod's by themselves.
+    #[default]
+    Caller,
+    /// All callers' on a node.
+    Node,
 }
 
 /// Counts requests that take longer than `threshold`, also while they are still running.

@@ -14,8 +14,8 @@ use std::{sync::Arc, time::Duration};
 
 pub use self::{
     failures::{
-        CircuitBreaker, Fallback, FallbackAction, FallbackOn, OutlierDetection, Retry, RetryOn, SlowRequest,
-        StaleAnswer, StaleBounds, StaticAnswer, SuccessRate, Timeouts,
+        BreakerScope, CircuitBreaker, Fallback, FallbackAction, FallbackOn, OutlierDetection, Retry, RetryOn,
+        SlowRequest, StaleAnswer, StaleBounds, StaticAnswer, SuccessRate, Timeouts,
     },
     lane::{Detour, EntryRule, Lane, LaneFallback, Percentage, PercentageKey, Requirement, Selector, Target},
     limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},

@@ -440,13 +440,14 @@ impl<'a> Walk<'a> {
     fn ask_breaker(&mut self, chosen: Chosen) -> Result<Chosen, Stopped> {
         let Some(breakers) = self.governor().breakers() else { return Ok(chosen) };
         let lane = chosen.endpoint.tag.as_ref();
-        let breaker = breakers.copy_of(lane);
+        let breaker = breakers.copy_of(&self.caller.uid, lane);
         let state = breaker.state(self.now).code();
         let why = breaker
             .recent_transitions()
             .last()
             .map_or_else(String::new, |last| format!(", for {}", last.why));
-        let of = format!("that of {} is {state}{why}", lane.map_or("the baseline", Tag::as_str));
+        let whose = if breakers.are_shared() { "of the node" } else { "of this pod" };
+        let of = format!("that {whose} for {} is {state}{why}", lane.map_or("the baseline", Tag::as_str));
         let (verdict, what) = match breaker.try_acquire(self.now) {
             Ok(leave) if leave.would_reject().is_some() => {
                 (Verdict::WouldStop, format!("{of}; mode Observe: it would reject it"))

@@ -18,7 +18,10 @@ use crate::{
         tag::Tag,
     },
     observe::metrics::{EjectionCause, LimitDecision, ServiceMetrics},
-    proxy::{choose::Chosen, worker::Worker},
+    proxy::{
+        choose::Chosen,
+        worker::{PodHere, Worker},
+    },
 };
 
 /// What a request holds as long as it lasts, or the tunnel that it becomes.
@@ -101,6 +104,7 @@ impl Held {
     pub(crate) fn settle(
         &mut self,
         worker: &Worker,
+        pod: &PodHere,
         numbers: &ServiceMetrics,
         destination: &Destination,
         outcome: Option<Outcome>,
@@ -119,7 +123,7 @@ impl Held {
                 None => leave.caller_left(now.0),
             }
             let governor = self.ruled.as_ref().map_or(&*service.governor, |ruled| &ruled.governor);
-            tell_of_breaker(service, governor, self.chosen.endpoint().tag.as_ref());
+            tell_of_breaker(service, governor, pod, self.chosen.endpoint().tag.as_ref());
         }
         // A caller that has chosen for itself is not to be given another endpoint, so there is nothing to eject it from.
         if destination.pinned.is_none()
@@ -140,30 +144,32 @@ impl Held {
     }
 }
 
-/// Asks the breaker of a lane.
+/// Asks the breaker that holds for a pod's requests to a lane.
 pub(crate) fn ask_breaker(
     service: &Service,
     governor: &Governor,
+    pod: &PodHere,
     lane: Option<&Tag>,
     numbers: &ServiceMetrics,
     now: Nanos,
 ) -> Result<Option<breaker::Permit>, Open> {
     let Some(breakers) = governor.breakers() else { return Ok(None) };
-    let asked = breakers.of(lane).try_acquire(now.0);
+    let asked = breakers.of(&pod.caller, lane).try_acquire(now.0);
     numbers.broken(match &asked {
         Ok(leave) if leave.would_reject().is_some() => LimitDecision::WouldReject,
         Ok(_) => LimitDecision::Allowed,
         Err(_) => LimitDecision::Rejected,
     });
-    tell_of_breaker(service, governor, lane);
+    tell_of_breaker(service, governor, pod, lane);
     asked.map(Some)
 }
 
 /// Logs what a breaker has gone through since it was last told of.
-fn tell_of_breaker(service: &Service, governor: &Governor, lane: Option<&Tag>) {
+fn tell_of_breaker(service: &Service, governor: &Governor, pod: &PodHere, lane: Option<&Tag>) {
     let Some(breakers) = governor.breakers() else { return };
-    for transition in breakers.news(lane) {
+    for transition in breakers.news(&pod.caller, lane) {
         tracing::warn!(
+            pod = if breakers.are_shared() { "all of the node" } else { &*pod.caller.name },
             %service, lane = lane.map_or("baseline", Tag::as_str),
             policy = governor.policy().said_by(Part::CircuitBreaker).map_or("", |name| name),
             from = transition.from.code(), to = transition.to.code(),
@@ -212,6 +218,6 @@ impl Call {
             }
             None => tally.left(),
         }
-        held.settle(&self.worker, &self.known.numbers, &self.known.destination, outcome, now);
+        held.settle(&self.worker, &self.pod, &self.known.numbers, &self.known.destination, outcome, now);
     }
 }

@@ -199,12 +199,14 @@ fn begin<E: Exchange>(
         }
     };
     let lane = chosen.endpoint().tag.as_ref();
-    let leave = ask_breaker(service, governor, lane, &call.known.numbers, now).map_err(|open| {
-        call.count_tags(chosen.tag_outcome());
-        let (name, after) = ("circuitBreaker".into(), Some(open.retry_after));
-        let cause = Cause::of_rule(Reason::CircuitOpen, &name, policy.said_by(Part::CircuitBreaker), after);
-        Failed::new(cause, FallbackOn::CircuitOpen)
-    })?;
+    let leave =
+        ask_breaker(service, governor, &call.pod, lane, &call.known.numbers, now).map_err(|open| {
+            call.count_tags(chosen.tag_outcome());
+            let (name, after) = ("circuitBreaker".into(), Some(open.retry_after));
+            let said_by = policy.said_by(Part::CircuitBreaker);
+            let cause = Cause::of_rule(Reason::CircuitOpen, &name, said_by, after);
+            Failed::new(cause, FallbackOn::CircuitOpen)
+        })?;
     if tried.is_after_refused_connection() {
         call.retried(RetryCause::ConnectRefused);
     }
