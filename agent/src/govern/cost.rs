@@ -209,6 +209,12 @@ impl Cost {
         (self.known.get().0 > 0.0).then(|| f64::from(self.time.get().0).exp())
     }
 
+    /// A time within which most answers come, in nanoseconds: one standard deviation (of the logarithm) above what is typical.
+    pub(super) fn likely_nanos(&self) -> Option<f64> {
+        let (mean, variance) = self.time.get();
+        (self.known.get().0 > 0.0).then(|| f64::from(mean + variance.sqrt()).exp())
+    }
+
     /// When it was last asked; 0 if it never was.
     pub(super) fn asked_nanos(&self) -> u64 {
         self.asked_nanos.load(Relaxed)

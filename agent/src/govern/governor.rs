@@ -12,10 +12,11 @@ pub use self::breakers::{Breakers, OneBreaker};
 use super::{
     concurrency::Limiter,
     fallback::stale::{Memory, Store},
+    per_pod::{CallingPod, PerPod},
     policy::{OwnParts, Policy, Rule, StaleAnswer},
     request::Request,
     retry::Budget,
-    throttle::Throttles,
+    throttle::{Patience, Throttles},
 };
 
 /// What all services of an agent together may keep of answers, for `fallback: stale`.
@@ -26,6 +27,8 @@ const STALE_BYTES: u64 = 64 * 1024 * 1024;
 pub struct Governor {
     policy: Arc<Policy>,
     throttles: Throttles,
+    /// How long the clients of each calling pod wait for an answer.
+    patience: Arc<PerPod<Patience>>,
     limiter: Option<Arc<Limiter>>,
     breakers: Option<Breakers>,
     budget: Option<Arc<Budget>>,
@@ -55,6 +58,7 @@ impl Default for Governor {
         Self {
             policy: Arc::default(),
             throttles: Throttles::default(),
+            patience: Arc::default(),
             limiter: None,
             breakers: None,
             budget: None,
@@ -88,6 +92,7 @@ impl Governor {
         let retries = policy.all().any(|policy| policy.retry.is_some());
         let mut governor = Self {
             throttles: before.throttles.with_rules(&policy.rate_limits, now_nanos),
+            patience: before.patience.clone(),
             limiter: limiter(before.limiter.as_ref(), &policy, now_nanos),
             breakers: breakers(before.breakers.as_ref(), &policy),
             budget: retries.then(|| before.budget.clone().unwrap_or_default()),
@@ -117,6 +122,7 @@ impl Governor {
             } else {
                 self.throttles.clone()
             },
+            patience: self.patience.clone(),
             limiter: if concurrency {
                 let before = last(|own| own.concurrency).and_then(|last| last.governor.limiter.as_ref());
                 limiter(before, policy, now_nanos)
@@ -169,6 +175,11 @@ impl Governor {
     /// The rate limits.
     pub fn throttles(&self) -> &Throttles {
         &self.throttles
+    }
+
+    /// What the clients of a pod have shown of their patience.
+    pub fn patience(&self, pod: &Arc<CallingPod>) -> Arc<Patience> {
+        self.patience.get(pod, Patience::default, |_| {})
     }
 
     /// The limit on requests in flight.

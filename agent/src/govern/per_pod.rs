@@ -78,6 +78,11 @@ impl<T> PerPod<T> {
         self.all.load().get(uid).map(|entry| entry.state.clone())
     }
 
+    /// Looks at all that is kept.
+    pub fn each(&self, mut look: impl FnMut(&T)) {
+        self.all.load().values().for_each(|entry| look(&entry.state));
+    }
+
     /// All that is kept, by the names of the pods.
     pub fn all(&self) -> BTreeMap<Arc<str>, Arc<T>> {
         self.all.load().values().map(|entry| (entry.name.clone(), entry.state.clone())).collect()

@@ -67,8 +67,29 @@ pub struct Call<'c> {
     /// Endpoints that this request was sent to already, in vain. One of them is chosen again only if there is no
     /// other: whoever retries looks whether that is worth it.
     pub tried: &'c [SocketAddr],
+    /// Where it is to be sent.
+    pub within: Within<'c>,
     /// Monotonic, of the same clock as the samples given to [`super::endpoint::InFlight::answered`].
     pub now_nanos: u64,
+}
+
+/// Which of the lanes that may answer a request it is sent to.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Within<'c> {
+    /// The first that can, as its tag says.
+    #[default]
+    Any,
+    /// This one, of which it was an endpoint that failed it; `None` is the baseline.
+    Lane(Option<&'c Tag>),
+}
+
+impl Within<'_> {
+    fn contains(self, lane: Option<&Tag>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Lane(only) => only == lane,
+        }
+    }
 }
 
 /// Where a request goes.
@@ -102,16 +123,54 @@ pub enum Refusal {
     LaneUnavailable,
 }
 
-/// Chooses the endpoint for a request.
-pub fn route(service: Candidates<'_>, call: &Call<'_>, rng: &mut Rng) -> Result<Decision, Refusal> {
-    let lane = call.tag.and_then(|tag| service.lanes.get(tag.as_str()));
-    let may_fall_back = call.tag.is_none() || call.fallback.then == LaneFallback::Baseline;
+/// The subsets that may answer a request, the best first.
+type Subsets<'s> = SmallVec<[(&'s Subset, Lane); 4]>;
+
+fn subsets<'s>(service: Candidates<'s>, call: &Call<'_>) -> Subsets<'s> {
+    let lane = call.tag.and_then(|tag| service.lanes.get_key_value(tag.as_str()));
     let untagged = if call.tag.is_some() { Lane::FellBack } else { Lane::Baseline };
     let others: &[Tag] = if call.tag.is_some() { &call.fallback.lanes } else { &[] };
-    let mut subsets: SmallVec<[(&Subset, Lane); 4]> = SmallVec::new();
-    subsets.extend(lane.map(|lane| (lane, Lane::Routed)));
-    subsets.extend(others.iter().filter_map(|tag| Some((service.lanes.get(tag)?, Lane::FellBack))));
-    subsets.extend(may_fall_back.then_some((service.baseline, untagged)));
+    let mut subsets = Subsets::new();
+    let mut add = |tag: Option<&Tag>, subset: &'s Subset, lane: Lane| {
+        if call.within.contains(tag) {
+            subsets.push((subset, lane));
+        }
+    };
+    if let Some((tag, subset)) = lane {
+        add(Some(tag), subset, Lane::Routed);
+    }
+    for tag in others {
+        if let Some(subset) = service.lanes.get(tag) {
+            add(Some(tag), subset, Lane::FellBack);
+        }
+    }
+    if may_fall_back(call) {
+        add(None, service.baseline, untagged);
+    }
+    subsets
+}
+
+fn may_fall_back(call: &Call<'_>) -> bool {
+    call.tag.is_none() || call.fallback.then == LaneFallback::Baseline
+}
+
+/// The subset that [`route`] would choose from; `None`: nobody can answer.
+pub fn subset<'s>(service: Candidates<'s>, call: &Call<'_>) -> Option<&'s Subset> {
+    let subsets = subsets(service, call);
+    let doubts = Doubts::new(service.policy, call.now_nanos);
+    let can = |subset: &Subset, rank: Rank| match rank {
+        Rank::Usable if doubts.is_none(subset) => subset.usable() > 0,
+        Rank::Usable => doubts.shares(subset, |_| true).0.iter().any(|share| *share > 0.0),
+        Rank::HeldOut => subset.usable() > 0,
+        Rank::Draining => subset.iter().any(|endpoint| endpoint.is_draining()),
+    };
+    let first = |rank: Rank| subsets.iter().map(|(subset, _)| *subset).find(|subset| can(subset, rank));
+    first(Rank::Usable).or_else(|| first(Rank::HeldOut)).or_else(|| first(Rank::Draining))
+}
+
+/// Chooses the endpoint for a request.
+pub fn route(service: Candidates<'_>, call: &Call<'_>, rng: &mut Rng) -> Result<Decision, Refusal> {
+    let subsets = subsets(service, call);
     let doubts = Doubts::new(service.policy, call.now_nanos);
     let how = How {
         algorithm: service.policy.load_balancer.algorithm,
@@ -146,8 +205,9 @@ pub fn route(service: Candidates<'_>, call: &Call<'_>, rng: &mut Rng) -> Result<
             }
         }
     }
+    let lane = call.tag.and_then(|tag| service.lanes.get(tag.as_str()));
     let lane_is_there = lane.is_some_and(|lane| !lane.is_empty());
-    Err(if lane_is_there || !may_fall_back { Refusal::LaneUnavailable } else { Refusal::NoEndpoint })
+    Err(if lane_is_there || !may_fall_back(call) { Refusal::LaneUnavailable } else { Refusal::NoEndpoint })
 }
 
 /// What is chosen from first, and what only if there is nothing better.

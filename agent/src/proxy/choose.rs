@@ -9,7 +9,9 @@ use crate::{
     govern::{
         endpoint::{Endpoint, InFlight},
         lane::RequestTag,
-        route::{self, Call, Lane, Refusal},
+        route::{self, Call, Lane, Refusal, Within},
+        subset::Subset,
+        tag::Tag,
     },
     observe::{metrics::TagOutcome, reason::Reason},
 };
@@ -31,6 +33,11 @@ impl Chosen {
         self.endpoint().address
     }
 
+    /// Where that is: its address and its lane.
+    pub(crate) fn place(&self) -> (SocketAddr, Option<Tag>) {
+        (self.address(), self.endpoint().tag.clone())
+    }
+
     /// What became of the request's tag, if it had one.
     pub(crate) fn tag_outcome(&self) -> Option<TagOutcome> {
         match self.lane {
@@ -41,6 +48,22 @@ impl Chosen {
     }
 }
 
+/// The endpoints among which one would be chosen now for a request with `tag`.
+pub(crate) fn subset<'d>(
+    pod: &PodHere,
+    destination: &'d Destination,
+    tag: Option<&RequestTag>,
+    now: Nanos,
+) -> Option<&'d Subset> {
+    let service = &destination.service;
+    if let Some(pinned) = &destination.pinned {
+        return service.subset_of(pinned);
+    }
+    let (fallback, caller) = (service.fallback(tag), pod.pod.workload.load().address());
+    let call = Call { tag, fallback, caller, tried: &[], within: Within::Any, now_nanos: now.0 };
+    route::subset(service.candidates(), &call)
+}
+
 /// Chooses an endpoint that is not among those `tried`, for a request with `tag`.
 /// `Ok(None)`: all that could be chosen have been tried.
 pub(crate) fn choose(
@@ -49,6 +72,7 @@ pub(crate) fn choose(
     destination: &Destination,
     tag: Option<&RequestTag>,
     tried: &[SocketAddr],
+    within: Within<'_>,
     now: Nanos,
 ) -> Result<Option<Chosen>, Reason> {
     // A caller that dialled an endpoint of a headless service has chosen for itself (ARCHITECTURE.md#which-traffic-is-managed).
@@ -62,7 +86,7 @@ pub(crate) fn choose(
     }
     let service = &destination.service;
     let caller = pod.pod.workload.load().address();
-    let call = Call { tag, fallback: service.fallback(tag), caller, tried, now_nanos: now.0 };
+    let call = Call { tag, fallback: service.fallback(tag), caller, tried, within, now_nanos: now.0 };
     match route::route(service.candidates(), &call, &mut worker.rng.borrow_mut()) {
         Ok(decision) if tried.contains(&decision.endpoint.address) => Ok(None),
         Ok(decision) => Ok(Some(Chosen {

@@ -245,6 +245,9 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
             },
             |rule| policy.rules.iter().any(|other| &*other.name == rule),
         );
+        for (_, limiter) in service.governor.all_limiters() {
+            limiter.forget_gone();
+        }
         for (_, breakers) in service.governor.all_breakers() {
             breakers.retain(|tag| service.lanes.contains_key(tag.as_str()));
         }

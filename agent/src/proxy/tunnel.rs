@@ -36,6 +36,7 @@ use crate::{
     govern::{
         endpoint::Endpoint,
         outcome::{ErrorKind, Outcome},
+        route::Within,
         warmup,
     },
     observe::{metrics::RetryCause, reason::Reason},
@@ -66,7 +67,8 @@ pub(crate) async fn dial(
     let mut tried = SmallVec::<[SocketAddr; CONNECT_ATTEMPTS]>::new();
     while tried.len() < CONNECT_ATTEMPTS {
         let now = Nanos::now();
-        let Some(chosen) = choose::choose(worker, pod, destination, tag.as_ref(), &tried, now)? else {
+        let Some(chosen) = choose::choose(worker, pod, destination, tag.as_ref(), &tried, Within::Any, now)?
+        else {
             break;
         };
         let series = connection.series(destination);
@@ -123,7 +125,7 @@ pub(crate) async fn serve(
     let numbers = connection.series(&destination).service().clone();
     let place = match destination.service.governor.limiter() {
         None => None,
-        Some(limiter) => match governed::acquire(limiter, &numbers, Nanos::now()) {
+        Some(limiter) => match governed::acquire(limiter, &connection.pod, &numbers, Nanos::now()) {
             Ok(place) => place,
             Err(_) => return refuse(connection, &destination, Reason::ConcurrencyLimited),
         },

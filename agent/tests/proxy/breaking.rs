@@ -154,7 +154,7 @@ fn every_kind_of_failure_counts() {
         [(RESET, None), (HALF, None), (NONSENSE, None), (SILENCE, Some(Duration::from_millis(50)))]
     {
         let moody = Moody::new(says);
-        let timeouts = Timeouts { request: None, backend_request: timeout };
+        let timeouts = Timeouts { backend_request: timeout, ..Timeouts::default() };
         let policy = Policy { timeouts, ..policy(breaker(HOUR)) };
         let rig = Rig::builder().endpoint(moody.origin.address).policy(policy).start();
         for _ in 0..3 {

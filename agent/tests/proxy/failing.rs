@@ -421,7 +421,7 @@ fn what_takes_longer_than_an_endpoint_is_given_to_shut_down_is_broken_off() {
         note("asked".to_owned());
         peer.request();
     });
-    let drain = Drain { timeout: Some(Duration::from_millis(100)) };
+    let drain = Drain { timeout: Some(Duration::from_millis(100)), ..Drain::default() };
     let policy = named(Policy { drain, ..Policy::default() });
     let mut rig = Rig::builder().endpoint(origin.address).policy(policy).start();
     let (mut waits, mut reads) = (rig.dial(), rig.dial());

@@ -77,7 +77,7 @@ fn a_static_answer_stands_in_where_a_rule_refuses() {
     let moody = Moody::new("");
     let endpoint = moody.origin.address;
     let request = Some(Duration::from_millis(50));
-    let timeouts = Timeouts { request, backend_request: None };
+    let timeouts = Timeouts { request, ..Timeouts::default() };
     let mut rig = Rig::builder().endpoint(endpoint).policy(Policy { timeouts, ..spare() }).start();
     is_spare(&ask(&mut rig.dial()), 203, "timeout", "spare");
 

@@ -71,6 +71,37 @@ fn rig(origin: &Origin, policy: Policy) -> Rig {
 }
 
 #[test]
+fn a_retry_stays_in_the_lane_and_is_counted_there() {
+    let (baseline, gray) = (answering(&[OK]), answering(&[BUSY]));
+    let retry = Retry { attempts: 1, budget_percent: 100.0, ..retry() };
+    let rig =
+        Rig::builder().endpoint(baseline.address).lane("gray", gray.address).policy(policy(retry.clone()));
+    let rig = rig.start();
+    let mut caller = rig.dial();
+    for _ in 0..3 {
+        caller.send("GET / HTTP/1.1\r\nHost: a\r\nx-mse-tag: gray\r\n\r\n");
+        assert_eq!(caller.answer().status(), 503, "the lane has nobody else");
+    }
+    assert_eq!((baseline.noted().len(), gray.noted().len()), (0, 6));
+    let failed = ["destination_lane=\"gray\"", "outcome=\"failed\""];
+    rig.await_metric("sluice_attempts_total", &failed, 6.0);
+
+    // Another endpoint of the lane goes first.
+    let (bad, good) = (answering(&[BUSY]), answering(&[OK]));
+    let rig = Rig::builder().endpoint(baseline.address).lane("gray", bad.address).lane("gray", good.address);
+    let rig = rig.policy(policy(retry)).start();
+    let mut caller = rig.dial();
+    for _ in 0..20 {
+        caller.send("GET / HTTP/1.1\r\nHost: a\r\nx-mse-tag: gray\r\n\r\n");
+        assert_eq!(caller.answer().status(), 200);
+    }
+    assert!(baseline.noted().is_empty());
+    let wrong = bad.noted().len() as f64;
+    rig.await_metric("sluice_attempts_total", &failed, wrong);
+    rig.await_metric("sluice_attempts_total", &["destination_lane=\"gray\"", "outcome=\"answered\""], 20.0);
+}
+
+#[test]
 fn what_the_policy_lists_is_sent_again() {
     for answers in [&[BUSY, OK][..], &[RESET, OK], &[BUSY, RESET, BUSY, OK]] {
         let origin = answering(answers);
@@ -90,7 +121,7 @@ fn what_the_policy_lists_is_sent_again() {
 #[test]
 fn an_endpoint_that_does_not_answer_in_time_is_not_waited_for() {
     let origin = answering(&[SILENCE, OK]);
-    let timeouts = Timeouts { request: None, backend_request: Some(Duration::from_millis(100)) };
+    let timeouts = Timeouts { backend_request: Some(Duration::from_millis(100)), ..Timeouts::default() };
     let rig = rig(&origin, Policy { timeouts, ..policy(retry()) });
     let mut caller = rig.dial();
     caller.get("/");
@@ -101,7 +132,7 @@ fn an_endpoint_that_does_not_answer_in_time_is_not_waited_for() {
 #[test]
 fn the_time_of_the_whole_request_is_not_made_longer_by_retries() {
     let origin = answering(&[BUSY]);
-    let timeouts = Timeouts { request: Some(Duration::from_millis(200)), backend_request: None };
+    let timeouts = Timeouts { request: Some(Duration::from_millis(200)), ..Timeouts::default() };
     let forever = Duration::from_secs(3600);
     let retry = Retry { backoff_base: forever, backoff_max: forever, ..retry() };
     let rig = rig(&origin, Policy { timeouts, ..policy(retry) });

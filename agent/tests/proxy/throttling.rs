@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use http::HeaderName;
 use sluice::govern::policy::{
-    Behaviour, CallerMatch, Concurrency, LimitKey, Mode, PathMatch, Policy, RateLimit, RequestMatch, Scope,
+    Behaviour, CallerMatch, CircuitBreaker, Concurrency, LimitKey, Mode, OutlierDetection, PathMatch, Policy,
+    RateLimit, RequestMatch, Scope, Timeouts,
 };
 
 use crate::{origin::Origin, peer::End, rig::Rig};
@@ -183,6 +184,86 @@ fn a_caller_that_leaves_gives_up_its_turn() {
     }
 }
 
+/// One request in ten seconds, for as many as come.
+fn slow_queue() -> RateLimit {
+    let behaviour = Behaviour::Queue { timeout: Duration::from_secs(600) };
+    RateLimit { interval: Duration::from_secs(10), behaviour, ..rare() }
+}
+
+#[test]
+fn a_request_that_would_be_answered_too_late_does_not_wait() {
+    let origin = Origin::fixed("ok");
+    let timeouts = Timeouts { request: Some(Duration::from_secs(5)), ..Timeouts::default() };
+    let rig =
+        Rig::builder().endpoint(origin.address).policy(Policy { timeouts, ..rates(slow_queue()) }).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    for _ in 0..3 {
+        caller.get("/");
+        caller.answer().made_up(429, "rate_limited");
+    }
+    decisions(&rig, "rejected", 3.0);
+    decisions(&rig, "queued", 0.0);
+}
+
+#[test]
+fn nobody_is_blamed_for_the_time_in_the_queue() {
+    let silent = Origin::new(|_, peer, note| {
+        while let Some(head) = peer.request() {
+            note(head);
+        }
+    });
+    let breaker = CircuitBreaker { error_count: Some(1), minimum_requests: 1, ..CircuitBreaker::default() };
+    let outliers = OutlierDetection { consecutive_errors: Some(1), ..OutlierDetection::default() };
+    let behaviour = Behaviour::Queue { timeout: Duration::from_secs(600) };
+    // The second one waits for a second, and has half a second left.
+    let limit = RateLimit { interval: Duration::from_secs(1), behaviour, ..rare() };
+    let timeouts = Timeouts { request: Some(Duration::from_millis(1500)), ..Timeouts::default() };
+    let policy = Policy {
+        timeouts,
+        circuit_breaker: Some(breaker),
+        outlier_detection: Some(outliers),
+        ..rates(limit)
+    };
+    let rig = Rig::builder().endpoint(silent.address).policy(policy).start();
+    let mut leaves = rig.dial();
+    leaves.get("/");
+    silent.await_notes(1);
+    leaves.reset();
+    drop(leaves);
+    let mut caller = rig.dial();
+    caller.get("/");
+    caller.answer().made_up(504, "timeout");
+    assert_eq!(silent.noted().len(), 2, "it was asked");
+    rig.await_metric("sluice_circuit_breaker_state", &["state=\"closed\""], 1.0);
+    rig.await_metric("sluice_ejected_endpoints", &[], 0.0);
+    rig.await_metric("sluice_attempts_total", &["outcome=\"left\""], 2.0);
+    rig.await_metric("sluice_attempts_total", &["outcome=\"failed\""], 0.0);
+}
+
+#[test]
+fn nobody_waits_to_be_refused_by_an_open_circuit_breaker() {
+    let origin = Origin::raw("HTTP/1.1 500 Oops\r\ncontent-length: 4\r\n\r\noops");
+    let breaker = CircuitBreaker {
+        error_count: Some(1),
+        minimum_requests: 1,
+        open_duration: Duration::from_secs(3600),
+        ..CircuitBreaker::default()
+    };
+    let policy = Policy { circuit_breaker: Some(breaker), ..rates(slow_queue()) };
+    let rig = Rig::builder().endpoint(origin.address).policy(policy).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "oops");
+    for _ in 0..3 {
+        caller.get("/");
+        caller.answer().made_up(503, "circuit_open");
+    }
+    decisions(&rig, "queued", 0.0);
+    rig.await_metric("sluice_circuit_breaker_requests_total", &["decision=\"rejected\""], 3.0);
+}
+
 /// Answers when it is told to, with a byte on another connection.
 fn gated() -> (Origin, std::sync::mpsc::Sender<()>) {
     let (open, gate) = std::sync::mpsc::channel();
@@ -215,6 +296,35 @@ fn no_more_requests_are_in_flight_than_may_be() {
     assert_eq!(second.answer().body, "ok");
     places(&rig, "allowed", 2.0);
     places(&rig, "rejected", 1.0);
+}
+
+#[test]
+fn a_polite_pod_gets_its_places_beside_a_greedy_one() {
+    let (origin, open) = gated();
+    let rig = Rig::builder().endpoint(origin.address).policy(in_flight(4, Mode::Enforce)).start();
+    let polite = rig.other_pod();
+    let mut caller = polite.dial();
+    open.send(()).unwrap();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    // Two of four are kept for it.
+    let mut greedy: Vec<_> = (0..4).map(|_| rig.dial()).collect();
+    for caller in &mut greedy[..2] {
+        caller.get("/");
+    }
+    origin.await_notes(2);
+    places(&rig, "allowed", 3.0);
+    for caller in &mut greedy[2..] {
+        caller.get("/");
+        caller.answer().made_up(429, "concurrency_limited");
+    }
+    caller.get("/");
+    places(&rig, "allowed", 4.0);
+    (0..3).for_each(|_| open.send(()).unwrap());
+    assert_eq!(caller.answer().body, "ok");
+    for caller in &mut greedy[..2] {
+        assert_eq!(caller.answer().body, "ok");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sluice::govern::policy::{Policy, Timeouts};
+use sluice::govern::policy::{Mode, Policy, Timeouts};
 
 use crate::{origin::Origin, peer::End, rig::Rig};
 
@@ -10,6 +10,7 @@ fn policy(request: Option<u64>, backend_request: Option<u64>) -> Policy {
     let timeouts = Timeouts {
         request: request.map(Duration::from_millis),
         backend_request: backend_request.map(Duration::from_millis),
+        ..Timeouts::default()
     };
     Policy { name: Some("shop/orders".into()), timeouts, ..Policy::default() }
 }
@@ -48,6 +49,32 @@ fn an_endpoint_that_does_not_answer_in_time_is_answered_for() {
         caller.get("/");
         caller.answer().made_up(504, "timeout");
         rig.await_requests("5xx", "timeout", 2.0);
+    }
+}
+
+#[test]
+fn a_timeout_that_only_observes_ends_nothing_and_counts() {
+    for (request, backend_request, name) in [
+        (Some(20), None, "request"),
+        (None, Some(20), "backend_request"),
+        (Some(60_000), Some(20), "backend_request"),
+    ] {
+        let origin = Origin::new(|_, peer, _| {
+            while peer.request().is_some() {
+                std::thread::sleep(Duration::from_millis(60));
+                peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            }
+        });
+        let mut policy = policy(request, backend_request);
+        policy.timeouts.mode = Mode::Observe;
+        let rig = Rig::builder().endpoint(origin.address).policy(policy).start();
+        let mut caller = rig.dial();
+        for _ in 0..5 {
+            caller.get("/");
+            assert_eq!(caller.answer().body, "ok");
+        }
+        rig.await_metric("sluice_timeouts_observed_total", &[&format!("timeout=\"{name}\"")], 5.0);
+        rig.await_requests("2xx", "", 5.0);
     }
 }
 

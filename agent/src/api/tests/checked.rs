@@ -114,7 +114,7 @@ fn what_is_said_arrives() {
                 }),
                 panic_threshold_percent: 30.0,
             },
-            drain: to::Drain { timeout: Some(seconds(20)) },
+            drain: to::Drain { timeout: Some(seconds(20)), mode: to::Mode::Observe },
             rate_limits: Vec::new(),
             concurrency: Some(to::Concurrency {
                 max_requests: 64,
@@ -149,7 +149,11 @@ fn what_is_said_arrives() {
                 max_ejection_percent: 25.0,
                 mode: to::Mode::Enforce,
             }),
-            timeouts: to::Timeouts { request: None, backend_request: Some(seconds(2)) },
+            timeouts: to::Timeouts {
+                backend_request: Some(seconds(2)),
+                mode: to::Mode::Observe,
+                ..to::Timeouts::default()
+            },
             retry: Some(to::Retry {
                 attempts: 3,
                 on: to::RetryOn {

@@ -168,12 +168,19 @@ pub struct SuccessRate {
     ).message("backendRequest is at most request").field_path(".backendRequest")
 )]
 pub struct Timeouts {
-    /// From the request's headers to the end of the response, with all retries and waiting.
+    /// From the headers of the request to the end of the response, with all retries and waiting. A response that streams ends
+    /// with it as well: server-sent events, gRPC streams, long downloads; give such requests a rule of their own (rules) with 0s.
+    /// A connection that has changed its protocol (101 Switching Protocols, WebSocket) goes on for as long as both sides like. A
+    /// client's own grpc-timeout counts if it is shorter, and is not held against the endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Span<0, 86_400_000>>,
-    /// For each attempt: from sending the request to an endpoint to the end of its response.
+    /// From sending the request to an endpoint to the end of its response, for each attempt by itself; of streams as request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend_request: Option<Span<0, 86_400_000>>,
+    /// Enforce: what takes longer is ended. Observe: nothing is ended, and what would have been ended is counted. The policy's
+    /// mode if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
 }
 
 impl CircuitBreaker {
@@ -262,7 +269,7 @@ impl SuccessRate {
 }
 
 impl Timeouts {
-    pub(super) fn check(&self, at: &At<'_>) -> policy::Timeouts {
+    pub(super) fn check(&self, mode: Mode, at: &At<'_>) -> policy::Timeouts {
         let read = |field, span: &Option<Span<0, 86_400_000>>| {
             // As in Gateway API (GEP-1742), 0s is no timeout.
             span.as_ref().map(|span| span.check(&at.field(field))).filter(|span| !span.is_zero())
@@ -270,6 +277,7 @@ impl Timeouts {
         let timeouts = policy::Timeouts {
             request: read("request", &self.request),
             backend_request: read("backendRequest", &self.backend_request),
+            mode: self.mode.unwrap_or(mode).policy(),
         };
         if let (Some(request), Some(backend)) = (timeouts.request, timeouts.backend_request)
             && backend > request

@@ -148,7 +148,8 @@ pub enum Scope {
     Caller,
 }
 
-/// A limit on requests in flight, of all calling pods on a node together.
+/// A limit on how many requests are in flight, of all clients on a node together. Client pods share it fairly: one that stays below
+/// its part of it is not rejected for what another asks for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -163,8 +164,10 @@ pub struct Concurrency {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_requests: Option<i64>,
-    /// Adapts the limit to how response times grow with the requests in flight. Off if not set; an empty object turns
-    /// it on with its defaults.
+    /// Finds the limit itself. There is none, but maxRequests, while the Service keeps up with what it is asked, however long its
+    /// responses take. When they take much longer than before and ever more requests are in flight, the limit falls to what the
+    /// Service can answer; it ends when nothing was rejected for five seconds. Off if not set; an empty object turns it on with
+    /// its defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive: Option<Adaptive>,
     /// Enforce: the limit rejects. Observe: nothing is rejected, and what would have been rejected is counted. The policy's mode
@@ -184,11 +187,12 @@ pub struct Adaptive {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = policy::Adaptive::default().min_requests))]
     pub min_requests: Option<i64>,
-    /// How often the limit is computed.
+    /// How often the limit is computed again while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::Adaptive::default().update_interval)))]
     pub update_interval: Option<Span<10, 60_000>>,
-    /// How often the response time of the idle Service is measured again.
+    /// For how long the shortest response times are remembered; and how often they are measured again while there is a limit and
+    /// responses stay slow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::Adaptive::default().min_rtt_interval)))]
     pub min_rtt_interval: Option<Span<1000, 3_600_000>>,

@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Mode;
 use crate::{
     api::{
         field::{At, quoted},
@@ -96,6 +97,10 @@ pub struct Drain {
     /// How long they may go on before they are aborted; for as long as the endpoint serves them if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span<1, 3_600_000>>,
+    /// Enforce: what takes longer is aborted. Observe: nothing is aborted, and what would have been aborted is counted. The
+    /// policy's mode if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
 }
 
 impl LoadBalancer {
@@ -141,7 +146,10 @@ impl WarmUp {
 }
 
 impl Drain {
-    pub(super) fn check(&self, at: &At<'_>) -> policy::Drain {
-        policy::Drain { timeout: self.timeout.as_ref().map(|span| span.check(&at.field("timeout"))) }
+    pub(super) fn check(&self, mode: Mode, at: &At<'_>) -> policy::Drain {
+        policy::Drain {
+            timeout: self.timeout.as_ref().map(|span| span.check(&at.field("timeout"))),
+            mode: self.mode.unwrap_or(mode).policy(),
+        }
     }
 }

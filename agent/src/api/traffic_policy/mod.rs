@@ -196,7 +196,7 @@ impl TrafficPolicy {
             drain: spec
                 .drain
                 .as_ref()
-                .map_or_else(policy::Drain::default, |rule| rule.check(&at.field("drain"))),
+                .map_or_else(policy::Drain::default, |rule| rule.check(mode, &at.field("drain"))),
             rate_limits: each(&spec.rate_limits, &at.field("rateLimits"), |rule, at| {
                 Some(rule.check(mode, at).into())
             }),
@@ -212,7 +212,7 @@ impl TrafficPolicy {
             timeouts: spec
                 .timeouts
                 .as_ref()
-                .map_or_else(policy::Timeouts::default, |rule| rule.check(&at.field("timeouts"))),
+                .map_or_else(policy::Timeouts::default, |rule| rule.check(mode, &at.field("timeouts"))),
             retry: spec.retry.as_ref().map(|rule| rule.check(&at.field("retry"))),
             fallbacks: each(&spec.fallbacks, &at.field("fallbacks"), |rule, at| Some(rule.check(at)?.into())),
             headers: spec

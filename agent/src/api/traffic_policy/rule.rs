@@ -76,7 +76,7 @@ impl PolicyRule {
             of_rule.circuit_breaker = Some(breaker.check(mode, &at.field("circuitBreaker")));
         }
         if let Some(timeouts) = &self.timeouts {
-            of_rule.timeouts = timeouts.check(&at.field("timeouts"));
+            of_rule.timeouts = timeouts.check(mode, &at.field("timeouts"));
         }
         if let Some(retry) = &self.retry {
             of_rule.retry = Some(retry.check(&at.field("retry")));

@@ -204,6 +204,30 @@ impl Breaker {
         self.try_probe(now_nanos)
     }
 
+    /// Whether a request would be refused now. Nothing is counted, and no probe begins.
+    pub fn would_refuse(&self, now_nanos: u64) -> Option<Open> {
+        let live = self.live.load();
+        if live.state == State::Closed || live.config.mode == Mode::Observe {
+            return None;
+        }
+        let core = self.lock();
+        let open_nanos = nanos(live.config.open_duration);
+        let until = match &core.phase {
+            Phase::Closed => return None,
+            Phase::Open { since_nanos } => since_nanos.saturating_add(open_nanos),
+            Phase::HalfOpen { good, probes } => {
+                let running = probes.iter().filter(|probe| probe.is_running());
+                let taken = u64::from(*good) + running.clone().count() as u64;
+                if taken < u64::from(live.config.half_open_requests) {
+                    return None;
+                }
+                running.map(|probe| probe.began_nanos).min()?.saturating_add(open_nanos)
+            }
+        };
+        let wait = until.checked_sub(now_nanos).filter(|wait| *wait > 0)?;
+        Some(Open { retry_after: Duration::from_nanos(wait) })
+    }
+
     /// As of now: an open breaker whose time is over is half-open, though no request has come to find out.
     pub fn state(&self, now_nanos: u64) -> State {
         match self.lock().phase {

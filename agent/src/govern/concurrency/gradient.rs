@@ -8,12 +8,15 @@
 //! not. As in Envoy, `minRTT` is measured by lowering the limit to its minimum for a moment.
 //! <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/adaptive_concurrency_filter>
 //!
-//! Where ours differs, because a measurement refuses requests of a service that may be in the best of health:
+//! Where ours differs, because whoever applies a limit to a service that copes is to see nothing of it:
 //!
-//! - At the end of each `minRttInterval` it measures only if answers are slower than `1.25 * minRTT`. If they are not there
-//!   is nothing to find out: a service that became faster shows it in every sample, and `minRTT` follows it.
-//! - A measurement ends after 10 update intervals at the latest, with what it has; it begins anew when there was
-//!   no traffic at all.
+//! - There is no limit but the largest while the service keeps up ([`super::overload`]), however long its answers take. Of a new
+//!   agent, or under a new policy, that is so from the beginning: nothing has to be measured, or handed over. With an
+//!   overload the limit begins at what the service answers in `minRTT` then; it ends when nothing was refused for
+//!   five seconds.
+//! - While there is a limit, `minRTT` is measured at the end of each `minRttInterval` only if answers are slower than
+//!   `1.25 * minRTT`. A service that became faster shows it in every sample, and `minRTT` follows it.
+//! - A measurement ends after 10 update intervals at the latest, with what it has.
 //! - When the limit stays at its minimum for 5 updates, the service has become slower than `minRTT` says, and
 //!   is measured anew at once. An update needs 10 answers; with little traffic it waits for them, and so goes on.
 
@@ -21,6 +24,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::overload::{Overload, Watch};
 use crate::govern::policy::Adaptive;
 
 /// How much slower than idle answers may get before the limit stops growing.
@@ -43,6 +47,10 @@ const JITTER: f64 = 0.15;
 const SLOW: u32 = 5;
 /// How far `minRTT` follows answers with each update that are faster by more than the buffer.
 const FOLLOW: f64 = 0.25;
+/// Windows in which overload is looked for, within an update interval at most.
+const WINDOWS: u64 = 4;
+/// When nothing has been refused for so long the limit is not needed any more.
+const CALM_NANOS: u64 = 5_000_000_000;
 
 #[derive(Clone, Debug)]
 pub(super) struct Gradient {
@@ -51,6 +59,9 @@ pub(super) struct Gradient {
     update_interval: u64,
     min_rtt_interval: u64,
     phase: Phase,
+    watch: Watch,
+    /// When a request was last refused.
+    refused_at: u64,
     /// `L`; while measuring, what it goes back to.
     limit: f64,
     min_rtt: Option<f64>,
@@ -68,6 +79,8 @@ pub(super) struct Gradient {
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
+    /// There is no limit but the largest.
+    Watching,
     /// `heard`: whether any answer came that had begun since.
     Measuring {
         since: u64,
@@ -79,13 +92,16 @@ enum Phase {
 }
 
 impl Gradient {
-    pub(super) fn new(adaptive: &Adaptive, max_requests: u32, now_nanos: u64) -> Self {
+    /// One of a service to which so many requests are in flight.
+    pub(super) fn new(adaptive: &Adaptive, max_requests: u32, in_flight: u32, now_nanos: u64) -> Self {
         let mut new = Self {
             min_requests: 1,
             max_requests: 1,
             update_interval: 1,
             min_rtt_interval: 1,
-            phase: Phase::Measuring { since: now_nanos, heard: false },
+            phase: Phase::Watching,
+            watch: Watch::new(now_nanos),
+            refused_at: now_nanos,
             limit: 0.0,
             min_rtt: None,
             slow_updates: 0,
@@ -96,6 +112,7 @@ impl Gradient {
             rng: Rng::with_seed(now_nanos),
         };
         new.configure(adaptive, max_requests);
+        new.watch.restart(in_flight, now_nanos);
         new
     }
 
@@ -109,24 +126,28 @@ impl Gradient {
             // The next measurement is not later than the new interval asks for.
             self.measure_at = 0;
         }
+        self.watch.configure(self.update_interval / WINDOWS, interval);
         self.limit = self.limit.clamp(f64::from(self.min_requests), f64::from(self.max_requests));
     }
 
     /// What is in force.
     pub(super) fn limit(&self) -> u32 {
         match self.phase {
+            Phase::Watching => self.max_requests,
             Phase::Measuring { .. } => self.min_requests,
             Phase::Running { .. } => self.limit as u32,
         }
     }
 
     pub(super) fn min_rtt_nanos(&self) -> Option<u64> {
-        self.min_rtt.map(|min_rtt| min_rtt as u64)
+        let min_rtt = if let Phase::Watching = self.phase { self.watch.fastest() } else { self.min_rtt };
+        min_rtt.map(|min_rtt| min_rtt as u64)
     }
 
     /// When [`Self::go_on`] is to be called at the latest.
     pub(super) fn due_nanos(&self) -> u64 {
         let due = match self.phase {
+            Phase::Watching => u64::MAX,
             Phase::Measuring { since, .. } => since.saturating_add(self.measured_for()),
             Phase::Running { update_at } => update_at,
         };
@@ -141,6 +162,10 @@ impl Gradient {
         }
         let latency = latency_nanos.max(1);
         let says_something = match &mut self.phase {
+            Phase::Watching => {
+                self.watch.ended(latency, error);
+                false
+            }
             Phase::Measuring { heard, .. } => {
                 *heard = true;
                 !error
@@ -152,13 +177,53 @@ impl Gradient {
         }
     }
 
-    /// Does what is due.
-    pub(super) fn go_on(&mut self, in_flight: u32, now_nanos: u64) {
+    /// Does what is due. `refused`: whether a request was, since this was last called.
+    pub(super) fn go_on(&mut self, in_flight: u32, refused: bool, now_nanos: u64) {
+        if refused {
+            self.refused_at = now_nanos;
+        }
         match self.phase {
+            Phase::Watching => {
+                if let Some(overload) = self.watch.look(in_flight, now_nanos) {
+                    self.start_limiting(overload, now_nanos);
+                }
+            }
+            _ if now_nanos.saturating_sub(self.refused_at) >= CALM_NANOS => {
+                self.phase = Phase::Watching;
+                if let Some(min_rtt) = self.min_rtt {
+                    self.watch.learn(min_rtt, now_nanos);
+                }
+                self.watch.restart(in_flight, now_nanos);
+                self.counts_from = 0;
+                self.samples.clear();
+            }
             Phase::Measuring { since, heard } => self.measure(since, heard, in_flight, now_nanos),
             Phase::Running { update_at } if now_nanos >= update_at => self.update(now_nanos),
             Phase::Running { .. } => {}
         }
+    }
+
+    /// The service does not keep up.
+    fn start_limiting(&mut self, overload: Overload, now_nanos: u64) {
+        let copes = BUFFER * overload.rate * overload.fastest;
+        let (least, most) = (f64::from(self.min_requests), f64::from(self.max_requests));
+        self.limit = (copes + copes.sqrt()).clamp(least, most);
+        self.min_rtt = Some(overload.fastest);
+        self.refused_at = now_nanos;
+        self.counts_from = now_nanos;
+        self.samples.clear();
+        self.updates_at_minimum = 0;
+        self.slow_updates = 0;
+        self.run(now_nanos);
+        self.measure_later(now_nanos);
+        if !overload.is_known {
+            self.start_measuring(now_nanos);
+        }
+    }
+
+    fn measure_later(&mut self, now_nanos: u64) {
+        let jitter = 1.0 + JITTER * self.rng.f64();
+        self.measure_at = now_nanos.saturating_add((self.min_rtt_interval as f64 * jitter) as u64);
     }
 
     fn measured_for(&self) -> u64 {
@@ -182,8 +247,7 @@ impl Gradient {
             self.min_rtt = Some(measured);
         }
         self.run(now_nanos);
-        let jitter = 1.0 + JITTER * self.rng.f64();
-        self.measure_at = now_nanos.saturating_add((self.min_rtt_interval as f64 * jitter) as u64);
+        self.measure_later(now_nanos);
         self.updates_at_minimum = 0;
         self.slow_updates = 0;
     }
@@ -233,7 +297,7 @@ impl Gradient {
 
 /// The last samples, in no order.
 #[derive(Clone, Debug, Default)]
-struct Samples {
+pub(super) struct Samples {
     latencies: Vec<u64>,
     /// Where the next one goes when there are as many as are kept.
     oldest: usize,
@@ -244,7 +308,7 @@ impl Samples {
         self.latencies.len()
     }
 
-    fn push(&mut self, latency: u64) {
+    pub(super) fn push(&mut self, latency: u64) {
         if self.latencies.len() < MOST_SAMPLES {
             self.latencies.push(latency);
         } else {
@@ -253,14 +317,18 @@ impl Samples {
         }
     }
 
-    fn take_median(&mut self) -> Option<f64> {
+    pub(super) fn median(&mut self) -> Option<f64> {
         let middle = self.latencies.len().checked_sub(1)? / 2;
-        let median = *self.latencies.select_nth_unstable(middle).1 as f64;
+        Some(*self.latencies.select_nth_unstable(middle).1 as f64)
+    }
+
+    fn take_median(&mut self) -> Option<f64> {
+        let median = self.median()?;
         self.clear();
         Some(median)
     }
 
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.latencies.clear();
         self.oldest = 0;
     }

@@ -3,20 +3,26 @@
 //!
 //! A request takes a [`Permit`] before an endpoint is chosen and holds it until its answer has ended. Requests
 //! above the limit are refused at once, so that a service that is overloaded does what it can instead of
-//! queueing what nobody waits for any more. With `adaptive` the limit is found by a gradient controller (`gradient`).
+//! queueing what nobody waits for any more. Calling pods share the places fairly (`shares`). With `adaptive` there is a limit only
+//! while the service does not keep up (`overload`), and then it is found by a gradient controller (`gradient`).
 
 mod gradient;
+mod overload;
+mod shares;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{
-        AtomicU32, AtomicU64,
+        AtomicBool, AtomicU32, AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
 };
 
-use self::gradient::Gradient;
-use super::policy::Concurrency;
+use self::{
+    gradient::Gradient,
+    shares::{Holder, Shares},
+};
+use super::{per_pod::CallingPod, policy::Concurrency};
 
 /// The limit of one service port.
 #[derive(Debug)]
@@ -30,6 +36,9 @@ pub struct Limiter {
 struct State {
     in_flight: AtomicU32,
     limit: AtomicU32,
+    shares: Shares,
+    /// A request was refused since the controller was last told.
+    refused: AtomicBool,
     /// When the controller has something to do without being told; never for a fixed limit.
     due_nanos: AtomicU64,
     /// None for a fixed limit.
@@ -50,6 +59,8 @@ impl Limiter {
         let state = State {
             in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(0),
+            shares: Shares::default(),
+            refused: AtomicBool::new(false),
             due_nanos: AtomicU64::new(NEVER),
             controller: Mutex::new(None),
         };
@@ -67,34 +78,41 @@ impl Limiter {
         Arc::new(Self { config: config.clone(), state: Arc::clone(&self.state) })
     }
 
-    /// One in the same state that shares nothing with it: whatever it is asked changes nothing.
-    #[must_use]
-    pub fn copy(&self) -> Arc<Self> {
-        let state = State {
-            in_flight: AtomicU32::new(self.in_flight()),
-            limit: AtomicU32::new(self.limit()),
-            due_nanos: AtomicU64::new(self.state.due_nanos.load(Relaxed)),
-            controller: Mutex::new(self.state.lock().clone()),
-        };
-        Arc::new(Self { config: self.config.clone(), state: Arc::new(state) })
-    }
-
     pub fn config(&self) -> &Concurrency {
         &self.config
     }
 
-    /// Takes a place. With [`Mode::Observe`](super::policy::Mode::Observe) it is up to the caller to go on without.
-    pub fn try_acquire(self: &Arc<Self>, now_nanos: u64) -> Result<Permit, Full> {
+    /// Takes a place for a request of this pod. With [`Mode::Observe`](super::policy::Mode::Observe) it is up to the caller to go on
+    /// without.
+    pub fn try_acquire(self: &Arc<Self>, pod: &Arc<CallingPod>, now_nanos: u64) -> Result<Permit, Full> {
         let state = &self.state;
         if now_nanos >= state.due_nanos.load(Relaxed) {
             state.control(now_nanos, |_| {});
         }
         let limit = state.limit.load(Acquire);
-        state
-            .in_flight
-            .fetch_update(AcqRel, Acquire, |in_flight| (in_flight < limit).then(|| in_flight + 1))
-            .map(|_| Permit { state: Arc::clone(state), acquired_nanos: now_nanos })
-            .map_err(|_| Full { limit })
+        let holder = state.shares.asks(pod, now_nanos);
+        let may = |in_flight: u32| {
+            in_flight < limit && state.shares.leave_room_for(Some(&holder), in_flight, limit, now_nanos)
+        };
+        let taken =
+            state.in_flight.fetch_update(AcqRel, Acquire, |in_flight| may(in_flight).then(|| in_flight + 1));
+        if taken.is_err() {
+            state.refused.store(true, Relaxed);
+            return Err(Full { limit });
+        }
+        holder.takes();
+        Ok(Permit { state: Arc::clone(state), holder, acquired_nanos: now_nanos })
+    }
+
+    /// Whether a request of the pod with this UID would be refused now. Nothing is changed.
+    pub fn would_refuse(&self, uid: &str, now_nanos: u64) -> bool {
+        let (in_flight, limit, shares) = (self.in_flight(), self.limit(), &self.state.shares);
+        in_flight >= limit || !shares.leave_room_for(shares.find(uid).as_deref(), in_flight, limit, now_nanos)
+    }
+
+    /// Forgets calling pods that have gone.
+    pub fn forget_gone(&self) {
+        self.state.shares.forget_gone();
     }
 
     /// How many may be in flight now.
@@ -123,9 +141,11 @@ impl State {
             }
             Some(adaptive) => {
                 let most = config.max_requests;
-                match &mut *controller {
-                    Some(gradient) => gradient.configure(adaptive, most),
-                    None => *controller = Some(Gradient::new(adaptive, most, now_nanos)),
+                if let Some(gradient) = &mut *controller {
+                    gradient.configure(adaptive, most);
+                } else {
+                    let in_flight = self.in_flight.load(Acquire);
+                    *controller = Some(Gradient::new(adaptive, most, in_flight, now_nanos));
                 }
                 if let Some(gradient) = &*controller {
                     self.publish(gradient);
@@ -139,7 +159,8 @@ impl State {
         let mut controller = self.lock();
         let Some(gradient) = &mut *controller else { return };
         tell(gradient);
-        gradient.go_on(self.in_flight.load(Acquire), now_nanos);
+        let refused = self.refused.swap(false, Relaxed);
+        gradient.go_on(self.in_flight.load(Acquire), refused, now_nanos);
         self.publish(gradient);
     }
 
@@ -159,6 +180,7 @@ impl State {
 #[must_use]
 pub struct Permit {
     state: Arc<State>,
+    holder: Arc<Holder>,
     acquired_nanos: u64,
 }
 
@@ -169,15 +191,18 @@ impl Permit {
     /// `error`: the service failed, it did not answer in time, or its caller has gone. That it took long says
     /// that the service is slow; that it failed fast says nothing.
     pub fn complete(self, latency_nanos: u64, now_nanos: u64, error: bool) {
-        if self.state.due_nanos.load(Relaxed) != NEVER {
-            let acquired_nanos = self.acquired_nanos;
-            self.state.control(now_nanos, |gradient| gradient.sample(acquired_nanos, latency_nanos, error));
+        let (state, acquired_nanos) = (self.state.clone(), self.acquired_nanos);
+        // The controller finds it ended.
+        drop(self);
+        if state.due_nanos.load(Relaxed) != NEVER {
+            state.control(now_nanos, |gradient| gradient.sample(acquired_nanos, latency_nanos, error));
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.holder.gives_back();
         self.state.in_flight.fetch_sub(1, AcqRel);
     }
 }

@@ -55,7 +55,7 @@ fn whole(max_age: u64) -> Policy {
 fn a_change_keeps_the_state_of_what_it_did_not_change() {
     let seed = Arc::default();
     let first = Governor::next(Some(&seed), Arc::new(whole(1)), 0);
-    let permit = first.limiter().unwrap().try_acquire(0).unwrap();
+    let permit = first.limiter().unwrap().try_acquire(&pod(), 0).unwrap();
     let gray: Tag = "gray".parse().unwrap();
     let leave = first.breakers().unwrap().of(&pod(), Some(&gray)).try_acquire(0).unwrap();
     leave.finish(ErrorKind::Connect.into(), 1);
@@ -99,8 +99,8 @@ fn a_rule_shares_what_it_does_not_say_and_keeps_what_it_says_through_changes() {
     assert_eq!((reports.timeouts, first.policy().timeouts), (timeouts(9), Timeouts::default()));
     let of = |governor: &Arc<Governor>| governor.rules()[0].clone();
     // Its own limit, and the policy's breaker, budget and answers.
-    let permit = of(&first).governor.limiter().unwrap().try_acquire(0).unwrap();
-    assert!(of(&first).governor.limiter().unwrap().try_acquire(0).is_err());
+    let permit = of(&first).governor.limiter().unwrap().try_acquire(&pod(), 0).unwrap();
+    assert!(of(&first).governor.limiter().unwrap().try_acquire(&pod(), 0).is_err());
     assert_eq!(first.limiter().unwrap().in_flight(), 0);
     let leave = of(&first).governor.breakers().unwrap().of(&pod(), None).try_acquire(0).unwrap();
     leave.finish(ErrorKind::Connect.into(), 1);
@@ -126,7 +126,7 @@ fn a_rule_shares_what_it_does_not_say_and_keeps_what_it_says_through_changes() {
     assert_eq!(none.limiter().unwrap().config().max_requests, 5);
     // And back: it begins anew, and leaves the policy's alone.
     let again = Governor::next(Some(&none), ruled(whole(2), limits, one), 5);
-    let _held = of(&again).governor.limiter().unwrap().try_acquire(5).unwrap();
+    let _held = of(&again).governor.limiter().unwrap().try_acquire(&pod(), 5).unwrap();
     assert_eq!(
         (again.limiter().unwrap().in_flight(), again.limiter().unwrap().config().max_requests),
         (0, 5)

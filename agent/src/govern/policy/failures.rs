@@ -121,6 +121,7 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// From sending the request to an endpoint to the end of its answer, each attempt by itself; not above `request`.
     pub backend_request: Option<Duration>,
+    pub mode: Mode,
 }
 
 /// Sends a request again that failed. Refused connections and streams are retried without this

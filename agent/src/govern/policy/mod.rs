@@ -131,8 +131,9 @@ pub enum StartOn {
 }
 
 /// What becomes of the requests in flight to an endpoint that terminates. It gets no new ones, whatever is said here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drain {
     /// How long they may go on before they are broken off; `None`: for as long as the endpoint serves them.
     pub timeout: Option<Duration>,
+    pub mode: Mode,
 }

@@ -72,6 +72,7 @@ impl Fixture {
             fallback: &Detour::default(),
             caller: [10, 9, 0, 1].into(),
             tried,
+            within: Within::Any,
             now_nanos: 0,
         };
         route(self.candidates(affinity), &call, &mut Rng::with_seed(seed))
@@ -223,7 +224,7 @@ impl Fixture {
     ) -> Option<Decision> {
         let tag = tag.map(|tag| RequestTag::new(tag.as_bytes()).expect("a tag"));
         let (fallback, caller) = (&Detour::default(), [10, 9, 0, 1].into());
-        let call = Call { tag: tag.as_ref(), fallback, caller, tried, now_nanos };
+        let call = Call { tag: tag.as_ref(), fallback, caller, tried, within: Within::Any, now_nanos };
         route(self.candidates(affinity), &call, &mut Rng::with_seed(seed)).ok()
     }
 
@@ -458,7 +459,7 @@ fn a_request_goes_to_the_lanes_that_its_lane_names_before_the_baseline() {
     ] {
         let fallback = detour(then);
         let caller = [10, 9, 0, 1].into();
-        let call = Call { tag, fallback: &fallback, caller, tried: &[], now_nanos: 0 };
+        let call = Call { tag, fallback: &fallback, caller, tried: &[], within: Within::Any, now_nanos: 0 };
         for seed in 0..8 {
             let got = route(fixture.candidates(false), &call, &mut Rng::with_seed(seed));
             assert_eq!(got.map(|to| (to.lane, to.endpoint.address)), goes, "{tag:?} {then:?}");
@@ -480,14 +481,15 @@ fn a_lane_that_must_not_fall_back_refuses() {
     ] {
         let fixture = fixture(&[Ready], gray);
         let caller = [10, 9, 0, 1].into();
-        let call = Call { tag: Some(&tag), fallback: &fails, caller, tried, now_nanos: 0 };
+        let call =
+            Call { tag: Some(&tag), fallback: &fails, caller, tried, within: Within::Any, now_nanos: 0 };
         let got = route(fixture.candidates(false), &call, &mut Rng::with_seed(1));
         assert_eq!(got.map(|decision| decision.endpoint.address), goes, "{gray:?}");
     }
     // It is about tagged requests only.
     let fixture = fixture(&[Ready], &[]);
     let caller = [10, 9, 0, 1].into();
-    let call = Call { tag: None, fallback: &fails, caller, tried: &[], now_nanos: 0 };
+    let call = Call { tag: None, fallback: &fails, caller, tried: &[], within: Within::Any, now_nanos: 0 };
     assert!(route(fixture.candidates(false), &call, &mut Rng::with_seed(1)).is_ok());
 }
 

@@ -23,7 +23,7 @@ use super::{
     endpoint::{Endpoint, InFlight, Load},
     outcome::{ErrorKind, Outcome},
     policy::{Detour, Policy},
-    route::{Call, Candidates, route},
+    route::{Call, Candidates, Within, route},
     subset::Subset,
 };
 
@@ -273,6 +273,7 @@ impl World {
             fallback: &Detour::default(),
             caller: [10, 9, high, low].into(),
             tried: &[],
+            within: Within::Any,
             now_nanos: self.now,
         };
         let Ok(decision) = route(service, &call, &mut agent.rng) else {

@@ -13,16 +13,20 @@ mod cold;
 mod fair;
 mod keyed;
 mod pace;
+mod patience;
 mod verdict;
 
 use std::{hash::Hash, sync::Arc, time::Duration};
 
 use ahash::RandomState;
 
-pub use self::verdict::{Refusal, Throttles, Verdict};
 use self::{
     keyed::Buckets,
     pace::{Pace, Taken, duration, span},
+};
+pub use self::{
+    patience::Patience,
+    verdict::{Refusal, Throttles, Verdict},
 };
 use super::{
     policy::{LimitKey, RateLimit, Scope},
@@ -157,10 +161,20 @@ impl Throttle {
     }
 }
 
+/// How long a request may wait for its turn that has so much `left` of its `whole` time, if an answer is `expected` to take so
+/// long: whoever waits for longer would be answered in vain, and would keep another from being answered in time. No more than
+/// half of the time is set aside: what hangs would otherwise make a queue useless, and would never be given the time in which
+/// it shows.
+pub fn time_to_wait(left: Duration, whole: Duration, expected: Option<Duration>) -> Duration {
+    left.saturating_sub(expected.unwrap_or_default().min(whole / 2))
+}
+
 /// Whether all callers have one bucket together.
 fn is_shared(rule: &RateLimit) -> bool {
     rule.key == LimitKey::None && rule.scope == Scope::Node
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

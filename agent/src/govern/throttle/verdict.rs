@@ -47,6 +47,16 @@ impl Throttles {
         self.rules.is_empty()
     }
 
+    /// How long they let a request wait at most; `None`: none does.
+    pub fn longest_wait(&self) -> Option<Duration> {
+        let timeout = |throttle: &Arc<Throttle>| match throttle.rule().behaviour {
+            Behaviour::Queue { timeout } => Some(timeout),
+            _ => None,
+        };
+        // (Those come last.)
+        self.rules.iter().rev().map_while(timeout).max()
+    }
+
     /// All rules, those that refuse before those that let requests wait.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Throttle>> {
         self.rules.iter()

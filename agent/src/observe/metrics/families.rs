@@ -13,7 +13,7 @@ use prometheus::{
 use super::{
     distribution::Total,
     exemplars::{self, Kept},
-    outcomes::CLASSES,
+    outcomes::{Attempt, CLASSES},
     pods::{Key, PodMetrics, Pods},
     series::{BOUNDS_NANOS, Series},
 };
@@ -29,6 +29,7 @@ const DESTINATION: [&str; 4] =
 pub(super) struct Families {
     pods: Arc<Pods>,
     requests: Desc,
+    attempts: Desc,
     duration: Desc,
     in_flight: Desc,
     tunnels: Desc,
@@ -46,6 +47,7 @@ struct Sum {
     request_faults: BTreeMap<(usize, usize), u64>,
     tunnels: u64,
     tunnel_faults: BTreeMap<usize, u64>,
+    attempts: [u64; Attempt::ALL.len()],
     durations: Total<{ BOUNDS_NANOS.len() }>,
     requests_in_flight: i64,
     tunnels_in_flight: i64,
@@ -66,6 +68,11 @@ impl Families {
                 "sluice_requests_total",
                 "Requests that ended, by class of the status and, where Sluice sent the response itself or aborted it, the reason.",
                 &["code", "reason"],
+            ),
+            attempts: desc(
+                "sluice_attempts_total",
+                "Attempts at endpoints, by outcome. A request that is retried has several, each counted for the lane of its endpoint.",
+                &["outcome"],
             ),
             duration: desc(DURATION, "Time from the headers of a request to the end of its response.", &[]),
             in_flight: desc("sluice_requests_in_flight", "Requests in flight: begun, and not ended.", &[]),
@@ -138,6 +145,9 @@ impl Sum {
         for (sum, counter) in self.answered.iter_mut().zip(&series.answered) {
             *sum += counter.load(Relaxed);
         }
+        for (sum, counter) in self.attempts.iter_mut().zip(&series.attempts) {
+            *sum += counter.load(Relaxed);
+        }
         self.durations.add(&series.durations);
         if let Some(faults) = series.faults.get() {
             for (class, by_reason) in faults.requests.iter().enumerate() {
@@ -177,6 +187,7 @@ impl Collector for Families {
     fn desc(&self) -> Vec<&Desc> {
         vec![
             &self.requests,
+            &self.attempts,
             &self.duration,
             &self.in_flight,
             &self.tunnels,
@@ -187,6 +198,7 @@ impl Collector for Families {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut requests = Vec::new();
+        let mut attempts = Vec::new();
         let mut durations = Vec::new();
         let mut in_flight = Vec::new();
         let mut tunnels = Vec::new();
@@ -215,6 +227,11 @@ impl Collector for Families {
                 durations.push(sum.durations.metric(labels(&[]), &BOUNDS_NANOS));
                 in_flight.push(gauge(labels(&[]), sum.requests_in_flight as f64));
             }
+            if sum.attempts.iter().any(|count| *count > 0) {
+                for ((_, outcome, _), count) in Attempt::ALL.iter().zip(sum.attempts) {
+                    attempts.push(counter(labels(&[("outcome", outcome)]), count as f64));
+                }
+            }
             if sum.has_tunnels() {
                 tunnels.push(counter(labels(&[("reason", "")]), sum.tunnels as f64));
                 for (reason, count) in &sum.tunnel_faults {
@@ -227,6 +244,7 @@ impl Collector for Families {
         }
         vec![
             family(&self.requests, MetricType::COUNTER, requests),
+            family(&self.attempts, MetricType::COUNTER, attempts),
             family(&self.duration, MetricType::HISTOGRAM, durations),
             family(&self.in_flight, MetricType::GAUGE, in_flight),
             family(&self.tunnels, MetricType::COUNTER, tunnels),

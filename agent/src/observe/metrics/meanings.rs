@@ -1,8 +1,8 @@
 //! What the values of this room's labels mean, for the reference.
 
 use super::{
-    Connect, Described, Detection, EjectionCause, FallbackAction, LimitDecision, Meaning, RetryCause,
-    TagOutcome,
+    Attempt, Connect, Described, Detection, EjectionCause, FallbackAction, LimitDecision, Meaning, Overdue,
+    RetryCause, TagOutcome,
     outcomes::{CLASSES, MODES, described},
 };
 use crate::observe::reason::Reason;
@@ -24,6 +24,8 @@ pub(super) fn document(registry: &Described) {
         ("sluice_circuit_breaker_requests_total", "decision", described(&LimitDecision::ALL)),
         ("sluice_ejections_total", "cause", described(&EjectionCause::ALL)),
         ("sluice_ejections_total", "mode", described(&MODES)),
+        ("sluice_attempts_total", "outcome", described(&Attempt::ALL)),
+        ("sluice_timeouts_observed_total", "timeout", described(&Overdue::ALL)),
         ("sluice_fallbacks_total", "action", described(&FallbackAction::ALL)),
     ] {
         registry.document(metric, label, values);

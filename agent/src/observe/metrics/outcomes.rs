@@ -139,6 +139,38 @@ impl LimitDecision {
     ];
 }
 
+/// Which timeout a request has exceeded that only observes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    Request,
+    BackendRequest,
+    Drain,
+}
+
+impl Overdue {
+    pub(super) const ALL: [Word<Self>; 3] = [
+        (Self::Request, "request", "`timeouts.request`"),
+        (Self::BackendRequest, "backend_request", "`timeouts.backendRequest`"),
+        (Self::Drain, "drain", "`drain.timeout`"),
+    ];
+}
+
+/// How an attempt at an endpoint ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    Answered,
+    Failed,
+    Left,
+}
+
+impl Attempt {
+    pub(super) const ALL: [Word<Self>; 3] = [
+        (Self::Answered, "answered", "The endpoint responded, and not with an error."),
+        (Self::Failed, "failed", "An error status, a connection that failed or broke, or a timeout"),
+        (Self::Left, "left", "The client left first, or had no time left: the endpoint is not to blame."),
+    ];
+}
+
 /// How often a rule has decided what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitCounts {

@@ -11,7 +11,7 @@ use std::{
 use super::{
     distribution::Distribution,
     exemplars::{Exemplar, Exemplars, Kept},
-    outcomes::CLASSES,
+    outcomes::{Attempt, CLASSES},
 };
 use crate::{
     govern::{tag::Tag, tally::Tally},
@@ -88,6 +88,8 @@ pub struct Series {
     pub(super) errors: AtomicU64,
     /// Requests that Sluice refused.
     pub(super) refused: AtomicU64,
+    /// Attempts at endpoints, of which a request may have several.
+    pub(super) attempts: [AtomicU64; Attempt::ALL.len()],
     /// Where the same requests are counted for the service as a whole.
     pub(super) service: Arc<Tally>,
 }
@@ -155,6 +157,11 @@ impl Series {
     /// Counts bytes to the caller.
     pub fn add_response_bytes(&self, bytes: u64) {
         self.response_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// An attempt at an endpoint of the lane has ended.
+    pub fn attempted(&self, how: Attempt) {
+        self.attempts[how as usize].fetch_add(1, Relaxed);
     }
 
     fn count(&self, status: u16, reason: Option<Reason>) {

@@ -23,7 +23,7 @@ use super::{
     EVICTION_GRACE, RetryCause, TagOutcome,
     distribution::{Distribution, Total},
     families::{counter, family, label},
-    outcomes::{CLASSES, EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES},
+    outcomes::{CLASSES, EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES, Overdue},
 };
 use crate::govern::tally::Tally;
 
@@ -63,6 +63,8 @@ pub struct ServiceMetrics {
     /// By cause and mode.
     ejections: [[AtomicU64; MODES.len()]; EjectionCause::ALL.len()],
     panics: AtomicU64,
+    /// Requests that an observed timeout would have ended.
+    overdue: [AtomicU64; Overdue::ALL.len()],
     fallbacks: Named<{ FallbackAction::ALL.len() }>,
     /// Requests by the rule that held for them: how they ended, and what they took.
     rules: RwLock<AHashMap<Arc<str>, Arc<OfRule>>>,
@@ -158,6 +160,11 @@ impl ServiceMetrics {
     /// A request was routed in panic: too many endpoints are held out.
     pub fn panicked(&self) {
         self.panics.fetch_add(1, Relaxed);
+    }
+
+    /// A timeout that only observes would have ended a request.
+    pub fn overdue(&self, timeout: Overdue) {
+        self.overdue[timeout as usize].fetch_add(1, Relaxed);
     }
 
     pub fn fell_back(&self, fallback: &Arc<str>, action: FallbackAction) {
@@ -282,7 +289,7 @@ impl Services {
 const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", "destination_port"];
 
 /// The families, in the order in which they are collected: name, help, further labels.
-const FAMILIES: [(&str, &str, &[&str]); 13] = [
+const FAMILIES: [(&str, &str, &[&str]); 14] = [
     ("sluice_tags_total", "Tags of requests to a service, by what routing made of them.", &["outcome"]),
     ("sluice_retries_total", "Retries of requests to a service, by cause.", &["cause"]),
     (
@@ -322,6 +329,11 @@ const FAMILIES: [(&str, &str, &[&str]); 13] = [
         &["policy_rule", "code"],
     ),
     (
+        "sluice_timeouts_observed_total",
+        "Requests that took longer than a timeout with mode Observe, which would have ended them.",
+        &["timeout"],
+    ),
+    (
         "sluice_rule_request_duration_seconds",
         "Time from the headers of a request to the end of its response, by the rule of a policy that applied.",
         &["policy_rule"],
@@ -339,7 +351,7 @@ const FAMILIES: [(&str, &str, &[&str]); 13] = [
 ];
 
 /// Those from here on are histograms.
-const HISTOGRAMS: usize = 10;
+const HISTOGRAMS: usize = 11;
 
 /// The collector of [`Services`].
 pub(super) struct Collected {
@@ -452,10 +464,11 @@ impl Collector for Collected {
                         writer.write(9, &[&rule, class], count);
                     }
                 }
-                writer.write_histogram(10, &[&rule], &of_rule.took, &BOUNDS_NANOS);
+                writer.write_histogram(11, &[&rule], &of_rule.took, &BOUNDS_NANOS);
             }
-            writer.write_histogram(11, &[], &metrics.upstream, &BOUNDS_NANOS);
-            writer.write_histogram(12, &[], &metrics.added, &BOUNDS_NANOS);
+            writer.write_all(10, None, &Overdue::ALL, loaded(&metrics.overdue));
+            writer.write_histogram(12, &[], &metrics.upstream, &BOUNDS_NANOS);
+            writer.write_histogram(13, &[], &metrics.added, &BOUNDS_NANOS);
         }
         let all = self.descs.iter().zip(families).enumerate();
         all.map(|(at, (desc, metrics))| {

@@ -18,7 +18,7 @@ use crate::{
         outlier,
         policy::{Detour, FallbackAction, FallbackOn, LaneFallback, Mode, Part},
         request::Request,
-        route::{self, Candidates, Lane, Refusal},
+        route::{self, Candidates, Lane, Refusal, Within},
         subset::Subset,
         tag::Tag,
         throttle::Admission,
@@ -317,10 +317,12 @@ impl<'a> Walk<'a> {
             return Err(Stopped { reason: Reason::RateLimited, on: Some(FallbackOn::LimitExceeded) });
         }
         let Some(limiter) = governor.limiter() else { return Ok(()) };
-        let copy = limiter.copy();
-        let (in_flight, full) = (copy.in_flight(), copy.try_acquire(self.now).is_err());
-        let counted = format!("{in_flight} requests are in flight, {} may be", copy.limit());
-        let verdict = match (full, copy.config().mode) {
+        let (in_flight, limit) = (limiter.in_flight(), limiter.limit());
+        let full = limiter.would_refuse(&self.caller.uid, self.now);
+        let kept =
+            if full && in_flight < limit { "; those that are left are kept for other pods" } else { "" };
+        let counted = format!("{in_flight} requests are in flight, {limit} may be{kept}");
+        let verdict = match (full, limiter.config().mode) {
             (false, _) => Verdict::Passes,
             (true, Mode::Enforce) => Verdict::Stops,
             (true, Mode::Observe) => Verdict::WouldStop,
@@ -348,8 +350,14 @@ impl<'a> Walk<'a> {
             original.lanes.iter().map(|(tag, subset)| (tag.clone(), subset.copy())).collect();
         let candidates = Candidates { baseline: &copied, lanes: &lanes, ..original };
         let fallback = service.fallback(tag);
-        let call =
-            route::Call { tag, fallback, caller: self.caller.address(), tried: &[], now_nanos: self.now };
+        let call = route::Call {
+            tag,
+            fallback,
+            caller: self.caller.address(),
+            tried: &[],
+            within: Within::Any,
+            now_nanos: self.now,
+        };
         let mut rng = Rng::new();
         let decided = route::route(candidates, &call, &mut rng);
         let mut drawn: BTreeMap<SocketAddr, u32> = BTreeMap::new();

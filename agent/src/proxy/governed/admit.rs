@@ -10,7 +10,8 @@ use std::{
 };
 
 use super::{
-    Exchange,
+    Call, Exchange,
+    attempt::open_breaker,
     deadline::{Deadline, Elapsed},
     stand_in::Failed,
 };
@@ -20,13 +21,14 @@ use crate::{
         concurrency::{Full, Limiter, Permit},
         governor::Governor,
         policy::{FallbackOn, Mode, Part},
+        subset::Subset,
         throttle::{Admission, Verdict},
     },
     observe::{
         metrics::{LimitDecision, ServiceMetrics},
         reason::Reason,
     },
-    proxy::{answer::Cause, decisions::Event},
+    proxy::{answer::Cause, choose, decisions::Event, worker::PodHere},
 };
 
 /// When it is worth asking again where as many requests are in flight as may be: nobody knows, but not at once.
@@ -53,6 +55,8 @@ pub(super) struct Admitted {
     pub(super) place: Option<Permit>,
     /// Since when.
     pub(super) at: Nanos,
+    /// It had to wait for its turn.
+    pub(super) queued: bool,
 }
 
 /// Asks the limits about a request that comes `now`. Without any it costs a look at each.
@@ -64,6 +68,13 @@ pub(super) async fn admit<E: Exchange>(
 ) -> Result<Admitted, Stop> {
     let (verdict, at) = match governor.throttles() {
         throttles if throttles.is_empty() => (None, now),
+        // Nobody waits to be refused.
+        throttles
+            if throttles.longest_wait().is_some()
+                && let Some(failed) = broken(exchange, governor, now) =>
+        {
+            return Err(Stop::Failed(failed));
+        }
         // Boxed, for not everybody has rate limits, and every request's task would carry their state.
         _ => {
             let verdict = Box::pin(take_turn(exchange, governor, deadline, now)).await?;
@@ -71,9 +82,11 @@ pub(super) async fn admit<E: Exchange>(
             (Some(verdict), at)
         }
     };
-    let Some(limiter) = governor.limiter() else { return Ok(Admitted { place: None, at }) };
-    let acquired = acquire(limiter, &exchange.call().known.numbers, at);
-    acquired.map(|place| Admitted { place, at }).map_err(|Full { .. }| {
+    let queued = verdict.as_ref().is_some_and(|verdict| !verdict.wait().is_zero());
+    let Some(limiter) = governor.limiter() else { return Ok(Admitted { place: None, at, queued }) };
+    let call = exchange.call();
+    let acquired = acquire(limiter, &call.pod, &call.known.numbers, at);
+    acquired.map(|place| Admitted { place, at, queued }).map_err(|Full { .. }| {
         if let Some(verdict) = verdict {
             verdict.give_back(Nanos::now().0);
         }
@@ -84,14 +97,34 @@ pub(super) async fn admit<E: Exchange>(
     })
 }
 
+/// Refuses what would be sent to a lane whose circuit breaker is open.
+fn broken<E: Exchange>(exchange: &mut E, governor: &Governor, now: Nanos) -> Option<Failed> {
+    governor.breakers()?;
+    let call = exchange.call();
+    let lane = match &call.known.destination.pinned {
+        Some(pinned) => pinned.tag.clone(),
+        None => subset(call, now)?.first()?.tag.clone(),
+    };
+    let service = &*call.known.destination.service;
+    let open = open_breaker(service, governor, &call.pod, lane.as_ref(), &call.known.numbers, now)?;
+    call.count_tags(None);
+    Some(Failed::open(governor, open))
+}
+
+/// What the request would be sent to.
+fn subset(call: &Call, now: Nanos) -> Option<&Subset> {
+    choose::subset(&call.pod, &call.known.destination, call.tagging.tag.as_ref(), now)
+}
+
 /// Asks the limit on what is in flight; `None`: it only observes, and there is no room.
 pub(crate) fn acquire(
     limiter: &Arc<Limiter>,
+    pod: &PodHere,
     numbers: &ServiceMetrics,
     now: Nanos,
 ) -> Result<Option<Permit>, Full> {
     let enforced = limiter.config().mode == Mode::Enforce;
-    let (permit, decision) = match limiter.try_acquire(now.0) {
+    let (permit, decision) = match limiter.try_acquire(&pod.caller, now.0) {
         Ok(permit) => (Ok(Some(permit)), LimitDecision::Allowed),
         Err(full) if enforced => (Err(full), LimitDecision::Rejected),
         Err(_) => (Ok(None), LimitDecision::WouldReject),
@@ -108,7 +141,13 @@ async fn take_turn<E: Exchange>(
     now: Nanos,
 ) -> Result<Verdict, Stop> {
     let caller = exchange.call().pod.pod.workload.load().uid.clone();
-    let verdict = governor.throttles().admit(&exchange.request(), &caller, None, now.0);
+    let most = governor.throttles().longest_wait();
+    let may_wait = most.and_then(|_| {
+        let call = exchange.call();
+        let shown = governor.patience(&call.pod.caller).shown();
+        deadline.may_wait(shown, || subset(call, now)?.likely(), now)
+    });
+    let verdict = governor.throttles().admit(&exchange.request(), &caller, may_wait, now.0);
     count(exchange, &verdict);
     let policy = governor.policy().said_by(Part::RateLimits);
     if let Some(refusal) = verdict.refusal() {
@@ -125,7 +164,12 @@ async fn take_turn<E: Exchange>(
             exchange.call().record.decided(|| Event::Queued { rule: rule.name.clone(), wait });
         }
     }
-    match pause(exchange, wait, deadline, true).await {
+    let paused = pause(exchange, wait, deadline, true).await;
+    if let (Ok(Some(_)), Some(most)) = (&paused, most) {
+        let (call, now) = (exchange.call(), Nanos::now());
+        governor.patience(&call.pod.caller).left(now.since(call.record.started).into(), most);
+    }
+    match paused {
         Ok(None) => Ok(verdict),
         Ok(Some(left)) => {
             let queued = verdict.decisions().find(|(_, admission)| matches!(admission, Admission::After(_)));

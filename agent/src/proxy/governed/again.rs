@@ -12,6 +12,8 @@ use crate::{
         outcome::ErrorKind,
         request::Request,
         retry::{self, Failure, Standing},
+        route::Within,
+        tag::Tag,
     },
     observe::{metrics::RetryCause, reason::Reason},
     proxy::{
@@ -35,25 +37,33 @@ pub(super) struct Tried {
     followed: usize,
     /// It was refused before it was processed, and tried elsewhere.
     pub(super) refused: bool,
+    /// The lane of the endpoint that failed it last; `None` is the baseline.
+    lane: Option<Tag>,
     /// Attempts that the policy has asked for.
     retries: u32,
 }
 
 impl Tried {
     /// An endpoint for the next attempt; `None` if there is nobody left to ask.
+    ///
+    /// An endpoint that has failed the request is asked again before its lane is left: whoever asks for the new version means
+    /// to see how that does, and a lane whose requests all fail would look well if others answered them.
     pub(super) fn choose(&self, call: &Call, now: Nanos) -> Result<Option<Chosen>, Reason> {
         let Call { worker, pod, known, tagging, .. } = call;
-        let among = |tried: &[SocketAddr]| {
-            choose::choose(worker, pod, &known.destination, tagging.tag.as_ref(), tried, now)
+        let among = |tried: &[SocketAddr], within: Within<'_>| {
+            choose::choose(worker, pod, &known.destination, tagging.tag.as_ref(), tried, within, now)
         };
         if self.failed.is_empty() {
-            return among(&self.out);
+            return among(&self.out, Within::Any);
         }
         let all: Addresses = self.out.iter().chain(&self.failed).copied().collect();
-        match among(&all)? {
-            None => among(&self.out),
-            other => Ok(other),
+        let lane = Within::Lane(self.lane.as_ref());
+        for (tried, within) in [(&all, lane), (&self.out, lane), (&all, Within::Any)] {
+            if let Ok(Some(chosen)) = among(tried, within) {
+                return Ok(Some(chosen));
+            }
         }
+        among(&self.out, Within::Any)
     }
 
     /// Whether the attempt that begins now comes of a connection that did not come about.
@@ -101,11 +111,12 @@ impl Tried {
         exchange: &mut E,
         governor: &Governor,
         failure: Failure,
-        failed: SocketAddr,
+        failed: (SocketAddr, Option<Tag>),
         deadline: Deadline,
     ) -> Result<bool, super::Elapsed> {
         self.retries += 1;
-        self.failed.push(failed);
+        self.failed.push(failed.0);
+        self.lane = failed.1;
         let call = exchange.call();
         call.retried(match failure {
             Failure::Status(_) | Failure::Grpc(_) => RetryCause::Status,
@@ -133,7 +144,7 @@ pub(super) fn error_kind(failure: super::Failure) -> Option<ErrorKind> {
         super::Failure::TimedOut(super::Elapsed::Request | super::Elapsed::BackendRequest) => {
             Some(ErrorKind::Timeout)
         }
-        super::Failure::TimedOut(super::Elapsed::Drained)
+        super::Failure::TimedOut(super::Elapsed::Drained | super::Elapsed::Client)
         | super::Failure::Unfit(_)
         | super::Failure::CallerGone => None,
     }

@@ -17,7 +17,7 @@ use crate::{
         policy::{Mode, Part},
         tag::Tag,
     },
-    observe::metrics::{EjectionCause, LimitDecision, ServiceMetrics},
+    observe::metrics::{Attempt, EjectionCause, LimitDecision, ServiceMetrics},
     proxy::{
         choose::Chosen,
         worker::{PodHere, Worker},
@@ -144,6 +144,22 @@ impl Held {
     }
 }
 
+/// Whether the breaker that holds for a pod's requests to a lane is open, for one that would have to wait first.
+pub(super) fn open_breaker(
+    service: &Service,
+    governor: &Governor,
+    pod: &PodHere,
+    lane: Option<&Tag>,
+    numbers: &ServiceMetrics,
+    now: Nanos,
+) -> Option<Open> {
+    let breakers = governor.breakers()?;
+    let open = breakers.of(&pod.caller, lane).would_refuse(now.0)?;
+    numbers.broken(LimitDecision::Rejected);
+    tell_of_breaker(service, governor, pod, lane);
+    Some(open)
+}
+
 /// Asks the breaker that holds for a pod's requests to a lane.
 pub(crate) fn ask_breaker(
     service: &Service,
@@ -218,6 +234,11 @@ impl Call {
             }
             None => tally.left(),
         }
+        self.record.settled(match outcome {
+            Some(outcome) if outcome.is_error() => Attempt::Failed,
+            Some(_) => Attempt::Answered,
+            None => Attempt::Left,
+        });
         held.settle(&self.worker, &self.pod, &self.known.numbers, &self.known.destination, outcome, now);
     }
 }

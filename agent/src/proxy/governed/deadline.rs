@@ -19,8 +19,9 @@ use crate::{
     govern::{
         endpoint::Endpoint,
         governor::Governor,
-        policy::{Part, Policy, Timeouts},
+        policy::{Mode, Part, Policy},
         request::Request,
+        throttle,
     },
     observe::reason::Reason,
     proxy::answer::{Cause, Kind},
@@ -33,6 +34,8 @@ static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(crate) enum Elapsed {
     /// That of the whole request.
     Request,
+    /// That which the client gives the request itself, and which is shorter.
+    Client,
     /// That of one attempt.
     BackendRequest,
     /// That which an endpoint is given to shut down.
@@ -42,7 +45,7 @@ pub(crate) enum Elapsed {
 impl Elapsed {
     pub(crate) fn reason(self) -> Reason {
         match self {
-            Self::Request | Self::BackendRequest => Reason::Timeout,
+            Self::Request | Self::Client | Self::BackendRequest => Reason::Timeout,
             Self::Drained => Reason::EndpointDrained,
         }
     }
@@ -50,6 +53,7 @@ impl Elapsed {
     /// The answer that says so.
     pub(super) fn cause(self, governor: &Governor) -> Cause {
         let (field, part) = match self {
+            Self::Client => return Cause::from(self.reason()),
             Self::Request => ("timeouts.request", Part::Timeouts),
             Self::BackendRequest => ("timeouts.backendRequest", Part::Timeouts),
             Self::Drained => ("drain.timeout", Part::Drain),
@@ -61,43 +65,106 @@ impl Elapsed {
 /// When a request's time is over. Without a policy that says so it never is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Deadline {
-    request: Option<Nanos>,
+    /// And whose time that is.
+    request: Option<(Nanos, Elapsed)>,
+    /// How long the request may take as a whole.
+    whole: Nanos,
+    /// When nobody waits any more, whether or not the request is ended then: `request`, or the client's own time.
+    awaited: Option<(Nanos, Nanos)>,
     backend_request: Option<Nanos>,
     /// After an endpoint has begun to shut down.
+    drain: Option<Duration>,
+    observed: Observed,
+}
+
+/// Times that only observe.
+#[derive(Clone, Copy, Debug, Default)]
+struct Observed {
+    request: Option<Nanos>,
+    backend_request: Option<Nanos>,
     drain: Option<Duration>,
 }
 
 impl Deadline {
     /// The request's time begins now. Where a policy limits it, the caller's own `grpc-timeout` counts if it is shorter.
-    pub(super) fn begin(policy: &Policy, kind: Kind, request: &impl Request, now: Nanos) -> Self {
-        let (timeouts, drain) = (policy.timeouts, policy.drain.timeout);
-        if timeouts == Timeouts::default() {
-            return Self { drain, ..Self::default() };
+    /// `queues`: the request may have to wait for its turn, which it does not longer than its caller does.
+    pub(super) fn begin(
+        policy: &Policy,
+        kind: Kind,
+        request: &impl Request,
+        queues: bool,
+        now: Nanos,
+    ) -> Self {
+        let (timeouts, drain) = (policy.timeouts, policy.drain);
+        let mut deadline = Self::default();
+        match drain.mode {
+            Mode::Enforce => deadline.drain = drain.timeout,
+            Mode::Observe => deadline.observed.drain = drain.timeout,
+        }
+        let is_limited = timeouts.request.is_some() || timeouts.backend_request.is_some();
+        if !is_limited && !queues {
+            return deadline;
         }
         let asked =
             if kind == Kind::Grpc { request.header(&GRPC_TIMEOUT).and_then(grpc_timeout) } else { None };
-        let whole = match (timeouts.request, asked) {
-            (Some(policy), Some(caller)) => Some(policy.min(caller)),
-            (policy, caller) => policy.or(caller),
+        let of_client = asked.map(|asked| (Nanos::of(asked), Elapsed::Client));
+        let of_policy = timeouts.request.map(|most| (Nanos::of(most), Elapsed::Request));
+        let (request, backend_request) = match timeouts.mode {
+            Mode::Enforce => {
+                // Without a policy that limits it, it is the caller that ends the request.
+                let first = of_policy
+                    .into_iter()
+                    .chain(of_client.filter(|_| is_limited))
+                    .min_by_key(|(most, _)| *most);
+                (first, timeouts.backend_request.map(Nanos::of))
+            }
+            Mode::Observe => {
+                deadline.observed.request = of_policy.map(|(most, _)| now + most);
+                deadline.observed.backend_request = timeouts.backend_request.map(Nanos::of);
+                (None, None)
+            }
         };
-        let request = whole.map(|whole| now + Nanos::of(whole));
-        Self { request, backend_request: timeouts.backend_request.map(Nanos::of), drain }
+        deadline.whole = request.map_or(Nanos::ZERO, |(most, _)| most);
+        deadline.request = request.map(|(most, whose)| (now + most, whose));
+        deadline.awaited = request.or(of_client).map(|(most, _)| (now + most, most));
+        deadline.backend_request = backend_request;
+        deadline
+    }
+
+    /// How long a request that has just come may wait for its turn, if it is to be answered in time by a service that takes so
+    /// long as `expected`; `None`: for as long as it likes. `patience`: how long its client waits, if it does not say so.
+    pub(super) fn may_wait(
+        self,
+        patience: Option<Duration>,
+        expected: impl FnOnce() -> Option<Duration>,
+        now: Nanos,
+    ) -> Option<Duration> {
+        let known = self.awaited.map(|(over, whole)| (over.since(now).into(), whole.into()));
+        let shown = patience.map(|patience| (patience, patience));
+        let (left, whole) = known.into_iter().chain(shown).min()?;
+        Some(throttle::time_to_wait(left, whole, expected()))
     }
 
     /// The time of an attempt begins now.
     pub(super) fn attempt(self, now: Nanos) -> Until {
         let attempt = self.backend_request.map(|most| now + most);
         let at = match (self.request, attempt) {
-            (Some(request), Some(attempt)) if attempt < request => Some((attempt, Elapsed::BackendRequest)),
-            (Some(request), _) => Some((request, Elapsed::Request)),
+            (Some((request, _)), Some(attempt)) if attempt < request => {
+                Some((attempt, Elapsed::BackendRequest))
+            }
+            (Some(request), _) => Some(request),
             (None, attempt) => attempt.map(|attempt| (attempt, Elapsed::BackendRequest)),
         };
-        Until { at, drain: self.drain.map(Nanos::of) }
+        let observed = Observed {
+            backend_request: self.observed.backend_request.map(|most| now + most),
+            ..self.observed
+        };
+        Until { at, drain: self.drain.map(Nanos::of), began: now, whole: self.whole, observed }
     }
 
     /// For what is waited for between attempts.
     pub(super) fn request(self) -> Until {
-        Until { at: self.request.map(|request| (request, Elapsed::Request)), drain: None }
+        Until { at: self.request, ..Until::drained(None) }
     }
 }
 
@@ -106,6 +173,10 @@ impl Deadline {
 pub(crate) struct Until {
     at: Option<(Nanos, Elapsed)>,
     drain: Option<Nanos>,
+    /// When the attempt began, and what its request has in all.
+    began: Nanos,
+    whole: Nanos,
+    observed: Observed,
 }
 
 /// How often it is looked whether an endpoint has begun to shut down.
@@ -114,7 +185,34 @@ const LOOK: Nanos = Nanos::of(Duration::from_secs(1));
 impl Until {
     /// What goes on with an endpoint ends only if that has been shutting down for so long.
     pub(crate) fn drained(after: Option<Duration>) -> Self {
-        Self { at: None, drain: after.map(Nanos::of) }
+        let (drain, observed) = (after.map(Nanos::of), Observed::default());
+        Self { at: None, drain, began: Nanos::ZERO, whole: Nanos::ZERO, observed }
+    }
+
+    /// Whether it is the endpoint's failure that this time is over by `now`. It is not if its caller gave the request so little;
+    /// nor if most of the time was spent before the endpoint was asked: in a queue of this agent, or on other endpoints.
+    pub(super) fn blames(self, elapsed: Elapsed, now: Nanos) -> bool {
+        match elapsed {
+            Elapsed::Client | Elapsed::Drained => false,
+            Elapsed::BackendRequest => true,
+            Elapsed::Request => now.since(self.began).0.saturating_mul(2) >= self.whole.0,
+        }
+    }
+
+    /// What would have ended by now, if it were not only observed.
+    pub(super) fn would_have_ended(self, endpoint: &Endpoint, now: Nanos) -> Option<Elapsed> {
+        let Observed { request, backend_request, drain } = self.observed;
+        let drained = || {
+            let since = endpoint.load.terminating_since()?;
+            Some(Nanos(since) + Nanos::of(drain?))
+        };
+        let over = |at: Option<Nanos>| at.is_some_and(|at| at <= now);
+        match () {
+            () if over(request) => Some(Elapsed::Request),
+            () if over(backend_request) => Some(Elapsed::BackendRequest),
+            () if drain.is_some() && over(drained()) => Some(Elapsed::Drained),
+            () => None,
+        }
     }
 
     /// Waits no longer for what goes on with an endpoint. (Takes a pinned future, because a moved one would be kept twice.)
@@ -223,7 +321,11 @@ mod tests {
             let seconds = |seconds| Nanos::of(Duration::from_secs(seconds));
             let request = request.map(|after| now + seconds(after));
             let backend_request = backend.map(seconds);
-            Deadline { request, backend_request, drain: None }.attempt(now).at.map(|(_, elapsed)| elapsed)
+            let request = request.map(|request| (request, Elapsed::Request));
+            Deadline { request, backend_request, ..Deadline::default() }
+                .attempt(now)
+                .at
+                .map(|(_, elapsed)| elapsed)
         };
         assert_eq!(of(None, None), None);
         assert_eq!(of(Some(5), None), Some(Elapsed::Request));
@@ -235,7 +337,7 @@ mod tests {
     #[tokio::test]
     async fn time_runs_out_for_what_always_has_something_to_do() {
         let at = Nanos::now() + Nanos::of(Duration::from_millis(20));
-        let until = Until { at: Some((at, Elapsed::Request)), drain: None };
+        let until = Until { at: Some((at, Elapsed::Request)), ..Until::drained(None) };
         let mut busy = pin!(async {
             loop {
                 // Uses up what the runtime lets a task do in one go, as a relay between two fast peers does.

@@ -18,6 +18,7 @@ use std::{
     future::{Future as _, poll_fn},
     pin::pin,
     rc::Rc,
+    time::Duration,
 };
 
 use self::{
@@ -42,11 +43,11 @@ use crate::{
         fallback::stale,
         governor::{Governor, Stale},
         outcome::{ErrorKind, Outcome},
-        policy::{FallbackOn, Part},
+        policy::FallbackOn,
         retry, warmup,
     },
     observe::{
-        metrics::{RetryCause, TagOutcome},
+        metrics::{Overdue, RetryCause, TagOutcome},
         reason::Reason,
     },
 };
@@ -58,16 +59,18 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     let governor = ruled.as_ref().map_or(&*destination.service.governor, |ruled| &ruled.governor);
     // The clock is read where something has been waited for, not for each rule.
     let now = exchange.call().record.started;
-    let deadline = Deadline::begin(governor.policy(), exchange.kind(), &exchange.request(), now);
+    let (policy, queues) = (governor.policy(), governor.throttles().longest_wait());
+    let deadline = Deadline::begin(policy, exchange.kind(), &exchange.request(), queues.is_some(), now);
     let key = governor.stale().and_then(|stale| stale_key(exchange, stale));
-    let admit::Admitted { mut place, at } = match admit::admit(exchange, governor, deadline, now).await {
-        Ok(admitted) => admitted,
-        Err(Stop::CallerGone) => return gone(exchange),
-        Err(Stop::Failed(failed)) => {
-            exchange.call().count_tags(None);
-            return stand_in(exchange, governor, key, &failed).await;
-        }
-    };
+    let admit::Admitted { mut place, at, queued } =
+        match admit::admit(exchange, governor, deadline, now).await {
+            Ok(admitted) => admitted,
+            Err(Stop::CallerGone) => return gone(exchange),
+            Err(Stop::Failed(failed)) => {
+                exchange.call().count_tags(None);
+                return stand_in(exchange, governor, key, &failed).await;
+            }
+        };
     if let Some(budget) = governor.budget() {
         budget.deposit(at.0);
         exchange.keep();
@@ -82,6 +85,9 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
         };
         let until = deadline.attempt(now);
         let attempted = until.wait(held.chosen.endpoint(), pin!(exchange.attempt(&held.chosen))).await;
+        if queued && let Some(most) = queues {
+            note_patience(exchange, governor, &attempted, most);
+        }
         let failure = match attempted {
             Ok(Ok(answer)) => {
                 let now = Nanos::now();
@@ -97,7 +103,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
                     exchange.call().record.attempted(status, grpc, None);
                     exchange.discard(answer);
                     place = held.take_place();
-                    let failed = held.chosen.address();
+                    let failed = held.chosen.place();
                     drop(held);
                     match tried.begin_again(exchange, governor, failure, failed, deadline).await {
                         Ok(true) => continue,
@@ -130,9 +136,13 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
             exchange.call().settle(&mut held, None, Nanos::now());
             return fail(exchange, governor, key, &mut held, failure).await;
         }
+        let ended = Nanos::now();
+        note_overdue(exchange, &held, until, ended);
         let kind = error_kind(failure);
-        if kind.is_some() || failure == Failure::CallerGone {
-            exchange.call().settle(&mut held, kind.map(Outcome::Error), Nanos::now());
+        if kind.is_some() || matches!(failure, Failure::CallerGone | Failure::TimedOut(Elapsed::Client)) {
+            let blamed = !matches!(failure, Failure::TimedOut(elapsed) if !until.blames(elapsed, ended));
+            let outcome = kind.filter(|_| blamed).map(Outcome::Error);
+            exchange.call().settle(&mut held, outcome, ended);
         }
         let again = kind.and_then(retry::Failure::of_error);
         match (failure, again) {
@@ -157,12 +167,12 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
                 place = held.take_place();
             }
             (_, Some(again))
-                if failure != Failure::TimedOut(Elapsed::Request)
+                if !matches!(failure, Failure::TimedOut(Elapsed::Request | Elapsed::Client))
                     && tried.may_retry(exchange, governor, again) =>
             {
                 exchange.call().complain(&held.chosen, reason_of(failure));
                 place = held.take_place();
-                let failed = held.chosen.address();
+                let failed = held.chosen.place();
                 drop(held);
                 match tried.begin_again(exchange, governor, again, failed, deadline).await {
                     Ok(true) => {}
@@ -202,10 +212,7 @@ fn begin<E: Exchange>(
     let leave =
         ask_breaker(service, governor, &call.pod, lane, &call.known.numbers, now).map_err(|open| {
             call.count_tags(chosen.tag_outcome());
-            let (name, after) = ("circuitBreaker".into(), Some(open.retry_after));
-            let said_by = policy.said_by(Part::CircuitBreaker);
-            let cause = Cause::of_rule(Reason::CircuitOpen, &name, said_by, after);
-            Failed::new(cause, FallbackOn::CircuitOpen)
+            Failed::open(governor, open)
         })?;
     if tried.is_after_refused_connection() {
         call.retried(RetryCause::ConnectRefused);
@@ -259,7 +266,6 @@ async fn pass_on<E: Exchange>(
     note_passed(exchange, Some(&answer));
     let grpc = exchange.grpc_status(&answer);
     let forsaken = exchange.is_forsaken();
-    let call = exchange.call();
     let (got, reason, outcome) = match ended {
         Ok(()) => (status, None, Some(Outcome::of_answer(status, grpc))),
         Err(Break::CallerGone(got)) => (got, Some(Reason::ClientClosed), None),
@@ -271,9 +277,12 @@ async fn pass_on<E: Exchange>(
         }
         Err(Break::End) => (status, Some(Reason::UpstreamReset), Some(ErrorKind::Reset.into())),
         Err(Break::TimedOut(elapsed)) => {
-            (status, Some(elapsed.reason()), error_kind(Failure::TimedOut(elapsed)).map(Outcome::Error))
+            let kind = error_kind(Failure::TimedOut(elapsed)).filter(|_| until.blames(elapsed, Nanos::now()));
+            (status, Some(elapsed.reason()), kind.map(Outcome::Error))
         }
     };
+    note_overdue(exchange, &held, until, Nanos::now());
+    let call = exchange.call();
     if let Some(reason) = reason.filter(|reason| *reason != Reason::ClientClosed) {
         call.complain(&held.chosen, reason);
     }
@@ -325,6 +334,33 @@ async fn timed_out<E: Exchange>(
     elapsed: Elapsed,
 ) -> E::Ended {
     stand_in(exchange, governor, key, &Failed::new(elapsed.cause(governor), FallbackOn::Timeout)).await
+}
+
+/// How a request has fared that had to wait for its turn says how long clients wait.
+fn note_patience<E: Exchange>(
+    exchange: &mut E,
+    governor: &Governor,
+    attempted: &Result<Result<E::Answer, Failure>, Elapsed>,
+    most: Duration,
+) {
+    let (call, now) = (exchange.call(), Nanos::now());
+    let after = now.since(call.record.started).into();
+    let patience = governor.patience(&call.pod.caller);
+    match attempted {
+        Ok(Err(Failure::CallerGone)) => patience.left(after, most),
+        Ok(Ok(_)) => patience.answered(after, most),
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// Counts a request that a timeout which only observes would have ended by now.
+fn note_overdue<E: Exchange>(exchange: &mut E, held: &Held, until: Until, now: Nanos) {
+    let Some(elapsed) = until.would_have_ended(held.chosen.endpoint(), now) else { return };
+    exchange.call().known.numbers.overdue(match elapsed {
+        Elapsed::Request | Elapsed::Client => Overdue::Request,
+        Elapsed::BackendRequest => Overdue::BackendRequest,
+        Elapsed::Drained => Overdue::Drain,
+    });
 }
 
 fn gone<E: Exchange>(exchange: &mut E) -> E::Ended {

@@ -7,12 +7,16 @@ use super::{Call, Exchange, note_passed};
 use crate::{
     clock::Nanos,
     govern::{
+        breaker::Open,
         fallback::{self, stale},
         governor::Governor,
         headers,
-        policy::{FallbackAction, FallbackOn, StaticAnswer},
+        policy::{FallbackAction, FallbackOn, Part, StaticAnswer},
     },
-    observe::{metrics, reason::REASON_HEADER},
+    observe::{
+        metrics,
+        reason::{REASON_HEADER, Reason},
+    },
     proxy::answer::{Cause, Kind, MadeUp},
 };
 
@@ -29,6 +33,13 @@ pub(super) struct Failed {
 impl Failed {
     pub(super) fn new(cause: impl Into<Cause>, on: impl Into<Option<FallbackOn>>) -> Self {
         Self { cause: cause.into(), on: on.into() }
+    }
+
+    /// The circuit breaker is open.
+    pub(super) fn open(governor: &Governor, open: Open) -> Self {
+        let (name, after) = ("circuitBreaker".into(), Some(open.retry_after));
+        let said_by = governor.policy().said_by(Part::CircuitBreaker);
+        Self::new(Cause::of_rule(Reason::CircuitOpen, &name, said_by, after), FallbackOn::CircuitOpen)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     cluster::model::Destination,
     govern::lane::Tagging,
     observe::{
-        metrics::{ActiveRequest, Series, ServiceMetrics, ServiceSeries, TagOutcome},
+        metrics::{ActiveRequest, Attempt, Series, ServiceMetrics, ServiceSeries, TagOutcome},
         reason::Reason,
         trace::context::{Found, Sender, TraceId},
     },
@@ -32,6 +32,8 @@ pub(crate) struct Record {
     /// Whose time it was.
     pub(crate) timing: Timing,
     active: Option<(ActiveRequest, Arc<Series>)>,
+    /// Of the endpoint that was chosen last; also when the request has ended.
+    asked: Option<Arc<Series>>,
     /// `None` if nobody is told of it, or has been told already.
     told: Option<Box<Told>>,
     /// What is decided about it, for those who ask later.
@@ -51,6 +53,7 @@ impl Record {
             response_bytes: 0,
             timing: Timing::default(),
             active: None,
+            asked: None,
             told: None,
             draft: None,
             sampled: None,
@@ -113,6 +116,7 @@ impl Record {
     pub(crate) fn chosen(&mut self, series: &mut ServiceSeries, chosen: &Chosen) {
         let lane = chosen.endpoint().tag.as_ref();
         let series = series.lane(lane);
+        self.asked = Some(series.clone());
         match &self.active {
             Some((_, active)) if Arc::ptr_eq(active, series) => {}
             _ => {
@@ -138,6 +142,13 @@ impl Record {
             told.attempted(status, grpc_status, error);
         }
         self.decided(|| Event::Failed { status, reason: error });
+    }
+
+    /// The attempt at the endpoint that was chosen has ended so.
+    pub(crate) fn settled(&self, how: Attempt) {
+        if let Some(series) = &self.asked {
+            series.attempted(how);
+        }
     }
 
     /// It is sent again.

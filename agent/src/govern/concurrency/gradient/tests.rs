@@ -5,10 +5,17 @@ const SECOND: u64 = 1000 * MILLI;
 
 /// A controller that measured 10 ms, and has this limit.
 fn running(limit: f64) -> Gradient {
-    let mut gradient = Gradient::new(&Adaptive::default(), 1000, 0);
+    let mut gradient = measuring();
     feed(&mut gradient, 0, 50, 10 * MILLI);
-    gradient.go_on(0, MILLI);
+    gradient.go_on(0, true, MILLI);
     gradient.limit = limit;
+    gradient
+}
+
+/// One that has just begun to measure a service which does not keep up.
+fn measuring() -> Gradient {
+    let mut gradient = Gradient::new(&Adaptive::default(), 1000, 0, 0);
+    gradient.start_measuring(0);
     gradient
 }
 
@@ -22,7 +29,7 @@ fn feed(gradient: &mut Gradient, acquired: u64, count: usize, latency: u64) {
 fn update(gradient: &mut Gradient, latency: u64) -> u32 {
     let now = gradient.due_nanos();
     feed(gradient, now, 20, latency);
-    gradient.go_on(0, now);
+    gradient.go_on(0, true, now);
     gradient.limit()
 }
 
@@ -48,53 +55,53 @@ fn the_limit_follows_the_formula() {
 }
 
 #[test]
-fn it_begins_by_measuring_and_ends_with_enough_answers() {
-    let mut gradient = Gradient::new(&Adaptive::default(), 1000, 0);
+fn a_measurement_ends_with_enough_answers() {
+    let mut gradient = measuring();
     assert_eq!(gradient.limit(), 3);
     feed(&mut gradient, 0, 49, 20 * MILLI);
-    gradient.go_on(3, 900 * MILLI);
+    gradient.go_on(3, true, 900 * MILLI);
     assert_eq!(gradient.min_rtt_nanos(), None);
     feed(&mut gradient, 0, 1, 10 * MILLI);
-    gradient.go_on(3, 901 * MILLI);
+    gradient.go_on(3, true, 901 * MILLI);
     assert_eq!(gradient.min_rtt_nanos(), Some(20 * MILLI), "the median");
 }
 
 #[test]
 fn a_measurement_ends_in_time_with_what_it_has() {
-    let mut gradient = Gradient::new(&Adaptive::default(), 1000, 0);
+    let mut gradient = measuring();
     feed(&mut gradient, 0, 3, 20 * MILLI);
-    gradient.go_on(3, SECOND - 1);
+    gradient.go_on(3, true, SECOND - 1);
     assert_eq!(gradient.min_rtt_nanos(), None);
-    gradient.go_on(3, SECOND);
+    gradient.go_on(3, true, SECOND);
     assert_eq!(gradient.min_rtt_nanos(), Some(20 * MILLI));
 }
 
 #[test]
 fn a_measurement_waits_for_a_slow_service_and_not_for_a_silent_one() {
-    let mut slow = Gradient::new(&Adaptive::default(), 1000, 0);
-    slow.go_on(3, 9 * SECOND);
+    let mut slow = measuring();
+    slow.go_on(3, true, 9 * SECOND);
     feed(&mut slow, 0, 1, 9 * SECOND);
-    slow.go_on(3, 9 * SECOND);
+    slow.go_on(3, true, 9 * SECOND);
     assert_eq!(slow.min_rtt_nanos(), Some(9 * SECOND));
 
     let mut silent = running(500.0);
     silent.start_measuring(60 * SECOND);
     assert_eq!(silent.limit(), 3);
-    silent.go_on(3, 69 * SECOND);
+    silent.go_on(3, true, 69 * SECOND);
     assert_eq!(silent.limit(), 3);
-    silent.go_on(3, 70 * SECOND);
+    silent.go_on(3, true, 70 * SECOND);
     assert_eq!((silent.limit(), silent.min_rtt_nanos()), (500, Some(10 * MILLI)), "it goes on as it was");
 }
 
 #[test]
 fn a_measurement_without_traffic_begins_anew_with_it() {
-    let mut gradient = Gradient::new(&Adaptive::default(), 1000, 0);
+    let mut gradient = measuring();
     // An hour later the first request comes.
-    gradient.go_on(0, 3600 * SECOND);
+    gradient.go_on(0, true, 3600 * SECOND);
     feed(&mut gradient, 3600 * SECOND, 10, 10 * MILLI);
-    gradient.go_on(3, 3600 * SECOND + 900 * MILLI);
+    gradient.go_on(3, true, 3600 * SECOND + 900 * MILLI);
     assert_eq!(gradient.min_rtt_nanos(), None);
-    gradient.go_on(3, 3601 * SECOND);
+    gradient.go_on(3, true, 3601 * SECOND);
     assert_eq!(gradient.min_rtt_nanos(), Some(10 * MILLI));
 }
 
@@ -103,10 +110,10 @@ fn only_answers_to_requests_of_the_measurement_are_measured() {
     let mut gradient = running(100.0);
     gradient.start_measuring(60 * SECOND);
     feed(&mut gradient, 60 * SECOND - 1, 60, 500 * MILLI);
-    gradient.go_on(50, 60 * SECOND + MILLI);
+    gradient.go_on(50, true, 60 * SECOND + MILLI);
     assert_eq!(gradient.limit(), 3, "it is still measuring");
     feed(&mut gradient, 60 * SECOND, 50, 12 * MILLI);
-    gradient.go_on(3, 60 * SECOND + 2 * MILLI);
+    gradient.go_on(3, true, 60 * SECOND + 2 * MILLI);
     assert_eq!((gradient.limit(), gradient.min_rtt_nanos()), (100, Some(12 * MILLI)));
 }
 
@@ -144,7 +151,7 @@ fn a_limit_that_stays_at_its_minimum_is_measured_anew_at_once() {
     update(&mut gradient, 100 * MILLI);
     let Phase::Measuring { since, .. } = gradient.phase else { panic!("{:?}", gradient.phase) };
     feed(&mut gradient, since, 50, 100 * MILLI);
-    gradient.go_on(3, since + SECOND);
+    gradient.go_on(3, true, since + SECOND);
     assert_eq!(gradient.min_rtt_nanos(), Some(100 * MILLI));
     // 3.75 + sqrt(3.75).
     assert_eq!(update(&mut gradient, 100 * MILLI), 5);
@@ -166,12 +173,12 @@ fn an_update_waits_for_enough_answers() {
     for step in 0..9 {
         let now = gradient.due_nanos();
         feed(&mut gradient, now, 1, 10 * MILLI);
-        gradient.go_on(0, now);
+        gradient.go_on(0, true, now);
         assert_eq!(gradient.limit(), 20, "after {step}");
     }
     let now = gradient.due_nanos();
     feed(&mut gradient, now, 1, 10 * MILLI);
-    gradient.go_on(0, now);
+    gradient.go_on(0, true, now);
     assert_eq!(gradient.limit(), 30);
 }
 
@@ -181,12 +188,12 @@ fn fast_failures_say_nothing_and_slow_ones_do() {
     for _ in 0..20 {
         gradient.sample(0, MILLI, true);
     }
-    gradient.go_on(0, gradient.due_nanos());
+    gradient.go_on(0, true, gradient.due_nanos());
     assert_eq!((gradient.limit(), gradient.min_rtt_nanos()), (32, Some(10 * MILLI)));
     for _ in 0..20 {
         gradient.sample(0, SECOND, true);
     }
-    gradient.go_on(0, gradient.due_nanos());
+    gradient.go_on(0, true, gradient.due_nanos());
     assert_eq!(gradient.limit(), 20);
 }
 
@@ -205,11 +212,11 @@ fn extremes_are_survived() {
     for (min_requests, max_requests) in [(0, 0), (1, 1), (5, 2), (u32::MAX, u32::MAX), (1, u32::MAX)] {
         for interval in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
             let adaptive = Adaptive { min_requests, update_interval: interval, min_rtt_interval: interval };
-            let mut gradient = Gradient::new(&adaptive, max_requests, u64::MAX - 3);
+            let mut gradient = Gradient::new(&adaptive, max_requests, 0, u64::MAX - 3);
             for round in 0..200 {
                 let now = u64::MAX - 3 + round / 64;
                 feed(&mut gradient, now, 60, if round % 2 == 0 { 0 } else { u64::MAX });
-                gradient.go_on(u32::MAX, now);
+                gradient.go_on(u32::MAX, true, now);
                 let limit = gradient.limit();
                 assert!(limit >= 1 && limit <= max_requests.max(1), "{limit}");
                 assert!(gradient.due_nanos() < u64::MAX);

@@ -8,8 +8,8 @@ use crate::govern::{
     governor::Governor,
     policy::{
         Behaviour, CircuitBreaker, Concurrency, Detour, Edits, EntryRule, Fallback, FallbackAction,
-        FallbackOn, HeaderEdits, Lane, LimitKey, Mode, Policy, RateLimit, RequestMatch, Retry, Scope,
-        StaleBounds, StaticAnswer, StripTags, Timeouts,
+        FallbackOn, HeaderEdits, Lane, LimitKey, Mode, OutlierDetection, Policy, RateLimit, RequestMatch,
+        Retry, Scope, StaleBounds, StaticAnswer, StripTags, Timeouts,
     },
 };
 
@@ -224,12 +224,45 @@ async fn a_callers_shorter_deadline_counts() {
     })
     .await;
     let timeouts = Timeouts { request: Some(Duration::from_secs(3600)), ..Timeouts::default() };
-    let bed = bed_under(address, Policy { timeouts, ..Policy::default() });
+    let breaker = CircuitBreaker { error_count: Some(1), minimum_requests: 1, ..CircuitBreaker::default() };
+    let outliers = OutlierDetection { consecutive_errors: Some(1), ..OutlierDetection::default() };
+    let (circuit_breaker, outlier_detection) = (Some(breaker), Some(outliers));
+    let bed =
+        bed_under(address, Policy { circuit_breaker, outlier_detection, timeouts, ..Policy::default() });
     let mut caller = bed.caller().await;
+    for _ in 0..3 {
+        let mut request = post("application/grpc");
+        request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("50m"));
+        let answer = ask(&mut caller, request).await;
+        // And it says nothing of the endpoint: its next one is not refused.
+        let reason = header(answer.headers(), "x-sluice-reason");
+        assert_eq!((header(answer.headers(), "grpc-status"), reason), ("4", "timeout"));
+    }
+    bed.metric(&["sluice_attempts_total", "outcome=\"left\""], |value| value == 3).await;
+}
+
+#[tokio::test]
+async fn a_caller_with_a_deadline_does_not_wait_for_a_turn_that_comes_too_late() {
+    let address = named("plain").await;
+    let rule = RateLimit {
+        name: "slow".into(),
+        requests: 1.0,
+        interval: Duration::from_secs(60),
+        burst: 1.0,
+        behaviour: Behaviour::Queue { timeout: Duration::from_secs(600) },
+        key: LimitKey::None,
+        scope: Scope::Node,
+        matches: RequestMatch::default(),
+        mode: Mode::Enforce,
+    };
+    let bed = bed_under(address, Policy { rate_limits: vec![Arc::new(rule)], ..Policy::default() });
+    let mut caller = bed.caller().await;
+    assert_eq!(ask(&mut caller, post("application/grpc")).await.status(), 200);
     let mut request = post("application/grpc");
-    request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("100m"));
+    request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("30S"));
     let answer = ask(&mut caller, request).await;
-    assert_eq!(header(answer.headers(), "grpc-status"), "4");
+    let reason = header(answer.headers(), "x-sluice-reason");
+    assert_eq!((header(answer.headers(), "grpc-status"), reason), ("8", "rate_limited"));
 }
 
 #[tokio::test]
