@@ -260,6 +260,14 @@ impl<'p> Doubts<'p> {
                 *share = self.share(endpoint, true);
             }
         }
+        if let Some(warmup) = self.warmup {
+            let is_warm = |endpoint: &&Arc<Endpoint>| {
+                (endpoint.is_usable() || endpoint.is_draining())
+                    && warmup::stage(warmup, endpoint, self.now_nanos) == Stage::Warm
+            };
+            let warm = subset.iter().filter(is_warm).count();
+            warmup::yield_shares(&mut shares, subset.carried(warmup, warm, self.now_nanos));
+        }
         (shares, panic)
     }
 

@@ -4,7 +4,7 @@ use std::{
     ops::Deref,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -37,6 +37,35 @@ struct Memory {
     /// Whose turn it is, for `RoundRobin`.
     turn: AtomicUsize,
     outliers: Outliers,
+    carried: Carried,
+}
+
+/// How many warm endpoints have carried the requests of late: the most of the span of time that goes on, and of the one before.
+#[derive(Debug, Default)]
+struct Carried {
+    most: [AtomicUsize; 2],
+    since_nanos: AtomicU64,
+}
+
+impl Carried {
+    /// So many are warm now. Returns the most of late.
+    fn note(&self, warm: usize, span: Duration, now_nanos: u64) -> usize {
+        let [most, before] = &self.most;
+        let since = self.since_nanos.load(Relaxed);
+        if u128::from(now_nanos.saturating_sub(since)) > span.as_nanos() {
+            // (Of two workers that do this at once the second forgets a span: less is yielded then.)
+            before.store(most.swap(warm, Relaxed), Relaxed);
+            self.since_nanos.store(now_nanos, Relaxed);
+        } else {
+            most.fetch_max(warm, Relaxed);
+        }
+        most.load(Relaxed).max(before.load(Relaxed))
+    }
+
+    fn copy(&self) -> Self {
+        let most = self.most.each_ref().map(|most| AtomicUsize::new(most.load(Relaxed)));
+        Self { most, since_nanos: AtomicU64::new(self.since_nanos.load(Relaxed)) }
+    }
 }
 
 impl Subset {
@@ -57,6 +86,7 @@ impl Subset {
         let memory = Memory {
             turn: AtomicUsize::new(self.memory.turn.load(Relaxed)),
             outliers: self.memory.outliers.copy(),
+            carried: self.memory.carried.copy(),
         };
         Self {
             endpoints: self.endpoints.clone(),
@@ -77,6 +107,11 @@ impl Subset {
         let likely = likely.filter_map(|endpoint| endpoint.load.cost.likely_nanos());
         let (sum, count) = likely.fold((0.0, 0.0), |(sum, count), nanos| (sum + nanos, count + 1.0));
         (count > 0.0).then(|| Duration::from_nanos((sum / count) as u64))
+    }
+
+    /// How many warm endpoints have carried the requests within about the time of a warm-up; `warm` are now.
+    pub(super) fn carried(&self, policy: &WarmUp, warm: usize, now_nanos: u64) -> usize {
+        self.memory.carried.note(warm, policy.delay.saturating_add(policy.duration), now_nanos)
     }
 
     /// The next number in turn.
@@ -112,6 +147,7 @@ impl Subset {
         let mut usable = self.endpoints.iter().filter(|endpoint| endpoint.is_usable());
         let warm = usable.all(|endpoint| warmup::stage(policy, endpoint, now_nanos) == Stage::Warm);
         if warm {
+            self.carried(policy, self.usable, now_nanos);
             // Another worker may have found out before; with another policy it is looked at every time.
             let _ = self.warm_with.set(with);
         }

@@ -14,6 +14,11 @@
 //! `delay` comes before the curve and counts from Ready in both cases: until the first request nobody could say when
 //! it ends. An endpoint of which nobody knows since when it is ready is warm.
 //!
+//! In a rollout the last of the old endpoints would get what the new ones do not take: of four, the last one 2.8 times its
+//! part. So the curve yields where a warm endpoint would get more than [`MOST_PUSHED`] times what it carried before, or
+//! carries when all are warm: the shares of those that warm up are raised to what keeps it below that. Where endpoints are only
+//! added nothing is pushed onto anybody, and nothing yields.
+//!
 //! What the share does to the choice is [`super::balance`]'s matter.
 
 use std::time::Duration;
@@ -27,6 +32,28 @@ use super::{
 /// The user agent of the kubelet's probes begins with this.
 /// <https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/>
 const PROBE: &[u8] = b"kube-probe";
+
+/// How many times its part a warm endpoint gets at most because others warm up.
+const MOST_PUSHED: f64 = 1.5;
+
+/// Raises the shares of a subset's warming endpoints (above 0) as far as others would get too much for them. `carried`: how many
+/// warm endpoints have carried the requests of late. Returns whether any had to be raised.
+pub(super) fn yield_shares(shares: &mut [f64], carried: usize) -> bool {
+    let used = shares.iter().filter(|share| **share > 0.0).count();
+    let largest = shares.iter().copied().fold(0.0, f64::max);
+    let sum: f64 = shares.iter().sum();
+    // All together get `sum`, a warm one `largest` of it.
+    let wanted = largest * used.min(carried) as f64 / MOST_PUSHED;
+    if sum >= wanted {
+        return false;
+    }
+    let room: f64 = shares.iter().filter(|share| **share > 0.0).map(|share| largest - share).sum();
+    let raised = (wanted - sum) / room;
+    for share in shares.iter_mut().filter(|share| **share > 0.0) {
+        *share += (largest - *share) * raised;
+    }
+    true
+}
 
 /// Where an endpoint is on its way.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -163,3 +163,23 @@ fn health_checks_never_count() {
         assert_eq!(endpoint.load.first_request(endpoint.ready_since_nanos).is_some(), counts);
     }
 }
+
+#[test]
+fn the_curve_yields_where_others_would_get_too_much() {
+    let raised = |shares: &[f64], carried| {
+        let mut shares = shares.to_vec();
+        let raised = yield_shares(&mut shares, carried);
+        let sum: f64 = shares.iter().sum();
+        (raised, shares.into_iter().map(|share| (share / sum * 1000.0).round() / 1000.0).collect::<Vec<_>>())
+    };
+    // The last one of four old ones: one and a half times a quarter.
+    assert_eq!(raised(&[1.0, 0.1, 0.1, 0.1], 4), (true, vec![0.375, 0.208, 0.208, 0.208]));
+    // The first of ten that is replaced pushes next to nothing; one that is delayed gets nothing all the same.
+    assert!(!raised(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.1], 10).0);
+    assert_eq!(raised(&[1.0, 0.2, 0.6, 0.0], 4), (true, vec![0.5, 0.167, 0.333, 0.0]));
+    // One that is added to one takes something from it, and gives it nothing.
+    assert!(!raised(&[1.0, 0.1], 1).0);
+    // Those that are new altogether are equals.
+    assert!(!raised(&[0.1, 0.1, 0.1], 0).0);
+    assert!(!raised(&[], 3).0);
+}
