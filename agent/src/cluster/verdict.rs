@@ -7,8 +7,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::object::{Key, Told};
+use crate::api;
 
-/// The verdicts on all objects of Sluice's own kinds in opted-in namespaces.
+/// The verdicts on all objects of Sluice's own kinds.
 pub type Verdicts = BTreeMap<Key, Judged>;
 
 /// An object, what is to be said of it, and what its status says.
@@ -51,12 +52,14 @@ pub enum Reason {
     Invalid,
     TargetNotFound,
     Conflicted,
+    /// Nothing in its namespace is managed.
+    NamespaceNotEnrolled,
 }
 
 impl Reason {
     /// Those of the condition `Programmed`.
-    pub const OF_PROGRAMMED: [Self; 4] =
-        [Self::Programmed, Self::Invalid, Self::TargetNotFound, Self::Conflicted];
+    pub const OF_PROGRAMMED: [Self; 5] =
+        [Self::Programmed, Self::Invalid, Self::TargetNotFound, Self::Conflicted, Self::NamespaceNotEnrolled];
 
     /// What it means, for the reference.
     pub fn meaning(self) -> &'static str {
@@ -70,6 +73,9 @@ impl Reason {
             Self::Conflicted => {
                 "An older object of the same kind has precedence for a target; the message names it."
             }
+            Self::NamespaceNotEnrolled => {
+                "The object's namespace is not enrolled, so nothing of it is active."
+            }
         }
     }
 
@@ -80,6 +86,7 @@ impl Reason {
             Self::Invalid => "Invalid",
             Self::TargetNotFound => "TargetNotFound",
             Self::Conflicted => "Conflicted",
+            Self::NamespaceNotEnrolled => "NamespaceNotEnrolled",
         }
     }
 }
@@ -103,6 +110,18 @@ impl Verdict {
         let condition = Condition { holds: false, reason: Reason::Invalid, message };
         let extent = if in_force.is_some() { Extent::Earlier } else { Extent::Nothing };
         Self { extent, accepted: condition.clone(), programmed: condition }
+    }
+
+    /// On an object in a namespace that is not enrolled. `wrong`: what would be in its way besides.
+    pub(super) fn not_enrolled(namespace: &str, wrong: &[impl std::fmt::Display]) -> Self {
+        let besides: String = wrong.iter().map(|error| format!("; it is invalid, too: {error}")).collect();
+        let message = format!(
+            "namespace {namespace} is not enrolled, so nothing of this is active: kubectl annotate namespace {namespace} \
+             {}=enabled{besides}",
+            api::CAPTURE_ANNOTATION
+        );
+        let condition = Condition { holds: false, reason: Reason::NamespaceNotEnrolled, message };
+        Self { extent: Extent::Nothing, accepted: condition.clone(), programmed: condition }
     }
 
     /// On an object that makes sense. `in_force` says for what it is; without it, it is for nothing.

@@ -43,6 +43,15 @@ kind: Pod
 metadata: {name: client, namespace: shop, uid: 5f1d0c6e-9a51-4c53-8f0e-2d6f3f0a0001}
 spec: {nodeName: node-1, containers: [{name: app, image: example.org/client:1}]}
 status: {phase: Running, podIP: 10.244.1.10, podIPs: [{ip: 10.244.1.10}]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: bank}
+---
+apiVersion: sluice.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: limits, namespace: bank}
+spec: {targetRefs: [{name: ledger}], timeouts: {request: 1s}}
 ";
 
 /// An agent's cluster, and its node.

@@ -67,6 +67,11 @@ fn exit_status_tells_a_bad_question_from_a_bad_answer() {
         (&["explain", "--pod", "shop/client"], 2, "--to is needed, as in `sluice explain --pod"),
         (&["explain", "--pod", "shop/client", "--to", "orders.shop:80"], 0, ""),
         (&["explain", "--pod", "shop/nobody", "--to", "orders.shop:80"], 1, "there is no pod"),
+        (
+            &["explain", "--pod", "shop/client", "--to", "ledger.bank:80"],
+            1,
+            "TrafficPolicy bank/limits is not active: namespace bank is not enrolled",
+        ),
         (&["explain", "--trace-id", "12"], 2, "32 hexadecimal digits"),
         (&["explain", "--last", "101"], 2, "a number from 1 to 100"),
         (&["call", "--pod", "client", "--to", "orders.shop:80"], 2, "as in shop/client"),

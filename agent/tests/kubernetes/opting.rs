@@ -51,7 +51,7 @@ async fn a_namespace_opts_in_and_out_live_and_as_a_whole() {
     {
         assert!(reader.has(kind, "bank", name), "{kind} comes with its namespace");
     }
-    eventually("the watches", || watches(&server, "bank") == 5).await;
+    eventually("the watches", || watches(&server, "bank") == 3).await;
     assert_eq!(reader.lost, []);
 
     server.apply("namespaces", namespace("bank", None));

@@ -14,7 +14,7 @@ use sluice::cluster::{
 };
 use sluice_tests::api_server::Fault;
 
-use crate::rig::{PATIENCE, Reader, Server, eventually, fill};
+use crate::rig::{PATIENCE, Reader, Server, eventually, fill, namespace};
 
 const POLICIES: &str = "trafficpolicies";
 const PACE: Pace = Pace {
@@ -191,6 +191,34 @@ async fn what_became_of_a_policy_is_written_once() {
             && said(&server, "q", "Accepted") == "False/TargetNotFound"
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_policy_in_a_namespace_that_is_not_enrolled_says_so_until_it_is() {
+    let server = Server::start();
+    fill(&server, "shop", None, 1);
+    server.apply(POLICIES, policy("p", 1, "orders"));
+    let agent = Agent::start(&server, "one").await;
+    eventually("that it is not enrolled", || said(&server, "p", "Accepted") == "False/NamespaceNotEnrolled")
+        .await;
+    assert_eq!(said(&server, "p", "Programmed"), "False/NamespaceNotEnrolled");
+    let message = condition(&server, "p", "Accepted").unwrap()["message"].to_string();
+    assert!(message.contains("kubectl annotate namespace shop sluice.dev/capture=enabled"), "{message}");
+    // One that comes later, too.
+    server.apply(POLICIES, policy("q", 1, "orders"));
+    eventually("that of the next", || said(&server, "q", "Accepted") == "False/NamespaceNotEnrolled").await;
+    // For that, nothing but the policies is watched there.
+    assert_eq!(agent.timeout(), None);
+    let open = server.open();
+    assert!(open.iter().all(|(_, namespace)| namespace.is_empty()) && open.len() == 3, "{open:?}");
+
+    server.apply("namespaces", namespace("shop", Some("enabled")));
+    eventually("that it is active", || said(&server, "p", "Programmed") == "True/Programmed").await;
+    assert_eq!(agent.timeout(), Some(Duration::from_secs(5)));
+    eventually("that the other is not", || said(&server, "q", "Accepted") == "False/Conflicted").await;
+    server.apply("namespaces", namespace("shop", None));
+    eventually("that it is no more", || said(&server, "p", "Accepted") == "False/NamespaceNotEnrolled").await;
+    assert_eq!(agent.timeout(), None);
 }
 
 #[tokio::test]

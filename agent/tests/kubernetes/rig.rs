@@ -57,7 +57,7 @@ impl Server {
         kubernetes::client_of(move || find(path.clone()), PATIENCE).await.unwrap()
     }
 
-    /// A watch each on Namespaces and the kinds of one opted-in namespace.
+    /// A watch each on Namespaces, Sluice's own kinds, and the kinds of one opted-in namespace.
     pub(crate) async fn watched(&self) {
         eventually("the watches", || self.open().len() == 6).await;
     }

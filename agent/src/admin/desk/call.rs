@@ -76,8 +76,7 @@ impl Desk {
         if let Some(why) = &resolved.not_captured {
             return Err(Wrong::Missing(format!("cannot call as {}: {why}", question.pod)));
         }
-        let (caller, (dialled, host)) =
-            (&resolved.caller, question.dialled(&look.snapshot, &resolved.caller)?);
+        let (caller, (dialled, host)) = (&resolved.caller, question.dialled(&look, &resolved.caller)?);
         let pod = PodName { namespace: caller.namespace.clone(), name: caller.name.clone() };
         let (request, id) = request(&question, &host, asked.body.as_deref())?;
         let began = Instant::now();

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     admin::view::Look,
-    cluster::model::{Snapshot, Workload},
+    cluster::{
+        model::{Snapshot, Workload},
+        verdict::Reason,
+    },
     proxy::explain::Asked,
 };
 
@@ -61,7 +64,7 @@ impl Question {
     pub(super) fn resolve(&self, look: &Look) -> Result<Asked, Wrong> {
         let caller = self.caller(&look.snapshot)?;
         let not_captured = not_captured(&caller, look);
-        let (dialled, host) = self.dialled(&look.snapshot, &caller)?;
+        let (dialled, host) = self.dialled(look, &caller)?;
         let head = self.head(&host)?;
         Ok(Asked { caller, not_captured, dialled, head })
     }
@@ -77,11 +80,8 @@ impl Question {
     }
 
     /// The address, and the name that the request would bear.
-    pub(super) fn dialled(
-        &self,
-        snapshot: &Snapshot,
-        caller: &Workload,
-    ) -> Result<(SocketAddr, String), Wrong> {
+    pub(super) fn dialled(&self, look: &Look, caller: &Workload) -> Result<(SocketAddr, String), Wrong> {
+        let snapshot = &look.snapshot;
         if let Ok(address) = self.to.parse::<SocketAddr>() {
             return Ok((address, self.to.clone()));
         }
@@ -120,7 +120,8 @@ impl Question {
         match found.into_iter().find(|(its, ..)| *its == port) {
             Some((_, _, address)) => Ok((address, format!("{host}:{port}"))),
             None if ports.is_empty() => Err(Wrong::Missing(format!(
-                "no service {name} is managed in namespace {namespace}: connections to it go direct (is the namespace enrolled?)"
+                "no service {name} is managed in namespace {namespace}: connections to it go direct{}",
+                why_not(look, namespace)
             ))),
             None => Err(Wrong::Missing(format!(
                 "{name}.{namespace} has no managed port {port}: it has {ports:?}"
@@ -162,6 +163,20 @@ impl Question {
         }
         head.extend_from_slice(b"\r\n");
         Ok(head)
+    }
+}
+
+/// Why nothing in a namespace is managed, if a policy there was told so.
+fn why_not(look: &Look, namespace: &str) -> String {
+    let told = look.verdicts.iter().find(|(key, judged)| {
+        let reason = judged.verdict.programmed.reason;
+        &*key.name.namespace == namespace && reason == Reason::NamespaceNotEnrolled
+    });
+    match told {
+        Some((policy, judged)) => {
+            format!(", and {policy} is not active: {}", judged.verdict.programmed.message)
+        }
+        None => " (is the namespace enrolled?)".to_owned(),
     }
 }
 

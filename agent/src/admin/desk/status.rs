@@ -11,7 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admin::view::Look,
     clock::Nanos,
-    cluster::{model::Service, object::Key, verdict::Extent},
+    cluster::{
+        model::Service,
+        object::Key,
+        verdict::{Extent, Reason},
+    },
     govern::{breaker::State, outlier, tag::Tag},
 };
 
@@ -165,10 +169,12 @@ impl Status {
             };
             *count += 1;
             let what = format!("{key} {so}: {}: {}", programmed.reason.as_str(), programmed.message);
-            problems.push(problem(
-                what,
-                "Correct the object. `kubectl describe` shows the same conditions; `sluice check FILE` checks a file offline.",
-            ));
+            let action = if programmed.reason == Reason::NamespaceNotEnrolled {
+                "Enroll the namespace, or delete the object."
+            } else {
+                "Correct the object. `kubectl describe` shows the same conditions; `sluice check FILE` checks a file offline."
+            };
+            problems.push(problem(what, action));
         }
         policies
     }

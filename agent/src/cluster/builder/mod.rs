@@ -191,7 +191,8 @@ impl Builder {
         let judged = self.verdicts.iter().filter_map(|(key, judged)| {
             let Verdict { accepted, programmed, .. } = &*judged.verdict;
             let short = [accepted, programmed].into_iter().find(|condition| !condition.holds)?;
-            let told = short.reason != Reason::Invalid;
+            // And in a namespace that is not enrolled nothing is wrong with the object: its status says it.
+            let told = !matches!(short.reason, Reason::Invalid | Reason::NamespaceNotEnrolled);
             told.then(|| Problem::of(key.clone(), format!("{}: {}", short.reason.as_str(), short.message)))
         });
         let mut problems: Vec<_> = stripped.chain(built).chain(addresses).chain(uids).chain(judged).collect();
@@ -224,7 +225,7 @@ impl Builder {
                 let before = self.store.namespaces.insert(name.clone(), namespace);
                 let now = self.store.is_opted_in(&name);
                 let logged = before.as_ref().and_then(|before| before.access_log);
-                if before.is_some_and(|before| before.capture == Some(true)) != now {
+                if before.is_none_or(|before| (before.capture == Some(true)) != now) {
                     self.namespace_changed(&name);
                 } else if access_log != logged {
                     let services = self.store.services.keys().filter(|service| service.namespace == name);
@@ -251,8 +252,7 @@ impl Builder {
         self.problems.remove(key);
         match key.kind {
             Kind::Namespace => {
-                let before = self.store.namespaces.remove(&key.name.name);
-                if before.is_some_and(|before| before.capture == Some(true)) {
+                if self.store.namespaces.remove(&key.name.name).is_some() {
                     self.namespace_changed(&key.name.name);
                 }
             }
@@ -281,7 +281,7 @@ impl Builder {
         }
     }
 
-    /// It was opted in or out, which concerns all that is in it.
+    /// It came, went, or was opted in or out, which concerns all that is in it.
     fn namespace_changed(&mut self, namespace: &Arc<str>) {
         let services = self.store.services.keys().filter(|name| name.namespace == *namespace);
         self.dirty.extend(services.cloned());

@@ -85,12 +85,19 @@ impl Builder {
                 told: told.clone(),
             }
         }
-        if !self.store.is_opted_in(&key.name.namespace) {
-            return None;
+        fn outside<T>(object: &Own<T>) -> Judged {
+            let wrong = object.asked.as_ref().err().map(|wrong| &**wrong).unwrap_or_default();
+            judged(object, Verdict::not_enrolled(&object.name.namespace, wrong))
         }
         let (name, service) = (&key.name, |name: &Name| self.store.services.get(name));
         let Store { policies, lanes, .. } = &self.store;
         match key.kind {
+            // One of which nothing has been told may be opted in, and not yet whole.
+            _ if !self.store.namespaces.contains_key(&name.namespace) => None,
+            Kind::TrafficPolicy if !self.store.is_opted_in(&name.namespace) => {
+                policies.get(name).map(outside)
+            }
+            Kind::TrafficLane if !self.store.is_opted_in(&name.namespace) => lanes.get(name).map(outside),
             Kind::TrafficPolicy => Some(judged(policies.get(name)?, policies.verdict(name, service)?)),
             Kind::TrafficLane => Some(judged(lanes.get(name)?, lanes.verdict(name, service)?)),
             _ => None,

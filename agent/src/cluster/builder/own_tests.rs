@@ -203,6 +203,60 @@ fn what_is_not_there_is_said_until_it_comes() {
 }
 
 #[test]
+fn what_is_in_a_namespace_that_is_not_enrolled_is_told_so() {
+    let bank = |capture: &str| {
+        format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: bank, annotations: {{{capture}}}}}}}\n")
+    };
+    let there = |text: String| text.replace("namespace: shop", "namespace: bank");
+    let objects = there(
+        policy("p", "", "{name: orders}", 5)
+            + &policy("bad", "", "{name: orders}", 5).replace("5s", "often")
+            + &lane("gray", "", "tag: gray"),
+    );
+    let mut builder = start(Options::default(), &shop());
+    apply_anyhow(&mut builder, &objects);
+    builder.build(Instant::now());
+    // It may be one that is opted in and not yet whole.
+    assert!(builder.verdicts().keys().all(|key| &*key.name.namespace != "bank"), "{:?}", builder.verdicts());
+
+    for capture in ["", "sluice.dev/capture: disabled"] {
+        apply(&mut builder, &bank(capture));
+        builder.build(Instant::now());
+        for object in ["TrafficPolicy bank/p", "TrafficLane bank/gray"] {
+            assert_eq!(
+                said(&builder, object),
+                "Accepted=false/NamespaceNotEnrolled Programmed=false/NamespaceNotEnrolled namespace bank is not enrolled, so \
+                 nothing of this is active: kubectl annotate namespace bank sluice.dev/capture=enabled"
+            );
+        }
+        let bad = said(&builder, "TrafficPolicy bank/bad");
+        assert!(
+            bad.contains("NamespaceNotEnrolled")
+                && bad.contains("; it is invalid, too: spec.timeouts.request: "),
+            "{bad}"
+        );
+    }
+    // That is nothing wrong with the objects.
+    assert!(
+        messages(&builder).iter().all(|message| message.contains("bank/bad")),
+        "{:?}",
+        messages(&builder)
+    );
+
+    apply(&mut builder, &bank("sluice.dev/capture: enabled"));
+    builder.build(Instant::now());
+    assert!(said(&builder, "TrafficPolicy bank/p").starts_with("Accepted=false/TargetNotFound"));
+    assert!(said(&builder, "TrafficLane bank/gray").starts_with("Accepted=true/Accepted"));
+    assert!(said(&builder, "TrafficPolicy bank/bad").starts_with("Accepted=false/Invalid"));
+    apply(&mut builder, &bank(""));
+    builder.build(Instant::now());
+    assert!(said(&builder, "TrafficPolicy bank/p").starts_with("Accepted=false/NamespaceNotEnrolled"));
+    delete(&mut builder, &bank(""));
+    builder.build(Instant::now());
+    assert!(builder.verdicts().keys().all(|key| &*key.name.namespace != "bank"), "{:?}", builder.verdicts());
+}
+
+#[test]
 fn what_makes_no_sense_leaves_the_last_good_version_in_force() {
     let good = policy("p", ", generation: 3", "{name: orders}", 5);
     let bad = good.replace("5s", "often").replace("generation: 3", "generation: 4");
@@ -527,16 +581,17 @@ fn a_lane_says_for_each_service_where_its_requests_fall_back_to() {
 }
 
 #[test]
-fn what_is_not_opted_in_is_not_judged() {
+fn what_is_opted_out_is_told_so_and_is_no_problem() {
     let mut builder = start(Options::default(), &(shop() + &policy("p", "", "{name: nobody}", 5)));
     next(&mut builder);
-    assert_eq!(builder.verdicts().len(), 1);
+    assert!(said(&builder, "TrafficPolicy shop/p").starts_with("Accepted=false/TargetNotFound"));
     apply(&mut builder, "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n");
     next(&mut builder);
-    assert!(builder.verdicts().is_empty() && messages(&builder).is_empty());
+    assert!(said(&builder, "TrafficPolicy shop/p").starts_with("Accepted=false/NamespaceNotEnrolled"));
+    assert!(messages(&builder).is_empty());
     apply(&mut builder, SHOP);
     next(&mut builder);
-    assert_eq!(builder.verdicts().len(), 1);
+    assert!(said(&builder, "TrafficPolicy shop/p").starts_with("Accepted=false/TargetNotFound"));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The source that watches the API server: what runs in a real cluster.
 //!
-//! One watch on the Namespaces of the cluster says which are opted in; each of those has five more of its own (its
-//! Services, EndpointSlices, Pods, TrafficPolicies and TrafficLanes), which begin and end with its annotation. Nothing
+//! One watch on the Namespaces of the cluster says which are opted in; each of those has three more of its own (its Services,
+//! EndpointSlices and Pods), which begin and end with its annotation. TrafficPolicies and TrafficLanes, of which there are few,
+//! have one watch a kind on the whole cluster: one in a namespace that is not opted in is told so in its status. Nothing else
 //! of other namespaces is asked for, which is why a Pod's own `sluice.dev/capture: enabled` counts only where its namespace is opted in too. Every agent sees the same, whatever its node: calls go to all of them.
 //!
 //! [`mod@client`] is the connection; [`follow`] keeps one watch going through whatever happens to it, at its [`pace`], and
@@ -143,7 +144,9 @@ impl Source {
     async fn run(mut self) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.start(Scope { kind: Kind::Namespace, namespace: "".into() });
+        for kind in [Kind::Namespace].into_iter().chain(Picture::OWN) {
+            self.start(Scope { kind, namespace: "".into() });
+        }
         loop {
             tokio::select! {
                 () = self.changes.closed() => return,
@@ -162,7 +165,9 @@ impl Source {
                             Outcome::default()
                         }
                         Said::Objects(news) => {
-                            self.begun.get_or_insert_with(Instant::now);
+                            if scope.kind == Kind::Namespace {
+                                self.begun.get_or_insert_with(Instant::now);
+                            }
                             self.picture.hear(&scope, news)
                         }
                     };

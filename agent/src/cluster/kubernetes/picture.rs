@@ -4,9 +4,11 @@
 //! be governed into nothing. The same holds for the cluster at the beginning. What cannot be read must not hold up
 //! the rest: a namespace with a kind that is forbidden stays ungoverned until it is allowed, and one whose lists fail
 //! for another reason is waited for only so long. If none at all can be read the first picture waits, however long
-//! that takes: an agent that governs nothing must not take the place of one that does. Sluice's own kinds are another
-//! matter: without them (their definitions are not installed, or reading them is forbidden) a namespace is governed without
-//! policies.
+//! that takes: an agent that governs nothing must not take the place of one that does.
+//!
+//! Sluice's own kinds are another matter. They are watched in the whole cluster, so that a policy in a namespace that is not
+//! opted in can be told so, and are told of as they come. The first picture waits for them, unless they cannot be read (their
+//! definitions are not installed, or it is forbidden): then all is governed without policies.
 //!
 //! Objects are kept here only until they are told of; after that it is their names, so that what a later list does
 //! not name any more can be told as deleted. No socket, no clock: what comes in decides what goes out.
@@ -28,6 +30,8 @@ pub(super) struct Picture {
     namespaces: Option<BTreeMap<Arc<str>, Sighting>>,
     /// Those of them that are watched: the opted-in ones.
     watched: BTreeMap<Arc<str>, Watched>,
+    /// Sluice's own kinds, by their place in [`Picture::OWN`].
+    own: [Listing; Picture::OWN.len()],
     /// The first whole picture has been told.
     spoken: bool,
 }
@@ -45,7 +49,7 @@ pub(super) struct Outcome {
 /// An opted-in namespace.
 #[derive(Default)]
 struct Watched {
-    /// By [`slot`].
+    /// By their place in [`Picture::KINDS`].
     kinds: [Listing; Picture::KINDS.len()],
     told: bool,
 }
@@ -54,16 +58,17 @@ struct Watched {
 struct Listing {
     listed: bool,
     unreadable: bool,
-    /// While the namespace has not been told of.
-    held: BTreeMap<Arc<str>, Sighting>,
+    /// While what it belongs to has not been told of.
+    held: BTreeMap<Name, Sighting>,
     /// From then on.
-    names: BTreeSet<Arc<str>>,
+    names: BTreeSet<Name>,
 }
 
 impl Picture {
     /// The kinds that are watched in a namespace.
-    pub(super) const KINDS: [Kind; 5] =
-        [Kind::Service, Kind::EndpointSlice, Kind::Pod, Kind::TrafficPolicy, Kind::TrafficLane];
+    pub(super) const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Pod];
+    /// Those that are watched in the whole cluster, besides Namespaces.
+    pub(super) const OWN: [Kind; 2] = [Kind::TrafficPolicy, Kind::TrafficLane];
 
     pub(super) fn has_spoken(&self) -> bool {
         self.spoken
@@ -72,9 +77,14 @@ impl Picture {
     /// Takes in what the watch of that scope says.
     pub(super) fn hear(&mut self, scope: &Scope, news: News) -> Outcome {
         let mut outcome = Outcome::default();
-        match slot(scope.kind) {
-            None => self.hear_namespaces(news, &mut outcome),
-            Some(slot) => self.hear_objects(scope, slot, news, &mut outcome.batch),
+        match place(scope.kind) {
+            Place::Namespaces => self.hear_namespaces(news, &mut outcome),
+            Place::Own(slot) => self.own[slot].hear(scope.kind, self.spoken, news, &mut outcome.batch),
+            Place::Namespaced(slot) => {
+                if let Some(watched) = self.watched.get_mut(&scope.namespace) {
+                    watched.kinds[slot].hear(scope.kind, watched.told, news, &mut outcome.batch);
+                }
+            }
         }
         self.speak(&mut outcome.batch);
         outcome
@@ -83,7 +93,7 @@ impl Picture {
     /// The first picture has been waited for long enough: it is told without what is missing, unless that is everything.
     pub(super) fn speak_of_what_is_whole(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        if !self.spoken && self.watched.values().any(Watched::is_whole) {
+        if !self.spoken && self.knows_own() && self.watched.values().any(Watched::is_whole) {
             self.tell(&mut outcome.batch);
         }
         outcome
@@ -92,11 +102,23 @@ impl Picture {
     /// That scope cannot be read, and will not be by trying again. What is known of it stays.
     pub(super) fn unreadable(&mut self, scope: &Scope) -> Outcome {
         let mut outcome = Outcome::default();
-        if let (Some(slot), Some(watched)) = (slot(scope.kind), self.watched.get_mut(&scope.namespace)) {
-            watched.kinds[slot].unreadable = true;
+        let listing = match place(scope.kind) {
+            Place::Namespaces => None,
+            Place::Own(slot) => Some(&mut self.own[slot]),
+            Place::Namespaced(slot) => {
+                self.watched.get_mut(&scope.namespace).map(|watched| &mut watched.kinds[slot])
+            }
+        };
+        if let Some(listing) = listing {
+            listing.unreadable = true;
             self.speak(&mut outcome.batch);
         }
         outcome
+    }
+
+    /// Sluice's own kinds have been listed, or cannot be.
+    fn knows_own(&self) -> bool {
+        self.own.iter().all(|listing| listing.listed || listing.unreadable)
     }
 
     fn hear_namespaces(&mut self, news: News, outcome: &mut Outcome) {
@@ -149,50 +171,15 @@ impl Picture {
     fn unwatch(&mut self, namespace: &Arc<str>, outcome: &mut Outcome) {
         let Some(watched) = self.watched.remove(namespace) else { return };
         for (kind, listing) in Self::KINDS.into_iter().zip(watched.kinds) {
-            outcome.batch.extend(listing.names.into_iter().map(|name| deleted(kind, namespace, name)));
+            outcome.batch.extend(listing.names.into_iter().map(|name| Change::Deleted(Key { kind, name })));
         }
         outcome.end.push(namespace.clone());
     }
 
-    fn hear_objects(&mut self, scope: &Scope, slot: usize, news: News, batch: &mut Batch) {
-        let Some(watched) = self.watched.get_mut(&scope.namespace) else { return };
-        let listing = &mut watched.kinds[slot];
-        let name = |sighting: &Sighting| sighting.object.key().name.name;
-        match news {
-            News::Listed(all) => {
-                listing.listed = true;
-                listing.unreadable = false;
-                if watched.told {
-                    let names: BTreeSet<_> = all.iter().map(name).collect();
-                    let gone = listing.names.difference(&names).cloned();
-                    batch.extend(gone.map(|name| deleted(scope.kind, &scope.namespace, name)));
-                    // Those that are as they were are no news to the builder.
-                    batch.extend(all.into_iter().map(Change::Applied));
-                    listing.names = names;
-                } else {
-                    listing.held = all.into_iter().map(|sighting| (name(&sighting), sighting)).collect();
-                }
-            }
-            News::Applied(sighting) if watched.told => {
-                listing.names.insert(name(&sighting));
-                batch.push(Change::Applied(sighting));
-            }
-            News::Applied(sighting) => {
-                listing.held.insert(name(&sighting), sighting);
-            }
-            News::Deleted(key) if watched.told => {
-                listing.names.remove(&key.name.name);
-                batch.push(Change::Deleted(key));
-            }
-            News::Deleted(key) => {
-                listing.held.remove(&key.name.name);
-            }
-        }
-    }
-
     /// Tells what has become whole.
     fn speak(&mut self, batch: &mut Batch) {
-        if self.spoken || self.watched.values().all(|watched| watched.is_whole() || watched.is_unreadable()) {
+        let settled = |watched: &Watched| watched.is_whole() || watched.is_unreadable();
+        if self.spoken || self.knows_own() && self.watched.values().all(settled) {
             self.tell(batch);
         }
     }
@@ -206,9 +193,7 @@ impl Picture {
                 watched.told = true;
                 news.extend(namespaces.get(name).cloned());
                 for (listing, objects) in watched.kinds.iter_mut().zip(&mut objects) {
-                    let held = std::mem::take(&mut listing.held);
-                    listing.names = held.keys().cloned().collect();
-                    objects.extend(held.into_values());
+                    objects.extend(listing.release());
                 }
             }
         }
@@ -220,7 +205,8 @@ impl Picture {
             let namespaces = namespaces.iter().filter(|(name, _)| told(name));
             let namespaces = namespaces.map(|(_, sighting)| sighting.clone()).collect();
             batch.push(Change::Restarted(Kind::Namespace, namespaces));
-            let objects = Self::KINDS.into_iter().zip(objects);
+            let own = self.own.iter_mut().map(Listing::release);
+            let objects = Self::KINDS.into_iter().zip(objects).chain(Self::OWN.into_iter().zip(own));
             batch.extend(objects.map(|(kind, objects)| Change::Restarted(kind, objects)));
         }
     }
@@ -228,23 +214,76 @@ impl Picture {
 
 impl Watched {
     fn is_whole(&self) -> bool {
-        let mut kinds = Picture::KINDS.into_iter().zip(&self.kinds);
-        kinds.all(|(kind, listing)| listing.listed || listing.unreadable && kind.is_own())
+        self.kinds.iter().all(|listing| listing.listed)
     }
 
     fn is_unreadable(&self) -> bool {
-        let mut kinds = Picture::KINDS.into_iter().zip(&self.kinds);
-        kinds.any(|(kind, listing)| listing.unreadable && !kind.is_own())
+        self.kinds.iter().any(|listing| listing.unreadable)
     }
 }
 
-/// Where a namespace's kind is in [`Watched::kinds`]; `None` for Namespaces themselves.
-fn slot(kind: Kind) -> Option<usize> {
-    Picture::KINDS.iter().position(|other| *other == kind)
+impl Listing {
+    /// `told`: what it belongs to has been told of, so that news are told at once.
+    fn hear(&mut self, kind: Kind, told: bool, news: News, batch: &mut Batch) {
+        let name = |sighting: &Sighting| sighting.object.key().name;
+        match news {
+            News::Listed(all) => {
+                self.listed = true;
+                self.unreadable = false;
+                if told {
+                    let names: BTreeSet<_> = all.iter().map(name).collect();
+                    let gone = self.names.difference(&names).cloned();
+                    batch.extend(gone.map(|name| Change::Deleted(Key { kind, name })));
+                    // Those that are as they were are no news to the builder.
+                    batch.extend(all.into_iter().map(Change::Applied));
+                    self.names = names;
+                } else {
+                    self.held = all.into_iter().map(|sighting| (name(&sighting), sighting)).collect();
+                }
+            }
+            News::Applied(sighting) if told => {
+                self.names.insert(name(&sighting));
+                batch.push(Change::Applied(sighting));
+            }
+            News::Applied(sighting) => {
+                self.held.insert(name(&sighting), sighting);
+            }
+            News::Deleted(key) if told => {
+                self.names.remove(&key.name);
+                batch.push(Change::Deleted(key));
+            }
+            News::Deleted(key) => {
+                self.held.remove(&key.name);
+            }
+        }
+    }
+
+    /// What is held, to be told of. From now on its names are known.
+    fn release(&mut self) -> Vec<Sighting> {
+        let held = std::mem::take(&mut self.held);
+        self.names = held.keys().cloned().collect();
+        held.into_values().collect()
+    }
 }
 
-fn deleted(kind: Kind, namespace: &Arc<str>, name: Arc<str>) -> Change {
-    Change::Deleted(Key { kind, name: Name { namespace: namespace.clone(), name } })
+/// Where a kind is kept.
+enum Place {
+    Namespaces,
+    /// In [`Picture::own`].
+    Own(usize),
+    /// In [`Watched::kinds`].
+    Namespaced(usize),
+}
+
+fn place(kind: Kind) -> Place {
+    match kind {
+        Kind::Namespace => Place::Namespaces,
+        Kind::TrafficPolicy => Place::Own(0),
+        Kind::TrafficLane => Place::Own(1),
+        Kind::Service => Place::Namespaced(0),
+        Kind::EndpointSlice => Place::Namespaced(1),
+        Kind::Pod => Place::Namespaced(2),
+    }
 }
 
 #[cfg(test)]
@@ -304,6 +343,15 @@ mod tests {
         picture.hear(&scope(Kind::Namespace, ""), News::Listed(all))
     }
 
+    /// Sluice's own kinds are there, and nothing is of them.
+    fn fresh() -> Picture {
+        let mut picture = Picture::default();
+        for kind in Picture::OWN {
+            assert_eq!(list(&mut picture, kind, "", &[]), [""; 0]);
+        }
+        picture
+    }
+
     fn list(picture: &mut Picture, kind: Kind, namespace: &str, pods: &[&str]) -> Vec<String> {
         let pods = pods.iter().map(|name| pod(namespace, name)).collect();
         told(&picture.hear(&scope(kind, namespace), News::Listed(pods)))
@@ -311,7 +359,7 @@ mod tests {
 
     /// The first picture of one namespace with pods `a` and `b`.
     fn shop() -> Picture {
-        let mut picture = Picture::default();
+        let mut picture = fresh();
         assert_eq!(*namespaces(&mut picture, &[("shop", Some(true))]).begin, ["shop".into()]);
         assert_eq!(list(&mut picture, Kind::Service, "shop", &[]), [""; 0]);
         assert_eq!(list(&mut picture, Kind::Pod, "shop", &["a", "b"]), [""; 0]);
@@ -323,15 +371,13 @@ mod tests {
             "=TrafficPolicy ",
             "=TrafficLane ",
         ];
-        assert_eq!(list(&mut picture, Kind::EndpointSlice, "shop", &[]), [""; 0]);
-        assert_eq!(list(&mut picture, Kind::TrafficPolicy, "shop", &[]), [""; 0]);
-        assert_eq!(list(&mut picture, Kind::TrafficLane, "shop", &[]), first);
+        assert_eq!(list(&mut picture, Kind::EndpointSlice, "shop", &[]), first);
         picture
     }
 
     #[test]
     fn a_cluster_without_opted_in_namespaces_is_told_at_once() {
-        let mut picture = Picture::default();
+        let mut picture = fresh();
         let outcome = namespaces(&mut picture, &[("bank", None), ("pub", Some(false))]);
         assert_eq!(
             told(&outcome),
@@ -369,15 +415,13 @@ mod tests {
         assert_eq!(told(&picture.hear(&pods, News::Applied(pod("bank", "c")))), [""; 0]);
         assert_eq!(told(&picture.hear(&pods, News::Deleted(pod("bank", "a").object.key()))), [""; 0]);
         assert_eq!(list(&mut picture, Kind::Service, "bank", &[]), [""; 0]);
-        assert_eq!(list(&mut picture, Kind::EndpointSlice, "bank", &[]), [""; 0]);
-        assert_eq!(list(&mut picture, Kind::TrafficPolicy, "bank", &[]), [""; 0]);
         let whole = ["+Pod bank/b", "+Pod bank/c", "+Namespace bank"];
-        assert_eq!(list(&mut picture, Kind::TrafficLane, "bank", &[]), whole);
+        assert_eq!(list(&mut picture, Kind::EndpointSlice, "bank", &[]), whole);
     }
 
     #[test]
     fn a_namespace_that_goes_no_longer_holds_up_the_first_picture() {
-        let mut picture = Picture::default();
+        let mut picture = fresh();
         namespaces(&mut picture, &[("shop", Some(true)), ("bank", None)]);
         let gone = News::Deleted(namespace("shop", None).object.key());
         let outcome = picture.hear(&scope(Kind::Namespace, ""), gone);
@@ -390,7 +434,7 @@ mod tests {
 
     #[test]
     fn the_first_picture_does_not_wait_for_ever_unless_there_is_nothing() {
-        let mut picture = Picture::default();
+        let mut picture = fresh();
         assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "the namespaces are not known");
         namespaces(&mut picture, &[("shop", Some(true)), ("bank", Some(true))]);
         assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "none can be read");
@@ -401,7 +445,7 @@ mod tests {
             ["=Namespace shop", "=Service ", "=EndpointSlice ", "=Pod ", "=TrafficPolicy ", "=TrafficLane "];
         assert_eq!(told(&picture.speak_of_what_is_whole()), first);
         assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "once");
-        for kind in [Kind::Service, Kind::EndpointSlice, Kind::TrafficPolicy, Kind::TrafficLane] {
+        for kind in [Kind::Service, Kind::EndpointSlice] {
             assert_eq!(list(&mut picture, kind, "bank", &[]), [""; 0]);
         }
         assert_eq!(list(&mut picture, Kind::Pod, "bank", &["a"]), ["+Pod bank/a", "+Namespace bank"]);
@@ -409,7 +453,7 @@ mod tests {
 
     #[test]
     fn a_forbidden_namespace_stays_out_until_it_is_whole() {
-        let mut picture = Picture::default();
+        let mut picture = fresh();
         namespaces(&mut picture, &[("shop", Some(true)), ("bank", Some(true))]);
         for kind in Picture::KINDS {
             assert_eq!(list(&mut picture, kind, "shop", &[]), [""; 0]);
@@ -419,7 +463,7 @@ mod tests {
             told(&first),
             ["=Namespace shop", "=Service ", "=EndpointSlice ", "=Pod ", "=TrafficPolicy ", "=TrafficLane "]
         );
-        for kind in [Kind::Service, Kind::EndpointSlice, Kind::TrafficPolicy, Kind::TrafficLane] {
+        for kind in [Kind::Service, Kind::EndpointSlice] {
             assert_eq!(list(&mut picture, kind, "bank", &[]), [""; 0]);
         }
         assert_eq!(list(&mut picture, Kind::Pod, "bank", &["a"]), ["+Pod bank/a", "+Namespace bank"]);
@@ -431,16 +475,36 @@ mod tests {
     fn a_cluster_without_own_kinds_is_governed_without_policies() {
         let mut picture = Picture::default();
         namespaces(&mut picture, &[("shop", Some(true))]);
-        for kind in [Kind::Service, Kind::EndpointSlice, Kind::Pod] {
+        for kind in Picture::KINDS {
             assert_eq!(list(&mut picture, kind, "shop", &[]), [""; 0]);
         }
-        assert_eq!(told(&picture.unreadable(&scope(Kind::TrafficPolicy, "shop"))), [""; 0]);
-        let first = told(&picture.unreadable(&scope(Kind::TrafficLane, "shop")));
+        assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "policies may yet come");
+        assert_eq!(told(&picture.unreadable(&scope(Kind::TrafficPolicy, ""))), [""; 0]);
+        let first = told(&picture.unreadable(&scope(Kind::TrafficLane, "")));
         assert_eq!(first[0], "=Namespace shop");
         // They are installed. (A pod stands for what is of the kind.)
-        assert_eq!(list(&mut picture, Kind::TrafficLane, "shop", &["gray"]), ["+Pod shop/gray"]);
+        assert_eq!(list(&mut picture, Kind::TrafficLane, "", &["gray"]), ["+Pod gray"]);
         // They cannot be read any more: what is known stays.
-        assert_eq!(told(&picture.unreadable(&scope(Kind::TrafficLane, "shop"))), [""; 0]);
-        assert_eq!(list(&mut picture, Kind::TrafficLane, "shop", &[]), ["-TrafficLane shop/gray"]);
+        assert_eq!(told(&picture.unreadable(&scope(Kind::TrafficLane, ""))), [""; 0]);
+        assert_eq!(list(&mut picture, Kind::TrafficLane, "", &[]), ["-TrafficLane gray"]);
+    }
+
+    #[test]
+    fn own_kinds_are_told_of_wherever_they_are() {
+        let mut picture = Picture::default();
+        let own = scope(Kind::TrafficPolicy, "");
+        let all = vec![pod("shop", "p"), pod("bank", "p"), pod("bank", "gone")];
+        assert_eq!(told(&picture.hear(&own, News::Listed(all))), [""; 0]);
+        assert_eq!(told(&picture.hear(&own, News::Deleted(pod("bank", "gone").object.key()))), [""; 0]);
+        assert_eq!(list(&mut picture, Kind::TrafficLane, "", &[]), [""; 0]);
+        let outcome = namespaces(&mut picture, &[("shop", None), ("bank", None)]);
+        assert_eq!(told(&outcome)[4], "=TrafficPolicy bank/p,shop/p");
+        // They outlive the watches on their namespace, and come before it is whole.
+        assert_eq!(*namespaces(&mut picture, &[("shop", Some(true)), ("bank", None)]).begin, ["shop".into()]);
+        assert_eq!(told(&picture.hear(&own, News::Applied(pod("shop", "q")))), ["+Pod shop/q"]);
+        let outcome = namespaces(&mut picture, &[("shop", None), ("bank", None)]);
+        assert_eq!(told(&outcome), ["+Namespace shop"]);
+        let gone = told(&picture.hear(&own, News::Listed(vec![pod("shop", "q")])));
+        assert_eq!(gone, ["-TrafficPolicy bank/p", "-TrafficPolicy shop/p", "+Pod shop/q"]);
     }
 }

@@ -112,15 +112,15 @@ impl Standing {
         self.away = self.away.take().filter(|_| failing_still).or(away);
         let mut problems: Vec<_> = refused.into_iter().map(|((resource, verb, code), refusal)| {
             let (scope, message, count) = refusal;
-            let place = match (scope.kind, count) {
-                (Kind::Namespace, _) => String::new(),
+            let place = match (&*scope.namespace, count) {
+                ("", _) => String::new(),
                 (_, 1) => format!(" in namespace {}", scope.namespace),
                 _ => format!(" in several namespaces, {} among them", scope.namespace),
             };
             let effect = if scope.kind == Kind::Namespace {
                 "without them nothing new is learnt of the cluster"
             } else if scope.kind.is_own() {
-                "those that are known stay active, and other namespaces are managed without them"
+                "those that are known stay active; if none are, all namespaces are managed without them"
             } else {
                 "what is known there stays active, and a namespace that is not known stays unmanaged"
             };

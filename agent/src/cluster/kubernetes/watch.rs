@@ -36,7 +36,7 @@ const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scope {
     pub(super) kind: Kind,
-    /// Empty for Namespaces, which are watched in the whole cluster.
+    /// Empty for Namespaces and Sluice's own kinds, which are watched in the whole cluster.
     pub(super) namespace: Arc<str>,
 }
 
@@ -159,11 +159,11 @@ pub(super) async fn run(client: Client, scope: Scope, pulse: Arc<Pulse>, common:
             start(namespaced::<core::Pod>(client, &scope), follow, strip::pod).await;
         }
         Kind::TrafficPolicy => {
-            let api = namespaced::<Loose<api::TrafficPolicy>>(client, &scope);
+            let api = Api::<Loose<api::TrafficPolicy>>::all(client);
             start(api, follow, |object| strip::traffic_policy(&object.value)).await;
         }
         Kind::TrafficLane => {
-            let api = namespaced::<Loose<api::TrafficLane>>(client, &scope);
+            let api = Api::<Loose<api::TrafficLane>>::all(client);
             start(api, follow, |object| strip::traffic_lane(&object.value)).await;
         }
     }

@@ -1,7 +1,7 @@
 //! The objects in some manifests, and what is wrong with them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,6 +29,8 @@ pub(super) struct Objects {
     /// What may be as it should, but cannot be told from these files.
     pub(super) notes: Vec<Problem>,
     places: BTreeMap<(&'static str, Name), String>,
+    /// Namespaces that happen to be there, and are not enrolled.
+    not_enrolled: BTreeSet<String>,
 }
 
 /// Namespace and name.
@@ -95,7 +97,31 @@ impl Objects {
                 }
             }
         }
+        objects.note_namespaces();
         Ok(objects)
+    }
+
+    /// Of a namespace that these files do not enroll nobody knows here whether somebody else does.
+    fn note_namespaces(&mut self) {
+        let mut notes = Vec::new();
+        for ((kind, name), place) in &self.places {
+            if self.not_enrolled.contains(&name.0) {
+                let (file, line) = place.rsplit_once(':').unwrap_or((place, ""));
+                notes.push(Problem {
+                    file: file.to_owned(),
+                    line: line.parse().ok(),
+                    object: Some(format!("{kind} {}", shown(name))),
+                    field: None,
+                    message: format!(
+                        "Namespace {} is not enrolled in these files: unless it is in the cluster ({}: enabled), nothing of this is \
+                         active",
+                        name.0,
+                        api::CAPTURE_ANNOTATION
+                    ),
+                });
+            }
+        }
+        self.notes.append(&mut notes);
     }
 
     /// Something wrong with a target of a policy that makes sense by itself.
@@ -146,6 +172,16 @@ impl Objects {
                 message,
             });
         };
+        if version == "v1" && kind == "Namespace" {
+            let annotations = node.get("metadata").and_then(|metadata| metadata.get("annotations"));
+            let said = annotations.and_then(|all| all.get(api::CAPTURE_ANNOTATION)?.as_str());
+            if said.and_then(|said| api::parse_capture(said).ok()) == Some(true) {
+                self.not_enrolled.remove(&name.1);
+            } else {
+                self.not_enrolled.insert(name.1);
+            }
+            return;
+        }
         if version == "v1" && kind == "Service" {
             let ports = node.get("spec").and_then(|spec| spec.get("ports")).and_then(Node::as_sequence);
             let port_name = |port: &Node| Some(port.get("name")?.as_str()?.to_owned());

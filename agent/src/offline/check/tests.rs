@@ -215,6 +215,30 @@ fn services_in_the_files_are_looked_up() {
 }
 
 #[test]
+fn a_namespace_in_the_files_that_is_not_enrolled_is_worth_a_word() {
+    let targeted = policy("a", "  targetRefs:\n  - name: orders\n");
+    let namespace = |annotations: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {{{annotations}}}}}\n---\n"
+        )
+    };
+    for annotations in ["", "sluice.dev/capture: disabled", "sluice.dev/capture: 'yes'"] {
+        for text in [namespace(annotations) + &targeted, targeted.clone() + &namespace(annotations)] {
+            let (good, _, complaints) = check(&text, &["-"]);
+            assert!(good, "it may be enrolled in the cluster: {complaints}");
+            assert!(
+                complaints.contains("TrafficPolicy shop/a: Namespace shop is not enrolled in these files: unless it is in the \
+                                     cluster (sluice.dev/capture: enabled), nothing of this is active"),
+                "{annotations}: {complaints}"
+            );
+        }
+    }
+    let (_, _, complaints) = check(&(namespace("sluice.dev/capture: enabled") + &targeted), &["-"]);
+    assert!(!complaints.contains("enrolled"), "{complaints}");
+    assert!(!check(&targeted, &["-"]).2.contains("enrolled"), "nothing is known of the namespace");
+}
+
+#[test]
 fn directories_lists_and_namespaces() {
     let directory = tempfile::tempdir().expect("a directory");
     let write = |name: &str, text: &str| {

@@ -111,3 +111,19 @@ async fn what_is_wrong_with_a_policy_is_told_once_and_with_what_follows() {
         status.problems
     );
 }
+
+#[tokio::test]
+async fn a_policy_in_a_namespace_that_is_not_enrolled_is_told_with_what_to_do() {
+    let bank = "apiVersion: v1\nkind: Namespace\nmetadata: {name: bank}\n---\n".to_owned();
+    let policy = policy("p", "orders", "1s").replace("namespace: shop", "namespace: bank");
+    let watched = Watched::open(&[("shop.yaml", SHOP.to_owned()), ("bank.yaml", bank + &policy)]).await;
+    let status = watched.status(|status| status.policies.inactive == 1).await;
+    let [one] = &status.problems[..] else { panic!("{:#?}", status.problems) };
+    assert!(
+        one.message.starts_with(
+            "TrafficPolicy bank/p is not active: NamespaceNotEnrolled: namespace bank is not enrolled"
+        ),
+        "{one:?}"
+    );
+    assert_eq!(one.action, "Enroll the namespace, or delete the object.");
+}
