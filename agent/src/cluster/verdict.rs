@@ -114,7 +114,8 @@ impl Verdict {
 
     /// On an object in a namespace that is not enrolled. `wrong`: what would be in its way besides.
     pub(super) fn not_enrolled(namespace: &str, wrong: &[impl std::fmt::Display]) -> Self {
-        let besides: String = wrong.iter().map(|error| format!("; it is invalid, too: {error}")).collect();
+        let besides =
+            wrong.iter().fold(String::new(), |all, error| all + &format!("; it is invalid, too: {error}"));
         let message = format!(
             "namespace {namespace} is not enrolled, so nothing of this is active: kubectl annotate namespace {namespace} \
              {}=enabled{besides}",
