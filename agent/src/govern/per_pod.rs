@@ -1,4 +1,4 @@
-//! State that is a calling pod's own: what one pod does wrong must not be answered to another (DESIGN 6).
+//! State that is a calling pod's own: what one pod does wrong must not be answered to another (ARCHITECTURE.md#fairness-between-pods).
 //!
 //! It is kept with what it is about (a service's governor), by the pod, and not the other way round: whoever changes a policy,
 //! or reads a number, finds all of it there, and a service that goes takes it with it. That a pod has gone is told by nobody:
