@@ -17,10 +17,10 @@ use aya_ebpf::{
         bpf_sock,
     },
     btf_maps::SkStorage,
-    helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get},
     programs::SockOpsContext,
 };
-use sluice_ebpf::{Address, Counter, Flow};
+use sluice_ebpf::{Address, Counter, Flow, Origin};
 
 use crate::{
     context::{LOOPBACK_V4, LOOPBACK_V6},
@@ -43,13 +43,16 @@ fn dialling_end(ctx: &SockOpsContext) {
     let Some(sk) = socket(ctx) else { return };
     // SAFETY: `sk` was checked; the storage lives as long as the socket.
     let Some(dialled) = (unsafe { storage(&DIALLED, sk, null_mut(), 0).as_ref() }) else { return };
+    // SAFETY: the helper takes the context itself.
+    let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let origin = Origin { dialled: *dialled, reserved: 0, socket };
     let flow = Flow {
         netns_cookie: netns_cookie(ctx),
         client: local_ip(ctx),
         client_port: local_port(ctx),
         listener_port: remote_port(ctx),
     };
-    match IN_FLIGHT.insert(&flow, dialled, 0) {
+    match IN_FLIGHT.insert(&flow, &origin, 0) {
         Ok(()) => count(Counter::Established),
         Err(_) => count(Counter::Lost),
     }
@@ -69,14 +72,14 @@ fn accepting_end(ctx: &SockOpsContext) {
         listener_port: local_port(ctx),
     };
     // SAFETY: copied at once. An LRU element may be used again meanwhile only when the map is full of younger ones.
-    let Some(mut original) = (unsafe { IN_FLIGHT.get(&flow) }).copied() else { return };
+    let Some(mut origin) = (unsafe { IN_FLIGHT.get(&flow) }).copied() else { return };
     let _removed_by_a_twin = IN_FLIGHT.remove(&flow);
     let Some(sk) = socket(ctx) else {
         count(Counter::Lost);
         return;
     };
     // SAFETY: `sk` was checked.
-    let stored = unsafe { storage(&ACCEPTED, sk, &mut original, BPF_SK_STORAGE_GET_F_CREATE.into()) };
+    let stored = unsafe { storage(&ACCEPTED, sk, &mut origin, BPF_SK_STORAGE_GET_F_CREATE.into()) };
     count(if stored.is_null() { Counter::Lost } else { Counter::Accepted });
 }
 
@@ -93,14 +96,9 @@ pub(crate) fn socket(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
 /// # Safety
 /// `sk` must be a socket that the verifier knows not to be null.
 #[inline(always)]
-unsafe fn storage(
-    map: &SkStorage<Address>,
-    sk: *mut bpf_sock,
-    value: *mut Address,
-    flags: u64,
-) -> *mut Address {
+unsafe fn storage<T>(map: &SkStorage<T>, sk: *mut bpf_sock, value: *mut T, flags: u64) -> *mut T {
     let map = from_ref(map).cast_mut().cast::<c_void>();
-    // SAFETY: the caller's promise; values of this map are addresses.
+    // SAFETY: the caller's promise; values of this map are of this type.
     unsafe { bpf_sk_storage_get(map, sk.cast(), value.cast(), flags) }.cast()
 }
 

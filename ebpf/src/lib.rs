@@ -7,16 +7,19 @@
 mod address;
 mod counter;
 mod numbers;
+mod origin;
 
 pub use address::{Address, words};
 pub use counter::Counter;
 pub use numbers::{AGENTS, FlowCounts, FlowKey, MAX_FLOWS, OTHER};
+pub use origin::Origin;
 
 /// Names of the maps, as the agent asks for them.
 pub mod map {
     pub const PODS: &str = "PODS";
     pub const SERVICES: &str = "SERVICES";
     pub const ACCEPTED: &str = "ACCEPTED";
+    pub const RELEASED: &str = "RELEASED";
     pub const HEARTBEAT: &str = "HEARTBEAT";
     pub const COUNTERS: &str = "COUNTERS";
     pub const FLOWS: &str = "FLOWS";
@@ -27,6 +30,7 @@ pub mod program {
     pub const CONNECT4: &str = "sluice_connect4";
     pub const CONNECT6: &str = "sluice_connect6";
     pub const ESTABLISHED: &str = "sluice_established";
+    pub const RELEASE: &str = "sluice_release";
     pub const FLOW_CONNECT4: &str = "sluice_flow4";
     pub const FLOW_CONNECT6: &str = "sluice_flow6";
     pub const FLOWS: &str = "sluice_flows";
@@ -48,6 +52,8 @@ pub const MAX_PODS: usize = 4096;
 pub const MAX_SERVICES: usize = 262_144;
 /// Redirected connections between the two ends of their handshake, at a time. The least recent go first.
 pub const MAX_IN_FLIGHT: usize = 16_384;
+/// Redirected sockets that were closed of late. The least recent go first.
+pub const MAX_RELEASED: usize = 32_768;
 
 /// Slots for listener ports in [`Pod`].
 pub const PORT_SLOTS: usize = 16;

@@ -1,6 +1,7 @@
 //! The eBPF programs. Entry points only; one module a hook family:
 //! [`connect`] (a connection is redirected), [`established`] (its original destination reaches the agent's socket),
-//! [`names`] (the application sees what it dialled), [`flows`] (what becomes of connections is counted).
+//! [`release`] (the agent can tell a caller that has gone), [`names`] (the application sees what it dialled),
+//! [`flows`] (what becomes of connections is counted).
 //!
 //! `cargo xtask build` compiles this for `bpfel-unknown-none`. By hand, from the workspace's root, with Debian's
 //! packages (with rustup's nightly and its rust-src, `cargo +nightly` takes the place of the two variables):
@@ -28,16 +29,18 @@ mod flows;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod names;
+#[cfg(target_arch = "bpf")]
+mod release;
 
 /// Function names differ from section names, or bpf-linker says "symbol already defined".
 #[cfg(target_arch = "bpf")]
 mod entry {
     use aya_ebpf::{
-        macros::{cgroup_sock_addr, sock_ops},
-        programs::{SockAddrContext, SockOpsContext},
+        macros::{cgroup_sock, cgroup_sock_addr, sock_ops},
+        programs::{SockAddrContext, SockContext, SockOpsContext},
     };
 
-    use crate::{connect, established, flows, names};
+    use crate::{connect, established, flows, names, release};
 
     /// The verdict of every program: go on. Sluice never forbids anything.
     const PROCEED: i32 = 1;
@@ -58,6 +61,12 @@ mod entry {
     pub(crate) fn sluice_established(ctx: SockOpsContext) -> u32 {
         established::on(&ctx);
         PROCEED as u32
+    }
+
+    #[cgroup_sock(sock_release)]
+    pub(crate) fn sluice_release(ctx: SockContext) -> i32 {
+        release::on(&ctx);
+        PROCEED
     }
 
     #[cgroup_sock_addr(connect4)]

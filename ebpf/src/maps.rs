@@ -7,7 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_ebpf::{
-    Address, Counter, Flow, FlowCounts, FlowKey, MAX_FLOWS, MAX_IN_FLIGHT, MAX_PODS, MAX_SERVICES, Pod,
+    Address, Counter, Flow, FlowCounts, FlowKey, MAX_FLOWS, MAX_IN_FLIGHT, MAX_PODS, MAX_RELEASED,
+    MAX_SERVICES, Origin, Pod,
 };
 
 // Entries of these come and go while programs hold references into them. Without preallocation an element is
@@ -26,13 +27,17 @@ pub(crate) static SERVICES: HashMap<Address, u32, MAX_SERVICES, ON_DEMAND> = Has
 #[btf_map]
 pub(crate) static DIALLED: SkStorage<Address> = SkStorage::new();
 
-/// Original destinations on their way from the client's socket to the accepted one.
+/// Where connections come from, on the way from the client's socket to the accepted one.
 #[btf_map]
-pub(crate) static IN_FLIGHT: LruHashMap<Flow, Address, MAX_IN_FLIGHT> = LruHashMap::new();
+pub(crate) static IN_FLIGHT: LruHashMap<Flow, Origin, MAX_IN_FLIGHT> = LruHashMap::new();
 
-/// On a socket that the agent accepts: the original destination.
+/// On a socket that the agent accepts: where the connection comes from.
 #[btf_map]
-pub(crate) static ACCEPTED: SkStorage<Address> = SkStorage::new();
+pub(crate) static ACCEPTED: SkStorage<Origin> = SkStorage::new();
+
+/// The cookies of redirected sockets that their applications have let go of.
+#[btf_map]
+pub(crate) static RELEASED: LruHashMap<u64, u32, MAX_RELEASED> = LruHashMap::new();
 
 /// `CLOCK_MONOTONIC` of the agent's last beat, in nanoseconds.
 #[btf_map]

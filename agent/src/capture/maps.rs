@@ -10,9 +10,10 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SkStorage},
 };
-use sluice_ebpf::{Address, Counter, FlowCounts, FlowKey, Pod, map};
+use sluice_ebpf::{Address, Counter, FlowCounts, FlowKey, Origin, Pod, map};
 
 use super::{EnrolError, error::with_causes};
+use crate::proxy;
 
 /// A value of the ABI, as aya wants it.
 #[derive(Clone, Copy)]
@@ -21,6 +22,8 @@ struct Plain<T>(T);
 
 // SAFETY: `repr(C)` of integers without padding, so any bytes are one, and all of its bytes are initialised.
 unsafe impl aya::Pod for Plain<Address> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Origin> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Pod> {}
 // SAFETY: as above.
@@ -45,7 +48,10 @@ impl Maps {
         Ok(Self {
             pods: Pods(take(map::PODS)?.try_into()?),
             services: Services(take(map::SERVICES)?.try_into()?),
-            accepted: Accepted(sk_storage(take(map::ACCEPTED)?)?),
+            accepted: Accepted {
+                origins: sk_storage(take(map::ACCEPTED)?)?,
+                released: take(map::RELEASED)?.try_into()?,
+            },
             heartbeat: Heartbeat(take(map::HEARTBEAT)?.try_into()?),
             counters: Counters(take(map::COUNTERS)?.try_into()?),
             flows: Flows(take(map::FLOWS)?.try_into()?),
@@ -53,7 +59,7 @@ impl Maps {
     }
 }
 
-fn sk_storage(map: Map) -> Result<SkStorage<MapData, Plain<Address>>, MapError> {
+fn sk_storage(map: Map) -> Result<SkStorage<MapData, Plain<Origin>>, MapError> {
     map.try_into()
 }
 
@@ -94,17 +100,27 @@ impl Services {
     }
 }
 
-/// Original destinations, on the accepted sockets.
-pub(crate) struct Accepted(SkStorage<MapData, Plain<Address>>);
+/// Where accepted connections come from, and which of the sockets at their other ends were closed.
+pub(crate) struct Accepted {
+    origins: SkStorage<MapData, Plain<Origin>>,
+    released: HashMap<MapData, u64, u32>,
+}
 
 impl Accepted {
-    pub(crate) fn original_destination(&self, socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
-        match self.0.get(&socket.as_raw_fd(), 0) {
-            Ok(Plain(address)) => Ok(Some(address.into())),
+    pub(crate) fn origin(&self, socket: BorrowedFd<'_>) -> io::Result<Option<proxy::Origin>> {
+        match self.origins.get(&socket.as_raw_fd(), 0) {
+            Ok(Plain(Origin { dialled, socket, .. })) => {
+                Ok(Some(proxy::Origin { destination: dialled.into(), socket }))
+            }
             Err(MapError::KeyNotFound) => Ok(None),
             Err(MapError::SyscallError(error)) => Err(error.io_error),
             Err(error) => Err(io::Error::other(error)),
         }
+    }
+
+    /// Whether the application has let go of the socket of this cookie. What cannot be read is taken for no.
+    pub(crate) fn is_released(&self, socket: u64) -> bool {
+        self.released.get(&socket, 0).is_ok()
     }
 }
 

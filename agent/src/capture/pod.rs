@@ -15,7 +15,10 @@ use super::{
     maps::Accepted,
     netns::{self, Netns},
 };
-use crate::{cluster::model::Workload, proxy::Network};
+use crate::{
+    cluster::model::Workload,
+    proxy::{Network, Origin},
+};
 
 /// As much as the kernel allows (`net.core.somaxconn` of the namespace).
 const BACKLOG: i32 = 4096;
@@ -28,8 +31,12 @@ pub(crate) struct PodNetwork {
 }
 
 impl Network for PodNetwork {
-    fn original_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
-        self.accepted.original_destination(accepted)
+    fn origin(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<Origin>> {
+        self.accepted.origin(accepted)
+    }
+
+    fn has_closed(&self, socket: u64) -> bool {
+        self.accepted.is_released(socket)
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<Socket> {

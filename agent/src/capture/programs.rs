@@ -14,8 +14,8 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, ProgramError, SockOps, cgroup_sock_addr::CgroupSockAddrLink,
-        sock_ops::SockOpsLink,
+        CgroupAttachMode, CgroupSock, CgroupSockAddr, ProgramError, SockOps, cgroup_sock::CgroupSockLink,
+        cgroup_sock_addr::CgroupSockAddrLink, sock_ops::SockOpsLink,
     },
 };
 use sluice_ebpf::{global, program};
@@ -48,6 +48,7 @@ pub(crate) struct Links {
     lifted: Vec<OwnedFd>,
     _established: Vec<SockOpsLink>,
     _names: Vec<CgroupSockAddrLink>,
+    _release: Option<CgroupSockLink>,
     flows: Option<FlowLinks>,
 }
 
@@ -114,6 +115,9 @@ impl Programs {
                     "applications will see the redirected address"
                 );
             }
+        }
+        if let Err(error) = sock_release(&mut ebpf)?.load() {
+            without_release(&error);
         }
         logs::forward(&mut ebpf);
         let maps = Maps::take(&mut ebpf).map_err(|error| load_error("the maps", &error.into()))?;
@@ -194,6 +198,15 @@ impl Programs {
                 }
             }
         }
+        // Before connect, too: of each socket that is redirected it is to be known when it is closed.
+        let program = sock_release(&mut self.ebpf)?;
+        let release = if program.fd().is_ok() {
+            let attached =
+                program.attach(&pods, CgroupAttachMode::Single).and_then(|id| program.take_link(id));
+            attached.inspect_err(without_release).ok()
+        } else {
+            None
+        };
         let flows = if follow { without_flows(self.attach_flows(&pods, machine)) } else { None };
         let others = descriptors::links();
         let mut connect = Vec::new();
@@ -210,7 +223,7 @@ impl Programs {
         if !lifted.is_empty() {
             connect.clear();
         }
-        Ok(Links { connect, lifted, _established: established, _names: names, flows })
+        Ok(Links { connect, lifted, _established: established, _names: names, _release: release, flows })
     }
 }
 
@@ -225,6 +238,21 @@ fn without_flows<T>(outcome: Result<T, CaptureError>) -> Option<T> {
             tracing::warn!(%error, "connections are redirected, but not counted: there are no sluice_flow_ metrics");
         })
         .ok()
+}
+
+/// Waiting for an endpoint that is silent, a client that has closed its connection is taken for one that still listens.
+fn without_release(error: &ProgramError) {
+    tracing::warn!(
+        program = program::RELEASE,
+        error = brief(error),
+        "clients that give up are not noticed while their endpoint is silent"
+    );
+}
+
+fn sock_release(ebpf: &mut Ebpf) -> Result<&mut CgroupSock, CaptureError> {
+    let name = program::RELEASE;
+    let program = ebpf.program_mut(name).ok_or(CaptureError::ForeignObject { name })?;
+    program.try_into().map_err(|_| CaptureError::ForeignObject { name })
 }
 
 fn attach(program: &mut CgroupSockAddr, group: &File) -> Result<CgroupSockAddrLink, ProgramError> {

@@ -8,7 +8,9 @@ use tokio::{
 };
 
 use super::{
+    Origin,
     connection::{self, Connection},
+    presence::Presence,
     worker::{PodHere, Worker},
 };
 use crate::observe::metrics::Detection;
@@ -68,8 +70,8 @@ async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(Tcp
 
 /// Finds out where the connection was meant to go. One that was not redirected is closed: the listener is nobody's service.
 fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream) -> Option<Connection> {
-    let original = match pod.pod.network.original_destination(stream.as_fd()) {
-        Ok(Some(original)) => original,
+    let Origin { destination: original, socket } = match pod.pod.network.origin(stream.as_fd()) {
+        Ok(Some(origin)) => origin,
         Ok(None) => {
             worker.metrics.detected(Detection::NotRedirected);
             worker.complain(|| {
@@ -98,5 +100,6 @@ fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream) -> Option<C
     // Fails only for a socket that is gone already, which reading will tell.
     let _ = stream.set_nodelay(true);
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
-    Some(Connection { worker, pod, stream, original, _place: place })
+    let presence = Presence::new(&pod, socket);
+    Some(Connection { worker, pod, stream, original, presence, _place: place })
 }

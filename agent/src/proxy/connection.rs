@@ -22,6 +22,7 @@ use super::{
     detect::{self, Spoken},
     governed::Held,
     http1, http2,
+    presence::Presence,
     share::Taken,
     tunnel,
     upstream::Opened,
@@ -56,6 +57,8 @@ pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
     /// Where the application meant to go; IPv4 as such, also when it was dialled as an IPv4-mapped address.
     pub(crate) original: SocketAddr,
+    /// Whether the application still listens.
+    pub(crate) presence: Presence,
     pub(crate) _place: Taken,
 }
 

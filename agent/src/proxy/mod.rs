@@ -26,6 +26,7 @@ mod http1;
 mod http2;
 mod known;
 mod pool;
+mod presence;
 mod record;
 mod share;
 mod timing;
@@ -67,12 +68,25 @@ pub struct Pod {
 
 /// The pod's network, as far as the proxy needs it.
 pub trait Network: Send + Sync + 'static {
-    /// The address that the application dialled, for a socket accepted from one of the pod's listeners.
+    /// Where a socket comes from that was accepted from one of the pod's listeners.
     /// `None`: nobody was redirected here, somebody dialled the listener itself.
-    fn original_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>>;
+    fn origin(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<Origin>>;
+
+    /// Whether the application has closed its socket, named as in [`Origin`]: it does not listen any more, and did not only
+    /// end what it sends. False where that cannot be known.
+    fn has_closed(&self, socket: u64) -> bool;
 
     /// A new non-blocking TCP socket inside the pod's network namespace, for the family of `to`.
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket>;
+}
+
+/// Where an accepted connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The address that the application dialled.
+    pub destination: SocketAddr,
+    /// What names the application's socket, to [`Network::has_closed`].
+    pub socket: u64,
 }
 
 /// What the proxy works with.

@@ -173,8 +173,7 @@ pub(crate) async fn carry(
     };
     let until = Until::drained(destination.service.governor.policy().drain.timeout);
     let over = Some((until, &**held.chosen.endpoint()));
-    let relayed =
-        relay(&connection.worker.buffers, connection.stream, endpoint, early, over, &mut count).await;
+    let relayed = relay(connection, endpoint, early, over, &mut count).await;
     active.finish(relayed.err().map(|cut| match cut {
         Cut::Caller => Reason::ClientClosed,
         Cut::Endpoint => Reason::UpstreamReset,
@@ -184,16 +183,16 @@ pub(crate) async fn carry(
 
 /// To the very address that was dialled, as if Sluice were not there: the service is no longer governed.
 pub(crate) async fn pass_through(connection: Connection) {
-    let Connection { worker, pod, stream, original, .. } = connection;
+    let Connection { worker, pod, original, .. } = &connection;
     let _busy = worker.busy();
-    match upstream::dial(&worker, &*pod.pod.network, original).await {
+    match upstream::dial(worker, &*pod.pod.network, *original).await {
         Ok(endpoint) => {
             // How it ends has been passed on to both sides, and is nobody's fault here.
-            let _ = relay(&worker.buffers, stream, endpoint, Early::default(), None, &mut |_, _| {}).await;
+            let _ = relay(connection, endpoint, Early::default(), None, &mut |_, _| {}).await;
         }
         Err(error) => {
             worker.complain(|| tracing::warn!(pod = %pod.name(), %original, %error, "cannot connect"));
-            upstream::reset(stream);
+            upstream::reset(connection.stream);
         }
     }
 }
@@ -210,13 +209,14 @@ enum Cut {
 
 /// `over`: how long it may go on with this endpoint. `count` is told of bytes as they are passed on, from the caller and from the endpoint.
 async fn relay(
-    buffers: &Buffers,
-    mut caller: TcpStream,
+    connection: Connection,
     mut endpoint: Opened,
     early: Early,
     over: Option<(Until, &Endpoint)>,
     count: &mut impl FnMut(u64, u64),
 ) -> Result<(), Cut> {
+    let Connection { worker, stream: mut caller, mut presence, _place, .. } = connection;
+    let buffers = &worker.buffers;
     let mut up = Pump::new(early.from_caller);
     let mut down = Pump::new(early.from_endpoint);
     let ended = {
@@ -234,6 +234,9 @@ async fn relay(
                     Poll::Ready(Err(Cut::Endpoint))
                 }
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+                // All that it sent has been passed on, and its end. Both ends are let go of, as the caller has done: what
+                // the endpoint may still send is refused by the kernel, as the caller's would have refused it.
+                (Poll::Ready(Ok(())), Poll::Pending) => presence.poll_gone(cx).map(Ok),
                 _ => Poll::Pending,
             }
         }));

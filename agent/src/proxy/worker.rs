@@ -29,6 +29,7 @@ use super::{
     gate::Gate,
     gauges, http2,
     pool::Pool,
+    presence::Presence,
     share::Share,
 };
 use crate::{
@@ -338,7 +339,9 @@ impl Worker {
         let prepared = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
         let Ok(stream) = prepared else { return };
         self.decisions.await_one(awaited);
-        let connection = Connection { worker: self.clone(), pod, stream, original, _place: place };
+        // Nobody's socket: the desk holds the other end.
+        let presence = Presence::new(&pod, 0);
+        let connection = Connection { worker: self.clone(), pod, stream, original, presence, _place: place };
         tokio::task::spawn_local(connection::serve(connection));
     }
 

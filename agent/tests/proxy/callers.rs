@@ -3,7 +3,7 @@
 use crate::{
     origin::Origin,
     peer::{End, Peer},
-    rig::Rig,
+    rig::{LIMIT, Rig},
 };
 
 /// Reads a head, notes how the connection then ends, and does not answer.
@@ -217,4 +217,53 @@ fn what_was_meant_for_it_never_reaches_another() {
         assert_eq!(second.answer().body, "/second");
     }
     rig.await_rest();
+}
+
+/// Reads a head, and says nothing and does nothing from then on.
+fn hanging() -> Origin {
+    Origin::new(|number, peer, note| {
+        let Some(head) = peer.request() else { return };
+        note(format!("{number} {}", head.split(' ').nth(1).unwrap()));
+        peer.end();
+        std::thread::sleep(LIMIT);
+    })
+}
+
+#[test]
+fn by_closing_while_its_endpoint_says_nothing() {
+    let origin = hanging();
+    let rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    caller.get("/a");
+    origin.await_notes(1);
+    rig.callers_have_closed();
+    drop(caller);
+    rig.await_requests("none", "client_closed", 1.0);
+    rig.await_nothing();
+}
+
+#[test]
+fn by_closing_after_it_has_ended_its_side() {
+    let origin = hanging();
+    let rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    caller.get("/a");
+    origin.await_notes(1);
+    caller.finish();
+    rig.await_metric("sluice_requests_in_flight", &[], 1.0);
+    rig.callers_have_closed();
+    rig.await_requests("none", "client_closed", 1.0);
+    rig.await_nothing();
+}
+
+#[test]
+fn by_closing_at_once_after_its_request_which_arrives() {
+    let origin = hanging();
+    let rig = Rig::before(&origin);
+    rig.callers_have_closed();
+    let mut caller = rig.dial();
+    caller.send("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    drop(caller);
+    assert_eq!(origin.await_notes(1), ["0 /a"], "whoever does not wait for an answer is heard all the same");
+    rig.await_nothing();
 }

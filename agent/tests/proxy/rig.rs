@@ -5,7 +5,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::BorrowedFd,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -26,7 +29,7 @@ use sluice::{
         sampling::Ratio,
         trace::{Tracer, context::Propagation},
     },
-    proxy::{Network, OpenPod, Options, Pod, Proxy},
+    proxy::{self, Network, OpenPod, Options, Pod, Proxy},
 };
 
 use crate::{origin::Origin, peer::Peer};
@@ -61,6 +64,8 @@ pub(crate) struct Builder {
     dialled: Option<SocketAddr>,
     connections: Option<usize>,
     panic_at: Option<SocketAddr>,
+    /// What capture says of callers: that they have closed their sockets.
+    closed: Arc<AtomicBool>,
     pinned: bool,
     governor: Arc<Governor>,
     entry: Arc<Entry>,
@@ -81,11 +86,17 @@ struct Given {
 struct Loopback {
     redirected: Option<SocketAddr>,
     panic_at: Option<SocketAddr>,
+    closed: Arc<AtomicBool>,
 }
 
 impl Network for Loopback {
-    fn original_destination(&self, _: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
-        Ok(self.redirected)
+    fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<proxy::Origin>> {
+        Ok(self.redirected.map(|destination| proxy::Origin { destination, socket: 1 }))
+    }
+
+    fn has_closed(&self, socket: u64) -> bool {
+        assert_eq!(socket, 1);
+        self.closed.load(Ordering::Relaxed)
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
@@ -271,6 +282,7 @@ impl Builder {
                 redirected: (!self.not_redirected)
                     .then(|| self.dialled.unwrap_or_else(|| DIALLED.parse().unwrap())),
                 panic_at: self.panic_at,
+                closed: self.closed.clone(),
             }),
         };
         (proxy.open(&Arc::new(pod), vec![listener]), address)
@@ -319,6 +331,11 @@ impl Rig {
     /// A caller's connection.
     pub(crate) fn dial(&self) -> Peer {
         Peer::new(TcpStream::connect(self.listener).unwrap())
+    }
+
+    /// From now on capture says of all callers that they have closed their sockets.
+    pub(crate) fn callers_have_closed(&self) {
+        self.service.closed.store(true, Ordering::Relaxed);
     }
 
     /// Another pod that calls the same service.

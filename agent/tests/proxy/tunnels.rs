@@ -278,3 +278,20 @@ fn a_torrent_in_one_direction_leaves_room_for_the_other() {
     drop(caller);
     rig.await_nothing();
 }
+
+#[test]
+fn a_caller_that_has_closed_leaves_nothing_behind() {
+    let origin = Origin::new(|_, peer, note| {
+        let (said, end) = peer.end();
+        note(format!("{said} {end:?}"));
+        thread::sleep(LIMIT);
+    });
+    let rig = opaque(&origin);
+    let mut caller = rig.dial();
+    caller.send("hello");
+    caller.finish();
+    assert_eq!(origin.await_notes(1), ["hello InOrder"]);
+    rig.callers_have_closed();
+    rig.await_metric("sluice_tunnels_total", &["reason=\"\""], 1.0);
+    rig.await_nothing();
+}

@@ -13,6 +13,7 @@ mod flows;
 mod grpc;
 mod hand_over;
 mod lanes;
+mod leaving;
 mod live;
 mod page;
 mod policies;

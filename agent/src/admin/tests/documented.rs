@@ -16,7 +16,7 @@ use crate::{
         access_log::AccessLog,
         trace::{Tracer, context::Propagation},
     },
-    proxy::{Network, OpenPod, Options, Pod, Proxy},
+    proxy::{Network, OpenPod, Options, Origin, Pod, Proxy},
 };
 
 /// An agent that governs `orders.shop:80` and has enrolled `shop/client`.
@@ -54,8 +54,12 @@ impl view::Agent for Shop {
 struct Here;
 
 impl Network for Here {
-    fn original_destination(&self, _: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
+    fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<Origin>> {
         Ok(None)
+    }
+
+    fn has_closed(&self, _: u64) -> bool {
+        false
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {

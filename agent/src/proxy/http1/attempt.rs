@@ -134,9 +134,10 @@ impl Exchange<'_> {
                 }
             }
             let (mut caller_reads, _) = self.connection.stream.split();
+            let presence = &mut self.connection.presence;
             let (mut reads, mut writes) = upstream.stream.split();
             let read = poll_fn(|cx| {
-                let sent = self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, buffers);
+                let sent = self.up.poll(cx, &mut caller_reads, presence, &mut writes, self.incoming, buffers);
                 if let Err(halt) = sent {
                     return Poll::Ready(Err(failure_of(halt)));
                 }
@@ -226,9 +227,10 @@ impl Exchange<'_> {
         let buffers = &worker.buffers;
         let mut nothing = BytesMut::new();
         let (mut caller_reads, mut caller_writes) = self.connection.stream.split();
+        let presence = &mut self.connection.presence;
         let (mut reads, mut writes) = upstream.stream.split();
         poll_fn(|cx| {
-            let sent = self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, buffers);
+            let sent = self.up.poll(cx, &mut caller_reads, presence, &mut writes, self.incoming, buffers);
             if let Err(halt) = sent {
                 return Poll::Ready(Err(failure_of(halt)));
             }

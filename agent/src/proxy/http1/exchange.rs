@@ -173,8 +173,10 @@ impl governed::Exchange for Exchange<'_> {
 
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left> {
         let (mut reads, _) = self.connection.stream.split();
+        let presence = &mut self.connection.presence;
         match self.up.watch(cx, &mut reads, self.incoming, &self.call.worker.buffers) {
             Err(_) => Poll::Ready(Left::Gone),
+            Ok(()) if self.up.half_closed && presence.poll_gone(cx).is_ready() => Poll::Ready(Left::Gone),
             Ok(()) if self.up.half_closed => Poll::Ready(Left::Ended),
             Ok(()) => Poll::Pending,
         }

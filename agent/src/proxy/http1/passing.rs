@@ -28,9 +28,10 @@ impl Exchange<'_> {
             return self.write_down(down, upstream).await.map_err(|_| Break::CallerGone(0));
         }
         let (mut caller_reads, mut caller_writes) = self.connection.stream.split();
+        let presence = &mut self.connection.presence;
         let (mut reads, mut writes) = upstream.stream.split();
         poll_fn(|cx| {
-            match self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, buffers) {
+            match self.up.poll(cx, &mut caller_reads, presence, &mut writes, self.incoming, buffers) {
                 // The answer is under way: a request that breaks off does not stop it.
                 Ok(()) | Err(Halt::Malformed) => {}
                 Err(Halt::CallerGone) => return Poll::Ready(Err(Break::CallerGone(0))),
@@ -95,9 +96,11 @@ impl Exchange<'_> {
             let _ = self.connection.stream.shutdown().await;
         }
         let (mut caller_reads, _) = self.connection.stream.split();
+        let presence = &mut self.connection.presence;
         let (mut reads, mut writes) = upstream.stream.split();
         poll_fn(|cx| {
-            let sent = self.up.poll(cx, &mut caller_reads, &mut writes, self.incoming, &worker.buffers);
+            let sent =
+                self.up.poll(cx, &mut caller_reads, presence, &mut writes, self.incoming, &worker.buffers);
             if sent.is_err() {
                 self.up.deaf = true;
             }

@@ -16,7 +16,10 @@ use tokio::{
 };
 
 use super::flow::{Flow, Stopped, poll_read};
-use crate::{clock::Nanos, proxy::buffers::Buffers};
+use crate::{
+    clock::Nanos,
+    proxy::{buffers::Buffers, presence::Presence},
+};
 
 /// While an answer is awaited, this much of the caller's next requests is read ahead (which is how its leaving is noticed).
 const READ_AHEAD: usize = 16 * 1024;
@@ -72,6 +75,7 @@ impl Sending {
         &mut self,
         cx: &mut Context<'_>,
         caller: &mut ReadHalf<'_>,
+        presence: &mut Presence,
         endpoint: &mut WriteHalf<'_>,
         incoming: &mut BytesMut,
         buffers: &Buffers,
@@ -103,6 +107,10 @@ impl Sending {
         self.watch(cx, caller, incoming, buffers)?;
         if self.half_closed && incoming.is_empty() && self.is_complete() {
             self.end(cx, endpoint);
+        }
+        // The endpoint has got all that its caller had sent, and would have without Sluice.
+        if self.half_closed && presence.poll_gone(cx).is_ready() {
+            return Err(Halt::CallerGone);
         }
         Ok(())
     }

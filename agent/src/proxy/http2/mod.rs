@@ -100,7 +100,7 @@ impl Caller {
 pub(crate) async fn serve(connection: Connection, destination: Destination, mut early: BytesMut) {
     // In the same turn in which the destination was found.
     let known = Known::new(&connection.worker, &connection.pod, destination);
-    let Connection { worker, pod, stream, original, _place } = connection;
+    let Connection { worker, pod, stream, original, _place, .. } = connection;
     let gate = pod.gate.watch();
     early.advance(H2_PREFACE.len().min(early.len()));
     let core = Rc::new(RefCell::new(Core::new(Role::Server, pod.http2.clone(), Nanos::now())));

@@ -40,7 +40,7 @@ use crate::{
     cluster::model::{Current, Destination, Protocol, Service, Snapshot, Workload},
     govern::{endpoint::Endpoint, lane::TagNames, tag::Tag},
     observe::{access_log::AccessLog, metrics::Metrics, trace::Tracer},
-    proxy::{Network, OpenPod, Options, Pod, Proxy},
+    proxy::{Network, OpenPod, Options, Origin, Pod, Proxy},
 };
 
 /// Far more than anything here takes.
@@ -56,8 +56,12 @@ const SERVICE: &str = "10.96.0.1:80";
 struct Loopback;
 
 impl Network for Loopback {
-    fn original_destination(&self, _: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
-        Ok(Some(SERVICE.parse().expect("an address")))
+    fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<Origin>> {
+        Ok(Some(Origin { destination: SERVICE.parse().expect("an address"), socket: 0 }))
+    }
+
+    fn has_closed(&self, _: u64) -> bool {
+        false
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
