@@ -118,6 +118,9 @@ async fn responses_that_are_not_taken_stall_nobody() {
     }
 }
 
+/// More than the largest windows of a stream, ours and its endpoint's, have room for together (256 KiB and 64 KiB).
+const UPLOAD: usize = 400_000;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_that_are_not_read_stall_nobody() {
     // The endpoint gives its connection's window again as data comes, or only as it is read.
@@ -129,7 +132,7 @@ async fn uploads_that_are_not_read_stall_nobody() {
         for _ in 0..12 {
             let stream = wire.handle.open(false, &frames::post("/pause")).await;
             let to = wire.handle.borrow(stream.id);
-            uploads.push((stream, tokio::spawn(async move { to.data(&vec![7; 300_000], true).await })));
+            uploads.push((stream, tokio::spawn(async move { to.data(&vec![7; UPLOAD], true).await })));
         }
         for (stream, _) in &uploads {
             wire.handle.stuck(stream.id).await;
@@ -137,10 +140,10 @@ async fn uploads_that_are_not_read_stall_nobody() {
         let neighbours = scene.neighbours(&wire).await;
         neighbours.go_on(20).await;
         let other = scene.wire().await;
-        assert_eq!(other.handle.post("/count", &vec![7; 300_000]).await.text(), "300000");
+        assert_eq!(other.handle.post("/count", &vec![7; UPLOAD]).await.text(), UPLOAD.to_string());
         scene.backend.seen.gate.send_replace(true);
         for (mut stream, sending) in uploads {
-            assert_eq!(stream.answer().await.text(), "300000");
+            assert_eq!(stream.answer().await.text(), UPLOAD.to_string());
             assert!(soon(sending).await.expect("no panic"));
         }
         neighbours.go_on(1).await;
