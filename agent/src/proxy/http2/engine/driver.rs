@@ -36,12 +36,13 @@ use crate::{
     },
 };
 
-/// How long a connection that is closed on this side waits for its peer to take what is unsent, and again to close it too,
-/// and what it reads of it meanwhile. If it were gone when the peer's next frame comes, the kernel would answer with a
-/// reset, and what is still in its buffers be lost (RFC 9112, section 9.6, tells the same of HTTP/1). More than these bytes
-/// comes only from who does not listen: all windows together are smaller.
+/// How long a connection that is closed on this side waits for its peer to take what is unsent, and again to close it too.
+/// If it were gone when the peer's next frame comes, the kernel would answer with a reset, and what is still in its buffers
+/// be lost (RFC 9112, section 9.6, tells the same of HTTP/1). What the peer still sends is read and dropped, so that its end
+/// is seen, but only 64 KiB in such a pause: whoever does not listen must not have us read as fast as it sends.
 const LINGER: Nanos = Nanos::of(Duration::from_secs(5));
-const LINGER_BYTES: usize = 2 * 1024 * 1024;
+const LINGER_READS: usize = 16;
+const LINGER_PAUSE: Nanos = Nanos::of(Duration::from_millis(50));
 
 /// How long the answer to the PING behind a first GOAWAY is waited for.
 const ANNOUNCED: Nanos = Nanos::of(Duration::from_secs(1));
@@ -80,8 +81,11 @@ enum Closing {
     No,
     /// What is unsent is written, until then at most.
     Flushing(Nanos),
-    /// All was written; what still comes is dropped: so many bytes, and until then at most.
-    Lingering(Nanos, usize),
+    /// All was written; what still comes is dropped.
+    Lingering {
+        until: Nanos,
+        next_read: Nanos,
+    },
 }
 
 impl Driver {
@@ -109,8 +113,8 @@ impl Driver {
     /// A turn. Ready when the connection is over.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.core.borrow_mut().set_driver(cx.waker());
-        if let Closing::Lingering(until, left) = self.closing {
-            return self.poll_linger(cx, until, left);
+        if let Closing::Lingering { until, next_read } = self.closing {
+            return self.poll_linger(cx, until, next_read);
         }
         if self.write(cx).is_err() {
             self.core.borrow_mut().end(Ended::Lost);
@@ -291,39 +295,39 @@ impl Driver {
             Poll::Ready(Ok(())) if lingers => {
                 self.unsent.get_or_insert_with(|| self.worker.busy());
                 let until = Nanos::now() + LINGER;
-                self.poll_linger(cx, until, LINGER_BYTES)
+                self.poll_linger(cx, until, Nanos::ZERO)
             }
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
         }
     }
 
-    fn poll_linger(&mut self, cx: &mut Context<'_>, until: Nanos, mut left: usize) -> Poll<()> {
-        // Whatever comes now comes too late.
-        let mut late = [0; 4096];
-        // No more than this in one go.
-        for _ in 0..16 {
-            let mut late = ReadBuf::new(&mut late);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut late) {
-                Poll::Ready(Ok(())) if (1..=left).contains(&late.filled().len()) => {
-                    left -= late.filled().len();
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    if until <= Nanos::now() {
-                        return Poll::Ready(());
+    fn poll_linger(&mut self, cx: &mut Context<'_>, until: Nanos, mut next_read: Nanos) -> Poll<()> {
+        let now = Nanos::now();
+        if until <= now {
+            return Poll::Ready(());
+        }
+        let mut wake = next_read;
+        if next_read <= now {
+            next_read = now + LINGER_PAUSE;
+            wake = next_read;
+            let mut late = [0; 4096];
+            for _ in 0..LINGER_READS {
+                let mut late = ReadBuf::new(&mut late);
+                match Pin::new(&mut self.stream).poll_read(cx, &mut late) {
+                    Poll::Ready(Ok(())) if !late.filled().is_empty() => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => {
+                        // Nothing is left unread: what comes next is looked at when it comes.
+                        next_read = Nanos::ZERO;
+                        wake = until;
+                        break;
                     }
-                    self.closing = Closing::Lingering(until, left);
-                    self.wake_at(cx, until);
-                    return Poll::Pending;
                 }
             }
         }
-        if until <= Nanos::now() {
-            return Poll::Ready(());
-        }
-        self.closing = Closing::Lingering(until, left);
-        cx.waker().wake_by_ref();
+        self.closing = Closing::Lingering { until, next_read };
+        self.wake_at(cx, wake.min(until));
         Poll::Pending
     }
 }

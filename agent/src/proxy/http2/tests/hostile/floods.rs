@@ -56,9 +56,12 @@ async fn heads_without_end_end_their_connection() {
         [&b""[..], &frames::block(&[("x-name", "value")]), &frames::block(&[("a", &"v".repeat(8000))])]
     {
         let mut wire = scene.wire().await;
-        let begin = frames::frame(frames::HEADERS, 0, 1, &frames::block(&frames::get("/")));
+        // The settings have been acknowledged then: that must not come between the frames of one block.
+        assert_eq!(wire.handle.get("/").await.status, 200);
+        let id = wire.handle.register().id;
+        let begin = frames::frame(frames::HEADERS, 0, id, &frames::block(&frames::get("/")));
         wire.handle.send(begin).await;
-        let flood = frames::frame(frames::CONTINUATION, 0, 1, part).repeat(50);
+        let flood = frames::frame(frames::CONTINUATION, 0, id, part).repeat(50);
         let mut sent = 0;
         while !wire.handle.has_ended() && wire.handle.send(&flood).await {
             sent += flood.len();
