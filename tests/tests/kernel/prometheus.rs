@@ -64,7 +64,7 @@ impl Bazaar {
         };
         serve("web-1", "web", None, &[])?;
         serve("web-2", "web", None, &[])?;
-        serve("web-gray", "web", Some("gray"), &[])?;
+        serve("web-gray", "web", Some("gray"), &["--delay", "50"])?;
         for name in ["bad-1", "bad-2", "bad-3"] {
             serve(name, "bad", None, &["--status", "500"])?;
         }
@@ -82,6 +82,7 @@ impl Bazaar {
                 "loadBalancer": {"warmUp": {"duration": "10m"}},
                 "rateLimits": [burst],
                 "concurrency": {"maxRequests": 100},
+                "timeouts": {"request": "20ms", "mode": "Observe"},
                 "rules": [{"name": "all", "headers": {"response": {"remove": ["x-none"]}}}],
             }),
         ))?;
