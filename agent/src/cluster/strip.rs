@@ -242,6 +242,20 @@ fn workload(owners: &[OwnerReference], labels: Option<&BTreeMap<String, String>>
     text(Some(shorter.filter(|name| !name.is_empty()).unwrap_or(name)))
 }
 
+/// Why this can be the name of no object, nor of a namespace.
+pub(crate) fn wrong_name(name: &str) -> Option<String> {
+    if name.is_empty() {
+        return Some("not set".to_owned());
+    }
+    let start = || name.chars().take(80).collect::<String>();
+    (!is_name(name)).then(|| {
+        format!(
+            "{:?} is no name: allowed are 1 to 253 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit",
+            start()
+        )
+    })
+}
+
 /// Collects what is wrong with one object while it is stripped.
 struct Check {
     key: Key,
@@ -254,17 +268,8 @@ impl Check {
         for (field, name) in [("metadata.name", &key.name.name), ("metadata.namespace", &key.name.namespace)]
         {
             let without_namespace = kind == Kind::Namespace && field == "metadata.namespace";
-            if !is_name(name) && !without_namespace {
-                let message = if name.is_empty() {
-                    "not set; the object is left out".to_owned()
-                } else {
-                    let start: String = name.chars().take(80).collect();
-                    format!(
-                        "{start:?} is no name: allowed are 1 to 253 of a-z, 0-9, '-' and '.', beginning and ending \
-                         with a letter or digit; the object is left out"
-                    )
-                };
-                return Err(Problem::of(key.clone(), message).at(field));
+            if !without_namespace && let Some(wrong) = wrong_name(name) {
+                return Err(Problem::of(key.clone(), format!("{wrong}; the object is left out")).at(field));
             }
         }
         Ok(Self { key, problems: Vec::new() })

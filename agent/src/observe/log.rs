@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// What libraries say of every attempt the agent says once itself. The filter may name them again.
 const QUIET: &str = "error,kube_client=off,kube_runtime=off";
@@ -88,6 +88,17 @@ fn parse(text: &str) -> Result<EnvFilter, FilterError> {
     if text.trim().is_empty() {
         return Err(unreadable("it is empty"));
     }
+    // A word alone that is no level would be a target: nothing else would be logged any more.
+    let alone = text.split(',').map(str::trim).find(|part| {
+        let word = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        word && part.parse::<LevelFilter>().is_err() && *part != env!("CARGO_PKG_NAME")
+    });
+    if let Some(word) = alone {
+        return Err(unreadable(&format!(
+            "{word:?} is no level: allowed are \"error\", \"warn\", \"info\", \"debug\", \"trace\" and \"off\", and a level for a \
+             part, such as \"sluice::proxy=debug\""
+        )));
+    }
     EnvFilter::builder()
         .parse(format!("{QUIET},{}", text.trim()))
         .map_err(|error| unreadable(&error.to_string()))
@@ -104,7 +115,7 @@ mod tests {
         let applied = Arc::<Mutex<Vec<String>>>::default();
         let seen = applied.clone();
         let filter = LogFilter::new("info", move |filter| seen.lock().unwrap().push(filter.to_string()));
-        for wrong in ["", "  ", "sluice=loud", "info,=,="] {
+        for wrong in ["", "  ", "sluice=loud", "info,=,=", "verbose", "info,foo", "warning"] {
             let error = filter.set(wrong).unwrap_err().to_string();
             assert!(error.contains(&format!("{wrong:?}")) && !error.contains('\n'), "{error}");
         }

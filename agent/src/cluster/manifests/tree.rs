@@ -3,7 +3,7 @@
 //! Kubernetes's types are read from the tree rather than from the text, so that a problem found much later (a port
 //! out of range, two Services of one name) can still say where it stands.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, panic::resume_unwind, thread};
 
 use serde::{
     Deserialize, Deserializer,
@@ -29,6 +29,12 @@ pub(crate) enum Value {
     Mapping(Vec<(String, Node)>),
 }
 
+/// Levels of mappings and sequences in each other. Objects of Kubernetes have a dozen.
+const DEEPEST: usize = 100;
+
+/// More than these levels take, also in a build without optimization, which needs about 4 MiB.
+const STACK_BYTES: usize = 16 * 1024 * 1024;
+
 /// Why a text is no YAML.
 #[derive(Debug)]
 pub(crate) struct SyntaxError {
@@ -38,6 +44,17 @@ pub(crate) struct SyntaxError {
 
 /// All documents of a file. Empty ones are left out.
 pub(crate) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
+    // On a thread of its own, because the parser recurses: a file must not end the process that reads it.
+    thread::scope(|scope| {
+        let reading = thread::Builder::new().name("manifest".to_owned()).stack_size(STACK_BYTES);
+        match reading.spawn_scoped(scope, || read(text)) {
+            Ok(reading) => reading.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(e) => Err(SyntaxError { line: None, message: format!("no thread to read it: {e}") }),
+        }
+    })
+}
+
+fn read(text: &str) -> Result<Vec<Node>, SyntaxError> {
     // A dump of a large cluster is one document of a million lines; what must stay bounded is what aliases make of
     // a small text, and that is what the limits on replayed and recorded events (left as they are) are for.
     let budget = serde_saphyr::budget! {
@@ -45,14 +62,33 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
         max_nodes: usize::MAX,
         max_documents: usize::MAX,
         max_total_scalar_bytes: usize::MAX,
-        max_depth: 100,
+        max_depth: DEEPEST,
     };
     let options = serde_saphyr::options! { budget: budget, with_snippet: false };
     serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|e| {
         let line = e.location().map(|at| at.line()).filter(|line| *line > 0);
         let line = line.and_then(|line| u32::try_from(line).ok());
-        SyntaxError { line, message: e.to_string() }
+        SyntaxError { line, message: plain(&e.to_string()) }
     })
+}
+
+/// The parser's message without the words that are for its own callers.
+fn plain(message: &str) -> String {
+    if let Some((_, rest)) = message.split_once("duplicate mapping key: ") {
+        let key = rest.split(", set ").next().unwrap_or(rest);
+        return format!("the key {key} is there twice");
+    }
+    if message.contains("Depth {") || message.contains("recursion limit exceeded") {
+        return format!("it is nested deeper than {DEEPEST} levels");
+    }
+    if message.contains("budget breached") {
+        return "its aliases (*name) stand for more than a manifest may be".to_owned();
+    }
+    if let Some((_, rest)) = message.split_once("non-finite float ") {
+        let number = rest.split(" rejected").next().unwrap_or(rest);
+        return format!("{number} is no number that an object can have");
+    }
+    message.to_owned()
 }
 
 impl Node {
@@ -244,6 +280,22 @@ spec:
 - ~
 - 1.5
 ";
+
+    #[test]
+    fn what_cannot_be_read_has_plain_words() {
+        let bomb = (0..9).fold("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {
+            text + &format!("a{0}: &a{0} [{1}]\n", n + 1, vec![format!("*a{n}"); 10].join(", "))
+        });
+        let table = [
+            ("a: 1\nb: 2\na: 3\n".to_owned(), "the key a is there twice"),
+            ("[".repeat(200) + &"]".repeat(200), "it is nested deeper than 100 levels"),
+            (bomb, "its aliases (*name) stand for more than a manifest may be"),
+            ("a: .inf\n".to_owned(), "`.inf` is no number that an object can have"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse(&text).unwrap_err().message, expected);
+        }
+    }
 
     #[test]
     fn every_value_knows_its_line() {

@@ -10,7 +10,10 @@ use std::{
 use super::CheckError;
 use crate::{
     api::{self, Kind, TrafficLane, TrafficPolicy, effective::Effective},
-    cluster::manifests::tree::{self, Node},
+    cluster::{
+        manifests::tree::{self, Node},
+        strip,
+    },
     govern::policy::{Lane, Target},
 };
 
@@ -167,15 +170,27 @@ impl Objects {
             self.problems.push(Problem {
                 file: file.to_owned(),
                 line: Some(node.line_of(field)),
-                object: (!name.1.is_empty()).then(|| format!("{kind} {}", shown(&name))),
+                object: (!name.1.is_empty()).then(|| match kind {
+                    "Namespace" => format!("{kind} {}", name.1),
+                    _ => format!("{kind} {}", shown(&name)),
+                }),
                 field: Some(field.to_owned()),
                 message,
             });
         };
         if version == "v1" && kind == "Namespace" {
             let annotations = node.get("metadata").and_then(|metadata| metadata.get("annotations"));
-            let said = annotations.and_then(|all| all.get(api::CAPTURE_ANNOTATION)?.as_str());
-            if said.and_then(|said| api::parse_capture(said).ok()) == Some(true) {
+            let said = annotations.and_then(|all| all.get(api::CAPTURE_ANNOTATION));
+            let capture = said.map(|said| match said.as_str() {
+                Some(said) => api::parse_capture(said).map_err(|error| error.to_string()),
+                None => {
+                    Err(format!("a string is needed, not {}: \"enabled\" or \"disabled\"", said.to_json()))
+                }
+            });
+            if let Some(Err(message)) = &capture {
+                wrong(&format!("metadata.annotations[\"{}\"]", api::CAPTURE_ANNOTATION), message.clone());
+            }
+            if capture == Some(Ok(true)) {
                 self.not_enrolled.remove(&name.1);
             } else {
                 self.not_enrolled.insert(name.1);
@@ -188,19 +203,33 @@ impl Objects {
             self.services.insert(name, ports.unwrap_or_default().iter().filter_map(port_name).collect());
             return;
         }
-        let Some(_) = version.strip_prefix(GROUP_PREFIX) else { return };
-        if version != api::API_VERSION {
-            return wrong(
-                "apiVersion",
-                format!("{version:?} does not exist: allowed is {:?}", api::API_VERSION),
-            );
-        }
         let known = ["TrafficPolicy", "TrafficLane"];
+        if !version.starts_with(GROUP_PREFIX) && !known.contains(&kind) {
+            return;
+        }
+        if version != api::API_VERSION {
+            let message = match node.get("apiVersion") {
+                None => format!("not set: of a {kind} it is {:?}", api::API_VERSION),
+                Some(_) => format!("{version:?} does not exist: allowed is {:?}", api::API_VERSION),
+            };
+            return wrong("apiVersion", message);
+        }
         let Some(kind) = known.into_iter().find(|known| *known == kind) else {
             return wrong("kind", api::not_one_of(kind, known.into_iter()));
         };
-        if name.1.is_empty() {
-            return wrong("metadata.name", "not set: it is needed".to_owned());
+        for (field, key, said) in
+            [("metadata.name", "name", &name.1), ("metadata.namespace", "namespace", &name.0)]
+        {
+            let given = node.get("metadata").and_then(|metadata| metadata.get(key));
+            if let Some(given) = given.filter(|given| given.as_str().is_none()) {
+                return wrong(field, format!("a string is needed, not {}", given.to_json()));
+            }
+            if let Some(message) = strip::wrong_name(said) {
+                return wrong(
+                    field,
+                    format!("{message}{}", if said.is_empty() { ": it is needed" } else { "" }),
+                );
+            }
         }
         let place = format!("{file}:{}", node.line_of("metadata.name"));
         if let Some(earlier) = self.places.insert((kind, name.clone()), place) {

@@ -33,6 +33,53 @@ fn policy(name: &str, spec: &str) -> String {
 }
 
 #[test]
+fn what_only_looks_like_an_object_of_ours_is_named() {
+    let lane = |head: &str| format!("{head}spec: {{tag: gray}}\n");
+    let ours = "apiVersion: sluice.dev/v1alpha1\nkind: TrafficLane\n";
+    let namespace = |annotation: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {{sluice.dev/capture: {annotation}}}}}\n"
+        )
+    };
+    let table = [
+        (
+            lane("apiVersion: sluice.io/v1alpha1\nkind: TrafficLane\nmetadata: {name: gray}\n"),
+            "apiVersion: \"sluice.io/v1alpha1\" does not exist: allowed is \"sluice.dev/v1alpha1\"",
+        ),
+        (
+            lane("kind: TrafficLane\nmetadata: {name: gray}\n"),
+            "apiVersion: not set: of a TrafficLane it is \"sluice.dev/v1alpha1\"",
+        ),
+        (
+            lane(&format!("{ours}metadata: {{name: My_Lane}}\n")),
+            "metadata.name: \"My_Lane\" is no name: allowed are",
+        ),
+        (lane(&format!("{ours}metadata: {{name: 12}}\n")), "metadata.name: a string is needed, not 12"),
+        (lane(&format!("{ours}metadata: {{generateName: a}}\n")), "metadata.name: not set: it is needed"),
+        (
+            lane(&format!("{ours}metadata: {{name: a, namespace: yes}}\n")),
+            "metadata.namespace: a string is needed, not true",
+        ),
+        (
+            lane(&format!("{ours}metadata: {{name: a, namespace: Shop_1}}\n")),
+            "metadata.namespace: \"Shop_1\" is no name: allowed are",
+        ),
+        (
+            namespace("'true'"),
+            "Namespace shop: metadata.annotations[\"sluice.dev/capture\"]: \"true\" is neither \"enabled\" nor \"disabled\"",
+        ),
+        (
+            namespace("true"),
+            "metadata.annotations[\"sluice.dev/capture\"]: a string is needed, not true: \"enabled\" or \"disabled\"",
+        ),
+    ];
+    for (text, expected) in table {
+        let (good, _, complaints) = check(&text, &["-"]);
+        assert!(!good && complaints.contains(expected), "{text}\n{complaints}");
+    }
+}
+
+#[test]
 fn every_problem_is_a_line_that_names_its_place() {
     let text = policy(
         "orders",
@@ -222,7 +269,7 @@ fn a_namespace_in_the_files_that_is_not_enrolled_is_worth_a_word() {
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, annotations: {{{annotations}}}}}\n---\n"
         )
     };
-    for annotations in ["", "sluice.dev/capture: disabled", "sluice.dev/capture: 'yes'"] {
+    for annotations in ["", "sluice.dev/capture: disabled"] {
         for text in [namespace(annotations) + &targeted, targeted.clone() + &namespace(annotations)] {
             let (good, _, complaints) = check(&text, &["-"]);
             assert!(good, "it may be enrolled in the cluster: {complaints}");
