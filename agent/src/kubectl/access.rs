@@ -141,7 +141,7 @@ impl ClusterArgs {
                 return Err(Failed::Question(format!(
                     "{flag}: there is no {} {wanted:?} in the kubeconfig: it has {}",
                     &flag[2..],
-                    there.join(", ")
+                    listed(there)
                 )));
             }
         }
@@ -154,11 +154,15 @@ impl ClusterArgs {
             };
             return Err(Failed::Question(format!(
                 "{what}: choose one with --context: there are {}",
-                contexts.join(", ")
+                listed(&contexts)
             )));
         }
         Ok(())
     }
+}
+
+fn listed(names: &[&str]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 impl Cluster {
