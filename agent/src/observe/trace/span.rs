@@ -10,6 +10,7 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::{AttemptSpan, MAX_PATH, RequestSpan};
+use crate::observe::reason::grpc_name;
 
 /// Methods that the conventions know; others are `_OTHER`, so that a caller cannot make up span names.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -183,31 +184,6 @@ fn full_url(request: &RequestSpan) -> String {
 /// Of a server span only these are errors: the others are the caller's.
 /// <https://opentelemetry.io/docs/specs/semconv/rpc/grpc/>
 const GRPC_SERVER_ERRORS: [u8; 6] = [2, 4, 12, 13, 14, 15];
-
-/// <https://grpc.io/docs/guides/status-codes/>
-fn grpc_name(code: u8) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    // Clients take what they do not know for this.
-    NAMES.get(usize::from(code)).copied().unwrap_or("UNKNOWN")
-}
 
 fn size(bytes: u64) -> Value {
     i64::try_from(bytes).unwrap_or(i64::MAX).into()

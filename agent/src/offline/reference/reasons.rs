@@ -3,28 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{MADE, cell, code};
-use crate::observe::reason::Reason;
-
-/// Names of gRPC's status codes, by number. <https://grpc.io/docs/guides/status-codes/>
-const GRPC: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
+use crate::observe::reason::{Reason, grpc_name};
 
 pub(super) fn page() -> String {
     let mut page = format!(
@@ -43,7 +22,7 @@ A *rejection* counts neither against the endpoint nor against the circuit breake
 "
     );
     for reason in Reason::ALL {
-        let grpc = GRPC.get(usize::from(reason.grpc_status())).copied().unwrap_or_default();
+        let grpc = grpc_name(reason.grpc_status());
         let counts_as = match reason {
             Reason::ClientClosed => "neither",
             _ if reason.is_refusal() => "rejection",
