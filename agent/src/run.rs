@@ -5,6 +5,7 @@
 //! that takes over; callers are told to reconnect; what is in flight ends; then the process does.
 
 mod flows;
+mod limits;
 mod numbers;
 mod seen;
 mod telemetry;
@@ -114,6 +115,8 @@ pub fn metrics() -> Result<Vec<Description>, prometheus::Error> {
 #[derive(Default)]
 struct Running {
     capture: Option<Capture>,
+    /// Until it is to end.
+    proxy: Option<Proxy>,
     cluster: Option<Arc<Cluster>>,
     /// How the source fares, for as long as there is no cluster.
     source: Option<watch::Receiver<Health>>,
@@ -186,11 +189,12 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         access_log,
         tracer,
         tag_names,
-        connections_per_pod: config.connections_per_pod as usize,
+        limits: limits::limits(config.connections_per_pod as usize),
         drain_idle_timeout: config.drain_idle_timeout.min(config.drain_timeout),
     })
     .map_err(|source| RunError::Start { what: "proxy's threads", source })?;
     desk.open(proxy.clone());
+    lock(&running).proxy = Some(proxy.clone());
     tokio::select! {
         synced = cluster.synced() => { synced.ok_or(RunError::Source)?; }
         () = signals.any() => return Ok(()),
@@ -218,6 +222,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     }
     // The workers end with the last handle to the proxy, and with them the last line and the last span are handed over.
     desk.close();
+    lock(&running).proxy = None;
     drop(proxy);
     telemetry.end().await;
     // Last of all, so that somebody can ask to the end; and waited for, so that the socket's file goes.

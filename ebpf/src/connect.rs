@@ -6,7 +6,7 @@
 
 use core::{
     mem,
-    ptr::{addr_of_mut, read_volatile, write_volatile},
+    ptr::{addr_of, addr_of_mut, read_volatile, write_volatile},
 };
 
 use aya_ebpf::{
@@ -44,7 +44,7 @@ pub(crate) fn v6(ctx: &SockAddrContext) {
 fn try_v4(ctx: &SockAddrContext) -> Outcome {
     let pod = enrolled(ctx)?;
     let dialled = Address::v4(ip4(ctx), port(ctx));
-    admit(ctx, &dialled)?;
+    admit(ctx, pod, &dialled)?;
     let listener = draw(&pod.ports_v4)?;
     remember(ctx, &dialled)?;
     set_ip4(ctx, LOOPBACK_V4);
@@ -58,7 +58,7 @@ fn try_v4(ctx: &SockAddrContext) -> Outcome {
 fn try_v6(ctx: &SockAddrContext) -> Outcome {
     let pod = enrolled(ctx)?;
     let dialled = Address::v6(ip6(ctx), port(ctx));
-    admit(ctx, &dialled)?;
+    admit(ctx, pod, &dialled)?;
     if dialled.is_v4() {
         let listener = draw(&pod.ports_v4)?;
         remember(ctx, &dialled)?;
@@ -87,7 +87,7 @@ fn enrolled(ctx: &SockAddrContext) -> Result<&'static Pod, Counter> {
 }
 
 #[inline(always)]
-fn admit(ctx: &SockAddrContext, dialled: &Address) -> Result<(), Counter> {
+fn admit(ctx: &SockAddrContext, pod: &Pod, dialled: &Address) -> Result<(), Counter> {
     if SERVICES.get_ptr(dialled).is_none() {
         return Err(Counter::NotGoverned);
     }
@@ -113,10 +113,15 @@ fn admit(ctx: &SockAddrContext, dialled: &Address) -> Result<(), Counter> {
     // other sends on to a governed address (a headless service's endpoint), for ever.
     match bpf_get_current_comm() {
         Ok([a, b, c, d, e, f, g, h, ..]) if [a, b, c, d, e, f, g, h] == AGENT_THREADS => {
-            Err(Counter::AgentItself)
+            return Err(Counter::AgentItself);
         }
-        _ => Ok(()),
+        _ => {}
     }
+    // SAFETY: a field of the element, see `enrolled`.
+    if unsafe { read_volatile(addr_of!(pod.direct)) } != 0 {
+        return Err(Counter::OverBudget);
+    }
+    Ok(())
 }
 
 /// One of the pod's listeners. They share a destination address, hence a range of client ports: several listeners

@@ -16,6 +16,8 @@ pub enum Counter {
     AgentSilent,
     /// The agent itself connects, or another agent, in a pod's network namespace.
     AgentItself,
+    /// The pod has used up what it may use of the agent.
+    OverBudget,
     /// The pod has no listener of that family.
     NoListener,
     /// The original destination could not be stored (out of memory).
@@ -35,13 +37,14 @@ pub enum Counter {
 }
 
 impl Counter {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NotTcp,
         Self::NotEnrolled,
         Self::NotGoverned,
         Self::BoundToDevice,
         Self::AgentSilent,
         Self::AgentItself,
+        Self::OverBudget,
         Self::NoListener,
         Self::NotStored,
         Self::RedirectedV4,
@@ -63,6 +66,9 @@ impl Counter {
                 "The agent has not sent its heartbeat for a second: it hangs or gets no CPU."
             }
             Self::AgentItself => "The connection is one of an agent, to an endpoint.",
+            Self::OverBudget => {
+                "The pod has used up its budget of connections, descriptors or memory of the agent."
+            }
             Self::NoListener => "The pod has no listener of the agent for that IP family.",
             Self::NotStored => "The kernel had no memory to store the original destination.",
             Self::RedirectedV4 => "The connection was redirected to the agent, over IPv4.",
@@ -85,6 +91,7 @@ impl Counter {
             Self::BoundToDevice => "bypassed_bound_to_device",
             Self::AgentSilent => "bypassed_agent_unresponsive",
             Self::AgentItself => "bypassed_agent_connection",
+            Self::OverBudget => "bypassed_over_budget",
             Self::NoListener => "bypassed_no_listener",
             Self::NotStored => "bypassed_no_memory",
             Self::RedirectedV4 => "redirected_v4",

@@ -75,7 +75,8 @@ pub struct Pod {
     pub ports_v6: [u16; PORT_SLOTS],
     /// The pod's own IPv4 address in network byte order, for `getsockname`. 0: unknown.
     pub address_v4: u32,
-    pub reserved: u32,
+    /// Not 0: new connections go direct, because the pod has used up what it may use of the agent.
+    pub direct: u32,
     /// The pod's own IPv6 address in network byte order, for `getsockname`. All zero: unknown.
     pub address_v6: [u32; 4],
 }

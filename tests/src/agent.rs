@@ -24,11 +24,12 @@ pub struct AgentBuilder {
     admin: Option<SocketAddr>,
     among_pods: bool,
     capabilities: Option<Vec<String>>,
+    open_files: Option<u32>,
 }
 
 impl AgentBuilder {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, args: Vec::new(), admin: None, among_pods: false, capabilities: None }
+        Self { node, args: Vec::new(), admin: None, among_pods: false, capabilities: None, open_files: None }
     }
 
     /// Adds arguments to the command line.
@@ -56,6 +57,12 @@ impl AgentBuilder {
         self
     }
 
+    /// Runs with a limit of so many open files, which it cannot raise.
+    pub fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
     /// Starts the agent and waits until it says that it is ready.
     pub fn start(self) -> Result<Agent> {
         let mut agent = self.spawn()?;
@@ -76,7 +83,14 @@ impl AgentBuilder {
         let socket = self.node.logs().join(format!("{name}.sock"));
         let place = Place { netns: Arc::clone(&self.node.netns), cgroup };
         let mut command = match &self.capabilities {
-            None => place.command(executable()?)?,
+            None => match self.open_files {
+                None => place.command(executable()?)?,
+                Some(limit) => {
+                    let mut command = place.command("prlimit")?;
+                    command.arg(format!("--nofile={limit}:{limit}")).arg("--").arg(executable()?);
+                    command
+                }
+            },
             Some(names) => {
                 let bounds =
                     names.iter().fold("-all".to_owned(), |all, name| all + ",+" + &name.to_lowercase());

@@ -4,6 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd},
+    sync::{Mutex, PoisonError},
 };
 
 use aya::{
@@ -46,7 +47,7 @@ impl Maps {
         let mut take =
             |name: &str| ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() });
         Ok(Self {
-            pods: Pods(take(map::PODS)?.try_into()?),
+            pods: Pods(Mutex::new(take(map::PODS)?.try_into()?)),
             services: Services(take(map::SERVICES)?.try_into()?),
             accepted: Accepted {
                 origins: sk_storage(take(map::ACCEPTED)?)?,
@@ -64,16 +65,18 @@ fn sk_storage(map: Map) -> Result<SkStorage<MapData, Plain<Origin>>, MapError> {
 }
 
 /// Enrolled pods, by the cookie of their network namespace.
-pub(crate) struct Pods(HashMap<MapData, u64, Plain<Pod>>);
+pub(crate) struct Pods(Mutex<HashMap<MapData, u64, Plain<Pod>>>);
 
 impl Pods {
-    pub(crate) fn set(&mut self, netns_cookie: u64, pod: Pod) -> Result<(), EnrolError> {
-        self.0.insert(netns_cookie, Plain(pod), 0).map_err(refused)
+    pub(crate) fn set(&self, netns_cookie: u64, pod: Pod) -> Result<(), EnrolError> {
+        let mut pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.insert(netns_cookie, Plain(pod), 0).map_err(refused)
     }
 
     /// Removing what is not there is no error.
-    pub(crate) fn remove(&mut self, netns_cookie: u64) -> Result<(), EnrolError> {
-        absent_is_fine(self.0.remove(&netns_cookie)).map_err(refused)
+    pub(crate) fn remove(&self, netns_cookie: u64) -> Result<(), EnrolError> {
+        let mut pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        absent_is_fine(pods.remove(&netns_cookie)).map_err(refused)
     }
 }
 

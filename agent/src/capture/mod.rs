@@ -7,7 +7,7 @@
 //!   `descriptors` sees to it that a kill ends them before anything else.
 //! - `watch` sees pods' control groups (`cgroup`) come and go, `sight` finds their network namespaces (`netns`).
 //! - `enrol` decides which pod is to be enrolled, and `node` does it: listeners (`pod`), then the proxy, then the
-//!   kernel's map. `services` tells the kernel which destinations are governed; `bypass` counts what came too early.
+//!   kernel's map (`entry`). `services` tells the kernel which destinations are governed; `bypass` counts what came too early.
 //! - `flows` puts names to what the programs count of pods' connections, redirected or not.
 //!
 //! All `unsafe` of the agent is in here.
@@ -16,6 +16,7 @@ mod bypass;
 mod cgroup;
 mod descriptors;
 mod enrol;
+mod entry;
 mod error;
 mod exclusive;
 mod flows;
@@ -132,7 +133,6 @@ impl Capture {
             Some(count) => return Err(CaptureError::Listeners { count }),
         };
         let machine = Machine::probe(options.pods_cgroup.as_deref())?;
-        probe::raise_file_limit();
         let home = Arc::new(Netns::current().map_err(CaptureError::Proc)?);
         // The node's is known by its first process, where the agent can see it.
         let hosts = [Some(home.id()), Netns::id_of_process(1).ok()].into_iter().flatten().collect();
@@ -168,7 +168,7 @@ impl Capture {
         let node = Node {
             _fail_open: FailOpen(links.clone()),
             proxy,
-            pods: maps.pods,
+            pods: Arc::new(maps.pods),
             services: Services::new(maps.services, flows.clone()),
             accepted: Arc::new(maps.accepted),
             home,
@@ -240,6 +240,12 @@ impl Drop for Capture {
     fn drop(&mut self) {
         self.stop_redirecting();
     }
+}
+
+/// The agent's own control group (v2), where it can be found.
+pub fn own_group() -> Option<PathBuf> {
+    let mount = cgroup::mount_point().ok()??;
+    cgroup::own(&mount).ok()?
 }
 
 /// At least four, so that a pod has as many ranges of client ports; as many for each worker, so that all carry the same.

@@ -16,10 +16,11 @@ use tokio_util::task::TaskTracker;
 use super::{
     EnrolError, bypass,
     enrol::World,
+    entry::Entry,
     flows::Flows,
     maps::{Accepted, Pods},
     netns::{Id, Netns},
-    pod::{Opened, PodNetwork, with_addresses},
+    pod::{Opened, PodNetwork},
     programs::FailOpen,
     services::Services,
     sight::{self, Sighting},
@@ -34,7 +35,7 @@ pub(crate) struct Node {
     /// Should the enrolling task ever end by itself, its listeners close: nobody may be redirected to them then.
     pub(crate) _fail_open: FailOpen,
     pub(crate) proxy: Proxy,
-    pub(crate) pods: Pods,
+    pub(crate) pods: Arc<Pods>,
     pub(crate) services: Services,
     pub(crate) accepted: Arc<Accepted>,
     /// The agent's own network namespace, to which its threads always return.
@@ -56,7 +57,7 @@ pub(crate) struct Node {
 pub(crate) struct Enrolment {
     netns: Id,
     cookie: u64,
-    entry: sluice_ebpf::Pod,
+    entry: Arc<Entry>,
     pod: Arc<Pod>,
     open: Option<OpenPod>,
 }
@@ -72,18 +73,23 @@ impl World for Node {
     fn enrol(&mut self, workload: &Arc<Workload>, netns: Netns) -> Result<Enrolment, EnrolError> {
         let id = netns.id();
         let opened = Opened::open(&netns, &self.home, self.listeners_per_pod)?;
-        let (cookie, entry) = (opened.netns_cookie, opened.entry(workload));
+        let cookie = opened.netns_cookie;
+        let entry = Arc::new(Entry::new(self.pods.clone(), cookie, opened.entry(workload)));
         if let Some(owner) = self.owners.get(&cookie) {
             return Err(EnrolError::Shared { owner: owner.to_string() });
         }
 
-        let network =
-            Arc::new(PodNetwork { netns, home: self.home.clone(), accepted: self.accepted.clone() });
+        let network = Arc::new(PodNetwork {
+            netns,
+            home: self.home.clone(),
+            accepted: self.accepted.clone(),
+            entry: entry.clone(),
+        });
         let pod = Arc::new(Pod { workload: ArcSwap::new(workload.clone()), network: network.clone() });
         let open = self.proxy.open(&pod, opened.listeners);
         self.flows.pod(cookie, workload);
         // Last, when there is somebody to accept. If it fails `open` is dropped, which closes the listeners.
-        self.pods.set(cookie, entry)?;
+        entry.list()?;
         self.owners.insert(cookie, workload.uid.clone());
 
         match network.netns.within(&self.home, || bypass::count(|address| self.services.contains(address))) {
@@ -105,16 +111,11 @@ impl World for Node {
     fn update(&mut self, enrolment: &mut Enrolment, workload: &Arc<Workload>) -> Result<(), EnrolError> {
         enrolment.pod.workload.store(workload.clone());
         self.flows.pod(enrolment.cookie, workload);
-        let entry = with_addresses(enrolment.entry, workload);
-        if entry != enrolment.entry {
-            self.pods.set(enrolment.cookie, entry)?;
-            enrolment.entry = entry;
-        }
-        Ok(())
+        enrolment.entry.set_addresses(workload)
     }
 
     fn withdraw(&mut self, enrolment: &mut Enrolment) -> Result<(), EnrolError> {
-        self.pods.remove(enrolment.cookie)?;
+        enrolment.entry.unlist()?;
         self.owners.remove(&enrolment.cookie);
         self.flows.pod_gone(enrolment.cookie, Instant::now());
         // The proxy goes on accepting for a moment: a connect may have been redirected just before.

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
     EnrolError,
+    entry::Entry,
     maps::Accepted,
     netns::{self, Netns},
 };
@@ -28,6 +29,7 @@ pub(crate) struct PodNetwork {
     pub(crate) netns: Netns,
     pub(crate) home: Arc<Netns>,
     pub(crate) accepted: Arc<Accepted>,
+    pub(crate) entry: Arc<Entry>,
 }
 
 impl Network for PodNetwork {
@@ -37,6 +39,10 @@ impl Network for PodNetwork {
 
     fn has_closed(&self, socket: u64) -> bool {
         self.accepted.is_released(socket)
+    }
+
+    fn set_direct(&self, direct: bool) -> io::Result<()> {
+        self.entry.set_direct(direct)
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<Socket> {

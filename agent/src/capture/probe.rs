@@ -291,19 +291,5 @@ fn kernel(host: &impl Host) -> Result<(), CaptureError> {
     Ok(())
 }
 
-/// Every pod needs some descriptors, every connection two: takes what the hard limit allows.
-pub(crate) fn raise_file_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a local that outlives the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 && limit.rlim_cur < limit.rlim_max
-    {
-        limit.rlim_cur = limit.rlim_max;
-        // SAFETY: as above.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
-            tracing::warn!(error = %io::Error::last_os_error(), "cannot raise the limit of open files");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use super::{
     presence::Presence,
     worker::{PodHere, Worker},
 };
-use crate::observe::metrics::Detection;
+use crate::{clock::Nanos, observe::metrics::Detection};
 
 /// A connect() that was redirected just before the pod was taken out of the kernel's map is still on its way.
 const LAST_CALL: Duration = Duration::from_millis(200);
@@ -21,13 +21,17 @@ const LAST_CALL: Duration = Duration::from_millis(200);
 /// When the listener is closed even if there is always one more connection in it: somebody in the pod keeps dialling it.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 
-/// Wait after an error that concerns the process and not the connection (no file descriptors, no memory).
+/// Wait after an error that concerns the process and not the connection (no file descriptors, no memory), and while a pod has
+/// so many connections that further ones have to wait.
 const BREATHER: Duration = Duration::from_millis(50);
 
 /// Accepts until the pod's gate is shut, then for a moment longer, and closes the listener when nothing waits in it.
 pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: TcpListener) {
     let gate = pod.gate.watch();
     loop {
+        while pod.budget.must_wait() && !pod.gate.is_shut() {
+            tokio::time::sleep(BREATHER).await;
+        }
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
@@ -60,10 +64,14 @@ async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(Tcp
         Err(error)
             if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
         Err(error) => {
-            worker.complain(
-                || tracing::error!(pod = %pod.name(), %error, "cannot accept connections; new ones wait"),
-            );
-            tokio::time::sleep(BREATHER).await;
+            pod.budget.exhausted(Nanos::now());
+            worker.complain(|| {
+                tracing::error!(pod = %pod.name(), %error, "cannot accept connections: new ones bypass the agent, and those that are connected wait");
+            });
+            // What is only kept for later makes room.
+            if worker.pool.clear() == 0 {
+                tokio::time::sleep(BREATHER).await;
+            }
         }
     }
 }
@@ -89,14 +97,7 @@ fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream) -> Option<C
             return None;
         }
     };
-    let Some(place) = pod.connections.take_one() else {
-        worker.metrics.detected(Detection::Overloaded);
-        worker.complain(|| {
-            tracing::warn!(pod = %pod.name(), %original, "closed a connection: the pod has used up its share of connections");
-        });
-        super::upstream::reset(stream);
-        return None;
-    };
+    let place = pod.budget.accepted(Nanos::now());
     // Fails only for a socket that is gone already, which reading will tell.
     let _ = stream.set_nodelay(true);
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());

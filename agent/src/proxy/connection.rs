@@ -18,12 +18,12 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use super::{
+    budget::Place,
     buffers::Buffers,
     detect::{self, Spoken},
     governed::Held,
     http1, http2,
     presence::Presence,
-    share::Taken,
     tunnel,
     upstream::Opened,
     worker::{PodHere, Worker},
@@ -59,7 +59,7 @@ pub(crate) struct Connection {
     pub(crate) original: SocketAddr,
     /// Whether the application still listens.
     pub(crate) presence: Presence,
-    pub(crate) _place: Taken,
+    pub(crate) _place: Place,
 }
 
 impl Connection {

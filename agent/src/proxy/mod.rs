@@ -10,6 +10,7 @@
 
 mod accept;
 mod answer;
+mod budget;
 mod buffers;
 mod by_caller;
 mod choose;
@@ -48,7 +49,8 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
-use self::{decisions::Wanted, explain::Explanation};
+use self::{budget::Budget, decisions::Wanted, explain::Explanation};
+pub use budget::{Cause, Limits, PodUse};
 pub use worker::PodName;
 pub(crate) use worker::THREADS;
 
@@ -76,6 +78,9 @@ pub trait Network: Send + Sync + 'static {
     /// end what it sends. False where that cannot be known.
     fn has_closed(&self, socket: u64) -> bool;
 
+    /// From now on new connections of the pod are redirected here no more (or again): they go direct.
+    fn set_direct(&self, direct: bool) -> io::Result<()>;
+
     /// A new non-blocking TCP socket inside the pod's network namespace, for the family of `to`.
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket>;
 }
@@ -99,21 +104,23 @@ pub struct Options {
     pub access_log: AccessLog,
     pub tracer: Tracer,
     pub tag_names: Arc<TagNames>,
-    /// Connections that a pod may have open through the proxy, so that no pod can starve the others.
-    pub connections_per_pod: usize,
+    /// What pods may use, so that none can starve the others.
+    pub limits: Limits,
     /// How long draining waits for callers with idle connections to learn at their next request that they are to reconnect.
     pub drain_idle_timeout: Duration,
 }
 
 /// Registers the numbers that a proxy has besides those of its [`Metrics`], without one.
 pub(crate) fn describe(metrics: &Arc<Metrics>) -> Result<(), prometheus::Error> {
-    gauges::register(metrics, &Current::default())
+    gauges::register(metrics, &Current::default())?;
+    budget::register(metrics, &Budget::new(Limits::default()))
 }
 
 /// The running proxy. Clones are handles to the same one; its threads end when the last is gone.
 #[derive(Clone)]
 pub struct Proxy {
     workers: Arc<[worker::Handle]>,
+    budget: Arc<Budget>,
     next_pod: Arc<AtomicU64>,
 }
 
@@ -121,9 +128,11 @@ impl Proxy {
     /// Starts the worker threads.
     pub fn start(options: &Options) -> io::Result<Self> {
         gauges::register(&options.metrics, &options.current).map_err(io::Error::other)?;
+        let budget = Budget::new(options.limits);
+        budget::register(&options.metrics, &budget).map_err(io::Error::other)?;
         let workers: io::Result<Vec<_>> =
-            (0..options.workers.max(1)).map(|index| worker::start(index, options)).collect();
-        Ok(Self { workers: workers?.into(), next_pod: Arc::default() })
+            (0..options.workers.max(1)).map(|index| worker::start(index, options, &budget)).collect();
+        Ok(Self { workers: workers?.into(), budget, next_pod: Arc::default() })
     }
 
     /// How many threads carry traffic. A pod needs at least as many listeners for all of them to carry its own.
@@ -135,6 +144,7 @@ impl Proxy {
     /// worker has come to it wait in the listener.
     pub fn open(&self, pod: &Arc<Pod>, listeners: Vec<std::net::TcpListener>) -> OpenPod {
         let id = self.next_pod.fetch_add(1, Ordering::Relaxed);
+        let budget = self.budget.pod(pod, listeners.len());
         let mut dealt: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
         for (index, listener) in listeners.into_iter().enumerate() {
             dealt[index % self.workers.len()].push(listener);
@@ -142,8 +152,8 @@ impl Proxy {
         let workload = pod.workload.load();
         let caller = CallingPod::new(&workload.uid, &format!("{}/{}", workload.namespace, workload.name));
         for (worker, listeners) in self.workers.iter().zip(dealt) {
-            let (pod, caller) = (pod.clone(), caller.clone());
-            worker.send(worker::Command::Open { id, pod, caller, listeners });
+            let (pod, caller, budget) = (pod.clone(), caller.clone(), budget.clone());
+            worker.send(worker::Command::Open { id, pod, caller, budget, listeners });
         }
         OpenPod { proxy: self.clone(), id, closed: false }
     }
@@ -153,6 +163,11 @@ impl Proxy {
         let now = Nanos::now();
         let beats = self.workers.iter().map(|worker| Nanos(worker.status.beat.load(Ordering::Relaxed)));
         now.since(beats.min().unwrap_or_default()).into()
+    }
+
+    /// What each pod uses of the proxy, and whose new connections go direct because of that.
+    pub fn uses(&self) -> Vec<PodUse> {
+        self.budget.uses(Nanos::now())
     }
 
     /// What became of requests that have ended, the newest first, no more than `most`: of those that are kept (all that
@@ -189,7 +204,7 @@ impl Proxy {
 
     /// Serves a connection as if this pod had made it to `original`: everything that is decided about the pod's own is
     /// decided about it. What is decided about the request with the id `awaited` is kept. One of a pod that is not
-    /// enrolled, or has used up its share, is closed.
+    /// enrolled is closed.
     pub fn carry(&self, name: PodName, stream: std::net::TcpStream, original: SocketAddr, awaited: &str) {
         let awaited = decisions::hash(awaited.as_bytes());
         self.workers[0].send(worker::Command::Carry { name, stream, original, awaited });

@@ -107,6 +107,12 @@ impl Pool {
         self.count.set(pools.values().map(Vec::len).sum());
     }
 
+    /// Closes all. Returns how many there were.
+    pub(crate) fn clear(&self) -> usize {
+        self.idle.borrow_mut().clear();
+        self.count.take()
+    }
+
     /// Closes all connections of a pod that is gone.
     pub(crate) fn forget(&self, pod: u64) {
         let mut pools = self.idle.borrow_mut();

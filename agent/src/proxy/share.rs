@@ -1,5 +1,5 @@
-//! A pod's share of a worker: of connections, of HTTP/2 requests, of bytes that are kept. What one pod uses up is missing
-//! to that pod alone (ARCHITECTURE.md#fairness-between-pods).
+//! A pod's share of a worker: of HTTP/2 requests, of bytes that are kept. What one pod uses up is missing to that pod
+//! alone (ARCHITECTURE.md#fairness-between-pods).
 
 use std::{cell::Cell, rc::Rc};
 

@@ -79,7 +79,11 @@ impl Drop for Counted {
 
 /// Opens a connection to `to` from inside the pod's network namespace.
 pub(crate) async fn dial(worker: &Worker, network: &dyn Network, to: SocketAddr) -> io::Result<Opened> {
-    let socket = network.socket(to)?;
+    let socket = match network.socket(to) {
+        // What is only kept for later makes room.
+        Err(error) if is_exhausted(&error) && worker.pool.clear() > 0 => network.socket(to),
+        made => made,
+    }?;
     // Sluice passes on what it has as soon as it has it; waiting for more would only add latency.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_EVERY))?;
@@ -90,6 +94,11 @@ pub(crate) async fn dial(worker: &Worker, network: &dyn Network, to: SocketAddr)
             Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the connection request within 5 s"))
         }
     }
+}
+
+/// The process, or the system, has no descriptor left.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Opens a connection to an endpoint, and counts how it went.

@@ -23,6 +23,7 @@ use tokio::{
 
 use super::{
     Options, Pod, accept,
+    budget::{Budget, PodBudget},
     buffers::Buffers,
     connection::{self, Connection},
     decisions::{Decision, Decisions, Wanted},
@@ -72,35 +73,20 @@ pub(crate) enum Command {
         id: u64,
         pod: Arc<Pod>,
         caller: Arc<CallingPod>,
+        budget: Arc<PodBudget>,
         listeners: Vec<std::net::TcpListener>,
     },
     /// Answered when the pod's listeners are closed.
-    Close {
-        id: u64,
-        closed: oneshot::Sender<()>,
-    },
+    Close { id: u64, closed: oneshot::Sender<()> },
     /// Decisions that were kept.
-    Decisions {
-        wanted: Wanted,
-        found: oneshot::Sender<Vec<Decision>>,
-    },
+    Decisions { wanted: Wanted, found: oneshot::Sender<Vec<Decision>> },
     /// The pod of this namespace and name.
-    Find {
-        name: PodName,
-        found: oneshot::Sender<Option<Arc<Pod>>>,
-    },
+    Find { name: PodName, found: oneshot::Sender<Option<Arc<Pod>>> },
     /// A connection that somebody has made as this pod to `original`; what is decided about the request with the id
     /// `awaited` is kept.
-    Carry {
-        name: PodName,
-        stream: std::net::TcpStream,
-        original: SocketAddr,
-        awaited: u64,
-    },
+    Carry { name: PodName, stream: std::net::TcpStream, original: SocketAddr, awaited: u64 },
     /// All pods' connections are to end; answered when the last in-flight one has.
-    Drain {
-        drained: oneshot::Sender<()>,
-    },
+    Drain { drained: oneshot::Sender<()> },
 }
 
 /// A pod's namespace and name.
@@ -160,7 +146,8 @@ pub(crate) struct PodHere {
     pub(crate) metrics: Arc<PodMetrics>,
     /// Accept loops that have not ended.
     listening: Cell<usize>,
-    pub(crate) connections: Rc<Share>,
+    /// What it uses, on all workers.
+    pub(crate) budget: Arc<PodBudget>,
     /// HTTP/2 requests in flight. Over HTTP/1 a connection carries one at a time, so that its own share will do.
     pub(crate) streams: Rc<Share>,
     /// Bytes of requests that are kept to be sent again.
@@ -264,9 +251,10 @@ impl Worker {
         id: u64,
         pod: Arc<Pod>,
         caller: Arc<CallingPod>,
+        budget: Arc<PodBudget>,
         listeners: Vec<std::net::TcpListener>,
     ) {
-        let connections = self.options.connections_per_pod.div_ceil(self.options.workers).max(1);
+        let connections = self.options.limits.connections_per_pod.div_ceil(self.options.workers).max(1);
         let workload = pod.workload.load();
         let metrics = self.metrics.pod(&workload.uid, &workload.namespace, &workload.name);
         drop(workload);
@@ -277,7 +265,7 @@ impl Worker {
             gate: Rc::default(),
             metrics,
             listening: Cell::new(0),
-            connections: Share::new(connections),
+            budget,
             streams: Share::new(connections * STREAMS_PER_CONNECTION),
             kept: Share::new(KEPT_BYTES_PER_POD),
             http2: http2::Allowance::new(HELD_BYTES_PER_POD),
@@ -335,7 +323,7 @@ impl Worker {
         awaited: u64,
     ) {
         let Some(pod) = self.find(name) else { return };
-        let Some(place) = pod.connections.take_one() else { return };
+        let place = pod.budget.accepted(Nanos::now());
         let prepared = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
         let Ok(stream) = prepared else { return };
         self.decisions.await_one(awaited);
@@ -360,15 +348,18 @@ impl Worker {
         });
     }
 
-    /// `first`: one of the workers does what is done once for all of them.
-    async fn tend(self: Rc<Self>, first: bool) {
+    /// `budget`: for the one of the workers that does what is done once for all of them.
+    async fn tend(self: Rc<Self>, budget: Option<Arc<Budget>>) {
         let mut every = tokio::time::interval(SWEEP);
         for sweep in 0_u32.. {
             every.tick().await;
-            if first && sweep % FORGET_EVERY == 0 {
-                gauges::forget_gone(&self.metrics, &self.snapshot());
-            }
             let now = Nanos::now();
+            if let Some(budget) = &budget {
+                budget.review(now);
+                if sweep % FORGET_EVERY == 0 {
+                    gauges::forget_gone(&self.metrics, &self.snapshot());
+                }
+            }
             self.pool.sweep(now);
             self.h2.sweep(now);
         }
@@ -390,11 +381,13 @@ impl Drop for Vital {
 }
 
 /// Starts a worker thread.
-pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> {
+pub(crate) fn start(index: usize, options: &Options, budget: &Arc<Budget>) -> std::io::Result<Handle> {
     let (commands, mut inbox) = mpsc::unbounded_channel();
     let status = Arc::new(Status::default());
     let beats = status.clone();
     let options = options.clone();
+    // One of the workers does what is done once for all of them.
+    let budget = (index == 0).then(|| budget.clone());
     let runtime_failed = |error: std::io::Error| std::io::Error::other(format!("worker {index}: {error}"));
     // Built on its own thread, because a local runtime cannot move; its failure is passed back.
     let (report, reported) = std::sync::mpsc::channel();
@@ -414,7 +407,7 @@ pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> 
         let _vital = Vital;
         runtime.block_on(async move {
             let worker = Rc::new(Worker::new(Rc::new(options)));
-            tokio::task::spawn_local(worker.clone().tend(index == 0));
+            tokio::task::spawn_local(worker.clone().tend(budget));
             let mut beat = tokio::time::interval(BEAT);
             loop {
                 tokio::select! {
@@ -425,7 +418,9 @@ pub(crate) fn start(index: usize, options: &Options) -> std::io::Result<Handle> 
                         worker.access_log.flush();
                     }
                     command = inbox.recv() => match command {
-                        Some(Command::Open { id, pod, caller, listeners }) => worker.open(id, pod, caller, listeners),
+                        Some(Command::Open { id, pod, caller, budget, listeners }) => {
+                            worker.open(id, pod, caller, budget, listeners);
+                        }
                         Some(Command::Close { id, closed }) => worker.close(id, closed),
                         Some(Command::Drain { drained }) => worker.drain(drained),
                         // Whoever asked may have given up.

@@ -6,6 +6,7 @@ use super::{Shared, lock, missing};
 use crate::{
     admin::view::{self, Look},
     cluster::model::Snapshot,
+    proxy::Proxy,
 };
 
 /// The running agent, and what it has been told of its node.
@@ -30,6 +31,7 @@ impl view::Agent for Seen {
             snapshot: cluster.map(|cluster| cluster.current().load_full()).unwrap_or_default(),
             cluster: cluster.map(|cluster| cluster.status()),
             verdicts: cluster.map(|cluster| cluster.verdicts().borrow().clone()).unwrap_or_default(),
+            uses: running.proxy.as_ref().map(Proxy::uses).unwrap_or_default(),
             pods: running.capture.as_ref().map(|capture| capture.status().pods).unwrap_or_default(),
         }
     }

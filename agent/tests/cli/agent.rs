@@ -16,7 +16,7 @@ use sluice::{
     config::Settings,
     govern::lane::TagNames,
     observe::{access_log::AccessLog, log::LogFilter, metrics::Metrics, trace::Tracer},
-    proxy::{self, Proxy},
+    proxy::{self, Limits, Proxy},
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -114,7 +114,7 @@ async fn serve(directory: &Path, socket: &Path, node: &str) {
         access_log: AccessLog::off(),
         tracer: Tracer::off(&[]),
         tag_names: tag_names.clone(),
-        connections_per_pod: 100,
+        limits: Limits { connections_per_pod: 100, ..Limits::default() },
         drain_idle_timeout: Duration::ZERO,
     })
     .unwrap();

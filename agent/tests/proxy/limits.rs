@@ -1,10 +1,8 @@
 //! How much of anything there may be, and what becomes of more.
 
-use crate::{
-    origin::Origin,
-    peer::{End, Peer},
-    rig::Rig,
-};
+use sluice::proxy::{Cause, Limits};
+
+use crate::{origin::Origin, peer::Peer, rig::Rig};
 
 #[test]
 fn a_head_that_is_too_large_is_refused() {
@@ -133,25 +131,81 @@ fn slow_callers_hold_up_nobody() {
     rig.await_requests("2xx", "", (request.len() + slow.len()) as f64);
 }
 
+/// So many connections of a pod, and no other limit.
+fn connections(connections_per_pod: usize) -> Limits {
+    Limits { connections_per_pod, ..Limits::default() }
+}
+
+/// What is counted of a pod.
+const OF_THE_POD: &str = "source_pod=\"gateway-1\"";
+
 #[test]
-fn a_pod_has_only_so_many_connections() {
+fn above_its_connections_a_pods_new_ones_go_direct_and_none_is_refused() {
     let origin = Origin::fixed("ok");
-    let rig = Rig::builder().endpoint(origin.address).connections(2).start();
-    let (mut first, mut second) = (rig.dial(), rig.dial());
-    for caller in [&mut first, &mut second] {
+    let rig = Rig::builder().endpoint(origin.address).limits(connections(2)).workers(2).start();
+    let answered = |caller: &mut Peer| {
         caller.get("/");
         assert_eq!(caller.answer().body, "ok");
-    }
-    assert_eq!(rig.dial().end(), (String::new(), End::Reset));
-    rig.await_detected("overloaded", 1.0);
-    first.get("/");
-    assert_eq!(first.answer().body, "ok", "those that are there go on");
-    // One that ends makes room for another.
-    drop(second);
-    rig.await_metric("sluice_connections_open", &["peer=\"client\""], 1.0);
+    };
+    let mut first = rig.dial();
+    answered(&mut first);
+    rig.await_direct(false);
+    // All workers count together, whichever of them has it.
+    let mut second = rig.dial_last();
+    answered(&mut second);
+    rig.await_direct(true);
+    rig.await_metric("sluice_pod_connections_open", &[OF_THE_POD], 2.0);
+    // Some were redirected before the kernel knew.
     let mut third = rig.dial();
-    third.get("/");
-    assert_eq!(third.answer().body, "ok");
+    answered(&mut third);
+    answered(&mut first);
+    let uses = rig.proxy.uses();
+    assert_eq!((uses[0].connections, uses[0].direct), (3, Some(Cause::Connections)));
+    assert!(rig.metric("sluice_pod_over_budget_seconds_total", &["budget=\"connections\""]) > 0.0);
+    drop(second);
+    rig.await_metric("sluice_pod_connections_open", &[OF_THE_POD], 2.0);
+    rig.await_direct(true);
+    drop(third);
+    rig.await_direct(false);
+    answered(&mut first);
+    rig.await_metric("sluice_pod_over_budget_seconds_total", &["budget=\"descriptors\""], 0.0);
+}
+
+#[test]
+fn idle_connections_of_one_pod_leave_descriptors_to_another() {
+    let origin = Origin::fixed("ok");
+    // Two listeners (one a pod), and twenty connections with one to an endpoint each.
+    let limits = Limits { descriptors: 42, ..Limits::default() };
+    let rig = Rig::builder().endpoint(origin.address).limits(limits).start();
+    let other = rig.other_pod();
+    let mut idle = Vec::new();
+    for count in 1..=10 {
+        idle.push(rig.dial());
+        rig.await_metric("sluice_pod_connections_open", &[OF_THE_POD], f64::from(count));
+    }
+    // As many as are left.
+    rig.await_direct(true);
+    assert!(!other.goes_direct());
+    let mut served = Vec::new();
+    for _ in 0..4 {
+        let mut caller = other.dial();
+        caller.get("/");
+        assert_eq!(caller.answer().body, "ok");
+        served.push(caller);
+    }
+    assert!(!other.goes_direct());
+    // What was redirected before the kernel knew waits when nearly nothing is left, and is served as soon as there is room.
+    for _ in 0..40 {
+        idle.push(rig.dial());
+    }
+    let mut last = rig.dial();
+    last.get("/");
+    let mut caller = other.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    drop(idle);
+    assert_eq!(last.answer().body, "ok");
+    rig.await_direct(false);
 }
 
 #[test]

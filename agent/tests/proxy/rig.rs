@@ -29,7 +29,7 @@ use sluice::{
         sampling::Ratio,
         trace::{Tracer, context::Propagation},
     },
-    proxy::{self, Network, OpenPod, Options, Pod, Proxy},
+    proxy::{self, Limits, Network, OpenPod, Options, Pod, Proxy},
 };
 
 use crate::{origin::Origin, peer::Peer};
@@ -52,6 +52,8 @@ pub(crate) struct Rig {
     generation: u64,
     service: Builder,
     pub(crate) listener: SocketAddr,
+    /// Of the last worker.
+    last_listener: SocketAddr,
 }
 
 /// What stands behind the service.
@@ -62,7 +64,10 @@ pub(crate) struct Builder {
     caller: Option<&'static str>,
     not_redirected: bool,
     dialled: Option<SocketAddr>,
-    connections: Option<usize>,
+    limits: Option<Limits>,
+    workers: Option<usize>,
+    /// What capture was told: new connections go direct.
+    direct: Arc<AtomicBool>,
     panic_at: Option<SocketAddr>,
     /// What capture says of callers: that they have closed their sockets.
     closed: Arc<AtomicBool>,
@@ -87,6 +92,7 @@ struct Loopback {
     redirected: Option<SocketAddr>,
     panic_at: Option<SocketAddr>,
     closed: Arc<AtomicBool>,
+    direct: Arc<AtomicBool>,
 }
 
 impl Network for Loopback {
@@ -97,6 +103,11 @@ impl Network for Loopback {
     fn has_closed(&self, socket: u64) -> bool {
         assert_eq!(socket, 1);
         self.closed.load(Ordering::Relaxed)
+    }
+
+    fn set_direct(&self, direct: bool) -> io::Result<()> {
+        self.direct.store(direct, Ordering::Relaxed);
+        Ok(())
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
@@ -164,8 +175,15 @@ impl Builder {
         self
     }
 
-    pub(crate) fn connections(mut self, limit: usize) -> Self {
-        self.connections = Some(limit);
+    /// Threads that carry traffic; each has a listener of the pod.
+    pub(crate) fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// What pods may use.
+    pub(crate) fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
         self
     }
 
@@ -248,30 +266,42 @@ impl Builder {
         let current = Arc::new(ArcSwap::from_pointee(self.snapshot(1)));
         let metrics = Arc::new(Metrics::new());
         let proxy = Proxy::start(&Options {
-            workers: 1,
+            workers: self.workers.unwrap_or(1),
             current: current.clone(),
             metrics: metrics.clone(),
             // Not kept here, for they end with the proxy.
             access_log: self.access_log.take().unwrap_or_else(AccessLog::off),
             tracer: self.tracer.take().unwrap_or_else(|| Tracer::off(&[Propagation::W3c])),
             tag_names: tag_names(),
-            connections_per_pod: self.connections.unwrap_or(1000),
+            limits: self.limits.unwrap_or_default(),
             drain_idle_timeout: Duration::from_millis(50),
         })
         .unwrap();
-        let (pod, address) = self.enrol(&proxy, "gateway-1", 1);
-        Rig { metrics, proxy, pod: Some(pod), current, generation: 1, service: self, listener: address }
+        let (pod, addresses) = self.enrol(&proxy, "gateway-1", 1, &self.direct);
+        let (listener, last_listener) = (addresses[0], addresses[addresses.len() - 1]);
+        let service = self;
+        Rig { metrics, proxy, pod: Some(pod), current, generation: 1, service, listener, last_listener }
     }
 }
 
 impl Builder {
-    /// A pod whose connections are all meant for the service. Returns where it listens.
-    fn enrol(&self, proxy: &Proxy, name: &str, number: u8) -> (OpenPod, SocketAddr) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = socket2::SockRef::from(&listener);
-        socket.set_recv_buffer_size(SOCKET_BUFFER).unwrap();
-        socket.set_send_buffer_size(SOCKET_BUFFER).unwrap();
-        let address = listener.local_addr().unwrap();
+    /// A pod whose connections are all meant for the service. Returns where its listeners are, one for each worker.
+    fn enrol(
+        &self,
+        proxy: &Proxy,
+        name: &str,
+        number: u8,
+        direct: &Arc<AtomicBool>,
+    ) -> (OpenPod, Vec<SocketAddr>) {
+        let listen = || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let socket = socket2::SockRef::from(&listener);
+            socket.set_recv_buffer_size(SOCKET_BUFFER).unwrap();
+            socket.set_send_buffer_size(SOCKET_BUFFER).unwrap();
+            listener
+        };
+        let listeners: Vec<_> = (0..proxy.workers()).map(|_| listen()).collect();
+        let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
         let pod = Pod {
             workload: ArcSwap::from_pointee(Workload {
                 tag: self.caller.map(|tag| tag.parse().unwrap()),
@@ -283,9 +313,10 @@ impl Builder {
                     .then(|| self.dialled.unwrap_or_else(|| DIALLED.parse().unwrap())),
                 panic_at: self.panic_at,
                 closed: self.closed.clone(),
+                direct: direct.clone(),
             }),
         };
-        (proxy.open(&Arc::new(pod), vec![listener]), address)
+        (proxy.open(&Arc::new(pod), listeners), addresses)
     }
 }
 
@@ -293,9 +324,15 @@ impl Builder {
 pub(crate) struct OtherPod {
     _open: OpenPod,
     listener: SocketAddr,
+    direct: Arc<AtomicBool>,
 }
 
 impl OtherPod {
+    /// Whether its new connections go direct, as capture was told.
+    pub(crate) fn goes_direct(&self) -> bool {
+        self.direct.load(Ordering::Relaxed)
+    }
+
     /// A connection of this pod.
     pub(crate) fn dial(&self) -> Peer {
         Peer::new(TcpStream::connect(self.listener).unwrap())
@@ -333,15 +370,31 @@ impl Rig {
         Peer::new(TcpStream::connect(self.listener).unwrap())
     }
 
+    /// A caller's connection to the last worker.
+    pub(crate) fn dial_last(&self) -> Peer {
+        Peer::new(TcpStream::connect(self.last_listener).unwrap())
+    }
+
     /// From now on capture says of all callers that they have closed their sockets.
     pub(crate) fn callers_have_closed(&self) {
         self.service.closed.store(true, Ordering::Relaxed);
     }
 
+    /// Waits until capture has been told that new connections go direct, or do not any more.
+    #[track_caller]
+    pub(crate) fn await_direct(&self, direct: bool) {
+        let began = Instant::now();
+        while self.service.direct.load(Ordering::Relaxed) != direct {
+            assert!(began.elapsed() < LIMIT, "new connections should go direct: {direct}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Another pod that calls the same service.
     pub(crate) fn other_pod(&self) -> OtherPod {
-        let (open, listener) = self.service.enrol(&self.proxy, "gateway-2", 2);
-        OtherPod { _open: open, listener }
+        let direct = Arc::default();
+        let (open, listeners) = self.service.enrol(&self.proxy, "gateway-2", 2, &direct);
+        OtherPod { _open: open, listener: listeners[0], direct }
     }
 
     /// Puts the service's endpoints in force that `change` leaves.

@@ -5,6 +5,7 @@ mod api_server;
 mod asking;
 mod balancing;
 mod breaking;
+mod budgets;
 mod clients;
 mod enrolment;
 mod examples;

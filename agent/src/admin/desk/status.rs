@@ -17,6 +17,7 @@ use crate::{
         verdict::{Extent, Reason},
     },
     govern::{breaker::State, outlier, tag::Tag},
+    proxy::{Cause, PodUse},
 };
 
 /// The picture of the cluster is told to be old when nothing was heard for longer.
@@ -84,6 +85,37 @@ fn problem(message: impl Into<String>, action: &str) -> Problem {
     Problem { message: message.into(), action: action.to_owned() }
 }
 
+/// A pod whose new connections bypass the agent, because it uses more than its part of it.
+fn over_budget(pod: &PodUse) -> Option<Problem> {
+    let cause = pod.direct?;
+    let so = match cause {
+        Cause::Connections => "which is as many as --connections-per-pod allows".to_owned(),
+        Cause::Descriptors => "which is its part of the agent's file descriptors".to_owned(),
+        Cause::Memory => format!(
+            "and {} MiB wait for its slow peers, which is its part of the agent's memory",
+            pod.bytes.div_ceil(1 << 20)
+        ),
+    };
+    let action = match cause {
+        Cause::Connections => {
+            "Look for a connection leak in the pod. If it needs that many, raise --connections-per-pod."
+        }
+        Cause::Descriptors => {
+            "Look for a connection leak in the pod. If it needs that many, raise the limit of open files of the agent's container."
+        }
+        Cause::Memory => {
+            "Look at what the pod, or the endpoints that it calls, read too slowly. If it needs that much, raise the memory limit of the agent's container."
+        }
+    };
+    Some(problem(
+        format!(
+            "Pod {}/{} has {} connections open through the agent, {so}. Its new connections bypass the agent.",
+            pod.namespace, pod.name, pod.connections
+        ),
+        action,
+    ))
+}
+
 impl Status {
     pub(super) fn of(look: &Look) -> Self {
         let mut problems: Vec<_> = (look.missing.iter())
@@ -111,6 +143,7 @@ impl Status {
         let invalid = invalid.filter(|object| !judged(&object.object));
         problems.extend(invalid.map(|object| problem(object.to_string(), "Correct the object.")));
         let pods = Self::pods(look, &mut problems);
+        problems.extend(look.uses.iter().filter_map(over_budget));
         let policies = Self::policies(look, &mut problems);
         let services = Self::services(look, &mut problems);
         Self {

@@ -16,7 +16,7 @@ use crate::{
         access_log::AccessLog,
         trace::{Tracer, context::Propagation},
     },
-    proxy::{Network, OpenPod, Options, Origin, Pod, Proxy},
+    proxy::{Limits, Network, OpenPod, Options, Origin, Pod, Proxy},
 };
 
 /// An agent that governs `orders.shop:80` and has enrolled `shop/client`.
@@ -62,6 +62,10 @@ impl Network for Here {
         false
     }
 
+    fn set_direct(&self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
         let kind = socket2::Type::STREAM.nonblocking();
         socket2::Socket::new(socket2::Domain::for_address(to), kind, None)
@@ -77,7 +81,7 @@ fn proxy(snapshot: Arc<Snapshot>) -> (Proxy, OpenPod) {
         access_log: AccessLog::off(),
         tracer: Tracer::off(&[Propagation::W3c]),
         tag_names: Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a name")),
-        connections_per_pod: 100,
+        limits: Limits { connections_per_pod: 100, ..Limits::default() },
         drain_idle_timeout: Duration::ZERO,
     })
     .expect("a thread");

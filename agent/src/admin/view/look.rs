@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     capture::PodStatus,
     cluster::{self, model::Snapshot, verdict::Verdicts},
+    proxy::PodUse,
 };
 
 /// The running agent, for whoever looks at it. Neither must block.
@@ -28,4 +29,6 @@ pub struct Look {
     pub verdicts: Arc<Verdicts>,
     /// The pods that are enrolled, or should be.
     pub pods: Arc<[PodStatus]>,
+    /// What enrolled pods use of the proxy.
+    pub uses: Vec<PodUse>,
 }

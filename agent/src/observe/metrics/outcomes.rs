@@ -15,11 +15,10 @@ pub enum Detection {
     ClosedEarly,
     NotRedirected,
     Unmanaged,
-    Overloaded,
 }
 
 impl Detection {
-    pub(super) const ALL: [Word<Self>; 10] = [
+    pub(super) const ALL: [Word<Self>; 9] = [
         (Self::Http1, "http1", "HTTP/1.1 or HTTP/1.0"),
         (Self::Http2, "http2", "HTTP/2, gRPC among it"),
         (Self::Tls, "tls", "The first bytes are a TLS handshake: tunnelled."),
@@ -37,7 +36,6 @@ impl Detection {
             "unmanaged",
             "The destination stopped being managed in the meantime: tunnelled to where the client meant to go.",
         ),
-        (Self::Overloaded, "overloaded", "The pod has as many connections as it may have: closed."),
     ];
 }
 

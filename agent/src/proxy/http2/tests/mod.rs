@@ -40,7 +40,7 @@ use crate::{
     cluster::model::{Current, Destination, Protocol, Service, Snapshot, Workload},
     govern::{endpoint::Endpoint, lane::TagNames, tag::Tag},
     observe::{access_log::AccessLog, metrics::Metrics, trace::Tracer},
-    proxy::{Network, OpenPod, Options, Origin, Pod, Proxy},
+    proxy::{Limits, Network, OpenPod, Options, Origin, Pod, Proxy},
 };
 
 /// Far more than anything here takes.
@@ -62,6 +62,10 @@ impl Network for Loopback {
 
     fn has_closed(&self, _: u64) -> bool {
         false
+    }
+
+    fn set_direct(&self, _: bool) -> io::Result<()> {
+        Ok(())
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
@@ -130,7 +134,7 @@ fn bed_told_of(
         access_log,
         tracer,
         tag_names: Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a name")),
-        connections_per_pod,
+        limits: Limits { connections_per_pod, ..Limits::default() },
         drain_idle_timeout: Duration::ZERO,
     };
     let proxy = Proxy::start(&options).expect("threads can be started");

@@ -1,0 +1,305 @@
+//! What all pods use of the agent together, and each of them: connections, descriptors, bytes.
+//!
+//! The numbers are of all workers. A pod above its part ([`verdict`]) is not refused anything: its new connections go direct
+//! ([`Network::set_direct`]), past the agent, as if that were not there, and what it has open is served to its end. Only
+//! connections that open or close touch these numbers, and streams that wait for a slow peer; never a request.
+
+mod metrics;
+mod verdict;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+pub(crate) use metrics::register;
+pub use verdict::Cause;
+use verdict::{Bounds, Used};
+
+use super::Pod;
+use crate::clock::Nanos;
+
+/// How long a pod's connections go direct at least, so that nothing flutters.
+const LEAST: Nanos = Nanos::of(Duration::from_secs(1));
+
+/// For how long all new connections go direct after the kernel has refused a descriptor, or memory for a connection; and how
+/// soon after that it makes no difference that it refuses another one.
+const EXHAUSTED_FOR: Nanos = Nanos::of(Duration::from_secs(1));
+const EXHAUSTED_AGAIN: Nanos = Nanos::of(Duration::from_millis(100));
+
+/// How often the log tells of the same pod.
+const TELL_EVERY: Nanos = Nanos::of(Duration::from_secs(60));
+
+/// Descriptors of a connection: its own, and that of one to an endpoint.
+const DESCRIPTORS: usize = 2;
+
+/// What there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections that a pod may have open through the proxy.
+    pub connections_per_pod: usize,
+    /// Descriptors for connections, and for listeners.
+    pub descriptors: usize,
+    /// Bytes that may wait for slow peers, of all pods, in the agent and in the kernel.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections_per_pod: 4096, descriptors: usize::MAX, bytes: usize::MAX }
+    }
+}
+
+/// What all pods use.
+pub(crate) struct Budget {
+    limits: Limits,
+    connections: AtomicUsize,
+    listeners: AtomicUsize,
+    bytes: AtomicUsize,
+    /// When the kernel last refused a descriptor ([`Nanos`]); 0: never.
+    exhausted: AtomicU64,
+    pods: Mutex<Vec<Weak<PodBudget>>>,
+}
+
+/// What a pod uses.
+pub(crate) struct PodBudget {
+    all: Arc<Budget>,
+    pod: Arc<Pod>,
+    listeners: usize,
+    connections: AtomicUsize,
+    bytes: AtomicUsize,
+    state: Mutex<State>,
+}
+
+/// Where a pod's new connections go.
+#[derive(Default)]
+struct State {
+    /// Direct: since when, and why.
+    direct: Option<(Nanos, Cause)>,
+    /// How long they have gone direct, by cause, until that.
+    before: [Nanos; Cause::ALL.len()],
+    /// When the log last told of it.
+    told: Option<Nanos>,
+    /// The kernel could not be told.
+    failed: bool,
+}
+
+/// What a pod uses at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodUse {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub connections: usize,
+    pub bytes: usize,
+    /// Why its new connections go direct, if they do.
+    pub direct: Option<Cause>,
+    /// How long they have, by cause.
+    pub direct_for: [Duration; Cause::ALL.len()],
+}
+
+impl Budget {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            connections: AtomicUsize::default(),
+            listeners: AtomicUsize::default(),
+            bytes: AtomicUsize::default(),
+            exhausted: AtomicU64::default(),
+            pods: Mutex::default(),
+        })
+    }
+
+    /// A pod with so many listeners.
+    pub(crate) fn pod(self: &Arc<Self>, pod: &Arc<Pod>, listeners: usize) -> Arc<PodBudget> {
+        self.listeners.fetch_add(listeners, Relaxed);
+        let one = Arc::new(PodBudget {
+            all: self.clone(),
+            pod: pod.clone(),
+            listeners,
+            connections: AtomicUsize::default(),
+            bytes: AtomicUsize::default(),
+            state: Mutex::default(),
+        });
+        let mut pods = self.lock();
+        pods.retain(|pod| pod.strong_count() > 0);
+        pods.push(Arc::downgrade(&one));
+        drop(pods);
+        one
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<PodBudget>>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pods(&self) -> Vec<Arc<PodBudget>> {
+        self.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Looks at every pod anew; to be called now and then, for what one pod gives back is another's.
+    pub(crate) fn review(&self, now: Nanos) {
+        for pod in self.pods() {
+            pod.review(now);
+        }
+    }
+
+    /// The kernel has refused a descriptor, or memory for a connection: there are fewer than was counted on. New connections
+    /// of all pods go direct for a while.
+    pub(crate) fn exhausted(&self, now: Nanos) {
+        let before = Nanos(self.exhausted.swap(now.0.max(1), Relaxed));
+        if before == Nanos::ZERO || now.since(before) > EXHAUSTED_AGAIN {
+            self.review(now);
+        }
+    }
+
+    /// What each pod uses.
+    pub(crate) fn uses(&self, now: Nanos) -> Vec<PodUse> {
+        self.pods().iter().map(|pod| pod.uses(now)).collect()
+    }
+
+    fn used(&self) -> Used {
+        Used { connections: self.connections.load(Relaxed), bytes: self.bytes.load(Relaxed) }
+    }
+
+    fn bounds(&self) -> Bounds {
+        let Limits { connections_per_pod, descriptors, bytes } = self.limits;
+        let connections = descriptors.saturating_sub(self.listeners.load(Relaxed)) / DESCRIPTORS;
+        Bounds { pod_connections: connections_per_pod, connections, bytes }
+    }
+
+    /// What there is for new connections.
+    fn bounds_for_new(&self, now: Nanos) -> Bounds {
+        let exhausted = Nanos(self.exhausted.load(Relaxed));
+        let bounds = self.bounds();
+        if exhausted != Nanos::ZERO && now.since(exhausted) < EXHAUSTED_FOR {
+            return Bounds { connections: 0, ..bounds };
+        }
+        bounds
+    }
+}
+
+impl PodBudget {
+    /// A connection was accepted. It is served, whatever there is.
+    pub(crate) fn accepted(self: &Arc<Self>, now: Nanos) -> Place {
+        self.connections.fetch_add(1, Relaxed);
+        self.all.connections.fetch_add(1, Relaxed);
+        self.note(now);
+        Place(self.clone())
+    }
+
+    /// The kernel has refused a descriptor: see [`Budget::exhausted`].
+    pub(crate) fn exhausted(&self, now: Nanos) {
+        self.all.exhausted(now);
+    }
+
+    /// Connections that wait to be accepted have to wait longer.
+    pub(crate) fn must_wait(&self) -> bool {
+        verdict::must_wait(self.used(), self.all.used(), &self.all.bounds())
+    }
+
+    fn used(&self) -> Used {
+        Used { connections: self.connections.load(Relaxed), bytes: self.bytes.load(Relaxed) }
+    }
+
+    /// It uses more than before.
+    fn note(&self, now: Nanos) {
+        if verdict::verdict(false, self.used(), self.all.used(), &self.all.bounds_for_new(now)).is_some() {
+            self.review(now);
+        }
+    }
+
+    fn review(&self, now: Nanos) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_direct = state.direct.is_some();
+        let bounds = self.all.bounds_for_new(now);
+        let cause = verdict::verdict(is_direct, self.used(), self.all.used(), &bounds);
+        match (state.direct, cause) {
+            (None, Some(cause)) => self.go(&mut state, Some(cause), now),
+            (Some((since, _)), None) if now.since(since) >= LEAST => self.go(&mut state, None, now),
+            (Some((_, was)), Some(cause)) if cause != was => {
+                state.settle(now);
+                state.direct = Some((now, cause));
+            }
+            _ => {}
+        }
+    }
+
+    /// From now on new connections go direct, or not any more.
+    fn go(&self, state: &mut State, cause: Option<Cause>, now: Nanos) {
+        let workload = self.pod.workload.load();
+        let (namespace, pod, used) = (&workload.namespace, &workload.name, self.used());
+        if let Err(error) = self.pod.network.set_direct(cause.is_some()) {
+            // Tried again at the next opportunity.
+            if !std::mem::replace(&mut state.failed, true) {
+                tracing::error!(%namespace, %pod, %error, "cannot tell the kernel where new connections of the pod are to go");
+            }
+            return;
+        }
+        state.failed = false;
+        state.settle(now);
+        state.direct = cause.map(|cause| (now, cause));
+        if let Some(cause) = cause
+            && state.told.is_none_or(|told| now.since(told) > TELL_EVERY)
+        {
+            state.told = Some(now);
+            tracing::warn!(
+                %namespace, %pod, budget = cause.code(), connections = used.connections, bytes = used.bytes,
+                "the pod has used up its budget: its new connections bypass the agent until it uses less"
+            );
+        }
+    }
+
+    fn uses(&self, now: Nanos) -> PodUse {
+        let Used { connections, bytes } = self.used();
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let workload = self.pod.workload.load();
+        PodUse {
+            namespace: workload.namespace.clone(),
+            name: workload.name.clone(),
+            connections,
+            bytes,
+            direct: state.direct.map(|(_, cause)| cause),
+            direct_for: state.total(now).map(Duration::from),
+        }
+    }
+}
+
+impl State {
+    fn total(&self, now: Nanos) -> [Nanos; Cause::ALL.len()] {
+        let mut total = self.before;
+        if let Some((since, cause)) = self.direct {
+            let at = cause as usize;
+            total[at] = total[at] + now.since(since);
+        }
+        total
+    }
+
+    /// Counts the time until now.
+    fn settle(&mut self, now: Nanos) {
+        self.before = self.total(now);
+        if let Some((since, _)) = &mut self.direct {
+            *since = now;
+        }
+    }
+}
+
+impl Drop for PodBudget {
+    fn drop(&mut self) {
+        self.all.listeners.fetch_sub(self.listeners, Relaxed);
+    }
+}
+
+/// A connection, counted until it is dropped.
+pub(crate) struct Place(Arc<PodBudget>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
+        self.0.all.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::BorrowedFd,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+};
+
+use arc_swap::ArcSwap;
+
+use super::*;
+use crate::{
+    cluster::model::Workload,
+    proxy::{Network, Origin},
+};
+
+const SECOND: Nanos = Nanos::of(Duration::from_secs(1));
+const HALF: Nanos = Nanos::of(Duration::from_millis(500));
+const START: Nanos = Nanos(1_000_000_000_000);
+
+/// Where new connections go, and how often that was said.
+#[derive(Default)]
+struct Kernel {
+    direct: AtomicBool,
+    said: AtomicUsize,
+    refuses: AtomicBool,
+}
+
+impl Network for Arc<Kernel> {
+    fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<Origin>> {
+        Ok(None)
+    }
+
+    fn has_closed(&self, _: u64) -> bool {
+        false
+    }
+
+    fn set_direct(&self, direct: bool) -> io::Result<()> {
+        if self.refuses.load(Relaxed) {
+            return Err(io::Error::from(io::ErrorKind::OutOfMemory));
+        }
+        self.said.fetch_add(1, Relaxed);
+        assert_ne!(self.direct.swap(direct, Relaxed), direct, "said once");
+        Ok(())
+    }
+
+    fn socket(&self, _: SocketAddr) -> io::Result<socket2::Socket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+fn pod(budget: &Arc<Budget>, name: &str) -> (Arc<PodBudget>, Arc<Kernel>) {
+    let kernel = Arc::<Kernel>::default();
+    let workload = ArcSwap::from_pointee(Workload::new(name, "shop", name));
+    let pod = Arc::new(Pod { workload, network: Arc::new(kernel.clone()) });
+    (budget.pod(&pod, 0), kernel)
+}
+
+fn is_direct(kernel: &Kernel) -> bool {
+    kernel.direct.load(Relaxed)
+}
+
+#[test]
+fn a_pod_goes_direct_at_its_limit_and_comes_back_when_it_has_less() {
+    let budget = Budget::new(Limits { connections_per_pod: 20, ..Limits::default() });
+    let ((pod, kernel), (_other, others)) = (pod(&budget, "a"), pod(&budget, "b"));
+    let mut places: Vec<_> = (0..19).map(|_| pod.accepted(START)).collect();
+    assert!(!is_direct(&kernel));
+    places.push(pod.accepted(START));
+    assert!(is_direct(&kernel));
+    // Those that were on their way are served, too.
+    places.extend((0..5).map(|_| pod.accepted(START)));
+    assert_eq!(budget.uses(START)[0].connections, 25);
+
+    places.truncate(17);
+    budget.review(START + HALF);
+    assert!(is_direct(&kernel), "not so soon");
+    places.truncate(18);
+    budget.review(START + SECOND);
+    assert!(!is_direct(&kernel));
+    assert_eq!(kernel.said.load(Relaxed), 2);
+    assert_eq!(others.said.load(Relaxed), 0);
+    let uses = budget.uses(START + SECOND * 9);
+    assert_eq!(
+        (uses[0].direct, uses[0].direct_for[Cause::Connections as usize]),
+        (None, Duration::from_secs(1))
+    );
+}
+
+#[test]
+fn a_kernel_that_refuses_is_told_again() {
+    let budget = Budget::new(Limits { connections_per_pod: 1, ..Limits::default() });
+    let (pod, kernel) = pod(&budget, "a");
+    kernel.refuses.store(true, Relaxed);
+    let _place = pod.accepted(START);
+    assert!(!is_direct(&kernel));
+    assert_eq!(budget.uses(START)[0].direct, None);
+    kernel.refuses.store(false, Relaxed);
+    budget.review(START);
+    assert!(is_direct(&kernel));
+}
+
+#[test]
+fn without_descriptors_all_go_direct_for_a_while() {
+    let budget = Budget::new(Limits::default());
+    let ((one, kernel), (_other, others)) = (pod(&budget, "a"), pod(&budget, "b"));
+    one.exhausted(START);
+    assert!(is_direct(&kernel) && is_direct(&others));
+    one.exhausted(START + HALF);
+    assert!(!one.must_wait(), "it may have been another's");
+    budget.review(START + SECOND);
+    assert!(is_direct(&kernel));
+    budget.review(START + SECOND * 2);
+    assert!(!is_direct(&kernel) && !is_direct(&others));
+}
+
+#[test]
+fn the_cause_may_change_meanwhile_and_all_time_is_counted_once() {
+    let budget = Budget::new(Limits { connections_per_pod: 2, descriptors: 20, ..Limits::default() });
+    let ((one, _), (other, _)) = (pod(&budget, "a"), pod(&budget, "b"));
+    let mut places = vec![one.accepted(START), one.accepted(START)];
+    let _others: Vec<_> = (0..8).map(|_| other.accepted(START)).collect();
+    assert_eq!(budget.uses(START)[0].direct, Some(Cause::Connections));
+    places.pop();
+    budget.review(START + SECOND * 3);
+    assert_eq!(budget.uses(START)[0].direct, Some(Cause::Descriptors));
+    let times = budget.uses(START + SECOND * 5)[0].direct_for;
+    assert_eq!(times, [3, 2, 0].map(Duration::from_secs));
+}
+
+#[test]
+fn what_a_pod_had_comes_back_with_it() {
+    let budget = Budget::new(Limits { descriptors: 10, ..Limits::default() });
+    let (gone, _) = pod(&budget, "a");
+    let workload = ArcSwap::from_pointee(Workload::new("b", "shop", "b"));
+    let listening = Arc::new(Pod { workload, network: Arc::new(Arc::<Kernel>::default()) });
+    let second = budget.pod(&listening, 4);
+    assert_eq!(budget.bounds().connections, 3);
+    drop(second);
+    assert_eq!(budget.bounds().connections, 5);
+    let place = gone.accepted(START);
+    drop(gone);
+    assert_eq!(budget.uses(START).len(), 1, "as long as it has connections");
+    drop(place);
+    assert_eq!((budget.uses(START).len(), budget.used()), (0, Used::default()));
+}

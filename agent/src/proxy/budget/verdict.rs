@@ -1,0 +1,161 @@
+//! When a pod's new connections are to go direct. Pure.
+//!
+//! A pod may use what it was given, and of what all pods share no more than is still free: so a single pod that takes all
+//! it can get ends at a half of it, two at a third each, and whoever comes then still finds room (the dynamic thresholds of
+//! Choudhury and Hahne, [IEEE/ACM Transactions on Networking 6(2), 1998](https://doi.org/10.1109/90.664262)).
+
+/// What has been used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The pod has as many connections as it may have.
+    Connections,
+    /// Its part of the agent's file descriptors.
+    Descriptors,
+    /// Its part of the memory that connections may take.
+    Memory,
+}
+
+impl Cause {
+    pub const ALL: [Self; 3] = [Self::Connections, Self::Descriptors, Self::Memory];
+
+    /// Its name in metrics.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Descriptors => "descriptors",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// What it means, for the reference.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Connections => "The pod has as many connections open as `--connections-per-pod` allows.",
+            Self::Descriptors => "The pod's connections take its part of the agent's file descriptors.",
+            Self::Memory => {
+                "What waits for slow peers of the pod takes its part of the memory for connections, in the agent and in the kernel."
+            }
+        }
+    }
+}
+
+/// What is in use, by one pod or by all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Used {
+    pub(crate) connections: usize,
+    pub(crate) bytes: usize,
+}
+
+/// What there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// Connections of one pod.
+    pub(crate) pod_connections: usize,
+    /// Connections of all pods, as many as there are descriptors for.
+    pub(crate) connections: usize,
+    /// Bytes of all pods.
+    pub(crate) bytes: usize,
+}
+
+/// Why a pod's new connections are to go direct; `None`: they need not. `direct`: they do now, and shall until it uses a
+/// tenth less than what it may.
+pub(crate) fn verdict(direct: bool, pod: Used, all: Used, bounds: &Bounds) -> Option<Cause> {
+    let is_over = |used: usize, allowed: usize| {
+        let allowed = if direct { allowed - allowed / 10 } else { allowed };
+        used >= allowed
+    };
+    if is_over(pod.connections, bounds.pod_connections) {
+        Some(Cause::Connections)
+    } else if is_over(pod.connections, bounds.connections.saturating_sub(all.connections)) {
+        Some(Cause::Descriptors)
+    } else if is_over(pod.bytes, bounds.bytes.saturating_sub(all.bytes)) {
+        Some(Cause::Memory)
+    } else {
+        None
+    }
+}
+
+/// Whether connections that a pod has made already have to wait, until others end. It goes on long after new ones go direct:
+/// what is left by then is for the other pods.
+pub(crate) fn must_wait(pod: Used, all: Used, bounds: &Bounds) -> bool {
+    const LEFT_FOR_OTHERS: usize = 8;
+    pod.connections >= bounds.connections.saturating_sub(all.connections).saturating_mul(LEFT_FOR_OTHERS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { pod_connections: 100, connections: 120, bytes: 1000 };
+
+    fn used(connections: usize, bytes: usize) -> Used {
+        Used { connections, bytes }
+    }
+
+    #[test]
+    fn each_bound_has_its_cause() {
+        let table = [
+            (used(99, 0), used(0, 0), None),
+            (used(100, 0), used(0, 0), Some(Cause::Connections)),
+            (used(59, 0), used(60, 0), None),
+            (used(60, 0), used(60, 0), Some(Cause::Descriptors)),
+            // Nothing is left, so nobody may have any.
+            (used(0, 0), used(120, 0), Some(Cause::Descriptors)),
+            (used(0, 0), used(500, 0), Some(Cause::Descriptors)),
+            (used(1, 499), used(1, 500), None),
+            (used(1, 500), used(1, 500), Some(Cause::Memory)),
+            (used(1, 0), used(1, 1001), Some(Cause::Memory)),
+        ];
+        for (pod, all, cause) in table {
+            assert_eq!(verdict(false, pod, all, &BOUNDS), cause, "{pod:?} of {all:?}");
+        }
+    }
+
+    #[test]
+    fn what_goes_direct_goes_on_so_until_there_is_a_tenth_less() {
+        assert_eq!(verdict(false, used(95, 0), used(0, 0), &BOUNDS), None);
+        assert_eq!(verdict(true, used(95, 0), used(0, 0), &BOUNDS), Some(Cause::Connections));
+        assert_eq!(verdict(true, used(90, 0), used(0, 0), &BOUNDS), Some(Cause::Connections));
+        assert_eq!(verdict(true, used(89, 0), used(0, 0), &BOUNDS), None);
+        let tiny = Bounds { pod_connections: 1, ..BOUNDS };
+        assert_eq!(
+            verdict(true, used(0, 0), used(0, 0), &tiny),
+            None,
+            "no bound is too small to come back from"
+        );
+    }
+
+    #[test]
+    fn who_takes_all_it_can_leaves_as_much_to_others() {
+        for greedy in 1..8_usize {
+            let bounds = Bounds { pod_connections: usize::MAX, connections: 1000, bytes: usize::MAX };
+            let mut each = vec![0; greedy];
+            let mut went = true;
+            while std::mem::take(&mut went) {
+                for pod in 0..greedy {
+                    let all = used(each.iter().sum(), 0);
+                    if verdict(false, used(each[pod], 0), all, &bounds).is_none() {
+                        each[pod] += 1;
+                        went = true;
+                    }
+                }
+            }
+            let left = 1000 - each.iter().sum::<usize>();
+            assert!(each.iter().all(|count| count.abs_diff(1000 / (greedy + 1)) <= 1), "{each:?}");
+            assert!(left + 1 >= 1000 / (greedy + 1), "{left}");
+            let all = used(1000 - left, 0);
+            assert_eq!(verdict(false, used(left / 2, 0), all, &bounds), None, "a further pod finds room");
+        }
+    }
+
+    #[test]
+    fn what_is_connected_waits_only_when_little_is_left() {
+        let bounds = Bounds { pod_connections: 10, connections: 900, bytes: 1000 };
+        assert!(!must_wait(used(799, 0), used(800, 0), &bounds));
+        assert!(must_wait(used(800, 0), used(800, 0), &bounds));
+        assert!(!must_wait(used(50, 0), used(850, 0), &bounds), "another pod's go on");
+        assert!(must_wait(used(0, 0), used(900, 0), &bounds));
+        let unbounded = Bounds { connections: usize::MAX, ..bounds };
+        assert!(!must_wait(used(1_000_000, 0), used(1_000_000, 0), &unbounded));
+    }
+}
