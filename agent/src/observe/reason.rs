@@ -130,15 +130,15 @@ impl Reason {
                 code: "upstream_reset",
                 status: 502,
                 grpc_status: grpc::UNAVAILABLE,
-                message: "the endpoint closed the connection before it responded",
+                message: "the endpoint closed the connection before the response was complete",
                 action: "Look at the log of the endpoint: it crashed, or it closes connections while it shuts down.",
             },
             Self::UpstreamProtocol => Facts {
                 code: "upstream_protocol",
                 status: 502,
                 grpc_status: grpc::INTERNAL,
-                message: "the endpoint's response is not valid HTTP",
-                action: "Compare `appProtocol` and the name of the Service port with what the endpoint speaks.",
+                message: "the endpoint's response is not valid HTTP, or its headers are larger than 64 KiB, or more than 1000",
+                action: "The log of the agent says what is wrong with it. Compare `appProtocol` and the name of the Service port with what the endpoint speaks.",
             },
             Self::BadRequest => Facts {
                 code: "bad_request",

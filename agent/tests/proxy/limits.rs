@@ -81,13 +81,31 @@ fn an_answer_whose_head_is_too_large_is_not_passed_on() {
 fn an_answer_with_too_many_lines_is_not_passed_on() {
     let origin = Origin::new(|_, peer, _| {
         peer.request();
-        peer.send(format!("HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n", "X: x\r\n".repeat(100)));
+        peer.send(format!("HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n", "X: x\r\n".repeat(1000)));
         peer.end();
     });
     let rig = Rig::before(&origin);
     let mut caller = rig.dial();
     caller.get("/");
     caller.answer().made_up(502, "upstream_protocol");
+}
+
+#[test]
+fn an_answer_may_have_more_lines_than_a_request() {
+    let lines = (0..900).map(|n| format!("X-{n}: {n}\r\n")).collect::<Vec<_>>().concat();
+    let head = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 0\r\n\r\n");
+    let answer = head.clone();
+    let origin = Origin::new(move |_, peer, _| {
+        while peer.request().is_some() {
+            peer.send(&answer);
+        }
+    });
+    let rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    for _ in 0..2 {
+        caller.get("/");
+        assert_eq!(caller.head(), head);
+    }
 }
 
 #[test]

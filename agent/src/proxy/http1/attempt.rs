@@ -130,7 +130,7 @@ impl Exchange<'_> {
                         continue;
                     }
                     Ok(None) if upstream.incoming.len() <= MAX_HEAD_BYTES => {}
-                    _ => return Err(Failure::Broken(Reason::UpstreamProtocol).into()),
+                    _ => return Err(self.unfit(&upstream.endpoint, &"headers of more than 64 KiB").into()),
                 }
             }
             let (mut caller_reads, _) = self.connection.stream.split();
@@ -149,7 +149,7 @@ impl Exchange<'_> {
             }
             let common = upstream.incoming.len().min(VERSION.len());
             if upstream.incoming[..common] != VERSION[..common] {
-                return Err(Failure::Broken(Reason::UpstreamProtocol).into());
+                return Err(self.unfit(&upstream.endpoint, &"something else than HTTP/1.1").into());
             }
         }
     }
@@ -172,6 +172,14 @@ impl Exchange<'_> {
         }
     }
 
+    /// What the endpoint has sent cannot be passed on.
+    fn unfit(&self, endpoint: &Endpoint, what: &dyn std::fmt::Display) -> Failure {
+        self.call.worker.complain(|| {
+            tracing::warn!(service = %self.call.service(), endpoint = %endpoint.address, "cannot pass a response on: it has {what}");
+        });
+        Failure::Broken(Reason::UpstreamProtocol)
+    }
+
     /// Reads a whole head; `None` if it was an interim one, which has been passed on.
     async fn read_head(
         &mut self,
@@ -190,12 +198,7 @@ impl Exchange<'_> {
         };
         let mut head = self.call.worker.buffers.take();
         let read = response::read(&upstream.incoming[..length], caller, &mut head);
-        let (response, keep) = read.map_err(|error| {
-            self.call.worker.complain(|| {
-                tracing::warn!(service = %self.call.service(), endpoint = %upstream.endpoint.address, "cannot pass on: {error}");
-            });
-            Failure::Broken(Reason::UpstreamProtocol)
-        })?;
+        let (response, keep) = read.map_err(|error| self.unfit(&upstream.endpoint, &error))?;
         upstream.incoming.advance(length);
         if !response.is_interim() {
             let edits = &self.call.headers().response;

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::{
     body::Body,
-    head::{HeadEnd, MAX_HEADERS},
+    head::{HeadEnd, MAX_RESPONSE_HEADERS},
     request::{self, Method},
     response::{self, Caller},
 };
@@ -68,7 +68,7 @@ pub(crate) fn http1_response(input: &[u8]) {
             let caller = Caller { method, http10, upgrade, keep_alive, sending };
             let mut out = BytesMut::new();
             let Ok((first, keep)) = response::read(head, caller, &mut out) else { continue };
-            assert!(out.len() <= head.len() + MAX_HEADERS + ADDED);
+            assert!(out.len() <= head.len() + MAX_RESPONSE_HEADERS + ADDED);
             assert!(out.starts_with(b"HTTP/1.1 "));
             assert_eq!(HeadEnd::default().find(&out, false), Ok(Some(out.len())), "one head");
             assert!(!keep || keep_alive && first.body != Body::UntilClose, "where it ends must be clear");

@@ -5,8 +5,12 @@ use bytes::BytesMut;
 /// The most that a head may have, in bytes. (nginx 32 KiB, Envoy 60 KiB, Tomcat 8 KiB.)
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// The most lines that a head may have (as Apache's and Envoy's default).
+/// The most lines that a request's head may have (as Apache's and Envoy's default).
 pub(crate) const MAX_HEADERS: usize = 100;
+
+/// The most lines that a response's head may have. Clients take from many hundreds (curl's default is 5,000) to any number, and
+/// an endpoint that works without Sluice is to work with it.
+pub(crate) const MAX_RESPONSE_HEADERS: usize = 1000;
 
 /// Looks for the end of a head as its bytes come in, each byte once.
 #[derive(Clone, Copy, Debug, Default)]

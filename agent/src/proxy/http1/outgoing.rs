@@ -4,15 +4,17 @@ use bytes::BytesMut;
 use http::HeaderName;
 use smallvec::SmallVec;
 
-use super::head::{Copier, MAX_HEADERS, add};
+use super::head::{Copier, MAX_HEADERS, MAX_RESPONSE_HEADERS, add};
 use crate::govern::{
     edit::{self, Head},
     policy::Edits,
 };
 
-/// The lines of a head that can be edited: those that may come, and what this hop itself has added.
-const MOST_LINES: usize = u128::BITS as usize;
-const _: () = assert!(MAX_HEADERS + 8 <= MOST_LINES);
+/// Lines of an ordinary head: all that a request's may have, and what this hop itself has added.
+const ORDINARY: usize = u128::BITS as usize;
+/// What this hop adds at most.
+const ADDED: usize = 8;
+const _: () = assert!(MAX_HEADERS + ADDED <= ORDINARY);
 
 /// Writes a request's head, as this hop has written it, with what a policy changes in it.
 pub(super) fn edit_request(
@@ -21,7 +23,7 @@ pub(super) fn edit_request(
     is_kept: impl Fn(&HeaderName) -> bool,
     out: &mut BytesMut,
 ) {
-    let mut slots = [httparse::EMPTY_HEADER; MOST_LINES];
+    let mut slots = [httparse::EMPTY_HEADER; ORDINARY];
     let mut parsed = httparse::Request::new(&mut slots);
     let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
     edited(head, if whole { parsed.headers } else { &[] }, edits, is_kept, out);
@@ -29,9 +31,16 @@ pub(super) fn edit_request(
 
 /// Writes a response's head, as this hop has written it, with what a policy changes in it.
 pub(super) fn edit_response(head: &[u8], edits: &Edits, out: &mut BytesMut) {
-    let mut slots = [httparse::EMPTY_HEADER; MOST_LINES];
+    let mut slots = [httparse::EMPTY_HEADER; ORDINARY];
+    let mut many = Vec::new();
     let mut parsed = httparse::Response::new(&mut slots);
-    let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
+    let mut status = parsed.parse(head);
+    if status == Err(httparse::Error::TooManyHeaders) {
+        many.resize(MAX_RESPONSE_HEADERS + ADDED, httparse::EMPTY_HEADER);
+        parsed = httparse::Response::new(&mut many);
+        status = parsed.parse(head);
+    }
+    let whole = status.is_ok_and(|status| status.is_complete());
     edited(head, if whole { parsed.headers } else { &[] }, edits, |_| false, out);
 }
 
@@ -53,6 +62,8 @@ pub(super) struct Outgoing<'h> {
     headers: &'h [httparse::Header<'h>],
     /// By their places in `headers`, a bit each.
     left_out: u128,
+    /// Those beyond the bits, of a response with very many lines.
+    left_out_beyond: Vec<bool>,
     added: SmallVec<[(HeaderName, Value); 2]>,
 }
 
@@ -62,15 +73,25 @@ type Value = SmallVec<[u8; 64]>;
 impl<'h> Outgoing<'h> {
     /// All of a head that has been parsed.
     pub(super) fn new(head: &'h [u8], headers: &'h [httparse::Header<'h>]) -> Self {
-        debug_assert!(headers.len() <= MOST_LINES);
-        Self { head, headers, left_out: 0, added: SmallVec::new() }
+        let left_out_beyond = vec![false; headers.len().saturating_sub(ORDINARY)];
+        Self { head, headers, left_out: 0, left_out_beyond, added: SmallVec::new() }
     }
 
     pub(super) fn leave_out(&mut self, which: impl Fn(&[u8]) -> bool) {
         for (at, header) in self.headers.iter().enumerate() {
             if which(header.name.as_bytes()) {
-                self.left_out |= 1 << at;
+                match at.checked_sub(ORDINARY) {
+                    None => self.left_out |= 1 << at,
+                    Some(beyond) => self.left_out_beyond[beyond] = true,
+                }
             }
+        }
+    }
+
+    fn is_left_out(&self, at: usize) -> bool {
+        match at.checked_sub(ORDINARY) {
+            None => self.left_out & (1 << at) != 0,
+            Some(beyond) => self.left_out_beyond[beyond],
         }
     }
 
@@ -84,6 +105,11 @@ impl<'h> Outgoing<'h> {
             copier.omit(self.headers[left_out.trailing_zeros() as usize].name.as_bytes());
             left_out &= left_out - 1;
         }
+        for (header, left_out) in self.headers.iter().skip(ORDINARY).zip(&self.left_out_beyond) {
+            if *left_out {
+                copier.omit(header.name.as_bytes());
+            }
+        }
         let out = copier.finish();
         for (name, value) in &self.added {
             add(out, name.as_str().as_bytes(), value);
@@ -95,7 +121,7 @@ impl<'h> Outgoing<'h> {
 impl Head for Outgoing<'_> {
     fn get_all<'s>(&'s self, name: &'s HeaderName) -> impl Iterator<Item = &'s [u8]> {
         let came = self.headers.iter().enumerate().filter(move |(at, header)| {
-            self.left_out & (1 << at) == 0 && header.name.eq_ignore_ascii_case(name.as_str())
+            !self.is_left_out(*at) && header.name.eq_ignore_ascii_case(name.as_str())
         });
         let added = self.added.iter().filter(move |(key, _)| key == name);
         came.map(|(_, header)| header.value).chain(added.map(|(_, value)| value.as_slice()))
@@ -108,5 +134,29 @@ impl Head for Outgoing<'_> {
     fn remove(&mut self, name: &HeaderName) {
         self.leave_out(|line| line.eq_ignore_ascii_case(name.as_str().as_bytes()));
         self.added.retain(|(key, _)| key != name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_response_with_very_many_lines_is_changed_like_any_other() {
+        let changes = Edits {
+            remove: ["x-0", "x-127", "x-128", "x-999"].map(HeaderName::from_static).into(),
+            set: vec![(HeaderName::from_static("x-500"), HeaderValue::from_static("new"))],
+            add: vec![(HeaderName::from_static("x-0"), HeaderValue::from_static("again"))],
+        };
+        let mut out = BytesMut::new();
+        let lines = |gone: &[usize]| {
+            let kept = (0..MAX_RESPONSE_HEADERS).filter(|n| !gone.contains(n));
+            kept.map(|n| format!("X-{n}: {n}\r\n")).collect::<Vec<_>>().concat()
+        };
+        edit_response(format!("HTTP/1.1 200 OK\r\n{}\r\n", lines(&[])).as_bytes(), &changes, &mut out);
+        let kept = lines(&[0, 127, 128, 500, 999]);
+        assert_eq!(out, format!("HTTP/1.1 200 OK\r\n{kept}x-500: new\r\nx-0: again\r\n\r\n").as_bytes());
     }
 }

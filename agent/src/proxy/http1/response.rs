@@ -3,12 +3,14 @@
 //! Readers of answers are more lenient than readers of requests: an endpoint that worked without Sluice works with it,
 //! unless two readers could disagree on where its answer ends.
 
+use std::{cmp::Ordering, mem::MaybeUninit};
+
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
 use super::{
     body::Body,
-    head::{Copier, MAX_HEADERS, add, elements, with_line_ends},
+    head::{Copier, MAX_HEADERS, MAX_RESPONSE_HEADERS, add, elements, with_line_ends},
     request::{Method, length},
 };
 use crate::govern::headers;
@@ -36,10 +38,21 @@ impl Response {
 /// The answer cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadAnswer {
-    #[error("malformed answer head: {0}")]
+    #[error("malformed headers: {0}")]
     Malformed(httparse::Error),
-    #[error("answer with {0}")]
+    #[error("more than {MAX_RESPONSE_HEADERS} header lines")]
+    TooManyHeaders,
+    #[error("{0}")]
     Ambiguous(&'static str),
+}
+
+impl From<httparse::Error> for BadAnswer {
+    fn from(error: httparse::Error) -> Self {
+        match error {
+            httparse::Error::TooManyHeaders => Self::TooManyHeaders,
+            error => Self::Malformed(error),
+        }
+    }
 }
 
 /// The caller, as far as the head that is written for it depends on it.
@@ -67,7 +80,15 @@ struct Lines<'h> {
     close: bool,
     keep_alive: bool,
     idle_seconds: Option<u32>,
+    /// There is a line `Upgrade`.
+    upgrade: bool,
+    /// What `Connection` names, sorted once all lines are seen.
     nominated: SmallVec<[&'h [u8]; 2]>,
+}
+
+/// Regardless of case.
+fn compare(one: &[u8], other: &[u8]) -> Ordering {
+    one.iter().map(u8::to_ascii_lowercase).cmp(other.iter().map(u8::to_ascii_lowercase))
 }
 
 /// Reads the answer in `head`, which ends with its empty line, and writes what the caller gets to `out`.
@@ -76,15 +97,20 @@ struct Lines<'h> {
 pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(Response, bool), BadAnswer> {
     let whole = with_line_ends(head);
     let head = whole.as_deref().unwrap_or(head);
-    let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut config = httparse::ParserConfig::default();
+    config.allow_spaces_after_header_name_in_responses(true);
+    let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut many = Vec::new();
     let mut parsed = httparse::Response::new(&mut []);
-    let status = httparse::ParserConfig::default()
-        .allow_spaces_after_header_name_in_responses(true)
-        .parse_response_with_uninit_headers(&mut parsed, head, &mut slots);
-    match status {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(BadAnswer::Malformed(httparse::Error::Status)),
-        Err(error) => return Err(BadAnswer::Malformed(error)),
+    let mut status = config.parse_response_with_uninit_headers(&mut parsed, head, &mut slots);
+    if status == Err(httparse::Error::TooManyHeaders) {
+        // Rare, so that the room for it is not on every response's way.
+        many.resize_with(MAX_RESPONSE_HEADERS, MaybeUninit::uninit);
+        parsed = httparse::Response::new(&mut []);
+        status = config.parse_response_with_uninit_headers(&mut parsed, head, &mut many);
+    }
+    if status?.is_partial() {
+        return Err(BadAnswer::Malformed(httparse::Error::Status));
     }
     let (Some(code), Some(version)) = (parsed.code, parsed.version) else {
         return Err(BadAnswer::Malformed(httparse::Error::Status));
@@ -98,6 +124,7 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
     for header in headers {
         lines.see(header)?;
     }
+    lines.nominated.sort_unstable_by(|one, other| compare(one, other));
 
     let tunnel =
         (code == 101 && caller.upgrade) || (caller.method == Method::Connect && (200..300).contains(&code));
@@ -131,6 +158,11 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
     // A caller that still sends to an endpoint that stops listening is to stop too.
     let keep = caller.keep_alive && delimited && !(caller.sending && lines.close);
 
+    // With 426 the endpoint says which protocol it asks for (RFC 9110, section 15.5.22), and only the caller can do something
+    // about it.
+    let requires_upgrade = code == 426 && lines.upgrade;
+    let passes_upgrade = tunnel || requires_upgrade;
+
     // The status line is passed on with this hop's own version.
     out.reserve(head.len() + 64);
     let start = head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -142,7 +174,7 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
         let again = lines.repeated && name.eq_ignore_ascii_case(b"content-length") && {
             std::mem::replace(&mut length_seen, true)
         };
-        if again || lines.is_for_this_hop(name, tunnel) {
+        if again || lines.is_for_this_hop(name, passes_upgrade) {
             copier.omit(name);
         } else if head.get(copier.position(name) + name.len()) != Some(&b':') {
             // White space before the colon, which some readers take for a part of the name (RFC 9112, section 5.1).
@@ -153,10 +185,16 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
     if response.status == 101 {
         add(out, b"connection", b"upgrade");
     } else if !response.is_interim() && !tunnel {
-        match (keep, caller.http10) {
-            (false, _) => add(out, b"connection", b"close"),
-            (true, true) => add(out, b"connection", b"keep-alive"),
-            (true, false) => {}
+        let options: &[u8] = match (keep, caller.http10, requires_upgrade) {
+            (false, _, false) => b"close",
+            (false, _, true) => b"close, upgrade",
+            (true, true, false) => b"keep-alive",
+            (true, true, true) => b"keep-alive, upgrade",
+            (true, false, true) => b"upgrade",
+            (true, false, false) => b"",
+        };
+        if !options.is_empty() {
+            add(out, b"connection", options);
         }
     }
     out.extend_from_slice(b"\r\n");
@@ -167,6 +205,7 @@ impl<'h> Lines<'h> {
     fn see(&mut self, header: &httparse::Header<'h>) -> Result<(), BadAnswer> {
         let (name, value) = (header.name, header.value);
         match name.len() {
+            7 if name.eq_ignore_ascii_case("upgrade") => self.upgrade = true,
             10 if name.eq_ignore_ascii_case("connection") => {
                 for option in elements(value) {
                     match option.len() {
@@ -206,10 +245,10 @@ impl<'h> Lines<'h> {
         Ok(())
     }
 
-    fn is_for_this_hop(&self, name: &[u8], tunnel: bool) -> bool {
-        let nominated = || self.nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name));
+    fn is_for_this_hop(&self, name: &[u8], passes_upgrade: bool) -> bool {
+        let nominated = || self.nominated.binary_search_by(|nominated| compare(nominated, name)).is_ok();
         if headers::is_for_one_hop(name) {
-            !(tunnel && name.eq_ignore_ascii_case(b"upgrade"))
+            !(passes_upgrade && name.eq_ignore_ascii_case(b"upgrade"))
         } else {
             nominated() && headers::may_be_dropped(name)
         }
@@ -321,6 +360,54 @@ mod tests {
         let connect = Caller { method: Method::Connect, ..CALLER };
         assert!(read_for("HTTP/1.1 200 OK\r\n\r\n", connect).unwrap().0.tunnel);
         assert!(!read_for("HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", connect).unwrap().0.tunnel);
+    }
+
+    #[test]
+    fn an_answer_that_asks_for_another_protocol_says_which() {
+        let head = "HTTP/1.1 426 Upgrade Required\r\nUpgrade: TLS/1.0, HTTP/1.1\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n";
+        let passed = "HTTP/1.1 426 Upgrade Required\r\nUpgrade: TLS/1.0, HTTP/1.1\r\nContent-Length: 0\r\nconnection: ";
+        let (closing, old) = (Caller { keep_alive: false, ..CALLER }, Caller { http10: true, ..CALLER });
+        for (caller, options) in
+            [(CALLER, "upgrade"), (closing, "close, upgrade"), (old, "keep-alive, upgrade")]
+        {
+            let (response, keep, out) = read_for(head, caller).unwrap();
+            assert!(!response.tunnel && response.reusable && keep == caller.keep_alive);
+            assert_eq!(out, format!("{passed}{options}\r\n\r\n"));
+        }
+        // One that asks for none, and the offer of another status, which is about the endpoint's connection.
+        let without = "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(read_for(without, CALLER).unwrap().2, without);
+        let offer = "HTTP/1.1 200 OK\r\nUpgrade: h2c\r\nConnection: upgrade\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(read_for(offer, CALLER).unwrap().2, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn an_answer_may_have_as_many_lines_as_clients_take() {
+        let with = |lines: usize| {
+            let more = (1..lines).map(|n| format!("x-{n}: {n}\r\n")).collect::<Vec<_>>().concat();
+            format!("HTTP/1.1 200 OK\r\n{more}content-length: 5\r\n\r\n")
+        };
+        for lines in [MAX_HEADERS, MAX_HEADERS + 1, MAX_RESPONSE_HEADERS] {
+            let head = with(lines);
+            let (response, _, out) = read_for(&head, CALLER).unwrap();
+            assert_eq!((response.body, out), (Body::Length(5), head), "{lines}");
+        }
+        let error = read_for(&with(MAX_RESPONSE_HEADERS + 1), CALLER).unwrap_err();
+        assert_eq!(error, BadAnswer::TooManyHeaders);
+        assert_eq!(error.to_string(), "more than 1000 header lines");
+    }
+
+    #[test]
+    fn whatever_connection_names_goes_no_further() {
+        let names: Vec<String> = (0..300).map(|n| format!("X-{n}")).collect();
+        let lines: Vec<_> = names.iter().map(|name| format!("{}: 1\r\n", name.to_lowercase())).collect();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}Connection: {}\r\nx-300: 1\r\n\r\n",
+            lines.concat(),
+            names.join(",")
+        );
+        let (_, _, out) = read_for(&head, CALLER).unwrap();
+        assert_eq!(out, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx-300: 1\r\n\r\n");
     }
 
     #[test]
