@@ -2,7 +2,7 @@
 //!
 //! Pure: no sockets, no clock of its own, no global state. Time and randomness are arguments, so that tests are exact.
 //!
-//! In the order in which a request meets them: [`lane`] reads its tag, [`entry`] gives it one if it has none and a lane
+//! In the order in which a request meets them: [`routes`] say to which Service it goes, [`lane`] reads its tag, [`entry`] gives it one if it has none and a lane
 //! asks for it, [`edit`] puts it into the head that is sent on, [`throttle`], [`concurrency`] and [`breaker`] admit it or refuse, [`route`] finds the endpoints that may
 //! answer it ([`outlier`] and [`warmup`] hold some back), [`balance`] chooses one of them. What came of it is an
 //! [`outcome`]; [`retry`] sends it again, [`fallback`] answers in the service's place. [`policy`] is what was asked for,
@@ -31,6 +31,7 @@ pub mod policy;
 pub mod request;
 pub mod retry;
 pub mod route;
+pub mod routes;
 #[cfg(test)]
 mod simulation;
 pub mod subset;

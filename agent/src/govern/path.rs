@@ -14,6 +14,8 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 /// The normal form of a path without its query. What does not begin with a slash (`*`, the authority of CONNECT) is none, and
 /// stays as it is.
 pub fn normal(path: &[u8]) -> Cow<'_, [u8]> {
@@ -38,6 +40,29 @@ pub fn normal(path: &[u8]) -> Cow<'_, [u8]> {
         }
     }
     out.into()
+}
+
+/// What is behind the first `elements` elements of a path's normal form, as it came. Asked of a path that has as many.
+pub fn after(path: &[u8], elements: usize) -> &[u8] {
+    // Where the elements end that are left, so far.
+    let mut ends: SmallVec<[usize; 16]> = SmallVec::new();
+    let mut decoded = Vec::new();
+    let mut start = 1;
+    for element in path.strip_prefix(b"/").into_iter().flat_map(|rest| rest.split(|byte| *byte == b'/')) {
+        let end = start + element.len();
+        decoded.clear();
+        decode(element.split(|byte| *byte == b';').next().unwrap_or_default(), &mut decoded);
+        match &*decoded {
+            b"" | b"." => {}
+            b".." => drop(ends.pop()),
+            _ => ends.push(end),
+        }
+        start = end + 1;
+    }
+    match elements.checked_sub(1) {
+        None => path,
+        Some(last) => ends.get(last).map_or(&[], |end| &path[*end..]),
+    }
 }
 
 /// Whether there is nothing to do, which is nearly always. `rest` is what is behind the first slash.

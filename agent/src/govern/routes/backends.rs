@@ -1,0 +1,109 @@
+//! Which of a rule's backends a request goes to: by their weights, by lot.
+
+use std::sync::Arc;
+
+use fastrand::Rng;
+
+use super::super::policy::HeaderEdits;
+
+/// A port of a Service, by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServicePort {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub port: u16,
+}
+
+impl std::fmt::Display for ServicePort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}:{}", self.name, self.namespace, self.port)
+    }
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// `None`: what is named cannot be sent to. Its part of the requests is answered with an error and is not the others'.
+    pub service: Option<ServicePort>,
+    pub weight: u32,
+    /// What is changed in headers where it is chosen.
+    pub headers: HeaderEdits,
+}
+
+/// All of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Backends {
+    all: Vec<Backend>,
+    total: u64,
+}
+
+impl Backends {
+    pub fn new(all: Vec<Backend>) -> Self {
+        let total = all.iter().map(|backend| u64::from(backend.weight)).sum();
+        Self { all, total }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Backend> {
+        self.all.iter()
+    }
+
+    /// The one for a request; `None`: there is none, or none has any weight.
+    pub fn choose(&self, rng: &mut Rng) -> Option<&Backend> {
+        match &*self.all {
+            // Most rules have one.
+            [only] => (only.weight > 0).then_some(only),
+            _ if self.total == 0 => None,
+            all => {
+                let mut drawn = rng.u64(..self.total);
+                all.iter().find(|backend| {
+                    let is = drawn < u64::from(backend.weight);
+                    drawn = drawn.saturating_sub(u64::from(backend.weight));
+                    is
+                })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backends(weights: &[u32]) -> Backends {
+        let backend = |(at, weight): (usize, &u32)| Backend {
+            service: Some(ServicePort { namespace: "shop".into(), name: format!("b{at}").into(), port: 80 }),
+            weight: *weight,
+            headers: HeaderEdits::default(),
+        };
+        Backends::new(weights.iter().enumerate().map(backend).collect())
+    }
+
+    #[test]
+    fn each_gets_its_share() {
+        for weights in [&[95, 5][..], &[1, 0, 2, 1], &[0, 1], &[1_000_000, 1_000_000, 500_000], &[7]] {
+            let all = backends(weights);
+            let total: u32 = weights.iter().sum();
+            let mut rng = Rng::with_seed(7);
+            let mut got = vec![0_u32; weights.len()];
+            for _ in 0..20_000 {
+                let chosen = all.choose(&mut rng).unwrap();
+                got[all.iter().position(|one| std::ptr::eq(one, chosen)).unwrap()] += 1;
+            }
+            for (weight, got) in weights.iter().zip(got) {
+                let wanted = f64::from(*weight) / f64::from(total) * 20_000.0;
+                assert!(
+                    (f64::from(got) - wanted).abs() <= 20_000.0 * 0.02,
+                    "{weights:?}: {got}, not {wanted}"
+                );
+                assert!(*weight > 0 || got == 0, "{weights:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_no_weight_gets_nothing() {
+        for weights in [&[][..], &[0], &[0, 0]] {
+            assert!(backends(weights).choose(&mut Rng::with_seed(1)).is_none(), "{weights:?}");
+        }
+    }
+}
