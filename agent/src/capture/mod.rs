@@ -7,11 +7,13 @@
 //!   `descriptors` sees to it that a kill ends them before anything else.
 //! - `watch` sees pods' control groups (`cgroup`) come and go, `sight` finds their network namespaces (`netns`).
 //! - `enrol` decides which pod is to be enrolled, and `node` does it: listeners (`pod`), then the proxy, then the
-//!   kernel's map (`entry`). `services` tells the kernel which destinations are governed; `bypass` counts what came too early.
+//!   kernel's map (`entry`). `services` tells the kernel which destinations are governed; `bypass` counts what came too early;
+//!   `buffers` are what the kernel keeps for sockets.
 //! - `flows` puts names to what the programs count of pods' connections, redirected or not.
 //!
 //! All `unsafe` of the agent is in here.
 
+mod buffers;
 mod bypass;
 mod cgroup;
 mod descriptors;

@@ -11,7 +11,7 @@ use sluice_ebpf::{port_slots, words};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
-    EnrolError,
+    EnrolError, buffers,
     entry::Entry,
     maps::Accepted,
     netns::{self, Netns},
@@ -43,6 +43,14 @@ impl Network for PodNetwork {
 
     fn set_direct(&self, direct: bool) -> io::Result<()> {
         self.entry.set_direct(direct)
+    }
+
+    fn memory_of(&self, socket: BorrowedFd<'_>) -> usize {
+        buffers::memory_of(socket)
+    }
+
+    fn let_buffers_grow(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        buffers::let_grow(socket)
     }
 
     fn socket(&self, to: SocketAddr) -> io::Result<Socket> {

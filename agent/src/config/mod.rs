@@ -126,6 +126,17 @@ pub struct Config {
     )]
     pub connections_per_pod: u32,
 
+    /// MiB that may wait for slow peers, in the agent and in the kernel, of all pods together; no pod may use more of it than is
+    /// free [default: half of the agent's memory limit]
+    // Above it new connections of the pod bypass the agent.
+    #[arg(
+        long,
+        value_name = "MIB",
+        env = "SLUICE_CONNECTION_MEMORY",
+        value_parser = clap::value_parser!(u32).range(16..=1_048_576)
+    )]
+    pub connection_memory: Option<u32>,
+
     /// How many services, lanes and endpoints have a history of the last 15 minutes, second by second, at 33 KiB each;
     /// 0 for none
     #[arg(

@@ -11,6 +11,7 @@ use super::{
     Origin,
     connection::{self, Connection},
     presence::Presence,
+    pressure,
     worker::{PodHere, Worker},
 };
 use crate::{clock::Nanos, observe::metrics::Detection};
@@ -98,6 +99,7 @@ fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream) -> Option<C
         }
     };
     let place = pod.budget.accepted(Nanos::now());
+    pressure::fit(&stream, pod.budget.connections());
     // Fails only for a socket that is gone already, which reading will tell.
     let _ = stream.set_nodelay(true);
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());

@@ -28,6 +28,7 @@ mod http2;
 mod known;
 mod pool;
 mod presence;
+mod pressure;
 mod record;
 mod share;
 mod timing;
@@ -80,6 +81,12 @@ pub trait Network: Send + Sync + 'static {
 
     /// From now on new connections of the pod are redirected here no more (or again): they go direct.
     fn set_direct(&self, direct: bool) -> io::Result<()>;
+
+    /// Bytes of memory that the kernel keeps for a TCP socket. 0 where that cannot be known.
+    fn memory_of(&self, socket: BorrowedFd<'_>) -> usize;
+
+    /// The kernel may let the buffers of a socket grow again whose sizes were set.
+    fn let_buffers_grow(&self, socket: BorrowedFd<'_>) -> io::Result<()>;
 
     /// A new non-blocking TCP socket inside the pod's network namespace, for the family of `to`.
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket>;

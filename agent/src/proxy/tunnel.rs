@@ -9,10 +9,11 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut as _, BytesMut};
 use smallvec::SmallVec;
 use tokio::{
     io::AsyncWrite,
@@ -28,7 +29,9 @@ use super::{
     choose,
     connection::Connection,
     governed::{self, Elapsed, Held, Until},
+    pressure::Pressure,
     upstream::{self, CONNECT_ATTEMPTS, Opened},
+    worker::PodHere,
 };
 use crate::{
     clock::Nanos,
@@ -93,7 +96,7 @@ pub(crate) async fn dial(
         let warmup = destination.service.governor.policy().load_balancer.warmup.as_ref();
         warmup::note_connection(warmup, chosen.endpoint(), now.0);
         let mut held = Held::new(chosen, leave, None, now);
-        let connected = upstream::connect(worker, &*pod.pod.network, held.chosen.endpoint()).await;
+        let connected = upstream::connect(worker, pod, held.chosen.endpoint()).await;
         match connected {
             Ok(stream) => {
                 held.answered(None, None, Nanos::now());
@@ -185,7 +188,7 @@ pub(crate) async fn carry(
 pub(crate) async fn pass_through(connection: Connection) {
     let Connection { worker, pod, original, .. } = &connection;
     let _busy = worker.busy();
-    match upstream::dial(worker, &*pod.pod.network, *original).await {
+    match upstream::dial(worker, pod, *original).await {
         Ok(endpoint) => {
             // How it ends has been passed on to both sides, and is nobody's fault here.
             let _ = relay(connection, endpoint, Early::default(), None, &mut |_, _| {}).await;
@@ -215,10 +218,10 @@ async fn relay(
     over: Option<(Until, &Endpoint)>,
     count: &mut impl FnMut(u64, u64),
 ) -> Result<(), Cut> {
-    let Connection { worker, stream: mut caller, mut presence, _place, .. } = connection;
+    let Connection { worker, pod, stream: mut caller, mut presence, _place, .. } = connection;
     let buffers = &worker.buffers;
-    let mut up = Pump::new(early.from_caller);
-    let mut down = Pump::new(early.from_endpoint);
+    let mut up = Pump::new(early.from_caller, &pod);
+    let mut down = Pump::new(early.from_endpoint, &pod);
     let ended = {
         let (mut caller_reads, mut caller_writes) = caller.split();
         let (mut endpoint_reads, mut endpoint_writes) = endpoint.split();
@@ -269,13 +272,17 @@ struct Pump {
     /// What a read may bring at most.
     room: usize,
     moved: u64,
+    /// All that was ever read.
+    carried: u64,
+    pressure: Pressure,
     ended: bool,
     done: bool,
 }
 
 impl Pump {
-    fn new(buffer: BytesMut) -> Self {
-        Self { buffer, room: BUFFER_BYTES, moved: 0, ended: false, done: false }
+    fn new(buffer: BytesMut, pod: &Rc<PodHere>) -> Self {
+        let pressure = Pressure::new(pod);
+        Self { buffer, room: BUFFER_BYTES, moved: 0, carried: 0, pressure, ended: false, done: false }
     }
 
     fn poll(
@@ -287,7 +294,13 @@ impl Pump {
     ) -> Poll<Result<(), Broken>> {
         for _ in 0..ROUNDS {
             while !self.buffer.is_empty() {
-                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer));
+                let Poll::Ready(written) = Pin::new(&mut *to).poll_write(cx, &self.buffer) else {
+                    let own = self.buffer.capacity();
+                    if self.pressure.stalled(cx, self.carried, own, (*from).as_ref(), (*to).as_ref()) {
+                        buffers.compact(&mut self.buffer);
+                    }
+                    return Poll::Pending;
+                };
                 let written = written.map_err(|_| Broken::Sink)?;
                 self.buffer.advance(written);
                 self.moved += written as u64;
@@ -306,7 +319,11 @@ impl Pump {
                     self.rest(buffers);
                 }
                 Poll::Ready(Ok(read)) => {
-                    if read >= self.room {
+                    self.carried += read as u64;
+                    self.pressure.carried(self.carried, (*from).as_ref(), (*to).as_ref());
+                    if self.pressure.is_denied() {
+                        self.room = BUFFER_BYTES;
+                    } else if read >= self.room {
                         self.room = (self.room * 2).min(LARGEST_BUFFER);
                     }
                 }
@@ -328,11 +345,12 @@ impl Pump {
         buffers: &Buffers,
     ) -> Poll<io::Result<usize>> {
         ready!(AsRef::<TcpStream>::as_ref(&*from).poll_read_ready(cx))?;
-        if self.buffer.capacity() == 0 && self.room == BUFFER_BYTES {
+        let room = self.room.min(self.pressure.most());
+        if self.buffer.capacity() == 0 && room == BUFFER_BYTES {
             self.buffer = buffers.take();
         }
-        self.buffer.reserve(self.room);
-        poll_read_buf(Pin::new(from), cx, &mut self.buffer)
+        self.buffer.reserve(room);
+        poll_read_buf(Pin::new(from), cx, &mut (&mut self.buffer).limit(room))
     }
 
     /// Gives the buffer back while there is nothing to carry; the next burst starts small again.

@@ -11,7 +11,10 @@ use std::{
 use socket2::TcpKeepalive;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Network, worker::Worker};
+use super::{
+    pressure::{self, UNSENT},
+    worker::{PodHere, Worker},
+};
 use crate::{
     govern::endpoint::Endpoint,
     observe::metrics::{Connect, Metrics},
@@ -78,7 +81,8 @@ impl Drop for Counted {
 }
 
 /// Opens a connection to `to` from inside the pod's network namespace.
-pub(crate) async fn dial(worker: &Worker, network: &dyn Network, to: SocketAddr) -> io::Result<Opened> {
+pub(crate) async fn dial(worker: &Worker, pod: &PodHere, to: SocketAddr) -> io::Result<Opened> {
+    let network = &pod.pod.network;
     let socket = match network.socket(to) {
         // What is only kept for later makes room.
         Err(error) if is_exhausted(&error) && worker.pool.clear() > 0 => network.socket(to),
@@ -87,9 +91,15 @@ pub(crate) async fn dial(worker: &Worker, network: &dyn Network, to: SocketAddr)
     // Sluice passes on what it has as soon as it has it; waiting for more would only add latency.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_EVERY))?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    pressure::fit_before(&socket, pod);
     let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(connected) => Ok(Opened::new(connected?, &worker.metrics)),
+        Ok(connected) => {
+            let stream = connected?;
+            pressure::fit(&stream, pod.budget.connections());
+            Ok(Opened::new(stream, &worker.metrics))
+        }
         Err(_) => {
             Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the connection request within 5 s"))
         }
@@ -102,12 +112,8 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 /// Opens a connection to an endpoint, and counts how it went.
-pub(crate) async fn connect(
-    worker: &Worker,
-    network: &dyn Network,
-    endpoint: &Arc<Endpoint>,
-) -> io::Result<Opened> {
-    let connected = dial(worker, network, endpoint.address).await;
+pub(crate) async fn connect(worker: &Worker, pod: &PodHere, endpoint: &Arc<Endpoint>) -> io::Result<Opened> {
+    let connected = dial(worker, pod, endpoint.address).await;
     worker.metrics.connected(match &connected {
         Ok(_) => Connect::Opened,
         Err(error) => match error.kind() {

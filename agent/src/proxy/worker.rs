@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     Options, Pod, accept,
-    budget::{Budget, PodBudget},
+    budget::{Budget, PodBudget, Waiting},
     buffers::Buffers,
     connection::{self, Connection},
     decisions::{Decision, Decisions, Wanted},
@@ -31,6 +31,7 @@ use super::{
     gauges, http2,
     pool::Pool,
     presence::Presence,
+    pressure::UNSENT,
     share::Share,
 };
 use crate::{
@@ -64,7 +65,8 @@ pub(crate) const THREADS: &str = "sluice-worker-";
 const KEPT_BYTES_PER_POD: usize = 8 * 1024 * 1024;
 
 /// Bytes that the HTTP/2 connections of a pod may hold on one worker: what was not yet passed on, heads, windows. With three
-/// quarters of it used up new requests are rejected, so that those that are there have the rest.
+/// quarters of it used up new requests are rejected, so that those that are there have the rest. On all workers no more than
+/// a quarter of what all connections may take.
 const HELD_BYTES_PER_POD: usize = 48 * 1024 * 1024;
 
 /// What the rest of the agent asks of a worker.
@@ -154,6 +156,8 @@ pub(crate) struct PodHere {
     pub(crate) kept: Rc<Share>,
     /// What its HTTP/2 connections may hold, and what their peers may make us do.
     pub(crate) http2: Rc<http2::Allowance>,
+    /// What they were last seen to hold.
+    held_by_http2: RefCell<Waiting>,
 }
 
 impl PodHere {
@@ -255,6 +259,8 @@ impl Worker {
         listeners: Vec<std::net::TcpListener>,
     ) {
         let connections = self.options.limits.connections_per_pod.div_ceil(self.options.workers).max(1);
+        let held_by_http2 = RefCell::new(budget.waiting());
+        let held = HELD_BYTES_PER_POD.min(self.options.limits.bytes / 4 / self.options.workers);
         let workload = pod.workload.load();
         let metrics = self.metrics.pod(&workload.uid, &workload.namespace, &workload.name);
         drop(workload);
@@ -268,10 +274,14 @@ impl Worker {
             budget,
             streams: Share::new(connections * STREAMS_PER_CONNECTION),
             kept: Share::new(KEPT_BYTES_PER_POD),
-            http2: http2::Allowance::new(HELD_BYTES_PER_POD),
+            http2: http2::Allowance::new(held),
+            held_by_http2,
         });
         for listener in listeners {
-            match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
+            // Accepted sockets inherit it.
+            let prepared = socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT);
+            let prepared = prepared.and_then(|()| listener.set_nonblocking(true));
+            match prepared.and_then(|()| TcpListener::from_std(listener)) {
                 Ok(listener) => {
                     let (worker, pod) = (self.clone(), here.clone());
                     let listening = Listening::begin(&here);
@@ -358,6 +368,12 @@ impl Worker {
                 budget.review(now);
                 if sweep % FORGET_EVERY == 0 {
                     gauges::forget_gone(&self.metrics, &self.snapshot());
+                }
+            }
+            for pod in self.pods.borrow().values() {
+                let (held, known) = (pod.http2.held(), &mut *pod.held_by_http2.borrow_mut());
+                if held != known.amount() {
+                    known.set(held, now);
                 }
             }
             self.pool.sweep(now);

@@ -19,9 +19,13 @@ const SPARE: usize = 32;
 const CONNECTIONS_PART: u64 = 2;
 
 /// What all pods may use together. Takes as many descriptors as the hard limit allows.
-pub(super) fn limits(connections_per_pod: usize) -> Limits {
-    let bytes =
-        memory().map_or(usize::MAX, |all| usize::try_from(all / CONNECTIONS_PART).unwrap_or(usize::MAX));
+pub(super) fn limits(connections_per_pod: u32, mebibytes: Option<u32>) -> Limits {
+    let bytes = match mebibytes {
+        Some(mebibytes) => u64::from(mebibytes) << 20,
+        None => memory().map_or(u64::MAX, |all| all / CONNECTIONS_PART),
+    };
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let connections_per_pod = connections_per_pod as usize;
     let limits = Limits { connections_per_pod, descriptors: descriptors(file_limit()), bytes };
     tracing::info!(
         connections_per_pod,

@@ -26,6 +26,7 @@ mod retries;
 mod retry_policy;
 mod rig;
 mod rules;
+mod slow;
 mod splits;
 mod throttling;
 mod timeouts;

@@ -43,6 +43,9 @@ const DIALLED: &str = "10.96.0.1:80";
 /// The proxy's sockets keep no more than this in the kernel, so that a stream which is not read stops soon.
 const SOCKET_BUFFER: usize = 64 * 1024;
 
+/// What the kernel is said to keep for each socket.
+pub(crate) const SOCKET_MEMORY: usize = 1_000_000;
+
 /// A running proxy.
 pub(crate) struct Rig {
     pub(crate) metrics: Arc<Metrics>,
@@ -107,6 +110,14 @@ impl Network for Loopback {
 
     fn set_direct(&self, direct: bool) -> io::Result<()> {
         self.direct.store(direct, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
+        SOCKET_MEMORY
+    }
+
+    fn let_buffers_grow(&self, _: BorrowedFd<'_>) -> io::Result<()> {
         Ok(())
     }
 
@@ -378,6 +389,16 @@ impl Rig {
     /// From now on capture says of all callers that they have closed their sockets.
     pub(crate) fn callers_have_closed(&self) {
         self.service.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for something to become true.
+    #[track_caller]
+    pub(crate) fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !condition() {
+            assert!(began.elapsed() < LIMIT, "in vain: {what}\n{}", self.metrics.render().unwrap());
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits until capture has been told that new connections go direct, or do not any more.

@@ -1,6 +1,6 @@
 //! A pod that uses more of the agent than its part: its new connections go direct, and no other pod feels it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use sluice_tests::{Agent, App, Capture, Pod, Process, Service, World, ask, eventually, test};
 
 use crate::python;
@@ -15,9 +15,73 @@ print('holding', flush=True)
 time.sleep(3600)
 ";
 
+/// Answers each connection's first bytes with so many bytes, as fast as they are taken.
+const GENEROUS: &str = "
+import resource, selectors, socket, sys
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+length = int(sys.argv[2])
+answer = memoryview(b'HTTP/1.1 200 OK\\r\\ncontent-length: %d\\r\\n\\r\\n' % length + b'x' * length)
+server = socket.create_server(('::', int(sys.argv[1])), family=socket.AF_INET6, backlog=4096, dualstack_ipv6=True)
+server.setblocking(False)
+ready = selectors.DefaultSelector()
+ready.register(server, selectors.EVENT_READ)
+print('listening', flush=True)
+while True:
+    for key, _ in ready.select():
+        s = key.fileobj
+        if s is server:
+            s, _ = s.accept()
+            s.setblocking(False)
+            ready.register(s, selectors.EVENT_READ, None)
+            continue
+        try:
+            if key.data is None:
+                if not s.recv(65536):
+                    raise ConnectionError()
+                ready.modify(s, selectors.EVENT_WRITE, 0)
+                continue
+            sent = key.data + s.send(answer[key.data:key.data + 1048576])
+            ready.modify(s, *((selectors.EVENT_READ, None) if sent == len(answer) else (selectors.EVENT_WRITE, sent)))
+        except BlockingIOError:
+            pass
+        except OSError:
+            ready.unregister(s)
+            s.close()
+";
+
+/// Opens so many connections, asks over each and reads nothing; says so, and keeps them.
+const STALL: &str = "
+import resource, socket, sys, time
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+held = []
+for _ in range(int(sys.argv[3])):
+    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)
+    s.sendall(b'GET / HTTP/1.1\\r\\nhost: generous\\r\\n\\r\\n')
+    held.append(s)
+print('holding', flush=True)
+time.sleep(3600)
+";
+
+/// Reads as much as comes, and prints how much it was.
+const READ: &str = "
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)
+s.sendall(b'GET / HTTP/1.1\\r\\nhost: generous\\r\\nconnection: close\\r\\n\\r\\n')
+got = 0
+while part := s.recv(1048576):
+    got += len(part)
+print(got)
+";
+
 fn hold(pod: &Pod, service: &Service, count: u32) -> Result<Process> {
+    hold_by(pod, HOLD, service, count)
+}
+
+fn hold_by(pod: &Pod, script: &str, service: &Service, count: u32) -> Result<Process> {
     let target = [&service.ipv4.to_string(), &service.port.to_string(), &count.to_string()];
-    let args: Vec<&str> = ["-c", HOLD].into_iter().chain(target.iter().map(|arg| arg.as_str())).collect();
+    let args: Vec<&str> = ["-c", script].into_iter().chain(target.iter().map(|arg| arg.as_str())).collect();
     let mut process = pod.spawn("hold", python(), &args)?;
     process.says("holding")?;
     Ok(process)
@@ -118,6 +182,66 @@ fn one_pods_idle_connections_leave_descriptors_to_others() {
         drop(held);
         eventually("both come back", || {
             ensure!(street.goes_through(&street.other)? && street.goes_through(&street.greedy)?);
+            Ok(())
+        })
+    });
+}
+
+/// Bytes that the kernel holds for the agent's sockets in the pod's network namespace, as `ss` tells.
+fn kernel_memory(pod: &Pod) -> Result<u64> {
+    let said = pod.run("ss", &["-tmnHpO"])?;
+    let mut sum = 0;
+    for line in said.lines().filter(|line| line.contains("\"sluice\"")) {
+        // skmem:(r0,rb131072,t0,tb2626560,f0,w0,o0,bl0,d0)
+        let told = line.split("skmem:(").nth(1).and_then(|rest| rest.split(')').next());
+        for field in told.context("ss tells of memory")?.split(',') {
+            let digits = field.find(|c: char| c.is_ascii_digit()).unwrap_or(field.len());
+            if matches!(&field[..digits], "r" | "f" | "w" | "bl") {
+                sum += field[digits..].parse::<u64>()?;
+            }
+        }
+    }
+    Ok(sum)
+}
+
+const MEBI: u64 = 1 << 20;
+
+#[test]
+fn thousands_of_stalled_readers_stay_within_the_agents_memory() {
+    const BODY: u64 = 8 * MEBI;
+    test("stalled", |world| {
+        let street = Street::open(world)?;
+        let pod = world.pod("shop", "generous-0").label("app", "generous").start()?;
+        let mut server = pod.spawn("generous", python(), &["-c", GENEROUS, "7000", &BODY.to_string()])?;
+        server.says("listening")?;
+        let generous = world.service("shop", "generous").port("http", 80, 7000).apply()?;
+        // As an agent does whose memory is limited to 512 MiB.
+        let limits = ["--connection-memory", "256", "--connections-per-pod", "100000"];
+        let agent = world.agent().args(&limits).start()?;
+        street.enrolled(&agent)?;
+        let read = |pod: &Pod| -> Result<u64> {
+            let target = [generous.ipv4.to_string(), generous.port.to_string()];
+            Ok(pod.run(python(), &["-c", READ, &target[0], &target[1]])?.trim().parse()?)
+        };
+        let before = agent.memory()?;
+
+        let held = hold_by(&street.greedy, STALL, &generous, 4096)?;
+        eventually("what waits is counted, and new connections go direct", || {
+            let waiting = agent.metrics()?.sum("sluice_pod_waiting_bytes", &[("source_pod", "greedy")]);
+            ensure!(waiting > (64 * MEBI) as f64 && !street.goes_through(&street.greedy)?, "{waiting}");
+            Ok(())
+        })?;
+        for _ in 0..10 {
+            let (kernel, own) = (kernel_memory(&street.greedy)?, agent.memory()?.saturating_sub(before));
+            ensure!(kernel + own < 440 * MEBI, "{} MiB in the kernel, {} MiB own", kernel / MEBI, own / MEBI);
+            ensure!(street.goes_through(&street.other)?);
+            ensure!(read(&street.other)? > BODY);
+        }
+        ensure!(named(&agent)? == ["shop/greedy"]);
+        drop(held);
+        eventually("all is free again", || {
+            let waiting = agent.metrics()?.sum("sluice_pod_waiting_bytes", &[]);
+            ensure!(waiting < 1.0 && street.goes_through(&street.greedy)?, "{waiting}");
             Ok(())
         })
     });

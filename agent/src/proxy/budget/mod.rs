@@ -10,7 +10,7 @@ mod verdict;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -32,6 +32,9 @@ const EXHAUSTED_AGAIN: Nanos = Nanos::of(Duration::from_millis(100));
 
 /// How often the log tells of the same pod.
 const TELL_EVERY: Nanos = Nanos::of(Duration::from_secs(60));
+
+/// The part of the bytes that receive buffers may have grown by: they are filled only where somebody stalls.
+const GROWTH_PART: usize = 4;
 
 /// Descriptors of a connection: its own, and that of one to an endpoint.
 const DESCRIPTORS: usize = 2;
@@ -59,6 +62,8 @@ pub(crate) struct Budget {
     connections: AtomicUsize,
     listeners: AtomicUsize,
     bytes: AtomicUsize,
+    /// Bytes of receive buffers that have grown.
+    grown: AtomicUsize,
     /// When the kernel last refused a descriptor ([`Nanos`]); 0: never.
     exhausted: AtomicU64,
     pods: Mutex<Vec<Weak<PodBudget>>>,
@@ -71,6 +76,9 @@ pub(crate) struct PodBudget {
     listeners: usize,
     connections: AtomicUsize,
     bytes: AtomicUsize,
+    grown: AtomicUsize,
+    /// New requests are to be rejected.
+    refuses: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -107,6 +115,7 @@ impl Budget {
             connections: AtomicUsize::default(),
             listeners: AtomicUsize::default(),
             bytes: AtomicUsize::default(),
+            grown: AtomicUsize::default(),
             exhausted: AtomicU64::default(),
             pods: Mutex::default(),
         })
@@ -121,6 +130,8 @@ impl Budget {
             listeners,
             connections: AtomicUsize::default(),
             bytes: AtomicUsize::default(),
+            grown: AtomicUsize::default(),
+            refuses: AtomicBool::default(),
             state: Mutex::default(),
         });
         let mut pods = self.lock();
@@ -199,18 +210,48 @@ impl PodBudget {
         verdict::must_wait(self.used(), self.all.used(), &self.all.bounds())
     }
 
+    /// How many connections it has open.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
+
+    /// So much waits for its peers that its new requests are to be rejected.
+    pub(crate) fn refuses(&self) -> bool {
+        self.refuses.load(Relaxed)
+    }
+
+    /// Bytes that wait; none yet.
+    pub(crate) fn waiting(self: &Arc<Self>) -> Waiting {
+        Waiting { pod: self.clone(), amount: 0 }
+    }
+
+    /// A receive buffer; not grown yet.
+    pub(crate) fn growth(self: &Arc<Self>) -> Growth {
+        Growth { pod: self.clone(), amount: 0 }
+    }
+
     fn used(&self) -> Used {
         Used { connections: self.connections.load(Relaxed), bytes: self.bytes.load(Relaxed) }
     }
 
     /// It uses more than before.
     fn note(&self, now: Nanos) {
+        self.note_refusal();
         if verdict::verdict(false, self.used(), self.all.used(), &self.all.bounds_for_new(now)).is_some() {
             self.review(now);
         }
     }
 
+    /// (Written only where it changes: every request reads it.)
+    fn note_refusal(&self) {
+        let refuses = verdict::must_refuse(self.used(), self.all.used(), &self.all.bounds());
+        if refuses != self.refuses() {
+            self.refuses.store(refuses, Relaxed);
+        }
+    }
+
     fn review(&self, now: Nanos) {
+        self.note_refusal();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_direct = state.direct.is_some();
         let bounds = self.all.bounds_for_new(now);
@@ -298,6 +339,80 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Relaxed);
         self.0.all.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Bytes that wait for a pod's slow peers, given back when it is dropped.
+pub(crate) struct Waiting {
+    pod: Arc<PodBudget>,
+    amount: usize,
+}
+
+impl Waiting {
+    pub(crate) fn amount(&self) -> usize {
+        self.amount
+    }
+
+    /// So much waits from now on.
+    pub(crate) fn set(&mut self, amount: usize, now: Nanos) {
+        let before = std::mem::replace(&mut self.amount, amount);
+        for total in [&self.pod.bytes, &self.pod.all.bytes] {
+            if amount >= before {
+                total.fetch_add(amount - before, Relaxed);
+            } else {
+                total.fetch_sub(before - amount, Relaxed);
+            }
+        }
+        if amount > before {
+            self.pod.note(now);
+        } else if self.pod.refuses() {
+            self.pod.note_refusal();
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.set(0, Nanos::ZERO);
+    }
+}
+
+/// By how much a receive buffer has grown, given back when it is dropped.
+pub(crate) struct Growth {
+    pod: Arc<PodBudget>,
+    amount: usize,
+}
+
+impl Growth {
+    pub(crate) fn amount(&self) -> usize {
+        self.amount
+    }
+
+    /// So large it is now; false, and nothing changed, if that is more than the pod may have: as much as is free, like
+    /// everything else that pods share.
+    pub(crate) fn set(&mut self, amount: usize) -> bool {
+        let before = self.amount;
+        if amount > before {
+            let (more, all) = (amount - before, &self.pod.all);
+            let free =
+                (all.limits.bytes / GROWTH_PART).saturating_sub(all.grown.load(Relaxed)).saturating_sub(more);
+            if self.pod.grown.load(Relaxed) + more > free {
+                return false;
+            }
+            self.pod.grown.fetch_add(more, Relaxed);
+            all.grown.fetch_add(more, Relaxed);
+        } else {
+            self.pod.grown.fetch_sub(before - amount, Relaxed);
+            self.pod.all.grown.fetch_sub(before - amount, Relaxed);
+        }
+        self.amount = amount;
+        true
+    }
+}
+
+impl Drop for Growth {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 

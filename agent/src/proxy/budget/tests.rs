@@ -43,6 +43,14 @@ impl Network for Arc<Kernel> {
         Ok(())
     }
 
+    fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
+        0
+    }
+
+    fn let_buffers_grow(&self, _: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
     fn socket(&self, _: SocketAddr) -> io::Result<socket2::Socket> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -142,4 +150,45 @@ fn what_a_pod_had_comes_back_with_it() {
     assert_eq!(budget.uses(START).len(), 1, "as long as it has connections");
     drop(place);
     assert_eq!((budget.uses(START).len(), budget.used()), (0, Used::default()));
+}
+
+#[test]
+fn what_waits_makes_new_connections_go_direct_and_far_above_rejects_requests() {
+    let budget = Budget::new(Limits { bytes: 1000, ..Limits::default() });
+    let ((one, kernel), (other, others)) = (pod(&budget, "a"), pod(&budget, "b"));
+    let (mut first, mut second) = (one.waiting(), one.waiting());
+    first.set(499, START);
+    assert!(!is_direct(&kernel));
+    second.set(1, START);
+    assert_eq!(budget.uses(START)[0].direct, Some(Cause::Memory));
+    assert!(!one.refuses());
+    second.set(301, START);
+    assert!(one.refuses() && !other.refuses() && !is_direct(&others));
+    second.set(0, START);
+    assert!(!one.refuses());
+    drop(first);
+    budget.review(START + SECOND);
+    assert!(!is_direct(&kernel));
+    assert_eq!((budget.used(), second.amount()), (Used::default(), 0));
+}
+
+#[test]
+fn receive_buffers_grow_by_what_is_free() {
+    let budget = Budget::new(Limits { bytes: 4000, ..Limits::default() });
+    let ((one, _), (other, _)) = (pod(&budget, "a"), pod(&budget, "b"));
+    let (mut first, mut second, mut third) = (one.growth(), one.growth(), other.growth());
+    assert!(first.set(300) && second.set(200));
+    assert!(!second.set(201), "half of a quarter");
+    assert_eq!(second.amount(), 200);
+    assert!(third.set(250) && !third.set(251));
+    assert!(!first.set(301));
+    assert!(first.set(100) && second.set(200));
+    drop((first, second));
+    assert!(third.set(500));
+    drop(third);
+    assert_eq!(budget.grown.load(Relaxed), 0);
+    // Without a limit all that is wanted.
+    let budget = Budget::new(Limits::default());
+    let (unbounded, _) = pod(&budget, "a");
+    assert!(unbounded.growth().set(1 << 40));
 }

@@ -57,6 +57,10 @@ pub(crate) struct Bounds {
     pub(crate) bytes: usize,
 }
 
+/// The part of the bytes that each pod may have, however little is left: a pod that has nearly none is not the one whose
+/// connections had better go elsewhere.
+const BYTES_OF_EACH: usize = 64;
+
 /// Why a pod's new connections are to go direct; `None`: they need not. `direct`: they do now, and shall until it uses a
 /// tenth less than what it may.
 pub(crate) fn verdict(direct: bool, pod: Used, all: Used, bounds: &Bounds) -> Option<Cause> {
@@ -68,7 +72,7 @@ pub(crate) fn verdict(direct: bool, pod: Used, all: Used, bounds: &Bounds) -> Op
         Some(Cause::Connections)
     } else if is_over(pod.connections, bounds.connections.saturating_sub(all.connections)) {
         Some(Cause::Descriptors)
-    } else if is_over(pod.bytes, bounds.bytes.saturating_sub(all.bytes)) {
+    } else if is_over(pod.bytes, bounds.bytes.saturating_sub(all.bytes).max(bounds.bytes / BYTES_OF_EACH)) {
         Some(Cause::Memory)
     } else {
         None
@@ -80,6 +84,14 @@ pub(crate) fn verdict(direct: bool, pod: Used, all: Used, bounds: &Bounds) -> Op
 pub(crate) fn must_wait(pod: Used, all: Used, bounds: &Bounds) -> bool {
     const LEFT_FOR_OTHERS: usize = 8;
     pod.connections >= bounds.connections.saturating_sub(all.connections).saturating_mul(LEFT_FOR_OTHERS)
+}
+
+/// Whether a pod's new requests are to be rejected: its new connections have long gone direct, but those that it has make ever
+/// more wait.
+pub(crate) fn must_refuse(pod: Used, all: Used, bounds: &Bounds) -> bool {
+    const LEFT_FOR_OTHERS: usize = 4;
+    let free = bounds.bytes.saturating_sub(all.bytes).max(bounds.bytes / BYTES_OF_EACH);
+    pod.bytes >= free.saturating_mul(LEFT_FOR_OTHERS)
 }
 
 #[cfg(test)]
@@ -104,7 +116,8 @@ mod tests {
             (used(0, 0), used(500, 0), Some(Cause::Descriptors)),
             (used(1, 499), used(1, 500), None),
             (used(1, 500), used(1, 500), Some(Cause::Memory)),
-            (used(1, 0), used(1, 1001), Some(Cause::Memory)),
+            (used(1, 14), used(1, 1001), None),
+            (used(1, 15), used(1, 1001), Some(Cause::Memory)),
         ];
         for (pod, all, cause) in table {
             assert_eq!(verdict(false, pod, all, &BOUNDS), cause, "{pod:?} of {all:?}");
@@ -146,6 +159,15 @@ mod tests {
             let all = used(1000 - left, 0);
             assert_eq!(verdict(false, used(left / 2, 0), all, &bounds), None, "a further pod finds room");
         }
+    }
+
+    #[test]
+    fn requests_are_rejected_only_far_above() {
+        assert!(!must_refuse(used(1, 799), used(1, 800), &BOUNDS));
+        assert!(must_refuse(used(1, 800), used(1, 800), &BOUNDS));
+        assert!(!must_refuse(used(1, 10), used(1, 810), &BOUNDS), "another pod's go on");
+        assert!(!must_refuse(used(1, 59), used(1, 2000), &BOUNDS), "whatever others do");
+        assert!(must_refuse(used(1, 60), used(1, 2000), &BOUNDS));
     }
 
     #[test]

@@ -59,13 +59,16 @@ pub(super) struct Admitted {
     pub(super) queued: bool,
 }
 
-/// Asks the limits about a request that comes `now`. Without any it costs a look at each.
+/// Asks the limits about a request that comes `now`, the pod's own budget first. Without any it costs a look at each.
 pub(super) async fn admit<E: Exchange>(
     exchange: &mut E,
     governor: &Governor,
     deadline: Deadline,
     now: Nanos,
 ) -> Result<Admitted, Stop> {
+    if exchange.call().pod.budget.refuses() {
+        return Err(Stop::Failed(Failed::new(Cause::from(Reason::Overloaded), FallbackOn::LimitExceeded)));
+    }
     let (verdict, at) = match governor.throttles() {
         throttles if throttles.is_empty() => (None, now),
         // Nobody waits to be refused.

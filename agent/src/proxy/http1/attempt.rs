@@ -7,7 +7,7 @@ use bytes::{Buf, BytesMut};
 use super::{
     body::Body,
     exchange::Exchange,
-    flow::{Flow, poll_read},
+    flow::{Flow, poll_read_most},
     head::{HeadEnd, MAX_HEAD_BYTES},
     outgoing::edit_response,
     response::{self, Caller, Response},
@@ -71,7 +71,7 @@ impl Exchange<'_> {
                 Ok((response, keep, head)) => {
                     // What follows a switch of protocols is no body.
                     let body = if response.tunnel { Body::EMPTY } else { response.body };
-                    let down = Flow::new(head, body, &mut upstream.incoming)
+                    let down = Flow::new(head, body, &mut upstream.incoming, &self.call.pod)
                         .map_err(|_| Failure::Broken(Reason::UpstreamProtocol))?;
                     return Ok(Answer { upstream, response, keep, down });
                 }
@@ -103,7 +103,7 @@ impl Exchange<'_> {
         if !fresh_only && let Some(stream) = worker.pool.take(pod.id, endpoint, self.is_repeatable(), now) {
             return Ok(upstream(stream, true));
         }
-        match upstream::connect(worker, &*pod.pod.network, endpoint).await {
+        match upstream::connect(worker, pod, endpoint).await {
             Ok(stream) => Ok(upstream(stream, false)),
             Err(error) => {
                 worker.complain(|| {
@@ -141,7 +141,8 @@ impl Exchange<'_> {
                 if let Err(halt) = sent {
                     return Poll::Ready(Err(failure_of(halt)));
                 }
-                poll_read(cx, &mut reads, &mut upstream.incoming, buffers).map(Ok)
+                let most = self.up.flow.pressure.most();
+                poll_read_most(cx, &mut reads, &mut upstream.incoming, buffers, most).map(Ok)
             })
             .await?;
             if !matches!(read, Ok(1..)) {
@@ -213,7 +214,7 @@ impl Exchange<'_> {
         // HTTP/1.0 knows no interim answers.
         if !self.request.http10 {
             let mut nothing = BytesMut::new();
-            let mut down = Flow::new(head, Body::EMPTY, &mut nothing)
+            let mut down = Flow::new(head, Body::EMPTY, &mut nothing, &self.call.pod)
                 .map_err(|_| Failure::Broken(Reason::UpstreamProtocol))?;
             self.write_down(&mut down, upstream).await?;
         }

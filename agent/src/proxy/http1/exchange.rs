@@ -74,7 +74,7 @@ pub(super) async fn exchange(
         edit_request(&outgoing, edits, |name| names.is_listed(name), &mut edited);
         (Some(outgoing), edited)
     };
-    let Ok(flow) = Flow::repeatable(outgoing, request.body, incoming) else {
+    let Ok(flow) = Flow::repeatable(outgoing, request.body, incoming, &call.pod) else {
         call.finish(Reason::BadRequest.status(), Some(Reason::BadRequest));
         super::refuse(connection, Reason::BadRequest).await;
         return Ended::Close;
@@ -84,7 +84,8 @@ pub(super) async fn exchange(
     let mut exchange =
         Exchange { connection, call, request, up, seen, incoming, interim: false, unclear: false };
     let ended = governed::carry(&mut exchange).await;
-    let Exchange { connection, up, seen, .. } = exchange;
+    let Exchange { connection, mut up, seen, .. } = exchange;
+    up.flow.pressure.settle(&connection.stream);
     connection.worker.buffers.give(up.flow.into_head());
     if let Some(seen) = seen {
         connection.worker.buffers.give(seen);

@@ -3,10 +3,11 @@
 use std::{
     io,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut as _, BytesMut};
 use tokio::{
     io::AsyncWrite,
     net::tcp::{ReadHalf, WriteHalf},
@@ -19,7 +20,12 @@ use super::{
 };
 use crate::{
     govern::fallback::stale::Collector,
-    proxy::{buffers::Buffers, share::Taken},
+    proxy::{
+        buffers::{BUFFER_BYTES, Buffers},
+        pressure::Pressure,
+        share::Taken,
+        worker::PodHere,
+    },
 };
 
 /// A body part up to this size is copied behind the head, to go out in one piece.
@@ -76,11 +82,17 @@ pub(super) struct Flow {
     pub(super) body_bytes: u64,
     /// The source's own end ends the body.
     ended: bool,
+    pub(super) pressure: Pressure,
 }
 
 impl Flow {
     /// `source`: what has come behind the head. What belongs to the body is taken from it.
-    pub(super) fn new(head: BytesMut, mut body: Body, source: &mut BytesMut) -> Result<Self, BadChunk> {
+    pub(super) fn new(
+        head: BytesMut,
+        mut body: Body,
+        source: &mut BytesMut,
+        pod: &Rc<PodHere>,
+    ) -> Result<Self, BadChunk> {
         let (head_length, whole) = (head.len(), body);
         let taken = body.take(source)?;
         let mut flow = Self {
@@ -95,6 +107,7 @@ impl Flow {
             cleared: taken,
             body_bytes: taken as u64,
             ended: false,
+            pressure: Pressure::new(pod),
         };
         if taken <= COPIED || flow.body.is_done() && taken <= 4 * COPIED {
             flow.head.extend_from_slice(&source[..taken]);
@@ -136,8 +149,13 @@ impl Flow {
     }
 
     /// The same, kept to be sent again, if all of it is there.
-    pub(super) fn repeatable(head: BytesMut, body: Body, source: &mut BytesMut) -> Result<Self, BadChunk> {
-        let mut flow = Self::new(head, body, source)?;
+    pub(super) fn repeatable(
+        head: BytesMut,
+        body: Body,
+        source: &mut BytesMut,
+        pod: &Rc<PodHere>,
+    ) -> Result<Self, BadChunk> {
+        let mut flow = Self::new(head, body, source, pod)?;
         flow.kept = flow.is_taken();
         Ok(flow)
     }
@@ -196,7 +214,14 @@ impl Flow {
         buffers: &Buffers,
     ) -> Poll<Result<(), Stopped>> {
         for _ in 0..ROUNDS {
-            ready!(self.poll_write(cx, to, source)).map_err(Stopped::Write)?;
+            let Poll::Ready(written) = self.poll_write(cx, to, source) else {
+                let own = self.head.capacity() + source.capacity();
+                if self.pressure.stalled(cx, self.body_bytes, own, (*from).as_ref(), (*to).as_ref()) {
+                    buffers.compact(source);
+                }
+                return Poll::Pending;
+            };
+            written.map_err(Stopped::Write)?;
             // However long the rest takes, it takes no more memory than it needs.
             if self.kept {
                 buffers.compact(&mut self.head);
@@ -208,7 +233,8 @@ impl Flow {
                 return Poll::Ready(Ok(()));
             }
             if source.is_empty() {
-                match ready!(poll_read(cx, from, source, buffers)).map_err(Stopped::Read)? {
+                let read = poll_read_most(cx, from, source, buffers, self.pressure.most());
+                match ready!(read).map_err(Stopped::Read)? {
                     0 if self.body == Body::UntilClose => {
                         self.ended = true;
                         self.end_show();
@@ -220,6 +246,7 @@ impl Flow {
             }
             let taken = self.body.take(source)?;
             self.body_bytes += taken as u64;
+            self.pressure.carried(self.body_bytes, (*from).as_ref(), (*to).as_ref());
             if let Some(shown) = &mut self.shown {
                 if !shown.see(&source[..taken]) {
                     self.shown = None;
@@ -295,12 +322,26 @@ pub(super) fn poll_read(
     into: &mut BytesMut,
     buffers: &Buffers,
 ) -> Poll<io::Result<usize>> {
+    poll_read_most(cx, from, into, buffers, usize::MAX)
+}
+
+/// The same, but no more than so much.
+pub(super) fn poll_read_most(
+    cx: &mut Context<'_>,
+    from: &mut ReadHalf<'_>,
+    into: &mut BytesMut,
+    buffers: &Buffers,
+    most: usize,
+) -> Poll<io::Result<usize>> {
     ready!(AsRef::<tokio::net::TcpStream>::as_ref(&*from).poll_read_ready(cx))?;
+    if most < BUFFER_BYTES && into.capacity() == 0 {
+        into.reserve(most);
+    }
     buffers.fill(into);
     if into.capacity() - into.len() < COPIED {
         into.reserve(COPIED);
     }
-    let read = poll_read_buf(Pin::new(from), cx, into);
+    let read = poll_read_buf(Pin::new(from), cx, &mut (&mut *into).limit(most));
     if read.is_pending() {
         buffers.give_if_empty(into);
     }

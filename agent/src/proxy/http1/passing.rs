@@ -46,7 +46,8 @@ impl Exchange<'_> {
     pub(super) async fn conclude(&mut self, answer: Answer, held: Held, ended: Result<(), Break>) -> Ended {
         let worker = self.call.worker.clone();
         let buffers = &worker.buffers;
-        let Answer { mut upstream, response, keep, down } = answer;
+        let Answer { mut upstream, response, keep, mut down } = answer;
+        down.pressure.settle(&upstream.stream);
         buffers.give(down.into_head());
         match ended {
             Ok(()) if response.tunnel => return self.switch(upstream, held),

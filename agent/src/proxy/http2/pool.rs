@@ -389,7 +389,7 @@ async fn open(
     endpoint: &Arc<Endpoint>,
     shared: &Shared,
 ) -> io::Result<handle::Shared> {
-    let (stream, counted) = upstream::connect(worker, &*pod.pod.network, endpoint).await?.into_parts();
+    let (stream, counted) = upstream::connect(worker, pod, endpoint).await?.into_parts();
     watch_over(&stream)?;
     let core = Core::new(Role::Client, pod.http2.clone(), Nanos::now());
     let core = Rc::new(RefCell::new(core));

@@ -53,6 +53,11 @@ impl Allowance {
         Rc::new(Self { bytes: Share::new(bytes), calm: calm::Shared::new(Nanos::now()) })
     }
 
+    /// Bytes in use.
+    pub(crate) fn held(&self) -> usize {
+        self.bytes.limit() - self.bytes.left()
+    }
+
     /// There is plenty: windows may grow.
     pub(super) fn is_ample(&self) -> bool {
         self.bytes.left() > self.bytes.limit() / 2

@@ -68,6 +68,14 @@ impl Network for Loopback {
         Ok(())
     }
 
+    fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
+        0
+    }
+
+    fn let_buffers_grow(&self, _: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
         let socket = socket2::Socket::new(
             socket2::Domain::for_address(to),
