@@ -23,7 +23,7 @@ use crate::{
         lane::RequestTag,
         policy::{Detour, LaneFallback, is_from},
         request::Request,
-        route::Candidates,
+        route::{Candidates, Yielded},
         subset::Subset,
         tag::Tag,
     },
@@ -155,6 +155,12 @@ impl Service {
             session_affinity: self.session_affinity,
             policy: self.governor.policy(),
         }
+    }
+
+    /// What its warm-up curve gives endpoints beyond what it says.
+    pub fn yielded(&self, now_nanos: u64) -> Yielded {
+        let subsets = std::iter::once(&self.baseline).chain(self.lanes.values());
+        Yielded::of(self.governor.policy(), subsets, now_nanos)
     }
 
     /// The subset that an endpoint is of.

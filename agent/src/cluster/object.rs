@@ -3,7 +3,7 @@
 //! Sources yield these ([`super::strip`] makes them), the builder joins them into the model. What is not here is
 //! not kept in memory, whatever the object carries.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{fmt, net::IpAddr, num::NonZeroU32, sync::Arc, time::SystemTime};
 
 use super::model::Protocol;
 use crate::{
@@ -239,6 +239,8 @@ pub struct Pod {
     pub host_network: bool,
     /// When its condition `Ready` became true; `None` where it is not, or nobody says.
     pub ready_since: Option<SystemTime>,
+    /// When the last of its containers started that runs now, in seconds of Unix time; `None` where nobody says.
+    pub started: Option<NonZeroU32>,
     /// The mesh whose proxy takes the pod's connections already.
     pub own_proxy: Option<&'static str>,
     /// It has a deletionTimestamp.

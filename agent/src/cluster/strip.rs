@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fmt::{Debug, Display},
     net::IpAddr,
+    num::NonZeroU32,
     sync::Arc,
     time::SystemTime,
 };
@@ -213,6 +214,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         zone: labels.and_then(|labels| text(labels.get(ZONE_LABEL).map(|s| &**s))),
         host_network: spec.host_network.unwrap_or(false),
         ready_since: ready_since(status.conditions.as_deref().unwrap_or_default()),
+        started: started(status.container_statuses.as_deref().unwrap_or_default()),
         own_proxy: mesh::own_proxy(&spec, labels, annotations),
         terminating: metadata.deletion_timestamp.is_some(),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
@@ -453,6 +455,16 @@ fn ready_since(conditions: &[core::PodCondition]) -> Option<SystemTime> {
     let ready =
         conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
     Some(ready.last_transition_time.as_ref()?.0.into())
+}
+
+fn started(containers: &[core::ContainerStatus]) -> Option<NonZeroU32> {
+    let running = containers.iter().filter_map(|container| container.state.as_ref()?.running.as_ref());
+    let seconds = |running: &core::ContainerStateRunning| {
+        let started: SystemTime = running.started_at.as_ref()?.0.into();
+        let since = started.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        NonZeroU32::new(u32::try_from(since.as_secs()).ok()?)
+    };
+    running.filter_map(seconds).max()
 }
 
 fn port_number(number: i32) -> Option<u16> {

@@ -111,6 +111,13 @@ impl Load {
         });
     }
 
+    /// It was not ready for so long, and goes on with its warm-up where it was.
+    pub fn pause_warm_up(&self, paused_nanos: i64) {
+        let later = |first: i64| (first != 0).then(|| first.saturating_add(paused_nanos));
+        // (None asked for: nothing to move.)
+        let _ = self.first_request_nanos.fetch_update(Relaxed, Relaxed, later);
+    }
+
     /// When this agent learnt that it is terminating, in nanoseconds of its monotonic clock. Whoever has a request in
     /// flight holds an [`Endpoint`] of before; here it is seen all the same.
     ///

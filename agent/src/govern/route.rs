@@ -99,6 +99,8 @@ pub struct Decision {
     pub lane: Lane,
     /// Too few endpoints are usable, so that those that are held out were chosen from as well.
     pub panic: bool,
+    /// The warm-up curve yields: those that warm up get more than it says, for others would get too much.
+    pub yields: bool,
 }
 
 /// How the endpoint's lane and the request's tag go together.
@@ -160,7 +162,7 @@ pub fn subset<'s>(service: Candidates<'s>, call: &Call<'_>) -> Option<&'s Subset
     let doubts = Doubts::new(service.policy, call.now_nanos);
     let can = |subset: &Subset, rank: Rank| match rank {
         Rank::Usable if doubts.is_none(subset) => subset.usable() > 0,
-        Rank::Usable => doubts.shares(subset, |_| true).0.iter().any(|share| *share > 0.0),
+        Rank::Usable => doubts.shares(subset, |_| true).shares.iter().any(|share| *share > 0.0),
         Rank::HeldOut => subset.usable() > 0,
         Rank::Draining => subset.iter().any(|endpoint| endpoint.is_draining()),
     };
@@ -182,25 +184,27 @@ pub fn route(service: Candidates<'_>, call: &Call<'_>, rng: &mut Rng) -> Result<
         for rank in [Rank::Usable, Rank::HeldOut, Rank::Draining] {
             for &(subset, lane) in &subsets {
                 let fresh = |endpoint: &Endpoint| again || !call.tried.contains(&endpoint.address);
-                let (chosen, panic) = match rank {
+                let (chosen, panic, yields) = match rank {
                     Rank::Usable if doubts.is_none(subset) => {
-                        (how.choose(subset, |e| e.is_usable() && fresh(e), rng), false)
+                        (how.choose(subset, |e| e.is_usable() && fresh(e), rng), false, false)
                     }
                     Rank::Usable => {
-                        let (shares, panic) = doubts.shares(subset, fresh);
+                        let Parts { shares, panic, yields } = doubts.shares(subset, fresh);
                         let share = |e: &Endpoint| if fresh(e) { doubts.share(e, panic) } else { 0.0 };
-                        (how.choose_by_share(subset, &shares, share, rng), panic)
+                        (how.choose_by_share(subset, &shares, share, rng), panic, yields)
                     }
-                    Rank::HeldOut if doubts.is_none(subset) => (None, false),
+                    Rank::HeldOut if doubts.is_none(subset) => (None, false, false),
                     Rank::HeldOut => {
                         let share = |e: &Endpoint| if fresh(e) { doubts.share(e, true) } else { 0.0 };
                         let shares: Shares = subset.iter().map(|e| share(e)).collect();
-                        (how.choose_by_share(subset, &shares, share, rng), true)
+                        (how.choose_by_share(subset, &shares, share, rng), true, false)
                     }
-                    Rank::Draining => (how.choose(subset, |e| e.is_draining() && fresh(e), rng), false),
+                    Rank::Draining => {
+                        (how.choose(subset, |e| e.is_draining() && fresh(e), rng), false, false)
+                    }
                 };
                 if let Some(endpoint) = chosen {
-                    return Ok(Decision { endpoint: Arc::clone(endpoint), lane, panic });
+                    return Ok(Decision { endpoint: Arc::clone(endpoint), lane, panic, yields });
                 }
             }
         }
@@ -232,6 +236,39 @@ struct Doubts<'p> {
 /// Those of a subset's endpoints, in their order; 0 is nothing.
 type Shares = SmallVec<[f64; 64]>;
 
+/// What the endpoints of a subset are to get.
+struct Parts {
+    shares: Shares,
+    panic: bool,
+    yields: bool,
+}
+
+/// What warm-up curves that yield give endpoints beyond what they say; nearly always nobody anything.
+#[derive(Clone, Debug, Default)]
+pub struct Yielded(SmallVec<[(SocketAddr, f64); 4]>);
+
+impl Yielded {
+    /// Of a service with these subsets.
+    pub fn of<'s>(policy: &Policy, subsets: impl Iterator<Item = &'s Subset>, now_nanos: u64) -> Self {
+        let doubts = Doubts::new(policy, now_nanos);
+        let Some(warmup) = doubts.warmup else { return Self::default() };
+        let warming = subsets.filter(|subset| !subset.is_warm(warmup, now_nanos));
+        let parts = warming.map(|subset| (subset, doubts.shares(subset, |_| true)));
+        let raised = parts.filter(|(_, parts)| parts.yields).flat_map(|(subset, parts)| {
+            let addresses = subset.iter().map(|endpoint| endpoint.address);
+            addresses.zip(parts.shares).filter(|(_, share)| *share > 0.0)
+        });
+        Self(raised.collect())
+    }
+
+    /// The part of a warm endpoint's share that this one gets, 0 to 1; for metrics.
+    pub fn factor(&self, policy: &Policy, endpoint: &Endpoint, now_nanos: u64) -> f64 {
+        let raised = self.0.iter().find(|(address, _)| *address == endpoint.address);
+        let curve = || warmup::factor(policy.load_balancer.warmup.as_ref(), endpoint, now_nanos);
+        raised.map_or_else(curve, |(_, share)| *share)
+    }
+}
+
 impl<'p> Doubts<'p> {
     fn new(policy: &'p Policy, now_nanos: u64) -> Self {
         Self {
@@ -249,7 +286,7 @@ impl<'p> Doubts<'p> {
     }
 
     /// What each endpoint of a subset is to get, and whether it is panic. Those that are not `fresh` get nothing.
-    fn shares(&self, subset: &Subset, fresh: impl Fn(&Endpoint) -> bool) -> (Shares, bool) {
+    fn shares(&self, subset: &Subset, fresh: impl Fn(&Endpoint) -> bool) -> Parts {
         let mut shares: Shares = subset.iter().map(|endpoint| self.share(endpoint, false)).collect();
         let used = shares.iter().filter(|share| **share > 0.0).count();
         let panic = (used as f64) < subset.usable() as f64 * self.threshold;
@@ -260,15 +297,15 @@ impl<'p> Doubts<'p> {
                 *share = self.share(endpoint, true);
             }
         }
-        if let Some(warmup) = self.warmup {
+        let yields = self.warmup.is_some_and(|warmup| {
             let is_warm = |endpoint: &&Arc<Endpoint>| {
                 (endpoint.is_usable() || endpoint.is_draining())
                     && warmup::stage(warmup, endpoint, self.now_nanos) == Stage::Warm
             };
             let warm = subset.iter().filter(is_warm).count();
-            warmup::yield_shares(&mut shares, subset.carried(warmup, warm, self.now_nanos));
-        }
-        (shares, panic)
+            warmup::yield_shares(&mut shares, subset.carried(warmup, warm, self.now_nanos))
+        });
+        Parts { shares, panic, yields }
     }
 
     /// The part of an endpoint's share that it is to get, 0 to 1. With `all`, those that are held out get theirs too.

@@ -6,7 +6,8 @@
 //! `t` counts from
 //! - the pod's Ready transition (`startOn: Ready`): a fact of the cluster, so that every node is at the same point of the
 //!   curve, and an agent that is restarted in the middle goes on where the other was. A container that restarts becomes
-//!   Ready anew, and is warmed again;
+//!   Ready anew, and is warmed again. A pod that is not Ready for less than its curve takes, while its containers run on,
+//!   goes on where it was: the time in which it was not Ready does not count;
 //! - or the first governed request that this agent sent it since (`startOn: FirstRequest`), health checks aside. That is
 //!   this agent's own knowledge. Of endpoints that are there when the agent begins it cannot tell when their first request
 //!   was, and takes them to have been asked since they are Ready.
@@ -17,7 +18,7 @@
 //! In a rollout the last of the old endpoints would get what the new ones do not take: of four, the last one 2.8 times its
 //! part. So the curve yields where a warm endpoint would get more than [`MOST_PUSHED`] times what it carried before, or
 //! carries when all are warm: the shares of those that warm up are raised to what keeps it below that. Where endpoints are only
-//! added nothing is pushed onto anybody, and nothing yields.
+//! added nothing is pushed onto anybody, and nothing yields. `sluice_warm_up_yields_total` counts requests while it does.
 //!
 //! What the share does to the choice is [`super::balance`]'s matter.
 

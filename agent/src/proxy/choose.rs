@@ -22,6 +22,8 @@ pub(crate) struct Chosen {
     pub(crate) lane: Lane,
     /// Chosen among those that are held out as well, because too few are left.
     pub(crate) panic: bool,
+    /// The warm-up curve yielded for it.
+    pub(crate) yields: bool,
 }
 
 impl Chosen {
@@ -82,6 +84,7 @@ pub(crate) fn choose(
             in_flight: InFlight::begin(pinned.clone(), now.0),
             lane: Lane::Baseline,
             panic: false,
+            yields: false,
         }));
     }
     let service = &destination.service;
@@ -93,6 +96,7 @@ pub(crate) fn choose(
             in_flight: InFlight::begin(decision.endpoint, now.0),
             lane: decision.lane,
             panic: decision.panic,
+            yields: decision.yields,
         })),
         Err(Refusal::NoEndpoint) => Err(Reason::NoEndpoint),
         Err(Refusal::LaneUnavailable) => Err(Reason::LaneUnavailable),

@@ -127,17 +127,18 @@ const NUMBERS: [Number; 8] = [
     },
     Number {
         name: "sluice_endpoint_warm_up_factor",
-        help: "Warm-up factor of an endpoint: its share of requests, as a part (0 to 1) of a warm endpoint's. Of services with warm-up.",
+        help: "Warm-up factor of an endpoint: its share of requests, as a part (0 to 1) of a warm endpoint's; above the curve while that yields. Of services with warm-up.",
         kind: Kind::Gauge,
         labels: &[NAMESPACE, SERVICE, PORT, "endpoint", "pod"],
         all: true,
         read: |service, write| {
-            let policy = service.governor.policy().load_balancer.warmup.as_ref();
-            if policy.is_some() {
+            let policy = service.governor.policy();
+            if policy.load_balancer.warmup.is_some() {
                 let now = Nanos::now().0;
+                let yielded = service.yielded(now);
                 for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.is_usable()) {
                     let (address, pod) = (endpoint.address.to_string(), endpoint.pod.as_deref());
-                    write(&[&address, pod.unwrap_or_default()], warmup::factor(policy, endpoint, now));
+                    write(&[&address, pod.unwrap_or_default()], yielded.factor(policy, endpoint, now));
                 }
             }
         },

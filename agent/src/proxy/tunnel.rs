@@ -93,6 +93,9 @@ pub(crate) async fn dial(
         if chosen.panic {
             numbers.panicked();
         }
+        if chosen.yields {
+            numbers.warm_up_yielded();
+        }
         let warmup = destination.service.governor.policy().load_balancer.warmup.as_ref();
         warmup::note_connection(warmup, chosen.endpoint(), now.0);
         let mut held = Held::new(chosen, leave, None, now);

@@ -7,6 +7,7 @@ use std::{
     io::Write as _,
     path::PathBuf,
     process::{Command, Stdio},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -64,11 +65,18 @@ impl Bazaar {
         };
         serve("web-1", "web", None, &[])?;
         serve("web-2", "web", None, &[])?;
+        serve("web-3", "web", None, &[])?;
         serve("web-gray", "web", Some("gray"), &["--delay", "50"])?;
         for name in ["bad-1", "bad-2", "bad-3"] {
             serve(name, "bad", None, &["--status", "500"])?;
         }
         serve("db-0", "db", None, &["--tcp"])?;
+        // Two that are warm. The third takes the place of the second once they have been asked.
+        let (second, third) = (&pods[1].1, &pods[2].1);
+        for (_, pod) in &pods[..2] {
+            pod.set_ready_since(true, UNIX_EPOCH + Duration::from_secs(1_700_000_000))?;
+        }
+        third.set_ready(false)?;
         let web = world.service("shop", "web").port("http", 80, 8080).apply()?;
         let bad = world.service("shop", "bad").port("http", 80, 8080).apply()?;
         let db = world.service("shop", "db").port("tcp", 700, 8080).apply()?;
@@ -102,6 +110,9 @@ impl Bazaar {
         let client = world.pod("shop", "client").start()?;
         let agent = world.agent().start()?;
         agent.enrolled(&client)?;
+        ask(&client, &web.url(), &[])?;
+        second.set_terminating()?;
+        third.set_ready(true)?;
         Ok(Self { agent, client, web, bad, db, _pods: pods })
     }
 

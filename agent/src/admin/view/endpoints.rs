@@ -16,6 +16,7 @@ use crate::{
         endpoint::Endpoint,
         outlier,
         policy::Policy,
+        route::Yielded,
         warmup::{self, Stage},
     },
     observe::history::{Part, RECENT, Track},
@@ -113,12 +114,12 @@ fn ranked<'s>(
     sampler: &Sampler,
     now_nanos: u64,
 ) -> Vec<Known<'s>> {
-    let known = |endpoint: &'s Arc<Endpoint>| {
+    let known = |yielded: &Yielded, endpoint: &'s Arc<Endpoint>| {
         let track = name.track(Part::Endpoint(endpoint.address));
         let recent = sampler.history.recent(&track);
         let in_flight = endpoint.load.in_flight.load(Relaxed);
         let until = outlier::ejected_until(policy.outlier_detection.as_ref(), endpoint, now_nanos);
-        let warmup = policy.load_balancer.warmup.as_ref();
+        let warms_up = policy.load_balancer.warmup.is_some();
         let line = EndpointLine {
             address: endpoint.address.to_string(),
             pod: endpoint.pod.as_ref().map(ToString::to_string),
@@ -127,13 +128,17 @@ fn ranked<'s>(
             state: state(endpoint, policy, until.is_some(), now_nanos),
             ejected_seconds: until
                 .map(|until| rounded(Duration::from(Nanos(until - now_nanos)).as_secs_f64())),
-            target_share: warmup.map(|_| rounded(warmup::factor(warmup, endpoint, now_nanos))),
+            target_share: warms_up.then(|| rounded(yielded.factor(policy, endpoint, now_nanos))),
             signals: Signals::of(recent.as_ref(), sampler.seconds(RECENT), in_flight),
             seconds: None,
         };
         Known { endpoint, track, line }
     };
-    let mut all: Vec<_> = services.iter().flat_map(|service| &service.endpoints).map(known).collect();
+    let of_service = |service: &'s Arc<Service>| {
+        let yielded = service.yielded(now_nanos);
+        service.endpoints.iter().map(|endpoint| known(&yielded, endpoint)).collect::<Vec<_>>()
+    };
+    let mut all: Vec<_> = services.iter().flat_map(of_service).collect();
     let rank = |line: &EndpointLine| match line.state {
         EndpointState::WarmingUp | EndpointState::Delayed | EndpointState::Ejected => 0,
         EndpointState::Ready => 1,

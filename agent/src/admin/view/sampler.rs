@@ -16,9 +16,9 @@ use crate::{
         endpoint::{Endpoint, Load},
         governor::{Breakers, OneBreaker},
         outlier,
+        route::Yielded,
         tag::Tag,
         tally::{Counts, Tally},
-        warmup,
     },
     observe::{
         history::{ClosedOff, History, Part, Sample, Track},
@@ -87,12 +87,16 @@ impl Sampler {
             let Some(first) = services.first() else { continue };
             let mut lanes = lanes(first.governor.all_breakers().map(|(_, breakers)| breakers), now_nanos);
             let worst = lanes.values().map(|lane| lane.closed_off).max().unwrap_or_default();
-            for endpoint in services.iter().flat_map(|service| &service.endpoints) {
-                let Some(sample) = of_endpoint(first, endpoint, &mut self.loads, now_nanos) else { continue };
-                let lane = lanes.entry(endpoint.tag.clone()).or_default();
-                lane.counts.add(&sample.counts);
-                lane.in_flight += sample.in_flight;
-                samples.push((name.track(Part::Endpoint(endpoint.address)), sample));
+            for service in services {
+                let yielded = service.yielded(now_nanos);
+                for endpoint in &service.endpoints {
+                    let sample = of_endpoint(service, &yielded, endpoint, &mut self.loads, now_nanos);
+                    let Some(sample) = sample else { continue };
+                    let lane = lanes.entry(endpoint.tag.clone()).or_default();
+                    lane.counts.add(&sample.counts);
+                    lane.in_flight += sample.in_flight;
+                    samples.push((name.track(Part::Endpoint(endpoint.address)), sample));
+                }
             }
             samples.extend(lanes.into_iter().map(|(tag, sample)| (name.track(Part::Lane(tag)), sample)));
             let in_flight = self.requests.get(&name).map_or(0, |requests| requests.in_flight);
@@ -147,6 +151,7 @@ fn lanes<'g>(breakers: impl Iterator<Item = &'g Breakers>, now_nanos: u64) -> BT
 /// `None`: it was never asked.
 fn of_endpoint(
     service: &Service,
+    yielded: &Yielded,
     endpoint: &Endpoint,
     loads: &mut Readings<Load>,
     now_nanos: u64,
@@ -156,12 +161,12 @@ fn of_endpoint(
         return None;
     }
     let policy = service.governor.policy();
-    let warm_up = policy.load_balancer.warmup.as_ref();
+    let warms_up = policy.load_balancer.warmup.is_some();
     let ejected = outlier::is_ejected(policy.outlier_detection.as_ref(), endpoint, now_nanos);
     Some(Sample {
         counts: loads.since(&endpoint.load),
         in_flight,
-        warm_up: warm_up.map(|_| warmup::factor(warm_up, endpoint, now_nanos)),
+        warm_up: warms_up.then(|| yielded.factor(policy, endpoint, now_nanos)),
         closed_off: if ejected { ClosedOff::Open } else { ClosedOff::No },
     })
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, btree_map},
     net::SocketAddr,
+    num::NonZeroU32,
     sync::Arc,
     time::SystemTime,
 };
@@ -97,6 +98,11 @@ impl<'a> Described<'a> {
     /// When the pod says that it became ready.
     pub(super) fn ready_since(&self) -> Option<SystemTime> {
         self.pod.and_then(|pod| pod.ready_since)
+    }
+
+    /// When the pod's containers started.
+    pub(super) fn started(&self) -> Option<NonZeroU32> {
+        self.pod.and_then(|pod| pod.started)
     }
 
     pub(super) fn endpoint(

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{
     doubt::{self, Gone},
     merge::{Described, merge},
-    moment::{Moment, Ready},
+    moment::{Moment, Ready, Standing},
     store::Store,
     topology::{self, Candidate, Options},
 };
@@ -304,6 +304,8 @@ impl Part {
                 kept.gone = Some(Gone::new(now.instant, was().cloned()));
             }
         }
+        let warm_up = rules.governor.policy().load_balancer.warmup.as_ref();
+        let curve = warm_up.map_or(Duration::ZERO, |curve| curve.delay.saturating_add(curve.duration));
         let mut candidates: Vec<Candidate<'_>> = described
             .into_iter()
             .map(|(address, described)| {
@@ -311,8 +313,16 @@ impl Part {
                     .entry(LoadKey { address, pod: described.pod_uid() })
                     .or_insert_with(|| Kept { load: Arc::default(), ready: None, gone: None });
                 kept.gone = None;
-                let (ready, told) = (described.is_ready(), described.ready_since());
-                let ready_since_nanos = Ready::next(&mut kept.ready, ready, told, found, now);
+                let standing = Standing {
+                    ready: described.is_ready(),
+                    told: described.ready_since(),
+                    started: described.started(),
+                };
+                let since = Ready::next(&mut kept.ready, standing, found, curve, now);
+                let ready_since_nanos = since.nanos;
+                if since.paused > 0 {
+                    kept.load.pause_warm_up(since.paused);
+                }
                 if found && let Some(since) = ready_since_nanos {
                     // When it was asked first, nobody can say any more.
                     kept.load.note_first_request(Some(since), since);

@@ -317,6 +317,7 @@ mod tests {
             zone: None,
             host_network: false,
             ready_since: None,
+            started: None,
             own_proxy: None,
             terminating: false,
             finished: false,

@@ -399,6 +399,33 @@ fn a_warming_endpoint_gets_what_the_curve_says() {
 }
 
 #[test]
+fn a_curve_that_yields_says_so() {
+    let mut fixture = fixture(&[Ready, Ready, Ready, Ready], &[]);
+    let warmup = WarmUp { duration: Duration::from_secs(100), ..WarmUp::default() };
+    fixture.policy.load_balancer.warmup = Some(warmup);
+    let at = |fixture: &Fixture, now| fixture.at(None, &[], false, now, 7).expect("all are ready");
+    assert!(!at(&fixture, S).yields);
+    // Three of the four are replaced.
+    let since = |e: &Arc<Endpoint>, since: Option<i64>| {
+        Arc::new(Endpoint { ready_since_nanos: since, load: e.load.clone(), ..Endpoint::new(e.address) })
+    };
+    let replaced = fixture.baseline.iter().enumerate();
+    let replaced = replaced.map(|(i, e)| since(e, (i > 0).then_some(2 * S as i64))).collect();
+    fixture.baseline = Subset::new(replaced, Some(&fixture.baseline));
+    assert!(at(&fixture, 3 * S).yields);
+    let factors = |now| {
+        let yielded = Yielded::of(&fixture.policy, std::iter::once(&fixture.baseline), now);
+        let of = |e: &Arc<Endpoint>| (yielded.factor(&fixture.policy, e, now) * 1000.0).round() / 1000.0;
+        fixture.baseline.iter().map(of).collect::<Vec<_>>()
+    };
+    // The warm one gets 1.5 times a quarter of the requests.
+    assert_eq!(factors(3 * S), [1.0, 0.556, 0.556, 0.556]);
+    // At 60 % the curve gives more than that, and nothing has to yield.
+    assert_eq!(factors(62 * S), [1.0, 0.6, 0.6, 0.6]);
+    assert!(!at(&fixture, 62 * S).yields);
+}
+
+#[test]
 fn affinity_follows_warm_up_and_ejection() {
     let mut fixture = doubtful(&[Ready; 3], &[]);
     let warm = fixture.at(None, &[], true, WARM, 0).expect("somebody").endpoint.address;
@@ -516,7 +543,7 @@ proptest! {
         let untried = |e: &Endpoint| !tried.contains(&e.address);
         match fixture.route(tag, &tried, affinity, seed) {
             Err(_) => prop_assert!(!allowed.iter().any(|e| serves(e))),
-            Ok(Decision { endpoint, lane: decided, panic }) => {
+            Ok(Decision { endpoint, lane: decided, panic, yields: _ }) => {
                 prop_assert!(!panic, "nobody is held out");
                 let e = &*endpoint;
                 prop_assert!(serves(e));

@@ -63,6 +63,8 @@ pub struct ServiceMetrics {
     /// By cause and mode.
     ejections: [[AtomicU64; MODES.len()]; EjectionCause::ALL.len()],
     panics: AtomicU64,
+    /// Requests routed while the warm-up curve yielded.
+    yields: AtomicU64,
     /// Requests that an observed timeout would have ended.
     overdue: [AtomicU64; Overdue::ALL.len()],
     fallbacks: Named<{ FallbackAction::ALL.len() }>,
@@ -160,6 +162,11 @@ impl ServiceMetrics {
     /// A request was routed in panic: too many endpoints are held out.
     pub fn panicked(&self) {
         self.panics.fetch_add(1, Relaxed);
+    }
+
+    /// A request was routed while the warm-up curve yielded, lest warm endpoints get too much.
+    pub fn warm_up_yielded(&self) {
+        self.yields.fetch_add(1, Relaxed);
     }
 
     /// A timeout that only observes would have ended a request.
@@ -289,7 +296,7 @@ impl Services {
 const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", "destination_port"];
 
 /// The families, in the order in which they are collected: name, help, further labels.
-const FAMILIES: [(&str, &str, &[&str]); 14] = [
+const FAMILIES: [(&str, &str, &[&str]); 15] = [
     ("sluice_tags_total", "Tags of requests to a service, by what routing made of them.", &["outcome"]),
     ("sluice_retries_total", "Retries of requests to a service, by cause.", &["cause"]),
     (
@@ -334,6 +341,11 @@ const FAMILIES: [(&str, &str, &[&str]); 14] = [
         &["timeout"],
     ),
     (
+        "sluice_warm_up_yields_total",
+        "Requests routed while the warm-up curve yielded: warming endpoints got more than it says, because warm ones would have got more than 1.5 times what they carried before.",
+        &[],
+    ),
+    (
         "sluice_rule_request_duration_seconds",
         "Time from the headers of a request to the end of its response, by the rule of a policy that applied.",
         &["policy_rule"],
@@ -351,7 +363,7 @@ const FAMILIES: [(&str, &str, &[&str]); 14] = [
 ];
 
 /// Those from here on are histograms.
-const HISTOGRAMS: usize = 11;
+const HISTOGRAMS: usize = 12;
 
 /// The collector of [`Services`].
 pub(super) struct Collected {
@@ -464,11 +476,15 @@ impl Collector for Collected {
                         writer.write(9, &[&rule, class], count);
                     }
                 }
-                writer.write_histogram(11, &[&rule], &of_rule.took, &BOUNDS_NANOS);
+                writer.write_histogram(12, &[&rule], &of_rule.took, &BOUNDS_NANOS);
             }
             writer.write_all(10, None, &Overdue::ALL, loaded(&metrics.overdue));
-            writer.write_histogram(12, &[], &metrics.upstream, &BOUNDS_NANOS);
-            writer.write_histogram(13, &[], &metrics.added, &BOUNDS_NANOS);
+            let yields = metrics.yields.load(Relaxed);
+            if yields > 0 {
+                writer.write(11, &[], yields);
+            }
+            writer.write_histogram(13, &[], &metrics.upstream, &BOUNDS_NANOS);
+            writer.write_histogram(14, &[], &metrics.added, &BOUNDS_NANOS);
         }
         let all = self.descs.iter().zip(families).enumerate();
         all.map(|(at, (desc, metrics))| {

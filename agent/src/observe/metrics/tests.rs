@@ -154,6 +154,7 @@ fn what_rules_decide_is_counted_by_service_and_goes_with_it() {
     orders.service().ejected(EjectionCause::SuccessRate, false);
     orders.service().budget_exhausted();
     orders.service().panicked();
+    orders.service().warm_up_yielded();
     orders.service().fell_back(&rule, FallbackAction::Stale);
     let service = "destination_service=\"orders\"";
     for (name, labels, wanted) in [
@@ -167,6 +168,7 @@ fn what_rules_decide_is_counted_by_service_and_goes_with_it() {
         ("sluice_ejections_total", &["cause=\"success_rate\"", "mode=\"observe\""], 1.0),
         ("sluice_retry_budget_exhausted_total", &[], 1.0),
         ("sluice_panic_requests_total", &[], 1.0),
+        ("sluice_warm_up_yields_total", &[], 1.0),
         ("sluice_fallbacks_total", &["fallback=\"burst\"", "action=\"stale\""], 1.0),
     ] {
         let labels: Vec<_> = labels.iter().copied().chain([service]).collect();

@@ -18,7 +18,7 @@ use crate::{
         outlier,
         policy::{Detour, FallbackAction, FallbackOn, LaneFallback, Mode, Part},
         request::Request,
-        route::{self, Candidates, Lane, Refusal, Within},
+        route::{self, Candidates, Lane, Refusal, Within, Yielded},
         subset::Subset,
         tag::Tag,
         throttle::Admission,
@@ -366,13 +366,15 @@ impl<'a> Walk<'a> {
                 *drawn.entry(decision.endpoint.address).or_default() += 1;
             }
         }
+        let subsets = std::iter::once(&copied).chain(lanes.values());
+        let yielded = Yielded::of(service.governor.policy(), subsets, self.now);
         self.lane(tag, fallback, &decided);
         let of_lane = tag.and_then(|tag| lanes.get(tag.as_str()));
         let others = fallback.lanes.iter().filter(|_| tag.is_some()).filter_map(|other| lanes.get(other));
         let of_lanes = of_lane.into_iter().chain(others).flat_map(|lane| lane.iter());
         for endpoint in of_lanes.chain(copied.iter()) {
             let draws = drawn.get(&endpoint.address).copied().unwrap_or_default();
-            self.candidates.push(candidate(service, endpoint, draws, self.now));
+            self.candidates.push(candidate(service, &yielded, endpoint, draws, self.now));
         }
         match decided {
             Ok(decision) => {
@@ -388,6 +390,9 @@ impl<'a> Walk<'a> {
                 }
                 if decision.panic {
                     what += "; panic: too few are usable, so those that are held out are asked as well";
+                }
+                if decision.yields {
+                    what += "; the warm-up curve yields, lest warm endpoints get too much";
                 }
                 let because =
                     self.rule("loadBalancer", Part::LoadBalancer).filter(|_| self.policy().is_some());
@@ -525,7 +530,7 @@ fn made_up(reason: Reason, what: String) -> Outcome {
     Outcome { status: Some(reason.status()), reason: Some(reason.code().to_owned()), ..Outcome::of(what) }
 }
 
-fn candidate(service: &Service, endpoint: &Endpoint, draws: u32, now: u64) -> Candidate {
+fn candidate(service: &Service, yielded: &Yielded, endpoint: &Endpoint, draws: u32, now: u64) -> Candidate {
     let policy = service.governor.policy();
     let warmup = policy.load_balancer.warmup.as_ref();
     let ejected = outlier::ejected_until(policy.outlier_detection.as_ref(), endpoint, now);
@@ -548,7 +553,7 @@ fn candidate(service: &Service, endpoint: &Endpoint, draws: u32, now: u64) -> Ca
         pod: endpoint.pod.as_deref().map(str::to_owned),
         lane: endpoint.tag.as_ref().map(|tag| tag.as_str().to_owned()),
         state,
-        share: if out { 0.0 } else { warmup::factor(warmup, endpoint, now) },
+        share: if out { 0.0 } else { yielded.factor(policy, endpoint, now) },
         in_flight: endpoint.load.in_flight.load(std::sync::atomic::Ordering::Relaxed),
         latency_ms: endpoint.load.cost.typical_nanos().map(|nanos| (nanos / 1e3).round() / 1e3),
         percent: (draws * 100).div_ceil(DRAWS),

@@ -220,6 +220,9 @@ fn begin<E: Exchange>(
     if chosen.panic {
         call.known.numbers.panicked();
     }
+    if chosen.yields {
+        call.known.numbers.warm_up_yielded();
+    }
     call.chosen(&chosen);
     if let Some(warmup) = &policy.load_balancer.warmup {
         warmup::note_request(Some(warmup), chosen.endpoint(), &exchange.request(), now.0);

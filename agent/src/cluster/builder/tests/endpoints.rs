@@ -232,6 +232,32 @@ fn an_endpoint_is_ready_since_its_pod_says_so() {
 }
 
 #[test]
+fn an_endpoint_that_was_not_ready_for_a_while_goes_on_with_its_warm_up() {
+    let policy = "---\n{apiVersion: sluice.dev/v1alpha1, kind: TrafficPolicy, metadata: {name: p, namespace: shop}, \
+                  spec: {targetRefs: [{name: orders}], loadBalancer: {warmUp: {startOn: FirstRequest}}}}\n";
+    let ready = |ready: bool| {
+        slice("s", "orders", &format!("{{addresses: [10.0.0.1], conditions: {{ready: {ready}}}}}"))
+    };
+    let none = slice("s", "orders", "");
+    let mut builder =
+        start(Options::default(), &format!("{SHOP}{}{none}{policy}", svc("orders", "10.96.0.1", "")));
+    next(&mut builder);
+    let step = |builder: &mut Builder, text: &str| {
+        apply(builder, text);
+        service(&next(builder), "10.96.0.1:80").endpoints[0].clone()
+    };
+    let joined = step(&mut builder, &ready(true));
+    let began = joined.ready_since_nanos.expect("it was seen to be");
+    joined.load.note_first_request(Some(began), began);
+    assert_eq!(step(&mut builder, &ready(false)).ready_since_nanos, None);
+    let again = step(&mut builder, &ready(true));
+    let resumed = again.ready_since_nanos.expect("it was seen to be");
+    // Both are later by as long as it was not ready.
+    assert_eq!(again.load.first_request(Some(resumed)), Some(resumed));
+    assert!(resumed > began && Arc::ptr_eq(&again.load, &joined.load));
+}
+
+#[test]
 fn endpoints_of_which_nobody_says_since_when_are_ready_are_found_warm() {
     let text = format!(
         "{SHOP}{}{}",
