@@ -6,10 +6,13 @@
 
 use std::sync::{Arc, LazyLock};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{TrafficPolicy, crds, definition, read};
-use crate::govern::policy::{Inherited, Part, Policy};
+use super::{ErrorCodes, TrafficPolicy, crds, definition, read};
+use crate::{
+    govern::policy::{self, Inherited, Part, Policy},
+    observe::reason::grpc_name,
+};
 
 /// What a service is governed by, as its policies say it.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,7 +106,8 @@ pub fn values(spec: &Value) -> Vec<Effect> {
         LazyLock::new(|| crds::schema_of(&definition::<TrafficPolicy>(), "spec"));
     let mut values = Vec::new();
     let mode = text(spec, "mode").unwrap_or("Enforce");
-    walk(&SCHEMA, spec, "", &Modes { mode, said: !spec["mode"].is_null() }, &mut values);
+    let retried = retried(&spec["errors"]);
+    walk(&SCHEMA, spec, "", &Whole { mode, said: !spec["mode"].is_null(), retried }, &mut values);
     values.retain(|effect| {
         OF_THE_OBJECT.iter().all(|field| {
             effect.field.strip_prefix(field).is_none_or(|rest| !(rest.is_empty() || rest.starts_with('[')))
@@ -112,26 +116,41 @@ pub fn values(spec: &Value) -> Vec<Effect> {
     values
 }
 
-/// What a rule takes from the policy as a whole.
-struct Modes<'a> {
+/// What a part takes from the policy as a whole.
+struct Whole<'a> {
     mode: &'a str,
     said: bool,
+    /// What is retried by default; `None`: as the schema says.
+    retried: Option<policy::RetryOn>,
 }
 
-fn walk(schema: &Value, value: &Value, path: &str, modes: &Modes<'_>, values: &mut Vec<Effect>) {
+/// What is retried where `errors` are said.
+fn retried(errors: &Value) -> Option<policy::RetryOn> {
+    let errors: ErrorCodes = serde_json::from_value(errors.clone()).ok()?;
+    Some(ErrorCodes::retried(Some(&errors)))
+}
+
+fn walk(schema: &Value, value: &Value, path: &str, whole: &Whole<'_>, values: &mut Vec<Effect>) {
     match value {
         Value::Object(fields) if schema["properties"].is_object() => {
             for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 match fields.get(name).filter(|value| !value.is_null()) {
-                    Some(value) => walk(schema, value, &path, modes, values),
-                    None => not_said(schema, value, &path, modes, values),
+                    Some(value) => walk(schema, value, &path, whole, values),
+                    None => not_said(schema, value, &path, whole, values),
                 }
             }
         }
         Value::Array(items) if schema["items"]["properties"].is_object() && !items.is_empty() => {
             for (i, item) in items.iter().enumerate() {
-                walk(&schema["items"], item, &format!("{path}[{i}]"), modes, values);
+                let path = format!("{path}[{i}]");
+                match retried(&item["errors"]) {
+                    Some(of_rule) => {
+                        let whole = Whole { retried: Some(of_rule), ..*whole };
+                        walk(&schema["items"], item, &path, &whole, values);
+                    }
+                    None => walk(&schema["items"], item, &path, whole, values),
+                }
             }
         }
         value => values.push(Effect { field: path.to_owned(), value: value.clone(), said: true }),
@@ -139,38 +158,46 @@ fn walk(schema: &Value, value: &Value, path: &str, modes: &Modes<'_>, values: &m
 }
 
 /// A field that the policy does not say, of an object that it does: `rule`.
-fn not_said(schema: &Value, rule: &Value, path: &str, modes: &Modes<'_>, values: &mut Vec<Effect>) {
+fn not_said(schema: &Value, rule: &Value, path: &str, whole: &Whole<'_>, values: &mut Vec<Effect>) {
     let mut default = |value: Value, said| values.push(Effect { field: path.to_owned(), value, said });
+    let place = place_of(path);
+    match (place.strip_prefix("rules.").unwrap_or(&place), &whole.retried) {
+        ("retry.codes", Some(retried)) => return default(json!(retried.statuses), false),
+        ("retry.grpcCodes", Some(retried)) => {
+            let names = retried.grpc_statuses.iter().map(|code| grpc_name(*code)).collect::<Vec<_>>();
+            return default(json!(names), false);
+        }
+        _ => {}
+    }
     if let Some(value) = schema.get("default") {
         return default(value.clone(), false);
     }
     let of_type = |wanted: &str| text(rule, "type") == Some(wanted);
     let none = Value::Object(Map::new());
     // The place in the policy, or in one of its rules, which say the same.
-    let place = place_of(path);
     match place.strip_prefix("rules.").unwrap_or(&place) {
         "mode" if place == "mode" => default("Enforce".into(), false),
         "rateLimits.mode" | "concurrency.mode" | "circuitBreaker.mode" | "outlierDetection.mode" => {
-            default(modes.mode.into(), modes.said);
+            default(whole.mode.into(), whole.said);
         }
         "rateLimits.burst" if !of_type("Queue") => default(rule["requests"].clone(), false),
         "concurrency.maxRequests" => default(1000.into(), false),
         "retry.methods" => {
-            let methods: Vec<_> =
-                crate::govern::policy::Retry::default().methods.iter().map(ToString::to_string).collect();
+            let methods: Vec<_> = policy::Retry::default().methods.iter().map(ToString::to_string).collect();
             default(methods.into(), false);
         }
         // Parts that are there although nobody says so, with defaults of their own.
-        "loadBalancer" | "retry.budget" | "retry.backoff" => walk(schema, &none, path, modes, values),
-        "rateLimits.queue" if of_type("Queue") => walk(schema, &none, path, modes, values),
-        "rateLimits.warmUp" if of_type("WarmUp") => walk(schema, &none, path, modes, values),
+        "loadBalancer" | "retry.budget" | "retry.backoff" => walk(schema, &none, path, whole, values),
+        "errors" if place == "errors" => walk(schema, &none, path, whole, values),
+        "rateLimits.queue" if of_type("Queue") => walk(schema, &none, path, whole, values),
+        "rateLimits.warmUp" if of_type("WarmUp") => walk(schema, &none, path, whole, values),
         // Parts that turn something on.
         "loadBalancer.warmUp"
         | "concurrency.adaptive"
         | "circuitBreaker.slowRequest"
         | "outlierDetection.successRate" => default(OFF.into(), false),
         // What a rule does not say is as the policy says.
-        whole if !whole.contains('.') && place == whole => default(OFF.into(), false),
+        part if !part.contains('.') && place == part => default(OFF.into(), false),
         _ => {}
     }
 }
@@ -187,8 +214,6 @@ fn text<'v>(value: &'v Value, field: &str) -> Option<&'v str> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn effective(name: &str, spec: &Value) -> Effective {
@@ -245,10 +270,7 @@ mod tests {
         assert_eq!(by(&both, "timeouts.backendRequest"), None);
         assert_eq!(both.policy.timeouts.backend_request, None);
         assert!(both.policy.rate_limits.is_empty() && both.policy.retry.is_some());
-        assert_eq!(
-            both.policy.concurrency.as_ref().map(|one| one.mode),
-            Some(crate::govern::policy::Mode::Observe)
-        );
+        assert_eq!(both.policy.concurrency.as_ref().map(|one| one.mode), Some(policy::Mode::Observe));
         // What an answer names as its source.
         let of = |policy: &Policy, part| policy.said_by(part).map(ToString::to_string);
         assert_eq!(of(&both.policy, Part::Retry), inherited);

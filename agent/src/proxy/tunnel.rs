@@ -28,7 +28,7 @@ use super::{
     buffers::{BUFFER_BYTES, Buffers},
     choose,
     connection::Connection,
-    governed::{self, Elapsed, Held, Until},
+    governed::{self, Elapsed, Held, Idle, Until},
     pressure::Pressure,
     upstream::{self, CONNECT_ATTEMPTS, Opened},
     worker::PodHere,
@@ -146,7 +146,7 @@ pub(crate) async fn serve(
             held.settle(worker, pod, &numbers, &destination, Some(Outcome::Success), Nanos::now());
             held.set_place(place);
             let early = Early { from_caller: early, ..Early::default() };
-            carry(connection, &destination, stream, held, early).await;
+            carry(connection, &destination, stream, held, early, None).await;
         }
         Err(reason) => refuse(connection, &destination, reason),
     }
@@ -162,24 +162,32 @@ pub(crate) fn refuse(connection: Connection, destination: &Destination, reason: 
     upstream::reset(connection.stream);
 }
 
-/// Carries bytes between the caller and an endpoint until both have ended.
+/// Carries bytes between the caller and an endpoint until both have ended. `idle`: how long it may be silent.
 pub(crate) async fn carry(
     connection: Connection,
     destination: &Destination,
     endpoint: Opened,
     held: Held,
     early: Early,
+    idle: Option<Idle>,
 ) {
     let _busy = connection.worker.busy();
     let mut series = connection.series(destination);
     let active = series.lane(held.chosen.endpoint().tag.as_ref()).begin_tunnel();
+    let numbers = series.service().clone();
+    let mut moved = 0;
     let mut count = |up, down| {
         active.series().add_request_bytes(up);
         active.series().add_response_bytes(down);
+        moved += up + down;
+        if let Some(idle) = &idle {
+            idle.note(moved);
+        }
     };
-    let until = Until::drained(destination.service.governor.policy().drain.timeout);
-    let over = Some((until, &**held.chosen.endpoint()));
+    let until = Until::drained(destination.service.governor.policy().drain);
+    let over = Some((until, &**held.chosen.endpoint(), idle.as_ref()));
     let relayed = relay(connection, endpoint, early, over, &mut count).await;
+    governed::note_tunnel(&numbers, until, idle.as_ref(), held.chosen.endpoint());
     active.finish(relayed.err().map(|cut| match cut {
         Cut::Caller => Reason::ClientClosed,
         Cut::Endpoint => Reason::UpstreamReset,
@@ -218,7 +226,7 @@ async fn relay(
     connection: Connection,
     mut endpoint: Opened,
     early: Early,
-    over: Option<(Until, &Endpoint)>,
+    over: Option<(Until, &Endpoint, Option<&Idle>)>,
     count: &mut impl FnMut(u64, u64),
 ) -> Result<(), Cut> {
     let Connection { worker, pod, stream: mut caller, mut presence, _place, .. } = connection;
@@ -248,8 +256,8 @@ async fn relay(
         }));
         match over {
             None => relaying.await,
-            Some((until, endpoint)) => {
-                let relayed = until.wait(endpoint, relaying.as_mut()).await;
+            Some((until, endpoint, idle)) => {
+                let relayed = until.wait_stream(endpoint, idle, relaying.as_mut()).await;
                 relayed.unwrap_or_else(|elapsed| Err(Cut::Time(elapsed)))
             }
         }

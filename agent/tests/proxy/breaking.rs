@@ -7,7 +7,7 @@ use std::{
 };
 
 use sluice::govern::policy::{
-    Algorithm, BreakerScope, CircuitBreaker, LoadBalancer, OutlierDetection, Policy, Retry, RetryOn,
+    Algorithm, BreakerScope, CircuitBreaker, Errors, LoadBalancer, OutlierDetection, Policy, Retry, RetryOn,
     SlowRequest, Timeouts,
 };
 
@@ -346,5 +346,29 @@ fn a_pod_whose_requests_fail_opens_the_breaker_for_itself_alone() {
         }
         let open = ["state=\"open\""];
         assert!((rig.metric("sluice_circuit_breaker_state", &open) - 1.0).abs() < f64::EPSILON, "{scope:?}");
+    }
+}
+
+#[test]
+fn what_a_failure_is_the_policy_says() {
+    const ENOUGH: &str = "HTTP/1.1 429 Enough\r\ncontent-length: 0\r\n\r\n";
+    let cases = [
+        (Errors::default(), ENOUGH, false),
+        (Errors { statuses: vec![429], ..Errors::default() }, ENOUGH, true),
+        (Errors::default(), BAD, true),
+        (Errors { server: false, statuses: vec![503], ..Errors::default() }, BAD, false),
+    ];
+    for (errors, says, opens) in cases {
+        let service = Moody::new(says);
+        let policy = Policy { errors: errors.clone(), ..policy(breaker(HOUR)) };
+        let rig = Rig::builder().endpoint(service.origin.address).policy(policy).start();
+        let mut caller = rig.dial();
+        for _ in 0..4 {
+            caller.get("/");
+            caller.answer();
+        }
+        assert_eq!(service.asked(), if opens { 3 } else { 4 }, "{errors:?} {says:?}");
+        let outcome = if opens { "outcome=\"failed\"" } else { "outcome=\"answered\"" };
+        rig.await_metric("sluice_attempts_total", &[outcome], if opens { 3.0 } else { 4.0 });
     }
 }

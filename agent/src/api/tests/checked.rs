@@ -445,3 +445,46 @@ fn an_object_without_a_spec_or_with_a_strange_status_is_read() {
         ["metadata.labels.a: invalid type: integer `1`, expected a string"]
     );
 }
+
+#[test]
+fn what_is_retried_by_default_goes_by_what_is_a_failure() {
+    for (errors, statuses, grpc_statuses) in [
+        (json!(null), vec![502, 503, 504], vec![14]),
+        (json!({}), vec![502, 503, 504], vec![14]),
+        (json!({"codes": [404, 429, 503]}), vec![502, 503, 504, 429], vec![14]),
+        (json!({"classes": [], "codes": [500, 503]}), vec![503, 500], vec![14]),
+        (json!({"grpcCodes": ["NOT_FOUND", "RESOURCE_EXHAUSTED"]}), vec![502, 503, 504], vec![8]),
+    ] {
+        let of_policy = checked::<TrafficPolicy>(&policy(&json!({"errors": errors, "retry": {}})));
+        let of_rule = checked::<TrafficPolicy>(&policy(
+            &json!({"retry": {"attempts": 2}, "rules": [{"name": "a", "errors": errors}]}),
+        ));
+        let rule = &of_rule.rules[0];
+        assert_eq!(rule.own.errors, !errors.is_null());
+        let own = rule.policy.retry.as_ref().expect("it is the policy's");
+        assert_eq!(own.attempts, 2);
+        for retry in [of_policy.retry.as_ref().expect("it is there"), own] {
+            assert_eq!(
+                (&retry.on.statuses, &retry.on.grpc_statuses),
+                (&statuses, &grpc_statuses),
+                "{errors}"
+            );
+        }
+        let wanted = json!(statuses);
+        let spec =
+            json!({"errors": errors, "retry": {}, "rules": [{"name": "a", "errors": errors, "retry": {}}]});
+        let values = effective::values(&spec);
+        for field in ["retry.codes", "rules[0].retry.codes"] {
+            let told = values.iter().find(|effect| effect.field == field).expect("it is told");
+            assert_eq!(told.value, wanted, "{field}");
+        }
+        assert!(values.iter().any(|effect| effect.field == "errors.classes"));
+    }
+    for (code, number) in
+        [("CANCELLED", 1), ("DEADLINE_EXCEEDED", 4), ("UNIMPLEMENTED", 12), ("UNAUTHENTICATED", 16)]
+    {
+        let policy = checked::<TrafficPolicy>(&policy(&json!({"errors": {"grpcCodes": [code]}})));
+        assert_eq!(policy.errors.grpc_statuses, [number], "{code}");
+        assert_eq!(crate::observe::reason::grpc_name(number), code);
+    }
+}

@@ -1,18 +1,133 @@
-//! What is done about a Service that fails or hangs: circuit breaker, outlier detection, timeouts.
+//! What is done about a Service that fails or hangs: what a failure is, circuit breaker, outlier detection, timeouts.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Mode;
+use super::{
+    Mode,
+    retry::{GrpcCode, is_retried},
+};
 use crate::{
     api::{
-        field::At,
+        field::{At, Errors, refuse_repeated},
         number,
         span::{self, Span},
     },
     govern::policy,
 };
+
+/// Which responses are failures: for circuitBreaker, outlierDetection, retry, load balancing and fallbacks (ServerError).
+/// Connections that failed or were reset, and timeouts, always are; what Sluice itself rejected never is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ErrorCodes {
+    /// Classes of statuses: 5xx is 500 and above. An empty list: only those that codes names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2), extend("default" = [StatusClass::Server], "x-kubernetes-list-type" = "set"))]
+    pub classes: Option<Vec<StatusClass>>,
+    /// Further statuses, such as 429: 400 to 599. They are retried, too, if retry.codes is not set and they are 429, or 500
+    /// and above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 32),
+        inner(range(min = 400, max = 599)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub codes: Option<Vec<i64>>,
+    /// gRPC statuses. They are retried, too, if they are set here and retry.grpcCodes is not; only with POST in
+    /// retry.methods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 16),
+        extend("default" = DEFAULT_GRPC, "x-kubernetes-list-type" = "set")
+    )]
+    pub grpc_codes: Option<Vec<GrpcStatus>>,
+}
+
+/// What [`policy::Errors`] has by default.
+const DEFAULT_GRPC: [GrpcStatus; 5] = [
+    GrpcStatus::Unknown,
+    GrpcStatus::DeadlineExceeded,
+    GrpcStatus::Internal,
+    GrpcStatus::Unavailable,
+    GrpcStatus::DataLoss,
+];
+
+/// A class of statuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StatusClass {
+    #[serde(rename = "4xx")]
+    Client,
+    #[serde(rename = "5xx")]
+    Server,
+}
+
+/// A gRPC status that is not OK. <https://grpc.io/docs/guides/status-codes/>
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum GrpcStatus {
+    Cancelled = 1,
+    Unknown,
+    InvalidArgument,
+    DeadlineExceeded,
+    NotFound,
+    AlreadyExists,
+    PermissionDenied,
+    ResourceExhausted,
+    FailedPrecondition,
+    Aborted,
+    OutOfRange,
+    Unimplemented,
+    Internal,
+    Unavailable,
+    DataLoss,
+    Unauthenticated,
+}
+
+impl ErrorCodes {
+    pub(super) fn check(&self, at: &At<'_>) -> policy::Errors {
+        let default = policy::Errors::default();
+        if let Some(classes) = &self.classes {
+            refuse_repeated(classes, &at.field("classes"));
+        }
+        if let Some(codes) = &self.codes {
+            refuse_repeated(codes, &at.field("codes"));
+        }
+        if let Some(codes) = &self.grpc_codes {
+            refuse_repeated(codes, &at.field("grpcCodes"));
+        }
+        let class = |class, default| self.classes.as_ref().map_or(default, |all| all.contains(&class));
+        policy::Errors {
+            client: class(StatusClass::Client, default.client),
+            server: class(StatusClass::Server, default.server),
+            statuses: self.codes.iter().flatten().filter_map(|code| u16::try_from(*code).ok()).collect(),
+            grpc_statuses: self
+                .grpc_codes
+                .as_ref()
+                .map_or(default.grpc_statuses, |codes| codes.iter().map(|code| *code as u8).collect()),
+        }
+    }
+
+    /// What is retried where the retry itself does not say it.
+    pub(in crate::api) fn retried(this: Option<&Self>) -> policy::RetryOn {
+        let mut on = policy::RetryOn::default();
+        let Some(errors) = this else { return on };
+        let nowhere = Errors::default();
+        let all = errors.check(&nowhere.at(""));
+        on.statuses.retain(|status| all.has_status(*status));
+        for status in all.statuses {
+            if is_retried(status) && !on.statuses.contains(&status) {
+                on.statuses.push(status);
+            }
+        }
+        if errors.grpc_codes.is_some() {
+            on.grpc_statuses = all.grpc_statuses;
+            on.grpc_statuses.retain(|code| GrpcCode::ALL.iter().any(|known| known.number() == *code));
+        }
+        on
+    }
+}
 
 /// Stops sending requests to a Service (or one lane of it) for a while when most of them fail, as in resilience4j and
 /// Sentinel; Envoy's limits on connections are something else. It opens when one of the thresholds that are set is
@@ -35,9 +150,9 @@ pub struct CircuitBreaker {
         extend("default" = policy::CircuitBreaker::default().minimum_requests)
     )]
     pub minimum_requests: Option<i64>,
-    /// Opens when at least this percentage of the requests in the interval failed. 0 turns this threshold off. Failures
-    /// are status 5xx, gRPC UNAVAILABLE, INTERNAL, UNKNOWN, DEADLINE_EXCEEDED and DATA_LOSS, connections that failed or
-    /// were reset, and timeouts; never what Sluice itself rejected.
+    /// Opens when at least this percentage of the requests in the interval failed. 0 turns this threshold off. What a
+    /// failure is, errors says: by default status 5xx, gRPC UNAVAILABLE, INTERNAL, UNKNOWN, DEADLINE_EXCEEDED and DATA_LOSS,
+    /// connections that failed or were reset, and timeouts; never what Sluice itself rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         range(min = 0, max = 100),
@@ -169,14 +284,21 @@ pub struct SuccessRate {
 )]
 pub struct Timeouts {
     /// From the headers of the request to the end of the response, with all retries and waiting. A response that streams ends
-    /// with it as well: server-sent events, gRPC streams, long downloads; give such requests a rule of their own (rules) with 0s.
-    /// A connection that has changed its protocol (101 Switching Protocols, WebSocket) goes on for as long as both sides like. A
-    /// client's own grpc-timeout counts if it is shorter, and is not held against the endpoint.
+    /// with it as well: server-sent events (unless streamIdle is set), gRPC streams, long downloads; give such requests a rule
+    /// of their own (rules) with 0s. A connection that has changed its protocol (101 Switching Protocols, WebSocket) goes on
+    /// for as long as both sides like. A client's own grpc-timeout counts if it is shorter, and is not held against the
+    /// endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Span<0, 86_400_000>>,
     /// From sending the request to an endpoint to the end of its response, for each attempt by itself; of streams as request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend_request: Option<Span<0, 86_400_000>>,
+    /// How long a stream may go without a byte in either direction before it is reset, from its response headers on. Streams
+    /// are responses with content-type text/event-stream (server-sent events) or application/grpc, and connections that have
+    /// changed their protocol (101 Switching Protocols, WebSocket). Where it is set, request and backendRequest apply to
+    /// server-sent events up to the response headers only. An idle stream is not held against the endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_idle: Option<Span<0, 86_400_000>>,
     /// Enforce: what takes longer is ended. Observe: nothing is ended, and what would have been ended is counted. The policy's
     /// mode if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -277,6 +399,7 @@ impl Timeouts {
         let timeouts = policy::Timeouts {
             request: read("request", &self.request),
             backend_request: read("backendRequest", &self.backend_request),
+            stream_idle: read("streamIdle", &self.stream_idle),
             mode: self.mode.unwrap_or(mode).policy(),
         };
         if let (Some(request), Some(backend)) = (timeouts.request, timeouts.backend_request)

@@ -39,7 +39,7 @@ pub struct Fallback {
     /// The failures that it is used for. LimitExceeded: a rate limit or the concurrency limit rejected the request.
     /// CircuitOpen: the circuit breaker is open. NoEndpoint: no endpoint is available. ConnectFailure: no endpoint
     /// could be connected to, or the connection was reset. Timeout: a timeout expired. ServerError: the Service
-    /// responded with 5xx, and no retry is left.
+    /// responded with a failure (see errors; 5xx by default), and no retry is left.
     #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub conditions: Vec<FallbackCondition>,
     /// Static: the response in static. Stale: the last good response to the same request; if there is none, the next

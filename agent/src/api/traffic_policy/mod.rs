@@ -18,7 +18,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    failures::{CircuitBreaker, CircuitBreakerScope, OutlierDetection, SlowRequest, SuccessRate, Timeouts},
+    failures::{
+        CircuitBreaker, CircuitBreakerScope, ErrorCodes, GrpcStatus, OutlierDetection, SlowRequest,
+        StatusClass, SuccessRate, Timeouts,
+    },
     fallback::{Fallback, FallbackCondition, FallbackType, StaleAnswer, StaticAnswer},
     headers::{Header, HeaderChanges, Headers, StripTags},
     limits::{
@@ -104,6 +107,10 @@ pub struct TrafficPolicySpec {
     /// What happens to requests in flight to an endpoint that is terminating.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// Which responses are failures: by default status 5xx, gRPC UNAVAILABLE, INTERNAL, UNKNOWN, DEADLINE_EXCEEDED and
+    /// DATA_LOSS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<ErrorCodes>,
     /// Rate limits. A request must be admitted by all limits that match it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -197,6 +204,10 @@ impl TrafficPolicy {
                 .drain
                 .as_ref()
                 .map_or_else(policy::Drain::default, |rule| rule.check(mode, &at.field("drain"))),
+            errors: spec
+                .errors
+                .as_ref()
+                .map_or_else(policy::Errors::default, |errors| errors.check(&at.field("errors"))),
             rate_limits: each(&spec.rate_limits, &at.field("rateLimits"), |rule, at| {
                 Some(rule.check(mode, at).into())
             }),
@@ -213,7 +224,7 @@ impl TrafficPolicy {
                 .timeouts
                 .as_ref()
                 .map_or_else(policy::Timeouts::default, |rule| rule.check(mode, &at.field("timeouts"))),
-            retry: spec.retry.as_ref().map(|rule| rule.check(&at.field("retry"))),
+            retry: spec.retry.as_ref().map(|rule| rule.check(spec.errors.as_ref(), &at.field("retry"))),
             fallbacks: each(&spec.fallbacks, &at.field("fallbacks"), |rule, at| Some(rule.check(at)?.into())),
             headers: spec
                 .headers
@@ -223,8 +234,9 @@ impl TrafficPolicy {
             rules: Vec::new(),
             inherited: None,
         };
-        policy.rules =
-            each(&spec.rules, &at.field("rules"), |rule, at| Some(rule.check(&policy, mode, at).into()));
+        policy.rules = each(&spec.rules, &at.field("rules"), |rule, at| {
+            Some(rule.check(spec, &policy, mode, at).into())
+        });
         // Last: of two complaints about a field the first is kept, and those above say more.
         schema::check(<Self as Kind>::schema(), spec, &at);
         // But what is no name at all is not another namespace's.

@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ErrorCodes;
 use crate::{
     api::{
         field::{At, refuse_repeated},
@@ -26,7 +27,8 @@ pub struct Retry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10), extend("default" = policy::Retry::default().attempts))]
     pub attempts: Option<i64>,
-    /// Statuses that are retried: 429 and 500 to 599.
+    /// Statuses that are retried: 429 and 500 to 599. If not set: 502, 503 and 504 as far as errors counts them as failures,
+    /// and what errors.codes names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 16),
@@ -36,7 +38,7 @@ pub struct Retry {
     #[x_kube(validation = Rule::new("self.all(code, code == 429 || code >= 500)").message("allowed are 429 and 500 to 599"))]
     pub codes: Option<Vec<i64>>,
     /// gRPC statuses that are retried, if methods lists POST, which all of gRPC uses. Only responses without a message
-    /// (trailers only) are retried.
+    /// (trailers only) are retried. If not set: errors.grpcCodes, if that is set, otherwise UNAVAILABLE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 16),
@@ -122,11 +124,12 @@ pub struct Backoff {
 }
 
 impl Retry {
-    pub(super) fn check(&self, at: &At<'_>) -> policy::Retry {
+    /// `errors`: what is a failure, if that is said.
+    pub(super) fn check(&self, errors: Option<&ErrorCodes>, at: &At<'_>) -> policy::Retry {
         let default = policy::Retry::default();
         let (budget, backoff) =
             (self.budget.clone().unwrap_or_default(), self.backoff.clone().unwrap_or_default());
-        let on = self.check_on(at);
+        let on = self.check_on(errors, at);
         let methods = at.field("methods");
         let (backoff_base, backoff_max) = backoff.check(&at.field("backoff"));
         policy::Retry {
@@ -143,8 +146,8 @@ impl Retry {
         }
     }
 
-    fn check_on(&self, at: &At<'_>) -> policy::RetryOn {
-        let default = policy::RetryOn::default();
+    fn check_on(&self, errors: Option<&ErrorCodes>, at: &At<'_>) -> policy::RetryOn {
+        let default = ErrorCodes::retried(errors);
         let condition =
             |condition, default| self.conditions.as_ref().map_or(default, |all| all.contains(&condition));
         let on = policy::RetryOn {
@@ -152,7 +155,7 @@ impl Retry {
                 let at = at.field("codes");
                 refuse_repeated(codes, &at);
                 each(codes, &at, |code, at| {
-                    let status = u16::try_from(*code).ok().filter(|code| matches!(code, 429 | 500..=599));
+                    let status = u16::try_from(*code).ok().filter(|code| is_retried(*code));
                     if status.is_none() {
                         at.refuse(format!("{code} is not retried: allowed are 429 and 500 to 599"));
                     }
@@ -180,9 +183,25 @@ impl Retry {
     }
 }
 
+/// Whether there may be any use in sending a request again that was answered so.
+pub(super) const fn is_retried(status: u16) -> bool {
+    matches!(status, 429 | 500..=599)
+}
+
 impl GrpcCode {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Cancelled,
+        Self::Unknown,
+        Self::DeadlineExceeded,
+        Self::ResourceExhausted,
+        Self::Aborted,
+        Self::Internal,
+        Self::Unavailable,
+        Self::DataLoss,
+    ];
+
     /// <https://grpc.io/docs/guides/status-codes/>
-    fn number(self) -> u8 {
+    pub(super) fn number(self) -> u8 {
         match self {
             Self::Cancelled => 1,
             Self::Unknown => 2,

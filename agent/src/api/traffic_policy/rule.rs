@@ -5,10 +5,13 @@ use std::sync::Arc;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CircuitBreaker, Concurrency, Fallback, Headers, Mode, RateLimit, Retry, Timeouts, unique_names};
+use super::{
+    CircuitBreaker, Concurrency, ErrorCodes, Fallback, Headers, Mode, RateLimit, Retry, Timeouts,
+    TrafficPolicySpec, unique_names,
+};
 use crate::{
     api::{
-        field::At,
+        field::{At, Errors},
         matching::{RequestMatch, each},
     },
     govern::policy,
@@ -25,6 +28,9 @@ pub struct PolicyRule {
     /// The requests that the rule applies to; all that no earlier rule matches, if not set.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
     pub matches: Option<RequestMatch>,
+    /// Which responses to them are failures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<ErrorCodes>,
     /// Rate limits in place of the policy's. Metrics and responses call a limit rule/name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
@@ -57,10 +63,23 @@ pub struct PolicyRule {
 }
 
 impl PolicyRule {
-    /// `policy`: what holds where the rule says nothing.
-    pub(super) fn check(&self, policy: &policy::Policy, mode: Mode, at: &At<'_>) -> policy::Rule {
+    /// `policy`: what holds where the rule says nothing; `spec` says it.
+    pub(super) fn check(
+        &self,
+        spec: &TrafficPolicySpec,
+        policy: &policy::Policy,
+        mode: Mode,
+        at: &At<'_>,
+    ) -> policy::Rule {
         let mut of_rule = policy::Policy { rules: Vec::new(), ..policy.clone() };
         let named = |name: &str| -> Arc<str> { format!("{}/{name}", self.name).into() };
+        if let Some(errors) = &self.errors {
+            of_rule.errors = errors.check(&at.field("errors"));
+            // What is retried may depend on it. (What is wrong with the policy's own retry is told there.)
+            let elsewhere = Errors::default();
+            let retry = spec.retry.as_ref().map(|retry| retry.check(Some(errors), &elsewhere.at("")));
+            of_rule.retry = retry;
+        }
         if let Some(limits) = &self.rate_limits {
             let at = at.field("rateLimits");
             unique_names(limits.iter().map(|limit| &*limit.name), &at);
@@ -79,7 +98,8 @@ impl PolicyRule {
             of_rule.timeouts = timeouts.check(mode, &at.field("timeouts"));
         }
         if let Some(retry) = &self.retry {
-            of_rule.retry = Some(retry.check(&at.field("retry")));
+            let errors = self.errors.as_ref().or(spec.errors.as_ref());
+            of_rule.retry = Some(retry.check(errors, &at.field("retry")));
         }
         if let Some(fallbacks) = &self.fallbacks {
             let at = at.field("fallbacks");
@@ -98,6 +118,7 @@ impl PolicyRule {
             matches: matches.unwrap_or_default(),
             policy: Arc::new(of_rule),
             own: policy::OwnParts {
+                errors: self.errors.is_some(),
                 rate_limits: self.rate_limits.is_some(),
                 concurrency: self.concurrency.is_some(),
                 circuit_breaker: self.circuit_breaker.is_some(),

@@ -8,6 +8,44 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::Mode;
 
+/// Which answers are held against the service. That no connection comes about, that one breaks, and that a timeout runs out
+/// always is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errors {
+    /// Statuses 400 to 499.
+    pub client: bool,
+    /// Statuses from 500 on.
+    pub server: bool,
+    /// Further ones.
+    pub statuses: Vec<u16>,
+    pub grpc_statuses: Vec<u8>,
+}
+
+impl Default for Errors {
+    fn default() -> Self {
+        // UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS: those that the service is to blame for, and not its
+        // caller. <https://grpc.io/docs/guides/status-codes/>
+        Self { client: false, server: true, statuses: Vec::new(), grpc_statuses: vec![2, 4, 13, 14, 15] }
+    }
+}
+
+impl Errors {
+    /// Whether an answer with this status is a failure.
+    pub fn has_status(&self, status: u16) -> bool {
+        match status {
+            ..400 => false,
+            400..500 if self.client => true,
+            500.. if self.server => true,
+            status => self.statuses.contains(&status),
+        }
+    }
+
+    /// The same of a gRPC status.
+    pub fn has_grpc_status(&self, code: u8) -> bool {
+        self.grpc_statuses.contains(&code)
+    }
+}
+
 /// Stops asking a service (a lane of it) that mostly fails, for a while.
 /// Opens when, of at least `minimum_requests` in `interval`, one of the thresholds that are set is reached.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,6 +159,9 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// From sending the request to an endpoint to the end of its answer, each attempt by itself; not above `request`.
     pub backend_request: Option<Duration>,
+    /// How long a stream may go without a byte in either direction. With it server-sent events have the other two only to
+    /// their answer's head.
+    pub stream_idle: Option<Duration>,
     pub mode: Mode,
 }
 
@@ -203,7 +244,7 @@ pub enum FallbackOn {
     /// No endpoint could be connected to, or the connection broke.
     ConnectFailure,
     Timeout,
-    /// The service answered 5xx itself, and no retry is left.
+    /// The service answered with a failure itself, and no retry is left.
     ServerError,
 }
 

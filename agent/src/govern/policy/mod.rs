@@ -14,8 +14,8 @@ use std::{sync::Arc, time::Duration};
 
 pub use self::{
     failures::{
-        BreakerScope, CircuitBreaker, Fallback, FallbackAction, FallbackOn, OutlierDetection, Retry, RetryOn,
-        SlowRequest, StaleAnswer, StaleBounds, StaticAnswer, SuccessRate, Timeouts,
+        BreakerScope, CircuitBreaker, Errors, Fallback, FallbackAction, FallbackOn, OutlierDetection, Retry,
+        RetryOn, SlowRequest, StaleAnswer, StaleBounds, StaticAnswer, SuccessRate, Timeouts,
     },
     lane::{Detour, EntryRule, Lane, LaneFallback, Percentage, PercentageKey, Requirement, Selector, Target},
     limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},
@@ -38,6 +38,8 @@ pub struct Policy {
     pub name: Option<Arc<str>>,
     pub load_balancer: LoadBalancer,
     pub drain: Drain,
+    /// What counts as a failure.
+    pub errors: Errors,
     /// In the order of the policy; all that match a request must admit it. Names are unique.
     pub rate_limits: Vec<Arc<RateLimit>>,
     pub concurrency: Option<Concurrency>,

@@ -20,6 +20,7 @@ pub struct Rule {
 /// What of a rule's policy is the rule's own: where it has a state, that is its own too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnParts {
+    pub errors: bool,
     pub rate_limits: bool,
     pub concurrency: bool,
     pub circuit_breaker: bool,
@@ -32,6 +33,7 @@ pub struct OwnParts {
 impl OwnParts {
     fn has(self, part: Part) -> bool {
         match part {
+            Part::Errors => self.errors,
             Part::RateLimits => self.rate_limits,
             Part::Concurrency => self.concurrency,
             Part::CircuitBreaker => self.circuit_breaker,
@@ -55,6 +57,7 @@ pub enum Part {
     Mode,
     LoadBalancer,
     Drain,
+    Errors,
     RateLimits,
     Concurrency,
     CircuitBreaker,
@@ -68,10 +71,11 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 13] = [
+    const ALL: [(Self, &'static str); 14] = [
         (Self::Mode, "mode"),
         (Self::LoadBalancer, "loadBalancer"),
         (Self::Drain, "drain"),
+        (Self::Errors, "errors"),
         (Self::RateLimits, "rateLimits"),
         (Self::Concurrency, "concurrency"),
         (Self::CircuitBreaker, "circuitBreaker"),

@@ -142,13 +142,15 @@ impl LimitDecision {
 pub enum Overdue {
     Request,
     BackendRequest,
+    StreamIdle,
     Drain,
 }
 
 impl Overdue {
-    pub(super) const ALL: [Word<Self>; 3] = [
+    pub(super) const ALL: [Word<Self>; 4] = [
         (Self::Request, "request", "`timeouts.request`"),
         (Self::BackendRequest, "backend_request", "`timeouts.backendRequest`"),
+        (Self::StreamIdle, "stream_idle", "`timeouts.streamIdle`"),
         (Self::Drain, "drain", "`drain.timeout`"),
     ];
 }

@@ -479,8 +479,11 @@ impl<'a> Walk<'a> {
     /// What may still happen to it.
     fn afterwards(&mut self) {
         let policy = self.governor().policy();
-        let times =
-            [("request", policy.timeouts.request), ("backendRequest", policy.timeouts.backend_request)];
+        let times = [
+            ("request", policy.timeouts.request),
+            ("backendRequest", policy.timeouts.backend_request),
+            ("streamIdle", policy.timeouts.stream_idle),
+        ];
         for (name, time) in times {
             if let Some(time) = time {
                 let because = self.rule(&format!("timeouts.{name}"), Part::Timeouts);

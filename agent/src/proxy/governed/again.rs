@@ -144,7 +144,9 @@ pub(super) fn error_kind(failure: super::Failure) -> Option<ErrorKind> {
         super::Failure::TimedOut(super::Elapsed::Request | super::Elapsed::BackendRequest) => {
             Some(ErrorKind::Timeout)
         }
-        super::Failure::TimedOut(super::Elapsed::Drained | super::Elapsed::Client)
+        super::Failure::TimedOut(
+            super::Elapsed::Drained | super::Elapsed::Client | super::Elapsed::StreamIdle,
+        )
         | super::Failure::Unfit(_)
         | super::Failure::CallerGone => None,
     }

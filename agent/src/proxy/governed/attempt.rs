@@ -14,7 +14,7 @@ use crate::{
         governor::{Governor, Ruled},
         outcome::Outcome,
         outlier,
-        policy::{Mode, Part},
+        policy::{Mode, Part, Timeouts},
         tag::Tag,
     },
     observe::metrics::{Attempt, EjectionCause, LimitDecision, ServiceMetrics},
@@ -56,6 +56,12 @@ impl Held {
     pub(super) fn under(mut self, ruled: Option<Arc<Ruled>>) -> Self {
         self.ruled = ruled;
         self
+    }
+
+    /// The policy's times for it.
+    pub(crate) fn timeouts(&self, service: &Service) -> Timeouts {
+        let governor = self.ruled.as_ref().map_or(&*service.governor, |ruled| &ruled.governor);
+        governor.policy().timeouts
     }
 
     /// Takes a place among the requests in flight, if they are limited.

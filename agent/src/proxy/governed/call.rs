@@ -2,6 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use super::stream::Idle;
 use crate::{
     clock::Nanos,
     cluster::model::Service,
@@ -30,6 +31,8 @@ pub(crate) struct Call {
     pub(crate) record: Record,
     /// The rule of the policy that holds for the request, if one does.
     pub(crate) ruled: Option<Arc<Ruled>>,
+    /// Who is told of what passes, if its answer is a stream that may not be silent.
+    pub(crate) idle: Option<Rc<Idle>>,
 }
 
 impl Call {
@@ -52,7 +55,7 @@ impl Call {
         if let Some(ruled) = &ruled {
             record.decided(|| Event::Matched { rule: ruled.rule.name.clone() });
         }
-        Self { worker, pod, known, tagging, record, ruled }
+        Self { worker, pod, known, tagging, record, ruled, idle: None }
     }
 
     /// What is changed in headers.

@@ -14,12 +14,13 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
+use super::stream::Idle;
 use crate::{
     clock::Nanos,
     govern::{
         endpoint::Endpoint,
         governor::Governor,
-        policy::{Mode, Part, Policy},
+        policy::{Drain, Mode, Part, Policy},
         request::Request,
         throttle,
     },
@@ -38,6 +39,8 @@ pub(crate) enum Elapsed {
     Client,
     /// That of one attempt.
     BackendRequest,
+    /// That for which a stream may be silent.
+    StreamIdle,
     /// That which an endpoint is given to shut down.
     Drained,
 }
@@ -45,7 +48,7 @@ pub(crate) enum Elapsed {
 impl Elapsed {
     pub(crate) fn reason(self) -> Reason {
         match self {
-            Self::Request | Self::Client | Self::BackendRequest => Reason::Timeout,
+            Self::Request | Self::Client | Self::BackendRequest | Self::StreamIdle => Reason::Timeout,
             Self::Drained => Reason::EndpointDrained,
         }
     }
@@ -56,6 +59,7 @@ impl Elapsed {
             Self::Client => return Cause::from(self.reason()),
             Self::Request => ("timeouts.request", Part::Timeouts),
             Self::BackendRequest => ("timeouts.backendRequest", Part::Timeouts),
+            Self::StreamIdle => ("timeouts.streamIdle", Part::Timeouts),
             Self::Drained => ("drain.timeout", Part::Drain),
         };
         Cause::of_rule(self.reason(), &Arc::from(field), governor.policy().said_by(part), None)
@@ -164,7 +168,7 @@ impl Deadline {
 
     /// For what is waited for between attempts.
     pub(super) fn request(self) -> Until {
-        Until { at: self.request, ..Until::drained(None) }
+        Until { at: self.request, ..Until::no_time() }
     }
 }
 
@@ -183,17 +187,32 @@ pub(crate) struct Until {
 const LOOK: Nanos = Nanos::of(Duration::from_secs(1));
 
 impl Until {
-    /// What goes on with an endpoint ends only if that has been shutting down for so long.
-    pub(crate) fn drained(after: Option<Duration>) -> Self {
-        let (drain, observed) = (after.map(Nanos::of), Observed::default());
-        Self { at: None, drain, began: Nanos::ZERO, whole: Nanos::ZERO, observed }
+    /// For ever.
+    fn no_time() -> Self {
+        Self { at: None, drain: None, began: Nanos::ZERO, whole: Nanos::ZERO, observed: Observed::default() }
+    }
+
+    /// What goes on with an endpoint ends only when that has been shutting down for too long.
+    pub(crate) fn drained(drain: Drain) -> Self {
+        let mut until = Self::no_time();
+        match drain.mode {
+            Mode::Enforce => until.drain = drain.timeout.map(Nanos::of),
+            Mode::Observe => until.observed.drain = drain.timeout,
+        }
+        until
+    }
+
+    /// The same without the request's time: it is a stream.
+    pub(super) fn of_stream(self) -> Self {
+        let observed = Observed { request: None, backend_request: None, ..self.observed };
+        Self { at: None, observed, ..self }
     }
 
     /// Whether it is the endpoint's failure that this time is over by `now`. It is not if its caller gave the request so little;
     /// nor if most of the time was spent before the endpoint was asked: in a queue of this agent, or on other endpoints.
     pub(super) fn blames(self, elapsed: Elapsed, now: Nanos) -> bool {
         match elapsed {
-            Elapsed::Client | Elapsed::Drained => false,
+            Elapsed::Client | Elapsed::StreamIdle | Elapsed::Drained => false,
             Elapsed::BackendRequest => true,
             Elapsed::Request => now.since(self.began).0.saturating_mul(2) >= self.whole.0,
         }
@@ -221,16 +240,29 @@ impl Until {
         endpoint: &Endpoint,
         future: Pin<&mut F>,
     ) -> Result<F::Output, Elapsed> {
-        let Some(drain) = self.drain else { return self.wait_only(future).await };
+        self.wait_stream(endpoint, None, future).await
+    }
+
+    /// The same for what may not be silent for too long.
+    pub(crate) async fn wait_stream<F: Future>(
+        self,
+        endpoint: &Endpoint,
+        idle: Option<&Idle>,
+        future: Pin<&mut F>,
+    ) -> Result<F::Output, Elapsed> {
+        if self.drain.is_none() && idle.is_none() {
+            return self.wait_only(future).await;
+        }
         let over = |now: Nanos| {
-            let due = endpoint.load.terminating_since().map(|since| Nanos(since) + drain);
-            match (self.at, due) {
-                (Some((at, elapsed)), _) if at <= now => Err(elapsed),
-                (_, Some(due)) if due <= now => Err(Elapsed::Drained),
-                (at, due) => {
-                    let look = due.map_or(now + LOOK, |due| due.min(now + LOOK));
-                    Ok(at.map_or(look, |(at, _)| at.min(look)))
-                }
+            let drained = || {
+                let since = endpoint.load.terminating_since()?;
+                Some((Nanos(since) + self.drain?, Elapsed::Drained))
+            };
+            let ends = [self.at, drained(), idle.and_then(Idle::due)];
+            match ends.into_iter().flatten().min_by_key(|(at, _)| *at) {
+                Some((at, elapsed)) if at <= now => Err(elapsed),
+                Some((at, _)) => Ok(at.min(now + LOOK)),
+                None => Ok(now + LOOK),
             }
         };
         wait_until(over, future).await
@@ -337,7 +369,7 @@ mod tests {
     #[tokio::test]
     async fn time_runs_out_for_what_always_has_something_to_do() {
         let at = Nanos::now() + Nanos::of(Duration::from_millis(20));
-        let until = Until { at: Some((at, Elapsed::Request)), ..Until::drained(None) };
+        let until = Until { at: Some((at, Elapsed::Request)), ..Until::no_time() };
         let mut busy = pin!(async {
             loop {
                 // Uses up what the runtime lets a task do in one go, as a relay between two fast peers does.

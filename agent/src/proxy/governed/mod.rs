@@ -13,6 +13,7 @@ mod deadline;
 mod exchange;
 mod shed;
 mod stand_in;
+mod stream;
 
 use std::{
     future::{Future as _, poll_fn},
@@ -33,6 +34,7 @@ pub(crate) use self::{
     call::Call,
     deadline::{Elapsed, Until},
     exchange::{Break, Exchange, Failure},
+    stream::Idle,
 };
 use super::{answer::Cause, upstream::CONNECT_ATTEMPTS};
 use crate::{
@@ -40,6 +42,7 @@ use crate::{
     cluster::model::Destination,
     govern::{
         concurrency,
+        endpoint::Endpoint,
         fallback::stale,
         governor::{Governor, Stale},
         outcome::{ErrorKind, Outcome},
@@ -47,7 +50,7 @@ use crate::{
         retry, warmup,
     },
     observe::{
-        metrics::{Overdue, RetryCause, TagOutcome},
+        metrics::{Overdue, RetryCause, ServiceMetrics, TagOutcome},
         reason::Reason,
     },
 };
@@ -92,7 +95,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
             Ok(Ok(answer)) => {
                 let now = Nanos::now();
                 let (status, grpc) = (E::status(&answer), exchange.grpc_status(&answer));
-                let outcome = Outcome::of_answer(status, grpc);
+                let outcome = Outcome::of_answer(&policy.errors, status, grpc);
                 let wall = || exchange.call().worker.wall_clock(now);
                 let ending = shed::ending(status, grpc, outcome, E::headers(&answer), wall);
                 held.answered(exchange.sent_at(&answer), ending, now);
@@ -238,10 +241,20 @@ async fn pass_on<E: Exchange>(
     key: Option<stale::Key>,
     mut answer: E::Answer,
     mut held: Held,
-    until: Until,
+    mut until: Until,
 ) -> E::Ended {
     exchange.call().count_tags(held.chosen.tag_outcome());
     let status = E::status(&answer);
+    let timeouts = governor.policy().timeouts;
+    if timeouts.stream_idle.is_some()
+        && let Some(kind) = stream::Kind::of(E::headers(&answer))
+    {
+        exchange.call().idle = Idle::begin(timeouts).map(Rc::new);
+        if kind == stream::Kind::Events {
+            until = until.of_stream();
+        }
+    }
+    let idle = exchange.call().idle.clone();
     if let Some((stale, key)) = governor.stale().zip(key) {
         let (headers, now) = (E::headers(&answer), Nanos::now().0);
         let request = exchange.request();
@@ -262,7 +275,7 @@ async fn pass_on<E: Exchange>(
             }
             passed
         }));
-        until.wait(held.chosen.endpoint(), noting).await
+        until.wait_stream(held.chosen.endpoint(), idle.as_deref(), noting).await
     };
     exchange.call().record.timing.passed_on(handed);
     let ended = passed.unwrap_or_else(|elapsed| Err(Break::TimedOut(elapsed)));
@@ -270,7 +283,7 @@ async fn pass_on<E: Exchange>(
     let grpc = exchange.grpc_status(&answer);
     let forsaken = exchange.is_forsaken();
     let (got, reason, outcome) = match ended {
-        Ok(()) => (status, None, Some(Outcome::of_answer(status, grpc))),
+        Ok(()) => (status, None, Some(Outcome::of_answer(&governor.policy().errors, status, grpc))),
         Err(Break::CallerGone(got)) => (got, Some(Reason::ClientClosed), None),
         Err(Break::End | Break::Answer(Reason::UpstreamReset)) if forsaken => {
             (status, Some(Reason::UpstreamReset), None)
@@ -279,12 +292,21 @@ async fn pass_on<E: Exchange>(
             (status, Some(reason), error_kind(Failure::Broken(reason)).map(Outcome::Error))
         }
         Err(Break::End) => (status, Some(Reason::UpstreamReset), Some(ErrorKind::Reset.into())),
+        // That nothing happens in a stream is no failure.
+        Err(Break::TimedOut(elapsed @ Elapsed::StreamIdle)) => (
+            status,
+            Some(elapsed.reason()),
+            Some(Outcome::of_answer(&governor.policy().errors, status, grpc)),
+        ),
         Err(Break::TimedOut(elapsed)) => {
             let kind = error_kind(Failure::TimedOut(elapsed)).filter(|_| until.blames(elapsed, Nanos::now()));
             (status, Some(elapsed.reason()), kind.map(Outcome::Error))
         }
     };
     note_overdue(exchange, &held, until, Nanos::now());
+    if idle.is_some_and(|idle| idle.would_have_ended()) {
+        exchange.call().known.numbers.overdue(Overdue::StreamIdle);
+    }
     let call = exchange.call();
     if let Some(reason) = reason.filter(|reason| *reason != Reason::ClientClosed) {
         call.complain(&held.chosen, reason);
@@ -356,12 +378,23 @@ fn note_patience<E: Exchange>(
     }
 }
 
+/// Counts a tunnel that a timeout which only observes would have ended by now.
+pub(crate) fn note_tunnel(numbers: &ServiceMetrics, until: Until, idle: Option<&Idle>, endpoint: &Endpoint) {
+    if until.would_have_ended(endpoint, Nanos::now()).is_some() {
+        numbers.overdue(Overdue::Drain);
+    }
+    if idle.is_some_and(Idle::would_have_ended) {
+        numbers.overdue(Overdue::StreamIdle);
+    }
+}
+
 /// Counts a request that a timeout which only observes would have ended by now.
 fn note_overdue<E: Exchange>(exchange: &mut E, held: &Held, until: Until, now: Nanos) {
     let Some(elapsed) = until.would_have_ended(held.chosen.endpoint(), now) else { return };
     exchange.call().known.numbers.overdue(match elapsed {
         Elapsed::Request | Elapsed::Client => Overdue::Request,
         Elapsed::BackendRequest => Overdue::BackendRequest,
+        Elapsed::StreamIdle => Overdue::StreamIdle,
         Elapsed::Drained => Overdue::Drain,
     });
 }

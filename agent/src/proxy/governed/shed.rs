@@ -58,6 +58,7 @@ fn retry_after<'h>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::govern::policy::Errors;
 
     #[test]
     fn an_endpoint_that_is_asked_too_much_says_so() {
@@ -65,7 +66,7 @@ mod tests {
         let of = |status, grpc, headers: &[(&str, &str)]| {
             let headers = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 5);
-            ending(status, grpc, Outcome::of_answer(status, grpc), headers, || now)
+            ending(status, grpc, Outcome::of_answer(&Errors::default(), status, grpc), headers, || now)
         };
         for (status, grpc, headers, wanted) in [
             (200, None, &[("retry-after", "3")][..], None),

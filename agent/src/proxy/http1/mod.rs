@@ -34,7 +34,7 @@ use super::{
     by_caller::ByCaller,
     connection::{Connection, HEAD_TIMEOUT},
     decisions::Ids,
-    governed::Call,
+    governed::{Call, Idle},
     known::Known,
     record::{Described, Record},
     tunnel,
@@ -149,7 +149,8 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
             Ended::Tunnel(tunnel) => {
                 let (endpoint, held, from_endpoint) = *tunnel;
                 let early = tunnel::Early { from_caller: incoming, from_endpoint };
-                Box::pin(tunnel::carry(connection, &known.destination, endpoint, held, early)).await;
+                let idle = Idle::begin(held.timeouts(&known.destination.service));
+                Box::pin(tunnel::carry(connection, &known.destination, endpoint, held, early, idle)).await;
                 return;
             }
         }

@@ -30,6 +30,7 @@ impl Exchange<'_> {
         let (mut caller_reads, mut caller_writes) = self.connection.stream.split();
         let presence = &mut self.connection.presence;
         let (mut reads, mut writes) = upstream.stream.split();
+        let idle = self.call.idle.clone();
         poll_fn(|cx| {
             match self.up.poll(cx, &mut caller_reads, presence, &mut writes, self.incoming, buffers) {
                 // The answer is under way: a request that breaks off does not stop it.
@@ -37,6 +38,9 @@ impl Exchange<'_> {
                 Err(Halt::CallerGone) => return Poll::Ready(Err(Break::CallerGone(0))),
             }
             let passed = down.poll(cx, &mut reads, &mut caller_writes, &mut upstream.incoming, buffers);
+            if let Some(idle) = &idle {
+                idle.note(self.up.flow.body_bytes + down.body_bytes);
+            }
             passed.map_err(Break::from)
         })
         .await

@@ -39,7 +39,7 @@ use crate::{
         by_caller::ByCaller,
         choose::Chosen,
         decisions::Ids,
-        governed::{self, Break, Call, Failure, Held, Left, Until},
+        governed::{self, Break, Call, Failure, Held, Idle, Left, Until},
         known::Known,
         record::{Described, Record},
         share::Taken,
@@ -199,7 +199,11 @@ impl Exchange {
                 return Poll::Ready(Ok(()));
             }
         }
-        self.poll_both(cx, answer)
+        let passed = self.poll_both(cx, answer);
+        if let Some(idle) = &self.call.idle {
+            idle.note(self.up.bytes + answer.down.bytes);
+        }
+        passed
     }
 
     /// Passes the answer's head on. Meanwhile the request goes on.
@@ -276,7 +280,8 @@ impl Exchange {
             let mut series = self.call.known.series();
             series.lane(held.chosen.endpoint().tag.as_ref()).begin_tunnel()
         };
-        let until = Until::drained(destination.service.governor.policy().drain.timeout);
+        let until = Until::drained(destination.service.governor.policy().drain);
+        let idle = Idle::begin(held.timeouts(&destination.service));
         let (mut up, mut down) = (0, 0);
         let both = poll_fn(|cx| {
             let ended = match self.poll_both(cx, answer) {
@@ -298,9 +303,13 @@ impl Exchange {
             let (sent, got) = (self.up.bytes, answer.down.bytes);
             active.series().add_request_bytes(sent - std::mem::replace(&mut up, sent));
             active.series().add_response_bytes(got - std::mem::replace(&mut down, got));
+            if let Some(idle) = &idle {
+                idle.note(sent + got);
+            }
             ended
         });
-        let ended = until.wait(held.chosen.endpoint(), pin!(both)).await;
+        let ended = until.wait_stream(held.chosen.endpoint(), idle.as_ref(), pin!(both)).await;
+        governed::note_tunnel(&self.call.known.numbers, until, idle.as_ref(), held.chosen.endpoint());
         let ended = ended.unwrap_or_else(|elapsed| Err(Break::TimedOut(elapsed)));
         active.finish(match ended {
             Ok(()) => None,

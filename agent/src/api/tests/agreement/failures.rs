@@ -7,6 +7,7 @@ fn about_failures() {
     let breaker = |rule: Value| policy(&json!({"circuitBreaker": rule}));
     let outlier = |rule: Value| policy(&json!({"outlierDetection": rule}));
     let timeouts = |rule: Value| policy(&json!({"timeouts": rule}));
+    let errors = |rule: Value| policy(&json!({"errors": rule}));
     let retry = |rule: Value| policy(&json!({"retry": rule}));
     agree::<TrafficPolicy>(
         vec![
@@ -17,6 +18,10 @@ fn about_failures() {
             outlier(json!({"consecutiveErrors": 0, "successRate": {}})),
             outlier(json!({"baseEjectionTime": "30s", "maxEjectionTime": "30s", "maxEjectionPercent": 0})),
             timeouts(json!({})),
+            timeouts(json!({"request": "1s", "streamIdle": "5m"})),
+            errors(json!({})),
+            errors(json!({"classes": [], "codes": [429, 599], "grpcCodes": []})),
+            errors(json!({"classes": ["4xx", "5xx"], "grpcCodes": ["RESOURCE_EXHAUSTED", "NOT_FOUND"]})),
             timeouts(json!({"request": "1s", "backendRequest": "1s"})),
             timeouts(json!({"request": "0s", "backendRequest": "24h"})),
             timeouts(json!({"request": "1s", "backendRequest": "0s"})),
@@ -28,6 +33,11 @@ fn about_failures() {
             ),
         ],
         vec![
+            (errors(json!({"codes": [399]})), "spec.errors.codes[0]", "400 to 599", Everywhere),
+            (errors(json!({"codes": [429, 429]})), "spec.errors.codes[1]", "there already", Everywhere),
+            (errors(json!({"classes": ["3xx"]})), "spec.errors.classes[0]", "\"4xx\", \"5xx\"", Everywhere),
+            (errors(json!({"grpcCodes": ["OK"]})), "spec.errors.grpcCodes[0]", "not allowed", Everywhere),
+            (timeouts(json!({"streamIdle": "25h"})), "spec.timeouts.streamIdle", "0s to 24h", Everywhere),
             (breaker(json!({"interval": "0s"})), "spec.circuitBreaker.interval", "100ms to 1h", Everywhere),
             (
                 breaker(json!({"openDuration": "0s"})),
