@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use anyhow::Result;
 
-use crate::{build, setup, shell, workspace};
+use crate::{build, instructions, setup, shell, workspace};
 
 /// The flags of `sluice-bench`, which explains the loads.
 #[derive(Debug, clap::Args)]
@@ -32,6 +32,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Other {
+    /// Count the agent's own instructions for a request, and compare with what is known (not as root)
+    Instructions,
     /// Follow a large cluster that changes all the time: memory, CPU, delay (not as root)
     Soak {
         /// Its flags: `--help` tells them
@@ -41,10 +43,16 @@ enum Other {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if let Some(Other::Soak { arguments }) = &args.other {
-        // It follows a cluster and captures nothing.
-        let mut cargo = workspace::cargo_without_programs();
-        return shell::run(cargo.args(["bench", "--package=sluice", "--bench=soak", "--"]).args(arguments));
+    match &args.other {
+        Some(Other::Instructions) => return instructions::run(),
+        Some(Other::Soak { arguments }) => {
+            // It follows a cluster and captures nothing.
+            let mut cargo = workspace::cargo_without_programs();
+            return shell::run(
+                cargo.args(["bench", "--package=sluice", "--bench=soak", "--"]).args(arguments),
+            );
+        }
+        None => {}
     }
     setup::pods()?;
     setup::proxies()?;

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 
 use crate::shell::{self, say};
 use crate::{
-    build, chart, crds, demo, deny, fuzz, manifests, prometheus, readme, reference, references, setup, test,
-    vm, workspace,
+    build, chart, crds, demo, deny, fuzz, instructions, manifests, prometheus, readme, reference, references,
+    setup, test, vm, workspace,
 };
 
 type Check = (&'static str, fn() -> Result<()>);
@@ -30,6 +30,7 @@ const CHECKS: &[Check] = &[
     ("the test command of README.md", readme_test),
     ("the fuzz targets, from their corpus", fuzz::run_in_ci),
     ("the image, run as the DaemonSet says", test::run_image),
+    ("what a request costs the agent in instructions", instructions::run),
     ("other kernels, in virtual machines", vm::run_in_ci),
     ("the demo", || demo::run(&demo::Args::default())),
 ];

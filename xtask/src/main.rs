@@ -19,6 +19,7 @@ mod deny;
 mod fuzz;
 mod helm;
 mod image;
+mod instructions;
 mod manifests;
 mod mutants;
 mod programs;

@@ -170,11 +170,15 @@ pub(crate) fn static_agent() -> Result<PathBuf> {
     static_binary(Arch::native()?, &build::ebpf()?)
 }
 
-/// The agent for musl, with nothing to link at run time, and without this machine's paths in it.
 fn static_binary(arch: Arch, object: &Path) -> Result<PathBuf> {
+    static_program(arch, object, "sluice")
+}
+
+/// A package's program of its name, for musl: with nothing to link at run time, and without this machine's paths in it.
+pub(crate) fn static_program(arch: Arch, object: &Path, name: &str) -> Result<PathBuf> {
     let target = setup::musl(arch)?;
     let mut cargo = workspace::cargo_with_programs(object);
-    cargo.args(["build", "--package=sluice", "--bin=sluice", "--release", "--locked", "--target", &target]);
+    cargo.args(["build", "--package", name, "--bin", name, "--release", "--locked", "--target", &target]);
     // Panics name file and line without symbols. The names of symbols that link-time optimization makes differ from build to
     // build, where nothing else does, and so would a build id that is made from them.
     cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols").env("CARGO_PROFILE_RELEASE_DEBUG", "none");
@@ -191,8 +195,8 @@ fn static_binary(arch: Arch, object: &Path) -> Result<PathBuf> {
         cargo.env(format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), &compiler.gcc);
     }
     cargo.env(format!("CFLAGS_{}", target.replace('-', "_")), c_flags);
-    shell::run(&mut cargo).context("the static agent could not be built")?;
-    Ok(workspace::target_dir()?.join(target).join("release/sluice"))
+    shell::run(&mut cargo).with_context(|| format!("the static {name} could not be built"))?;
+    Ok(workspace::target_dir()?.join(target).join("release").join(name))
 }
 
 /// The commit, where there is one.

@@ -73,7 +73,9 @@ impl Throttles {
         now_nanos: u64,
     ) -> Verdict {
         let left = left.unwrap_or(Duration::MAX);
-        let mut verdict = Verdict::default();
+        // At most one allocation, however many rules there are, and none for one.
+        let decisions = SmallVec::with_capacity(self.rules.len());
+        let mut verdict = Verdict { decisions, refused: false };
         for throttle in &self.rules {
             let Some((admission, charge)) = throttle.charge(request, caller, left, now_nanos) else {
                 continue;
@@ -94,7 +96,7 @@ impl Throttles {
 
 /// What the rules say of a request. If the request is not made after all (its caller has gone while it waited, or something
 /// else refuses it), it is to be [given back](Self::give_back); otherwise it is simply dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[must_use]
 pub struct Verdict {
     /// The one that refused is the last.

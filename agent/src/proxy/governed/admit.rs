@@ -78,11 +78,15 @@ pub(super) async fn admit<E: Exchange>(
         {
             return Err(Stop::Failed(failed));
         }
-        // Boxed, for not everybody has rate limits, and every request's task would carry their state.
         _ => {
-            let verdict = Box::pin(take_turn(exchange, governor, deadline, now)).await?;
-            let at = if verdict.wait().is_zero() { now } else { Nanos::now() };
-            (Some(verdict), at)
+            let verdict = ask(exchange, governor, deadline, now)?;
+            if verdict.wait().is_zero() {
+                (Some(verdict), now)
+            } else {
+                // Boxed, for few requests wait, and every request's task would carry the state of one that does.
+                let verdict = Box::pin(take_turn(exchange, governor, deadline, verdict)).await?;
+                (Some(verdict), Nanos::now())
+            }
         }
     };
     let queued = verdict.as_ref().is_some_and(|verdict| !verdict.wait().is_zero());
@@ -136,8 +140,8 @@ pub(crate) fn acquire(
     permit
 }
 
-/// Asks the rate limits, and waits where they say so.
-async fn take_turn<E: Exchange>(
+/// Asks the rate limits.
+fn ask<E: Exchange>(
     exchange: &mut E,
     governor: &Governor,
     deadline: Deadline,
@@ -152,16 +156,22 @@ async fn take_turn<E: Exchange>(
     });
     let verdict = governor.throttles().admit(&exchange.request(), &caller, may_wait, now.0);
     count(exchange, &verdict);
+    let Some(refusal) = verdict.refusal() else { return Ok(verdict) };
     let policy = governor.policy().said_by(Part::RateLimits);
-    if let Some(refusal) = verdict.refusal() {
-        let after = Some(refusal.retry_after);
-        let cause = Cause::of_rule(Reason::RateLimited, &refusal.rule.name, policy, after);
-        return Err(Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded)));
-    }
+    let cause = Cause::of_rule(Reason::RateLimited, &refusal.rule.name, policy, Some(refusal.retry_after));
+    Err(Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded)))
+}
+
+/// Waits as long as the rate limits say.
+async fn take_turn<E: Exchange>(
+    exchange: &mut E,
+    governor: &Governor,
+    deadline: Deadline,
+    verdict: Verdict,
+) -> Result<Verdict, Stop> {
+    let most = governor.throttles().longest_wait();
+    let policy = governor.policy().said_by(Part::RateLimits);
     let wait = verdict.wait();
-    if wait.is_zero() {
-        return Ok(verdict);
-    }
     for (rule, admission) in verdict.decisions() {
         if let (Admission::After(wait), Mode::Enforce) = (admission, rule.mode) {
             exchange.call().record.decided(|| Event::Queued { rule: rule.name.clone(), wait });

@@ -1,0 +1,72 @@
+//! The client and the origin: each sends what it always sends, and reads as many bytes as that has.
+
+use std::{
+    io::{self, BufRead as _, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+
+/// As much head as a service's client of every day sends.
+const REQUEST: &[u8] =
+    b"GET /orders/17 HTTP/1.1\r\nHost: orders.shop\r\nUser-Agent: client/1.0\r\nAccept: application/json\r\n\
+    Accept-Encoding: gzip\r\nConnection: keep-alive\r\nx-user: 42\r\n\r\n";
+
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\
+    Date: Sat, 01 Jan 2000 00:00:00 GMT\r\n\r\n\
+    ....................................................................................................";
+
+/// Tells its standard output where the origin listens, reads from its standard input where the proxy does, and sends it
+/// `requests`.
+pub(crate) fn run(requests: u64) -> Result<()> {
+    let origin = TcpListener::bind("127.0.0.1:0").context("the origin cannot listen")?;
+    println!("{}", origin.local_addr()?);
+    thread::spawn(move || {
+        for connection in origin.incoming().flatten() {
+            thread::spawn(move || respond(connection));
+        }
+    });
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    let proxy: SocketAddr = line.trim().parse().with_context(|| format!("{line:?} is no address"))?;
+    let mut connection = TcpStream::connect(proxy)?;
+    connection.set_nodelay(true)?;
+    let mut response = Vec::new();
+    for _ in 0..requests {
+        connection.write_all(REQUEST)?;
+        read_message(&mut connection, &mut response, 100)?;
+    }
+    Ok(())
+}
+
+fn respond(mut connection: TcpStream) -> Result<()> {
+    connection.set_nodelay(true)?;
+    let mut request = Vec::new();
+    loop {
+        read_message(&mut connection, &mut request, 0)?;
+        connection.write_all(RESPONSE)?;
+    }
+}
+
+/// Reads a head and a body of this length; the proxy may add to heads.
+fn read_message(connection: &mut TcpStream, message: &mut Vec<u8>, body: usize) -> Result<()> {
+    message.clear();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = connection.read(&mut buffer)?;
+        anyhow::ensure!(read > 0, "the connection was closed after {} bytes of a message", message.len());
+        message.extend_from_slice(&buffer[..read]);
+        let end = message.windows(4).position(|four| four == b"\r\n\r\n");
+        if let Some(end) = end
+            && message.len() >= end + 4 + body
+        {
+            anyhow::ensure!(
+                message.starts_with(b"GET ") || message.starts_with(b"HTTP/1.1 200 "),
+                "not what was to come: {}",
+                String::from_utf8_lossy(message)
+            );
+            return Ok(());
+        }
+    }
+}

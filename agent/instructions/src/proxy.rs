@@ -1,0 +1,131 @@
+//! The proxy, with one worker, one pod and one endpoint, all on the loopback interface. What the agent asks of the kernel side
+//! is answered by [`Loopback`].
+
+use std::{
+    io::{self, BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::BorrowedFd,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use arc_swap::ArcSwap;
+use sluice::{
+    cluster::{
+        Cluster,
+        builder::Options,
+        manifests,
+        model::{Destination, Service, Snapshot, Workload},
+    },
+    govern::{endpoint::Endpoint, lane::TagNames},
+    observe::{
+        access_log::AccessLog,
+        metrics::Metrics,
+        trace::{Tracer, context::Propagation},
+    },
+    proxy::{self, Network, Pod, Proxy},
+};
+
+/// What the client dials, as the pod sees it.
+const DIALLED: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), 80);
+
+struct Loopback;
+
+impl Network for Loopback {
+    fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<proxy::Origin>> {
+        Ok(Some(proxy::Origin { destination: DIALLED, socket: 1 }))
+    }
+
+    fn has_closed(&self, _: u64) -> bool {
+        false
+    }
+
+    fn set_direct(&self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
+        0
+    }
+
+    fn let_buffers_grow(&self, _: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+}
+
+pub(crate) fn run(requests: u64, directory: &Path) -> Result<()> {
+    let (mut peers, origin) = start_peers(requests)?;
+    let current = Arc::new(ArcSwap::from_pointee(snapshot(directory, origin)?));
+    let proxy = Proxy::start(&proxy::Options {
+        workers: 1,
+        current,
+        metrics: Arc::new(Metrics::new()),
+        access_log: AccessLog::off(),
+        tracer: Tracer::off(&[Propagation::W3c]),
+        tag_names: Arc::new(TagNames::new(&["x-mse-tag".parse()?])?),
+        limits: proxy::Limits::default(),
+        drain_idle_timeout: Duration::from_millis(50),
+    })?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("the pod cannot listen")?;
+    let address = listener.local_addr()?;
+    let pod = Arc::new(Pod {
+        workload: ArcSwap::from_pointee(Workload::new("uid-1", "shop", "gateway-1")),
+        network: Arc::new(Loopback),
+    });
+    let open = proxy.open(&pod, vec![listener]);
+    let mut stdin = peers.stdin.take().context("the peers have no standard input")?;
+    writeln!(stdin, "{address}")?;
+    let status = peers.wait()?;
+    ensure!(status.success(), "the client failed: {status}");
+    drop(open);
+    Ok(())
+}
+
+/// Starts the client and the origin, and says where the origin listens.
+fn start_peers(requests: u64) -> Result<(Child, SocketAddr)> {
+    let program = std::env::current_exe()?;
+    let mut peers = Command::new(program)
+        .args(["peers", "--requests", &requests.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the client")?;
+    let stdout = peers.stdout.take().context("the client has no standard output")?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    let origin = line.trim().parse().with_context(|| format!("the client said {line:?}"))?;
+    Ok((peers, origin))
+}
+
+/// The Service of the manifests with its policy, and with the origin as its endpoint: a cluster knows no loopback addresses.
+fn snapshot(directory: &Path, origin: SocketAddr) -> Result<Snapshot> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let read = runtime.block_on(async {
+        let feed = manifests::open(directory)?;
+        let cluster = Cluster::start(feed, Options::default());
+        let snapshot = cluster.synced().await.context("the manifests were not read")?;
+        let problems = cluster.status().problems;
+        ensure!(problems.is_empty(), "the manifests are not as they should be: {problems:?}");
+        anyhow::Ok(snapshot)
+    })?;
+    let read =
+        read.destinations.get(&DIALLED).with_context(|| format!("no Service has the address {DIALLED}"))?;
+    let service = Service {
+        protocol: read.service.protocol,
+        governor: read.service.governor.clone(),
+        entry: read.service.entry.clone(),
+        ..Service::new("shop", "orders", 80).with_endpoints(vec![Arc::new(Endpoint::new(origin))])
+    };
+    let mut snapshot = Snapshot { generation: 1, ..Snapshot::default() };
+    snapshot.destinations.insert(DIALLED, Destination { service: Arc::new(service), pinned: None });
+    Ok(snapshot)
+}
