@@ -7,8 +7,10 @@
 mod flows;
 mod limits;
 mod numbers;
+mod ready;
 mod seen;
 mod telemetry;
+mod watchdog;
 
 use std::{
     num::NonZero,
@@ -36,7 +38,7 @@ use crate::{
         manifests,
         source::{Feed, Health},
     },
-    config::{Config, NoNodeAddress, Settings},
+    config::{AccessLogFormat, Config, NoNodeAddress, Settings},
     govern::lane::{TagNames, TagNamesError},
     observe::{
         log::LogFilter,
@@ -148,9 +150,12 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
             "unknown environment variables are ignored: `sluice agent --help` lists the known ones"
         );
     }
-    let readiness = Arc::new(move || missing(&asked));
-    let seen =
-        Arc::new(seen::Seen { running: running.clone(), node: config.node.as_deref().map(Into::into) });
+    let readiness = Arc::new(ready::Ready(asked));
+    let seen = Arc::new(seen::Seen {
+        running: running.clone(),
+        node: config.node.as_deref().map(Into::into),
+        without_access_log: config.access_log == AccessLogFormat::None,
+    });
     let desk = Desk::new(seen.clone(), tag_names.clone());
     let view = View::new(seen, metrics.clone(), config.history_series as usize);
     let following = view.clone().follow();
@@ -194,6 +199,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     })
     .map_err(|source| RunError::Start { what: "proxy's threads", source })?;
     desk.open(proxy.clone());
+    watchdog::start(&proxy).map_err(|source| RunError::Start { what: "watchdog's thread", source })?;
     lock(&running).proxy = Some(proxy.clone());
     tokio::select! {
         synced = cluster.synced() => { synced.ok_or(RunError::Source)?; }
@@ -275,59 +281,6 @@ async fn drain(running: &Shared, proxy: &Proxy, limit: Duration) {
     }
 }
 
-/// Why the agent is not ready.
-fn missing(running: &Shared) -> Vec<String> {
-    let mut running = lock(running);
-    if running.stopping {
-        return vec!["the agent is stopping".to_owned()];
-    }
-    let Some(status) = running.capture.as_ref().map(Capture::status) else {
-        let mut missing =
-            vec!["the cluster's objects are being read, and capture has not started".to_owned()];
-        let problems = match (&running.cluster, &running.source) {
-            (Some(cluster), _) => cluster.status().problems,
-            (None, Some(source)) => source.borrow().problems.clone(),
-            (None, None) => Vec::new(),
-        };
-        missing.extend(problems.iter().map(ToString::to_string));
-        return missing;
-    };
-    let missing = not_governed(&status, running.ready);
-    running.ready |= missing.is_empty();
-    missing
-}
-
-/// What capture does not do. Once everything had been taken up only what has no way back counts, so that single pods
-/// never make the agent come and go.
-fn not_governed(status: &capture::Status, was_ready: bool) -> Vec<String> {
-    if status.stopped {
-        return vec![
-            "capture broke down, and connections go direct: restart the agent (the log says why)".to_owned(),
-        ];
-    }
-    if was_ready {
-        return if status.synced {
-            Vec::new()
-        } else {
-            vec![
-                "the cgroup of all pods was removed, and the eBPF programs with it: restart the agent"
-                    .to_owned(),
-            ]
-        };
-    }
-    let mut missing = Vec::new();
-    if !status.synced {
-        missing.push("the pods of this node are not enrolled yet".to_owned());
-    }
-    // A pod that cannot be started has no process, maybe for ever.
-    for pod in status.pods.iter().filter(|pod| !pod.empty) {
-        if let Some(why) = &pod.pending {
-            missing.push(format!("pod {}/{}: {why}", pod.workload.namespace, pod.workload.name));
-        }
-    }
-    missing
-}
-
 fn lock(running: &Shared) -> std::sync::MutexGuard<'_, Running> {
     // Nothing that holds it can leave it half-changed.
     running.lock().unwrap_or_else(PoisonError::into_inner)
@@ -352,51 +305,6 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::not_governed;
-    use crate::{
-        capture::{PodStatus, Status},
-        cluster::model::Workload,
-    };
-
-    fn pod(pending: Option<&str>, empty: bool) -> PodStatus {
-        let workload = Workload::new("a", "shop", "orders");
-        let pending = pending.map(str::to_owned);
-        PodStatus { workload: Arc::new(workload), pending, empty, own_proxy: None }
-    }
-
-    fn status(pods: impl Into<Arc<[PodStatus]>>) -> Status {
-        Status {
-            synced: true,
-            stopped: false,
-            pods: pods.into(),
-            destinations: 0,
-            bypassed: 0,
-            kernel: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_pod_that_could_connect_past_the_agent_is_waited_for_at_the_start_only() {
-        let waits = status([pod(None, false), pod(Some("its loopback device is down"), false)]);
-        assert_eq!(not_governed(&waits, false), ["pod shop/orders: its loopback device is down"]);
-        assert!(not_governed(&waits, true).is_empty());
-        assert!(not_governed(&status([pod(Some("it has no process"), true)]), false).is_empty());
-        assert_eq!(not_governed(&Status { synced: false, ..status([]) }, false).len(), 1);
-    }
-
-    #[test]
-    fn what_has_no_way_back_is_told_also_later() {
-        for broken in [Status { synced: false, ..status([]) }, Status { stopped: true, ..status([]) }] {
-            let told = not_governed(&broken, true);
-            assert!(told.len() == 1 && told[0].contains("restart the agent"), "{told:?}");
         }
     }
 }

@@ -6,7 +6,7 @@
 //! [`socket`] is for root on this node (`--admin-socket`): it serves the same [`pages`], and those that change
 //! something. [`client`] is the other end of it, for `sluice get` and `sluice log-level`.
 //!
-//! `/healthz` says that the process answers; `/readyz` says that it governs: 503 with one line a reason while it does not.
+//! `/healthz` says that the process answers and that its workers do; `/readyz` says that it governs: 503 with one line a reason while it does not.
 //! During a rollout two agents share the node. Over TCP the older one answers until it ends, so that nobody mixes up the
 //! numbers of two processes; probes therefore ask over the socket, of which each agent has its own.
 

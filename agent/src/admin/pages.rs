@@ -36,6 +36,11 @@ pub(super) const JSON: &str = "application/json";
 pub trait Readiness: Send + Sync + 'static {
     /// Why not, one sentence each; empty if it does. Called for each `/readyz`: it must not block.
     fn missing(&self) -> Vec<String>;
+
+    /// Why the process is beyond help, and is to be started anew. Called for each `/healthz`: it must not block.
+    fn stuck(&self) -> Option<String> {
+        None
+    }
 }
 
 impl<F: Fn() -> Vec<String> + Send + Sync + 'static> Readiness for F {
@@ -135,6 +140,13 @@ impl Pages {
             text(StatusCode::OK, TEXT, "ok\n")
         } else {
             text(StatusCode::SERVICE_UNAVAILABLE, TEXT, missing.join("\n") + "\n")
+        }
+    }
+
+    pub(super) fn healthy(&self) -> Answer {
+        match self.readiness.stuck() {
+            None => text(StatusCode::OK, TEXT, "ok\n"),
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, TEXT, why + "\n"),
         }
     }
 

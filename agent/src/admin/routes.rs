@@ -187,9 +187,8 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
                 text(StatusCode::OK, TEXT, "")
             })
         },
-        Route::read("/healthz", "The process answers", is_text(TEXT, "It does."), |_, _| {
-            text(StatusCode::OK, TEXT, "ok\n")
-        }),
+        Route::read("/healthz", "The process works", is_text(TEXT, "It does."), |pages, _| pages.healthy())
+            .or(503, "A worker has been silent for so long that the process is to be started anew."),
         Route::read("/readyz", "The agent is ready", is_text(TEXT, "It is."), |pages, _| pages.ready())
             .or(503, "It is not; each line is a reason."),
         Route::read(

@@ -36,7 +36,9 @@ impl view::Agent for Unknown {
     }
 
     fn look(&self) -> view::Look {
-        view::Look { missing: vec!["it has just started".to_owned()], ..view::Look::default() }
+        let missing =
+            view::Missing { message: "it has just started".to_owned(), action: "Wait.", elsewhere: false };
+        view::Look { missing: vec![missing], ..view::Look::default() }
     }
 }
 
@@ -168,6 +170,22 @@ async fn readiness_says_what_is_missing_and_health_does_not_care() {
     assert_eq!(get(address, "/healthz").await, (200, "ok\n".to_owned()));
     ready.store(true, Ordering::Relaxed);
     assert_eq!(get(address, "/readyz?verbose").await, (200, "ok\n".to_owned()));
+}
+
+#[tokio::test]
+async fn a_process_that_is_stuck_is_not_healthy() {
+    struct Stuck;
+    impl Readiness for Stuck {
+        fn missing(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn stuck(&self) -> Option<String> {
+            Some("a worker is silent".to_owned())
+        }
+    }
+    let address = start(Stuck);
+    assert_eq!(get(address, "/healthz").await, (503, "a worker is silent\n".to_owned()));
 }
 
 #[tokio::test]

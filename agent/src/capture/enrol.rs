@@ -65,7 +65,7 @@ impl Pending {
     fn message(&self) -> String {
         match self {
             Self::NoProcess => "it has no process".to_owned(),
-            Self::OnlyHost => "its processes are still in the node's network namespace".to_owned(),
+            Self::OnlyHost => "its processes are in the node's network namespace".to_owned(),
             Self::Invisible => {
                 "its processes are hidden from the agent (the agent's pod needs hostPID: true)".to_owned()
             }
@@ -80,6 +80,8 @@ struct Tracked<E> {
     wanted: Option<Arc<Workload>>,
     enrolment: Option<(E, Arc<Workload>)>,
     pending: Option<Pending>,
+    /// Since when it has been so although it has processes.
+    pending_since: Option<Instant>,
     retry: Option<Retry>,
     /// It would be captured if it had no proxy of its own.
     left_alone: Option<Arc<Workload>>,
@@ -97,10 +99,18 @@ pub struct PodStatus {
     pub workload: Arc<Workload>,
     /// Why it is not enrolled although it is to be captured. `None`: it is enrolled.
     pub pending: Option<String>,
+    /// Since when it has processes and is not enrolled.
+    pub pending_since: Option<Instant>,
     /// It is not enrolled because it has no process: nobody connects, so nothing is missed.
     pub empty: bool,
     /// It is left alone, because this mesh's proxy takes its connections already.
     pub own_proxy: Option<&'static str>,
+}
+
+impl PodStatus {
+    pub(crate) fn enrolled(workload: Arc<Workload>) -> Self {
+        Self { workload, pending: None, pending_since: None, empty: false, own_proxy: None }
+    }
 }
 
 /// All pods that are there, and the snapshot that says what is wanted.
@@ -116,6 +126,11 @@ impl<W: World> Enroller<W> {
         Self { world, pods: HashMap::new(), snapshot: Arc::default() }
     }
 
+    /// All pods whose groups are there.
+    pub(crate) fn uids(&self) -> Vec<Arc<str>> {
+        self.pods.keys().cloned().collect()
+    }
+
     pub(crate) fn world(&mut self) -> &mut W {
         &mut self.world
     }
@@ -128,6 +143,7 @@ impl<W: World> Enroller<W> {
             wanted: None,
             enrolment: None,
             pending: None,
+            pending_since: None,
             retry: None,
             left_alone: None,
         });
@@ -187,20 +203,17 @@ impl<W: World> Enroller<W> {
     /// The pods that are enrolled, or would be.
     pub(crate) fn status(&self) -> Vec<PodStatus> {
         let status = |pod: &Tracked<W::Enrolment>| match (&pod.enrolment, &pod.wanted, &pod.pending) {
-            (Some((_, workload)), ..) => {
-                Some(PodStatus { workload: workload.clone(), pending: None, empty: false, own_proxy: None })
-            }
+            (Some((_, workload)), ..) => Some(PodStatus::enrolled(workload.clone())),
             (None, Some(workload), Some(pending)) => Some(PodStatus {
                 workload: workload.clone(),
                 pending: Some(pending.message()),
+                pending_since: pod.pending_since,
                 empty: *pending == Pending::NoProcess,
                 own_proxy: None,
             }),
             _ => pod.left_alone.as_ref().map(|workload| PodStatus {
-                workload: workload.clone(),
-                pending: None,
-                empty: false,
                 own_proxy: workload.own_proxy,
+                ..PodStatus::enrolled(workload.clone())
             }),
         };
         self.pods.values().filter_map(status).collect()
@@ -239,6 +252,10 @@ impl<W: World> Enroller<W> {
         if let Some(pending) = pending.as_ref().filter(|_| worth_telling) {
             complain(uid, pod, pending);
         }
+        pod.pending_since = match &pending {
+            None | Some(Pending::NoProcess) => None,
+            Some(_) => Some(pod.pending_since.unwrap_or(now)),
+        };
         pod.pending = pending;
         pod.retry = delay.map(|delay| Retry { at: now + delay, attempts: attempts.saturating_add(1) });
         if pod.group.is_none() && pod.enrolment.is_none() && pod.retry.is_none() {

@@ -1,4 +1,5 @@
-//! Who is in the way: a BPF program that was attached to a group so that nobody else may attach there or below.
+//! Who is in the way: a BPF program that was attached to a group so that nobody else may attach there or below, or one
+//! that runs before ours.
 //!
 //! The kernel only says EPERM then. aya has no query for these kinds of programs.
 //! <https://elixir.bootlin.com/linux/v6.12/source/kernel/bpf/cgroup.c#L411>
@@ -10,7 +11,8 @@ use sluice_ebpf::program;
 
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_F_ALLOW_MULTI: u32 = 2;
-const ROOM: usize = 8;
+/// As many as the kernel allows for a group.
+const ROOM: usize = 64;
 
 /// `BPF_CGROUP_*` in `enum bpf_attach_type`.
 fn attach_type(program: &str) -> Option<u32> {
@@ -47,13 +49,27 @@ pub(crate) fn find(program: &str, group: &Path) -> Option<String> {
     })
 }
 
+/// The programs of the same kind on a group, in the order in which they run.
+pub(crate) fn attached(program: &str, group: &Path) -> io::Result<Vec<u32>> {
+    let attach_type = attach_type(program).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(query(group, attach_type)?.1)
+}
+
+/// Those that are not Sluice's, in words; `None`: all are. Another agent's are there while it hands over.
+pub(crate) fn foreign(program: &str, group: &Path, ids: &[u32]) -> Option<String> {
+    let foreign: Vec<_> = ids.iter().copied().filter(|id| name(*id) != program).collect();
+    (!foreign.is_empty()).then(|| describe(group, &foreign))
+}
+
 fn describe(group: &Path, ids: &[u32]) -> String {
-    let name = |id: &u32| {
-        let info = loaded_programs().filter_map(Result::ok).find(|info| info.id() == *id);
-        let name = info.and_then(|info| info.name_as_str().map(str::to_owned)).unwrap_or_default();
-        format!("{name:?} (id {id})")
-    };
-    format!("{} on {}", ids.iter().map(name).collect::<Vec<_>>().join(", "), group.display())
+    let named = |id: &u32| format!("{:?} (id {id})", name(*id));
+    format!("{} on {}", ids.iter().map(named).collect::<Vec<_>>().join(", "), group.display())
+}
+
+/// Empty if it has none, or is gone.
+fn name(id: u32) -> String {
+    let info = loaded_programs().filter_map(Result::ok).find(|info| info.id() == id);
+    info.and_then(|info| info.name_as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn query(group: &Path, attach_type: u32) -> io::Result<(u32, Vec<u32>)> {

@@ -5,6 +5,7 @@
 //! - `programs` loads and attaches the programs of `sluice-ebpf`; `maps` are what they share with the agent;
 //!   `heartbeat` tells them that it lives, `logs` reads what they log, `exclusive` finds who keeps them out,
 //!   `descriptors` sees to it that a kill ends them before anything else.
+//! - `attachment` sees to it that the programs stay attached.
 //! - `watch` sees pods' control groups (`cgroup`) come and go, `sight` finds their network namespaces (`netns`).
 //! - `enrol` decides which pod is to be enrolled, and `node` does it: listeners (`pod`), then the proxy, then the
 //!   kernel's map (`entry`). `services` tells the kernel which destinations are governed; `bypass` counts what came too early;
@@ -13,6 +14,7 @@
 //!
 //! All `unsafe` of the agent is in here.
 
+mod attachment;
 mod buffers;
 mod bypass;
 mod cgroup;
@@ -45,15 +47,20 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{oneshot, watch as channel};
+use tokio::{
+    sync::{oneshot, watch as channel},
+    time::MissedTickBehavior,
+};
 use tokio_util::task::TaskTracker;
 
+pub use attachment::Attachment;
 pub use enrol::PodStatus;
 pub use error::{CaptureError, EnrolError};
 pub use flows::Flow;
 pub use programs::embedded as embedded_programs;
 
 use crate::{cluster::model::Snapshot, proxy::Proxy};
+use attachment::{Found, Keeper};
 use enrol::Enroller;
 use error::with_causes;
 use flows::Flows;
@@ -83,8 +90,10 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Status {
     /// A snapshot of the cluster has been taken up: its services are known to the kernel, and its pods enrolled as far as
-    /// they can be. False again when the pods' control group was removed, and the programs with it.
+    /// they can be.
     pub synced: bool,
+    /// Whether the programs see the connects of pods.
+    pub attachment: Attachment,
     /// Nothing is redirected any more: [`Capture::stop_redirecting`] was called, or the enrolling task broke down.
     pub stopped: bool,
     /// The pods of this node that are enrolled, or should be but cannot.
@@ -102,6 +111,7 @@ pub struct Status {
 #[derive(Default)]
 struct Table {
     synced: bool,
+    attachment: Attachment,
     pods: Arc<[PodStatus]>,
     destinations: usize,
 }
@@ -156,15 +166,13 @@ impl Capture {
             }
         };
         let heartbeat = heartbeat::start(write, silence).map_err(CaptureError::Thread)?;
-        let links = programs.attach(&machine, following)?;
-        let flows = Arc::new(Flows::new(links.follow().then_some(maps.flows)));
-        tracing::info!(
-            pods = %machine.pods.display(), agent = %machine.agent.display(), listeners_per_pod,
-            flows = links.follow(),
-            "eBPF programs attached"
-        );
+        let (pods, agent) = (machine.pods.display().to_string(), machine.agent.display().to_string());
+        let keeper = Keeper::attach(programs, machine, options.pods_cgroup.as_deref(), following)?;
+        let links = keeper.links();
+        let follow = links.lock().unwrap_or_else(PoisonError::into_inner).follow();
+        let flows = Arc::new(Flows::new(follow.then_some(maps.flows)));
+        tracing::info!(pods, agent, listeners_per_pod, flows = follow, "eBPF programs attached");
 
-        let links = Arc::new(Mutex::new(links));
         let bypassed = Arc::<AtomicU64>::default();
         let table = Arc::<ArcSwap<Table>>::default();
         let node = Node {
@@ -182,7 +190,7 @@ impl Capture {
             flows: flows.clone(),
         };
         let (close, closed) = oneshot::channel();
-        tokio::spawn(run(Enroller::new(node), watch, snapshots, table.clone(), closed));
+        tokio::spawn(run(Enroller::new(node), watch, keeper, snapshots, table.clone(), closed));
         Ok(Self {
             links,
             counters: maps.counters,
@@ -224,7 +232,8 @@ impl Capture {
         let table = self.table.load();
         Status {
             synced: table.synced,
-            stopped: self.links.lock().unwrap_or_else(PoisonError::into_inner).is_detached(),
+            attachment: table.attachment.clone(),
+            stopped: self.links.lock().unwrap_or_else(PoisonError::into_inner).is_stopped(),
             pods: table.pods.clone(),
             destinations: table.destinations,
             bypassed: self.bypassed.load(Ordering::Relaxed),
@@ -260,12 +269,15 @@ fn default_listeners(workers: usize) -> usize {
 async fn run(
     mut enroller: Enroller<Node>,
     mut watch: Watch,
+    mut keeper: Keeper,
     mut snapshots: channel::Receiver<Arc<Snapshot>>,
     table: Arc<ArcSwap<Table>>,
     mut close: oneshot::Receiver<oneshot::Sender<()>>,
 ) {
     let mut synced = false;
     let mut sourced = true;
+    let mut look = tokio::time::interval(attachment::LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     snapshots.mark_changed();
     // The pods that are there already, before the first snapshot: who is synced has enrolled them.
     for uid in watch.take_changes() {
@@ -280,7 +292,7 @@ async fn run(
                 let closing = enroller.world().closing.clone();
                 closing.close();
                 closing.wait().await;
-                publish(&table, &mut enroller, false);
+                publish(&table, &mut enroller, &keeper, false);
                 if let Ok(done) = done {
                     // Whoever asked may have given up.
                     let _ = done.send(());
@@ -310,14 +322,36 @@ async fn run(
                 }
             },
             () = at(retry) => enroller.time_passed(Instant::now()),
+            _ = look.tick() => {
+                if keeper.look() == Found::Anew {
+                    match Watch::start(keeper.group()) {
+                        Ok(new) => {
+                            let now = Instant::now();
+                            for uid in enroller.uids() {
+                                enroller.group_changed(&uid, None, now);
+                            }
+                            watch = new;
+                            for uid in watch.take_changes() {
+                                enroller.group_changed(&uid, watch.group(&uid), now);
+                            }
+                        }
+                        Err(error) => {
+                            let group = keeper.group().display();
+                            tracing::error!(%group, %error, "cannot watch the new cgroup of all pods; retrying");
+                            keeper.again();
+                        }
+                    }
+                }
+            }
         }
-        publish(&table, &mut enroller, synced && !watch.root_is_gone());
+        publish(&table, &mut enroller, &keeper, synced);
     }
 }
 
-fn publish(table: &ArcSwap<Table>, enroller: &mut Enroller<Node>, synced: bool) {
+fn publish(table: &ArcSwap<Table>, enroller: &mut Enroller<Node>, keeper: &Keeper, synced: bool) {
     let pods = enroller.status().into();
-    table.store(Arc::new(Table { synced, pods, destinations: enroller.world().services.len() }));
+    let (attachment, destinations) = (keeper.state().clone(), enroller.world().services.len());
+    table.store(Arc::new(Table { synced, attachment, pods, destinations }));
 }
 
 async fn at(time: Option<Instant>) {

@@ -41,25 +41,39 @@ impl Machine {
         if !is_first_user_namespace(&host.uid_map().map_err(CaptureError::Proc)?) {
             return Err(CaptureError::UserNamespace);
         }
-        let mount = host.cgroup_mount().map_err(CaptureError::Proc)?.ok_or(CaptureError::NoCgroup2)?;
-        let pods = match pods_cgroup {
-            Some(path) => configured(path)?,
-            None => match &mut *host.pods_groups(&mount) {
-                [] => return Err(CaptureError::NoPodsCgroup { mount }),
-                [only] => std::mem::take(only),
-                several => return Err(CaptureError::SeveralPodsCgroups { found: several.to_vec() }),
-            },
-        };
+        let (mount, pods) = pods(host, pods_cgroup)?;
         kernel(host)?;
-        let agent =
-            host.own_group(&mount).map_err(CaptureError::Proc)?.ok_or(CaptureError::NoOwnCgroup { mount })?;
-        Ok(Self { pods, agent })
+        Ok(Self { pods, agent: own_group(host, mount)? })
+    }
+
+    /// Only looks where the work is.
+    pub(crate) fn find(pods_cgroup: Option<&Path>) -> Result<Self, CaptureError> {
+        let (mount, pods) = pods(&ThisHost, pods_cgroup)?;
+        Ok(Self { pods, agent: own_group(&ThisHost, mount)? })
     }
 
     /// The agent's group, if the programs on the pods' group do not cover it.
     pub(crate) fn agent_outside_of_pods(&self) -> Option<&Path> {
         (!self.agent.starts_with(&self.pods)).then_some(self.agent.as_path())
     }
+}
+
+/// Where control groups are mounted, and which of them holds all pods.
+fn pods(host: &impl Host, pods_cgroup: Option<&Path>) -> Result<(PathBuf, PathBuf), CaptureError> {
+    let mount = host.cgroup_mount().map_err(CaptureError::Proc)?.ok_or(CaptureError::NoCgroup2)?;
+    let pods = match pods_cgroup {
+        Some(path) => configured(path)?,
+        None => match &mut *host.pods_groups(&mount) {
+            [] => return Err(CaptureError::NoPodsCgroup { mount }),
+            [only] => std::mem::take(only),
+            several => return Err(CaptureError::SeveralPodsCgroups { found: several.to_vec() }),
+        },
+    };
+    Ok((mount, pods))
+}
+
+fn own_group(host: &impl Host, mount: PathBuf) -> Result<PathBuf, CaptureError> {
+    host.own_group(&mount).map_err(CaptureError::Proc)?.ok_or(CaptureError::NoOwnCgroup { mount })
 }
 
 /// What is asked. [`ThisHost`] asks the machine; tests answer for machines that lack something.

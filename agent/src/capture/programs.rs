@@ -50,6 +50,8 @@ pub(crate) struct Links {
     _names: Vec<CgroupSockAddrLink>,
     _release: Option<CgroupSockLink>,
     flows: Option<FlowLinks>,
+    /// Connections are no longer to be redirected, and never again.
+    stopped: bool,
 }
 
 /// What counts pods' connections.
@@ -59,6 +61,12 @@ impl Links {
     /// Takes the programs off `connect()`: from now on every connect goes direct, or to another agent. What is redirected
     /// already still arrives with its original destination.
     pub(crate) fn detach_connect(&mut self) {
+        self.stopped = true;
+        self.let_go();
+    }
+
+    /// Takes the programs off `connect()`, to be attached again.
+    pub(crate) fn let_go(&mut self) {
         self.connect.clear();
         self.lifted.clear();
     }
@@ -68,8 +76,9 @@ impl Links {
         self.flows.is_some()
     }
 
-    pub(crate) fn is_detached(&self) -> bool {
-        self.connect.is_empty() && self.lifted.is_empty()
+    /// Whether [`Self::detach_connect`] was called.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped
     }
 }
 
@@ -137,6 +146,11 @@ impl Programs {
         without_flows(load()).is_some()
     }
 
+    /// The kernel's number of a loaded program.
+    pub(crate) fn id(&mut self, name: &'static str) -> Option<u32> {
+        Some(sock_addr(&mut self.ebpf, name).ok()?.info().ok()?.id())
+    }
+
     fn attach_flows(&mut self, pods: &File, machine: &Machine) -> Result<FlowLinks, CaptureError> {
         // First, so that none of the agent's connections is ever taken for a pod's. Elsewhere than among the pods they
         // are not seen.
@@ -161,7 +175,7 @@ impl Programs {
 
     /// Attaches the programs to the pods' group, and the one that follows handshakes also where the agent's own
     /// sockets are. `follow`: also those that count pods' connections, if it can be.
-    pub(crate) fn attach(mut self, machine: &Machine, follow: bool) -> Result<Links, CaptureError> {
+    pub(crate) fn attach(&mut self, machine: &Machine, follow: bool) -> Result<Links, CaptureError> {
         let pods = open(&machine.pods)?;
 
         // An agent above the pods covers them: the program would run twice.
@@ -223,7 +237,15 @@ impl Programs {
         if !lifted.is_empty() {
             connect.clear();
         }
-        Ok(Links { connect, lifted, _established: established, _names: names, _release: release, flows })
+        Ok(Links {
+            connect,
+            lifted,
+            _established: established,
+            _names: names,
+            _release: release,
+            flows,
+            stopped: false,
+        })
     }
 }
 

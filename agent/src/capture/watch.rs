@@ -77,7 +77,8 @@ impl Watch {
     }
 
     /// Whether the group of all pods was removed. Another of the same name is another one, without our programs.
-    pub(crate) fn root_is_gone(&self) -> bool {
+    #[cfg(test)]
+    fn root_is_gone(&self) -> bool {
         self.root_is_gone
     }
 
@@ -130,9 +131,9 @@ impl Watch {
             self.watched.remove(descriptor);
             if matches!(watched, Watched::Above { level: 0, .. }) {
                 self.root_is_gone = true;
-                tracing::error!(
+                tracing::warn!(
                     group = %self.root.display(),
-                    "the cgroup of all pods was removed, and the programs with it: restart the agent"
+                    "the cgroup of all pods was removed, and the programs with it: waiting for it to be made again"
                 );
             }
             return;

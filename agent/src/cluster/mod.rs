@@ -35,7 +35,7 @@ use self::{
     builder::{Builder, Counts, Options},
     model::{Current, Snapshot},
     problem::Problem,
-    source::{Batch, Feed, Health, Watches},
+    source::{Batch, Feed, Health, Unread, Watches},
     verdict::Verdicts,
 };
 
@@ -66,6 +66,8 @@ pub struct Status {
     pub counts: Counts,
     /// What is wrong at the moment, in a stable order.
     pub problems: Vec<Problem>,
+    /// Enrolled namespaces that have never been read.
+    pub unread: Vec<Unread>,
     /// How the source's watches fare, by resource.
     pub watches: BTreeMap<&'static str, Watches>,
 }
@@ -130,11 +132,8 @@ impl Cluster {
 
     pub fn status(&self) -> Status {
         let Report { generation, counts, problems } = self.report.borrow().clone();
-        let (heard, watches) = {
-            let health = self.health.borrow();
-            (health.heard, health.watches.clone())
-        };
-        Status { generation, heard, counts, problems: problems.to_vec(), watches }
+        let Health { heard, unread, watches, .. } = self.health.borrow().clone();
+        Status { generation, heard, counts, problems: problems.to_vec(), unread, watches }
     }
 }
 
@@ -231,7 +230,7 @@ impl Follower {
         });
         let mut problems = self.feed.health.borrow_and_update().problems.clone();
         if self.builder.is_synced() {
-            problems.extend(self.builder.problems());
+            problems.extend(self.builder.problems(now));
         }
         problems.sort();
         let before = self.report.borrow().problems.clone();

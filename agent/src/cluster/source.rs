@@ -3,7 +3,7 @@
 //! A source sends batches of [`Change`]s down a channel and tells its health beside it. It decides nothing: whether
 //! an object matters is the builder's business. A source that loses its cluster falls silent; nothing is withdrawn.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -44,14 +44,25 @@ pub struct Health {
     pub heard: Instant,
     /// What it could not take at all (broken files, duplicates, a directory that is gone).
     pub problems: Vec<Problem>,
+    /// Enrolled namespaces of which nothing has been told yet.
+    pub unread: Vec<Unread>,
     /// How its watches fare, where it has any, by resource.
     pub watches: BTreeMap<&'static str, Watches>,
 }
 
 impl Health {
     pub fn new(heard: Instant) -> Self {
-        Self { heard, problems: Vec::new(), watches: BTreeMap::new() }
+        Self { heard, problems: Vec::new(), unread: Vec::new(), watches: BTreeMap::new() }
     }
+}
+
+/// An enrolled namespace of which nothing has been told yet: nothing in it is managed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    pub namespace: Arc<str>,
+    pub since: Instant,
+    /// A kind in it cannot be read, which does not pass by itself. One of the source's problems says why.
+    pub refused: bool,
 }
 
 /// How the watches on one resource fare.

@@ -41,7 +41,7 @@ use std::{
     net::SocketAddr,
     os::fd::BorrowedFd,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -123,6 +123,12 @@ pub(crate) fn describe(metrics: &Arc<Metrics>) -> Result<(), prometheus::Error> 
     budget::register(metrics, &Budget::new(Limits::default()))
 }
 
+/// How long the one that beat first has been silent; `None`: there is none.
+fn silence<'s>(workers: impl Iterator<Item = &'s worker::Status>) -> Option<Duration> {
+    let first = workers.map(|status| status.beat.load(Ordering::Relaxed)).min()?;
+    Some(Nanos::now().since(Nanos(first)).into())
+}
+
 /// The running proxy. Clones are handles to the same one; its threads end when the last is gone.
 #[derive(Clone)]
 pub struct Proxy {
@@ -167,9 +173,16 @@ impl Proxy {
 
     /// How long ago the worker that has been silent for the longest has shown that it is alive.
     pub fn silent_for(&self) -> Duration {
-        let now = Nanos::now();
-        let beats = self.workers.iter().map(|worker| Nanos(worker.status.beat.load(Ordering::Relaxed)));
-        now.since(beats.min().unwrap_or_default()).into()
+        silence(self.workers.iter().map(|worker| &*worker.status)).unwrap_or_default()
+    }
+
+    /// The same for whoever must not keep the workers alive; `None` when they have ended.
+    pub fn silence(&self) -> impl Fn() -> Option<Duration> + Send + use<> {
+        let workers: Vec<_> = self.workers.iter().map(|worker| Arc::downgrade(&worker.status)).collect();
+        move || {
+            let there: Vec<_> = workers.iter().filter_map(Weak::upgrade).collect();
+            silence(there.iter().map(|status| &**status))
+        }
     }
 
     /// What each pod uses of the proxy, and whose new connections go direct because of that.

@@ -4,7 +4,7 @@ use sluice_ebpf::Counter;
 
 use super::{Running, Shared, lock};
 use crate::{
-    capture::Capture,
+    capture::{self, Attachment, Capture},
     cluster::{
         object,
         source::{WatchEnd, Watches},
@@ -102,7 +102,10 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
         "1 while the eBPF programs redirect the connections of enrolled pods, else 0.",
         |running| {
             let status = running.capture.as_ref().map(Capture::status);
-            Some(f64::from(u8::from(status.is_some_and(|status| status.synced && !status.stopped))))
+            let lost = |status: &capture::Status| matches!(status.attachment, Attachment::Lost { .. });
+            Some(f64::from(u8::from(
+                status.is_some_and(|status| status.synced && !status.stopped && !lost(&status)),
+            )))
         },
     )?;
     gauge(

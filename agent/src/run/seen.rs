@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Shared, lock, missing};
+use super::{Shared, lock, ready};
 use crate::{
     admin::view::{self, Look},
     cluster::model::Snapshot,
@@ -13,6 +13,7 @@ use crate::{
 pub(super) struct Seen {
     pub(super) running: Shared,
     pub(super) node: Option<Arc<str>>,
+    pub(super) without_access_log: bool,
 }
 
 impl view::Agent for Seen {
@@ -22,7 +23,7 @@ impl view::Agent for Seen {
     }
 
     fn look(&self) -> Look {
-        let missing = missing(&self.running);
+        let missing = ready::missing(&self.running);
         let running = lock(&self.running);
         let cluster = running.cluster.as_ref();
         Look {
@@ -31,6 +32,7 @@ impl view::Agent for Seen {
             snapshot: cluster.map(|cluster| cluster.current().load_full()).unwrap_or_default(),
             cluster: cluster.map(|cluster| cluster.status()),
             verdicts: cluster.map(|cluster| cluster.verdicts().borrow().clone()).unwrap_or_default(),
+            without_access_log: self.without_access_log,
             uses: running.proxy.as_ref().map(Proxy::uses).unwrap_or_default(),
             pods: running.capture.as_ref().map(|capture| capture.status().pods).unwrap_or_default(),
         }

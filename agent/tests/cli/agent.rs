@@ -10,7 +10,7 @@ use sluice::{
     admin::{
         AdminSocket, Pages,
         desk::Desk,
-        view::{self, Look, View},
+        view::{self, Look, Missing, View},
     },
     cluster::{Cluster, builder::Options, manifests, model::Snapshot},
     config::Settings,
@@ -65,7 +65,11 @@ impl view::Agent for Seen {
     fn look(&self) -> Look {
         Look {
             node: Some(self.1.clone()),
-            missing: vec!["this agent has no kernel to capture with".to_owned()],
+            missing: vec![Missing {
+                message: "this agent has no kernel to capture with".to_owned(),
+                action: "Wait.",
+                elsewhere: false,
+            }],
             snapshot: self.snapshot(),
             cluster: Some(self.0.status()),
             verdicts: self.0.verdicts().borrow().clone(),

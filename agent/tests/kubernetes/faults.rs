@@ -258,6 +258,7 @@ async fn what_is_forbidden_is_named_and_the_rest_goes_on() {
     let problems = reader.problems(Some("grant the agent's service account")).await;
     let says = "the API server does not allow the agent to list endpointslices.discovery.k8s.io in namespace shop (403: ";
     assert!(matches!(&problems[..], [problem] if problem.starts_with(says)), "{problems:?}");
+    assert_eq!(reader.unread(), [("shop".to_owned(), true)]);
     // May list, and not watch: the namespace is there as it was at the list, and the problem names the other verb.
     server.fault("list", "endpointslices", None);
     reader.until("the namespace", |reader| reader.has(Kind::Namespace, "", "shop")).await;
@@ -266,4 +267,5 @@ async fn what_is_forbidden_is_named_and_the_rest_goes_on() {
     reader.problems(Some(says)).await;
     server.fault("watch", "endpointslices", None);
     assert_eq!(reader.problems(None).await, [""; 0]);
+    assert_eq!(reader.unread(), []);
 }

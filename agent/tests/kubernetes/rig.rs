@@ -142,6 +142,12 @@ impl Reader {
         health.problems.iter().map(ToString::to_string).collect()
     }
 
+    /// Enrolled namespaces that have never been read, and whether that lasts.
+    pub(crate) fn unread(&self) -> Vec<(String, bool)> {
+        let health = self.feed.health.borrow();
+        health.unread.iter().map(|unread| (unread.namespace.to_string(), unread.refused)).collect()
+    }
+
     /// When the source last knew that what it has told is so.
     pub(crate) fn heard(&self) -> tokio::time::Instant {
         self.feed.health.borrow().heard

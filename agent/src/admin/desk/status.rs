@@ -12,6 +12,7 @@ use crate::{
     admin::view::Look,
     clock::Nanos,
     cluster::{
+        self,
         model::Service,
         object::Key,
         verdict::{Extent, Reason},
@@ -20,8 +21,11 @@ use crate::{
     proxy::{Cause, PodUse},
 };
 
-/// The picture of the cluster is told to be old when nothing was heard for longer.
-const OLD_SECONDS: f64 = 60.0;
+/// The snapshot is told to be old when nothing was heard for longer. API servers send a bookmark a minute, or every two, on
+/// a watch without changes, and one that is silent for two and a half is opened again.
+const OLD_SECONDS: f64 = 180.0;
+/// So many Services are named at most whose annotation has no effect.
+const NAMED: usize = 3;
 
 /// How things stand.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -85,6 +89,41 @@ fn problem(message: impl Into<String>, action: &str) -> Problem {
     Problem { message: message.into(), action: action.to_owned() }
 }
 
+/// Neither an object's nor a file's: the source's own.
+fn is_of_source(problem: &cluster::problem::Problem) -> bool {
+    problem.object.is_none() && problem.file.is_none()
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// Services that ask for an access log which this agent does not write.
+fn without_effect(look: &Look) -> Option<Problem> {
+    if !look.without_access_log {
+        return None;
+    }
+    let asks = |service: &&Arc<Service>| service.access_log.is_some_and(|ratio| ratio.get() > 0.0);
+    let services = look.snapshot.destinations.values().map(|destination| &destination.service).filter(asks);
+    let names: BTreeSet<_> =
+        services.map(|service| format!("{}/{}", service.namespace, service.name)).collect();
+    let first: Vec<_> = names.iter().take(NAMED).map(String::as_str).collect();
+    let more = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!names.is_empty()).then(|| {
+        problem(
+            format!(
+                "The annotation sluice.dev/access-log has no effect on {}{more}: this agent writes no access log.",
+                first.join(", ")
+            ),
+            "Start the agents with --access-log=json or --access-log=text, or remove the annotation of the Service or its Namespace.",
+        )
+    })
+}
+
 /// A pod whose new connections bypass the agent, because it uses more than its part of it.
 fn over_budget(pod: &PodUse) -> Option<Problem> {
     let cause = pod.direct?;
@@ -118,34 +157,37 @@ fn over_budget(pod: &PodUse) -> Option<Problem> {
 
 impl Status {
     pub(super) fn of(look: &Look) -> Self {
-        let mut problems: Vec<_> = (look.missing.iter())
-            .map(|why| {
-                problem(
-                    format!("The agent is not ready: {why}"),
-                    "Wait if it has just started. If it stays so, read the agent's log.",
-                )
-            })
-            .collect();
+        let mut problems = Self::source(look);
+        let causes = problems.len();
+        let missing = look.missing.iter().filter(|missing| !missing.elsewhere);
+        problems.extend(missing.map(|missing| {
+            problem(
+                format!("The agent is not ready: {}.", missing.message.trim_end_matches('.')),
+                missing.action,
+            )
+        }));
         let snapshot_age_seconds = look.cluster.as_ref().map(|cluster| cluster.heard.elapsed().as_secs_f64());
-        if let Some(age) = snapshot_age_seconds.filter(|age| *age > OLD_SECONDS) {
+        // Who does not reach the API server has told it.
+        if causes == 0 && snapshot_age_seconds.is_some_and(|age| age > OLD_SECONDS) {
             let what = format!(
-                "The snapshot of the cluster is {age:.0} seconds old. The agent goes on with it; new endpoints and policies are not seen."
+                "The snapshot of the cluster is more than {OLD_SECONDS} seconds old. The agent goes on with it; new endpoints and policies are not seen."
             );
-            problems.push(problem(
-                what,
-                "Check that this node reaches the API server. The log says since when it does not.",
-            ));
+            problems.push(problem(what, "Check that this node reaches the API server."));
         }
         // What is wrong with a policy is told once, with what follows from it: below.
         let judged =
             |object: &Option<Key>| object.as_ref().is_some_and(|key| look.verdicts.contains_key(key));
         let invalid = look.cluster.iter().flat_map(|cluster| &cluster.problems);
-        let invalid = invalid.filter(|object| !judged(&object.object));
-        problems.extend(invalid.map(|object| problem(object.to_string(), "Correct the object.")));
+        let invalid = invalid.filter(|invalid| !is_of_source(invalid) && !judged(&invalid.object));
+        problems.extend(invalid.map(|invalid| {
+            let action = if invalid.object.is_some() { "Correct the object." } else { "Correct the file." };
+            problem(invalid.to_string(), action)
+        }));
         let pods = Self::pods(look, &mut problems);
         problems.extend(look.uses.iter().filter_map(over_budget));
         let policies = Self::policies(look, &mut problems);
         let services = Self::services(look, &mut problems);
+        problems.extend(without_effect(look));
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: look.node.as_deref().map(str::to_owned),
@@ -161,6 +203,17 @@ impl Status {
             policies,
             problems,
         }
+    }
+
+    /// What keeps the agent from knowing the cluster: the cause of much else.
+    fn source(look: &Look) -> Vec<Problem> {
+        let Some(cluster) = &look.cluster else { return Vec::new() };
+        let said = |wrong: &cluster::problem::Problem| {
+            format!("{}.", capitalised(wrong.to_string().trim_end_matches('.')))
+        };
+        let action = "The agent retries by itself. Check the API server, this node's way to it, and the agent's permissions.";
+        let wrong = cluster.problems.iter().filter(|wrong| is_of_source(wrong));
+        wrong.map(|wrong| problem(said(wrong), action)).collect()
     }
 
     fn pods(look: &Look, problems: &mut Vec<Problem>) -> Pods {

@@ -45,7 +45,7 @@ impl view::Agent for Shop {
 
     fn look(&self) -> view::Look {
         let workload = Arc::new(client());
-        let pod = PodStatus { workload, pending: None, empty: false, own_proxy: None };
+        let pod = PodStatus::enrolled(workload);
         view::Look { snapshot: self.snapshot(), pods: [pod].into(), ..view::Look::default() }
     }
 }

@@ -20,8 +20,8 @@ pub trait Agent: Send + Sync + 'static {
 pub struct Look {
     /// The node's name, if it is known.
     pub node: Option<Arc<str>>,
-    /// Why the agent does not govern; empty if it does.
-    pub missing: Vec<String>,
+    /// Why the agent is not ready; empty if it is.
+    pub missing: Vec<Missing>,
     pub snapshot: Arc<Snapshot>,
     /// How the cluster is known; `None` while it is not.
     pub cluster: Option<cluster::Status>,
@@ -31,4 +31,17 @@ pub struct Look {
     pub pods: Arc<[PodStatus]>,
     /// What enrolled pods use of the proxy.
     pub uses: Vec<PodUse>,
+    /// The access log is off, whatever annotations say.
+    pub without_access_log: bool,
+}
+
+/// A reason why the agent is not ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// A clause that begins with its subject.
+    pub message: String,
+    /// What to do about it.
+    pub action: &'static str,
+    /// `status` tells it where it tells of the pod, or of the API server.
+    pub elsewhere: bool,
 }

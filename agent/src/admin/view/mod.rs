@@ -33,7 +33,7 @@ use tokio::{
 use self::sampler::Sampler;
 pub use self::{
     events::{EventStream, TooMany},
-    look::{Agent, Look},
+    look::{Agent, Look, Missing},
     overview::Overview,
     service::Detail,
 };

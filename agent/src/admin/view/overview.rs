@@ -185,7 +185,7 @@ impl Overview {
             version: env!("CARGO_PKG_VERSION"),
             second: sampler.history.now(),
             ready: look.missing.is_empty(),
-            not_ready: look.missing.clone(),
+            not_ready: look.missing.iter().map(|missing| missing.message.clone()).collect(),
             snapshot: state.unwrap_or_default(),
             history: Kept {
                 series: sampler.history.tracks().len(),

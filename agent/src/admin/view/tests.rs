@@ -300,10 +300,9 @@ fn what_is_gone_goes_and_its_counters_are_let_go_of() {
 fn pods_say_why_they_are_not_enrolled() {
     let workload = |name: &str| Arc::new(Workload::new(name, "shop", name));
     let status = |name: &str, pending: Option<&str>, own_proxy| PodStatus {
-        workload: workload(name),
         pending: pending.map(str::to_owned),
-        empty: false,
         own_proxy,
+        ..PodStatus::enrolled(workload(name))
     };
     let mut snapshot = snapshot(1, vec![]);
     let mut host = Workload::new("host", "shop", "host");
@@ -413,11 +412,11 @@ async fn hostile_names_stay_within_their_event() {
     let mut service = Service::new("shop", HOSTILE, 80);
     service.lanes.insert("gray".parse().unwrap(), crate::govern::subset::Subset::default());
     let workload = Arc::new(Workload::new("a", "shop", HOSTILE));
-    let pod = PodStatus { workload, pending: Some(HOSTILE.to_owned()), empty: false, own_proxy: None };
+    let pod = PodStatus { pending: Some(HOSTILE.to_owned()), ..PodStatus::enrolled(workload) };
     let look = Look {
         snapshot: Arc::new(snapshot(1, vec![service])),
         pods: [pod].into(),
-        missing: vec![HOSTILE.to_owned()],
+        missing: vec![Missing { message: HOSTILE.to_owned(), action: "Wait.", elsewhere: false }],
         ..Look::default()
     };
     let view = view_of(look);

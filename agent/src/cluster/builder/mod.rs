@@ -158,7 +158,7 @@ impl Builder {
         &self.verdicts
     }
 
-    /// Lets go of what was kept for a while; true if that changes something, and [`Builder::build`] is due.
+    /// Lets go of what was kept for a while; true if that may change something, and [`Builder::build`] is due.
     pub fn forget(&mut self, now: Instant) -> bool {
         self.store.forget_labels();
         for (name, built) in &mut self.built {
@@ -166,13 +166,15 @@ impl Builder {
                 self.dirty.insert(name.clone());
             }
         }
-        !self.dirty.is_empty()
+        // What is wrong for long enough is told.
+        !self.dirty.is_empty() || self.built.values().any(Built::has_unknown)
     }
 
     /// Everything that is wrong at the moment with what has been built.
-    pub fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self, now: Instant) -> Vec<Problem> {
         let stripped = self.problems.values().flatten().cloned();
         let built = self.built.values().flat_map(|built| &built.problems).cloned();
+        let unknown = self.built.iter().filter_map(|(name, built)| built.unknown(name, now));
         let addresses = self.destinations.contested().filter_map(|(address, winner, loser)| {
             let ((_, first, _), (headless, name, _)) = (&winner.0, &loser.0);
             // Pods may be in several headless Services; only a ClusterIP belongs to one.
@@ -195,7 +197,8 @@ impl Builder {
             let told = !matches!(short.reason, Reason::Invalid | Reason::NamespaceNotEnrolled);
             told.then(|| Problem::of(key.clone(), format!("{}: {}", short.reason.as_str(), short.message)))
         });
-        let mut problems: Vec<_> = stripped.chain(built).chain(addresses).chain(uids).chain(judged).collect();
+        let mut problems: Vec<_> =
+            stripped.chain(built).chain(unknown).chain(addresses).chain(uids).chain(judged).collect();
         problems.sort();
         problems
     }

@@ -39,6 +39,10 @@ use crate::{
 /// a moment; that must not make it look new. A pod that comes back at the same address is another endpoint.
 const LOAD_OUTLIVES: Duration = Duration::from_secs(60);
 
+/// A pod's end is often seen a moment before that of its endpoint, and an endpoint a moment before its pod: that is
+/// nothing to speak of.
+const UNKNOWN_FOR: Duration = Duration::from_secs(5);
+
 /// Who claims an address: ClusterIPs before endpoints of headless services, then by name, then by port.
 pub(super) type Owner = (bool, Name, usize);
 
@@ -50,6 +54,8 @@ pub(super) struct Built {
     pub(super) used_pods: AHashSet<Name>,
     pub(super) used_addresses: AHashSet<IpAddr>,
     pub(super) problems: Vec<Problem>,
+    /// Endpoints whose pod is not there, and since when.
+    unknown: Vec<Unknown>,
     /// By port.
     governors: AHashMap<u16, Arc<Governor>>,
     /// By port and family.
@@ -91,6 +97,15 @@ struct Kept {
     load: Arc<Load>,
     ready: Option<Ready>,
     gone: Option<Gone>,
+    /// Since when its pod is not there.
+    unknown: Option<Instant>,
+}
+
+/// An endpoint whose pod is not there.
+struct Unknown {
+    since: Instant,
+    address: SocketAddr,
+    pod: String,
 }
 
 impl Built {
@@ -138,11 +153,22 @@ impl Built {
             };
             for &ipv6 in families {
                 let described = merge(port, ipv6, &slices);
-                built.check_unknown(service, &described);
+                let unknown: Vec<_> = described
+                    .iter()
+                    .filter(|(_, described)| described.unknown)
+                    .map(|(address, described)| {
+                        let pod = described.slice.pod.as_ref().map(|pod| pod.name.to_string());
+                        (LoadKey { address: *address, pod: described.pod_uid() }, pod.unwrap_or_default())
+                    })
+                    .collect();
                 let part = before.parts.remove(&(port.port, ipv6));
                 let known = Known { store, options };
                 let part = Part::build(service, port, described, known, &rules, part, now);
                 built.check_held(service, &part.held);
+                built.unknown.extend(unknown.into_iter().filter_map(|(key, pod)| {
+                    let since = part.loads.get(&key)?.unknown?;
+                    Some(Unknown { since, address: key.address, pod })
+                }));
                 built.claim(service, index, ipv6, &part.service);
                 built.parts.insert((port.port, ipv6), part);
             }
@@ -172,6 +198,26 @@ impl Built {
             used |= part.forget(now);
         }
         used
+    }
+
+    /// Whether the pod of an endpoint is not there.
+    pub(super) fn has_unknown(&self) -> bool {
+        !self.unknown.is_empty()
+    }
+
+    /// What to say of endpoints whose pods have not been there for a while.
+    pub(super) fn unknown(&self, name: &Name, now: Instant) -> Option<Problem> {
+        let mut unknown = self.unknown.iter().filter(|unknown| now >= unknown.since + UNKNOWN_FOR);
+        let Unknown { address, pod, .. } = unknown.next()?;
+        let more = match unknown.count() {
+            0 => String::new(),
+            more => format!(" ({more} more like this)"),
+        };
+        let message = format!(
+            "endpoint {address} is Pod {pod}, which is not there{more}: its tag is not known, so it is used only while \
+             no other endpoint can be"
+        );
+        Some(Problem::of(Key { kind: Kind::Service, name: name.clone() }, message))
     }
 
     fn describe<'a>(
@@ -240,25 +286,6 @@ impl Built {
         );
     }
 
-    fn check_unknown(&mut self, service: &Service, described: &BTreeMap<SocketAddr, Described<'_>>) {
-        let mut unknown = described.iter().filter(|(_, described)| described.unknown);
-        if let Some((address, first)) = unknown.next() {
-            let pod = first.slice.pod.as_ref().map(|pod| pod.name.to_string()).unwrap_or_default();
-            let more = match unknown.count() {
-                0 => String::new(),
-                more => format!(" ({more} more like this)"),
-            };
-            self.problem(
-                service,
-                format!(
-                    "endpoint {address} is Pod {pod}, which is not there{more}: its tag is not known, so it is used \
-                     only while no other endpoint can be"
-                ),
-                "",
-            );
-        }
-    }
-
     fn check_held(&mut self, service: &Service, held: &[Arc<Endpoint>]) {
         let pods = held.iter().filter_map(|endpoint| endpoint.pod.clone());
         let namespace = &service.name.namespace;
@@ -311,8 +338,9 @@ impl Part {
             .map(|(address, described)| {
                 let kept = loads
                     .entry(LoadKey { address, pod: described.pod_uid() })
-                    .or_insert_with(|| Kept { load: Arc::default(), ready: None, gone: None });
+                    .or_insert_with(|| Kept { load: Arc::default(), ready: None, gone: None, unknown: None });
                 kept.gone = None;
+                kept.unknown = described.unknown.then(|| kept.unknown.unwrap_or(now.instant));
                 let standing = Standing {
                     ready: described.is_ready(),
                     told: described.ready_since(),

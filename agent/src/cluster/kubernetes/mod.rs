@@ -44,7 +44,7 @@ use self::{
 };
 use super::{
     object::Kind,
-    source::{Batch, Feed, Health},
+    source::{Batch, Feed, Health, Unread},
 };
 
 /// How often it is looked at how the watches fare.
@@ -101,6 +101,7 @@ pub fn open_with(client: Client, patience: Patience) -> Feed {
         picture: Picture::default(),
         standing: Standing::default(),
         begun: None,
+        unread: BTreeMap::new(),
         running: BTreeMap::new(),
         tasks: JoinSet::new(),
         next: 0,
@@ -130,6 +131,8 @@ struct Source {
     standing: Standing,
     /// Since when it is known what the first picture is to be of.
     begun: Option<Instant>,
+    /// Since when namespaces are known that have not been read yet.
+    unread: BTreeMap<Arc<str>, Instant>,
     running: BTreeMap<Id, Running>,
     tasks: JoinSet<()>,
     next: Id,
@@ -191,14 +194,32 @@ impl Source {
                     let spoken = self.picture.has_spoken();
                     let (heard, problems) = self.standing.look(Instant::now(), spoken);
                     let watches = self.standing.watches();
+                    let unread = self.unread(Instant::now());
                     self.health.send_if_modified(|health| {
                         let changed = health.problems != problems;
-                        *health = Health { heard: heard.unwrap_or(health.heard), problems, watches };
+                        *health = Health { heard: heard.unwrap_or(health.heard), problems, unread, watches };
                         changed
                     });
                 }
             }
         }
+    }
+
+    /// Namespaces that have never been read, with since when that was seen.
+    fn unread(&mut self, now: Instant) -> Vec<Unread> {
+        let before = std::mem::take(&mut self.unread);
+        let since = |namespace: &Arc<str>| before.get(namespace).copied().unwrap_or(now);
+        let unread: Vec<_> = self
+            .picture
+            .unread()
+            .map(|(namespace, refused)| Unread {
+                namespace: namespace.clone(),
+                since: since(namespace),
+                refused,
+            })
+            .collect();
+        self.unread = unread.iter().map(|unread| (unread.namespace.clone(), unread.since)).collect();
+        unread
     }
 
     async fn act(&mut self, outcome: Outcome) -> Result<(), mpsc::error::SendError<Batch>> {

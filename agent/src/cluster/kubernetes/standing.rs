@@ -98,7 +98,10 @@ impl Standing {
                 }
                 Some(Failing { failure: Failure::Refused { verb, code, message }, .. }) => {
                     let entry = refused.entry((watch.scope.resource(), *verb, *code));
-                    entry.or_insert_with(|| (&watch.scope, message, 0)).2 += 1;
+                    entry
+                        .or_insert_with(|| (&watch.scope, message, Vec::new()))
+                        .2
+                        .push(&*watch.scope.namespace);
                 }
                 Some(Failing { failure: Failure::Away(why), since, .. }) => {
                     failing_still = true;
@@ -111,12 +114,8 @@ impl Standing {
         }
         self.away = self.away.take().filter(|_| failing_still).or(away);
         let mut problems: Vec<_> = refused.into_iter().map(|((resource, verb, code), refusal)| {
-            let (scope, message, count) = refusal;
-            let place = match (&*scope.namespace, count) {
-                ("", _) => String::new(),
-                (_, 1) => format!(" in namespace {}", scope.namespace),
-                _ => format!(" in several namespaces, {} among them", scope.namespace),
-            };
+            let (scope, message, namespaces) = refusal;
+            let place = place(namespaces);
             let effect = if scope.kind == Kind::Namespace {
                 "without them nothing new is learnt of the cluster"
             } else if scope.kind.is_own() {
@@ -158,6 +157,35 @@ impl Standing {
     }
 }
 
+/// Where something is refused: the first few namespaces by name.
+fn place(mut namespaces: Vec<&str>) -> String {
+    const NAMED: usize = 3;
+    namespaces.sort_unstable();
+    match &*namespaces {
+        [] | [""] => String::new(),
+        [only] => format!(" in namespace {only}"),
+        some if some.len() <= NAMED => format!(" in namespaces {}", some.join(", ")),
+        many => format!(" in namespaces {} and {} more", many[..NAMED].join(", "), many.len() - NAMED),
+    }
+}
+
 fn told(message: String) -> Problem {
     Problem { file: None, line: None, object: None, field: None, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn the_first_few_namespaces_are_named() {
+        for (namespaces, expected) in [
+            (vec![""], ""),
+            (vec!["shop"], " in namespace shop"),
+            (vec!["shop", "bank"], " in namespaces bank, shop"),
+            (vec!["e", "d", "c", "b", "a"], " in namespaces a, b, c and 2 more"),
+        ] {
+            assert_eq!(place(namespaces), expected);
+        }
+    }
 }

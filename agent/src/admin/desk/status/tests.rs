@@ -127,3 +127,78 @@ async fn a_policy_in_a_namespace_that_is_not_enrolled_is_told_with_what_to_do() 
     );
     assert_eq!(one.action, "Enroll the namespace, or delete the object.");
 }
+
+/// The status of a node of which only this is known.
+fn status_of(change: impl FnOnce(&mut Look, &mut cluster::Status)) -> Status {
+    let mut cluster = cluster::Status {
+        generation: 1,
+        heard: tokio::time::Instant::now(),
+        counts: cluster::builder::Counts::default(),
+        problems: Vec::new(),
+        unread: Vec::new(),
+        watches: std::collections::BTreeMap::new(),
+    };
+    let mut look = Look::default();
+    change(&mut look, &mut cluster);
+    Status::of(&Look { cluster: Some(cluster), ..look })
+}
+
+fn of_source(message: &str) -> cluster::problem::Problem {
+    let message = message.to_owned();
+    cluster::problem::Problem { file: None, line: None, object: None, field: None, message }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_cluster_is_nothing_to_worry_about() {
+    for (seconds, problems) in [(0, 0), (61, 0), (150, 0), (181, 1)] {
+        let heard = tokio::time::Instant::now();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        let status = status_of(|_, cluster| cluster.heard = heard);
+        assert_eq!(status.problems.len(), problems, "{seconds} s: {:#?}", status.problems);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cause_is_told_first_and_its_consequences_once() {
+    let heard = tokio::time::Instant::now();
+    tokio::time::advance(Duration::from_secs(600)).await;
+    let missing = |message: &str, elsewhere| crate::admin::view::Missing {
+        message: message.to_owned(),
+        action: "Wait.",
+        elsewhere,
+    };
+    let status = status_of(|look, cluster| {
+        cluster.heard = heard;
+        cluster.problems =
+            vec![of_source("the API server does not respond as it should (x): the last stays")];
+        look.missing =
+            vec![missing("namespace shop has never been read", true), missing("a worker is silent", false)];
+    });
+    let told: Vec<_> = status.problems.iter().map(|problem| &*problem.message).collect();
+    assert_eq!(
+        told,
+        [
+            "The API server does not respond as it should (x): the last stays.",
+            "The agent is not ready: a worker is silent."
+        ]
+    );
+    assert!(!status.ready);
+    assert!(!status.problems[0].action.contains("Correct"), "{:?}", status.problems[0]);
+}
+
+#[tokio::test]
+async fn an_access_log_that_is_asked_for_and_off_is_told() {
+    let shop = SHOP.replace("name: orders,", "name: orders, annotations: {sluice.dev/access-log: '0.5'},");
+    assert!(shop.contains("access-log"));
+    let watched = Watched::open(&[("shop.yaml", shop)]).await;
+    let status = |without_access_log| {
+        Status::of(&Look {
+            snapshot: watched.cluster.current().load_full(),
+            without_access_log,
+            ..Look::default()
+        })
+    };
+    assert_eq!(status(false).problems, []);
+    let [one] = &status(true).problems[..] else { panic!("it is told once") };
+    assert!(one.message.contains("sluice.dev/access-log has no effect on shop/orders:"), "{one:?}");
+}

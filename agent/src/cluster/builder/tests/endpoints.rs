@@ -98,8 +98,13 @@ fn an_endpoint_whose_pod_is_not_there_is_the_last_resort() {
     let orders = service(&next(&mut builder), "10.96.0.1:80");
     let usable: Vec<_> = orders.baseline.iter().map(|endpoint| endpoint.is_usable()).collect();
     assert_eq!(usable, [true, false]);
+    // It may be about to come.
+    assert_eq!(messages(&builder), [""; 0]);
+    assert!(builder.forget(Instant::now()), "and it is looked at again");
+    next_if_any(&mut builder);
+    let later = Instant::now() + Duration::from_secs(5);
     assert_eq!(
-        messages(&builder),
+        messages_at(&builder, later),
         [
             "Service shop/orders: endpoint 10.0.0.2:8080 is Pod shop/late, which is not there: its tag is not known, \
           so it is used only while no other endpoint can be"
@@ -110,13 +115,36 @@ fn an_endpoint_whose_pod_is_not_there_is_the_last_resort() {
     let orders = service(&next(&mut builder), "10.96.0.1:80");
     assert_eq!(addresses(&orders.lanes["gray"]), ["10.0.0.2:8080"]);
     assert!(orders.lanes["gray"][0].is_usable());
-    assert_eq!(messages(&builder), Vec::<String>::new());
+    assert_eq!(messages_at(&builder, later), Vec::<String>::new());
+    assert!(!builder.forget(Instant::now()));
 
     // Another pod under the same name is not the one that the slice means.
     let replaced =
         slice("s", "orders", &endpoint("10.0.0.2", "late").replace("kind: Pod", "kind: Pod, uid: older"));
     apply(&mut builder, &replaced);
-    assert!(messages_after(&mut builder)[0].contains("Pod shop/late, which is not there"));
+    next(&mut builder);
+    let told = messages_at(&builder, Instant::now() + Duration::from_secs(5));
+    assert!(told[0].contains("Pod shop/late, which is not there"), "{told:?}");
+}
+
+#[test]
+fn the_end_of_a_pod_is_nothing_to_speak_of() {
+    let pods = ["a", "b"].map(|name| pod(name, if name == "a" { "10.0.0.1" } else { "10.0.0.2" }, ""));
+    let slices = |endpoints: &[(&str, &str)]| {
+        let endpoints: Vec<_> = endpoints.iter().map(|(ip, pod)| endpoint(ip, pod)).collect();
+        slice("s", "orders", &endpoints.join(", "))
+    };
+    let both = slices(&[("10.0.0.1", "a"), ("10.0.0.2", "b")]);
+    let text = format!("{SHOP}{}{both}{}{}", svc("orders", "10.96.0.1", ""), pods[0], pods[1]);
+    let mut builder = start(Options::default(), &text);
+    next(&mut builder);
+    // The Pod goes first, and its endpoint tens of milliseconds later.
+    delete(&mut builder, &pods[1]);
+    next_if_any(&mut builder);
+    assert_eq!(messages(&builder), [""; 0]);
+    apply(&mut builder, &slices(&[("10.0.0.1", "a")]));
+    next(&mut builder);
+    assert_eq!(messages_at(&builder, Instant::now() + Duration::from_secs(60)), [""; 0]);
 }
 
 #[test]

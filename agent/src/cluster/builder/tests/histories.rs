@@ -121,7 +121,8 @@ proptest! {
         }
         let expected = at_once.build(now).unwrap();
         prop_assert_eq!(contents(&newest), contents(&expected));
-        prop_assert_eq!(stepwise.problems(), at_once.problems());
+        let later = Instant::now() + std::time::Duration::from_secs(60);
+        prop_assert_eq!(stepwise.problems(later), at_once.problems(later));
         prop_assert_eq!(stepwise.counts(), at_once.counts());
         prop_assert_eq!(stepwise.by_pod.len(), at_once.by_pod.len());
         prop_assert_eq!(stepwise.by_address.len(), at_once.by_address.len());

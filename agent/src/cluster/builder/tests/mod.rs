@@ -55,6 +55,10 @@ pub(super) fn next(builder: &mut Builder) -> Snapshot {
     builder.build(Instant::now()).expect("something has changed")
 }
 
+fn next_if_any(builder: &mut Builder) {
+    builder.build(Instant::now());
+}
+
 pub(super) fn service(snapshot: &Snapshot, address: &str) -> Arc<Service> {
     destination(snapshot, address).service
 }
@@ -75,8 +79,12 @@ fn governed(snapshot: &Snapshot) -> Vec<String> {
 }
 
 pub(super) fn messages(builder: &Builder) -> Vec<String> {
+    messages_at(builder, Instant::now())
+}
+
+fn messages_at(builder: &Builder, now: Instant) -> Vec<String> {
     builder
-        .problems()
+        .problems(now)
         .iter()
         .map(|problem| Problem { file: None, line: None, ..problem.clone() }.to_string())
         .collect()
@@ -111,11 +119,6 @@ pub(super) fn endpoint(ip: &str, pod: &str) -> String {
 }
 
 const GRAY: &str = ", labels: {sluice.dev/tag: gray}";
-
-fn messages_after(builder: &mut Builder) -> Vec<String> {
-    next(builder);
-    messages(builder)
-}
 
 /// The same pod, ready since then.
 fn ready_since(pod: &str, time: &str) -> String {
