@@ -1,12 +1,15 @@
 //! What somebody who mistyped a word may have meant.
 
-use super::field::quoted;
+use super::{field::quoted, foreign};
 
 /// How alike two words have to be (Jaro-Winkler, 0 to 1) for one to be proposed in place of the other.
 const ALIKE: f64 = 0.8;
 
 /// `there is no such field: did you mean "maxRequests"?`, or which fields there are.
 pub(super) fn unknown_field<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    if let Some(meant) = foreign::meant(name, known.clone()) {
+        return format!("there is no such field: {meant}");
+    }
     match closest(name, known.clone()) {
         Some(closest) => format!("there is no such field: did you mean {closest:?}?"),
         None => format!("there is no such field: allowed are {}", known.collect::<Vec<_>>().join(", ")),

@@ -11,11 +11,14 @@
 // Clippy takes several `printcolumn(...)` for one that is given twice.
 #![allow(clippy::duplicated_attributes)]
 
+pub mod address;
 mod crds;
 pub mod effective;
 mod field;
+mod foreign;
 mod hint;
 mod matching;
+pub mod notes;
 mod schema;
 mod selector;
 mod span;
@@ -42,8 +45,8 @@ pub use self::{
     span::Span,
     target::TargetRef,
     traffic_lane::{
-        EntryRule, LaneFallback, Percentage, PercentageKey, PercentageKeyType, ServiceFallback, TrafficLane,
-        TrafficLaneSpec,
+        EntryRule, LaneEndpoint, LaneFallback, Percentage, PercentageKey, PercentageKeyType, ServiceFallback,
+        TrafficLane, TrafficLaneSpec,
     },
     traffic_policy::*,
 };

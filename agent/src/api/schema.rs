@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
+    address,
     field::{At, quoted},
     hint, matching, selector,
 };
@@ -269,6 +270,7 @@ impl Schema {
                 "allowed are letters, digits, '-', '_' and '.', beginning and ending with a letter or digit"
                     .to_owned()
             }
+            address::PATTERN => format!("allowed is {}", address::ALLOWED),
             super::HEALTH_CHECK_PATH => "a path begins with '/', and may end with '*'".to_owned(),
             selector::LABEL_KEY => "a label key looks like app.kubernetes.io/name".to_owned(),
             selector::LABEL_VALUE => {

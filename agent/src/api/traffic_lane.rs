@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Status,
+    Status, address,
     field::{At, Errors, FieldError, quoted, refuse_repeated},
     matching::{RequestMatch, check_header_name, each},
     schema, selector,
@@ -72,6 +72,12 @@ pub struct TrafficLaneSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "selector::schema")]
     pub workload_selector: Option<LabelSelector>,
+    /// Endpoints of the lane outside the cluster, such as the computer of a developer: requests of the lane to a Service go
+    /// there as well. They have to be reachable from the client pods, whose NetworkPolicies apply, and always count as ready;
+    /// outlierDetection ejects one that is not there. Not for headless Services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub endpoints: Vec<LaneEndpoint>,
     /// What happens to a request of the lane at a Service of this namespace that has no usable endpoint in the lane.
     /// Baseline: pods without a tag get it, and it keeps its tag. Fail: it is rejected with 503, also at Services that
     /// never had an endpoint in the lane; serviceFallbacks makes exceptions.
@@ -142,6 +148,22 @@ pub struct ServiceFallback {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub lanes: Option<Vec<String>>,
+}
+
+/// An endpoint outside the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LaneEndpoint {
+    /// Name of the Service of this namespace that it responds for.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub service: String,
+    /// Name of one of the Service's ports; all of its ports if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub section_name: Option<String>,
+    /// Address and port, as in 192.168.1.20:8080 or [fd00::20]:8080; of an address family that the Service has.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"))]
+    pub address: String,
 }
 
 /// Requests that enter the lane: those that match, or a share of them.
@@ -235,6 +257,9 @@ impl TrafficLane {
             };
             Some((service.name.as_str().into(), detour))
         });
+        let endpoints_at = at.field("endpoints");
+        refuse_repeated(&spec.endpoints, &endpoints_at);
+        let endpoints = each(&spec.endpoints, &endpoints_at, LaneEndpoint::check);
         schema::check(<Self as super::Kind>::schema(), spec, &at);
         errors.end(())?;
         let tag = spec.tag.parse::<Tag>().map_err(|e| vec![FieldError::new("spec.tag", e.to_string())])?;
@@ -244,6 +269,7 @@ impl TrafficLane {
             selector,
             fallback,
             service_fallbacks: service_fallbacks.into_iter().collect(),
+            endpoints,
             priority: i32::try_from(spec.priority.unwrap_or_default()).unwrap_or_default(),
             targets: spec.target_refs.iter().filter_map(TargetRef::policy).collect(),
             entry,
@@ -264,6 +290,17 @@ impl TrafficLane {
                 |tag| tag.parse().ok(),
             )
         })
+    }
+}
+
+impl LaneEndpoint {
+    fn check(&self, at: &At<'_>) -> Option<policy::LaneEndpoint> {
+        let address = address::check(&self.address, &at.field("address"))?;
+        let target = policy::Target {
+            service: self.service.as_str().into(),
+            port: self.section_name.as_deref().map(Into::into),
+        };
+        Some(policy::LaneEndpoint { target, address })
     }
 }
 

@@ -479,23 +479,7 @@ fn no_address(value: &(impl Debug + ?Sized)) -> String {
 /// the node's metadata server on a link-local address, is nobody's service.
 fn usable_address(address: &str) -> Result<IpAddr, String> {
     let ip = address.parse::<IpAddr>().map_err(|_| no_address(address))?;
-    let special = match ip {
-        IpAddr::V4(v4) => {
-            v4.is_unspecified()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_multicast()
-                || v4.is_broadcast()
-        }
-        IpAddr::V6(v6) => {
-            v6.is_unspecified()
-                || v6.is_loopback()
-                || v6.is_unicast_link_local()
-                || v6.is_multicast()
-                || v6.to_ipv4_mapped().is_some()
-        }
-    };
-    if special {
+    if api::address::is_special(ip) {
         Err(format!(
             "{ip} cannot be a service's address: not allowed are unspecified, loopback, link-local, multicast, \
              broadcast and IPv4-mapped ones; it is left out"

@@ -213,6 +213,7 @@ impl Builder {
     /// Entry rules of a lane.
     pub(crate) fn entry(mut self, tag: &str, rules: Vec<EntryRule>) -> Self {
         let lane = Arc::new(Lane {
+            endpoints: Vec::new(),
             name: format!("shop/{tag}").into(),
             tag: tag.parse().unwrap(),
             selector: None,

@@ -1,7 +1,8 @@
 //! Lanes over several hops, each hop a connection of its own that is captured in another pod.
 
 use anyhow::{Context as _, Result, ensure};
-use sluice_tests::{Agent, App, Capture, Load, Shop, World, ask, test, test_with_both};
+use serde_json::json;
+use sluice_tests::{Agent, App, Capture, Load, Shop, World, ask, eventually, test, test_with_both};
 
 /// An opened shop and an agent that has enrolled all of it.
 fn open(world: &World) -> Result<(Shop, Agent)> {
@@ -108,13 +109,13 @@ fn a_lane_comes_and_goes() {
         // What it is asked before it is enrolled it would ask on without Sluice, and nothing else serves ClusterIPs here.
         agent.enrolled(&pricing.pod)?;
         pricing.pod.set_ready(true)?;
-        sluice_tests::eventually("pricing is in the lane", || {
+        eventually("pricing is in the lane", || {
             let answer = ask(&shop.client, &url, &["x-mse-tag: gray"])?;
             ensure!(answer.versions() == "gray gray", "{answer:?}");
             Ok(())
         })?;
         pricing.pod.set_terminating()?;
-        sluice_tests::eventually("pricing falls back to the baseline", || {
+        eventually("pricing falls back to the baseline", || {
             let answer = ask(&shop.client, &url, &["x-mse-tag: gray"])?;
             ensure!(answer.versions() == "v1 gray", "{answer:?}");
             Ok(())
@@ -134,7 +135,7 @@ fn an_untagged_request_never_reaches_a_lane() {
         let report = Load::start(&shop.client, &stock.url(), &["--requests", "500"])?.finish()?;
         ensure!(report.ok == 500 && report.chains.keys().eq(["v1"]), "{report:?}");
         shop.app("stock-v1")?.pod.set_ready(false)?;
-        let refused = sluice_tests::eventually("stock has no baseline", || {
+        let refused = eventually("stock has no baseline", || {
             let said = shop.client.run("curl", &["-sS", "-i", "-m", "10", &stock.url()])?;
             ensure!(!said.contains("\"v1\""), "{said}");
             Ok(said)
@@ -143,5 +144,44 @@ fn an_untagged_request_never_reaches_a_lane() {
         ensure!(refused.to_lowercase().contains("x-sluice-reason: no_endpoint"), "{refused}");
         ensure!(ask(&shop.client, &stock.url(), &["x-mse-tag: gray"])?.versions() == "gray");
         Ok(())
+    });
+}
+
+#[test]
+fn a_computer_outside_the_cluster_joins_a_lane() {
+    test("laptop", |world| {
+        let (shop, agent) = open(world)?;
+        world.namespace("home", Capture::Unmentioned)?;
+        let laptop = world.pod("home", "laptop").start()?;
+        let _running = laptop.serve(&["--name", "pricing", "--version", "laptop"])?;
+        let pricing = shop.services[2].url();
+        let asked =
+            |headers: &[&str]| Ok::<_, anyhow::Error>(ask(&shop.client, &pricing, headers)?.versions());
+        // The lane has no instance of it.
+        ensure!(asked(&["x-mse-tag: gray"])?.starts_with("v1"));
+        world.apply(json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "TrafficLane",
+            "metadata": {"name": "gray", "namespace": "shop"},
+            "spec": {
+                "tag": "gray",
+                "endpoints": [{"service": "pricing", "address": format!("{}:8080", laptop.ipv4())}],
+            },
+        }))?;
+        eventually("the lane's requests go there", || {
+            ensure!(asked(&["x-mse-tag: gray"])? == "laptop");
+            Ok(())
+        })?;
+        for _ in 0..10 {
+            ensure!(asked(&["x-mse-tag: gray"])? == "laptop");
+            ensure!(asked(&[])?.starts_with("v1"), "nobody else's do");
+        }
+        let routed = [("destination_service", "pricing"), ("outcome", "routed")];
+        ensure!(agent.metrics()?.sum("sluice_tags_total", &routed) >= 10.0);
+        world.delete("TrafficLane", "shop", "gray")?;
+        eventually("they come back", || {
+            ensure!(asked(&["x-mse-tag: gray"])?.starts_with("v1"));
+            Ok(())
+        })
     });
 }

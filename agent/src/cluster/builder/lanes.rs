@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -19,7 +20,7 @@ use crate::{
     },
     govern::{
         entry::Entry,
-        policy::{Detour, Lane, Target},
+        policy::{Detour, Lane, LaneEndpoint, Target},
         tag::Tag,
     },
 };
@@ -136,6 +137,19 @@ impl Lanes {
             let sides = [&was, &is].into_iter().flatten().filter(|(_, lane)| !lane.entry.is_empty());
             sides.fold(Services::None, |services, (_, lane)| services.and(&lane.targets))
         };
+        // Who has them, and what they are called.
+        let outside = |side: &Option<(Age, Arc<Lane>)>| {
+            let (age, lane) = side.as_ref().filter(|(_, lane)| !lane.endpoints.is_empty())?;
+            Some((age.clone(), lane.tag.clone(), lane.endpoints.clone()))
+        };
+        let services = if outside(&was) == outside(&is) {
+            services
+        } else {
+            let sides = [&was, &is].into_iter().flatten();
+            let targets: Vec<_> =
+                sides.flat_map(|(_, lane)| &lane.endpoints).map(|endpoint| endpoint.target.clone()).collect();
+            services.and(&targets)
+        };
         Some(Concerned { pods: selects(&was) != selects(&is), services, lanes: true })
     }
 
@@ -192,6 +206,24 @@ impl Lanes {
         namespace.common.clone()
     }
 
+    /// The endpoints outside the cluster that lanes have for a service port, each address once.
+    pub(super) fn endpoints(
+        &self,
+        service: &Name,
+        port: Option<&Arc<str>>,
+    ) -> impl Iterator<Item = (SocketAddr, &Tag)> {
+        let here = move |target: &Target, service: &Name| {
+            target.service == service.name && (target.port.is_none() || target.port.as_ref() == port)
+        };
+        let mut all: BTreeMap<SocketAddr, &Tag> = BTreeMap::new();
+        for lane in self.in_force(&service.namespace) {
+            for endpoint in lane.endpoints.iter().filter(|endpoint| here(&endpoint.target, service)) {
+                all.entry(endpoint.address).or_insert(&lane.tag);
+            }
+        }
+        all.into_iter()
+    }
+
     /// Where requests of lanes go that cannot answer at a Service.
     pub(super) fn detours(&self, service: &Name) -> Arc<BTreeMap<Tag, Detour>> {
         let Some(namespace) = self.namespaces.get(&service.namespace) else { return Arc::default() };
@@ -239,15 +271,24 @@ impl Lanes {
                 }
             }
         }
+        for LaneEndpoint { target, .. } in &lane.endpoints {
+            let at = Name { namespace: name.namespace.clone(), name: target.service.clone() };
+            if let Err(missing) = look_for(target, service(&at)) {
+                shortfalls.push(missing);
+            }
+        }
         let what = || format!("lane {} is active", lane.tag);
         Some(Verdict::of(in_force.then(what), &shortfalls))
     }
 
-    /// Lanes whose entry rules are about a Service, by name.
+    /// Lanes whose entry rules or endpoints are about a Service, by name.
     pub(super) fn targeting<'s>(&'s self, service: &'s Name) -> impl Iterator<Item = &'s Name> {
         self.ages(&service.namespace).map(|age| &age.name).filter(|name| {
             let asked = self.all.get(*name).and_then(Kept::asked);
-            asked.is_some_and(|lane| lane.targets.iter().any(|target| target.service == service.name))
+            asked.is_some_and(|lane| {
+                let outside = lane.endpoints.iter().map(|endpoint| &endpoint.target);
+                lane.targets.iter().chain(outside).any(|target| target.service == service.name)
+            })
         })
     }
 

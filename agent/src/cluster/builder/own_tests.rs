@@ -695,3 +695,39 @@ proptest! {
         prop_assert_eq!(decided(&builder, &last), decided(&fresh, &first));
     }
 }
+
+#[test]
+fn a_lane_has_endpoints_outside_the_cluster() {
+    let outside = "tag: gray, endpoints: [{service: orders, address: '192.168.1.20:8080'}, \
+                   {service: orders, address: '[fd00::20]:8080'}, {service: nobody, address: '192.168.1.20:80'}]";
+    let mut builder = start(Options::default(), &(shop() + &lane("gray", "", outside)));
+    let gray = |snapshot: &Snapshot, address: &str| -> Vec<String> {
+        let service = service(snapshot, address);
+        let lane = service.lanes.iter().find(|(tag, _)| tag.as_str() == "gray");
+        lane.into_iter()
+            .flat_map(|(_, lane)| lane.iter())
+            .map(|endpoint| endpoint.address.to_string())
+            .collect()
+    };
+    let first = next(&mut builder);
+    // Of its family, and of no other Service.
+    assert_eq!(gray(&first, ORDERS), ["192.168.1.20:8080"]);
+    assert_eq!(gray(&first, USERS), [""; 0]);
+    assert_eq!(service(&first, ORDERS).baseline.len(), 1);
+    let endpoint = service(&first, ORDERS).lanes.values().next().expect("the lane")[0].clone();
+    assert!(endpoint.is_usable() && endpoint.ready_since_nanos.is_none());
+    let told = said(&builder, "TrafficLane shop/gray");
+    assert!(told.contains("there is no Service nobody"), "{told}");
+    // It is the same one when something else changes, and goes with its lane.
+    apply(&mut builder, &policy("orders", "", "{name: orders}", 3));
+    let second = next(&mut builder);
+    assert!(Arc::ptr_eq(&service(&second, ORDERS).lanes.values().next().expect("the lane")[0], &endpoint));
+    apply(
+        &mut builder,
+        &lane("gray", "", "tag: gray, endpoints: [{service: users, address: '192.168.1.20:8080'}]"),
+    );
+    let third = next(&mut builder);
+    assert_eq!(gray(&third, ORDERS), [""; 0]);
+    assert_eq!(gray(&third, USERS), ["192.168.1.20:8080"]);
+    assert!(!said(&builder, "TrafficLane shop/gray").contains("there is no Service"));
+}

@@ -93,6 +93,7 @@ struct LoadKey {
     pod: Option<Arc<str>>,
 }
 
+#[derive(Default)]
 struct Kept {
     load: Arc<Load>,
     ready: Option<Ready>,
@@ -163,7 +164,7 @@ impl Built {
                     .collect();
                 let part = before.parts.remove(&(port.port, ipv6));
                 let known = Known { store, options };
-                let part = Part::build(service, port, described, known, &rules, part, now);
+                let part = Part::build(service, (port, ipv6), described, known, &rules, part, now);
                 built.check_held(service, &part.held);
                 built.unknown.extend(unknown.into_iter().filter_map(|(key, pod)| {
                     let since = part.loads.get(&key)?.unknown?;
@@ -309,7 +310,7 @@ impl Built {
 impl Part {
     fn build(
         service: &Service,
-        port: &ServicePort,
+        (port, ipv6): (&ServicePort, bool),
         mut described: BTreeMap<SocketAddr, Described<'_>>,
         Known { store, options }: Known<'_>,
         rules: &Rules,
@@ -336,9 +337,7 @@ impl Part {
         let mut candidates: Vec<Candidate<'_>> = described
             .into_iter()
             .map(|(address, described)| {
-                let kept = loads
-                    .entry(LoadKey { address, pod: described.pod_uid() })
-                    .or_insert_with(|| Kept { load: Arc::default(), ready: None, gone: None, unknown: None });
+                let kept = loads.entry(LoadKey { address, pod: described.pod_uid() }).or_default();
                 kept.gone = None;
                 kept.unknown = described.unknown.then(|| kept.unknown.unwrap_or(now.instant));
                 let standing = Standing {
@@ -364,6 +363,18 @@ impl Part {
                 }
             })
             .collect();
+        // Who dials the endpoints of a headless service has not chosen these.
+        let outside = store.lanes.endpoints(&service.name, port.name.as_ref());
+        for (address, tag) in outside.filter(|(address, _)| !headless && address.is_ipv6() == ipv6) {
+            let order = |candidate: &Candidate<'_>| candidate.endpoint.address.cmp(&address);
+            let Err(at) = candidates.binary_search_by(order) else { continue };
+            let kept = loads.entry(LoadKey { address, pod: None }).or_default();
+            kept.gone = None;
+            let endpoint =
+                Endpoint { tag: Some(tag.clone()), load: kept.load.clone(), ..Endpoint::new(address) };
+            let endpoint = reuse_endpoint(before.as_deref(), endpoint);
+            candidates.insert(at, Candidate { endpoint, for_zones: &[], for_nodes: &[] });
+        }
         // One whose address has another key now, or another pod, is not gone.
         let there = |address| candidates.binary_search_by_key(&address, |c| c.endpoint.address).is_ok();
         let gone = loads.iter_mut().filter(|(key, kept)| kept.gone.is_some() && !there(key.address));

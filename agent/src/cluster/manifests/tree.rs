@@ -81,7 +81,7 @@ fn plain(message: &str) -> String {
     if message.contains("Depth {") || message.contains("recursion limit exceeded") {
         return format!("it is nested deeper than {DEEPEST} levels");
     }
-    if message.contains("budget breached") {
+    if message.contains("budget breached") || message.contains("alias replay limit") {
         return "its aliases (*name) stand for more than a manifest may be".to_owned();
     }
     if let Some((_, rest)) = message.split_once("non-finite float ") {

@@ -16,6 +16,7 @@ const CALLER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 7));
 fn lane(name: &str, entry: Vec<EntryRule>) -> Arc<Lane> {
     let tag = name.rsplit('/').next().unwrap_or_default().parse().expect("a tag");
     Arc::new(Lane {
+        endpoints: Vec::new(),
         name: name.into(),
         tag,
         selector: None,

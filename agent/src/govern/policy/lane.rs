@@ -1,6 +1,6 @@
 //! What a TrafficLane asks for, checked and ready for use: which workloads share a tag, and which requests get it.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use http::HeaderName;
 
@@ -21,10 +21,20 @@ pub struct Lane {
     pub service_fallbacks: BTreeMap<Arc<str>, Detour>,
     /// Entry rules of lanes with a higher one are asked first.
     pub priority: i32,
+    /// Endpoints of it that are no pods.
+    pub endpoints: Vec<LaneEndpoint>,
     /// The Services of the namespace whose calls the entry rules are about; empty: all.
     pub targets: Vec<Target>,
     /// A request without a tag enters if one of these holds.
     pub entry: Vec<EntryRule>,
+}
+
+/// An endpoint outside the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneEndpoint {
+    /// The Service that it answers for.
+    pub target: Target,
+    pub address: SocketAddr,
 }
 
 /// Where a request goes whose lane has no usable endpoint: to one of these lanes, in their order, and else.

@@ -17,7 +17,10 @@ pub use self::{
         BreakerScope, CircuitBreaker, Errors, Fallback, FallbackAction, FallbackOn, OutlierDetection, Retry,
         RetryOn, SlowRequest, StaleAnswer, StaleBounds, StaticAnswer, SuccessRate, Timeouts,
     },
-    lane::{Detour, EntryRule, Lane, LaneFallback, Percentage, PercentageKey, Requirement, Selector, Target},
+    lane::{
+        Detour, EntryRule, Lane, LaneEndpoint, LaneFallback, Percentage, PercentageKey, Requirement,
+        Selector, Target,
+    },
     limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},
     matching::{CallerMatch, PathMatch, Pattern, RequestMatch, ValueMatch, ValueTest, is_from},
     rule::{Edits, HeaderEdits, Inherited, OwnParts, Part, Rule, StripTags},

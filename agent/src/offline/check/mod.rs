@@ -1,9 +1,10 @@
 //! `sluice check`: whether policies make sense, and what they come to, without a cluster.
 //!
-//! Reads manifests as [`objects`], finds out what each targeted service is governed by ([`effective`]), and tells it
+//! Reads manifests as [`objects`], finds out what each targeted service is governed by ([`effective`]) and what is worth a note ([`notes`]), and tells it
 //! ([`report`]). What is wrong is what the agent and the API server would say too: the checks are [`crate::api`]'s.
 
 mod effective;
+mod notes;
 mod objects;
 mod report;
 #[cfg(test)]
@@ -90,6 +91,7 @@ pub fn run(
     complaints: &mut impl io::Write,
 ) -> Result<bool, CheckError> {
     let mut objects = Objects::read(&args.files, &args.namespace, input)?;
+    notes::all(&mut objects);
     let services = effective::services(&mut objects, args.service.as_ref());
     match args.output {
         Output::Text => report::text(&objects, &services, out, complaints)?,

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::CheckError;
+use super::{CheckError, notes::Noted};
 use crate::{
     api::{self, Kind, TrafficLane, TrafficPolicy, effective::Effective},
     cluster::{
@@ -31,6 +31,12 @@ pub(super) struct Objects {
     pub(super) problems: Vec<Problem>,
     /// What may be as it should, but cannot be told from these files.
     pub(super) notes: Vec<Problem>,
+    /// What objects that make sense leave to be said.
+    pub(super) noted: Vec<Noted>,
+    /// How long Deployments of a namespace wait for a new pod (`minReadySeconds`), the one that waits longest.
+    pub(super) waited: BTreeMap<String, u64>,
+    /// Of lanes, where their fields stand.
+    lines: BTreeMap<Name, BTreeMap<String, u32>>,
     places: BTreeMap<(&'static str, Name), String>,
     /// Namespaces that happen to be there, and are not enrolled.
     not_enrolled: BTreeSet<String>,
@@ -127,6 +133,14 @@ impl Objects {
         self.notes.append(&mut notes);
     }
 
+    /// Where a field of an object stands.
+    pub(super) fn place(&self, kind: &'static str, name: &Name, field: &str) -> (String, Option<u32>) {
+        let place = self.places.get(&(kind, name.clone())).map_or("", |place| place);
+        let (file, line) = place.rsplit_once(':').unwrap_or((place, ""));
+        let of_field = self.lines.get(name).and_then(|lines| lines.get(field).copied());
+        (file.to_owned(), of_field.or_else(|| line.parse().ok()))
+    }
+
     /// Something wrong with a target of a policy that makes sense by itself.
     pub(super) fn about_target(name: &Name, policy: &Policy, index: usize, message: String) -> Problem {
         Problem {
@@ -203,6 +217,13 @@ impl Objects {
             self.services.insert(name, ports.unwrap_or_default().iter().filter_map(port_name).collect());
             return;
         }
+        if version == "apps/v1" && kind == "Deployment" {
+            let waits = node.get("spec").and_then(|spec| spec.get("minReadySeconds"));
+            let waits = waits.and_then(|seconds| seconds.to_json().as_u64()).unwrap_or_default();
+            let waited = self.waited.entry(name.0).or_default();
+            *waited = waits.max(*waited);
+            return;
+        }
         let known = ["TrafficPolicy", "TrafficLane"];
         if !version.starts_with(GROUP_PREFIX) && !known.contains(&kind) {
             return;
@@ -243,10 +264,24 @@ impl Objects {
             metadata.insert("namespace".to_owned(), name.0.clone().into());
         }
         let outcome = match kind {
-            "TrafficLane" => api::read::<TrafficLane>(&object).map(|(_, lane)| {
+            "TrafficLane" => api::read::<TrafficLane>(&object).map(|(read, lane)| {
+                let targets = (0..lane.targets.len()).map(|i| format!("spec.targetRefs[{i}]"));
+                let named = ["spec.serviceFallbacks", "spec.fallbackLanes"].map(str::to_owned);
+                let outside = (0..lane.endpoints.len()).map(|i| format!("spec.endpoints[{i}]"));
+                let lines =
+                    targets.chain(named).chain(outside).map(|field| (field.clone(), node.line_of(&field)));
+                self.lines.insert(name.clone(), lines.collect());
+                for note in api::notes::of_lane(&read.spec) {
+                    let line = node.line_of(&note.field);
+                    self.noted.push(Noted { file: file.to_owned(), line, kind, name: name.clone(), note });
+                }
                 self.lanes.insert(name.clone(), lane);
             }),
             _ => api::read::<TrafficPolicy>(&object).map(|(read, policy)| {
+                for note in api::notes::of_policy(&read.spec, &policy) {
+                    let line = node.line_of(&note.field);
+                    self.noted.push(Noted { file: file.to_owned(), line, kind, name: name.clone(), note });
+                }
                 let lines =
                     (0..read.spec.target_refs.len()).map(|i| node.line_of(&format!("spec.targetRefs[{i}]")));
                 let policy = Policy {

@@ -10,7 +10,7 @@ use super::{
     objects::{Objects, Problem, shown},
 };
 
-/// Problems to `complaints`, a line each; what is in force to `out`, if there are none.
+/// Problems and notes to `complaints`, a line each; what is in force to `out`, if there are none.
 pub(super) fn text(
     objects: &Objects,
     services: &[Effective],
@@ -21,7 +21,8 @@ pub(super) fn text(
         writeln!(complaints, "{}", line(problem))?;
     }
     for note in &objects.notes {
-        writeln!(complaints, "{} (not checked further)", line(note))?;
+        let message = format!("note: {}", note.message);
+        writeln!(complaints, "{}", line(&Problem { message, ..note.clone() }))?;
     }
     if !objects.problems.is_empty() {
         return Ok(());

@@ -126,7 +126,7 @@ fn every_value_has_its_source() {
          rateLimits:\n  - {name: burst, requests: 5, type: Queue}\n",
     );
     let (good, out, complaints) = check(&text, &["-"]);
-    assert!(good && complaints.is_empty(), "{complaints}");
+    assert!(good && complaints.contains("type Queue without queue"), "{complaints}");
     let squeezed: Vec<String> =
         out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     for line in [
@@ -255,8 +255,8 @@ fn services_in_the_files_are_looked_up() {
     assert_eq!(
         complaints.lines().collect::<Vec<_>>(),
         [
-            "-:14: TrafficPolicy shop/a: spec.targetRefs[1]: Service orders has no port web in these files (not checked further)",
-            "-:15: TrafficPolicy shop/a: spec.targetRefs[2]: there is no Service oders in these files (not checked further)",
+            "-:14: TrafficPolicy shop/a: spec.targetRefs[1]: note: Service orders has no port web in these files",
+            "-:15: TrafficPolicy shop/a: spec.targetRefs[2]: note: there is no Service oders in these files",
         ]
     );
 }
@@ -274,7 +274,7 @@ fn a_namespace_in_the_files_that_is_not_enrolled_is_worth_a_word() {
             let (good, _, complaints) = check(&text, &["-"]);
             assert!(good, "it may be enrolled in the cluster: {complaints}");
             assert!(
-                complaints.contains("TrafficPolicy shop/a: Namespace shop is not enrolled in these files: unless it is in the \
+                complaints.contains("TrafficPolicy shop/a: note: Namespace shop is not enrolled in these files: unless it is in the \
                                      cluster (sluice.dev/capture: enabled), nothing of this is active"),
                 "{annotations}: {complaints}"
             );
@@ -329,7 +329,8 @@ fn what_is_shown_to_users_makes_sense() {
         for block in blocks {
             shown += block.matches(api::API_VERSION).count();
             let (_, _, complaints) = check(block, &["-", "--namespace", "shop"]);
-            assert_eq!(complaints, "", "{page}:\n{block}");
+            let problems: Vec<_> = complaints.lines().filter(|line| !line.contains(": note: ")).collect();
+            assert_eq!(problems, [""; 0], "{page}:\n{block}");
         }
     }
     assert!(shown > 0, "no page shows a policy");
@@ -403,4 +404,166 @@ proptest! {
         let wanted = read(spec).expect("a good policy");
         prop_assert_eq!(read(whole.clone()).map_err(|errors| format!("{errors:?} in {whole:#}")), Ok(wanted));
     }
+}
+
+#[test]
+fn rules_that_can_never_act_are_noted() {
+    let notes = |spec: &str| {
+        let (good, _, notes) = check(&policy("orders", spec), &["-"]);
+        assert!(good, "{spec}: {notes}");
+        notes
+    };
+    let target = "  targetRefs: [{name: orders}]\n";
+    for (spec, wanted) in [
+        ("  retry: {conditions: [Timeout]}\n", "spec.retry.conditions: note: Timeout never happens"),
+        ("  retry: {grpcCodes: [UNAVAILABLE]}\n", "spec.retry.grpcCodes: note: no gRPC call is retried"),
+        (
+            "  retry: {budget: {percent: 0, minRetriesPerSecond: 0}}\n",
+            "spec.retry.budget: note: both are 0: nothing is retried",
+        ),
+        (
+            "  fallbacks: [{name: a, conditions: [ServerError, CircuitOpen], type: Stale, stale: {shared: true}}]\n",
+            "spec.fallbacks[0].conditions[1]: note: CircuitOpen never happens: circuitBreaker is not set",
+        ),
+        (
+            "  fallbacks: [{name: a, conditions: [ServerError], type: Static, static: {status: 200}}, \
+             {name: b, conditions: [ServerError], type: Stale, stale: {shared: true}}]\n",
+            "spec.fallbacks[1]: note: b is never used: a before it always has a response",
+        ),
+        (
+            "  timeouts: {request: 1s}\n  circuitBreaker: {slowRequest: {threshold: 2s, percent: 50}}\n",
+            "spec.circuitBreaker.slowRequest.threshold: note: 2s is no less than the timeout, 1s",
+        ),
+        (
+            "  timeouts: {request: 1s}\n  rateLimits: [{name: a, requests: 1, type: Queue, queue: {timeout: 2s}}]\n",
+            "spec.rateLimits[0].queue.timeout: note: 2s is no less than timeouts.request, 1s",
+        ),
+        (
+            "  rateLimits: [{name: a, requests: 1, type: Queue}]\n",
+            "spec.rateLimits[0]: note: type Queue without queue: a request waits for its turn for up to 500ms",
+        ),
+        ("  circuitBreaker: {errorPercent: 0.5}\n", "note: 0.5 is less than one percent: 50 is 50 %"),
+        ("  circuitBreaker: {errorCount: 5}\n", "note: 5 errors open it only once there are 20 requests"),
+        (
+            "  loadBalancer: {warmUp: {delay: 5s}}\n",
+            "note: in a rollout the old pods carry what new ones do not take yet: minReadySeconds: 125",
+        ),
+        ("  drain: {}\n", "spec.drain: note: without a timeout it changes nothing"),
+        (
+            "  rules: [{name: a}, {name: b, timeouts: {request: 1s}}]\n",
+            "spec.rules[1]: note: rule b is never used: rule a before it matches all of its requests",
+        ),
+        (
+            "  rules: [{name: a, retry: {conditions: [Timeout]}}]\n",
+            "spec.rules[0].retry.conditions: note: Timeout never happens",
+        ),
+    ] {
+        let said = notes(&format!("{target}{spec}"));
+        assert!(said.contains(wanted), "{spec}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    for spec in [
+        "  retry: {conditions: [Timeout]}\n  timeouts: {backendRequest: 1s}\n",
+        "  circuitBreaker: {errorPercent: 50}\n  fallbacks: [{name: a, conditions: [CircuitOpen], type: Static, static: {status: 200}}]\n",
+        "  rules: [{name: a, circuitBreaker: {}}]\n  fallbacks: [{name: a, conditions: [CircuitOpen], type: Static, static: {status: 200}}]\n",
+        "  fallbacks: [{name: a, conditions: [ServerError], type: Stale, stale: {shared: true}}, \
+         {name: b, conditions: [ServerError], type: Static, static: {status: 200}}]\n",
+    ] {
+        assert_eq!(notes(&format!("{target}{spec}")), "", "{spec}");
+    }
+    // What is inherited is there.
+    let own = format!("{target}  retry: {{conditions: [Timeout]}}\n");
+    let defaults = "  targetRefs: [{kind: Namespace, name: shop}]\n  timeouts: {backendRequest: 1s}\n";
+    let both = policy("orders", &own) + &policy("defaults", defaults);
+    assert_eq!(check(&both, &["-"]).2, "");
+    let alone = policy("orders", &format!("{own}  inherit: None\n")) + &policy("defaults", defaults);
+    assert!(check(&alone, &["-"]).2.contains("Timeout never happens"));
+    // A Deployment that waits keeps the old pods.
+    let warm = policy("orders", &format!("{target}  loadBalancer: {{warmUp: {{}}}}\n"));
+    let deployment = |seconds: u32| {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: orders, namespace: shop}}\nspec: {{minReadySeconds: {seconds}}}\n"
+        )
+    };
+    assert!(check(&(warm.clone() + &deployment(30)), &["-"]).2.contains("minReadySeconds: 120"));
+    assert_eq!(check(&(warm + &deployment(120)), &["-"]).2, "");
+}
+
+#[test]
+fn lanes_are_noted_too() {
+    let lane = |spec: &str| {
+        format!(
+            "apiVersion: sluice.dev/v1alpha1\nkind: TrafficLane\nmetadata: {{name: gray, namespace: shop}}\nspec: {{tag: gray, {spec}}}\n---\n"
+        )
+    };
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: orders, namespace: shop}\nspec: {ports: [{port: 80}]}\n---\n";
+    let beta = "match: {headers: [{name: x-beta, value: 'yes'}]}";
+    let key = "key: {type: Header, name: x-user-id}";
+    for (spec, wanted) in [
+        (
+            format!("entry: [{{{beta}}}]"),
+            "spec.entry: note: without targetRefs requests enter the lane at every Service of the namespace",
+        ),
+        (
+            format!("targetRefs: [{{name: orders}}], entry: [{{percentage: {{percent: 0, {key}}}}}]"),
+            "spec.entry[0].percentage.percent: note: 0: no request enters",
+        ),
+        (
+            format!("targetRefs: [{{name: orders}}], entry: [{{percentage: {{percent: 0.2, {key}}}}}]"),
+            "spec.entry[0].percentage.percent: note: 0.2 is less than one percent: 20 is 20 %",
+        ),
+        (
+            format!(
+                "targetRefs: [{{name: orders}}], entry: [{{{beta}}}, {{{beta}, percentage: {{percent: 5, {key}}}}}]"
+            ),
+            "spec.entry[1]: note: it adds nothing",
+        ),
+        ("targetRefs: [{name: order}]".to_owned(), "there is no Service order in these files"),
+        (
+            "serviceFallbacks: [{name: stock, fallback: Fail}]".to_owned(),
+            "spec.serviceFallbacks: note: there is no Service stock in these files",
+        ),
+        (
+            "fallbackLanes: [staging]".to_owned(),
+            "there is no TrafficLane with the tag staging in these files",
+        ),
+    ] {
+        let (good, _, notes) = check(&format!("{service}{}", lane(&spec)), &["-"]);
+        assert!(good && notes.contains(wanted), "{spec}: {notes}");
+        assert_eq!(notes.lines().count(), 1, "{notes}");
+    }
+    let (_, _, notes) = check(&format!("{service}{}", lane("targetRefs: [{name: orders}]")), &["-"]);
+    assert_eq!(notes, "");
+}
+
+#[test]
+fn words_of_other_systems_name_ours() {
+    let target = "  targetRefs: [{name: orders}]\n";
+    for (spec, wanted) in [
+        (
+            "  retry: {perTryTimeout: 1s}\n",
+            "spec.retry.perTryTimeout: there is no such field: Istio's perTryTimeout is timeouts.backendRequest",
+        ),
+        ("  loadBalancer: {algorithm: RoundRobin}\n", "Envoy's algorithm is type"),
+        ("  rateLimits: [{name: a, count: 5}]\n", "Sentinel's count is requests"),
+        ("  rateLimits: [{name: a, requests: 5, match: {uri: {exact: /a}}}]\n", "Istio's uri is path"),
+        (
+            "  rateLimits: [{name: a, requests: 5, match: {path: {exact: /a}}}]\n",
+            "Istio's exact is type: Exact, with the text in value",
+        ),
+        (
+            "  fallbacks: [{name: a, on: [Timeout], type: Static, static: {status: 200}}]\n",
+            "on is conditions",
+        ),
+        (
+            "  rateLimits: [{name: a, requests: 5, match: {methods: [get]}}]\n",
+            "methods are in upper case, as in \"GET\"",
+        ),
+    ] {
+        let (good, _, complaints) = check(&policy("orders", &format!("{target}{spec}")), &["-"]);
+        assert!(!good && complaints.contains(wanted), "{spec}: {complaints}");
+    }
+    let namespace = "  targetRefs: [{name: orders, namespace: shop}]\n";
+    let (_, _, complaints) = check(&policy("orders", namespace), &["-"]);
+    assert!(complaints.contains("a policy is in the namespace of its targets"), "{complaints}");
 }

@@ -161,8 +161,7 @@ pub(super) fn open_breaker(
 ) -> Option<Open> {
     let breakers = governor.breakers()?;
     let open = breakers.of(&pod.caller, lane).would_refuse(now.0)?;
-    numbers.broken(LimitDecision::Rejected);
-    tell_of_breaker(service, governor, pod, lane);
+    decided(service, governor, pod, lane, numbers, LimitDecision::Rejected);
     Some(open)
 }
 
@@ -177,13 +176,26 @@ pub(crate) fn ask_breaker(
 ) -> Result<Option<breaker::Permit>, Open> {
     let Some(breakers) = governor.breakers() else { return Ok(None) };
     let asked = breakers.of(&pod.caller, lane).try_acquire(now.0);
-    numbers.broken(match &asked {
+    let decision = match &asked {
         Ok(leave) if leave.would_reject().is_some() => LimitDecision::WouldReject,
         Ok(_) => LimitDecision::Allowed,
         Err(_) => LimitDecision::Rejected,
-    });
-    tell_of_breaker(service, governor, pod, lane);
+    };
+    decided(service, governor, pod, lane, numbers, decision);
     asked.map(Some)
+}
+
+/// A breaker was asked, and has decided so.
+fn decided(
+    service: &Service,
+    governor: &Governor,
+    pod: &PodHere,
+    lane: Option<&Tag>,
+    numbers: &ServiceMetrics,
+    decision: LimitDecision,
+) {
+    numbers.broken(decision);
+    tell_of_breaker(service, governor, pod, lane);
 }
 
 /// Logs what a breaker has gone through since it was last told of.

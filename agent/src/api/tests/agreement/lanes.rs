@@ -6,6 +6,7 @@ use super::*;
 fn about_lanes() {
     let entry = |rule: Value| lane(&json!({"entry": [rule]}));
     let share = |percent: Value, key: Value| entry(json!({"percentage": {"percent": percent, "key": key}}));
+    let outside = |address: &str| lane(&json!({"endpoints": [{"service": "orders", "address": address}]}));
     let selector = |selector: Value| lane(&json!({"workloadSelector": selector}));
     let expression = |expression: Value| selector(json!({"matchExpressions": [expression]}));
     let user = json!({"type": "Header", "name": "x-user"});
@@ -15,6 +16,10 @@ fn about_lanes() {
             lane(&json!({"priority": -1000, "fallbackLanes": ["staging", "dev.2"]})),
             lane(&json!({"fallback": "Fail", "serviceFallbacks": [
                 {"name": "gateway", "fallback": "Baseline"}, {"name": "stock", "lanes": []},
+            ]})),
+            lane(&json!({"endpoints": [
+                {"service": "orders", "address": "192.168.1.20:8080"},
+                {"service": "orders", "sectionName": "http", "address": "[fd00::20]:8080"},
             ]})),
             lane(&json!({"fallback": "Fail", "targetRefs": [{"name": "gateway", "sectionName": "http"}]})),
             selector(json!({"matchLabels": {"app.kubernetes.io/version": "2", "track": ""}})),
@@ -30,6 +35,23 @@ fn about_lanes() {
             ]})),
         ],
         vec![
+            (outside("laptop:8080"), "spec.endpoints[0].address", "an address and a port, as in", Everywhere),
+            (
+                outside("192.168.1.20"),
+                "spec.endpoints[0].address",
+                "an address and a port, as in",
+                Everywhere,
+            ),
+            (outside("192.168.1.256:80"), "spec.endpoints[0].address", "an address and a port", ToSluice),
+            (outside("192.168.1.20:0"), "spec.endpoints[0].address", "an address and a port", ToSluice),
+            (outside("127.0.0.1:8080"), "spec.endpoints[0].address", "loopback", ToSluice),
+            (outside("169.254.169.254:80"), "spec.endpoints[0].address", "link-local", ToSluice),
+            (
+                lane(&json!({"endpoints": [{"service": "orders"}]})),
+                "spec.endpoints[0].address",
+                "not set",
+                Everywhere,
+            ),
             (lane(&json!({"tag": null})), "spec.tag", "not set", Everywhere),
             (lane(&json!({"tag": ""})), "spec.tag", "must not be empty", Everywhere),
             (lane(&json!({"tag": "-gray"})), "spec.tag", "letter or digit", Everywhere),

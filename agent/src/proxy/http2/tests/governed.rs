@@ -336,6 +336,7 @@ async fn a_request_is_coloured_where_it_enters() {
     let (plain, gray) = (named("plain").await, named("gray").await);
     let bed = bed(&[(plain, None), (gray, Some("gray"))]);
     let lane = Arc::new(Lane {
+        endpoints: Vec::new(),
         name: "shop/gray".into(),
         tag: "gray".parse().expect("a tag"),
         selector: None,

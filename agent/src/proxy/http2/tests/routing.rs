@@ -204,6 +204,7 @@ async fn an_entry_rule_on_the_host_takes_requests_of_http2() {
     let is = ValueTest::Is(ValueMatch::Exact("beta.shop".to_owned()));
     let matches = RequestMatch { headers: vec![(http::header::HOST, is)], ..RequestMatch::default() };
     let lane = Arc::new(Lane {
+        endpoints: Vec::new(),
         name: "shop/gray".into(),
         tag: "gray".parse().expect("a tag"),
         selector: None,

@@ -1,0 +1,92 @@
+//! What is allowed, and worth a word: rules that can never act, and what cannot be told from these files.
+
+use std::collections::BTreeSet;
+
+use super::objects::{Name, Objects, Problem, shown};
+use crate::{api::notes::Note, govern::policy::Lane};
+
+/// What an object that makes sense leaves to be said.
+#[derive(Debug)]
+pub(super) struct Noted {
+    pub(super) file: String,
+    pub(super) line: u32,
+    pub(super) kind: &'static str,
+    pub(super) name: Name,
+    pub(super) note: Note,
+}
+
+/// Those that stand, given everything that is in the files.
+pub(super) fn all(objects: &mut Objects) {
+    let mut notes = Vec::new();
+    for noted in &objects.noted {
+        let defaults = objects
+            .policies
+            .iter()
+            .find(|((namespace, _), policy)| *namespace == noted.name.0 && policy.for_namespace);
+        let inherits = |field: &str| {
+            let own = objects.policies.get(&noted.name);
+            let takes = own.is_some_and(|own| own.effective.spec["inherit"] != "None");
+            takes && defaults.is_some_and(|(_, policy)| !policy.effective.spec[field].is_null())
+        };
+        let own = objects.policies.get(&noted.name).filter(|_| noted.kind == "TrafficPolicy");
+        // What a policy for a namespace does not say, those of its Services may.
+        let is_default = own.is_some_and(|own| own.for_namespace);
+        let void = !noted.note.unless.is_empty()
+            && (is_default || noted.note.unless.iter().any(|part| inherits(part.name())));
+        let waits = noted.note.unless_waited.is_some_and(|seconds| {
+            objects.waited.get(&noted.name.0).is_some_and(|waited| *waited >= seconds)
+        });
+        if !void && !waits {
+            notes.push(Problem {
+                file: noted.file.clone(),
+                line: Some(noted.line),
+                object: Some(format!("{} {}", noted.kind, shown(&noted.name))),
+                field: Some(noted.note.field.clone()),
+                message: noted.note.message.clone(),
+            });
+        }
+    }
+    for (name, lane) in &objects.lanes {
+        notes.extend(of_lane(objects, name, lane));
+    }
+    objects.notes.append(&mut notes);
+}
+
+/// What a lane names and these files do not have.
+fn of_lane(objects: &Objects, name: &Name, lane: &Lane) -> Vec<Problem> {
+    let namespace = &name.0;
+    let problem = |field: &str, message: String| {
+        let (file, line) = objects.place("TrafficLane", name, field);
+        Problem {
+            file,
+            line,
+            object: Some(format!("TrafficLane {}", shown(name))),
+            field: Some(field.to_owned()),
+            message,
+        }
+    };
+    let mut notes = Vec::new();
+    let has_services = objects.services.keys().any(|(other, _)| other == namespace);
+    let targets = lane.targets.iter().enumerate();
+    let services = targets.map(|(i, target)| (format!("spec.targetRefs[{i}]"), &target.service));
+    let excepted = lane.service_fallbacks.keys().map(|service| ("spec.serviceFallbacks".to_owned(), service));
+    let outside = lane.endpoints.iter().enumerate();
+    let outside = outside.map(|(i, one)| (format!("spec.endpoints[{i}]"), &one.target.service));
+    for (field, service) in services.chain(excepted).chain(outside).filter(|_| has_services) {
+        if !objects.services.contains_key(&(namespace.clone(), service.to_string())) {
+            notes.push(problem(&field, format!("there is no Service {service} in these files")));
+        }
+    }
+    let exceptions = lane.service_fallbacks.values().flat_map(|detour| &detour.lanes);
+    let named: BTreeSet<_> = lane.fallback.lanes.iter().chain(exceptions).collect();
+    for tag in named {
+        let lanes = objects.lanes.iter().filter(|((other, _), _)| other == namespace);
+        if !lanes.into_iter().any(|(_, lane)| lane.tag == *tag) {
+            let message = format!(
+                "there is no TrafficLane with the tag {tag} in these files: only pods with the label sluice.dev/tag: {tag} are in it"
+            );
+            notes.push(problem("spec.fallbackLanes", message));
+        }
+    }
+    notes
+}
