@@ -163,8 +163,8 @@ fn who_waits_is_answered_in_time() {
 fn places_of_clients_that_leave_are_taken_by_those_who_come() {
     let mut world = World::new(Knows::Nothing, 100 * MILLI);
     world.run(3);
-    let (good, late) = world.run(30);
-    assert!(good >= 15.0 && good + late >= 19.0, "{good} good, {late} late");
+    let (good, late) = world.run(120);
+    assert!(good >= 18.5 && good + late >= 19.5, "{good} good, {late} late");
 }
 
 #[test]
