@@ -43,6 +43,10 @@ impl Network for Loopback {
         false
     }
 
+    fn unacknowledged(&self, _: BorrowedFd<'_>) -> io::Result<usize> {
+        Ok(0)
+    }
+
     fn set_direct(&self, _: bool) -> io::Result<()> {
         Ok(())
     }

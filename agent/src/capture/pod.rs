@@ -41,6 +41,10 @@ impl Network for PodNetwork {
         self.accepted.is_released(socket)
     }
 
+    fn unacknowledged(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        unacknowledged(socket)
+    }
+
     fn set_direct(&self, direct: bool) -> io::Result<()> {
         self.entry.set_direct(direct)
     }
@@ -157,6 +161,22 @@ fn fast_open_off(socket: &Socket) -> io::Result<()> {
             error => Err(error),
         },
     }
+}
+
+/// How many bytes that were written to a TCP socket its peer has not acknowledged (`SIOCOUTQ`, tcp(7)). Linux answers from
+/// sequence numbers, so that it still knows when the connection has been reset.
+///
+/// # Errors
+/// The descriptor is no connection's.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    #[allow(clippy::unnecessary_cast, reason = "musl and glibc differ about the type of requests")]
+    let question = libc::TIOCOUTQ as libc::Ioctl;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ by another name, writes one `int`, which outlives the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), question, &raw mut bytes) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    usize::try_from(bytes).map_err(io::Error::other)
 }
 
 fn loopback_is_up() -> io::Result<bool> {

@@ -6,12 +6,14 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::BytesMut;
 use tokio::{
+    io::ReadBuf,
     net::TcpStream,
     time::{Instant, timeout_at},
 };
@@ -22,7 +24,7 @@ use super::{
     buffers::Buffers,
     detect::{self, Spoken},
     governed::Held,
-    http1, http2,
+    http1, http2, pool,
     presence::Presence,
     tunnel,
     upstream::Opened,
@@ -31,6 +33,7 @@ use super::{
 use crate::{
     clock::Nanos,
     cluster::model::{Destination, Protocol},
+    govern::endpoint::Endpoint,
     observe::{
         metrics::{Detection, ServiceSeries},
         reason::Reason,
@@ -39,6 +42,10 @@ use crate::{
 
 /// A caller that says nothing for this long is taken to wait for the server (MySQL, SMTP, ...).
 const SILENCE: Duration = Duration::from_millis(100);
+
+/// The same on a port that is declared to speak HTTP: hardly any server speaks first there, and a client may open connections
+/// that it only uses later.
+const DECLARED_SILENCE: Duration = Duration::from_secs(1);
 
 /// How long a caller whose first bytes could be the beginning of HTTP may leave it at that, on a port of which nothing is
 /// declared, before its endpoint gets them: it may be another protocol's greeting, which awaits an answer.
@@ -101,16 +108,21 @@ pub(crate) fn poll_read(
 
 /// Carries a connection to its end.
 pub(crate) async fn serve(mut connection: Connection) {
-    let metrics = connection.worker.metrics.clone();
-    metrics.callers_open.inc();
-    let _open = scopeguard(|| metrics.callers_open.dec());
+    let worker = connection.worker.clone();
+    worker.metrics.callers_open.inc();
+    let key = pool::Key { pod: connection.pod.id, dialled: connection.original };
+    worker.pool.enter(key);
+    let _open = scopeguard(|| {
+        worker.pool.leave(key);
+        worker.metrics.callers_open.dec();
+    });
     let Some(destination) = connection.destination() else {
-        metrics.detected(Detection::Unmanaged);
+        worker.metrics.detected(Detection::Unmanaged);
         return Box::pin(tunnel::pass_through(connection)).await;
     };
     let mut early = BytesMut::new();
     let heard = listen(&mut connection, &destination, &mut early).await;
-    metrics.detected(heard.as_detection());
+    worker.metrics.detected(heard.as_detection());
     // It may have been long: what is known of the service may have changed meanwhile.
     let destination = connection.destination().unwrap_or(destination);
     match heard {
@@ -149,104 +161,198 @@ impl Heard {
             Self::Nothing => Detection::ClosedEarly,
         }
     }
+}
+
+/// How a port is listened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    /// Nothing is declared of it: whatever is not surely HTTP is tunnelled.
+    Undeclared,
+    /// It is declared to speak HTTP: whatever is neither TLS nor HTTP/2 is for HTTP/1's reader.
+    Http,
+}
+
+impl Port {
+    /// How long a client may be silent before an endpoint is dialled, to hear whether that speaks first.
+    fn silence(self) -> Duration {
+        match self {
+            Self::Undeclared => SILENCE,
+            Self::Http => DECLARED_SILENCE,
+        }
+    }
+
+    /// How long a client may take from its first bytes until it is clear what it speaks.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Undeclared => HESITATION,
+            Self::Http => HEAD_TIMEOUT,
+        }
+    }
 
     /// `None`: more bytes are needed.
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        match detect::classify(bytes) {
+    fn hear(self, bytes: &[u8]) -> Option<Heard> {
+        let spoken = match self {
+            Self::Undeclared => detect::classify(bytes),
+            Self::Http => detect::classify_declared(bytes),
+        };
+        match spoken {
             Spoken::Unclear => None,
-            Spoken::Http1 => Some(Self::Http1),
-            Spoken::Http2 => Some(Self::Http2),
-            Spoken::Tls => Some(Self::Bytes(Detection::Tls)),
-            Spoken::Other => Some(Self::Bytes(Detection::Unknown)),
+            Spoken::Http1 => Some(Heard::Http1),
+            Spoken::Http2 => Some(Heard::Http2),
+            Spoken::Tls => Some(Heard::Bytes(Detection::Tls)),
+            Spoken::Other => Some(Heard::Bytes(Detection::Unknown)),
+        }
+    }
+
+    /// The client has ended its side before it was clear what it speaks. An end without a word may still be a question (a
+    /// port scan, a half-close), which is for the endpoint to answer; an HTTP server has no answer to it.
+    fn ended(self, early: &[u8]) -> Heard {
+        match (self, early.is_empty()) {
+            (Self::Undeclared, true) => Heard::Bytes(Detection::ServerFirst),
+            (Self::Undeclared, false) => Heard::Bytes(Detection::Unknown),
+            (Self::Http, true) => Heard::Nothing,
+            (Self::Http, false) => Heard::Http1,
+        }
+    }
+
+    /// The client's connection is broken.
+    fn broken(self, early: &[u8]) -> Heard {
+        if early.is_empty() { Heard::Nothing } else { self.ended(early) }
+    }
+
+    /// The client's first bytes are too few to tell, and no more have come: let the endpoint make sense of them, or HTTP/1's
+    /// reader say that they took too long.
+    fn timed_out(self) -> Heard {
+        match self {
+            Self::Undeclared => Heard::Bytes(Detection::Unknown),
+            Self::Http => Heard::Http1,
         }
     }
 }
 
 /// Waits for the first bytes, as long as what the service declares allows.
 async fn listen(connection: &mut Connection, destination: &Destination, early: &mut BytesMut) -> Heard {
-    if destination.service.protocol == Protocol::Opaque {
-        return Heard::Bytes(Detection::Opaque);
-    }
-    let undeclared = destination.service.protocol == Protocol::Detect;
-    let patience = if undeclared { HESITATION } else { HEAD_TIMEOUT };
-    let silence = Instant::now() + SILENCE;
+    let port = match destination.service.protocol {
+        Protocol::Opaque => return Heard::Bytes(Detection::Opaque),
+        Protocol::Detect => Port::Undeclared,
+        Protocol::Http | Protocol::Http2 => Port::Http,
+    };
+    let silence = Instant::now() + port.silence();
     let mut deadline = None;
     loop {
-        let read = match deadline {
-            Some(deadline) => match timeout_at(deadline, connection.read(early)).await {
-                Ok(read) => read,
-                // Neither HTTP nor anything else that is known, and no more of it: let the endpoint make sense of it.
-                Err(_) => return Heard::Bytes(Detection::Unknown),
-            },
-            None if undeclared => match timeout_at(silence, connection.read(early)).await {
-                Ok(read) => read,
-                Err(_) => return Box::pin(wait_for_either(connection, destination, early)).await,
-            },
-            // Declared as HTTP: the caller speaks first, whenever it likes. Idle connections are kept for later.
-            None => connection.read(early).await,
+        let read = match timeout_at(deadline.unwrap_or(silence), connection.read(early)).await {
+            Ok(read) => read,
+            Err(_) if deadline.is_some() => return port.timed_out(),
+            Err(_) => return Box::pin(wait_for_either(connection, destination, port, early)).await,
         };
         match read {
-            Ok(0) | Err(_) if early.is_empty() => return Heard::Nothing,
-            Ok(0) | Err(_) => return Heard::Bytes(Detection::Unknown),
+            Ok(0) => return port.ended(early),
+            Err(_) => return port.broken(early),
             Ok(_) => {}
         }
-        if let Some(heard) = Heard::from_bytes(early) {
+        if let Some(heard) = port.hear(early) {
             return heard;
         }
         connection.worker.buffers.compact(early);
-        deadline = deadline.or_else(|| Some(Instant::now() + patience));
+        deadline = deadline.or_else(|| Some(Instant::now() + port.patience()));
     }
 }
 
-/// The caller is silent: it waits for the server, or it has opened a connection for later use. An endpoint is dialled,
-/// and whoever speaks first settles it. If that is the caller, with HTTP, the connection is governed after all.
+/// An endpoint that was dialled because the client was silent.
+struct Dialled {
+    stream: Opened,
+    endpoint: Arc<Endpoint>,
+    /// What the connection counts as until it is settled what it is for; `None` on a port that is declared to speak HTTP,
+    /// where a connection that waits for requests counts as nothing.
+    held: Option<Held>,
+}
+
+impl Dialled {
+    fn new(port: Port, (stream, held): (Opened, Held)) -> Self {
+        let endpoint = held.chosen.endpoint().clone();
+        Self { stream, endpoint, held: (port == Port::Undeclared).then_some(held) }
+    }
+
+    fn tunnel(self, detection: Detection) -> Heard {
+        let held = self.held.unwrap_or_else(|| tunnel::hold(&self.endpoint, Nanos::now()));
+        Heard::Dialled(detection, Box::new((self.stream, held)))
+    }
+
+    /// What the endpoint does, without taking it in.
+    fn poll_said(&self, cx: &mut Context<'_>) -> Poll<Said> {
+        let mut byte = [0];
+        let peeked = ready!(self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)));
+        Poll::Ready(if matches!(peeked, Ok(1..)) { Said::Endpoint } else { Said::EndpointEnded })
+    }
+}
+
+/// Who does something first.
+enum Said {
+    Client(io::Result<usize>),
+    Endpoint,
+    EndpointEnded,
+}
+
+/// The client is silent: it waits for the server, or it has opened a connection for later use. An endpoint is dialled, and
+/// whoever speaks first settles it. If that is the client, with HTTP, the connection is governed after all.
 async fn wait_for_either(
     connection: &mut Connection,
     destination: &Destination,
+    port: Port,
     early: &mut BytesMut,
 ) -> Heard {
     let dialled = {
         let mut dialling = pin!(tunnel::dial(connection, destination));
         poll_fn(|cx| match dialling.as_mut().poll(cx) {
             Poll::Ready(dialled) => Poll::Ready(Some(dialled)),
-            // What the caller says settles it, however long an endpoint takes to be connected to.
+            // What the client says settles it, however long an endpoint takes to be connected to.
             Poll::Pending => connection.stream.poll_read_ready(cx).map(|_| None),
         })
         .await
     };
     let mut dialled = match dialled {
-        Some(Ok(dialled)) => Some(dialled),
-        Some(Err(reason)) => return Heard::NoServer(reason),
-        None => None,
+        Some(Ok(dialled)) => Some(Dialled::new(port, dialled)),
+        Some(Err(reason)) if port == Port::Undeclared => return Heard::NoServer(reason),
+        // An HTTP client is told so when it asks for something.
+        Some(Err(_)) | None => None,
     };
     let mut deadline = None;
     loop {
-        let spoke = poll_fn(|cx| {
-            if let Some((endpoint, _)) = &dialled
-                && endpoint.poll_read_ready(cx).is_ready()
+        let speaking = poll_fn(|cx| {
+            if let Some(dialled) = &dialled
+                && let Poll::Ready(said) = dialled.poll_said(cx)
             {
-                return Poll::Ready(None);
+                return Poll::Ready(said);
             }
-            poll_read(cx, &mut connection.stream, early, &connection.worker.buffers).map(Some)
+            poll_read(cx, &mut connection.stream, early, &connection.worker.buffers).map(Said::Client)
         });
-        let caller_spoke = match deadline {
-            None => spoke.await,
-            Some(deadline) => timeout_at(deadline, spoke).await.unwrap_or_default(),
+        let said = match deadline {
+            None => Some(speaking.await),
+            Some(deadline) => timeout_at(deadline, speaking).await.ok(),
         };
-        let heard = match caller_spoke {
-            Some(Ok(1..)) => Heard::from_bytes(early),
-            Some(Err(_)) if early.is_empty() => Some(Heard::Nothing),
-            // An end without a word may still be a question (a port scan, a half-close): let the endpoint answer.
-            _ if early.is_empty() => Some(Heard::Bytes(Detection::ServerFirst)),
-            _ => Some(Heard::Bytes(Detection::Unknown)),
+        let heard = match said {
+            Some(Said::Client(Ok(0))) => Some(port.ended(early)),
+            Some(Said::Client(Ok(_))) => port.hear(early),
+            Some(Said::Client(Err(_))) => Some(port.broken(early)),
+            // It keeps no connection that nothing comes over. An HTTP client may still want to use its own.
+            Some(Said::EndpointEnded) if port == Port::Http => {
+                dialled = None;
+                continue;
+            }
+            Some(Said::Endpoint | Said::EndpointEnded) => {
+                if port == Port::Http {
+                    warn_of_server_first(connection, destination);
+                }
+                let first = if early.is_empty() { Detection::ServerFirst } else { Detection::Unknown };
+                Some(Heard::Bytes(first))
+            }
+            None => Some(port.timed_out()),
         };
         match (heard, dialled) {
-            (Some(Heard::Bytes(detection)), Some(dialled)) => {
-                return Heard::Dialled(detection, Box::new(dialled));
-            }
-            (Some(Heard::Http1), Some((endpoint, held))) => {
-                let Connection { worker, pod, .. } = &*connection;
-                worker.pool.give(pod.id, held.chosen.endpoint(), endpoint, None, Nanos::now());
+            (Some(Heard::Bytes(detection)), Some(dialled)) => return dialled.tunnel(detection),
+            (Some(Heard::Http1), Some(Dialled { stream, endpoint, .. })) => {
+                let key = pool::Key { pod: connection.pod.id, dialled: connection.original };
+                connection.worker.pool.give(key, &endpoint, stream, None, Nanos::now());
                 return Heard::Http1;
             }
             (Some(heard), _) => return heard,
@@ -254,9 +360,19 @@ async fn wait_for_either(
             (None, still) => {
                 dialled = still;
                 connection.worker.buffers.compact(early);
-                deadline = deadline.or_else(|| Some(Instant::now() + HESITATION));
+                deadline = deadline.or_else(|| Some(Instant::now() + port.patience()));
             }
         }
+    }
+}
+
+fn warn_of_server_first(connection: &Connection, destination: &Destination) {
+    if connection.worker.is_first_warning(connection.original) {
+        tracing::warn!(
+            service = %destination.service,
+            "the server speaks first on a port that is declared to speak HTTP: its connections are tunnelled, each after {} s; declare what it speaks (appProtocol: tcp)",
+            DECLARED_SILENCE.as_secs()
+        );
     }
 }
 

@@ -1,6 +1,6 @@
 //! Fuzz targets about what a connection speaks, and those of each protocol.
 
-use super::detect::{Spoken, classify};
+use super::detect::{Spoken, classify, classify_declared};
 pub(crate) use super::{
     http1::fuzz::{http1_body, http1_request, http1_response},
     http2::fuzz::{hpack, http2_frames},
@@ -18,12 +18,11 @@ pub(crate) fn detect(input: &[u8]) {
         settled = verdict;
     }
     assert_eq!(settled, classify(input));
-    if settled == Spoken::Unclear {
-        let mut line = input;
-        while let Some(rest) = line.strip_prefix(b"\r\n") {
-            line = rest;
-        }
-        assert!(line.len() <= 25, "unclear after {} bytes", line.len());
+    if settled == Spoken::Unclear && !input.starts_with(b"PRI * HTTP/2.0") {
+        assert!(!input.contains(&b'\n'), "unclear after a whole line");
+    }
+    if settled == Spoken::Http1 {
+        assert!(input.contains(&b'\n') && classify_declared(input) == Spoken::Http1);
     }
     if input.starts_with(&[0x16, 3]) {
         assert_eq!(settled, Spoken::Tls);

@@ -79,6 +79,10 @@ pub trait Network: Send + Sync + 'static {
     /// end what it sends. False where that cannot be known.
     fn has_closed(&self, socket: u64) -> bool;
 
+    /// How many bytes that were written to a TCP socket its peer has not acknowledged; those of a connection that was reset
+    /// among them.
+    fn unacknowledged(&self, socket: BorrowedFd<'_>) -> io::Result<usize>;
+
     /// From now on new connections of the pod are redirected here no more (or again): they go direct.
     fn set_direct(&self, direct: bool) -> io::Result<()>;
 

@@ -1,15 +1,10 @@
 //! A worker's idle HTTP/1 connections to endpoints.
 //!
-//! A connection belongs to one pod (it was opened in that pod's network namespace, with that pod's address) and one
-//! endpoint. The one that was used last is used first, so that what a burst has opened can grow old and go.
+//! A connection belongs to one pod (it was opened in that pod's network namespace, with that pod's address), to the address
+//! that the pod's clients have dialled, and to one endpoint. The one that was used last is used first, so that what a burst has
+//! opened can grow old and go. What is kept is bounded by what the clients themselves keep.
 
-use std::{
-    cell::{Cell, RefCell},
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ahash::AHashMap;
 use tokio::net::TcpStream;
@@ -28,8 +23,12 @@ const KEPT_FOR: Nanos = Nanos::of(Duration::from_secs(15));
 /// a connection has been idle, the likelier it is that its server is closing it at this very moment.
 const FRESH_FOR: Nanos = Nanos::of(Duration::from_millis(1500));
 
-/// A pod and an endpoint.
-type Key = (u64, SocketAddr);
+/// Whose connections they are: those of a pod's clients that have dialled this address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) pod: u64,
+    pub(crate) dialled: SocketAddr,
+}
 
 struct Idle {
     stream: Opened,
@@ -39,26 +38,52 @@ struct Idle {
     until: Nanos,
 }
 
+/// What the clients of a key leave behind.
+#[derive(Default)]
+struct Group {
+    /// Connections of clients that are open. To no endpoint are more idle connections kept than there are of these: so many
+    /// the endpoint would have at most without Sluice, and one that serves a connection at a time would wait for ours.
+    clients: usize,
+    idle: AHashMap<SocketAddr, Vec<Idle>>,
+}
+
 #[derive(Default)]
 pub(crate) struct Pool {
-    idle: RefCell<AHashMap<Key, Vec<Idle>>>,
-    count: Cell<usize>,
+    groups: RefCell<AHashMap<Key, Group>>,
 }
 
 impl Pool {
-    /// An idle connection of pod `pod` to `endpoint` that is open as far as can be told.
+    /// A client's connection is open from now on, until [`Self::leave`].
+    pub(crate) fn enter(&self, key: Key) {
+        self.groups.borrow_mut().entry(key).or_default().clients += 1;
+    }
+
+    /// A client's connection has ended, and with it what was kept for it.
+    pub(crate) fn leave(&self, key: Key) {
+        let mut groups = self.groups.borrow_mut();
+        let Some(group) = groups.get_mut(&key) else { return };
+        group.clients = group.clients.saturating_sub(1);
+        if group.clients == 0 {
+            groups.remove(&key);
+            return;
+        }
+        for idle in group.idle.values_mut() {
+            // Those that were used last stay.
+            idle.drain(..idle.len().saturating_sub(group.clients));
+        }
+    }
+
+    /// An idle connection to `endpoint` that is open as far as can be told.
     /// `repeatable`: the request could be sent again, should it turn out not to be.
-    pub(crate) fn take(&self, pod: u64, endpoint: &Endpoint, repeatable: bool, now: Nanos) -> Option<Opened> {
-        let mut pools = self.idle.borrow_mut();
-        let idle = pools.get_mut(&(pod, endpoint.address))?;
+    pub(crate) fn take(&self, key: Key, endpoint: &Endpoint, repeatable: bool, now: Nanos) -> Option<Opened> {
+        let mut groups = self.groups.borrow_mut();
+        let idle = groups.get_mut(&key)?.idle.get_mut(&endpoint.address)?;
         while let Some(candidate) = idle.pop() {
-            self.count.set(self.count.get() - 1);
             if now > candidate.until || !Arc::ptr_eq(&candidate.load, &endpoint.load) {
                 continue;
             }
             if !repeatable && now > candidate.since + FRESH_FOR {
                 // The others are older still.
-                self.count.set(self.count.get() - idle.len());
                 idle.clear();
                 return None;
             }
@@ -73,7 +98,7 @@ impl Pool {
     /// Of an endpoint that is shutting down none is kept: it may wait for its connections to end.
     pub(crate) fn give(
         &self,
-        pod: u64,
+        key: Key,
         endpoint: &Endpoint,
         stream: Opened,
         idle_seconds: Option<u32>,
@@ -87,42 +112,46 @@ impl Pool {
         if keep == Nanos::ZERO || endpoint.load.terminating_since().is_some() {
             return;
         }
-        let idle = Idle { stream, load: endpoint.load.clone(), since: now, until: now + keep };
-        self.idle.borrow_mut().entry((pod, endpoint.address)).or_default().push(idle);
-        self.count.set(self.count.get() + 1);
+        let mut groups = self.groups.borrow_mut();
+        let Some(group) = groups.get_mut(&key) else { return };
+        let idle = group.idle.entry(endpoint.address).or_default();
+        if idle.len() >= group.clients {
+            idle.remove(0);
+        }
+        idle.push(Idle { stream, load: endpoint.load.clone(), since: now, until: now + keep });
     }
 
     /// Closes what has been idle for too long, what its server has closed, and what leads to an endpoint that is shutting
     /// down: that would never be asked for again.
     pub(crate) fn sweep(&self, now: Nanos) {
-        let mut pools = self.idle.borrow_mut();
-        pools.retain(|_, idle| {
-            idle.retain(|candidate| {
-                now <= candidate.until
-                    && candidate.load.terminating_since().is_none()
-                    && is_quiet(&candidate.stream)
+        for group in self.groups.borrow_mut().values_mut() {
+            group.idle.retain(|_, idle| {
+                idle.retain(|candidate| {
+                    now <= candidate.until
+                        && candidate.load.terminating_since().is_none()
+                        && is_quiet(&candidate.stream)
+                });
+                !idle.is_empty()
             });
-            !idle.is_empty()
-        });
-        self.count.set(pools.values().map(Vec::len).sum());
+        }
     }
 
     /// Closes all. Returns how many there were.
     pub(crate) fn clear(&self) -> usize {
-        self.idle.borrow_mut().clear();
-        self.count.take()
+        let mut groups = self.groups.borrow_mut();
+        let idle = groups.values_mut().flat_map(|group| group.idle.drain());
+        idle.map(|(_, idle)| idle.len()).sum()
     }
 
     /// Closes all connections of a pod that is gone.
     pub(crate) fn forget(&self, pod: u64) {
-        let mut pools = self.idle.borrow_mut();
-        pools.retain(|(owner, _), _| *owner != pod);
-        self.count.set(pools.values().map(Vec::len).sum());
+        let mut groups = self.groups.borrow_mut();
+        groups.iter_mut().filter(|(key, _)| key.pod == pod).for_each(|(_, group)| group.idle.clear());
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.count.get()
+        self.groups.borrow().values().flat_map(|group| group.idle.values()).map(Vec::len).sum()
     }
 }
 
@@ -155,6 +184,17 @@ mod tests {
         (Opened::new(client.unwrap(), &Arc::default()), server.unwrap().0)
     }
 
+    fn key(pod: u64) -> Key {
+        Key { pod, dialled: "10.96.0.1:80".parse().unwrap() }
+    }
+
+    /// With so many clients of pod 1.
+    fn pool(clients: usize) -> Pool {
+        let pool = Pool::default();
+        (0..clients).for_each(|_| pool.enter(key(1)));
+        pool
+    }
+
     fn endpoint() -> Endpoint {
         Endpoint::new("10.0.0.1:80".parse().unwrap())
     }
@@ -167,45 +207,45 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_used_comes_first_and_never_another_pods() {
-        let pool = Pool::default();
+        let pool = pool(2);
         let endpoint = endpoint();
         let (first, _keep1) = pair().await;
         let (second, _keep2) = pair().await;
         let last = second.local_addr().unwrap();
-        pool.give(1, &endpoint, first, None, Nanos::ZERO);
-        pool.give(1, &endpoint, second, None, Nanos::ZERO);
+        pool.give(key(1), &endpoint, first, None, Nanos::ZERO);
+        pool.give(key(1), &endpoint, second, None, Nanos::ZERO);
         assert_eq!(pool.len(), 2);
-        assert!(pool.take(2, &endpoint, true, SECOND).is_none());
-        assert_eq!(pool.take(1, &endpoint, true, SECOND).unwrap().local_addr().unwrap(), last);
+        assert!(pool.take(key(2), &endpoint, true, SECOND).is_none());
+        assert_eq!(pool.take(key(1), &endpoint, true, SECOND).unwrap().local_addr().unwrap(), last);
         pool.forget(1);
-        assert!(pool.take(1, &endpoint, true, SECOND).is_none());
+        assert!(pool.take(key(1), &endpoint, true, SECOND).is_none());
         assert_eq!(pool.len(), 0);
     }
 
     #[tokio::test]
     async fn old_ones_are_not_used() {
-        let pool = Pool::default();
+        let pool = pool(2);
         let endpoint = endpoint();
         let (stream, _keep) = pair().await;
-        pool.give(1, &endpoint, stream, Some(5), Nanos::ZERO);
+        pool.give(key(1), &endpoint, stream, Some(5), Nanos::ZERO);
         assert!(
-            pool.take(1, &endpoint, true, SECOND * 5).is_none(),
+            pool.take(key(1), &endpoint, true, SECOND * 5).is_none(),
             "a second before the server's own limit"
         );
         let (stream, _keep) = pair().await;
-        pool.give(1, &endpoint, stream, None, Nanos::ZERO);
-        assert!(pool.take(1, &endpoint, false, SECOND * 2).is_none(), "not for what cannot be repeated");
+        pool.give(key(1), &endpoint, stream, None, Nanos::ZERO);
+        assert!(pool.take(key(1), &endpoint, false, SECOND * 2).is_none(), "not for what cannot be repeated");
         let (stream, _keep) = pair().await;
-        pool.give(1, &endpoint, stream, Some(0), Nanos::ZERO);
+        pool.give(key(1), &endpoint, stream, Some(0), Nanos::ZERO);
         assert_eq!(pool.len(), 0);
     }
 
     #[tokio::test]
     async fn closed_and_talkative_ones_are_not_used() {
-        let pool = Pool::default();
+        let pool = pool(2);
         let endpoint = endpoint();
         let (stream, server) = pair().await;
-        pool.give(1, &endpoint, stream, None, Nanos::ZERO);
+        pool.give(key(1), &endpoint, stream, None, Nanos::ZERO);
         drop(server);
         until(|| {
             pool.sweep(Nanos::ZERO);
@@ -215,23 +255,45 @@ mod tests {
 
         let (stream, mut server) = pair().await;
         server.write_all(b"HTTP/1.1 408 Timeout\r\n\r\n").await.unwrap();
-        pool.give(1, &endpoint, stream, None, Nanos::ZERO);
-        assert!(pool.take(1, &endpoint, false, Nanos::ZERO).is_none(), "the kernel knows at once");
+        pool.give(key(1), &endpoint, stream, None, Nanos::ZERO);
+        assert!(pool.take(key(1), &endpoint, false, Nanos::ZERO).is_none(), "the kernel knows at once");
     }
 
     #[tokio::test]
     async fn none_that_leads_to_who_leaves_or_is_another_is_used() {
-        let (pool, old) = (Pool::default(), endpoint());
+        let (pool, old) = (pool(1), endpoint());
         let (stream, _keep1) = pair().await;
-        pool.give(1, &old, stream, None, Nanos::ZERO);
-        assert!(pool.take(1, &endpoint(), true, Nanos::ZERO).is_none(), "another at the same address");
+        pool.give(key(1), &old, stream, None, Nanos::ZERO);
+        assert!(pool.take(key(1), &endpoint(), true, Nanos::ZERO).is_none(), "another at the same address");
         let (stream, _keep2) = pair().await;
-        pool.give(1, &old, stream, None, Nanos::ZERO);
+        pool.give(key(1), &old, stream, None, Nanos::ZERO);
         old.load.set_terminating(true, 1);
         pool.sweep(Nanos::ZERO);
         assert_eq!(pool.len(), 0);
         let (stream, _keep3) = pair().await;
-        pool.give(1, &old, stream, None, Nanos::ZERO);
+        pool.give(key(1), &old, stream, None, Nanos::ZERO);
         assert_eq!(pool.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn no_more_is_kept_than_clients_keep() {
+        let (pool, endpoint) = (pool(3), endpoint());
+        let mut servers = Vec::new();
+        for _ in 0..4 {
+            let (stream, server) = pair().await;
+            servers.push(server);
+            pool.give(key(1), &endpoint, stream, None, Nanos::ZERO);
+        }
+        assert_eq!(pool.len(), 3);
+        let last = servers[3].peer_addr().unwrap();
+        pool.leave(key(1));
+        pool.leave(key(1));
+        assert_eq!(pool.len(), 1);
+        let kept = pool.take(key(1), &endpoint, true, SECOND).unwrap();
+        assert_eq!(kept.local_addr().unwrap(), last, "the last used one is the one that stays");
+        pool.leave(key(1));
+        pool.give(key(1), &endpoint, kept, None, Nanos::ZERO);
+        assert_eq!(pool.len(), 0, "there is nobody left to keep it for");
+        pool.leave(key(1));
     }
 }

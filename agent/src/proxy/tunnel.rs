@@ -10,6 +10,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -37,9 +38,9 @@ use crate::{
     clock::Nanos,
     cluster::model::Destination,
     govern::{
-        endpoint::Endpoint,
+        endpoint::{Endpoint, InFlight},
         outcome::{ErrorKind, Outcome},
-        route::Within,
+        route::{Lane, Within},
         warmup,
     },
     observe::{metrics::RetryCause, reason::Reason},
@@ -116,6 +117,17 @@ pub(crate) async fn dial(
         }
     }
     Err(Reason::UpstreamConnect)
+}
+
+/// What a tunnel holds to an endpoint that was connected to before it was known to be one.
+pub(crate) fn hold(endpoint: &Arc<Endpoint>, now: Nanos) -> Held {
+    let in_flight = InFlight::begin(endpoint.clone(), now.0);
+    Held::new(
+        choose::Chosen { in_flight, lane: Lane::Baseline, panic: false, yields: false },
+        None,
+        None,
+        now,
+    )
 }
 
 /// Dials an endpoint, unless one has been dialled already, and carries bytes.

@@ -9,7 +9,10 @@ use std::{
 };
 
 use socket2::TcpKeepalive;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::{Instant, sleep},
+};
 
 use super::{
     pressure::{self, UNSENT},
@@ -126,9 +129,116 @@ pub(crate) async fn connect(worker: &Worker, pod: &PodHere, endpoint: &Arc<Endpo
     connected
 }
 
+/// How long the end of a connection is looked at to learn what became of the last that was sent over it: more than a round
+/// trip within any cluster.
+const VERDICT: Duration = Duration::from_millis(250);
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+
+/// Whether nothing can have been read of the `sent` bytes that were written last to a connection whose peer has ended its side.
+///
+/// A peer that had closed the connection before they came answers them with a reset, and never acknowledges them (Linux:
+/// `tcp_rcv_state_process`, `TCPABORTONDATA`). Its end acknowledges all that it had got before. So end, reset and nothing
+/// acknowledged say together that they came too late. (`unacknowledged`: see [`Network`](super::Network).) A reset alone does not: acknowledgements are delayed.
+pub(crate) async fn was_unread(
+    stream: &TcpStream,
+    unacknowledged: impl Fn() -> io::Result<usize>,
+    sent: usize,
+    write_failed: bool,
+) -> bool {
+    let deadline = Instant::now() + VERDICT;
+    let mut wait = FIRST_LOOK;
+    loop {
+        // In this order: what the peer acknowledges it does before its reset.
+        let reset = write_failed || !matches!(stream.take_error(), Ok(None));
+        match unacknowledged() {
+            Ok(left) if left >= sent => {}
+            _ => return false,
+        }
+        if reset || sent == 0 {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(wait).await;
+        wait *= 2;
+    }
+}
+
 /// Makes the peer see a reset, not an orderly end: a broken conversation must not look like a finished one.
 pub(crate) fn reset(stream: TcpStream) {
     // Fails only for a socket that is gone already.
     let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     drop(stream);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::TcpStream;
+
+    /// The same, on this machine.
+    async fn was_unread(stream: &TcpStream, sent: usize, write_failed: bool) -> bool {
+        let unacknowledged = || crate::capture::unacknowledged(stream.as_fd());
+        super::was_unread(stream, unacknowledged, sent, write_failed).await
+    }
+
+    /// A connection over which a request and its answer have gone.
+    async fn used() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut client, (mut server, _)) = (client.unwrap(), server.unwrap());
+        client.write_all(b"first").await.unwrap();
+        server.read_exact(&mut [0; 5]).await.unwrap();
+        server.write_all(b"answer").await.unwrap();
+        client.read_exact(&mut [0; 6]).await.unwrap();
+        (client, server)
+    }
+
+    #[tokio::test]
+    async fn what_a_closed_peer_resets_was_unread() {
+        let (mut client, server) = used().await;
+        drop(server);
+        client.write_all(b"second").await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        assert!(was_unread(&client, 6, false).await);
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_was_unread() {
+        let (mut client, server) = used().await;
+        drop(server);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        assert!(was_unread(&client, 0, false).await);
+        client.write_all(b"half").await.unwrap();
+        while client.write_all(b"rest").await.is_ok() {}
+        assert!(was_unread(&client, 4, true).await);
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_has_got_before_it_ended_may_have_been_read() {
+        let (mut client, mut server) = used().await;
+        client.write_all(b"second").await.unwrap();
+        server.read_exact(&mut [0; 6]).await.unwrap();
+        drop(server);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        assert!(!was_unread(&client, 6, false).await);
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_gets_that_has_only_ended_its_side_may_be_read() {
+        let (mut client, mut server) = used().await;
+        server.shutdown().await.unwrap();
+        client.write_all(b"second").await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        assert!(!was_unread(&client, 6, false).await);
+        server.read_exact(&mut [0; 6]).await.unwrap();
+    }
 }

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
@@ -47,6 +47,9 @@ use crate::{
 
 /// How often a worker shows that it is alive. Capture stops redirecting when it does not for a second.
 const BEAT: Duration = Duration::from_millis(200);
+
+/// Services that a worker remembers to have warned of.
+const MOST_WARNED: usize = 1024;
 
 /// How often idle connections are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -133,6 +136,8 @@ pub(crate) struct Worker {
     /// Exchanges and tunnels that are going on.
     busy: Cell<usize>,
     complained: Cell<Nanos>,
+    /// Addresses whose service has been warned of, so that it is done once.
+    warned: RefCell<AHashSet<SocketAddr>>,
     /// What the wall clock said at a moment, not long ago.
     wall: Cell<(Nanos, SystemTime)>,
 }
@@ -215,6 +220,7 @@ impl Worker {
             pods: RefCell::default(),
             busy: Cell::new(0),
             complained: Cell::default(),
+            warned: RefCell::default(),
             wall: Cell::new((Nanos::now(), SystemTime::now())),
         }
     }
@@ -239,6 +245,15 @@ impl Worker {
     pub(crate) fn busy(self: &Rc<Self>) -> Busy {
         self.busy.set(self.busy.get() + 1);
         Busy(self.clone())
+    }
+
+    /// Whether this service, by the address that was dialled, has not been warned of before. Of a great many it is forgotten.
+    pub(crate) fn is_first_warning(&self, dialled: SocketAddr) -> bool {
+        let mut warned = self.warned.borrow_mut();
+        if warned.len() >= MOST_WARNED {
+            warned.clear();
+        }
+        warned.insert(dialled)
     }
 
     /// Logs, but not more than once a second: what a peer can cause at will must not fill the log.

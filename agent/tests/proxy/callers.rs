@@ -267,3 +267,42 @@ fn by_closing_at_once_after_its_request_which_arrives() {
     assert_eq!(origin.await_notes(1), ["0 /a"], "whoever does not wait for an answer is heard all the same");
     rig.await_nothing();
 }
+
+#[test]
+fn a_caller_that_asks_for_the_end_of_its_connection_has_its_endpoint_asked_for_it() {
+    for (request, asked) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", true),
+        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n", true),
+        ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", false),
+    ] {
+        let origin = Origin::fixed("ok");
+        let rig = Rig::before(&origin);
+        // Somebody keeps a connection, so that one would be kept for it.
+        let mut stays = rig.dial();
+        stays.get("/");
+        assert_eq!(stays.answer().body, "ok");
+        let mut caller = rig.dial();
+        caller.send(request);
+        assert!(caller.rest().ends_with("ok"));
+        rig.await_metric("sluice_connections_open", &["peer=\"upstream\""], 0.0);
+        let noted = origin.noted();
+        assert_eq!(noted[1].contains("\r\nconnection: close\r\n"), asked, "{noted:?}");
+    }
+}
+
+#[test]
+fn no_connection_is_kept_for_callers_that_have_left() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::before(&origin);
+    let mut callers: Vec<_> = (0..3).map(|_| rig.dial()).collect();
+    for caller in &mut callers {
+        caller.get("/");
+        assert_eq!(caller.answer().body, "ok");
+    }
+    rig.await_metric("sluice_connections_open", &["peer=\"upstream\""], 1.0);
+    callers.pop();
+    rig.await_metric("sluice_connections_open", &["peer=\"client\""], 2.0);
+    assert!((rig.metric("sluice_connections_open", &["peer=\"upstream\""]) - 1.0).abs() < 0.1);
+    drop(callers);
+    rig.await_nothing();
+}

@@ -55,12 +55,127 @@ fn bytes_of_another_protocol_are_tunnelled() {
         peer.send("+PONG\r\n");
         peer.end();
     });
-    for protocol in [Protocol::Detect, Protocol::Http, Protocol::Http2] {
-        let rig = Rig::speaking(protocol, &origin);
+    let rig = Rig::speaking(Protocol::Detect, &origin);
+    let mut caller = rig.dial();
+    caller.send("*1\r\n$4\r\nPING\r\n");
+    caller.expect("+PONG\r\n");
+    rig.await_detected("unknown", 1.0);
+}
+
+#[test]
+fn text_that_begins_as_http_does_is_tunnelled_at_its_first_line() {
+    for words in [
+        "OPTIONS rtsp://cam/1 RTSP/1.0\r\nCSeq: 1\r\n\r\n",
+        "INVITE sip:bob@shop SIP/2.0\r\n\r\n",
+        "REQMOD icap://scan/req ICAP/1.0\r\n\r\n",
+        "SOURCE /live HTTP/1.0\r\nice-name: a\r\n\r\n",
+        "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET / HTTP/1.1\r\n\r\n",
+        "\r\n\r\n\0\r\nQUIT\n",
+        "NICK bob\r\n",
+        "EHLO shop\r\n",
+        "SUB orders 1\r\n",
+        "GET key\r\n",
+        "DELETE key\r\n",
+        "PUT 0 0 60 5\r\n",
+        "nPING\n",
+        "zPING\0",
+        "shop.orders 5 1700000000\n",
+        "GET /\r\n",
+    ] {
+        let origin = Origin::new(move |_, peer, _| {
+            peer.expect(words);
+            peer.send("heard");
+            peer.expect("more");
+            peer.end();
+        });
+        let rig = Rig::speaking(Protocol::Detect, &origin);
         let mut caller = rig.dial();
-        caller.send("*1\r\n$4\r\nPING\r\n");
-        caller.expect("+PONG\r\n");
+        caller.send(words);
+        caller.expect("heard");
+        caller.send("more");
+        caller.finish();
+        assert_eq!(caller.rest(), "", "{words:?}");
         rig.await_detected("unknown", 1.0);
+        assert!(rig.metric("sluice_requests_total", &[]).abs() < 0.1, "{words:?}");
+    }
+}
+
+#[test]
+fn a_caller_that_ends_without_a_word_reaches_the_endpoint() {
+    let origin = Origin::new(|_, peer, note| {
+        note(peer.rest());
+        peer.send("who is there?");
+    });
+    let rig = Rig::speaking(Protocol::Detect, &origin);
+    let mut caller = rig.dial();
+    caller.finish();
+    assert_eq!(caller.rest(), "who is there?");
+    drop(rig.dial());
+    assert_eq!(origin.await_notes(2), ["", ""]);
+    rig.await_nothing();
+}
+
+#[test]
+fn a_port_that_is_declared_http_is_for_its_reader() {
+    for protocol in [Protocol::Http, Protocol::Http2] {
+        let origin = Origin::fixed("ok");
+        let rig = Rig::speaking(protocol, &origin);
+        let ask = |words: &str| {
+            let mut caller = rig.dial();
+            caller.send(words);
+            caller.answer()
+        };
+        for good in ["\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "\r\n\nget /a HTTP/1.1\r\nHost: a\r\n\r\n"] {
+            assert_eq!(ask(good).body, "ok", "{good:?}");
+        }
+        let noted = origin.noted();
+        assert!(noted[0].contains(" GET / HTTP/1.1") && noted[1].contains(" get /a HTTP/1.1"), "{noted:?}");
+        for bad in [
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "*1\r\n$4\r\nPING\r\n\r\n",
+            "\0\0\r\n\r\n",
+        ] {
+            ask(bad).made_up(400, "bad_request");
+        }
+        assert_eq!(origin.noted().len(), 2, "nothing else got through");
+        rig.await_detected("unknown", 0.0);
+    }
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard_where_http_is_declared() {
+    let origin = server_first();
+    let rig = Rig::speaking(Protocol::Http, &origin);
+    let mut caller = rig.dial();
+    caller.expect("5.7.44-log");
+    caller.send("auth");
+    caller.expect("auth");
+    rig.await_detected("server_first", 1.0);
+}
+
+#[test]
+fn a_silent_caller_of_http_that_speaks_late_is_governed_whatever_its_endpoint_did() {
+    for closes in [false, true] {
+        let origin = Origin::new(move |number, peer, note| {
+            note(format!("{number} connected"));
+            if closes && number == 0 {
+                return;
+            }
+            while peer.request().is_some() {
+                peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            }
+        });
+        let rig = Rig::speaking(Protocol::Http, &origin);
+        let mut caller = rig.dial();
+        origin.await_notes(1);
+        if closes {
+            rig.await_metric("sluice_connections_open", &["peer=\"upstream\""], 0.0);
+        }
+        caller.get("/");
+        assert_eq!(caller.answer().body, "ok");
+        assert_eq!(origin.noted().len(), if closes { 2 } else { 1 });
+        rig.await_detected("http1", 1.0);
     }
 }
 

@@ -180,3 +180,51 @@ fn an_idle_connection_that_its_server_closed_is_not_an_error() {
     }
     rig.await_requests("2xx", "", 200.0);
 }
+
+#[test]
+fn a_request_over_a_stale_connection_goes_elsewhere_if_its_endpoint_is_gone() {
+    let seen = (0..60).any(|_| {
+        let leaving = forgetful(false);
+        let mut rig = Rig::before(&leaving);
+        let mut caller = rig.dial();
+        caller.get("/first");
+        assert_eq!(caller.answer().body, "ok");
+        let address = leaving.address;
+        drop(leaving);
+        while std::net::TcpStream::connect(address).is_ok() {
+            std::thread::yield_now();
+        }
+        let other = Origin::fixed("ok");
+        let stays = other.address;
+        rig.change(|service| service.endpoint(stays));
+        caller.get("/second");
+        assert_eq!(caller.answer().body, "ok");
+        rig.metric("sluice_retries_total", &["cause=\"stale_connection\""]) > 0.5
+    });
+    assert!(seen, "the endpoint that leaves was never chosen");
+}
+
+#[test]
+fn a_body_that_comes_late_is_sent_again_over_a_stale_connection() {
+    let origin = Origin::new(|number, peer, note| {
+        let Some(_) = peer.request() else { return };
+        if number == 0 {
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            let Some(_) = peer.request() else { return };
+            note("head".to_owned());
+            peer.exactly(4);
+            return;
+        }
+        note(String::from_utf8(peer.exactly(4)).unwrap());
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    });
+    let rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    caller.get("/first");
+    assert_eq!(caller.answer().body, "ok");
+    caller.send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n");
+    origin.await_notes(1);
+    caller.send("body");
+    assert_eq!(caller.answer().body, "ok");
+    assert_eq!(origin.noted(), ["head", "body"]);
+}

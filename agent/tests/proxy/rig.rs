@@ -108,6 +108,10 @@ impl Network for Loopback {
         self.closed.load(Ordering::Relaxed)
     }
 
+    fn unacknowledged(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        sluice::capture::unacknowledged(socket)
+    }
+
     fn set_direct(&self, direct: bool) -> io::Result<()> {
         self.direct.store(direct, Ordering::Relaxed);
         Ok(())

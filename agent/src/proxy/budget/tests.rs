@@ -34,6 +34,10 @@ impl Network for Arc<Kernel> {
         false
     }
 
+    fn unacknowledged(&self, _: BorrowedFd<'_>) -> io::Result<usize> {
+        Ok(0)
+    }
+
     fn set_direct(&self, direct: bool) -> io::Result<()> {
         if self.refuses.load(Relaxed) {
             return Err(io::Error::from(io::ErrorKind::OutOfMemory));

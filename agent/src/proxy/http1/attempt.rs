@@ -1,6 +1,6 @@
 //! Sending a request to an endpoint, up to the head of its answer.
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, io, os::fd::AsFd, sync::Arc, task::Poll};
 
 use bytes::{Buf, BytesMut};
 
@@ -47,7 +47,7 @@ pub(super) struct Answer {
 
 /// Why no answer came over a connection.
 enum NoAnswer {
-    /// Nothing came back over one that was idle before: its server had closed it.
+    /// Nothing came back over one that was idle before, and sending the request again does no harm: its server had closed it.
     Stale,
     Failed(Failure),
 }
@@ -91,19 +91,24 @@ impl Exchange<'_> {
         self.request.method.is_idempotent() && self.up.flow.is_repeatable()
     }
 
-    async fn obtain(&self, chosen: &Chosen, fresh_only: bool, now: Nanos) -> Result<Upstream, Failure> {
+    async fn obtain(&mut self, chosen: &Chosen, fresh_only: bool, now: Nanos) -> Result<Upstream, Failure> {
         let endpoint = chosen.endpoint();
-        let (worker, pod) = (&self.call.worker, &self.call.pod);
+        let (worker, pod) = (self.call.worker.clone(), self.call.pod.clone());
         let upstream = |stream, reused| Upstream {
             stream,
             endpoint: endpoint.clone(),
             reused,
             incoming: BytesMut::new(),
         };
-        if !fresh_only && let Some(stream) = worker.pool.take(pod.id, endpoint, self.is_repeatable(), now) {
+        let repeatable = self.is_repeatable();
+        if !fresh_only && let Some(stream) = worker.pool.take(self.pool_key(), endpoint, repeatable, now) {
+            if !self.up.flow.is_repeatable() {
+                // Its body has not all come. What is sent of it is kept, should the connection have been closed.
+                self.up.flow.record(pod.kept.take_none(), self.incoming);
+            }
             return Ok(upstream(stream, true));
         }
-        match upstream::connect(worker, pod, endpoint).await {
+        match upstream::connect(&worker, &pod, endpoint).await {
             Ok(stream) => Ok(upstream(stream, false)),
             Err(error) => {
                 worker.complain(|| {
@@ -146,7 +151,7 @@ impl Exchange<'_> {
             })
             .await?;
             if !matches!(read, Ok(1..)) {
-                return Err(self.silence(upstream));
+                return Err(self.silence(upstream, &read).await);
             }
             let common = upstream.incoming.len().min(VERSION.len());
             if upstream.incoming[..common] != VERSION[..common] {
@@ -155,18 +160,29 @@ impl Exchange<'_> {
         }
     }
 
-    /// The endpoint's connection, which has ended, had been closed before the request came. If the endpoint was told
-    /// that its caller has ended its side, it may have closed it for that, having seen the request.
-    fn is_stale(&self, upstream: &Upstream) -> bool {
+    /// The endpoint's connection, which has ended, had been closed before the request came, and the request may be sent
+    /// again: doing it twice is doing it once, or nothing of it can have been read. If the endpoint was told that its caller
+    /// has ended its side, it may have closed it for that, having seen the request.
+    async fn is_stale(&self, upstream: &Upstream, read: &io::Result<usize>) -> bool {
         let unheard = upstream.incoming.is_empty() && !self.interim;
-        upstream.reused && unheard && !self.up.ended && self.is_repeatable()
+        if !upstream.reused || !unheard || self.up.ended || !self.up.flow.is_repeatable() {
+            return false;
+        }
+        if self.request.method.is_idempotent() {
+            return true;
+        }
+        let stream = &*upstream.stream;
+        let unacknowledged = || self.call.pod.pod.network.unacknowledged(stream.as_fd());
+        let (sent, failed) = (self.up.flow.written(), self.up.deaf);
+        // Boxed, for it is rare, and every request's task would carry its state.
+        matches!(read, Ok(0)) && Box::pin(upstream::was_unread(stream, unacknowledged, sent, failed)).await
     }
 
     /// The endpoint's connection has ended before an answer.
-    fn silence(&self, upstream: &Upstream) -> NoAnswer {
+    async fn silence(&self, upstream: &Upstream, read: &io::Result<usize>) -> NoAnswer {
         if self.up.broken_off {
             Failure::CallerGone.into()
-        } else if self.is_stale(upstream) {
+        } else if self.is_stale(upstream, read).await {
             NoAnswer::Stale
         } else {
             Failure::Broken(Reason::UpstreamReset).into()

@@ -3,11 +3,17 @@
 //! Bodies are passed on as they come, chunk headers and trailers included; this module only tells how many of the next
 //! bytes belong to the body (RFC 9112, sections 6 and 7), and refuses what two readers could take for two things.
 
+use crate::proxy::detect::is_token;
+
 /// Longest chunk header (size and extensions). Extensions have no known use but to make a reader work for nothing.
 const MAX_CHUNK_HEADER: u32 = 4 * 1024;
 
 /// All trailers of a message together.
 const MAX_TRAILERS: u32 = 32 * 1024;
+
+/// What no trailer may be called.
+const FRAMING: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"host", b"trailer"];
+const LONGEST_FRAMING: usize = b"transfer-encoding".len();
 
 /// Sixteen hexadecimal digits would overflow what a length is kept in; nobody sends 2^60 bytes.
 const MAX_SIZE_DIGITS: u8 = 15;
@@ -31,7 +37,8 @@ impl Body {
 
     /// A chunked body. A `lenient` reader lets white space follow a chunk size, as some old servers write it.
     pub(crate) fn chunked(lenient: bool) -> Self {
-        Self::Chunked(Chunked { state: State::Size { value: 0, digits: 0 }, line: 0, lenient })
+        let state = State::Size { value: 0, digits: 0 };
+        Self::Chunked(Chunked { state, line: 0, name: [0; LONGEST_FRAMING], name_length: 0, lenient })
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -70,6 +77,9 @@ pub(crate) struct Chunked {
     state: State,
     /// Bytes of the present chunk header, or of the trailers so far.
     line: u32,
+    /// The name of the present trailer, in lower case, as far as it could be one of [`FRAMING`].
+    name: [u8; LONGEST_FRAMING],
+    name_length: u8,
     lenient: bool,
 }
 
@@ -165,8 +175,14 @@ impl Chunked {
                 return Err(BadChunk("trailers too long"));
             }
             (State::TrailerStart, b'\r') => State::EndLf,
+            (State::TrailerName, b':') if self.is_framing() => {
+                return Err(BadChunk("a trailer that says where a message ends, or whom it is for"));
+            }
             (State::TrailerName, b':') => State::TrailerValue,
-            (State::TrailerStart | State::TrailerName, _) if is_token(byte) => State::TrailerName,
+            (State::TrailerStart | State::TrailerName, _) if is_token(byte) => {
+                self.note_name(byte);
+                State::TrailerName
+            }
             (State::TrailerStart | State::TrailerName, _) => {
                 return Err(BadChunk("a trailer name that is no token"));
             }
@@ -185,11 +201,22 @@ impl Chunked {
     }
 }
 
-/// `tchar` of RFC 9110, section 5.6.2.
-pub(crate) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_')
-        || matches!(byte, b'`' | b'|' | b'~')
+impl Chunked {
+    fn note_name(&mut self, byte: u8) {
+        if self.state == State::TrailerStart {
+            self.name_length = 0;
+        }
+        if let Some(place) = self.name.get_mut(usize::from(self.name_length)) {
+            *place = byte.to_ascii_lowercase();
+        }
+        self.name_length = self.name_length.saturating_add(1);
+    }
+
+    /// The present trailer's name is one that a reader which merges trailers into the head would frame or route by
+    /// (RFC 9110, section 6.5.1).
+    fn is_framing(&self) -> bool {
+        self.name.get(..usize::from(self.name_length)).is_some_and(|name| FRAMING.contains(&name))
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +248,7 @@ mod tests {
             b"5\r\nhello\r\n0\r\n\r\n",
             b"A\r\n0123456789\r\n1;a=b;c=\"d\"\r\nx\r\n0\r\n\r\n",
             b"000005\r\nhello\r\n0\r\nx-sum: 1\r\ngrpc-status:0\r\n\r\n",
+            b"0\r\nhosts: 1\r\nx-content-length: 1\r\ntransfer-encoding-of-mine: 1\r\nhos: 1\r\n\r\n",
         ] {
             let mut longer = good.to_vec();
             longer.extend_from_slice(b"GET / HTTP/1.1\r\n");
@@ -248,6 +276,9 @@ mod tests {
             b"0\r\nname : x\r\n\r\n",
             b"0\r\n folded\r\n\r\n",
             b"0\r\nnocolon\r\n\r\n",
+            b"0\r\nContent-Length: 5\r\n\r\n",
+            b"0\r\na: b\r\ntransfer-encoding:chunked\r\n\r\n",
+            b"0\r\nHOST: a\r\n\r\n",
             b"0\r\na: b\nc: d\r\n\r\n",
             b"5;a\nb\r\nhello\r\n",
         ] {

@@ -165,6 +165,11 @@ impl Flow {
         self.kept && self.record.is_none()
     }
 
+    /// How much of it has been written, as long as it can be sent again.
+    pub(super) fn written(&self) -> usize {
+        self.written
+    }
+
     /// It can be sent again from the beginning.
     pub(super) fn is_repeatable(&self) -> bool {
         self.kept

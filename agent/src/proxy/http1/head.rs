@@ -17,6 +17,7 @@ pub(crate) const MAX_RESPONSE_HEADERS: usize = 1000;
 pub(crate) struct HeadEnd {
     scanned: usize,
     line: usize,
+    first_line: usize,
 }
 
 /// A line feed without a carriage return before it. Some readers end a line there and some do not, which is how
@@ -34,6 +35,9 @@ impl HeadEnd {
             if bare && !allow_bare {
                 return Err(BareLineFeed);
             }
+            if self.line == 0 {
+                self.first_line = length;
+            }
             if length == usize::from(!bare) {
                 return Ok(Some(feed + 1));
             }
@@ -43,27 +47,48 @@ impl HeadEnd {
         Ok(None)
     }
 
-    /// Not even the first line has come to its end.
-    pub(crate) fn is_in_first_line(&self) -> bool {
-        self.line == 0
+    /// Of a head that is too large: most of it is its first line, or that has not even come to its end.
+    pub(crate) fn is_mostly_first_line(&self) -> bool {
+        self.line == 0 || self.first_line > MAX_HEAD_BYTES / 2
     }
 }
 
-/// A head whose lines end with CR LF, of one some of whose lines end with a line feed only; `None` if none does. Were they
-/// passed on as they are, the next reader could see other lines than this one did.
+/// A head whose lines end with CR LF and are whole, of one some of whose lines end with a line feed only or are folded (go on
+/// in the next line, which begins with white space); `None` if there is none such. Were they passed on as they are, the next
+/// reader could see other lines than this one did (RFC 9112, sections 2.2 and 5.2).
 pub(crate) fn with_line_ends(head: &[u8]) -> Option<BytesMut> {
     let is_bare = |feed: usize| feed == 0 || head[feed - 1] != b'\r';
-    let first = memchr::memchr_iter(b'\n', head).find(|feed| is_bare(*feed))?;
+    // Nothing can be folded into the first line.
+    let status_end = memchr::memchr(b'\n', head)?;
+    let is_folded = |feed: usize| feed > status_end && matches!(head.get(feed + 1), Some(b' ' | b'\t'));
+    let is_odd = |feed: &usize| is_bare(*feed) || is_folded(*feed);
+    let first = memchr::memchr_iter(b'\n', head).find(is_odd)?;
     let mut out = BytesMut::with_capacity(head.len() + MAX_HEADERS);
-    out.extend_from_slice(&head[..first]);
-    let mut copied = first;
-    for feed in memchr::memchr_iter(b'\n', head).filter(|feed| is_bare(*feed)) {
-        out.extend_from_slice(&head[copied..feed]);
-        out.extend_from_slice(b"\r\n");
-        copied = feed + 1;
+    let mut copied = 0;
+    for feed in memchr::memchr_iter(b'\n', &head[first..]).map(|at| first + at).filter(is_odd) {
+        if is_folded(feed) {
+            out.extend_from_slice(head[copied..feed].trim_ascii_end());
+            out.extend_from_slice(b" ");
+            copied = feed + 1;
+            copied += head[copied..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        } else {
+            out.extend_from_slice(&head[copied..feed]);
+            out.extend_from_slice(b"\r\n");
+            copied = feed + 1;
+        }
     }
     out.extend_from_slice(&head[copied..]);
     Some(out)
+}
+
+/// Whether a header's line is written as most are: a colon, a space, the value, nothing else. What frames a message is
+/// written anew otherwise: readers differ on white space that is none to them.
+pub(crate) fn is_plain(head: &[u8], header: &httparse::Header<'_>) -> bool {
+    let value = (header.value.as_ptr() as usize).wrapping_sub(head.as_ptr() as usize);
+    let end = value.wrapping_add(header.value.len());
+    let before =
+        value.checked_sub(header.name.len() + 2).and_then(|at| head.get(at + header.name.len()..value));
+    before == Some(&b": "[..]) && head.get(end..end.wrapping_add(2)) == Some(&b"\r\n"[..])
 }
 
 /// Copies a head's bytes, but for the lines that are left out.
@@ -197,6 +222,10 @@ mod tests {
             assert_eq!(with_line_ends(head).unwrap(), b"a\r\nb\r\n\r\n"[..], "{head:?}");
         }
         assert_eq!(with_line_ends(b"\n").unwrap(), b"\r\n"[..]);
+        for head in [&b"a\r\nb: 1\r\n  2\r\n\t3\r\n\r\n"[..], b"a\nb: 1 \n 2\r\n \t3\n\n"] {
+            assert_eq!(with_line_ends(head).unwrap(), b"a\r\nb: 1 2 3\r\n\r\n"[..], "{head:?}");
+        }
+        assert_eq!(with_line_ends(b"a\r\n b: 1\r\n\r\n"), None, "nothing is folded into the first line");
     }
 
     #[test]

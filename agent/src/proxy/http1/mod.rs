@@ -163,15 +163,19 @@ async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Inco
     let mut end = HeadEnd::default();
     let mut deadline = None;
     loop {
-        // Blank lines before a request line are to be ignored (RFC 9112, section 2.2).
-        while deadline.is_none() && incoming.starts_with(b"\r\n") {
-            incoming.advance(2);
+        // Blank lines before a request line are to be ignored (RFC 9112, section 2.2), whichever way they end.
+        while deadline.is_none() {
+            match &incoming[..] {
+                [b'\r', b'\n', ..] => incoming.advance(2),
+                [b'\n', ..] => incoming.advance(1),
+                _ => break,
+            }
         }
         if !incoming.is_empty() && incoming[..] != b"\r"[..] {
             match end.find(incoming, false) {
                 Ok(Some(length)) if length <= MAX_HEAD_BYTES => return Incoming::Head(length),
                 Ok(None) if incoming.len() <= MAX_HEAD_BYTES => {}
-                Ok(None) if end.is_in_first_line() => return Incoming::Refused(Reason::UriTooLong),
+                Ok(_) if end.is_mostly_first_line() => return Incoming::Refused(Reason::UriTooLong),
                 Ok(_) => return Incoming::Refused(Reason::HeaderTooLarge),
                 Err(head::BareLineFeed) => return Incoming::Refused(Reason::BadRequest),
             }

@@ -79,7 +79,9 @@ impl Exchange<'_> {
         let Upstream { stream, endpoint, incoming, .. } = upstream;
         let worker = &self.call.worker;
         worker.buffers.give(incoming);
-        worker.pool.give(self.call.pod.id, &endpoint, stream, idle_seconds, Nanos::now());
+        if !self.request.closes {
+            worker.pool.give(self.pool_key(), &endpoint, stream, idle_seconds, Nanos::now());
+        }
     }
 
     /// The answer is not passed on. Its connection goes with it, unless the answer has come whole.

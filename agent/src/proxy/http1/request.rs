@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::{
     body::Body,
-    head::{MAX_HEADERS, elements},
+    head::{MAX_HEADERS, elements, is_plain},
     outgoing::Outgoing,
 };
 use crate::proxy::decisions::Ids;
@@ -61,6 +61,8 @@ pub(crate) struct Request {
     pub(crate) body: Body,
     /// The caller would keep its connection.
     pub(crate) keep_alive: bool,
+    /// It has said itself that it would not: what it would have had without Sluice is an endpoint that closes, too.
+    pub(crate) closes: bool,
     /// `Expect: 100-continue`.
     pub(crate) expects: bool,
     /// It asks for another protocol (RFC 9110, section 7.8), other than cleartext HTTP/2: `h2c` is ignored, as every server
@@ -89,15 +91,22 @@ pub(crate) enum Refused {
 #[derive(Default)]
 struct Lines<'h> {
     host: u32,
+    host_value: Option<&'h [u8]>,
     length: Option<u64>,
     chunked: bool,
+    /// What frames the message is not written as most write it.
+    odd: bool,
     codings: u32,
     close: bool,
     keep_alive: bool,
     expects: bool,
     connection_upgrade: bool,
-    /// The protocols asked for that may be passed on.
+    /// Protocols are asked for that may be passed on.
     upgrade: bool,
+    /// Cleartext HTTP/2 is asked for, too.
+    h2c: bool,
+    /// The protocols asked for, without that.
+    protocols: SmallVec<[&'h [u8]; 2]>,
     te_trailers: bool,
     request_id: Option<&'h [u8]>,
     traceparent: Option<&'h [u8]>,
@@ -121,9 +130,12 @@ pub(crate) fn read(
     match parsed.parse_with_uninit_headers(head, &mut slots) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(Refused::Malformed("a head that ends too early")),
+        Err(httparse::Error::Version) if has_known_version(head) => {
+            return Err(Refused::Malformed("white space in the request target"));
+        }
         Err(error) => return Err(refusal(error)),
     }
-    let (Some(method), Some(version)) = (parsed.method, parsed.version) else {
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(Refused::Malformed("no request line"));
     };
     let http10 = version == 0;
@@ -132,7 +144,7 @@ pub(crate) fn read(
     let mut tags = TagScan::new(names).stripping(strip);
     let mut lines = Lines::default();
     for header in headers {
-        lines.see(header, http10)?;
+        lines.see(head, header, http10)?;
         tags.see(header.name.as_bytes(), header.value);
         if let Some(traces) = &mut traces {
             traces.see(header.name.as_bytes(), header.value);
@@ -140,6 +152,11 @@ pub(crate) fn read(
     }
     if lines.host != 1 && !(http10 && lines.host == 0) {
         return Err(Refused::Malformed("exactly one Host is required"));
+    }
+    if let (Some(host), Some(authority)) = (lines.host_value, authority(target))
+        && !is_same_host(host, authority)
+    {
+        return Err(Refused::Malformed("a request target and a Host that differ"));
     }
     if lines.chunked && lines.length.is_some() {
         return Err(Refused::Malformed("both Content-Length and Transfer-Encoding"));
@@ -156,11 +173,33 @@ pub(crate) fn read(
         http10,
         body: if lines.chunked { Body::chunked(false) } else { Body::Length(lines.length.unwrap_or(0)) },
         keep_alive: !lines.close && (!http10 || lines.keep_alive),
+        closes: lines.close || http10 && !lines.keep_alive,
         expects: lines.expects && !http10,
         upgrade,
         tagging,
         ids: Ids::new(lines.request_id, lines.traceparent),
     })
+}
+
+/// The request line ends with a version that is understood, so it is not the version that is wrong.
+fn has_known_version(head: &[u8]) -> bool {
+    let line = head.trim_ascii_start().split(|byte| *byte == b'\r').next().unwrap_or_default();
+    line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")
+}
+
+/// Whom a target in absolute form is for (RFC 9112, section 3.2.2).
+fn authority(target: &str) -> Option<&[u8]> {
+    if target.starts_with('/') {
+        return None;
+    }
+    let (_, rest) = target.split_once("://")?;
+    rest.split(['/', '?', '#']).next().map(str::as_bytes)
+}
+
+/// The same host and port; 80 need not be said.
+fn is_same_host(one: &[u8], other: &[u8]) -> bool {
+    let without_port = |host: &[u8]| host.strip_suffix(b":80").unwrap_or(host).to_ascii_lowercase();
+    one.eq_ignore_ascii_case(other) || without_port(one) == without_port(other)
 }
 
 fn refusal(error: httparse::Error) -> Refused {
@@ -176,18 +215,28 @@ fn refusal(error: httparse::Error) -> Refused {
 
 impl<'h> Lines<'h> {
     /// Looks at one line; only names of the lengths that matter are compared.
-    fn see(&mut self, header: &httparse::Header<'h>, http10: bool) -> Result<(), Refused> {
+    fn see(&mut self, head: &[u8], header: &httparse::Header<'h>, http10: bool) -> Result<(), Refused> {
         let (name, value) = (header.name, header.value);
         match name.len() {
             2 if name.eq_ignore_ascii_case("te") => {
                 self.te_trailers |= elements(value).any(|element| element.eq_ignore_ascii_case(b"trailers"));
             }
-            4 if name.eq_ignore_ascii_case("host") => self.host += 1,
+            4 if name.eq_ignore_ascii_case("host") => {
+                self.host += 1;
+                self.host_value = Some(value);
+            }
             6 if name.eq_ignore_ascii_case("expect") => {
                 self.expects |= value.trim_ascii().eq_ignore_ascii_case(b"100-continue");
             }
             7 if name.eq_ignore_ascii_case("upgrade") => {
-                self.upgrade |= elements(value).any(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"));
+                for protocol in elements(value) {
+                    if protocol.eq_ignore_ascii_case(b"h2c") {
+                        self.h2c = true;
+                    } else {
+                        self.upgrade = true;
+                        self.protocols.push(protocol);
+                    }
+                }
             }
             10 if name.eq_ignore_ascii_case("connection") => {
                 for option in elements(value) {
@@ -204,6 +253,7 @@ impl<'h> Lines<'h> {
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let first = self.length.replace(length(value)?).is_none();
                 first.then_some(()).ok_or(Refused::Malformed("more than one Content-Length"))?;
+                self.odd |= !is_plain(head, header);
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 self.codings += 1;
@@ -214,6 +264,7 @@ impl<'h> Lines<'h> {
                     return Err(Refused::Coding);
                 }
                 self.chunked = true;
+                self.odd |= !is_plain(head, header);
             }
             _ => {}
         }
@@ -224,14 +275,28 @@ impl<'h> Lines<'h> {
     /// case.
     fn keep_to_this_hop(&self, outgoing: &mut Outgoing<'_>, upgrade: bool, names: &TagNames) {
         outgoing.leave_out(|name| self.is_for_this_hop(name, upgrade) && !names.is_header(name));
-        match (upgrade, self.te_trailers) {
-            (true, true) => outgoing.add(&header::CONNECTION, b"upgrade, te"),
-            (true, false) => outgoing.add(&header::CONNECTION, b"upgrade"),
-            (false, true) => outgoing.add(&header::CONNECTION, b"te"),
-            (false, false) => {}
+        let options = [(self.close, "close"), (upgrade, "upgrade"), (self.te_trailers, "te")];
+        let mut options = options.iter().filter(|(said, _)| *said).map(|(_, option)| *option);
+        if let Some(first) = options.next() {
+            let all = options.fold(first.to_owned(), |all, option| all + ", " + option);
+            outgoing.add(&header::CONNECTION, all.as_bytes());
         }
         if self.te_trailers {
             outgoing.add(&header::TE, b"trailers");
+        }
+        if upgrade && self.h2c {
+            outgoing.leave_out(|name| name.eq_ignore_ascii_case(b"upgrade"));
+            outgoing.add(&header::UPGRADE, &self.protocols.join(&b", "[..]));
+        }
+        if self.odd {
+            outgoing.leave_out(|name| {
+                name.eq_ignore_ascii_case(b"content-length")
+                    || name.eq_ignore_ascii_case(b"transfer-encoding")
+            });
+            match self.length {
+                Some(length) => outgoing.add(&header::CONTENT_LENGTH, length.to_string().as_bytes()),
+                None => outgoing.add(&header::TRANSFER_ENCODING, b"chunked"),
+            }
         }
     }
 

@@ -37,8 +37,8 @@ fn lines_for_this_hop_are_left_out() {
         None,
     )
     .unwrap();
-    assert_eq!(out, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n");
-    assert!(!request.keep_alive);
+    assert_eq!(out, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nconnection: close\r\n\r\n");
+    assert!(!request.keep_alive && request.closes);
     assert_eq!(request.body, Body::Length(3));
 }
 
@@ -85,7 +85,9 @@ fn websockets_are_passed_on_and_cleartext_http2_is_not() {
 
 #[test]
 fn of_several_protocols_one_that_can_be_passed_on_is_enough() {
-    for offered in ["h2c, websocket", "websocket, h2c", "H2C , h2c,TLS/1.0"] {
+    for (offered, left) in
+        [("h2c, websocket", "websocket"), ("a, h2c,  b", "a, b"), ("H2C , h2c,TLS/1.0", "TLS/1.0")]
+    {
         let (request, out) = read_for(
             &format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {offered}\r\n\r\n"),
             None,
@@ -94,7 +96,7 @@ fn of_several_protocols_one_that_can_be_passed_on_is_enough() {
         assert!(request.upgrade, "{offered}");
         assert_eq!(
             out,
-            format!("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: {offered}\r\nconnection: upgrade\r\n\r\n")
+            format!("GET / HTTP/1.1\r\nHost: a\r\nconnection: upgrade\r\nupgrade: {left}\r\n\r\n")
         );
     }
     let lines = "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: H2C, h2c";
@@ -170,6 +172,49 @@ fn malformed_heads_are_refused() {
     assert_eq!(refused("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), Refused::Version);
     let many = "a: b\r\n".repeat(MAX_HEADERS + 1);
     assert_eq!(refused(&format!("GET / HTTP/1.1\r\n{many}\r\n")), Refused::TooManyHeaders);
+}
+
+#[test]
+fn framing_that_is_written_oddly_is_written_anew() {
+    for (odd, wanted) in [
+        ("Transfer-Encoding:\tchunked", "transfer-encoding: chunked"),
+        ("Transfer-Encoding: chunked \t", "transfer-encoding: chunked"),
+        ("Transfer-Encoding:chunked", "transfer-encoding: chunked"),
+        ("Content-Length:  007", "content-length: 7"),
+    ] {
+        let (_, out) = read_for(&format!("POST / HTTP/1.1\r\n{odd}\r\nHost: a\r\n\r\n"), None).unwrap();
+        assert_eq!(out, format!("POST / HTTP/1.1\r\nHost: a\r\n{wanted}\r\n\r\n"), "{odd:?}");
+    }
+}
+
+#[test]
+fn a_target_and_a_host_that_differ_are_refused() {
+    let read =
+        |target: &str, host: &str| read_for(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"), None);
+    for (target, host) in [
+        ("http://a/", "a"),
+        ("http://A:80/x?y=http://c", "a"),
+        ("http://a", "A:80"),
+        ("http://a:8080?q", "a:8080"),
+        ("/x?y=http://b/", "a"),
+        ("*", "a"),
+    ] {
+        assert!(read(target, host).is_ok(), "{target} {host}");
+    }
+    for (target, host) in [("http://a/", "b"), ("http://a:81/", "a"), ("http://u@a/", "a"), ("http://a/", "")]
+    {
+        let wrong = Refused::Malformed("a request target and a Host that differ");
+        assert_eq!(read(target, host).unwrap_err(), wrong, "{target} {host}");
+    }
+}
+
+#[test]
+fn white_space_in_a_target_is_no_unknown_version() {
+    for line in ["GET /a b HTTP/1.1", "GET /a b HTTP/1.0", "GET / x HTTP/1.1"] {
+        let refused = refused(&format!("{line}\r\nHost: a\r\n\r\n"));
+        assert_eq!(refused, Refused::Malformed("white space in the request target"), "{line}");
+    }
+    assert_eq!(refused("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), Refused::Version);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     body::Body,
-    head::{Copier, MAX_HEADERS, MAX_RESPONSE_HEADERS, add, elements, with_line_ends},
+    head::{Copier, MAX_HEADERS, MAX_RESPONSE_HEADERS, add, elements, is_plain, with_line_ends},
     request::{Method, length},
 };
 use crate::govern::headers;
@@ -77,6 +77,8 @@ struct Lines<'h> {
     chunked: bool,
     /// Chunked, but not once and last: where it ends depends on who reads it.
     unclear: bool,
+    /// Lines that say no more than that it is chunked.
+    chunked_alone: u32,
     close: bool,
     keep_alive: bool,
     idle_seconds: Option<u32>,
@@ -131,6 +133,10 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
     if code == 101 && !tunnel {
         return Err(BadAnswer::Ambiguous("a switch of protocols that nobody asked for"));
     }
+    // Two that say the same are one, as clients take them.
+    let chunked_twice = lines.chunked_alone > 1 && lines.chunked_alone == lines.codings;
+    lines.unclear &= !chunked_twice;
+    let bodiless = tunnel || code < 200 || code == 204;
     let body = if tunnel {
         Body::UntilClose
     } else if caller.method == Method::Head || code < 200 || code == 204 || code == 304 {
@@ -171,11 +177,17 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
     let mut length_seen = false;
     for header in headers {
         let name = header.name.as_bytes();
-        let again = lines.repeated && name.eq_ignore_ascii_case(b"content-length") && {
+        let is_length = name.eq_ignore_ascii_case(b"content-length");
+        let is_coding = name.eq_ignore_ascii_case(b"transfer-encoding");
+        let again = (lines.repeated && is_length || chunked_twice && is_coding) && {
             std::mem::replace(&mut length_seen, true)
         };
-        if again || lines.is_for_this_hop(name, passes_upgrade) {
+        // What has no body must not speak of its length (RFC 9110, section 8.6; RFC 9112, section 6.1).
+        let wrong = bodiless && (is_length || is_coding);
+        if again || wrong || lines.is_for_this_hop(name, passes_upgrade) {
             copier.omit(name);
+        } else if (is_length || is_coding) && !is_plain(head, header) {
+            copier.rewrite(name, header.value);
         } else if head.get(copier.position(name) + name.len()) != Some(&b':') {
             // White space before the colon, which some readers take for a part of the name (RFC 9112, section 5.1).
             copier.rewrite(name, header.value);
@@ -234,6 +246,7 @@ impl<'h> Lines<'h> {
                 }
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                self.chunked_alone += u32::from(value.eq_ignore_ascii_case(b"chunked"));
                 for coding in elements(value) {
                     self.codings += 1;
                     self.unclear |= self.chunked;
@@ -341,6 +354,28 @@ mod tests {
     }
 
     #[test]
+    fn what_clients_accept_is_made_clear() {
+        let twice =
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nA: 1\r\ntransfer-encoding: chunked\r\n\r\n";
+        let (response, keep, out) = read_for(twice, CALLER).unwrap();
+        assert_eq!((response.body, keep), (Body::chunked(true), true));
+        assert_eq!(out, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nA: 1\r\n\r\n");
+        for odd in ["Transfer-Encoding:\tchunked \r\n", "Transfer-Encoding:chunked\t\r\n"] {
+            let (_, _, out) = read_for(&format!("HTTP/1.1 200 OK\r\n{odd}\r\n"), CALLER).unwrap();
+            assert_eq!(out, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "{odd:?}");
+        }
+        let folded = "HTTP/1.1 200 OK\r\nX: a\r\n  b\r\n\tc\r\nContent-Length: 0\r\n\r\n";
+        let (response, _, out) = read_for(folded, CALLER).unwrap();
+        assert_eq!(response.body, Body::EMPTY);
+        assert_eq!(out, "HTTP/1.1 200 OK\r\nX: a b c\r\nContent-Length: 0\r\n\r\n");
+        for framing in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+            let (response, _, out) =
+                read_for(&format!("HTTP/1.1 204 No\r\n{framing}\r\n\r\n"), CALLER).unwrap();
+            assert_eq!((response.body, out.as_str()), (Body::EMPTY, "HTTP/1.1 204 No\r\n\r\n"), "{framing}");
+        }
+    }
+
+    #[test]
     fn a_caller_that_still_sends_learns_that_nobody_listens() {
         let sending = Caller { sending: true, ..CALLER };
         let head = "HTTP/1.1 413 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -417,8 +452,9 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nX: a\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked, gzip\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n X: folded\r\n\r\n",
             "HTTP/1.1 099 OK\r\n\r\n",
             "HTTP/2 200 OK\r\n\r\n",
             "ICY 200 OK\r\n\r\n",
