@@ -2,8 +2,11 @@
 
 use clap::{Args, ValueEnum};
 
-use super::{Failed, reach::Asked};
-use crate::admin::desk::Question;
+use super::{CALL, EXPLAIN, Failed, reach::Asked};
+use crate::{
+    admin::desk::{CallAsked, Question, Wrong},
+    config,
+};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -22,7 +25,7 @@ pub(crate) struct How {
 }
 
 /// A request of a pod.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct Request {
     /// The calling pod, as in shop/client
     #[arg(long, value_name = "NAMESPACE/POD")]
@@ -52,14 +55,50 @@ impl Request {
             [method] => (&**method, "/"),
             [method, target, ..] => (&**method, &**target),
         };
-        Ok(Question {
+        let question = Question {
             pod: needed("--pod", &self.pod)?,
             to: needed("--to", &self.to)?,
             method: method.to_owned(),
             target: target.to_owned(),
             headers: self.headers.clone(),
-        })
+        };
+        question.check().map_err(wrong)?;
+        Ok(question)
     }
+
+    /// The same with a pod's full name in the place of one that is not yet known.
+    fn with_a_pod(&self) -> Result<Self, Failed> {
+        let pod = match self.pod.as_deref() {
+            None => "namespace/pod".to_owned(),
+            Some(pod) if pod.contains('/') => pod.to_owned(),
+            Some(pod) => {
+                config::object_name(pod).map_err(|allowed| {
+                    Failed::Question(format!("--pod: {pod:?} is no name of a pod: {allowed}"))
+                })?;
+                format!("namespace/{pod}")
+            }
+        };
+        Ok(Self { pod: Some(pod), ..self.clone() })
+    }
+}
+
+/// What the agent, or the check before it is asked, says of a question: the fields of a question are flags here.
+pub(super) fn flagged(why: &str) -> String {
+    let flags = [
+        ("pod: ", "--pod: "),
+        ("to: ", "--to: "),
+        ("method: ", "METHOD: "),
+        ("target: ", "PATH: "),
+        ("header: ", "--header: "),
+        ("lane: ", "--lane: "),
+        ("endpoint: ", "--endpoint: "),
+    ];
+    let named = flags.iter().find_map(|(field, flag)| Some(format!("{flag}{}", why.strip_prefix(field)?)));
+    named.unwrap_or_else(|| why.to_owned())
+}
+
+fn wrong(wrong: Wrong) -> Failed {
+    Failed::Question(flagged(&wrong.to_string()))
 }
 
 /// Flags of `sluice explain`.
@@ -71,16 +110,29 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "ID", conflicts_with_all = ["pod", "to", "line", "headers"])]
     pub(super) request_id: Option<String>,
     /// Explain the request that has ended and belongs to this trace (32 hexadecimal digits)
-    #[arg(long, value_name = "ID", conflicts_with_all = ["pod", "to", "line", "headers"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["pod", "to", "line", "headers"], value_parser = trace_id)]
     pub(super) trace_id: Option<String>,
     /// List the last N requests that are kept (1 to 100)
-    #[arg(long, value_name = "N", conflicts_with_all = ["pod", "to", "line", "headers"])]
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with_all = ["pod", "to", "line", "headers"],
+        value_parser = last
+    )]
     pub(super) last: Option<u8>,
     #[command(flatten)]
     pub(crate) how: How,
 }
 
 impl ExplainArgs {
+    /// Whether it can be asked at all; the pod may yet be completed.
+    pub(crate) fn check(&self, program: &str) -> Result<(), Failed> {
+        match self.past() {
+            Some(_) => Ok(()),
+            None => self.request.with_a_pod()?.question(program, EXPLAIN).map(drop),
+        }
+    }
+
     /// What is asked of an agent if it is about requests that have ended.
     pub(crate) fn past(&self) -> Option<Asked> {
         let ids = [("request_id", &self.request_id), ("trace_id", &self.trace_id)];
@@ -102,6 +154,16 @@ impl ExplainArgs {
     pub(crate) fn pod(&mut self) -> &mut Option<String> {
         &mut self.request.pod
     }
+}
+
+fn last(text: &str) -> Result<u8, String> {
+    let number = text.parse().ok().filter(|number| (1..=100).contains(number));
+    number.ok_or_else(|| "a number from 1 to 100".to_owned())
+}
+
+fn trace_id(text: &str) -> Result<String, String> {
+    let good = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if good { Ok(text.to_owned()) } else { Err("32 hexadecimal digits".to_owned()) }
 }
 
 /// As it can stand in a query.
@@ -128,6 +190,22 @@ pub struct CallArgs {
 }
 
 impl CallArgs {
+    /// Whether it can be asked at all; the pod may yet be completed.
+    pub(crate) fn check(&self, program: &str) -> Result<(), Failed> {
+        self.asked(&self.request.with_a_pod()?, program).map(drop)
+    }
+
+    pub(super) fn asked(&self, request: &Request, program: &str) -> Result<CallAsked, Failed> {
+        let asked = CallAsked {
+            request: request.question(program, CALL)?,
+            lane: self.lane.clone(),
+            endpoint: self.endpoint.clone(),
+            body: self.data.clone(),
+        };
+        asked.check().map_err(wrong)?;
+        Ok(asked)
+    }
+
     /// The calling pod, to be completed or looked up.
     pub(crate) fn pod(&mut self) -> &mut Option<String> {
         &mut self.request.pod

@@ -37,8 +37,10 @@ use self::{
 use crate::{
     admin::{
         client::{self, Answer, ClientError},
-        desk::{CallAnswer, CallAsked, Status},
+        desk::{CallAnswer, Status},
     },
+    api::plain,
+    observe::log,
     proxy::explain::Explanation,
 };
 
@@ -56,9 +58,15 @@ pub enum Failed {
     #[error("{body}")]
     Page { status: u16, body: String },
     #[error("what the agent says is not understood: {0}; is it of the same version?")]
-    Foreign(#[from] serde_json::Error),
+    Foreign(String),
     #[error("cannot write: {0}")]
     Io(#[from] io::Error),
+}
+
+impl From<serde_json::Error> for Failed {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Foreign(plain::words(&error))
+    }
 }
 
 impl Failed {
@@ -112,6 +120,9 @@ pub fn get(agent: &Running, target: &str) -> Result<(), Failed> {
 
 /// `sluice log-level`: the filter, or another one from now on.
 pub fn log_level(agent: &impl Reach, filter: Option<&str>) -> Result<(), Failed> {
+    if let Some(filter) = filter {
+        log::check(filter).map_err(|error| Failed::Question(error.to_string()))?;
+    }
     let asked = filter.map_or_else(
         || Asked::get("/log-filter"),
         |filter| Asked { verb: Verb::Put, target: "/log-filter".to_owned(), body: filter.to_owned() },
@@ -123,7 +134,7 @@ pub fn log_level(agent: &impl Reach, filter: Option<&str>) -> Result<(), Failed>
 pub fn explain(args: &ExplainArgs, agent: &impl Reach) -> Result<(), Failed> {
     let Some(past) = args.past() else {
         let question = args.request.question(agent.program(), EXPLAIN)?;
-        let said = good(agent.ask(&Asked::post("/explain", &question)?)?)?;
+        let said = answered(agent.ask(&Asked::post("/explain", &question)?)?)?;
         return show(&args.how, &said, |explanation: &Explanation| explain::shown(explanation));
     };
     let said = good(agent.ask(&past)?)?;
@@ -148,13 +159,8 @@ pub(crate) fn not_kept() -> Failed {
 
 /// `sluice call`
 pub fn call(args: &CallArgs, agent: &impl Reach) -> Result<(), Failed> {
-    let asked = CallAsked {
-        request: args.request.question(agent.program(), CALL)?,
-        lane: args.lane.clone(),
-        endpoint: args.endpoint.clone(),
-        body: args.data.clone(),
-    };
-    let said = good(agent.ask(&Asked::post("/call", &asked)?)?)?;
+    let asked = args.asked(&args.request, agent.program())?;
+    let said = answered(agent.ask(&Asked::post("/call", &asked)?)?)?;
     show(&args.how, &said, |answer: &CallAnswer| call::shown(answer))
 }
 
@@ -176,6 +182,14 @@ pub fn dump(agent: &impl Reach) -> Result<(), Failed> {
 pub fn top(args: &TopArgs, agent: &impl Reach) -> Result<(), Failed> {
     let asked = Asked::get("/api/overview");
     top::run(args.times, async || Ok(serde_json::from_str(&good(agent.ask(&asked)?)?)?))
+}
+
+/// The body of a good answer to a question that was made of flags.
+fn answered(answer: Answer) -> Result<String, Failed> {
+    good(answer).map_err(|failed| match failed {
+        Failed::Question(why) => Failed::Question(args::flagged(&why)),
+        other => other,
+    })
 }
 
 /// The body of a good answer.

@@ -18,7 +18,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Asked, Running};
-use crate::admin::client::Answer;
+use crate::{admin::client::Answer, api::plain};
 
 /// For so long nobody needs to ask anything.
 pub const IDLE: Duration = Duration::from_secs(60);
@@ -77,7 +77,7 @@ fn next(questions: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
 
 fn answer(agent: &Running, line: &[u8], out: &mut impl Write) -> io::Result<()> {
     let answered = serde_json::from_slice::<Asked>(line)
-        .map_err(|error| format!("the question cannot be read: {error}"))
+        .map_err(|error| format!("the question cannot be read: {}", plain::words(&error)))
         .and_then(|asked| agent.send(&asked).map_err(|error| error.to_string()));
     let (outcome, body) = match answered {
         Ok(Answer { status, body }) => (Outcome::Answer { status, length: body.len() }, body),
@@ -150,7 +150,7 @@ mod tests {
             ["GET /status HTTP/1.0\n\u{fc}\n", "", "POST /explain HTTP/1.0\n{}\u{fc}\n", "", ""]
         );
         for (number, part) in
-            [(1, "cannot be read"), (3, "`no path` is no path"), (4, "unknown variant `DELETE`")]
+            [(1, "cannot be read"), (3, "`no path` is no path"), (4, "is not allowed: allowed are")]
         {
             assert!(
                 matches!(&told[number].0.outcome, Outcome::Failed(why) if why.contains(part)),

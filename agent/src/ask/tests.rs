@@ -109,3 +109,75 @@ fn a_request_line_is_a_path_or_a_method_and_a_path() {
         assert_eq!(error.exit_code(), 2);
     }
 }
+
+/// An agent that nobody may ask.
+struct Silent;
+
+impl Reach for Silent {
+    fn ask(&self, asked: &Asked) -> Result<Answer, Failed> {
+        panic!("{asked:?} was asked though the command line is wrong")
+    }
+
+    fn program(&self) -> &'static str {
+        "sluice"
+    }
+}
+
+#[derive(Debug, clap::Parser)]
+struct Line<A: clap::Args> {
+    #[command(flatten)]
+    args: A,
+}
+
+fn parsed<A: clap::Args>(line: &str) -> Result<A, clap::Error> {
+    let words = std::iter::once("sluice").chain(line.split('|').filter(|word| !word.is_empty()));
+    <Line<A> as clap::Parser>::try_parse_from(words).map(|line| line.args)
+}
+
+#[test]
+fn what_is_wrong_with_a_command_line_is_said_by_its_flags_before_an_agent_is_asked() {
+    const GOOD: &str = "--pod|shop/client|--to|orders.shop:80";
+    let table = [
+        ("", "--pod is needed"),
+        ("--pod|client|--to|orders.shop:80", "--pod: \"client\" is not namespace/name, as in shop/client"),
+        ("--pod|A B/client|--to|orders.shop:80", "--pod: \"A B/client\" is not namespace/name"),
+        ("--pod|shop/client|--to|orders.shop:x", "--to: \"x\" is no port"),
+        ("--pod|shop/client|--to|orders.shop:0", "--to: \"0\" is no port"),
+        ("--pod|shop/client|--to|http://orders/", "--to: \"//orders/\" is no port"),
+        ("--pod|shop/client|--to|or ders:80", "--to: \"or ders:80\" names no service"),
+        ("--pod|shop/client|--to|10.0.0.1", "--to: \"10.0.0.1\" names no service"),
+        (&format!("{GOOD}|G T"), "METHOD: \"G T\" is none"),
+        (&format!("{GOOD}|GET|x"), "PATH: \"x\" is none"),
+        (&format!("{GOOD}|-H|x-a"), "--header: \"x-a\" is none"),
+    ];
+    for (line, wanted) in table {
+        let explained = explain(&parsed(line).unwrap(), &Silent).unwrap_err();
+        let called = call(&parsed(line).unwrap(), &Silent).unwrap_err();
+        for error in [explained, called] {
+            assert!(error.to_string().starts_with(wanted), "{line}: {error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+    for (more, wanted) in
+        [("--lane|ue_!", "--lane: \"ue_!\""), ("--endpoint|x:80", "--endpoint: \"x:80\" is no address")]
+    {
+        let error = call(&parsed(&format!("{GOOD}|{more}")).unwrap(), &Silent).unwrap_err();
+        assert!(error.to_string().starts_with(wanted), "{error}");
+    }
+    for bad in ["--last|0", "--last|101", "--trace-id|12", "--trace-id|zz000000000000000000000000000000"] {
+        assert!(parsed::<ExplainArgs>(bad).is_err(), "{bad}");
+    }
+    assert!(log_level(&Silent, Some("lots")).unwrap_err().to_string().contains("lots"));
+    // Of another namespace's pod, whose name the plugin completes, the rest is known before.
+    let short: CallArgs = parsed("--pod|client|--to|orders:80|--lane|ue_!").unwrap();
+    assert!(short.check("kubectl sluice").unwrap_err().to_string().starts_with("--lane: "));
+    let fine: ExplainArgs = parsed("--pod|client|--to|orders").unwrap();
+    fine.check("kubectl sluice").unwrap();
+    let bad: ExplainArgs = parsed("--pod|A B|--to|orders").unwrap();
+    assert!(
+        bad.check("kubectl sluice")
+            .unwrap_err()
+            .to_string()
+            .starts_with("--pod: \"A B\" is no name of a pod")
+    );
+}

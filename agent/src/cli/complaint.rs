@@ -1,5 +1,7 @@
 //! What is wrong with the command line, on one line.
 
+use std::ffi::OsStr;
+
 use clap::error::{ContextKind, ContextValue};
 
 /// Names the environment variable if the value comes from there.
@@ -17,11 +19,16 @@ pub(super) fn complaint(command: &clap::Command, error: &clap::Error) -> String 
         .flat_map(clap::Command::get_arguments)
         .filter(|argument| argument.get_long() == Some(flag.trim_start_matches('-')))
         .find_map(|argument| argument.get_env())
-        .filter(|variable| !given && std::env::var_os(variable).is_some_and(|set| &*set == value.as_str()));
+        .filter(|variable| !given && std::env::var_os(variable).is_some_and(|set| holds(&set, value)));
     match variable {
         Some(variable) => format!("{}: {line}", variable.to_string_lossy()),
         None => line,
     }
+}
+
+/// Whether a variable's value is this one, or has it in its list.
+fn holds(set: &OsStr, value: &str) -> bool {
+    set == value || set.to_str().is_some_and(|set| set.split(',').any(|one| one == value))
 }
 
 /// A complaint about the command line without the usage that clap adds. Its hints are set apart.
@@ -37,6 +44,19 @@ mod tests {
     use clap::Parser as _;
 
     use super::{super::CommandLine, *};
+
+    #[test]
+    fn a_value_in_a_variables_list_is_the_variables() {
+        for (set, value, of_it) in [
+            ("foo", "foo", true),
+            ("127.0.0.1:9465,foo", "foo", true),
+            ("127.0.0.1:9465,foo", "127.0.0.1:9465,foo", true),
+            ("food", "foo", false),
+            ("", "", true),
+        ] {
+            assert_eq!(holds(OsStr::new(set), value), of_it, "{set} {value}");
+        }
+    }
 
     #[test]
     fn complaints_are_one_line() {

@@ -23,7 +23,7 @@ pub use self::{
     telemetry::Telemetry,
 };
 
-use crate::observe::sampling::Ratio;
+use crate::{govern::lane::DEFAULT_TAG_HEADER, observe::sampling::Ratio};
 
 /// Where the admin socket is, if nobody says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/sluice/sluice.sock";
@@ -52,7 +52,7 @@ pub struct Config {
     pub pods_cgroup: Option<PathBuf>,
 
     /// The name of this node, for `internalTrafficPolicy: Local` and topology hints
-    #[arg(long, value_name = "NAME", env = "SLUICE_NODE")]
+    #[arg(long, value_name = "NAME", env = "SLUICE_NODE", value_parser = object_name)]
     pub node: Option<String>,
 
     /// The IP address of this node: what `node` stands for in --admin
@@ -90,7 +90,7 @@ pub struct Config {
         value_name = "NAME",
         env = "SLUICE_TAG_HEADER",
         value_delimiter = ',',
-        default_value = "x-mse-tag"
+        default_value = DEFAULT_TAG_HEADER
     )]
     pub tag_header: Vec<HeaderName>,
 
@@ -178,6 +178,21 @@ fn enabled(text: &str) -> Result<bool, String> {
     }
 }
 
+/// A name that an object of Kubernetes can have, such as a node's.
+///
+/// # Errors
+/// What is allowed.
+pub fn object_name(text: &str) -> Result<String, String> {
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    let bytes = text.as_bytes();
+    if bytes.len() <= 253 && edge(bytes.first()) && edge(bytes.last()) && bytes.iter().copied().all(inner) {
+        return Ok(text.to_owned());
+    }
+    Err("allowed are 1 to 253 of a-z, 0-9, '-' and '.', beginning and ending with a letter or digit"
+        .to_owned())
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<u32>() {
         Ok(seconds) if seconds <= 3600 => Ok(Duration::from_secs(seconds.into())),
@@ -262,6 +277,16 @@ mod tests {
         );
         assert_eq!(parse(&[admin, "--node-address=127.0.0.1"]).unwrap(), addresses(&["127.0.0.1:9465"]));
         assert!(parse(&[admin]).is_err());
+    }
+
+    #[test]
+    fn a_node_has_a_name() {
+        for good in ["a", "node-1", "ip-10-0-0-1.eu-west-1.compute.internal", "1"] {
+            assert_eq!(object_name(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "A B", "Node-1", "-a", "a-", "a_b", "ä", "a/b", &"a".repeat(254)] {
+            assert!(object_name(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

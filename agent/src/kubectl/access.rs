@@ -11,7 +11,7 @@ use kube::{
 };
 
 use super::agents::{AGENTS, Agents};
-use crate::{ask::Failed, cluster::kubernetes::chain};
+use crate::{ask::Failed, cluster::kubernetes::chain, config::object_name};
 
 /// An API server that cannot be reached is noticed after so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,13 +43,13 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "GROUP", requires = "as_user")]
     as_group: Vec<String>,
     /// The namespace of pods that are named without one [default: that of the context]
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", value_parser = object_name)]
     namespace: Option<String>,
     /// How long an agent may take to answer
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=600))]
     request_timeout: u64,
     /// The namespace in which the agents run
-    #[arg(long, value_name = "NAME", env = "SLUICE_NAMESPACE", default_value = "sluice-system")]
+    #[arg(long, value_name = "NAME", env = "SLUICE_NAMESPACE", default_value = "sluice-system", value_parser = object_name)]
     sluice_namespace: String,
 }
 

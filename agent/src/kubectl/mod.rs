@@ -31,6 +31,7 @@ use self::{
 };
 use crate::{
     admin::{client::Answer, desk::Status},
+    api::plain,
     ask::{
         self, Asked, CallArgs, ExplainArgs, Failed, OnNode, Output, Reach, StatusArgs, TopArgs, good,
         inert::inert,
@@ -38,6 +39,7 @@ use crate::{
         print::{complain, print},
         shown_explanation,
     },
+    config::object_name,
     proxy::explain::Explanation,
 };
 
@@ -60,7 +62,7 @@ pub struct Nodes {
 #[group(multiple = false, required = true)]
 pub struct Which {
     /// The agent of this node
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = object_name)]
     node: Option<String>,
     /// The agent of the node on which this pod runs
     #[arg(long, value_name = "NAMESPACE/POD")]
@@ -74,7 +76,7 @@ pub struct Which {
 #[derive(Args, Debug)]
 pub struct MaybeNode {
     /// Ask the agent of this node [default: that of the node on which the calling pod runs]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = object_name)]
     node: Option<String>,
 }
 
@@ -110,6 +112,7 @@ pub fn status(args: &StatusArgs, nodes: &Nodes, cluster: &ClusterArgs) -> Result
 
 /// `kubectl sluice explain`
 pub fn explain(mut args: ExplainArgs, which: &MaybeNode, cluster: &ClusterArgs) -> Result<(), Failed> {
+    args.check(PROGRAM)?;
     let Some(past) = args.past() else {
         let agent = remote(cluster, which.node.as_deref(), args.pod())?;
         return ask::explain(&args, &agent);
@@ -150,6 +153,7 @@ pub fn explain(mut args: ExplainArgs, which: &MaybeNode, cluster: &ClusterArgs) 
 
 /// `kubectl sluice call`
 pub fn call(mut args: CallArgs, which: &MaybeNode, cluster: &ClusterArgs) -> Result<(), Failed> {
+    args.check(PROGRAM)?;
     let agent = remote(cluster, which.node.as_deref(), args.pod())?;
     ask::call(&args, &agent)
 }
@@ -245,7 +249,7 @@ fn read<T: serde::de::DeserializeOwned>(node: &str, reply: Reply) -> Result<T, U
     serde_json::from_str(&body).map_err(|error| Unreached::Foreign {
         node: node.to_owned(),
         version,
-        why: error.to_string(),
+        why: plain::words(&error),
     })
 }
 

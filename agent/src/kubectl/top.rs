@@ -16,7 +16,10 @@ use super::{
     session::{Reply, Session, Unreached},
     within,
 };
-use crate::ask::{Asked, Failed, good};
+use crate::{
+    api::plain,
+    ask::{Asked, Failed, good},
+};
 
 /// How long an agent may take: the picture is to be one of a second.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -99,7 +102,7 @@ impl Watch {
         };
         let Reply { answer, .. } = within(PATIENCE, session.ask(&Asked::get("/api/overview"))).await?;
         let body = good(answer).map_err(|error| Unreached::Says(error.to_string()))?;
-        serde_json::from_str(&body).map_err(|error| Unreached::Says(error.to_string()))
+        serde_json::from_str(&body).map_err(|error| Unreached::Says(plain::words(&error)))
     }
 }
 

@@ -83,6 +83,14 @@ impl LogFilter {
     }
 }
 
+/// Whether it is a filter.
+///
+/// # Errors
+/// It cannot be read.
+pub fn check(text: &str) -> Result<(), FilterError> {
+    parse(text).map(drop)
+}
+
 fn parse(text: &str) -> Result<EnvFilter, FilterError> {
     let unreadable = |reason: &str| FilterError { text: text.to_owned(), reason: reason.to_owned() };
     if text.trim().is_empty() {

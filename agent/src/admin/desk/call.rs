@@ -23,7 +23,10 @@ use tokio::{
 };
 
 use super::{Desk, Question, Wrong};
-use crate::proxy::{PodName, explain::Explanation};
+use crate::{
+    govern::tag::Tag,
+    proxy::{PodName, explain::Explanation},
+};
 
 /// For the whole of it; less than whoever asks over the socket waits.
 const LIMIT: Duration = Duration::from_secs(8);
@@ -62,9 +65,29 @@ pub struct CallAnswer {
     pub decision: Option<Explanation>,
 }
 
+impl CallAsked {
+    /// Whether it makes sense, whatever there is in the cluster.
+    pub fn check(&self) -> Result<(), Wrong> {
+        self.request.check()?;
+        if let Some(lane) = &self.lane {
+            lane.parse::<Tag>().map_err(|error| Wrong::Question(format!("lane: {error}")))?;
+        }
+        self.endpoint().map(drop)
+    }
+
+    fn endpoint(&self) -> Result<Option<SocketAddr>, Wrong> {
+        let Some(text) = &self.endpoint else { return Ok(None) };
+        let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() > 0);
+        let wrong = || Wrong::Question(format!("endpoint: {text:?} is no address, as in 10.244.1.7:8080"));
+        address.map(Some).ok_or_else(wrong)
+    }
+}
+
 impl Desk {
     /// Sends a test request and tells what came of it.
     pub(crate) async fn call(&self, asked: &CallAsked) -> Result<CallAnswer, Wrong> {
+        asked.check()?;
+        let endpoint = asked.endpoint()?;
         let proxy = self.proxy()?;
         let look = self.agent.look();
         let mut question = asked.request.clone();
@@ -81,17 +104,13 @@ impl Desk {
         let (request, id) = request(&question, &host, asked.body.as_deref())?;
         let began = Instant::now();
         let sent = async {
-            let stream = match &asked.endpoint {
+            let stream = match endpoint {
                 None => {
                     let (ours, theirs) = pair().await?;
                     proxy.carry(pod, theirs.into_std()?, dialled, &id);
                     ours
                 }
-                Some(endpoint) => {
-                    let to: SocketAddr = endpoint.parse().map_err(|_| {
-                        let why = format!("endpoint: {endpoint:?} is no address, as in 10.244.1.7:8080");
-                        io::Error::new(io::ErrorKind::InvalidInput, why)
-                    })?;
+                Some(to) => {
                     let found =
                         proxy.pod(&pod).await.ok_or_else(|| io::Error::other("the pod has just gone"))?;
                     let socket = found.network.socket(to)?;
@@ -104,10 +123,8 @@ impl Desk {
             Err(io::Error::new(io::ErrorKind::TimedOut, format!("no whole answer within {LIMIT:?}")))
         });
         let duration_ms = (began.elapsed().as_micros() as f64) / 1e3;
-        let (response, body, body_complete) = answered.map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput => Wrong::Question(error.to_string()),
-            _ => Wrong::Missing(format!("no answer after {duration_ms:.1} ms: {error}")),
-        })?;
+        let (response, body, body_complete) = answered
+            .map_err(|error| Wrong::Missing(format!("no answer after {duration_ms:.1} ms: {error}")))?;
         let mut decision = None;
         let until = Instant::now() + KEPT_WITHIN;
         while asked.endpoint.is_none() && decision.is_none() && Instant::now() < until {

@@ -10,6 +10,7 @@ use crate::{
     admin::view::Look,
     cluster::{
         model::{Snapshot, Workload},
+        strip,
         verdict::Reason,
     },
     proxy::explain::Asked,
@@ -38,6 +39,12 @@ fn method() -> String {
 
 fn target() -> String {
     "/".to_owned()
+}
+
+/// Where a request goes, as somebody names it.
+enum To<'q> {
+    Address(SocketAddr),
+    Service(&'q str, Option<u16>),
 }
 
 /// A request of a pod.
@@ -69,10 +76,43 @@ impl Question {
         Ok(Asked { caller, not_captured, dialled, head })
     }
 
-    pub(super) fn caller(&self, snapshot: &Snapshot) -> Result<Arc<Workload>, Wrong> {
-        let Some((namespace, name)) = self.pod.split_once('/') else {
-            return Err(Wrong::Question(format!("pod: {:?} is not namespace/name, {POD}", self.pod)));
+    /// Whether it makes sense, whatever there is in the cluster: whoever asks can find out before an agent is asked.
+    pub fn check(&self) -> Result<(), Wrong> {
+        self.named()?;
+        self.dials()?;
+        self.parts()?;
+        Ok(())
+    }
+
+    /// Namespace and name of the pod.
+    fn named(&self) -> Result<(&str, &str), Wrong> {
+        let is_name = |name: &str| strip::wrong_name(name).is_none();
+        let parts = self.pod.split_once('/').filter(|(namespace, name)| is_name(namespace) && is_name(name));
+        parts.ok_or_else(|| Wrong::Question(format!("pod: {:?} is not namespace/name, {POD}", self.pod)))
+    }
+
+    /// Where it calls, as it is named.
+    fn dials(&self) -> Result<To<'_>, Wrong> {
+        if let Ok(address) = self.to.parse::<SocketAddr>() {
+            return Ok(To::Address(address));
+        }
+        let (host, port) = match self.to.rsplit_once(':') {
+            None => (&*self.to, None),
+            Some((host, port)) => {
+                let number = port.parse::<u16>().ok().filter(|number| *number > 0);
+                let number =
+                    number.ok_or_else(|| Wrong::Question(format!("to: {port:?} is no port, {TO}")))?;
+                (host, Some(number))
+            }
         };
+        if strip::wrong_name(host).is_some() || host.parse::<std::net::IpAddr>().is_ok() {
+            return Err(Wrong::Question(format!("to: {:?} names no service, {TO}", self.to)));
+        }
+        Ok(To::Service(host, port))
+    }
+
+    pub(super) fn caller(&self, snapshot: &Snapshot) -> Result<Arc<Workload>, Wrong> {
+        let (namespace, name) = self.named()?;
         let is = |pod: &&Arc<Workload>| &*pod.namespace == namespace && &*pod.name == name;
         snapshot.pods.values().find(is).cloned().ok_or_else(|| {
             Wrong::Missing(format!("there is no pod {:?} in an enrolled namespace on this node", self.pod))
@@ -82,23 +122,13 @@ impl Question {
     /// The address, and the name that the request would bear.
     pub(super) fn dialled(&self, look: &Look, caller: &Workload) -> Result<(SocketAddr, String), Wrong> {
         let snapshot = &look.snapshot;
-        if let Ok(address) = self.to.parse::<SocketAddr>() {
-            return Ok((address, self.to.clone()));
-        }
-        let (host, port) = match self.to.rsplit_once(':') {
-            None => (&*self.to, None),
-            Some((host, port)) => {
-                let port: u16 =
-                    port.parse().map_err(|_| Wrong::Question(format!("to: {port:?} is no port, {TO}")))?;
-                (host, Some(port))
-            }
+        let (host, port) = match self.dials()? {
+            To::Address(address) => return Ok((address, self.to.clone())),
+            To::Service(host, port) => (host, port),
         };
         let mut labels = host.split('.');
         let name = labels.next().unwrap_or_default();
         let namespace = labels.next().unwrap_or(&caller.namespace);
-        if name.is_empty() || name.contains(['/', ' ']) {
-            return Err(Wrong::Question(format!("to: {:?} names no service, {TO}", self.to)));
-        }
         let of_service = snapshot.destinations.iter().filter(|(_, destination)| {
             &*destination.service.name == name && &*destination.service.namespace == namespace
         });
