@@ -183,7 +183,11 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         zone = zone(&config, client.as_ref(), &feed) => zone,
         () = signals.any() => return Ok(()),
     };
-    let options = builder::Options { node: config.node.as_deref().map(Into::into), zone };
+    let options = builder::Options {
+        node: config.node.as_deref().map(Into::into),
+        zone,
+        tag_headers: config.tag_header.clone(),
+    };
     let cluster = Arc::new(Cluster::start(feed, options));
     lock(&running).cluster = Some(cluster.clone());
     let workers = config.workers.map_or_else(default_workers, usize::from);

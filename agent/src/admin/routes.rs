@@ -21,7 +21,12 @@ use super::{
     pages::{Answer, JSON, Pages, TEXT, text},
     view::{Detail, Overview},
 };
-use crate::{config::Settings, observe::metrics::Format, proxy::explain::Explanation};
+use crate::{
+    api::{self, plain},
+    config::Settings,
+    observe::metrics::Format,
+    proxy::explain::Explanation,
+};
 
 const EVENTS: &str = "text/event-stream";
 
@@ -344,7 +349,13 @@ fn root() -> Vec<Route> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, Wrong> {
-    serde_json::from_slice(body).map_err(|error| Wrong::Question(error.to_string()))
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let (field, words) = (api::path_of(error.path()), plain::words(error.inner()));
+        Wrong::Question(if field.is_empty() { words } else { format!("{field}: {words}") })
+    })?;
+    reader.end().map_err(|error| Wrong::Question(plain::words(&error)))?;
+    Ok(read)
 }
 
 fn say<T: serde::Serialize>(answer: Result<T, Wrong>) -> Answer {

@@ -5,6 +5,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashSet,
     fmt::{self, Write as _},
 };
 
@@ -38,12 +39,9 @@ impl Errors {
 
     /// The value, if nothing was refused. A field is refused for one reason at a time: the first.
     pub(super) fn end<T>(self, value: T) -> Result<T, Vec<FieldError>> {
-        let mut errors: Vec<FieldError> = Vec::new();
-        for error in self.0.into_inner() {
-            if errors.iter().all(|earlier| earlier.field != error.field) {
-                errors.push(error);
-            }
-        }
+        let mut seen = HashSet::new();
+        let mut errors = self.0.into_inner();
+        errors.retain(|error| seen.insert(error.field.clone()));
         if errors.is_empty() { Ok(value) } else { Err(errors) }
     }
 }
@@ -82,6 +80,12 @@ impl<'a> At<'a> {
         self.errors.0.borrow_mut().push(FieldError::new(self.to_string(), message));
     }
 
+    /// Whether this very place was refused, so that what depends on its value is not worth a word.
+    pub(super) fn is_refused(&self) -> bool {
+        let field = self.to_string();
+        self.errors.0.borrow().iter().any(|error| error.field == field)
+    }
+
     /// What is made of a text that may not be one; refused if it is none.
     pub(super) fn parse<T>(
         &self,
@@ -98,11 +102,14 @@ impl<'a> At<'a> {
 }
 
 /// Refuses what an earlier item of the list says already.
-pub(super) fn refuse_repeated<T: PartialEq + Serialize>(items: &[T], at: &At<'_>) {
+pub(super) fn refuse_repeated<T: Serialize>(items: &[T], at: &At<'_>) {
+    let mut seen = HashSet::new();
     for (i, item) in items.iter().enumerate() {
-        if items[..i].contains(item) {
-            let item = serde_json::to_string(item).unwrap_or_default();
+        let item = serde_json::to_string(item).unwrap_or_default();
+        if seen.contains(&item) {
             at.index(i).refuse(format!("{item} is there already"));
+        } else {
+            seen.insert(item);
         }
     }
 }
@@ -122,8 +129,13 @@ impl fmt::Display for At<'_> {
     }
 }
 
+/// The path of a field of a map: `metadata.labels["a.b/c"]`.
+pub fn field_of(map: &str, name: &str) -> String {
+    if name.contains(['.', '[', '/']) { format!("{map}[\"{name}\"]") } else { format!("{map}.{name}") }
+}
+
 /// The path of a field where reading stopped.
-pub(super) fn path_of(path: &serde_path_to_error::Path) -> String {
+pub fn path_of(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let mut field = String::new();
     for segment in path {

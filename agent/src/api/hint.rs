@@ -16,6 +16,20 @@ pub(super) fn unknown_field<'a>(name: &str, known: impl Iterator<Item = &'a str>
     }
 }
 
+/// `there is no sluice.dev/captur: did you mean sluice.dev/capture?`, or which there are.
+pub fn unknown_among<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let mut all: Vec<&str> = known.clone().collect();
+    all.dedup();
+    let short: String = name.chars().take(80).collect();
+    // The group is the same in all of them, and would make any two alike.
+    let key = |name: &'a str| name.split_once('/').map_or(name, |(_, key)| key);
+    let meant = closest(name.split_once('/').map_or(name, |(_, key)| key), known.clone().map(key));
+    match meant.and_then(|meant| known.clone().find(|name| key(name) == meant)) {
+        Some(closest) => format!("there is no {short}, so it has no effect: did you mean {closest}?"),
+        None => format!("there is no {short}, so it has no effect: allowed are {}", all.join(", ")),
+    }
+}
+
 /// `"enforce" is not allowed: did you mean "Enforce"? Allowed are "Enforce", "Observe"`
 pub fn not_one_of<'a>(value: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let all: Vec<String> = known.clone().map(|value| format!("{value:?}")).collect();

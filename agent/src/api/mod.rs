@@ -19,6 +19,7 @@ mod foreign;
 mod hint;
 mod matching;
 pub mod notes;
+pub mod plain;
 mod schema;
 mod selector;
 mod span;
@@ -35,8 +36,8 @@ use serde_json::Value;
 use self::field::Errors;
 pub use self::{
     crds::{definition, manifests},
-    field::FieldError,
-    hint::not_one_of,
+    field::{FieldError, field_of, path_of},
+    hint::{not_one_of, unknown_among},
     matching::{
         CallerMatch, CookieMatch, HeaderMatch, ParameterMatch, PathMatch, PathMatchType, RequestMatch,
         ValueMatchType,
@@ -51,7 +52,10 @@ pub use self::{
     traffic_policy::*,
 };
 use crate::{
-    govern::policy::{Lane, Policy, Target},
+    govern::{
+        policy::{Lane, Policy, Target},
+        tag::Tag,
+    },
     observe::sampling::Ratio,
 };
 
@@ -76,41 +80,70 @@ pub const ACCESS_LOG_ANNOTATION: &str = "sluice.dev/access-log";
 /// An annotation or a label that users put on their own objects.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
+    /// A label; else an annotation.
+    pub label: bool,
     /// Kinds of the objects.
-    pub object: &'static str,
+    pub kinds: &'static [&'static str],
     pub name: &'static str,
     /// In Markdown.
     pub values: &'static str,
     pub meaning: &'static str,
+    /// Whether it may have a value; else what is wrong with it.
+    pub check: fn(&str) -> Result<(), String>,
 }
 
-/// All of them, for the reference.
+impl Mark {
+    /// `annotation of a Namespace or Service`
+    pub fn object(&self) -> String {
+        let what = if self.label { "label" } else { "annotation" };
+        format!("{what} of a {}", self.kinds.join(" or "))
+    }
+
+    /// The name without its group.
+    pub fn key(&self) -> &'static str {
+        self.name.split_once('/').map_or(self.name, |(_, key)| key)
+    }
+}
+
+/// All of them, for the reference and for `sluice check`.
 pub const MARKS: [Mark; 4] = [
     Mark {
-        object: "annotation of a Namespace",
+        label: false,
+        kinds: &["Namespace"],
         name: CAPTURE_ANNOTATION,
         values: "`enabled`, `disabled`",
         meaning: "Its Services are managed, and its pods are enrolled. A change is live; open connections stay as they are.",
+        check: |value| checked(parse_capture(value)),
     },
     Mark {
-        object: "annotation of a Pod",
+        label: false,
+        kinds: &["Pod"],
         name: CAPTURE_ANNOTATION,
         values: "`enabled`, `disabled`",
         meaning: "`disabled` leaves the pod out. It has an effect in an enrolled namespace only.",
+        check: |value| checked(parse_capture(value)),
     },
     Mark {
-        object: "annotation of a Namespace or Service",
+        label: false,
+        kinds: &["Namespace", "Service"],
         name: ACCESS_LOG_ANNOTATION,
         values: "`enabled`, `disabled`, a ratio such as `\"0.01\"`",
         meaning: "How many of the requests to it the access log has. The Service goes before its Namespace.",
+        check: |value| checked(parse_access_log(value)),
     },
     Mark {
-        object: "label of a Pod",
+        label: true,
+        kinds: &["Pod"],
         name: TAG_LABEL,
         values: "a tag such as `gray`",
         meaning: "The pod is in that lane, as client and as endpoint. It goes before the selectors of TrafficLanes.",
+        check: |value| checked(value.parse::<Tag>()),
     },
 ];
+
+fn checked<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<(), String> {
+    parsed.map(drop).map_err(|error| error.to_string())
+}
 
 /// What [`ACCESS_LOG_ANNOTATION`] says.
 pub fn parse_access_log(value: &str) -> Result<Ratio, InvalidAccessLog> {
@@ -232,7 +265,7 @@ pub fn read<K: Kind>(object: &Value) -> Result<(K, K::Checked), Vec<FieldError>>
     }
     let checked = match serde_path_to_error::deserialize::<_, K>(whole) {
         Ok(object) => object.check().map(|checked| (object, checked)),
-        Err(e) => Err(vec![FieldError::new(field::path_of(e.path()), e.inner().to_string())]),
+        Err(e) => Err(vec![FieldError::new(path_of(e.path()), plain::words(e.inner()))]),
     };
     match (errors.end(()), checked) {
         (Ok(()), checked) => checked,

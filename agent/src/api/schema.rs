@@ -4,7 +4,7 @@
 //! read here: types, fields that do not exist, bounds, lengths and patterns have one home, the types of this module's
 //! siblings. What only a rule in CEL can say is said again as code in their `check`, and a test compares the two.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use regex::Regex;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::{
     address,
     field::{At, quoted},
-    hint, matching, selector,
+    hint, matching, selector, span,
 };
 
 /// What may stand in a place: the part of OpenAPI v3 that a structural schema is made of.
@@ -167,10 +167,12 @@ impl Schema {
                 if number.is_i64() {
                     return Some(value.clone());
                 }
+                // As the API server has it, 5.0 is an integer.
+                if let Some(whole) = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() <= 9e15) {
+                    return Some((whole as i64).into());
+                }
                 // A whole number that is too large is one out of bounds, not one of the wrong type.
-                let what = if number.is_u64()
-                    || number.as_f64().is_some_and(|n| n.fract() == 0.0 && n.abs() > 9e15)
-                {
+                let what = if number.is_u64() || number.as_f64().is_some_and(|n| n.fract() == 0.0) {
                     self.allowed()
                 } else {
                     "an integer is needed".to_owned()
@@ -179,6 +181,11 @@ impl Schema {
                 None
             }
             (Type::Number, Value::Number(_)) | (Type::Boolean, Value::Bool(_)) => Some(value.clone()),
+            (Type::String, Value::Number(_) | Value::Bool(_)) => {
+                let hint = self.as_text(value);
+                at.refuse(format!("a string is needed, not {}: {hint}", described(value)));
+                None
+            }
             _ => {
                 at.refuse(format!("{} is needed, not {}", self.kind.name(), described(value)));
                 None
@@ -223,12 +230,27 @@ impl Schema {
                 let value = number.as_f64().unwrap_or(f64::NAN);
                 let (min, max) = (self.minimum.unwrap_or(f64::MIN), self.maximum.unwrap_or(f64::MAX));
                 if !(min..=max).contains(&value) {
-                    // 200 was read as 200.0.
-                    let number = if number.is_f64() { value.to_string() } else { number.to_string() };
+                    // 200 was read as 200.0; but nobody wants to read the 300 digits of 1e300.
+                    let short = number.is_f64() && value.abs() < 1e15;
+                    let number = if short { value.to_string() } else { number.to_string() };
                     at.refuse(format!("{number} is out of range: {}", self.allowed()));
                 }
             }
             _ => {}
+        }
+    }
+
+    /// How a number, or true, that is meant as text is written.
+    fn as_text(&self, value: &Value) -> String {
+        let is_duration = self.pattern.as_ref().is_some_and(|pattern| pattern.as_str() == span::PATTERN);
+        let seconds = value.as_f64().filter(|seconds| (0.0..1e8).contains(seconds));
+        match seconds.filter(|_| is_duration) {
+            Some(seconds) => {
+                let example = span::text(Duration::from_millis((seconds * 1000.0).round() as u64));
+                format!("a duration has a unit, as in {example:?}")
+            }
+            None if is_duration => "a duration is written as in \"1m30s\"".to_owned(),
+            None => format!("write it in quotes, {:?}", value.to_string()),
         }
     }
 

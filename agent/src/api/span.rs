@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::field::{At, quoted};
 
+/// What a duration looks like, as the schema says it.
+pub(super) const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
 const MILLIS_OF: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// A duration between `MIN` and `MAX` milliseconds, as it was written. It may be anything until it is checked.
@@ -21,8 +24,10 @@ impl<const MIN: u64, const MAX: u64> Span<MIN, MAX> {
     pub(super) fn check(&self, at: &At<'_>) -> Duration {
         let allowed = || format!("allowed are {} to {}", text(millis(MIN)), text(millis(MAX)));
         let Some(span) = parse(&self.0) else {
+            let seconds = self.0.parse::<u32>().ok().map(|seconds| text(Duration::from_secs(seconds.into())));
+            let meant = seconds.map_or_else(String::new, |seconds| format!("did you mean {seconds:?}? "));
             at.refuse(format!(
-                "{} is no duration such as \"1m30s\" or \"500ms\": {}",
+                "{} is no duration such as \"1m30s\" or \"500ms\": {meant}{}",
                 quoted(&self.0),
                 allowed()
             ));
@@ -49,7 +54,7 @@ impl<const MIN: u64, const MAX: u64> JsonSchema for Span<MIN, MAX> {
         json_schema!({
             "type": "string",
             "maxLength": 28,
-            "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+            "pattern": PATTERN,
             "x-kubernetes-validations": [{
                 "rule": format!("duration(self) >= duration('{min}') && duration(self) <= duration('{max}')"),
                 "message": format!("allowed are {min} to {max}"),
@@ -160,7 +165,7 @@ mod tests {
 
         #[test]
         fn whatever_is_read_does_no_harm(text in "\\PC*|([0-9]{0,6}(h|m|s|ms|)){0,5}") {
-            let pattern = regex::Regex::new("^([0-9]{1,5}(h|m|s|ms)){1,4}$").expect("a pattern");
+            let pattern = regex::Regex::new(PATTERN).expect("a pattern");
             prop_assert_eq!(parse(&text).is_some(), pattern.is_match(&text), "{}", text);
         }
     }

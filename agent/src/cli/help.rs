@@ -19,7 +19,7 @@ pub(super) const STATUS: &str = "\
 Exit status: 0, nothing is wrong; 1, something is wrong, or the agent cannot be reached; 2, the command line cannot be used.";
 
 pub(super) const CHECK: &str = "\
-Exit status: 0, all policies are valid; 1, something is wrong with one; 2, the command line cannot be used, or a file cannot \
+Exit status: 0, all policies are valid; 1, something is wrong with one; 2, the command line cannot be used, or nothing can \
 be read.";
 
 const GET: &str = "\

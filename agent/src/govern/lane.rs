@@ -9,6 +9,12 @@ use http::HeaderName;
 
 use super::{baggage, headers, tag::Tag};
 
+/// The header that carries the tag if nothing else is chosen.
+pub const DEFAULT_TAG_HEADER: &str = "x-mse-tag";
+
+/// The W3C header that carries it, too.
+pub const BAGGAGE: &str = "baggage";
+
 /// The longest tag, in bytes: that of a Kubernetes label value.
 const MAX_TAG: usize = 63;
 
@@ -80,7 +86,7 @@ impl TagNames {
 
 /// Whether `name` is the W3C baggage header. <https://www.w3.org/TR/baggage/>
 pub fn is_baggage(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(b"baggage")
+    name.eq_ignore_ascii_case(BAGGAGE.as_bytes())
 }
 
 /// The tag that a request carries. Like [`Tag`] in syntax, but held in place: a caller may send any tag, so these

@@ -77,7 +77,21 @@ impl Maker<'_> {
         } else if pattern.starts_with("^/") {
             &["/", "/a", "/b/*", "/*"]
         } else {
-            &["a", "b", "gray", "/a", "x-user", "content-length", "a b", "(", "^[a-z]+$", "GET", "a.b/c", ""]
+            &[
+                "a",
+                "b",
+                "gray",
+                "/a",
+                "x-user",
+                "content-length",
+                "Baggage",
+                "a b",
+                "(",
+                "^[a-z]+$",
+                "GET",
+                "a.b/c",
+                "",
+            ]
         };
         self.pick(pool).into()
     }

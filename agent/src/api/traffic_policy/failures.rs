@@ -309,7 +309,7 @@ impl CircuitBreaker {
     pub(super) fn check(&self, mode: Mode, at: &At<'_>) -> policy::CircuitBreaker {
         let default = policy::CircuitBreaker::default();
         // 0 is how a user says "never".
-        let error_percent = self.error_percent.or(default.error_percent).filter(|percent| *percent > 0.0);
+        let error_percent = self.error_percent.or(default.error_percent).filter(|percent| *percent != 0.0);
         if error_percent.is_none() && self.error_count.is_none() && self.slow_request.is_none() {
             at.field("errorPercent")
                 .refuse("0 turns the only threshold off: set errorPercent, errorCount or slowRequest");
@@ -343,8 +343,8 @@ impl CircuitBreaker {
 impl OutlierDetection {
     pub(super) fn check(&self, mode: Mode, at: &At<'_>) -> policy::OutlierDetection {
         let default = policy::OutlierDetection::default();
-        let consecutive_errors =
-            self.consecutive_errors.map(number).or(default.consecutive_errors).filter(|errors| *errors > 0);
+        let said = self.consecutive_errors.or(default.consecutive_errors.map(i64::from));
+        let consecutive_errors = said.filter(|errors| *errors != 0).map(number);
         if consecutive_errors.is_none() && self.success_rate.is_none() {
             at.field("consecutiveErrors")
                 .refuse("0 turns the only rule off: set consecutiveErrors or successRate");
@@ -357,7 +357,9 @@ impl OutlierDetection {
             .max_ejection_time
             .as_ref()
             .map_or(default.max_ejection, |span| span.check(&at.field("maxEjectionTime")));
-        if max_ejection < base_ejection {
+        let in_doubt =
+            ["baseEjectionTime", "maxEjectionTime"].iter().any(|field| at.field(field).is_refused());
+        if max_ejection < base_ejection && !in_doubt {
             at.field("maxEjectionTime").refuse(format!(
                 "{} is below baseEjectionTime, {}: it is at least that",
                 span::text(max_ejection),
@@ -404,6 +406,7 @@ impl Timeouts {
         };
         if let (Some(request), Some(backend)) = (timeouts.request, timeouts.backend_request)
             && backend > request
+            && !at.field("request").is_refused()
         {
             at.field("backendRequest").refuse(format!(
                 "{} is above request, {}: it is at most that",

@@ -3,13 +3,15 @@
 use http::{HeaderName, HeaderValue};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     api::{
+        FieldError,
         field::{At, quoted, refuse_repeated},
         matching::{CallerMatch, check_header_name, each},
     },
-    govern::{headers, policy},
+    govern::{headers, lane, policy},
 };
 
 /// What a policy must not set or remove: the proxy frames messages, and says itself where they come from.
@@ -17,16 +19,37 @@ pub(super) fn not_reserved(name: &str) -> String {
     format!("!({name}.lowerAscii() in {})", headers::reserved_in_cel())
 }
 
+/// Headers of requests that a policy cannot change in any cluster: what carries the tag by default, and baggage. An agent with another
+/// `--tag-header` refuses that one, too ([`tag_changes`]).
+const CARRIERS: [&str; 2] = [lane::DEFAULT_TAG_HEADER, lane::BAGGAGE];
+
+/// No change of a request is about a header that carries the tag.
+fn no_carrier() -> String {
+    let carriers = CARRIERS.map(|name| format!("'{name}'")).join(", ");
+    let free = |name: &str| format!("!({name}.lowerAscii() in [{carriers}])");
+    let none = |list: &str, name: &str| {
+        format!("(!has(self.request.{list}) || self.request.{list}.all(one, {}))", free(name))
+    };
+    format!(
+        "!has(self.request) || ({} && {} && {})",
+        none("set", "one.name"),
+        none("add", "one.name"),
+        none("remove", "one")
+    )
+}
+
 /// Changes of headers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("has(self.request) || has(self.response)")
-        .message("empty: request or response is needed")
+        .message("empty: request or response is needed"),
+    validation = Rule::new(no_carrier()).message("x-mse-tag and baggage carry the tag: they cannot be changed")
+        .field_path(".request")
 )]
 pub struct Headers {
     /// Changes of requests, before they are sent to an endpoint. Rules and limits see the request as it came. The
-    /// headers that carry the tag, and baggage, cannot be changed.
+    /// headers that carry the tag (x-mse-tag, and what the agent's --tag-header names instead) and baggage cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<HeaderChanges>,
     /// Changes of the Service's responses, before they are passed on. Responses that Sluice itself makes are not
@@ -98,6 +121,9 @@ impl Headers {
         if self.request.is_none() && self.response.is_none() {
             at.refuse("empty: request or response is needed");
         }
+        if let Some(request) = &self.request {
+            request.keep_tag(&at.field("request"));
+        }
         let changes = |changes: &Option<HeaderChanges>, field| {
             changes.as_ref().map(|changes| changes.check(&at.field(field))).unwrap_or_default()
         };
@@ -109,6 +135,23 @@ impl Headers {
 }
 
 impl HeaderChanges {
+    /// Refuses changes of what carries the tag.
+    fn keep_tag(&self, at: &At<'_>) {
+        let check = |name: &str, at: &At<'_>| {
+            if CARRIERS.iter().any(|carrier| name.eq_ignore_ascii_case(carrier)) {
+                at.refuse(carries_the_tag(name));
+            }
+        };
+        for (field, headers) in [("set", &self.set), ("add", &self.add)] {
+            for (i, header) in headers.iter().enumerate() {
+                check(&header.name, &at.field(field).index(i).field("name"));
+            }
+        }
+        for (i, name) in self.remove.iter().enumerate() {
+            check(name, &at.field("remove").index(i));
+        }
+    }
+
     fn check(&self, at: &At<'_>) -> policy::Edits {
         if self.set.is_empty() && self.add.is_empty() && self.remove.is_empty() {
             at.refuse("empty: set, add or remove is needed");
@@ -141,6 +184,33 @@ impl StripTags {
     pub(super) fn check(&self, at: &At<'_>) -> policy::StripTags {
         policy::StripTags { from: each(&self.from, &at.field("from"), |from, at| Some(from.check(at))) }
     }
+}
+
+fn carries_the_tag(name: &str) -> String {
+    format!("{} carries the tag: it cannot be changed", quoted(name))
+}
+
+/// Where a policy changes headers of requests that carry the tag, by the names that an agent has for it.
+pub fn tag_changes(spec: &Value, names: &[HeaderName]) -> Vec<FieldError> {
+    let mut found = Vec::new();
+    let mut look = |headers: &Value, at: &str| {
+        for list in ["set", "add", "remove"] {
+            for (i, one) in headers["request"][list].as_array().into_iter().flatten().enumerate() {
+                let (name, field) = match one {
+                    Value::String(name) => (Some(&**name), format!("{at}.request.{list}[{i}]")),
+                    one => (one["name"].as_str(), format!("{at}.request.{list}[{i}].name")),
+                };
+                if let Some(name) = name.filter(|name| names.iter().any(|carrier| carrier == *name)) {
+                    found.push(FieldError::new(field, carries_the_tag(name)));
+                }
+            }
+        }
+    };
+    look(&spec["headers"], "spec.headers");
+    for (i, rule) in spec["rules"].as_array().into_iter().flatten().enumerate() {
+        look(&rule["headers"], &format!("spec.rules[{i}].headers"));
+    }
+    found
 }
 
 fn check_name(text: &str, at: &At<'_>) -> Option<HeaderName> {

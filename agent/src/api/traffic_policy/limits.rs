@@ -290,7 +290,8 @@ impl Concurrency {
         let adaptive = self.adaptive.as_ref().map(|adaptive| {
             let at = at.field("adaptive");
             let checked = adaptive.check(&at);
-            if checked.min_requests > max_requests {
+            // What is out of bounds is refused by itself.
+            if checked.min_requests > max_requests && max_requests > 0 {
                 at.field("minRequests").refuse(format!(
                     "{} is above maxRequests, {max_requests}: it is at most that",
                     checked.min_requests

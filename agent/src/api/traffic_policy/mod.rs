@@ -23,7 +23,7 @@ pub use self::{
         StatusClass, SuccessRate, Timeouts,
     },
     fallback::{Fallback, FallbackCondition, FallbackType, StaleAnswer, StaticAnswer},
-    headers::{Header, HeaderChanges, Headers, StripTags},
+    headers::{Header, HeaderChanges, Headers, StripTags, tag_changes},
     limits::{
         Adaptive, Concurrency, LimitKey, LimitKeyType, Queue, RateLimit, RateLimitType, RateLimitWarmUp,
         Scope,

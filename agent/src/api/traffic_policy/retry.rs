@@ -221,7 +221,7 @@ impl Backoff {
         let default = policy::Retry::default();
         let base = self.base.as_ref().map_or(default.backoff_base, |span| span.check(&at.field("base")));
         let max = self.max.as_ref().map_or(default.backoff_max, |span| span.check(&at.field("max")));
-        if max < base {
+        if max < base && !at.field("base").is_refused() {
             at.field("max").refuse(format!(
                 "{} is below base, {}: it is at least that",
                 span::text(max),

@@ -219,7 +219,7 @@ impl Builder {
         }
     }
 
-    fn set(&mut self, Sighting { object, problems }: Sighting) {
+    fn set(&mut self, Sighting { object, mut problems }: Sighting) {
         let key = object.key();
         match object {
             Object::Namespace(namespace) => {
@@ -241,7 +241,10 @@ impl Builder {
                 self.dirty.extend(services);
             }
             Object::Pod(pod) => self.set_pod(&key.name, Some(pod)),
-            Object::TrafficPolicy(policy) => self.set_policy(&key.name, Some(policy)),
+            Object::TrafficPolicy(mut policy) => {
+                problems.extend(policies::keep_tag(&mut policy, &self.options.tag_headers));
+                self.set_policy(&key.name, Some(policy));
+            }
             Object::TrafficLane(lane) => self.set_lane(&key.name, Some(lane)),
         }
         if problems.is_empty() {

@@ -418,6 +418,27 @@ fn of_two_lanes_the_older_has_a_pod() {
 }
 
 #[test]
+fn a_policy_that_changes_the_tag_header_of_this_agent_is_invalid() {
+    let options =
+        Options { tag_headers: vec![http::HeaderName::from_static("x-lane")], ..Options::default() };
+    let mut builder = start(options, &(shop() + &policy("slow", ", generation: 1", "{name: orders}", 5)));
+    next(&mut builder);
+    let spec =
+        "targetRefs: [{name: orders}], timeouts: {request: 6s}, headers: {request: {remove: [X-Lane]}}";
+    apply_anyhow(&mut builder, &own("TrafficPolicy", "slow", ", generation: 2", spec));
+    builder.build(Instant::now());
+    let verdict = said(&builder, "TrafficPolicy shop/slow");
+    assert!(
+        verdict.ends_with(
+            "spec.headers.request.remove[0]: \"X-Lane\" carries the tag: it cannot be changed; its last valid version \
+             (generation 1) stays active"
+        ),
+        "{verdict}"
+    );
+    assert!(messages(&builder).iter().any(|message| message.contains("carries the tag")));
+}
+
+#[test]
 fn an_invalid_lane_stays_as_it_was() {
     let gray = lane("gray", "", &format!("tag: gray, {SELECT}"));
     let mut builder = start(Options::default(), &(shop() + &gray));

@@ -7,13 +7,15 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use ahash::AHashMap;
+use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::kept::Kept;
 use crate::{
-    api::effective::Effective,
+    api::{self, FieldError, effective::Effective},
     cluster::{
-        object::{Age, Attached, Frontend, Name, Service, TrafficPolicy},
+        object::{Age, Attached, Frontend, Key, Kind, Name, Service, TrafficPolicy},
+        problem::Problem,
         verdict::{Reason, Shortfall, Verdict},
     },
     govern::policy::Target,
@@ -203,6 +205,24 @@ impl Policies {
             })
         })
     }
+}
+
+/// A policy that changes headers by which this agent knows the tag is invalid, though the API server, which does not know them, has
+/// taken it.
+pub(super) fn keep_tag(policy: &mut TrafficPolicy, tag_headers: &[HeaderName]) -> Vec<Problem> {
+    let Ok(asked) = &policy.asked else { return Vec::new() };
+    let errors = api::tag_changes(&asked.effective.spec, tag_headers);
+    if errors.is_empty() {
+        return Vec::new();
+    }
+    let key = Key { kind: Kind::TrafficPolicy, name: policy.name.clone() };
+    let problems = errors.iter().map(|FieldError { field, message }| {
+        let message = format!("{message}; its last valid version stays active, if there is one");
+        Problem::of(key.clone(), message).at(field)
+    });
+    let problems = problems.collect();
+    policy.asked = Err(errors.into());
+    problems
 }
 
 /// The Services that it targets, each once.

@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderName;
+
 use crate::{cluster::object::Prefer, govern::endpoint::Endpoint};
 
 /// Where this agent runs.
@@ -16,6 +18,8 @@ pub struct Options {
     pub node: Option<Arc<str>>,
     /// The node's zone. Without it zone hints restrict nothing.
     pub zone: Option<Arc<str>>,
+    /// The headers that carry the tag.
+    pub tag_headers: Vec<HeaderName>,
 }
 
 /// An endpoint and for whom it is meant.

@@ -44,7 +44,7 @@ fn what_is_wrong_is_named_with_line_and_field() {
         ("- 1\n", "test.yaml:1: a Kubernetes object is a mapping with apiVersion and kind; it is left out"),
         (
             "{apiVersion: v1, kind: Pod, metadata: {name: a, uid: u}, spec: {hostNetwork: 1}}",
-            "test.yaml:1: Pod default/a: spec.hostNetwork: invalid type: integer `1`, expected a boolean; its last good state stays, if there is one",
+            "test.yaml:1: Pod default/a: spec.hostNetwork: true or false is needed, not 1; its last good state stays, if there is one",
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata:\n  uid: u\n",
@@ -368,7 +368,7 @@ async fn a_broken_file_keeps_its_last_good_state_and_hinders_nobody() {
     followed.until(&["a 10.96.0.1", "b 10.96.0.6", "c 10.96.0.4"]).await;
     followed
         .until_problems(&[
-            "a.yaml:9: Service shop/a: spec.ports[0].port: invalid type: string \"eighty\", expected i32",
+            "a.yaml:9: Service shop/a: spec.ports[0].port: a whole number is needed, not the string \"eighty\"",
         ])
         .await;
 

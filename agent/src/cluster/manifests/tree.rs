@@ -3,7 +3,7 @@
 //! Kubernetes's types are read from the tree rather than from the text, so that a problem found much later (a port
 //! out of range, two Services of one name) can still say where it stands.
 
-use std::{fmt::Write as _, panic::resume_unwind, thread};
+use std::{panic::resume_unwind, thread};
 
 use serde::{
     Deserialize, Deserializer,
@@ -11,6 +11,8 @@ use serde::{
 };
 use serde_json::{Number, Value as Json};
 use serde_saphyr::Spanned;
+
+use crate::api;
 
 /// A value and the line on which it begins, from 1.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(crate) enum Value {
     Null,
     Bool(bool),
     Number(Number),
+    /// A number that begins with 0, as it is written: octal for kubectl (YAML 1.1), decimal for YAML 1.2.
+    LeadingZero(String),
     String(String),
     Sequence(Vec<Node>),
     Mapping(Vec<(String, Node)>),
@@ -64,7 +68,8 @@ fn read(text: &str) -> Result<Vec<Node>, SyntaxError> {
         max_total_scalar_bytes: usize::MAX,
         max_depth: DEEPEST,
     };
-    let options = serde_saphyr::options! { budget: budget, with_snippet: false };
+    let options =
+        serde_saphyr::options! { budget: budget, with_snippet: false, leading_zero_numbers_as_strings: true };
     serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|e| {
         let line = e.location().map(|at| at.line()).filter(|line| *line > 0);
         let line = line.and_then(|line| u32::try_from(line).ok());
@@ -91,6 +96,28 @@ fn plain(message: &str) -> String {
     message.to_owned()
 }
 
+/// `010`, with a sign or without.
+fn has_leading_zero(text: &str) -> bool {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// What kubectl makes of a number with a leading 0: octal if it can be, else decimal.
+fn as_kubectl(text: &str) -> Option<Number> {
+    let octal = i64::from_str_radix(text, 8).ok().map(Number::from);
+    octal.or_else(|| number(text.parse().ok()?))
+}
+
+/// A number as kubectl sends it: `1e3` and `5.0` are whole.
+fn number(value: f64) -> Option<Number> {
+    // Above this not every whole number has a value of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if value.fract() == 0.0 && value.abs() <= EXACT {
+        return Some(Number::from(value as i64));
+    }
+    Number::from_f64(value)
+}
+
 impl Node {
     pub(crate) fn get(&self, key: &str) -> Option<&Node> {
         match &self.value {
@@ -104,6 +131,57 @@ impl Node {
             Value::String(text) => Some(text),
             _ => None,
         }
+    }
+
+    pub(crate) fn is_null(&self) -> bool {
+        matches!(self.value, Value::Null)
+    }
+
+    pub(crate) fn is_mapping(&self) -> bool {
+        matches!(self.value, Value::Mapping(_))
+    }
+
+    /// `the string "hello"`
+    pub(crate) fn described(&self) -> String {
+        match &self.value {
+            Value::LeadingZero(text) => text.clone(),
+            Value::String(text) => format!("the string {:?}", text.chars().take(80).collect::<String>()),
+            Value::Sequence(_) => "a list".to_owned(),
+            Value::Mapping(_) => "a mapping".to_owned(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => self.to_json().to_string(),
+        }
+    }
+
+    /// Numbers that are not the same to all readers: their fields, and what is wrong with them.
+    pub(crate) fn ambiguous_numbers(&self) -> Vec<(String, String)> {
+        fn look(node: &Node, field: &str, found: &mut Vec<(String, String)>) {
+            match &node.value {
+                Value::LeadingZero(text) => {
+                    let (octal, decimal) = (as_kubectl(text), text.parse::<i64>().ok().map(Number::from));
+                    if let Some((octal, decimal)) = octal.zip(decimal).filter(|(one, other)| one != other) {
+                        let message = format!(
+                            "{text} is {octal} for kubectl, since a leading 0 means octal: write {octal} or {decimal}"
+                        );
+                        found.push((field.to_owned(), message));
+                    }
+                }
+                Value::Sequence(nodes) => {
+                    for (i, node) in nodes.iter().enumerate() {
+                        look(node, &format!("{field}[{i}]"), found);
+                    }
+                }
+                Value::Mapping(entries) => {
+                    for (name, node) in entries {
+                        let field = if field.is_empty() { name.clone() } else { api::field_of(field, name) };
+                        look(node, &field, found);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        look(self, "", &mut found);
+        found
     }
 
     pub(crate) fn as_sequence(&self) -> Option<&[Node]> {
@@ -144,7 +222,7 @@ impl Node {
     /// Reads a Kubernetes type. The error is the path of the field, as [`Node::line_of`] takes it, and what is wrong.
     pub(crate) fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, (String, String)> {
         serde_path_to_error::deserialize(self.to_json())
-            .map_err(|e| (field_of(e.path()), e.inner().to_string()))
+            .map_err(|e| (api::path_of(e.path()), api::plain::words(e.inner())))
     }
 
     pub(crate) fn to_json(&self) -> Json {
@@ -152,6 +230,7 @@ impl Node {
             Value::Null => Json::Null,
             Value::Bool(value) => Json::Bool(*value),
             Value::Number(value) => Json::Number(value.clone()),
+            Value::LeadingZero(text) => as_kubectl(text).map_or(Json::Null, Json::Number),
             Value::String(value) => Json::String(value.clone()),
             Value::Sequence(nodes) => Json::Array(nodes.iter().map(Self::to_json).collect()),
             Value::Mapping(entries) => {
@@ -161,30 +240,16 @@ impl Node {
     }
 }
 
-fn field_of(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    let mut field = String::new();
-    for segment in path {
-        match segment {
-            Segment::Seq { index } => {
-                let _ = write!(field, "[{index}]");
-            }
-            Segment::Map { key } if key.contains(['.', '[', '/']) => {
-                let _ = write!(field, "[\"{key}\"]");
-            }
-            Segment::Map { key } | Segment::Enum { variant: key } => {
-                let dot = if field.is_empty() { "" } else { "." };
-                let _ = write!(field, "{dot}{key}");
-            }
-            Segment::Unknown => {}
-        }
-    }
-    field
-}
-
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Spanned { value, referenced, .. } = Spanned::<Value>::deserialize(deserializer)?;
+        let Spanned { value, referenced, defined } = Spanned::<Value>::deserialize(deserializer)?;
+        let value = match value {
+            // In quotes it would take more room.
+            Value::String(text) if has_leading_zero(&text) && defined.span().len() == text.len() as u64 => {
+                Value::LeadingZero(text)
+            }
+            value => value,
+        };
         Ok(Self { line: u32::try_from(referenced.line()).unwrap_or(u32::MAX), value })
     }
 }
@@ -229,7 +294,7 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
+        number(value)
             .map(Value::Number)
             .ok_or_else(|| E::custom(format!("{value} is no number that JSON knows")))
     }
@@ -261,6 +326,8 @@ impl<'de> Visitor<'de> for AnyValue {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     const TEXT: &str = "\
@@ -320,6 +387,22 @@ spec:
     }
 
     #[test]
+    fn numbers_are_what_kubectl_makes_of_them() {
+        let text = "a: [010, '010', 1e3, 5.0, -010, 08, 007, 0, 0.5, 1_000, 0x10, 1e300]\nb: {c: 0644}\nd: |-\n  010\n";
+        let documents = parse(text).unwrap();
+        assert_eq!(
+            documents[0].to_json(),
+            serde_json::json!({
+                "a": [8, "010", 1000, 5, -8, 8, 7, 0, 0.5, 1000, 16, 1e300], "b": {"c": 420}, "d": "010"
+            })
+        );
+        let ambiguous: Vec<_> = documents[0].ambiguous_numbers();
+        let fields: Vec<_> = ambiguous.iter().map(|(field, _)| &**field).collect();
+        assert_eq!(fields, ["a[0]", "a[4]", "b.c"]);
+        assert_eq!(ambiguous[0].1, "010 is 8 for kubectl, since a leading 0 means octal: write 8 or 10");
+    }
+
+    #[test]
     fn json_is_yaml_too_also_with_tabs() {
         let documents = parse("{\n\t\"kind\": \"Pod\",\n\t\"spec\": {\"a\": [1, \"2\"]}\n}\n").unwrap();
         assert_eq!(documents[0].get("kind").and_then(Node::as_str), Some("Pod"));
@@ -363,6 +446,6 @@ spec:
         let documents = parse("spec:\n  ports:\n  - port: eighty\n").unwrap();
         let (field, message) = documents[0].read::<k8s_openapi::api::core::v1::Service>().unwrap_err();
         assert_eq!(field, "spec.ports[0].port");
-        assert_eq!(message, "invalid type: string \"eighty\", expected i32");
+        assert_eq!(message, "a whole number is needed, not the string \"eighty\"");
     }
 }

@@ -52,10 +52,16 @@ fn own<K: api::Kind, T>(
     make: impl FnOnce(&K, &Value, K::Checked) -> T,
     wrap: impl FnOnce(Own<T>) -> Object,
 ) -> Result<Sighting, Problem> {
-    let metadata: ObjectMeta = serde_json::from_value(object["metadata"].clone()).map_err(|e| {
+    let metadata: ObjectMeta = serde_path_to_error::deserialize(object["metadata"].clone()).map_err(|e| {
         let named = |name| object["metadata"][name].as_str();
-        Problem::of(key(kind, named("namespace"), named("name")), format!("{e}; the object is left out"))
-            .at("metadata")
+        Problem::of(
+            key(kind, named("namespace"), named("name")),
+            format!("{}; the object is left out", api::plain::words(e.inner())),
+        )
+        .at(match &*api::path_of(e.path()) {
+            "" => "metadata".to_owned(),
+            inner => format!("metadata.{inner}"),
+        })
     })?;
     let mut check = Check::begin(kind, &metadata)?;
     let asked = match api::read::<K>(object) {

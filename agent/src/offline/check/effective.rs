@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{
     Service,
     objects::{Name, Objects, shown},
+    winners::Winners,
 };
 use crate::{
     api::effective::{self, Effect},
@@ -30,18 +31,10 @@ pub(super) fn services(objects: &mut Objects, only: Option<&Service>) -> Vec<Eff
     let mut targeted = BTreeSet::new();
     let mut problems = Vec::new();
     let mut notes = Vec::new();
+    let winners = Winners::of(objects);
     for (name, policy) in &objects.policies {
         if policy.for_namespace {
-            let here = objects.services.keys().filter(|(namespace, _)| *namespace == name.0);
-            let known = here.map(|(namespace, name)| Service {
-                namespace: namespace.clone(),
-                name: name.clone(),
-                port: None,
-            });
-            targeted.extend(known);
-            // Any other one.
-            targeted.insert(Service { namespace: name.0.clone(), name: String::new(), port: None });
-            if let Some(winner) = defaults(objects, &name.0).filter(|winner| *winner != name) {
+            if let Some(winner) = winners.of_namespace(&name.0).filter(|winner| *winner != name) {
                 let message = format!(
                     "Namespace {} is targeted by TrafficPolicy {} already, {}: this one is not active",
                     name.0,
@@ -49,11 +42,20 @@ pub(super) fn services(objects: &mut Objects, only: Option<&Service>) -> Vec<Eff
                     order(objects, winner, policy),
                 );
                 problems.push(Objects::about_target(name, policy, 0, message));
+            } else {
+                let known = objects.services_of(&name.0).map(|(namespace, name)| Service {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                    port: None,
+                });
+                targeted.extend(known);
+                // Any other one.
+                targeted.insert(Service { namespace: name.0.clone(), name: String::new(), port: None });
             }
         }
         for (index, target) in policy.targets.iter().enumerate() {
             targeted.insert(service(name, target));
-            if let Some(winner) = winner(objects, &name.0, target).filter(|winner| *winner != name) {
+            if let Some(winner) = winners.of_target(&name.0, target).filter(|winner| *winner != name) {
                 let message = format!(
                     "{} is targeted by TrafficPolicy {} already, {}: this one is not active there",
                     told(target),
@@ -67,8 +69,6 @@ pub(super) fn services(objects: &mut Objects, only: Option<&Service>) -> Vec<Eff
             }
         }
     }
-    objects.problems.append(&mut problems);
-    objects.notes.append(&mut notes);
     if let Some(only) = only {
         let parts = |one: &Service| {
             one.namespace == only.namespace
@@ -80,16 +80,19 @@ pub(super) fn services(objects: &mut Objects, only: Option<&Service>) -> Vec<Eff
             targeted = BTreeSet::from([only.clone()]);
         }
     }
-    targeted.into_iter().map(|service| effective(objects, service)).collect()
+    let found = targeted.into_iter().map(|service| effective(objects, &winners, service)).collect();
+    objects.problems.append(&mut problems);
+    objects.notes.append(&mut notes);
+    found
 }
 
-fn effective(objects: &Objects, service: Service) -> Effective {
+fn effective(objects: &Objects, winners: &Winners<'_>, service: Service) -> Effective {
     let target =
         |port: Option<&str>| Target { service: service.name.as_str().into(), port: port.map(Into::into) };
     let own =
-        service.port.as_deref().and_then(|port| winner(objects, &service.namespace, &target(Some(port))));
-    let winner = own.or_else(|| winner(objects, &service.namespace, &target(None)));
-    let defaults = defaults(objects, &service.namespace);
+        service.port.as_deref().and_then(|port| winners.of_target(&service.namespace, &target(Some(port))));
+    let winner = own.or_else(|| winners.of_target(&service.namespace, &target(None)));
+    let defaults = winners.of_namespace(&service.namespace);
     let alone = |name: &Name| &objects.policies[name].effective;
     let both = match (winner, defaults) {
         (Some(own), Some(defaults)) => Some(effective::Effective::new(alone(own), alone(defaults))),
@@ -109,28 +112,9 @@ fn effective(objects: &Objects, service: Service) -> Effective {
     }
 }
 
-/// The policy of a namespace.
-fn defaults<'o>(objects: &'o Objects, namespace: &str) -> Option<&'o Name> {
-    oldest(objects, |(in_namespace, _), policy| in_namespace == namespace && policy.for_namespace)
-}
-
 /// Why one of two policies goes first.
 fn order(objects: &Objects, winner: &Name, loser: &super::objects::Policy) -> &'static str {
     if objects.policies[winner].created == loser.created { "first by name" } else { "which is older" }
-}
-
-/// The policy that has a target: the oldest, of several that are as old the first by name.
-fn winner<'o>(objects: &'o Objects, namespace: &str, target: &Target) -> Option<&'o Name> {
-    oldest(objects, |(in_namespace, _), policy| in_namespace == namespace && policy.targets.contains(target))
-}
-
-fn oldest(objects: &Objects, which: impl Fn(&Name, &super::objects::Policy) -> bool) -> Option<&Name> {
-    let rivals = objects.policies.iter().filter(|(name, policy)| which(name, policy));
-    // One that is not in the cluster yet is younger than all that are.
-    let age = |(name, policy): &(&Name, &super::objects::Policy)| {
-        (policy.created.is_empty(), policy.created.clone(), (*name).clone())
-    };
-    rivals.min_by_key(age).map(|(name, _)| name)
 }
 
 fn service((namespace, _): &Name, target: &Target) -> Service {
@@ -152,7 +136,7 @@ fn told(target: &Target) -> String {
 fn missing(objects: &Objects, namespace: &str, target: &Target) -> Option<String> {
     let name = (namespace.to_owned(), target.service.to_string());
     match objects.services.get(&name) {
-        None if objects.services.keys().any(|(other, _)| other == namespace) => {
+        None if objects.services_of(namespace).next().is_some() => {
             Some(format!("there is no Service {} in these files", target.service))
         }
         None => None,

@@ -1,20 +1,26 @@
 //! `sluice check`: whether policies make sense, and what they come to, without a cluster.
 //!
-//! Reads manifests as [`objects`], finds out what each targeted service is governed by ([`effective`]) and what is worth a note ([`notes`]), and tells it
-//! ([`report`]). What is wrong is what the agent and the API server would say too: the checks are [`crate::api`]'s.
+//! [Reads](read) manifests as [`objects`], with the annotations and labels that are for Sluice ([`marks`]), finds out what each
+//! targeted service is governed by ([`effective`], by the policy that [wins](winners)) and what is worth a note ([`notes`]), and
+//! tells it ([`report`]). What is wrong is what the agent and the API server would say too: the checks are [`crate::api`]'s.
 
 mod effective;
+mod marks;
 mod notes;
 mod objects;
+mod read;
 mod report;
 #[cfg(test)]
 mod tests;
+mod winners;
 
 use std::{io, path::PathBuf, str::FromStr};
 
 use clap::ValueEnum;
+use http::HeaderName;
 
 use self::objects::Objects;
+use crate::govern::lane::DEFAULT_TAG_HEADER;
 
 /// Arguments of `sluice check`.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,6 +36,16 @@ pub struct Args {
     /// Show this service only, as namespace/name or namespace/name:port
     #[arg(long, value_name = "SERVICE")]
     service: Option<Service>,
+
+    /// The headers that carry the tag, as the agents have them
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "SLUICE_TAG_HEADER",
+        value_delimiter = ',',
+        default_value = DEFAULT_TAG_HEADER
+    )]
+    tag_header: Vec<HeaderName>,
 
     /// The format of the output
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
@@ -90,7 +106,9 @@ pub fn run(
     out: &mut impl io::Write,
     complaints: &mut impl io::Write,
 ) -> Result<bool, CheckError> {
-    let mut objects = Objects::read(&args.files, &args.namespace, input)?;
+    let mut objects = Objects::new(&args.namespace, &args.tag_header);
+    read::all(&mut objects, &args.files, input)?;
+    objects.note_namespaces();
     notes::all(&mut objects);
     let services = effective::services(&mut objects, args.service.as_ref());
     match args.output {

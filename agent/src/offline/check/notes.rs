@@ -2,8 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::objects::{Name, Objects, Problem, shown};
-use crate::{api::notes::Note, govern::policy::Lane};
+use super::{
+    objects::{Name, Objects, Problem, shown},
+    winners::Winners,
+};
+use crate::{
+    api::notes::Note,
+    govern::{policy::Lane, tag::Tag},
+};
 
 /// What an object that makes sense leaves to be said.
 #[derive(Debug)]
@@ -18,15 +24,13 @@ pub(super) struct Noted {
 /// Those that stand, given everything that is in the files.
 pub(super) fn all(objects: &mut Objects) {
     let mut notes = Vec::new();
+    let winners = Winners::of(objects);
     for noted in &objects.noted {
-        let defaults = objects
-            .policies
-            .iter()
-            .find(|((namespace, _), policy)| *namespace == noted.name.0 && policy.for_namespace);
+        let defaults = winners.of_namespace(&noted.name.0).map(|name| &objects.policies[name]);
         let inherits = |field: &str| {
             let own = objects.policies.get(&noted.name);
             let takes = own.is_some_and(|own| own.effective.spec["inherit"] != "None");
-            takes && defaults.is_some_and(|(_, policy)| !policy.effective.spec[field].is_null())
+            takes && defaults.is_some_and(|policy| !policy.effective.spec[field].is_null())
         };
         let own = objects.policies.get(&noted.name).filter(|_| noted.kind == "TrafficPolicy");
         // What a policy for a namespace does not say, those of its Services may.
@@ -46,14 +50,15 @@ pub(super) fn all(objects: &mut Objects) {
             });
         }
     }
+    let tags = objects.lanes.iter().map(|((namespace, _), lane)| (&**namespace, &lane.tag)).collect();
     for (name, lane) in &objects.lanes {
-        notes.extend(of_lane(objects, name, lane));
+        notes.extend(of_lane(objects, &tags, name, lane));
     }
     objects.notes.append(&mut notes);
 }
 
 /// What a lane names and these files do not have.
-fn of_lane(objects: &Objects, name: &Name, lane: &Lane) -> Vec<Problem> {
+fn of_lane(objects: &Objects, tags: &BTreeSet<(&str, &Tag)>, name: &Name, lane: &Lane) -> Vec<Problem> {
     let namespace = &name.0;
     let problem = |field: &str, message: String| {
         let (file, line) = objects.place("TrafficLane", name, field);
@@ -66,7 +71,7 @@ fn of_lane(objects: &Objects, name: &Name, lane: &Lane) -> Vec<Problem> {
         }
     };
     let mut notes = Vec::new();
-    let has_services = objects.services.keys().any(|(other, _)| other == namespace);
+    let has_services = objects.services_of(namespace).next().is_some();
     let targets = lane.targets.iter().enumerate();
     let services = targets.map(|(i, target)| (format!("spec.targetRefs[{i}]"), &target.service));
     let excepted = lane.service_fallbacks.keys().map(|service| ("spec.serviceFallbacks".to_owned(), service));
@@ -80,8 +85,7 @@ fn of_lane(objects: &Objects, name: &Name, lane: &Lane) -> Vec<Problem> {
     let exceptions = lane.service_fallbacks.values().flat_map(|detour| &detour.lanes);
     let named: BTreeSet<_> = lane.fallback.lanes.iter().chain(exceptions).collect();
     for tag in named {
-        let lanes = objects.lanes.iter().filter(|((other, _), _)| other == namespace);
-        if !lanes.into_iter().any(|(_, lane)| lane.tag == *tag) {
+        if !tags.contains(&(&**namespace, tag)) {
             let message = format!(
                 "there is no TrafficLane with the tag {tag} in these files: only pods with the label sluice.dev/tag: {tag} are in it"
             );

@@ -2,18 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::{CheckError, notes::Noted};
+use http::HeaderName;
+
+use super::{marks, notes::Noted};
 use crate::{
     api::{self, Kind, TrafficLane, TrafficPolicy, effective::Effective},
-    cluster::{
-        manifests::tree::{self, Node},
-        strip,
-    },
+    cluster::{manifests::tree::Node, strip},
     govern::policy::{Lane, Target},
 };
 
@@ -40,6 +37,9 @@ pub(super) struct Objects {
     places: BTreeMap<(&'static str, Name), String>,
     /// Namespaces that happen to be there, and are not enrolled.
     not_enrolled: BTreeSet<String>,
+    /// Of objects that do not name theirs.
+    namespace: String,
+    tag_headers: Vec<HeaderName>,
 }
 
 /// Namespace and name.
@@ -80,38 +80,20 @@ pub(super) struct Problem {
 }
 
 impl Objects {
-    pub(super) fn read(
-        files: &[PathBuf],
-        namespace: &str,
-        input: &mut impl io::Read,
-    ) -> Result<Self, CheckError> {
-        let mut objects = Self::default();
-        for path in files {
-            if path.as_os_str() == "-" {
-                let mut text = String::new();
-                input
-                    .read_to_string(&mut text)
-                    .map_err(|source| CheckError::Read { path: "standard input".into(), source })?;
-                objects.take_file("-", &text, namespace);
-                continue;
-            }
-            let found = manifests(path)?;
-            if found.is_empty() {
-                return Err(CheckError::Empty(path.clone()));
-            }
-            for path in found {
-                match fs::read_to_string(&path) {
-                    Ok(text) => objects.take_file(&path.display().to_string(), &text, namespace),
-                    Err(source) => return Err(CheckError::Read { path, source }),
-                }
-            }
-        }
-        objects.note_namespaces();
-        Ok(objects)
+    /// `namespace`: of objects that do not name theirs.
+    pub(super) fn new(namespace: &str, tag_headers: &[HeaderName]) -> Self {
+        Self { namespace: namespace.to_owned(), tag_headers: tag_headers.to_vec(), ..Self::default() }
+    }
+
+    /// The Services in a namespace.
+    pub(super) fn services_of(&self, namespace: &str) -> impl Iterator<Item = &Name> {
+        let first = (namespace.to_owned(), String::new());
+        let rest = self.services.range(first..).map(|(name, _)| name);
+        rest.take_while(move |(of, _)| of == namespace)
     }
 
     /// Of a namespace that these files do not enroll nobody knows here whether somebody else does.
-    fn note_namespaces(&mut self) {
+    pub(super) fn note_namespaces(&mut self) {
         let mut notes = Vec::new();
         for ((kind, name), place) in &self.places {
             if self.not_enrolled.contains(&name.0) {
@@ -152,32 +134,20 @@ impl Objects {
         }
     }
 
-    fn take_file(&mut self, file: &str, text: &str, namespace: &str) {
-        match tree::parse(text) {
-            Ok(documents) => documents.iter().for_each(|document| self.take(file, document, namespace)),
-            Err(e) => self.problems.push(Problem {
-                file: file.to_owned(),
-                line: e.line,
-                object: None,
-                field: None,
-                message: format!("no valid YAML: {}", e.message),
-            }),
-        }
-    }
-
-    fn take(&mut self, file: &str, node: &Node, namespace: &str) {
+    /// Takes in an object, or a list of some.
+    pub(super) fn take(&mut self, file: &str, node: &Node) {
         let text = |field: &str| node.get(field).and_then(Node::as_str).unwrap_or_default();
         let (version, kind) = (text("apiVersion"), text("kind"));
         if let Some(items) = node.get("items").and_then(Node::as_sequence).filter(|_| kind.ends_with("List"))
         {
             for item in items {
-                self.take(file, item, namespace);
+                self.take(file, item);
             }
             return;
         }
         let metadata = |field: &str| node.get("metadata")?.get(field)?.as_str();
         let name: Name = (
-            metadata("namespace").unwrap_or(namespace).to_owned(),
+            metadata("namespace").unwrap_or(&self.namespace).to_owned(),
             metadata("name").unwrap_or_default().to_owned(),
         );
         let mut wrong = |field: &str, message: String| {
@@ -186,25 +156,20 @@ impl Objects {
                 line: Some(node.line_of(field)),
                 object: (!name.1.is_empty()).then(|| match kind {
                     "Namespace" => format!("{kind} {}", name.1),
+                    "" => shown(&name),
                     _ => format!("{kind} {}", shown(&name)),
                 }),
                 field: Some(field.to_owned()),
                 message,
             });
         };
+        for (field, message) in marks::wrong(node, kind) {
+            wrong(&field, message);
+        }
         if version == "v1" && kind == "Namespace" {
             let annotations = node.get("metadata").and_then(|metadata| metadata.get("annotations"));
-            let said = annotations.and_then(|all| all.get(api::CAPTURE_ANNOTATION));
-            let capture = said.map(|said| match said.as_str() {
-                Some(said) => api::parse_capture(said).map_err(|error| error.to_string()),
-                None => {
-                    Err(format!("a string is needed, not {}: \"enabled\" or \"disabled\"", said.to_json()))
-                }
-            });
-            if let Some(Err(message)) = &capture {
-                wrong(&format!("metadata.annotations[\"{}\"]", api::CAPTURE_ANNOTATION), message.clone());
-            }
-            if capture == Some(Ok(true)) {
+            let said = annotations.and_then(|all| all.get(api::CAPTURE_ANNOTATION)).and_then(Node::as_str);
+            if said.and_then(|said| api::parse_capture(said).ok()) == Some(true) {
                 self.not_enrolled.remove(&name.1);
             } else {
                 self.not_enrolled.insert(name.1);
@@ -228,12 +193,20 @@ impl Objects {
         if !version.starts_with(GROUP_PREFIX) && !known.contains(&kind) {
             return;
         }
+        for (field, said) in [("apiVersion", node.get("apiVersion")), ("kind", node.get("kind"))] {
+            if let Some(said) = said.filter(|said| !said.is_null() && said.as_str().is_none()) {
+                return wrong(field, format!("a string is needed, not {}", said.to_json()));
+            }
+        }
         if version != api::API_VERSION {
             let message = match node.get("apiVersion") {
                 None => format!("not set: of a {kind} it is {:?}", api::API_VERSION),
                 Some(_) => format!("{version:?} does not exist: allowed is {:?}", api::API_VERSION),
             };
             return wrong("apiVersion", message);
+        }
+        if kind.is_empty() {
+            return wrong("kind", format!("not set: allowed are {:?} and {:?}", known[0], known[1]));
         }
         let Some(kind) = known.into_iter().find(|known| *known == kind) else {
             return wrong("kind", api::not_one_of(kind, known.into_iter()));
@@ -258,6 +231,9 @@ impl Objects {
                 "metadata.name",
                 format!("there is a {kind} {} already, at {earlier}", shown(&name)),
             );
+        }
+        for (field, message) in node.ambiguous_numbers() {
+            wrong(&field, message);
         }
         let mut object = node.to_json();
         if let Some(metadata) = object["metadata"].as_object_mut() {
@@ -295,6 +271,9 @@ impl Objects {
             }),
         };
         let mut errors: Vec<_> = outcome.err().unwrap_or_default();
+        if errors.is_empty() && kind == "TrafficPolicy" {
+            errors = api::tag_changes(&object["spec"], &self.tag_headers);
+        }
         errors.sort_by_key(|error| node.line_of(&error.field));
         for error in errors {
             self.problems.push(Problem {
@@ -306,29 +285,4 @@ impl Objects {
             });
         }
     }
-}
-
-/// The file itself, or the manifests in a directory and below it, by name; hidden ones are passed over.
-fn manifests(path: &Path) -> Result<Vec<PathBuf>, CheckError> {
-    let failed = |source| CheckError::Read { path: path.to_owned(), source };
-    if !fs::metadata(path).map_err(failed)?.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(failed)?;
-    let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
-    paths.sort();
-    let mut found = Vec::new();
-    for path in paths {
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        // A link to a directory could lead round in a circle.
-        let is_directory = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
-        if !hidden && is_directory {
-            found.extend(manifests(&path)?);
-        } else if !hidden
-            && path.extension().is_some_and(|end| ["yaml", "yml", "json"].iter().any(|one| end == *one))
-        {
-            found.push(path);
-        }
-    }
-    Ok(found)
 }

@@ -73,7 +73,9 @@ fn about_headers() {
             request(
                 json!({"add": [{"name": "x-a", "value": "a\tb"}], "remove": ["cookie", "Authorization"]}),
             ),
-            headers(json!({"response": {"remove": ["set-cookie"]}})),
+            headers(
+                json!({"response": {"remove": ["set-cookie", "baggage"], "set": [{"name": "x-mse-tag", "value": "a"}]}}),
+            ),
             policy(&json!({"rules": [{"name": "a", "headers": {"response": {"remove": ["x"]}}}]})),
             strip(json!({})),
             strip(json!({"from": [{"namespace": "ingress"}]})),
@@ -92,6 +94,24 @@ fn about_headers() {
                 request(json!({"remove": ["x-a", "Content-Length"]})),
                 "spec.headers.request.remove[1]",
                 "Sluice sets this header itself",
+                Everywhere,
+            ),
+            (
+                request(json!({"set": [{"name": "x-a", "value": "a"}, {"name": "X-MSE-Tag", "value": "a"}]})),
+                "spec.headers.request.set[1].name",
+                "carries the tag: it cannot be changed",
+                Everywhere,
+            ),
+            (
+                request(json!({"add": [{"name": "baggage", "value": "a=b"}]})),
+                "spec.headers.request.add[0].name",
+                "carries the tag",
+                Everywhere,
+            ),
+            (
+                policy(&json!({"rules": [{"name": "a", "headers": {"request": {"remove": ["Baggage"]}}}]})),
+                "spec.rules[0].headers.request.remove[0]",
+                "carries the tag",
                 Everywhere,
             ),
             (

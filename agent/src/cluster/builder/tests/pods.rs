@@ -74,7 +74,7 @@ fn only_this_nodes_pods_are_told_of_where_it_has_a_name() {
         snapshot.pods.into_keys().map(|uid| uid.to_string()).collect::<BTreeSet<_>>()
     };
     assert_eq!(
-        uids(Options { node: Some("n1".into()), zone: None }),
+        uids(Options { node: Some("n1".into()), ..Options::default() }),
         ["uid-a", "uid-c"].map(String::from).into()
     );
     assert_eq!(uids(Options::default()).len(), 3);
@@ -95,7 +95,7 @@ fn node_local_services_have_the_nodes_endpoints_only() {
         slice("s", "orders", "{addresses: [10.0.0.1], nodeName: n1}, {addresses: [10.0.0.2], nodeName: n2}"),
     );
     let on = |node: Option<&str>| {
-        let options = Options { node: node.map(Arc::from), zone: None };
+        let options = Options { node: node.map(Arc::from), ..Options::default() };
         let snapshot = start(options, &text).build(Instant::now()).unwrap();
         addresses(&service(&snapshot, "10.96.0.1:80").endpoints)
     };
@@ -131,6 +131,7 @@ fn topology_prefers_what_is_near_and_falls_back_to_all() {
         let options = Options {
             node: Some("n1".into()),
             zone: Some(*zone).filter(|zone| !zone.is_empty()).map(Arc::from),
+            ..Options::default()
         };
         let text = format!("{SHOP}{}{}", svc("orders", "10.96.0.1", extra), slice("s", "orders", endpoints));
         let orders = service(&start(options, &text).build(Instant::now()).unwrap(), "10.96.0.1:80");
@@ -144,7 +145,7 @@ fn topology_prefers_what_is_near_and_falls_back_to_all() {
         slice("s", "orders", &join(&[hinted(1, "a", ""), hinted(2, "b", ""), hinted(3, "b", "")])),
         pod("g", "10.0.0.3", GRAY),
     );
-    let options = Options { node: None, zone: Some("a".into()) };
+    let options = Options { zone: Some("a".into()), ..Options::default() };
     let orders = service(&start(options, &text).build(Instant::now()).unwrap(), "10.96.0.1:80");
     assert_eq!(addresses(&orders.baseline), ["10.0.0.1:8080"]);
     assert_eq!(addresses(&orders.lanes["gray"]), ["10.0.0.3:8080"]);
