@@ -217,10 +217,7 @@ fn what_cannot_be_read_or_is_no_object_hides_nothing() {
     assert!(lines[1].contains("latin1.yaml: it cannot be read: "), "{complaints}");
     assert!(lines[2].starts_with("/nonexistent/x.yaml: it cannot be read: "), "{complaints}");
     // Those of a directory may be patches of kustomize.
-    assert!(
-        lines[3].contains("patch.yaml:1: note: a list is no object"),
-        "{complaints}"
-    );
+    assert!(lines[3].contains("patch.yaml:1: note: a list is no object"), "{complaints}");
 }
 
 #[test]
