@@ -17,16 +17,15 @@ pub(super) fn unknown_field<'a>(name: &str, known: impl Iterator<Item = &'a str>
 }
 
 /// `there is no sluice.dev/captur: did you mean sluice.dev/capture?`, or which there are.
-pub fn unknown_among<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    let mut all: Vec<&str> = known.clone().collect();
-    all.dedup();
-    let short: String = name.chars().take(80).collect();
+pub fn unknown_among(name: &str, known: &[&str]) -> String {
     // The group is the same in all of them, and would make any two alike.
-    let key = |name: &'a str| name.split_once('/').map_or(name, |(_, key)| key);
-    let meant = closest(name.split_once('/').map_or(name, |(_, key)| key), known.clone().map(key));
-    match meant.and_then(|meant| known.clone().find(|name| key(name) == meant)) {
+    let key = |name: &str| -> String { name.split_once('/').map_or(name, |(_, key)| key).to_owned() };
+    let keys: Vec<String> = known.iter().map(|name| key(name)).collect();
+    let meant = closest(&key(name), keys.iter().map(String::as_str));
+    let short: String = name.chars().take(80).collect();
+    match known.iter().find(|name| meant.is_some_and(|meant| key(name) == meant)) {
         Some(closest) => format!("there is no {short}, so it has no effect: did you mean {closest}?"),
-        None => format!("there is no {short}, so it has no effect: allowed are {}", all.join(", ")),
+        None => format!("there is no {short}, so it has no effect: allowed are {}", known.join(", ")),
     }
 }
 

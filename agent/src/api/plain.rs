@@ -30,9 +30,10 @@ pub fn words(error: &impl Display) -> String {
         if let Some((name, allowed)) = said.strip_prefix(prefix).and_then(|rest| rest.split_once(", ")) {
             let allowed = allowed.trim_start_matches("expected ").trim_start_matches("one of ");
             let allowed = allowed.replace(" or ", ", ");
-            return match allowed.starts_with("there are no ") {
-                true => format!("{} {what}", in_quotes(name)),
-                false => format!("{} {what}: allowed are {}", in_quotes(name), allowed.replace('`', "\"")),
+            return if allowed.starts_with("there are no ") {
+                format!("{} {what}", in_quotes(name))
+            } else {
+                format!("{} {what}: allowed are {}", in_quotes(name), allowed.replace('`', "\""))
             };
         }
     }

@@ -62,7 +62,7 @@ impl Request {
             target: target.to_owned(),
             headers: self.headers.clone(),
         };
-        question.check().map_err(wrong)?;
+        question.check().map_err(|error| wrong(&error))?;
         Ok(question)
     }
 
@@ -97,7 +97,7 @@ pub(super) fn flagged(why: &str) -> String {
     named.unwrap_or_else(|| why.to_owned())
 }
 
-fn wrong(wrong: Wrong) -> Failed {
+fn wrong(wrong: &Wrong) -> Failed {
     Failed::Question(flagged(&wrong.to_string()))
 }
 
@@ -202,7 +202,7 @@ impl CallArgs {
             endpoint: self.endpoint.clone(),
             body: self.data.clone(),
         };
-        asked.check().map_err(wrong)?;
+        asked.check().map_err(|error| wrong(&error))?;
         Ok(asked)
     }
 

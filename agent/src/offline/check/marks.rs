@@ -53,8 +53,9 @@ fn message(name: &str, value: &Node, kind: &str, label: bool) -> Option<String> 
             let what = if label { "a label" } else { "an annotation" };
             return Some(format!("as {what} of a {kind} it has no effect: it is {}", places.join(", or ")));
         }
-        let names = MARKS.iter().map(|mark| mark.name);
-        return Some(unknown_among(name, names));
+        let mut names: Vec<_> = MARKS.iter().map(|mark| mark.name).collect();
+        names.dedup();
+        return Some(unknown_among(name, &names));
     };
     match value.as_str() {
         Some(text) => (mark.check)(text).err(),
