@@ -17,6 +17,7 @@ mod cross;
 mod demo;
 mod deny;
 mod fuzz;
+mod generated;
 mod helm;
 mod image;
 mod instructions;
@@ -63,11 +64,11 @@ enum Task {
     /// Write the container image of the agent as an OCI archive
     Image(image::Args),
     /// Write the CustomResourceDefinitions to deploy/base/crds, from the Rust types
-    Crds(crds::Args),
+    Crds(generated::Args),
     /// Write the pages of deploy/reference, and the PrometheusRule
-    Reference(reference::Args),
+    Reference(generated::Args),
     /// Write the Helm chart in deploy/chart, from the manifests in deploy/
-    Chart(chart::Args),
+    Chart(generated::Args),
     /// Render what is in deploy/ with kustomize and Helm, and check the results
     Manifests,
     /// Write everything that is published of a version: images, chart, kubectl plugin, bill of materials, checksums
@@ -91,9 +92,9 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Image(args) => image::run(&args),
-        Task::Crds(args) => crds::run(&args),
-        Task::Reference(args) => reference::run(&args),
-        Task::Chart(args) => chart::run(&args),
+        Task::Crds(args) => crds::run(args),
+        Task::Reference(args) => reference::run(args),
+        Task::Chart(args) => chart::run(args),
         Task::Manifests => manifests::check(),
         Task::Release(args) => release::run(&args),
         Task::Deny(args) => deny::run(&args),

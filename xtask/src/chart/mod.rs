@@ -17,8 +17,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
+use crate::generated::{Args, Generated};
 use crate::{archive, shell, workspace};
 
 pub(crate) use rendered::{check as check_rendered, render};
@@ -32,48 +33,29 @@ const BY_HAND: [&str; 3] = [".helmignore", "templates/NOTES.txt", "templates/_he
 /// Sets of values to render the chart with, for [`rendered`].
 const SETS: &str = "ci/";
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Change nothing; fail if what is there differs from what would be written
-    #[arg(long)]
-    check: bool,
-}
-
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: Args) -> Result<()> {
     if args.check { check() } else { write() }
 }
 
 /// Writes the chart's files.
 pub(crate) fn write() -> Result<()> {
-    let root = workspace::root().join(CHART);
-    let files = files()?;
-    for (path, text) in &files {
-        let path = root.join(path);
-        let folder = path.parent().context("a file of the chart has no folder")?;
-        fs::create_dir_all(folder)
-            .and_then(|()| fs::write(&path, text))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    for path in unknown(&root, &files)? {
-        fs::remove_file(root.join(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
-    }
-    Ok(())
+    made()?.write()
 }
 
 /// Fails if the chart that is committed is not what it would be made of.
 pub(crate) fn check() -> Result<()> {
-    let root = workspace::root().join(CHART);
+    made()?.check()
+}
+
+fn made() -> Result<Generated> {
     let files = files()?;
-    let instead = "run `cargo xtask chart` and commit what it writes";
-    for (path, text) in &files {
-        if fs::read_to_string(root.join(path)).ok().as_deref() != Some(text) {
-            bail!("{CHART}/{path} is not what `deploy/` makes: {instead}");
-        }
-    }
-    if let Some(path) = unknown(&root, &files)?.first() {
-        bail!("{CHART}/{} is not made from anything: {instead}", path.display());
-    }
-    Ok(())
+    let here = Path::new(CHART);
+    let stale = unknown(&workspace::root().join(CHART), &files)?;
+    Ok(Generated {
+        command: "cargo xtask chart",
+        files: files.into_iter().map(|(path, text)| (here.join(path), text)).collect(),
+        stale: stale.into_iter().map(|path| here.join(path)).collect(),
+    })
 }
 
 /// All files that are made, by their path in the chart.
