@@ -18,7 +18,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
-use sluice_ebpf::{AGENT_THREADS, Address, Counter, HEARTBEAT_STALE_AFTER_NANOS, PORT_SLOTS, Pod};
+use sluice_ebpf::{AGENT_THREADS, Address, Counter, DIRECT, HEARTBEAT_STALE_AFTER_NANOS, PORT_SLOTS, Pod};
 
 use crate::{
     context::{LOOPBACK_V4, LOOPBACK_V6, ip4, ip6, port, set_ip4, set_ip6, set_port},
@@ -45,6 +45,8 @@ fn try_v4(ctx: &SockAddrContext) -> Outcome {
     let pod = enrolled(ctx)?;
     let dialled = Address::v4(ip4(ctx), port(ctx));
     admit(ctx, pod, &dialled)?;
+    let own = bound_v4(ctx);
+    unbound(own == 0 || own == pod.address_v4)?;
     let listener = draw(&pod.ports_v4)?;
     remember(ctx, &dialled)?;
     set_ip4(ctx, LOOPBACK_V4);
@@ -59,6 +61,9 @@ fn try_v6(ctx: &SockAddrContext) -> Outcome {
     let pod = enrolled(ctx)?;
     let dialled = Address::v6(ip6(ctx), port(ctx));
     admit(ctx, pod, &dialled)?;
+    let own = bound_v6(ctx);
+    let mapped = Address::v4(pod.address_v4, 0).ip;
+    unbound(own == [0; 4] || own == pod.address_v6 || own == Address::v4(0, 0).ip || own == mapped)?;
     if dialled.is_v4() {
         let listener = draw(&pod.ports_v4)?;
         remember(ctx, &dialled)?;
@@ -88,13 +93,17 @@ fn enrolled(ctx: &SockAddrContext) -> Result<&'static Pod, Counter> {
 
 #[inline(always)]
 fn admit(ctx: &SockAddrContext, pod: &Pod, dialled: &Address) -> Result<(), Counter> {
-    if SERVICES.get_ptr(dialled).is_none() {
-        return Err(Counter::NotGoverned);
+    // SAFETY: not preallocated, so the element outlives this program's run even if it is removed meanwhile.
+    match unsafe { SERVICES.get(dialled) } {
+        None => return Err(Counter::NotGoverned),
+        Some(number) if number & DIRECT != 0 => return Err(Counter::NotServed),
+        Some(_) => {}
     }
     // SAFETY: in this program type the kernel never leaves `sk` null.
     if unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).bound_dev_if } != 0 {
         return Err(Counter::BoundToDevice);
     }
+    particular(ctx)?;
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let beat = HEARTBEAT.get_ptr(0).map_or(0, |beat| {
@@ -122,6 +131,46 @@ fn admit(ctx: &SockAddrContext, pod: &Pod, dialled: &Address) -> Result<(), Coun
         return Err(Counter::OverBudget);
     }
     Ok(())
+}
+
+/// A socket that is bound to a port goes direct: two connections from the same port to two services would both go to the same
+/// few listeners. So does one with a mark or a priority (which `IP_TOS` sets, too): the connection to the endpoint is another
+/// socket, that has none.
+#[inline(always)]
+fn particular(ctx: &SockAddrContext) -> Result<(), Counter> {
+    // SAFETY: in this program type the kernel never leaves `sk` null.
+    let (port, mark, priority) = unsafe {
+        let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        (
+            read_volatile(addr_of!((*sk).src_port)),
+            read_volatile(addr_of!((*sk).mark)),
+            read_volatile(addr_of!((*sk).priority)),
+        )
+    };
+    if port == 0 && mark == 0 && priority == 0 { Ok(()) } else { Err(Counter::Particular) }
+}
+
+/// The address that an AF_INET socket is bound to, in network byte order; 0 for none.
+#[inline(always)]
+fn bound_v4(ctx: &SockAddrContext) -> u32 {
+    // SAFETY: in this program type the kernel never leaves `sk` null.
+    unsafe { read_volatile(addr_of!((*(*ctx.sock_addr).__bindgen_anon_1.sk).src_ip4)) }
+}
+
+/// The same of an AF_INET6 socket. Word by word: the verifier knows no other access.
+#[inline(always)]
+fn bound_v6(ctx: &SockAddrContext) -> [u32; 4] {
+    // SAFETY: in this program type the kernel never leaves `sk` null.
+    unsafe {
+        let ip = addr_of!((*(*ctx.sock_addr).__bindgen_anon_1.sk).src_ip6).cast::<u32>();
+        [read_volatile(ip), read_volatile(ip.add(1)), read_volatile(ip.add(2)), read_volatile(ip.add(3))]
+    }
+}
+
+/// A socket that is bound to another address than the pod's own goes direct.
+#[inline(always)]
+fn unbound(is: bool) -> Result<(), Counter> {
+    if is { Ok(()) } else { Err(Counter::Particular) }
 }
 
 /// One of the pod's listeners. They share a destination address, hence a range of client ports: several listeners

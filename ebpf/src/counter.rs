@@ -10,8 +10,12 @@ pub enum Counter {
     NotEnrolled,
     /// The destination is not governed.
     NotGoverned,
+    /// The destination is governed, but the agent could do nothing for it.
+    NotServed,
     /// The socket is bound to a device.
     BoundToDevice,
+    /// The socket is bound or marked as the agent's connection to the endpoint could not be.
+    Particular,
     /// The agent's heartbeat is stale: it hangs.
     AgentSilent,
     /// The agent itself connects, or another agent, in a pod's network namespace.
@@ -37,11 +41,13 @@ pub enum Counter {
 }
 
 impl Counter {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::NotTcp,
         Self::NotEnrolled,
         Self::NotGoverned,
+        Self::NotServed,
         Self::BoundToDevice,
+        Self::Particular,
         Self::AgentSilent,
         Self::AgentItself,
         Self::OverBudget,
@@ -61,7 +67,13 @@ impl Counter {
             Self::NotTcp => "The socket is not TCP.",
             Self::NotEnrolled => "The pod is not enrolled.",
             Self::NotGoverned => "The destination is not managed.",
+            Self::NotServed => {
+                "No endpoint of the destination is ready, or it does not speak HTTP or is headless; and no policy or lane asks for anything."
+            }
             Self::BoundToDevice => "The socket is bound to a network device.",
+            Self::Particular => {
+                "The socket is bound to a port, or to an address that is not the pod's own, or has a mark or a priority."
+            }
             Self::AgentSilent => {
                 "The agent has not sent its heartbeat for a second: it hangs or gets no CPU."
             }
@@ -88,7 +100,9 @@ impl Counter {
             Self::NotTcp => "bypassed_not_tcp",
             Self::NotEnrolled => "bypassed_not_enrolled",
             Self::NotGoverned => "bypassed_not_managed",
+            Self::NotServed => "bypassed_not_served",
             Self::BoundToDevice => "bypassed_bound_to_device",
+            Self::Particular => "bypassed_socket_options",
             Self::AgentSilent => "bypassed_agent_unresponsive",
             Self::AgentItself => "bypassed_agent_connection",
             Self::OverBudget => "bypassed_over_budget",

@@ -23,7 +23,7 @@ use aya_ebpf::{
     helpers::generated::bpf_sk_storage_get,
     programs::{SockAddrContext, SockOpsContext},
 };
-use sluice_ebpf::{AGENTS, Address, Counter, FlowCounts, FlowKey, OTHER};
+use sluice_ebpf::{AGENTS, Address, Counter, DIRECT, FlowCounts, FlowKey, OTHER};
 
 use crate::{
     established::{netns_cookie, remote_ip, remote_port, socket},
@@ -148,7 +148,7 @@ fn add(ctx: &SockOpsContext, sk: *mut bpf_sock, counts: &FlowCounts) {
         None => (Address::v6(remote_ip(ctx), remote_port(ctx) as u16), 0),
     };
     // SAFETY: not preallocated, so the element outlives this program's run.
-    let destination = unsafe { SERVICES.get(&address) }.copied().unwrap_or(OTHER);
+    let destination = unsafe { SERVICES.get(&address) }.map_or(OTHER, |number| number & !DIRECT);
     let key = &FlowKey { netns_cookie: cookie, destination, redirected };
     let mut found = FLOWS.get_ptr_mut(key);
     if found.is_none() {

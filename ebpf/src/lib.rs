@@ -11,7 +11,7 @@ mod origin;
 
 pub use address::{Address, words};
 pub use counter::Counter;
-pub use numbers::{AGENTS, FlowCounts, FlowKey, MAX_FLOWS, OTHER};
+pub use numbers::{AGENTS, DIRECT, FlowCounts, FlowKey, MAX_FLOWS, OTHER};
 pub use origin::Origin;
 
 /// Names of the maps, as the agent asks for them.

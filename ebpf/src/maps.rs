@@ -19,7 +19,7 @@ const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 #[btf_map]
 pub(crate) static PODS: HashMap<u64, Pod, MAX_PODS, ON_DEMAND> = HashMap::new();
 
-/// Governed destinations, and the agent's number for the service behind each.
+/// Governed destinations, and the agent's number for the service behind each, with [`sluice_ebpf::DIRECT`] on some.
 #[btf_map]
 pub(crate) static SERVICES: HashMap<Address, u32, MAX_SERVICES, ON_DEMAND> = HashMap::new();
 

@@ -4,6 +4,10 @@
 /// [`Counter::FlowLost`](crate::Counter::FlowLost).
 pub const MAX_FLOWS: usize = 8192;
 
+/// A flag in the values of `SERVICES`: connections to this address go direct, for the agent could do nothing for them. They
+/// are counted as those of the service all the same.
+pub const DIRECT: u32 = 1 << 31;
+
 /// The destination of connections that lead to no governed service.
 pub const OTHER: u32 = 0;
 

@@ -63,6 +63,38 @@ elif what == "bound":
     connection.connect((address, port))
     names(connection)
     say(line=connection.makefile().readline())
+elif what == "own-address":
+    # Bound to an address, and the port left to connect().
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    connection.settimeout(10)
+    connection.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+    connection.bind((sys.argv[4], 0))
+    connection.connect((address, port))
+    names(connection)
+    say(line=connection.makefile().readline())
+elif what == "fixed-port":
+    # Two services from one port.
+    lines, connections = [], []
+    for to in (address, sys.argv[4]):
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        connection.settimeout(10)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        connection.bind(("", 7777))
+        connection.connect((to, port))
+        lines.append(connection.makefile().readline())
+        connections.append(connection)
+    say(lines=lines)
+elif what in ("mark", "tos"):
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    connection.settimeout(10)
+    if what == "mark":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 7)
+    elif family == socket.AF_INET6:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 4)
+    else:
+        connection.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x10)
+    connection.connect((address, port))
+    say(line=connection.makefile().readline())
 elif what == "udp":
     connection = connected(socket.SOCK_DGRAM)
     names(connection)

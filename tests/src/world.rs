@@ -99,6 +99,20 @@ impl World {
         self.node.kube_proxy()
     }
 
+    /// A policy for all services of a namespace that asks for nothing but what is so already: what Sluice leaves alone unless
+    /// a policy asks for it is managed.
+    pub fn policy_for_all(&self, namespace: &str) -> Result<()> {
+        self.apply(serde_json::json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "TrafficPolicy",
+            "metadata": {"name": "all", "namespace": namespace},
+            "spec": {
+                "targetRefs": [{"group": "", "kind": "Namespace", "name": namespace}],
+                "loadBalancer": {"panicThresholdPercent": 50},
+            },
+        }))
+    }
+
     /// Creates or replaces any object.
     pub fn apply(&self, object: Value) -> Result<()> {
         self.node.apply(object)

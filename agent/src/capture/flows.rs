@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sluice_ebpf::{FlowCounts, FlowKey, OTHER};
+use sluice_ebpf::{DIRECT, FlowCounts, FlowKey, OTHER};
 
 use super::maps;
 use crate::cluster::model::{Service, Workload};
@@ -82,8 +82,8 @@ impl Names {
             }
             return *number;
         }
-        // Four thousand million services later the first one's number comes again.
-        self.last = self.last.checked_add(1).unwrap_or(OTHER + 1);
+        // Two thousand million services later the first one's number comes again.
+        self.last = self.last.checked_add(1).filter(|next| next & DIRECT == 0).unwrap_or(OTHER + 1);
         self.numbers.insert(destination.clone(), self.last);
         self.services.insert(self.last, Named::new(destination));
         self.last

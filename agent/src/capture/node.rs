@@ -92,7 +92,7 @@ impl World for Node {
         entry.list()?;
         self.owners.insert(cookie, workload.uid.clone());
 
-        match network.netns.within(&self.home, || bypass::count(|address| self.services.contains(address))) {
+        match network.netns.within(&self.home, || bypass::count(|address| self.services.redirects(address))) {
             Ok(0) => {}
             Ok(early) => {
                 self.bypassed.fetch_add(early, Ordering::Relaxed);

@@ -1,8 +1,9 @@
 //! One enrolled pod: its listeners inside its network namespace, and the sockets that the proxy makes there.
 
 use std::{
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    ops::RangeInclusive,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::Arc,
 };
@@ -73,14 +74,14 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Opens `count` listeners on 127.0.0.1 and as many on `::1`, on ports that the kernel chooses.
+    /// Opens `count` listeners on 127.0.0.1 and as many on `::1`.
     pub(crate) fn open(netns: &Netns, home: &Netns, count: usize) -> Result<Self, EnrolError> {
         netns.within(home, || Self::open_here(count)).map_err(EnrolError::Enter)?
     }
 
     fn open_here(count: usize) -> Result<Self, EnrolError> {
-        let listen =
-            |ip: IpAddr| (0..count).map(|_| listener(SocketAddr::new(ip, 0))).collect::<io::Result<Vec<_>>>();
+        let ports = Ports::free(&local_port_range());
+        let listen = |ip: IpAddr| (0..count).map(|_| ports.listener(ip)).collect::<io::Result<Vec<_>>>();
         // A sandbox that is still being set up. Its loopback comes up before its first container starts.
         if !loopback_is_up().map_err(EnrolError::Loopback)? {
             return Err(EnrolError::LoopbackDown);
@@ -94,11 +95,11 @@ impl Opened {
             }
             Err(error) => return Err(EnrolError::Listen(error)),
         };
-        let ports = |listeners: &[TcpListener]| {
+        let ports_of = |listeners: &[TcpListener]| {
             listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<io::Result<Vec<_>>>()
         };
         let (ports_v4, ports_v6) =
-            (ports(&v4).map_err(EnrolError::Listen)?, ports(&v6).map_err(EnrolError::Listen)?);
+            (ports_of(&v4).map_err(EnrolError::Listen)?, ports_of(&v6).map_err(EnrolError::Listen)?);
         let first =
             v4.first().ok_or_else(|| EnrolError::Listen(io::Error::other("no listeners were asked for")))?;
         let netns_cookie = netns::cookie(first.as_fd()).map_err(EnrolError::Cookie)?;
@@ -124,6 +125,53 @@ pub(crate) fn with_addresses(entry: sluice_ebpf::Pod, workload: &Workload) -> sl
         address_v4: v4.map_or(0, |ip| u32::from_ne_bytes(ip.octets())),
         address_v6: v6.map_or([0; 4], words),
         ..entry
+    }
+}
+
+/// The range of which the kernel takes client ports where it is not told otherwise.
+const DEFAULT_RANGE: RangeInclusive<u16> = 32768..=60999;
+
+/// Below this ports are applications' own, where there are others.
+const LOWEST_PORT: u16 = 20_000;
+
+/// How many ports are tried before the kernel chooses one.
+const DRAWS: usize = 64;
+
+/// The range of which the kernel takes client ports in the calling thread's namespace.
+fn local_port_range() -> RangeInclusive<u16> {
+    let read = || {
+        let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+        let mut ends = text.split_ascii_whitespace().map(str::parse);
+        Some(ends.next()?.ok()?..=ends.next()?.ok()?)
+    };
+    read().unwrap_or(DEFAULT_RANGE)
+}
+
+/// Ports for listeners, outside of the range of client ports. A listener within it would sooner or later be in the way of an
+/// application that wants to bind the same port: the kernel gives such ports out, so nobody expects to find them free, but
+/// many declare ones that lie in it (50051).
+struct Ports(RangeInclusive<u16>);
+
+impl Ports {
+    /// Those above the range are nobody's. Where there are none, those below it.
+    fn free(clients: &RangeInclusive<u16>) -> Self {
+        match clients.end().checked_add(1) {
+            Some(first) if u16::MAX - first >= 1024 => Self(first..=u16::MAX),
+            _ => Self(LOWEST_PORT..=clients.start().saturating_sub(1)),
+        }
+    }
+
+    fn listener(&self, ip: IpAddr) -> io::Result<TcpListener> {
+        for _ in 0..DRAWS {
+            if self.0.is_empty() {
+                break;
+            }
+            match listener(SocketAddr::new(ip, fastrand::u16(self.0.clone()))) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse) => {}
+                opened => return opened,
+            }
+        }
+        listener(SocketAddr::new(ip, 0))
     }
 }
 
@@ -215,6 +263,33 @@ mod tests {
         assert_ne!(opened.netns_cookie, 0);
         TcpStream::connect(("127.0.0.1", ports[0])).unwrap();
         assert!(opened.entry(&workload(&[])).ports_v4.iter().all(|port| ports.contains(port)));
+    }
+
+    #[test]
+    fn listeners_stay_out_of_the_range_of_client_ports() {
+        for (clients, wanted) in [
+            (DEFAULT_RANGE, 61_000..=u16::MAX),
+            (40_000..=41_023, 41_024..=u16::MAX),
+            (32_768..=65_000, 20_000..=32_767),
+            (30_000..=u16::MAX, 20_000..=29_999),
+        ] {
+            assert_eq!(Ports::free(&clients).0, wanted, "{clients:?}");
+        }
+        let ports = Ports::free(&DEFAULT_RANGE);
+        for _ in 0..50 {
+            let port = ports.listener(Ipv4Addr::LOCALHOST.into()).unwrap().local_addr().unwrap().port();
+            assert!(!DEFAULT_RANGE.contains(&port), "{port}");
+        }
+        // All ports are client ports, or none is free: the kernel chooses.
+        for full in [1024..=u16::MAX, 0..=u16::MAX] {
+            let ports = Ports::free(&full);
+            assert!(ports.0.is_empty());
+            ports.listener(Ipv4Addr::LOCALHOST.into()).unwrap();
+        }
+        let taken = listener((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let other = Ports(port..=port).listener(Ipv4Addr::LOCALHOST.into()).unwrap();
+        assert_ne!(other.local_addr().unwrap().port(), port);
     }
 
     #[test]

@@ -4,13 +4,15 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use ahash::{AHashMap, AHashSet};
 
+use sluice_ebpf::DIRECT;
+
 use super::{error::with_causes, flows::Flows, maps};
 use crate::cluster::model::Snapshot;
 
 /// The governed destinations that the kernel knows.
 pub(crate) struct Services {
     map: maps::Services,
-    /// With the number of the service behind each.
+    /// With the number of the service behind each, and whether connections go direct.
     known: AHashMap<SocketAddr, u32>,
     /// Hands the numbers out.
     flows: Arc<Flows>,
@@ -25,8 +27,9 @@ impl Services {
         self.known.len()
     }
 
-    pub(crate) fn contains(&self, address: SocketAddr) -> bool {
-        self.known.contains_key(&address)
+    /// Whether connections to this address are redirected.
+    pub(crate) fn redirects(&self, address: SocketAddr) -> bool {
+        self.known.get(&address).is_some_and(|value| value & DIRECT == 0)
     }
 
     /// Removes what is gone and adds what is new; what stays is not touched. What fails is tried again with the next
@@ -35,7 +38,10 @@ impl Services {
         let wanted: AHashMap<_, _> = snapshot
             .destinations
             .iter()
-            .map(|(address, destination)| (*address, self.flows.number(&destination.service)))
+            .map(|(address, destination)| {
+                let direct = if destination.is_redirected() { 0 } else { DIRECT };
+                (*address, self.flows.number(&destination.service) | direct)
+            })
             .collect();
         let (changed, removed) = difference(&self.known, &wanted);
         let mut failures = 0;
@@ -63,7 +69,7 @@ impl Services {
                 }
             }
         }
-        let there: AHashSet<u32> = wanted.into_values().collect();
+        let there: AHashSet<u32> = wanted.into_values().map(|value| value & !DIRECT).collect();
         self.flows.services(|number| there.contains(&number), Instant::now());
         if let Some((address, error)) = last_error {
             tracing::error!(

@@ -60,6 +60,20 @@ pub struct Destination {
     pub pinned: Option<Arc<Endpoint>>,
 }
 
+impl Destination {
+    /// Whether new connections are to come to the agent at all. It leaves those alone for which it could do nothing, so that
+    /// their clients find what they would without it: a service that has nobody to answer refuses; a client that knows all
+    /// addresses of a headless service is refused by one that is gone, and tries the next; a database has no proxy before it.
+    pub fn is_redirected(&self) -> bool {
+        let service = &*self.service;
+        if self.pinned.is_some() || service.protocol == Protocol::Opaque {
+            return service.is_asked_for();
+        }
+        service.endpoints.iter().any(|endpoint| endpoint.is_usable() || endpoint.is_draining())
+            || service.governor.policy().all().any(|policy| !policy.fallbacks.is_empty())
+    }
+}
+
 /// One port of a Kubernetes Service with its endpoints.
 #[derive(Debug)]
 pub struct Service {
@@ -110,6 +124,13 @@ impl Service {
             detours: Arc::default(),
             access_log: None,
         }
+    }
+
+    /// Whether a policy or a lane asks for anything.
+    fn is_asked_for(&self) -> bool {
+        let lane = !self.lanes.is_empty() || !self.entry.is_empty() || !self.detours.is_empty();
+        let logged = self.access_log.is_some() && self.protocol != Protocol::Opaque;
+        self.said.is_some() || lane || logged
     }
 
     /// The same with these endpoints, each in the subset of its tag. They are kept in the order of their addresses.
@@ -246,5 +267,65 @@ impl Workload {
             terminating: false,
             finished: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::govern::policy::{Fallback, FallbackAction, FallbackOn, Policy, StaticAnswer};
+
+    fn endpoint(change: impl FnOnce(&mut Endpoint)) -> Arc<Endpoint> {
+        let mut endpoint = Endpoint::new(([10, 244, 0, 1], 80).into());
+        change(&mut endpoint);
+        Arc::new(endpoint)
+    }
+
+    fn is_redirected(service: Service, pinned: bool) -> bool {
+        let pinned = service.endpoints.first().filter(|_| pinned).cloned();
+        Destination { service: Arc::new(service), pinned }.is_redirected()
+    }
+
+    fn service(protocol: Protocol, endpoints: Vec<Arc<Endpoint>>) -> Service {
+        Service { protocol, ..Service::new("shop", "orders", 80).with_endpoints(endpoints) }
+    }
+
+    #[test]
+    fn a_service_is_redirected_that_has_somebody_to_answer() {
+        let ready = || endpoint(|endpoint| (endpoint.ready, endpoint.serving) = (true, true));
+        let leaving = || endpoint(|one| (one.ready, one.serving, one.terminating) = (false, true, true));
+        let down = || endpoint(|endpoint| (endpoint.ready, endpoint.serving) = (false, false));
+        for protocol in [Protocol::Detect, Protocol::Http, Protocol::Http2] {
+            assert!(is_redirected(service(protocol, vec![ready()]), false));
+            assert!(is_redirected(service(protocol, vec![leaving()]), false));
+            assert!(!is_redirected(service(protocol, vec![down()]), false));
+            assert!(!is_redirected(service(protocol, Vec::new()), false));
+        }
+        let answer = StaticAnswer { status: 200, headers: Vec::new(), body: bytes::Bytes::new() };
+        let fallback = Fallback {
+            name: "a".into(),
+            on: vec![FallbackOn::NoEndpoint],
+            action: FallbackAction::Static(answer),
+        };
+        let policy = Policy { fallbacks: vec![Arc::new(fallback)], ..Policy::default() };
+        let governor = Governor::next(None, Arc::new(policy), 0);
+        assert!(is_redirected(Service { governor, ..service(Protocol::Http, Vec::new()) }, false));
+    }
+
+    #[test]
+    fn what_is_opaque_or_headless_is_redirected_where_a_policy_or_a_lane_asks_for_it() {
+        let ready = || endpoint(|endpoint| (endpoint.ready, endpoint.serving) = (true, true));
+        let gray = || endpoint(|endpoint| endpoint.tag = "gray".parse().ok());
+        for (protocol, pinned) in
+            [(Protocol::Opaque, false), (Protocol::Opaque, true), (Protocol::Http, true)]
+        {
+            assert!(!is_redirected(service(protocol, vec![ready()]), pinned));
+            assert!(is_redirected(service(protocol, vec![ready(), gray()]), pinned), "a lane");
+            let said = Some(Arc::new(Value::Null));
+            assert!(is_redirected(Service { said, ..service(protocol, vec![ready()]) }, pinned), "a policy");
+        }
+        let logged = |protocol| Service { access_log: "1".parse().ok(), ..service(protocol, vec![ready()]) };
+        assert!(is_redirected(logged(Protocol::Http), true));
+        assert!(!is_redirected(logged(Protocol::Opaque), false), "there are no requests to be logged");
     }
 }

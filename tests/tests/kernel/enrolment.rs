@@ -75,6 +75,7 @@ const CONVERSATION: &str = "import socket, sys\n\
 fn connections_that_exist_outlive_both() {
     test("outlive", |world| {
         let (service, _web) = web(world)?;
+        world.policy_for_all("shop")?;
         let database = world.pod("shop", "db-0").label("app", "db").start()?;
         let _database = database.serve(&["--tcp", "--name", "db", "--port", "7000"])?;
         let database = world.service("shop", "db").port("tcp", 700, 7000).apply()?;

@@ -82,6 +82,7 @@ fn at_one_and_the_same_address() {
 fn two_agents_among_the_pods_do_not_hand_connections_to_each_other() {
     test_with_both("hand-over-among", |world| {
         world.namespace("shop", Capture::Enabled)?;
+        world.policy_for_all("shop")?;
         let web = App::start(world, "web", "v1", None)?;
         // The addresses of its endpoints are governed, so what an agent sends on looks like what it was sent.
         world.service("shop", "web").port("http", 8080, 8080).headless().apply()?;

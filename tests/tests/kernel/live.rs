@@ -159,6 +159,7 @@ fn services_come_and_go() {
 fn a_headless_services_endpoint_is_the_callers_choice() {
     test_with_both("headless", |world| {
         let web = web(world)?;
+        world.policy_for_all("shop")?;
         world.service("shop", "peers").selector("app", "web").port("http", 8080, 8080).headless().apply()?;
         for app in [&web.one, &web.two] {
             let url = format!("http://{}:8080", app.pod.ipv4());

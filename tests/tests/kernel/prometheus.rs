@@ -80,6 +80,7 @@ impl Bazaar {
         let web = world.service("shop", "web").port("http", 80, 8080).apply()?;
         let bad = world.service("shop", "bad").port("http", 80, 8080).apply()?;
         let db = world.service("shop", "db").port("tcp", 700, 8080).apply()?;
+        world.apply(policy("db", json!({"loadBalancer": {"panicThresholdPercent": 50}})))?;
         let burst = json!({
             "name": "burst", "requests": 2, "interval": "1h",
             "match": {"path": {"type": "Exact", "value": "/burst"}},

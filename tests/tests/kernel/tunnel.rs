@@ -19,6 +19,7 @@ struct Server {
 
 fn server(world: &World, start: impl FnOnce(&Pod) -> Result<Process>) -> Result<Server> {
     world.namespace("shop", Capture::Enabled)?;
+    world.policy_for_all("shop")?;
     let pod = world.pod("shop", "db-0").label("app", "db").start()?;
     let process = start(&pod)?;
     let services = PORTS

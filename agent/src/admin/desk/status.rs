@@ -294,7 +294,7 @@ impl Status {
             services.ready_endpoints += usable;
             if usable == 0 && !service.endpoints.is_empty() {
                 problems.push(problem(
-                    format!("Service {service} has no ready endpoint. Requests get 503 no_endpoint."),
+                    format!("Service {service} has no ready endpoint. New connections go direct and are refused, unless a fallback answers; requests over open ones get 503 no_endpoint."),
                     "Look at the pods behind it.",
                 ));
             }
