@@ -171,8 +171,10 @@ fn what_is_wrong_with_a_command_line_is_said_by_its_flags_before_an_agent_is_ask
     // Of another namespace's pod, whose name the plugin completes, the rest is known before.
     let short: CallArgs = parsed("--pod|client|--to|orders:80|--lane|ue_!").unwrap();
     assert!(short.check("kubectl sluice").unwrap_err().to_string().starts_with("--lane: "));
-    let fine: ExplainArgs = parsed("--pod|client|--to|orders").unwrap();
-    fine.check("kubectl sluice").unwrap();
+    for to in ["orders", "orders:80", "orders.shop.svc.cluster.local.:80", "10.0.0.1:80", "[fd00::1]:80"] {
+        let fine: ExplainArgs = parsed(&format!("--pod|client|--to|{to}")).unwrap();
+        fine.check("kubectl sluice").unwrap();
+    }
     let bad: ExplainArgs = parsed("--pod|A B|--to|orders").unwrap();
     assert!(
         bad.check("kubectl sluice")

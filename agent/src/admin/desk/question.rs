@@ -105,6 +105,8 @@ impl Question {
                 (host, Some(number))
             }
         };
+        // A name may be a full one, with its dot.
+        let host = host.strip_suffix('.').unwrap_or(host);
         if strip::wrong_name(host).is_some() || host.parse::<std::net::IpAddr>().is_ok() {
             return Err(Wrong::Question(format!("to: {:?} names no service, {TO}", self.to)));
         }
