@@ -26,10 +26,18 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// so many connections that further ones have to wait.
 const BREATHER: Duration = Duration::from_millis(50);
 
+/// Connections that are accepted before others have their turn.
+const IN_A_ROW: u32 = 8;
+
 /// Accepts until the pod's gate is shut, then for a moment longer, and closes the listener when nothing waits in it.
 pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: TcpListener) {
     let gate = pod.gate.watch();
+    let mut count = 0_u32;
     loop {
+        count = count.wrapping_add(1);
+        if count.is_multiple_of(IN_A_ROW) {
+            tokio::task::yield_now().await;
+        }
         while pod.budget.must_wait() && !pod.gate.is_shut() {
             tokio::time::sleep(BREATHER).await;
         }
@@ -53,10 +61,10 @@ pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: Tcp
 async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(TcpStream, SocketAddr)>) {
     match accepted {
         Ok((stream, _)) => {
-            let (worker, pod) = (worker.clone(), pod.clone());
+            let (worker_here, pod_here) = (worker.clone(), pod.clone());
             // On its own from here on, so that whatever goes wrong with it is no other connection's affair.
-            tokio::task::spawn_local(async move {
-                if let Some(connection) = identify(worker, pod, stream) {
+            pod.spawn(worker, async move {
+                if let Some(connection) = identify(worker_here, pod_here, stream) {
                     connection::serve(connection).await;
                 }
             });

@@ -29,10 +29,12 @@ mod known;
 mod pool;
 mod presence;
 mod pressure;
+mod pulse;
 mod record;
 mod share;
 mod timing;
 mod tunnel;
+mod turns;
 mod upstream;
 mod worker;
 
@@ -124,12 +126,13 @@ pub struct Options {
 /// Registers the numbers that a proxy has besides those of its [`Metrics`], without one.
 pub(crate) fn describe(metrics: &Arc<Metrics>) -> Result<(), prometheus::Error> {
     gauges::register(metrics, &Current::default())?;
-    budget::register(metrics, &Budget::new(Limits::default()))
+    budget::register(metrics, &Budget::new(Limits::default()))?;
+    pulse::register(metrics, Vec::new())
 }
 
-/// How long the one that beat first has been silent; `None`: there is none.
-fn silence<'s>(workers: impl Iterator<Item = &'s worker::Status>) -> Option<Duration> {
-    let first = workers.map(|status| status.beat.load(Ordering::Relaxed)).min()?;
+/// How long ago the first of these moments was; `None`: there is none.
+fn since_first<'m>(moments: impl Iterator<Item = &'m AtomicU64>) -> Option<Duration> {
+    let first = moments.map(|moment| moment.load(Ordering::Relaxed)).min()?;
     Some(Nanos::now().since(Nanos(first)).into())
 }
 
@@ -149,7 +152,10 @@ impl Proxy {
         budget::register(&options.metrics, &budget).map_err(io::Error::other)?;
         let workers: io::Result<Vec<_>> =
             (0..options.workers.max(1)).map(|index| worker::start(index, options, &budget)).collect();
-        Ok(Self { workers: workers?.into(), budget, next_pod: Arc::default() })
+        let workers = workers?;
+        let statuses = workers.iter().map(|worker| worker.status.clone()).collect();
+        pulse::register(&options.metrics, statuses).map_err(io::Error::other)?;
+        Ok(Self { workers: workers.into(), budget, next_pod: Arc::default() })
     }
 
     /// How many threads carry traffic. A pod needs at least as many listeners for all of them to carry its own.
@@ -175,17 +181,22 @@ impl Proxy {
         OpenPod { proxy: self.clone(), id, closed: false }
     }
 
-    /// How long ago the worker that has been silent for the longest has shown that it is alive.
+    /// How long ago the worker that has been silent for the longest has shown that it keeps up.
     pub fn silent_for(&self) -> Duration {
-        silence(self.workers.iter().map(|worker| &*worker.status)).unwrap_or_default()
+        since_first(self.workers.iter().map(|worker| &worker.status.beat)).unwrap_or_default()
     }
 
-    /// The same for whoever must not keep the workers alive; `None` when they have ended.
+    /// How long ago the worker that has not run for the longest has: one that only has too much to do runs.
+    pub fn hangs_for(&self) -> Duration {
+        since_first(self.workers.iter().map(|worker| &worker.status.ran)).unwrap_or_default()
+    }
+
+    /// [`Self::hangs_for`] for whoever must not keep the workers alive; `None` when they have ended.
     pub fn silence(&self) -> impl Fn() -> Option<Duration> + Send + use<> {
         let workers: Vec<_> = self.workers.iter().map(|worker| Arc::downgrade(&worker.status)).collect();
         move || {
             let there: Vec<_> = workers.iter().filter_map(Weak::upgrade).collect();
-            silence(there.iter().map(|status| &**status))
+            since_first(there.iter().map(|status| &status.ran))
         }
     }
 

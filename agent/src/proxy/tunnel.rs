@@ -49,9 +49,10 @@ use crate::{
 /// The largest that a buffer grows to.
 const LARGEST_BUFFER: usize = 256 * 1024;
 
-/// Reads and writes in a row before the other direction has its turn: a direction that was always ready would otherwise
-/// use up, each time anew, all that the runtime lets a task do in one go.
+/// Reads and writes in a row before the other direction has its turn, and how many bytes they may carry: a direction that was
+/// always ready would otherwise use up, each time anew, all that the runtime lets a task do in one go.
 const ROUNDS: usize = 16;
+const AT_ONCE: u64 = 256 * 1024;
 
 /// Bytes already read from one side when the tunnel begins.
 #[derive(Default)]
@@ -315,7 +316,11 @@ impl Pump {
         to: &mut WriteHalf<'_>,
         buffers: &Buffers,
     ) -> Poll<Result<(), Broken>> {
+        let before = self.carried;
         for _ in 0..ROUNDS {
+            if self.carried - before >= AT_ONCE && self.buffer.is_empty() {
+                break;
+            }
             while !self.buffer.is_empty() {
                 let Poll::Ready(written) = Pin::new(&mut *to).poll_write(cx, &self.buffer) else {
                     let own = self.buffer.capacity();

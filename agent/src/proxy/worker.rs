@@ -6,6 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::Future,
     net::SocketAddr,
     rc::Rc,
     sync::{
@@ -19,6 +20,7 @@ use ahash::{AHashMap, AHashSet};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
 };
 
 use super::{
@@ -32,7 +34,9 @@ use super::{
     pool::Pool,
     presence::Presence,
     pressure::UNSENT,
+    pulse::{self, Pulse},
     share::Share,
+    turns::{self, Rounds, Turns},
 };
 use crate::{
     clock::Nanos,
@@ -45,8 +49,8 @@ use crate::{
     },
 };
 
-/// How often a worker shows that it is alive. Capture stops redirecting when it does not for a second.
-const BEAT: Duration = Duration::from_millis(200);
+/// How often a worker looks at the clock on the wall, and hands over what it has logged.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Services that a worker remembers to have warned of.
 const MOST_WARNED: usize = 1024;
@@ -117,8 +121,12 @@ impl Handle {
 /// Written by the worker, read by anyone.
 #[derive(Default)]
 pub(crate) struct Status {
-    /// When the worker last beat ([`Nanos`]).
+    /// When the worker last beat ([`Nanos`]). Capture stops redirecting when that is a second ago.
     pub(crate) beat: AtomicU64,
+    /// When its thread last ran, however much it has to do ([`Nanos`]).
+    pub(crate) ran: AtomicU64,
+    /// The longest that a ready task had to wait of late ([`Nanos`]).
+    pub(crate) delay: AtomicU64,
 }
 
 /// The parts of a worker that its connections share.
@@ -132,6 +140,7 @@ pub(crate) struct Worker {
     pub(crate) h2: http2::Pool,
     pub(crate) rng: RefCell<fastrand::Rng>,
     pub(crate) decisions: Decisions,
+    pub(crate) rounds: Rc<Rounds>,
     pods: RefCell<AHashMap<u64, Rc<PodHere>>>,
     /// Exchanges and tunnels that are going on.
     busy: Cell<usize>,
@@ -153,6 +162,7 @@ pub(crate) struct PodHere {
     pub(crate) metrics: Arc<PodMetrics>,
     /// Accept loops that have not ended.
     listening: Cell<usize>,
+    turns: Rc<Turns>,
     /// What it uses, on all workers.
     pub(crate) budget: Arc<PodBudget>,
     /// HTTP/2 requests in flight. Over HTTP/1 a connection carries one at a time, so that its own share will do.
@@ -170,6 +180,11 @@ impl PodHere {
     pub(crate) fn name(&self) -> String {
         let workload = self.pod.workload.load();
         format!("{}/{}", workload.namespace, workload.name)
+    }
+
+    /// Starts a task of the pod, which takes turns with those of other pods.
+    pub(crate) fn spawn(&self, worker: &Worker, task: impl Future<Output = ()> + 'static) {
+        drop(tokio::task::spawn_local(self.turns.of(&worker.rounds, task)));
     }
 }
 
@@ -217,6 +232,7 @@ impl Worker {
             h2: http2::Pool::default(),
             rng: RefCell::new(fastrand::Rng::new()),
             decisions,
+            rounds: Rc::default(),
             pods: RefCell::default(),
             busy: Cell::new(0),
             complained: Cell::default(),
@@ -286,6 +302,7 @@ impl Worker {
             gate: Rc::default(),
             metrics,
             listening: Cell::new(0),
+            turns: Rc::default(),
             budget,
             streams: Share::new(connections * STREAMS_PER_CONNECTION),
             kept: Share::new(KEPT_BYTES_PER_POD),
@@ -300,7 +317,7 @@ impl Worker {
                 Ok(listener) => {
                     let (worker, pod) = (self.clone(), here.clone());
                     let listening = Listening::begin(&here);
-                    tokio::task::spawn_local(async move {
+                    here.spawn(self, async move {
                         let _listening = listening;
                         accept::accept(&worker, &pod, listener).await;
                     });
@@ -354,8 +371,9 @@ impl Worker {
         self.decisions.await_one(awaited);
         // Nobody's socket: the desk holds the other end.
         let presence = Presence::new(&pod, 0);
-        let connection = Connection { worker: self.clone(), pod, stream, original, presence, _place: place };
-        tokio::task::spawn_local(connection::serve(connection));
+        let connection =
+            Connection { worker: self.clone(), pod: pod.clone(), stream, original, presence, _place: place };
+        pod.spawn(self, connection::serve(connection));
     }
 
     fn drain(self: &Rc<Self>, drained: oneshot::Sender<()>) {
@@ -411,6 +429,21 @@ impl Drop for Vital {
     }
 }
 
+/// Shows that the worker keeps up, if it does.
+async fn beat(status: Arc<Status>) {
+    let mut pulse = Pulse::default();
+    let mut every = tokio::time::interval(pulse::EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let due = every.tick().await;
+        let now = Nanos::now();
+        if pulse.measured(Nanos::of(due.elapsed()), now) {
+            status.beat.store(now.0, Ordering::Relaxed);
+        }
+        status.delay.store(pulse.longest().0, Ordering::Relaxed);
+    }
+}
+
 /// Starts a worker thread.
 pub(crate) fn start(index: usize, options: &Options, budget: &Arc<Budget>) -> std::io::Result<Handle> {
     let (commands, mut inbox) = mpsc::unbounded_channel();
@@ -423,7 +456,10 @@ pub(crate) fn start(index: usize, options: &Options, budget: &Arc<Budget>) -> st
     // Built on its own thread, because a local runtime cannot move; its failure is passed back.
     let (report, reported) = std::sync::mpsc::channel();
     std::thread::Builder::new().name(format!("{THREADS}{index}")).spawn(move || {
-        let built = tokio::runtime::Builder::new_current_thread().enable_all().build_local(<_>::default());
+        let built = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_park(turns::next_round)
+            .build_local(<_>::default());
         let runtime = match built {
             Ok(runtime) => {
                 let _ = report.send(Ok(()));
@@ -439,12 +475,15 @@ pub(crate) fn start(index: usize, options: &Options, budget: &Arc<Budget>) -> st
         runtime.block_on(async move {
             let worker = Rc::new(Worker::new(Rc::new(options)));
             tokio::task::spawn_local(worker.clone().tend(budget));
-            let mut beat = tokio::time::interval(BEAT);
+            tokio::task::spawn_local(beat(beats.clone()));
+            let rounds = worker.rounds.clone();
+            tokio::task::spawn_local(async move { rounds.go_on().await });
+            let mut look = tokio::time::interval(LOOK);
             loop {
                 tokio::select! {
                     biased;
-                    _ = beat.tick() => {
-                        beats.beat.store(Nanos::now().0, Ordering::Relaxed);
+                    _ = look.tick() => {
+                        beats.ran.store(Nanos::now().0, Ordering::Relaxed);
                         worker.wall.set((Nanos::now(), SystemTime::now()));
                         worker.access_log.flush();
                     }

@@ -35,8 +35,8 @@ impl Readiness for Ready {
     }
 
     fn stuck(&self) -> Option<String> {
-        let silent = lock(&self.0).proxy.as_ref().map(Proxy::silent_for)?;
-        (silent >= super::watchdog::LIMIT).then(|| SILENCE.to_owned())
+        let hangs = lock(&self.0).proxy.as_ref().map(Proxy::hangs_for)?;
+        (hangs >= super::watchdog::LIMIT).then(|| SILENCE.to_owned())
     }
 }
 

@@ -1,6 +1,12 @@
 //! The agent dies, the agent hangs: pods reach their services all the same, and nothing is left behind.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::BTreeSet,
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use sluice_tests::{Agent, App, Capture, Load, LoadReport, Pod, Service, World, ask, eventually, test};
@@ -95,6 +101,34 @@ fn a_hanging_agent_is_passed_by() {
         ensure!(agent.connects("bypassed_agent_unresponsive")? > 0);
         let report = patient.stop()?;
         ensure!(report.failed == 0 && report.ok > 50, "{report:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_agent_that_keeps_everybody_waiting_is_passed_by() {
+    test("late", |world| {
+        let (service, _app, client, agent) = open(world)?;
+        goes(&client, &service, true)?;
+        // It runs for a moment now and then, so that each of its timers fires in less than a second.
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let late = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    agent.stop()?;
+                    thread::sleep(Duration::from_millis(700));
+                    agent.cont()?;
+                    thread::sleep(Duration::from_millis(60));
+                }
+                Ok::<_, anyhow::Error>(())
+            });
+            let passed = goes(&client, &service, false);
+            done.store(true, Ordering::Relaxed);
+            late.join().expect("it does not panic").and(passed)
+        })?;
+        goes(&client, &service, true)?;
+        ensure!(agent.connects("bypassed_agent_unresponsive")? > 0);
+        ensure!(agent.metrics()?.sum("sluice_worker_delay_seconds", &[]) > 0.5);
         Ok(())
     });
 }

@@ -32,8 +32,9 @@ use crate::{
 const COPIED: usize = 4 * 1024;
 
 /// Reads and writes in a row before the other direction has its turn. A task may do 128 such things before the runtime
-/// holds it back; a direction that took them all would leave none for the other one, each time anew.
-const ROUNDS: usize = 16;
+/// holds it back; a direction that took them all would leave none for the other one, each time anew. Each carries up to
+/// 32 KiB, and what a wake-up carries is what other connections wait for.
+const ROUNDS: usize = 8;
 
 /// Why a direction has stopped.
 #[derive(Debug, thiserror::Error)]

@@ -89,7 +89,7 @@ impl Caller {
             Err(unfit) => exchange.refuse_unfit(unfit),
             Ok(()) if self.pod.http2.is_scarce() => exchange.refuse(Reason::Overloaded),
             Ok(()) => match self.pod.streams.take_one() {
-                Some(place) => drop(tokio::task::spawn_local(exchange.run(place))),
+                Some(place) => self.pod.spawn(&self.worker, exchange.run(place)),
                 None => exchange.refuse(Reason::Overloaded),
             },
         }

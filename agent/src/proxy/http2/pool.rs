@@ -394,8 +394,9 @@ async fn open(
     let core = Core::new(Role::Client, pod.http2.clone(), Nanos::now());
     let core = Rc::new(RefCell::new(core));
     let mut driver = Driver::new(core.clone(), stream, worker.clone(), BytesMut::new());
-    let (worker, key) = (Rc::clone(worker), shared.key);
-    tokio::task::spawn_local(async move {
+    let (worker_here, key) = (Rc::clone(worker), shared.key);
+    pod.spawn(worker, async move {
+        let worker = worker_here;
         let _counted = counted;
         // Until the endpoint has told how many streams it allows, the others wait.
         let (mut known, mut retired) = (false, false);
