@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -267,6 +268,9 @@ impl Driver {
 
     /// The connection has ended: what is unsent is written, and its peer gets the time to take it.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.closing == Closing::No {
+            self.hand_over();
+        }
         let (flushed, lingers) = {
             let core = self.core.borrow();
             let lingers = match core.ended() {
@@ -299,6 +303,23 @@ impl Driver {
             }
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// A peer that breaks the protocol is told so although it hardly reads: the kernel takes as much as it can.
+    fn hand_over(&mut self) {
+        let socket = SockRef::from(&self.stream);
+        let mut core = self.core.borrow_mut();
+        let is_told = matches!(core.ended(), Some(Ended::Violation(..))) && !core.out().is_empty();
+        if !is_told || socket.set_tcp_notsent_lowat(u32::MAX).is_err() {
+            return;
+        }
+        while !core.out().is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = core.out().slices(&mut slices);
+            // What it does not take, and why, the next write finds.
+            let Ok(written @ 1..) = socket.send_vectored(&slices[..count]) else { return };
+            core.wrote(written);
         }
     }
 
