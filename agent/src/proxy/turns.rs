@@ -96,7 +96,7 @@ pub(crate) struct Turns {
 impl Turns {
     /// The future as one of the pod's tasks.
     pub(crate) fn of<F: Future>(self: &Rc<Self>, rounds: &Rc<Rounds>, task: F) -> Task<F> {
-        Task { task, pod: self.clone(), rounds: rounds.clone(), place: None }
+        Task { work: task, pod: self.clone(), rounds: rounds.clone(), place: None }
     }
 
     fn has_turn(&self) -> bool {
@@ -133,7 +133,7 @@ pin_project! {
     /// A task of a pod.
     pub(crate) struct Task<F> {
         #[pin]
-        task: F,
+        work: F,
         pod: Rc<Turns>,
         rounds: Rc<Rounds>,
         // Where it waits or has waited for its pod's turn.
@@ -145,17 +145,17 @@ impl<F: Future> Future for Task<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let task = self.project();
-        if !task.pod.has_turn() {
+        let this = self.project();
+        if !this.pod.has_turn() {
             // Woken by something else while it waits, it keeps its place.
-            if task.place.is_none_or(|place| place < task.pod.woken.get()) {
-                *task.place = Some(task.pod.wait(task.rounds, cx.waker()));
+            if this.place.is_none_or(|place| place < this.pod.woken.get()) {
+                *this.place = Some(this.pod.wait(this.rounds, cx.waker()));
             }
             return Poll::Pending;
         }
         let began = Nanos::now();
-        let done = task.task.poll(cx);
-        task.pod.used.set(task.pod.used.get() + Nanos::now().since(began));
+        let done = this.work.poll(cx);
+        this.pod.used.set(this.pod.used.get() + Nanos::now().since(began));
         done
     }
 }
