@@ -1,5 +1,5 @@
-//! Counts what came too early: connections to governed services that a pod made before it was enrolled. They stay as
-//! they are; only new connects are captured.
+//! What came too early: connections to governed services that a pod made before it was enrolled. They stay as they are;
+//! only new connects are captured. A pooled one may live for ever, so it is looked after which of them are still open.
 
 use std::{
     fs,
@@ -9,25 +9,36 @@ use std::{
 /// `ESTABLISHED` and `SYN_SENT` in the kernel's `tcp_states.h`.
 const OPEN: [&str; 2] = ["01", "02"];
 
-/// How many of the open connections of the calling thread's network namespace go to addresses that are governed.
-pub(crate) fn count(governed: impl Fn(SocketAddr) -> bool) -> u64 {
+/// An open connection, by its two ends. One that is redirected has another peer, so nothing else is ever the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Connection {
+    local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+}
+
+/// The open connections of the calling thread's network namespace that go to addresses which are wanted.
+pub(crate) fn open(wanted: impl Fn(&Connection) -> bool) -> Vec<Connection> {
     ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"]
         .into_iter()
         // Without IPv6 there is no tcp6.
         .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| table.lines().skip(1).filter_map(open_peer).collect::<Vec<_>>())
-        .filter(|peer| governed(*peer))
-        .count() as u64
+        .flat_map(|table| table.lines().skip(1).filter_map(parse).collect::<Vec<_>>())
+        .filter(wanted)
+        .collect()
 }
 
 /// `  0: 0100007F:1F90 0307600A:1F91 01 ...`: slot, local, remote, state.
-fn open_peer(line: &str) -> Option<SocketAddr> {
-    let mut fields = line.split_whitespace().skip(2);
-    let (peer, state) = (fields.next()?, fields.next()?);
+fn parse(line: &str) -> Option<Connection> {
+    let mut fields = line.split_whitespace().skip(1);
+    let (local, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
     if !OPEN.contains(&state) {
         return None;
     }
-    let (ip, port) = peer.split_once(':')?;
+    Some(Connection { local: address(local)?, peer: address(peer)? })
+}
+
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
     // Addresses are words in network byte order, printed as numbers of this machine.
     let word = |index: usize| u32::from_str_radix(ip.get(index * 8..index * 8 + 8)?, 16).ok();
     let ip: IpAddr = match ip.len() {
@@ -53,7 +64,7 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn lines_of_the_kernels_tables() {
-        let peer = |line: &str| open_peer(line).map(|peer| peer.to_string());
+        let peer = |line: &str| parse(line).map(|open| open.peer.to_string());
         let rest = "00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0";
         assert_eq!(
             peer(&format!("   0: 0B00000A:9C40 0307600A:1F90 01 {rest}")).as_deref(),
@@ -79,11 +90,25 @@ mod tests {
     }
 
     #[test]
-    fn open_connections_are_counted() {
+    fn open_connections_are_found_while_they_are_open() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(count(|peer| peer == address), 0);
-        let _connections = [TcpStream::connect(address).unwrap(), TcpStream::connect(address).unwrap()];
-        assert_eq!(count(|peer| peer == address), 2);
+        let there = || open(|connection| connection.peer == address);
+        assert_eq!(there(), []);
+        let connections = [TcpStream::connect(address).unwrap(), TcpStream::connect(address).unwrap()];
+        let _accepted = [listener.accept().unwrap(), listener.accept().unwrap()];
+        let found = there();
+        let mut locals = connections.each_ref().map(|stream| stream.local_addr().unwrap());
+        locals.sort();
+        let mut seen: Vec<_> = found.iter().map(|connection| connection.local).collect();
+        seen.sort();
+        assert_eq!(seen, locals);
+        let [first, second] = connections;
+        // With a reset, so that nothing is left of it.
+        socket2::SockRef::from(&first).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(first);
+        let still = open(|connection| found.contains(connection));
+        let [still] = &still[..] else { panic!("{still:?}") };
+        assert_eq!(still.local, second.local_addr().unwrap());
     }
 }

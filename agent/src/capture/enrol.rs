@@ -17,6 +17,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -50,6 +51,12 @@ pub(crate) trait World {
     /// The redirection, then the listeners. Connections that exist go on. Done already as far as it succeeded, when it
     /// fails and is tried again.
     fn withdraw(&mut self, enrolment: &mut Self::Enrolment) -> Result<(), EnrolError>;
+    /// Looks which of the connections are still open that are older than the enrolment.
+    fn look_at_older(&mut self, _: &mut Self::Enrolment) {}
+    /// Where they go.
+    fn older(_: &Self::Enrolment) -> Arc<[SocketAddr]> {
+        Arc::default()
+    }
 }
 
 /// Why a pod that is to be captured is not enrolled.
@@ -105,11 +112,20 @@ pub struct PodStatus {
     pub empty: bool,
     /// It is left alone, because this mesh's proxy takes its connections already.
     pub own_proxy: Option<&'static str>,
+    /// Where its connections to managed services go that are older than its enrolment, and still open.
+    pub older: Arc<[SocketAddr]>,
 }
 
 impl PodStatus {
     pub(crate) fn enrolled(workload: Arc<Workload>) -> Self {
-        Self { workload, pending: None, pending_since: None, empty: false, own_proxy: None }
+        Self {
+            workload,
+            pending: None,
+            pending_since: None,
+            empty: false,
+            own_proxy: None,
+            older: Arc::default(),
+        }
     }
 }
 
@@ -124,6 +140,13 @@ pub(crate) struct Enroller<W: World> {
 impl<W: World> Enroller<W> {
     pub(crate) fn new(world: W) -> Self {
         Self { world, pods: HashMap::new(), snapshot: Arc::default() }
+    }
+
+    /// Looks which connections are still open that are older than their pod's enrolment.
+    pub(crate) fn look_at_older(&mut self) {
+        for (enrolment, _) in self.pods.values_mut().filter_map(|pod| pod.enrolment.as_mut()) {
+            self.world.look_at_older(enrolment);
+        }
     }
 
     /// All pods whose groups are there.
@@ -203,13 +226,14 @@ impl<W: World> Enroller<W> {
     /// The pods that are enrolled, or would be.
     pub(crate) fn status(&self) -> Vec<PodStatus> {
         let status = |pod: &Tracked<W::Enrolment>| match (&pod.enrolment, &pod.wanted, &pod.pending) {
-            (Some((_, workload)), ..) => Some(PodStatus::enrolled(workload.clone())),
+            (Some((enrolment, workload)), ..) => {
+                Some(PodStatus { older: W::older(enrolment), ..PodStatus::enrolled(workload.clone()) })
+            }
             (None, Some(workload), Some(pending)) => Some(PodStatus {
-                workload: workload.clone(),
                 pending: Some(pending.message()),
                 pending_since: pod.pending_since,
                 empty: *pending == Pending::NoProcess,
-                own_proxy: None,
+                ..PodStatus::enrolled(workload.clone())
             }),
             _ => pod.left_alone.as_ref().map(|workload| PodStatus {
                 own_proxy: workload.own_proxy,

@@ -72,6 +72,9 @@ use programs::{FailOpen, Links, Programs};
 use services::Services;
 use watch::Watch;
 
+/// So many looks at the programs to one at the connections that are older than their pod's enrolment.
+const LOOKS_AT_OLDER: u64 = 10;
+
 /// How long ago the slowest worker was last seen alive.
 type Silence = Arc<dyn Fn() -> Duration + Send + Sync>;
 
@@ -277,6 +280,7 @@ async fn run(
 ) {
     let mut synced = false;
     let mut sourced = true;
+    let mut looks = 0_u64;
     let mut look = tokio::time::interval(attachment::LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     snapshots.mark_changed();
@@ -324,6 +328,10 @@ async fn run(
             },
             () = at(retry) => enroller.time_passed(Instant::now()),
             _ = look.tick() => {
+                looks += 1;
+                if looks.is_multiple_of(LOOKS_AT_OLDER) {
+                    enroller.look_at_older();
+                }
                 if keeper.look() == Found::Anew {
                     match Watch::start(keeper.group()) {
                         Ok(new) => {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     path::Path,
     sync::{
         Arc,
@@ -60,6 +61,11 @@ pub(crate) struct Enrolment {
     entry: Arc<Entry>,
     pod: Arc<Pod>,
     open: Option<OpenPod>,
+    network: Arc<PodNetwork>,
+    /// Connections to governed services that are older, as far as they are still open.
+    older: Vec<bypass::Connection>,
+    /// Where they go.
+    older_to: Arc<[SocketAddr]>,
 }
 
 impl World for Node {
@@ -92,20 +98,39 @@ impl World for Node {
         entry.list()?;
         self.owners.insert(cookie, workload.uid.clone());
 
-        match network.netns.within(&self.home, || bypass::count(|address| self.services.redirects(address))) {
-            Ok(0) => {}
-            Ok(early) => {
-                self.bypassed.fetch_add(early, Ordering::Relaxed);
-                tracing::info!(
-                    namespace = %workload.namespace, pod = %workload.name, connections = early,
-                    "connections to managed services are older than the enrolment, and stay direct"
-                );
-            }
-            Err(error) => {
-                tracing::debug!(%error, "cannot count the connections that are older than an enrolment");
-            }
+        let wanted = |connection: &bypass::Connection| self.services.redirects(connection.peer);
+        let older = network.netns.within(&self.home, || bypass::open(wanted)).unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot find the connections that are older than an enrolment");
+            Vec::new()
+        });
+        if !older.is_empty() {
+            self.bypassed.fetch_add(older.len() as u64, Ordering::Relaxed);
+            tracing::info!(
+                namespace = %workload.namespace, pod = %workload.name, connections = older.len(),
+                "connections to managed services are older than the enrolment, and stay direct"
+            );
         }
-        Ok(Enrolment { netns: id, cookie, entry, pod, open: Some(open) })
+        let older_to = older.iter().map(|connection| connection.peer).collect();
+        Ok(Enrolment { netns: id, cookie, entry, pod, open: Some(open), network, older, older_to })
+    }
+
+    fn look_at_older(&mut self, enrolment: &mut Enrolment) {
+        if enrolment.older.is_empty() {
+            return;
+        }
+        let known = &enrolment.older;
+        let open = enrolment.network.netns.within(&self.home, || bypass::open(|open| known.contains(open)));
+        // What cannot be seen is taken to be as it was.
+        if let Ok(open) = open
+            && open.len() != known.len()
+        {
+            enrolment.older_to = open.iter().map(|connection| connection.peer).collect();
+            enrolment.older = open;
+        }
+    }
+
+    fn older(enrolment: &Enrolment) -> Arc<[SocketAddr]> {
+        enrolment.older_to.clone()
     }
 
     fn update(&mut self, enrolment: &mut Enrolment, workload: &Arc<Workload>) -> Result<(), EnrolError> {

@@ -154,6 +154,20 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
     metrics.document("sluice_kernel_connects_total", "outcome", outcomes);
     let asked = running.clone();
     metrics.pull(Pulled {
+        name: "sluice_preexisting_connections_open",
+        help: "Connections of a pod to managed services that are older than its enrolment and still open: they bypass the agent.",
+        kind: Kind::Gauge,
+        labels: &["source_namespace", "source_pod"],
+        read: Box::new(move |write| {
+            let Some(status) = lock(&asked).capture.as_ref().map(Capture::status) else { return };
+            let enrolled = |pod: &&capture::PodStatus| pod.pending.is_none() && pod.own_proxy.is_none();
+            for pod in status.pods.iter().filter(enrolled) {
+                write(&[&pod.workload.namespace, &pod.workload.name], pod.older.len() as f64);
+            }
+        }),
+    })?;
+    let asked = running.clone();
+    metrics.pull(Pulled {
         name: "sluice_preexisting_connections_total",
         help: "Connections to managed services that pods had open before they were enrolled, and that bypass the agent therefore.",
         kind: Kind::Counter,

@@ -88,4 +88,8 @@ async fn the_roles_allow_what_is_asked_and_no_more() {
     let asked = asked(&server);
     assert!(all, "allowed, and never asked for: {:?}", granted.difference(&asked));
     assert_eq!(asked, granted, "asked for, and not allowed");
+    assert_eq!(
+        server.agents().into_iter().collect::<Vec<_>>(),
+        [concat!("sluice/", env!("CARGO_PKG_VERSION"))]
+    );
 }

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody}
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Frame, Incoming},
-    header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
+    header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT},
 };
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
@@ -92,6 +92,8 @@ pub(super) async fn answer(
         _ => return refusal(405, "no such verb"),
     };
     shared.state().asked.insert((verb, path.to_string()));
+    let agent = head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    shared.state().agents.insert(agent.to_owned());
     let fault = shared.state().fault_of(verb, &path.resource);
     if let Some(fault) = fault {
         match fault {

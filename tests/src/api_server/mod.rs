@@ -211,6 +211,11 @@ impl ApiServer {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
+    /// What called itself how, when it asked.
+    pub fn agents(&self) -> BTreeSet<String> {
+        self.state().agents.clone()
+    }
+
     /// Verb and resource of all that it was asked for, refusals and faults included, as roles name them:
     /// `("watch", "endpointslices.discovery.k8s.io")`.
     pub fn asked(&self) -> BTreeSet<(&'static str, String)> {

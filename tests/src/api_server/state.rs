@@ -101,6 +101,8 @@ pub(super) struct State {
     counts: HashMap<(&'static str, String, String), usize>,
     /// All that was asked for, as RBAC would name it.
     pub(super) asked: BTreeSet<(&'static str, String)>,
+    /// What called itself how.
+    pub(super) agents: BTreeSet<String>,
     open: BTreeMap<u64, (String, String)>,
     next_watch: u64,
 }
@@ -121,6 +123,7 @@ impl Default for State {
             kubelets: Kubelets::default(),
             counts: HashMap::new(),
             asked: BTreeSet::new(),
+            agents: BTreeSet::new(),
             open: BTreeMap::new(),
             next_watch: 0,
         }

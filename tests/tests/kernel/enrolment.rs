@@ -88,10 +88,41 @@ fn connections_that_exist_outlive_both() {
             process.says("server: db v1\n")?;
             Load::start(&client, &service.url(), &["--connections", "4"]).map(|load| (process, load))
         };
+        let passing = {
+            let mut command = client.command(python())?;
+            command.args(["-c", CONVERSATION, &database.ipv4.to_string(), "700"]).stdin(Stdio::piped());
+            let mut process = client.spawn_command("passing", &mut command)?;
+            process.says("server: db v1\n")?;
+            process
+        };
         // Connections from before the enrolment, and connections from after it.
         let before = start()?;
         client.set_capture(Some("enabled"))?;
         agent.enrolled(&client)?;
+        // They are named, as long as they are open.
+        let older = |service: &str| {
+            let (_, said, _) = agent.sluice(&["status"])?;
+            let named =
+                said.lines().any(|line| line.contains("older than its enrolment") && line.contains(service));
+            anyhow::Ok((named, said))
+        };
+        for service in ["to db.shop:700", "to web.shop:80"] {
+            let (named, said) = older(service)?;
+            ensure!(named, "{service}: {said}");
+        }
+        let kept = |agent: &sluice_tests::Agent| {
+            Ok::<_, anyhow::Error>(
+                agent.metrics()?.sum("sluice_preexisting_connections_open", &[("source_pod", "client")]),
+            )
+        };
+        let held = kept(&agent)?;
+        ensure!(held >= 6.0, "{held}");
+        drop(passing);
+        eventually("one is gone", || {
+            let now = kept(&agent)?;
+            ensure!(now < held, "{now}");
+            Ok(())
+        })?;
         let after = start()?;
         eventually("the new ones are captured", || {
             ensure!(agent.redirected()? == 5, "{} connects were redirected", agent.redirected()?);

@@ -222,7 +222,16 @@ impl Status {
             let name = format!("Pod {}/{}", pod.workload.namespace, pod.workload.name);
             match (&pod.pending, pod.own_proxy) {
                 (_, Some(_)) => pods.other_mesh += 1,
-                (None, None) => pods.enrolled += 1,
+                (None, None) => {
+                    pods.enrolled += 1;
+                    for (service, count) in look.older(pod) {
+                        let so = if count == 1 { "connection that is" } else { "connections that are" };
+                        problems.push(problem(
+                            format!("{name} has {count} {so} older than its enrolment, to {service}: what it sends there bypasses the agent."),
+                            "Restart the pod, or wait until it reconnects.",
+                        ));
+                    }
+                }
                 (Some(why), None) => {
                     pods.pending += 1;
                     // Without a process nobody connects.

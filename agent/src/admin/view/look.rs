@@ -1,6 +1,6 @@
 //! What the rest of the agent tells when it is looked at.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     capture::PodStatus,
@@ -33,6 +33,19 @@ pub struct Look {
     pub uses: Vec<PodUse>,
     /// The access log is off, whatever annotations say.
     pub without_access_log: bool,
+}
+
+impl Look {
+    /// The services to which a pod has connections that are older than its enrolment, each with how many these are.
+    pub fn older(&self, pod: &PodStatus) -> Vec<(String, usize)> {
+        let mut older: BTreeMap<String, usize> = BTreeMap::new();
+        for address in &*pod.older {
+            let service = self.snapshot.destination(*address);
+            let service = service.map_or_else(|| address.to_string(), |found| found.service.to_string());
+            *older.entry(service).or_default() += 1;
+        }
+        older.into_iter().collect()
+    }
 }
 
 /// A reason why the agent is not ready.

@@ -20,7 +20,7 @@ pub struct PodLine {
     pub pod: PodName,
     pub tag: Option<String>,
     pub state: PodState,
-    /// Why it is not enrolled.
+    /// Why it is not enrolled, or which of its connections bypass the agent.
     pub reason: Option<String>,
 }
 
@@ -74,7 +74,14 @@ pub(super) fn pods(look: &Look) -> Vec<PodLine> {
                     let why = format!("the proxy of {mesh} redirects its connections already");
                     line(workload, PodState::OtherMesh, Some(why))
                 }
-                (None, None) => line(workload, PodState::Enrolled, None),
+                (None, None) => {
+                    let older = look.older(status);
+                    let older: Vec<_> = older.iter().map(|(to, count)| format!("{count} to {to}")).collect();
+                    let why = (!older.is_empty()).then(|| {
+                        format!("connections that are older than its enrolment: {}", older.join(", "))
+                    });
+                    line(workload, PodState::Enrolled, why)
+                }
             }
         })
         .collect();

@@ -13,7 +13,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response, StatusCode, header::RETRY_AFTER};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{RETRY_AFTER, USER_AGENT},
+};
 use kube::{Client, Config, client::Body};
 use tokio::time::Instant;
 
@@ -21,6 +24,7 @@ use super::{Error, Patience};
 
 /// An API server that cannot be reached is noticed after so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const NAME: &str = concat!("sluice/", env!("CARGO_PKG_VERSION"));
 /// Credentials are not read more often than this, however many watches are refused.
 const RENEWAL: Duration = Duration::from_secs(2);
 /// The most patience that the API server may ask for.
@@ -78,7 +82,9 @@ struct Access {
 }
 
 impl Access {
-    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, kube::Error> {
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, kube::Error> {
+        // So that an API server's audit log and metrics tell which version asks.
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(NAME));
         let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         tokio::time::sleep_until(not_before).await;
         let again = copy(&request);

@@ -202,3 +202,23 @@ async fn an_access_log_that_is_asked_for_and_off_is_told() {
     let [one] = &status(true).problems[..] else { panic!("it is told once") };
     assert!(one.message.contains("sluice.dev/access-log has no effect on shop/orders:"), "{one:?}");
 }
+
+#[tokio::test]
+async fn connections_that_are_older_than_the_enrolment_are_named() {
+    let watched = Watched::open(&[("shop.yaml", SHOP.to_owned())]).await;
+    let workload = Arc::new(cluster::model::Workload::new("a", "shop", "client"));
+    let older = ["10.96.0.7:80", "10.96.0.7:80", "10.9.9.9:1"].map(|to| to.parse().unwrap());
+    let pod =
+        crate::capture::PodStatus { older: older.into(), ..crate::capture::PodStatus::enrolled(workload) };
+    let snapshot = watched.cluster.current().load_full();
+    let status = Status::of(&Look { snapshot, pods: [pod].into(), ..Look::default() });
+    let told: Vec<_> = status.problems.iter().map(|problem| &*problem.message).collect();
+    assert_eq!(
+        told,
+        [
+            "Pod shop/client has 1 connection that is older than its enrolment, to 10.9.9.9:1: what it sends there bypasses the agent.",
+            "Pod shop/client has 2 connections that are older than its enrolment, to orders.shop:80: what it sends there bypasses the agent.",
+        ]
+    );
+    assert_eq!(status.pods.enrolled, 1);
+}
