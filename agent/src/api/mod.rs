@@ -16,6 +16,7 @@ mod crds;
 pub mod effective;
 mod field;
 mod foreign;
+pub mod gateway;
 mod hint;
 mod matching;
 pub mod notes;

@@ -24,6 +24,7 @@ use crate::{
         policy::{Detour, LaneFallback, is_from},
         request::Request,
         route::{Candidates, Yielded},
+        routes::{Routes, backends::ServicePort},
         subset::Subset,
         tag::Tag,
     },
@@ -43,9 +44,63 @@ pub struct Snapshot {
     /// Pods of opted-in namespaces, by the UID that their control group is named after: those of this agent's node, or
     /// all where its name is not known.
     pub pods: AHashMap<Arc<str>, Arc<Workload>>,
+    /// What routes say of ports of Services.
+    pub routes: Arc<AHashMap<PortKey, Arc<Routed>>>,
+}
+
+/// A port of a Service, and whether it is meant in the family of IPv6.
+pub type PortKey = (ServicePort, bool);
+
+/// The routes of a port, for each kind of client.
+#[derive(Debug)]
+pub struct Routed {
+    /// Of the Service's own namespace: for all clients.
+    pub producer: Option<Group>,
+    /// For clients in the namespace, in the place of the producer's.
+    pub consumers: BTreeMap<Arc<str>, Group>,
+}
+
+/// Routes, and the Services that they may send to. What is not in it cannot be sent to.
+#[derive(Debug)]
+pub struct Group {
+    pub routes: Arc<Routes>,
+    pub backends: BTreeMap<ServicePort, Arc<Service>>,
+}
+
+impl Routed {
+    /// What holds for clients in this namespace.
+    pub fn of(&self, namespace: &str) -> Option<&Group> {
+        self.consumers.get(namespace).or(self.producer.as_ref())
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let all = |routed: &'_ Self| -> Vec<_> {
+            let consumers =
+                routed.consumers.iter().map(|(namespace, group)| (Some(namespace.clone()), group.identity()));
+            routed.producer.iter().map(|group| (None, group.identity())).chain(consumers).collect()
+        };
+        all(self) == all(other)
+    }
+}
+
+impl Group {
+    fn identity(&self) -> (*const Routes, Vec<*const Service>) {
+        (Arc::as_ptr(&self.routes), self.backends.values().map(Arc::as_ptr).collect())
+    }
 }
 
 impl Snapshot {
+    /// The routes of what stands behind a governed address. Whoever dialled an endpoint of a headless Service has chosen
+    /// already.
+    pub fn routed(&self, address: SocketAddr, destination: &Destination) -> Option<&Arc<Routed>> {
+        if self.routes.is_empty() || destination.pinned.is_some() {
+            return None;
+        }
+        let service = &destination.service;
+        let (namespace, name) = (service.namespace.clone(), service.name.clone());
+        self.routes.get(&(ServicePort { namespace, name, port: service.port }, address.is_ipv6()))
+    }
+
     /// What is governed at this address, which may be IPv4-mapped (`::ffff:10.96.7.3`).
     pub fn destination(&self, address: SocketAddr) -> Option<&Destination> {
         self.destinations.get(&SocketAddr::new(address.ip().to_canonical(), address.port()))

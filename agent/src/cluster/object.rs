@@ -7,7 +7,7 @@ use std::{fmt, net::IpAddr, num::NonZeroU32, sync::Arc, time::SystemTime};
 
 use super::model::Protocol;
 use crate::{
-    api::{FieldError, effective::Effective},
+    api::{FieldError, effective::Effective, gateway},
     govern::{
         caller::Labels,
         policy::{Lane, Target},
@@ -25,17 +25,26 @@ pub enum Kind {
     Pod,
     TrafficPolicy,
     TrafficLane,
+    HttpRoute,
+    GrpcRoute,
+    ReferenceGrant,
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Namespace,
         Self::Service,
         Self::EndpointSlice,
         Self::Pod,
         Self::TrafficPolicy,
         Self::TrafficLane,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::ReferenceGrant,
     ];
+
+    /// Those of Gateway API that Sluice reads.
+    pub const OF_GATEWAY: [Self; 3] = [Self::HttpRoute, Self::GrpcRoute, Self::ReferenceGrant];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -45,6 +54,9 @@ impl Kind {
             Self::Pod => "Pod",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::TrafficLane => "TrafficLane",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
         }
     }
 
@@ -102,6 +114,9 @@ pub enum Object {
     Pod(Pod),
     TrafficPolicy(TrafficPolicy),
     TrafficLane(TrafficLane),
+    /// Of one of the two kinds.
+    Route(Kind, Route),
+    ReferenceGrant(ReferenceGrant),
 }
 
 impl Object {
@@ -115,6 +130,8 @@ impl Object {
             Self::Pod(pod) => (Kind::Pod, pod.name.clone()),
             Self::TrafficPolicy(policy) => (Kind::TrafficPolicy, policy.name.clone()),
             Self::TrafficLane(lane) => (Kind::TrafficLane, lane.name.clone()),
+            Self::Route(kind, route) => (*kind, route.name.clone()),
+            Self::ReferenceGrant(grant) => (Kind::ReferenceGrant, grant.name.clone()),
         };
         Key { kind, name }
     }
@@ -251,6 +268,15 @@ pub struct Pod {
 
 pub type TrafficPolicy = Own<Attached>;
 pub type TrafficLane = Own<Arc<Lane>>;
+/// `None`: it is about no Service.
+pub type Route = Own<Option<Arc<gateway::Asked>>>;
+
+/// A ReferenceGrant of Gateway API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReferenceGrant {
+    pub name: Name,
+    pub grant: gateway::Grant,
+}
 
 /// A policy and what it is for.
 #[derive(Clone, Debug, PartialEq)]
@@ -262,7 +288,7 @@ pub struct Attached {
     pub effective: Effective,
 }
 
-/// An object of Sluice's own API.
+/// An object of Sluice's own API, or a route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Own<T> {
     pub name: Name,

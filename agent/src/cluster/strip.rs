@@ -3,6 +3,7 @@
 //! A field that is wrong is left out and named; only an object without a usable name is refused as a whole. The API
 //! server has checked all of this for its own objects; a directory of manifests has nobody else to do it.
 
+mod gateway;
 mod own;
 
 use std::{
@@ -19,6 +20,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
+pub use self::gateway::{grpc_route, http_route, reference_grant};
 pub use self::own::{Loose, traffic_lane, traffic_policy};
 use super::{
     mesh,

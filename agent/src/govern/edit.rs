@@ -57,7 +57,7 @@ pub fn tag(head: &mut impl Head, names: &TagNames, tagging: &Tagging) {
 }
 
 /// Takes out all that says what the request's tag is.
-fn strip(head: &mut impl Head, names: &TagNames) {
+pub fn strip(head: &mut impl Head, names: &TagNames) {
     for name in names.iter() {
         head.remove(name);
     }

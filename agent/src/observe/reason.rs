@@ -53,6 +53,9 @@ pub enum Reason {
     Overloaded,
     Draining,
     Internal,
+    RouteNotFound,
+    BackendNotFound,
+    RouteRedirect,
     /// Not a response: nobody is there to get one.
     ClientClosed,
 }
@@ -77,7 +80,7 @@ mod grpc {
 }
 
 impl Reason {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::NoEndpoint,
         Self::LaneUnavailable,
         Self::UpstreamConnect,
@@ -99,6 +102,9 @@ impl Reason {
         Self::Overloaded,
         Self::Draining,
         Self::Internal,
+        Self::RouteNotFound,
+        Self::BackendNotFound,
+        Self::RouteRedirect,
         Self::ClientClosed,
     ];
 
@@ -252,6 +258,27 @@ impl Reason {
                 message: "the proxy failed; its log says more",
                 action: "Read the log of the agent, and report a bug.",
             },
+            Self::RouteNotFound => Facts {
+                code: "route_not_found",
+                status: 404,
+                grpc_status: grpc::UNIMPLEMENTED,
+                message: "the service has routes, and no rule of them matches the request",
+                action: "Look at the matches of the HTTPRoutes and GRPCRoutes of the Service; a rule without matches takes the rest.",
+            },
+            Self::BackendNotFound => Facts {
+                code: "backend_not_found",
+                status: 500,
+                grpc_status: grpc::UNAVAILABLE,
+                message: "the backend that the route names does not exist or may not be referred to, or none has any weight",
+                action: "Look at the backendRefs of the route, at ReferenceGrants, and at the list of invalid objects.",
+            },
+            Self::RouteRedirect => Facts {
+                code: "route_redirect",
+                status: 302,
+                grpc_status: grpc::UNIMPLEMENTED,
+                message: "a route redirects the request",
+                action: "None: the route asks for it. The status is the route's.",
+            },
             Self::ClientClosed => Facts {
                 code: "client_closed",
                 status: 499,
@@ -301,6 +328,8 @@ impl Reason {
             | Self::ConcurrencyLimited
             | Self::CircuitOpen
             | Self::Overloaded
+            | Self::RouteNotFound
+            | Self::RouteRedirect
             | Self::Draining => true,
             Self::NoEndpoint
             | Self::UpstreamConnect
@@ -310,6 +339,7 @@ impl Reason {
             | Self::UpstreamError
             | Self::EndpointDrained
             | Self::Internal
+            | Self::BackendNotFound
             | Self::ClientClosed => false,
         }
     }
@@ -340,7 +370,7 @@ mod tests {
         for reason in Reason::ALL {
             // RFC: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
             assert!(reason.message().bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'%'));
-            assert!((400..600).contains(&reason.status()));
+            assert!((300..600).contains(&reason.status()));
             assert!((1..=16).contains(&reason.grpc_status()));
         }
     }

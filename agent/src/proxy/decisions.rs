@@ -24,7 +24,10 @@ use super::worker::PodHere;
 use crate::{
     clock::Nanos,
     cluster::model::Destination,
-    govern::lane::{RequestTag, TagSource, Tagging},
+    govern::{
+        lane::{RequestTag, TagSource, Tagging},
+        routes,
+    },
     observe::{metrics::TagOutcome, reason::Reason},
 };
 
@@ -74,6 +77,11 @@ pub(crate) fn hash(id: &[u8]) -> u64 {
 /// What happened to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
+    /// What its routes have decided: the rule, and whether it goes on.
+    Routed {
+        rule: Option<Arc<routes::Rule>>,
+        goes_on: bool,
+    },
     /// A rule of the policy holds for it.
     Matched {
         rule: Arc<str>,

@@ -12,7 +12,7 @@ use std::{
 
 use super::worker::{PodHere, Worker};
 use crate::{
-    cluster::model::Destination,
+    cluster::model::{Destination, Routed, Service},
     observe::metrics::{ServiceMetrics, ServiceSeries},
 };
 
@@ -27,14 +27,22 @@ pub(crate) struct Known {
     pub(crate) numbers: Arc<ServiceMetrics>,
     /// It is still there.
     pub(crate) governed: bool,
+    /// What routes say of requests to it.
+    routed: Option<Arc<Routed>>,
+    /// What is known of the Services that requests were routed to.
+    backends: Rc<RefCell<Vec<Known>>>,
 }
 
 impl Known {
     /// `destination` must have been found in the present turn of the worker, so that it is of the present snapshot.
-    pub(crate) fn new(worker: &Worker, pod: &PodHere, destination: Destination) -> Self {
+    /// `dialled`: where it was found.
+    pub(crate) fn new(worker: &Worker, pod: &PodHere, dialled: SocketAddr, destination: Destination) -> Self {
         let series = series(pod, &destination);
+        let snapshot = worker.snapshot();
         Self {
-            generation: worker.snapshot().generation,
+            generation: snapshot.generation,
+            routed: snapshot.routed(dialled, &destination).cloned(),
+            backends: Rc::default(),
             numbers: series.service().clone(),
             series: Rc::new(RefCell::new(series)),
             destination: Rc::new(destination),
@@ -51,6 +59,7 @@ impl Known {
         self.generation = snapshot.generation;
         let found = snapshot.destinations.get(&dialled);
         self.governed = found.is_some();
+        self.backends = Rc::default();
         if let Some(found) = found {
             let (old, new) = (&self.destination.service, &found.service);
             if (&old.namespace, &old.name, old.port) != (&new.namespace, &new.name, new.port) {
@@ -58,8 +67,38 @@ impl Known {
                 self.numbers = series.service().clone();
                 self.series = Rc::new(RefCell::new(series));
             }
+            self.routed = snapshot.routed(dialled, found).cloned();
             self.destination = Rc::new(found.clone());
         }
+    }
+
+    /// What routes say of requests to it; mostly nothing.
+    pub(crate) fn routed(&self) -> Option<&Routed> {
+        self.routed.as_deref()
+    }
+
+    /// The same of a Service that a request is routed to.
+    pub(crate) fn backend(&self, pod: &PodHere, service: &Arc<Service>) -> Self {
+        if Arc::ptr_eq(service, &self.destination.service) {
+            return self.clone();
+        }
+        let mut backends = self.backends.borrow_mut();
+        if let Some(known) = backends.iter().find(|known| Arc::ptr_eq(service, &known.destination.service)) {
+            return known.clone();
+        }
+        let destination = Destination { service: service.clone(), pinned: None };
+        let series = series(pod, &destination);
+        let known = Self {
+            generation: self.generation,
+            numbers: series.service().clone(),
+            series: Rc::new(RefCell::new(series)),
+            destination: Rc::new(destination),
+            governed: self.governed,
+            routed: None,
+            backends: Rc::default(),
+        };
+        backends.push(known.clone());
+        known
     }
 
     /// Not to be held while anything is waited for.

@@ -36,6 +36,7 @@ mod timing;
 mod tunnel;
 mod turns;
 mod upstream;
+mod way;
 mod worker;
 
 use std::{

@@ -25,6 +25,7 @@ mod pipelining;
 mod retries;
 mod retry_policy;
 mod rig;
+mod routes;
 mod rules;
 mod slow;
 mod splits;

@@ -14,14 +14,17 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use serde_json::{Value, json};
 use sluice::{
-    cluster::model::{Destination, Protocol, Service, Snapshot, Workload},
+    api::gateway::http_route,
+    cluster::model::{Destination, Group, Protocol, Routed, Service, Snapshot, Workload},
     govern::{
         endpoint::{Endpoint, Load},
         entry::Entry,
         governor::Governor,
         lane::TagNames,
         policy::{Detour, EntryRule, Lane, Policy},
+        routes::{Age, Route, Routes, backends::ServicePort},
     },
     observe::{
         access_log::AccessLog,
@@ -80,6 +83,8 @@ pub(crate) struct Builder {
     tracer: Option<Tracer>,
     access_log: Option<AccessLog>,
     logged: Option<Ratio>,
+    routes: Option<Arc<Routes>>,
+    canary: Option<SocketAddr>,
 }
 
 #[derive(Clone)]
@@ -208,6 +213,23 @@ impl Builder {
         self
     }
 
+    /// An HTTPRoute of the client's namespace, whose parent the service is: its rules, as they are written.
+    pub(crate) fn route(mut self, rules: &Value) -> Self {
+        let spec = json!({
+            "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }], "rules": rules
+        });
+        let asked = http_route(&spec, "shop", "shop/r").unwrap().unwrap();
+        let age = Age { created: None, name: "shop/r".into() };
+        self.routes = Some(Arc::new(Routes::new(vec![Route { age, rules: asked.rules }])));
+        self
+    }
+
+    /// Another service, `canary`, that routes may send to.
+    pub(crate) fn canary(mut self, address: SocketAddr) -> Self {
+        self.canary = Some(address);
+        self
+    }
+
     /// What governs the service. With a rig that runs already, state goes on as it does in an agent.
     pub(crate) fn policy(mut self, policy: Policy) -> Self {
         self.governor = Governor::next(Some(&self.governor), Arc::new(policy), 0);
@@ -254,6 +276,7 @@ impl Builder {
     }
 
     fn snapshot(&self, generation: u64) -> Snapshot {
+        let port = |name: &str| ServicePort { namespace: "shop".into(), name: name.into(), port: 80 };
         let endpoint = |given: &Given| {
             Arc::new(Endpoint {
                 tag: given.tag.map(|tag| tag.parse().unwrap()),
@@ -274,7 +297,20 @@ impl Builder {
             access_log: self.logged,
             ..Service::new("shop", "orders", 80).with_endpoints(endpoints)
         });
+        let mut backends = BTreeMap::from([(port("orders"), service.clone())]);
         snapshot.destinations.insert(DIALLED.parse().unwrap(), Destination { service, pinned });
+        if let Some(address) = self.canary {
+            let endpoints = vec![Arc::new(Endpoint::new(address))];
+            let canary = Service {
+                protocol: self.protocol,
+                ..Service::new("shop", "canary", 80).with_endpoints(endpoints)
+            };
+            backends.insert(port("canary"), Arc::new(canary));
+        }
+        if let Some(routes) = self.routes.clone() {
+            let routed = Routed { producer: Some(Group { routes, backends }), consumers: BTreeMap::new() };
+            snapshot.routes = Arc::new([((port("orders"), false), Arc::new(routed))].into_iter().collect());
+        }
         snapshot
     }
 

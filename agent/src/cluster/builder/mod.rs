@@ -14,6 +14,7 @@ mod own;
 #[cfg(test)]
 mod own_tests;
 mod policies;
+mod routes;
 mod service;
 mod store;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use self::topology::Options;
 use self::{
     claims::Claims,
     moment::Moment,
+    routes::{Look, Routing},
     service::{Built, Owner},
     store::Store,
 };
@@ -65,6 +67,7 @@ pub struct Builder {
     destinations: Claims<SocketAddr, Owner, Destination>,
     workloads: AHashMap<Name, Arc<Workload>>,
     by_uid: Claims<Arc<str>, Name, Arc<Workload>>,
+    routing: Routing,
     /// Kinds on which the source has not said its first word.
     awaited: BTreeSet<Kind>,
     generation: u64,
@@ -101,6 +104,7 @@ impl Builder {
             destinations: Claims::default(),
             workloads: AHashMap::new(),
             by_uid: Claims::default(),
+            routing: Routing::default(),
             awaited: Kind::ALL.into(),
             generation: 0,
             changed: false,
@@ -137,9 +141,12 @@ impl Builder {
             return None;
         }
         let moment = Moment { instant: now, nanos: Nanos::at(now.into_std()).0, wall: SystemTime::now() };
-        for name in std::mem::take(&mut self.dirty) {
-            self.build_service(name, moment);
+        let dirty = std::mem::take(&mut self.dirty);
+        for name in &dirty {
+            self.build_service(name.clone(), moment);
         }
+        let look = Look { store: &self.store, built: &self.built };
+        self.changed |= self.routing.build(look, &dirty);
         self.judge();
         if !self.changed && self.generation > 0 {
             return None;
@@ -150,6 +157,7 @@ impl Builder {
             generation: self.generation,
             destinations: self.destinations.winners(),
             pods: self.by_uid.winners(),
+            routes: self.routing.routed().clone(),
         })
     }
 
@@ -197,8 +205,14 @@ impl Builder {
             let told = !matches!(short.reason, Reason::Invalid | Reason::NamespaceNotEnrolled);
             told.then(|| Problem::of(key.clone(), format!("{}: {}", short.reason.as_str(), short.message)))
         });
-        let mut problems: Vec<_> =
-            stripped.chain(built).chain(unknown).chain(addresses).chain(uids).chain(judged).collect();
+        let mut problems: Vec<_> = stripped
+            .chain(built)
+            .chain(unknown)
+            .chain(addresses)
+            .chain(uids)
+            .chain(judged)
+            .chain(self.routing.problems())
+            .collect();
         problems.sort();
         problems
     }
@@ -246,6 +260,8 @@ impl Builder {
                 self.set_policy(&key.name, Some(policy));
             }
             Object::TrafficLane(lane) => self.set_lane(&key.name, Some(lane)),
+            Object::Route(_, route) => self.routing.set(&key, Some(route)),
+            Object::ReferenceGrant(grant) => self.routing.set_grant(&key.name, Some(grant.grant)),
         }
         if problems.is_empty() {
             self.problems.remove(&key);
@@ -270,6 +286,8 @@ impl Builder {
             Kind::Pod => self.set_pod(&key.name, None),
             Kind::TrafficPolicy => self.set_policy(&key.name, None),
             Kind::TrafficLane => self.set_lane(&key.name, None),
+            Kind::HttpRoute | Kind::GrpcRoute => self.routing.set(key, None),
+            Kind::ReferenceGrant => self.routing.set_grant(&key.name, None),
         }
     }
 
@@ -284,6 +302,7 @@ impl Builder {
             Kind::Pod => self.store.pods.keys().cloned().collect(),
             Kind::TrafficPolicy => self.store.policies.names().cloned().collect(),
             Kind::TrafficLane => self.store.lanes.names().cloned().collect(),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant => self.routing.names(kind),
         }
     }
 

@@ -192,6 +192,11 @@ impl Built {
         self.parts.values().map(|part| &part.service)
     }
 
+    /// A port in one family; `None`: it has no such port, or no address of that family.
+    pub(super) fn part(&self, port: u16, ipv6: bool) -> Option<&Arc<model::Service>> {
+        self.parts.get(&(port, ipv6)).map(|part| &part.service)
+    }
+
     /// Lets go of the load of endpoints that are long gone; true if it must be built anew.
     pub(super) fn forget(&mut self, now: Instant) -> bool {
         let mut used = false;

@@ -56,6 +56,9 @@ pub(super) fn resource(kind: Kind) -> &'static str {
         Kind::Pod => "pods",
         Kind::TrafficPolicy => "trafficpolicies.sluice.dev",
         Kind::TrafficLane => "trafficlanes.sluice.dev",
+        Kind::HttpRoute => "httproutes.gateway.networking.k8s.io",
+        Kind::GrpcRoute => "grpcroutes.gateway.networking.k8s.io",
+        Kind::ReferenceGrant => "referencegrants.gateway.networking.k8s.io",
     }
 }
 
@@ -166,6 +169,8 @@ pub(super) async fn run(client: Client, scope: Scope, pulse: Arc<Pulse>, common:
             let api = Api::<Loose<api::TrafficLane>>::all(client);
             start(api, follow, |object| strip::traffic_lane(&object.value)).await;
         }
+        // No scope is of these.
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant => {}
     }
 }
 

@@ -114,7 +114,7 @@ fn identify(node: &Node, default: Option<Kind>) -> Result<What<'_>, Problem> {
     let kind = kind.ok_or_else(|| wrong("kind", "not set".to_owned()))?;
     let version = version.ok_or_else(|| wrong("apiVersion", format!("not set on a {}", short(kind))))?;
     if let Some(found) = Kind::ALL.into_iter().find(|found| found.as_str().eq_ignore_ascii_case(kind)) {
-        if found.as_str() == kind && api_version(found) == version {
+        if found.as_str() == kind && has_version(found, version) {
             return Ok(What::Object(found));
         }
         if is_foreign(version) {
@@ -135,7 +135,7 @@ fn identify(node: &Node, default: Option<Kind>) -> Result<What<'_>, Problem> {
     if let Some(of) = kind.strip_suffix("List").filter(|_| !is_foreign(version))
         && let Some(items) = node.get("items")
     {
-        let default = Kind::ALL.into_iter().find(|kind| kind.as_str() == of && api_version(*kind) == version);
+        let default = Kind::ALL.into_iter().find(|kind| kind.as_str() == of && has_version(*kind, version));
         let items = items.as_sequence().ok_or_else(|| wrong("items", "not a list of objects".to_owned()))?;
         // A list of something else is of no interest; only `List` itself is mixed.
         return Ok(if of.is_empty() || default.is_some() { What::List(items, default) } else { What::Other });
@@ -181,7 +181,16 @@ fn api_version(kind: Kind) -> &'static str {
         Kind::Namespace | Kind::Service | Kind::Pod => "v1",
         Kind::EndpointSlice => DISCOVERY,
         Kind::TrafficPolicy | Kind::TrafficLane => api::API_VERSION,
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant => api::gateway::VERSION,
     }
+}
+
+/// Whether an object of this kind may have this version.
+fn has_version(kind: Kind, version: &str) -> bool {
+    api_version(kind) == version
+        || (kind != Kind::GrpcRoute
+            && Kind::OF_GATEWAY.contains(&kind)
+            && version == api::gateway::OLD_VERSION)
 }
 
 /// Whether an apiVersion is of somebody's own API group (a Knative Service, say), rather than Kubernetes's.
@@ -210,6 +219,9 @@ fn one(node: &Node, kind: Kind) -> Result<Entry, Problem> {
         Kind::Pod => read::<core::Pod>(node, kind, strip::pod),
         Kind::TrafficPolicy => strip::traffic_policy(&node.to_json()),
         Kind::TrafficLane => strip::traffic_lane(&node.to_json()),
+        Kind::HttpRoute => strip::http_route(&node.to_json()),
+        Kind::GrpcRoute => strip::grpc_route(&node.to_json()),
+        Kind::ReferenceGrant => strip::reference_grant(&node.to_json()),
     };
     let mut sighting = sighting.map_err(|e| at_line(node, e))?;
     for problem in &mut sighting.problems {

@@ -47,15 +47,19 @@ impl Backends {
         self.all.iter()
     }
 
-    /// The one for a request; `None`: there is none, or none has any weight.
-    pub fn choose(&self, rng: &mut Rng) -> Option<&Backend> {
+    pub fn get(&self, at: usize) -> Option<&Backend> {
+        self.all.get(at)
+    }
+
+    /// Which one is for a request; `None`: there is none, or none has any weight.
+    pub fn choose(&self, rng: &mut Rng) -> Option<usize> {
         match &*self.all {
             // Most rules have one.
-            [only] => (only.weight > 0).then_some(only),
+            [only] => (only.weight > 0).then_some(0),
             _ if self.total == 0 => None,
             all => {
                 let mut drawn = rng.u64(..self.total);
-                all.iter().find(|backend| {
+                all.iter().position(|backend| {
                     let is = drawn < u64::from(backend.weight);
                     drawn = drawn.saturating_sub(u64::from(backend.weight));
                     is
@@ -86,8 +90,7 @@ mod tests {
             let mut rng = Rng::with_seed(7);
             let mut got = vec![0_u32; weights.len()];
             for _ in 0..20_000 {
-                let chosen = all.choose(&mut rng).unwrap();
-                got[all.iter().position(|one| std::ptr::eq(one, chosen)).unwrap()] += 1;
+                got[all.choose(&mut rng).unwrap()] += 1;
             }
             for (weight, got) in weights.iter().zip(got) {
                 let wanted = f64::from(*weight) / f64::from(total) * 20_000.0;

@@ -30,6 +30,10 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
     let mut asked = 0;
     for event in &decision.events {
         match event {
+            Event::Routed { rule, goes_on } => {
+                let verdict = if *goes_on { Verdict::Changes } else { Verdict::Stops };
+                steps.say(Stage::Route, verdict, crate::proxy::way::shown(rule.as_deref()), None);
+            }
             Event::Matched { rule } => {
                 let what = format!("rule {rule} applied to it");
                 steps.say(Stage::Rule, Verdict::Changes, what, None);

@@ -198,7 +198,7 @@ async fn take_turn<E: Exchange>(
         }
         Err(elapsed) => {
             verdict.give_back(Nanos::now().0);
-            Err(Stop::Failed(Failed::new(elapsed.cause(governor), FallbackOn::Timeout)))
+            Err(Stop::Failed(Failed::new(exchange.call().cause(elapsed, governor), FallbackOn::Timeout)))
         }
     }
 }

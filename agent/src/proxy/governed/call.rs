@@ -2,11 +2,16 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use super::stream::Idle;
+use super::{Elapsed, stream::Idle};
 use crate::{
     clock::Nanos,
     cluster::model::Service,
-    govern::{governor::Ruled, lane::Tagging, policy::HeaderEdits, request::Request},
+    govern::{
+        governor::{Governor, Ruled},
+        lane::Tagging,
+        policy::{Edits, HeaderEdits, Timeouts},
+        request::Request,
+    },
     observe::{
         metrics::{RetryCause, TagOutcome},
         reason::Reason,
@@ -18,6 +23,7 @@ use crate::{
         decisions::Event,
         known::Known,
         record::Record,
+        way::Way,
         worker::{PodHere, Worker},
     },
 };
@@ -33,6 +39,8 @@ pub(crate) struct Call {
     pub(crate) ruled: Option<Arc<Ruled>>,
     /// Who is told of what passes, if its answer is a stream that may not be silent.
     pub(crate) idle: Option<Rc<Idle>>,
+    /// What its routes have decided, if it has any.
+    pub(crate) way: Option<Box<Way>>,
 }
 
 impl Call {
@@ -44,7 +52,11 @@ impl Call {
         tagging: Tagging,
         mut record: Record,
         view: impl Request,
+        way: Option<Box<Way>>,
     ) -> Self {
+        if let Some(way) = &way {
+            record.decided(|| Event::Routed { rule: way.rule.clone(), goes_on: way.goes_on() });
+        }
         let governor = &known.destination.service.governor;
         let ruled = if governor.rules().is_empty() {
             None
@@ -55,7 +67,23 @@ impl Call {
         if let Some(ruled) = &ruled {
             record.decided(|| Event::Matched { rule: ruled.rule.name.clone() });
         }
-        Self { worker, pod, known, tagging, record, ruled, idle: None }
+        Self { worker, pod, known, tagging, record, ruled, idle: None, way }
+    }
+
+    /// What is changed in the headers of a response, one after the other.
+    pub(crate) fn response_edits(&self) -> impl Iterator<Item = &Edits> {
+        let of_routes = self.way.iter().flat_map(|way| way.response_edits());
+        std::iter::once(&self.headers().response).chain(of_routes).filter(|edits| !edits.is_empty())
+    }
+
+    /// How long the request may take.
+    pub(crate) fn timeouts(&self, of_policy: Timeouts) -> Timeouts {
+        self.way.as_ref().map_or(of_policy, |way| way.timeouts(of_policy))
+    }
+
+    /// Why its time is over.
+    pub(super) fn cause(&self, elapsed: Elapsed, governor: &Governor) -> Cause {
+        elapsed.cause(governor, self.way.as_ref().and_then(|way| way.limits_time()).as_deref())
     }
 
     /// What is changed in headers.

@@ -20,7 +20,7 @@ use crate::{
     govern::{
         endpoint::Endpoint,
         governor::Governor,
-        policy::{Drain, Mode, Part, Policy},
+        policy::{Drain, Mode, Part, Policy, Timeouts},
         request::Request,
         throttle,
     },
@@ -53,8 +53,13 @@ impl Elapsed {
         }
     }
 
-    /// The answer that says so.
-    pub(super) fn cause(self, governor: &Governor) -> Cause {
+    /// The answer that says so. `route`: the one that limits its time, in the place of the policy.
+    pub(super) fn cause(self, governor: &Governor, route: Option<&str>) -> Cause {
+        if let (Self::Request | Self::BackendRequest, Some(route)) = (self, route) {
+            let field = if self == Self::Request { "request" } else { "backendRequest" };
+            let name = format!("timeouts.{field} of {route}").into();
+            return Cause::of_rule(self.reason(), &name, None, None);
+        }
         let (field, part) = match self {
             Self::Client => return Cause::from(self.reason()),
             Self::Request => ("timeouts.request", Part::Timeouts),
@@ -94,12 +99,13 @@ impl Deadline {
     /// `queues`: the request may have to wait for its turn, which it does not longer than its caller does.
     pub(super) fn begin(
         policy: &Policy,
+        timeouts: Timeouts,
         kind: Kind,
         request: &impl Request,
         queues: bool,
         now: Nanos,
     ) -> Self {
-        let (timeouts, drain) = (policy.timeouts, policy.drain);
+        let drain = policy.drain;
         let mut deadline = Self::default();
         match drain.mode {
             Mode::Enforce => deadline.drain = drain.timeout,

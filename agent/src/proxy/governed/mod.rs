@@ -57,13 +57,22 @@ use crate::{
 
 /// Carries a request from its head to the end of its answer.
 pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
+    if let Some(answer) = exchange.call().way.as_mut().and_then(|way| way.take_answer()) {
+        exchange.call().count_tags(None);
+        let cause = answer.cause();
+        let made_up = answer.made_up(&cause, exchange.kind());
+        return give(exchange, &made_up, &cause).await;
+    }
     let destination = Rc::clone(&exchange.call().known.destination);
     let ruled = exchange.call().ruled.clone();
     let governor = ruled.as_ref().map_or(&*destination.service.governor, |ruled| &ruled.governor);
     // The clock is read where something has been waited for, not for each rule.
     let now = exchange.call().record.started;
     let (policy, queues) = (governor.policy(), governor.throttles().longest_wait());
-    let deadline = Deadline::begin(policy, exchange.kind(), &exchange.request(), queues.is_some(), now);
+    let deadline = {
+        let timeouts = exchange.call().timeouts(policy.timeouts);
+        Deadline::begin(policy, timeouts, exchange.kind(), &exchange.request(), queues.is_some(), now)
+    };
     let key = governor.stale().and_then(|stale| stale_key(exchange, stale));
     let admit::Admitted { mut place, at, queued } =
         match admit::admit(exchange, governor, deadline, now).await {
@@ -346,7 +355,7 @@ async fn fail<E: Exchange>(
     }
     let on = error_kind(failure).and_then(|kind| FallbackOn::of_outcome(kind.into()));
     let cause = match failure {
-        Failure::TimedOut(elapsed) => elapsed.cause(governor),
+        Failure::TimedOut(elapsed) => exchange.call().cause(elapsed, governor),
         _ => reason.into(),
     };
     stand_in(exchange, governor, key, &Failed::new(cause, on)).await
@@ -358,7 +367,8 @@ async fn timed_out<E: Exchange>(
     key: Option<stale::Key>,
     elapsed: Elapsed,
 ) -> E::Ended {
-    stand_in(exchange, governor, key, &Failed::new(elapsed.cause(governor), FallbackOn::Timeout)).await
+    let cause = exchange.call().cause(elapsed, governor);
+    stand_in(exchange, governor, key, &Failed::new(cause, FallbackOn::Timeout)).await
 }
 
 /// How a request has fared that had to wait for its turn says how long clients wait.

@@ -218,8 +218,7 @@ impl Exchange<'_> {
         let (response, keep) = read.map_err(|error| self.unfit(&upstream.endpoint, &error))?;
         upstream.incoming.advance(length);
         if !response.is_interim() {
-            let edits = &self.call.headers().response;
-            if !edits.is_empty() {
+            for edits in self.call.response_edits() {
                 let mut edited = self.call.worker.buffers.take();
                 edit_response(&head, edits, &mut edited);
                 self.call.worker.buffers.give(std::mem::replace(&mut head, edited));

@@ -21,13 +21,14 @@ mod view;
 use std::{io, time::Duration};
 
 use bytes::{Buf, BytesMut};
+use http::header;
 use tokio::{
     io::AsyncWriteExt,
     time::{Instant, timeout_at},
 };
 
 pub(crate) use self::head::MAX_HEAD_BYTES;
-use self::{exchange::Ended, head::HeadEnd, request::Refused};
+use self::{exchange::Ended, head::HeadEnd, outgoing::edit_routed, request::Refused};
 pub(crate) use self::{request::read, view::View};
 use super::{
     answer::{self, Kind, MadeUp},
@@ -37,7 +38,7 @@ use super::{
     governed::{Call, Idle},
     known::Known,
     record::{Described, Record},
-    tunnel,
+    tunnel, way,
 };
 use crate::{
     cluster::model::Destination,
@@ -62,7 +63,7 @@ enum Incoming {
 
 /// Carries a caller's requests until its connection ends.
 pub(crate) async fn serve(mut connection: Connection, destination: Destination, mut incoming: BytesMut) {
-    let mut known = Known::new(&connection.worker, &connection.pod, destination);
+    let mut known = Known::new(&connection.worker, &connection.pod, connection.original, destination);
     loop {
         let length = match next_head(&mut connection, &mut incoming).await {
             Incoming::Head(length) => length,
@@ -83,25 +84,37 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let workload = connection.pod.pod.workload.load();
         let names = &connection.worker.options.tag_names;
         let mut record = Record::begin(&connection.worker);
+        let way = {
+            let (worker, pod, view) = (&connection.worker, &connection.pod, View(head));
+            way::find(worker, pod, &known, &view, view.find(&header::HOST).unwrap_or_default())
+        };
+        let to = way.as_ref().map_or_else(|| known.clone(), |way| way.known.clone());
+        let mut strip = to.destination.service.strips_tags(&workload);
+        let mut edited = None;
+        if let Some(way) = way.as_ref().filter(|way| way.changes_request()) {
+            let out = edited.insert(connection.worker.buffers.take());
+            edit_routed(head, way, names, strip, out);
+            // What is there now is the route's word.
+            strip &= !way.sets_tag(names);
+        }
+        let head = edited.as_deref().unwrap_or(head);
         let entry = || {
-            known
-                .destination
+            to.destination
                 .service
                 .colour(&ByCaller { view: View(head), workload: &**workload }, workload.address())
         };
         let mut traces = connection.worker.scan();
-        let strip = known.destination.service.strips_tags(&workload);
         let read = read(head, names, strip, workload.tag.as_ref(), entry, traces.as_mut(), &mut outgoing);
         drop(workload);
         let (tagging, ids) = read
             .as_ref()
             .map_or_else(|_| (None, Ids::default()), |request| (Some(&request.tagging), request.ids));
         let view = View(head);
-        record.note(&connection.pod, &known.destination, tagging, ids, (view.method(), view.path()));
+        record.note(&connection.pod, &to.destination, tagging, ids, (view.method(), view.path()));
         if let Some(traces) = traces {
             // Of what is not forwarded no trace is told.
             let found = if read.is_ok() { traces.finish() } else { Found::Unusable { denied: false } };
-            let (Connection { worker, pod, .. }, destination) = (&connection, &known.destination);
+            let (Connection { worker, pod, .. }, destination) = (&connection, &to.destination);
             let tagging = read.as_ref().ok().map(|request| &request.tagging);
             let old = read.as_ref().is_ok_and(|request| request.http10);
             let protocol = if old { "HTTP/1.0" } else { "HTTP/1.1" };
@@ -119,20 +132,24 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
             Ok(request) => request,
             Err(refused) => {
                 let reason = reason_of(refused);
-                record.finish(&mut known.series(), reason.status(), Some(reason));
+                record.finish(&mut to.series(), reason.status(), Some(reason));
                 connection.worker.complain(|| {
-                    tracing::info!(pod = %connection.pod.name(), service = %known.destination.service, "rejected a request: {refused}");
+                    tracing::info!(pod = %connection.pod.name(), service = %to.destination.service, "rejected a request: {refused}");
                 });
                 refuse(&mut connection, reason).await;
                 break;
             }
         };
+        if let Some(edited) = edited {
+            connection.worker.buffers.give(edited);
+        }
         incoming.advance(length);
         let is_last = !request.keep_alive;
         request.keep_alive &= !leaving;
         let (worker, pod, tagging) =
             (connection.worker.clone(), connection.pod.clone(), request.tagging.clone());
-        let call = Call::new(worker, pod, known.clone(), tagging, record, View(&outgoing));
+        let destination = to.destination.clone();
+        let call = Call::new(worker, pod, to, tagging, record, View(&outgoing), way.map(Box::new));
         let ended = exchange::exchange(&mut connection, call, request, &mut incoming, outgoing).await;
         match ended {
             Ended::Keep => connection.worker.buffers.give_if_empty(&mut incoming),
@@ -149,8 +166,8 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
             Ended::Tunnel(tunnel) => {
                 let (endpoint, held, from_endpoint) = *tunnel;
                 let early = tunnel::Early { from_caller: incoming, from_endpoint };
-                let idle = Idle::begin(held.timeouts(&known.destination.service));
-                Box::pin(tunnel::carry(connection, &known.destination, endpoint, held, early, idle)).await;
+                let idle = Idle::begin(held.timeouts(&destination.service));
+                Box::pin(tunnel::carry(connection, &destination, endpoint, held, early, idle)).await;
                 return;
             }
         }

@@ -4,10 +4,18 @@ use bytes::BytesMut;
 use http::HeaderName;
 use smallvec::SmallVec;
 
-use super::head::{Copier, MAX_HEADERS, MAX_RESPONSE_HEADERS, add};
-use crate::govern::{
-    edit::{self, Head},
-    policy::Edits,
+use super::{
+    head::{Copier, MAX_HEADERS, MAX_RESPONSE_HEADERS, add},
+    view::View,
+};
+use crate::{
+    govern::{
+        edit::{self, Head},
+        lane::TagNames,
+        policy::Edits,
+        request::Request as _,
+    },
+    proxy::way::{self, Way},
 };
 
 /// Lines of an ordinary head: all that a request's may have, and what this hop itself has added.
@@ -27,6 +35,36 @@ pub(super) fn edit_request(
     let mut parsed = httparse::Request::new(&mut slots);
     let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
     edited(head, if whole { parsed.headers } else { &[] }, edits, is_kept, out);
+}
+
+/// Writes a request's head as it is to be where it goes: what its routes change in it. One that cannot be read is written as it
+/// came, to be refused by whoever reads it next.
+pub(super) fn edit_routed(head: &[u8], way: &Way, names: &TagNames, strip: bool, out: &mut BytesMut) {
+    let mut slots = [httparse::EMPTY_HEADER; ORDINARY];
+    let mut parsed = httparse::Request::new(&mut slots);
+    let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
+    let (true, Some(method), Some(came)) = (whole, parsed.method, parsed.path) else {
+        out.extend_from_slice(head);
+        return;
+    };
+    let mut outgoing = Outgoing::new(head, parsed.headers);
+    way.edit(&mut outgoing, names, strip);
+    let target = way.target(View(head).target());
+    let (host, authority) = (way.hostname().map(str::as_bytes), way::authority_of(came.as_bytes()));
+    // What names another host than `Host` does would count in its place.
+    if target.is_some() || (host.is_some() && authority.is_some()) {
+        let target = target.unwrap_or_else(|| View(head).target().to_vec());
+        let version = parsed.version.unwrap_or(1);
+        outgoing.first_line =
+            [method.as_bytes(), b" ", &target, format!(" HTTP/1.{version}\r\n").as_bytes()].concat();
+        if let (None, Some(authority)) = (host, authority) {
+            outgoing.set(&http::header::HOST, authority);
+        }
+    }
+    if let Some(host) = host {
+        outgoing.set(&http::header::HOST, host);
+    }
+    outgoing.write(out);
 }
 
 /// Writes a response's head, as this hop has written it, with what a policy changes in it.
@@ -64,6 +102,8 @@ pub(super) struct Outgoing<'h> {
     left_out: u128,
     /// Those beyond the bits, of a response with very many lines.
     left_out_beyond: Vec<bool>,
+    /// In the place of the one that came; empty: that.
+    first_line: Vec<u8>,
     added: SmallVec<[(HeaderName, Value); 2]>,
 }
 
@@ -74,7 +114,7 @@ impl<'h> Outgoing<'h> {
     /// All of a head that has been parsed.
     pub(super) fn new(head: &'h [u8], headers: &'h [httparse::Header<'h>]) -> Self {
         let left_out_beyond = vec![false; headers.len().saturating_sub(ORDINARY)];
-        Self { head, headers, left_out: 0, left_out_beyond, added: SmallVec::new() }
+        Self { head, headers, left_out: 0, left_out_beyond, first_line: Vec::new(), added: SmallVec::new() }
     }
 
     pub(super) fn leave_out(&mut self, which: impl Fn(&[u8]) -> bool) {
@@ -98,7 +138,11 @@ impl<'h> Outgoing<'h> {
     pub(super) fn write(&self, out: &mut BytesMut) {
         out.reserve(self.head.len() + 256);
         // Blank lines before the request line (RFC 9112, section 2.2) are not passed on.
-        let start = self.head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let mut start = self.head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        if !self.first_line.is_empty() {
+            out.extend_from_slice(&self.first_line);
+            start += memchr::memchr(b'\n', &self.head[start..]).map_or(0, |feed| feed + 1);
+        }
         let mut copier = Copier::new(self.head, start, out);
         let mut left_out = self.left_out;
         while left_out != 0 {

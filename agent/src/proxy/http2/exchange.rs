@@ -18,6 +18,7 @@ use super::{
         writer::Pseudo,
     },
     frame::Code,
+    hpack::StaticName,
     pipe::{Cut, Pipe, number},
     view::View,
 };
@@ -43,6 +44,7 @@ use crate::{
         known::Known,
         record::{Described, Record},
         share::Taken,
+        way::{self, Way},
     },
 };
 
@@ -52,9 +54,10 @@ fn tag(
     names: &TagNames,
     caller: &Workload,
     service: &Service,
+    strip: bool,
     mut traces: Option<&mut Scan<'_>>,
 ) -> (Tagging, Ids) {
-    let mut scan = TagScan::new(names).stripping(service.strips_tags(caller));
+    let mut scan = TagScan::new(names).stripping(strip);
     let (mut request_id, mut traceparent) = (None, None);
     for field in head.iter() {
         scan.see(field.name, field.value);
@@ -73,6 +76,19 @@ fn tag(
     });
     edit::tag(head, names, &tagging);
     (tagging, ids)
+}
+
+/// Changes what routes change in a request.
+fn rewrite(head: &mut Fields, way: &Way, names: &TagNames, strip: bool) {
+    way.edit(head, names, strip);
+    if let Some(target) = way.target(View(head).target_of()) {
+        head.set_known(StaticName::PATH, &target);
+    }
+    if let Some(host) = way.hostname() {
+        // A `host` beside it would have to say the same (RFC 9113, section 8.3.1).
+        head.remove(|name| name == b"host");
+        head.set_known(StaticName::AUTHORITY, host.as_bytes());
+    }
 }
 
 /// A stream on its way.
@@ -112,10 +128,19 @@ impl Exchange {
         let Request { fields: mut head, facts } = request;
         let Caller { worker, pod, .. } = &**caller;
         let mut traces = worker.scan();
+        let names = &worker.options.tag_names;
+        let way = way::find(worker, pod, &known, &View(&head), View(&head).authority_of());
+        let known = way.as_ref().map_or(known, |way| way.known.clone());
         let (tagging, ids) = {
             let workload = pod.pod.workload.load();
             let service = &known.destination.service;
-            tag(&mut head, &worker.options.tag_names, &workload, service, traces.as_mut())
+            let mut strip = service.strips_tags(&workload);
+            if let Some(way) = way.as_ref().filter(|way| way.changes_request()) {
+                rewrite(&mut head, way, names, strip);
+                // What is there now is the route's word.
+                strip &= !way.sets_tag(names);
+            }
+            tag(&mut head, names, &workload, service, strip, traces.as_mut())
         };
         let view = View(&head);
         record.note(pod, &known.destination, Some(&tagging), ids, (view.method_of(), view.path()));
@@ -136,7 +161,7 @@ impl Exchange {
         }
         let up = Pipe::replayable(&stream, pod.kept.take_none());
         let (worker, pod) = (worker.clone(), pod.clone());
-        let call = Call::new(worker, pod, known, tagging, record, View(&head));
+        let call = Call::new(worker, pod, known, tagging, record, View(&head), way.map(Box::new));
         let edits = &call.headers().request;
         let seen = (!edits.is_empty()).then(|| head.clone());
         if seen.is_some() {
@@ -358,7 +383,9 @@ impl governed::Exchange for Exchange {
             self.head.edit(|name, value| context::put(name, value, &sender));
         }
         let (sent, mut response) = self.send(chosen).await?;
-        edit::modify(&mut response.fields, &self.call.headers().response, |_| false);
+        for edits in self.call.response_edits() {
+            edit::modify(&mut response.fields, edits, |_| false);
+        }
         let status = response.status;
         let down = Pipe::new(&sent.stream);
         let tunnel = self.facts.connect && (200..300).contains(&status);

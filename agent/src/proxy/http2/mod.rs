@@ -99,7 +99,7 @@ impl Caller {
 /// Carries a caller's HTTP/2 connection, whose preface is in `early`.
 pub(crate) async fn serve(connection: Connection, destination: Destination, mut early: BytesMut) {
     // In the same turn in which the destination was found.
-    let known = Known::new(&connection.worker, &connection.pod, destination);
+    let known = Known::new(&connection.worker, &connection.pod, connection.original, destination);
     let Connection { worker, pod, stream, original, _place, .. } = connection;
     let gate = pod.gate.watch();
     early.advance(H2_PREFACE.len().min(early.len()));

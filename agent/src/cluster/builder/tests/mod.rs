@@ -5,6 +5,7 @@ mod endpoints;
 mod histories;
 mod lives;
 mod pods;
+mod routes;
 mod services;
 
 use super::*;

@@ -69,6 +69,18 @@ impl Fields {
         self.places.iter().find(|place| place.known == Some(name)).map(|place| self.read(place).value)
     }
 
+    /// The value of a pseudo-header, in its place; one that is not there is put before all others.
+    pub(crate) fn set_known(&mut self, name: StaticName, value: &[u8]) {
+        let begin = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(value);
+        let value = value.len() as u32;
+        let new = Place { begin, name: 0, value, known: Some(name), never_indexed: false };
+        match self.places.iter_mut().find(|place| place.known == Some(name)) {
+            Some(place) => *place = new,
+            None => self.places.insert(0, new),
+        }
+    }
+
     pub(crate) fn remove(&mut self, is_removed: impl Fn(&[u8]) -> bool) {
         let Self { bytes, places } = self;
         places.retain(|place| {

@@ -8,6 +8,7 @@ mod hostile;
 mod limits;
 mod raw;
 mod rfc;
+mod routes;
 mod routing;
 mod traces;
 

@@ -1,0 +1,198 @@
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+use crate::govern::routes::Action;
+
+fn spec(rules: Value) -> Value {
+    json!({ "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }], "rules": rules })
+}
+
+fn read(spec: &Value) -> Asked {
+    http_route(spec, "shop", "shop/r").unwrap().expect("it is about a Service")
+}
+
+fn wrong(rules: Value) -> Vec<String> {
+    let errors = http_route(&spec(rules), "shop", "shop/r").unwrap_err();
+    errors.into_iter().map(|error| error.to_string()).collect()
+}
+
+#[test]
+fn a_route_of_gateways_is_none_of_ours_whatever_it_says() {
+    let spec = json!({ "parentRefs": [{ "name": "public" }], "rules": "anything", "new": 1 });
+    assert_eq!(http_route(&spec, "shop", "shop/r"), Ok(None));
+    assert_eq!(grpc_route(&json!({}), "shop", "shop/r"), Ok(None));
+}
+
+#[test]
+fn parents_are_services_and_ports_of_them() {
+    let asked = read(&json!({ "hostnames": ["example.org"], "parentRefs": [
+        { "name": "public" },
+        { "group": "", "kind": "Service", "name": "orders", "port": 80, "sectionName": "http" },
+        { "group": "", "kind": "Service", "name": "carts", "namespace": "other" },
+    ]}));
+    let parent = |namespace: &str, service: &str, port, section: Option<&str>| Parent {
+        namespace: namespace.into(),
+        service: service.into(),
+        port,
+        section: section.map(Into::into),
+    };
+    assert_eq!(
+        asked.parents,
+        [parent("shop", "orders", Some(80), Some("http")), parent("other", "carts", None, None)]
+    );
+    // Without rules it is one that is about everything, and has nowhere to send it.
+    assert_eq!(asked.rules.len(), 1);
+    assert_eq!((&*asked.rules[0].name, asked.rules[0].matches.len()), ("rules[0]", 1));
+}
+
+#[test]
+fn what_a_rule_says_is_taken_over() {
+    let asked = read(&spec(json!([{
+        "name": "canary",
+        "matches": [{
+            "path": { "type": "PathPrefix", "value": "/a/%62/" }, "method": "POST",
+            "headers": [{ "name": "X-User", "value": "ann" }, { "name": "x-user", "value": "bob" }],
+            "queryParams": [{ "type": "RegularExpression", "name": "v", "value": "[0-9]+" }],
+        }],
+        "filters": [
+            { "type": "RequestHeaderModifier", "requestHeaderModifier": { "set": [{ "name": "x-mse-tag", "value": "gray" }] } },
+            { "type": "URLRewrite", "urlRewrite": { "hostname": "b.shop", "path": { "type": "ReplacePrefixMatch", "replacePrefixMatch": "/x" } } },
+        ],
+        "backendRefs": [
+            { "name": "orders", "port": 80, "weight": 95 },
+            { "name": "canary", "namespace": "next", "port": 8080, "weight": 0,
+              "filters": [{ "type": "ResponseHeaderModifier", "responseHeaderModifier": { "remove": ["x-a"] } }] },
+            { "group": "example.org", "kind": "Bucket", "name": "b" },
+        ],
+        "timeouts": { "request": "1m30s", "backendRequest": "250ms" },
+    }])));
+    let rule = &asked.rules[0];
+    assert_eq!((&*rule.name, &*rule.route), ("canary", "shop/r"));
+    let one = &rule.matches[0];
+    assert_eq!(one.path, crate::govern::routes::matching::PathTest::Prefix("/a/b".to_owned()));
+    assert_eq!((one.headers.len(), one.query_parameters.len()), (1, 1));
+    assert_eq!(rule.headers.request.set[0].0, "x-mse-tag");
+    assert_eq!(rule.timeouts.request, Some(Duration::from_secs(90)));
+    assert_eq!(rule.timeouts.attempt, Some(Duration::from_millis(250)));
+    let Action::Forward { rewrite, backends } = &rule.action else { panic!("{:?}", rule.action) };
+    assert_eq!(rewrite.hostname.as_deref(), Some("b.shop"));
+    let shown: Vec<_> = backends
+        .iter()
+        .map(|backend| (backend.service.as_ref().map(ToString::to_string), backend.weight))
+        .collect();
+    let named = |name: &str| Some(name.to_owned());
+    assert_eq!(shown, [(named("orders.shop:80"), 95), (named("canary.next:8080"), 0), (None, 1)]);
+    assert_eq!(asked.strangers.len(), 1);
+    assert_eq!(asked.strangers[0].field, "spec.rules[0].backendRefs[2].kind");
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    for (rules, field) in [
+        (
+            json!([{ "filters": [{ "type": "RequestMirror", "requestMirror": {} }] }]),
+            "filters[0].type: \"RequestMirror\"",
+        ),
+        (json!([{ "filters": [{ "type": "CORS", "cors": {} }] }]), "filters[0].type: \"CORS\""),
+        (json!([{ "filters": [{ "type": "ExtensionRef" }] }]), "filters[0].type: \"ExtensionRef\""),
+        (json!([{ "retry": { "attempts": 2 } }]), "unknown field `retry`"),
+        (json!([{ "sessionPersistence": {} }]), "unknown field `sessionPersistence`"),
+        (json!([{ "matches": [{ "path": { "type": "Glob", "value": "/*" } }] }]), "path.type: \"Glob\""),
+        (
+            json!([{ "matches": [{ "path": { "type": "RegularExpression", "value": "(" } }] }]),
+            "path.value: \"(\"",
+        ),
+        (json!([{ "matches": [{ "method": "get" }] }]), "method: \"get\""),
+        (json!([{ "matches": [{ "headers": [{ "name": "a b", "value": "c" }] }] }]), "headers[0].name"),
+        (
+            json!([{ "filters": [{ "type": "RequestHeaderModifier", "requestHeaderModifier": { "remove": ["Connection"] } }] }]),
+            "remove[0]: \"Connection\" is not supported",
+        ),
+        (
+            json!([{ "filters": [{ "type": "RequestHeaderModifier", "requestHeaderModifier": { "add": [{ "name": "a", "value": "b\nc" }] } }] }]),
+            "add[0].value",
+        ),
+        (
+            json!([{ "filters": [{ "type": "RequestRedirect", "requestRedirect": { "statusCode": 200 } }] }]),
+            "statusCode",
+        ),
+        (
+            json!([{ "filters": [{ "type": "URLRewrite", "urlRewrite": { "path": { "type": "ReplaceFullPath", "replaceFullPath": "/a b" } } }] }]),
+            "replaceFullPath",
+        ),
+        (
+            json!([{ "matches": [{ "path": { "type": "Exact", "value": "/a" } }],
+                "filters": [{ "type": "URLRewrite", "urlRewrite": { "path": { "type": "ReplacePrefixMatch", "replacePrefixMatch": "/" } } }] }]),
+            "ReplacePrefixMatch needs",
+        ),
+        (json!([{ "backendRefs": [{ "name": "a" }] }]), "backendRefs[0].port: not set"),
+        (json!([{ "backendRefs": [{ "name": "a", "port": 80, "weight": -1 }] }]), "weight: -1"),
+        (json!([{ "backendRefs": [{ "name": "a", "port": 70000 }] }]), "port: 70000"),
+        (json!([{ "timeouts": { "request": "1.5s" } }]), "timeouts.request: \"1.5s\""),
+        (json!([{ "timeouts": { "request": "1s", "backendRequest": "2s" } }]), "backendRequest: longer"),
+    ] {
+        let errors = wrong(rules.clone());
+        assert!(errors.iter().any(|error| error.contains(field)), "{rules}: {errors:?}");
+        assert!(errors.iter().all(|error| error.starts_with("spec.rules")), "{errors:?}");
+    }
+}
+
+#[test]
+fn methods_of_grpc_become_paths() {
+    let rules = json!([{ "matches": [
+        { "method": { "service": "shop.Orders", "method": "Get" } },
+        { "method": { "service": "shop.Orders" } },
+        { "method": { "method": "Get" } },
+        { "method": { "type": "RegularExpression", "service": "shop[.].*" } },
+        {},
+    ]}]);
+    let asked = grpc_route(&spec(rules), "shop", "shop/r").unwrap().unwrap();
+    let shown: Vec<_> = asked.rules[0].matches.iter().map(|one| format!("{:?}", one.path)).collect();
+    assert_eq!(shown[0], "Exact(\"/shop.Orders/Get\")");
+    assert_eq!(shown[1], "Prefix(\"/shop.Orders\")");
+    assert_eq!(shown[2], "Method(\"Get\")");
+    assert!(shown[3].contains("(?:shop[.].*)/[^/]+"), "{}", shown[3]);
+    assert_eq!(shown[4], "Any");
+    let filter = json!([{ "filters": [{ "type": "URLRewrite" }] }]);
+    assert!(grpc_route(&spec(filter), "shop", "shop/r").is_err(), "a GRPCRoute has none");
+}
+
+#[test]
+fn durations_are_those_of_gateway_api() {
+    for (text, wanted) in [
+        ("0s", Some(0)),
+        ("1s", Some(1000)),
+        ("250ms", Some(250)),
+        ("1h2m3s4ms", Some(3_723_004)),
+        ("99999h", Some(359_996_400_000)),
+        ("", None),
+        ("1", None),
+        ("s", None),
+        ("1.5s", None),
+        ("-1s", None),
+        ("100000s", None),
+        ("1s1s1s1s1s", None),
+        ("1d", None),
+        ("1s ", None),
+    ] {
+        assert_eq!(rules::duration(text), wanted.map(Duration::from_millis), "{text}");
+    }
+}
+
+#[test]
+fn a_grant_is_for_routes_and_services() {
+    let grant = reference_grant(&json!({
+        "from": [
+            { "group": GROUP, "kind": "HTTPRoute", "namespace": "shop" },
+            { "group": GROUP, "kind": "Gateway", "namespace": "shop" },
+            { "group": "example.org", "kind": "HTTPRoute", "namespace": "shop" },
+        ],
+        "to": [{ "group": "", "kind": "Service" }, { "group": "", "kind": "Service", "name": "b" }, { "group": "", "kind": "Secret" }],
+    }))
+    .unwrap();
+    assert_eq!(grant.from, [(Kind::Http, "shop".into())]);
+    assert_eq!(grant.to, [None, Some("b".into())]);
+    assert!(reference_grant(&json!({ "from": [{ "kind": 1 }] })).is_err());
+}

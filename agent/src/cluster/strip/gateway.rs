@@ -1,0 +1,70 @@
+//! Routes and grants of Gateway API, which may be anything, as Sluice's own kinds may.
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
+
+use super::{Check, key, text};
+use crate::{
+    api::{
+        FieldError,
+        gateway::{self, Asked, Grant},
+    },
+    cluster::{
+        object::{Kind, Object, Own, ReferenceGrant},
+        problem::Problem,
+        source::Sighting,
+    },
+};
+
+pub fn http_route(object: &Value) -> Result<Sighting, Problem> {
+    route(Kind::HttpRoute, object, gateway::http_route)
+}
+
+pub fn grpc_route(object: &Value) -> Result<Sighting, Problem> {
+    route(Kind::GrpcRoute, object, gateway::grpc_route)
+}
+
+fn route(
+    kind: Kind,
+    object: &Value,
+    read: impl FnOnce(&Value, &str, &str) -> Result<Option<Asked>, Vec<FieldError>>,
+) -> Result<Sighting, Problem> {
+    let (mut check, metadata) = begin(kind, object)?;
+    let name = check.key.name.clone();
+    let asked = read(&object["spec"], &name.namespace, &name.to_string());
+    if let Err(errors) = &asked {
+        for FieldError { field, message } in errors {
+            check.note(field, format!("{message}; its last valid version stays active, if there is one"));
+        }
+    }
+    let own = Own {
+        name,
+        uid: text(metadata.uid.as_deref()),
+        generation: metadata.generation,
+        created: metadata.creation_timestamp.map(|time| time.0.as_second()),
+        asked: asked.map(|asked| asked.map(Arc::new)).map_err(Into::into),
+        told: Arc::default(),
+    };
+    Ok(check.end(Object::Route(kind, own)))
+}
+
+pub fn reference_grant(object: &Value) -> Result<Sighting, Problem> {
+    let (mut check, _) = begin(Kind::ReferenceGrant, object)?;
+    let grant = gateway::reference_grant(&object["spec"]).unwrap_or_else(|FieldError { field, message }| {
+        check.note(field, format!("{message}; it allows nothing"));
+        Grant::default()
+    });
+    let name = check.key.name.clone();
+    Ok(check.end(Object::ReferenceGrant(ReferenceGrant { name, grant })))
+}
+
+fn begin(kind: Kind, object: &Value) -> Result<(Check, ObjectMeta), Problem> {
+    let metadata: ObjectMeta = serde_json::from_value(object["metadata"].clone()).map_err(|e| {
+        let named = |name| object["metadata"][name].as_str();
+        Problem::of(key(kind, named("namespace"), named("name")), format!("{e}; the object is left out"))
+            .at("metadata")
+    })?;
+    Ok((Check::begin(kind, &metadata)?, metadata))
+}

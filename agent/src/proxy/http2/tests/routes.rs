@@ -1,0 +1,67 @@
+//! Requests to a service that has routes.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    api::gateway::grpc_route,
+    cluster::model::{Group, Routed},
+    govern::routes::{Age, Route, Routes, backends::ServicePort},
+};
+
+#[tokio::test]
+async fn each_stream_takes_its_route() {
+    let (base, canary) = (named("base").await, named("canary").await);
+    let bed = bed(&[(base, None)]);
+    let spec = json!({
+        "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }],
+        "rules": [
+            { "matches": [{ "method": { "service": "shop.Orders", "method": "Get" } }],
+              "filters": [
+                { "type": "RequestHeaderModifier", "requestHeaderModifier": { "set": [{ "name": "x-mse-tag", "value": "gray" }] } },
+                { "type": "ResponseHeaderModifier", "responseHeaderModifier": { "set": [{ "name": "x-new", "value": "1" }] } },
+              ],
+              "backendRefs": [{ "name": "canary", "port": 80 }] },
+            { "matches": [{ "method": { "service": "shop.Orders" } }], "backendRefs": [{ "name": "orders", "port": 80 }] },
+            { "matches": [{ "method": { "service": "shop.Gone" } }], "backendRefs": [{ "name": "gone", "port": 80 }] },
+        ],
+    });
+    let asked = grpc_route(&spec, "shop", "shop/r").expect("it makes sense").expect("it is about a Service");
+    let routes =
+        Routes::new(vec![Route { age: Age { created: None, name: "shop/r".into() }, rules: asked.rules }]);
+    let port = |name: &str| ServicePort { namespace: "shop".into(), name: name.into(), port: 80 };
+    let mut snapshot = cluster(2, &[(base, None)]);
+    let orders = snapshot.destinations.values().next().expect("there is one").service.clone();
+    let endpoints = vec![Arc::new(Endpoint::new(canary))];
+    let canary = Arc::new(Service::new("shop", "canary", 80).with_endpoints(endpoints));
+    let backends = BTreeMap::from([(port("orders"), orders), (port("canary"), canary)]);
+    let group = Group { routes: Arc::new(routes), backends };
+    let routed = Arc::new(Routed { producer: Some(group), consumers: BTreeMap::new() });
+    snapshot.routes = Arc::new([((port("orders"), false), routed)].into_iter().collect());
+    bed.current.store(Arc::new(snapshot));
+
+    let mut caller = bed.caller().await;
+    let call = |path: &str| {
+        let request = Request::post(format!("http://orders.shop{path}"));
+        request.header("content-type", "application/grpc").body(()).expect("a request")
+    };
+    let answer = ask(&mut caller, call("/shop.Orders/Get")).await;
+    let headers = answer.headers();
+    assert_eq!((header(headers, "x-name"), header(headers, "x-new")), ("canary", "1"));
+    assert_eq!(header(headers, "seen-x-mse-tag"), "gray");
+    assert_eq!(header(headers, "seen-baggage"), "x-mse-tag=gray");
+    let answer = ask(&mut caller, call("/shop.Orders/List")).await;
+    assert_eq!((header(answer.headers(), "x-name"), header(answer.headers(), "x-new")), ("base", ""));
+    for (path, status, reason) in
+        [("/shop.Carts/Get", "12", "route_not_found"), ("/shop.Gone/Get", "14", "backend_not_found")]
+    {
+        let answer = ask(&mut caller, call(path)).await;
+        let headers = answer.headers();
+        assert_eq!((header(headers, "grpc-status"), header(headers, "x-sluice-reason")), (status, reason));
+    }
+    let answer = ask(&mut caller, call("/shop.Orders/Get")).await;
+    assert_eq!(header(answer.headers(), "x-name"), "canary", "the connection goes on");
+    bed.metric(&["sluice_requests_total", "destination_service=\"canary\""], |value| value == 2).await;
+}

@@ -1,0 +1,87 @@
+//! Requests to a service that has routes.
+
+use serde_json::json;
+
+use crate::{origin::Origin, rig::Rig};
+
+#[test]
+fn the_route_chooses_the_service_and_what_matches_nothing_is_404() {
+    let (orders, canary) = (Origin::fixed("orders"), Origin::fixed("canary"));
+    let rules = json!([
+        { "matches": [{ "path": { "value": "/a" } }], "backendRefs": [{ "name": "orders", "port": 80 }] },
+        { "matches": [{ "path": { "value": "/b" } }], "backendRefs": [{ "name": "canary", "port": 80 }] },
+        { "matches": [{ "path": { "value": "/gone" } }], "backendRefs": [{ "name": "nobody", "port": 80 }] },
+        { "matches": [{ "path": { "value": "/zero" } }], "backendRefs": [{ "name": "orders", "port": 80, "weight": 0 }] },
+        { "matches": [{ "path": { "value": "/old" } }], "filters": [{ "type": "RequestRedirect",
+            "requestRedirect": { "path": { "type": "ReplacePrefixMatch", "replacePrefixMatch": "/new" }, "statusCode": 301 } }] },
+    ]);
+    let rig = Rig::builder().endpoint(orders.address).canary(canary.address).route(&rules).start();
+    let mut caller = rig.dial();
+    // Over one connection, one after the other.
+    for (path, status, body) in [("/a", 200, "orders"), ("/b/c", 200, "canary"), ("/a/x", 200, "orders")] {
+        caller.get(path);
+        let answer = caller.answer();
+        assert_eq!(answer.status(), status, "{path}");
+        assert!(answer.has("content-length: 6"), "{path}");
+        let served = if body == "orders" { &orders } else { &canary };
+        assert!(served.noted().last().unwrap().contains(&format!("GET {path} ")), "{path}");
+    }
+    caller.get("/ab");
+    caller.answer().made_up(404, "route_not_found");
+    caller.get("/gone");
+    caller.answer().made_up(500, "backend_not_found");
+    caller.get("/zero");
+    caller.answer().made_up(500, "backend_not_found");
+    caller.get("/old/x?y=1");
+    let answer = caller.answer();
+    assert_eq!(answer.status(), 301);
+    assert!(answer.has("location: http://a/new/x?y=1") || answer.has("location: http://orders/new/x?y=1"));
+    caller.get("/a");
+    assert_eq!(caller.answer().status(), 200, "the connection goes on");
+}
+
+#[test]
+fn filters_change_what_is_sent_and_what_comes_back() {
+    let canary = Origin::raw("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Old: 1\r\n\r\nok");
+    let orders = Origin::fixed("orders");
+    let rules = json!([{
+        "matches": [{ "path": { "value": "/a" } }],
+        "filters": [
+            { "type": "RequestHeaderModifier", "requestHeaderModifier": {
+                "set": [{ "name": "x-mse-tag", "value": "gray" }], "remove": ["x-gone"] } },
+            { "type": "ResponseHeaderModifier", "responseHeaderModifier": {
+                "remove": ["x-old"], "add": [{ "name": "x-new", "value": "2" }] } },
+            { "type": "URLRewrite", "urlRewrite": { "hostname": "b.shop",
+                "path": { "type": "ReplacePrefixMatch", "replacePrefixMatch": "/x" } } },
+        ],
+        "backendRefs": [{ "name": "canary", "port": 80, "filters": [
+            { "type": "RequestHeaderModifier", "requestHeaderModifier": { "add": [{ "name": "x-of", "value": "canary" }] } },
+        ] }],
+    }]);
+    let rig = Rig::builder().endpoint(orders.address).canary(canary.address).route(&rules).start();
+    for (request, wanted) in [
+        (
+            "GET /a/b?c=d HTTP/1.1\r\nHost: orders\r\nX-Gone: 1\r\nAccept: e\r\n\r\n",
+            "GET /x/b?c=d HTTP/1.1\r\n",
+        ),
+        (
+            "GET http://orders/a HTTP/1.1\r\nHost: orders\r\nX-Gone: 1\r\nAccept: e\r\n\r\n",
+            "GET /x HTTP/1.1\r\n",
+        ),
+    ] {
+        let mut caller = rig.dial();
+        caller.send(request);
+        let head = caller.head();
+        assert!(head.contains("x-new: 2") && !head.to_lowercase().contains("x-old"), "{head}");
+        let noted = canary.noted();
+        let got = noted.last().unwrap();
+        assert!(got.contains(wanted), "{got}");
+        // The tag is where the next hop looks for it.
+        for line in
+            ["x-mse-tag: gray", "x-of: canary", "host: b.shop", "Accept: e", "baggage: x-mse-tag=gray"]
+        {
+            assert!(got.contains(line), "{line}: {got}");
+        }
+        assert!(!got.contains("X-Gone") && !got.contains("Host: orders"), "{got}");
+    }
+}
