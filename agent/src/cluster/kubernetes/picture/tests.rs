@@ -47,7 +47,9 @@ fn told(outcome: &Outcome) -> Vec<String> {
             format!("={kind} {}", names.join(","))
         }
     };
-    outcome.batch.iter().map(change).collect()
+    // Of what is not watched it says once that there is nothing.
+    let unwatched = |change: &Change| matches!(change, Change::Restarted(kind, all) if Kind::OF_GATEWAY.contains(kind) && all.is_empty());
+    outcome.batch.iter().filter(|change| !unwatched(change)).map(change).collect()
 }
 
 fn namespaces(picture: &mut Picture, all: &[(&str, Option<bool>)]) -> Outcome {
