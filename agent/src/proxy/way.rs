@@ -161,7 +161,7 @@ impl Way {
             return of_policy;
         }
         // One that only observes does not become one that ends requests.
-        let enforced = (of_policy.mode == Mode::Enforce).then_some(of_policy).unwrap_or_default();
+        let enforced = if of_policy.mode == Mode::Enforce { of_policy } else { policy::Timeouts::default() };
         let of = |said: Option<std::time::Duration>, or| match said {
             Some(said) => (!said.is_zero()).then_some(said),
             None => or,

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::govern::routes::Action;
 
-fn spec(rules: Value) -> Value {
+fn spec(rules: &Value) -> Value {
     json!({ "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }], "rules": rules })
 }
 
@@ -13,7 +13,7 @@ fn read(spec: &Value) -> Asked {
     http_route(spec, "shop", "shop/r").unwrap().expect("it is about a Service")
 }
 
-fn wrong(rules: Value) -> Vec<String> {
+fn wrong(rules: &Value) -> Vec<String> {
     let errors = http_route(&spec(rules), "shop", "shop/r").unwrap_err();
     errors.into_iter().map(|error| error.to_string()).collect()
 }
@@ -49,7 +49,7 @@ fn parents_are_services_and_ports_of_them() {
 
 #[test]
 fn what_a_rule_says_is_taken_over() {
-    let asked = read(&spec(json!([{
+    let asked = read(&spec(&json!([{
         "name": "canary",
         "matches": [{
             "path": { "type": "PathPrefix", "value": "/a/%62/" }, "method": "POST",
@@ -133,7 +133,7 @@ fn what_is_not_supported_is_named() {
         (json!([{ "timeouts": { "request": "1.5s" } }]), "timeouts.request: \"1.5s\""),
         (json!([{ "timeouts": { "request": "1s", "backendRequest": "2s" } }]), "backendRequest: longer"),
     ] {
-        let errors = wrong(rules.clone());
+        let errors = wrong(&rules);
         assert!(errors.iter().any(|error| error.contains(field)), "{rules}: {errors:?}");
         assert!(errors.iter().all(|error| error.starts_with("spec.rules")), "{errors:?}");
     }
@@ -148,7 +148,7 @@ fn methods_of_grpc_become_paths() {
         { "method": { "type": "RegularExpression", "service": "shop[.].*" } },
         {},
     ]}]);
-    let asked = grpc_route(&spec(rules), "shop", "shop/r").unwrap().unwrap();
+    let asked = grpc_route(&spec(&rules), "shop", "shop/r").unwrap().unwrap();
     let shown: Vec<_> = asked.rules[0].matches.iter().map(|one| format!("{:?}", one.path)).collect();
     assert_eq!(shown[0], "Exact(\"/shop.Orders/Get\")");
     assert_eq!(shown[1], "Prefix(\"/shop.Orders\")");
@@ -156,7 +156,7 @@ fn methods_of_grpc_become_paths() {
     assert!(shown[3].contains("(?:shop[.].*)/[^/]+"), "{}", shown[3]);
     assert_eq!(shown[4], "Any");
     let filter = json!([{ "filters": [{ "type": "URLRewrite" }] }]);
-    assert!(grpc_route(&spec(filter), "shop", "shop/r").is_err(), "a GRPCRoute has none");
+    assert!(grpc_route(&spec(&filter), "shop", "shop/r").is_err(), "a GRPCRoute has none");
 }
 
 #[test]

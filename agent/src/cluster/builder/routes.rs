@@ -23,7 +23,10 @@ use crate::{
         object::{self, Frontend, Key, Kind, Name},
         problem::Problem,
     },
-    govern::routes::{self, Action, Age, Routes, backends::ServicePort},
+    govern::routes::{
+        self, Action, Age, Routes,
+        backends::{Backends, ServicePort},
+    },
 };
 
 #[derive(Default)]
@@ -49,10 +52,16 @@ struct Compiled {
     /// The ports that it was made for.
     ports: Vec<(u16, Option<Arc<str>>)>,
     /// By the port, and by the routes' namespace.
-    by_port: BTreeMap<u16, BTreeMap<Arc<str>, (routes::Kind, Arc<Routes>)>>,
+    by_port: BTreeMap<u16, BTreeMap<Arc<str>, OfKind>>,
     /// HTTPRoutes that give way to a GRPCRoute.
     yielding: BTreeSet<Key>,
 }
+
+/// Routes, and of which kind they are.
+type OfKind = (routes::Kind, Arc<Routes>);
+
+/// A route, and when it was created.
+type Dated<'r> = (&'r Key, Arc<Asked>, Option<i64>);
 
 /// What became of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,11 +117,12 @@ impl Routing {
     }
 
     pub(super) fn set_grant(&mut self, name: &Name, grant: Option<Grant>) {
-        let before = match &grant {
-            Some(grant) => self.grants.insert(name.clone(), grant.clone()),
+        let changed = self.grants.get(name) != grant.as_ref();
+        match grant {
+            Some(grant) => self.grants.insert(name.clone(), grant),
             None => self.grants.remove(name),
         };
-        self.stale |= before != grant;
+        self.stale |= changed;
     }
 
     pub(super) fn routed(&self) -> &Arc<AHashMap<PortKey, Arc<Routed>>> {
@@ -144,10 +154,11 @@ impl Routing {
             self.of.keys().filter(|name| rebuilt.contains(*name)).filter(moved).cloned().collect();
         for name in std::mem::take(&mut self.outdated).into_iter().chain(moved) {
             let compiled = self.compile(&name, ports_of(&name));
-            match self.of.contains_key(&name) {
-                true => self.compiled.insert(name, compiled),
-                false => self.compiled.remove(&name),
-            };
+            if self.of.contains_key(&name) {
+                self.compiled.insert(name, compiled);
+            } else {
+                self.compiled.remove(&name);
+            }
         }
         self.involved = self.of.keys().cloned().collect();
         let mut routed = AHashMap::new();
@@ -155,10 +166,10 @@ impl Routing {
             for (port, groups) in &compiled.by_port {
                 for ipv6 in [false, true] {
                     // It is of an enrolled namespace, and has an address of this family.
-                    if !look.built.get(name).is_some_and(|built| built.part(*port, ipv6).is_some()) {
+                    if look.built.get(name).is_none_or(|built| built.part(*port, ipv6).is_none()) {
                         continue;
                     }
-                    let group = |(namespace, (kind, routes)): (&Arc<str>, &(routes::Kind, Arc<Routes>))| {
+                    let group = |(namespace, (kind, routes)): (&Arc<str>, &OfKind)| {
                         let backends = backends(routes)
                             .filter(|backend| self.may_refer((*kind, namespace), name, backend));
                         let backends = backends.filter_map(|backend| {
@@ -207,7 +218,7 @@ impl Routing {
     fn compile(&self, name: &Name, ports: Vec<(u16, Option<Arc<str>>)>) -> Compiled {
         let mut compiled = Compiled { ports, ..Compiled::default() };
         for (port, port_name) in compiled.ports.clone() {
-            let mut groups: BTreeMap<Arc<str>, Vec<(&Key, Arc<Asked>, Option<i64>)>> = BTreeMap::new();
+            let mut groups: BTreeMap<Arc<str>, Vec<Dated<'_>>> = BTreeMap::new();
             for key in self.of.get(name).into_iter().flatten() {
                 let Some(kept) = self.all.get(key) else { continue };
                 let Some(asked) = asked(kept) else { continue };
@@ -385,7 +396,7 @@ fn of_rule(rule: &routes::Rule) -> impl Iterator<Item = &ServicePort> {
         Action::Forward { backends, .. } => Some(backends),
         Action::Redirect(_) => None,
     };
-    backends.into_iter().flat_map(|backends| backends.iter()).filter_map(|backend| backend.service.as_ref())
+    backends.into_iter().flat_map(Backends::iter).filter_map(|backend| backend.service.as_ref())
 }
 
 fn backends(routes: &Routes) -> impl Iterator<Item = &ServicePort> {

@@ -30,6 +30,7 @@ fn holds(snapshot: &Snapshot, client: &str) -> Option<(String, Vec<String>)> {
     Some((found.unwrap_or_default(), group.backends.keys().map(ServicePort::to_string).collect()))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is compared with what may be nothing")]
 fn is(rule: &str, backends: &[&str]) -> Option<(String, Vec<String>)> {
     Some((rule.to_owned(), backends.iter().map(|name| (*name).to_owned()).collect()))
 }
