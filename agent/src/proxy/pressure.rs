@@ -37,6 +37,9 @@ use crate::clock::Nanos;
 /// one ready: the kernel says that there is room at half of it.
 pub(crate) const UNSENT: u32 = 128 * 1024;
 
+/// The same for a stream whose buffers may grow: few large writes cost less than many small ones.
+const UNSENT_OF_MUCH: u32 = 1024 * 1024;
+
 /// A stream that has carried less is left alone: no buffer is large by then. (More than what goes to somebody who reads nothing.)
 const SMALL: u64 = 256 * 1024;
 
@@ -165,12 +168,13 @@ impl Pressure {
             let socket = SockRef::from(source);
             let (first, now) = (much.growth.amount() == 0, socket.recv_buffer_size().unwrap_or_default());
             // As large it may be until it is looked at again.
-            if much.growth.set(2 * now) {
+            if much.growth.set(2 * now + UNSENT_OF_MUCH as usize) {
                 if std::mem::take(&mut much.denied) || first {
                     // They may have been kept small, by us: from now on the kernel may let them grow.
                     for socket in [source, sink] {
                         let _ = pod.pod.network.let_buffers_grow(socket.as_fd());
                     }
+                    let _ = SockRef::from(sink).set_tcp_notsent_lowat(UNSENT_OF_MUCH);
                 }
             } else if !much.denied {
                 much.denied = true;
