@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde_json::json;
 
 use super::{
     Load, ProxyKind, Work,
@@ -100,6 +101,16 @@ impl Bench {
             .port("http2", HTTP2, HTTP2)
             .port("tcp-bulk", BULK, BULK)
             .apply()?;
+        // What is not HTTP goes direct unless a policy asks for it; this one asks for nothing else.
+        world.apply(json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "TrafficPolicy",
+            "metadata": {"name": "tcp-bulk", "namespace": service.namespace},
+            "spec": {
+                "targetRefs": [{"kind": "Service", "name": service.name, "sectionName": "tcp-bulk"}],
+                "loadBalancer": {"panicThresholdPercent": 50},
+            },
+        }))?;
         let [http, http2, bulk] = [HTTP, HTTP2, BULK].map(|port| port.to_string());
         let mut process =
             origin.spawn("origin", binary("sluice-bench")?, &["origin", &http, &http2, &bulk])?;
