@@ -161,7 +161,7 @@ pub struct LaneEndpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub section_name: Option<String>,
-    /// Address and port, as in 192.168.1.20:8080 or [fd00::20]:8080; of an address family that the Service has.
+    /// Address and port, as in `192.168.1.20:8080` or `[fd00::20]:8080`; of an address family that the Service has.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"))]
     pub address: String,
 }

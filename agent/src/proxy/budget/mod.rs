@@ -1,7 +1,7 @@
 //! What all pods use of the agent together, and each of them: connections, descriptors, bytes.
 //!
 //! The numbers are of all workers. A pod above its part ([`verdict`]) is not refused anything: its new connections go direct
-//! ([`Network::set_direct`]), past the agent, as if that were not there, and what it has open is served to its end. Only
+//! ([`super::Network::set_direct`]), past the agent, as if that were not there, and what it has open is served to its end. Only
 //! connections that open or close touch these numbers, and streams that wait for a slow peer; never a request.
 
 mod metrics;
