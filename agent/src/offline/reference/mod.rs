@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn every_label_with_a_closed_list_of_values_says_what_they_mean() {
-        const OPEN: [&str; 14] = [
+        const OPEN: [&str; 15] = [
             "destination_lane",
             "destination_namespace",
             "destination_port",
@@ -84,6 +84,7 @@ mod tests {
             "source_namespace",
             "source_pod",
             "version",
+            "worker",
             "le",
         ];
         for metric in crate::run::metrics().unwrap() {
