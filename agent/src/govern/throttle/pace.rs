@@ -197,7 +197,7 @@ impl Bucket {
         let tolerance = self.tolerance(pace, now_nanos);
         let cost = self.cost(pace, now_nanos);
         self.taken = self.taken.wrapping_add(1);
-        self.fresh = false;
+        let fresh = std::mem::replace(&mut self.fresh, false);
         let mut taken =
             Taken { wait: 0, cost, stored: 0.0, arrival: 0, number: self.taken, epoch: pace.epoch };
         if let Some(turn) = self.open.take(now) {
@@ -212,7 +212,9 @@ impl Bucket {
         }
         taken.wait = self.arrival.saturating_sub(now).saturating_sub(tolerance);
         // How much could have been missing before without making a difference now.
-        let spare = self.arrival.saturating_add(pace.grace).saturating_sub(now);
+        // The first request is not late: before it there was no bucket.
+        let grace = if fresh { 0 } else { pace.grace };
+        let spare = self.arrival.saturating_add(grace).saturating_sub(now);
         self.found.note(self.taken, spare.min(pace.cost.saturating_mul(PLENTY)));
         let from = if spare > 0 { self.arrival } else { now };
         self.arrival = from.saturating_add(cost);

@@ -179,6 +179,19 @@ fn a_limit_with_a_burst_of_one_is_reached_by_requests_that_come_at_random() {
 }
 
 #[test]
+fn the_first_request_is_not_late_however_soon_after_the_start_it_comes() {
+    let pace = Pace::of(&rule(1.0, Duration::from_secs(20), 1.0, Behaviour::Reject));
+    for first in [0, 1, 3_700 * MILLI, 19 * SECOND, 20 * SECOND, 3600 * SECOND] {
+        let mut bucket = Bucket::new(&pace);
+        assert!(try_take(&mut bucket, &pace, first).is_some());
+        let short = bucket.short(&pace, Ticks::MAX, first);
+        assert_eq!(duration(short), Duration::from_secs(20), "{first} ns after the clock began");
+        assert!(try_take(&mut bucket, &pace, first + 20 * SECOND - 1).is_none());
+        assert!(try_take(&mut bucket, &pace, first + 20 * SECOND).is_some());
+    }
+}
+
+#[test]
 fn a_cold_bucket_has_no_burst() {
     let behaviour = Behaviour::WarmUp { duration: Duration::from_secs(10), cold_factor: 3.0 };
     let pace = pace(100.0, 100.0, behaviour);
