@@ -186,6 +186,8 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
         let wrong = bodiless && (is_length || is_coding);
         if again || wrong || lines.is_for_this_hop(name, passes_upgrade) {
             copier.omit(name);
+        } else if is_length && header.value.contains(&b',') {
+            copier.rewrite(name, elements(header.value).next().unwrap_or_default());
         } else if (is_length || is_coding) && !is_plain(head, header) {
             copier.rewrite(name, header.value);
         } else if head.get(copier.position(name) + name.len()) != Some(&b':') {
@@ -235,15 +237,16 @@ impl<'h> Lines<'h> {
                 });
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
+                let first = elements(value).next().unwrap_or(value);
                 let length =
-                    length(value).map_err(|_| BadAnswer::Ambiguous("a Content-Length that is no length"))?;
-                match self.length.replace(length) {
-                    Some(first) if first != length => {
-                        return Err(BadAnswer::Ambiguous("two different Content-Length"));
-                    }
-                    Some(_) => self.repeated = true,
-                    None => {}
+                    length(first).map_err(|_| BadAnswer::Ambiguous("a Content-Length that is no length"))?;
+                // A list of the same is what a list of lines is (RFC 9110, section 8.6).
+                let differs = elements(value).any(|other| other != first)
+                    || self.length.is_some_and(|before| before != length);
+                if differs {
+                    return Err(BadAnswer::Ambiguous("two different Content-Length"));
                 }
+                self.repeated |= self.length.replace(length).is_some();
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 self.chunked_alone += u32::from(value.eq_ignore_ascii_case(b"chunked"));
@@ -450,6 +453,10 @@ mod tests {
         for head in [
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5, 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: ,\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, +5\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
@@ -463,5 +470,10 @@ mod tests {
         }
         let twice = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(read_for(twice, CALLER).unwrap().2, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+        for listed in ["Content-Length: 5, 5\r\n", "Content-Length: 5\r\ncontent-length: 5,5\r\n"] {
+            let (response, _, out) = read_for(&format!("HTTP/1.1 200 OK\r\n{listed}\r\n"), CALLER).unwrap();
+            assert_eq!(response.body, Body::Length(5));
+            assert_eq!(out, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "{listed:?}");
+        }
     }
 }
