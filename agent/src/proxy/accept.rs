@@ -112,5 +112,5 @@ fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream) -> Option<C
     let _ = stream.set_nodelay(true);
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     let presence = Presence::new(&pod, socket);
-    Some(Connection { worker, pod, stream, original, presence, _place: place })
+    Some(Connection { worker, pod, stream, original, presence, rested: None, _place: place })
 }

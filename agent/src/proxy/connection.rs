@@ -66,6 +66,8 @@ pub(crate) struct Connection {
     pub(crate) original: SocketAddr,
     /// Whether the application still listens.
     pub(crate) presence: Presence,
+    /// Since when nothing is asked over it; `None`: nothing was yet, or not answered by an endpoint.
+    pub(crate) rested: Option<Nanos>,
     pub(crate) _place: Place,
 }
 

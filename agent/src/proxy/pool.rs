@@ -1,8 +1,9 @@
 //! A worker's idle HTTP/1 connections to endpoints.
 //!
 //! A connection belongs to one pod (it was opened in that pod's network namespace, with that pod's address), to the address
-//! that the pod's clients have dialled, and to one endpoint. The one that was used last is used first, so that what a burst has
-//! opened can grow old and go. What is kept is bounded by what the clients themselves keep.
+//! that the pod's clients have dialled, and to one endpoint. What is kept is bounded by what the clients themselves keep, and
+//! a client that keeps its connection gets one that is no older ([`Need`]). Others get the one that was used last, so that what
+//! a burst has opened can grow old and go.
 
 use std::{cell::RefCell, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,6 +29,33 @@ const FRESH_FOR: Nanos = Nanos::of(Duration::from_millis(1500));
 pub(crate) struct Key {
     pub(crate) pod: u64,
     pub(crate) dialled: SocketAddr,
+}
+
+/// What a request needs of an idle connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Need {
+    /// The request can be sent again, should its server have closed the connection.
+    pub(crate) repeatable: bool,
+    /// Since when its client's connection is idle; `None`: the client has not used it before.
+    pub(crate) rested: Option<Nanos>,
+}
+
+impl Need {
+    /// Which of those to try, which are in the order in which they became idle.
+    ///
+    /// Each client gets one that has been idle for no longer than its own connection, and the oldest of these, so that the
+    /// others have theirs. A request that cannot be sent twice has no other: so it meets a server that closes idle
+    /// connections no more often than it would without Sluice, and one of a new client never does.
+    fn pick(self, idle: &[Idle], now: Nanos) -> Option<usize> {
+        let fresh = Nanos(now.0.saturating_sub(FRESH_FOR.0));
+        let since = if self.repeatable { self.rested } else { self.rested.map(|rested| rested.max(fresh)) };
+        let fits = since.map(|since| idle.partition_point(|one| one.since < since));
+        match fits.filter(|index| *index < idle.len()) {
+            Some(index) => Some(index),
+            None if self.repeatable => idle.len().checked_sub(1),
+            None => None,
+        }
+    }
 }
 
 struct Idle {
@@ -73,25 +101,19 @@ impl Pool {
         }
     }
 
-    /// An idle connection to `endpoint` that is open as far as can be told.
-    /// `repeatable`: the request could be sent again, should it turn out not to be.
-    pub(crate) fn take(&self, key: Key, endpoint: &Endpoint, repeatable: bool, now: Nanos) -> Option<Opened> {
+    /// An idle connection to `endpoint` that is open as far as can be told, and fits the request.
+    pub(crate) fn take(&self, key: Key, endpoint: &Endpoint, need: Need, now: Nanos) -> Option<Opened> {
         let mut groups = self.groups.borrow_mut();
         let idle = groups.get_mut(&key)?.idle.get_mut(&endpoint.address)?;
-        while let Some(candidate) = idle.pop() {
+        loop {
+            let candidate = idle.remove(need.pick(idle, now)?);
             if now > candidate.until || !Arc::ptr_eq(&candidate.load, &endpoint.load) {
                 continue;
             }
-            if !repeatable && now > candidate.since + FRESH_FOR {
-                // The others are older still.
-                idle.clear();
-                return None;
-            }
-            if is_quiet(&candidate.stream) && (repeatable || is_quiet_in_kernel(&candidate.stream)) {
+            if is_quiet(&candidate.stream) && (need.repeatable || is_quiet_in_kernel(&candidate.stream)) {
                 return Some(candidate.stream);
             }
         }
-        None
     }
 
     /// Takes back a connection after an answer that ended cleanly. `idle_seconds`: how long the endpoint says it keeps it.
@@ -176,6 +198,9 @@ mod tests {
     use super::*;
 
     const SECOND: Nanos = Nanos::of(Duration::from_secs(1));
+    /// Of a new client, and of one that has kept its connection for long.
+    const AGAIN: Need = Need { repeatable: true, rested: None };
+    const ONCE: Need = Need { repeatable: false, rested: Some(Nanos::ZERO) };
 
     async fn pair() -> (Opened, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -215,10 +240,10 @@ mod tests {
         pool.give(key(1), &endpoint, first, None, Nanos::ZERO);
         pool.give(key(1), &endpoint, second, None, Nanos::ZERO);
         assert_eq!(pool.len(), 2);
-        assert!(pool.take(key(2), &endpoint, true, SECOND).is_none());
-        assert_eq!(pool.take(key(1), &endpoint, true, SECOND).unwrap().local_addr().unwrap(), last);
+        assert!(pool.take(key(2), &endpoint, AGAIN, SECOND).is_none());
+        assert_eq!(pool.take(key(1), &endpoint, AGAIN, SECOND).unwrap().local_addr().unwrap(), last);
         pool.forget(1);
-        assert!(pool.take(key(1), &endpoint, true, SECOND).is_none());
+        assert!(pool.take(key(1), &endpoint, AGAIN, SECOND).is_none());
         assert_eq!(pool.len(), 0);
     }
 
@@ -229,12 +254,13 @@ mod tests {
         let (stream, _keep) = pair().await;
         pool.give(key(1), &endpoint, stream, Some(5), Nanos::ZERO);
         assert!(
-            pool.take(key(1), &endpoint, true, SECOND * 5).is_none(),
+            pool.take(key(1), &endpoint, AGAIN, SECOND * 5).is_none(),
             "a second before the server's own limit"
         );
         let (stream, _keep) = pair().await;
         pool.give(key(1), &endpoint, stream, None, Nanos::ZERO);
-        assert!(pool.take(key(1), &endpoint, false, SECOND * 2).is_none(), "not for what cannot be repeated");
+        assert!(pool.take(key(1), &endpoint, ONCE, SECOND * 2).is_none(), "not for what cannot be repeated");
+        assert!(pool.take(key(1), &endpoint, AGAIN, SECOND * 2).is_some(), "which leaves it to the others");
         let (stream, _keep) = pair().await;
         pool.give(key(1), &endpoint, stream, Some(0), Nanos::ZERO);
         assert_eq!(pool.len(), 0);
@@ -256,7 +282,7 @@ mod tests {
         let (stream, mut server) = pair().await;
         server.write_all(b"HTTP/1.1 408 Timeout\r\n\r\n").await.unwrap();
         pool.give(key(1), &endpoint, stream, None, Nanos::ZERO);
-        assert!(pool.take(key(1), &endpoint, false, Nanos::ZERO).is_none(), "the kernel knows at once");
+        assert!(pool.take(key(1), &endpoint, ONCE, Nanos::ZERO).is_none(), "the kernel knows at once");
     }
 
     #[tokio::test]
@@ -264,7 +290,7 @@ mod tests {
         let (pool, old) = (pool(1), endpoint());
         let (stream, _keep1) = pair().await;
         pool.give(key(1), &old, stream, None, Nanos::ZERO);
-        assert!(pool.take(key(1), &endpoint(), true, Nanos::ZERO).is_none(), "another at the same address");
+        assert!(pool.take(key(1), &endpoint(), AGAIN, Nanos::ZERO).is_none(), "another at the same address");
         let (stream, _keep2) = pair().await;
         pool.give(key(1), &old, stream, None, Nanos::ZERO);
         old.load.set_terminating(true, 1);
@@ -273,6 +299,41 @@ mod tests {
         let (stream, _keep3) = pair().await;
         pool.give(key(1), &old, stream, None, Nanos::ZERO);
         assert_eq!(pool.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_gets_one_that_is_no_older_than_its_own() {
+        let (pool, endpoint) = (pool(3), endpoint());
+        let mut servers = Vec::new();
+        let mut addresses = Vec::new();
+        for second in 1..=3 {
+            let (stream, server) = pair().await;
+            addresses.push(stream.local_addr().unwrap());
+            servers.push(server);
+            pool.give(key(1), &endpoint, stream, None, SECOND * second);
+        }
+        let now = SECOND * 3;
+        let take = |repeatable, rested: Option<u64>| {
+            let need = Need { repeatable, rested: rested.map(|seconds| SECOND * seconds) };
+            let taken = pool.take(key(1), &endpoint, need, now);
+            taken.map(|stream| {
+                let at = addresses.iter().position(|address| *address == stream.local_addr().unwrap());
+                pool.give(key(1), &endpoint, stream, None, SECOND * (at.unwrap() as u64 + 1));
+                at.unwrap() + 1
+            })
+        };
+        // Giving back puts it at the end, so only the last is taken and given back here.
+        assert_eq!(take(false, Some(3)), Some(3), "its own");
+        assert_eq!(take(true, None), Some(3), "the last used");
+        assert_eq!(take(false, None), None, "a new client that cannot ask again gets none");
+        assert_eq!(take(false, Some(4)), None, "all are older than its own");
+        assert_eq!(take(true, Some(4)), Some(3), "but it can ask again");
+        let oldest_that_fits = Need { repeatable: true, rested: Some(SECOND * 2) };
+        let stream = pool.take(key(1), &endpoint, oldest_that_fits, now).unwrap();
+        assert_eq!(stream.local_addr().unwrap(), addresses[1], "the others have theirs");
+        let once = Need { repeatable: false, rested: Some(Nanos::ZERO) };
+        let stream = pool.take(key(1), &endpoint, once, now).unwrap();
+        assert_eq!(stream.local_addr().unwrap(), addresses[2], "the first was idle for too long");
     }
 
     #[tokio::test]
@@ -289,7 +350,7 @@ mod tests {
         pool.leave(key(1));
         pool.leave(key(1));
         assert_eq!(pool.len(), 1);
-        let kept = pool.take(key(1), &endpoint, true, SECOND).unwrap();
+        let kept = pool.take(key(1), &endpoint, AGAIN, SECOND).unwrap();
         assert_eq!(kept.local_addr().unwrap(), last, "the last used one is the one that stays");
         pool.leave(key(1));
         pool.give(key(1), &endpoint, kept, None, Nanos::ZERO);

@@ -371,8 +371,15 @@ impl Worker {
         self.decisions.await_one(awaited);
         // Nobody's socket: the desk holds the other end.
         let presence = Presence::new(&pod, 0);
-        let connection =
-            Connection { worker: self.clone(), pod: pod.clone(), stream, original, presence, _place: place };
+        let connection = Connection {
+            worker: self.clone(),
+            pod: pod.clone(),
+            stream,
+            original,
+            presence,
+            rested: None,
+            _place: place,
+        };
         pod.spawn(self, connection::serve(connection));
     }
 

@@ -174,6 +174,29 @@ fn bytes_that_come_to_an_idle_connection_spoil_it() {
 }
 
 #[test]
+fn what_cannot_be_sent_twice_goes_over_no_connection_older_than_its_callers() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::before(&origin);
+    let (mut first, mut second) = (rig.dial(), rig.dial());
+    first.get("/");
+    assert_eq!(first.answer().body, "ok");
+    // The proxy has the answer, and the connection is idle.
+    rig.await_requests("2xx", "", 1.0);
+    for _ in 0..2 {
+        second.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(second.answer().body, "ok");
+    }
+    // A new connection for the first request of a caller, as without a proxy, and then that one.
+    let numbers: Vec<_> = origin.noted().iter().map(|sent| sent[..6].to_owned()).collect();
+    assert_eq!(numbers, ["0 GET ", "1 POST", "1 POST"]);
+    // What can be sent twice takes what is there.
+    let mut third = rig.dial();
+    third.get("/");
+    assert_eq!(third.answer().body, "ok");
+    assert!((rig.opened() - 2.0).abs() < 0.1);
+}
+
+#[test]
 fn a_caller_that_has_closed_leaves_nothing_behind() {
     let origin = Origin::fixed("ok");
     let rig = Rig::before(&origin);

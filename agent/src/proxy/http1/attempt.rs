@@ -20,6 +20,7 @@ use crate::{
     proxy::{
         choose::Chosen,
         governed::Failure,
+        pool::Need,
         upstream::{self, Opened},
     },
 };
@@ -100,8 +101,8 @@ impl Exchange<'_> {
             reused,
             incoming: BytesMut::new(),
         };
-        let repeatable = self.is_repeatable();
-        if !fresh_only && let Some(stream) = worker.pool.take(self.pool_key(), endpoint, repeatable, now) {
+        let need = Need { repeatable: self.is_repeatable(), rested: self.connection.rested };
+        if !fresh_only && let Some(stream) = worker.pool.take(self.pool_key(), endpoint, need, now) {
             if !self.up.flow.is_repeatable() {
                 // Its body has not all come. What is sent of it is kept, should the connection have been closed.
                 self.up.flow.record(pod.kept.take_none(), self.incoming);

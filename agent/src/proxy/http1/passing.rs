@@ -63,9 +63,11 @@ impl Exchange<'_> {
         if self.up.is_under_way() && !self.unclear {
             self.send_rest(&mut upstream, keep).await;
         }
-        let complete = self.up.is_complete();
+        let (complete, now) = (self.up.is_complete(), Nanos::now());
+        // No later than what is given back.
+        self.connection.rested = Some(now);
         if response.reusable && complete && upstream.incoming.is_empty() {
-            self.give_back(upstream, response.idle_seconds);
+            self.give_back(upstream, response.idle_seconds, now);
         }
         match (keep, self.up.flow.is_done()) {
             (true, true) => Ended::Keep,
@@ -75,12 +77,12 @@ impl Exchange<'_> {
     }
 
     /// The endpoint's connection may be used again.
-    fn give_back(&self, upstream: Upstream, idle_seconds: Option<u32>) {
+    fn give_back(&self, upstream: Upstream, idle_seconds: Option<u32>, now: Nanos) {
         let Upstream { stream, endpoint, incoming, .. } = upstream;
         let worker = &self.call.worker;
         worker.buffers.give(incoming);
         if !self.request.closes {
-            worker.pool.give(self.pool_key(), &endpoint, stream, idle_seconds, Nanos::now());
+            worker.pool.give(self.pool_key(), &endpoint, stream, idle_seconds, now);
         }
     }
 
@@ -90,7 +92,7 @@ impl Exchange<'_> {
         let whole = down.is_taken() && upstream.incoming.is_empty();
         self.call.worker.buffers.give(down.into_head());
         if response.reusable && whole && self.up.is_complete() {
-            self.give_back(upstream, response.idle_seconds);
+            self.give_back(upstream, response.idle_seconds, Nanos::now());
         }
     }
 
