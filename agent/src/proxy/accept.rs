@@ -10,6 +10,7 @@ use tokio::{
 use super::{
     Origin,
     connection::{self, Connection},
+    pool,
     presence::Presence,
     pressure,
     worker::{PodHere, Worker},
@@ -112,5 +113,6 @@ fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream) -> Option<C
     let _ = stream.set_nodelay(true);
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     let presence = Presence::new(&pod, socket);
-    Some(Connection { worker, pod, stream, original, presence, rested: None, _place: place })
+    let seat = worker.pool.enter(pool::Key { pod: pod.id, dialled: original });
+    Some(Connection { worker, pod, stream, original, presence, seat, rested: None, _place: place })
 }

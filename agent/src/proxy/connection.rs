@@ -24,7 +24,8 @@ use super::{
     buffers::Buffers,
     detect::{self, Spoken},
     governed::Held,
-    http1, http2, pool,
+    http1, http2,
+    pool::Seat,
     presence::Presence,
     tunnel,
     upstream::Opened,
@@ -66,6 +67,8 @@ pub(crate) struct Connection {
     pub(crate) original: SocketAddr,
     /// Whether the application still listens.
     pub(crate) presence: Presence,
+    /// Its place in the pool of connections to endpoints.
+    pub(crate) seat: Seat,
     /// Since when nothing is asked over it; `None`: nothing was yet, or not answered by an endpoint.
     pub(crate) rested: Option<Nanos>,
     pub(crate) _place: Place,
@@ -112,12 +115,7 @@ pub(crate) fn poll_read(
 pub(crate) async fn serve(mut connection: Connection) {
     let worker = connection.worker.clone();
     worker.metrics.callers_open.inc();
-    let key = pool::Key { pod: connection.pod.id, dialled: connection.original };
-    worker.pool.enter(key);
-    let _open = scopeguard(|| {
-        worker.pool.leave(key);
-        worker.metrics.callers_open.dec();
-    });
+    let _open = scopeguard(|| worker.metrics.callers_open.dec());
     let Some(destination) = connection.destination() else {
         worker.metrics.detected(Detection::Unmanaged);
         return Box::pin(tunnel::pass_through(connection)).await;
@@ -353,8 +351,7 @@ async fn wait_for_either(
         match (heard, dialled) {
             (Some(Heard::Bytes(detection)), Some(dialled)) => return dialled.tunnel(detection),
             (Some(Heard::Http1), Some(Dialled { stream, endpoint, .. })) => {
-                let key = pool::Key { pod: connection.pod.id, dialled: connection.original };
-                connection.worker.pool.give(key, &endpoint, stream, None, Nanos::now());
+                connection.seat.give(&endpoint, stream, None, Nanos::now());
                 return Heard::Http1;
             }
             (Some(heard), _) => return heard,

@@ -5,7 +5,14 @@
 //! a client that keeps its connection gets one that is no older ([`Need`]). Others get the one that was used last, so that what
 //! a burst has opened can grow old and go.
 
-use std::{cell::RefCell, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    io,
+    net::SocketAddr,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
 
 use ahash::AHashMap;
 use tokio::net::TcpStream;
@@ -66,45 +73,30 @@ struct Idle {
     until: Nanos,
 }
 
-/// What the clients of a key leave behind.
-#[derive(Default)]
-struct Group {
-    /// Connections of clients that are open. To no endpoint are more idle connections kept than there are of these: so many
-    /// the endpoint would have at most without Sluice, and one that serves a connection at a time would wait for ours.
-    clients: usize,
-    idle: AHashMap<SocketAddr, Vec<Idle>>,
-}
+/// What the clients of a key leave behind, by endpoint.
+type Group = RefCell<AHashMap<SocketAddr, Vec<Idle>>>;
 
 #[derive(Default)]
 pub(crate) struct Pool {
-    groups: RefCell<AHashMap<Key, Group>>,
+    /// A group is there as long as there is a client of its own.
+    groups: RefCell<AHashMap<Key, Weak<Group>>>,
 }
 
-impl Pool {
-    /// A client's connection is open from now on, until [`Self::leave`].
-    pub(crate) fn enter(&self, key: Key) {
-        self.groups.borrow_mut().entry(key).or_default().clients += 1;
-    }
+/// A client's connection, for as long as it is open.
+///
+/// To no endpoint are more idle connections kept than there are of these: so many the endpoint would have at most without
+/// Sluice, and one that serves a connection at a time would wait for ours.
+pub(crate) struct Seat(Rc<Group>);
 
-    /// A client's connection has ended, and with it what was kept for it.
-    pub(crate) fn leave(&self, key: Key) {
-        let mut groups = self.groups.borrow_mut();
-        let Some(group) = groups.get_mut(&key) else { return };
-        group.clients = group.clients.saturating_sub(1);
-        if group.clients == 0 {
-            groups.remove(&key);
-            return;
-        }
-        for idle in group.idle.values_mut() {
-            // Those that were used last stay.
-            idle.drain(..idle.len().saturating_sub(group.clients));
-        }
+impl Seat {
+    fn clients(&self) -> usize {
+        Rc::strong_count(&self.0)
     }
 
     /// An idle connection to `endpoint` that is open as far as can be told, and fits the request.
-    pub(crate) fn take(&self, key: Key, endpoint: &Endpoint, need: Need, now: Nanos) -> Option<Opened> {
-        let mut groups = self.groups.borrow_mut();
-        let idle = groups.get_mut(&key)?.idle.get_mut(&endpoint.address)?;
+    pub(crate) fn take(&self, endpoint: &Endpoint, need: Need, now: Nanos) -> Option<Opened> {
+        let mut idle = self.0.borrow_mut();
+        let idle = idle.get_mut(&endpoint.address)?;
         loop {
             let candidate = idle.remove(need.pick(idle, now)?);
             if now > candidate.until || !Arc::ptr_eq(&candidate.load, &endpoint.load) {
@@ -118,14 +110,7 @@ impl Pool {
 
     /// Takes back a connection after an answer that ended cleanly. `idle_seconds`: how long the endpoint says it keeps it.
     /// Of an endpoint that is shutting down none is kept: it may wait for its connections to end.
-    pub(crate) fn give(
-        &self,
-        key: Key,
-        endpoint: &Endpoint,
-        stream: Opened,
-        idle_seconds: Option<u32>,
-        now: Nanos,
-    ) {
+    pub(crate) fn give(&self, endpoint: &Endpoint, stream: Opened, idle_seconds: Option<u32>, now: Nanos) {
         let keep = match idle_seconds {
             // One second less than it says, for the way there.
             Some(seconds) => Nanos::of(Duration::from_secs(seconds.saturating_sub(1).into())).min(KEPT_FOR),
@@ -134,20 +119,43 @@ impl Pool {
         if keep == Nanos::ZERO || endpoint.load.terminating_since().is_some() {
             return;
         }
-        let mut groups = self.groups.borrow_mut();
-        let Some(group) = groups.get_mut(&key) else { return };
-        let idle = group.idle.entry(endpoint.address).or_default();
-        if idle.len() >= group.clients {
+        let mut idle = self.0.borrow_mut();
+        let idle = idle.entry(endpoint.address).or_default();
+        if idle.len() >= self.clients() {
             idle.remove(0);
         }
         idle.push(Idle { stream, load: endpoint.load.clone(), since: now, until: now + keep });
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let others = self.clients() - 1;
+        for idle in self.0.borrow_mut().values_mut() {
+            // Those that were used last stay.
+            idle.drain(..idle.len().saturating_sub(others));
+        }
+    }
+}
+
+impl Pool {
+    /// A client's connection is open from now on.
+    pub(crate) fn enter(&self, key: Key) -> Seat {
+        let mut groups = self.groups.borrow_mut();
+        if let Some(group) = groups.get(&key).and_then(Weak::upgrade) {
+            return Seat(group);
+        }
+        let group = Rc::<Group>::default();
+        groups.insert(key, Rc::downgrade(&group));
+        Seat(group)
     }
 
     /// Closes what has been idle for too long, what its server has closed, and what leads to an endpoint that is shutting
     /// down: that would never be asked for again.
     pub(crate) fn sweep(&self, now: Nanos) {
-        for group in self.groups.borrow_mut().values_mut() {
-            group.idle.retain(|_, idle| {
+        self.groups.borrow_mut().retain(|_, group| {
+            let Some(group) = group.upgrade() else { return false };
+            group.borrow_mut().retain(|_, idle| {
                 idle.retain(|candidate| {
                     now <= candidate.until
                         && candidate.load.terminating_since().is_none()
@@ -155,25 +163,31 @@ impl Pool {
                 });
                 !idle.is_empty()
             });
-        }
+            true
+        });
     }
 
     /// Closes all. Returns how many there were.
     pub(crate) fn clear(&self) -> usize {
-        let mut groups = self.groups.borrow_mut();
-        let idle = groups.values_mut().flat_map(|group| group.idle.drain());
-        idle.map(|(_, idle)| idle.len()).sum()
+        self.close(|_| true)
     }
 
     /// Closes all connections of a pod that is gone.
     pub(crate) fn forget(&self, pod: u64) {
-        let mut groups = self.groups.borrow_mut();
-        groups.iter_mut().filter(|(key, _)| key.pod == pod).for_each(|(_, group)| group.idle.clear());
+        self.close(|key| key.pod == pod);
+    }
+
+    fn close(&self, which: impl Fn(&Key) -> bool) -> usize {
+        let groups = self.groups.borrow();
+        let groups = groups.iter().filter(|(key, _)| which(key)).filter_map(|(_, group)| group.upgrade());
+        groups.map(|group| group.take().values().map(Vec::len).sum::<usize>()).sum()
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.groups.borrow().values().flat_map(|group| group.idle.values()).map(Vec::len).sum()
+        let groups = self.groups.borrow();
+        let groups = groups.values().filter_map(Weak::upgrade);
+        groups.map(|group| group.borrow().values().map(Vec::len).sum::<usize>()).sum()
     }
 }
 
@@ -193,7 +207,10 @@ fn is_quiet_in_kernel(stream: &TcpStream) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::AsyncWriteExt, net::TcpListener};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
 
     use super::*;
 
@@ -213,11 +230,9 @@ mod tests {
         Key { pod, dialled: "10.96.0.1:80".parse().unwrap() }
     }
 
-    /// With so many clients of pod 1.
-    fn pool(clients: usize) -> Pool {
-        let pool = Pool::default();
-        (0..clients).for_each(|_| pool.enter(key(1)));
-        pool
+    /// So many clients of pod 1.
+    fn seats(pool: &Pool, clients: usize) -> Vec<Seat> {
+        (0..clients).map(|_| pool.enter(key(1))).collect()
     }
 
     fn endpoint() -> Endpoint {
@@ -232,46 +247,49 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_used_comes_first_and_never_another_pods() {
-        let pool = pool(2);
+        let pool = Pool::default();
+        let seats = seats(&pool, 2);
+        let seat = &seats[0];
         let endpoint = endpoint();
         let (first, _keep1) = pair().await;
         let (second, _keep2) = pair().await;
         let last = second.local_addr().unwrap();
-        pool.give(key(1), &endpoint, first, None, Nanos::ZERO);
-        pool.give(key(1), &endpoint, second, None, Nanos::ZERO);
+        seat.give(&endpoint, first, None, Nanos::ZERO);
+        seat.give(&endpoint, second, None, Nanos::ZERO);
         assert_eq!(pool.len(), 2);
-        assert!(pool.take(key(2), &endpoint, AGAIN, SECOND).is_none());
-        assert_eq!(pool.take(key(1), &endpoint, AGAIN, SECOND).unwrap().local_addr().unwrap(), last);
+        assert!(pool.enter(key(2)).take(&endpoint, AGAIN, SECOND).is_none());
+        assert_eq!(seat.take(&endpoint, AGAIN, SECOND).unwrap().local_addr().unwrap(), last);
         pool.forget(1);
-        assert!(pool.take(key(1), &endpoint, AGAIN, SECOND).is_none());
+        assert!(seat.take(&endpoint, AGAIN, SECOND).is_none());
         assert_eq!(pool.len(), 0);
     }
 
     #[tokio::test]
     async fn old_ones_are_not_used() {
-        let pool = pool(2);
+        let pool = Pool::default();
+        let seats = seats(&pool, 2);
+        let seat = &seats[0];
         let endpoint = endpoint();
         let (stream, _keep) = pair().await;
-        pool.give(key(1), &endpoint, stream, Some(5), Nanos::ZERO);
-        assert!(
-            pool.take(key(1), &endpoint, AGAIN, SECOND * 5).is_none(),
-            "a second before the server's own limit"
-        );
+        seat.give(&endpoint, stream, Some(5), Nanos::ZERO);
+        assert!(seat.take(&endpoint, AGAIN, SECOND * 5).is_none(), "a second before the server's own limit");
         let (stream, _keep) = pair().await;
-        pool.give(key(1), &endpoint, stream, None, Nanos::ZERO);
-        assert!(pool.take(key(1), &endpoint, ONCE, SECOND * 2).is_none(), "not for what cannot be repeated");
-        assert!(pool.take(key(1), &endpoint, AGAIN, SECOND * 2).is_some(), "which leaves it to the others");
+        seat.give(&endpoint, stream, None, Nanos::ZERO);
+        assert!(seat.take(&endpoint, ONCE, SECOND * 2).is_none(), "not for what cannot be repeated");
+        assert!(seat.take(&endpoint, AGAIN, SECOND * 2).is_some(), "which leaves it to the others");
         let (stream, _keep) = pair().await;
-        pool.give(key(1), &endpoint, stream, Some(0), Nanos::ZERO);
+        seat.give(&endpoint, stream, Some(0), Nanos::ZERO);
         assert_eq!(pool.len(), 0);
     }
 
     #[tokio::test]
     async fn closed_and_talkative_ones_are_not_used() {
-        let pool = pool(2);
+        let pool = Pool::default();
+        let seats = seats(&pool, 2);
+        let seat = &seats[0];
         let endpoint = endpoint();
         let (stream, server) = pair().await;
-        pool.give(key(1), &endpoint, stream, None, Nanos::ZERO);
+        seat.give(&endpoint, stream, None, Nanos::ZERO);
         drop(server);
         until(|| {
             pool.sweep(Nanos::ZERO);
@@ -281,44 +299,47 @@ mod tests {
 
         let (stream, mut server) = pair().await;
         server.write_all(b"HTTP/1.1 408 Timeout\r\n\r\n").await.unwrap();
-        pool.give(key(1), &endpoint, stream, None, Nanos::ZERO);
-        assert!(pool.take(key(1), &endpoint, ONCE, Nanos::ZERO).is_none(), "the kernel knows at once");
+        seat.give(&endpoint, stream, None, Nanos::ZERO);
+        assert!(seat.take(&endpoint, ONCE, Nanos::ZERO).is_none(), "the kernel knows at once");
     }
 
     #[tokio::test]
     async fn none_that_leads_to_who_leaves_or_is_another_is_used() {
-        let (pool, old) = (pool(1), endpoint());
+        let (pool, old) = (Pool::default(), endpoint());
+        let seat = pool.enter(key(1));
         let (stream, _keep1) = pair().await;
-        pool.give(key(1), &old, stream, None, Nanos::ZERO);
-        assert!(pool.take(key(1), &endpoint(), AGAIN, Nanos::ZERO).is_none(), "another at the same address");
+        seat.give(&old, stream, None, Nanos::ZERO);
+        assert!(seat.take(&endpoint(), AGAIN, Nanos::ZERO).is_none(), "another at the same address");
         let (stream, _keep2) = pair().await;
-        pool.give(key(1), &old, stream, None, Nanos::ZERO);
+        seat.give(&old, stream, None, Nanos::ZERO);
         old.load.set_terminating(true, 1);
         pool.sweep(Nanos::ZERO);
         assert_eq!(pool.len(), 0);
         let (stream, _keep3) = pair().await;
-        pool.give(key(1), &old, stream, None, Nanos::ZERO);
+        seat.give(&old, stream, None, Nanos::ZERO);
         assert_eq!(pool.len(), 0);
     }
 
     #[tokio::test]
     async fn a_client_gets_one_that_is_no_older_than_its_own() {
-        let (pool, endpoint) = (pool(3), endpoint());
+        let (pool, endpoint) = (Pool::default(), endpoint());
+        let mut seats = seats(&pool, 3);
+        let seat = seats.pop().unwrap();
         let mut servers = Vec::new();
         let mut addresses = Vec::new();
         for second in 1..=3 {
             let (stream, server) = pair().await;
             addresses.push(stream.local_addr().unwrap());
             servers.push(server);
-            pool.give(key(1), &endpoint, stream, None, SECOND * second);
+            seat.give(&endpoint, stream, None, SECOND * second);
         }
         let now = SECOND * 3;
         let take = |repeatable, rested: Option<u64>| {
             let need = Need { repeatable, rested: rested.map(|seconds| SECOND * seconds) };
-            let taken = pool.take(key(1), &endpoint, need, now);
+            let taken = seat.take(&endpoint, need, now);
             taken.map(|stream| {
                 let at = addresses.iter().position(|address| *address == stream.local_addr().unwrap());
-                pool.give(key(1), &endpoint, stream, None, SECOND * (at.unwrap() as u64 + 1));
+                seat.give(&endpoint, stream, None, SECOND * (at.unwrap() as u64 + 1));
                 at.unwrap() + 1
             })
         };
@@ -329,32 +350,37 @@ mod tests {
         assert_eq!(take(false, Some(4)), None, "all are older than its own");
         assert_eq!(take(true, Some(4)), Some(3), "but it can ask again");
         let oldest_that_fits = Need { repeatable: true, rested: Some(SECOND * 2) };
-        let stream = pool.take(key(1), &endpoint, oldest_that_fits, now).unwrap();
+        let stream = seat.take(&endpoint, oldest_that_fits, now).unwrap();
         assert_eq!(stream.local_addr().unwrap(), addresses[1], "the others have theirs");
         let once = Need { repeatable: false, rested: Some(Nanos::ZERO) };
-        let stream = pool.take(key(1), &endpoint, once, now).unwrap();
+        let stream = seat.take(&endpoint, once, now).unwrap();
         assert_eq!(stream.local_addr().unwrap(), addresses[2], "the first was idle for too long");
     }
 
     #[tokio::test]
     async fn no_more_is_kept_than_clients_keep() {
-        let (pool, endpoint) = (pool(3), endpoint());
+        let (pool, endpoint) = (Pool::default(), endpoint());
+        let mut seats = seats(&pool, 3);
+        let seat = seats.pop().unwrap();
         let mut servers = Vec::new();
         for _ in 0..4 {
             let (stream, server) = pair().await;
             servers.push(server);
-            pool.give(key(1), &endpoint, stream, None, Nanos::ZERO);
+            seat.give(&endpoint, stream, None, Nanos::ZERO);
         }
         assert_eq!(pool.len(), 3);
         let last = servers[3].peer_addr().unwrap();
-        pool.leave(key(1));
-        pool.leave(key(1));
+        seats.clear();
         assert_eq!(pool.len(), 1);
-        let kept = pool.take(key(1), &endpoint, AGAIN, SECOND).unwrap();
+        let kept = seat.take(&endpoint, AGAIN, SECOND).unwrap();
         assert_eq!(kept.local_addr().unwrap(), last, "the last used one is the one that stays");
-        pool.leave(key(1));
-        pool.give(key(1), &endpoint, kept, None, Nanos::ZERO);
+        seat.give(&endpoint, kept, None, SECOND);
+        assert_eq!(pool.len(), 1);
+        drop(seat);
         assert_eq!(pool.len(), 0, "there is nobody left to keep it for");
-        pool.leave(key(1));
+        let kept = servers[3].read(&mut [0]).await;
+        assert_eq!(kept.unwrap(), 0, "it is closed");
+        pool.sweep(SECOND);
+        assert!(pool.groups.borrow().is_empty());
     }
 }

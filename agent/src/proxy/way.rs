@@ -48,13 +48,14 @@ pub(crate) enum Answer {
     },
 }
 
-/// Finds the way of a request; `None`: its Service has no routes for this client. `authority`: whom the client asked.
-pub(crate) fn find(
+/// Finds the way of a request; `None`: its Service has no routes for this client. `authority`: whom the client asked,
+/// which few routes want to know.
+pub(crate) fn find<'r>(
     worker: &Worker,
     pod: &PodHere,
     known: &Known,
     request: &impl Request,
-    authority: &[u8],
+    authority: impl FnOnce() -> &'r [u8],
 ) -> Option<Way> {
     let routed = known.routed()?;
     let group = routed.of(&pod.pod.workload.load().namespace)?;
@@ -73,7 +74,7 @@ pub(crate) fn find(
     match &rule.action {
         Action::Redirect(redirect) => {
             let port = known.destination.service.port;
-            let location = redirect.location(authority, port, request.target(), prefix);
+            let location = redirect.location(authority(), port, request.target(), prefix);
             nowhere(Some(rule), Answer::Redirect { status: redirect.status.as_u16(), location })
         }
         Action::Forward { backends, .. } => {

@@ -31,7 +31,7 @@ use super::{
     decisions::{Decision, Decisions, Wanted},
     gate::Gate,
     gauges, http2,
-    pool::Pool,
+    pool::{self, Pool},
     presence::Presence,
     pressure::UNSENT,
     pulse::{self, Pulse},
@@ -371,12 +371,14 @@ impl Worker {
         self.decisions.await_one(awaited);
         // Nobody's socket: the desk holds the other end.
         let presence = Presence::new(&pod, 0);
+        let seat = self.pool.enter(pool::Key { pod: pod.id, dialled: original });
         let connection = Connection {
             worker: self.clone(),
             pod: pod.clone(),
             stream,
             original,
             presence,
+            seat,
             rested: None,
             _place: place,
         };

@@ -102,7 +102,7 @@ impl Exchange<'_> {
             incoming: BytesMut::new(),
         };
         let need = Need { repeatable: self.is_repeatable(), rested: self.connection.rested };
-        if !fresh_only && let Some(stream) = worker.pool.take(self.pool_key(), endpoint, need, now) {
+        if !fresh_only && let Some(stream) = self.connection.seat.take(endpoint, need, now) {
             if !self.up.flow.is_repeatable() {
                 // Its body has not all come. What is sent of it is kept, should the connection have been closed.
                 self.up.flow.record(pod.kept.take_none(), self.incoming);

@@ -24,7 +24,6 @@ use crate::{
         choose::Chosen,
         connection::Connection,
         governed::{self, Break, Call, Failure, Held, Left},
-        pool,
         upstream::Opened,
     },
 };
@@ -95,11 +94,6 @@ pub(super) async fn exchange(
 }
 
 impl Exchange<'_> {
-    /// Whose connections to endpoints these are.
-    pub(super) fn pool_key(&self) -> pool::Key {
-        pool::Key { pod: self.call.pod.id, dialled: self.connection.original }
-    }
-
     /// The caller has ended its side, and there is nothing behind this request.
     pub(super) fn is_last_of_caller(&self) -> bool {
         self.up.half_closed && self.incoming.is_empty()

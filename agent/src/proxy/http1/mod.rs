@@ -86,7 +86,7 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let mut record = Record::begin(&connection.worker);
         let way = {
             let (worker, pod, view) = (&connection.worker, &connection.pod, View(head));
-            way::find(worker, pod, &known, &view, view.find(&header::HOST).unwrap_or_default())
+            way::find(worker, pod, &known, &view, || view.find(&header::HOST).unwrap_or_default())
         };
         let to = way.as_ref().map_or_else(|| known.clone(), |way| way.known.clone());
         let mut strip = to.destination.service.strips_tags(&workload);

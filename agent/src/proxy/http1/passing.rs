@@ -82,7 +82,7 @@ impl Exchange<'_> {
         let worker = &self.call.worker;
         worker.buffers.give(incoming);
         if !self.request.closes {
-            worker.pool.give(self.pool_key(), &endpoint, stream, idle_seconds, now);
+            self.connection.seat.give(&endpoint, stream, idle_seconds, now);
         }
     }
 

@@ -129,7 +129,7 @@ impl Exchange {
         let Caller { worker, pod, .. } = &**caller;
         let mut traces = worker.scan();
         let names = &worker.options.tag_names;
-        let way = way::find(worker, pod, &known, &View(&head), View(&head).authority_of());
+        let way = way::find(worker, pod, &known, &View(&head), || View(&head).authority_of());
         let known = way.as_ref().map_or(known, |way| way.known.clone());
         let (tagging, ids) = {
             let workload = pod.pod.workload.load();
