@@ -60,9 +60,19 @@ impl Kind {
         }
     }
 
-    /// Whether it is of Sluice's own API, which a cluster may go without.
+    /// Whether it is of Sluice's own API.
     pub fn is_own(self) -> bool {
         matches!(self, Self::TrafficPolicy | Self::TrafficLane)
+    }
+
+    /// Whether it is of Gateway API.
+    pub fn is_of_gateway(self) -> bool {
+        Self::OF_GATEWAY.contains(&self)
+    }
+
+    /// Whether a cluster may go without it: its definition need not be installed.
+    pub fn is_optional(self) -> bool {
+        self.is_own() || self.is_of_gateway()
     }
 }
 

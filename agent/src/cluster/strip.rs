@@ -20,8 +20,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
-pub use self::gateway::{grpc_route, http_route, reference_grant};
-pub use self::own::{Loose, traffic_lane, traffic_policy};
+pub use self::{
+    gateway::{GrpcRoute, HttpRoute, ReferenceGrant, grpc_route, http_route, reference_grant},
+    own::{Loose, Named, traffic_lane, traffic_policy},
+};
 use super::{
     mesh,
     object::{

@@ -6,5 +6,6 @@ mod opting;
 mod permissions;
 mod policies;
 mod rig;
+mod routes;
 mod silence;
 mod zone;

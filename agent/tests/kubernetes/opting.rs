@@ -25,7 +25,7 @@ async fn only_opted_in_namespaces_are_asked_for() {
     let namespaced = reader.objects.keys().filter(|key| key.kind != Kind::Namespace);
     assert!(namespaced.clone().all(|key| &*key.name.namespace == "shop"), "{:?}", reader.objects);
     assert_eq!(namespaced.count(), 3);
-    eventually("the watches", || server.open().len() == 6).await;
+    server.watched().await;
     for (resource, namespace) in [("services", "bank"), ("pods", "pub"), ("services", ""), ("pods", "")] {
         for verb in ["list", "watch"] {
             assert_eq!(server.count(verb, resource, namespace), 0, "{verb} {resource} {namespace}");

@@ -207,10 +207,10 @@ async fn a_policy_in_a_namespace_that_is_not_enrolled_says_so_until_it_is() {
     // One that comes later, too.
     server.apply(POLICIES, policy("q", 1, "orders"));
     eventually("that of the next", || said(&server, "q", "Accepted") == "False/NamespaceNotEnrolled").await;
-    // For that, nothing but the policies is watched there.
+    // For that, nothing but what is watched in the whole cluster is watched there.
     assert_eq!(agent.timeout(), None);
     let open = server.open();
-    assert!(open.iter().all(|(_, namespace)| namespace.is_empty()) && open.len() == 3, "{open:?}");
+    assert!(open.iter().all(|(_, namespace)| namespace.is_empty()) && open.len() == 6, "{open:?}");
 
     server.apply("namespaces", namespace("shop", Some("enabled")));
     eventually("that it is active", || said(&server, "p", "Programmed") == "True/Programmed").await;

@@ -57,9 +57,10 @@ impl Server {
         kubernetes::client_of(move || find(path.clone()), PATIENCE).await.unwrap()
     }
 
-    /// A watch each on Namespaces, Sluice's own kinds, and the kinds of one opted-in namespace.
+    /// A watch each on Namespaces, the two of Sluice's own kinds, the three of Gateway API, and the three kinds of one opted-in
+    /// namespace.
     pub(crate) async fn watched(&self) {
-        eventually("the watches", || self.open().len() == 6).await;
+        eventually("the watches", || self.open().len() == 9).await;
     }
 }
 

@@ -36,7 +36,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     client::chain,
-    pace::Pace,
+    pace::{AT_MOST, Pace, UNKNOWN_AT_MOST},
     watch::{Common, Failure, News, Pulse, Said, Unheard, Voice},
 };
 use crate::cluster::source::{Sighting, WatchEnd};
@@ -103,6 +103,7 @@ where
                 Some(version) => self.resume(&version).await,
                 None => self.begin().await,
             };
+            let unknown = matches!(&end, End::Failed(failure, _) if failure.is_unknown());
             let stood = match &end {
                 End::Listed => continue,
                 End::Unheard => return,
@@ -120,7 +121,8 @@ where
             if told.is_err() {
                 return;
             }
-            tokio::time::sleep(pace.wait(stood, fastrand::f64())).await;
+            let at_most = if unknown { UNKNOWN_AT_MOST } else { AT_MOST };
+            tokio::time::sleep(pace.wait(stood, at_most, fastrand::f64())).await;
         }
     }
 

@@ -1,8 +1,9 @@
 //! The source that watches the API server: what runs in a real cluster.
 //!
 //! One watch on the Namespaces of the cluster says which are opted in; each of those has three more of its own (its Services,
-//! EndpointSlices and Pods), which begin and end with its annotation. TrafficPolicies and TrafficLanes, of which there are few,
-//! have one watch a kind on the whole cluster: one in a namespace that is not opted in is told so in its status. Nothing else
+//! EndpointSlices and Pods), which begin and end with its annotation. TrafficPolicies and TrafficLanes, and the routes and grants of
+//! Gateway API, of which there are few, have one watch a kind on the whole cluster: a policy in a namespace that is not opted in is
+//! told so in its status, and a route or a grant of any namespace may be about a Service of one that is. Nothing else
 //! of other namespaces is asked for, which is why a Pod's own `sluice.dev/capture: enabled` counts only where its namespace is opted in too. Every agent sees the same, whatever its node: calls go to all of them.
 //!
 //! [`mod@client`] is the connection; [`follow`] keeps one watch going through whatever happens to it, at its [`pace`], and
@@ -147,7 +148,7 @@ impl Source {
     async fn run(mut self) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for kind in [Kind::Namespace].into_iter().chain(Picture::OWN) {
+        for kind in [Kind::Namespace].into_iter().chain(Picture::OPTIONAL) {
             self.start(Scope { kind, namespace: "".into() });
         }
         loop {

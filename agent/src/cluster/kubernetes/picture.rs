@@ -6,9 +6,9 @@
 //! for another reason is waited for only so long. If none at all can be read the first picture waits, however long
 //! that takes: an agent that governs nothing must not take the place of one that does.
 //!
-//! Sluice's own kinds are another matter. They are watched in the whole cluster, so that a policy in a namespace that is not
-//! opted in can be told so, and are told of as they come. The first picture waits for them, unless they cannot be read (their
-//! definitions are not installed, or it is forbidden): then all is governed without policies.
+//! Sluice's own kinds and those of Gateway API are another matter. They are watched in the whole cluster, so that a policy in a
+//! namespace that is not opted in can be told so, and are told of as they come. The first picture waits for them, unless they
+//! cannot be read (their definitions are not installed, or it is forbidden): then all is governed without them.
 //!
 //! Objects are kept here only until they are told of; after that it is their names, so that what a later list does
 //! not name any more can be told as deleted. No socket, no clock: what comes in decides what goes out.
@@ -30,8 +30,8 @@ pub(super) struct Picture {
     namespaces: Option<BTreeMap<Arc<str>, Sighting>>,
     /// Those of them that are watched: the opted-in ones.
     watched: BTreeMap<Arc<str>, Watched>,
-    /// Sluice's own kinds, by their place in [`Picture::OWN`].
-    own: [Listing; Picture::OWN.len()],
+    /// By their place in [`Picture::OPTIONAL`].
+    optional: [Listing; Picture::OPTIONAL.len()],
     /// The first whole picture has been told.
     spoken: bool,
 }
@@ -67,8 +67,9 @@ struct Listing {
 impl Picture {
     /// The kinds that are watched in a namespace.
     pub(super) const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Pod];
-    /// Those that are watched in the whole cluster, besides Namespaces.
-    pub(super) const OWN: [Kind; 2] = [Kind::TrafficPolicy, Kind::TrafficLane];
+    /// Those that are watched in the whole cluster, besides Namespaces, and that it may go without.
+    pub(super) const OPTIONAL: [Kind; 5] =
+        [Kind::TrafficPolicy, Kind::TrafficLane, Kind::HttpRoute, Kind::GrpcRoute, Kind::ReferenceGrant];
 
     pub(super) fn has_spoken(&self) -> bool {
         self.spoken
@@ -85,8 +86,9 @@ impl Picture {
         let mut outcome = Outcome::default();
         match place(scope.kind) {
             Place::Namespaces => self.hear_namespaces(news, &mut outcome),
-            Place::Unwatched => {}
-            Place::Own(slot) => self.own[slot].hear(scope.kind, self.spoken, news, &mut outcome.batch),
+            Place::Optional(slot) => {
+                self.optional[slot].hear(scope.kind, self.spoken, news, &mut outcome.batch)
+            }
             Place::Namespaced(slot) => {
                 if let Some(watched) = self.watched.get_mut(&scope.namespace) {
                     watched.kinds[slot].hear(scope.kind, watched.told, news, &mut outcome.batch);
@@ -100,7 +102,7 @@ impl Picture {
     /// The first picture has been waited for long enough: it is told without what is missing, unless that is everything.
     pub(super) fn speak_of_what_is_whole(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        if !self.spoken && self.knows_own() && self.watched.values().any(Watched::is_whole) {
+        if !self.spoken && self.knows_optional() && self.watched.values().any(Watched::is_whole) {
             self.tell(&mut outcome.batch);
         }
         outcome
@@ -110,8 +112,8 @@ impl Picture {
     pub(super) fn unreadable(&mut self, scope: &Scope) -> Outcome {
         let mut outcome = Outcome::default();
         let listing = match place(scope.kind) {
-            Place::Namespaces | Place::Unwatched => None,
-            Place::Own(slot) => Some(&mut self.own[slot]),
+            Place::Namespaces => None,
+            Place::Optional(slot) => Some(&mut self.optional[slot]),
             Place::Namespaced(slot) => {
                 self.watched.get_mut(&scope.namespace).map(|watched| &mut watched.kinds[slot])
             }
@@ -123,9 +125,9 @@ impl Picture {
         outcome
     }
 
-    /// Sluice's own kinds have been listed, or cannot be.
-    fn knows_own(&self) -> bool {
-        self.own.iter().all(|listing| listing.listed || listing.unreadable)
+    /// The kinds that a cluster may go without have been listed, or cannot be.
+    fn knows_optional(&self) -> bool {
+        self.optional.iter().all(|listing| listing.listed || listing.unreadable)
     }
 
     fn hear_namespaces(&mut self, news: News, outcome: &mut Outcome) {
@@ -186,7 +188,7 @@ impl Picture {
     /// Tells what has become whole.
     fn speak(&mut self, batch: &mut Batch) {
         let settled = |watched: &Watched| watched.is_whole() || watched.is_unreadable();
-        if self.spoken || self.knows_own() && self.watched.values().all(settled) {
+        if self.spoken || self.knows_optional() && self.watched.values().all(settled) {
             self.tell(batch);
         }
     }
@@ -212,11 +214,10 @@ impl Picture {
             let namespaces = namespaces.iter().filter(|(name, _)| told(name));
             let namespaces = namespaces.map(|(_, sighting)| sighting.clone()).collect();
             batch.push(Change::Restarted(Kind::Namespace, namespaces));
-            let own = self.own.iter_mut().map(Listing::release);
-            let objects = Self::KINDS.into_iter().zip(objects).chain(Self::OWN.into_iter().zip(own));
+            let optional = self.optional.iter_mut().map(Listing::release);
+            let objects =
+                Self::KINDS.into_iter().zip(objects).chain(Self::OPTIONAL.into_iter().zip(optional));
             batch.extend(objects.map(|(kind, objects)| Change::Restarted(kind, objects)));
-            // They are not watched.
-            batch.extend(Kind::OF_GATEWAY.map(|kind| Change::Restarted(kind, Vec::new())));
         }
     }
 }
@@ -278,23 +279,23 @@ impl Listing {
 /// Where a kind is kept.
 enum Place {
     Namespaces,
-    /// In [`Picture::own`].
-    Own(usize),
+    /// In [`Picture::optional`].
+    Optional(usize),
     /// In [`Watched::kinds`].
     Namespaced(usize),
-    /// Nowhere: it is not watched.
-    Unwatched,
 }
 
 fn place(kind: Kind) -> Place {
     match kind {
         Kind::Namespace => Place::Namespaces,
-        Kind::TrafficPolicy => Place::Own(0),
-        Kind::TrafficLane => Place::Own(1),
+        Kind::TrafficPolicy => Place::Optional(0),
+        Kind::TrafficLane => Place::Optional(1),
+        Kind::HttpRoute => Place::Optional(2),
+        Kind::GrpcRoute => Place::Optional(3),
+        Kind::ReferenceGrant => Place::Optional(4),
         Kind::Service => Place::Namespaced(0),
         Kind::EndpointSlice => Place::Namespaced(1),
         Kind::Pod => Place::Namespaced(2),
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant => Place::Unwatched,
     }
 }
 

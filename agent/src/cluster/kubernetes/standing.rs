@@ -29,6 +29,8 @@ pub(super) struct Standing {
     watches: BTreeMap<Id, Watch>,
     /// By resource. Outlives the watches.
     ends: BTreeMap<&'static str, BTreeMap<WatchEnd, u64>>,
+    /// Resources of Gateway API that the API server was last said not to know.
+    without: BTreeSet<&'static str>,
     /// What the API server's absence was told as: the same absence is told the same, whatever the next attempt says.
     away: Option<String>,
 }
@@ -84,7 +86,7 @@ impl Standing {
     /// When the watch that has heard nothing for longest last heard something, and what is wrong now.
     pub(super) fn look(&mut self, now: Instant, spoken: bool) -> (Option<Instant>, Vec<Problem>) {
         let mut refused = BTreeMap::new();
-        let mut unknown = BTreeSet::new();
+        let (mut unknown, mut without) = (BTreeSet::new(), BTreeSet::new());
         let mut away = None;
         let mut failing_still = false;
         for watch in self.watches.values_mut() {
@@ -95,6 +97,10 @@ impl Standing {
                     if watch.scope.kind.is_own() =>
                 {
                     unknown.insert(watch.scope.resource());
+                }
+                // Most clusters have no Gateway API, and nothing is wrong with them.
+                Some(Failing { failure, .. }) if failure.is_unknown() && watch.scope.kind.is_of_gateway() => {
+                    without.insert(watch.scope.resource());
                 }
                 Some(Failing { failure: Failure::Refused { verb, code, message }, .. }) => {
                     let entry = refused.entry((watch.scope.resource(), *verb, *code));
@@ -112,13 +118,18 @@ impl Standing {
                 None => {}
             }
         }
+        // Before the first picture they become known one by one.
+        if spoken && without != self.without {
+            tell_without(&self.without, &without);
+            self.without = without;
+        }
         self.away = self.away.take().filter(|_| failing_still).or(away);
         let mut problems: Vec<_> = refused.into_iter().map(|((resource, verb, code), refusal)| {
             let (scope, message, namespaces) = refusal;
             let place = place(namespaces);
             let effect = if scope.kind == Kind::Namespace {
                 "without them nothing new is learnt of the cluster"
-            } else if scope.kind.is_own() {
+            } else if scope.kind.is_optional() {
                 "those that are known stay active; if none are, all namespaces are managed without them"
             } else {
                 "what is known there stays active, and a namespace that is not known stays unmanaged"
@@ -150,10 +161,24 @@ impl Standing {
         // What the cluster goes without says nothing of how old the rest is.
         let goes_without = |watch: &&Watch| {
             let lasting = watch.failing.as_ref().is_some_and(|failing| failing.failure.is_lasting());
-            watch.scope.kind.is_own() && lasting
+            watch.scope.kind.is_optional() && lasting
         };
         let standing = self.watches.values().filter(|watch| !goes_without(watch));
         (standing.map(|watch| watch.pulse.last()).min(), problems)
+    }
+}
+
+/// Says which kinds of Gateway API there are none of, where that is other than before.
+fn tell_without(before: &BTreeSet<&str>, now: &BTreeSet<&str>) {
+    let list = |all: &BTreeSet<&str>| all.iter().copied().collect::<Vec<_>>().join(", ");
+    if now.is_empty() {
+        tracing::info!("Gateway API is installed: {} are watched", list(before));
+    } else {
+        tracing::info!(
+            "the API server does not know {}: there are no such objects until Gateway API is installed, which is noticed within a \
+             minute",
+            list(now)
+        );
     }
 }
 

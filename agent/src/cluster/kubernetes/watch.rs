@@ -36,7 +36,7 @@ const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scope {
     pub(super) kind: Kind,
-    /// Empty for Namespaces and Sluice's own kinds, which are watched in the whole cluster.
+    /// Empty for what is watched in the whole cluster: Namespaces, and the kinds that a cluster may go without.
     pub(super) namespace: Arc<str>,
 }
 
@@ -92,6 +92,11 @@ impl Failure {
     /// It does not pass by itself: somebody has to allow it, or to install something.
     pub(super) fn is_lasting(&self) -> bool {
         matches!(self, Self::Refused { code: 403 | 404, .. })
+    }
+
+    /// The API server does not know the kind.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Refused { code: 404, .. })
     }
 }
 
@@ -169,8 +174,18 @@ pub(super) async fn run(client: Client, scope: Scope, pulse: Arc<Pulse>, common:
             let api = Api::<Loose<api::TrafficLane>>::all(client);
             start(api, follow, |object| strip::traffic_lane(&object.value)).await;
         }
-        // No scope is of these.
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant => {}
+        Kind::HttpRoute => {
+            let api = Api::<Loose<strip::HttpRoute>>::all(client);
+            start(api, follow, |object| strip::http_route(&object.value)).await;
+        }
+        Kind::GrpcRoute => {
+            let api = Api::<Loose<strip::GrpcRoute>>::all(client);
+            start(api, follow, |object| strip::grpc_route(&object.value)).await;
+        }
+        Kind::ReferenceGrant => {
+            let api = Api::<Loose<strip::ReferenceGrant>>::all(client);
+            start(api, follow, |object| strip::reference_grant(&object.value)).await;
+        }
     }
 }
 

@@ -2,21 +2,44 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde_json::Value;
 
-use super::{Check, key, text};
+use super::{Check, Named, key, text};
 use crate::{
     api::{
         FieldError,
         gateway::{self, Asked, Grant},
     },
     cluster::{
-        object::{Kind, Object, Own, ReferenceGrant},
+        object::{self, Kind, Object, Own},
         problem::Problem,
         source::Sighting,
     },
 };
+
+macro_rules! named {
+    ($(#[$doc:meta])* $kind:ident: $name:literal, $plural:literal, $version:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        pub struct $kind;
+
+        impl Named for $kind {
+            const KIND: &'static str = $name;
+            const PLURAL: &'static str = $plural;
+            const GROUP: &'static str = gateway::GROUP;
+            const VERSION: &'static str = $version;
+            type Scope = NamespaceResourceScope;
+        }
+    };
+}
+
+named!(HttpRoute: "HTTPRoute", "httproutes", "v1");
+named!(GrpcRoute: "GRPCRoute", "grpcroutes", "v1");
+named!(
+    /// In the version that every release has; in `v1` only the latest have it.
+    ReferenceGrant: "ReferenceGrant", "referencegrants", "v1beta1"
+);
 
 pub fn http_route(object: &Value) -> Result<Sighting, Problem> {
     route(Kind::HttpRoute, object, gateway::http_route)
@@ -57,7 +80,7 @@ pub fn reference_grant(object: &Value) -> Result<Sighting, Problem> {
         Grant::default()
     });
     let name = check.key.name.clone();
-    Ok(check.end(Object::ReferenceGrant(ReferenceGrant { name, grant })))
+    Ok(check.end(Object::ReferenceGrant(object::ReferenceGrant { name, grant })))
 }
 
 fn begin(kind: Kind, object: &Value) -> Result<(Check, ObjectMeta), Problem> {

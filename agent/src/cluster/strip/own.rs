@@ -1,4 +1,4 @@
-//! Sluice's own kinds.
+//! Sluice's own kinds, and what is the same of those of Gateway API.
 //!
 //! Unlike Kubernetes's these may be anything: a CRD older than this agent lets pass what makes no sense to it, and a field
 //! of the wrong type must not make the whole list unreadable. So they are taken as they come, and an object that is
@@ -21,7 +21,31 @@ use crate::{
     },
 };
 
-/// An object of one of Sluice's kinds, not yet read.
+/// A kind that has a CustomResourceDefinition, as the API server names it.
+pub trait Named: 'static {
+    const KIND: &'static str;
+    const PLURAL: &'static str;
+    const GROUP: &'static str;
+    const VERSION: &'static str;
+    type Scope;
+}
+
+macro_rules! named {
+    ($kind:ty: $name:literal, $plural:literal) => {
+        impl Named for $kind {
+            const KIND: &'static str = $name;
+            const PLURAL: &'static str = $plural;
+            const GROUP: &'static str = "sluice.dev";
+            const VERSION: &'static str = "v1alpha1";
+            type Scope = NamespaceResourceScope;
+        }
+    };
+}
+
+named!(api::TrafficPolicy: "TrafficPolicy", "trafficpolicies");
+named!(api::TrafficLane: "TrafficLane", "trafficlanes");
+
+/// An object of such a kind, not yet read.
 #[derive(Clone, Debug)]
 pub struct Loose<K> {
     metadata: ObjectMeta,
@@ -110,27 +134,24 @@ impl<'de, K> Deserialize<'de> for Loose<K> {
     }
 }
 
-impl<K> Resource for Loose<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
+impl<K: Named> Resource for Loose<K> {
     type DynamicType = ();
-    type Scope = NamespaceResourceScope;
+    type Scope = K::Scope;
 
     fn kind((): &()) -> Cow<'_, str> {
-        K::kind(&())
+        K::KIND.into()
     }
 
     fn group((): &()) -> Cow<'_, str> {
-        K::group(&())
+        K::GROUP.into()
     }
 
     fn version((): &()) -> Cow<'_, str> {
-        K::version(&())
+        K::VERSION.into()
     }
 
     fn plural((): &()) -> Cow<'_, str> {
-        K::plural(&())
+        K::PLURAL.into()
     }
 
     fn meta(&self) -> &ObjectMeta {

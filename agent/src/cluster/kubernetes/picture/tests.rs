@@ -47,9 +47,7 @@ fn told(outcome: &Outcome) -> Vec<String> {
             format!("={kind} {}", names.join(","))
         }
     };
-    // Of what is not watched it says once that there is nothing.
-    let unwatched = |change: &Change| matches!(change, Change::Restarted(kind, all) if Kind::OF_GATEWAY.contains(kind) && all.is_empty());
-    outcome.batch.iter().filter(|change| !unwatched(change)).map(change).collect()
+    outcome.batch.iter().map(change).collect()
 }
 
 fn namespaces(picture: &mut Picture, all: &[(&str, Option<bool>)]) -> Outcome {
@@ -57,10 +55,10 @@ fn namespaces(picture: &mut Picture, all: &[(&str, Option<bool>)]) -> Outcome {
     picture.hear(&scope(Kind::Namespace, ""), News::Listed(all))
 }
 
-/// Sluice's own kinds are there, and nothing is of them.
+/// The kinds that a cluster may go without are there, and nothing is of them.
 fn fresh() -> Picture {
     let mut picture = Picture::default();
-    for kind in Picture::OWN {
+    for kind in Picture::OPTIONAL {
         assert_eq!(list(&mut picture, kind, "", &[]), [""; 0]);
     }
     picture
@@ -84,6 +82,9 @@ fn shop() -> Picture {
         "=Pod shop/a,shop/b",
         "=TrafficPolicy ",
         "=TrafficLane ",
+        "=HTTPRoute ",
+        "=GRPCRoute ",
+        "=ReferenceGrant ",
     ];
     assert_eq!(list(&mut picture, Kind::EndpointSlice, "shop", &[]), first);
     picture
@@ -99,7 +100,17 @@ fn a_cluster_without_opted_in_namespaces_is_told_at_once() {
     let outcome = namespaces(&mut picture, &[("bank", None), ("pub", Some(false))]);
     assert_eq!(
         told(&outcome),
-        ["=Namespace bank,pub", "=Service ", "=EndpointSlice ", "=Pod ", "=TrafficPolicy ", "=TrafficLane "]
+        [
+            "=Namespace bank,pub",
+            "=Service ",
+            "=EndpointSlice ",
+            "=Pod ",
+            "=TrafficPolicy ",
+            "=TrafficLane ",
+            "=HTTPRoute ",
+            "=GRPCRoute ",
+            "=ReferenceGrant "
+        ]
     );
     assert!(outcome.begin.is_empty());
 }
@@ -138,7 +149,17 @@ fn a_namespace_that_goes_no_longer_holds_up_the_first_picture() {
     let outcome = picture.hear(&scope(Kind::Namespace, ""), gone);
     assert_eq!(
         told(&outcome),
-        ["=Namespace bank", "=Service ", "=EndpointSlice ", "=Pod ", "=TrafficPolicy ", "=TrafficLane "]
+        [
+            "=Namespace bank",
+            "=Service ",
+            "=EndpointSlice ",
+            "=Pod ",
+            "=TrafficPolicy ",
+            "=TrafficLane ",
+            "=HTTPRoute ",
+            "=GRPCRoute ",
+            "=ReferenceGrant "
+        ]
     );
     assert_eq!(*outcome.end, ["shop".into()]);
 }
@@ -152,8 +173,17 @@ fn the_first_picture_does_not_wait_for_ever_unless_there_is_nothing() {
     for kind in Picture::KINDS {
         assert_eq!(list(&mut picture, kind, "shop", &[]), [""; 0]);
     }
-    let first =
-        ["=Namespace shop", "=Service ", "=EndpointSlice ", "=Pod ", "=TrafficPolicy ", "=TrafficLane "];
+    let first = [
+        "=Namespace shop",
+        "=Service ",
+        "=EndpointSlice ",
+        "=Pod ",
+        "=TrafficPolicy ",
+        "=TrafficLane ",
+        "=HTTPRoute ",
+        "=GRPCRoute ",
+        "=ReferenceGrant ",
+    ];
     assert_eq!(told(&picture.speak_of_what_is_whole()), first);
     assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "once");
     for kind in [Kind::Service, Kind::EndpointSlice] {
@@ -172,7 +202,17 @@ fn a_forbidden_namespace_stays_out_until_it_is_whole() {
     let first = picture.unreadable(&scope(Kind::Pod, "bank"));
     assert_eq!(
         told(&first),
-        ["=Namespace shop", "=Service ", "=EndpointSlice ", "=Pod ", "=TrafficPolicy ", "=TrafficLane "]
+        [
+            "=Namespace shop",
+            "=Service ",
+            "=EndpointSlice ",
+            "=Pod ",
+            "=TrafficPolicy ",
+            "=TrafficLane ",
+            "=HTTPRoute ",
+            "=GRPCRoute ",
+            "=ReferenceGrant "
+        ]
     );
     for kind in [Kind::Service, Kind::EndpointSlice] {
         assert_eq!(list(&mut picture, kind, "bank", &[]), [""; 0]);
@@ -207,7 +247,9 @@ fn a_cluster_without_own_kinds_is_governed_without_policies() {
         assert_eq!(list(&mut picture, kind, "shop", &[]), [""; 0]);
     }
     assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "policies may yet come");
-    assert_eq!(told(&picture.unreadable(&scope(Kind::TrafficPolicy, ""))), [""; 0]);
+    for kind in [Kind::TrafficPolicy, Kind::HttpRoute, Kind::GrpcRoute, Kind::ReferenceGrant] {
+        assert_eq!(told(&picture.unreadable(&scope(kind, ""))), [""; 0]);
+    }
     let first = told(&picture.unreadable(&scope(Kind::TrafficLane, "")));
     assert_eq!(first[0], "=Namespace shop");
     // They are installed. (A pod stands for what is of the kind.)
@@ -224,7 +266,9 @@ fn own_kinds_are_told_of_wherever_they_are() {
     let all = vec![pod("shop", "p"), pod("bank", "p"), pod("bank", "gone")];
     assert_eq!(told(&picture.hear(&own, News::Listed(all))), [""; 0]);
     assert_eq!(told(&picture.hear(&own, News::Deleted(pod("bank", "gone").object.key()))), [""; 0]);
-    assert_eq!(list(&mut picture, Kind::TrafficLane, "", &[]), [""; 0]);
+    for kind in Picture::OPTIONAL.into_iter().filter(|kind| *kind != Kind::TrafficPolicy) {
+        assert_eq!(list(&mut picture, kind, "", &[]), [""; 0]);
+    }
     let outcome = namespaces(&mut picture, &[("shop", None), ("bank", None)]);
     assert_eq!(told(&outcome)[4], "=TrafficPolicy bank/p,shop/p");
     // They outlive the watches on their namespace, and come before it is whole.
