@@ -87,7 +87,7 @@ impl Picture {
         match place(scope.kind) {
             Place::Namespaces => self.hear_namespaces(news, &mut outcome),
             Place::Optional(slot) => {
-                self.optional[slot].hear(scope.kind, self.spoken, news, &mut outcome.batch)
+                self.optional[slot].hear(scope.kind, self.spoken, news, &mut outcome.batch);
             }
             Place::Namespaced(slot) => {
                 if let Some(watched) = self.watched.get_mut(&scope.namespace) {
