@@ -1,6 +1,7 @@
 //! What is told: metrics, traces and the access log, and the words for answers that Sluice makes up.
 
 pub mod access_log;
+pub mod fault;
 pub mod history;
 pub mod log;
 pub mod metrics;

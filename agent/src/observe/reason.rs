@@ -143,15 +143,15 @@ impl Reason {
                 code: "upstream_protocol",
                 status: 502,
                 grpc_status: grpc::INTERNAL,
-                message: "the endpoint's response is not valid HTTP, or its headers are larger than 64 KiB, or more than 1000",
-                action: "The log of the agent says what is wrong with it. Compare `appProtocol` and the name of the Service port with what the endpoint speaks.",
+                message: "the endpoint's response is not valid HTTP",
+                action: "The message of the response, the agent's log and `sluice_invalid_messages_total` say what is wrong with it; headers may have 64 KiB and 1000 lines. Compare `appProtocol` and the name of the Service port with what the endpoint speaks.",
             },
             Self::BadRequest => Facts {
                 code: "bad_request",
                 status: 400,
                 grpc_status: grpc::INTERNAL,
                 message: "the request is not valid HTTP",
-                action: "Correct the client: the request has ambiguous framing, a bare line feed or malformed headers. Nothing of it was forwarded.",
+                action: "Correct the client: the message of the response and `sluice_invalid_messages_total` say which part of the request is wrong. Nothing of it was forwarded.",
             },
             Self::HeaderTooLarge => Facts {
                 code: "header_too_large",

@@ -14,7 +14,10 @@ use http::{
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
-use crate::observe::reason::{REASON_HEADER, Reason};
+use crate::observe::{
+    fault::Fault,
+    reason::{REASON_HEADER, Reason},
+};
 
 /// What the caller has to be answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub(crate) struct Cause {
     pub(crate) reason: Reason,
     /// Boxed, for it is rare.
     pub(crate) rule: Option<Box<Rule>>,
+    /// What is wrong with the message that was not passed on.
+    pub(crate) fault: Option<Fault>,
 }
 
 /// The rule that is behind an answer.
@@ -46,7 +51,7 @@ pub(crate) struct Rule {
 
 impl From<Reason> for Cause {
     fn from(reason: Reason) -> Self {
-        Self { reason, rule: None }
+        Self { reason, rule: None, fault: None }
     }
 }
 
@@ -58,14 +63,22 @@ impl Cause {
         retry_after: Option<Duration>,
     ) -> Self {
         let rule = Rule { name: name.clone(), policy: policy.cloned(), retry_after };
-        Self { reason, rule: Some(Box::new(rule)) }
+        Self { reason, rule: Some(Box::new(rule)), fault: None }
+    }
+
+    /// The same, and what is wrong with the message.
+    pub(crate) fn with(self, fault: Option<Fault>) -> Self {
+        Self { fault, ..self }
     }
 
     /// The sentence for people.
     fn message(&self) -> String {
         let message = self.reason.message();
         match self.rule.as_deref() {
-            None => message.to_owned(),
+            None => match self.fault {
+                None => message.to_owned(),
+                Some(fault) => format!("{message}: it has {fault}"),
+            },
             Some(Rule { name, policy: None, .. }) => format!("{message} (rule {name})"),
             Some(Rule { name, policy: Some(policy), .. }) => {
                 format!("{message} (rule {name} of TrafficPolicy {policy})")

@@ -28,7 +28,7 @@ use crate::{
         lane::{RequestTag, TagSource, Tagging},
         routes,
     },
-    observe::{metrics::TagOutcome, reason::Reason},
+    observe::{fault::Fault, metrics::TagOutcome, reason::Reason},
 };
 
 /// Decisions of each ring on a node, all workers together.
@@ -107,6 +107,10 @@ pub(crate) enum Event {
     },
     /// It was sent again.
     Retried,
+    /// A message was not passed on: this is wrong with it.
+    Invalid {
+        fault: Fault,
+    },
     /// A rule is behind the answer.
     Ruled {
         rule: Arc<str>,

@@ -363,3 +363,80 @@ fn a_length_that_an_answer_repeats_is_passed_on_once() {
     let (answer, ..) = passed_on("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nContent-Length: 2\r\n\r\nok");
     assert_eq!(answer, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
 }
+
+/// What is wrong is told where it is noticed, and counted.
+#[track_caller]
+fn told(rig: &Rig, answer: &crate::peer::Answer, peer: &str, part: &str, what: &str) {
+    assert!(answer.body.contains(&format!("is not valid HTTP: it has {what}\"")), "{what}: {answer:?}");
+    let labels = [format!("peer=\"{peer}\""), format!("part=\"{part}\"")];
+    rig.await_metric("sluice_invalid_messages_total", &[&labels[0], &labels[1]], 1.0);
+}
+
+#[test]
+fn a_client_is_told_what_is_wrong_with_its_request() {
+    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (request, part, what) in [
+        ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", "first_line", "white space in the request target"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX y: z\r\n\r\n", "header", "a header name that is no token"),
+        (
+            "GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
+            "header",
+            "a line feed without a carriage return before it",
+        ),
+        ("GET / HTTP/1.1\r\n\r\n", "host", "no Host, or more than one"),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1x\r\n\r\n",
+            "framing",
+            "a Content-Length that is no length",
+        ),
+        (&format!("{chunked}zz\r\n"), "chunk", "a chunk without a size"),
+    ] {
+        let origin = Origin::fixed("never");
+        let rig = Rig::before(&origin);
+        let mut caller = rig.dial();
+        caller.send(request);
+        let answer = caller.answer();
+        answer.made_up(400, "bad_request");
+        told(&rig, &answer, "client", part, what);
+    }
+}
+
+#[test]
+fn a_client_is_told_what_is_wrong_with_a_later_chunk_of_its_request() {
+    let origin = Origin::new(|_, peer, _| {
+        peer.request();
+        peer.expect("3\r\nabc\r\n");
+        peer.end();
+    });
+    let rig = Rig::before(&origin);
+    let mut caller = rig.dial();
+    caller.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    rig.await_metric("sluice_requests_in_flight", &[], 1.0);
+    caller.send("-1\r\n");
+    let answer = caller.answer();
+    answer.made_up(400, "bad_request");
+    told(&rig, &answer, "client", "chunk", "a chunk without a size");
+}
+
+#[test]
+fn a_client_is_told_what_is_wrong_with_a_response() {
+    for (raw, part, what) in [
+        ("HTTP/1.1 two hundred\r\n\r\n", "first_line", "a malformed status"),
+        ("HTTP/1.1 200 OK\r\nX\0: y\r\n\r\n", "header", "a header name that is no token"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+            "framing",
+            "two different Content-Length",
+        ),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "chunk", "a chunk without a size"),
+        ("220 mail.example ESMTP\r\n", "protocol", "something else than HTTP/1.1"),
+    ] {
+        let origin = Origin::raw(raw);
+        let rig = Rig::before(&origin);
+        let mut caller = rig.dial();
+        caller.get("/");
+        let answer = caller.answer();
+        answer.made_up(502, "upstream_protocol");
+        told(&rig, &answer, "upstream", part, what);
+    }
+}

@@ -127,6 +127,8 @@ impl Bazaar {
             Load::start(&self.client, url, &[&["--requests", "100"], args].concat())?.finish()
         };
         load(&format!("{}/burst", self.web.url()), &[])?;
+        // A request without a Host is not valid.
+        self.client.command("curl")?.args(["-sS", "-H", "Host:", &self.web.url()]).output()?;
         load(&self.bad.url(), &["--header", "x-mse-tag: gray"])?;
         sockets(&self.client, &["silent", &self.db.ipv4.to_string(), &self.db.port.to_string()])?;
         Ok(())

@@ -5,7 +5,10 @@ use super::{
     RetryCause, TagOutcome,
     outcomes::{CLASSES, MODES, described},
 };
-use crate::observe::reason::Reason;
+use crate::observe::{
+    fault::{MessagePart, Sender},
+    reason::Reason,
+};
 
 pub(super) fn document(registry: &Described) {
     for (metric, label, values) in [
@@ -26,6 +29,8 @@ pub(super) fn document(registry: &Described) {
         ("sluice_ejections_total", "mode", described(&MODES)),
         ("sluice_attempts_total", "outcome", described(&Attempt::ALL)),
         ("sluice_timeouts_observed_total", "timeout", described(&Overdue::ALL)),
+        ("sluice_invalid_messages_total", "peer", described(&Sender::ALL)),
+        ("sluice_invalid_messages_total", "part", described(&MessagePart::ALL)),
         ("sluice_fallbacks_total", "action", described(&FallbackAction::ALL)),
     ] {
         registry.document(metric, label, values);

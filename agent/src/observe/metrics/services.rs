@@ -25,7 +25,10 @@ use super::{
     families::{counter, family, label},
     outcomes::{CLASSES, EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES, Overdue},
 };
-use crate::govern::tally::Tally;
+use crate::{
+    govern::tally::Tally,
+    observe::fault::{Fault, MessagePart, Sender},
+};
 
 /// Upper bounds of the histograms of what endpoints take and of what Sluice adds, in nanoseconds: 10 us to 10 s.
 const BOUNDS_NANOS: [u64; 18] = [
@@ -67,6 +70,8 @@ pub struct ServiceMetrics {
     yields: AtomicU64,
     /// Requests that an observed timeout would have ended.
     overdue: [AtomicU64; Overdue::ALL.len()],
+    /// Messages that were not valid, by who sent them and by the part that is wrong.
+    invalid: [[AtomicU64; MessagePart::ALL.len()]; Sender::ALL.len()],
     fallbacks: Named<{ FallbackAction::ALL.len() }>,
     /// Requests by the rule that held for them: how they ended, and what they took.
     rules: RwLock<AHashMap<Arc<str>, Arc<OfRule>>>,
@@ -172,6 +177,11 @@ impl ServiceMetrics {
     /// A timeout that only observes would have ended a request.
     pub fn overdue(&self, timeout: Overdue) {
         self.overdue[timeout as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A message is not passed on, because it is not valid.
+    pub fn invalid(&self, sender: Sender, fault: Fault) {
+        self.invalid[sender as usize][fault.part as usize].fetch_add(1, Relaxed);
     }
 
     pub fn fell_back(&self, fallback: &Arc<str>, action: FallbackAction) {
@@ -296,7 +306,7 @@ impl Services {
 const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", "destination_port"];
 
 /// The families, in the order in which they are collected: name, help, further labels.
-const FAMILIES: [(&str, &str, &[&str]); 15] = [
+const FAMILIES: [(&str, &str, &[&str]); 16] = [
     ("sluice_tags_total", "Tags of requests to a service, by what routing made of them.", &["outcome"]),
     ("sluice_retries_total", "Retries of requests to a service, by cause.", &["cause"]),
     (
@@ -346,6 +356,11 @@ const FAMILIES: [(&str, &str, &[&str]); 15] = [
         &[],
     ),
     (
+        "sluice_invalid_messages_total",
+        "Requests and responses that were not passed on because they are not valid, by the part of the message that is wrong.",
+        &["peer", "part"],
+    ),
+    (
         "sluice_rule_request_duration_seconds",
         "Time from the headers of a request to the end of its response, by the rule of a policy that applied.",
         &["policy_rule"],
@@ -363,7 +378,7 @@ const FAMILIES: [(&str, &str, &[&str]); 15] = [
 ];
 
 /// Those from here on are histograms.
-const HISTOGRAMS: usize = 12;
+const HISTOGRAMS: usize = 13;
 
 /// The collector of [`Services`].
 pub(super) struct Collected {
@@ -476,15 +491,22 @@ impl Collector for Collected {
                         writer.write(9, &[&rule, class], count);
                     }
                 }
-                writer.write_histogram(12, &[&rule], &of_rule.took, &BOUNDS_NANOS);
+                writer.write_histogram(13, &[&rule], &of_rule.took, &BOUNDS_NANOS);
             }
             writer.write_all(10, None, &Overdue::ALL, loaded(&metrics.overdue));
             let yields = metrics.yields.load(Relaxed);
             if yields > 0 {
                 writer.write(11, &[], yields);
             }
-            writer.write_histogram(13, &[], &metrics.upstream, &BOUNDS_NANOS);
-            writer.write_histogram(14, &[], &metrics.added, &BOUNDS_NANOS);
+            for ((_, peer, _), parts) in Sender::ALL.iter().zip(&metrics.invalid) {
+                for ((_, part, _), count) in MessagePart::ALL.iter().zip(loaded(parts)) {
+                    if count > 0 {
+                        writer.write(12, &[peer, part], count);
+                    }
+                }
+            }
+            writer.write_histogram(14, &[], &metrics.upstream, &BOUNDS_NANOS);
+            writer.write_histogram(15, &[], &metrics.added, &BOUNDS_NANOS);
         }
         let all = self.descs.iter().zip(families).enumerate();
         all.map(|(at, (desc, metrics))| {

@@ -26,7 +26,7 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
     );
     tag(decision, &mut steps, &caller);
     let mut outcome = Outcome::of(String::new());
-    let mut ruled = None;
+    let (mut ruled, mut invalid) = (None, None);
     let mut asked = 0;
     for event in &decision.events {
         match event {
@@ -66,6 +66,7 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
                 steps.say(Stage::Endpoint, Verdict::Changes, what, None);
             }
             Event::Retried => steps.say(Stage::Retry, Verdict::Changes, "it was retried", None),
+            Event::Invalid { fault } => invalid = Some(*fault),
             Event::Ruled { rule: name, policy } => ruled = Some((name.clone(), policy.clone())),
         }
     }
@@ -81,7 +82,11 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
         rule(&named, policy.as_deref())
     });
     if let Some(reason) = decision.reason {
-        steps.say(stage_of(Some(reason)), Verdict::Stops, reason.message(), because);
+        let what = match invalid {
+            Some(fault) => format!("{}: it has {fault}", reason.message()),
+            None => reason.message().to_owned(),
+        };
+        steps.say(stage_of(Some(reason)), Verdict::Stops, what, because);
     }
     outcome.status = (decision.status != 0).then_some(decision.status);
     outcome.reason = decision.reason.map(|reason| reason.code().to_owned());

@@ -13,6 +13,7 @@ use crate::{
         request::Request,
     },
     observe::{
+        fault::{Fault, Sender},
         metrics::{RetryCause, TagOutcome},
         reason::Reason,
     },
@@ -41,6 +42,8 @@ pub(crate) struct Call {
     pub(crate) idle: Option<Rc<Idle>>,
     /// What its routes have decided, if it has any.
     pub(crate) way: Option<Box<Way>>,
+    /// What is wrong with the message that could not be passed on.
+    fault: Option<Fault>,
 }
 
 impl Call {
@@ -67,7 +70,7 @@ impl Call {
         if let Some(ruled) = &ruled {
             record.decided(|| Event::Matched { rule: ruled.rule.name.clone() });
         }
-        Self { worker, pod, known, tagging, record, ruled, idle: None, way }
+        Self { worker, pod, known, tagging, record, ruled, idle: None, way, fault: None }
     }
 
     /// What is changed in the headers of a response, one after the other.
@@ -131,8 +134,22 @@ impl Call {
     /// The request has ended with an answer that Sluice made up; `status` is 0 if nobody got it.
     pub(super) fn finish_made_up(&mut self, status: u16, cause: &Cause) {
         self.record.ruled(cause);
+        if let Some(fault) = cause.fault {
+            self.record.decided(|| Event::Invalid { fault });
+        }
         let reason = if status == 0 { Reason::ClientClosed } else { cause.reason };
         self.finish(status, Some(reason));
+    }
+
+    /// A message cannot be passed on: the answer will say why.
+    pub(crate) fn note_fault(&mut self, sender: Sender, fault: Fault) {
+        self.known.numbers.invalid(sender, fault);
+        self.fault = Some(fault);
+    }
+
+    /// What was wrong with the last message that could not be passed on.
+    pub(super) fn take_fault(&mut self) -> Option<Fault> {
+        self.fault.take()
     }
 
     /// Logs a failure that Sluice has answered for.

@@ -356,7 +356,7 @@ async fn fail<E: Exchange>(
     let on = error_kind(failure).and_then(|kind| FallbackOn::of_outcome(kind.into()));
     let cause = match failure {
         Failure::TimedOut(elapsed) => exchange.call().cause(elapsed, governor),
-        _ => reason.into(),
+        _ => Cause::from(reason).with(exchange.call().take_fault()),
     };
     stand_in(exchange, governor, key, &Failed::new(cause, on)).await
 }

@@ -16,10 +16,14 @@ use super::{
 use crate::{
     clock::Nanos,
     govern::endpoint::Endpoint,
-    observe::{metrics::RetryCause, reason::Reason},
+    observe::{
+        fault::{Fault, MessagePart, Sender},
+        metrics::RetryCause,
+        reason::Reason,
+    },
     proxy::{
         choose::Chosen,
-        governed::Failure,
+        governed::{Call, Failure},
         pool::Need,
         upstream::{self, Opened},
     },
@@ -73,7 +77,7 @@ impl Exchange<'_> {
                     // What follows a switch of protocols is no body.
                     let body = if response.tunnel { Body::EMPTY } else { response.body };
                     let down = Flow::new(head, body, &mut upstream.incoming, &self.call.pod)
-                        .map_err(|_| Failure::Broken(Reason::UpstreamProtocol))?;
+                        .map_err(|bad| self.unfit(&upstream.endpoint, bad.fault()))?;
                     return Ok(Answer { upstream, response, keep, down });
                 }
                 Err(NoAnswer::Failed(failure)) => return Err(failure),
@@ -136,7 +140,10 @@ impl Exchange<'_> {
                         continue;
                     }
                     Ok(None) if upstream.incoming.len() <= MAX_HEAD_BYTES => {}
-                    _ => return Err(self.unfit(&upstream.endpoint, &"headers of more than 64 KiB").into()),
+                    _ => {
+                        let fault = Fault::new(MessagePart::Size, "headers of more than 64 KiB");
+                        return Err(self.unfit(&upstream.endpoint, fault).into());
+                    }
                 }
             }
             let (mut caller_reads, _) = self.connection.stream.split();
@@ -145,7 +152,7 @@ impl Exchange<'_> {
             let read = poll_fn(|cx| {
                 let sent = self.up.poll(cx, &mut caller_reads, presence, &mut writes, self.incoming, buffers);
                 if let Err(halt) = sent {
-                    return Poll::Ready(Err(failure_of(halt)));
+                    return Poll::Ready(Err(failure_of(&mut self.call, halt)));
                 }
                 let most = self.up.flow.pressure.most();
                 poll_read_most(cx, &mut reads, &mut upstream.incoming, buffers, most).map(Ok)
@@ -156,7 +163,8 @@ impl Exchange<'_> {
             }
             let common = upstream.incoming.len().min(VERSION.len());
             if upstream.incoming[..common] != VERSION[..common] {
-                return Err(self.unfit(&upstream.endpoint, &"something else than HTTP/1.1").into());
+                let fault = Fault::new(MessagePart::Protocol, "something else than HTTP/1.1");
+                return Err(self.unfit(&upstream.endpoint, fault).into());
             }
         }
     }
@@ -191,9 +199,10 @@ impl Exchange<'_> {
     }
 
     /// What the endpoint has sent cannot be passed on.
-    fn unfit(&self, endpoint: &Endpoint, what: &dyn std::fmt::Display) -> Failure {
+    fn unfit(&mut self, endpoint: &Endpoint, fault: Fault) -> Failure {
+        self.call.note_fault(Sender::Upstream, fault);
         self.call.worker.complain(|| {
-            tracing::warn!(service = %self.call.service(), endpoint = %endpoint.address, "cannot pass a response on: it has {what}");
+            tracing::warn!(service = %self.call.service(), endpoint = %endpoint.address, "cannot pass a response on: it has {fault}");
         });
         Failure::Broken(Reason::UpstreamProtocol)
     }
@@ -216,7 +225,7 @@ impl Exchange<'_> {
         };
         let mut head = self.call.worker.buffers.take();
         let read = response::read(&upstream.incoming[..length], caller, &mut head);
-        let (response, keep) = read.map_err(|error| self.unfit(&upstream.endpoint, &error))?;
+        let (response, keep) = read.map_err(|fault| self.unfit(&upstream.endpoint, fault))?;
         upstream.incoming.advance(length);
         if !response.is_interim() {
             for edits in self.call.response_edits() {
@@ -252,7 +261,7 @@ impl Exchange<'_> {
         poll_fn(|cx| {
             let sent = self.up.poll(cx, &mut caller_reads, presence, &mut writes, self.incoming, buffers);
             if let Err(halt) = sent {
-                return Poll::Ready(Err(failure_of(halt)));
+                return Poll::Ready(Err(failure_of(&mut self.call, halt)));
             }
             let written = down.poll(cx, &mut reads, &mut caller_writes, &mut nothing, buffers);
             written.map_err(|_| Failure::CallerGone)
@@ -261,9 +270,12 @@ impl Exchange<'_> {
     }
 }
 
-fn failure_of(halt: Halt) -> Failure {
+fn failure_of(call: &mut Call, halt: Halt) -> Failure {
     match halt {
         Halt::CallerGone => Failure::CallerGone,
-        Halt::Malformed => Failure::Unfit(Reason::BadRequest),
+        Halt::Malformed(bad) => {
+            call.note_fault(Sender::Client, bad.fault());
+            Failure::Unfit(Reason::BadRequest)
+        }
     }
 }

@@ -3,7 +3,10 @@
 //! Bodies are passed on as they come, chunk headers and trailers included; this module only tells how many of the next
 //! bytes belong to the body (RFC 9112, sections 6 and 7), and refuses what two readers could take for two things.
 
-use crate::proxy::detect::is_token;
+use crate::{
+    observe::fault::{Fault, MessagePart},
+    proxy::detect::is_token,
+};
 
 /// Longest chunk header (size and extensions). Extensions have no known use but to make a reader work for nothing.
 const MAX_CHUNK_HEADER: u32 = 4 * 1024;
@@ -31,6 +34,12 @@ pub(crate) enum Body {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed chunked body: {0}")]
 pub(crate) struct BadChunk(pub(crate) &'static str);
+
+impl BadChunk {
+    pub(crate) fn fault(self) -> Fault {
+        Fault::new(MessagePart::Chunk, self.0)
+    }
+}
 
 impl Body {
     pub(crate) const EMPTY: Self = Self::Length(0);

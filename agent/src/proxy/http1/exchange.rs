@@ -18,9 +18,9 @@ use super::{
 use crate::{
     clock::Nanos,
     govern::{self, fallback::stale::Collector},
-    observe::{reason::Reason, trace::context},
+    observe::{fault::Sender, reason::Reason, trace::context},
     proxy::{
-        answer::{self, Kind, MadeUp},
+        answer::{self, Cause, Kind, MadeUp},
         choose::Chosen,
         connection::Connection,
         governed::{self, Break, Call, Failure, Held, Left},
@@ -74,10 +74,15 @@ pub(super) async fn exchange(
         edit_request(&outgoing, edits, |name| names.is_listed(name), &mut edited);
         (Some(outgoing), edited)
     };
-    let Ok(flow) = Flow::repeatable(outgoing, request.body, incoming, &call.pod) else {
-        call.finish(Reason::BadRequest.status(), Some(Reason::BadRequest));
-        super::refuse(connection, Reason::BadRequest).await;
-        return Ended::Close;
+    let flow = match Flow::repeatable(outgoing, request.body, incoming, &call.pod) {
+        Ok(flow) => flow,
+        Err(bad) => {
+            call.note_fault(Sender::Client, bad.fault());
+            let cause = Cause::from(Reason::BadRequest).with(Some(bad.fault()));
+            call.finish(cause.reason.status(), Some(cause.reason));
+            super::refuse(connection, &cause).await;
+            return Ended::Close;
+        }
     };
     connection.worker.buffers.give_if_empty(incoming);
     let up = Sending::new(flow);

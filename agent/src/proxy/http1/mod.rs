@@ -31,10 +31,10 @@ pub(crate) use self::head::MAX_HEAD_BYTES;
 use self::{exchange::Ended, head::HeadEnd, outgoing::edit_routed, request::Refused};
 pub(crate) use self::{request::read, view::View};
 use super::{
-    answer::{self, Kind, MadeUp},
+    answer::{self, Cause, Kind, MadeUp},
     by_caller::ByCaller,
     connection::{Connection, HEAD_TIMEOUT},
-    decisions::Ids,
+    decisions::{Event, Ids},
     governed::{Call, Idle},
     known::Known,
     record::{Described, Record},
@@ -43,7 +43,11 @@ use super::{
 use crate::{
     cluster::model::Destination,
     govern::request::Request as _,
-    observe::{reason::Reason, trace::context::Found},
+    observe::{
+        fault::{Fault, MessagePart, Sender},
+        reason::Reason,
+        trace::context::Found,
+    },
 };
 
 /// After an answer that ends the connection while the caller may still send, how long what it sends is read and dropped:
@@ -58,7 +62,7 @@ enum Incoming {
     Head(usize),
     /// The connection has ended.
     End,
-    Refused(Reason),
+    Refused(Cause),
 }
 
 /// Carries a caller's requests until its connection ends.
@@ -68,9 +72,13 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let length = match next_head(&mut connection, &mut incoming).await {
             Incoming::Head(length) => length,
             Incoming::End => break,
-            Incoming::Refused(reason) => {
+            Incoming::Refused(cause) => {
+                let reason = cause.reason;
+                if let Some(fault) = cause.fault {
+                    known.numbers.invalid(Sender::Client, fault);
+                }
                 Record::begin(&connection.worker).finish(&mut known.series(), reason.status(), Some(reason));
-                refuse(&mut connection, reason).await;
+                refuse(&mut connection, &cause).await;
                 break;
             }
         };
@@ -131,12 +139,14 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let mut request = match read {
             Ok(request) => request,
             Err(refused) => {
-                let reason = reason_of(refused);
+                let (reason, fault) = (reason_of(refused), refused.fault());
+                to.numbers.invalid(Sender::Client, fault);
+                record.decided(|| Event::Invalid { fault });
                 record.finish(&mut to.series(), reason.status(), Some(reason));
                 connection.worker.complain(|| {
                     tracing::info!(pod = %connection.pod.name(), service = %to.destination.service, "rejected a request: {refused}");
                 });
-                refuse(&mut connection, reason).await;
+                refuse(&mut connection, &Cause::from(reason).with(Some(fault))).await;
                 break;
             }
         };
@@ -192,9 +202,20 @@ async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Inco
             match end.find(incoming, false) {
                 Ok(Some(length)) if length <= MAX_HEAD_BYTES => return Incoming::Head(length),
                 Ok(None) if incoming.len() <= MAX_HEAD_BYTES => {}
-                Ok(_) if end.is_mostly_first_line() => return Incoming::Refused(Reason::UriTooLong),
-                Ok(_) => return Incoming::Refused(Reason::HeaderTooLarge),
-                Err(head::BareLineFeed) => return Incoming::Refused(Reason::BadRequest),
+                Ok(_) if end.is_mostly_first_line() => {
+                    return refused(
+                        Reason::UriTooLong,
+                        MessagePart::Size,
+                        "a request line of more than 32 KiB",
+                    );
+                }
+                Ok(_) => {
+                    return refused(Reason::HeaderTooLarge, MessagePart::Size, "headers of more than 64 KiB");
+                }
+                Err(head::BareLineFeed) => {
+                    let what = "a line feed without a carriage return before it";
+                    return refused(Reason::BadRequest, MessagePart::Header, what);
+                }
             }
             connection.worker.buffers.compact(incoming);
             deadline = deadline.or_else(|| Some(Instant::now() + HEAD_TIMEOUT));
@@ -203,13 +224,17 @@ async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Inco
             None => connection.read(incoming).await,
             Some(deadline) => match timeout_at(deadline, connection.read(incoming)).await {
                 Ok(read) => read,
-                Err(_) => return Incoming::Refused(Reason::RequestTimeout),
+                Err(_) => return Incoming::Refused(Reason::RequestTimeout.into()),
             },
         };
         if !matches!(read, Ok(1..)) {
             return Incoming::End;
         }
     }
+}
+
+fn refused(reason: Reason, part: MessagePart, what: &'static str) -> Incoming {
+    Incoming::Refused(Cause::from(reason).with(Some(Fault::new(part, what))))
 }
 
 /// With what a request is refused that is not understood.
@@ -223,9 +248,9 @@ pub(crate) fn reason_of(refused: Refused) -> Reason {
 }
 
 /// Answers a request that was not understood, after which nothing on the connection can be.
-async fn refuse(connection: &mut Connection, reason: Reason) {
+async fn refuse(connection: &mut Connection, cause: &Cause) {
     let mut out = connection.worker.buffers.take();
-    answer::http1(&MadeUp::of(&reason.into(), Kind::Http), false, &mut out);
+    answer::http1(&MadeUp::of(cause, Kind::Http), false, &mut out);
     // A caller that has left does not miss the answer.
     if connection.stream.write_all(&out).await.is_ok() {
         linger(connection).await;

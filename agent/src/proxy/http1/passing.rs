@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    observe::reason::Reason,
+    observe::{fault::Sender, reason::Reason},
     proxy::governed::{Break, Held},
 };
 
@@ -34,12 +34,15 @@ impl Exchange<'_> {
         poll_fn(|cx| {
             match self.up.poll(cx, &mut caller_reads, presence, &mut writes, self.incoming, buffers) {
                 // The answer is under way: a request that breaks off does not stop it.
-                Ok(()) | Err(Halt::Malformed) => {}
+                Ok(()) | Err(Halt::Malformed(_)) => {}
                 Err(Halt::CallerGone) => return Poll::Ready(Err(Break::CallerGone(0))),
             }
             let passed = down.poll(cx, &mut reads, &mut caller_writes, &mut upstream.incoming, buffers);
             if let Some(idle) = &idle {
                 idle.note(self.up.flow.body_bytes + down.body_bytes);
+            }
+            if let Poll::Ready(Err(Stopped::Chunk(bad))) = &passed {
+                self.call.note_fault(Sender::Upstream, bad.fault());
             }
             passed.map_err(Break::from)
         })

@@ -20,7 +20,10 @@ use crate::{
         lane::{RequestTag, TagNames, TagScan, Tagging},
         tag::Tag,
     },
-    observe::trace::context::Scan,
+    observe::{
+        fault::{Fault, MessagePart},
+        trace::context::Scan,
+    },
 };
 
 /// The methods that this hop treats in their own way.
@@ -78,13 +81,29 @@ pub(crate) struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("{0}")]
-    Malformed(&'static str),
+    Malformed(Fault),
     #[error("more than {MAX_HEADERS} header lines")]
     TooManyHeaders,
     #[error("only the chunked transfer coding is supported in requests")]
     Coding,
     #[error("neither HTTP/1.0 nor HTTP/1.1")]
     Version,
+}
+
+const fn malformed(part: MessagePart, what: &'static str) -> Refused {
+    Refused::Malformed(Fault::new(part, what))
+}
+
+impl Refused {
+    /// What is wrong with it.
+    pub(crate) fn fault(self) -> Fault {
+        match self {
+            Self::Malformed(fault) => fault,
+            Self::TooManyHeaders => Fault::new(MessagePart::Size, "more than 100 header lines"),
+            Self::Coding => Fault::new(MessagePart::Framing, "another transfer coding than chunked"),
+            Self::Version => Fault::new(MessagePart::FirstLine, "a version other than HTTP/1.0 and HTTP/1.1"),
+        }
+    }
 }
 
 /// What a request's lines said, while they are gone through.
@@ -129,14 +148,16 @@ pub(crate) fn read(
     let mut parsed = httparse::Request::new(&mut []);
     match parsed.parse_with_uninit_headers(head, &mut slots) {
         Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(Refused::Malformed("a head that ends too early")),
+        Ok(httparse::Status::Partial) => {
+            return Err(malformed(MessagePart::Header, "a head that ends too early"));
+        }
         Err(httparse::Error::Version) if has_known_version(head) => {
-            return Err(Refused::Malformed("white space in the request target"));
+            return Err(malformed(MessagePart::FirstLine, "white space in the request target"));
         }
         Err(error) => return Err(refusal(error)),
     }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(Refused::Malformed("no request line"));
+        return Err(malformed(MessagePart::FirstLine, "no request line"));
     };
     let http10 = version == 0;
     let headers: &[httparse::Header<'_>] = parsed.headers;
@@ -151,15 +172,15 @@ pub(crate) fn read(
         }
     }
     if lines.host != 1 && !(http10 && lines.host == 0) {
-        return Err(Refused::Malformed("exactly one Host is required"));
+        return Err(malformed(MessagePart::Host, "no Host, or more than one"));
     }
     if let (Some(host), Some(authority)) = (lines.host_value, authority(target))
         && !is_same_host(host, authority)
     {
-        return Err(Refused::Malformed("a request target and a Host that differ"));
+        return Err(malformed(MessagePart::Host, "a request target and a Host that differ"));
     }
     if lines.chunked && lines.length.is_some() {
-        return Err(Refused::Malformed("both Content-Length and Transfer-Encoding"));
+        return Err(malformed(MessagePart::Framing, "both Content-Length and Transfer-Encoding"));
     }
     let upgrade = lines.connection_upgrade && lines.upgrade && !http10;
     let tagging = tags.decide(caller, entry);
@@ -206,10 +227,14 @@ fn refusal(error: httparse::Error) -> Refused {
     match error {
         httparse::Error::TooManyHeaders => Refused::TooManyHeaders,
         httparse::Error::Version => Refused::Version,
-        httparse::Error::HeaderName => Refused::Malformed("a header name that is no token"),
-        httparse::Error::HeaderValue => Refused::Malformed("a header value with a forbidden byte"),
-        httparse::Error::NewLine => Refused::Malformed("a line that does not end with CR LF"),
-        httparse::Error::Token | httparse::Error::Status => Refused::Malformed("a malformed request line"),
+        httparse::Error::HeaderName => malformed(MessagePart::Header, "a header name that is no token"),
+        httparse::Error::HeaderValue => {
+            malformed(MessagePart::Header, "a header value with a forbidden byte")
+        }
+        httparse::Error::NewLine => malformed(MessagePart::Header, "a line that does not end with CR LF"),
+        httparse::Error::Token | httparse::Error::Status => {
+            malformed(MessagePart::FirstLine, "a malformed request line")
+        }
     }
 }
 
@@ -252,13 +277,13 @@ impl<'h> Lines<'h> {
             12 if name.eq_ignore_ascii_case("x-request-id") => self.request_id = Some(value),
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let first = self.length.replace(length(value)?).is_none();
-                first.then_some(()).ok_or(Refused::Malformed("more than one Content-Length"))?;
+                first.then_some(()).ok_or(malformed(MessagePart::Framing, "more than one Content-Length"))?;
                 self.odd |= !is_plain(head, header);
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 self.codings += 1;
                 if http10 || self.codings > 1 {
-                    return Err(Refused::Malformed("an ambiguous Transfer-Encoding"));
+                    return Err(malformed(MessagePart::Framing, "an ambiguous Transfer-Encoding"));
                 }
                 if !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(Refused::Coding);
@@ -314,7 +339,7 @@ impl<'h> Lines<'h> {
 /// `1*DIGIT` (RFC 9110, section 8.6): no sign, no list, nothing that overflows.
 pub(super) fn length(value: &[u8]) -> Result<u64, Refused> {
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
-        return Err(Refused::Malformed("a Content-Length that is no length"));
+        return Err(malformed(MessagePart::Framing, "a Content-Length that is no length"));
     }
     Ok(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }

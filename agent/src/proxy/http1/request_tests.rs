@@ -203,7 +203,7 @@ fn a_target_and_a_host_that_differ_are_refused() {
     }
     for (target, host) in [("http://a/", "b"), ("http://a:81/", "a"), ("http://u@a/", "a"), ("http://a/", "")]
     {
-        let wrong = Refused::Malformed("a request target and a Host that differ");
+        let wrong = malformed(MessagePart::Host, "a request target and a Host that differ");
         assert_eq!(read(target, host).unwrap_err(), wrong, "{target} {host}");
     }
 }
@@ -212,7 +212,7 @@ fn a_target_and_a_host_that_differ_are_refused() {
 fn white_space_in_a_target_is_no_unknown_version() {
     for line in ["GET /a b HTTP/1.1", "GET /a b HTTP/1.0", "GET / x HTTP/1.1"] {
         let refused = refused(&format!("{line}\r\nHost: a\r\n\r\n"));
-        assert_eq!(refused, Refused::Malformed("white space in the request target"), "{line}");
+        assert_eq!(refused, malformed(MessagePart::FirstLine, "white space in the request target"), "{line}");
     }
     assert_eq!(refused("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), Refused::Version);
 }

@@ -13,7 +13,10 @@ use super::{
     head::{Copier, MAX_HEADERS, MAX_RESPONSE_HEADERS, add, elements, is_plain, with_line_ends},
     request::{Method, length},
 };
-use crate::govern::headers;
+use crate::{
+    govern::headers,
+    observe::fault::{Fault, MessagePart},
+};
 
 /// What the rest of the way needs to know of an answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,24 +38,18 @@ impl Response {
     }
 }
 
-/// The answer cannot be passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadAnswer {
-    #[error("malformed headers: {0}")]
-    Malformed(httparse::Error),
-    #[error("more than {MAX_RESPONSE_HEADERS} header lines")]
-    TooManyHeaders,
-    #[error("{0}")]
-    Ambiguous(&'static str),
-}
-
-impl From<httparse::Error> for BadAnswer {
-    fn from(error: httparse::Error) -> Self {
-        match error {
-            httparse::Error::TooManyHeaders => Self::TooManyHeaders,
-            error => Self::Malformed(error),
-        }
-    }
+/// Why the answer cannot be passed on.
+fn fault(error: httparse::Error) -> Fault {
+    let (part, what) = match error {
+        httparse::Error::HeaderName => (MessagePart::Header, "a header name that is no token"),
+        httparse::Error::HeaderValue => (MessagePart::Header, "a header value with a forbidden byte"),
+        httparse::Error::NewLine => (MessagePart::Header, "a carriage return without a line feed"),
+        httparse::Error::Status => (MessagePart::FirstLine, "a malformed status"),
+        httparse::Error::Token => (MessagePart::FirstLine, "a forbidden byte in the status line"),
+        httparse::Error::Version => (MessagePart::FirstLine, "a version other than HTTP/1.0 and HTTP/1.1"),
+        httparse::Error::TooManyHeaders => (MessagePart::Size, "more than 1000 header lines"),
+    };
+    Fault::new(part, what)
 }
 
 /// The caller, as far as the head that is written for it depends on it.
@@ -96,7 +93,7 @@ fn compare(one: &[u8], other: &[u8]) -> Ordering {
 /// Reads the answer in `head`, which ends with its empty line, and writes what the caller gets to `out`.
 ///
 /// Returns the answer and whether the caller's connection is kept after it.
-pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(Response, bool), BadAnswer> {
+pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(Response, bool), Fault> {
     let whole = with_line_ends(head);
     let head = whole.as_deref().unwrap_or(head);
     let mut config = httparse::ParserConfig::default();
@@ -111,14 +108,14 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
         parsed = httparse::Response::new(&mut []);
         status = config.parse_response_with_uninit_headers(&mut parsed, head, &mut many);
     }
-    if status?.is_partial() {
-        return Err(BadAnswer::Malformed(httparse::Error::Status));
+    if status.map_err(fault)?.is_partial() {
+        return Err(fault(httparse::Error::Status));
     }
     let (Some(code), Some(version)) = (parsed.code, parsed.version) else {
-        return Err(BadAnswer::Malformed(httparse::Error::Status));
+        return Err(fault(httparse::Error::Status));
     };
     if code < 100 {
-        return Err(BadAnswer::Ambiguous("a status below 100"));
+        return Err(Fault::new(MessagePart::FirstLine, "a status below 100"));
     }
     let http10 = version == 0;
     let headers: &[httparse::Header<'_>] = parsed.headers;
@@ -131,7 +128,7 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
     let tunnel =
         (code == 101 && caller.upgrade) || (caller.method == Method::Connect && (200..300).contains(&code));
     if code == 101 && !tunnel {
-        return Err(BadAnswer::Ambiguous("a switch of protocols that nobody asked for"));
+        return Err(Fault::new(MessagePart::FirstLine, "a switch of protocols that nobody asked for"));
     }
     // Two that say the same are one, as clients take them.
     let chunked_twice = lines.chunked_alone > 1 && lines.chunked_alone == lines.codings;
@@ -143,10 +140,10 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
         Body::EMPTY
     } else if lines.codings > 0 {
         if lines.length.is_some() {
-            return Err(BadAnswer::Ambiguous("both Content-Length and Transfer-Encoding"));
+            return Err(Fault::new(MessagePart::Framing, "both Content-Length and Transfer-Encoding"));
         }
         if lines.unclear {
-            return Err(BadAnswer::Ambiguous("an ambiguous Transfer-Encoding"));
+            return Err(Fault::new(MessagePart::Framing, "an ambiguous Transfer-Encoding"));
         }
         if lines.chunked { Body::chunked(true) } else { Body::UntilClose }
     } else {
@@ -216,7 +213,7 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
 }
 
 impl<'h> Lines<'h> {
-    fn see(&mut self, header: &httparse::Header<'h>) -> Result<(), BadAnswer> {
+    fn see(&mut self, header: &httparse::Header<'h>) -> Result<(), Fault> {
         let (name, value) = (header.name, header.value);
         match name.len() {
             7 if name.eq_ignore_ascii_case("upgrade") => self.upgrade = true,
@@ -238,13 +235,13 @@ impl<'h> Lines<'h> {
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let first = elements(value).next().unwrap_or(value);
-                let length =
-                    length(first).map_err(|_| BadAnswer::Ambiguous("a Content-Length that is no length"))?;
+                let length = length(first)
+                    .map_err(|_| Fault::new(MessagePart::Framing, "a Content-Length that is no length"))?;
                 // A list of the same is what a list of lines is (RFC 9110, section 8.6).
                 let differs = elements(value).any(|other| other != first)
                     || self.length.is_some_and(|before| before != length);
                 if differs {
-                    return Err(BadAnswer::Ambiguous("two different Content-Length"));
+                    return Err(Fault::new(MessagePart::Framing, "two different Content-Length"));
                 }
                 self.repeated |= self.length.replace(length).is_some();
             }
@@ -278,7 +275,7 @@ mod tests {
     const CALLER: Caller =
         Caller { method: Method::Get, http10: false, upgrade: false, keep_alive: true, sending: false };
 
-    fn read_for(head: &str, caller: Caller) -> Result<(Response, bool, String), BadAnswer> {
+    fn read_for(head: &str, caller: Caller) -> Result<(Response, bool, String), Fault> {
         let mut out = BytesMut::new();
         let (response, keep) = read(head.as_bytes(), caller, &mut out)?;
         Ok((response, keep, String::from_utf8(out.to_vec()).unwrap()))
@@ -431,7 +428,7 @@ mod tests {
             assert_eq!((response.body, out), (Body::Length(5), head), "{lines}");
         }
         let error = read_for(&with(MAX_RESPONSE_HEADERS + 1), CALLER).unwrap_err();
-        assert_eq!(error, BadAnswer::TooManyHeaders);
+        assert_eq!(error.part, MessagePart::Size);
         assert_eq!(error.to_string(), "more than 1000 header lines");
     }
 

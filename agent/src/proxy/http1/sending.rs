@@ -15,7 +15,10 @@ use tokio::{
     net::tcp::{ReadHalf, WriteHalf},
 };
 
-use super::flow::{Flow, Stopped, poll_read};
+use super::{
+    body::BadChunk,
+    flow::{Flow, Stopped, poll_read},
+};
 use crate::{
     clock::Nanos,
     proxy::{buffers::Buffers, presence::Presence},
@@ -30,7 +33,7 @@ pub(super) enum Halt {
     /// There is nobody to answer.
     CallerGone,
     /// The body is no body.
-    Malformed,
+    Malformed(BadChunk),
 }
 
 pub(super) struct Sending {
@@ -91,9 +94,9 @@ impl Sending {
                 }
                 // The endpoint may have said why before it stopped listening.
                 Poll::Ready(Err(Stopped::Write(_))) => self.deaf = true,
-                Poll::Ready(Err(Stopped::Chunk(_))) => {
+                Poll::Ready(Err(Stopped::Chunk(bad))) => {
                     self.break_off(cx, endpoint);
-                    return Err(Halt::Malformed);
+                    return Err(Halt::Malformed(bad));
                 }
                 // The caller may still listen, and the endpoint have something to say.
                 Poll::Ready(Err(Stopped::End)) => {

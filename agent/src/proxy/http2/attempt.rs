@@ -18,7 +18,11 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    observe::{metrics::RetryCause, reason::Reason},
+    observe::{
+        fault::{Fault, MessagePart, Sender},
+        metrics::RetryCause,
+        reason::Reason,
+    },
     proxy::{choose::Chosen, governed::Failure},
 };
 
@@ -91,6 +95,10 @@ impl Exchange {
         if self.reset == Some(Code::REFUSED_STREAM) {
             Failure::Refused
         } else {
+            if broken == Broken::Violation {
+                let fault = Fault::new(MessagePart::Protocol, "a violation of HTTP/2");
+                self.call.note_fault(Sender::Upstream, fault);
+            }
             Failure::Broken(reason_of(broken))
         }
     }

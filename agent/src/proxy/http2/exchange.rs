@@ -14,7 +14,7 @@ use super::{
         core::Unfit,
         fields::Fields,
         handle::{Broken, Handle},
-        message::{Facts, Request, Response},
+        message::{Facts, Malformed, Request, Response},
         writer::Pseudo,
     },
     frame::Code,
@@ -32,11 +32,12 @@ use crate::{
         request::Request as _,
     },
     observe::{
+        fault::{Fault, MessagePart, Sender},
         reason::Reason,
         trace::context::{self, Scan},
     },
     proxy::{
-        answer::{Kind, MadeUp},
+        answer::{Cause, Kind, MadeUp},
         by_caller::ByCaller,
         choose::Chosen,
         decisions::Ids,
@@ -185,8 +186,10 @@ impl Exchange {
     }
 
     /// The request is answered at once, and goes nowhere.
-    pub(super) fn refuse(&mut self, reason: Reason) {
-        let answer = MadeUp::of(&reason.into(), governed::Exchange::kind(self));
+    pub(super) fn refuse(&mut self, cause: impl Into<Cause>) {
+        let cause = cause.into();
+        let reason = cause.reason;
+        let answer = MadeUp::of(&cause, governed::Exchange::kind(self));
         let (status, reason) = if answer::send_at_once(&self.stream, &answer) {
             (answer.status, reason)
         } else {
@@ -197,6 +200,12 @@ impl Exchange {
         self.call.finish(status, Some(reason));
     }
 
+    fn refuse_faulty(&mut self, reason: Reason, part: MessagePart, what: &'static str) {
+        let fault = Fault::new(part, what);
+        self.call.note_fault(Sender::Client, fault);
+        self.refuse(Cause::from(reason).with(Some(fault)));
+    }
+
     /// What came is no request that could be passed on.
     pub(super) fn refuse_unfit(&mut self, unfit: Unfit) {
         self.call.worker.complain(|| {
@@ -205,9 +214,11 @@ impl Exchange {
             );
         });
         match unfit {
-            Unfit::TooLarge => self.refuse(Reason::HeaderTooLarge),
-            Unfit::Malformed(_) => {
-                self.refuse(Reason::BadRequest);
+            Unfit::TooLarge => {
+                self.refuse_faulty(Reason::HeaderTooLarge, MessagePart::Size, "headers of more than 64 KiB");
+            }
+            Unfit::Malformed(Malformed(what)) => {
+                self.refuse_faulty(Reason::BadRequest, MessagePart::Header, what);
                 // With or without an answer it is an error of the stream (RFC 9113, section 8.1.1).
                 self.stream.condemn(Code::PROTOCOL_ERROR);
             }
