@@ -21,16 +21,18 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
     task::JoinSet,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use self::telemetry::Telemetry;
 use crate::{
     admin::{Admin, AdminSocket, BindError, Pages, SocketError, desk::Desk, view::View},
     capture::{self, Capture, CaptureError},
     cluster::{
-        Cluster, builder,
+        self, Cluster, builder,
+        kept::StateFile,
         kubernetes::{
             self,
             status::{self, StatusWriter},
@@ -179,16 +181,12 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         asking.spawn(socket.serve());
     }
     lock(&running).source = Some(feed.health.clone());
-    let zone = tokio::select! {
-        zone = zone(&config, client.as_ref(), &feed) => zone,
-        () = signals.any() => return Ok(()),
-    };
     let options = builder::Options {
         node: config.node.as_deref().map(Into::into),
-        zone,
+        zone: config.zone.as_deref().map(Into::into),
         tag_headers: config.tag_header.clone(),
     };
-    let cluster = Arc::new(Cluster::start(feed, options));
+    let cluster = Arc::new(Cluster::start_with(feed, options, start(&config, client.as_ref())));
     lock(&running).cluster = Some(cluster.clone());
     let workers = config.workers.map_or_else(default_workers, usize::from);
     let proxy = Proxy::start(&proxy::Options {
@@ -218,9 +216,8 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     let capture = Capture::start(&capturing, proxy.clone(), cluster.snapshots())?;
     lock(&running).capture = Some(capture);
     let status_writer = client.map(|client| {
-        // Two agents of a node are there at once while one takes over from the other.
-        let identity = format!("{}_{:08x}", config.node.as_deref().unwrap_or("sluice"), fastrand::u32(..));
-        StatusWriter::start(client, cluster.verdicts(), identity, status::Pace::default())
+        let writing = write_statuses(client, cluster.clone(), config.node.clone());
+        AbortOnDropHandle::new(tokio::spawn(writing))
     });
     tracing::info!(admin = ?addresses, workers, "running");
 
@@ -246,15 +243,33 @@ async fn cluster() -> Result<(Feed, Option<kube::Client>), RunError> {
     Ok((kubernetes::open(client.clone()), Some(client)))
 }
 
-/// The zone of this node: what the operator says, else what the API server says.
-async fn zone(config: &Config, client: Option<&kube::Client>, feed: &Feed) -> Option<Arc<str>> {
-    if let Some(zone) = &config.zone {
-        return Some(zone.as_str().into());
-    }
-    // The first batch waits until the model takes it.
-    let zone = kubernetes::zone(client?, config.node.as_deref()?, || !feed.changes.is_empty()).await;
-    tracing::info!(zone = zone.as_deref().unwrap_or("unknown"), "asked for this node's zone");
-    zone
+/// What the cluster begins with besides its source: what is kept on the node, and the zone that the API server tells.
+fn start(config: &Config, client: Option<&kube::Client>) -> cluster::Start {
+    // A directory of manifests is there when the agent is.
+    let Some(client) = client.cloned() else { return cluster::Start::default() };
+    let node: Option<Arc<str>> = config.node.as_deref().map(Into::into);
+    let state = config.state_file.clone().map(|path| StateFile { path, node: node.clone() });
+    let Some(node) = node.filter(|_| config.zone.is_none()) else {
+        return cluster::Start { state, ..cluster::Start::default() };
+    };
+    let (reached, is_reached) = watch::channel(false);
+    let (tell, zone) = oneshot::channel();
+    tokio::spawn(async move {
+        let zone = kubernetes::zone(&client, &node, || *is_reached.borrow()).await;
+        tracing::info!(zone = zone.as_deref().unwrap_or("unknown"), "asked for this node's zone");
+        // Whoever wanted to know it may have ended.
+        let _ = tell.send(zone);
+    });
+    cluster::Start { state, zone: Some(zone), reached: Some(reached) }
+}
+
+/// Writes statuses, once they are of what the API server says now.
+async fn write_statuses(client: kube::Client, cluster: Arc<Cluster>, node: Option<String>) {
+    cluster.fresh().await;
+    // Two agents of a node are there at once while one takes over from the other.
+    let identity = format!("{}_{:08x}", node.as_deref().unwrap_or("sluice"), fastrand::u32(..));
+    let _writer = StatusWriter::start(client, cluster.verdicts(), identity, status::Pace::default());
+    std::future::pending::<()>().await;
 }
 
 /// Lets everything that is in flight end, within `limit`.

@@ -241,7 +241,8 @@ impl DaemonSet {
             only(volume, &["emptyDir", "hostPath", "name"])?;
             let from = match (volume["hostPath"]["path"].as_str(), &volume["emptyDir"]) {
                 (Some(path), _) => Volume::Host(path.into()),
-                (None, empty) if empty["medium"] == "Memory" => {
+                // On the node's disk or in memory: the agent cannot tell.
+                (None, empty) if empty.is_object() => {
                     Volume::Memory(empty["sizeLimit"].as_str().map(bytes).transpose()?)
                 }
                 _ => bail!("a volume that is not known here: {volume}"),

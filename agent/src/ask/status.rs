@@ -19,7 +19,10 @@ pub(crate) fn shown_policies(policies: &Policies) -> String {
 
 pub(super) fn shown(status: &Status) -> String {
     let state = match status.snapshot_age_seconds {
-        Some(age) => format!("snapshot {age:.1} s old, generation {}", status.snapshot_generation),
+        Some(age) => {
+            let from = if status.snapshot_restored { ", from the state file" } else { "" };
+            format!("snapshot {age:.1} s old, generation {}{from}", status.snapshot_generation)
+        }
         None => "no snapshot yet".to_owned(),
     };
     let (pods, services, policies) = (&status.pods, &status.services, &status.policies);

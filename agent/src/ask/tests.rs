@@ -74,6 +74,7 @@ fn hostile_text_is_inert_wherever_it_is_shown() {
         ready: true,
         snapshot_age_seconds: Some(1.0),
         snapshot_generation: 1,
+        snapshot_restored: true,
         pods: Pods::default(),
         services: Services::default(),
         policies: Policies::default(),

@@ -43,6 +43,12 @@ pub(super) fn own_proxy(
     }
 }
 
+/// By what a pod can be told that has been taken by this mesh: its container's name, or else an annotation.
+pub(super) fn sign(mesh: &str) -> Result<&'static str, (&'static str, &'static str)> {
+    let sidecar = SIDECARS.iter().find(|(_, other)| *other == mesh);
+    sidecar.map(|(container, _)| *container).ok_or(ISTIO_AMBIENT)
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::Pod;

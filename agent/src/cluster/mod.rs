@@ -5,6 +5,7 @@
 //! stands behind the address that a connection was meant for, and who calls.
 
 pub mod builder;
+pub mod kept;
 pub mod kubernetes;
 pub mod manifests;
 mod mesh;
@@ -12,6 +13,7 @@ pub mod model;
 pub mod object;
 pub mod problem;
 mod protocol;
+pub mod shared;
 pub mod source;
 pub mod strip;
 #[cfg(test)]
@@ -26,13 +28,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior},
 };
 
 use self::{
     builder::{Builder, Counts, Options},
+    kept::{Due, Keeper, Restore, Restored, StateFile},
     model::{Current, Snapshot},
     problem::Problem,
     source::{Batch, Feed, Health, Unread, Watches},
@@ -56,6 +59,17 @@ pub struct Cluster {
     task: JoinHandle<()>,
 }
 
+/// What else there is at the start, besides a source.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// Where the state is kept.
+    pub state: Option<StateFile>,
+    /// Will say which is the node's zone. What the source says first waits for it.
+    pub zone: Option<oneshot::Receiver<Option<Arc<str>>>>,
+    /// Becomes true when the source has said something.
+    pub reached: Option<watch::Sender<bool>>,
+}
+
 /// How things stand, for `/metrics`, `/readyz` and whoever asks.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -63,6 +77,8 @@ pub struct Status {
     pub generation: u64,
     /// When the source last knew that its picture is the cluster's.
     pub heard: Instant,
+    /// The snapshot is of what was kept on the node: the source has said nothing yet.
+    pub restored: bool,
     pub counts: Counts,
     /// What is wrong at the moment, in a stable order.
     pub problems: Vec<Problem>,
@@ -75,6 +91,8 @@ pub struct Status {
 #[derive(Clone, Default)]
 struct Report {
     generation: u64,
+    /// When what was kept was last known to be the cluster's, for as long as it is all that is known.
+    restored: Option<Instant>,
     counts: Counts,
     problems: Arc<[Problem]>,
 }
@@ -82,6 +100,11 @@ struct Report {
 impl Cluster {
     /// Starts to follow a source. Must be called within a Tokio runtime.
     pub fn start(feed: Feed, options: Options) -> Self {
+        Self::start_with(feed, options, Start::default())
+    }
+
+    /// The same, beginning with what is kept on the node if the source says nothing for a moment.
+    pub fn start_with(feed: Feed, options: Options, start: Start) -> Self {
         let empty = Arc::new(Snapshot::default());
         let current: Current = Arc::new(ArcSwap::new(empty.clone()));
         let (snapshots, snapshots_receiver) = watch::channel(empty);
@@ -96,6 +119,13 @@ impl Cluster {
             report,
             verdicts,
             retired: Vec::new(),
+            restore: Restore::new(start.state.as_ref()),
+            keeper: start.state.map(Keeper::new),
+            zone: start.zone,
+            reached: start.reached,
+            first: None,
+            restored: None,
+            fresh: false,
         };
         let task = tokio::spawn(follower.run());
         Self {
@@ -125,15 +155,25 @@ impl Cluster {
         snapshot.ok().map(|snapshot| snapshot.clone())
     }
 
+    /// Waits until the source has told of everything once; for ever if it has ended before that.
+    pub async fn fresh(&self) {
+        let mut report = self.report.clone();
+        let is_fresh = |report: &Report| report.generation > 0 && report.restored.is_none();
+        if report.wait_for(is_fresh).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// What became of each TrafficPolicy and TrafficLane.
     pub fn verdicts(&self) -> watch::Receiver<Arc<Verdicts>> {
         self.verdicts.clone()
     }
 
     pub fn status(&self) -> Status {
-        let Report { generation, counts, problems } = self.report.borrow().clone();
+        let Report { generation, restored, counts, problems } = self.report.borrow().clone();
         let Health { heard, unread, watches, .. } = self.health.borrow().clone();
-        Status { generation, heard, counts, problems: problems.to_vec(), unread, watches }
+        let (heard, restored) = (restored.unwrap_or(heard), restored.is_some());
+        Status { generation, heard, restored, counts, problems: problems.to_vec(), unread, watches }
     }
 }
 
@@ -154,6 +194,18 @@ struct Follower {
     /// Snapshots that were replaced. Taking one of a large cluster apart takes milliseconds, which the last to hold
     /// it must not be a worker with requests to serve: so the last to hold it is here.
     retired: Vec<Arc<Snapshot>>,
+    /// What was kept on the node, until the source says something.
+    restore: Restore,
+    /// Keeps what the source says.
+    keeper: Option<Keeper>,
+    /// The node's zone is yet to be told.
+    zone: Option<oneshot::Receiver<Option<Arc<str>>>>,
+    reached: Option<watch::Sender<bool>>,
+    /// What the source has said first, until the zone is known.
+    first: Option<Batch>,
+    restored: Option<Instant>,
+    /// The source's own words have been taken up.
+    fresh: bool,
 }
 
 impl Follower {
@@ -165,8 +217,15 @@ impl Follower {
         let mut ended = false;
         loop {
             tokio::select! {
-                batch = self.feed.changes.recv(), if !ended => {
+                batch = self.feed.changes.recv(), if !ended && self.first.is_none() => {
                     if let Some(batch) = batch {
+                        if let Some(reached) = self.reached.take() {
+                            reached.send_replace(true);
+                        }
+                        if self.zone.is_some() {
+                            self.first = Some(batch);
+                            continue;
+                        }
                         self.apply(batch);
                     } else {
                         tracing::error!("the source of the cluster's objects has ended; the last snapshot stays active");
@@ -177,12 +236,27 @@ impl Follower {
                     }
                     due.get_or_insert_with(|| not_before.max(Instant::now()));
                 }
+                zone = answer(&mut self.zone) => {
+                    self.builder.set_zone(zone);
+                    if let Some(batch) = self.first.take() {
+                        self.apply(batch);
+                    }
+                    due.get_or_insert_with(|| not_before.max(Instant::now()));
+                }
+                restored = self.restore.next() => {
+                    self.restore(restored);
+                    due.get_or_insert_with(|| not_before.max(Instant::now()));
+                }
+                // What is not whole yet is not worth keeping.
+                work = due_of(&mut self.keeper), if self.fresh && self.builder.is_synced() => self.keep(work),
                 Ok(()) = self.feed.health.changed() => {
                     due.get_or_insert_with(|| not_before.max(Instant::now()));
                 }
                 () = sleep_until(due) => {
                     // All that has come in the meantime is of this round.
-                    while let Ok(batch) = self.feed.changes.try_recv() {
+                    while self.first.is_none() && self.zone.is_none()
+                        && let Ok(batch) = self.feed.changes.try_recv()
+                    {
                         self.apply(batch);
                     }
                     due = None;
@@ -202,8 +276,41 @@ impl Follower {
     }
 
     fn apply(&mut self, batch: Batch) {
+        self.restore = Restore::Done;
+        self.restored = None;
+        self.fresh = true;
+        if let Some(keeper) = &mut self.keeper {
+            keeper.changed();
+        }
         for change in batch {
             self.builder.apply(change);
+        }
+    }
+
+    /// Begins with what was kept.
+    fn restore(&mut self, restored: Restored) {
+        let Restored { age, zone, objects, batch } = restored;
+        tracing::warn!(
+            age_seconds = age.as_secs(),
+            objects,
+            "the API server has not answered yet: the agent runs on the state file until it does"
+        );
+        if self.zone.is_some() {
+            self.builder.set_zone(zone);
+        }
+        for change in batch {
+            self.builder.apply(change);
+        }
+        let now = Instant::now();
+        self.restored = Some(now.checked_sub(age).unwrap_or(now));
+    }
+
+    fn keep(&mut self, due: Due) {
+        let heard = self.feed.health.borrow().heard;
+        let Some(keeper) = &mut self.keeper else { return };
+        match due {
+            Due::Write => keeper.write(self.builder.objects(), self.builder.zone().cloned(), heard),
+            Due::Confirm => keeper.confirm(heard),
         }
     }
 
@@ -237,6 +344,7 @@ impl Follower {
         tell_differences(&before, &problems);
         self.report.send_replace(Report {
             generation: self.current.load().generation,
+            restored: self.restored,
             counts: self.builder.counts(),
             problems: problems.into(),
         });
@@ -257,6 +365,22 @@ fn tell_differences(before: &[Problem], now: &[Problem]) {
     }
     for problem in before.iter().filter(|problem| !present.contains(&problem.identity())) {
         tracing::info!("no longer: {problem}");
+    }
+}
+
+/// What the receiver is told, once; for ever if there is none.
+async fn answer(zone: &mut Option<oneshot::Receiver<Option<Arc<str>>>>) -> Option<Arc<str>> {
+    let Some(receiver) = zone else { return std::future::pending().await };
+    // Whoever was to say it is gone: nobody knows it.
+    let answer = receiver.await.unwrap_or_default();
+    *zone = None;
+    answer
+}
+
+async fn due_of(keeper: &mut Option<Keeper>) -> Due {
+    match keeper {
+        Some(keeper) => keeper.due().await,
+        None => std::future::pending().await,
     }
 }
 

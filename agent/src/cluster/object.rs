@@ -5,9 +5,11 @@
 
 use std::{fmt, net::IpAddr, num::NonZeroU32, sync::Arc, time::SystemTime};
 
+use serde_json::Value;
+
 use super::model::Protocol;
 use crate::{
-    api::{FieldError, effective::Effective, gateway},
+    api::{self, FieldError, effective::Effective, gateway},
     govern::{
         caller::Labels,
         policy::{Lane, Target},
@@ -57,6 +59,16 @@ impl Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+        }
+    }
+
+    /// `group/version`, as Sluice reads it.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Service | Self::Pod => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::TrafficPolicy | Self::TrafficLane => api::API_VERSION,
+            Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant => gateway::VERSION,
         }
     }
 
@@ -120,8 +132,8 @@ impl fmt::Display for Key {
 pub enum Object {
     Namespace(Namespace),
     Service(Service),
-    EndpointSlice(EndpointSlice),
-    Pod(Pod),
+    EndpointSlice(Arc<EndpointSlice>),
+    Pod(Arc<Pod>),
     TrafficPolicy(TrafficPolicy),
     TrafficLane(TrafficLane),
     /// Of one of the two kinds.
@@ -286,6 +298,8 @@ pub type Route = Own<Option<Arc<gateway::Asked>>>;
 pub struct ReferenceGrant {
     pub name: Name,
     pub grant: gateway::Grant,
+    /// As it came.
+    pub spec: Arc<Value>,
 }
 
 /// A policy and what it is for.
@@ -311,6 +325,8 @@ pub struct Own<T> {
     pub asked: Result<T, Arc<[FieldError]>>,
     /// What its status says of it.
     pub told: Arc<[Told]>,
+    /// As it came.
+    pub spec: Arc<Value>,
 }
 
 impl<T> Own<T> {

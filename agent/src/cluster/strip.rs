@@ -37,11 +37,11 @@ use super::{
 use crate::{api, govern::tag::Tag, observe::sampling::Ratio};
 
 /// On an EndpointSlice: the Service that it belongs to.
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// On a Pod of recent clusters: its node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// On the API server's mirror of a static pod: the UID by which the kubelet itself knows the pod.
-const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+pub(super) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 const PORT: &str = "is no port: allowed are 1 to 65535; it is left out";
 
@@ -165,7 +165,7 @@ pub fn endpoint_slice(object: discovery::EndpointSlice) -> Result<Sighting, Prob
         endpoints,
         ports,
     };
-    Ok(check.end(Object::EndpointSlice(slice)))
+    Ok(check.end(Object::EndpointSlice(Arc::new(slice))))
 }
 
 pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
@@ -223,7 +223,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         terminating: metadata.deletion_timestamp.is_some(),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
     };
-    Ok(check.end(Object::Pod(pod)))
+    Ok(check.end(Object::Pod(Arc::new(pod))))
 }
 
 /// The labels by which the ReplicaSets of a Deployment, and of Argo's Rollout, tell their pods: what they append to its name.

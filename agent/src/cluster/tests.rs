@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::{
+    kept::StateFile,
     object::{Frontend, Kind, Name, Namespace, Object, Prefer, Service, ServicePort},
     source::{Change, Sighting},
     *,
@@ -115,4 +116,118 @@ async fn the_last_to_hold_a_snapshot_is_never_a_reader() {
     assert_eq!(weak.strong_count(), 1, "the follower");
     tokio::time::sleep(FORGET * 2).await;
     assert_eq!(weak.strong_count(), 0);
+}
+
+/// A state file with one Service, of a minute ago.
+fn kept(number: u8) -> (tempfile::TempDir, StateFile) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = StateFile { path: directory.path().join("state.gz"), node: None };
+    let objects = [namespace().object, service(number).object];
+    let then = std::time::SystemTime::now() - Duration::from_secs(60);
+    file.write(&objects, Some("west"), then).unwrap();
+    (directory, file)
+}
+
+fn follow_with(start: Start) -> (mpsc::Sender<Batch>, watch::Sender<Health>, Cluster) {
+    let (changes, receiver) = mpsc::channel(64);
+    let (health, health_receiver) = watch::channel(Health::new(Instant::now()));
+    let feed = Feed { changes: receiver, health: health_receiver };
+    (changes, health, Cluster::start_with(feed, Options::default(), start))
+}
+
+fn addresses(snapshot: &Snapshot) -> Vec<String> {
+    let mut all: Vec<_> = snapshot.destinations.keys().map(ToString::to_string).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_is_used_until_the_source_says_something() {
+    let (_directory, file) = kept(1);
+    let begun = Instant::now();
+    let (changes, _health, cluster) = follow_with(Start { state: Some(file), ..Start::default() });
+    let first = cluster.synced().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(addresses(&first), ["10.96.0.1:80"]);
+    let fresh = tokio::time::timeout(Duration::from_secs(3600), cluster.fresh()).await;
+    assert!(fresh.is_err(), "the source has said nothing");
+    let status = cluster.status();
+    assert!(status.restored && status.heard.elapsed() >= Duration::from_secs(3660), "{status:?}");
+    // It comes back with one Service more; the other one is never gone, and no other.
+    let kept = first.destinations.values().next().unwrap().service.clone();
+    let mut snapshots = cluster.snapshots();
+    let words = Kind::ALL.into_iter().map(|kind| {
+        let all = match kind {
+            Kind::Namespace => vec![namespace()],
+            Kind::Service => vec![service(1), service(2)],
+            _ => Vec::new(),
+        };
+        Change::Restarted(kind, all)
+    });
+    changes.send(words.collect()).await.unwrap();
+    let now = snapshots.wait_for(|snapshot| snapshot.destinations.len() == 2).await.unwrap().clone();
+    assert_eq!(addresses(&now), ["10.96.0.1:80", "10.96.0.2:80"]);
+    let address = "10.96.0.1:80".parse().unwrap();
+    assert!(Arc::ptr_eq(&now.destination(address).unwrap().service, &kept));
+    cluster.fresh().await;
+    assert!(!cluster.status().restored);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_source_says_goes_before_what_is_kept() {
+    let (_directory, file) = kept(9);
+    let (changes, _health, cluster) = follow_with(Start { state: Some(file), ..Start::default() });
+    first_words(&changes).await;
+    cluster.fresh().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(addresses(&cluster.current().load()), [""; 0]);
+    assert_eq!(cluster.status().generation, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_source_waits_for_the_zone_and_what_is_kept_does_not() {
+    let (_directory, file) = kept(1);
+    let (tell, zone) = oneshot::channel();
+    let (reached, is_reached) = watch::channel(false);
+    let start = Start { state: Some(file), zone: Some(zone), reached: Some(reached) };
+    let (changes, _health, cluster) = follow_with(start);
+    cluster.synced().await.unwrap();
+    assert!(!*is_reached.borrow(), "the source has said nothing");
+    changes.send(Kind::ALL.map(|kind| Change::Restarted(kind, Vec::new())).into()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(*is_reached.borrow());
+    assert_eq!(addresses(&cluster.current().load()), ["10.96.0.1:80"], "the zone is not known");
+    tell.send(Some("west".into())).unwrap();
+    cluster.fresh().await;
+    assert_eq!(addresses(&cluster.current().load()), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_source_says_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = StateFile { path: directory.path().join("state.gz"), node: None };
+    let (changes, health, cluster) =
+        follow_with(Start { state: Some(file.clone()), ..Start::default() });
+    let found = || file.read(std::time::SystemTime::now()).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(found().is_none(), "there is nothing to keep");
+    first_words(&changes).await;
+    cluster.fresh().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(found().unwrap().objects, 1);
+    // What comes in a burst is written once it is over, and not for each of it.
+    for number in 1..=5 {
+        changes.send(vec![Change::Applied(service(number))]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(found().unwrap().objects, 1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(found().unwrap().objects, 6);
+    // Where nothing changes it is noted that it still holds.
+    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+    file.confirm(old).unwrap();
+    health.send_modify(|health| health.heard = Instant::now());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let modified = std::fs::metadata(&file.path).unwrap().modified().unwrap();
+    assert!(modified > old + Duration::from_secs(60), "{modified:?}");
 }

@@ -79,6 +79,11 @@ pub struct Config {
     #[arg(long, value_name = "PATH", env = "SLUICE_ADMIN_SOCKET", default_value = ADMIN_SOCKET)]
     pub admin_socket: AdminSocket,
 
+    /// File in which the last known state of the cluster is kept: an agent that starts while the API server is away runs on
+    /// it; not used with --manifests [default: none]
+    #[arg(long, value_name = "PATH", env = "SLUICE_STATE_FILE", value_parser = absolute)]
+    pub state_file: Option<PathBuf>,
+
     /// Threads that carry traffic [default: one per core, at most 4]
     #[arg(long, value_name = "N", env = "SLUICE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
@@ -193,6 +198,13 @@ pub fn object_name(text: &str) -> Result<String, String> {
         .to_owned())
 }
 
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with('/') && !text.ends_with('/') {
+        return Ok(text.into());
+    }
+    Err("the absolute path of a file".to_owned())
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<u32>() {
         Ok(seconds) if seconds <= 3600 => Ok(Duration::from_secs(seconds.into())),
@@ -286,6 +298,14 @@ mod tests {
         }
         for bad in ["", "A B", "Node-1", "-a", "a-", "a_b", "ä", "a/b", &"a".repeat(254)] {
             assert!(object_name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_state_is_in_a_file_with_an_absolute_path() {
+        assert_eq!(absolute("/var/lib/sluice/state.gz"), Ok("/var/lib/sluice/state.gz".into()));
+        for bad in ["", "state.gz", "/var/lib/sluice/"] {
+            assert!(absolute(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -31,6 +31,19 @@ impl Labels {
         self.0.is_none()
     }
 
+    /// Whether they are in memory once.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().flat_map(|labels| &**labels).map(|(key, value)| (&**key, &**value))
+    }
+
     /// Whether nobody else has these same ones.
     pub fn is_unshared(&self) -> bool {
         self.0.as_ref().is_none_or(|labels| Arc::strong_count(labels) == 1)

@@ -38,6 +38,11 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
         |running| Some(running.cluster.as_ref()?.status().heard.elapsed().as_secs_f64()),
     )?;
     gauge(
+        "sluice_snapshot_restored",
+        "1 while the snapshot of the cluster is that of the state file, because the API server has not answered since the start; else 0.",
+        |running| Some(f64::from(u8::from(running.cluster.as_ref()?.status().restored))),
+    )?;
+    gauge(
         "sluice_snapshot_generation",
         "Number of the current snapshot of the cluster: it grows with each change.",
         |running| Some(running.cluster.as_ref()?.status().generation as f64),

@@ -61,10 +61,19 @@ pub(super) fn missing(running: &Shared) -> Vec<Missing> {
         missing.push(because("the cluster's objects are being read, and capture has not started", WAIT));
         return missing;
     };
-    let unread = running.cluster.as_ref().map(|cluster| cluster.status().unread).unwrap_or_default();
+    let (unread, restored) = match running.cluster.as_ref().map(|cluster| cluster.status()) {
+        Some(cluster) => (cluster.unread, cluster.restored.then(|| cluster.heard.elapsed())),
+        None => (Vec::new(), None),
+    };
     let silent = running.proxy.as_ref().map(Proxy::silent_for).unwrap_or_default();
-    let facts =
-        Facts { status: &status, unread: &unread, silent, was_ready: running.ready, now: Instant::now() };
+    let facts = Facts {
+        status: &status,
+        unread: &unread,
+        restored,
+        silent,
+        was_ready: running.ready,
+        now: Instant::now(),
+    };
     let missing = facts.missing();
     running.ready |= missing.is_empty();
     missing
@@ -74,6 +83,8 @@ pub(super) fn missing(running: &Shared) -> Vec<Missing> {
 struct Facts<'a> {
     status: &'a capture::Status,
     unread: &'a [Unread],
+    /// How old the state file is, if nothing else is known.
+    restored: Option<Duration>,
     /// Of the worker that has been silent for longest.
     silent: Duration,
     was_ready: bool,
@@ -108,6 +119,17 @@ impl Facts<'_> {
                 format!("the eBPF programs are not attached, and connections go direct: {why}"),
                 RETRIES,
             )),
+        }
+        // It manages, but not by what is so now: a rollout of agents that do not reach the API server must not go on.
+        if let Some(age) = self.restored {
+            missing.push(Missing {
+                message: format!(
+                    "the API server has not answered since the start, and the agent runs on the state file, which is {} s old",
+                    age.as_secs()
+                ),
+                action: API,
+                elsewhere: true,
+            });
         }
         let late = |unread: &&Unread| {
             unread.refused || self.now.saturating_duration_since(unread.since.into_std()) > READ_WITHIN
@@ -162,9 +184,13 @@ mod tests {
         }
     }
 
+    fn facts(status: &capture::Status) -> Facts<'_> {
+        let silent = Duration::ZERO;
+        Facts { status, unread: &[], restored: None, silent, was_ready: true, now: Instant::now() }
+    }
+
     fn told(status: &capture::Status, change: impl FnOnce(&mut Facts<'_>)) -> Vec<String> {
-        let mut facts =
-            Facts { status, unread: &[], silent: Duration::ZERO, was_ready: true, now: Instant::now() };
+        let mut facts = facts(status);
         change(&mut facts);
         facts.missing().into_iter().map(|missing| missing.message).collect()
     }
@@ -196,14 +222,19 @@ mod tests {
         let at = |seconds, refused| {
             let (status, unread) = (status(), [Unread { namespace: "shop".into(), since, refused }]);
             let now = since.into_std() + Duration::from_secs(seconds);
-            let facts =
-                Facts { status: &status, unread: &unread, silent: Duration::ZERO, was_ready: true, now };
+            let facts = Facts { unread: &unread, now, ..facts(&status) };
             facts.missing().into_iter().map(|missing| missing.message).collect::<Vec<_>>()
         };
         let never = ["namespace shop is enrolled and has never been read"];
         assert_eq!(at(0, true), never, "nobody allows it by waiting");
         assert_eq!(at(10, false), [""; 0], "on its way");
         assert_eq!(at(11, false), never);
+    }
+
+    #[test]
+    fn an_agent_that_has_heard_nothing_is_not_ready() {
+        let told = told(&status(), |facts| facts.restored = Some(Duration::from_secs(75)));
+        assert!(told.len() == 1 && told[0].ends_with("which is 75 s old"), "{told:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod credentials;
 mod faults;
+mod kept;
 mod opting;
 mod permissions;
 mod policies;

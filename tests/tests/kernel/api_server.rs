@@ -67,3 +67,46 @@ fn an_api_server_that_is_away_at_the_start() -> Result<()> {
     });
     Ok(())
 }
+
+#[test]
+fn an_agent_that_is_started_anew_while_the_api_server_is_away() -> Result<()> {
+    let world = World::watched("api-kept")?;
+    test_in(&world, |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let web_pod = world.pod("shop", "web-one").label("app", "web").start()?;
+        let _web = web_pod.serve(&["--name", "web"])?;
+        let web = world.service("shop", "web").port("http", 80, 8080).apply()?;
+        let client = world.pod("shop", "client").start()?;
+        let file = world.directory().join("state.gz");
+        let args = ["--state-file", &file.display().to_string()];
+        let mut before = world.agent().args(&args).start()?;
+        before.enrolled(&client)?;
+        eventually("the state is kept", || {
+            ensure!(file.exists(), "there is no file yet:\n{}", before.log());
+            Ok(())
+        })?;
+        world.api(ApiServer::go)?;
+        before.kill()?;
+
+        let mut agent = world.agent().args(&args).spawn()?;
+        agent.enrolled(&client)?;
+        let report = Load::start(&client, &web.url(), &["--connections", "2", "--requests", "50"])?.finish()?;
+        ensure!(report.failed == 0 && report.ok == 50, "{report:?}");
+        ensure!(agent.redirected()? >= 2, "they were managed:\n{}", agent.log());
+        ensure!(agent.metrics()?.sum("sluice_snapshot_restored", &[]) > 0.5);
+        let (_, status, _) = agent.sluice(&["status"])?;
+        ensure!(status.contains("NOT READY") && status.contains("it runs on the state file"), "{status}");
+        let (status, body) = agent.get("/readyz")?;
+        ensure!(status == 503 && body.contains("runs on the state file"), "{status} {body}");
+
+        let load = Load::start(&client, &web.url(), &["--connections", "2"])?;
+        world.api(ApiServer::come)?;
+        agent.ready()?;
+        ensure!(agent.metrics()?.sum("sluice_snapshot_restored", &[]) < 0.5);
+        let report = load.stop()?;
+        ensure!(report.failed == 0 && report.ok > 0, "{report:?}");
+        ensure!(!agent.log().contains("pod withdrawn"), "nothing is gone in between:\n{}", agent.log());
+        Ok(())
+    });
+    Ok(())
+}

@@ -39,6 +39,9 @@ pub struct Status {
     /// Seconds since the snapshot was last known to be current; absent while there is none.
     pub snapshot_age_seconds: Option<f64>,
     pub snapshot_generation: u64,
+    /// The snapshot is that of the state file: the API server has not answered since the start.
+    #[serde(default)]
+    pub snapshot_restored: bool,
     pub pods: Pods,
     pub services: Services,
     pub policies: Policies,
@@ -198,6 +201,7 @@ impl Status {
             ready: look.missing.is_empty(),
             snapshot_age_seconds,
             snapshot_generation: look.cluster.as_ref().map_or(0, |cluster| cluster.generation),
+            snapshot_restored: look.cluster.as_ref().is_some_and(|cluster| cluster.restored),
             pods,
             services,
             policies,
@@ -213,7 +217,14 @@ impl Status {
         };
         let action = "The agent retries by itself. Check the API server, this node's way to it, and the agent's permissions.";
         let wrong = cluster.problems.iter().filter(|wrong| is_of_source(wrong));
-        wrong.map(|wrong| problem(said(wrong), action)).collect()
+        let restored = cluster.restored.then(|| {
+            let age = cluster.heard.elapsed().as_secs();
+            let what = format!(
+                "The API server has not answered since the agent's start: it runs on the state file, which is {age} s old. Newer pods, endpoints and policies are not known."
+            );
+            problem(what, action)
+        });
+        restored.into_iter().chain(wrong.map(|wrong| problem(said(wrong), action))).collect()
     }
 
     fn pods(look: &Look, problems: &mut Vec<Problem>) -> Pods {

@@ -1,5 +1,9 @@
 //! An object of Sluice's own API as it is, and the last version of it that made sense.
 
+use std::sync::Arc;
+
+use serde_json::Value;
+
 use crate::cluster::{
     object::{Age, Own},
     verdict::Verdict,
@@ -7,8 +11,15 @@ use crate::cluster::{
 
 pub(super) struct Kept<T> {
     pub(super) object: Own<T>,
-    /// What is in force, and its generation.
-    good: Option<(T, Option<i64>)>,
+    /// What is in force.
+    good: Option<Good<T>>,
+}
+
+/// A version that made sense.
+struct Good<T> {
+    asked: T,
+    generation: Option<i64>,
+    spec: Arc<Value>,
 }
 
 impl<T: Clone + PartialEq> Kept<T> {
@@ -20,28 +31,43 @@ impl<T: Clone + PartialEq> Kept<T> {
             _ => true,
         });
         let good = before.and_then(|before| before.good);
-        let good = match (&object.asked, good) {
-            // The same one, so that what was made of it stays as well.
-            (Ok(now), Some((before, _))) if before == *now => Some((before, object.generation)),
-            (Ok(now), _) => Some((now.clone(), object.generation)),
-            (Err(_), good) => good,
+        let good = match &object.asked {
+            Ok(now) => {
+                // The same one, so that what was made of it stays as well.
+                let asked = good.map(|good| good.asked).filter(|before| before == now);
+                let asked = asked.unwrap_or_else(|| now.clone());
+                Some(Good { asked, generation: object.generation, spec: object.spec.clone() })
+            }
+            Err(_) => good,
         };
         Self { object, good }
     }
 
     /// What it asks for, or did when it last made sense.
     pub(super) fn asked(&self) -> Option<&T> {
-        self.good.as_ref().map(|(asked, _)| asked)
+        self.good.as_ref().map(|good| &good.asked)
     }
 
     pub(super) fn age(&self) -> Age {
         self.object.age()
     }
 
+    /// What another builder needs to come to the same: the last version that made sense, where this one does not, and this one.
+    pub(super) fn versions(&self) -> impl Iterator<Item = Own<T>> {
+        let earlier = self.good.as_ref().filter(|_| self.object.asked.is_err());
+        let earlier = earlier.map(|good| Own {
+            generation: good.generation,
+            asked: Ok(good.asked.clone()),
+            spec: good.spec.clone(),
+            ..self.object.clone()
+        });
+        earlier.into_iter().chain([self.object.clone()])
+    }
+
     /// The verdict, if what it is now makes no sense.
     pub(super) fn invalid(&self) -> Option<Verdict> {
         let wrong = self.object.asked.as_ref().err()?;
-        let version = self.good.as_ref().map(|(_, generation)| match generation {
+        let version = self.good.as_ref().map(|good| match good.generation {
             Some(generation) => format!("its last valid version (generation {generation})"),
             None => "its last good version".to_owned(),
         });

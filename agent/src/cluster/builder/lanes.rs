@@ -89,6 +89,11 @@ pub(super) enum Services {
 }
 
 impl Lanes {
+    /// As they are to be kept: see [`Kept::versions`].
+    pub(super) fn objects(&self) -> impl Iterator<Item = TrafficLane> {
+        self.all.values().flat_map(Kept::versions)
+    }
+
     /// Puts a lane in, or takes it out. The pods that are concerned must be shown to [`Lanes::select`].
     pub(super) fn set(&mut self, name: &Name, lane: Option<TrafficLane>) -> Option<Concerned> {
         if self.all.get(name).map(|kept| &kept.object) == lane.as_ref() {

@@ -161,6 +161,35 @@ impl Builder {
         })
     }
 
+    /// Everything that it knows, from which another builder comes to the same model.
+    pub fn objects(&self) -> Vec<Object> {
+        let Store { namespaces, services, slices, pods, policies, lanes, .. } = &self.store;
+        let mut objects: Vec<_> = namespaces.values().cloned().map(Object::Namespace).collect();
+        objects.extend(services.values().cloned().map(Object::Service));
+        objects.extend(slices.values().cloned().map(Object::EndpointSlice));
+        objects.extend(pods.values().cloned().map(Object::Pod));
+        objects.extend(policies.objects().map(Object::TrafficPolicy));
+        objects.extend(lanes.objects().map(Object::TrafficLane));
+        objects.extend(self.routing.objects());
+        objects
+    }
+
+    pub fn zone(&self) -> Option<&Arc<str>> {
+        self.options.zone.as_ref()
+    }
+
+    /// The agent's zone has become known, or is another than was thought.
+    pub fn set_zone(&mut self, zone: Option<Arc<str>>) {
+        if self.options.zone == zone {
+            return;
+        }
+        self.options.zone = zone;
+        self.dirty.extend(self.store.services.keys().cloned());
+        for name in self.store.pods.keys().cloned().collect::<Vec<_>>() {
+            self.build_workload(&name);
+        }
+    }
+
     /// What became of each TrafficPolicy and TrafficLane, as of the last [`Builder::build`].
     pub fn verdicts(&self) -> &Arc<Verdicts> {
         &self.verdicts
@@ -261,7 +290,7 @@ impl Builder {
             }
             Object::TrafficLane(lane) => self.set_lane(&key.name, Some(lane)),
             Object::Route(_, route) => self.routing.set(&key, Some(route)),
-            Object::ReferenceGrant(grant) => self.routing.set_grant(&key.name, Some(grant.grant)),
+            Object::ReferenceGrant(grant) => self.routing.set_grant(&key.name, Some(grant)),
         }
         if problems.is_empty() {
             self.problems.remove(&key);
@@ -336,7 +365,7 @@ impl Builder {
         self.unjudged.extend(policies.chain(lanes).map(|(kind, name)| Key { kind, name: name.clone() }));
     }
 
-    fn set_pod(&mut self, name: &Name, pod: Option<Pod>) {
+    fn set_pod(&mut self, name: &Name, pod: Option<Arc<Pod>>) {
         if self.store.pods.get(name) == pod.as_ref() {
             return;
         }

@@ -42,6 +42,11 @@ pub(super) struct Concerned {
 }
 
 impl Policies {
+    /// As they are to be kept: see [`Kept::versions`].
+    pub(super) fn objects(&self) -> impl Iterator<Item = TrafficPolicy> {
+        self.all.values().flat_map(Kept::versions)
+    }
+
     /// Puts a policy in, or takes it out.
     pub(super) fn set(&mut self, name: &Name, policy: Option<TrafficPolicy>) -> Concerned {
         let mut concerned = Concerned::default();

@@ -17,10 +17,10 @@ use ahash::{AHashMap, AHashSet};
 
 use super::{kept::Kept, service::Built, store::Store};
 use crate::{
-    api::gateway::{Asked, Grant, Parent},
+    api::gateway::{Asked, Parent},
     cluster::{
         model::{Group, PortKey, Protocol, Routed},
-        object::{self, Frontend, Key, Kind, Name},
+        object::{self, Frontend, Key, Kind, Name, Object, ReferenceGrant},
         problem::Problem,
     },
     govern::routes::{
@@ -32,7 +32,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Routing {
     all: AHashMap<Key, Kept<Option<Arc<Asked>>>>,
-    grants: AHashMap<Name, Grant>,
+    grants: AHashMap<Name, ReferenceGrant>,
     /// By the Service that is their parent.
     of: AHashMap<Name, BTreeSet<Key>>,
     compiled: BTreeMap<Name, Compiled>,
@@ -116,13 +116,21 @@ impl Routing {
         self.all.insert(key.clone(), after);
     }
 
-    pub(super) fn set_grant(&mut self, name: &Name, grant: Option<Grant>) {
+    pub(super) fn set_grant(&mut self, name: &Name, grant: Option<ReferenceGrant>) {
         let changed = self.grants.get(name) != grant.as_ref();
         match grant {
             Some(grant) => self.grants.insert(name.clone(), grant),
             None => self.grants.remove(name),
         };
         self.stale |= changed;
+    }
+
+    /// As they are to be kept: see [`Kept::versions`].
+    pub(super) fn objects(&self) -> impl Iterator<Item = Object> {
+        let routes = self.all.iter().flat_map(|(key, kept)| {
+            kept.versions().map(|route| Object::Route(key.kind, route))
+        });
+        routes.chain(self.grants.values().cloned().map(Object::ReferenceGrant))
     }
 
     pub(super) fn routed(&self) -> &Arc<AHashMap<PortKey, Arc<Routed>>> {
@@ -260,7 +268,7 @@ impl Routing {
         let mut grants = self.grants.iter().filter(|(name, _)| name.namespace == backend.namespace);
         is_own
             || is_parent
-            || grants.any(|(_, grant)| {
+            || grants.any(|(_, ReferenceGrant { grant, .. })| {
                 grant.from.iter().any(|(of, from)| (*of, from) == (kind, namespace))
                     && grant.to.iter().any(|to| to.as_ref().is_none_or(|to| *to == backend.name))
             })

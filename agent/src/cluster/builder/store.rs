@@ -17,8 +17,8 @@ pub(super) struct Store {
     pub(super) seed: Arc<Governor>,
     pub(super) namespaces: AHashMap<Arc<str>, Namespace>,
     pub(super) services: AHashMap<Name, Service>,
-    pub(super) slices: AHashMap<Name, EndpointSlice>,
-    pub(super) pods: AHashMap<Name, Pod>,
+    pub(super) slices: AHashMap<Name, Arc<EndpointSlice>>,
+    pub(super) pods: AHashMap<Name, Arc<Pod>>,
     pub(super) policies: Policies,
     pub(super) lanes: Lanes,
     /// All that pods have, each once.
@@ -37,7 +37,8 @@ impl Store {
     /// A Service's slices, by name.
     pub(super) fn slices_of(&self, service: &Name) -> impl Iterator<Item = &EndpointSlice> {
         self.slices_of.get(service).into_iter().flatten().filter_map(|slice| {
-            self.slices.get(&Name { namespace: service.namespace.clone(), name: slice.clone() })
+            let name = Name { namespace: service.namespace.clone(), name: slice.clone() };
+            self.slices.get(&name).map(|slice| &**slice)
         })
     }
 
@@ -51,7 +52,7 @@ impl Store {
     /// The pod that has this address. While one pod hands it over to the next, the one that stays.
     pub(super) fn pod_at(&self, ip: IpAddr) -> Option<&Pod> {
         let pods = self.pods_at.get(&ip)?.iter().filter_map(|name| self.pods.get(name));
-        pods.min_by_key(|pod| (pod.terminating, &pod.name))
+        pods.map(|pod| &**pod).min_by_key(|pod| (pod.terminating, &pod.name))
     }
 
     /// A pod's own tag, or that of the lane that selects it.
@@ -60,9 +61,9 @@ impl Store {
     }
 
     /// Puts a slice in; gives the Services that it belonged and belongs to.
-    pub(super) fn set_slice(&mut self, name: &Name, slice: Option<EndpointSlice>) -> SmallVec<[Name; 2]> {
+    pub(super) fn set_slice(&mut self, name: &Name, slice: Option<Arc<EndpointSlice>>) -> SmallVec<[Name; 2]> {
         let mut services = SmallVec::new();
-        let service = |slice: &EndpointSlice| {
+        let service = |slice: &Arc<EndpointSlice>| {
             let service = slice.service.clone()?;
             Some(Name { namespace: name.namespace.clone(), name: service })
         };
@@ -91,9 +92,13 @@ impl Store {
     }
 
     /// Puts a pod in; gives the one that was there.
-    pub(super) fn set_pod(&mut self, name: &Name, mut pod: Option<Pod>) -> Option<Pod> {
+    pub(super) fn set_pod(&mut self, name: &Name, mut pod: Option<Arc<Pod>>) -> Option<Arc<Pod>> {
         if let Some(pod) = &mut pod {
-            pod.labels = self.shared(&pod.labels);
+            let labels = self.shared(&pod.labels);
+            if !labels.is_same(&pod.labels) {
+                // Nobody else has it yet, as a rule.
+                Arc::make_mut(pod).labels = labels;
+            }
         }
         let ips: Vec<_> =
             pod.iter().filter(|pod| has_address(pod)).flat_map(|pod| &pod.ips).copied().collect();
@@ -117,7 +122,7 @@ impl Store {
 
     /// Looks which lane has a pod. Tells whether that gives it another tag, and the lanes whose verdicts it may change.
     pub(super) fn select(&mut self, pod: &Name) -> (bool, SmallVec<[Name; 2]>) {
-        self.lanes.select(pod, self.pods.get(pod))
+        self.lanes.select(pod, self.pods.get(pod).map(|pod| &**pod))
     }
 
     /// Lets go of labels that no pod has any more.

@@ -128,7 +128,7 @@ fn identify(node: &Node, default: Option<Kind>) -> Result<What<'_>, Problem> {
             format!(
                 "{:?} has no {kind} that Sluice reads: allowed is {:?}",
                 short(version),
-                api_version(found)
+                found.api_version()
             ),
         ));
     }
@@ -176,18 +176,9 @@ const CORE_KINDS: [&str; 17] = [
 
 const DISCOVERY: &str = "discovery.k8s.io/v1";
 
-fn api_version(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Namespace | Kind::Service | Kind::Pod => "v1",
-        Kind::EndpointSlice => DISCOVERY,
-        Kind::TrafficPolicy | Kind::TrafficLane => api::API_VERSION,
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant => api::gateway::VERSION,
-    }
-}
-
 /// Whether an object of this kind may have this version.
 fn has_version(kind: Kind, version: &str) -> bool {
-    api_version(kind) == version
+    kind.api_version() == version
         || (kind != Kind::GrpcRoute
             && Kind::OF_GATEWAY.contains(&kind)
             && version == api::gateway::OLD_VERSION)

@@ -69,6 +69,7 @@ fn route(
         created: metadata.creation_timestamp.map(|time| time.0.as_second()),
         asked: asked.map(|asked| asked.map(Arc::new)).map_err(Into::into),
         told: Arc::default(),
+        spec: Arc::new(object["spec"].clone()),
     };
     Ok(check.end(Object::Route(kind, own)))
 }
@@ -80,7 +81,8 @@ pub fn reference_grant(object: &Value) -> Result<Sighting, Problem> {
         Grant::default()
     });
     let name = check.key.name.clone();
-    Ok(check.end(Object::ReferenceGrant(object::ReferenceGrant { name, grant })))
+    let spec = Arc::new(object["spec"].clone());
+    Ok(check.end(Object::ReferenceGrant(object::ReferenceGrant { name, grant, spec })))
 }
 
 fn begin(kind: Kind, object: &Value) -> Result<(Check, ObjectMeta), Problem> {

@@ -60,7 +60,7 @@ pub fn traffic_policy(object: &Value) -> Result<Sighting, Problem> {
         |read, spec, policy| Attached {
             targets: api::Kind::targets(read),
             for_namespace: api::Kind::is_for_namespace(read),
-            effective: Effective { spec: Arc::new(spec.clone()), policy: Arc::new(policy) },
+            effective: Effective { spec: spec.clone(), policy: Arc::new(policy) },
         },
         Object::TrafficPolicy,
     )
@@ -73,7 +73,7 @@ pub fn traffic_lane(object: &Value) -> Result<Sighting, Problem> {
 fn own<K: api::Kind, T>(
     kind: Kind,
     object: &Value,
-    make: impl FnOnce(&K, &Value, K::Checked) -> T,
+    make: impl FnOnce(&K, &Arc<Value>, K::Checked) -> T,
     wrap: impl FnOnce(Own<T>) -> Object,
 ) -> Result<Sighting, Problem> {
     let metadata: ObjectMeta = serde_path_to_error::deserialize(object["metadata"].clone()).map_err(|e| {
@@ -88,8 +88,9 @@ fn own<K: api::Kind, T>(
         })
     })?;
     let mut check = Check::begin(kind, &metadata)?;
+    let spec = Arc::new(object["spec"].clone());
     let asked = match api::read::<K>(object) {
-        Ok((read, checked)) => Ok(make(&read, &object["spec"], checked)),
+        Ok((read, checked)) => Ok(make(&read, &spec, checked)),
         Err(errors) => {
             for FieldError { field, message } in &errors {
                 check.note(field, format!("{message}; its last valid version stays active, if there is one"));
@@ -104,6 +105,7 @@ fn own<K: api::Kind, T>(
         created: metadata.creation_timestamp.map(|time| time.0.as_second()),
         asked,
         told: told(&object["status"]["conditions"]),
+        spec,
     };
     Ok(check.end(wrap(own)))
 }

@@ -15,6 +15,7 @@ fn node(name: &str, ready: bool, problems: &[&str]) -> Node {
         ready,
         snapshot_age_seconds: Some(1.0),
         snapshot_generation: 1,
+        snapshot_restored: false,
         pods: Pods { enrolled: 3, pending: u64::from(!ready) as usize, other_mesh: 0 },
         services: Services { managed: 2, endpoints: 4, ready_endpoints: 3, in_flight: 0 },
         policies: Policies { active: 1, inactive: 1, ..Policies::default() },

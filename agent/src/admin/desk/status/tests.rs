@@ -133,6 +133,7 @@ fn status_of(change: impl FnOnce(&mut Look, &mut cluster::Status)) -> Status {
     let mut cluster = cluster::Status {
         generation: 1,
         heard: tokio::time::Instant::now(),
+        restored: false,
         counts: cluster::builder::Counts::default(),
         problems: Vec::new(),
         unread: Vec::new(),
@@ -146,6 +147,20 @@ fn status_of(change: impl FnOnce(&mut Look, &mut cluster::Status)) -> Status {
 fn of_source(message: &str) -> cluster::problem::Problem {
     let message = message.to_owned();
     cluster::problem::Problem { file: None, line: None, object: None, field: None, message }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_file_is_told_with_its_age_once() {
+    let heard = tokio::time::Instant::now();
+    tokio::time::advance(Duration::from_secs(300)).await;
+    let status = status_of(|look, cluster| {
+        (cluster.heard, cluster.restored) = (heard, true);
+        let message = "the API server has not answered since the start".to_owned();
+        look.missing.push(crate::admin::view::Missing { message, action: "", elsewhere: true });
+    });
+    let [one] = &*status.problems else { panic!("{:#?}", status.problems) };
+    assert!(one.message.contains("runs on the state file, which is 300 s old"), "{one:?}");
+    assert!(status.snapshot_restored && status.snapshot_age_seconds >= Some(300.0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -150,13 +150,13 @@ proptest! {
                 }
             }
             for (i, endpoints) in slices.into_iter().enumerate() {
-                let object = Object::EndpointSlice(EndpointSlice {
+                let object = Object::EndpointSlice(Arc::new(EndpointSlice {
                     name: Name { namespace: "shop".into(), name: format!("s{i}").into() },
                     service: Some("orders".into()),
                     ipv6: false,
                     endpoints,
                     ports: vec![SlicePort { name: Some("http".into()), port: 8080 }],
-                });
+                }));
                 builder.apply(Change::Applied(Sighting { object, problems: Vec::new() }));
             }
             contents(&builder.build(Instant::now()).unwrap())

@@ -34,7 +34,7 @@ fn pod(namespace: &str, name: &str) -> Sighting {
         terminating: false,
         finished: false,
     };
-    Sighting { object: Object::Pod(pod), problems: Vec::new() }
+    Sighting { object: Object::Pod(Arc::new(pod)), problems: Vec::new() }
 }
 
 /// `+Pod shop/a`, `-Pod shop/a`, `=Pod shop/a,shop/b`.

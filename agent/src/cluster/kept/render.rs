@@ -1,0 +1,352 @@
+//! An object as one line of text: its kind, and Kubernetes's own JSON of what Sluice uses of it.
+//!
+//! It is read by what reads the API server's objects ([`strip`]), so that nothing has a second form which would have to be kept
+//! true: what is rendered and read again is the same object. Of pods there is nothing in it that is secret; of Sluice's own
+//! kinds there is what anybody reads who may read policies.
+
+use std::{io, time::SystemTime};
+
+use k8s_openapi::{
+    api::{core::v1 as core, discovery::v1 as discovery},
+    jiff::Timestamp,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    api,
+    cluster::{
+        mesh,
+        model::Protocol,
+        object::{
+            EndpointSlice, Frontend, Kind, Name, Namespace, Object, Own, Pod, Prefer, ReferenceGrant,
+            Service, SliceEndpoint, Told,
+        },
+        source::Sighting,
+        strip,
+    },
+    observe::sampling::Ratio,
+};
+
+/// Appends the object's line.
+pub(super) fn write(object: &Object, line: &mut Vec<u8>) -> io::Result<()> {
+    let kind = object.key().kind;
+    let json = match object {
+        Object::Namespace(object) => namespace(object),
+        Object::Service(object) => service(object),
+        Object::EndpointSlice(object) => slice(object),
+        Object::Pod(object) => pod(object),
+        Object::TrafficPolicy(object) => own(kind, object),
+        Object::TrafficLane(object) => own(kind, object),
+        Object::Route(_, object) => own(kind, object),
+        Object::ReferenceGrant(object) => grant(object),
+    };
+    line.extend_from_slice(kind.as_str().as_bytes());
+    line.push(b' ');
+    serde_json::to_writer(&mut *line, &json)?;
+    line.push(b'\n');
+    Ok(())
+}
+
+/// Reads such a line, without its end.
+pub(super) fn read(line: &[u8]) -> Result<Sighting, String> {
+    let space = line.iter().position(|byte| *byte == b' ').ok_or("a line without a kind")?;
+    let (kind, json) = (&line[..space], &line[space + 1..]);
+    let kind = Kind::ALL.into_iter().find(|known| known.as_str().as_bytes() == kind);
+    let kind = kind.ok_or("a kind that is not known")?;
+    let wrong = |e: serde_json::Error| format!("an object of kind {kind} that cannot be read: {e}");
+    fn parse<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+        serde_json::from_slice(json)
+    }
+    let sighting = match kind {
+        Kind::Namespace => strip::namespace(&parse::<core::Namespace>(json).map_err(wrong)?),
+        Kind::Service => strip::service(parse::<core::Service>(json).map_err(wrong)?),
+        Kind::EndpointSlice => strip::endpoint_slice(parse::<discovery::EndpointSlice>(json).map_err(wrong)?),
+        Kind::Pod => strip::pod(parse::<core::Pod>(json).map_err(wrong)?),
+        Kind::TrafficPolicy => strip::traffic_policy(&parse(json).map_err(wrong)?),
+        Kind::TrafficLane => strip::traffic_lane(&parse(json).map_err(wrong)?),
+        Kind::HttpRoute => strip::http_route(&parse(json).map_err(wrong)?),
+        Kind::GrpcRoute => strip::grpc_route(&parse(json).map_err(wrong)?),
+        Kind::ReferenceGrant => strip::reference_grant(&parse(json).map_err(wrong)?),
+    };
+    sighting.map_err(|problem| problem.to_string())
+}
+
+fn namespace(namespace: &Namespace) -> Value {
+    json!({ "metadata": {
+        "name": namespace.name.as_ref(),
+        "annotations": annotations(namespace.capture, namespace.access_log),
+    } })
+}
+
+fn service(service: &Service) -> Value {
+    let (kind, ips) = match &service.frontend {
+        Frontend::ClusterIps(ips) => ("ClusterIP", json!(ips)),
+        Frontend::Headless => ("ClusterIP", json!(["None"])),
+        Frontend::None => ("ExternalName", json!([])),
+    };
+    let ports: Vec<_> = service
+        .ports
+        .iter()
+        .map(|port| {
+            let protocol = match port.protocol {
+                // Its name says nothing either, or it would not be this.
+                Protocol::Detect => None,
+                Protocol::Http => Some("http"),
+                Protocol::Http2 => Some("http2"),
+                Protocol::Opaque => Some("tcp"),
+            };
+            json!({ "name": port.name.as_deref(), "port": port.port, "appProtocol": protocol })
+        })
+        .collect();
+    json!({
+        "metadata": metadata(&service.name, annotations(None, service.access_log)),
+        "spec": {
+            "type": kind,
+            "clusterIPs": ips,
+            "ports": ports,
+            "sessionAffinity": service.session_affinity.then_some("ClientIP"),
+            "internalTrafficPolicy": service.node_local.then_some("Local"),
+            "trafficDistribution": match service.prefer {
+                Prefer::Any => None,
+                Prefer::SameZone => Some("PreferSameZone"),
+                Prefer::SameNode => Some("PreferSameNode"),
+            },
+            "publishNotReadyAddresses": service.publish_not_ready_addresses,
+        },
+    })
+}
+
+fn slice(slice: &EndpointSlice) -> Value {
+    let endpoint = |endpoint: &SliceEndpoint| {
+        let hints = |all: &[std::sync::Arc<str>]| -> Vec<_> { all.iter().map(|name| json!({ "name": name.as_ref() })).collect() };
+        let has_hints = !endpoint.for_zones.is_empty() || !endpoint.for_nodes.is_empty();
+        json!({
+            "addresses": [endpoint.ip],
+            "conditions": {
+                "ready": endpoint.ready, "serving": endpoint.serving, "terminating": endpoint.terminating,
+            },
+            "zone": endpoint.zone.as_deref(),
+            "nodeName": endpoint.node.as_deref(),
+            "targetRef": endpoint.pod.as_ref().map(|pod| json!({
+                "kind": "Pod",
+                "namespace": pod.name.namespace.as_ref(),
+                "name": pod.name.name.as_ref(),
+                "uid": pod.uid.as_deref(),
+            })),
+            "hints": has_hints.then(|| {
+                json!({ "forZones": hints(&endpoint.for_zones), "forNodes": hints(&endpoint.for_nodes) })
+            }),
+        })
+    };
+    let mut metadata = metadata(&slice.name, Value::Null);
+    metadata["labels"] = json!({ strip::SERVICE_NAME_LABEL: slice.service.as_deref() });
+    if slice.service.is_none() {
+        metadata["labels"] = Value::Null;
+    }
+    json!({
+        "metadata": metadata,
+        "addressType": if slice.ipv6 { "IPv6" } else { "IPv4" },
+        "endpoints": slice.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        "ports": slice.ports.iter().map(|port| json!({ "name": port.name.as_deref(), "port": port.port })).collect::<Vec<_>>(),
+    })
+}
+
+fn pod(pod: &Pod) -> Value {
+    let mut annotations = annotations(pod.capture, None);
+    let mut containers = Vec::new();
+    if pod.cgroup_uid != pod.uid {
+        annotations[strip::MIRROR_ANNOTATION] = json!(pod.cgroup_uid.as_deref());
+    }
+    match pod.own_proxy.map(mesh::sign) {
+        Some(Ok(container)) => containers.push(json!({ "name": container })),
+        Some(Err((annotation, value))) => annotations[annotation] = value.into(),
+        None => {}
+    }
+    let mut metadata = metadata(&pod.name, annotations);
+    metadata["uid"] = json!(pod.uid.as_deref());
+    metadata["labels"] = pod.labels.iter().map(|(key, value)| (key.to_owned(), value.into())).collect::<Map<_, _>>().into();
+    if pod.terminating {
+        metadata["deletionTimestamp"] = json!(Timestamp::UNIX_EPOCH.to_string());
+    }
+    if let Some(workload) = &pod.workload {
+        let owner = json!({ "kind": "Workload", "name": workload.as_ref(), "controller": true });
+        metadata["ownerReferences"] = json!([owner]);
+    }
+    let ready = pod.ready_since.and_then(timestamp);
+    let started = pod.started.and_then(|seconds| Timestamp::from_second(seconds.get().into()).ok());
+    json!({
+        "metadata": metadata,
+        "spec": { "nodeName": pod.node.as_deref(), "hostNetwork": pod.host_network, "containers": containers },
+        "status": {
+            "phase": if pod.finished { "Succeeded" } else { "Running" },
+            "podIPs": pod.ips.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>(),
+            "conditions": ready.map(|ready| json!([
+                { "type": "Ready", "status": "True", "lastTransitionTime": ready.to_string() },
+            ])),
+            "containerStatuses": started.map(|started| json!([{
+                "name": "", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "state": { "running": { "startedAt": started.to_string() } },
+            }])),
+        },
+    })
+}
+
+fn own<T>(kind: Kind, object: &Own<T>) -> Value {
+    let told = |told: &Told| {
+        json!({
+            "type": told.kind.as_ref(),
+            "status": told.status.as_ref(),
+            "reason": told.reason.as_ref(),
+            "message": told.message.as_ref(),
+            "observedGeneration": told.generation,
+            "lastTransitionTime": told.since.as_ref(),
+        })
+    };
+    let mut metadata = metadata(&object.name, Value::Null);
+    metadata["uid"] = json!(object.uid.as_deref());
+    metadata["generation"] = json!(object.generation);
+    let created = object.created.and_then(|seconds| Timestamp::from_second(seconds).ok());
+    metadata["creationTimestamp"] = json!(created.map(|created| created.to_string()));
+    json!({
+        "apiVersion": kind.api_version(),
+        "kind": kind.as_str(),
+        "metadata": metadata,
+        "spec": *object.spec,
+        "status": { "conditions": object.told.iter().map(told).collect::<Vec<_>>() },
+    })
+}
+
+fn grant(grant: &ReferenceGrant) -> Value {
+    let kind = Kind::ReferenceGrant;
+    let metadata = metadata(&grant.name, Value::Null);
+    json!({ "apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": metadata, "spec": *grant.spec })
+}
+
+fn metadata(name: &Name, annotations: Value) -> Value {
+    json!({ "namespace": name.namespace.as_ref(), "name": name.name.as_ref(), "annotations": annotations })
+}
+
+fn annotations(capture: Option<bool>, access_log: Option<Ratio>) -> Value {
+    let mut annotations = json!({});
+    if let Some(capture) = capture {
+        annotations[api::CAPTURE_ANNOTATION] = if capture { "enabled" } else { "disabled" }.into();
+    }
+    if let Some(ratio) = access_log {
+        annotations[api::ACCESS_LOG_ANNOTATION] = ratio.to_string().into();
+    }
+    annotations
+}
+
+fn timestamp(time: SystemTime) -> Option<Timestamp> {
+    Timestamp::try_from(time).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sightings() -> Vec<Sighting> {
+        let all = json!([
+            ["Namespace", { "metadata": { "name": "shop", "annotations": {
+                "sluice.dev/capture": "enabled", "sluice.dev/access-log": "0.1" } } }],
+            ["Namespace", { "metadata": { "name": "bank", "annotations": { "sluice.dev/capture": "disabled" } } }],
+            ["Namespace", { "metadata": { "name": "plain" } }],
+            ["Service", { "metadata": { "namespace": "shop", "name": "orders", "annotations": { "sluice.dev/access-log": "1" } },
+                "spec": {
+                    "clusterIPs": ["10.96.0.1", "fd00::1"], "sessionAffinity": "ClientIP",
+                    "internalTrafficPolicy": "Local", "trafficDistribution": "PreferClose",
+                    "ports": [
+                        { "name": "http", "port": 80 }, { "name": "web", "port": 81, "appProtocol": "kubernetes.io/h2c" },
+                        { "name": "mysql-main", "port": 82 }, { "name": "other", "port": 83 },
+                        { "name": "udp", "port": 84, "protocol": "UDP" },
+                    ],
+                } }],
+            ["Service", { "metadata": { "namespace": "shop", "name": "hidden" }, "spec": {
+                "clusterIP": "None", "publishNotReadyAddresses": true, "trafficDistribution": "PreferSameNode",
+                "ports": [{ "port": 80 }] } }],
+            ["Service", { "metadata": { "namespace": "shop", "name": "outside" }, "spec": {
+                "type": "ExternalName", "externalName": "example.com" } }],
+            ["EndpointSlice", { "metadata": { "namespace": "shop", "name": "orders-1",
+                    "labels": { "kubernetes.io/service-name": "orders" } },
+                "addressType": "IPv6", "ports": [{ "name": "http", "port": 8080 }, { "port": 8081 }],
+                "endpoints": [
+                    { "addresses": ["fd00:1::1"] },
+                    { "addresses": ["fd00:1::2"], "zone": "a", "nodeName": "n1",
+                      "conditions": { "ready": false, "serving": true, "terminating": true },
+                      "targetRef": { "kind": "Pod", "namespace": "shop", "name": "orders-1", "uid": "u1" },
+                      "hints": { "forZones": [{ "name": "a" }], "forNodes": [{ "name": "n1" }] } },
+                ] }],
+            ["Pod", { "metadata": { "namespace": "shop", "name": "orders-1", "uid": "u1",
+                    "labels": { "app": "orders", "sluice.dev/tag": "gray", "topology.kubernetes.io/zone": "a",
+                                "pod-template-hash": "7d9" },
+                    "annotations": { "sluice.dev/capture": "disabled" },
+                    "deletionTimestamp": "2026-01-01T00:00:00Z",
+                    "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "orders-7d9",
+                                          "uid": "r", "controller": true }] },
+                "spec": { "nodeName": "n1", "containers": [{ "name": "app" }] },
+                "status": { "phase": "Running", "podIPs": [{ "ip": "10.1.0.1" }, { "ip": "fd00:1::2" }],
+                    "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z" }],
+                    "containerStatuses": [{ "name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                        "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } } }] } }],
+            ["Pod", { "metadata": { "namespace": "shop", "name": "static", "uid": "u2",
+                    "annotations": { "kubernetes.io/config.mirror": "m2" } },
+                "spec": { "hostNetwork": true, "containers": [{ "name": "linkerd-proxy" }] },
+                "status": { "phase": "Failed" } }],
+            ["Pod", { "metadata": { "namespace": "shop", "name": "ambient", "uid": "u3",
+                    "annotations": { "ambient.istio.io/redirection": "enabled" } } }],
+            ["Pod", { "metadata": { "namespace": "shop", "name": "labelled", "uid": "u4",
+                    "labels": { "istio.io/dataplane-mode": "ambient" } } }],
+            ["TrafficPolicy", { "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficPolicy",
+                "metadata": { "namespace": "shop", "name": "orders", "uid": "p1", "generation": 3,
+                              "creationTimestamp": "2026-01-01T00:00:00Z" },
+                "spec": { "targetRefs": [{ "kind": "Service", "name": "orders" }], "timeout": "1s" },
+                "status": { "conditions": [{ "type": "Accepted", "status": "True", "reason": "Accepted",
+                    "message": "m", "observedGeneration": 3, "lastTransitionTime": "2026-01-01T00:00:00Z" }] } }],
+            ["TrafficLane", { "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficLane",
+                "metadata": { "namespace": "shop", "name": "gray" },
+                "spec": { "tag": "gray", "workloadSelector": { "matchLabels": { "app": "x" } } } }],
+            ["HTTPRoute", { "metadata": { "namespace": "shop", "name": "r", "uid": "r1" },
+                "spec": { "parentRefs": [{ "kind": "Service", "group": "", "name": "orders" }] } }],
+            ["ReferenceGrant", { "metadata": { "namespace": "shop", "name": "g" }, "spec": {
+                "from": [{ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "bank" }],
+                "to": [{ "group": "", "kind": "Service" }] } }],
+        ]);
+        let line = |entry: &Value| format!("{} {}", entry[0].as_str().unwrap(), entry[1]);
+        all.as_array().unwrap().iter().map(|entry| read(line(entry).as_bytes()).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        let all = sightings();
+        let kinds: std::collections::BTreeSet<_> = all.iter().map(|one| one.object.key().kind).collect();
+        for sighting in all {
+            let mut line = Vec::new();
+            write(&sighting.object, &mut line).unwrap();
+            assert_eq!(line.pop(), Some(b'\n'));
+            assert!(!line.contains(&b'\n'));
+            let again = read(&line).unwrap();
+            assert_eq!(again.object, sighting.object, "{}", String::from_utf8_lossy(&line));
+        }
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::GrpcRoute) {
+            assert!(kinds.contains(&kind), "{kind} is not tried");
+        }
+    }
+
+    #[test]
+    fn an_object_that_makes_no_sense_stays_what_it_is() {
+        let policy = br#"TrafficPolicy {"metadata":{"namespace":"shop","name":"p","generation":2},"spec":{"timeout":7}}"#;
+        let sighting = read(policy).unwrap();
+        assert!(!sighting.problems.is_empty());
+        let mut line = Vec::new();
+        write(&sighting.object, &mut line).unwrap();
+        assert_eq!(read(line.trim_ascii_end()).unwrap(), sighting);
+    }
+
+    #[test]
+    fn what_is_no_object_is_told() {
+        for line in ["", "Pod", "Pod {", "Gnu {}", "Pod {\"metadata\":{}}", "Service 7"] {
+            assert!(read(line.as_bytes()).is_err(), "{line:?}");
+        }
+    }
+}
