@@ -9,6 +9,7 @@
 //! CustomResourceDefinitions that were applied to it.
 
 mod answer;
+mod counted;
 mod exec;
 mod fault;
 mod schema;
@@ -32,7 +33,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
 use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -46,9 +50,13 @@ pub use self::{
     schema::Schema,
 };
 use self::{
+    counted::Counted,
     state::{Shared, State},
     tls::Identity,
 };
+
+/// To a connection, as many as Kubernetes takes.
+const STREAMS: u32 = 100;
 
 /// A running double. Dropping it ends it.
 #[derive(Debug)]
@@ -211,6 +219,22 @@ impl ApiServer {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
+    /// Whether it takes HTTP/2 from now on, as it does at the start.
+    pub fn set_http2(&self, http2: bool) {
+        self.shared.without_http2.store(!http2, Ordering::Relaxed);
+    }
+
+    /// How many connections are open, and how many were accepted.
+    pub fn connections(&self) -> (usize, usize) {
+        let costs = &self.shared.costs;
+        (costs.open.load(Ordering::Relaxed), costs.accepted.load(Ordering::Relaxed))
+    }
+
+    /// How many bytes it has sent, as they are on the wire.
+    pub fn sent(&self) -> u64 {
+        self.shared.costs.sent.load(Ordering::Relaxed)
+    }
+
     /// What called itself how, when it asked.
     pub fn agents(&self) -> BTreeSet<String> {
         self.state().agents.clone()
@@ -299,10 +323,12 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, identity: Arc<Identi
     // Dropped with this task, and with it all connections.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let (shared, acceptor) = (shared.clone(), identity.acceptor());
+        let http2 = !shared.without_http2.load(Ordering::Relaxed);
+        let (shared, acceptor) = (shared.clone(), identity.acceptor(http2));
         connections.spawn(async move {
             // Small events must not wait for each other.
             let _ = stream.set_nodelay(true);
+            let stream = Counted::new(stream, shared.costs.clone());
             let Ok(stream) = acceptor.accept(stream).await else { return };
             let certified = stream.get_ref().1.peer_certificates().is_some();
             let service = service_fn(|request| {
@@ -311,10 +337,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, identity: Arc<Identi
                 async move { Ok::<_, Infallible>(answer::answer(request, &shared, certified).await) }
             });
             // A watch that is broken off, or a client that goes, ends the connection in disorder.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades()
-                .await;
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder.http2().max_concurrent_streams(STREAMS);
+            let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         });
         while connections.try_join_next().is_some() {}
     }

@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{Break, Counter, Fault, Schema, exec::Kubelets, strict};
+use super::{Break, Counter, Fault, Schema, counted::Costs, exec::Kubelets, strict};
 
 /// Namespace (empty for none) and name.
 pub(super) type Name = (String, String);
@@ -18,6 +18,8 @@ pub(super) type Name = (String, String);
 pub(super) struct Shared {
     state: Mutex<State>,
     pub(super) requests: Counter,
+    pub(super) costs: Arc<Costs>,
+    pub(super) without_http2: AtomicBool,
 }
 
 impl Shared {

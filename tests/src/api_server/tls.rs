@@ -20,6 +20,8 @@ use tokio_rustls::{
 pub(super) struct Identity {
     issuer: CertifiedIssuer<'static, KeyPair>,
     acceptor: TlsAcceptor,
+    /// For clients that are to get nothing newer.
+    http1: TlsAcceptor,
 }
 
 impl fmt::Debug for Identity {
@@ -46,16 +48,19 @@ impl Identity {
         roots.add(issuer.der().clone())?;
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(clients.allow_unauthenticated().build()?)
             .with_single_cert(vec![certificate.der().clone()], key)
             .context("the double's own certificate cannot be used")?;
-        Ok(Self { issuer, acceptor: TlsAcceptor::from(Arc::new(config)) })
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = TlsAcceptor::from(Arc::new(config.clone()));
+        config.alpn_protocols.insert(0, b"h2".to_vec());
+        Ok(Self { issuer, acceptor: TlsAcceptor::from(Arc::new(config)), http1 })
     }
 
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
-        self.acceptor.clone()
+    pub(super) fn acceptor(&self, http2: bool) -> TlsAcceptor {
+        if http2 { self.acceptor.clone() } else { self.http1.clone() }
     }
 
     /// What clients are to trust, as PEM.

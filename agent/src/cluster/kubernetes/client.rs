@@ -20,10 +20,11 @@ use http::{
 use kube::{Client, Config, client::Body};
 use tokio::time::Instant;
 
-use super::{Error, Patience};
+use super::{
+    Error, Patience,
+    connections::{Answer, Connections},
+};
 
-/// An API server that cannot be reached is noticed after so long.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const NAME: &str = concat!("sluice/", env!("CARGO_PKG_VERSION"));
 /// Credentials are not read more often than this, however many watches are refused.
 const RENEWAL: Duration = Duration::from_secs(2);
@@ -46,7 +47,7 @@ where
     tracing::info!(cluster = %config.cluster_url, "watching the cluster");
     let namespace = config.default_namespace.clone();
     let access = Arc::new(Access {
-        current: ArcSwap::from_pointee(plain(config)?),
+        current: ArcSwap::from_pointee(connections(config)?),
         find: Box::new(move || Box::pin(find())),
         renewed: tokio::sync::Mutex::new(None),
         not_before: Mutex::new(Instant::now()),
@@ -59,19 +60,14 @@ where
     Ok(Client::new(service, namespace))
 }
 
-fn plain(mut config: Config) -> Result<Client, Error> {
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    // Time without an answer is measured where it is known what is waited for.
-    config.read_timeout = None;
-    // Whoever asks knows when to ask again.
-    config.default_retry = false;
-    Client::try_from(config).map_err(|e| Error::Unusable(chain(&e)))
+fn connections(config: Config) -> Result<Connections, Error> {
+    Connections::new(config).map_err(|e| Error::Unusable(chain(&e)))
 }
 
 type Find = Box<dyn Fn() -> BoxFuture<'static, Result<Config, Error>> + Send + Sync>;
 
 struct Access {
-    current: ArcSwap<Client>,
+    current: ArcSwap<Connections>,
     find: Find,
     /// When the credentials were last read anew.
     renewed: tokio::sync::Mutex<Option<Instant>>,
@@ -82,18 +78,18 @@ struct Access {
 }
 
 impl Access {
-    async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, kube::Error> {
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Answer>, kube::Error> {
         // So that an API server's audit log and metrics tell which version asks.
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(NAME));
         let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         tokio::time::sleep_until(not_before).await;
         let again = copy(&request);
-        let client = self.current.load_full();
-        let mut answer = self.ask(&client, request).await;
+        let connections = self.current.load_full();
+        let mut answer = self.ask(&connections, request).await;
         let unauthorized = answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::UNAUTHORIZED);
         // Certificates are refused by not talking at all. Who failed so tries again by itself.
         if unauthorized || answer.is_err() {
-            let renewed = self.renew(&client).await;
+            let renewed = self.renew(&connections).await;
             if let (true, Some(renewed), Some(again)) = (unauthorized, renewed, again) {
                 answer = self.ask(&renewed, again).await;
             }
@@ -105,16 +101,16 @@ impl Access {
         answer
     }
 
-    async fn ask(&self, client: &Client, request: Request<Body>) -> Result<Response<Body>, kube::Error> {
-        let answer = tokio::time::timeout(self.answer, client.send(request)).await;
+    async fn ask(&self, connections: &Connections, request: Request<Body>) -> Result<Response<Answer>, kube::Error> {
+        let answer = tokio::time::timeout(self.answer, connections.send(request)).await;
         answer.unwrap_or_else(|_| {
             let late = format!("no response within {:?}", self.answer);
             Err(kube::Error::Service(std::io::Error::new(std::io::ErrorKind::TimedOut, late).into()))
         })
     }
 
-    /// Another client than this one, with what the files say now. `None`: they were read a moment ago.
-    async fn renew(&self, refused: &Arc<Client>) -> Option<Arc<Client>> {
+    /// Others than these, with what the files say now. `None`: they were read a moment ago.
+    async fn renew(&self, refused: &Arc<Connections>) -> Option<Arc<Connections>> {
         let mut renewed = self.renewed.lock().await;
         let current = self.current.load_full();
         if !Arc::ptr_eq(&current, refused) {
@@ -124,11 +120,11 @@ impl Access {
             return None;
         }
         *renewed = Some(Instant::now());
-        match (self.find)().await.and_then(plain) {
-            Ok(client) => {
-                let client = Arc::new(client);
-                self.current.store(client.clone());
-                Some(client)
+        match (self.find)().await.and_then(connections) {
+            Ok(connections) => {
+                let connections = Arc::new(connections);
+                self.current.store(connections.clone());
+                Some(connections)
             }
             Err(error) => {
                 tracing::debug!(%error, "the credentials cannot be read anew");

@@ -1,0 +1,66 @@
+//! How many connections, watches and bytes an agent costs the API server.
+
+use std::time::Duration;
+
+use sluice_tests::api_server::Break;
+
+use crate::rig::{Reader, Server, eventually, fill, service};
+
+#[tokio::test]
+async fn one_connection_carries_all_watches() {
+    let server = Server::start();
+    for number in 1..=20 {
+        fill(&server, &format!("shop-{number}"), Some("enabled"), number);
+    }
+    let mut reader = Reader::synced(&server).await;
+    eventually("the watches", || server.open().len() == WATCHES + 20 * 3).await;
+    assert_eq!(server.connections().0, 1);
+    // Watches that are broken off come back over it.
+    server.interrupt(Break::Cut);
+    server.apply("services", service("shop-1", "users", "10.96.1.77"));
+    reader
+        .until("news", |reader| reader.has(sluice::cluster::object::Kind::Service, "shop-1", "users"))
+        .await;
+    assert_eq!(server.connections().0, 1);
+    assert_eq!(reader.lost, []);
+}
+
+/// Of the whole cluster.
+const WATCHES: usize = 3;
+
+#[tokio::test]
+async fn there_are_more_where_a_connection_takes_no_more_streams() {
+    let server = Server::start();
+    for number in 1..=60 {
+        fill(&server, &format!("shop-{number}"), Some("enabled"), number);
+    }
+    let _reader = Reader::synced(&server).await;
+    eventually("the watches", || server.open().len() == WATCHES + 60 * 3).await;
+    let (open, _) = server.connections();
+    assert!((3..=4).contains(&open), "{open} connections for {} watches", server.open().len());
+}
+
+#[tokio::test]
+async fn a_server_without_http2_is_watched_all_the_same() {
+    let server = Server::start();
+    server.set_http2(false);
+    fill(&server, "shop", Some("enabled"), 1);
+    let mut reader = Reader::synced(&server).await;
+    server.watched().await;
+    assert!(server.connections().0 >= 6, "{:?}", server.connections());
+    reader.hears_of(&server, "users", 2).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_is_made_anew() {
+    let mut server = Server::start();
+    fill(&server, "shop", Some("enabled"), 1);
+    let mut reader = Reader::synced(&server).await;
+    server.watched().await;
+    server.go().unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.come().unwrap();
+    reader.hears_of(&server, "users", 2).await;
+    server.watched().await;
+    assert_eq!(server.connections().0, 1);
+}
