@@ -3,6 +3,7 @@
 //! `cargo bench --bench soak`, or `cargo xtask bench soak`. The API server's double is this program once more, in a
 //! process of its own, so that memory and CPU are the agent's: the watches over TLS, the model, the snapshots.
 
+mod flip;
 mod server;
 
 use std::{
@@ -51,6 +52,9 @@ struct Size {
     /// For how long
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
+    /// Only measure what the change of one endpoint costs the model in clusters of several sizes
+    #[arg(long)]
+    flip: bool,
     /// Be the API server, with its kubeconfig in this directory
     #[arg(long, hide = true)]
     server: Option<PathBuf>,
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
     let size = Size::parse();
     let outcome = match &size.server {
         Some(directory) => server::run(&size, directory).map(|()| true),
+        None if size.flip => flip::run().map(|()| true),
         None => soak(&size),
     };
     match outcome {

@@ -146,12 +146,11 @@ impl Flows {
         self.names().number(service)
     }
 
-    /// These services, by their numbers, are all that there are.
-    pub(crate) fn services(&self, there: impl Fn(u32) -> bool, now: Instant) {
-        for (number, named) in &mut self.names().services {
-            if there(*number) {
-                named.gone_at = None;
-            } else {
+    /// No address leads to these services any more, by their numbers.
+    pub(crate) fn gone(&self, numbers: &[u32], now: Instant) {
+        let mut names = self.names();
+        for number in numbers {
+            if let Some(named) = names.services.get_mut(number) {
                 named.gone_at.get_or_insert(now);
             }
         }
@@ -199,9 +198,9 @@ mod tests {
         assert_ne!(second, first);
         flows.pod(7, &Workload::new("u", "shop", "gateway"));
         let now = Instant::now();
-        flows.services(|number| number == second, now);
+        flows.gone(&[first], now);
         assert!(is_read(&flows, key(7, first), now), "it can be read for a while");
-        flows.services(|number| number == second, now + GRACE / 2);
+        flows.gone(&[first], now + GRACE / 2);
         assert!(!is_read(&flows, key(7, first), now + GRACE));
         assert!(is_read(&flows, key(7, second), now + GRACE));
         let again = flows.number(&orders);
@@ -214,7 +213,7 @@ mod tests {
         let orders = Service::new("shop", "orders", 80);
         let number = flows.number(&orders);
         let now = Instant::now();
-        flows.services(|_| false, now);
+        flows.gone(&[number], now);
         assert_eq!(flows.number(&orders), number);
         flows.names().forget(now + GRACE);
         assert_eq!(flows.number(&orders), number);

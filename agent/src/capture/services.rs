@@ -7,70 +7,57 @@ use ahash::{AHashMap, AHashSet};
 use sluice_ebpf::DIRECT;
 
 use super::{error::with_causes, flows::Flows, maps};
-use crate::cluster::model::Snapshot;
+use crate::cluster::{
+    model::{Destination, Snapshot},
+    shared::SharedMap,
+};
 
 /// The governed destinations that the kernel knows.
 pub(crate) struct Services {
     map: maps::Services,
-    /// With the number of the service behind each, and whether connections go direct.
-    known: AHashMap<SocketAddr, u32>,
+    book: Book,
     /// Hands the numbers out.
     flows: Arc<Flows>,
 }
 
 impl Services {
     pub(crate) fn new(map: maps::Services, flows: Arc<Flows>) -> Self {
-        Self { map, known: AHashMap::new(), flows }
+        Self { map, book: Book::default(), flows }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.known.len()
+        self.book.there
     }
 
     /// Whether connections to this address are redirected.
     pub(crate) fn redirects(&self, address: SocketAddr) -> bool {
-        self.known.get(&address).is_some_and(|value| value & DIRECT == 0)
+        let entry = self.book.entries.get(&address);
+        entry.and_then(|entry| entry.there).is_some_and(|value| value & DIRECT == 0)
     }
 
-    /// Removes what is gone and adds what is new; what stays is not touched. What fails is tried again with the next
-    /// snapshot.
+    /// Removes what is gone and adds what is new; what stays is not touched, nor looked at. What fails is tried again with the
+    /// next snapshot.
     pub(crate) fn sync(&mut self, snapshot: &Snapshot) {
-        let wanted: AHashMap<_, _> = snapshot
-            .destinations
-            .iter()
-            .map(|(address, destination)| {
-                let direct = if destination.is_redirected() { 0 } else { DIRECT };
-                (*address, self.flows.number(&destination.service) | direct)
-            })
-            .collect();
-        let (changed, removed) = difference(&self.known, &wanted);
+        let todo = self.book.next(&snapshot.destinations, |service| self.flows.number(service));
         let mut failures = 0;
         let mut last_error = None;
         // First, so that there is room for what is new.
-        for address in removed {
-            match self.map.remove(address) {
-                Ok(()) => {
-                    self.known.remove(&address);
-                }
+        let removed = todo.remove.into_iter().map(|address| (address, None));
+        let set = todo.set.into_iter().map(|(address, value)| (address, Some(value)));
+        for (address, value) in removed.chain(set) {
+            let done = match value {
+                Some(value) => self.map.set(address, value),
+                None => self.map.remove(address),
+            };
+            match done {
+                Ok(()) => self.book.done(address, value),
                 Err(error) => {
                     failures += 1;
                     last_error = Some((address, with_causes(&error)));
                 }
             }
         }
-        for (address, service) in changed {
-            match self.map.set(address, service) {
-                Ok(()) => {
-                    self.known.insert(address, service);
-                }
-                Err(error) => {
-                    failures += 1;
-                    last_error = Some((address, with_causes(&error)));
-                }
-            }
-        }
-        let there: AHashSet<u32> = wanted.into_values().map(|value| value & !DIRECT).collect();
-        self.flows.services(|number| there.contains(&number), Instant::now());
+        self.flows.gone(&todo.gone, Instant::now());
         if let Some((address, error)) = last_error {
             tracing::error!(
                 failures, %address, error,
@@ -81,28 +68,194 @@ impl Services {
     }
 }
 
-type Numbers = AHashMap<SocketAddr, u32>;
+/// What the kernel is to know, and what it does. A value is the number of the service behind an address, and whether connections
+/// go direct.
+#[derive(Default)]
+struct Book {
+    entries: AHashMap<SocketAddr, Entry>,
+    /// How many of them the kernel knows.
+    there: usize,
+    /// What was wanted last.
+    last: SharedMap<SocketAddr, Destination>,
+    /// Where the kernel does not know what is wanted.
+    undone: AHashSet<SocketAddr>,
+    /// How many addresses lead to a service, by its number.
+    uses: AHashMap<u32, u32>,
+}
 
-/// Addresses that are new, or lead to another service now; and addresses that are gone.
-fn difference(known: &Numbers, wanted: &Numbers) -> (Vec<(SocketAddr, u32)>, Vec<SocketAddr>) {
-    let changed = wanted.iter().filter(|(address, service)| known.get(address) != Some(service));
-    let removed = known.keys().filter(|address| !wanted.contains_key(address));
-    (changed.map(|(address, service)| (*address, *service)).collect(), removed.copied().collect())
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Entry {
+    wanted: Option<u32>,
+    there: Option<u32>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Todo {
+    remove: Vec<SocketAddr>,
+    set: Vec<(SocketAddr, u32)>,
+    /// Numbers of services that no address leads to any more.
+    gone: Vec<u32>,
+}
+
+impl Book {
+    /// Takes in what is wanted now; gives what is to be done. Looks at what is different from last time only.
+    fn next(
+        &mut self,
+        wanted: &SharedMap<SocketAddr, Destination>,
+        mut number: impl FnMut(&crate::cluster::model::Service) -> u32,
+    ) -> Todo {
+        let last = std::mem::replace(&mut self.last, wanted.clone());
+        let mut todo = Todo::default();
+        let mut released = Vec::new();
+        for (address, before, now) in wanted.differences(&last) {
+            if before.zip(now).is_some_and(|(before, now)| before.is_same(now)) {
+                continue;
+            }
+            let value = now.map(|destination| {
+                number(&destination.service) | if destination.is_redirected() { 0 } else { DIRECT }
+            });
+            let entry = self.entries.entry(*address).or_default();
+            let before = std::mem::replace(&mut entry.wanted, value);
+            if before == value {
+                continue;
+            }
+            if let Some(value) = value {
+                *self.uses.entry(value & !DIRECT).or_default() += 1;
+            }
+            released.extend(before.map(|value| value & !DIRECT));
+            self.undone.insert(*address);
+        }
+        for number in released {
+            if let Some(uses) = self.uses.get_mut(&number) {
+                *uses = uses.saturating_sub(1);
+                if *uses == 0 {
+                    self.uses.remove(&number);
+                    todo.gone.push(number);
+                }
+            }
+        }
+        let entries = &mut self.entries;
+        self.undone.retain(|address| {
+            let entry = entries.get(address).copied().unwrap_or_default();
+            match entry.wanted {
+                // As it was before somebody changed his mind.
+                wanted if wanted == entry.there => {
+                    if wanted.is_none() {
+                        entries.remove(address);
+                    }
+                    return false;
+                }
+                Some(value) => todo.set.push((*address, value)),
+                None => todo.remove.push(*address),
+            }
+            true
+        });
+        todo
+    }
+
+    /// The kernel has it so.
+    fn done(&mut self, address: SocketAddr, there: Option<u32>) {
+        let entry = self.entries.entry(address).or_default();
+        self.there = self.there + usize::from(there.is_some()) - usize::from(entry.there.is_some());
+        entry.there = there;
+        if entry.wanted == there {
+            self.undone.remove(&address);
+            if there.is_none() {
+                self.entries.remove(&address);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{cluster::model::Service, govern::endpoint::Endpoint};
+
+    /// A service that has somebody to answer, or nobody.
+    fn destination(name: &str, answers: bool) -> Destination {
+        let mut endpoint = Endpoint::new(([10, 244, 0, 1], 80).into());
+        (endpoint.ready, endpoint.serving) = (answers, answers);
+        let service = Service::new("shop", name, 80).with_endpoints(vec![Arc::new(endpoint)]);
+        Destination { service: Arc::new(service), pinned: None }
+    }
+
+    fn number(service: &Service) -> u32 {
+        service.name.bytes().map(u32::from).sum()
+    }
+
+    impl Book {
+        fn step(&mut self, wanted: &SharedMap<SocketAddr, Destination>) -> Todo {
+            let mut todo = self.next(wanted, number);
+            todo.set.sort_unstable();
+            todo.remove.sort_unstable();
+            todo
+        }
+
+        fn all_done(&mut self, todo: &Todo) {
+            for address in &todo.remove {
+                self.done(*address, None);
+            }
+            for (address, value) in &todo.set {
+                self.done(*address, Some(*value));
+            }
+        }
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
 
     #[test]
     fn only_the_difference_is_done() {
-        let [stays, comes, goes, moves] = ["10.96.0.1:80", "[fd00::1]:80", "10.96.0.1:81", "10.96.0.2:80"]
-            .map(|text| text.parse().unwrap());
-        let known = Numbers::from_iter([(stays, 1), (goes, 1), (moves, 2)]);
-        let wanted = Numbers::from_iter([(stays, 1), (comes, 1), (moves, 3)]);
-        let (mut changed, removed) = difference(&known, &wanted);
-        changed.sort_unstable();
-        assert_eq!((changed, removed), (vec![(moves, 3), (comes, 1)], vec![goes]));
-        assert_eq!(difference(&wanted, &wanted), (vec![], vec![]));
+        let [stays, comes, goes, moves] = ["10.96.0.1:80", "[fd00::1]:80", "10.96.0.1:81", "10.96.0.2:80"].map(at);
+        let mut wanted = SharedMap::from_iter([
+            (stays, destination("a", true)),
+            (goes, destination("b", true)),
+            (moves, destination("b", true)),
+        ]);
+        let mut book = Book::default();
+        let first = book.step(&wanted);
+        assert_eq!(first.set, [(stays, 97), (goes, 98), (moves, 98)]);
+        book.all_done(&first);
+        assert_eq!((book.there, &book.step(&wanted)), (3, &Todo::default()));
+        wanted.remove(&goes);
+        wanted.insert(moves, destination("c", true));
+        wanted.insert(comes, destination("a", false));
+        // Built anew, and the same to the kernel.
+        wanted.insert(stays, destination("a", true));
+        let second = book.step(&wanted);
+        let expected =
+            Todo { remove: vec![goes], set: vec![(moves, 99), (comes, 97 | DIRECT)], gone: vec![98] };
+        assert_eq!(second, expected);
+        book.all_done(&second);
+        assert_eq!((book.there, book.step(&wanted)), (3, Todo::default()));
+        let last = book.step(&SharedMap::default());
+        assert_eq!(last.remove.len(), 3);
+        book.all_done(&last);
+        assert!(book.there == 0 && book.entries.is_empty() && book.uses.is_empty() && book.undone.is_empty());
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_until_it_is_not_wanted_any_more() {
+        let address = at("10.96.0.1:80");
+        let mut wanted = SharedMap::from_iter([(address, destination("a", true))]);
+        let mut book = Book::default();
+        for _ in 0..2 {
+            assert_eq!(book.step(&wanted).set, [(address, 97)]);
+        }
+        wanted.remove(&address);
+        assert_eq!(book.step(&wanted), Todo { gone: vec![97], ..Todo::default() }, "the kernel never had it");
+        assert!(book.entries.is_empty());
+        wanted.insert(address, destination("a", true));
+        let todo = book.step(&wanted);
+        book.all_done(&todo);
+        // What cannot be removed is known until it is.
+        wanted.remove(&address);
+        for _ in 0..2 {
+            assert_eq!((book.step(&wanted).remove, book.there), (vec![address], 1));
+        }
+        book.done(address, None);
+        assert_eq!((book.step(&wanted), book.there), (Todo::default(), 0));
     }
 }

@@ -14,6 +14,7 @@ use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use serde_json::Value;
 
+use super::shared::SharedMap;
 use crate::{
     govern::{
         caller::{Caller, Labels},
@@ -40,10 +41,10 @@ pub struct Snapshot {
     /// Counts snapshots; 0 is "no source has answered yet".
     pub generation: u64,
     /// Governed destinations, by the address that a caller dials (IPv4-mapped addresses are normalised to IPv4 by the caller).
-    pub destinations: AHashMap<SocketAddr, Destination>,
+    pub destinations: SharedMap<SocketAddr, Destination>,
     /// Pods of opted-in namespaces, by the UID that their control group is named after: those of this agent's node, or
     /// all where its name is not known.
-    pub pods: AHashMap<Arc<str>, Arc<Workload>>,
+    pub pods: SharedMap<Arc<str>, Arc<Workload>>,
     /// What routes say of ports of Services.
     pub routes: Arc<AHashMap<PortKey, Arc<Routed>>>,
 }
@@ -116,6 +117,12 @@ pub struct Destination {
 }
 
 impl Destination {
+    /// Whether it is the same one, and not one that was built anew.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let pinned = |destination: &Self| destination.pinned.as_ref().map(Arc::as_ptr);
+        Arc::ptr_eq(&self.service, &other.service) && pinned(self) == pinned(other)
+    }
+
     /// Whether new connections are to come to the agent at all. It leaves those alone for which it could do nothing, so that
     /// their clients find what they would without it: a service that has nobody to answer refuses; a client that knows all
     /// addresses of a headless service is refused by one that is gone, and tries the next; a database has no proxy before it.

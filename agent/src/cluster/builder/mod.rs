@@ -72,6 +72,12 @@ pub struct Builder {
     awaited: BTreeSet<Kind>,
     generation: u64,
     changed: bool,
+    /// Of services and their endpoints.
+    counts: Counts,
+    /// Services with something to tell.
+    troubled: BTreeSet<Name>,
+    /// What there is to say of verdicts, and of which.
+    judged: (Arc<Verdicts>, Vec<Problem>),
 }
 
 /// How much there is of everything.
@@ -108,6 +114,9 @@ impl Builder {
             awaited: Kind::ALL.into(),
             generation: 0,
             changed: false,
+            counts: Counts::default(),
+            troubled: BTreeSet::new(),
+            judged: Default::default(),
         }
     }
 
@@ -148,6 +157,7 @@ impl Builder {
         let look = Look { store: &self.store, built: &self.built };
         self.changed |= self.routing.build(look, &dirty);
         self.judge();
+        self.tell_verdicts();
         if !self.changed && self.generation > 0 {
             return None;
         }
@@ -155,8 +165,8 @@ impl Builder {
         self.generation += 1;
         Some(Snapshot {
             generation: self.generation,
-            destinations: self.destinations.winners(),
-            pods: self.by_uid.winners(),
+            destinations: self.destinations.winners().clone(),
+            pods: self.by_uid.winners().clone(),
             routes: self.routing.routed().clone(),
         })
     }
@@ -204,14 +214,16 @@ impl Builder {
             }
         }
         // What is wrong for long enough is told.
-        !self.dirty.is_empty() || self.built.values().any(Built::has_unknown)
+        let unknown = |name: &Name| self.built.get(name).is_some_and(Built::has_unknown);
+        !self.dirty.is_empty() || self.troubled.iter().any(unknown)
     }
 
     /// Everything that is wrong at the moment with what has been built.
     pub fn problems(&self, now: Instant) -> Vec<Problem> {
         let stripped = self.problems.values().flatten().cloned();
-        let built = self.built.values().flat_map(|built| &built.problems).cloned();
-        let unknown = self.built.iter().filter_map(|(name, built)| built.unknown(name, now));
+        let troubled = || self.troubled.iter().filter_map(|name| self.built.get_key_value(name));
+        let built = troubled().flat_map(|(_, built)| &built.problems).cloned();
+        let unknown = troubled().filter_map(|(name, built)| built.unknown(name, now));
         let addresses = self.destinations.contested().filter_map(|(address, winner, loser)| {
             let ((_, first, _), (headless, name, _)) = (&winner.0, &loser.0);
             // Pods may be in several headless Services; only a ClusterIP belongs to one.
@@ -226,28 +238,35 @@ impl Builder {
             Problem::of(key, format!("{uid:?} is Pod {}'s already; this pod is not enrolled", winner.0))
                 .at("metadata.uid")
         });
-        // What makes no sense has been told field by field.
-        let judged = self.verdicts.iter().filter_map(|(key, judged)| {
-            let Verdict { accepted, programmed, .. } = &*judged.verdict;
-            let short = [accepted, programmed].into_iter().find(|condition| !condition.holds)?;
-            // And in a namespace that is not enrolled nothing is wrong with the object: its status says it.
-            let told = !matches!(short.reason, Reason::Invalid | Reason::NamespaceNotEnrolled);
-            told.then(|| Problem::of(key.clone(), format!("{}: {}", short.reason.as_str(), short.message)))
-        });
         let mut problems: Vec<_> = stripped
             .chain(built)
             .chain(unknown)
             .chain(addresses)
             .chain(uids)
-            .chain(judged)
+            .chain(self.judged.1.iter().cloned())
             .chain(self.routing.problems())
             .collect();
         problems.sort();
         problems
     }
 
+    /// Finds out what there is to say of verdicts, if they are others.
+    fn tell_verdicts(&mut self) {
+        if Arc::ptr_eq(&self.judged.0, &self.verdicts) {
+            return;
+        }
+        // What makes no sense has been told field by field.
+        let told = self.verdicts.iter().filter_map(|(key, judged)| {
+            let Verdict { accepted, programmed, .. } = &*judged.verdict;
+            let short = [accepted, programmed].into_iter().find(|condition| !condition.holds)?;
+            // And in a namespace that is not enrolled nothing is wrong with the object: its status says it.
+            let is_told = !matches!(short.reason, Reason::Invalid | Reason::NamespaceNotEnrolled);
+            is_told.then(|| Problem::of(key.clone(), format!("{}: {}", short.reason.as_str(), short.message)))
+        });
+        self.judged = (self.verdicts.clone(), told.collect());
+    }
+
     pub fn counts(&self) -> Counts {
-        let services = || self.built.values().flat_map(Built::services);
         Counts {
             namespaces: self
                 .store
@@ -255,10 +274,9 @@ impl Builder {
                 .values()
                 .filter(|namespace| namespace.capture == Some(true))
                 .count(),
-            services: services().count(),
-            endpoints: services().map(|service| service.endpoints.len()).sum(),
             destinations: self.destinations.len(),
             pods: self.by_uid.len(),
+            ..self.counts
         }
     }
 
@@ -425,6 +443,7 @@ impl Builder {
 
     fn build_service(&mut self, name: Name, now: Moment) {
         let before = self.built.remove(&name).unwrap_or_default();
+        self.count(&before, |count, of| *count -= of);
         for pod in &before.used_pods {
             unlink(&mut self.by_pod, pod, &name);
         }
@@ -435,6 +454,7 @@ impl Builder {
         let opted_in = self.store.is_opted_in(&name.namespace);
         let Some(service) = self.store.services.get(&name).filter(|_| opted_in) else {
             self.reclaim(&claims, &[]);
+            self.troubled.remove(&name);
             return;
         };
         let built = Built::build(service, &self.store, &self.options, before, now);
@@ -447,7 +467,20 @@ impl Builder {
         if !built.claims_same(&claims) {
             self.reclaim(&claims, &built.claims);
         }
+        self.count(&built, |count, of| *count += of);
+        if built.has_unknown() || !built.problems.is_empty() {
+            self.troubled.insert(name.clone());
+        } else {
+            self.troubled.remove(&name);
+        }
         self.built.insert(name, built);
+    }
+
+    fn count(&mut self, built: &Built, change: impl Fn(&mut usize, usize)) {
+        for service in built.services() {
+            change(&mut self.counts.services, 1);
+            change(&mut self.counts.endpoints, service.endpoints.len());
+        }
     }
 
     fn reclaim(

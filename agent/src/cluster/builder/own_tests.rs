@@ -630,7 +630,7 @@ fn labels_that_nobody_has_are_forgotten() {
 /// Everything that policies and lanes decide, in words.
 fn decided(builder: &Builder, snapshot: &Snapshot) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
-    for (address, destination) in &snapshot.destinations {
+    for (address, destination) in snapshot.destinations.iter() {
         let service = &destination.service;
         let policy = service.governor.policy();
         all.push(format!("{address}: {:?} {:?} {:?}", policy.name, policy.timeouts.request, service.detours));

@@ -179,12 +179,9 @@ impl Built {
 
     /// Whether callers would see no difference.
     pub(super) fn claims_same(&self, before: &[(SocketAddr, Owner, Destination)]) -> bool {
-        let pinned = |destination: &Destination| destination.pinned.as_ref().map(Arc::as_ptr);
         self.claims.len() == before.len()
             && self.claims.iter().zip(before).all(|((address, owner, one), (address2, owner2, two))| {
-                (address, owner) == (address2, owner2)
-                    && Arc::ptr_eq(&one.service, &two.service)
-                    && pinned(one) == pinned(two)
+                (address, owner) == (address2, owner2) && one.is_same(two)
             })
     }
 

@@ -7,6 +7,7 @@ mod lives;
 mod pods;
 mod routes;
 mod services;
+mod sharing;
 
 use super::*;
 use crate::cluster::{manifests, model::Service};
@@ -66,7 +67,7 @@ pub(super) fn service(snapshot: &Snapshot, address: &str) -> Arc<Service> {
 
 fn destination(snapshot: &Snapshot, address: &str) -> Destination {
     let found = snapshot.destination(address.parse().unwrap());
-    found.unwrap_or_else(|| panic!("{address} is not governed: {:?}", snapshot.destinations.keys())).clone()
+    found.unwrap_or_else(|| panic!("{address} is not governed: {:?}", governed(snapshot))).clone()
 }
 
 fn addresses(endpoints: &[Arc<crate::govern::endpoint::Endpoint>]) -> Vec<String> {
