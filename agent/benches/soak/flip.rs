@@ -63,7 +63,9 @@ fn filled(services: usize) -> Builder {
         let objects = match kind {
             Kind::Namespace => all(namespace, 1),
             Kind::Service => all(service, services),
-            Kind::EndpointSlice => all(|number| Object::EndpointSlice(Arc::new(slice(number, true))), services),
+            Kind::EndpointSlice => {
+                all(|number| Object::EndpointSlice(Arc::new(slice(number, true))), services)
+            }
             Kind::Pod => all(pod, services * ENDPOINTS),
             _ => Vec::new(),
         };

@@ -40,15 +40,15 @@ use crate::govern::{policy, tag::Tag};
         json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
     ),
     printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].reason"
-    ),
-    printcolumn(
         name = "Programmed",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Programmed\")].status",
-        priority = 1
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].status"
+    ),
+    // Both conditions fail for the same reason; that of this one says also what is active in part only.
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].reason"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

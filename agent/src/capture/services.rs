@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn only_the_difference_is_done() {
-        let [stays, comes, goes, moves] = ["10.96.0.1:80", "[fd00::1]:80", "10.96.0.1:81", "10.96.0.2:80"].map(at);
+        let [stays, comes, goes, moves] =
+            ["10.96.0.1:80", "[fd00::1]:80", "10.96.0.1:81", "10.96.0.2:80"].map(at);
         let mut wanted = SharedMap::from_iter([
             (stays, destination("a", true)),
             (goes, destination("b", true)),

@@ -206,8 +206,7 @@ async fn the_source_waits_for_the_zone_and_what_is_kept_does_not() {
 async fn what_the_source_says_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let file = StateFile { path: directory.path().join("state.gz"), node: None };
-    let (changes, health, cluster) =
-        follow_with(Start { state: Some(file.clone()), ..Start::default() });
+    let (changes, health, cluster) = follow_with(Start { state: Some(file.clone()), ..Start::default() });
     let found = || file.read(std::time::SystemTime::now()).unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(found().is_none(), "there is nothing to keep");

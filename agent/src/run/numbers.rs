@@ -114,6 +114,14 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
         },
     )?;
     gauge(
+        "sluice_capture_first",
+        "0 while another eBPF program on the pods' cgroup sees connections before Sluice does, else 1.",
+        |running| {
+            let status = running.capture.as_ref().map(Capture::status)?;
+            Some(f64::from(u8::from(!matches!(status.attachment, Attachment::Behind { .. }))))
+        },
+    )?;
+    gauge(
         "sluice_managed_destinations",
         "Addresses (IP and port) whose connections are redirected to the agent.",
         |running| Some(running.capture.as_ref()?.status().destinations as f64),

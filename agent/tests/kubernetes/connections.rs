@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sluice::cluster::object::Kind;
 use sluice_tests::api_server::Break;
 
 use crate::rig::{Reader, Server, eventually, fill, service};
@@ -13,29 +14,30 @@ async fn one_connection_carries_all_watches() {
         fill(&server, &format!("shop-{number}"), Some("enabled"), number);
     }
     let mut reader = Reader::synced(&server).await;
-    eventually("the watches", || server.open().len() == WATCHES + 20 * 3).await;
+    eventually("the watches", || server.open().len() == WATCHES + 3).await;
     assert_eq!(server.connections().0, 1);
     // Watches that are broken off come back over it.
     server.interrupt(Break::Cut);
     server.apply("services", service("shop-1", "users", "10.96.1.77"));
-    reader
-        .until("news", |reader| reader.has(sluice::cluster::object::Kind::Service, "shop-1", "users"))
-        .await;
+    reader.until("news", |reader| reader.has(Kind::Service, "shop-1", "users")).await;
     assert_eq!(server.connections().0, 1);
     assert_eq!(reader.lost, []);
 }
 
 /// Of the whole cluster.
-const WATCHES: usize = 3;
+const WATCHES: usize = 6;
 
 #[tokio::test]
 async fn there_are_more_where_a_connection_takes_no_more_streams() {
     let server = Server::start();
+    server.set_cluster_wide(false);
     for number in 1..=60 {
         fill(&server, &format!("shop-{number}"), Some("enabled"), number);
     }
-    let _reader = Reader::synced(&server).await;
+    let mut reader = Reader::synced(&server).await;
     eventually("the watches", || server.open().len() == WATCHES + 60 * 3).await;
+    assert_eq!(reader.problems(None).await, [""; 0], "it goes on in each namespace");
+    assert!((1..=60).all(|number| reader.has(Kind::Pod, &format!("shop-{number}"), "orders-1")));
     let (open, _) = server.connections();
     assert!((3..=4).contains(&open), "{open} connections for {} watches", server.open().len());
 }
@@ -63,4 +65,30 @@ async fn a_connection_that_is_lost_is_made_anew() {
     reader.hears_of(&server, "users", 2).await;
     server.watched().await;
     assert_eq!(server.connections().0, 1);
+}
+
+/// What the API server pays for an agent of a cluster in which many namespaces are enrolled, and others are not.
+#[tokio::test]
+async fn what_is_not_enrolled_is_not_kept() {
+    let server = Server::start();
+    for number in 1..=10 {
+        fill(&server, &format!("shop-{number}"), Some("enabled"), number);
+        fill(&server, &format!("other-{number}"), None, 100 + number);
+    }
+    let mut reader = Reader::synced(&server).await;
+    eventually("the watches", || server.open().len() == WATCHES + 3).await;
+    let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Pod];
+    let others =
+        |reader: &Reader| reader.objects.keys().filter(|key| key.name.namespace.starts_with("other")).count();
+    assert_eq!(others(&reader), 0);
+    assert_eq!(reader.objects.keys().filter(|key| kinds.contains(&key.kind)).count(), 30);
+    server.apply("services", service("other-1", "users", "10.96.101.2"));
+    reader.hears_of_in(&server, "shop-1", "users", "10.96.1.2").await;
+    assert_eq!(others(&reader), 0);
+    // One that is enrolled later has watches of its own, and all that is in it is told.
+    server.apply("namespaces", crate::rig::namespace("other-1", Some("enabled")));
+    reader.until("its objects", |reader| reader.has(Kind::Service, "other-1", "users")).await;
+    assert!(reader.has(Kind::Pod, "other-1", "orders-1"));
+    eventually("its watches", || server.open().len() == WATCHES + 6).await;
+    assert_eq!(reader.lost, []);
 }

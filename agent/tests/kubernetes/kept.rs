@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use sluice::cluster::{
-    Cluster, Start,
-    builder::Options,
-    kept::StateFile,
-    kubernetes,
-};
+use sluice::cluster::{Cluster, Start, builder::Options, kept::StateFile, kubernetes};
 
 use crate::rig::{PATIENCE, Server, eventually, fill, service};
 

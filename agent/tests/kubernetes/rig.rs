@@ -25,8 +25,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The token that the server's clients show.
 pub(crate) const TOKEN: &str = "a-token";
 /// Short enough to be waited for, and longer than this machine ever takes.
-pub(crate) const PATIENCE: Patience =
-    Patience { answer: Duration::from_secs(2), quiet: Duration::from_secs(2), hold: Duration::from_secs(2) };
+pub(crate) const PATIENCE: Patience = Patience {
+    answer: Duration::from_secs(2),
+    quiet: Duration::from_secs(2),
+    spread: Duration::from_millis(100),
+    hold: Duration::from_secs(2),
+};
 
 /// The double, and what its clients need to find it.
 pub(crate) struct Server {
@@ -125,8 +129,12 @@ impl Reader {
 
     /// Reads until a new Service of that name is told of, and nothing has been lost.
     pub(crate) async fn hears_of(&mut self, server: &Server, name: &str, number: u8) {
-        server.apply("services", service("shop", name, &format!("10.96.1.{number}")));
-        self.until(name, |reader| reader.has(Kind::Service, "shop", name)).await;
+        self.hears_of_in(server, "shop", name, &format!("10.96.1.{number}")).await;
+    }
+
+    pub(crate) async fn hears_of_in(&mut self, server: &Server, namespace: &str, name: &str, ip: &str) {
+        server.apply("services", service(namespace, name, ip));
+        self.until(name, |reader| reader.has(Kind::Service, namespace, name)).await;
         assert_eq!(self.lost, []);
     }
 

@@ -121,6 +121,11 @@ pub(super) async fn answer(
             Fault::Slow(delay) => tokio::time::sleep(delay).await,
         }
     }
+    let wide =
+        path.namespace.is_empty() && ["services", "endpointslices", "pods"].contains(&path.resource.as_str());
+    if wide && matches!(verb, "list" | "watch") && shared.state().namespaced_only {
+        return refusal(403, &format!("cannot {verb} {} in the whole cluster", path.resource));
+    }
     let selection = Selection::new(&path.namespace, query.get("fieldSelector").map_or("", String::as_str));
     match verb {
         "list" => list(&mut shared.state(), &path, &selection, &query),

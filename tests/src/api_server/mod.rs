@@ -44,15 +44,15 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-pub use self::{
-    exec::{Exec, PROTOCOLS},
-    fault::{Break, Fault},
-    schema::Schema,
-};
 use self::{
     counted::Counted,
     state::{Shared, State},
     tls::Identity,
+};
+pub use self::{
+    exec::{Exec, PROTOCOLS},
+    fault::{Break, Fault},
+    schema::Schema,
 };
 
 /// To a connection, as many as Kubernetes takes.
@@ -172,6 +172,11 @@ impl ApiServer {
     /// Whether it has streaming lists, as it does at the start.
     pub fn set_streaming(&self, streaming: bool) {
         self.state().streaming = streaming;
+    }
+
+    /// Whether Services, EndpointSlices and Pods may be read in the whole cluster, as at the start, or in a namespace only.
+    pub fn set_cluster_wide(&self, allowed: bool) {
+        self.state().namespaced_only = !allowed;
     }
 
     /// How often a watch gets a bookmark; `None`: never, but at the end of a streaming list.

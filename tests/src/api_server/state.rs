@@ -95,6 +95,8 @@ pub(super) struct State {
     /// How often watches were broken off, and how the last time.
     pub(super) broken: (u64, Break),
     pub(super) streaming: bool,
+    /// Services, EndpointSlices and Pods may be read in a namespace, and not in all of them at once.
+    pub(super) namespaced_only: bool,
     pub(super) bookmarks: Option<Duration>,
     pub(super) page: usize,
     pub(super) chunks: Option<(usize, Duration)>,
@@ -118,6 +120,7 @@ impl Default for State {
             faults: HashMap::new(),
             broken: (0, Break::End),
             streaming: true,
+            namespaced_only: false,
             bookmarks: Some(Duration::from_millis(250)),
             page: 500,
             chunks: None,

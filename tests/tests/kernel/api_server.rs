@@ -90,7 +90,8 @@ fn an_agent_that_is_started_anew_while_the_api_server_is_away() -> Result<()> {
 
         let mut agent = world.agent().args(&args).spawn()?;
         agent.enrolled(&client)?;
-        let report = Load::start(&client, &web.url(), &["--connections", "2", "--requests", "50"])?.finish()?;
+        let report =
+            Load::start(&client, &web.url(), &["--connections", "2", "--requests", "50"])?.finish()?;
         ensure!(report.failed == 0 && report.ok == 50, "{report:?}");
         ensure!(agent.redirected()? >= 2, "they were managed:\n{}", agent.log());
         ensure!(agent.metrics()?.sum("sluice_snapshot_restored", &[]) > 0.5);

@@ -127,9 +127,10 @@ impl Routing {
 
     /// As they are to be kept: see [`Kept::versions`].
     pub(super) fn objects(&self) -> impl Iterator<Item = Object> {
-        let routes = self.all.iter().flat_map(|(key, kept)| {
-            kept.versions().map(|route| Object::Route(key.kind, route))
-        });
+        let routes = self
+            .all
+            .iter()
+            .flat_map(|(key, kept)| kept.versions().map(|route| Object::Route(key.kind, route)));
         routes.chain(self.grants.values().cloned().map(Object::ReferenceGrant))
     }
 

@@ -61,7 +61,11 @@ impl Store {
     }
 
     /// Puts a slice in; gives the Services that it belonged and belongs to.
-    pub(super) fn set_slice(&mut self, name: &Name, slice: Option<Arc<EndpointSlice>>) -> SmallVec<[Name; 2]> {
+    pub(super) fn set_slice(
+        &mut self,
+        name: &Name,
+        slice: Option<Arc<EndpointSlice>>,
+    ) -> SmallVec<[Name; 2]> {
         let mut services = SmallVec::new();
         let service = |slice: &Arc<EndpointSlice>| {
             let service = slice.service.clone()?;

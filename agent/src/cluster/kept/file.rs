@@ -138,7 +138,11 @@ impl StateFile {
     /// It is not there any more.
     pub fn confirm(&self, current: SystemTime) -> io::Result<()> {
         let mut options = OpenOptions::new();
-        options.write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&self.path)?.set_modified(current)
+        options
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&self.path)?
+            .set_modified(current)
     }
 
     /// What is kept; `None`: nothing. Blocks.
@@ -162,13 +166,16 @@ impl StateFile {
             () if metadata.len() > FILE_AT_MOST => return Err(Unusable::TooLarge),
             () => {}
         }
-        let mut text = BufReader::with_capacity(1 << 16, GzDecoder::new(BufReader::new(file)).take(TEXT_AT_MOST));
+        let mut text =
+            BufReader::with_capacity(1 << 16, GzDecoder::new(BufReader::new(file)).take(TEXT_AT_MOST));
         let mut line = Vec::new();
         let header = match next(&mut text, &mut line)? {
             true => header(&line)?,
             false => return Err(Unusable::Broken("it is empty".to_owned())),
         };
-        if let Some(other) = header.node.as_deref().filter(|node| self.node.as_deref().is_some_and(|us| us != *node)) {
+        if let Some(other) =
+            header.node.as_deref().filter(|node| self.node.as_deref().is_some_and(|us| us != *node))
+        {
             return Err(Unusable::OtherNode(other.to_owned()));
         }
         let current = metadata.modified()?.max(SystemTime::UNIX_EPOCH + Duration::from_secs(header.current));
@@ -234,7 +241,8 @@ impl Batches {
                 all.push(sighting);
             }
         }
-        let batch = by_kind.into_iter().map(|(kind, all)| Change::Restarted(kind, all)).chain(self.later).collect();
+        let batch =
+            by_kind.into_iter().map(|(kind, all)| Change::Restarted(kind, all)).chain(self.later).collect();
         (self.known.len(), batch)
     }
 }

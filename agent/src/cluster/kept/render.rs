@@ -119,7 +119,9 @@ fn service(service: &Service) -> Value {
 
 fn slice(slice: &EndpointSlice) -> Value {
     let endpoint = |endpoint: &SliceEndpoint| {
-        let hints = |all: &[std::sync::Arc<str>]| -> Vec<_> { all.iter().map(|name| json!({ "name": name.as_ref() })).collect() };
+        let hints = |all: &[std::sync::Arc<str>]| -> Vec<_> {
+            all.iter().map(|name| json!({ "name": name.as_ref() })).collect()
+        };
         let has_hints = !endpoint.for_zones.is_empty() || !endpoint.for_nodes.is_empty();
         json!({
             "addresses": [endpoint.ip],
@@ -165,7 +167,8 @@ fn pod(pod: &Pod) -> Value {
     }
     let mut metadata = metadata(&pod.name, annotations);
     metadata["uid"] = json!(pod.uid.as_deref());
-    metadata["labels"] = pod.labels.iter().map(|(key, value)| (key.to_owned(), value.into())).collect::<Map<_, _>>().into();
+    metadata["labels"] =
+        pod.labels.iter().map(|(key, value)| (key.to_owned(), value.into())).collect::<Map<_, _>>().into();
     if pod.terminating {
         metadata["deletionTimestamp"] = json!(Timestamp::UNIX_EPOCH.to_string());
     }

@@ -101,7 +101,11 @@ impl Access {
         answer
     }
 
-    async fn ask(&self, connections: &Connections, request: Request<Body>) -> Result<Response<Answer>, kube::Error> {
+    async fn ask(
+        &self,
+        connections: &Connections,
+        request: Request<Body>,
+    ) -> Result<Response<Answer>, kube::Error> {
         let answer = tokio::time::timeout(self.answer, connections.send(request)).await;
         answer.unwrap_or_else(|_| {
             let late = format!("no response within {:?}", self.answer);

@@ -104,6 +104,13 @@ where
                 None => self.begin().await,
             };
             let unknown = matches!(&end, End::Failed(failure, _) if failure.is_unknown());
+            let late = match &end {
+                // From nothing, which a server that lost its history asks of everybody at once.
+                End::Over(WatchEnd::Gone | WatchEnd::WentBack) => self.follow.common.spread,
+                // Cut off, and maybe all of them together; what is known can be gone on from, which costs little.
+                End::Over(WatchEnd::Broken) => self.follow.common.spread / 10,
+                _ => Duration::ZERO,
+            };
             let stood = match &end {
                 End::Listed => continue,
                 End::Unheard => return,
@@ -122,7 +129,8 @@ where
                 return;
             }
             let at_most = if unknown { UNKNOWN_AT_MOST } else { AT_MOST };
-            tokio::time::sleep(pace.wait(stood, at_most, fastrand::f64())).await;
+            let wait = pace.wait(stood, at_most, fastrand::f64());
+            tokio::time::sleep(wait.max(late.mul_f64(fastrand::f64()))).await;
         }
     }
 

@@ -56,6 +56,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// A watch on which nothing has come for so long is given up. API servers send a bookmark a minute on each watch that
 /// has no events, so two were missed.
 const QUIET: Duration = Duration::from_secs(150);
+/// A list of a large cluster takes a server a second.
+const SPREAD: Duration = Duration::from_secs(10);
 /// Longer than an API server takes to come up again.
 const HOLD: Duration = Duration::from_secs(20);
 
@@ -81,13 +83,15 @@ pub struct Patience {
     pub answer: Duration,
     /// A watch on which nothing has come for so long is given up.
     pub quiet: Duration,
+    /// Lists come back so much later, at most, after all watches were cut off: every node does the same at the same moment.
+    pub spread: Duration,
     /// For so long the first picture waits for namespaces that cannot be read; then it is told without them.
     pub hold: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { answer: ANSWER, quiet: QUIET, hold: HOLD }
+        Self { answer: ANSWER, quiet: QUIET, spread: SPREAD, hold: HOLD }
     }
 }
 
@@ -99,7 +103,12 @@ pub fn open_with(client: Client, patience: Patience) -> Feed {
     let source = Source {
         client,
         hold: patience.hold,
-        common: Common { streaming: Arc::new(AtomicBool::new(true)), quiet: patience.quiet },
+        common: Common {
+            streaming: Arc::new(AtomicBool::new(true)),
+            quiet: patience.quiet,
+            spread: patience.spread,
+            covered: Arc::default(),
+        },
         picture: Picture::default(),
         standing: Standing::default(),
         begun: None,
@@ -226,10 +235,11 @@ impl Source {
 
     async fn act(&mut self, outcome: Outcome) -> Result<(), mpsc::error::SendError<Batch>> {
         let Outcome { batch, begin, end } = outcome;
-        for namespace in end {
+        self.cover();
+        if !end.is_empty() {
             let standing = &mut self.standing;
             self.running.retain(|id, running| {
-                let stays = running.scope.namespace != namespace;
+                let stays = !end.contains(&running.scope);
                 if !stays {
                     running.task.abort();
                     standing.ended(*id);
@@ -237,12 +247,20 @@ impl Source {
                 stays
             });
         }
-        for namespace in begin {
-            for kind in Picture::KINDS {
-                self.start(Scope { kind, namespace: namespace.clone() });
-            }
+        for scope in begin {
+            self.start(scope);
         }
         if batch.is_empty() { Ok(()) } else { self.changes.send(batch).await }
+    }
+
+    /// Tells the watches on the whole cluster which namespaces' objects are wanted.
+    fn cover(&self) {
+        for (kind, covered) in Picture::KINDS.into_iter().zip(&*self.common.covered) {
+            let now = self.picture.covered(kind);
+            if **covered.load() != now {
+                covered.store(Arc::new(now));
+            }
+        }
     }
 
     fn start(&mut self, scope: Scope) {

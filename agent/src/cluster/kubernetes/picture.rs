@@ -10,6 +10,10 @@
 //! namespace that is not opted in can be told so, and are told of as they come. The first picture waits for them, unless they
 //! cannot be read (their definitions are not installed, or it is forbidden): then all is governed without them.
 //!
+//! Where many namespaces are opted in at the start, one watch a kind on the whole cluster takes the place of one in each of them: an
+//! API server pays for each watch. What is not of these namespaces is dropped as it comes. A namespace that is opted in later has
+//! watches of its own, as what the cluster's watch has told of it was dropped; and so has each where the cluster's may not be read.
+//!
 //! Objects are kept here only until they are told of; after that it is their names, so that what a later list does
 //! not name any more can be told as deleted. No socket, no clock: what comes in decides what goes out.
 
@@ -32,6 +36,8 @@ pub(super) struct Picture {
     watched: BTreeMap<Arc<str>, Watched>,
     /// By their place in [`Picture::OPTIONAL`].
     optional: [Listing; Picture::OPTIONAL.len()],
+    /// Kinds that are watched in the whole cluster, by their place in [`Picture::KINDS`].
+    wide: [bool; Picture::KINDS.len()],
     /// The first whole picture has been told.
     spoken: bool,
 }
@@ -40,11 +46,14 @@ pub(super) struct Picture {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) batch: Batch,
-    /// Namespaces whose watches are to begin.
-    pub(super) begin: Vec<Arc<str>>,
-    /// Namespaces whose watches are to end. Comes before `begin`.
-    pub(super) end: Vec<Arc<str>>,
+    /// Watches that are to begin.
+    pub(super) begin: Vec<Scope>,
+    /// Watches that are to end. Comes before `begin`.
+    pub(super) end: Vec<Scope>,
 }
+
+/// So many namespaces have watches of their own.
+const FEW: usize = 4;
 
 /// An opted-in namespace.
 #[derive(Default)]
@@ -56,6 +65,8 @@ struct Watched {
 
 #[derive(Default)]
 struct Listing {
+    /// It is of the watch on the whole cluster.
+    wide: bool,
     listed: bool,
     unreadable: bool,
     /// While what it belongs to has not been told of.
@@ -89,6 +100,9 @@ impl Picture {
             Place::Optional(slot) => {
                 self.optional[slot].hear(scope.kind, self.spoken, news, &mut outcome.batch);
             }
+            Place::Namespaced(slot) if scope.namespace.is_empty() => {
+                self.hear_wide(scope.kind, slot, news, &mut outcome.batch);
+            }
             Place::Namespaced(slot) => {
                 if let Some(watched) = self.watched.get_mut(&scope.namespace) {
                     watched.kinds[slot].hear(scope.kind, watched.told, news, &mut outcome.batch);
@@ -97,6 +111,59 @@ impl Picture {
         }
         self.speak(&mut outcome.batch);
         outcome
+    }
+
+    /// Takes in what the watch on the whole cluster says, each object where it belongs.
+    fn hear_wide(&mut self, kind: Kind, slot: usize, news: News, batch: &mut Batch) {
+        let mut hear = |watched: &mut Watched, news| {
+            if watched.kinds[slot].wide {
+                watched.kinds[slot].hear(kind, watched.told, news, batch);
+            }
+        };
+        match news {
+            News::Listed(all) => {
+                let mut by_namespace: BTreeMap<_, Vec<_>> = BTreeMap::new();
+                for sighting in all {
+                    let namespace = sighting.object.key().name.namespace;
+                    by_namespace.entry(namespace).or_default().push(sighting);
+                }
+                for (namespace, watched) in &mut self.watched {
+                    hear(watched, News::Listed(by_namespace.remove(namespace).unwrap_or_default()));
+                }
+            }
+            News::Applied(sighting) => {
+                let namespace = sighting.object.key().name.namespace;
+                if let Some(watched) = self.watched.get_mut(&namespace) {
+                    hear(watched, News::Applied(sighting));
+                }
+            }
+            News::Deleted(key) => {
+                if let Some(watched) = self.watched.get_mut(&key.name.namespace) {
+                    hear(watched, News::Deleted(key));
+                }
+            }
+        }
+    }
+
+    /// The namespaces whose objects the watch of that kind on the whole cluster tells of.
+    pub(super) fn covered(&self, kind: Kind) -> BTreeSet<Arc<str>> {
+        let Place::Namespaced(slot) = place(kind) else { return BTreeSet::new() };
+        let covered = self.watched.iter().filter(|(_, watched)| watched.kinds[slot].wide);
+        covered.map(|(namespace, _)| namespace.clone()).collect()
+    }
+
+    /// Decides what is watched in the whole cluster, when its Namespaces are known for the first time.
+    fn decide(&mut self, all: &BTreeMap<Arc<str>, Sighting>, outcome: &mut Outcome) {
+        let is_enrolled = |sighting: &&Sighting| matches!(&sighting.object, Object::Namespace(namespace) if namespace.capture == Some(true));
+        let enrolled = all.values().filter(is_enrolled).count();
+        for (slot, kind) in Self::KINDS.into_iter().enumerate() {
+            // Pods change most, and are largest: those of others must not be the greater part of what comes.
+            let worth = kind != Kind::Pod || enrolled * 2 >= all.len();
+            self.wide[slot] = enrolled > FEW && worth;
+            if self.wide[slot] {
+                outcome.begin.push(Scope { kind, namespace: "".into() });
+            }
+        }
     }
 
     /// The first picture has been waited for long enough: it is told without what is missing, unless that is everything.
@@ -114,6 +181,17 @@ impl Picture {
         let listing = match place(scope.kind) {
             Place::Namespaces => None,
             Place::Optional(slot) => Some(&mut self.optional[slot]),
+            Place::Namespaced(slot) if scope.namespace.is_empty() => {
+                // It may be allowed in each namespace.
+                outcome.end.push(scope.clone());
+                self.wide[slot] = false;
+                for (namespace, watched) in &mut self.watched {
+                    if std::mem::take(&mut watched.kinds[slot].wide) {
+                        outcome.begin.push(Scope { kind: scope.kind, namespace: namespace.clone() });
+                    }
+                }
+                None
+            }
             Place::Namespaced(slot) => {
                 self.watched.get_mut(&scope.namespace).map(|watched| &mut watched.kinds[slot])
             }
@@ -135,27 +213,37 @@ impl Picture {
             News::Listed(all) => {
                 let all: BTreeMap<_, _> =
                     all.into_iter().map(|sighting| (sighting.object.key().name.name, sighting)).collect();
+                let first = self.namespaces.is_none();
+                if first {
+                    self.decide(&all, outcome);
+                }
                 let known = self.namespaces.get_or_insert_default();
                 let gone: Vec<_> = known.keys().filter(|name| !all.contains_key(*name)).cloned().collect();
                 for name in gone {
                     self.remove_namespace(&name, outcome);
                 }
                 for sighting in all.into_values() {
-                    self.set_namespace(sighting, outcome);
+                    self.set_namespace(sighting, first, outcome);
                 }
             }
-            News::Applied(sighting) => self.set_namespace(sighting, outcome),
+            News::Applied(sighting) => self.set_namespace(sighting, false, outcome),
             News::Deleted(key) => self.remove_namespace(&key.name.name, outcome),
         }
     }
 
-    fn set_namespace(&mut self, sighting: Sighting, outcome: &mut Outcome) {
+    /// `first`: the watches on the whole cluster have yet to begin, and tell of it, too.
+    fn set_namespace(&mut self, sighting: Sighting, first: bool, outcome: &mut Outcome) {
         let Object::Namespace(namespace) = &sighting.object else { return };
         let name = namespace.name.clone();
         if namespace.capture == Some(true) {
             if let Entry::Vacant(entry) = self.watched.entry(name.clone()) {
-                entry.insert(Watched::default());
-                outcome.begin.push(name.clone());
+                let watched = entry.insert(Watched::default());
+                for (slot, kind) in Self::KINDS.into_iter().enumerate() {
+                    watched.kinds[slot].wide = first && self.wide[slot];
+                    if !watched.kinds[slot].wide {
+                        outcome.begin.push(Scope { kind, namespace: name.clone() });
+                    }
+                }
             }
         } else {
             self.unwatch(&name, outcome);
@@ -180,9 +268,11 @@ impl Picture {
     fn unwatch(&mut self, namespace: &Arc<str>, outcome: &mut Outcome) {
         let Some(watched) = self.watched.remove(namespace) else { return };
         for (kind, listing) in Self::KINDS.into_iter().zip(watched.kinds) {
+            if !listing.wide {
+                outcome.end.push(Scope { kind, namespace: namespace.clone() });
+            }
             outcome.batch.extend(listing.names.into_iter().map(|name| Change::Deleted(Key { kind, name })));
         }
-        outcome.end.push(namespace.clone());
     }
 
     /// Tells what has become whole.

@@ -1,11 +1,13 @@
 //! What one watch is on, and what it has to say: the objects of a kind in a namespace, stripped.
 
 use std::{
+    collections::BTreeSet,
     fmt::Debug,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{core::v1 as core, discovery::v1 as discovery},
@@ -17,6 +19,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     Id,
     follow::{Follow, Reader},
+    picture::Picture,
 };
 use crate::{
     api,
@@ -36,7 +39,7 @@ const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scope {
     pub(super) kind: Kind,
-    /// Empty for what is watched in the whole cluster: Namespaces, and the kinds that a cluster may go without.
+    /// Empty for what is watched in the whole cluster.
     pub(super) namespace: Arc<str>,
 }
 
@@ -128,7 +131,14 @@ pub(super) struct Common {
     pub(super) streaming: Arc<AtomicBool>,
     /// How long a watch may be silent.
     pub(super) quiet: Duration,
+    /// How far lists are spread that many agents ask for at the same moment.
+    pub(super) spread: Duration,
+    /// Whose objects the watches on the whole cluster tell of, by the kind's place in [`Picture::KINDS`].
+    pub(super) covered: Arc<[Covered; Picture::KINDS.len()]>,
 }
+
+/// Names of namespaces.
+pub(super) type Covered = ArcSwap<BTreeSet<Arc<str>>>;
 
 /// Where a watch says what it has to say.
 #[derive(Clone, Debug)]
@@ -156,15 +166,14 @@ pub(super) async fn run(client: Client, scope: Scope, pulse: Arc<Pulse>, common:
             start(Api::all(client), follow, |object| strip::namespace(&object)).await;
         }
         Kind::Service => {
-            start(namespaced::<core::Service>(client, &scope), follow, strip::service).await;
+            start_in::<core::Service>(client, &scope, follow, strip::service).await;
         }
         Kind::EndpointSlice => {
-            start(namespaced::<discovery::EndpointSlice>(client, &scope), follow, strip::endpoint_slice)
-                .await;
+            start_in::<discovery::EndpointSlice>(client, &scope, follow, strip::endpoint_slice).await;
         }
         Kind::Pod => {
             let follow = Follow { selector: Some(LIVE_PODS), ..follow };
-            start(namespaced::<core::Pod>(client, &scope), follow, strip::pod).await;
+            start_in::<core::Pod>(client, &scope, follow, strip::pod).await;
         }
         Kind::TrafficPolicy => {
             let api = Api::<Loose<api::TrafficPolicy>>::all(client);
@@ -189,18 +198,47 @@ pub(super) async fn run(client: Client, scope: Scope, pulse: Arc<Pulse>, common:
     }
 }
 
-fn namespaced<K>(client: Client, scope: &Scope) -> Api<K>
+/// On a namespace; or on the whole cluster, of which the namespaces that are wanted are kept, and nothing else.
+async fn start_in<K>(client: Client, scope: &Scope, follow: Follow, strip: fn(K) -> Result<Sighting, Problem>)
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + 'static,
 {
-    Api::namespaced(client, &scope.namespace)
+    let slot = Picture::KINDS.into_iter().position(|kind| kind == scope.kind);
+    let (Some(slot), true) = (slot, scope.namespace.is_empty()) else {
+        return start(Api::namespaced(client, &scope.namespace), follow, strip).await;
+    };
+    let covered = follow.common.covered.clone();
+    let wanted = move |object: &K| {
+        let namespace = object.meta().namespace.as_deref().unwrap_or_default();
+        covered[slot].load().contains(namespace)
+    };
+    start_with(Api::all(client), follow, wanted, strip).await;
 }
 
 async fn start<K>(api: Api<K>, follow: Follow, strip: impl Fn(K) -> Result<Sighting, Problem>)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
+    start_with(api, follow, |_| true, strip).await;
+}
+
+async fn start_with<K>(
+    api: Api<K>,
+    follow: Follow,
+    wanted: impl Fn(&K) -> bool,
+    strip: impl Fn(K) -> Result<Sighting, Problem>,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
     // The API server has checked names; whatever gets here without a usable one is no object of its.
-    let strip = |object| strip(object).inspect_err(|problem| tracing::warn!("{problem}")).ok();
+    let strip = |object| {
+        let wanted = Some(object).filter(&wanted)?;
+        strip(wanted).inspect_err(|problem| tracing::warn!("{problem}")).ok()
+    };
     Reader::new(api, follow, strip).run().await;
 }

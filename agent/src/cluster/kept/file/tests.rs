@@ -118,7 +118,13 @@ fn a_file_of_another_kind_version_node_or_age_is_passed_over() {
     let rig = Rig::written();
     rig.put("sluice-state 2 of tomorrow\n");
     assert_eq!(rig.refused(), "its format is version 2, and this agent reads version 1");
-    for text in ["", "something else\n", "sluice-state x {}\n", "sluice-state 1 {}\n", "sluice-state 1 {\"agent\":\"1\",\"current\":0}"] {
+    for text in [
+        "",
+        "something else\n",
+        "sluice-state x {}\n",
+        "sluice-state 1 {}\n",
+        "sluice-state 1 {\"agent\":\"1\",\"current\":0}",
+    ] {
         rig.put(text);
         assert!(rig.refused().starts_with("it is broken: "), "{text:?}: {}", rig.refused());
     }

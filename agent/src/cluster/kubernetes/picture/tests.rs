@@ -37,6 +37,11 @@ fn pod(namespace: &str, name: &str) -> Sighting {
     Sighting { object: Object::Pod(Arc::new(pod)), problems: Vec::new() }
 }
 
+/// The watches of a namespace's own.
+fn scopes(namespace: &str) -> [Scope; 3] {
+    Picture::KINDS.map(|kind| scope(kind, namespace))
+}
+
 /// `+Pod shop/a`, `-Pod shop/a`, `=Pod shop/a,shop/b`.
 fn told(outcome: &Outcome) -> Vec<String> {
     let change = |change: &Change| match change {
@@ -72,7 +77,7 @@ fn list(picture: &mut Picture, kind: Kind, namespace: &str, pods: &[&str]) -> Ve
 /// The first picture of one namespace with pods `a` and `b`.
 fn shop() -> Picture {
     let mut picture = fresh();
-    assert_eq!(*namespaces(&mut picture, &[("shop", Some(true))]).begin, ["shop".into()]);
+    assert_eq!(*namespaces(&mut picture, &[("shop", Some(true))]).begin, scopes("shop"));
     assert_eq!(list(&mut picture, Kind::Service, "shop", &[]), [""; 0]);
     assert_eq!(list(&mut picture, Kind::Pod, "shop", &["a", "b"]), [""; 0]);
     let first = [
@@ -125,7 +130,7 @@ fn a_resync_tells_the_difference() {
     assert_eq!(told(&namespaces(&mut picture, &[("shop", Some(true))])), [""; 0]);
     let outcome = namespaces(&mut picture, &[]);
     assert_eq!(told(&outcome), ["-Pod shop/b", "-Pod shop/c", "-Namespace shop"]);
-    assert_eq!(*outcome.end, ["shop".into()]);
+    assert_eq!(*outcome.end, scopes("shop"));
 }
 
 #[test]
@@ -161,7 +166,7 @@ fn a_namespace_that_goes_no_longer_holds_up_the_first_picture() {
             "=ReferenceGrant "
         ]
     );
-    assert_eq!(*outcome.end, ["shop".into()]);
+    assert_eq!(*outcome.end, scopes("shop"));
 }
 
 #[test]
@@ -272,10 +277,105 @@ fn own_kinds_are_told_of_wherever_they_are() {
     let outcome = namespaces(&mut picture, &[("shop", None), ("bank", None)]);
     assert_eq!(told(&outcome)[4], "=TrafficPolicy bank/p,shop/p");
     // They outlive the watches on their namespace, and come before it is whole.
-    assert_eq!(*namespaces(&mut picture, &[("shop", Some(true)), ("bank", None)]).begin, ["shop".into()]);
+    assert_eq!(*namespaces(&mut picture, &[("shop", Some(true)), ("bank", None)]).begin, scopes("shop"));
     assert_eq!(told(&picture.hear(&own, News::Applied(pod("shop", "q")))), ["+Pod shop/q"]);
     let outcome = namespaces(&mut picture, &[("shop", None), ("bank", None)]);
     assert_eq!(told(&outcome), ["+Namespace shop"]);
     let gone = told(&picture.hear(&own, News::Listed(vec![pod("shop", "q")])));
     assert_eq!(gone, ["-TrafficPolicy bank/p", "-TrafficPolicy shop/p", "+Pod shop/q"]);
+}
+
+/// So many namespaces `a`, `b` ..., all of them opted in.
+fn many(count: u8) -> Vec<String> {
+    (0..count).map(|number| char::from(b'a' + number).to_string()).collect()
+}
+
+fn enrolled(names: &[String]) -> Vec<(&str, Option<bool>)> {
+    names.iter().map(|name| (name.as_str(), Some(true))).collect()
+}
+
+/// Five namespaces, each with a pod, of which the cluster's watches tell.
+fn wide() -> Picture {
+    let mut picture = fresh();
+    let names = many(5);
+    assert_eq!(*namespaces(&mut picture, &enrolled(&names)).begin, scopes(""));
+    assert_eq!(picture.covered(Kind::Pod).len(), 5);
+    let pods = names.iter().map(|namespace| pod(namespace, "p")).collect();
+    let listed = picture.hear(&scope(Kind::Pod, ""), News::Listed(pods));
+    assert_eq!(told(&listed), [""; 0]);
+    list(&mut picture, Kind::Service, "", &[]);
+    let first = list(&mut picture, Kind::EndpointSlice, "", &[]);
+    assert!(first.contains(&"=Pod a/p,b/p,c/p,d/p,e/p".to_owned()), "{first:?}");
+    picture
+}
+
+#[test]
+fn what_is_watched_in_the_whole_cluster_depends_on_how_many_namespaces_want_it() {
+    let kinds = |enrolled_count, all| {
+        let (mut picture, names) = (fresh(), many(all));
+        let all: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(number, name)| (name.as_str(), (number < enrolled_count).then_some(true)))
+            .collect();
+        let begin = namespaces(&mut picture, &all).begin;
+        begin
+            .into_iter()
+            .filter(|scope| scope.namespace.is_empty())
+            .map(|scope| scope.kind)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(4, 4), []);
+    assert_eq!(kinds(5, 10), Picture::KINDS);
+    assert_eq!(kinds(5, 11), [Kind::Service, Kind::EndpointSlice], "most pods would be others'");
+}
+
+#[test]
+fn the_clusters_watch_tells_of_each_namespace() {
+    let mut picture = wide();
+    let pods = || scope(Kind::Pod, "");
+    assert_eq!(told(&picture.hear(&pods(), News::Applied(pod("a", "q")))), ["+Pod a/q"]);
+    assert_eq!(told(&picture.hear(&pods(), News::Applied(pod("other", "q")))), [""; 0]);
+    let key = Key { kind: Kind::Pod, name: Name { namespace: "b".into(), name: "p".into() } };
+    assert_eq!(told(&picture.hear(&pods(), News::Deleted(key))), ["-Pod b/p"]);
+    // A resync that a namespace is missing in says that nothing is in it.
+    let left = ["a", "b", "c", "d"].map(|namespace| pod(namespace, "p")).into();
+    let outcome = picture.hear(&pods(), News::Listed(left));
+    assert_eq!(told(&outcome), ["-Pod a/q", "+Pod a/p", "+Pod b/p", "+Pod c/p", "+Pod d/p", "-Pod e/p"]);
+}
+
+#[test]
+fn a_namespace_that_is_opted_in_later_has_watches_of_its_own() {
+    let mut picture = wide();
+    let outcome = picture.hear(&scope(Kind::Namespace, ""), News::Applied(namespace("f", Some(true))));
+    assert_eq!(*outcome.begin, scopes("f"));
+    assert!(!picture.covered(Kind::Pod).contains("f"));
+    // What the cluster's watch says of it is not all that there is.
+    assert_eq!(told(&picture.hear(&scope(Kind::Pod, ""), News::Applied(pod("f", "x")))), [""; 0]);
+    // One that opts out and in again has missed something.
+    let out = picture.hear(&scope(Kind::Namespace, ""), News::Applied(namespace("a", None)));
+    assert_eq!(told(&out), ["-Pod a/p", "+Namespace a"]);
+    assert!(out.end.is_empty(), "{:?}", out.end);
+    let again = picture.hear(&scope(Kind::Namespace, ""), News::Applied(namespace("a", Some(true))));
+    assert_eq!(*again.begin, scopes("a"));
+    assert_eq!(told(&picture.hear(&scope(Kind::Pod, ""), News::Applied(pod("a", "x")))), [""; 0]);
+}
+
+#[test]
+fn where_the_cluster_may_not_be_read_each_namespace_is() {
+    let mut picture = fresh();
+    let names = many(5);
+    namespaces(&mut picture, &enrolled(&names));
+    let outcome = picture.unreadable(&scope(Kind::Pod, ""));
+    assert_eq!(*outcome.end, [scope(Kind::Pod, "")]);
+    assert_eq!(*outcome.begin, names.iter().map(|name| scope(Kind::Pod, name)).collect::<Vec<_>>());
+    assert_eq!(unread(&picture).iter().filter(|(_, lasts)| *lasts).count(), 0, "that may pass");
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        list(&mut picture, kind, "", &[]);
+    }
+    for name in &names[..4] {
+        assert_eq!(list(&mut picture, Kind::Pod, name, &["p"]), [""; 0]);
+    }
+    let first = list(&mut picture, Kind::Pod, "e", &["p"]);
+    assert!(first.contains(&"=Pod a/p,b/p,c/p,d/p,e/p".to_owned()), "{first:?}");
 }

@@ -62,7 +62,8 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(15),
-            patience: Duration::from_secs(5),
+            // The last holder has written by then, and an apply is answered within two seconds where there is none.
+            patience: Duration::from_millis(750),
             settle: Duration::from_millis(200),
             spacing: Duration::from_millis(50),
             again: Duration::from_secs(10),
