@@ -53,6 +53,9 @@ use crate::{
 /// Threads that carry traffic, if the operator does not say: more than this rarely pays on a node that others share.
 const MOST_WORKERS: usize = 4;
 
+/// How often is looked whether the agent is ready, until it is.
+const LOOK_AT_READY: Duration = Duration::from_millis(250);
+
 /// Why the agent did not run. One line each, with what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -215,6 +218,11 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     };
     let capture = Capture::start(&capturing, proxy.clone(), cluster.snapshots())?;
     lock(&running).capture = Some(capture);
+    let taint = client.as_ref().zip(config.node.as_ref()).zip(config.startup_taint.as_ref());
+    let untainting = taint.map(|((client, node), taint)| {
+        let taking = take_off_taint(client.clone(), node.clone(), taint.clone(), running.clone());
+        AbortOnDropHandle::new(tokio::spawn(taking))
+    });
     let status_writer = client.map(|client| {
         let writing = write_statuses(client, cluster.clone(), config.node.clone());
         AbortOnDropHandle::new(tokio::spawn(writing))
@@ -222,7 +230,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     tracing::info!(admin = ?addresses, workers, "running");
 
     signals.any().await;
-    drop(status_writer);
+    drop((status_writer, untainting));
     tokio::select! {
         () = drain(&running, &proxy, config.drain_timeout) => {}
         () = signals.any() => tracing::warn!("stopping at once: told to stop a second time"),
@@ -261,6 +269,14 @@ fn start(config: &Config, client: Option<&kube::Client>) -> cluster::Start {
         let _ = tell.send(zone);
     });
     cluster::Start { state, zone: Some(zone), reached: Some(reached) }
+}
+
+/// Lets pods come to the node, once the agent is ready.
+async fn take_off_taint(client: kube::Client, node: String, taint: String, running: Shared) {
+    while !ready::missing(&running).is_empty() {
+        tokio::time::sleep(LOOK_AT_READY).await;
+    }
+    kubernetes::take_off_taint(&client, &node, &taint).await;
 }
 
 /// Writes statuses, once they are of what the API server says now.

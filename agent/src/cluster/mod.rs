@@ -5,6 +5,7 @@
 //! stands behind the address that a connection was meant for, and who calls.
 
 pub mod builder;
+mod intern;
 pub mod kept;
 pub mod kubernetes;
 pub mod manifests;
@@ -266,6 +267,7 @@ impl Follower {
                     not_before = now + PAUSE.max((now - began) * SHARE);
                 }
                 _ = forget.tick() => {
+                    intern::forget();
                     if self.builder.forget(Instant::now()) {
                         due.get_or_insert_with(|| not_before.max(Instant::now()));
                     }

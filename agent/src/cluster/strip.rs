@@ -25,6 +25,7 @@ pub use self::{
     own::{Loose, Named, traffic_lane, traffic_policy},
 };
 use super::{
+    intern::intern,
     mesh,
     object::{
         EndpointSlice, Frontend, Key, Kind, Name, Namespace, Object, Pod, PodReference, Prefer, Service,
@@ -214,8 +215,8 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         labels: labels.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
         workload: workload(metadata.owner_references.as_deref().unwrap_or_default(), labels),
         capture: check.capture(annotations),
-        node: text(spec.node_name.as_deref()),
-        zone: labels.and_then(|labels| text(labels.get(ZONE_LABEL).map(|s| &**s))),
+        node: common(spec.node_name.as_deref()),
+        zone: labels.and_then(|labels| common(labels.get(ZONE_LABEL).map(|s| &**s))),
         host_network: spec.host_network.unwrap_or(false),
         ready_since: ready_since(status.conditions.as_deref().unwrap_or_default()),
         started: started(status.container_statuses.as_deref().unwrap_or_default()),
@@ -245,7 +246,7 @@ fn workload(owners: &[OwnerReference], labels: Option<&BTreeMap<String, String>>
         }),
         _ => None,
     };
-    text(Some(shorter.filter(|name| !name.is_empty()).unwrap_or(name)))
+    common(Some(shorter.filter(|name| !name.is_empty()).unwrap_or(name)))
 }
 
 /// Why this can be the name of no object, nor of a namespace.
@@ -417,18 +418,18 @@ impl Check {
             ready,
             serving: conditions.serving.unwrap_or(ready),
             terminating: conditions.terminating.unwrap_or(false),
-            zone: text(endpoint.zone.as_deref()),
-            node: text(endpoint.node_name.as_deref()),
+            zone: common(endpoint.zone.as_deref()),
+            node: common(endpoint.node_name.as_deref()),
             pod: endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod")).and_then(
                 |target| {
-                    let namespace =
-                        text(target.namespace.as_deref()).unwrap_or_else(|| self.key.name.namespace.clone());
+                    let namespace = common(target.namespace.as_deref())
+                        .unwrap_or_else(|| self.key.name.namespace.clone());
                     let name = Name { namespace, name: text(target.name.as_deref())? };
                     Some(PodReference { name, uid: text(target.uid.as_deref()) })
                 },
             ),
-            for_zones: hints.for_zones.iter().flatten().filter_map(|zone| text(Some(&zone.name))).collect(),
-            for_nodes: hints.for_nodes.iter().flatten().filter_map(|node| text(Some(&node.name))).collect(),
+            for_zones: hints.for_zones.iter().flatten().filter_map(|zone| common(Some(&zone.name))).collect(),
+            for_nodes: hints.for_nodes.iter().flatten().filter_map(|node| common(Some(&node.name))).collect(),
         })
     }
 }
@@ -439,7 +440,7 @@ pub(crate) fn key(kind: Kind, namespace: Option<&str>, name: Option<&str>) -> Ke
         Kind::Namespace => "",
         _ => namespace.filter(|namespace| !namespace.is_empty()).unwrap_or("default"),
     };
-    Key { kind, name: Name { namespace: namespace.into(), name: name.unwrap_or_default().into() } }
+    Key { kind, name: Name { namespace: intern(namespace), name: name.unwrap_or_default().into() } }
 }
 
 /// Whether the API server could have taken this as a name: a DNS subdomain.
@@ -449,6 +450,11 @@ fn is_name(name: &str) -> bool {
         && edge(name.as_bytes().first())
         && edge(name.as_bytes().last())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'))
+}
+
+/// [`text`] that many objects have in common.
+fn common(value: Option<&str>) -> Option<Arc<str>> {
+    value.filter(|value| !value.is_empty()).map(intern)
 }
 
 fn text(value: Option<&str>) -> Option<Arc<str>> {

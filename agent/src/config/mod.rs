@@ -84,6 +84,11 @@ pub struct Config {
     #[arg(long, value_name = "PATH", env = "SLUICE_STATE_FILE", value_parser = absolute)]
     pub state_file: Option<PathBuf>,
 
+    /// Key of a taint that the agent takes off its node when it is ready, so that no pod starts there before, as in
+    /// `sluice.dev/agent-not-ready`; needs --node and the permission to patch nodes [default: none]
+    #[arg(long, value_name = "KEY", env = "SLUICE_STARTUP_TAINT", value_parser = taint_key)]
+    pub startup_taint: Option<String>,
+
     /// Threads that carry traffic [default: one per core, at most 4]
     #[arg(long, value_name = "N", env = "SLUICE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
@@ -198,6 +203,20 @@ pub fn object_name(text: &str) -> Result<String, String> {
         .to_owned())
 }
 
+/// As labels have them: a name, and before it a domain and a slash if there is one.
+fn taint_key(text: &str) -> Result<String, String> {
+    let (domain, name) = text.split_once('/').map_or((None, text), |(domain, name)| (Some(domain), name));
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let bytes = name.as_bytes();
+    let is_name =
+        bytes.len() <= 63 && edge(bytes.first()) && edge(bytes.last()) && bytes.iter().copied().all(inner);
+    if is_name && domain.is_none_or(|domain| object_name(domain).is_ok()) {
+        return Ok(text.to_owned());
+    }
+    Err("the key of a taint, as in sluice.dev/agent-not-ready".to_owned())
+}
+
 fn absolute(text: &str) -> Result<PathBuf, String> {
     if text.starts_with('/') && !text.ends_with('/') {
         return Ok(text.into());
@@ -306,6 +325,16 @@ mod tests {
         assert_eq!(absolute("/var/lib/sluice/state.gz"), Ok("/var/lib/sluice/state.gz".into()));
         for bad in ["", "state.gz", "/var/lib/sluice/"] {
             assert!(absolute(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_taint_has_a_key() {
+        for good in ["sluice.dev/agent-not-ready", "a", "a.b/C_d"] {
+            assert_eq!(taint_key(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "/a", "a/", "a/b/c", "A/b", "a=b", "a:NoSchedule"] {
+            assert!(taint_key(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -10,4 +10,5 @@ mod policies;
 mod rig;
 mod routes;
 mod silence;
+mod taint;
 mod zone;

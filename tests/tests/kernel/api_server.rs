@@ -1,6 +1,7 @@
 //! The agent watches an API server that does not always answer, while requests are on their way.
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 use sluice_tests::{Capture, Load, World, api_server::ApiServer, eventually, test_in};
 
 #[test]
@@ -49,8 +50,18 @@ fn an_api_server_that_is_away_at_the_start() -> Result<()> {
     test_in(&world, |world| {
         world.namespace("shop", Capture::Enabled)?;
         let client = world.pod("shop", "client").start()?;
-        world.api(ApiServer::go)?;
-        let mut agent = world.agent().spawn()?;
+        // What keeps other pods off the node meanwhile.
+        let taint = "sluice.dev/agent-not-ready";
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": { "name": world.node_name() },
+            "spec": { "taints": [{ "key": taint, "effect": "NoSchedule" }] },
+        });
+        world.api(|api| {
+            api.apply("nodes", node);
+            api.go()
+        })?;
+        let args = ["--node", world.node_name(), "--startup-taint", taint];
+        let mut agent = world.agent().args(&args).spawn()?;
         eventually("the agent says what is missing", || {
             let (status, body) = agent.get("/readyz")?;
             ensure!(
@@ -63,7 +74,12 @@ fn an_api_server_that_is_away_at_the_start() -> Result<()> {
         world.api(ApiServer::come)?;
         agent.ready()?;
         agent.enrolled(&client)?;
-        Ok(())
+        eventually("the taint is taken off", || {
+            let node = world.api(|api| Ok(api.get("nodes", "", world.node_name())))?;
+            let taints = node.map(|node| node["spec"]["taints"].clone()).unwrap_or_default();
+            ensure!(taints == json!([]), "{taints}:\n{}", agent.log());
+            Ok(())
+        })
     });
     Ok(())
 }

@@ -20,6 +20,7 @@ mod pace;
 mod picture;
 mod standing;
 pub mod status;
+mod taint;
 mod watch;
 mod zone;
 
@@ -38,6 +39,7 @@ use tokio::{
 
 pub(crate) use self::client::chain;
 pub use self::client::{client, client_of};
+pub use self::taint::take_off as take_off_taint;
 pub use self::zone::zone;
 use self::{
     picture::{Outcome, Picture},
