@@ -29,7 +29,7 @@ pub(crate) fn run() -> Result<()> {
         for flip in 0..FLIPS {
             // All over the cluster.
             let service = flip * 7919 % services;
-            let slice = slice(service, flip / services % 2 == 0);
+            let slice = slice(service, (flip / services).is_multiple_of(2));
             builder.apply(Change::Applied(sighting(Object::EndpointSlice(Arc::new(slice)))));
             last = builder.build(Instant::now()).context("an endpoint has changed")?;
             let _ = (builder.counts(), builder.problems(Instant::now()));

@@ -226,8 +226,8 @@ mod tests {
         // Built anew, and the same to the kernel.
         wanted.insert(stays, destination("a", true));
         let second = book.step(&wanted);
-        let expected =
-            Todo { remove: vec![goes], set: vec![(moves, 99), (comes, 97 | DIRECT)], gone: vec![98] };
+        let direct = number(&Service::new("shop", "a", 80)) | DIRECT;
+        let expected = Todo { remove: vec![goes], set: vec![(moves, 99), (comes, direct)], gone: vec![98] };
         assert_eq!(second, expected);
         book.all_done(&second);
         assert_eq!((book.there, book.step(&wanted)), (3, Todo::default()));

@@ -33,6 +33,8 @@ const FILE_AT_MOST: u64 = 64 << 20;
 const TEXT_AT_MOST: u64 = 1 << 30;
 /// What is older says nothing any more of which addresses are whose.
 const AGE_AT_MOST: Duration = Duration::from_secs(24 * 3600);
+/// What names of half-written files end with.
+const TEMPORARY: &str = ".tmp";
 /// What another agent left half-written is removed after this.
 const LEFTOVER: Duration = Duration::from_secs(600);
 
@@ -93,7 +95,7 @@ impl StateFile {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         self.sweep(directory);
-        let temporary = directory.join(format!("{}{}.tmp", self.prefix(), std::process::id()));
+        let temporary = directory.join(format!("{}{}{TEMPORARY}", self.prefix(), std::process::id()));
         let written = self.write_to(&temporary, objects, zone, current);
         let done = written.and_then(|()| fs::rename(&temporary, &self.path));
         if done.is_err() {
@@ -169,10 +171,10 @@ impl StateFile {
         let mut text =
             BufReader::with_capacity(1 << 16, GzDecoder::new(BufReader::new(file)).take(TEXT_AT_MOST));
         let mut line = Vec::new();
-        let header = match next(&mut text, &mut line)? {
-            true => header(&line)?,
-            false => return Err(Unusable::Broken("it is empty".to_owned())),
-        };
+        if !next(&mut text, &mut line)? {
+            return Err(Unusable::Broken("it is empty".to_owned()));
+        }
+        let header = header(&line)?;
         if let Some(other) =
             header.node.as_deref().filter(|node| self.node.as_deref().is_some_and(|us| us != *node))
         {
@@ -204,7 +206,8 @@ impl StateFile {
         let prefix = self.prefix();
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let ours = name.to_str().is_some_and(|name| name.starts_with(&prefix) && name.ends_with(".tmp"));
+            let ours =
+                name.to_str().is_some_and(|name| name.starts_with(&prefix) && name.ends_with(TEMPORARY));
             let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
             if ours && age().is_some_and(|age| age > LEFTOVER) {
                 // Another agent may have been faster.

@@ -116,7 +116,7 @@ impl Keeper {
     }
 
     pub(super) fn confirm(&mut self, heard: Instant) {
-        self.begin(heard, |file, current| file.confirm(current));
+        self.begin(heard, StateFile::confirm);
     }
 
     fn begin(

@@ -50,14 +50,14 @@ pub(super) fn write(object: &Object, line: &mut Vec<u8>) -> io::Result<()> {
 
 /// Reads such a line, without its end.
 pub(super) fn read(line: &[u8]) -> Result<Sighting, String> {
+    fn parse<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+        serde_json::from_slice(json)
+    }
     let space = line.iter().position(|byte| *byte == b' ').ok_or("a line without a kind")?;
     let (kind, json) = (&line[..space], &line[space + 1..]);
     let kind = Kind::ALL.into_iter().find(|known| known.as_str().as_bytes() == kind);
     let kind = kind.ok_or("a kind that is not known")?;
     let wrong = |e: serde_json::Error| format!("an object of kind {kind} that cannot be read: {e}");
-    fn parse<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
-        serde_json::from_slice(json)
-    }
     let sighting = match kind {
         Kind::Namespace => strip::namespace(&parse::<core::Namespace>(json).map_err(wrong)?),
         Kind::Service => strip::service(parse::<core::Service>(json).map_err(wrong)?),
@@ -100,7 +100,7 @@ fn service(service: &Service) -> Value {
         })
         .collect();
     json!({
-        "metadata": metadata(&service.name, annotations(None, service.access_log)),
+        "metadata": metadata(&service.name, &annotations(None, service.access_log)),
         "spec": {
             "type": kind,
             "clusterIPs": ips,
@@ -141,7 +141,7 @@ fn slice(slice: &EndpointSlice) -> Value {
             }),
         })
     };
-    let mut metadata = metadata(&slice.name, Value::Null);
+    let mut metadata = metadata(&slice.name, &Value::Null);
     metadata["labels"] = json!({ strip::SERVICE_NAME_LABEL: slice.service.as_deref() });
     if slice.service.is_none() {
         metadata["labels"] = Value::Null;
@@ -165,7 +165,7 @@ fn pod(pod: &Pod) -> Value {
         Some(Err((annotation, value))) => annotations[annotation] = value.into(),
         None => {}
     }
-    let mut metadata = metadata(&pod.name, annotations);
+    let mut metadata = metadata(&pod.name, &annotations);
     metadata["uid"] = json!(pod.uid.as_deref());
     metadata["labels"] =
         pod.labels.iter().map(|(key, value)| (key.to_owned(), value.into())).collect::<Map<_, _>>().into();
@@ -206,7 +206,7 @@ fn own<T>(kind: Kind, object: &Own<T>) -> Value {
             "lastTransitionTime": told.since.as_ref(),
         })
     };
-    let mut metadata = metadata(&object.name, Value::Null);
+    let mut metadata = metadata(&object.name, &Value::Null);
     metadata["uid"] = json!(object.uid.as_deref());
     metadata["generation"] = json!(object.generation);
     let created = object.created.and_then(|seconds| Timestamp::from_second(seconds).ok());
@@ -222,11 +222,11 @@ fn own<T>(kind: Kind, object: &Own<T>) -> Value {
 
 fn grant(grant: &ReferenceGrant) -> Value {
     let kind = Kind::ReferenceGrant;
-    let metadata = metadata(&grant.name, Value::Null);
+    let metadata = metadata(&grant.name, &Value::Null);
     json!({ "apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": metadata, "spec": *grant.spec })
 }
 
-fn metadata(name: &Name, annotations: Value) -> Value {
+fn metadata(name: &Name, annotations: &Value) -> Value {
     json!({ "namespace": name.namespace.as_ref(), "name": name.name.as_ref(), "annotations": annotations })
 }
 

@@ -92,12 +92,11 @@ impl Connections {
     fn pick(&self) -> kube::Result<(Client, Stream)> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let has_room = |connection: &Connection| connection.streams.load(Relaxed) < STREAMS;
-        let at = match all.iter().position(has_room) {
-            Some(at) => at,
-            None => {
-                all.push(Connection { client: client(&self.config)?, streams: Arc::default() });
-                all.len() - 1
-            }
+        let at = if let Some(at) = all.iter().position(has_room) {
+            at
+        } else {
+            all.push(Connection { client: client(&self.config)?, streams: Arc::default() });
+            all.len() - 1
         };
         let Connection { client, streams } = all[at].clone();
         streams.fetch_add(1, Relaxed);

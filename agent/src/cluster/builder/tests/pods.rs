@@ -71,7 +71,7 @@ fn only_this_nodes_pods_are_told_of_where_it_has_a_name() {
     let text = format!("{SHOP}{}{elsewhere}{waiting}", pod("a", "10.0.0.1", ""));
     let uids = |options| {
         let snapshot = start(options, &text).build(Instant::now()).unwrap();
-        snapshot.pods.keys().map(|uid| uid.to_string()).collect::<BTreeSet<_>>()
+        snapshot.pods.keys().map(ToString::to_string).collect::<BTreeSet<_>>()
     };
     assert_eq!(
         uids(Options { node: Some("n1".into()), ..Options::default() }),
