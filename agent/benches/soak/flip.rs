@@ -34,7 +34,7 @@ pub(crate) fn run() -> Result<()> {
             last = builder.build(Instant::now()).context("an endpoint has changed")?;
             let _ = (builder.counts(), builder.problems(Instant::now()));
         }
-        let each = (cpu()? - began) / FLIPS as u32;
+        let each = cpu()?.saturating_sub(began) / FLIPS as u32;
         println!("{endpoints} endpoints: {each:.1?} a change of one; generation {}", last.generation);
     }
     Ok(())
