@@ -9,14 +9,18 @@
 //! - **Receive buffers** grow as the kernel likes as long as the pod has bytes for that ([`Growth`]); so one stream is as fast as
 //!   it would be alone. They are asked for each time the stream has doubled, and stop to grow where there are none left.
 //! - **Crowds** get little from the beginning ([`fit`]).
-//! - **What waits** for longer than a moment is measured and charged to the pod ([`Pressure::stalled`]). Above its part of
+//! - **What waits** for longer than a moment is measured and charged to the pod ([`Stall`]). Above its part of
 //!   the agent's memory new connections of the pod go direct, and far above it its new requests are rejected.
+//!
+//! What a connection that carries many streams receives is bounded by their windows instead, which are charged already
+//! ([`http2`](super::http2)): its receive buffer may grow when its window does.
 
 use std::{
     future::Future as _,
     os::fd::AsFd as _,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -28,7 +32,7 @@ use tokio::{
 };
 
 use super::{
-    budget::{Growth, Waiting},
+    budget::{Growth, PodBudget, Waiting},
     worker::PodHere,
 };
 use crate::clock::Nanos;
@@ -97,6 +101,48 @@ pub(crate) fn fit(stream: &TcpStream, connections: usize) {
     }
 }
 
+/// What waits for a peer: measured while it does, and charged to the pod.
+pub(crate) struct Stall {
+    waiting: Waiting,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// What had been carried when it was last looked at.
+    seen: u64,
+}
+
+impl Stall {
+    pub(crate) fn new(budget: &Arc<PodBudget>) -> Self {
+        Self { waiting: budget.waiting(), timer: None, seen: 0 }
+    }
+
+    /// The peer takes nothing now; `measure` tells what that takes of memory. To be called again by the task that is woken for
+    /// that. Whether the peer has taken nothing for long already.
+    pub(crate) fn look(&mut self, cx: &mut Context<'_>, carried: u64, measure: impl Fn() -> usize) -> bool {
+        let Self { waiting, timer, seen } = self;
+        let timer = timer.get_or_insert_with(|| {
+            *seen = carried;
+            Box::pin(sleep(MOMENT))
+        });
+        while timer.as_mut().poll(cx) == Poll::Ready(()) {
+            let waits = *seen == carried;
+            if waits {
+                waiting.set(measure(), Nanos::now());
+            } else {
+                waiting.set(0, Nanos::now());
+                *seen = carried;
+            }
+            timer.as_mut().reset(Instant::now() + if waits { AGAIN } else { MOMENT });
+        }
+        waiting.amount() > 0
+    }
+
+    /// It has taken something.
+    pub(crate) fn moved(&mut self) {
+        if self.waiting.amount() > 0 {
+            self.waiting.set(0, Nanos::now());
+        }
+    }
+}
+
 /// The memory of one direction.
 pub(crate) struct Pressure {
     pod: Rc<PodHere>,
@@ -112,22 +158,12 @@ struct Much {
     denied: bool,
     /// When so much has been carried it is to be looked at again whether it may grow.
     doubled: u64,
-    waiting: Waiting,
-    timer: Option<Pin<Box<Sleep>>>,
-    /// What had been carried when it was last looked at.
-    seen: u64,
+    stall: Stall,
 }
 
 impl Much {
     fn new(pod: &PodHere) -> Self {
-        Self {
-            growth: pod.budget.growth(),
-            denied: false,
-            doubled: SMALL,
-            waiting: pod.budget.waiting(),
-            timer: None,
-            seen: 0,
-        }
+        Self { growth: pod.budget.growth(), denied: false, doubled: SMALL, stall: Stall::new(&pod.budget) }
     }
 }
 
@@ -160,9 +196,7 @@ impl Pressure {
     fn carried_much(&mut self, carried: u64, source: &TcpStream, sink: &TcpStream) {
         let Self { pod, next, much } = self;
         let much = much.get_or_insert_with(|| Box::new(Much::new(pod)));
-        if much.waiting.amount() > 0 {
-            much.waiting.set(0, Nanos::now());
-        }
+        much.stall.moved();
         if carried >= much.doubled {
             much.doubled = carried.saturating_mul(2);
             let socket = SockRef::from(source);
@@ -195,24 +229,11 @@ impl Pressure {
         sink: &TcpStream,
     ) -> bool {
         let Self { pod, next, much } = self;
-        let Much { waiting, timer, seen, .. } = &mut **much.get_or_insert_with(|| Box::new(Much::new(pod)));
-        let timer = timer.get_or_insert_with(|| {
-            *seen = carried;
-            Box::pin(sleep(MOMENT))
-        });
-        while timer.as_mut().poll(cx) == Poll::Ready(()) {
-            let waits = *seen == carried;
-            if waits {
-                let network = &pod.pod.network;
-                let kernel = network.memory_of(source.as_fd()) + network.memory_of(sink.as_fd());
-                waiting.set(own + kernel, Nanos::now());
-            } else {
-                waiting.set(0, Nanos::now());
-                *seen = carried;
-            }
-            timer.as_mut().reset(Instant::now() + if waits { AGAIN } else { MOMENT });
-        }
-        let waits = waiting.amount() > 0;
+        let much = much.get_or_insert_with(|| Box::new(Much::new(pod)));
+        let network = &pod.pod.network;
+        let waits = much
+            .stall
+            .look(cx, carried, || own + network.memory_of(source.as_fd()) + network.memory_of(sink.as_fd()));
         if waits {
             // As soon as anything moves.
             *next = 0;

@@ -104,7 +104,7 @@ pub(crate) async fn serve(connection: Connection, destination: Destination, mut 
     let gate = pod.gate.watch();
     early.advance(H2_PREFACE.len().min(early.len()));
     let core = Rc::new(RefCell::new(Core::new(Role::Server, pod.http2.clone(), Nanos::now())));
-    let mut driver = Driver::new(core.clone(), stream, worker.clone(), early);
+    let mut driver = Driver::new(core.clone(), stream, worker.clone(), pod.clone(), early);
     let caller =
         Rc::new(Caller { worker, pod, original, known: RefCell::new(known), leaving: Cell::new(false) });
     poll_fn(|cx| {

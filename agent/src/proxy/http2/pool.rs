@@ -127,6 +127,11 @@ impl Shared {
         matches!(self.opened.get(), Some(Ok(core)) if core.borrow().is_stuck())
     }
 
+    /// It has borne as many resets as its endpoint may bear.
+    fn is_worn(&self) -> bool {
+        matches!(self.opened.get(), Some(Ok(core)) if core.borrow().is_worn())
+    }
+
     fn has_ended(&self) -> bool {
         match self.opened.get() {
             Some(Ok(core)) => !core.borrow().takes_streams(),
@@ -188,7 +193,7 @@ impl Pool {
     pub(super) async fn place(
         &self,
         worker: &Rc<Worker>,
-        pod: &PodHere,
+        pod: &Rc<PodHere>,
         endpoint: &Arc<Endpoint>,
     ) -> Result<Place, Rc<io::Error>> {
         let key = (pod.id, endpoint.address);
@@ -292,7 +297,7 @@ impl Pool {
             waiting: VecDeque::new(),
         });
         // They end when their last stream has.
-        connections.open.retain(|shared| Arc::ptr_eq(&shared.load, load));
+        connections.open.retain(|shared| Arc::ptr_eq(&shared.load, load) && !shared.is_worn());
         if !first && !connections.waiting.is_empty() {
             return None;
         }
@@ -385,7 +390,7 @@ impl Pool {
 /// Opens a connection and starts the task that drives it.
 async fn open(
     worker: &Rc<Worker>,
-    pod: &PodHere,
+    pod: &Rc<PodHere>,
     endpoint: &Arc<Endpoint>,
     shared: &Shared,
 ) -> io::Result<handle::Shared> {
@@ -393,7 +398,7 @@ async fn open(
     watch_over(&stream)?;
     let core = Core::new(Role::Client, pod.http2.clone(), Nanos::now());
     let core = Rc::new(RefCell::new(core));
-    let mut driver = Driver::new(core.clone(), stream, worker.clone(), BytesMut::new());
+    let mut driver = Driver::new(core.clone(), stream, worker.clone(), pod.clone(), BytesMut::new());
     let (worker_here, key) = (Rc::clone(worker), shared.key);
     pod.spawn(worker, async move {
         let worker = worker_here;

@@ -115,6 +115,26 @@ impl Shared {
     }
 }
 
+/// The resets that an endpoint's connection bears. Servers end one on which too many come in too short a time, for they take
+/// that for an attack (CVE-2023-44487): Netty above 200 in 30 seconds, nghttp2 (Node) above 1,000 at once and 33 a second. On
+/// a connection that many clients share they add up, and what is none on any of theirs would end the calls of all. So new
+/// streams are opened on another one before that.
+#[derive(Debug)]
+pub(crate) struct Wear(Bucket);
+
+impl Wear {
+    pub(crate) fn new(now: Nanos) -> Self {
+        Self(Bucket::new(100, 3, now))
+    }
+
+    /// A stream was reset. Whether the connection has borne enough.
+    pub(crate) fn note(&mut self, now: Nanos) -> bool {
+        self.0.refill(now);
+        self.0.take_one();
+        self.0.filled < UNIT
+    }
+}
+
 /// How a peer behaves.
 #[derive(Debug)]
 pub(crate) struct Calm {
@@ -268,6 +288,18 @@ mod tests {
                 assert_eq!(calm.spend(Work::Control, &shared, START), Verdict::Go);
             }
         }
+    }
+
+    #[test]
+    fn a_connection_wears_out_by_the_rate_of_resets_and_not_in_a_lifetime() {
+        let mut wear = Wear::new(START);
+        assert!((1..100).all(|_| !wear.note(START)) && wear.note(START), "a hundred at once");
+        let mut wear = Wear::new(START);
+        assert!((0..10_000).all(|count| !wear.note(after(count * 500))));
+        // In any 30 seconds no more than Netty bears.
+        let mut wear = Wear::new(START);
+        let most = (0..).take_while(|count| !wear.note(after(count * 30_000 / 200))).count();
+        assert!(most < 200, "{most}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    calm::Calm,
+    calm::{Calm, Wear},
     fields::Fields,
     flow::{self, Credit, Window},
     limits::{Allowance, MAX_HEAD, MAX_STREAMS},
@@ -140,6 +140,9 @@ pub(crate) struct Core {
     pub(super) leaving: Leaving,
     pub(super) ended: Option<Ended>,
     pub(super) calm: Calm,
+    pub(super) wear: Wear,
+    /// No new streams are to be opened on it, for too many have been reset.
+    pub(super) worn: bool,
     pub(super) allowance: Rc<Allowance>,
     pub(super) charged: Taken,
     /// Bytes of data and heads that are here, and by how much windows have grown.
@@ -191,6 +194,8 @@ impl Core {
             leaving: Leaving::No,
             ended: None,
             calm: Calm::new(now),
+            wear: Wear::new(now),
+            worn: false,
             charged: allowance.bytes.take_none(),
             allowance,
             held: 0,
@@ -216,7 +221,7 @@ impl Core {
                 core.send_settings(&[Setting::EnablePush(false), list]);
             }
         }
-        core.charge();
+        core.charge(0);
         core
     }
 
@@ -242,6 +247,11 @@ impl Core {
     /// Whether a stream may be opened on it, as far as its peer has not said that it takes no more.
     pub(crate) fn takes_streams(&self) -> bool {
         self.ended.is_none() && self.remote.last.is_none() && self.next <= flow::LARGEST
+    }
+
+    /// New streams had better be opened on another connection: this one has borne as many resets as its peer may bear.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.worn
     }
 
     /// Whether the peer takes extended CONNECT, once its settings have come; `None`: the connection ended before.

@@ -7,6 +7,7 @@
 use std::{
     future::Future,
     io::{self, IoSlice},
+    os::fd::AsFd as _,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -33,7 +34,8 @@ use crate::{
     clock::Nanos,
     proxy::{
         buffers::BUFFER_BYTES,
-        worker::{Busy, Worker},
+        pressure::Stall,
+        worker::{Busy, PodHere, Worker},
     },
 };
 
@@ -70,6 +72,11 @@ pub(crate) struct Driver {
     paused: Option<Nanos>,
     timer: Option<(Nanos, Pin<Box<Sleep>>)>,
     announced: Option<Nanos>,
+    pod: Rc<PodHere>,
+    /// Its peer takes nothing, or did so once.
+    stall: Option<Box<Stall>>,
+    /// Its receive buffer may be larger than that of a new connection.
+    grown: bool,
     /// A stream has ended for who carries it when the last of it is appended to what is unsent, which may stay here for as
     /// long as the peer does not read.
     unsent: Option<Busy>,
@@ -91,9 +98,18 @@ enum Closing {
 
 impl Driver {
     /// `early` was read before.
-    pub(crate) fn new(core: Shared, stream: TcpStream, worker: Rc<Worker>, early: BytesMut) -> Self {
+    pub(crate) fn new(
+        core: Shared,
+        stream: TcpStream,
+        worker: Rc<Worker>,
+        pod: Rc<PodHere>,
+        early: BytesMut,
+    ) -> Self {
         Self {
             core,
+            pod,
+            stall: None,
+            grown: false,
             stream,
             worker,
             left_over: !early.is_empty(),
@@ -139,8 +155,23 @@ impl Driver {
             self.look_at_clock(cx, now);
         }
         self.read(cx);
-        self.core.borrow_mut().charge();
+        self.weigh(cx);
         Poll::Pending
+    }
+
+    /// Charges the pod for what the connection holds: in the agent at once, in the kernel when its peer takes nothing for
+    /// a while.
+    fn weigh(&mut self, cx: &mut Context<'_>) {
+        let mut core = self.core.borrow_mut();
+        core.charge(if self.left_over { self.input.capacity() } else { 0 });
+        let network = &self.pod.pod.network;
+        if core.has_grown() && !std::mem::replace(&mut self.grown, true) {
+            let _ = network.let_buffers_grow(self.stream.as_fd());
+        }
+        if self.unsent.is_some() {
+            let stall = self.stall.get_or_insert_with(|| Box::new(Stall::new(&self.pod.budget)));
+            stall.look(cx, core.out().written(), || network.memory_of(self.stream.as_fd()));
+        }
     }
 
     /// What is done at a time.
@@ -196,7 +227,12 @@ impl Driver {
             };
             match written {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(amount)) => core.wrote(amount),
+                Poll::Ready(Ok(amount)) => {
+                    core.wrote(amount);
+                    if let Some(stall) = &mut self.stall {
+                        stall.moved();
+                    }
+                }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => {
                     if self.unsent.is_none() {
@@ -238,6 +274,7 @@ impl Driver {
         self.left_over = fed != Fed::All && !self.input.is_empty();
         drop(core);
         if let Fed::Pause(until) = fed {
+            self.worker.buffers.compact(&mut self.input);
             self.paused = Some(until);
             self.wake_at(cx, until);
         }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    proxy::http2::frame::{Code, Error, write},
+    proxy::http2::frame::{Code, Error},
 };
 
 impl Core {
@@ -59,7 +59,7 @@ impl Core {
 
     /// Resets a stream that is not there, or no longer.
     pub(super) fn refuse(&mut self, id: u32, code: Code, now: Nanos) -> Verdict {
-        write::reset(self.out.tail(), id, code);
+        self.write_reset(id, code);
         self.pay(Work::Reset, now)
     }
 

@@ -12,11 +12,16 @@ use crate::proxy::http2::frame::{payload::Setting, write};
 
 impl Core {
     /// Charges the pod for what the connection holds now, whether it has that much or not: what it has not is not given
-    /// from then on.
-    pub(crate) fn charge(&mut self) {
+    /// from then on. `unread`: memory of what has come and was not looked at.
+    pub(crate) fn charge(&mut self, unread: usize) {
         let open = usize::try_from(self.window.open()).unwrap_or(0);
         let tables = self.encoder.held() + self.decoder.held() + self.blocks.held();
-        self.charged.set(OVERHEAD + tables + open + self.held + self.out.held());
+        self.charged.set(OVERHEAD + tables + open + self.held + self.out.held() + unread);
+    }
+
+    /// The connection's window has been made larger, once.
+    pub(crate) fn has_grown(&self) -> bool {
+        self.window.size() > flow::INITIAL
     }
 
     /// What of the connection's window is to be given again, as far as the pod has it.

@@ -11,9 +11,12 @@ use super::{
     state::{Closed, Sent, State},
     streams::{Key, Stream},
 };
-use crate::proxy::http2::{
-    frame::{Code, write},
-    hpack::{Encoder, Indexing},
+use crate::{
+    clock::Nanos,
+    proxy::http2::{
+        frame::{Code, write},
+        hpack::{Encoder, Indexing},
+    },
 };
 
 /// What stands in front of the fields of a head.
@@ -109,6 +112,13 @@ impl Core {
         self.rouse();
     }
 
+    pub(super) fn write_reset(&mut self, id: u32, code: Code) {
+        write::reset(self.out.tail(), id, code);
+        if self.role == Role::Client {
+            self.worn |= self.wear.note(Nanos::now());
+        }
+    }
+
     /// Resets a stream, unless it is closed.
     pub(crate) fn reset(&mut self, key: Key, code: Code) {
         let Some(stream) = self.streams.get_mut(key) else { return };
@@ -117,7 +127,7 @@ impl Core {
         let unheard = self.role == Role::Client && stream.state == State::NEW && !stream.whole;
         if stream.state.close(Closed::ByUs(code)) {
             if self.ended.is_none() && !unheard {
-                write::reset(self.out.tail(), id, code);
+                self.write_reset(id, code);
                 self.rouse();
             }
             self.discard(key);
@@ -130,7 +140,8 @@ impl Core {
         let Some(stream) = self.streams.get_mut(key) else { return };
         if matches!(stream.state.closed(), Some(Closed::Ended)) && self.ended.is_none() {
             stream.state = State::Closed(Closed::ByUs(code));
-            write::reset(self.out.tail(), stream.id, code);
+            let id = stream.id;
+            self.write_reset(id, code);
         } else {
             self.reset(key, code);
         }

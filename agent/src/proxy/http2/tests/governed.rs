@@ -1,20 +1,19 @@
 //! The rules of a policy in the path of a stream.
 
-use std::{collections::BTreeMap, sync::atomic::AtomicBool};
+use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::govern::{
-    entry::Entry,
     governor::Governor,
     policy::{
-        Behaviour, CircuitBreaker, Concurrency, Detour, Edits, EntryRule, Fallback, FallbackAction,
-        FallbackOn, HeaderEdits, Lane, LimitKey, Mode, OutlierDetection, Policy, RateLimit, RequestMatch,
-        Retry, Scope, StaleBounds, StaticAnswer, StripTags, Timeouts,
+        Behaviour, CircuitBreaker, Concurrency, Edits, Fallback, FallbackAction, FallbackOn, HeaderEdits,
+        LimitKey, Mode, OutlierDetection, Policy, RateLimit, RequestMatch, Retry, Scope, StaleBounds,
+        StaticAnswer, StripTags, Timeouts,
     },
 };
 
 /// A service with one endpoint and this policy.
-fn bed_under(address: SocketAddr, policy: Policy) -> Bed {
+pub(super) fn bed_under(address: SocketAddr, policy: Policy) -> Bed {
     let bed = bed(&[(address, None)]);
     let policy = Policy { name: Some("shop/orders".into()), ..policy };
     bed.change(2, &[(address, None)], |service| Service {
@@ -329,29 +328,4 @@ async fn fallbacks_stand_in() {
     let (body, trailers) = read(answer.into_body()).await.expect("a whole answer");
     assert_eq!(body, b"\0\0\0\0\x02ab");
     assert_eq!(header(&trailers.expect("trailers"), "grpc-status"), "0");
-}
-
-#[tokio::test]
-async fn a_request_is_coloured_where_it_enters() {
-    let (plain, gray) = (named("plain").await, named("gray").await);
-    let bed = bed(&[(plain, None), (gray, Some("gray"))]);
-    let lane = Arc::new(Lane {
-        endpoints: Vec::new(),
-        name: "shop/gray".into(),
-        tag: "gray".parse().expect("a tag"),
-        selector: None,
-        fallback: Detour::default(),
-        service_fallbacks: BTreeMap::default(),
-        priority: 0,
-        targets: Vec::new(),
-        entry: vec![EntryRule { matches: RequestMatch::default(), percentage: None }],
-    });
-    bed.change(2, &[(plain, None), (gray, Some("gray"))], |service| Service {
-        entry: Arc::new(Entry::new([&lane])),
-        ..service
-    });
-    let answer = ask(&mut bed.caller().await, get()).await;
-    let headers = answer.headers();
-    assert_eq!((header(headers, "x-name"), header(headers, "seen-x-mse-tag")), ("gray", "gray"));
-    assert_eq!(header(headers, "seen-baggage"), "x-mse-tag=gray");
 }

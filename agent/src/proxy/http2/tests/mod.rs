@@ -1,15 +1,18 @@
 //! Callers and endpoints of our own, on loopback, with the real workers between them.
 
 mod bodies;
+mod entry;
 mod failing;
 mod failures;
 mod governed;
 mod hostile;
+mod idle;
 mod limits;
 mod raw;
 mod rfc;
 mod routes;
 mod routing;
+mod slow;
 mod traces;
 
 use std::{
@@ -53,6 +56,9 @@ async fn soon<F: Future>(what: F) -> F::Output {
 
 const SERVICE: &str = "10.96.0.1:80";
 
+/// What the kernel is said to keep for a connection: far more than the agent does.
+const SOCKET_MEMORY: usize = 1 << 30;
+
 /// A pod whose every connection was meant for [`SERVICE`].
 struct Loopback;
 
@@ -74,7 +80,7 @@ impl Network for Loopback {
     }
 
     fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
-        0
+        SOCKET_MEMORY
     }
 
     fn let_buffers_grow(&self, _: BorrowedFd<'_>) -> io::Result<()> {
@@ -129,12 +135,16 @@ fn cluster_with(
 }
 
 fn bed_with(endpoints: &[(SocketAddr, Option<&str>)], connections_per_pod: usize) -> Bed {
-    bed_told_of(endpoints, connections_per_pod, AccessLog::off(), Tracer::off(&[]))
+    bed_within(endpoints, Limits { connections_per_pod, ..Limits::default() })
+}
+
+fn bed_within(endpoints: &[(SocketAddr, Option<&str>)], limits: Limits) -> Bed {
+    bed_told_of(endpoints, limits, AccessLog::off(), Tracer::off(&[]))
 }
 
 fn bed_told_of(
     endpoints: &[(SocketAddr, Option<&str>)],
-    connections_per_pod: usize,
+    limits: Limits,
     access_log: AccessLog,
     tracer: Tracer,
 ) -> Bed {
@@ -147,7 +157,7 @@ fn bed_told_of(
         access_log,
         tracer,
         tag_names: Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a name")),
-        limits: Limits { connections_per_pod, ..Limits::default() },
+        limits,
         drain_idle_timeout: Duration::ZERO,
     };
     let proxy = Proxy::start(&options).expect("threads can be started");
@@ -238,11 +248,13 @@ where
     address
 }
 
-/// An endpoint that answers 200 with its name in a header and nothing else.
+/// An endpoint that answers 200 with its name and what it was asked in headers, and nothing else.
 async fn named(name: &'static str) -> SocketAddr {
     endpoint(move |request, mut respond| async move {
         let mut response = Response::new(());
         response.headers_mut().insert("x-name", HeaderValue::from_static(name));
+        let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+        response.headers_mut().insert("seen-path", path.parse().expect("a value"));
         for carrier in ["x-mse-tag", "baggage", "host"] {
             for value in request.headers().get_all(carrier) {
                 response.headers_mut().append(

@@ -192,34 +192,3 @@ async fn only_the_time_that_an_endpoint_takes_is_held_against_it() {
     ask(&mut caller, get()).await;
     assert!(known());
 }
-
-#[tokio::test]
-async fn an_entry_rule_on_the_host_takes_requests_of_http2() {
-    use crate::govern::{
-        entry::Entry,
-        policy::{Detour, EntryRule, Lane, RequestMatch, ValueMatch, ValueTest},
-    };
-    let endpoints = [(named("base").await, None), (named("gray").await, Some("gray"))];
-    let bed = bed(&endpoints);
-    let is = ValueTest::Is(ValueMatch::Exact("beta.shop".to_owned()));
-    let matches = RequestMatch { headers: vec![(http::header::HOST, is)], ..RequestMatch::default() };
-    let lane = Arc::new(Lane {
-        endpoints: Vec::new(),
-        name: "shop/gray".into(),
-        tag: "gray".parse().expect("a tag"),
-        selector: None,
-        fallback: Detour::default(),
-        service_fallbacks: std::collections::BTreeMap::default(),
-        priority: 0,
-        targets: Vec::new(),
-        entry: vec![EntryRule { matches, percentage: None }],
-    });
-    let entry = Arc::new(Entry::new([&lane]));
-    let next = cluster_with(2, &endpoints, |service| Service { entry, ..service });
-    bed.current.store(Arc::new(next));
-    let mut caller = bed.caller().await;
-    for (host, wanted) in [("beta.shop", "gray"), ("orders.shop", "base")] {
-        let request = Request::get(format!("http://{host}/")).body(()).expect("a request");
-        assert_eq!(header(ask(&mut caller, request).await.headers(), "x-name"), wanted, "{host}");
-    }
-}

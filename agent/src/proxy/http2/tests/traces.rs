@@ -63,7 +63,7 @@ async fn a_sampled_trace_goes_on_through_the_proxy() {
     let propagation = [Propagation::W3c, Propagation::B3Multi];
     let bed = bed_told_of(
         &[(mirror().await, None)],
-        100,
+        Limits::default(),
         AccessLog::off(),
         tracer(&collector, &propagation, Ratio::NONE),
     );
@@ -107,7 +107,7 @@ async fn a_sampled_trace_goes_on_through_the_proxy() {
 async fn a_trace_begins_here_if_it_may() {
     let collector = Collector::start().unwrap();
     let tracer = tracer(&collector, &[Propagation::W3c], Ratio::ALL);
-    let bed = bed_told_of(&[(mirror().await, None)], 100, AccessLog::off(), tracer);
+    let bed = bed_told_of(&[(mirror().await, None)], Limits::default(), AccessLog::off(), tracer);
     let answer = ask(&mut bed.caller().await, get()).await;
     let parts: Vec<_> = header(answer.headers(), "traceparent").split('-').collect();
     let spans = collector.trace(parts[1], 2).unwrap();
@@ -140,7 +140,7 @@ async fn grpc_is_told_of_in_its_own_words() {
     let dropped = IntCounter::new("dropped", "dropped").unwrap();
     let (log, _writer) = AccessLog::start(Style::Json, Ratio::ALL, lines.clone(), dropped).unwrap();
     let tracer = tracer(&collector, &[Propagation::W3c], Ratio::NONE);
-    let bed = bed_told_of(&servers, 100, log, tracer);
+    let bed = bed_told_of(&servers, Limits::default(), log, tracer);
     let mut request = post("application/grpc");
     let value = format!("00-{TRACE}-{CALLER}-01");
     request.headers_mut().insert("traceparent", value.parse().unwrap());

@@ -70,7 +70,7 @@ impl End {
             let mut core = self.core.borrow_mut();
             core.settle();
             let fed = core.feed(&mut self.input, NOW);
-            core.charge();
+            core.charge(0);
             if fed != Fed::More || core.accepted.len() > 31 {
                 return fed;
             }

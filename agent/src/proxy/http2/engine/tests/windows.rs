@@ -169,7 +169,7 @@ proptest! {
             let mut core = end.core.borrow_mut();
             prop_assert_eq!((core.streams(), core.held, core.grown), (0, 0, 0));
             core.rest();
-            core.charge();
+            core.charge(0);
             let tables = core.encoder.held() + core.decoder.held();
             let charged = end.allowance.bytes.limit() - end.allowance.bytes.left();
             prop_assert!(charged <= core.window.open() as usize + tables + 8 * 1024, "{}", charged);
@@ -233,7 +233,7 @@ fn what_the_pod_does_not_have_is_not_given() {
     // Somebody else of the pod has it all.
     let mut other = client.allowance.bytes.take_none();
     other.set(BUDGET);
-    client.core.borrow_mut().charge();
+    client.core.borrow_mut().charge(0);
     let mut streams = Vec::new();
     let mut sent = 0;
     for _ in 0..4 {
@@ -253,7 +253,7 @@ fn what_the_pod_does_not_have_is_not_given() {
     drop(other);
     {
         let mut core = client.core.borrow_mut();
-        core.charge();
+        core.charge(0);
         core.replenish();
         assert!(!core.is_starved());
     }
