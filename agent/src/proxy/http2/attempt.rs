@@ -115,6 +115,10 @@ impl Exchange {
             // A pooled connection that was closed without a word. Most likely it was while it was idle, but what cannot be
             // done twice is not.
             Broken::Lost if sent.place.reused && self.idempotent => Some(RetryCause::StaleConnection),
+            // The connection had too much to do. The next one is another.
+            Broken::Reset(Code::ENHANCE_YOUR_CALM) if sent.place.reused && self.idempotent => {
+                Some(RetryCause::StreamRefused)
+            }
             _ => None,
         }
     }

@@ -22,6 +22,9 @@ impl Core {
         let Some(key) = self.streams.find(id) else { return Ok(self.pay(Work::Control, now)) };
         let open = self.streams.get(key).is_some_and(|stream| stream.state.closed().is_none());
         self.lose(key, Closed::ByPeer(code), false);
+        // It has had enough of what comes on this connection: Node's server says so to new streams while those that it has
+        // take more memory than a connection may (`maxSessionMemory`), which is less when many clients share it.
+        self.worn |= self.role == Role::Client && code == Code::ENHANCE_YOUR_CALM;
         // A client opens streams as it likes; a server can only reset what we have opened.
         Ok(match (self.role, open) {
             (Role::Server, true) => self.pay(Work::Reset, now),

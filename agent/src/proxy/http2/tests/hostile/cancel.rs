@@ -134,6 +134,40 @@ async fn calls_that_are_given_up_end_no_connection_that_others_share() {
     scene.backend.seen.until(|seen| seen.open.load(Ordering::Relaxed) == 0).await;
 }
 
+/// Node's server refuses further streams of a connection whose responses take too much of its memory.
+#[tokio::test]
+async fn an_endpoint_that_has_had_enough_of_a_connection_is_asked_over_another() {
+    let greedy = Arc::new(AtomicUsize::new(0));
+    let connections = greedy.clone();
+    let address = wire::listen(Wishes::default(), move |mut wire| {
+        let first = connections.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            let Some(mut stream) = wire.accepted.recv().await else { return };
+            stream.wait().await;
+            stream.headers(!first, &[(":status", "200")]).await;
+            while let Some(mut further) = wire.accepted.recv().await {
+                further.wait().await;
+                if first {
+                    further.reset(0xb).await;
+                } else {
+                    further.headers(true, &[(":status", "200")]).await;
+                }
+            }
+        }
+    })
+    .await;
+    let bed = bed(&[(address, None)]);
+    let wire = Wire::connect(bed.address, Wishes::default()).await;
+    // It goes on, and nobody else may come to its connection.
+    let mut long = wire.handle.open(true, &frames::get("/long")).await;
+    assert_eq!(long.head().await.status, 200);
+    for n in 0..20 {
+        assert_eq!(wire.handle.get("/").await.status, 200, "{n}");
+    }
+    assert_eq!(greedy.load(Ordering::Relaxed), 2);
+    assert!(long.try_next().is_none(), "the long one goes on");
+}
+
 #[tokio::test]
 async fn a_thousand_calls_that_are_given_up_at_once() {
     const CALLS: usize = 1000;
