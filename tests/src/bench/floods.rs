@@ -166,15 +166,15 @@ pub struct Outcome {
     pub before: Calls,
     pub during: Calls,
     pub became: Became,
+    /// Connections that bypassed the agent.
+    pub bypassed: u64,
     /// Resident memory of the agent, in KiB.
     pub memory: [u64; 2],
 }
 
 impl Outcome {
     fn name(&self) -> String {
-        let kind = self.kind.to_possible_value();
-        let kind = kind.as_ref().map_or("", |value| value.get_name());
-        format!("{kind} x{}", self.connections)
+        name((self.kind, self.connections))
     }
 
     fn ratio(&self) -> f64 {
@@ -184,7 +184,7 @@ impl Outcome {
     pub fn record(&self) -> Record {
         Record {
             proxy: "sluice".to_owned(),
-            load: format!("{NAME}: {}", self.name()),
+            load: self.name(),
             rps: Some(self.during.requests as f64 / self.during.seconds),
             p50_us: Some(self.during.p50_us),
             p99_us: Some(self.during.p99_us),
@@ -193,9 +193,25 @@ impl Outcome {
     }
 }
 
-/// Plays every flood for `time`; `progress` is told each as it begins.
-pub fn run(time: Duration, mut progress: impl FnMut(Kind, usize)) -> Result<Vec<Outcome>> {
+/// Every flood: its kind, and over how many connections it comes.
+pub fn all() -> Vec<(Kind, usize)> {
+    let mut floods: Vec<_> = Kind::value_variants().iter().map(|kind| (*kind, 1)).collect();
+    floods.push((Kind::Ping, 200));
+    floods
+}
+
+/// What it is called beside the loads.
+pub fn name((kind, connections): (Kind, usize)) -> String {
+    let kind = kind.to_possible_value();
+    let kind = kind.as_ref().map_or("", |value| value.get_name());
+    format!("{NAME}: {kind} x{connections}")
+}
+
+/// Plays these floods for `time` each; `progress` is told each as it begins.
+pub fn run(floods: &[(Kind, usize)], time: Duration, mut progress: impl FnMut(&str)) -> Result<Vec<Outcome>> {
     let world = World::new("floods")?;
+    // A flood may use up what its pod may have of the agent, which it then bypasses.
+    world.kube_proxy()?;
     world.namespace("bench", Capture::Enabled)?;
     let attacker = world.pod("bench", "attacker").start()?;
     let bystander = world.pod("bench", "bystander").start()?;
@@ -208,11 +224,9 @@ pub fn run(time: Duration, mut progress: impl FnMut(Kind, usize)) -> Result<Vec<
     agent.enrolled(&attacker)?;
     agent.enrolled(&bystander)?;
     let bench = Bench { attacker: &attacker, bystander: &bystander, service: &service, agent: &agent };
-    let mut floods: Vec<_> = Kind::value_variants().iter().map(|kind| (*kind, 1)).collect();
-    floods.push((Kind::Ping, 200));
-    let played = floods.into_iter().map(|(kind, connections)| {
-        progress(kind, connections);
-        bench.play(kind, connections, time)
+    let played = floods.iter().map(|(kind, connections)| {
+        progress(&name((*kind, *connections)));
+        bench.play(*kind, *connections, time)
     });
     played.collect()
 }
@@ -233,6 +247,7 @@ impl Bench<'_> {
         let before = self.calls(time)?;
         let memory = || Ok::<_, anyhow::Error>(self.agent.memory()? / 1024);
         let resident = memory()?;
+        let bypassed = self.bypassed()?;
         let name = kind.to_possible_value().context("a kind that is hidden")?;
         let seconds = (time + Duration::from_secs(2)).as_secs_f64().to_string();
         let arguments = ["flood", &self.target(), name.get_name(), &connections.to_string(), &seconds];
@@ -243,7 +258,13 @@ impl Bench<'_> {
         let said = flood.log();
         let line = said.lines().rev().find(|line| line.starts_with('{')).context("the flood says nothing")?;
         let became = serde_json::from_str(line)?;
-        Ok(Outcome { kind, connections, before, during, became, memory: [resident, memory()?] })
+        let bypassed = self.bypassed()? - bypassed;
+        Ok(Outcome { kind, connections, before, during, became, bypassed, memory: [resident, memory()?] })
+    }
+
+    fn bypassed(&self) -> Result<u64> {
+        let reasons = ["bypassed_over_budget", "bypassed_agent_unresponsive"];
+        reasons.iter().map(|reason| self.agent.connects(reason)).sum()
     }
 
     /// Calls one after the other, over one connection.
@@ -271,18 +292,19 @@ impl Bench<'_> {
 /// Side by side, for people.
 pub fn table(outcomes: &[Outcome]) -> String {
     let mut out = format!(
-        "\nfloods: what another pod's calls feel of a client that sends what carries nothing\n{:<20}{:>10}{:>10}{:>8}{:>13}{:>9}{:>10}{:>16}\n",
-        "", "p99 us", "beside it", "ratio", "connections", "calmed", "MiB sent", "agent KiB"
+        "\nfloods: what another pod's calls feel of a client that sends what carries nothing\n{:<20}{:>10}{:>10}{:>8}{:>13}{:>10}{:>9}{:>10}{:>16}\n",
+        "", "p99 us", "beside it", "ratio", "connections", "bypassed", "calmed", "MiB sent", "agent KiB"
     );
     for outcome in outcomes {
         let _ = writeln!(
             out,
-            "{:<20}{:>10.0}{:>10.0}{:>8.2}{:>13}{:>9}{:>10.1}{:>16}",
-            outcome.name(),
+            "{:<20}{:>10.0}{:>10.0}{:>8.2}{:>13}{:>10}{:>9}{:>10.1}{:>16}",
+            outcome.name().trim_start_matches("floods: "),
             outcome.before.p99_us,
             outcome.during.p99_us,
             outcome.ratio(),
             outcome.became.connections,
+            outcome.bypassed,
             outcome.became.calmed,
             outcome.became.bytes as f64 / f64::from(1 << 20),
             format!("{} > {}", outcome.memory[0], outcome.memory[1]),
@@ -323,10 +345,14 @@ mod tests {
             before: calls(200.0),
             during: calls(220.0),
             became,
+            bypassed: 1,
             memory: [9000, 9100],
         };
         let text = table(&[outcome]);
         let row: Vec<_> = text.lines().nth(3).unwrap().split_whitespace().collect();
-        assert_eq!(row, ["empty-data", "x1", "200", "220", "1.10", "3", "2", "3.0", "9000", ">", "9100"]);
+        assert_eq!(
+            row,
+            ["empty-data", "x1", "200", "220", "1.10", "3", "1", "2", "3.0", "9000", ">", "9100"]
+        );
     }
 }

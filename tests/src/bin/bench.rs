@@ -109,7 +109,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn known_load(name: &str) -> Result<String, String> {
     let mut names: Vec<String> = load::all().iter().map(ToString::to_string).collect();
-    names.extend([overload::NAME, floods::NAME].map(str::to_owned));
+    names.push(overload::NAME.to_owned());
+    names.extend(floods::all().into_iter().map(floods::name));
     if names.iter().any(|known| known.contains(name)) {
         return Ok(name.to_owned());
     }
@@ -201,9 +202,9 @@ fn compare(options: &Options) -> Result<()> {
         print!("{}", overload::table(&outcomes));
         records.extend(outcomes.iter().map(overload::Outcome::record));
     }
-    if named(floods::NAME) && plan.proxies.contains(&ProxyKind::Sluice) {
-        let outcomes =
-            floods::run(plan.time, |kind, connections| eprintln!("floods: {kind:?} x{connections}"))?;
+    let floods: Vec<_> = floods::all().into_iter().filter(|flood| named(&floods::name(*flood))).collect();
+    if !floods.is_empty() && plan.proxies.contains(&ProxyKind::Sluice) {
+        let outcomes = floods::run(&floods, plan.time, |flood| eprintln!("{flood}"))?;
         print!("{}", floods::table(&outcomes));
         records.extend(outcomes.iter().map(floods::Outcome::record));
     }
