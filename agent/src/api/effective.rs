@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{ErrorCodes, TrafficPolicy, crds, definition, read};
 use crate::{
-    govern::policy::{self, Inherited, Part, Policy},
+    govern::policy::{self, Inherited, Part, Parts, Policy},
     observe::reason::grpc_name,
 };
 
@@ -82,12 +82,12 @@ fn is_set(spec: &Value, field: &str) -> bool {
 }
 
 /// Adds what a spec does not say and its namespace's does; tells what that was.
-fn inherit(own: &mut Value, defaults: &Value) -> Vec<Part> {
+fn inherit(own: &mut Value, defaults: &Value) -> Parts {
     let (Some(fields), Some(defaults)) = (own.as_object_mut(), defaults.as_object()) else {
-        return Vec::new();
+        return Parts::default();
     };
     if fields.get("inherit").is_some_and(|inherit| inherit == "None") {
-        return Vec::new();
+        return Parts::default();
     }
     let mut parts = Vec::new();
     for (field, value) in defaults.iter().filter(|(_, value)| !value.is_null()) {
@@ -97,7 +97,7 @@ fn inherit(own: &mut Value, defaults: &Value) -> Vec<Part> {
             parts.push(part);
         }
     }
-    parts
+    parts.into_iter().collect()
 }
 
 /// All values of a policy: what it says, and the defaults of what it does not say.

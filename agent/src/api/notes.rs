@@ -6,14 +6,11 @@
 use std::{cell::RefCell, time::Duration};
 
 use super::{
-    Fallback, FallbackCondition, RateLimit, RateLimitType, Retry, RetryCondition, TrafficLaneSpec,
-    TrafficPolicySpec,
+    Fallback, FallbackCondition, RateLimitType, RetryCondition, Said, TrafficLaneSpec, TrafficPolicySpec,
     field::{At, Errors},
     span,
 };
-use crate::govern::policy::{
-    Behaviour, FallbackAction, Mode, OwnParts, Part, Policy, RequestMatch, Timeouts, WarmUp,
-};
+use crate::govern::policy::{Behaviour, FallbackAction, Mode, Part, Policy, RequestMatch, Timeouts, WarmUp};
 
 /// Something worth a word.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,16 +38,6 @@ impl Notes {
 pub fn of_policy(spec: &TrafficPolicySpec, policy: &Policy) -> Vec<Note> {
     let (notes, errors) = (Notes::default(), Errors::default());
     let at = errors.at("spec");
-    let all = OwnParts {
-        errors: true,
-        rate_limits: true,
-        concurrency: true,
-        circuit_breaker: true,
-        timeouts: true,
-        retry: true,
-        fallbacks: true,
-        headers: true,
-    };
     if let (Some(balancer), balance) = (&spec.load_balancer, &policy.load_balancer) {
         let at = at.field("loadBalancer");
         if let (Some(warm_up), Some(curve)) = (&balancer.warm_up, &balance.warmup) {
@@ -68,17 +55,11 @@ pub fn of_policy(spec: &TrafficPolicySpec, policy: &Policy) -> Vec<Note> {
         let at = at.field("outlierDetection");
         notes.percentage(outlier.max_ejection_percent, &at.field("maxEjectionPercent"));
     }
-    let parts = Parts {
-        rate_limits: Some(&spec.rate_limits),
-        circuit_breaker: spec.circuit_breaker.as_ref(),
-        retry: spec.retry.as_ref(),
-        fallbacks: Some(&spec.fallbacks),
-    };
     // What falls back for the whole policy may do so for what a rule refuses.
     let sharing: Vec<&Policy> = std::iter::once(policy)
-        .chain(policy.rules.iter().filter(|rule| !rule.own.fallbacks).map(|rule| &*rule.policy))
+        .chain(policy.rules.iter().filter(|rule| !rule.own.has(Part::Fallbacks)).map(|rule| &*rule.policy))
         .collect();
-    notes.parts(&parts, all, policy, &sharing, &at);
+    notes.said(spec.said(), policy, &sharing, &at);
     for (i, (rule, of_rule)) in spec.rules.iter().zip(&policy.rules).enumerate() {
         let (at, name) = (at.field("rules"), &rule.name);
         let at = at.index(i);
@@ -92,13 +73,7 @@ pub fn of_policy(spec: &TrafficPolicySpec, policy: &Policy) -> Vec<Note> {
             );
             notes.say(&at, message, &[]);
         }
-        let parts = Parts {
-            rate_limits: rule.rate_limits.as_deref(),
-            circuit_breaker: rule.circuit_breaker.as_ref(),
-            retry: rule.retry.as_ref(),
-            fallbacks: rule.fallbacks.as_deref(),
-        };
-        notes.parts(&parts, of_rule.own, &of_rule.policy, &[&of_rule.policy], &at);
+        notes.said(rule.said(), &of_rule.policy, &[&of_rule.policy], &at);
     }
     notes.0.into_inner()
 }
@@ -135,19 +110,11 @@ pub fn of_lane(spec: &TrafficLaneSpec) -> Vec<Note> {
     notes.0.into_inner()
 }
 
-/// What a policy, or a rule of it, says.
-struct Parts<'s> {
-    rate_limits: Option<&'s [RateLimit]>,
-    circuit_breaker: Option<&'s super::CircuitBreaker>,
-    retry: Option<&'s Retry>,
-    fallbacks: Option<&'s [Fallback]>,
-}
-
 impl Notes {
-    /// `policy`: what holds; `sharing`: where its fallbacks hold.
-    fn parts(&self, parts: &Parts<'_>, own: OwnParts, policy: &Policy, sharing: &[&Policy], at: &At<'_>) {
-        let limits = parts.rate_limits.unwrap_or_default().iter().zip(&policy.rate_limits).enumerate();
-        for (i, (said, limit)) in limits.filter(|_| own.rate_limits) {
+    /// What a policy says, or a rule of it. `policy`: what holds; `sharing`: where its fallbacks hold.
+    fn said(&self, all: Said<'_>, policy: &Policy, sharing: &[&Policy], at: &At<'_>) {
+        let limits = all.rate_limits.unwrap_or_default().iter().zip(&policy.rate_limits).enumerate();
+        for (i, (said, limit)) in limits {
             let (at, request) = (at.field("rateLimits"), policy.timeouts.request);
             let at = at.index(i);
             let Behaviour::Queue { timeout } = limit.behaviour else { continue };
@@ -167,7 +134,7 @@ impl Notes {
                 self.say(&at.field("queue").field("timeout"), message, &[]);
             }
         }
-        if let (Some(said), Some(breaker)) = (parts.circuit_breaker, &policy.circuit_breaker) {
+        if let (Some(said), Some(breaker)) = (all.circuit_breaker, &policy.circuit_breaker) {
             let at = at.field("circuitBreaker");
             self.percentage(said.error_percent, &at.field("errorPercent"));
             self.percentage(
@@ -192,7 +159,7 @@ impl Notes {
                 self.say(&at.field("errorCount"), message, &[]);
             }
         }
-        if let (Some(said), Some(retry)) = (parts.retry, &policy.retry) {
+        if let (Some(said), Some(retry)) = (all.retry, &policy.retry) {
             let at = at.field("retry");
             let waits = said.conditions.as_ref().is_some_and(|all| all.contains(&RetryCondition::Timeout));
             if waits && policy.timeouts.backend_request.is_none() {
@@ -209,8 +176,8 @@ impl Notes {
                 self.say(&at.field("budget"), "both are 0: nothing is retried", &[]);
             }
         }
-        if own.fallbacks {
-            self.fallbacks(parts.fallbacks.unwrap_or_default(), policy, sharing, &at.field("fallbacks"));
+        if let Some(fallbacks) = all.fallbacks {
+            self.fallbacks(fallbacks, policy, sharing, &at.field("fallbacks"));
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     concurrency::Limiter,
     fallback::stale::{Memory, Store},
     per_pod::{CallingPod, PerPod},
-    policy::{OwnParts, Policy, Rule, StaleAnswer},
+    policy::{Part, Policy, Rule, StaleAnswer},
     request::Request,
     retry::Budget,
     throttle::{Patience, Throttles},
@@ -113,24 +113,24 @@ impl Governor {
     /// What governs the requests of a rule. `last`: the one of the same name before.
     fn for_rule(&self, rule: &Arc<Rule>, last: Option<&Ruled>, now_nanos: u64) -> Self {
         let policy = &rule.policy;
-        let last = |own: fn(&OwnParts) -> bool| last.filter(|last| own(&last.rule.own));
-        let OwnParts { rate_limits, concurrency, circuit_breaker, .. } = rule.own;
+        // What was the rule's own before goes on.
+        let last = |part| last.filter(|last| last.rule.own.has(part));
         Self {
-            throttles: if rate_limits {
-                let before = last(|own| own.rate_limits).map(|last| last.governor.throttles.clone());
+            throttles: if rule.own.has(Part::RateLimits) {
+                let before = last(Part::RateLimits).map(|last| last.governor.throttles.clone());
                 before.unwrap_or_default().with_rules(&policy.rate_limits, now_nanos)
             } else {
                 self.throttles.clone()
             },
             patience: self.patience.clone(),
-            limiter: if concurrency {
-                let before = last(|own| own.concurrency).and_then(|last| last.governor.limiter.as_ref());
+            limiter: if rule.own.has(Part::Concurrency) {
+                let before = last(Part::Concurrency).and_then(|last| last.governor.limiter.as_ref());
                 limiter(before, policy, now_nanos)
             } else {
                 self.limiter.clone()
             },
-            breakers: if circuit_breaker {
-                let before = last(|own| own.circuit_breaker).and_then(|last| last.governor.breakers.as_ref());
+            breakers: if rule.own.has(Part::CircuitBreaker) {
+                let before = last(Part::CircuitBreaker).and_then(|last| last.governor.breakers.as_ref());
                 breakers(before, policy)
             } else {
                 self.breakers.clone()
@@ -156,14 +156,14 @@ impl Governor {
 
     /// Every set of circuit breakers once, with the rule that it is of.
     pub fn all_breakers(&self) -> impl Iterator<Item = (Option<&Arc<str>>, &Breakers)> {
-        let own = self.rules.iter().filter(|ruled| ruled.rule.own.circuit_breaker);
+        let own = self.rules.iter().filter(|ruled| ruled.rule.own.has(Part::CircuitBreaker));
         let rules = own.filter_map(|ruled| Some((Some(&ruled.rule.name), ruled.governor.breakers()?)));
         self.breakers().map(|breakers| (None, breakers)).into_iter().chain(rules)
     }
 
     /// The same of limits on requests in flight.
     pub fn all_limiters(&self) -> impl Iterator<Item = (Option<&Arc<str>>, &Arc<Limiter>)> {
-        let own = self.rules.iter().filter(|ruled| ruled.rule.own.concurrency);
+        let own = self.rules.iter().filter(|ruled| ruled.rule.own.has(Part::Concurrency));
         let rules = own.filter_map(|ruled| Some((Some(&ruled.rule.name), ruled.governor.limiter()?)));
         self.limiter().map(|limiter| (None, limiter)).into_iter().chain(rules)
     }

@@ -30,7 +30,8 @@ impl CallingPod {
 /// One of these for each calling pod. Shared by all workers: finding one takes no lock.
 #[derive(Debug)]
 pub struct PerPod<T> {
-    all: ArcSwap<AHashMap<Arc<str>, Entry<T>>>,
+    /// By where the pod is in memory: an entry holds it weakly, so that no other pod is at the same place.
+    all: ArcSwap<AHashMap<usize, Entry<T>>>,
     /// Held while one is added or taken out.
     changing: Mutex<()>,
 }
@@ -38,13 +39,19 @@ pub struct PerPod<T> {
 #[derive(Debug)]
 struct Entry<T> {
     pod: Weak<CallingPod>,
+    uid: Arc<str>,
     name: Arc<str>,
     state: Arc<T>,
 }
 
 impl<T> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        Self { pod: self.pod.clone(), name: self.name.clone(), state: self.state.clone() }
+        Self {
+            pod: self.pod.clone(),
+            uid: self.uid.clone(),
+            name: self.name.clone(),
+            state: self.state.clone(),
+        }
     }
 }
 
@@ -57,25 +64,43 @@ impl<T> Default for PerPod<T> {
 impl<T> PerPod<T> {
     /// What is kept of this pod, made if there is nothing. `gone` gets what was kept of pods that have gone since.
     pub fn get(&self, pod: &Arc<CallingPod>, make: impl FnOnce() -> T, gone: impl FnMut(&T)) -> Arc<T> {
-        if let Some(entry) = self.all.load().get(&pod.uid)
-            && Weak::as_ptr(&entry.pod) == Arc::as_ptr(pod)
-        {
-            return entry.state.clone();
+        self.with(pod, make, gone, Arc::clone)
+    }
+
+    /// The same, to be looked at once.
+    pub fn with<R>(
+        &self,
+        pod: &Arc<CallingPod>,
+        make: impl FnOnce() -> T,
+        gone: impl FnMut(&T),
+        look: impl FnOnce(&Arc<T>) -> R,
+    ) -> R {
+        if let Some(entry) = self.all.load().get(&address(pod)) {
+            return look(&entry.state);
         }
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = AHashMap::clone(&self.all.load());
-        // A pod that was enrolled anew goes on with what there is.
-        let state = all.get(&pod.uid).map_or_else(|| Arc::new(make()), |entry| entry.state.clone());
-        let entry = Entry { pod: Arc::downgrade(pod), name: pod.name.clone(), state: state.clone() };
-        all.insert(pod.uid.clone(), entry);
-        retain_there(&mut all, gone);
-        self.all.store(Arc::new(all));
-        state
+        let state = {
+            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = AHashMap::clone(&self.all.load());
+            let own = address(pod);
+            // Of two threads that come at once the other was first; and a pod that was enrolled anew goes on with what there is.
+            let before = all
+                .iter()
+                .find(|(at, entry)| **at == own || entry.uid == pod.uid)
+                .map(|(at, entry)| (*at, entry.state.clone()));
+            let state = before.as_ref().map_or_else(|| Arc::new(make()), |(_, state)| state.clone());
+            before.into_iter().for_each(|(at, _)| drop(all.remove(&at)));
+            let (uid, name) = (pod.uid.clone(), pod.name.clone());
+            all.insert(own, Entry { pod: Arc::downgrade(pod), uid, name, state: state.clone() });
+            retain_there(&mut all, gone);
+            self.all.store(Arc::new(all));
+            state
+        };
+        look(&state)
     }
 
     /// What is kept of the pod with this UID.
     pub fn find(&self, uid: &str) -> Option<Arc<T>> {
-        self.all.load().get(uid).map(|entry| entry.state.clone())
+        self.all.load().values().find(|entry| *entry.uid == *uid).map(|entry| entry.state.clone())
     }
 
     /// Looks at all that is kept.
@@ -100,7 +125,11 @@ impl<T> PerPod<T> {
     }
 }
 
-fn retain_there<T>(all: &mut AHashMap<Arc<str>, Entry<T>>, mut gone: impl FnMut(&T)) {
+fn address(pod: &Arc<CallingPod>) -> usize {
+    Arc::as_ptr(pod).addr()
+}
+
+fn retain_there<T>(all: &mut AHashMap<usize, Entry<T>>, mut gone: impl FnMut(&T)) {
     all.retain(|_, entry| {
         let there = entry.pod.strong_count() > 0;
         if !there {

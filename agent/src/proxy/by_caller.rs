@@ -1,8 +1,8 @@
 //! A request together with the pod that sent it, as rules see them.
 
-use std::sync::Arc;
+use std::{cell::OnceCell, sync::Arc};
 
-use arc_swap::Guard;
+use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
 
 use crate::{
@@ -16,7 +16,7 @@ pub(crate) struct ByCaller<V, W> {
     pub(crate) workload: W,
 }
 
-/// The calling pod, or a loan of what is known of it at the moment.
+/// The calling pod, or what is known of it at the moment.
 pub(crate) trait Calling {
     fn workload(&self) -> &Workload;
 }
@@ -27,9 +27,21 @@ impl Calling for &Workload {
     }
 }
 
-impl Calling for Guard<Arc<Workload>> {
+/// What is known of the calling pod when the first rule asks, and as long as this lasts. Hardly any rule does.
+pub(crate) struct OfLate<'p> {
+    pod: &'p ArcSwap<Workload>,
+    seen: OnceCell<Guard<Arc<Workload>>>,
+}
+
+impl<'p> OfLate<'p> {
+    pub(crate) fn new(pod: &'p ArcSwap<Workload>) -> Self {
+        Self { pod, seen: OnceCell::new() }
+    }
+}
+
+impl Calling for OfLate<'_> {
     fn workload(&self) -> &Workload {
-        self
+        self.seen.get_or_init(|| self.pod.load())
     }
 }
 

@@ -9,6 +9,7 @@
 //! caller is and how to make sockets where it lives.
 
 mod accept;
+mod alarm;
 mod answer;
 mod budget;
 mod buffers;

@@ -26,6 +26,7 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use super::{
+    alarm::Alarms,
     buffers::{BUFFER_BYTES, Buffers},
     choose,
     connection::Connection,
@@ -270,7 +271,7 @@ async fn relay(
         match over {
             None => relaying.await,
             Some((until, endpoint, idle)) => {
-                let relayed = until.wait_stream(endpoint, idle, relaying.as_mut()).await;
+                let relayed = until.wait_stream(&Alarms::default(), endpoint, idle, relaying.as_mut()).await;
                 relayed.unwrap_or_else(|elapsed| Err(Cut::Time(elapsed)))
             }
         }

@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{
     Options, Pod, accept,
+    alarm::Alarms,
     budget::{Budget, PodBudget, Waiting},
     buffers::Buffers,
     connection::{self, Connection},
@@ -140,6 +141,8 @@ pub(crate) struct Worker {
     pub(crate) h2: http2::Pool,
     pub(crate) rng: RefCell<fastrand::Rng>,
     pub(crate) decisions: Decisions,
+    /// Timers that requests leave for those after them.
+    pub(crate) alarms: Alarms,
     pub(crate) rounds: Rc<Rounds>,
     pods: RefCell<AHashMap<u64, Rc<PodHere>>>,
     /// Exchanges and tunnels that are going on.
@@ -232,6 +235,7 @@ impl Worker {
             h2: http2::Pool::default(),
             rng: RefCell::new(fastrand::Rng::new()),
             decisions,
+            alarms: Alarms::default(),
             rounds: Rc::default(),
             pods: RefCell::default(),
             busy: Cell::new(0),

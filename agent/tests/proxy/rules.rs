@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 use sluice::{
     cluster::model::Workload,
     govern::policy::{
-        Behaviour, CallerMatch, CircuitBreaker, Edits, EntryRule, HeaderEdits, LimitKey, Mode, OwnParts,
+        Behaviour, CallerMatch, CircuitBreaker, Edits, EntryRule, HeaderEdits, LimitKey, Mode, Part, Parts,
         PathMatch, Policy, RateLimit, RequestMatch, Rule, Scope, StripTags, Timeouts, ValueMatch, ValueTest,
     },
     proxy::explain::{Asked, Explanation, Stage, explain},
@@ -23,7 +23,7 @@ fn under(path: &str) -> RequestMatch {
     RequestMatch { path: Some(PathMatch::Prefix(path.to_owned())), ..RequestMatch::default() }
 }
 
-fn rule(name: &str, matches: RequestMatch, policy: Policy, own: OwnParts) -> Arc<Rule> {
+fn rule(name: &str, matches: RequestMatch, policy: Policy, own: Parts) -> Arc<Rule> {
     Arc::new(Rule { name: name.into(), matches, policy: Arc::new(policy), own })
 }
 
@@ -69,7 +69,7 @@ fn explained(rig: &Rig, head: &str) -> Explanation {
 fn the_first_rule_that_matches_holds_and_is_named() {
     let origin = Origin::fixed("ok");
     let limited = Policy { rate_limits: vec![Arc::new(rare("reports/few"))], ..named(Policy::default()) };
-    let own = OwnParts { rate_limits: true, ..OwnParts::default() };
+    let own = [Part::RateLimits].into_iter().collect();
     let policy = Policy {
         rate_limits: vec![Arc::new(rare("all"))],
         ..with_rules(vec![
@@ -108,7 +108,7 @@ fn a_rule_has_timeouts_and_a_breaker_of_its_own() {
     let breaker =
         CircuitBreaker { minimum_requests: 1, error_percent: Some(1.0), ..CircuitBreaker::default() };
     let of_rule = Policy { timeouts: quick, circuit_breaker: Some(breaker), ..named(Policy::default()) };
-    let own = OwnParts { circuit_breaker: true, ..OwnParts::default() };
+    let own = [Part::CircuitBreaker].into_iter().collect();
     let policy = with_rules(vec![rule("fragile", under("/fragile"), of_rule, own)]);
     let rig = Rig::builder().endpoint(moody.origin.address).policy(policy).start();
     let mut caller = rig.dial();

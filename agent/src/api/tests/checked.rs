@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::{api_server::ApiServer, *};
-use crate::govern::policy as to;
+use crate::govern::policy::{self as to, Part};
 
 fn checked<K: Kind>(object: &Value) -> K::Checked {
     match read::<K>(object) {
@@ -221,18 +221,14 @@ fn rules_arrive_with_what_the_policy_says_where_they_say_nothing() {
         }
     );
     assert!(of_reports.headers.response.is_empty(), "headers are one part");
-    let own = to::OwnParts {
-        rate_limits: true,
-        circuit_breaker: true,
-        timeouts: true,
-        fallbacks: true,
-        headers: true,
-        ..to::OwnParts::default()
-    };
-    assert_eq!(reports.own, own);
+    let own =
+        [Part::RateLimits, Part::CircuitBreaker, Part::Timeouts, Part::Fallbacks, Part::Headers].into_iter();
+    assert_eq!(reports.own, own.collect());
 
     assert_eq!(rest.matches, to::RequestMatch::default());
-    assert!(rest.policy.rate_limits.is_empty() && rest.own.rate_limits && rest.policy.rules.is_empty());
+    assert!(
+        rest.policy.rate_limits.is_empty() && rest.own.has(Part::RateLimits) && rest.policy.rules.is_empty()
+    );
     assert_eq!(rest.policy.headers, policy.headers);
     assert_eq!(policy.headers.response.remove, ["server-timing"]);
     assert_eq!(policy.strip_tags.map(|strip| strip.from.len()), Some(1));
@@ -534,7 +530,7 @@ fn what_is_retried_by_default_goes_by_what_is_a_failure() {
             &json!({"retry": {"attempts": 2}, "rules": [{"name": "a", "errors": errors}]}),
         ));
         let rule = &of_rule.rules[0];
-        assert_eq!(rule.own.errors, !errors.is_null());
+        assert_eq!(rule.own.has(Part::Errors), !errors.is_null());
         let own = rule.policy.retry.as_ref().expect("it is the policy's");
         assert_eq!(own.attempts, 2);
         for retry in [of_policy.retry.as_ref().expect("it is there"), own] {

@@ -10,6 +10,7 @@ mod limits;
 mod load_balancer;
 mod retry;
 mod rule;
+mod said;
 
 use std::collections::HashMap;
 
@@ -17,6 +18,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::said::Said;
+use self::said::Whose;
 pub use self::{
     failures::{
         CircuitBreaker, CircuitBreakerScope, ErrorCodes, GrpcStatus, OutlierDetection, SlowRequest,
@@ -191,51 +194,24 @@ impl TrafficPolicy {
         let spec = &self.spec;
         target::check(&spec.target_refs, &at.field("targetRefs"));
         let mode = spec.mode.unwrap_or_default();
-        unique_names(spec.rate_limits.iter().map(|limit| &*limit.name), &at.field("rateLimits"));
-        unique_names(spec.fallbacks.iter().map(|fallback| &*fallback.name), &at.field("fallbacks"));
         unique_names(spec.rules.iter().map(|rule| &*rule.name), &at.field("rules"));
         let mut policy = policy::Policy {
             name: Some(super::full_name(&self.metadata).into()),
-            load_balancer: spec
-                .load_balancer
-                .as_ref()
-                .map_or_else(policy::LoadBalancer::default, |rule| rule.check(&at.field("loadBalancer"))),
-            drain: spec
-                .drain
-                .as_ref()
-                .map_or_else(policy::Drain::default, |rule| rule.check(mode, &at.field("drain"))),
-            errors: spec
-                .errors
-                .as_ref()
-                .map_or_else(policy::Errors::default, |errors| errors.check(&at.field("errors"))),
-            rate_limits: each(&spec.rate_limits, &at.field("rateLimits"), |rule, at| {
-                Some(rule.check(mode, at).into())
-            }),
-            concurrency: spec.concurrency.as_ref().map(|rule| rule.check(mode, &at.field("concurrency"))),
-            circuit_breaker: spec
-                .circuit_breaker
-                .as_ref()
-                .map(|rule| rule.check(mode, &at.field("circuitBreaker"))),
-            outlier_detection: spec
-                .outlier_detection
-                .as_ref()
-                .map(|rule| rule.check(mode, &at.field("outlierDetection"))),
-            timeouts: spec
-                .timeouts
-                .as_ref()
-                .map_or_else(policy::Timeouts::default, |rule| rule.check(mode, &at.field("timeouts"))),
-            retry: spec.retry.as_ref().map(|rule| rule.check(spec.errors.as_ref(), &at.field("retry"))),
-            fallbacks: each(&spec.fallbacks, &at.field("fallbacks"), |rule, at| Some(rule.check(at)?.into())),
-            headers: spec
-                .headers
-                .as_ref()
-                .map_or_else(policy::HeaderEdits::default, |headers| headers.check(&at.field("headers"))),
-            strip_tags: spec.strip_tags.as_ref().map(|strip| strip.check(&at.field("stripTags"))),
-            rules: Vec::new(),
-            inherited: None,
+            ..policy::Policy::default()
         };
+        if let Some(balancer) = &spec.load_balancer {
+            policy.load_balancer = balancer.check(&at.field("loadBalancer"));
+        }
+        if let Some(drain) = &spec.drain {
+            policy.drain = drain.check(mode, &at.field("drain"));
+        }
+        if let Some(outlier) = &spec.outlier_detection {
+            policy.outlier_detection = Some(outlier.check(mode, &at.field("outlierDetection")));
+        }
+        policy.strip_tags = spec.strip_tags.as_ref().map(|strip| strip.check(&at.field("stripTags")));
+        spec.said().check(Whose::Policy, &mut policy, mode, &at);
         policy.rules = each(&spec.rules, &at.field("rules"), |rule, at| {
-            Some(rule.check(spec, &policy, mode, at).into())
+            Some(rule.check(spec.said(), &policy, mode, at).into())
         });
         // Last: of two complaints about a field the first is kept, and those above say more.
         schema::check(<Self as Kind>::schema(), spec, &at);

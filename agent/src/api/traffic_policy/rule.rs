@@ -6,14 +6,10 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CircuitBreaker, Concurrency, ErrorCodes, Fallback, Headers, Mode, RateLimit, Retry, Timeouts,
-    TrafficPolicySpec, unique_names,
+    CircuitBreaker, Concurrency, ErrorCodes, Fallback, Headers, Mode, RateLimit, Retry, Said, Timeouts, Whose,
 };
 use crate::{
-    api::{
-        field::{At, Errors},
-        matching::{RequestMatch, each},
-    },
+    api::{field::At, matching::RequestMatch},
     govern::policy,
 };
 
@@ -63,70 +59,23 @@ pub struct PolicyRule {
 }
 
 impl PolicyRule {
-    /// `policy`: what holds where the rule says nothing; `spec` says it.
+    /// `policy`: what holds where the rule says nothing; `of_policy` says it.
     pub(super) fn check(
         &self,
-        spec: &TrafficPolicySpec,
+        of_policy: Said<'_>,
         policy: &policy::Policy,
         mode: Mode,
         at: &At<'_>,
     ) -> policy::Rule {
         let mut of_rule = policy::Policy { rules: Vec::new(), ..policy.clone() };
-        let named = |name: &str| -> Arc<str> { format!("{}/{name}", self.name).into() };
-        if let Some(errors) = &self.errors {
-            of_rule.errors = errors.check(&at.field("errors"));
-            // What is retried may depend on it. (What is wrong with the policy's own retry is told there.)
-            let elsewhere = Errors::default();
-            let retry = spec.retry.as_ref().map(|retry| retry.check(Some(errors), &elsewhere.at("")));
-            of_rule.retry = retry;
-        }
-        if let Some(limits) = &self.rate_limits {
-            let at = at.field("rateLimits");
-            unique_names(limits.iter().map(|limit| &*limit.name), &at);
-            of_rule.rate_limits = each(limits, &at, |limit, at| {
-                let limit = limit.check(mode, at);
-                Some(policy::RateLimit { name: named(&limit.name), ..limit }.into())
-            });
-        }
-        if let Some(concurrency) = &self.concurrency {
-            of_rule.concurrency = Some(concurrency.check(mode, &at.field("concurrency")));
-        }
-        if let Some(breaker) = &self.circuit_breaker {
-            of_rule.circuit_breaker = Some(breaker.check(mode, &at.field("circuitBreaker")));
-        }
-        if let Some(timeouts) = &self.timeouts {
-            of_rule.timeouts = timeouts.check(mode, &at.field("timeouts"));
-        }
-        if let Some(retry) = &self.retry {
-            let errors = self.errors.as_ref().or(spec.errors.as_ref());
-            of_rule.retry = Some(retry.check(errors, &at.field("retry")));
-        }
-        if let Some(fallbacks) = &self.fallbacks {
-            let at = at.field("fallbacks");
-            unique_names(fallbacks.iter().map(|fallback| &*fallback.name), &at);
-            of_rule.fallbacks = each(fallbacks, &at, |fallback, at| {
-                let fallback = fallback.check(at)?;
-                Some(policy::Fallback { name: named(&fallback.name), ..fallback }.into())
-            });
-        }
-        if let Some(headers) = &self.headers {
-            of_rule.headers = headers.check(&at.field("headers"));
-        }
+        let said = self.said();
+        said.check(Whose::Rule(&self.name, of_policy), &mut of_rule, mode, at);
         let matches = self.matches.as_ref().map(|matches| matches.check(&at.field("match")));
         policy::Rule {
             name: self.name.as_str().into(),
             matches: matches.unwrap_or_default(),
             policy: Arc::new(of_rule),
-            own: policy::OwnParts {
-                errors: self.errors.is_some(),
-                rate_limits: self.rate_limits.is_some(),
-                concurrency: self.concurrency.is_some(),
-                circuit_breaker: self.circuit_breaker.is_some(),
-                timeouts: self.timeouts.is_some(),
-                retry: self.retry.is_some(),
-                fallbacks: self.fallbacks.is_some(),
-                headers: self.headers.is_some(),
-            },
+            own: said.parts(),
         }
     }
 }

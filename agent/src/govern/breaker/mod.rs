@@ -34,7 +34,13 @@ mod transition;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire, Release},
+        },
+    },
     time::Duration,
 };
 
@@ -65,6 +71,9 @@ type Counting = Window<3>;
 pub struct Breaker {
     /// What a request needs to know. Replaced only with `core` locked.
     live: ArcSwap<Live>,
+    /// How many transitions there were, and how many of them have been told.
+    transitions: AtomicU64,
+    told: AtomicU64,
     core: Mutex<Core>,
 }
 
@@ -143,6 +152,8 @@ impl Breaker {
         };
         Self {
             live: ArcSwap::from_pointee(live),
+            transitions: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             core: Mutex::new(Core { phase: Phase::Closed, log: Log::default(), rings: 1, probes: 0 }),
         }
     }
@@ -185,6 +196,8 @@ impl Breaker {
         };
         let (rings, probes) = (core.rings, core.probes);
         Self {
+            transitions: AtomicU64::new(copied.generation),
+            told: AtomicU64::new(copied.generation),
             live: ArcSwap::from_pointee(copied),
             core: Mutex::new(Core { phase: core.phase.clone(), log: core.log.clone(), rings, probes }),
         }
@@ -254,7 +267,19 @@ impl Breaker {
 
     /// The number of the last transition, 0 if there was none.
     pub fn generation(&self) -> u64 {
-        self.live.load().generation
+        self.transitions.load(Acquire)
+    }
+
+    /// The transitions since this was last asked, by whomever; a look at two numbers where there were none.
+    pub fn news(&self) -> Vec<Transition> {
+        let last = self.generation();
+        if self.told.load(Acquire) >= last {
+            return Vec::new();
+        }
+        let told = self.told.fetch_max(last, AcqRel);
+        let mut news = self.recent_transitions();
+        news.retain(|transition| told < transition.number && transition.number <= last);
+        news
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {
@@ -301,6 +326,7 @@ impl Breaker {
             window,
             running,
         }));
+        self.transitions.store(core.log.counts.total(), Release);
         core.phase = phase;
     }
 

@@ -74,6 +74,11 @@ impl Permit {
         }
     }
 
+    /// Who gave it.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
     /// Tells what came of it.
     pub fn finish(mut self, outcome: Outcome, now_nanos: u64) {
         self.end(Some(outcome), now_nanos);
@@ -95,7 +100,8 @@ impl Permit {
         }
     }
 
-    fn end(&mut self, outcome: Option<Outcome>, now_nanos: u64) {
+    /// The same as [`Self::finish`], or as [`Self::caller_left`] where there is no outcome. What is told afterwards counts nothing.
+    pub fn end(&mut self, outcome: Option<Outcome>, now_nanos: u64) {
         self.leave();
         let part = std::mem::replace(&mut self.part, Part::None);
         let ended_nanos = self.answered_nanos.unwrap_or(now_nanos);

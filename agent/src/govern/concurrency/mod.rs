@@ -101,7 +101,7 @@ impl Limiter {
             return Err(Full { limit });
         }
         holder.takes();
-        Ok(Permit { state: Arc::clone(state), holder, acquired_nanos: now_nanos })
+        Ok(Permit { state: Arc::clone(state), holder, acquired_nanos: now_nanos, held: true })
     }
 
     /// Whether a request of the pod with this UID would be refused now. Nothing is changed.
@@ -182,6 +182,7 @@ pub struct Permit {
     state: Arc<State>,
     holder: Arc<Holder>,
     acquired_nanos: u64,
+    held: bool,
 }
 
 impl Permit {
@@ -190,20 +191,28 @@ impl Permit {
     ///
     /// `error`: the service failed, it did not answer in time, or its caller has gone. That it took long says
     /// that the service is slow; that it failed fast says nothing.
-    pub fn complete(self, latency_nanos: u64, now_nanos: u64, error: bool) {
-        let (state, acquired_nanos) = (self.state.clone(), self.acquired_nanos);
+    pub fn complete(mut self, latency_nanos: u64, now_nanos: u64, error: bool) {
         // The controller finds it ended.
-        drop(self);
+        self.give_back();
+        let (state, acquired_nanos) = (&self.state, self.acquired_nanos);
         if state.due_nanos.load(Relaxed) != NEVER {
             state.control(now_nanos, |gradient| gradient.sample(acquired_nanos, latency_nanos, error));
         }
     }
 }
 
+impl Permit {
+    fn give_back(&mut self) {
+        if std::mem::take(&mut self.held) {
+            self.holder.gives_back();
+            self.state.in_flight.fetch_sub(1, AcqRel);
+        }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.holder.gives_back();
-        self.state.in_flight.fetch_sub(1, AcqRel);
+        self.give_back();
     }
 }
 

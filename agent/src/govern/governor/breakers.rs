@@ -4,16 +4,13 @@
 use std::{
     cell::Cell,
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::AcqRel},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::ArcSwap;
 
 use crate::govern::{
-    breaker::{Breaker, State, Transition, TransitionCounts},
+    breaker::{Breaker, State, TransitionCounts},
     per_pod::{CallingPod, PerPod},
     policy::{BreakerScope, CircuitBreaker},
     tag::Tag,
@@ -39,15 +36,8 @@ struct All {
 /// The breakers of one caller, or of all.
 #[derive(Debug)]
 struct Lanes {
-    baseline: Watched,
-    by_tag: ArcSwap<BTreeMap<Tag, Watched>>,
-}
-
-/// A breaker, and how much of what it went through has been told.
-#[derive(Clone, Debug)]
-struct Watched {
-    breaker: Arc<Breaker>,
-    told: Arc<AtomicU64>,
+    baseline: Arc<Breaker>,
+    by_tag: ArcSwap<BTreeMap<Tag, Arc<Breaker>>>,
 }
 
 /// One of them.
@@ -60,51 +50,44 @@ pub struct OneBreaker {
     pub breaker: Arc<Breaker>,
 }
 
-impl Watched {
-    fn new(config: &Arc<CircuitBreaker>) -> Self {
-        Self { breaker: Arc::new(Breaker::new(config.clone())), told: Arc::default() }
-    }
-
-    fn news(&self) -> Vec<Transition> {
-        let last = self.breaker.generation();
-        let told = self.told.fetch_max(last, AcqRel);
-        if told >= last {
-            return Vec::new();
-        }
-        let mut news = self.breaker.recent_transitions();
-        news.retain(|transition| told < transition.number && transition.number <= last);
-        news
-    }
-}
-
 impl Lanes {
     fn new(config: &Arc<CircuitBreaker>) -> Self {
-        Self { baseline: Watched::new(config), by_tag: ArcSwap::default() }
+        Self { baseline: Arc::new(Breaker::new(config.clone())), by_tag: ArcSwap::default() }
     }
 
-    fn of(&self, lane: Option<&Tag>, config: &Mutex<Arc<CircuitBreaker>>) -> Watched {
-        let Some(tag) = lane else { return self.baseline.clone() };
+    /// Looks at the one of a lane.
+    fn with<R>(
+        &self,
+        lane: Option<&Tag>,
+        config: &Mutex<Arc<CircuitBreaker>>,
+        look: impl FnOnce(&Arc<Breaker>) -> R,
+    ) -> R {
+        let Some(tag) = lane else { return look(&self.baseline) };
         if let Some(lane) = self.by_tag.load().get(tag) {
-            return lane.clone();
+            return look(lane);
         }
-        let config = config.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut lanes = BTreeMap::clone(&self.by_tag.load());
-        let lane = lanes.entry(tag.clone()).or_insert_with(|| Watched::new(&config)).clone();
-        self.by_tag.store(Arc::new(lanes));
-        lane
+        let lane = {
+            let config = config.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lanes = BTreeMap::clone(&self.by_tag.load());
+            let lane =
+                lanes.entry(tag.clone()).or_insert_with(|| Arc::new(Breaker::new(config.clone()))).clone();
+            self.by_tag.store(Arc::new(lanes));
+            lane
+        };
+        look(&lane)
     }
 
     fn find(&self, lane: Option<&Tag>) -> Option<Arc<Breaker>> {
         match lane {
-            None => Some(self.baseline.breaker.clone()),
-            Some(tag) => self.by_tag.load().get(tag).map(|lane| lane.breaker.clone()),
+            None => Some(self.baseline.clone()),
+            Some(tag) => self.by_tag.load().get(tag).cloned(),
         }
     }
 
     fn all(&self) -> Vec<(Option<Tag>, Arc<Breaker>)> {
         let lanes = self.by_tag.load();
-        let lanes = lanes.iter().map(|(tag, lane)| (Some(tag.clone()), lane.breaker.clone()));
-        std::iter::once((None, self.baseline.breaker.clone())).chain(lanes).collect()
+        let lanes = lanes.iter().map(|(tag, lane)| (Some(tag.clone()), lane.clone()));
+        std::iter::once((None, self.baseline.clone())).chain(lanes).collect()
     }
 
     /// Those that have gone are shown to `gone`.
@@ -116,7 +99,7 @@ impl Lanes {
         lanes.retain(|tag, lane| {
             let there = exists(tag);
             if !there {
-                gone(tag, &lane.breaker);
+                gone(tag, lane);
             }
             there
         });
@@ -151,7 +134,36 @@ impl Breakers {
 
     /// The breaker that a request of this caller to a lane has to ask; `None` is the baseline.
     pub fn of(&self, pod: &Arc<CallingPod>, lane: Option<&Tag>) -> Arc<Breaker> {
-        self.watched(pod, lane).breaker
+        self.with(pod, lane, Arc::clone)
+    }
+
+    /// The same, to be looked at once.
+    pub fn with<R>(
+        &self,
+        pod: &Arc<CallingPod>,
+        lane: Option<&Tag>,
+        look: impl FnOnce(&Arc<Breaker>) -> R,
+    ) -> R {
+        let All { scope, node, callers, config, .. } = &*self.0;
+        match scope {
+            BreakerScope::Node => node.with(lane, config, look),
+            BreakerScope::Caller => {
+                let current = || config.lock().unwrap_or_else(PoisonError::into_inner);
+                let made = Cell::new(false);
+                let make = || {
+                    made.set(true);
+                    Lanes::new(&current())
+                };
+                let gone = |lanes: &Lanes| self.0.bury(lanes);
+                callers.with(pod, make, gone, |lanes| {
+                    if made.get() {
+                        // One that has changed meanwhile has not been told to those that were not there yet.
+                        lanes.baseline.reconfigure(current().clone());
+                    }
+                    lanes.with(lane, config, look)
+                })
+            }
+        }
     }
 
     /// Whether what one caller's requests meet counts for others as well.
@@ -169,11 +181,6 @@ impl Breakers {
             Some(breaker) => breaker.copy(),
             None => Breaker::new(self.0.config.lock().unwrap_or_else(PoisonError::into_inner).clone()),
         })
-    }
-
-    /// What a breaker has gone through since this was last asked, by whomever.
-    pub fn news(&self, pod: &Arc<CallingPod>, lane: Option<&Tag>) -> Vec<Transition> {
-        self.watched(pod, lane).news()
     }
 
     /// All of them, by caller; the baseline's comes first.
@@ -226,27 +233,6 @@ impl Breakers {
         }
         // With the lane its counters go, too.
         past.retain(|tag, _| tag.as_ref().is_none_or(&exists));
-    }
-
-    fn watched(&self, pod: &Arc<CallingPod>, lane: Option<&Tag>) -> Watched {
-        let All { scope, node, callers, config, .. } = &*self.0;
-        match scope {
-            BreakerScope::Node => node.of(lane, config),
-            BreakerScope::Caller => {
-                let current = || config.lock().unwrap_or_else(PoisonError::into_inner);
-                let made = Cell::new(false);
-                let make = || {
-                    made.set(true);
-                    Lanes::new(&current())
-                };
-                let lanes = callers.get(pod, make, |lanes| self.0.bury(lanes));
-                if made.get() {
-                    // One that has changed meanwhile has not been told to those that were not there yet.
-                    lanes.baseline.breaker.reconfigure(current().clone());
-                }
-                lanes.of(lane, config)
-            }
-        }
     }
 }
 

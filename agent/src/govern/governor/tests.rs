@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::govern::policy::StaleBounds;
+use crate::govern::policy::{Parts, StaleBounds};
 use crate::govern::{
     breaker::State,
     outcome::ErrorKind,
@@ -77,7 +77,7 @@ fn a_change_keeps_the_state_of_what_it_did_not_change() {
 }
 
 /// A policy with a rule for `/reports` that has these parts of its own.
-fn ruled(policy: Policy, own: OwnParts, change: impl FnOnce(&mut Policy)) -> Arc<Policy> {
+fn ruled(policy: Policy, own: Parts, change: impl FnOnce(&mut Policy)) -> Arc<Policy> {
     let mut of_rule = Policy { rules: Vec::new(), ..policy.clone() };
     change(&mut of_rule);
     let matches =
@@ -88,7 +88,7 @@ fn ruled(policy: Policy, own: OwnParts, change: impl FnOnce(&mut Policy)) -> Arc
 
 #[test]
 fn a_rule_shares_what_it_does_not_say_and_keeps_what_it_says_through_changes() {
-    let limits = OwnParts { concurrency: true, ..OwnParts::default() };
+    let limits: Parts = [Part::Concurrency].into_iter().collect();
     let one = |policy: &mut Policy| {
         policy.concurrency = Some(Concurrency { max_requests: 1, adaptive: None, mode: Mode::Enforce });
         policy.timeouts = timeouts(9);
@@ -111,7 +111,7 @@ fn a_rule_shares_what_it_does_not_say_and_keeps_what_it_says_through_changes() {
     assert_eq!(first.all_limiters().map(|(rule, _)| rule.is_some()).collect::<Vec<_>>(), [false, true]);
 
     // Another change keeps its state; a breaker of its own begins with none.
-    let both = OwnParts { circuit_breaker: true, ..limits };
+    let both = limits.iter().chain([Part::CircuitBreaker]).collect();
     let next = Governor::next(Some(&first), ruled(whole(2), both, one), 3);
     assert_eq!(of(&next).governor.limiter().unwrap().in_flight(), 1);
     assert_eq!(of(&next).governor.breakers().unwrap().of(&pod(), None).state(3), State::Closed);
@@ -121,7 +121,7 @@ fn a_rule_shares_what_it_does_not_say_and_keeps_what_it_says_through_changes() {
     assert_eq!(of(&next).governor.limiter().unwrap().in_flight(), 0);
 
     // What is no longer its own is the policy's, which its own limit never touched.
-    let none = Governor::next(Some(&next), ruled(whole(2), OwnParts::default(), |_| {}), 4);
+    let none = Governor::next(Some(&next), ruled(whole(2), Parts::default(), |_| {}), 4);
     assert!(Arc::ptr_eq(of(&none).governor.limiter().unwrap(), none.limiter().unwrap()));
     assert_eq!(none.limiter().unwrap().config().max_requests, 5);
     // And back: it begins anew, and leaves the policy's alone.
@@ -181,7 +181,7 @@ fn what_one_pod_does_wrong_is_not_answered_to_another() {
         assert_eq!(breakers.copy_of("1", None).state(2), State::Open);
         assert_eq!(breakers.copy_of("2", None).state(2), wanted);
         assert_eq!(breakers.copy_of("3", None).state(2), wanted, "one that was never seen");
-        assert_eq!((breakers.news(&bad, None).len(), breakers.news(&bad, None).len()), (1, 0));
+        assert_eq!((breakers.of(&bad, None).news().len(), breakers.of(&bad, None).news().len()), (1, 0));
         let states = breakers.states(2)[&None];
         assert_eq!(states, if scope == BreakerScope::Node { [0, 1, 0] } else { [1, 1, 0] });
     }

@@ -23,7 +23,7 @@ pub use self::{
     },
     limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},
     matching::{CallerMatch, PathMatch, Pattern, RequestMatch, ValueMatch, ValueTest, is_from},
-    rule::{Edits, HeaderEdits, Inherited, OwnParts, Part, Rule, StripTags},
+    rule::{Edits, HeaderEdits, Inherited, Part, Parts, Rule, StripTags},
 };
 
 /// Whether a rule refuses, or only counts what it would have rejected (ARCHITECTURE.md#observe-mode).

@@ -1,6 +1,6 @@
 //! What is asked for some requests otherwise than for the rest, and what is changed in their headers.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 
@@ -14,87 +14,81 @@ pub struct Rule {
     pub matches: RequestMatch,
     /// The policy, with what the rule says in the place of what the policy says; without rules.
     pub policy: Arc<Policy>,
-    pub own: OwnParts,
+    /// What of it is the rule's own.
+    pub own: Parts,
 }
 
-/// What of a rule's policy is the rule's own: where it has a state, that is its own too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OwnParts {
-    pub errors: bool,
-    pub rate_limits: bool,
-    pub concurrency: bool,
-    pub circuit_breaker: bool,
-    pub timeouts: bool,
-    pub retry: bool,
-    pub fallbacks: bool,
-    pub headers: bool,
-}
-
-impl OwnParts {
-    fn has(self, part: Part) -> bool {
-        match part {
-            Part::Errors => self.errors,
-            Part::RateLimits => self.rate_limits,
-            Part::Concurrency => self.concurrency,
-            Part::CircuitBreaker => self.circuit_breaker,
-            Part::Timeouts => self.timeouts,
-            Part::Retry => self.retry,
-            Part::Fallbacks => self.fallbacks,
-            Part::Headers => self.headers,
-            Part::Mode
-            | Part::LoadBalancer
-            | Part::Drain
-            | Part::OutlierDetection
-            | Part::StripTags
-            | Part::Rules => false,
+macro_rules! parts {
+    ($($part:ident = $name:literal,)*) => {
+        /// A field of a policy, which is inherited as a whole.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Part {
+            $($part,)*
         }
-    }
+
+        impl Part {
+            pub const ALL: &[Self] = &[$(Self::$part,)*];
+
+            /// As the field of a TrafficPolicy's `spec` is called.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$part => $name,)*
+                }
+            }
+        }
+    };
 }
 
-/// A field of a policy, which is inherited as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    Mode,
-    LoadBalancer,
-    Drain,
-    Errors,
-    RateLimits,
-    Concurrency,
-    CircuitBreaker,
-    OutlierDetection,
-    Timeouts,
-    Retry,
-    Fallbacks,
-    Headers,
-    StripTags,
-    Rules,
+parts! {
+    Mode = "mode",
+    LoadBalancer = "loadBalancer",
+    Drain = "drain",
+    Errors = "errors",
+    RateLimits = "rateLimits",
+    Concurrency = "concurrency",
+    CircuitBreaker = "circuitBreaker",
+    OutlierDetection = "outlierDetection",
+    Timeouts = "timeouts",
+    Retry = "retry",
+    Fallbacks = "fallbacks",
+    Headers = "headers",
+    StripTags = "stripTags",
+    Rules = "rules",
 }
 
 impl Part {
-    const ALL: [(Self, &'static str); 14] = [
-        (Self::Mode, "mode"),
-        (Self::LoadBalancer, "loadBalancer"),
-        (Self::Drain, "drain"),
-        (Self::Errors, "errors"),
-        (Self::RateLimits, "rateLimits"),
-        (Self::Concurrency, "concurrency"),
-        (Self::CircuitBreaker, "circuitBreaker"),
-        (Self::OutlierDetection, "outlierDetection"),
-        (Self::Timeouts, "timeouts"),
-        (Self::Retry, "retry"),
-        (Self::Fallbacks, "fallbacks"),
-        (Self::Headers, "headers"),
-        (Self::StripTags, "stripTags"),
-        (Self::Rules, "rules"),
-    ];
-
-    /// As the field of a TrafficPolicy's `spec` is called.
     pub fn named(field: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, name)| *name == field).map(|(part, _)| *part)
+        Self::ALL.iter().copied().find(|part| part.name() == field)
+    }
+}
+
+/// Some parts of a policy, such as those that are a rule's own: where they have a state, that is its own too.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Parts(u32);
+
+impl Parts {
+    pub fn has(self, part: Part) -> bool {
+        self.0 & 1 << part as u32 != 0
     }
 
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(part, _)| *part == self).map_or("", |(_, name)| name)
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Part> {
+        Part::ALL.iter().copied().filter(move |part| self.has(*part))
+    }
+}
+
+impl FromIterator<Part> for Parts {
+    fn from_iter<I: IntoIterator<Item = Part>>(parts: I) -> Self {
+        Self(parts.into_iter().fold(0, |all, part| all | 1 << part as u32))
+    }
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
     }
 }
 
@@ -103,24 +97,23 @@ impl Part {
 pub struct Inherited {
     /// The TrafficPolicy, as `shop/defaults`.
     pub by: Arc<str>,
-    pub parts: Vec<Part>,
+    pub parts: Parts,
 }
 
 impl Policy {
     /// The TrafficPolicy that says a part, or would if it said anything, as `shop/orders`; `None`: there is none.
     pub fn said_by(&self, part: Part) -> Option<&Arc<str>> {
-        let inherited = self.inherited.as_ref().filter(|inherited| inherited.parts.contains(&part));
+        let inherited = self.inherited.as_ref().filter(|inherited| inherited.parts.has(part));
         inherited.map(|inherited| &inherited.by).or(self.name.as_ref())
     }
 
     /// Notes what is inherited. A rule's own parts are of whoever says the rules.
     pub fn inherit(&mut self, inherited: Inherited) {
-        let rules = inherited.parts.contains(&Part::Rules);
+        let rules = inherited.parts.has(Part::Rules);
         for rule in &mut self.rules {
-            let of_rule = Part::ALL
-                .iter()
-                .map(|(part, _)| *part)
-                .filter(|part| if rule.own.has(*part) { rules } else { inherited.parts.contains(part) });
+            let is_inherited =
+                |part: &Part| if rule.own.has(*part) { rules } else { inherited.parts.has(*part) };
+            let of_rule = Part::ALL.iter().copied().filter(is_inherited);
             let inherited = Inherited { by: inherited.by.clone(), parts: of_rule.collect() };
             let policy = Self { inherited: Some(inherited), ..(*rule.policy).clone() };
             *rule = Arc::new(Rule { policy: Arc::new(policy), ..(**rule).clone() });
@@ -156,4 +149,20 @@ impl Edits {
 pub struct StripTags {
     /// Of these callers; empty: of all.
     pub from: Vec<CallerMatch>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_a_set() {
+        let parts: Parts = [Part::Rules, Part::Mode, Part::Rules].into_iter().collect();
+        assert!(parts.has(Part::Mode) && parts.has(Part::Rules) && !parts.has(Part::Retry));
+        assert_eq!(parts.iter().collect::<Vec<_>>(), [Part::Mode, Part::Rules]);
+        assert_eq!(format!("{parts:?}"), "{Mode, Rules}");
+        assert!(Parts::default().is_empty() && !parts.is_empty());
+        let all: Parts = Part::ALL.iter().copied().collect();
+        assert_eq!(all.iter().count(), Part::ALL.len(), "each has a place of its own");
+    }
 }

@@ -22,14 +22,14 @@ use ahash::RandomState;
 
 use self::{
     keyed::Buckets,
-    pace::{Pace, Taken, duration, span},
+    pace::{Pace, Taken, Ticks, duration},
 };
 pub use self::{
     patience::Patience,
     verdict::{Refusal, Throttles, Verdict},
 };
 use super::{
-    policy::{LimitKey, RateLimit, Scope},
+    policy::{LimitKey, RateLimit, RequestMatch, Scope},
     request::Request,
 };
 
@@ -50,6 +50,8 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Throttle {
     rule: Arc<RateLimit>,
+    /// It is about every request.
+    for_all: bool,
     /// What the rule's successors go on with.
     state: Arc<State>,
 }
@@ -73,7 +75,11 @@ impl Throttle {
     pub fn new(rule: Arc<RateLimit>) -> Self {
         let pace = Pace::of(&rule);
         let buckets = if is_shared(&rule) { Buckets::shared(pace) } else { Buckets::keyed(&pace) };
-        Self { rule, state: Arc::new(State { buckets, hashes: [RandomState::new(), RandomState::new()] }) }
+        Self::of(rule, Arc::new(State { buckets, hashes: [RandomState::new(), RandomState::new()] }))
+    }
+
+    fn of(rule: Arc<RateLimit>, state: Arc<State>) -> Self {
+        Self { for_all: rule.matches == RequestMatch::default(), rule, state }
     }
 
     /// The rule in its new words, with the state that still makes sense: what is left in each bucket stays as far as
@@ -91,7 +97,7 @@ impl Throttle {
         if pace != Pace::of(&self.rule) {
             self.state.buckets.convert(&pace, now_nanos);
         }
-        Arc::new(Self { rule, state: Arc::clone(&self.state) })
+        Arc::new(Self::of(rule, Arc::clone(&self.state)))
     }
 
     /// The rule in the state that this request would find; it shares nothing with this one, so asking it changes nothing.
@@ -99,7 +105,7 @@ impl Throttle {
     pub fn copy_for(&self, request: &impl Request, caller: &str, now_nanos: u64) -> Arc<Self> {
         let buckets = self.state.buckets.copy_of(self.key(request, caller), now_nanos);
         let state = Arc::new(State { buckets, hashes: self.state.hashes.clone() });
-        Arc::new(Self { rule: self.rule.clone(), state })
+        Arc::new(Self::of(self.rule.clone(), state))
     }
 
     pub fn rule(&self) -> &Arc<RateLimit> {
@@ -114,7 +120,7 @@ impl Throttle {
     /// What the rule says of this request, which is counted if it is admitted; `None` if the rule is not about it.
     /// `caller` is the calling pod's identity. To ask several rules about one request, see [`Throttles`].
     pub fn admit(&self, request: &impl Request, caller: &str, now_nanos: u64) -> Option<Admission> {
-        Some(self.charge(request, caller, Duration::MAX, now_nanos)?.0)
+        Some(self.charge(request, caller, Ticks::MAX, now_nanos)?.0)
     }
 
     /// `left`: a request that would have to wait for longer is refused.
@@ -122,14 +128,14 @@ impl Throttle {
         &self,
         request: &impl Request,
         caller: &str,
-        left: Duration,
+        left: Ticks,
         now_nanos: u64,
     ) -> Option<(Admission, Option<Charge>)> {
-        if !self.rule.matches.matches(request) {
+        if !self.for_all && !self.rule.matches.matches(request) {
             return None;
         }
         let key = self.key(request, caller);
-        Some(match self.state.buckets.take(key, span(left), now_nanos) {
+        Some(match self.state.buckets.take(key, left, now_nanos) {
             Ok(taken) if taken.wait == 0 => (Admission::Now, Some(Charge { key, taken })),
             Ok(taken) => (Admission::After(duration(taken.wait)), Some(Charge { key, taken })),
             Err(short) => (Admission::Refused { retry_after: duration(short) }, None),
@@ -147,11 +153,17 @@ impl Throttle {
             self.rule.scope == Scope::Caller || self.rule.key == LimitKey::Caller || is_shared(&self.rule);
         let caller = by_caller.then_some(caller);
         match &self.rule.key {
-            LimitKey::None | LimitKey::Caller => self.hash(caller, None::<&[u8]>),
+            LimitKey::None | LimitKey::Caller => self.hash_of(caller),
             LimitKey::Workload => self.hash(caller, request.caller().map(|by| (by.namespace, by.workload))),
             LimitKey::Header(name) => self.hash(caller, request.header(name)),
             LimitKey::QueryParameter(name) => self.hash(caller, request.query_parameter(name).as_deref()),
         }
+    }
+
+    /// Callers are pods, which nobody chooses so that they fall together: half of the bits will do, in both halves.
+    fn hash_of(&self, caller: Option<&str>) -> u128 {
+        let half = u128::from(self.state.hashes[0].hash_one(caller));
+        half << 64 | half
     }
 
     fn hash(&self, caller: Option<&str>, value: Option<impl Hash + Copy>) -> u128 {

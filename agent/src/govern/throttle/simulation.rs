@@ -31,7 +31,7 @@ enum Knows {
 enum Event {
     Asks,
     /// And since when it has waited.
-    Leaves(Verdict, u64),
+    Leaves(Verdict<'static>, u64),
     /// Its turn has come. When it asked.
     Begins(u64),
     /// When it asked, and when its turn came.
@@ -39,7 +39,8 @@ enum Event {
 }
 
 struct World {
-    throttles: Throttles,
+    /// Never let go of: what waits borrows from it.
+    throttles: &'static Throttles,
     subset: Subset,
     knows: Knows,
     patience: Patience,
@@ -66,7 +67,7 @@ impl World {
         };
         let endpoint = Arc::new(Endpoint::new(([10, 0, 0, 1], 80).into()));
         let mut world = Self {
-            throttles: Throttles::new(&[Arc::new(rule)]),
+            throttles: Box::leak(Box::new(Throttles::new(&[Arc::new(rule)]))),
             subset: vec![endpoint].into(),
             knows,
             patience: Patience::default(),

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
-use super::{Admission, Charge, Throttle};
+use super::{
+    Admission, Charge, Throttle,
+    pace::{Ticks, span},
+};
 use crate::govern::{
     policy::{Behaviour, Mode, RateLimit},
     request::Request,
@@ -71,21 +74,27 @@ impl Throttles {
         caller: &str,
         left: Option<Duration>,
         now_nanos: u64,
-    ) -> Verdict {
-        let left = left.unwrap_or(Duration::MAX);
+    ) -> Verdict<'_> {
+        let left = left.map_or(Ticks::MAX, span);
         // At most one allocation, however many rules there are, and none for one.
         let decisions = SmallVec::with_capacity(self.rules.len());
-        let mut verdict = Verdict { decisions, refused: false };
+        let mut verdict = Verdict { decisions, wait: Duration::ZERO, refused: false };
         for throttle in &self.rules {
             let Some((admission, charge)) = throttle.charge(request, caller, left, now_nanos) else {
                 continue;
             };
             let refused = matches!(admission, Admission::Refused { .. });
-            if refused && throttle.rule().mode == Mode::Enforce {
+            let enforced = throttle.rule().mode == Mode::Enforce;
+            if refused && enforced {
                 verdict.revoke(now_nanos);
             }
-            verdict.decisions.push(Decision { throttle: Arc::clone(throttle), admission, charge });
-            if refused && throttle.rule().mode == Mode::Enforce {
+            if let Admission::After(wait) = admission
+                && enforced
+            {
+                verdict.wait = verdict.wait.max(wait);
+            }
+            verdict.decisions.push(Decision { throttle, admission, charge });
+            if refused && enforced {
                 verdict.refused = true;
                 break;
             }
@@ -98,15 +107,16 @@ impl Throttles {
 /// else refuses it), it is to be [given back](Self::give_back); otherwise it is simply dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct Verdict {
+pub struct Verdict<'t> {
     /// The one that refused is the last.
-    decisions: SmallVec<[Decision; 1]>,
+    decisions: SmallVec<[Decision<'t>; 1]>,
+    wait: Duration,
     refused: bool,
 }
 
 #[derive(Debug)]
-struct Decision {
-    throttle: Arc<Throttle>,
+struct Decision<'t> {
+    throttle: &'t Throttle,
     admission: Admission,
     charge: Option<Charge>,
 }
@@ -119,7 +129,7 @@ pub struct Refusal<'v> {
     pub retry_after: Duration,
 }
 
-impl Verdict {
+impl Verdict<'_> {
     /// The enforced rule that refuses the request.
     pub fn refusal(&self) -> Option<Refusal<'_>> {
         match self.decisions.last() {
@@ -134,11 +144,7 @@ impl Verdict {
 
     /// How long the request has to wait, by the enforced rules; 0 if it may go now.
     pub fn wait(&self) -> Duration {
-        let waits = self.decisions.iter().map(|decision| match decision.admission {
-            Admission::After(wait) if decision.throttle.rule().mode == Mode::Enforce => wait,
-            _ => Duration::ZERO,
-        });
-        waits.max().unwrap_or_default()
+        self.wait
     }
 
     /// What each rule said that is about the request, for the numbers: also those that only [observe](Mode::Observe), of
@@ -160,6 +166,7 @@ impl Verdict {
             }
         }
         self.decisions.retain(|decision| decision.charge.is_none());
+        self.wait = Duration::ZERO;
     }
 }
 

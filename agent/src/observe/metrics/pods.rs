@@ -14,8 +14,9 @@ use smallvec::SmallVec;
 
 use super::{
     EVICTION_GRACE,
+    outcomes::LimitDecision,
     series::{LaneLabel, Series},
-    services::{ServiceMetrics, Services},
+    services::{RateLimitCounts, ServiceMetrics, Services},
 };
 use crate::govern::{tag::Tag, tally::Tally};
 
@@ -90,6 +91,7 @@ impl PodMetrics {
             port,
             metrics: self.services.get(namespace, service, port),
             known: SmallVec::new(),
+            rate_limits: Vec::new(),
         }
     }
 
@@ -147,7 +149,12 @@ pub struct ServiceSeries {
     metrics: Arc<ServiceMetrics>,
     /// In the order of first use; a connection sees one or two lanes.
     known: SmallVec<[(LaneLabel, Arc<Series>); 2]>,
+    /// Of the rate limits that were asked, by their names, which a policy that changes has anew.
+    rate_limits: Vec<(Arc<str>, Arc<RateLimitCounts>)>,
 }
+
+/// More than a policy and its rules have; what is beyond that is of policies that are no more.
+const MOST_RATE_LIMITS: usize = 160;
 
 impl ServiceSeries {
     /// The series for requests that an endpoint with this tag answers.
@@ -163,6 +170,19 @@ impl ServiceSeries {
     /// What is counted for the service, whoever calls.
     pub fn service(&self) -> &Arc<ServiceMetrics> {
         &self.metrics
+    }
+
+    /// A rate limit has decided.
+    pub fn rate_limited(&mut self, rule: &Arc<str>, decision: LimitDecision) {
+        let known = self.rate_limits.iter().position(|(name, _)| Arc::ptr_eq(name, rule));
+        let index = known.unwrap_or_else(|| {
+            if self.rate_limits.len() >= MOST_RATE_LIMITS {
+                self.rate_limits.clear();
+            }
+            self.rate_limits.push((Arc::clone(rule), self.metrics.of_rate_limit(rule)));
+            self.rate_limits.len() - 1
+        });
+        self.rate_limits[index].1[decision as usize].fetch_add(1, Relaxed);
     }
 
     /// The series for requests for which no endpoint was chosen.

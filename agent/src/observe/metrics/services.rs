@@ -52,6 +52,9 @@ const BOUNDS_NANOS: [u64; 18] = [
     10_000_000_000,
 ];
 
+/// What a rate limit has decided.
+pub(super) type RateLimitCounts = [AtomicU64; LimitDecision::ALL.len()];
+
 /// The numbers of one service port.
 #[derive(Debug, Default)]
 pub struct ServiceMetrics {
@@ -102,11 +105,14 @@ impl<const N: usize> Named<N> {
             counters[index].fetch_add(1, Relaxed);
             return;
         }
+        self.of(name)[index].fetch_add(1, Relaxed);
+    }
+
+    /// The counters of a name, to be kept.
+    fn of(&self, name: &Arc<str>) -> Arc<[AtomicU64; N]> {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let counters = all
-            .entry(Arc::clone(name))
-            .or_insert_with(|| Arc::new(std::array::from_fn(|_| AtomicU64::default())));
-        counters[index].fetch_add(1, Relaxed);
+        let none = || Arc::new(std::array::from_fn(|_| AtomicU64::default()));
+        Arc::clone(all.entry(Arc::clone(name)).or_insert_with(none))
     }
 
     fn retain(&self, exists: impl Fn(&str) -> bool) {
@@ -146,8 +152,9 @@ impl ServiceMetrics {
         self.budget_exhausted.fetch_add(1, Relaxed);
     }
 
-    pub fn rate_limited(&self, rule: &Arc<str>, decision: LimitDecision) {
-        self.rate_limits.count(rule, decision as usize);
+    /// The counters of a rate limit, by decision.
+    pub(super) fn of_rate_limit(&self, rule: &Arc<str>) -> Arc<RateLimitCounts> {
+        self.rate_limits.of(rule)
     }
 
     pub fn concurrency_limited(&self, decision: LimitDecision) {

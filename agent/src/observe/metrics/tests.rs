@@ -144,11 +144,11 @@ fn tunnels_tags_and_retries_are_counted() {
 #[test]
 fn what_rules_decide_is_counted_by_service_and_goes_with_it() {
     let metrics = Metrics::new();
-    let orders = orders(&pod(&metrics, "u1", "gateway"));
+    let mut orders = orders(&pod(&metrics, "u1", "gateway"));
     let rule = Arc::from("burst");
     orders.service().tag(TagOutcome::FellBack);
     orders.service().retried(RetryCause::StreamRefused);
-    orders.service().rate_limited(&rule, LimitDecision::Queued);
+    orders.rate_limited(&rule, LimitDecision::Queued);
     orders.service().concurrency_limited(LimitDecision::Rejected);
     orders.service().broken(LimitDecision::WouldReject);
     orders.service().ejected(EjectionCause::SuccessRate, false);

@@ -4,6 +4,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::pin,
+    rc::Rc,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -28,7 +29,7 @@ use crate::{
         metrics::{LimitDecision, ServiceMetrics},
         reason::Reason,
     },
-    proxy::{answer::Cause, choose, decisions::Event, worker::PodHere},
+    proxy::{alarm::Alarms, answer::Cause, choose, decisions::Event, worker::PodHere},
 };
 
 /// When it is worth asking again where as many requests are in flight as may be: nobody knows, but not at once.
@@ -141,20 +142,20 @@ pub(crate) fn acquire(
 }
 
 /// Asks the rate limits.
-fn ask<E: Exchange>(
+fn ask<'g, E: Exchange>(
     exchange: &mut E,
-    governor: &Governor,
+    governor: &'g Governor,
     deadline: Deadline,
     now: Nanos,
-) -> Result<Verdict, Stop> {
-    let caller = exchange.call().pod.pod.workload.load().uid.clone();
+) -> Result<Verdict<'g>, Stop> {
+    let pod = Rc::clone(&exchange.call().pod);
     let most = governor.throttles().longest_wait();
     let may_wait = most.and_then(|_| {
         let call = exchange.call();
         let shown = governor.patience(&call.pod.caller).shown();
         deadline.may_wait(shown, || subset(call, now)?.likely(), now)
     });
-    let verdict = governor.throttles().admit(&exchange.request(), &caller, may_wait, now.0);
+    let verdict = governor.throttles().admit(&exchange.request(), &pod.caller.uid, may_wait, now.0);
     count(exchange, &verdict);
     let Some(refusal) = verdict.refusal() else { return Ok(verdict) };
     let policy = governor.policy().said_by(Part::RateLimits);
@@ -163,12 +164,12 @@ fn ask<E: Exchange>(
 }
 
 /// Waits as long as the rate limits say.
-async fn take_turn<E: Exchange>(
+async fn take_turn<'g, E: Exchange>(
     exchange: &mut E,
-    governor: &Governor,
+    governor: &'g Governor,
     deadline: Deadline,
-    verdict: Verdict,
-) -> Result<Verdict, Stop> {
+    verdict: Verdict<'g>,
+) -> Result<Verdict<'g>, Stop> {
     let most = governor.throttles().longest_wait();
     let policy = governor.policy().said_by(Part::RateLimits);
     let wait = verdict.wait();
@@ -215,11 +216,12 @@ pub(super) async fn pause<E: Exchange>(
         Poll::Ready(left) if ends || left == Left::Gone => Poll::Ready(Some(left)),
         _ => over.as_mut().poll(cx).map(|()| None),
     });
-    deadline.request().wait_only(pin!(waiting)).await
+    deadline.request().wait_only(&Alarms::default(), pin!(waiting)).await
 }
 
-fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict) {
+fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict<'_>) {
     let call = exchange.call();
+    let mut series = call.known.series();
     for (rule, admission) in verdict.decisions() {
         let decision = match (admission, rule.mode) {
             (Admission::After(_), Mode::Enforce) => LimitDecision::Queued,
@@ -228,7 +230,7 @@ fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict) {
             (Admission::Refused { .. }, Mode::Enforce) => LimitDecision::Rejected,
             (Admission::Refused { .. }, Mode::Observe) => LimitDecision::WouldReject,
         };
-        call.known.numbers.rate_limited(&rule.name, decision);
+        series.rate_limited(&rule.name, decision);
         if decision == LimitDecision::WouldReject {
             call.record.decided(|| Event::WouldRefuse { rule: rule.name.clone() });
         }

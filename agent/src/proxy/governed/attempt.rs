@@ -8,10 +8,10 @@ use crate::{
     clock::Nanos,
     cluster::model::{Destination, Service},
     govern::{
-        breaker::{self, Open},
+        breaker::{self, Breaker, Open},
         concurrency,
         cost::Ending,
-        governor::{Governor, Ruled},
+        governor::{Breakers, Governor, Ruled},
         outcome::Outcome,
         outlier,
         policy::{Mode, Part, Timeouts},
@@ -123,13 +123,10 @@ impl Held {
             None if self.answered_after.is_none() => self.tell_balancer(Ending::Left, self.waited(now), now),
             None => {}
         }
-        if let Some(leave) = self.leave.take() {
-            match outcome {
-                Some(outcome) => leave.finish(outcome, now.0),
-                None => leave.caller_left(now.0),
-            }
+        if let Some(mut leave) = self.leave.take() {
+            leave.end(outcome, now.0);
             let governor = self.ruled.as_ref().map_or(&*service.governor, |ruled| &ruled.governor);
-            tell_of_breaker(service, governor, pod, self.chosen.endpoint().tag.as_ref());
+            tell_of_breaker(leave.breaker(), service, governor, pod, self.chosen.endpoint().tag.as_ref());
         }
         // A caller that has chosen for itself is not to be given another endpoint, so there is nothing to eject it from.
         if destination.pinned.is_none()
@@ -160,8 +157,10 @@ pub(super) fn open_breaker(
     now: Nanos,
 ) -> Option<Open> {
     let breakers = governor.breakers()?;
-    let open = breakers.of(&pod.caller, lane).would_refuse(now.0)?;
-    decided(service, governor, pod, lane, numbers, LimitDecision::Rejected);
+    let breaker = breakers.of(&pod.caller, lane);
+    let open = breaker.would_refuse(now.0)?;
+    numbers.broken(LimitDecision::Rejected);
+    tell_of_breaker(&breaker, service, governor, pod, lane);
     Some(open)
 }
 
@@ -175,35 +174,30 @@ pub(crate) fn ask_breaker(
     now: Nanos,
 ) -> Result<Option<breaker::Permit>, Open> {
     let Some(breakers) = governor.breakers() else { return Ok(None) };
-    let asked = breakers.of(&pod.caller, lane).try_acquire(now.0);
-    let decision = match &asked {
-        Ok(leave) if leave.would_reject().is_some() => LimitDecision::WouldReject,
-        Ok(_) => LimitDecision::Allowed,
-        Err(_) => LimitDecision::Rejected,
-    };
-    decided(service, governor, pod, lane, numbers, decision);
-    asked.map(Some)
+    breakers.with(&pod.caller, lane, |breaker| {
+        let asked = breaker.try_acquire(now.0);
+        numbers.broken(match &asked {
+            Ok(leave) if leave.would_reject().is_some() => LimitDecision::WouldReject,
+            Ok(_) => LimitDecision::Allowed,
+            Err(_) => LimitDecision::Rejected,
+        });
+        tell_of_breaker(breaker, service, governor, pod, lane);
+        asked.map(Some)
+    })
 }
 
-/// A breaker was asked, and has decided so.
-fn decided(
+/// Logs what a breaker has gone through since it was last told of.
+fn tell_of_breaker(
+    breaker: &Breaker,
     service: &Service,
     governor: &Governor,
     pod: &PodHere,
     lane: Option<&Tag>,
-    numbers: &ServiceMetrics,
-    decision: LimitDecision,
 ) {
-    numbers.broken(decision);
-    tell_of_breaker(service, governor, pod, lane);
-}
-
-/// Logs what a breaker has gone through since it was last told of.
-fn tell_of_breaker(service: &Service, governor: &Governor, pod: &PodHere, lane: Option<&Tag>) {
-    let Some(breakers) = governor.breakers() else { return };
-    for transition in breakers.news(&pod.caller, lane) {
+    let shared = || governor.breakers().is_some_and(Breakers::are_shared);
+    for transition in breaker.news() {
         tracing::warn!(
-            pod = if breakers.are_shared() { "all of the node" } else { &*pod.caller.name },
+            pod = if shared() { "all of the node" } else { &*pod.caller.name },
             %service, lane = lane.map_or("baseline", Tag::as_str),
             policy = governor.policy().said_by(Part::CircuitBreaker).map_or("", |name| name),
             from = transition.from.code(), to = transition.to.code(),

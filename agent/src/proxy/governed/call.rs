@@ -19,7 +19,7 @@ use crate::{
     },
     proxy::{
         answer::Cause,
-        by_caller::ByCaller,
+        by_caller::{ByCaller, OfLate},
         choose::Chosen,
         decisions::Event,
         known::Known,
@@ -64,7 +64,7 @@ impl Call {
         let ruled = if governor.rules().is_empty() {
             None
         } else {
-            let asked = ByCaller { view, workload: pod.pod.workload.load() };
+            let asked = ByCaller { view, workload: OfLate::new(&pod.pod.workload) };
             governor.rule_for(&asked).cloned()
         };
         if let Some(ruled) = &ruled {
@@ -100,7 +100,7 @@ impl Call {
 
     /// The request as rules see it, given the view of its head.
     pub(crate) fn asked<V: Request>(&self, view: V) -> impl Request {
-        ByCaller { view, workload: self.pod.pod.workload.load() }
+        ByCaller { view, workload: OfLate::new(&self.pod.pod.workload) }
     }
 
     pub(crate) fn service(&self) -> &Service {

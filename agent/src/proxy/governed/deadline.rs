@@ -2,17 +2,13 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::Poll,
     time::Duration,
 };
 
 use http::HeaderName;
-use tokio::{
-    task::unconstrained,
-    time::{Sleep, sleep_until},
-};
 
 use super::stream::Idle;
 use crate::{
@@ -25,7 +21,10 @@ use crate::{
         throttle,
     },
     observe::reason::Reason,
-    proxy::answer::{Cause, Kind},
+    proxy::{
+        alarm::Alarms,
+        answer::{Cause, Kind},
+    },
 };
 
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -243,21 +242,23 @@ impl Until {
     /// Waits no longer for what goes on with an endpoint. (Takes a pinned future, because a moved one would be kept twice.)
     pub(crate) async fn wait<F: Future>(
         self,
+        alarms: &Alarms,
         endpoint: &Endpoint,
         future: Pin<&mut F>,
     ) -> Result<F::Output, Elapsed> {
-        self.wait_stream(endpoint, None, future).await
+        self.wait_stream(alarms, endpoint, None, future).await
     }
 
     /// The same for what may not be silent for too long.
     pub(crate) async fn wait_stream<F: Future>(
         self,
+        alarms: &Alarms,
         endpoint: &Endpoint,
         idle: Option<&Idle>,
         future: Pin<&mut F>,
     ) -> Result<F::Output, Elapsed> {
         if self.drain.is_none() && idle.is_none() {
-            return self.wait_only(future).await;
+            return self.wait_only(alarms, future).await;
         }
         let over = |now: Nanos| {
             let drained = || {
@@ -271,37 +272,39 @@ impl Until {
                 None => Ok(now + LOOK),
             }
         };
-        wait_until(over, future).await
+        wait_until(alarms, over, future).await
     }
 
     /// Waits no longer.
-    pub(super) async fn wait_only<F: Future>(self, future: Pin<&mut F>) -> Result<F::Output, Elapsed> {
+    pub(super) async fn wait_only<F: Future>(
+        self,
+        alarms: &Alarms,
+        future: Pin<&mut F>,
+    ) -> Result<F::Output, Elapsed> {
         let Some((at, elapsed)) = self.at else { return Ok(future.await) };
-        wait_until(|now| if at <= now { Err(elapsed) } else { Ok(at) }, future).await
+        wait_until(alarms, |now| if at <= now { Err(elapsed) } else { Ok(at) }, future).await
     }
 }
 
 /// Waits until the time is over: `over` says so, or when it is to be asked again. What is there at once costs neither a
 /// timer nor a look at the clock.
 async fn wait_until<F: Future>(
+    alarms: &Alarms,
     over: impl Fn(Nanos) -> Result<Nanos, Elapsed>,
     mut future: Pin<&mut F>,
 ) -> Result<F::Output, Elapsed> {
-    let mut timer = pin!(None::<Sleep>);
+    let mut alarm = alarms.alarm();
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
         loop {
-            // What is waited for may always have something to do, and use up what the runtime lets a task do in one go: the
-            // timer is not to be denied for that, or it never ends.
-            let waits = |sleep| Pin::new(&mut unconstrained(sleep)).poll(cx).is_pending();
-            if timer.as_mut().as_pin_mut().is_some_and(waits) {
+            if alarm.poll_rings(cx).is_pending() {
                 return Poll::Pending;
             }
             match over(Nanos::now()) {
                 Err(elapsed) => return Poll::Ready(Err(elapsed)),
-                Ok(next) => timer.set(Some(sleep_until(next.instant()))),
+                Ok(next) => alarm.set(next),
             }
         }
     })
@@ -329,6 +332,8 @@ fn grpc_timeout(value: &[u8]) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[test]
@@ -376,13 +381,15 @@ mod tests {
     async fn time_runs_out_for_what_always_has_something_to_do() {
         let at = Nanos::now() + Nanos::of(Duration::from_millis(20));
         let until = Until { at: Some((at, Elapsed::Request)), ..Until::no_time() };
+        let alarms = Alarms::default();
         let mut busy = pin!(async {
             loop {
                 // Uses up what the runtime lets a task do in one go, as a relay between two fast peers does.
                 tokio::task::consume_budget().await;
             }
         });
-        let waited = tokio::time::timeout(Duration::from_secs(20), until.wait_only(busy.as_mut())).await;
+        let waited =
+            tokio::time::timeout(Duration::from_secs(20), until.wait_only(&alarms, busy.as_mut())).await;
         let ended: Result<(), Elapsed> = waited.expect("it ends by itself");
         assert_eq!(ended, Err(Elapsed::Request));
     }

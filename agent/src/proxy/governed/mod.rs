@@ -64,6 +64,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
         return give(exchange, &made_up, &cause).await;
     }
     let destination = Rc::clone(&exchange.call().known.destination);
+    let worker = Rc::clone(&exchange.call().worker);
     let ruled = exchange.call().ruled.clone();
     let governor = ruled.as_ref().map_or(&*destination.service.governor, |ruled| &ruled.governor);
     // The clock is read where something has been waited for, not for each rule.
@@ -96,7 +97,10 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
             Err(failed) => return stand_in(exchange, governor, key, &failed).await,
         };
         let until = deadline.attempt(now);
-        let attempted = until.wait(held.chosen.endpoint(), pin!(exchange.attempt(&held.chosen))).await;
+        let attempted = {
+            let attempt = pin!(exchange.attempt(&held.chosen));
+            until.wait(&worker.alarms, held.chosen.endpoint(), attempt).await
+        };
         if queued && let Some(most) = queues {
             note_patience(exchange, governor, &attempted, most);
         }
@@ -273,6 +277,7 @@ async fn pass_on<E: Exchange>(
             E::show(&mut answer, collector);
         }
     }
+    let worker = Rc::clone(&exchange.call().worker);
     let mut handed = Nanos::ZERO;
     let passed = {
         let mut passing = pin!(exchange.pass_on(&mut answer));
@@ -284,7 +289,7 @@ async fn pass_on<E: Exchange>(
             }
             passed
         }));
-        until.wait_stream(held.chosen.endpoint(), idle.as_deref(), noting).await
+        until.wait_stream(&worker.alarms, held.chosen.endpoint(), idle.as_deref(), noting).await
     };
     exchange.call().record.timing.passed_on(handed);
     let ended = passed.unwrap_or_else(|elapsed| Err(Break::TimedOut(elapsed)));

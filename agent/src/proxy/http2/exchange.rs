@@ -37,6 +37,7 @@ use crate::{
         trace::context::{self, Scan},
     },
     proxy::{
+        alarm::Alarms,
         answer::{Cause, Kind, MadeUp},
         by_caller::ByCaller,
         choose::Chosen,
@@ -344,7 +345,8 @@ impl Exchange {
             }
             ended
         });
-        let ended = until.wait_stream(held.chosen.endpoint(), idle.as_ref(), pin!(both)).await;
+        let alarms = Alarms::default();
+        let ended = until.wait_stream(&alarms, held.chosen.endpoint(), idle.as_ref(), pin!(both)).await;
         governed::note_tunnel(&self.call.known.numbers, until, idle.as_ref(), held.chosen.endpoint());
         let ended = ended.unwrap_or_else(|elapsed| Err(Break::TimedOut(elapsed)));
         active.finish(match ended {

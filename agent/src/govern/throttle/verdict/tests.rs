@@ -24,7 +24,7 @@ fn throttles(rules: &[RateLimit]) -> Throttles {
     Throttles::new(&rules.iter().cloned().map(Arc::new).collect::<Vec<_>>())
 }
 
-fn ask(throttles: &Throttles) -> Verdict {
+fn ask(throttles: &Throttles) -> Verdict<'_> {
     throttles.admit(&Plain::get("/"), "a", None, 0)
 }
 
@@ -35,7 +35,8 @@ fn admitted(throttles: &Throttles, request: &Plain) -> usize {
 
 #[test]
 fn without_rules_everything_is_admitted() {
-    let verdict = ask(&Throttles::default());
+    let none = Throttles::default();
+    let verdict = ask(&none);
     assert!(verdict.refusal().is_none());
     assert_eq!(verdict.wait(), Duration::ZERO);
     assert_eq!(verdict.decisions().count(), 0);

@@ -81,7 +81,7 @@ fn hostile_names_cannot_leave_their_label() {
     let hostile = "a\"} 1\nsluice_up 1\n# TYPE x \\";
     let mut series = pod(&metrics, "u1", hostile).service(&arc("shop"), &arc(hostile), 80);
     series.lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
-    series.service().rate_limited(&arc(hostile), LimitDecision::Allowed);
+    series.rate_limited(&arc(hostile), LimitDecision::Allowed);
     let text = metrics.render().expect("it can be rendered");
     let escaped = "\"a\\\"} 1\\nsluice_up 1\\n# TYPE x \\\\\"";
     assert!(text.contains(&format!("rule={escaped}")), "{text}");
