@@ -28,7 +28,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "http2_frames", run: proxy::fuzz::http2_frames },
     Target { name: "hpack", run: proxy::fuzz::hpack },
     Target { name: "detect", run: proxy::fuzz::detect },
-    Target { name: "baggage", run: govern::baggage::fuzz::baggage },
+    Target { name: "baggage", run: govern::carrier::baggage::fuzz::baggage },
     Target { name: "trace_context", run: observe::trace::context::fuzz::trace_context },
     Target { name: "manifests", run: cluster::manifests::fuzz::manifests },
 ];

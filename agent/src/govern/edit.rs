@@ -14,7 +14,7 @@
 use http::HeaderName;
 
 use super::{
-    baggage,
+    carrier::Carrier,
     lane::{TagNames, Tagging},
     policy::Edits,
 };
@@ -38,9 +38,7 @@ pub trait Head {
     fn remove(&mut self, name: &HeaderName);
 }
 
-static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
-
-/// Puts a request's tag where the next hop looks for it: in the tag header and in its baggage.
+/// Puts a request's tag where the next hop looks for it: in the tag header and in the [carriers](super::carrier) that it has.
 pub fn tag(head: &mut impl Head, names: &TagNames, tagging: &Tagging) {
     if tagging.strip {
         strip(head, names);
@@ -49,10 +47,11 @@ pub fn tag(head: &mut impl Head, names: &TagNames, tagging: &Tagging) {
     if tagging.set_header {
         head.set(names.header(), tag.as_bytes());
     }
-    if tagging.set_baggage
-        && let Some(edited) = baggage::set(head.get_all(&BAGGAGE), names.baggage_key(), tag.as_bytes())
-    {
-        head.set(&BAGGAGE, &edited);
+    for carrier in tagging.set.iter() {
+        let header = carrier.header();
+        if let Some(edited) = carrier.set(head.get_all(header), names.key(), tag.as_bytes()) {
+            head.set(header, &edited);
+        }
     }
 }
 
@@ -61,10 +60,13 @@ pub fn strip(head: &mut impl Head, names: &TagNames) {
     for name in names.iter() {
         head.remove(name);
     }
-    if let Some(edited) = baggage::remove(head.get_all(&BAGGAGE), names.baggage_key()) {
-        head.remove(&BAGGAGE);
-        if !edited.is_empty() {
-            head.add(&BAGGAGE, &edited);
+    for carrier in Carrier::ALL {
+        let header = carrier.header();
+        if let Some(edited) = carrier.remove(head.get_all(header), names.key()) {
+            head.remove(header);
+            if !edited.is_empty() {
+                head.add(header, &edited);
+            }
         }
     }
 }
@@ -166,7 +168,7 @@ pub(crate) mod tests {
         let mut scan = TagScan::new(&names);
         head.0.iter().for_each(|(name, value)| scan.see(name.as_str().as_bytes(), value));
         let next = scan.decide(None, || None);
-        assert!(!next.set_header && !next.set_baggage, "the next hop has nothing to do: {next:?}");
+        assert!(!next.set_header && next.set.is_empty(), "the next hop has nothing to do: {next:?}");
     }
 
     fn written(head: &Plain) -> Vec<String> {

@@ -18,8 +18,9 @@ const VITAL: u8 = 1 << 4;
 const MEANING: u8 = 1 << 5;
 
 /// By length, so that a name is compared with a few others only.
-const TABLE: [(&str, u8); 23] = [
+const TABLE: [(&str, u8); 25] = [
     ("te", CONNECTION),
+    ("sw8", MEANING | VITAL),
     ("host", FRAMING | VITAL),
     ("cookie", MEANING),
     ("expect", MEANING),
@@ -29,7 +30,7 @@ const TABLE: [(&str, u8); 23] = [
     ("upgrade", CONNECTION),
     ("connection", CONNECTION),
     ("keep-alive", CONNECTION),
-    ("tracestate", MEANING),
+    ("tracestate", MEANING | VITAL),
     ("traceparent", MEANING | VITAL),
     ("content-type", MEANING | VITAL),
     ("authorization", MEANING | VITAL),
@@ -37,6 +38,7 @@ const TABLE: [(&str, u8); 23] = [
     ("http2-settings", CONNECTION),
     ("accept-encoding", MEANING),
     ("x-sluice-reason", OWN),
+    ("sw8-correlation", MEANING | VITAL),
     ("content-encoding", MEANING),
     ("proxy-connection", CONNECTION),
     ("transfer-encoding", FRAMING | VITAL),
@@ -127,7 +129,10 @@ mod tests {
                 "content-length",
                 "content-type",
                 "host",
+                "sw8",
+                "sw8-correlation",
                 "traceparent",
+                "tracestate",
                 "transfer-encoding"
             ]
         );
@@ -177,6 +182,8 @@ mod tests {
                 "content-type",
                 "cookie",
                 "expect",
+                "sw8",
+                "sw8-correlation",
                 "traceparent",
                 "tracestate"
             ]

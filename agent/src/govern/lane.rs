@@ -1,19 +1,20 @@
-//! Which tag a request carries, and whether the two places that carry it onwards must be written.
+//! Which tag a request carries, and which of the headers that carry it onwards must be written.
 //!
 //! The proxy walks through a request's headers once, showing each to a [`TagScan`]; HTTP/1 shows raw bytes,
 //! HTTP/2 the bytes of its header map. The tag of the first that answers counts: a tag header (in the order in
-//! which the operator lists them), the W3C `baggage` member, the caller workload's own tag (ARCHITECTURE.md#lanes).
-//! Nothing here allocates, but for a baggage value that is percent-encoded.
+//! which the operator lists them), the [carriers](super::carrier) in their order, the caller workload's own tag
+//! (ARCHITECTURE.md#lanes). Nothing here allocates, but for a value that is encoded.
 
 use http::HeaderName;
 
-use super::{baggage, headers, tag::Tag};
+use super::{
+    carrier::{self, Carrier, Carriers, Line},
+    headers,
+    tag::Tag,
+};
 
 /// The header that carries the tag if nothing else is chosen.
 pub const DEFAULT_TAG_HEADER: &str = "x-mse-tag";
-
-/// The W3C header that carries it, too.
-pub const BAGGAGE: &str = "baggage";
 
 /// The longest tag, in bytes: that of a Kubernetes label value.
 const MAX_TAG: usize = 63;
@@ -23,6 +24,8 @@ const MAX_TAG: usize = 63;
 pub struct TagNames {
     /// Lower case, not empty.
     names: Vec<HeaderName>,
+    /// Those that can have a member with such a key.
+    carriers: Carriers,
 }
 
 /// A header name that cannot carry a tag.
@@ -50,7 +53,13 @@ impl TagNames {
                 return Err(TagNamesError::Twice(name.clone()));
             }
         }
-        Ok(Self { names: names.to_vec() })
+        let mut carriers = Carriers::default();
+        for carrier in Carrier::ALL {
+            if carrier != Carrier::Tracestate || carrier::is_tracestate_key(names[0].as_str()) {
+                carriers.insert(carrier);
+            }
+        }
+        Ok(Self { names: names.to_vec(), carriers })
     }
 
     /// The header that is set on forwarded requests.
@@ -58,8 +67,8 @@ impl TagNames {
         &self.names[0]
     }
 
-    /// The key of the baggage member.
-    pub fn baggage_key(&self) -> &str {
+    /// The key of the member of a carrier.
+    pub fn key(&self) -> &str {
         self.names[0].as_str()
     }
 
@@ -75,18 +84,13 @@ impl TagNames {
 
     /// Whether a header may say a tag, or does.
     pub fn is_listed(&self, name: &HeaderName) -> bool {
-        self.names.contains(name) || is_baggage(name.as_str().as_bytes())
+        self.names.contains(name) || Carrier::ALL.iter().any(|carrier| carrier.header() == name)
     }
 
     /// The place of `name` in the list: lower answers first.
     fn rank(&self, name: &[u8]) -> Option<usize> {
         self.names.iter().position(|listed| name.eq_ignore_ascii_case(listed.as_str().as_bytes()))
     }
-}
-
-/// Whether `name` is the W3C baggage header. <https://www.w3.org/TR/baggage/>
-pub fn is_baggage(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(BAGGAGE.as_bytes())
 }
 
 /// The tag that a request carries. Like [`Tag`] in syntax, but held in place: a caller may send any tag, so these
@@ -134,8 +138,10 @@ impl std::fmt::Debug for RequestTag {
 /// Who answered the question for the tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagSource {
+    /// A tag header.
     Header,
-    Baggage,
+    /// One of the headers that carry it beside.
+    Carrier(Carrier),
     /// The caller workload's own tag.
     Workload,
     /// An entry rule of a lane.
@@ -143,12 +149,34 @@ pub enum TagSource {
 }
 
 impl TagSource {
+    /// In the order in which they are asked.
+    pub const ALL: [Self; 6] = [
+        Self::Header,
+        Self::Carrier(Carrier::Baggage),
+        Self::Carrier(Carrier::Tracestate),
+        Self::Carrier(Carrier::Correlation),
+        Self::Workload,
+        Self::Entry,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Header => "header",
-            Self::Baggage => "baggage",
+            Self::Carrier(Carrier::Baggage) => "baggage",
+            Self::Carrier(Carrier::Tracestate) => "tracestate",
+            Self::Carrier(Carrier::Correlation) => "sw8_correlation",
             Self::Workload => "workload",
             Self::Entry => "entry",
+        }
+    }
+
+    /// Its place in [`Self::ALL`].
+    pub fn index(self) -> usize {
+        match self {
+            Self::Header => 0,
+            Self::Carrier(carrier) => 1 + carrier as usize,
+            Self::Workload => 4,
+            Self::Entry => 5,
         }
     }
 }
@@ -161,14 +189,50 @@ pub struct TagScan<'n> {
     strip: bool,
     /// The best answer of a tag header so far, and its rank.
     header: Option<(usize, RequestTag)>,
-    /// The first answer of baggage.
-    baggage: Option<RequestTag>,
     /// Occurrences of the header that is set on forwarded requests, valid or not.
     header_seen: u32,
-    baggage_seen: u32,
-    /// Whether all members with our key say the same as the first.
-    baggage_agrees: bool,
+    /// By [`Carrier`].
+    members: [Members; Carrier::ALL.len()],
+    /// The carriers that the request's tracer looks at.
+    used: Carriers,
     invalid: u32,
+}
+
+/// The members with our key in a carrier.
+#[derive(Clone, Copy, Debug, Default)]
+enum Members {
+    #[default]
+    None,
+    /// All say this.
+    One(RequestTag),
+    /// They say different things; if any of them is a tag, the first that is counts.
+    Several(Option<RequestTag>),
+}
+
+impl Members {
+    /// Another one, in their order; `None`: it is no tag.
+    fn and(self, tag: Option<RequestTag>) -> Self {
+        match (self, tag) {
+            (Self::None, Some(tag)) => Self::One(tag),
+            (Self::One(first), Some(tag)) if first == tag => self,
+            (Self::None, None) => Self::Several(None),
+            (Self::One(first), _) => Self::Several(Some(first)),
+            (Self::Several(first), tag) => Self::Several(first.or(tag)),
+        }
+    }
+
+    fn tag(self) -> Option<RequestTag> {
+        match self {
+            Self::None => None,
+            Self::One(tag) => Some(tag),
+            Self::Several(first) => first,
+        }
+    }
+
+    /// Whether who reads any of them reads this tag.
+    fn say(self, tag: RequestTag) -> bool {
+        matches!(self, Self::One(one) if one == tag)
+    }
 }
 
 /// The tag of a request, and what must be done for it to travel on.
@@ -181,22 +245,25 @@ pub struct Tagging {
     pub strip: bool,
     /// The forwarded request must get [`TagNames::header`] with the tag, in the place of all it has by that name.
     pub set_header: bool,
-    /// The forwarded request's baggage must be edited: [`baggage::set`].
-    pub set_baggage: bool,
+    /// In these the forwarded request must get the tag: [`Carrier::set`].
+    pub set: Carriers,
+    /// Headers say different tags: that of `source` counts.
+    pub conflict: bool,
     /// Values that were ignored because they are no tags.
     pub invalid: u32,
 }
 
 impl<'n> TagScan<'n> {
     pub fn new(names: &'n TagNames) -> Self {
+        let mut used = Carriers::default();
+        used.insert(Carrier::Baggage);
         Self {
             names,
             strip: false,
             header: None,
-            baggage: None,
             header_seen: 0,
-            baggage_seen: 0,
-            baggage_agrees: true,
+            members: [Members::None; Carrier::ALL.len()],
+            used,
             invalid: 0,
         }
     }
@@ -211,13 +278,15 @@ impl<'n> TagScan<'n> {
     /// Shows a header, in the order of the head. Names in any case; values without the white space around them.
     #[inline]
     pub fn see(&mut self, name: &[u8], value: &[u8]) {
-        if self.strip {
-            return;
-        }
-        if is_baggage(name) {
-            self.see_baggage(value);
-        } else if let Some(rank) = self.names.rank(name) {
-            self.see_header(rank, value);
+        match Line::of(name) {
+            Some(Line::Beside(carrier)) => self.used.insert(carrier),
+            _ if self.strip => {}
+            Some(Line::Of(carrier)) => self.see_carrier(carrier, value),
+            None => {
+                if let Some(rank) = self.names.rank(name) {
+                    self.see_header(rank, value);
+                }
+            }
         }
     }
 
@@ -233,50 +302,45 @@ impl<'n> TagScan<'n> {
         }
     }
 
-    fn see_baggage(&mut self, value: &[u8]) {
-        for member in baggage::values(value, self.names.baggage_key()) {
-            self.baggage_seen += 1;
-            match (RequestTag::new(&member), self.baggage) {
-                (Some(tag), None) => {
-                    self.baggage_agrees &= self.baggage_seen == 1;
-                    self.baggage = Some(tag);
-                }
-                (Some(tag), Some(first)) => self.baggage_agrees &= tag == first,
-                (None, _) => {
-                    self.baggage_agrees = false;
-                    self.invalid += 1;
-                }
-            }
-        }
+    fn see_carrier(&mut self, carrier: Carrier, value: &[u8]) {
+        let (members, invalid) = (&mut self.members[carrier as usize], &mut self.invalid);
+        carrier.values(value, self.names.key(), |value| {
+            let tag = RequestTag::new(&value);
+            *invalid += u32::from(tag.is_none());
+            *members = members.and(tag);
+        });
     }
 
     /// Decides, once all headers have been seen. `caller` is the caller workload's own tag; `entry` asks the entry rules
     /// ([`super::entry`]), if nobody else has an answer.
     pub fn decide(self, caller: Option<&Tag>, entry: impl FnOnce() -> Option<RequestTag>) -> Tagging {
-        let answers = [
-            (self.header.map(|(_, tag)| tag), TagSource::Header),
-            (self.baggage, TagSource::Baggage),
-            (caller.map(RequestTag::from), TagSource::Workload),
-        ];
-        let answer = answers.into_iter().find_map(|(tag, source)| Some((tag?, source)));
-        let Some((tag, source)) = answer.or_else(|| Some((entry()?, TagSource::Entry))) else {
+        let Self { names, strip, header, header_seen, members, used, invalid } = self;
+        let usable =
+            || Carrier::ALL.into_iter().filter(|one| used.contains(*one) && names.carriers.contains(*one));
+        let of_carrier = |one: Carrier| Some((members[one as usize].tag()?, TagSource::Carrier(one)));
+        let mut said = header
+            .map(|(_, tag)| (tag, TagSource::Header))
+            .into_iter()
+            .chain(usable().filter_map(of_carrier));
+        let first = said.next();
+        let conflict = first.is_some_and(|(first, _)| said.any(|(tag, _)| tag != first));
+        let of_caller = || Some((RequestTag::from(caller?), TagSource::Workload));
+        let of_entry = || Some((entry()?, TagSource::Entry));
+        let Some((tag, source)) = first.or_else(of_caller).or_else(of_entry) else {
             return Tagging {
                 tag: None,
                 source: None,
-                strip: self.strip,
+                strip,
                 set_header: false,
-                set_baggage: false,
-                invalid: self.invalid,
+                set: Carriers::default(),
+                conflict,
+                invalid,
             };
         };
-        Tagging {
-            tag: Some(tag),
-            source: Some(source),
-            strip: self.strip,
-            set_header: self.header_seen != 1 || self.header != Some((0, tag)),
-            set_baggage: !self.baggage_agrees || self.baggage != Some(tag),
-            invalid: self.invalid,
-        }
+        let mut set = Carriers::default();
+        usable().filter(|one| !members[*one as usize].say(tag)).for_each(|one| set.insert(one));
+        let set_header = header_seen != 1 || header != Some((0, tag));
+        Tagging { tag: Some(tag), source: Some(source), strip, set_header, set, conflict, invalid }
     }
 }
 
@@ -306,12 +370,14 @@ mod tests {
         caller: Option<&str>,
     ) -> (Option<String>, Option<TagSource>, bool, bool, u32) {
         let it = tagging(headers, caller);
-        (it.tag.map(|tag| tag.as_str().to_owned()), it.source, it.set_header, it.set_baggage, it.invalid)
+        let set_baggage = it.set.contains(Carrier::Baggage);
+        (it.tag.map(|tag| tag.as_str().to_owned()), it.source, it.set_header, set_baggage, it.invalid)
     }
 
     #[test]
     fn the_first_that_answers_gives_the_tag() {
-        use TagSource::{Baggage, Header, Workload};
+        use TagSource::{Header, Workload};
+        const BAGGAGE: TagSource = TagSource::Carrier(Carrier::Baggage);
         let some = |tag: &str| Some(tag.to_owned());
         for (headers, caller, expected) in [
             (&[][..], None, (None, None, false, false, 0)),
@@ -322,7 +388,7 @@ mod tests {
             (
                 &[("Baggage", "a=1,x-mse-tag=gray")],
                 Some("blue"),
-                (some("gray"), Some(Baggage), true, false, 0),
+                (some("gray"), Some(BAGGAGE), true, false, 0),
             ),
             // Both carriers there and agreed: nothing to do.
             (
@@ -349,20 +415,88 @@ mod tests {
             (
                 &[("baggage", "x-mse-tag=a"), ("baggage", "x-mse-tag=b")],
                 None,
-                (some("a"), Some(Baggage), true, true, 0),
+                (some("a"), Some(BAGGAGE), true, true, 0),
             ),
-            (&[("baggage", "x-mse-tag=a,x-mse-tag=a")], None, (some("a"), Some(Baggage), true, false, 0)),
+            (&[("baggage", "x-mse-tag=a,x-mse-tag=a")], None, (some("a"), Some(BAGGAGE), true, false, 0)),
             // What is no tag is as if it were not there, and is replaced if there is one.
             (&[("x-mse-tag", "")], None, (None, None, false, false, 1)),
             (&[("x-mse-tag", "a b"), ("baggage", "x-mse-tag=%2C")], None, (None, None, false, false, 2)),
             (&[("x-mse-tag", "-"), ("x-lane", "red")], None, (some("red"), Some(Header), true, true, 1)),
             (&[("x-mse-tag", "-"), ("x-mse-tag", "red")], None, (some("red"), Some(Header), true, true, 1)),
-            (&[("baggage", "x-mse-tag=,x-mse-tag=b")], None, (some("b"), Some(Baggage), true, true, 1)),
+            (&[("baggage", "x-mse-tag=,x-mse-tag=b")], None, (some("b"), Some(BAGGAGE), true, true, 1)),
             (&[("x-mse-tag", "-")], Some("blue"), (some("blue"), Some(Workload), true, true, 1)),
             // Another key of the list is no baggage key.
             (&[("baggage", "x-lane=gray")], None, (None, None, false, false, 0)),
         ] {
             assert_eq!(outcome(headers, caller), expected, "{headers:?} from {caller:?}");
+        }
+    }
+
+    #[test]
+    fn carriers_are_believed_in_their_order_and_written_where_they_are_read() {
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<(&'a str, TagSource)>, &'a [Carrier], bool);
+        use Carrier::{Baggage, Correlation, Tracestate};
+        let parent = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        let (sw8, gray, blue) = (("sw8", "1-"), "eC1tc2UtdGFn:Z3JheQ==", "eC1tc2UtdGFn:Ymx1ZQ==");
+        let of = TagSource::Carrier;
+        let cases: [Case<'_>; 10] = [
+            (&[("tracestate", "x-mse-tag=gray")], None, &[], false),
+            (&[("tracestate", "x-mse-tag=gray"), parent], Some(("gray", of(Tracestate))), &[Baggage], false),
+            (&[("sw8-correlation", gray)], None, &[], false),
+            (&[("SW8-Correlation", gray), sw8], Some(("gray", of(Correlation))), &[Baggage], false),
+            (&[parent, sw8, ("x-mse-tag", "gray")], Some(("gray", TagSource::Header)), &Carrier::ALL, false),
+            (
+                &[parent, sw8, ("sw8-correlation", gray), ("tracestate", "x-mse-tag=blue")],
+                Some(("blue", of(Tracestate))),
+                &[Baggage, Correlation],
+                true,
+            ),
+            (
+                &[parent, sw8, ("tracestate", "x-mse-tag=blue"), ("sw8-correlation", blue)],
+                Some(("blue", of(Tracestate))),
+                &[Baggage],
+                false,
+            ),
+            (
+                &[("x-lane", "red"), ("baggage", "x-mse-tag=gray")],
+                Some(("red", TagSource::Header)),
+                &[Baggage],
+                true,
+            ),
+            (&[("baggage", "x-mse-tag=a,x-mse-tag=b")], Some(("a", of(Baggage))), &[Baggage], false),
+            // Whose readers would drop it is not asked.
+            (
+                &[("baggage", "x-mse-tag=a"), ("tracestate", "x-mse-tag=b")],
+                Some(("a", of(Baggage))),
+                &[],
+                false,
+            ),
+        ];
+        for (headers, expected, set, conflict) in cases {
+            let it = tagging(headers, None);
+            let found = it.tag.as_ref().map(RequestTag::as_str).zip(it.source);
+            assert_eq!(found, expected, "{headers:?}");
+            assert_eq!(it.set.iter().collect::<Vec<_>>(), set, "{headers:?}");
+            assert_eq!(it.conflict, conflict, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_is_no_key_of_tracestate_leaves_it_alone() {
+        let names = TagNames::new(&[HeaderName::from_static("x.tag")]).expect("a header");
+        let mut scan = TagScan::new(&names);
+        for (name, value) in [("traceparent", "00-"), ("tracestate", "x.tag=blue"), ("x.tag", "gray")] {
+            scan.see(name.as_bytes(), value.as_bytes());
+        }
+        let it = scan.decide(None, || None);
+        assert_eq!(it.set.iter().collect::<Vec<_>>(), [Carrier::Baggage]);
+        assert!(!it.conflict);
+    }
+
+    #[test]
+    fn sources_have_their_places() {
+        for (index, source) in TagSource::ALL.into_iter().enumerate() {
+            assert_eq!(source.index(), index, "{source:?}");
         }
     }
 
@@ -387,11 +521,22 @@ mod tests {
     }
 
     fn header() -> impl Strategy<Value = (String, Vec<u8>)> {
-        let name =
-            prop::sample::select(vec!["x-mse-tag", "X-Mse-Tag", "x-lane", "baggage", "Baggage", "accept"]);
+        let name = prop::sample::select(vec![
+            "x-mse-tag",
+            "X-Mse-Tag",
+            "x-lane",
+            "baggage",
+            "Baggage",
+            "tracestate",
+            "sw8-correlation",
+            "accept",
+            "traceparent",
+            "sw8",
+        ]);
         let value = prop_oneof![
             "[a-z-]{0,4}",
             "(x-mse-tag=[a-z%-]{0,4}|[a-z]=[a-z]{0,3})(,(x-mse-tag=[a-z%-]{0,4}|[a-z]=[a-z]{0,3})){0,3}",
+            "(eC1tc2UtdGFn:[YZ]{4}|YQ==:Yg==)(,(eC1tc2UtdGFn:[YZ]{4}|YQ==:Yg==)){0,3}",
             any::<String>(),
         ];
         (name.prop_map(str::to_owned), value.prop_map(String::into_bytes))
@@ -410,7 +555,7 @@ mod tests {
             }
             let decision = scan.decide(caller.as_ref(), || None);
             let Some(tag) = decision.tag else {
-                prop_assert!(!decision.set_header && !decision.set_baggage && caller.is_none());
+                prop_assert!(!decision.set_header && decision.set.is_empty() && caller.is_none());
                 return Ok(());
             };
             let mut sent = headers.clone();
@@ -418,13 +563,19 @@ mod tests {
                 sent.retain(|(name, _)| !names.is_header(name.as_bytes()));
                 sent.push((names.header().to_string(), tag.as_bytes().to_vec()));
             }
-            if decision.set_baggage {
-                let lines = headers.iter().filter(|(name, _)| is_baggage(name.as_bytes()));
-                let edited = baggage::set(lines.map(|(_, value)| value.as_slice()), names.baggage_key(), tag.as_bytes())
-                    .expect("there is something to do");
-                sent.retain(|(name, _)| !is_baggage(name.as_bytes()));
-                sent.push(("baggage".to_owned(), edited));
+            let mut full = Carriers::default();
+            for carrier in decision.set.iter() {
+                let is_its = |name: &str| carrier.header().as_str().eq_ignore_ascii_case(name);
+                let lines = headers.iter().filter(|(name, _)| is_its(name)).map(|(_, value)| value.as_slice());
+                match carrier.set(lines, names.key(), tag.as_bytes()) {
+                    Some(edited) => {
+                        sent.retain(|(name, _)| !is_its(name));
+                        sent.push((carrier.header().to_string(), edited));
+                    }
+                    None => full.insert(carrier),
+                }
             }
+            prop_assert!(!full.contains(Carrier::Baggage), "there is room");
             let mut scan = TagScan::new(&names);
             for (name, value) in &sent {
                 scan.see(name.as_bytes(), value);
@@ -432,7 +583,7 @@ mod tests {
             let next = scan.decide(None, || None);
             prop_assert_eq!(next.tag, Some(tag));
             prop_assert_eq!(next.source, Some(TagSource::Header));
-            prop_assert!(!next.set_header && !next.set_baggage, "{:?}", next);
+            prop_assert!(!next.set_header && next.set == full && !next.conflict, "{:?}", next);
         }
     }
 }

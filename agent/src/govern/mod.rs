@@ -10,10 +10,10 @@
 //! it.
 
 mod affinity;
-pub mod baggage;
 pub mod balance;
 pub mod breaker;
 pub mod caller;
+pub mod carrier;
 pub mod concurrency;
 pub mod cost;
 pub mod edit;

@@ -42,6 +42,31 @@ fn the_callers_own_tag_colours_what_it_sends() {
 }
 
 #[test]
+fn a_tag_travels_in_what_tracers_pass_on() {
+    const PARENT: &str = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
+    let (baseline, gray) = (Origin::fixed("base"), Origin::fixed("gray"));
+    let rig = Rig::builder().endpoint(baseline.address).lane("gray", gray.address).start();
+    assert_eq!(ask(&rig, &format!("{PARENT}tracestate: rojo=1\r\nsw8: 1-\r\nx-mse-tag: gray\r\n")), "gray");
+    let sent = gray.noted().pop().unwrap();
+    assert!(sent.contains("\r\ntracestate: x-mse-tag=gray,rojo=1\r\n"), "{sent}");
+    assert!(sent.contains("\r\nsw8-correlation: eC1tc2UtdGFn:Z3JheQ==\r\n"), "{sent}");
+
+    // A service in between sends on no more than its tracer does.
+    assert_eq!(ask(&rig, &format!("{PARENT}tracestate: x-mse-tag=gray,rojo=1\r\n")), "gray");
+    assert_eq!(ask(&rig, "sw8: 1-\r\nsw8-correlation: eC1tc2UtdGFn:Z3JheQ==\r\n"), "gray");
+    assert_eq!(ask(&rig, "tracestate: x-mse-tag=gray\r\n"), "base", "without a traceparent it means nothing");
+    for carrier in ["header", "tracestate", "sw8_correlation"] {
+        rig.await_metric("sluice_tag_carriers_total", &[&format!("carrier=\"{carrier}\"")], 1.0);
+    }
+
+    assert_eq!(
+        ask(&rig, &format!("{PARENT}tracestate: x-mse-tag=gray\r\nbaggage: x-mse-tag=blue\r\n")),
+        "base"
+    );
+    rig.await_metric("sluice_tags_total", &["outcome=\"conflict\""], 1.0);
+}
+
+#[test]
 fn a_tag_that_is_none_is_ignored() {
     let origin = Origin::fixed("base");
     let rig = Rig::before(&origin);

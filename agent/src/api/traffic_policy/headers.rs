@@ -11,7 +11,7 @@ use crate::{
         field::{At, quoted, refuse_repeated},
         matching::{CallerMatch, check_header_name, each},
     },
-    govern::{headers, lane, policy},
+    govern::{carrier::Carrier, headers, lane, policy},
 };
 
 /// What a policy must not set or remove: the proxy frames messages, and says itself where they come from.
@@ -19,13 +19,15 @@ pub(super) fn not_reserved(name: &str) -> String {
     format!("!({name}.lowerAscii() in {})", headers::reserved_in_cel())
 }
 
-/// Headers of requests that a policy cannot change in any cluster: what carries the tag by default, and baggage. An agent with another
+/// Headers of requests that a policy cannot change in any cluster: what carries the tag by default. An agent with another
 /// `--tag-header` refuses that one, too ([`tag_changes`]).
-const CARRIERS: [&str; 2] = [lane::DEFAULT_TAG_HEADER, lane::BAGGAGE];
+fn carriers() -> impl Iterator<Item = &'static str> {
+    std::iter::once(lane::DEFAULT_TAG_HEADER).chain(Carrier::ALL.map(|carrier| carrier.header().as_str()))
+}
 
 /// No change of a request is about a header that carries the tag.
 fn no_carrier() -> String {
-    let carriers = CARRIERS.map(|name| format!("'{name}'")).join(", ");
+    let carriers = carriers().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
     let free = |name: &str| format!("!({name}.lowerAscii() in [{carriers}])");
     let none = |list: &str, name: &str| {
         format!("(!has(self.request.{list}) || self.request.{list}.all(one, {}))", free(name))
@@ -44,12 +46,13 @@ fn no_carrier() -> String {
 #[x_kube(
     validation = Rule::new("has(self.request) || has(self.response)")
         .message("empty: request or response is needed"),
-    validation = Rule::new(no_carrier()).message("x-mse-tag and baggage carry the tag: they cannot be changed")
+    validation = Rule::new(no_carrier()).message("x-mse-tag, baggage, tracestate and sw8-correlation carry the tag: they cannot be changed")
         .field_path(".request")
 )]
 pub struct Headers {
     /// Changes of requests, before they are sent to an endpoint. Rules and limits see the request as it came. The
-    /// headers that carry the tag (x-mse-tag, and what the agent's --tag-header names instead) and baggage cannot be changed.
+    /// headers that carry the tag (x-mse-tag, and what the agent's --tag-header names instead; baggage, tracestate,
+    /// sw8-correlation) cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<HeaderChanges>,
     /// Changes of the Service's responses, before they are passed on. Responses that Sluice itself makes are not
@@ -138,7 +141,7 @@ impl HeaderChanges {
     /// Refuses changes of what carries the tag.
     fn keep_tag(&self, at: &At<'_>) {
         let check = |name: &str, at: &At<'_>| {
-            if CARRIERS.iter().any(|carrier| name.eq_ignore_ascii_case(carrier)) {
+            if carriers().any(|carrier| name.eq_ignore_ascii_case(carrier)) {
                 at.refuse(carries_the_tag(name));
             }
         };

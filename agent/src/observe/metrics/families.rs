@@ -35,6 +35,7 @@ pub(super) struct Families {
     tunnels: Desc,
     tunnels_in_flight: Desc,
     bytes: Desc,
+    carriers: Desc,
 }
 
 /// Label values, in the order of [`SOURCE`] and [`DESTINATION`].
@@ -57,10 +58,13 @@ struct Sum {
 
 impl Families {
     pub(super) fn new(pods: Arc<Pods>) -> Self {
-        let desc = |name: &str, help: &str, further: &[&str]| {
-            let labels = SOURCE.iter().chain(&DESTINATION).chain(further).map(ToString::to_string).collect();
+        let labelled = |name: &str, help: &str, labels: &[&[&str]]| {
+            let labels = labels.concat().into_iter().map(ToOwned::to_owned).collect();
             Desc::new(name.to_owned(), help.to_owned(), labels, HashMap::new())
                 .expect("names and labels are constant and valid")
+        };
+        let desc = |name: &str, help: &str, further: &[&str]| {
+            labelled(name, help, &[&SOURCE, &DESTINATION, further])
         };
         Self {
             pods,
@@ -83,7 +87,28 @@ impl Families {
             ),
             tunnels_in_flight: desc("sluice_tunnels_in_flight", "Tunnelled connections that are open.", &[]),
             bytes: desc("sluice_bytes_total", "Bytes of bodies and tunnels, by direction.", &["direction"]),
+            carriers: labelled(
+                "sluice_tag_carriers_total",
+                "Requests of a pod that have a tag, by what said which: how the pod passes tags on.",
+                &[&SOURCE, &["carrier"]],
+            ),
         }
+    }
+
+    fn carriers(&self) -> Vec<Metric> {
+        let mut counts: BTreeMap<[String; 3], u64> = BTreeMap::new();
+        for pod in self.pods.all() {
+            for (source, count) in pod.tags() {
+                let values = [pod.namespace.to_string(), pod.name.to_string(), source.as_str().to_owned()];
+                *counts.entry(values).or_default() += count;
+            }
+        }
+        let metric = |(values, count): ([String; 3], u64)| {
+            let labels =
+                SOURCE.iter().chain(&["carrier"]).zip(&values).map(|(name, value)| label(name, value));
+            counter(labels.collect(), count as f64)
+        };
+        counts.into_iter().map(metric).collect()
     }
 
     fn sums(&self) -> BTreeMap<Labels, Sum> {
@@ -193,6 +218,7 @@ impl Collector for Families {
             &self.tunnels,
             &self.tunnels_in_flight,
             &self.bytes,
+            &self.carriers,
         ]
     }
 
@@ -250,6 +276,7 @@ impl Collector for Families {
             family(&self.tunnels, MetricType::COUNTER, tunnels),
             family(&self.tunnels_in_flight, MetricType::GAUGE, tunnels_in_flight),
             family(&self.bytes, MetricType::COUNTER, bytes),
+            family(&self.carriers, MetricType::COUNTER, self.carriers()),
         ]
     }
 }

@@ -5,9 +5,12 @@ use super::{
     RetryCause, TagOutcome,
     outcomes::{CLASSES, MODES, described},
 };
-use crate::observe::{
-    fault::{MessagePart, Sender},
-    reason::Reason,
+use crate::{
+    govern::{carrier::Carrier, lane::TagSource},
+    observe::{
+        fault::{MessagePart, Sender},
+        reason::Reason,
+    },
 };
 
 pub(super) fn document(registry: &Described) {
@@ -21,6 +24,7 @@ pub(super) fn document(registry: &Described) {
         ("sluice_tunnels_total", "reason", reasons()),
         ("sluice_bytes_total", "direction", directions()),
         ("sluice_tags_total", "outcome", described(&TagOutcome::ALL)),
+        ("sluice_tag_carriers_total", "carrier", carriers()),
         ("sluice_retries_total", "cause", described(&RetryCause::ALL)),
         ("sluice_rate_limit_requests_total", "decision", described(&LimitDecision::ALL)),
         ("sluice_concurrency_limit_requests_total", "decision", described(&LimitDecision::ALL)),
@@ -49,6 +53,20 @@ fn directions() -> Vec<Meaning> {
         ("request".to_owned(), "From the client to the endpoint"),
         ("response".to_owned(), "From the endpoint to the client"),
     ]
+}
+
+fn carriers() -> Vec<Meaning> {
+    let meaning = |source: TagSource| match source {
+        TagSource::Header => "A tag header (`--tag-header`)",
+        TagSource::Carrier(Carrier::Baggage) => "The member of W3C `baggage`",
+        TagSource::Carrier(Carrier::Tracestate) => "The member of W3C `tracestate`, beside a `traceparent`",
+        TagSource::Carrier(Carrier::Correlation) => {
+            "The member of SkyWalking's `sw8-correlation`, beside a `sw8`"
+        }
+        TagSource::Workload => "Nothing in the request: the calling pod has this tag itself.",
+        TagSource::Entry => "Nothing in the request: an entry rule of a TrafficLane",
+    };
+    TagSource::ALL.map(|source| (source.as_str().to_owned(), meaning(source))).into()
 }
 
 fn reasons() -> Vec<Meaning> {

@@ -66,14 +66,20 @@ pub enum TagOutcome {
     FellBack,
     Rejected,
     Invalid,
+    Conflict,
 }
 
 impl TagOutcome {
-    pub(super) const ALL: [Word<Self>; 4] = [
+    pub(super) const ALL: [Word<Self>; 5] = [
         (Self::Routed, "routed", "An endpoint of the lane got the request."),
         (Self::FellBack, "fell_back", "The lane had no usable endpoint; another one got the request."),
         (Self::Rejected, "rejected", "The lane had no usable endpoint, and none to fall back to: 503."),
         (Self::Invalid, "invalid", "The value is no valid tag; it was ignored."),
+        (
+            Self::Conflict,
+            "conflict",
+            "Headers of the request said different tags: the first counts, in the order of `carrier` of `sluice_tag_carriers_total`.",
+        ),
     ];
 
     pub fn as_str(self) -> &'static str {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Instant,
 };
@@ -18,7 +18,7 @@ use super::{
     series::{LaneLabel, Series},
     services::{RateLimitCounts, ServiceMetrics, Services},
 };
-use crate::govern::{tag::Tag, tally::Tally};
+use crate::govern::{lane::TagSource, tag::Tag, tally::Tally};
 
 /// Series of pods, services and lanes that an agent keeps at a time: each is about 23 lines of a scrape (5 KB) and 300 bytes
 /// of memory, 1.5 KB when something has failed, and 1 KB where traces are sampled. A node has a hundred pods or so, which call some services each; beyond this many
@@ -70,6 +70,8 @@ pub struct PodMetrics {
     pub(super) namespace: Arc<str>,
     pub(super) name: Arc<str>,
     series: RwLock<AHashMap<Key, Kept>>,
+    /// Its requests that have a tag, by who said which.
+    tagged: [AtomicU64; TagSource::ALL.len()],
     services: Arc<Services>,
     count: Arc<Count>,
 }
@@ -93,6 +95,17 @@ impl PodMetrics {
             known: SmallVec::new(),
             rate_limits: Vec::new(),
         }
+    }
+
+    /// A request of the pod has a tag, which this source said.
+    pub fn tagged(&self, source: TagSource) {
+        self.tagged[source.index()].fetch_add(1, Relaxed);
+    }
+
+    /// So many of its requests got their tag from each source.
+    pub(super) fn tags(&self) -> impl Iterator<Item = (TagSource, u64)> {
+        let counted = self.tagged.iter().map(|counter| counter.load(Relaxed));
+        TagSource::ALL.into_iter().zip(counted).filter(|(_, count)| *count > 0)
     }
 
     fn series(&self, key: Key, service: &ServiceMetrics) -> Arc<Series> {
@@ -241,6 +254,7 @@ impl Pods {
                 namespace: Arc::clone(namespace),
                 name: Arc::clone(name),
                 series: RwLock::default(),
+                tagged: Default::default(),
                 services: Arc::clone(&self.services),
                 count: Arc::clone(&self.count),
             }),

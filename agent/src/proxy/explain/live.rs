@@ -223,8 +223,8 @@ impl<'a> Walk<'a> {
         let because = match tagging.source {
             None => None,
             Some(TagSource::Header) => Some(format!("a tag header of the request ({})", names.header())),
-            Some(TagSource::Baggage) => {
-                Some(format!("the member {} of the request's baggage", names.baggage_key()))
+            Some(TagSource::Carrier(carrier)) => {
+                Some(format!("the member {} of the request's header {}", names.key(), carrier.header()))
             }
             Some(TagSource::Workload) => {
                 Some(format!("Pod {}/{}, whose own tag it is", self.caller.namespace, self.caller.name))
@@ -241,8 +241,10 @@ impl<'a> Walk<'a> {
             0 => String::new(),
             values => format!("; {values} values that are no tags were ignored"),
         };
+        let conflict =
+            if tagging.conflict { "; other headers say another tag, which does not count" } else { "" };
         let (verdict, what) = match &tagging.tag {
-            Some(tag) => (Verdict::Changes, format!("{}{ignored}", tag.as_str())),
+            Some(tag) => (Verdict::Changes, format!("{}{conflict}{ignored}", tag.as_str())),
             None if tagging.strip => (
                 Verdict::Changes,
                 "none: its own tag comes from outside and is removed (stripTags), and no entry rule matches"

@@ -123,7 +123,7 @@ fn shown(outcome: &Outcome) -> String {
 fn tag(decision: &Decision, steps: &mut Steps, caller: &str) {
     let because = decision.tag_source.map(|source| match source {
         TagSource::Header => "a tag header of the request".to_owned(),
-        TagSource::Baggage => "the request's baggage".to_owned(),
+        TagSource::Carrier(carrier) => format!("the request's header {}", carrier.header()),
         TagSource::Workload => format!("Pod {caller}, whose own tag it is"),
         TagSource::Entry => "an entry rule of a TrafficLane".to_owned(),
     });

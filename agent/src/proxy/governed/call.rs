@@ -57,6 +57,9 @@ impl Call {
         view: impl Request,
         way: Option<Box<Way>>,
     ) -> Self {
+        if let Some(source) = tagging.source {
+            pod.metrics.tagged(source);
+        }
         if let Some(way) = &way {
             record.decided(|| Event::Routed { rule: way.rule.clone(), goes_on: way.goes_on() });
         }

@@ -225,6 +225,9 @@ impl Record {
         for _ in 0..tagging.invalid {
             numbers.tag(TagOutcome::Invalid);
         }
+        if tagging.conflict {
+            numbers.tag(TagOutcome::Conflict);
+        }
         if let (Some(_), Some(outcome)) = (tagging.tag, outcome) {
             numbers.tag(outcome);
         }

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
+use super::members;
+
 /// What every platform must be able to carry: past either, some drop the header whole, so we never make a
 /// header that is longer. <https://www.w3.org/TR/baggage/#limits>
 const MAX_MEMBERS: usize = 64;
@@ -72,21 +74,7 @@ pub fn set<'a>(headers: impl Iterator<Item = &'a [u8]>, key: &str, tag: &[u8]) -
 /// Returns the value of the one header that is to stand in the place of them all, which is empty if no member is left; `None`
 /// if there is nothing to take out. All other members stay byte for byte and in order.
 pub fn remove<'a>(headers: impl Iterator<Item = &'a [u8]>, key: &str) -> Option<Vec<u8>> {
-    let mut left: Vec<&[u8]> = Vec::new();
-    let mut found = false;
-    for member in headers.flat_map(members) {
-        if value_of(member, key).is_some() {
-            found = true;
-        } else {
-            left.push(member);
-        }
-    }
-    found.then(|| left.join(&b","[..]))
-}
-
-/// The members with the white space around them. Neither keys, values nor properties may hold a comma.
-fn members(header: &[u8]) -> impl Iterator<Item = &[u8]> {
-    header.split(|byte| *byte == b',')
+    super::without(headers, |member| value_of(member, key).is_some())
 }
 
 /// Where in `member` the value is (white space around it left out), if its key is `key`.

@@ -1,6 +1,7 @@
-//! A fuzz target about `baggage`: lines are headers.
+//! A fuzz target about `baggage` and the other headers that carry a tag: lines are headers.
 
 use super::{MAX_BYTES, MAX_MEMBERS, members, remove, set, value_of, values};
+use crate::govern::carrier::Carrier;
 
 const KEY: &str = "x-mse-tag";
 const TAG: &[u8] = b"gray";
@@ -39,5 +40,18 @@ pub(crate) fn baggage(input: &[u8]) {
             assert_eq!(others(headers()), others(std::iter::once(&left[..])));
         }
         None => assert_eq!(found, 0),
+    }
+    for carrier in Carrier::ALL {
+        if let Some(edited) = carrier.set(headers(), KEY, TAG) {
+            assert_eq!(
+                carrier.set(std::iter::once(&edited[..]), KEY, TAG),
+                None,
+                "{carrier:?}: it is there already"
+            );
+            assert!(
+                carrier.remove(std::iter::once(&edited[..]), KEY).is_some(),
+                "{carrier:?}: it can be taken out"
+            );
+        }
     }
 }
