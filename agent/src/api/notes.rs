@@ -202,7 +202,7 @@ impl Notes {
                         let unless = &[Part::RateLimits, Part::Concurrency];
                         never("neither rateLimits nor concurrency is set", unless);
                     }
-                    FallbackCondition::Timeout if nowhere(|policy| longest(policy.timeouts).is_none()) => {
+                    FallbackCondition::Timeout if nowhere(|policy| longest(policy.timeouts).is_some()) => {
                         never("timeouts sets neither request nor backendRequest", &[Part::Timeouts]);
                     }
                     _ => {}

@@ -567,6 +567,14 @@ fn rules_that_can_never_act_are_noted() {
             "spec.fallbacks[0].conditions[1]: note: CircuitOpen never happens: circuitBreaker is not set",
         ),
         (
+            "  fallbacks: [{name: a, conditions: [Timeout], type: Static, static: {status: 200}}]\n",
+            "spec.fallbacks[0].conditions[0]: note: Timeout never happens: timeouts sets neither request nor backendRequest",
+        ),
+        (
+            "  fallbacks: [{name: a, conditions: [LimitExceeded], type: Static, static: {status: 200}}]\n",
+            "spec.fallbacks[0].conditions[0]: note: LimitExceeded never happens",
+        ),
+        (
             "  fallbacks: [{name: a, conditions: [ServerError], type: Static, static: {status: 200}}, \
              {name: b, conditions: [ServerError], type: Stale, stale: {shared: true}}]\n",
             "spec.fallbacks[1]: note: b is never used: a before it always has a response",
@@ -605,6 +613,9 @@ fn rules_that_can_never_act_are_noted() {
     }
     for spec in [
         "  retry: {conditions: [Timeout]}\n  timeouts: {backendRequest: 1s}\n",
+        "  timeouts: {request: 1s}\n  fallbacks: [{name: a, conditions: [Timeout], type: Static, static: {status: 200}}]\n",
+        "  timeouts: {backendRequest: 1s}\n  fallbacks: [{name: a, conditions: [Timeout], type: Static, static: {status: 200}}]\n",
+        "  concurrency: {maxRequests: 1}\n  fallbacks: [{name: a, conditions: [LimitExceeded], type: Static, static: {status: 200}}]\n",
         "  circuitBreaker: {errorPercent: 50}\n  fallbacks: [{name: a, conditions: [CircuitOpen], type: Static, static: {status: 200}}]\n",
         "  rules: [{name: a, circuitBreaker: {}}]\n  fallbacks: [{name: a, conditions: [CircuitOpen], type: Static, static: {status: 200}}]\n",
         "  fallbacks: [{name: a, conditions: [ServerError], type: Stale, stale: {shared: true}}, \
