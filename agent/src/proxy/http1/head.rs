@@ -47,6 +47,11 @@ impl HeadEnd {
         Ok(None)
     }
 
+    /// The first line is there.
+    pub(crate) fn is_past_first_line(&self) -> bool {
+        self.line > 0
+    }
+
     /// Of a head that is too large: most of it is its first line, or that has not even come to its end.
     pub(crate) fn is_mostly_first_line(&self) -> bool {
         self.line == 0 || self.first_line > MAX_HEAD_BYTES / 2

@@ -189,6 +189,8 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
 async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Incoming {
     let mut end = HeadEnd::default();
     let mut deadline = None;
+    // Whether the whole first line was found to be one of HTTP.
+    let mut judged = false;
     loop {
         // Blank lines before a request line are to be ignored (RFC 9112, section 2.2), whichever way they end.
         while deadline.is_none() {
@@ -201,7 +203,17 @@ async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Inco
         if !incoming.is_empty() && incoming[..] != b"\r"[..] {
             match end.find(incoming, false) {
                 Ok(Some(length)) if length <= MAX_HEAD_BYTES => return Incoming::Head(length),
-                Ok(None) if incoming.len() <= MAX_HEAD_BYTES => {}
+                Ok(None) if incoming.len() <= MAX_HEAD_BYTES => {
+                    // Looked at twice: a first line that comes byte by byte costs no more.
+                    if !judged && (deadline.is_none() || end.is_past_first_line()) {
+                        judged = end.is_past_first_line();
+                        if let Some(never) = request::never_a_request(incoming) {
+                            return Incoming::Refused(
+                                Cause::from(reason_of(never)).with(Some(never.fault())),
+                            );
+                        }
+                    }
+                }
                 Ok(_) if end.is_mostly_first_line() => {
                     return refused(
                         Reason::UriTooLong,

@@ -151,10 +151,7 @@ pub(crate) fn read(
         Ok(httparse::Status::Partial) => {
             return Err(malformed(MessagePart::Header, "a head that ends too early"));
         }
-        Err(httparse::Error::Version) if has_known_version(head) => {
-            return Err(malformed(MessagePart::FirstLine, "white space in the request target"));
-        }
-        Err(error) => return Err(refusal(error)),
+        Err(error) => return Err(refusal(head, error)),
     }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(malformed(MessagePart::FirstLine, "no request line"));
@@ -202,6 +199,15 @@ pub(crate) fn read(
     })
 }
 
+/// Why what has come of a head can become none, judged by its first line. Who sends something else than HTTP may never send the
+/// empty line that ends a head, and is not to wait for it.
+pub(crate) fn never_a_request(begun: &[u8]) -> Option<Refused> {
+    use httparse::Error::{NewLine, Token, Version};
+    let parsed = httparse::Request::new(&mut []).parse(begun);
+    // Without room for headers the first of them is an error, which is none here.
+    parsed.err().filter(|error| matches!(error, NewLine | Token | Version)).map(|error| refusal(begun, error))
+}
+
 /// The request line ends with a version that is understood, so it is not the version that is wrong.
 fn has_known_version(head: &[u8]) -> bool {
     let line = head.trim_ascii_start().split(|byte| *byte == b'\r').next().unwrap_or_default();
@@ -223,8 +229,11 @@ fn is_same_host(one: &[u8], other: &[u8]) -> bool {
     one.eq_ignore_ascii_case(other) || without_port(one) == without_port(other)
 }
 
-fn refusal(error: httparse::Error) -> Refused {
+fn refusal(head: &[u8], error: httparse::Error) -> Refused {
     match error {
+        httparse::Error::Version if has_known_version(head) => {
+            malformed(MessagePart::FirstLine, "white space in the request target")
+        }
         httparse::Error::TooManyHeaders => Refused::TooManyHeaders,
         httparse::Error::Version => Refused::Version,
         httparse::Error::HeaderName => malformed(MessagePart::Header, "a header name that is no token"),
