@@ -8,7 +8,7 @@ use sluice_ebpf::DIRECT;
 
 use super::{error::with_causes, flows::Flows, maps};
 use crate::cluster::{
-    model::{Destination, Snapshot},
+    model::{self, Destination, PortKey, Routed, Snapshot},
     shared::SharedMap,
 };
 
@@ -38,7 +38,7 @@ impl Services {
     /// Removes what is gone and adds what is new; what stays is not touched, nor looked at. What fails is tried again with the
     /// next snapshot.
     pub(crate) fn sync(&mut self, snapshot: &Snapshot) {
-        let todo = self.book.next(&snapshot.destinations, |service| self.flows.number(service));
+        let todo = self.book.next(snapshot, |service| self.flows.number(service));
         let mut failures = 0;
         let mut last_error = None;
         // First, so that there is room for what is new.
@@ -77,6 +77,7 @@ struct Book {
     there: usize,
     /// What was wanted last.
     last: SharedMap<SocketAddr, Destination>,
+    last_routes: Arc<AHashMap<PortKey, Arc<Routed>>>,
     /// Where the kernel does not know what is wanted.
     undone: AHashSet<SocketAddr>,
     /// How many addresses lead to a service, by its number.
@@ -99,20 +100,32 @@ struct Todo {
 
 impl Book {
     /// Takes in what is wanted now; gives what is to be done. Looks at what is different from last time only.
-    fn next(
-        &mut self,
-        wanted: &SharedMap<SocketAddr, Destination>,
-        mut number: impl FnMut(&crate::cluster::model::Service) -> u32,
-    ) -> Todo {
+    fn next(&mut self, snapshot: &Snapshot, mut number: impl FnMut(&model::Service) -> u32) -> Todo {
+        let wanted = &snapshot.destinations;
         let last = std::mem::replace(&mut self.last, wanted.clone());
+        let last_routes = std::mem::replace(&mut self.last_routes, snapshot.routes.clone());
         let mut todo = Todo::default();
         let mut released = Vec::new();
-        for (address, before, now) in wanted.differences(&last) {
-            if before.zip(now).is_some_and(|(before, now)| before.is_same(now)) {
-                continue;
-            }
+        let other = wanted.differences(&last).filter_map(|(address, before, now)| {
+            let same = before.zip(now).is_some_and(|(before, now)| before.is_same(now));
+            (!same).then_some((address, now))
+        });
+        // A Service whose first route came, or whose last one went. Most changes of routes are of what they say.
+        let ports = |one: &AHashMap<PortKey, Arc<Routed>>, other: &AHashMap<PortKey, Arc<Routed>>| {
+            one.keys().any(|port| !other.contains_key(port))
+        };
+        let moved = !Arc::ptr_eq(&last_routes, &snapshot.routes)
+            && (ports(&last_routes, &snapshot.routes) || ports(&snapshot.routes, &last_routes));
+        let routed = moved.then_some(wanted).into_iter().flat_map(SharedMap::iter);
+        let routed = routed.filter(|(address, destination)| {
+            let before = model::routed(&last_routes, **address, destination).is_some();
+            before != snapshot.routed(**address, destination).is_some()
+        });
+        let routed = routed.map(|(address, destination)| (address, Some(destination)));
+        for (address, now) in other.chain(routed) {
             let value = now.map(|destination| {
-                number(&destination.service) | if destination.is_redirected() { 0 } else { DIRECT }
+                let redirected = snapshot.is_redirected(*address, destination);
+                number(&destination.service) | if redirected { 0 } else { DIRECT }
             });
             let entry = self.entries.entry(*address).or_default();
             let before = std::mem::replace(&mut entry.wanted, value);
@@ -186,7 +199,8 @@ mod tests {
 
     impl Book {
         fn step(&mut self, wanted: &SharedMap<SocketAddr, Destination>) -> Todo {
-            let mut todo = self.next(wanted, number);
+            let snapshot = Snapshot { destinations: wanted.clone(), ..Snapshot::default() };
+            let mut todo = self.next(&snapshot, number);
             todo.set.sort_unstable();
             todo.remove.sort_unstable();
             todo

@@ -94,18 +94,33 @@ impl Snapshot {
     /// The routes of what stands behind a governed address. Whoever dialled an endpoint of a headless Service has chosen
     /// already.
     pub fn routed(&self, address: SocketAddr, destination: &Destination) -> Option<&Arc<Routed>> {
-        if self.routes.is_empty() || destination.pinned.is_some() {
-            return None;
-        }
-        let service = &destination.service;
-        let (namespace, name) = (service.namespace.clone(), service.name.clone());
-        self.routes.get(&(ServicePort { namespace, name, port: service.port }, address.is_ipv6()))
+        routed(&self.routes, address, destination)
+    }
+
+    /// Whether new connections to this address are to come to the agent: also those to a Service without endpoints, if routes
+    /// send its requests elsewhere.
+    pub fn is_redirected(&self, address: SocketAddr, destination: &Destination) -> bool {
+        destination.is_redirected() || self.routed(address, destination).is_some()
     }
 
     /// What is governed at this address, which may be IPv4-mapped (`::ffff:10.96.7.3`).
     pub fn destination(&self, address: SocketAddr) -> Option<&Destination> {
         self.destinations.get(&SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
+}
+
+/// See [`Snapshot::routed`].
+pub fn routed<'r>(
+    routes: &'r AHashMap<PortKey, Arc<Routed>>,
+    address: SocketAddr,
+    destination: &Destination,
+) -> Option<&'r Arc<Routed>> {
+    if routes.is_empty() || destination.pinned.is_some() {
+        return None;
+    }
+    let service = &destination.service;
+    let (namespace, name) = (service.namespace.clone(), service.name.clone());
+    routes.get(&(ServicePort { namespace, name, port: service.port }, address.is_ipv6()))
 }
 
 /// What stands behind a governed address.

@@ -1,8 +1,9 @@
 //! The way that a request takes which was sent to a Service with routes (ARCHITECTURE.md#routes): found once, before its lane
 //! and before the policies, which are those of the Service that it goes to.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
+use fastrand::Rng;
 use http::{HeaderName, HeaderValue, header};
 
 use super::{
@@ -11,12 +12,13 @@ use super::{
     worker::{PodHere, Worker},
 };
 use crate::{
+    cluster::model::{Group, Service},
     govern::{
         edit::{self, Head},
         lane::TagNames,
         policy::{self, Edits, Mode},
         request::Request,
-        routes::{Action, Found, Rule, filters::Rewrite},
+        routes::{Action, Found, Rule, Timeouts, filters::Rewrite},
     },
     observe::reason::Reason,
 };
@@ -25,14 +27,20 @@ use crate::{
 pub(crate) struct Way {
     /// Of the Service that it goes to; else of the one that was called.
     pub(crate) known: Known,
-    /// The rule that holds; `None`: none does.
+    pub(crate) course: Course,
+    /// The request goes nowhere, and is answered so.
+    answer: Option<Answer>,
+}
+
+/// The rule that holds for a request, and what it does with it.
+#[derive(Default)]
+pub(crate) struct Course {
+    /// `None`: none does.
     pub(crate) rule: Option<Arc<Rule>>,
     /// Which of its backends; `None`: it goes nowhere.
     backend: Option<usize>,
     /// Elements of the path that the rule's prefix has.
     prefix: usize,
-    /// The request goes nowhere, and is answered so.
-    answer: Option<Answer>,
 }
 
 /// An answer that a route gives.
@@ -48,52 +56,66 @@ pub(crate) enum Answer {
     },
 }
 
-/// Finds the way of a request; `None`: its Service has no routes for this client. `authority`: whom the client asked,
-/// which few routes want to know.
-pub(crate) fn find<'r>(
+/// Finds the way of a request; `None`: its Service has no routes for this client. `authority`: whom the client asked.
+pub(crate) fn find<'a>(
     worker: &Worker,
     pod: &PodHere,
     known: &Known,
     request: &impl Request,
-    authority: impl FnOnce() -> &'r [u8],
+    authority: impl FnOnce() -> &'a [u8],
 ) -> Option<Way> {
-    let routed = known.routed()?;
-    let group = routed.of(&pod.pod.workload.load().namespace)?;
-    let nowhere = |rule: Option<&Arc<Rule>>, answer| {
-        Some(Way {
-            known: known.clone(),
-            rule: rule.cloned(),
-            backend: None,
-            prefix: 0,
-            answer: Some(answer),
-        })
-    };
+    let group = known.routed()?.of(&pod.pod.workload.load().namespace)?;
+    let port = known.destination.service.port;
+    let (course, next) = course(group, request, authority, port, &mut worker.rng.borrow_mut());
+    Some(match next {
+        Ok(service) => Way { known: known.backend(pod, service), course, answer: None },
+        Err(answer) => Way { known: known.clone(), course, answer: Some(answer) },
+    })
+}
+
+/// The rule that holds for a request, and the Service that it goes to; or what is answered. `port`: of the Service that was called.
+pub(crate) fn course<'g, 'a>(
+    group: &'g Group,
+    request: &impl Request,
+    authority: impl FnOnce() -> &'a [u8],
+    port: u16,
+    rng: &mut Rng,
+) -> (Course, Result<&'g Arc<Service>, Answer>) {
     let Some(Found { rule, prefix }) = group.routes.find(request) else {
-        return nowhere(None, Answer::NotFound);
+        return (Course::default(), Err(Answer::NotFound));
     };
+    let course = |backend| Course { rule: Some(rule.clone()), backend, prefix };
     match &rule.action {
         Action::Redirect(redirect) => {
-            let port = known.destination.service.port;
             let location = redirect.location(authority(), port, request.target(), prefix);
-            nowhere(Some(rule), Answer::Redirect { status: redirect.status.as_u16(), location })
+            (course(None), Err(Answer::Redirect { status: redirect.status.as_u16(), location }))
         }
         Action::Forward { backends, .. } => {
-            let chosen = backends.choose(&mut worker.rng.borrow_mut());
-            let found = chosen.and_then(|at| {
+            let found = backends.choose(rng).and_then(|at| {
                 let service = group.backends.get(backends.get(at)?.service.as_ref()?)?;
-                Some((at, known.backend(pod, service)))
+                Some((at, service))
             });
             match found {
-                Some((at, known)) => {
-                    Some(Way { known, rule: Some(rule.clone()), backend: Some(at), prefix, answer: None })
-                }
-                None => nowhere(Some(rule), Answer::NoBackend),
+                Some((at, service)) => (course(Some(at)), Ok(service)),
+                None => (course(None), Err(Answer::NoBackend)),
             }
         }
     }
 }
 
 impl Way {
+    /// Whether it is sent on.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.answer.is_none()
+    }
+
+    /// The answer in the place of a Service's.
+    pub(crate) fn take_answer(&mut self) -> Option<Answer> {
+        self.answer.take()
+    }
+}
+
+impl Course {
     fn forward(&self) -> Option<(&Rule, &Rewrite, &policy::HeaderEdits)> {
         let rule = self.rule.as_deref()?;
         let Action::Forward { rewrite, backends } = &rule.action else { return None };
@@ -145,16 +167,6 @@ impl Way {
         edits.into_iter().flatten()
     }
 
-    /// Whether it is sent on.
-    pub(crate) fn goes_on(&self) -> bool {
-        self.answer.is_none()
-    }
-
-    /// The answer in the place of a Service's.
-    pub(crate) fn take_answer(&mut self) -> Option<Answer> {
-        self.answer.take()
-    }
-
     /// How long the request may take: as the rule says, else as the policy does. Zero is without end.
     pub(crate) fn timeouts(&self, of_policy: policy::Timeouts) -> policy::Timeouts {
         let Some(said) = self.rule.as_deref().map(|rule| rule.timeouts) else { return of_policy };
@@ -183,7 +195,50 @@ impl Way {
     }
 }
 
+impl Course {
+    /// What part of the rule's requests goes the same way: so many of so many.
+    pub(crate) fn share(&self) -> Option<(u64, u64)> {
+        let Action::Forward { backends, .. } = &self.rule.as_deref()?.action else { return None };
+        let total = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        Some((u64::from(backends.get(self.backend?)?.weight), total))
+    }
+
+    /// What is changed on the way, in words.
+    pub(crate) fn changes(&self) -> Vec<&'static str> {
+        let Some((rule, rewrite, of_backend)) = self.forward() else { return Vec::new() };
+        let all = [
+            (rewrite.hostname.is_some(), "its host is rewritten"),
+            (rewrite.path.is_some(), "its path is rewritten"),
+            (!rule.headers.request.is_empty(), "the rule changes request headers"),
+            (!of_backend.request.is_empty(), "the backend's filters change request headers"),
+            (!rule.headers.response.is_empty(), "the rule changes response headers"),
+            (!of_backend.response.is_empty(), "the backend's filters change response headers"),
+            (rule.timeouts != Timeouts::default(), "the rule limits its time"),
+        ];
+        all.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect()
+    }
+}
+
 impl Answer {
+    /// In words.
+    pub(crate) fn shown(&self) -> String {
+        match self {
+            Self::NotFound => "no rule of the routes matches the request".to_owned(),
+            Self::NoBackend => {
+                "the drawn backend does not exist, is not allowed, or there is none with a weight".to_owned()
+            }
+            Self::Redirect { location, .. } => format!("redirects to {}", String::from_utf8_lossy(location)),
+        }
+    }
+
+    /// Of the response, where that is not the reason's.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Redirect { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
     pub(crate) fn cause(&self) -> Cause {
         Cause::from(match self {
             Self::NotFound => Reason::RouteNotFound,
@@ -211,10 +266,7 @@ pub(crate) fn authority_of(target: &[u8]) -> Option<&[u8]> {
     Some(&rest[..rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len())])
 }
 
-/// The rule and the Service, as decisions show them.
-pub(crate) fn shown(rule: Option<&Rule>) -> Cow<'static, str> {
-    match rule {
-        Some(rule) => format!("{} {}, rule {}", rule.kind.as_str(), rule.route, rule.name).into(),
-        None => "no rule of its routes matched".into(),
-    }
+/// A rule, as decisions show it.
+pub(crate) fn shown(rule: &Rule) -> String {
+    format!("{} {}, rule {}", rule.kind.as_str(), rule.route, rule.name)
 }

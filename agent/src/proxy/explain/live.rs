@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use fastrand::Rng;
-use http::HeaderName;
+use http::{HeaderName, header};
 
 use super::{Candidate, Explanation, Outcome, Stage, Steps, Verdict, rule, text};
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     proxy::{
         by_caller::ByCaller,
         http1::{self, View},
+        way::{self, Course},
     },
 };
 
@@ -89,12 +90,30 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
         return explanation;
     };
     explanation.service = Some(destination.service.to_string());
+    let mut rng = Rng::new();
+    let routed = snapshot.routed(*dialled, destination).and_then(|routed| routed.of(&caller.namespace));
+    let routed = routed.map(|group| {
+        let authority = || view.find(&header::HOST).unwrap_or_default();
+        way::course(group, &view, authority, destination.service.port, &mut rng)
+    });
+    let service = match &routed {
+        Some((_, Ok(service))) => service,
+        _ => &destination.service,
+    };
+    let mut edited = BytesMut::new();
+    let mut strip = service.strips_tags(caller);
+    if let Some((course, _)) = routed.as_ref().filter(|(course, _)| course.changes_request()) {
+        http1::edit_routed(head, course, names, strip, &mut edited);
+        strip &= !course.sets_tag(names);
+    }
     let mut walk = Walk {
         steps,
-        service: &destination.service,
-        destination,
+        service,
+        dialled: destination,
+        routed: routed.as_ref().map(|(course, next)| (course, next.as_ref().err())),
+        strip,
         caller,
-        came: view,
+        came: if edited.is_empty() { view } else { View(&edited) },
         forwarded: BytesMut::new(),
         ruled: None,
         now: Nanos::now().0,
@@ -108,10 +127,15 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
 
 struct Walk<'a> {
     steps: Steps,
+    /// That the request goes to.
     service: &'a Service,
-    destination: &'a Destination,
+    dialled: &'a Destination,
+    /// What its routes have decided, if it has any, and what is answered if it goes nowhere.
+    routed: Option<(&'a Course, Option<&'a way::Answer>)>,
+    /// What the client says of its tag does not count.
+    strip: bool,
     caller: &'a Workload,
-    /// The head as it came, which is asked for the tag.
+    /// The head as it came, with what routes change in it, which is asked for the tag.
     came: View<'a>,
     /// The head with its tag, which policies are asked about.
     forwarded: BytesMut,
@@ -131,6 +155,9 @@ impl<'a> Walk<'a> {
             Ok(tagging) => tagging,
             Err(outcome) => return outcome,
         };
+        if let Some(outcome) = self.routes() {
+            return outcome;
+        }
         self.tag(&tagging, names);
         self.rules();
         let tag = tagging.tag.as_ref();
@@ -179,18 +206,20 @@ impl<'a> Walk<'a> {
     }
 
     fn governed(&mut self, dialled: SocketAddr) {
-        let what = match &self.destination.pinned {
-            None => format!("{dialled} is {}", self.service),
-            Some(_) => format!("{dialled} is an endpoint of {}, which is headless", self.service),
+        let service = &self.dialled.service;
+        let what = match &self.dialled.pinned {
+            None => format!("{dialled} is {service}"),
+            Some(_) => format!("{dialled} is an endpoint of {service}, which is headless"),
         };
-        let object = self.service_object();
+        let object = Some(format!("Service {}/{}", service.namespace, service.name));
         self.steps.say(Stage::Managed, Verdict::Passes, what, object);
     }
 
     /// Whether requests are looked at.
     fn protocol(&mut self) -> bool {
-        let object = self.service_object();
-        let (verdict, what) = match self.service.protocol {
+        let service = &self.dialled.service;
+        let object = Some(format!("Service {}/{}", service.namespace, service.name));
+        let (verdict, what) = match service.protocol {
             Protocol::Detect => {
                 (Verdict::Passes, "nothing is declared: the first bytes tell that it is HTTP")
             }
@@ -208,15 +237,36 @@ impl<'a> Walk<'a> {
 
     /// Reads the request as the proxy does.
     fn request(&mut self, names: &TagNames) -> Result<Tagging, Outcome> {
-        let Self { service, caller, came, forwarded, .. } = self;
+        let Self { service, caller, came, forwarded, strip, .. } = self;
         let entry = || service.colour(&ByCaller { view: *came, workload: *caller }, caller.address());
-        let strip = service.strips_tags(caller);
-        let read = http1::read(came.0, names, strip, caller.tag.as_ref(), entry, None, forwarded);
+        let read = http1::read(came.0, names, *strip, caller.tag.as_ref(), entry, None, forwarded);
         read.map(|request| request.tagging).map_err(|refused| {
             let reason = http1::reason_of(refused);
             self.steps.say(Stage::Request, Verdict::Stops, refused.to_string(), None);
             made_up(reason, format!("Sluice responds {}: {}", reason.status(), reason.message()))
         })
+    }
+
+    /// Which rule of the routes holds, and where that leads. Gives what comes of it if the request goes nowhere.
+    fn routes(&mut self) -> Option<Outcome> {
+        let (course, answer) = self.routed?;
+        let source = course.rule.as_deref().map(way::shown);
+        if let Some(answer) = answer {
+            let (cause, what) = (answer.cause(), answer.shown());
+            self.steps.say(Stage::Route, Verdict::Stops, what.clone(), source);
+            let status = answer.status().unwrap_or_else(|| cause.reason.status());
+            return Some(Outcome {
+                status: Some(status),
+                ..made_up(cause.reason, format!("Sluice responds {status}: {what}"))
+            });
+        }
+        let share = course.share().filter(|(weight, total)| weight < total);
+        let lot = share.map(|(weight, total)| format!("by lot: {weight} of {total} requests do"));
+        let all = std::iter::once(format!("goes to {}", self.service)).chain(lot);
+        let what: Vec<_> = all.chain(course.changes().into_iter().map(str::to_owned)).collect();
+        let what = what.join("; ");
+        self.steps.say(Stage::Route, Verdict::Changes, what, source);
+        None
     }
 
     fn tag(&mut self, tagging: &Tagging, names: &TagNames) {
@@ -340,7 +390,7 @@ impl<'a> Walk<'a> {
     }
 
     fn route(&mut self, tag: Option<&RequestTag>) -> Result<Chosen, Stopped> {
-        if let Some(pinned) = &self.destination.pinned {
+        if let Some(pinned) = &self.dialled.pinned {
             let what = "the client called this endpoint itself and stays with it";
             let object = self.service_object();
             self.steps.say(Stage::Endpoint, Verdict::Passes, what, object);

@@ -5,7 +5,10 @@ use crate::{
     clock::Nanos,
     govern::lane::TagSource,
     observe::{metrics::TagOutcome, reason::Reason},
-    proxy::decisions::{Decision, Event},
+    proxy::{
+        decisions::{Decision, Event},
+        way,
+    },
 };
 
 /// Tells of a decision that was kept.
@@ -32,7 +35,11 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
         match event {
             Event::Routed { rule, goes_on } => {
                 let verdict = if *goes_on { Verdict::Changes } else { Verdict::Stops };
-                steps.say(Stage::Route, verdict, crate::proxy::way::shown(rule.as_deref()), None);
+                let what = match rule {
+                    Some(rule) => format!("{} held for it", way::shown(rule)),
+                    None => "no rule of its routes matched".to_owned(),
+                };
+                steps.say(Stage::Route, verdict, what, None);
             }
             Event::Matched { rule } => {
                 let what = format!("rule {rule} applied to it");

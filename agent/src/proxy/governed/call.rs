@@ -61,7 +61,7 @@ impl Call {
             pod.metrics.tagged(source);
         }
         if let Some(way) = &way {
-            record.decided(|| Event::Routed { rule: way.rule.clone(), goes_on: way.goes_on() });
+            record.decided(|| Event::Routed { rule: way.course.rule.clone(), goes_on: way.goes_on() });
         }
         let governor = &known.destination.service.governor;
         let ruled = if governor.rules().is_empty() {
@@ -78,18 +78,18 @@ impl Call {
 
     /// What is changed in the headers of a response, one after the other.
     pub(crate) fn response_edits(&self) -> impl Iterator<Item = &Edits> {
-        let of_routes = self.way.iter().flat_map(|way| way.response_edits());
+        let of_routes = self.way.iter().flat_map(|way| way.course.response_edits());
         std::iter::once(&self.headers().response).chain(of_routes).filter(|edits| !edits.is_empty())
     }
 
     /// How long the request may take.
     pub(crate) fn timeouts(&self, of_policy: Timeouts) -> Timeouts {
-        self.way.as_ref().map_or(of_policy, |way| way.timeouts(of_policy))
+        self.way.as_ref().map_or(of_policy, |way| way.course.timeouts(of_policy))
     }
 
     /// Why its time is over.
     pub(super) fn cause(&self, elapsed: Elapsed, governor: &Governor) -> Cause {
-        elapsed.cause(governor, self.way.as_ref().and_then(|way| way.limits_time()).as_deref())
+        elapsed.cause(governor, self.way.as_ref().and_then(|way| way.course.limits_time()).as_deref())
     }
 
     /// What is changed in headers.

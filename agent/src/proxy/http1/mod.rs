@@ -28,8 +28,8 @@ use tokio::{
 };
 
 pub(crate) use self::head::MAX_HEAD_BYTES;
-use self::{exchange::Ended, head::HeadEnd, outgoing::edit_routed, request::Refused};
-pub(crate) use self::{request::read, view::View};
+use self::{exchange::Ended, head::HeadEnd, request::Refused};
+pub(crate) use self::{outgoing::edit_routed, request::read, view::View};
 use super::{
     answer::{self, Cause, Kind, MadeUp},
     by_caller::ByCaller,
@@ -99,11 +99,11 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let to = way.as_ref().map_or_else(|| known.clone(), |way| way.known.clone());
         let mut strip = to.destination.service.strips_tags(&workload);
         let mut edited = None;
-        if let Some(way) = way.as_ref().filter(|way| way.changes_request()) {
+        if let Some(course) = way.as_ref().map(|way| &way.course).filter(|course| course.changes_request()) {
             let out = edited.insert(connection.worker.buffers.take());
-            edit_routed(head, way, names, strip, out);
+            edit_routed(head, course, names, strip, out);
             // What is there now is the route's word.
-            strip &= !way.sets_tag(names);
+            strip &= !course.sets_tag(names);
         }
         let head = edited.as_deref().unwrap_or(head);
         let entry = || {

@@ -15,7 +15,7 @@ use crate::{
         policy::Edits,
         request::Request as _,
     },
-    proxy::way::{self, Way},
+    proxy::way::{self, Course},
 };
 
 /// Lines of an ordinary head: all that a request's may have, and what this hop itself has added.
@@ -39,7 +39,7 @@ pub(super) fn edit_request(
 
 /// Writes a request's head as it is to be where it goes: what its routes change in it. One that cannot be read is written as it
 /// came, to be refused by whoever reads it next.
-pub(super) fn edit_routed(head: &[u8], way: &Way, names: &TagNames, strip: bool, out: &mut BytesMut) {
+pub(crate) fn edit_routed(head: &[u8], course: &Course, names: &TagNames, strip: bool, out: &mut BytesMut) {
     let mut slots = [httparse::EMPTY_HEADER; ORDINARY];
     let mut parsed = httparse::Request::new(&mut slots);
     let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
@@ -48,9 +48,9 @@ pub(super) fn edit_routed(head: &[u8], way: &Way, names: &TagNames, strip: bool,
         return;
     };
     let mut outgoing = Outgoing::new(head, parsed.headers);
-    way.edit(&mut outgoing, names, strip);
-    let target = way.target(View(head).target());
-    let (host, authority) = (way.hostname().map(str::as_bytes), way::authority_of(came.as_bytes()));
+    course.edit(&mut outgoing, names, strip);
+    let target = course.target(View(head).target());
+    let (host, authority) = (course.hostname().map(str::as_bytes), way::authority_of(came.as_bytes()));
     // What names another host than `Host` does would count in its place.
     if target.is_some() || (host.is_some() && authority.is_some()) {
         let target = target.unwrap_or_else(|| View(head).target().to_vec());

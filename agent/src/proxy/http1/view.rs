@@ -15,7 +15,7 @@ impl<'h> View<'h> {
     }
 
     /// The first value of a header.
-    pub(super) fn find(&self, name: &HeaderName) -> Option<&'h [u8]> {
+    pub(crate) fn find(&self, name: &HeaderName) -> Option<&'h [u8]> {
         let name = name.as_str().as_bytes();
         let mut rest = self.lines_of_headers();
         // As `lines` does, but most lines are seen to be others by the place of their colon.

@@ -46,7 +46,7 @@ use crate::{
         known::Known,
         record::{Described, Record},
         share::Taken,
-        way::{self, Way},
+        way::{self, Course},
     },
 };
 
@@ -81,12 +81,12 @@ fn tag(
 }
 
 /// Changes what routes change in a request.
-fn rewrite(head: &mut Fields, way: &Way, names: &TagNames, strip: bool) {
-    way.edit(head, names, strip);
-    if let Some(target) = way.target(View(head).target_of()) {
+fn rewrite(head: &mut Fields, course: &Course, names: &TagNames, strip: bool) {
+    course.edit(head, names, strip);
+    if let Some(target) = course.target(View(head).target_of()) {
         head.set_known(StaticName::PATH, &target);
     }
-    if let Some(host) = way.hostname() {
+    if let Some(host) = course.hostname() {
         // A `host` beside it would have to say the same (RFC 9113, section 8.3.1).
         head.remove(|name| name == b"host");
         head.set_known(StaticName::AUTHORITY, host.as_bytes());
@@ -137,10 +137,12 @@ impl Exchange {
             let workload = pod.pod.workload.load();
             let service = &known.destination.service;
             let mut strip = service.strips_tags(&workload);
-            if let Some(way) = way.as_ref().filter(|way| way.changes_request()) {
-                rewrite(&mut head, way, names, strip);
+            if let Some(course) =
+                way.as_ref().map(|way| &way.course).filter(|course| course.changes_request())
+            {
+                rewrite(&mut head, course, names, strip);
                 // What is there now is the route's word.
-                strip &= !way.sets_tag(names);
+                strip &= !course.sets_tag(names);
             }
             tag(&mut head, names, &workload, service, strip, traces.as_mut())
         };
