@@ -4,7 +4,11 @@
 //! committed numbers. It says nothing of what the kernel does for a request, nor of caches. `agent/instructions` is what
 //! runs: the proxy as the image has it, between a client and an origin that are not counted.
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -20,37 +24,50 @@ const MANY: u64 = 3_000;
 const TOLERANCE_PERCENT: u64 = 6;
 
 struct Load {
-    /// The directory of its manifests in `agent/instructions/loads`.
     name: &'static str,
+    /// The directory of its manifests in `agent/instructions/loads`.
+    manifests: &'static str,
+    /// So many HTTPRoutes besides, of which one is about the requests.
+    routes: usize,
     /// What a request was seen to cost. Who makes it cheaper, or finds that what is gained is worth more, writes down here
-    /// what this prints.
-    known: u64,
+    /// what this prints. `None`: it is compared with another load.
+    known: Option<u64>,
 }
 
-const LOADS: [Load; 2] =
-    [Load { name: "no-policy", known: 24_729 }, Load { name: "every-rule", known: 32_979 }];
+const LOADS: [Load; 4] = [
+    Load { name: "no-policy", manifests: "no-policy", routes: 0, known: Some(24_729) },
+    Load { name: "every-rule", manifests: "every-rule", routes: 0, known: Some(32_979) },
+    Load { name: "one-route", manifests: "no-policy", routes: 1, known: None },
+    Load { name: "thousand-routes", manifests: "no-policy", routes: 1_000, known: None },
+];
+/// What a thousand routes may cost a request more than one.
+const ROUTES_PERCENT: u64 = 5;
 
 pub(crate) fn run() -> Result<()> {
     if which("valgrind").is_none() {
         apt::install(&["valgrind"], "counting instructions", "install Valgrind")?;
     }
     let program = image::static_program(Arch::native()?, &build::ebpf()?, PACKAGE)?;
-    let mut over = Vec::new();
+    let (mut over, mut found) = (Vec::new(), BTreeMap::new());
     for load in LOADS {
-        let few = count(&program, load.name, FEW)?;
-        let many = count(&program, load.name, MANY)?;
+        let few = count(&program, &load, FEW)?;
+        let many = count(&program, &load, MANY)?;
         ensure!(many > few, "{MANY} requests cost {many} instructions, and {FEW} {few}");
         let each = (many - few) / (MANY - FEW);
-        say(&format!(
-            "{}: {each} instructions a request, {:.2} x the {} that are known",
-            load.name,
-            each as f64 / load.known as f64,
-            load.known
-        ));
-        if each * 100 > load.known * (100 + TOLERANCE_PERCENT) {
+        let compared = load.known.map_or_else(String::new, |known| {
+            format!(", {:.2} x the {known} that are known", each as f64 / known as f64)
+        });
+        say(&format!("{}: {each} instructions a request{compared}", load.name));
+        if load.known.is_some_and(|known| each * 100 > known * (100 + TOLERANCE_PERCENT)) {
             over.push(load.name);
         }
+        found.insert(load.name, each);
     }
+    let (one, thousand) = (found["one-route"], found["thousand-routes"]);
+    ensure!(
+        thousand * 100 <= one * (100 + ROUTES_PERCENT),
+        "with a thousand routes a request costs {thousand} instructions, and with one {one}: allowed are {ROUTES_PERCENT} % more"
+    );
     if !over.is_empty() {
         bail!(
             "a request costs over {TOLERANCE_PERCENT} % more instructions than is known with {}: make it cheaper, or say in \
@@ -63,17 +80,44 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// The instructions of a proxy that carries so many requests.
-fn count(program: &Path, load: &str, requests: u64) -> Result<u64> {
-    let manifests = workspace::root().join("agent/instructions/loads").join(load);
-    let counted = workspace::target_dir()?.join(format!("instructions-{load}.out"));
+fn count(program: &Path, load: &Load, requests: u64) -> Result<u64> {
+    let manifests = manifests(load)?;
+    let counted = workspace::target_dir()?.join(format!("instructions-{}.out", load.name));
     let mut valgrind = workspace::command("valgrind");
     valgrind.args(["--quiet", "--tool=callgrind"]);
     valgrind.arg(format!("--callgrind-out-file={}", counted.display()));
     valgrind.arg(program).args(["proxy", "--requests", &requests.to_string(), "--manifests"]).arg(manifests);
     shell::read(&mut valgrind)?;
-    let text = std::fs::read_to_string(&counted)
+    let text = fs::read_to_string(&counted)
         .with_context(|| format!("callgrind has left no {}", counted.display()))?;
     total(&text).with_context(|| format!("{} names no total", counted.display()))
+}
+
+/// The directory of a load's manifests, with its routes.
+fn manifests(load: &Load) -> Result<PathBuf> {
+    let written = workspace::root().join("agent/instructions/loads").join(load.manifests);
+    if load.routes == 0 {
+        return Ok(written);
+    }
+    let directory = workspace::target_dir()?.join("instructions").join(load.name);
+    fs::create_dir_all(&directory)?;
+    fs::copy(written.join("service.yaml"), directory.join("service.yaml"))?;
+    // As gateways have them: a prefix each, some with a method or a header besides.
+    let routes = (0..load.routes).map(|number| {
+        let prefix = if number == 0 { "/orders".to_owned() } else { format!("/api/v{}/things-{number}", number % 7) };
+        let more = match number % 3 {
+            1 => ", method: POST",
+            2 => ", headers: [{name: x-version, value: two}]",
+            _ => "",
+        };
+        format!(
+            "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: route-{number}, namespace: shop}}, \
+             spec: {{parentRefs: [{{group: '', kind: Service, name: orders}}], rules: [{{matches: [{{path: {{type: PathPrefix, \
+             value: {prefix}}}{more}}}], backendRefs: [{{name: orders, port: 80}}]}}]}}}}\n"
+        )
+    });
+    fs::write(directory.join("routes.yaml"), routes.collect::<String>())?;
+    Ok(directory)
 }
 
 /// From a file of callgrind.

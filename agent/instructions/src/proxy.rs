@@ -18,7 +18,7 @@ use sluice::{
         Cluster,
         builder::Options,
         manifests,
-        model::{Destination, Service, Snapshot, Workload},
+        model::{Destination, Group, Routed, Service, Snapshot, Workload},
     },
     govern::{endpoint::Endpoint, lane::TagNames},
     observe::{
@@ -121,15 +121,23 @@ fn snapshot(directory: &Path, origin: SocketAddr) -> Result<Snapshot> {
         ensure!(problems.is_empty(), "the manifests are not as they should be: {problems:?}");
         anyhow::Ok(snapshot)
     })?;
-    let read =
+    let found =
         read.destinations.get(&DIALLED).with_context(|| format!("no Service has the address {DIALLED}"))?;
     let service = Service {
-        protocol: read.service.protocol,
-        governor: read.service.governor.clone(),
-        entry: read.service.entry.clone(),
+        protocol: found.service.protocol,
+        governor: found.service.governor.clone(),
+        entry: found.service.entry.clone(),
         ..Service::new("shop", "orders", 80).with_endpoints(vec![Arc::new(Endpoint::new(origin))])
     };
-    let mut snapshot = Snapshot { generation: 1, ..Snapshot::default() };
-    snapshot.destinations.insert(DIALLED, Destination { service: Arc::new(service), pinned: None });
+    let service = Arc::new(service);
+    let routed = read.routes.iter().filter(|((_, ipv6), _)| !ipv6).map(|(port, routed)| {
+        let producer = routed.producer.as_ref().map(|group| Group {
+            routes: group.routes.clone(),
+            backends: group.backends.keys().map(|port| (port.clone(), service.clone())).collect(),
+        });
+        (port.clone(), Arc::new(Routed { producer, consumers: std::collections::BTreeMap::new() }))
+    });
+    let mut snapshot = Snapshot { generation: 1, routes: Arc::new(routed.collect()), ..Snapshot::default() };
+    snapshot.destinations.insert(DIALLED, Destination { service, pinned: None });
     Ok(snapshot)
 }
