@@ -284,7 +284,8 @@ async fn write_statuses(client: kube::Client, cluster: Arc<Cluster>, node: Optio
     cluster.fresh().await;
     // Two agents of a node are there at once while one takes over from the other.
     let identity = format!("{}_{:08x}", node.as_deref().unwrap_or("sluice"), fastrand::u32(..));
-    let _writer = StatusWriter::start(client, cluster.verdicts(), identity, status::Pace::default());
+    let (verdicts, of_gateway) = (cluster.verdicts(), cluster.gateway_verdicts());
+    let _writer = StatusWriter::start(client, verdicts, of_gateway, identity, status::Pace::default());
     std::future::pending::<()>().await;
 }
 

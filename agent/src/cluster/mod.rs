@@ -40,7 +40,7 @@ use self::{
     model::{Current, Snapshot},
     problem::Problem,
     source::{Batch, Feed, Health, Unread, Watches},
-    verdict::Verdicts,
+    verdict::{GatewayVerdicts, Verdicts},
 };
 
 /// Snapshots come no faster than this: what changes together (a rollout) is published together.
@@ -56,6 +56,7 @@ pub struct Cluster {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     report: watch::Receiver<Report>,
     verdicts: watch::Receiver<Arc<Verdicts>>,
+    gateway_verdicts: watch::Receiver<Arc<GatewayVerdicts>>,
     health: watch::Receiver<Health>,
     task: JoinHandle<()>,
 }
@@ -111,6 +112,7 @@ impl Cluster {
         let (snapshots, snapshots_receiver) = watch::channel(empty);
         let (report, report_receiver) = watch::channel(Report::default());
         let (verdicts, verdicts_receiver) = watch::channel(Arc::default());
+        let (gateway_verdicts, gateway_receiver) = watch::channel(Arc::default());
         let health = feed.health.clone();
         let follower = Follower {
             feed,
@@ -119,6 +121,7 @@ impl Cluster {
             snapshots,
             report,
             verdicts,
+            gateway_verdicts,
             retired: Vec::new(),
             restore: Restore::new(start.state.as_ref()),
             keeper: start.state.map(Keeper::new),
@@ -134,6 +137,7 @@ impl Cluster {
             snapshots: snapshots_receiver,
             report: report_receiver,
             verdicts: verdicts_receiver,
+            gateway_verdicts: gateway_receiver,
             health,
             task,
         }
@@ -170,6 +174,11 @@ impl Cluster {
         self.verdicts.clone()
     }
 
+    /// What is to be said of routes and meshes of Gateway API.
+    pub fn gateway_verdicts(&self) -> watch::Receiver<Arc<GatewayVerdicts>> {
+        self.gateway_verdicts.clone()
+    }
+
     pub fn status(&self) -> Status {
         let Report { generation, restored, counts, problems } = self.report.borrow().clone();
         let Health { heard, unread, watches, .. } = self.health.borrow().clone();
@@ -192,6 +201,7 @@ struct Follower {
     snapshots: watch::Sender<Arc<Snapshot>>,
     report: watch::Sender<Report>,
     verdicts: watch::Sender<Arc<Verdicts>>,
+    gateway_verdicts: watch::Sender<Arc<GatewayVerdicts>>,
     /// Snapshots that were replaced. Taking one of a large cluster apart takes milliseconds, which the last to hold
     /// it must not be a worker with requests to serve: so the last to hold it is here.
     retired: Vec<Arc<Snapshot>>,
@@ -330,13 +340,8 @@ impl Follower {
         }
         self.take_apart();
         // After the snapshot in which they are true.
-        self.verdicts.send_if_modified(|verdicts| {
-            let news = !Arc::ptr_eq(verdicts, self.builder.verdicts());
-            if news {
-                *verdicts = self.builder.verdicts().clone();
-            }
-            news
-        });
+        publish(&self.verdicts, self.builder.verdicts());
+        publish(&self.gateway_verdicts, self.builder.gateway_verdicts());
         let mut problems = self.feed.health.borrow_and_update().problems.clone();
         if self.builder.is_synced() {
             problems.extend(self.builder.problems(now));
@@ -356,6 +361,17 @@ impl Follower {
     fn take_apart(&mut self) {
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
+}
+
+/// Sends what is not the same as before.
+fn publish<T>(to: &watch::Sender<Arc<T>>, now: &Arc<T>) {
+    to.send_if_modified(|before| {
+        let news = !Arc::ptr_eq(before, now);
+        if news {
+            *before = now.clone();
+        }
+        news
+    });
 }
 
 /// Says once that something is wrong, and once that it no longer is.

@@ -30,10 +30,12 @@ pub enum Kind {
     HttpRoute,
     GrpcRoute,
     ReferenceGrant,
+    /// Gateway API's own word for what a mesh can do.
+    Mesh,
 }
 
 impl Kind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Namespace,
         Self::Service,
         Self::EndpointSlice,
@@ -43,10 +45,11 @@ impl Kind {
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::ReferenceGrant,
+        Self::Mesh,
     ];
 
     /// Those of Gateway API that Sluice reads.
-    pub const OF_GATEWAY: [Self; 3] = [Self::HttpRoute, Self::GrpcRoute, Self::ReferenceGrant];
+    pub const OF_GATEWAY: [Self; 4] = [Self::HttpRoute, Self::GrpcRoute, Self::ReferenceGrant, Self::Mesh];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -59,6 +62,7 @@ impl Kind {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::Mesh => "XMesh",
         }
     }
 
@@ -69,6 +73,7 @@ impl Kind {
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::TrafficPolicy | Self::TrafficLane => api::API_VERSION,
             Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant => gateway::VERSION,
+            Self::Mesh => gateway::MESH_VERSION,
         }
     }
 
@@ -80,6 +85,11 @@ impl Kind {
     /// Whether it is of Gateway API.
     pub fn is_of_gateway(self) -> bool {
         Self::OF_GATEWAY.contains(&self)
+    }
+
+    /// Whether its objects are in no namespace.
+    pub fn is_cluster_wide(self) -> bool {
+        matches!(self, Self::Namespace | Self::Mesh)
     }
 
     /// Whether a cluster may go without it: its definition need not be installed.
@@ -139,6 +149,7 @@ pub enum Object {
     /// Of one of the two kinds.
     Route(Kind, Route),
     ReferenceGrant(ReferenceGrant),
+    Mesh(Mesh),
 }
 
 impl Object {
@@ -152,8 +163,9 @@ impl Object {
             Self::Pod(pod) => (Kind::Pod, pod.name.clone()),
             Self::TrafficPolicy(policy) => (Kind::TrafficPolicy, policy.name.clone()),
             Self::TrafficLane(lane) => (Kind::TrafficLane, lane.name.clone()),
-            Self::Route(kind, route) => (*kind, route.name.clone()),
+            Self::Route(kind, route) => (*kind, route.own.name.clone()),
             Self::ReferenceGrant(grant) => (Kind::ReferenceGrant, grant.name.clone()),
+            Self::Mesh(mesh) => (Kind::Mesh, mesh.name.clone()),
         };
         Key { kind, name }
     }
@@ -290,8 +302,31 @@ pub struct Pod {
 
 pub type TrafficPolicy = Own<Attached>;
 pub type TrafficLane = Own<Arc<Lane>>;
-/// `None`: it is about no Service.
-pub type Route = Own<Option<Arc<gateway::Asked>>>;
+
+/// An HTTPRoute or GRPCRoute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// What it asks for; `None`: it is about no Service.
+    pub own: Own<Option<Arc<gateway::Asked>>>,
+    /// Its parents that are Services, also where it is invalid.
+    pub parents: Arc<[gateway::Named]>,
+    /// What its status says of them in Sluice's name, as it stands there.
+    pub told: Arc<[AtParent]>,
+}
+
+/// An XMesh of Gateway API, which tells what a mesh supports.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mesh {
+    pub name: Name,
+    pub uid: Option<Arc<str>>,
+    pub generation: Option<i64>,
+    /// Its controller is Sluice.
+    pub ours: bool,
+    /// It refers to parameters.
+    pub has_parameters: bool,
+    pub told: Arc<[Told]>,
+    pub features: Arc<[Arc<str>]>,
+}
 
 /// A ReferenceGrant of Gateway API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -312,7 +347,7 @@ pub struct Attached {
     pub effective: Effective,
 }
 
-/// An object of Sluice's own API, or a route.
+/// An object of Sluice's own API, or what a route asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Own<T> {
     pub name: Name,
@@ -353,4 +388,13 @@ pub struct Told {
     pub generation: Option<i64>,
     /// As it stands there.
     pub since: Arc<str>,
+}
+
+/// What a route's status says, or is to say, of one of its parents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AtParent {
+    /// The parent, as the route names it.
+    pub reference: Value,
+    /// `None`: what stands there is to stay, as not enough is known of the parent.
+    pub conditions: Option<Arc<[Told]>>,
 }

@@ -21,8 +21,10 @@ use k8s_openapi::{
 };
 
 pub use self::{
-    gateway::{GrpcRoute, HttpRoute, ReferenceGrant, grpc_route, http_route, reference_grant},
-    own::{Loose, Named, traffic_lane, traffic_policy},
+    gateway::{
+        GrpcRoute, HttpRoute, Mesh, ReferenceGrant, grpc_route, http_route, mesh as x_mesh, reference_grant,
+    },
+    own::{Loose, Named, told, traffic_lane, traffic_policy},
 };
 use super::{
     intern::intern,
@@ -274,7 +276,7 @@ impl Check {
         let key = key(kind, metadata.namespace.as_deref(), metadata.name.as_deref());
         for (field, name) in [("metadata.name", &key.name.name), ("metadata.namespace", &key.name.namespace)]
         {
-            let without_namespace = kind == Kind::Namespace && field == "metadata.namespace";
+            let without_namespace = kind.is_cluster_wide() && field == "metadata.namespace";
             if !without_namespace && let Some(wrong) = wrong_name(name) {
                 return Err(Problem::of(key.clone(), format!("{wrong}; the object is left out")).at(field));
             }

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::object::{Key, Told};
+use super::object::{AtParent, Key, Told};
 use crate::api;
 
 /// The verdicts on all objects of Sluice's own kinds.
@@ -19,6 +19,29 @@ pub struct Judged {
     pub generation: Option<i64>,
     pub verdict: Arc<Verdict>,
     pub told: Arc<[Told]>,
+}
+
+/// What is to be said of objects of Gateway API. Of those that are none of Sluice's business nothing is.
+pub type GatewayVerdicts = BTreeMap<Key, OfGateway>;
+
+/// An object of Gateway API, what is to be said of it, and what its status says in Sluice's name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OfGateway {
+    pub uid: Option<Arc<str>>,
+    pub generation: Option<i64>,
+    pub word: Word,
+    pub told: Word,
+}
+
+/// What a status says, or is to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Word {
+    /// A route's, of each parent.
+    Route(Arc<[AtParent]>),
+    Mesh {
+        conditions: Arc<[Told]>,
+        features: Arc<[Arc<str>]>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -71,7 +71,8 @@ async fn the_roles_allow_what_is_asked_and_no_more() {
         spacing: millis(5),
         again: millis(50),
     };
-    let _writer = StatusWriter::start(client, cluster.verdicts(), "one".to_owned(), pace);
+    let _writer =
+        StatusWriter::start(client, cluster.verdicts(), cluster.gateway_verdicts(), "one".to_owned(), pace);
     cluster.synced().await.unwrap();
     let granted: BTreeSet<_> = granted("ClusterRole").into_iter().chain(granted("Role")).collect();
     // There is always something new to say, so that the right to say it is renewed.
@@ -81,6 +82,13 @@ async fn the_roles_allow_what_is_asked_and_no_more() {
             generation += 1;
             let spec = json!({ "targetRefs": [{ "name": "orders" }], "timeouts": { "request": "5s" } });
             server.apply("trafficpolicies", own("TrafficPolicy", generation, &spec));
+            for (resource, kind) in [("httproutes", "HTTPRoute"), ("grpcroutes", "GRPCRoute")] {
+                let parent = json!({ "group": "", "kind": "Service", "name": "orders" });
+                server.apply(resource, own(kind, generation, &json!({ "parentRefs": [parent] })));
+            }
+            let mut mesh = own("XMesh", generation, &json!({ "controllerName": "sluice.dev/agent" }));
+            mesh["metadata"].as_object_mut().unwrap().remove("namespace");
+            server.apply("xmeshes", mesh);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };

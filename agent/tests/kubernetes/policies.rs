@@ -46,7 +46,13 @@ impl Agent {
     async fn start(server: &Server, name: &str) -> Self {
         let client = server.client().await;
         let cluster = Cluster::start(kubernetes::open_with(client.clone(), PATIENCE), Options::default());
-        let writer = StatusWriter::start(client, cluster.verdicts(), name.to_owned(), PACE);
+        let writer = StatusWriter::start(
+            client,
+            cluster.verdicts(),
+            cluster.gateway_verdicts(),
+            name.to_owned(),
+            PACE,
+        );
         cluster.synced().await.unwrap();
         Self { cluster, writer }
     }
@@ -210,7 +216,7 @@ async fn a_policy_in_a_namespace_that_is_not_enrolled_says_so_until_it_is() {
     // For that, nothing but what is watched in the whole cluster is watched there.
     assert_eq!(agent.timeout(), None);
     let open = server.open();
-    assert!(open.iter().all(|(_, namespace)| namespace.is_empty()) && open.len() == 6, "{open:?}");
+    assert!(open.iter().all(|(_, namespace)| namespace.is_empty()) && open.len() == 7, "{open:?}");
 
     server.apply("namespaces", namespace("shop", Some("enabled")));
     eventually("that it is active", || said(&server, "p", "Programmed") == "True/Programmed").await;

@@ -61,10 +61,10 @@ impl Server {
         kubernetes::client_of(move || find(path.clone()), PATIENCE).await.unwrap()
     }
 
-    /// A watch each on Namespaces, the two of Sluice's own kinds, the three of Gateway API, and the three kinds of one opted-in
+    /// A watch each on Namespaces, the two of Sluice's own kinds, the four of Gateway API, and the three kinds of one opted-in
     /// namespace.
     pub(crate) async fn watched(&self) {
-        eventually("the watches", || self.open().len() == 9).await;
+        eventually("the watches", || self.open().len() == 10).await;
     }
 }
 

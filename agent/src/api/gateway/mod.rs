@@ -28,6 +28,43 @@ pub const GROUP: &str = "gateway.networking.k8s.io";
 pub const VERSION: &str = "gateway.networking.k8s.io/v1";
 /// Of grants, which older clusters have only as this.
 pub const OLD_VERSION: &str = "gateway.networking.k8s.io/v1beta1";
+/// The group of what is experimental, and the version of a mesh in it.
+pub const EXPERIMENTAL_GROUP: &str = "gateway.networking.x-k8s.io";
+pub const MESH_VERSION: &str = "gateway.networking.x-k8s.io/v1alpha1";
+/// As what Sluice writes into statuses.
+pub const CONTROLLER: &str = "sluice.dev/agent";
+/// What is supported of Gateway API, by the names that its conformance tests have for it, in their order.
+/// <https://gateway-api.sigs.k8s.io/concepts/conformance/>
+pub const FEATURES: [&str; 28] = [
+    "GRPCRoute",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteSchemeRedirect",
+    "Mesh",
+    "MeshClusterIPMatching",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteNamedRouteRule",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteRedirectPort",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
+    "ReferenceGrant",
+];
 
 /// What a route asks for, as far as it is about Services.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +85,14 @@ pub struct Parent {
     pub port: Option<u16>,
     /// The port's name.
     pub section: Option<Arc<str>>,
+}
+
+/// A parent that is a Service, as its route names it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Named {
+    pub parent: Parent,
+    /// The fields of the reference, for the route's status.
+    pub reference: Value,
 }
 
 /// Who may refer to Services of a namespace.
@@ -88,6 +133,27 @@ pub fn http_route(spec: &Value, namespace: &str, name: &str) -> Result<Option<As
 /// The same of a GRPCRoute.
 pub fn grpc_route(spec: &Value, namespace: &str, name: &str) -> Result<Option<Asked>, Vec<FieldError>> {
     route::<GrpcRule>(spec, namespace, name)
+}
+
+/// The parents of a route that are Services, as it names them, whatever else it says.
+pub fn parents(spec: &Value, namespace: &str) -> Vec<Named> {
+    const FIELDS: [&str; 6] = ["group", "kind", "namespace", "name", "sectionName", "port"];
+    let all = spec["parentRefs"].as_array().into_iter().flatten();
+    let ours = all.filter(|parent| is_service(parent["group"].as_str(), parent["kind"].as_str()));
+    let named = ours.filter_map(|parent| {
+        let fields =
+            FIELDS.iter().filter_map(|field| Some(((*field).to_owned(), parent.get(field)?.clone())));
+        Some(Named {
+            parent: Parent {
+                namespace: parent["namespace"].as_str().unwrap_or(namespace).into(),
+                service: parent["name"].as_str()?.into(),
+                port: parent["port"].as_u64().and_then(|port| u16::try_from(port).ok()),
+                section: parent["sectionName"].as_str().map(Into::into),
+            },
+            reference: Value::Object(fields.collect()),
+        })
+    });
+    named.collect()
 }
 
 /// A rule as it stands in a route of its kind.
@@ -147,7 +213,12 @@ fn route<R: Written>(spec: &Value, namespace: &str, name: &str) -> Result<Option
 }
 
 fn is_service(group: Option<&str>, kind: Option<&str>) -> bool {
-    (group, kind) == (Some(""), Some("Service"))
+    group.is_some_and(is_core) && kind == Some("Service")
+}
+
+/// The group of Services, which many tools call so.
+fn is_core(group: &str) -> bool {
+    matches!(group, "" | "core")
 }
 
 fn port(number: i64, at: &At<'_>) -> Option<u16> {
@@ -191,6 +262,6 @@ pub fn reference_grant(spec: &Value) -> Result<Grant, FieldError> {
         let kind = [Kind::Http, Kind::Grpc].into_iter().find(|kind| kind.as_str() == from.kind)?;
         Some((kind, from.namespace.into()))
     });
-    let to = spec.to.into_iter().filter(|to| to.group.is_empty() && to.kind == "Service");
+    let to = spec.to.into_iter().filter(|to| is_core(&to.group) && to.kind == "Service");
     Ok(Grant { from: from.collect(), to: to.map(|to| to.name.map(Into::into)).collect() })
 }

@@ -8,6 +8,7 @@ use super::{
     super::field::{At, FieldError, quoted},
     Place, Written,
     filters::{self, Filter, Filters},
+    is_core,
     matches::{GrpcMatch, HttpMatch},
     port,
 };
@@ -174,7 +175,7 @@ impl BackendRef {
     fn service(&self, place: &Place<'_>, at: &At<'_>) -> Option<ServicePort> {
         let (group, kind) =
             (self.group.as_deref().unwrap_or_default(), self.kind.as_deref().unwrap_or("Service"));
-        if (group, kind) != ("", "Service") {
+        if !is_core(group) || kind != "Service" {
             let message =
                 format!("{} of group {} is no backend: allowed is Service", quoted(kind), quoted(group));
             place.strangers.borrow_mut().push(FieldError::new(at.field("kind").to_string(), message));

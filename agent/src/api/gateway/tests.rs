@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use sluice_tests::api_server::Schema;
 
 use super::*;
 use crate::govern::routes::Action;
@@ -30,7 +31,7 @@ fn parents_are_services_and_ports_of_them() {
     let asked = read(&json!({ "hostnames": ["example.org"], "parentRefs": [
         { "name": "public" },
         { "group": "", "kind": "Service", "name": "orders", "port": 80, "sectionName": "http" },
-        { "group": "", "kind": "Service", "name": "carts", "namespace": "other" },
+        { "group": "core", "kind": "Service", "name": "carts", "namespace": "other" },
     ]}));
     let parent = |namespace: &str, service: &str, port, section: Option<&str>| Parent {
         namespace: namespace.into(),
@@ -195,4 +196,101 @@ fn a_grant_is_for_routes_and_services() {
     assert_eq!(grant.from, [(Kind::Http, "shop".into())]);
     assert_eq!(grant.to, [None, Some("b".into())]);
     assert!(reference_grant(&json!({ "from": [{ "kind": 1 }] })).is_err());
+}
+
+#[test]
+fn a_parent_is_named_as_it_stands_there() {
+    let spec = json!({ "rules": "anything", "parentRefs": [
+        { "name": "public" },
+        { "group": "", "kind": "Service", "name": "orders", "namespace": "next", "port": 80, "new": true },
+        { "group": "", "kind": "Service" },
+    ]});
+    let named = parents(&spec, "shop");
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert_eq!((&*named[0].parent.namespace, named[0].parent.port), ("next", Some(80)));
+    let reference =
+        json!({ "group": "", "kind": "Service", "name": "orders", "namespace": "next", "port": 80 });
+    assert_eq!(named[0].reference, reference);
+    // Those of a valid route are those that it asks about.
+    let spec =
+        json!({ "parentRefs": [{ "group": "", "kind": "Service", "name": "a", "sectionName": "http" }] });
+    let asked = read(&spec).parents;
+    assert_eq!(parents(&spec, "shop").into_iter().map(|named| named.parent).collect::<Vec<_>>(), asked);
+}
+
+/// Of what the API server would take of an object.
+fn schema(resource: &str) -> Schema {
+    let path = format!("{}/../tests/schemas/{resource}.json", env!("CARGO_MANIFEST_DIR"));
+    let definition: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    Schema::of(&definition).unwrap()
+}
+
+#[test]
+fn what_the_api_server_takes_is_read_or_named() {
+    let (http, grpc) = (schema("httproutes"), schema("grpcroutes"));
+    let header = |field: &str| json!({ field: [{ "name": "x-a", "value": "1" }], "remove": ["x-b"] });
+    let backend = json!({ "name": "a", "namespace": "next", "port": 80, "weight": 0 });
+    let good = [
+        json!([{}]),
+        json!([{ "name": "a", "timeouts": { "request": "1m30s", "backendRequest": "250ms" }, "backendRefs": [backend] }]),
+        json!([{ "matches": [
+            { "path": { "type": "Exact", "value": "/a" }, "method": "PATCH" },
+            { "path": { "type": "RegularExpression", "value": "/a/[0-9]+" } },
+            { "headers": [{ "type": "RegularExpression", "name": "x", "value": "a.*" }] },
+            { "queryParams": [{ "name": "a", "value": "b" }] },
+        ]}]),
+        json!([{ "filters": [
+            { "type": "RequestHeaderModifier", "requestHeaderModifier": header("set") },
+            { "type": "ResponseHeaderModifier", "responseHeaderModifier": header("add") },
+            { "type": "URLRewrite", "urlRewrite": { "hostname": "a.b", "path": { "type": "ReplaceFullPath", "replaceFullPath": "/x" } } },
+        ]}]),
+        json!([{
+            "matches": [{ "path": { "type": "PathPrefix", "value": "/a" } }],
+            "filters": [{ "type": "RequestRedirect", "requestRedirect": {
+                "scheme": "https", "hostname": "a.b", "port": 8443, "statusCode": 301,
+                "path": { "type": "ReplacePrefixMatch", "replacePrefixMatch": "/b" },
+            } }],
+        }]),
+    ];
+    for rules in good {
+        let spec = spec(&rules);
+        assert_eq!(http.refusals(&json!({ "spec": spec })), [""; 0], "{rules}");
+        assert!(http_route(&spec, "shop", "shop/r").is_ok(), "{rules}");
+        // What the API server has filled in says the same.
+        let stored = http.defaulted(&json!({ "spec": spec }))["spec"].clone();
+        assert_eq!(read(&stored), read(&spec), "{rules}");
+    }
+    let by = json!([{ "matches": [{ "method": { "service": "a.B", "method": "C" }, "headers": [{ "name": "x", "value": "1" }] }] }]);
+    assert_eq!(grpc.refusals(&json!({ "spec": spec(&by) })), [""; 0]);
+    let stored = grpc.defaulted(&json!({ "spec": spec(&by) }))["spec"].clone();
+    assert_eq!(grpc_route(&stored, "shop", "shop/r"), grpc_route(&spec(&by), "shop", "shop/r"));
+
+    // What gets in there, and is not supported or makes no sense here, is named: it stands in the status.
+    for (rules, field) in [
+        (
+            json!([{ "filters": [{ "type": "ExtensionRef", "extensionRef": { "group": "a.b", "kind": "C", "name": "d" } }] }]),
+            "filters[0]",
+        ),
+        (json!([{ "filters": [{ "type": "CORS", "cors": { "allowOrigins": ["*"] } }] }]), "filters[0]"),
+        (
+            json!([{ "matches": [{ "path": { "type": "RegularExpression", "value": "/(" } }] }]),
+            "matches[0].path.value",
+        ),
+    ] {
+        assert_eq!(http.refusals(&json!({ "spec": spec(&rules) })), [""; 0], "{rules}");
+        let wrong = wrong(&rules);
+        assert!(wrong.iter().all(|wrong| wrong.contains(field)) && !wrong.is_empty(), "{rules}: {wrong:?}");
+    }
+    // And what the API server refuses is refused in a directory of manifests, too.
+    for rules in [
+        json!([{ "backendRefs": [{ "name": "a", "port": 80, "weight": -1 }] }]),
+        json!([{ "backendRefs": [{ "name": "a", "port": 0 }] }]),
+        json!([{ "matches": [{ "path": { "type": "PathPrefix", "value": "a" } }] }]),
+        json!([{ "matches": [{ "method": "FETCH" }] }]),
+        json!([{ "timeouts": { "request": "1.5s" } }]),
+        json!([{ "timeouts": { "request": "1s", "backendRequest": "2s" } }]),
+    ] {
+        assert_ne!(http.refusals(&json!({ "spec": spec(&rules) })), [""; 0], "{rules}");
+        assert!(!wrong(&rules).is_empty(), "{rules}");
+    }
 }

@@ -46,7 +46,7 @@ use super::{
     object::{Key, Kind, Name, Object, Pod, Service},
     problem::Problem,
     source::{Change, Sighting},
-    verdict::{Reason, Verdict, Verdicts},
+    verdict::{GatewayVerdicts, Reason, Verdict, Verdicts},
 };
 use crate::clock::Nanos;
 
@@ -60,6 +60,7 @@ pub struct Builder {
     /// Objects of Sluice's own kinds whose verdict may be another.
     unjudged: BTreeSet<Key>,
     verdicts: Arc<Verdicts>,
+    gateway_verdicts: Arc<GatewayVerdicts>,
     built: AHashMap<Name, Built>,
     /// Services by the pods and the addresses that they were built from.
     by_pod: AHashMap<Name, SmallVec<[Name; 1]>>,
@@ -104,6 +105,7 @@ impl Builder {
             dirty: AHashSet::new(),
             unjudged: BTreeSet::new(),
             verdicts: Arc::default(),
+            gateway_verdicts: Arc::default(),
             built: AHashMap::new(),
             by_pod: AHashMap::new(),
             by_address: AHashMap::new(),
@@ -158,6 +160,7 @@ impl Builder {
         self.changed |= self.routing.build(look, &dirty);
         self.judge();
         self.tell_verdicts();
+        self.judge_gateway();
         if !self.changed && self.generation > 0 {
             return None;
         }
@@ -203,6 +206,11 @@ impl Builder {
     /// What became of each TrafficPolicy and TrafficLane, as of the last [`Builder::build`].
     pub fn verdicts(&self) -> &Arc<Verdicts> {
         &self.verdicts
+    }
+
+    /// What is to be said of objects of Gateway API, as of the last [`Builder::build`].
+    pub fn gateway_verdicts(&self) -> &Arc<GatewayVerdicts> {
+        &self.gateway_verdicts
     }
 
     /// Lets go of what was kept for a while; true if that may change something, and [`Builder::build`] is due.
@@ -309,6 +317,7 @@ impl Builder {
             Object::TrafficLane(lane) => self.set_lane(&key.name, Some(lane)),
             Object::Route(_, route) => self.routing.set(&key, Some(route)),
             Object::ReferenceGrant(grant) => self.routing.set_grant(&key.name, Some(grant)),
+            Object::Mesh(mesh) => self.routing.set_mesh(&key.name, Some(mesh)),
         }
         if problems.is_empty() {
             self.problems.remove(&key);
@@ -335,6 +344,7 @@ impl Builder {
             Kind::TrafficLane => self.set_lane(&key.name, None),
             Kind::HttpRoute | Kind::GrpcRoute => self.routing.set(key, None),
             Kind::ReferenceGrant => self.routing.set_grant(&key.name, None),
+            Kind::Mesh => self.routing.set_mesh(&key.name, None),
         }
     }
 
@@ -349,12 +359,13 @@ impl Builder {
             Kind::Pod => self.store.pods.keys().cloned().collect(),
             Kind::TrafficPolicy => self.store.policies.names().cloned().collect(),
             Kind::TrafficLane => self.store.lanes.names().cloned().collect(),
-            Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant => self.routing.names(kind),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::Mesh => self.routing.names(kind),
         }
     }
 
     /// It came, went, or was opted in or out, which concerns all that is in it.
     fn namespace_changed(&mut self, namespace: &Arc<str>) {
+        self.routing.namespace_changed();
         let services = self.store.services.keys().filter(|name| name.namespace == *namespace);
         self.dirty.extend(services.cloned());
         let pods = self.store.pods.keys().filter(|name| name.namespace == *namespace);

@@ -75,6 +75,20 @@ impl Builder {
         }
     }
 
+    /// The same of the objects of Gateway API.
+    pub(super) fn judge_gateway(&mut self) {
+        for (key, judged) in self.routing.judge(&self.store) {
+            if self.gateway_verdicts.get(&key) == judged.as_ref() {
+                continue;
+            }
+            let verdicts = Arc::make_mut(&mut self.gateway_verdicts);
+            match judged {
+                Some(judged) => verdicts.insert(key, judged),
+                None => verdicts.remove(&key),
+            };
+        }
+    }
+
     fn judged(&self, key: &Key) -> Option<Judged> {
         fn judged<T>(object: &Own<T>, verdict: Verdict) -> Judged {
             let Own { uid, generation, told, .. } = object;

@@ -8,6 +8,8 @@
 //! What is compiled stays until a route changes that it was made of; which endpoints a backend has at the moment is looked up
 //! anew when that Service has been built anew.
 
+mod findings;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -15,13 +17,13 @@ use std::{
 
 use ahash::{AHashMap, AHashSet};
 
+use self::findings::Finding;
 use super::{kept::Kept, service::Built, store::Store};
 use crate::{
-    api::gateway::{Asked, Parent},
+    api::gateway::{self, Asked, Named, Parent},
     cluster::{
         model::{Group, PortKey, Protocol, Routed},
-        object::{self, Frontend, Key, Kind, Name, Object, ReferenceGrant},
-        problem::Problem,
+        object::{self, AtParent, Key, Kind, Mesh, Name, Object, ReferenceGrant},
     },
     govern::routes::{
         self, Action, Age, Routes,
@@ -32,7 +34,10 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Routing {
     all: AHashMap<Key, Kept<Option<Arc<Asked>>>>,
+    /// What statuses are written by.
+    heads: AHashMap<Key, Head>,
     grants: AHashMap<Name, ReferenceGrant>,
+    meshes: BTreeMap<Name, Mesh>,
     /// By the Service that is their parent.
     of: AHashMap<Name, BTreeSet<Key>>,
     compiled: BTreeMap<Name, Compiled>,
@@ -44,6 +49,15 @@ pub(super) struct Routing {
     stale: bool,
     routed: Arc<AHashMap<PortKey, Arc<Routed>>>,
     findings: BTreeMap<Key, Finding>,
+    /// What is to be said of these may be something else.
+    unjudged: BTreeSet<Key>,
+}
+
+/// The parents of a route, as it names them, and what is said of them.
+#[derive(PartialEq)]
+struct Head {
+    parents: Arc<[Named]>,
+    told: Arc<[AtParent]>,
 }
 
 /// The routes of a Service by its ports.
@@ -63,18 +77,6 @@ type OfKind = (routes::Kind, Arc<Routes>);
 /// A route, and when it was created.
 type Dated<'r> = (&'r Key, Arc<Asked>, Option<i64>);
 
-/// What became of a route.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Finding {
-    /// Of each parent that is a Service of an enrolled namespace: what is in its way.
-    pub(super) parents: Vec<(Parent, Result<(), Why>)>,
-    /// The first backend that cannot be sent to.
-    pub(super) unresolved: Option<Why>,
-}
-
-/// A reason, as the specification names it, and what there is to say.
-pub(super) type Why = (&'static str, String);
-
 /// What is known of Services.
 #[derive(Clone, Copy)]
 pub(super) struct Look<'l> {
@@ -86,15 +88,28 @@ impl Routing {
     pub(super) fn names(&self, kind: Kind) -> Vec<Name> {
         match kind {
             Kind::ReferenceGrant => self.grants.keys().cloned().collect(),
+            Kind::Mesh => self.meshes.keys().cloned().collect(),
             _ => self.all.keys().filter(|key| key.kind == kind).map(|key| key.name.clone()).collect(),
         }
     }
 
     /// Puts a route in, or takes it out.
     pub(super) fn set(&mut self, key: &Key, route: Option<object::Route>) {
-        if self.all.get(key).map(|kept| &kept.object) == route.as_ref() {
+        let (own, head) = match route {
+            Some(object::Route { own, parents, told }) => (Some(own), Some(Head { parents, told })),
+            None => (None, None),
+        };
+        if self.heads.get(key) != head.as_ref() {
+            self.unjudged.insert(key.clone());
+            match head {
+                Some(head) => self.heads.insert(key.clone(), head),
+                None => self.heads.remove(key),
+            };
+        }
+        if self.all.get(key).map(|kept| &kept.object) == own.as_ref() {
             return;
         }
+        self.unjudged.insert(key.clone());
         let before = self.all.remove(key);
         let was = before.as_ref().and_then(asked);
         for parent in services(was.as_deref()) {
@@ -107,8 +122,8 @@ impl Routing {
             self.outdated.insert(parent);
         }
         self.stale = true;
-        let Some(route) = route else { return };
-        let after = Kept::new(route, before);
+        let Some(own) = own else { return };
+        let after = Kept::new(own, before);
         for parent in services(asked(&after).as_deref()) {
             self.of.entry(parent.clone()).or_default().insert(key.clone());
             self.outdated.insert(parent);
@@ -127,11 +142,28 @@ impl Routing {
 
     /// As they are to be kept: see [`Kept::versions`].
     pub(super) fn objects(&self) -> impl Iterator<Item = Object> {
-        let routes = self
-            .all
-            .iter()
-            .flat_map(|(key, kept)| kept.versions().map(|route| Object::Route(key.kind, route)));
+        let routes = self.all.iter().flat_map(|(key, kept)| {
+            let told = self.heads.get(key).map(|head| head.told.clone()).unwrap_or_default();
+            kept.versions().map(move |own| {
+                let parents = gateway::parents(&own.spec, &own.name.namespace).into();
+                Object::Route(key.kind, object::Route { own, parents, told: told.clone() })
+            })
+        });
         routes.chain(self.grants.values().cloned().map(Object::ReferenceGrant))
+    }
+
+    pub(super) fn set_mesh(&mut self, name: &Name, mesh: Option<Mesh>) {
+        self.unjudged.insert(Key { kind: Kind::Mesh, name: name.clone() });
+        match mesh {
+            Some(mesh) => self.meshes.insert(name.clone(), mesh),
+            None => self.meshes.remove(name),
+        };
+    }
+
+    /// A namespace came, went, or was enrolled or released.
+    pub(super) fn namespace_changed(&mut self) {
+        self.stale = true;
+        self.unjudged.extend(self.all.keys().cloned());
     }
 
     pub(super) fn routed(&self) -> &Arc<AHashMap<PortKey, Arc<Routed>>> {
@@ -210,7 +242,11 @@ impl Routing {
         }
         let findings =
             self.all.iter().filter_map(|(key, kept)| Some((key.clone(), self.find(key, kept, look)?)));
-        self.findings = findings.collect();
+        let findings: BTreeMap<_, _> = findings.collect();
+        let other = findings.iter().filter(|(key, finding)| self.findings.get(*key) != Some(*finding));
+        self.unjudged.extend(other.map(|(key, _)| key.clone()));
+        self.unjudged.extend(self.findings.keys().filter(|key| !findings.contains_key(*key)).cloned());
+        self.findings = findings;
         let before = std::mem::take(&mut self.routed);
         let mut changed = before.len() != routed.len();
         let shared = routed.into_iter().map(|(key, routed)| match before.get(&key) {
@@ -273,105 +309,6 @@ impl Routing {
                 grant.from.iter().any(|(of, from)| (*of, from) == (kind, namespace))
                     && grant.to.iter().any(|to| to.as_ref().is_none_or(|to| *to == backend.name))
             })
-    }
-
-    fn find(&self, key: &Key, kept: &Kept<Option<Arc<Asked>>>, look: Look<'_>) -> Option<Finding> {
-        let asked = asked(kept)?;
-        let ours = asked.parents.iter().filter(|parent| look.store.is_opted_in(&parent.namespace));
-        let parents: Vec<_> =
-            ours.map(|parent| (parent.clone(), self.find_parent(key, parent, look))).collect();
-        if parents.is_empty() {
-            return None;
-        }
-        let backends = asked.rules.iter().flat_map(|rule| of_rule(rule));
-        let missing = backends.filter_map(|backend| {
-            let allowed = |parent: &Parent| {
-                self.may_refer((asked.kind, &key.name.namespace), &parent_name(parent), backend)
-            };
-            if !asked.parents.iter().all(allowed) {
-                let message = format!(
-                    "Service {backend} is in another namespace, and no ReferenceGrant there allows {} of namespace {} to \
-                     refer to it: its part of the requests gets 500",
-                    asked.kind.as_str(),
-                    key.name.namespace
-                );
-                return Some(("RefNotPermitted", message));
-            }
-            let built = look.built.get(&service_of(backend));
-            let there = built.is_some_and(|built| [false, true].iter().any(|v6| built.part(backend.port, *v6).is_some()));
-            (!there).then(|| {
-                let why = if !look.store.is_opted_in(&backend.namespace) {
-                    format!("namespace {} is not enrolled", backend.namespace)
-                } else if built.is_some() {
-                    format!("it has no port {}", backend.port)
-                } else {
-                    "there is no such Service with an address".to_owned()
-                };
-                ("BackendNotFound", format!("Service {backend}: {why}: its part of the requests gets 500"))
-            })
-        });
-        let strangers = asked.strangers.iter().map(|error| ("InvalidKind", error.to_string()));
-        let unresolved = strangers.chain(missing).next();
-        Some(Finding { parents, unresolved })
-    }
-
-    fn find_parent(&self, key: &Key, parent: &Parent, look: Look<'_>) -> Result<(), Why> {
-        let name = parent_name(parent);
-        let Some(service) = look.store.services.get(&name) else {
-            return Err(("NoMatchingParent", format!("there is no Service {name}")));
-        };
-        match service.frontend {
-            Frontend::ClusterIps(_) => {}
-            Frontend::Headless => {
-                let message = format!(
-                    "Service {name} is headless: its clients choose an endpoint themselves, so no route holds for them"
-                );
-                return Err(("UnsupportedValue", message));
-            }
-            Frontend::None => {
-                return Err(("UnsupportedValue", format!("Service {name} has no address of its own")));
-            }
-        }
-        let mut ports = service.ports.iter();
-        if !ports.any(|port| is_about(parent, port.port, port.name.as_ref())) {
-            let ports: Vec<_> = service
-                .ports
-                .iter()
-                .map(|port| match &port.name {
-                    Some(name) => format!("{} ({name})", port.port),
-                    None => port.port.to_string(),
-                })
-                .collect();
-            return Err((
-                "NoMatchingParent",
-                format!("Service {name} has no such port: it has {}", ports.join(", ")),
-            ));
-        }
-        let mut of_parent =
-            service.ports.iter().filter(|port| is_about(parent, port.port, port.name.as_ref()));
-        if of_parent.all(|port| port.protocol == Protocol::Opaque) {
-            let message = format!(
-                "Service {name} is declared to speak another protocol than HTTP there, so no route holds for it"
-            );
-            return Err(("UnsupportedValue", message));
-        }
-        if self.compiled.get(&name).is_some_and(|compiled| compiled.yielding.contains(key)) {
-            let message =
-                format!("Service {name} has a GRPCRoute for the same port, which is the more special kind");
-            return Err(("Conflicted", message));
-        }
-        Ok(())
-    }
-
-    pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
-        self.findings.iter().flat_map(|(key, finding)| {
-            let parents = finding.parents.iter().filter_map(|(_, found)| found.as_ref().err());
-            let all = parents.map(|why| (why, "spec.parentRefs"));
-            let all = all.chain(finding.unresolved.iter().map(|why| (why, "spec.rules")));
-            all.map(|((reason, message), field)| {
-                Problem::of(key.clone(), format!("{reason}: {message}")).at(field)
-            })
-        })
     }
 }
 

@@ -19,8 +19,8 @@ use crate::{
         mesh,
         model::Protocol,
         object::{
-            EndpointSlice, Frontend, Kind, Name, Namespace, Object, Own, Pod, Prefer, ReferenceGrant,
-            Service, SliceEndpoint, Told,
+            EndpointSlice, Frontend, Kind, Mesh, Name, Namespace, Object, Own, Pod, Prefer, ReferenceGrant,
+            Route, Service, SliceEndpoint, Told,
         },
         source::Sighting,
         strip,
@@ -38,7 +38,8 @@ pub(super) fn write(object: &Object, line: &mut Vec<u8>) -> io::Result<()> {
         Object::Pod(object) => pod(object),
         Object::TrafficPolicy(object) => own(kind, object),
         Object::TrafficLane(object) => own(kind, object),
-        Object::Route(_, object) => own(kind, object),
+        Object::Route(_, object) => route(kind, object),
+        Object::Mesh(object) => mesh_of_gateway(object),
         Object::ReferenceGrant(object) => grant(object),
     };
     line.extend_from_slice(kind.as_str().as_bytes());
@@ -68,6 +69,7 @@ pub(super) fn read(line: &[u8]) -> Result<Sighting, String> {
         Kind::HttpRoute => strip::http_route(&parse(json).map_err(wrong)?),
         Kind::GrpcRoute => strip::grpc_route(&parse(json).map_err(wrong)?),
         Kind::ReferenceGrant => strip::reference_grant(&parse(json).map_err(wrong)?),
+        Kind::Mesh => strip::x_mesh(&parse(json).map_err(wrong)?),
     };
     sighting.map_err(|problem| problem.to_string())
 }
@@ -195,7 +197,35 @@ fn pod(pod: &Pod) -> Value {
     })
 }
 
-fn own<T>(kind: Kind, object: &Own<T>) -> Value {
+fn route(kind: Kind, route: &Route) -> Value {
+    let parents = route.told.iter().map(|at| {
+        json!({
+            "parentRef": at.reference,
+            "controllerName": api::gateway::CONTROLLER,
+            "conditions": told(at.conditions.as_deref().unwrap_or_default()),
+        })
+    });
+    let mut object = own(kind, &route.own);
+    object["status"] = json!({ "parents": parents.collect::<Vec<_>>() });
+    object
+}
+
+fn mesh_of_gateway(mesh: &Mesh) -> Value {
+    let controller = if mesh.ours { api::gateway::CONTROLLER } else { "" };
+    let features = mesh.features.iter().map(|name| json!({ "name": name.as_ref() }));
+    json!({
+        "metadata": {
+            "name": mesh.name.name.as_ref(), "uid": mesh.uid.as_deref(), "generation": mesh.generation,
+        },
+        "spec": {
+            "controllerName": controller,
+            "parametersRef": mesh.has_parameters.then(|| json!({})),
+        },
+        "status": { "conditions": told(&mesh.told), "supportedFeatures": features.collect::<Vec<_>>() },
+    })
+}
+
+fn told(conditions: &[Told]) -> Value {
     let told = |told: &Told| {
         json!({
             "type": told.kind.as_ref(),
@@ -206,6 +236,10 @@ fn own<T>(kind: Kind, object: &Own<T>) -> Value {
             "lastTransitionTime": told.since.as_ref(),
         })
     };
+    conditions.iter().map(told).collect()
+}
+
+fn own<T>(kind: Kind, object: &Own<T>) -> Value {
     let mut metadata = metadata(&object.name, &Value::Null);
     metadata["uid"] = json!(object.uid.as_deref());
     metadata["generation"] = json!(object.generation);
@@ -216,7 +250,7 @@ fn own<T>(kind: Kind, object: &Own<T>) -> Value {
         "kind": kind.as_str(),
         "metadata": metadata,
         "spec": *object.spec,
-        "status": { "conditions": object.told.iter().map(told).collect::<Vec<_>>() },
+        "status": { "conditions": told(&object.told) },
     })
 }
 
@@ -310,7 +344,18 @@ mod tests {
                 "metadata": { "namespace": "shop", "name": "gray" },
                 "spec": { "tag": "gray", "workloadSelector": { "matchLabels": { "app": "x" } } } }],
             ["HTTPRoute", { "metadata": { "namespace": "shop", "name": "r", "uid": "r1" },
-                "spec": { "parentRefs": [{ "kind": "Service", "group": "", "name": "orders" }] } }],
+                "spec": { "parentRefs": [{ "kind": "Service", "group": "", "name": "orders" }] },
+                "status": { "parents": [{
+                    "parentRef": { "kind": "Service", "group": "", "name": "orders" },
+                    "controllerName": "sluice.dev/agent",
+                    "conditions": [{ "type": "Accepted", "status": "True", "reason": "Accepted", "message": "m",
+                        "observedGeneration": 3, "lastTransitionTime": "2026-01-01T00:00:00Z" }] }] } }],
+            ["XMesh", { "metadata": { "name": "sluice", "uid": "m1", "generation": 1 },
+                "spec": { "controllerName": "sluice.dev/agent", "parametersRef": { "name": "x" } },
+                "status": {
+                    "conditions": [{ "type": "Accepted", "status": "False", "reason": "InvalidParameters", "message": "m",
+                        "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z" }],
+                    "supportedFeatures": [{ "name": "Mesh" }] } }],
             ["ReferenceGrant", { "metadata": { "namespace": "shop", "name": "g" }, "spec": {
                 "from": [{ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "bank" }],
                 "to": [{ "group": "", "kind": "Service" }] } }],

@@ -79,8 +79,14 @@ impl Picture {
     /// The kinds that are watched in a namespace.
     pub(super) const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Pod];
     /// Those that are watched in the whole cluster, besides Namespaces, and that it may go without.
-    pub(super) const OPTIONAL: [Kind; 5] =
-        [Kind::TrafficPolicy, Kind::TrafficLane, Kind::HttpRoute, Kind::GrpcRoute, Kind::ReferenceGrant];
+    pub(super) const OPTIONAL: [Kind; 6] = [
+        Kind::TrafficPolicy,
+        Kind::TrafficLane,
+        Kind::HttpRoute,
+        Kind::GrpcRoute,
+        Kind::ReferenceGrant,
+        Kind::Mesh,
+    ];
 
     pub(super) fn has_spoken(&self) -> bool {
         self.spoken
@@ -383,6 +389,7 @@ fn place(kind: Kind) -> Place {
         Kind::HttpRoute => Place::Optional(2),
         Kind::GrpcRoute => Place::Optional(3),
         Kind::ReferenceGrant => Place::Optional(4),
+        Kind::Mesh => Place::Optional(5),
         Kind::Service => Place::Namespaced(0),
         Kind::EndpointSlice => Place::Namespaced(1),
         Kind::Pod => Place::Namespaced(2),

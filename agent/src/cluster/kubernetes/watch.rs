@@ -62,6 +62,7 @@ pub(super) fn resource(kind: Kind) -> &'static str {
         Kind::HttpRoute => "httproutes.gateway.networking.k8s.io",
         Kind::GrpcRoute => "grpcroutes.gateway.networking.k8s.io",
         Kind::ReferenceGrant => "referencegrants.gateway.networking.k8s.io",
+        Kind::Mesh => "xmeshes.gateway.networking.x-k8s.io",
     }
 }
 
@@ -194,6 +195,10 @@ pub(super) async fn run(client: Client, scope: Scope, pulse: Arc<Pulse>, common:
         Kind::ReferenceGrant => {
             let api = Api::<Loose<strip::ReferenceGrant>>::all(client);
             start(api, follow, |object| strip::reference_grant(&object.value)).await;
+        }
+        Kind::Mesh => {
+            start(Api::<Loose<strip::Mesh>>::all(client), follow, |object| strip::x_mesh(&object.value))
+                .await;
         }
     }
 }

@@ -179,9 +179,7 @@ const DISCOVERY: &str = "discovery.k8s.io/v1";
 /// Whether an object of this kind may have this version.
 fn has_version(kind: Kind, version: &str) -> bool {
     kind.api_version() == version
-        || (kind != Kind::GrpcRoute
-            && Kind::OF_GATEWAY.contains(&kind)
-            && version == api::gateway::OLD_VERSION)
+        || (matches!(kind, Kind::HttpRoute | Kind::ReferenceGrant) && version == api::gateway::OLD_VERSION)
 }
 
 /// Whether an apiVersion is of somebody's own API group (a Knative Service, say), rather than Kubernetes's.
@@ -213,6 +211,7 @@ fn one(node: &Node, kind: Kind) -> Result<Entry, Problem> {
         Kind::HttpRoute => strip::http_route(&node.to_json()),
         Kind::GrpcRoute => strip::grpc_route(&node.to_json()),
         Kind::ReferenceGrant => strip::reference_grant(&node.to_json()),
+        Kind::Mesh => strip::x_mesh(&node.to_json()),
     };
     let mut sighting = sighting.map_err(|e| at_line(node, e))?;
     for problem in &mut sighting.problems {

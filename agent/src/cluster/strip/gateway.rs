@@ -2,24 +2,26 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use serde_json::Value;
 
-use super::{Check, Named, key, text};
+use super::{Check, Named, key, own::told, text};
 use crate::{
     api::{
         FieldError,
         gateway::{self, Asked, Grant},
     },
     cluster::{
-        object::{self, Kind, Object, Own},
+        object::{self, AtParent, Kind, Object, Own},
         problem::Problem,
         source::Sighting,
     },
 };
 
 macro_rules! named {
-    ($(#[$doc:meta])* $kind:ident: $name:literal, $plural:literal, $version:literal) => {
+    ($(#[$doc:meta])* $kind:ident: $name:literal, $plural:literal, $group:path, $version:literal, $scope:ty) => {
         $(#[$doc])*
         #[derive(Clone, Debug)]
         pub struct $kind;
@@ -27,18 +29,19 @@ macro_rules! named {
         impl Named for $kind {
             const KIND: &'static str = $name;
             const PLURAL: &'static str = $plural;
-            const GROUP: &'static str = gateway::GROUP;
+            const GROUP: &'static str = $group;
             const VERSION: &'static str = $version;
-            type Scope = NamespaceResourceScope;
+            type Scope = $scope;
         }
     };
 }
 
-named!(HttpRoute: "HTTPRoute", "httproutes", "v1");
-named!(GrpcRoute: "GRPCRoute", "grpcroutes", "v1");
+named!(HttpRoute: "HTTPRoute", "httproutes", gateway::GROUP, "v1", NamespaceResourceScope);
+named!(GrpcRoute: "GRPCRoute", "grpcroutes", gateway::GROUP, "v1", NamespaceResourceScope);
+named!(Mesh: "XMesh", "xmeshes", gateway::EXPERIMENTAL_GROUP, "v1alpha1", ClusterResourceScope);
 named!(
     /// In the version that every release has; in `v1` only the latest have it.
-    ReferenceGrant: "ReferenceGrant", "referencegrants", "v1beta1"
+    ReferenceGrant: "ReferenceGrant", "referencegrants", gateway::GROUP, "v1beta1", NamespaceResourceScope
 );
 
 pub fn http_route(object: &Value) -> Result<Sighting, Problem> {
@@ -71,7 +74,32 @@ fn route(
         told: Arc::default(),
         spec: Arc::new(object["spec"].clone()),
     };
-    Ok(check.end(Object::Route(kind, own)))
+    let all = object["status"]["parents"].as_array().into_iter().flatten();
+    let all = all.filter(|parent| parent["controllerName"] == gateway::CONTROLLER).map(|parent| AtParent {
+        reference: parent["parentRef"].clone(),
+        conditions: Some(told(&parent["conditions"])),
+    });
+    let route = object::Route {
+        parents: gateway::parents(&object["spec"], &own.name.namespace).into(),
+        told: all.collect(),
+        own,
+    };
+    Ok(check.end(Object::Route(kind, route)))
+}
+
+pub fn mesh(object: &Value) -> Result<Sighting, Problem> {
+    let (check, metadata) = begin(Kind::Mesh, object)?;
+    let features = object["status"]["supportedFeatures"].as_array().into_iter().flatten();
+    let mesh = object::Mesh {
+        name: check.key.name.clone(),
+        uid: text(metadata.uid.as_deref()),
+        generation: metadata.generation,
+        ours: object["spec"]["controllerName"] == gateway::CONTROLLER,
+        has_parameters: !object["spec"]["parametersRef"].is_null(),
+        told: told(&object["status"]["conditions"]),
+        features: features.filter_map(|feature| feature["name"].as_str().map(Arc::from)).collect(),
+    };
+    Ok(check.end(Object::Mesh(mesh)))
 }
 
 pub fn reference_grant(object: &Value) -> Result<Sighting, Problem> {

@@ -111,7 +111,7 @@ fn own<K: api::Kind, T>(
 }
 
 /// What can be read of the conditions; what cannot is as if it were not there, and will be written anew.
-fn told(conditions: &Value) -> Arc<[Told]> {
+pub fn told(conditions: &Value) -> Arc<[Told]> {
     let conditions = conditions.as_array().into_iter().flatten();
     conditions
         .filter_map(|condition| {

@@ -90,6 +90,7 @@ fn shop() -> Picture {
         "=HTTPRoute ",
         "=GRPCRoute ",
         "=ReferenceGrant ",
+        "=XMesh ",
     ];
     assert_eq!(list(&mut picture, Kind::EndpointSlice, "shop", &[]), first);
     picture
@@ -114,7 +115,8 @@ fn a_cluster_without_opted_in_namespaces_is_told_at_once() {
             "=TrafficLane ",
             "=HTTPRoute ",
             "=GRPCRoute ",
-            "=ReferenceGrant "
+            "=ReferenceGrant ",
+            "=XMesh "
         ]
     );
     assert!(outcome.begin.is_empty());
@@ -163,7 +165,8 @@ fn a_namespace_that_goes_no_longer_holds_up_the_first_picture() {
             "=TrafficLane ",
             "=HTTPRoute ",
             "=GRPCRoute ",
-            "=ReferenceGrant "
+            "=ReferenceGrant ",
+            "=XMesh "
         ]
     );
     assert_eq!(*outcome.end, scopes("shop"));
@@ -188,6 +191,7 @@ fn the_first_picture_does_not_wait_for_ever_unless_there_is_nothing() {
         "=HTTPRoute ",
         "=GRPCRoute ",
         "=ReferenceGrant ",
+        "=XMesh ",
     ];
     assert_eq!(told(&picture.speak_of_what_is_whole()), first);
     assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "once");
@@ -216,7 +220,8 @@ fn a_forbidden_namespace_stays_out_until_it_is_whole() {
             "=TrafficLane ",
             "=HTTPRoute ",
             "=GRPCRoute ",
-            "=ReferenceGrant "
+            "=ReferenceGrant ",
+            "=XMesh "
         ]
     );
     for kind in [Kind::Service, Kind::EndpointSlice] {
@@ -252,7 +257,7 @@ fn a_cluster_without_own_kinds_is_governed_without_policies() {
         assert_eq!(list(&mut picture, kind, "shop", &[]), [""; 0]);
     }
     assert_eq!(told(&picture.speak_of_what_is_whole()), [""; 0], "policies may yet come");
-    for kind in [Kind::TrafficPolicy, Kind::HttpRoute, Kind::GrpcRoute, Kind::ReferenceGrant] {
+    for kind in Picture::OPTIONAL.into_iter().filter(|kind| *kind != Kind::TrafficLane) {
         assert_eq!(told(&picture.unreadable(&scope(kind, ""))), [""; 0]);
     }
     let first = told(&picture.unreadable(&scope(Kind::TrafficLane, "")));

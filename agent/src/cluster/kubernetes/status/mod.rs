@@ -1,4 +1,4 @@
-//! Writes what became of each TrafficPolicy and TrafficLane into its status.
+//! Writes what became of each TrafficPolicy and TrafficLane, and of routes of [`mod@gateway`] API, into its status.
 //!
 //! Every agent comes to the same verdicts, and one of them writes: the holder of a [`lease`]. Nobody asks for it before
 //! there is something to write, so that a large cluster at rest costs the API server nothing. When there is, the last
@@ -9,6 +9,7 @@
 //! somebody else is written again only after ever longer waits: the agents never fight. Nothing depends on statuses: where
 //! writing them is forbidden, that is told once, and policies are in force all the same.
 
+mod gateway;
 mod lease;
 mod plan;
 
@@ -36,7 +37,7 @@ use crate::{
     cluster::{
         object::{Key, Kind},
         strip::Loose,
-        verdict::{Judged, Verdict, Verdicts},
+        verdict::{GatewayVerdicts, Judged, OfGateway, Verdict, Verdicts, Word},
     },
 };
 
@@ -83,11 +84,12 @@ pub struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// Starts to write what `verdicts` say, as the agent called `identity`, which no other is called. The lease is in the
+    /// Starts to write what `verdicts` and `of_gateway` say, as the agent called `identity`, which no other is called. The lease is in the
     /// client's own namespace. Must be called within a Tokio runtime.
     pub fn start(
         client: Client,
         verdicts: watch::Receiver<Arc<Verdicts>>,
+        of_gateway: watch::Receiver<Arc<GatewayVerdicts>>,
         identity: String,
         pace: Pace,
     ) -> Self {
@@ -95,6 +97,7 @@ impl StatusWriter {
         let writer = Writer {
             client,
             verdicts,
+            of_gateway,
             lease,
             pace,
             attempts: BTreeMap::new(),
@@ -115,6 +118,7 @@ impl Drop for StatusWriter {
 struct Writer {
     client: Client,
     verdicts: watch::Receiver<Arc<Verdicts>>,
+    of_gateway: watch::Receiver<Arc<GatewayVerdicts>>,
     lease: Lease,
     pace: Pace,
     attempts: BTreeMap<Key, Attempt>,
@@ -128,7 +132,7 @@ struct Writer {
 
 /// The last time that something was written, or was to be.
 struct Attempt {
-    said: (Arc<Verdict>, Option<i64>, Option<Arc<str>>),
+    said: Said,
     /// The same is not written before.
     not_before: Instant,
     wait: Duration,
@@ -137,7 +141,39 @@ struct Attempt {
 /// Something to be written.
 struct Due {
     key: Key,
-    judged: Judged,
+    saying: Saying,
+}
+
+enum Saying {
+    Own(Judged),
+    Gateway(OfGateway),
+}
+
+/// What was to be said, of which generation and object.
+type Said = (Text, Option<i64>, Option<Arc<str>>);
+
+#[derive(PartialEq)]
+enum Text {
+    Own(Arc<Verdict>),
+    Gateway(Word),
+}
+
+impl Saying {
+    fn said(&self) -> Said {
+        match self {
+            Self::Own(judged) => (Text::Own(judged.verdict.clone()), judged.generation, judged.uid.clone()),
+            Self::Gateway(object) => {
+                (Text::Gateway(object.word.clone()), object.generation, object.uid.clone())
+            }
+        }
+    }
+
+    async fn write(&self, client: &Client, key: &Key) -> Result<(), kube::Error> {
+        match self {
+            Self::Own(judged) => patch(client, key, &plan::patch(key, judged, &plan::now())).await,
+            Self::Gateway(object) => gateway::write(client, key, object).await,
+        }
+    }
 }
 
 impl Writer {
@@ -149,6 +185,7 @@ impl Writer {
                 self.patient = None;
                 let changed = tokio::select! {
                     changed = self.verdicts.changed() => changed,
+                    changed = self.of_gateway.changed() => changed,
                     () = sleep_until(next) => Ok(()),
                 };
                 if changed.is_err() {
@@ -168,16 +205,21 @@ impl Writer {
     /// What is to be written first; else when there may be something though nothing changes.
     fn due(&mut self) -> (Option<Due>, Option<Instant>) {
         let verdicts = self.verdicts.borrow_and_update().clone();
-        self.attempts.retain(|key, _| verdicts.contains_key(key));
+        let of_gateway = self.of_gateway.borrow_and_update().clone();
+        self.attempts.retain(|key, _| verdicts.contains_key(key) || of_gateway.contains_key(key));
         let now = Instant::now();
         let mut next: Option<Instant> = None;
-        for (key, judged) in verdicts.iter().filter(|(_, judged)| !plan::says_so(judged)) {
-            let attempt = self.attempts.get(key).filter(|attempt| attempt.said == said(judged));
+        let own = verdicts.iter().filter(|(_, judged)| !plan::says_so(judged));
+        let own = own.map(|(key, judged)| (key, Saying::Own(judged.clone())));
+        let of_gateway = of_gateway.iter().filter(|(_, object)| !gateway::says_so(object));
+        let of_gateway = of_gateway.map(|(key, object)| (key, Saying::Gateway(object.clone())));
+        for (key, saying) in own.chain(of_gateway) {
+            let attempt = self.attempts.get(key).filter(|attempt| attempt.said == saying.said());
             let held_off = self.held_off.get(&key.kind).copied();
             let not_before = attempt.map(|attempt| attempt.not_before).max(held_off);
             match not_before.filter(|not_before| *not_before > now) {
                 Some(not_before) => next = Some(next.map_or(not_before, |other| other.min(not_before))),
-                None => return (Some(Due { key: key.clone(), judged: judged.clone() }), None),
+                None => return (Some(Due { key: key.clone(), saying }), None),
             }
         }
         (None, next)
@@ -193,6 +235,7 @@ impl Writer {
                 // What others write comes as a change.
                 tokio::select! {
                     _ = self.verdicts.changed() => {}
+                    _ = self.of_gateway.changed() => {}
                     () = tokio::time::sleep_until(until) => {}
                 }
                 return false;
@@ -219,14 +262,13 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, Due { key, judged }: Due) {
-        let said = said(&judged);
+    async fn write(&mut self, Due { key, saying }: Due) {
+        let said = saying.said();
         let wait = match self.attempts.get(&key).filter(|attempt| attempt.said == said) {
             Some(attempt) => (attempt.wait * 2).min(LONGEST_WAIT),
             None => self.pace.again,
         };
-        let body = plan::patch(&key, &judged, &plan::now());
-        match timeout(ANSWER, patch(&self.client, &key, &body)).await {
+        match timeout(ANSWER, saying.write(&self.client, &key)).await {
             Ok(Ok(())) => {
                 self.complained.remove(status_of(key.kind));
                 tracing::debug!(object = %key, "its status has been written");
@@ -260,7 +302,7 @@ impl Writer {
         };
         if self.complained.insert(resource) {
             tracing::warn!(
-                "cannot {verb} {resource} ({why}): statuses of policies are not written for now, which changes nothing \
+                "cannot {verb} {resource} ({why}): statuses are not written there for now, which changes nothing \
                  about what is in force"
             );
         }
@@ -268,16 +310,15 @@ impl Writer {
     }
 }
 
-fn said(judged: &Judged) -> (Arc<Verdict>, Option<i64>, Option<Arc<str>>) {
-    (judged.verdict.clone(), judged.generation, judged.uid.clone())
-}
-
 /// As RBAC names it.
 fn status_of(kind: Kind) -> &'static str {
     match kind {
         Kind::TrafficPolicy => "trafficpolicies.sluice.dev/status",
         Kind::TrafficLane => "trafficlanes.sluice.dev/status",
-        // Only Sluice's own kinds are judged.
+        Kind::HttpRoute => "httproutes.gateway.networking.k8s.io/status",
+        Kind::GrpcRoute => "grpcroutes.gateway.networking.k8s.io/status",
+        Kind::Mesh => "xmeshes.gateway.networking.x-k8s.io/status",
+        // Of others nothing is said.
         other => resource(other),
     }
 }

@@ -65,7 +65,11 @@ fn status(condition: &Condition) -> &'static str {
 }
 
 fn message(condition: &Condition) -> &str {
-    let message = &condition.message;
+    short(&condition.message)
+}
+
+/// As much of a message as is written.
+pub(super) fn short(message: &str) -> &str {
     message.char_indices().nth(LONGEST_MESSAGE).map_or(message, |(end, _)| &message[..end])
 }
 
