@@ -20,7 +20,7 @@ pub struct Hop {
     pub service: String,
     pub version: String,
     pub pod: String,
-    /// The request's headers as they arrived, when the query asks for `headers`.
+    /// The request's headers as they arrived, and `:path`, when the query asks for `headers`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
 }

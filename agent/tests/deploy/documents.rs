@@ -107,12 +107,12 @@ fn plural(kind: &str) -> String {
     let lower = kind.to_lowercase();
     match lower.strip_suffix('y') {
         Some(stem) if !lower.ends_with("ay") && !lower.ends_with("ey") => format!("{stem}ies"),
-        _ if lower.ends_with('s') => format!("{lower}es"),
+        _ if lower.ends_with('s') || lower.ends_with("sh") => format!("{lower}es"),
         _ => format!("{lower}s"),
     }
 }
 
-/// A double with the CustomResourceDefinitions of `deploy/`, and a client of it.
+/// A double with the CustomResourceDefinitions of `deploy/` and of Gateway API, and a client of it.
 struct Cluster {
     _server: ApiServer,
     _directory: TempDir,
@@ -124,6 +124,11 @@ impl Cluster {
         let server = ApiServer::start().unwrap();
         for (_, text) in sluice::api::manifests().unwrap() {
             let [definition] = kubectl::read(&text).unwrap().try_into().unwrap();
+            server.apply("customresourcedefinitions", definition);
+        }
+        for resource in ["httproutes", "grpcroutes", "referencegrants", "xmeshes"] {
+            let path = root().join("tests/schemas").join(format!("{resource}.json"));
+            let definition = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
             server.apply("customresourcedefinitions", definition);
         }
         let directory = TempDir::new().unwrap();
@@ -153,11 +158,13 @@ impl Cluster {
     }
 }
 
-/// Kinds that the API server does not know: kustomize's own, and those of an operator that is somebody else's.
+/// Kinds that the API server does not know: kustomize's own, and those of operators that are somebody else's.
 fn is_foreign(object: &Value) -> bool {
     let version = object["apiVersion"].as_str().unwrap_or_default();
     version.starts_with("kustomize.config.k8s.io/")
         || version.starts_with("monitoring.coreos.com/")
+        || version.starts_with("argoproj.io/")
+        || version.starts_with("flagger.app/")
         || version.starts_with("krew.googlecontainertools.github.com/")
 }
 
@@ -186,7 +193,7 @@ async fn what_is_shown_can_be_applied_with_kubectl() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    for kind in ["TrafficPolicy", "TrafficLane", "DaemonSet", "ClusterRole", "EndpointSlice"] {
+    for kind in ["TrafficPolicy", "TrafficLane", "HTTPRoute", "DaemonSet", "ClusterRole", "EndpointSlice"] {
         assert!(applied.contains_key(kind), "no {kind} is shown: {applied:?}");
     }
 }

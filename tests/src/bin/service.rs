@@ -20,7 +20,7 @@ use bytes::Bytes;
 use clap::Parser;
 use http_body_util::{BodyExt as _, Empty, Full, combinators::BoxBody};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode, Uri, Version,
+    Request, Response, StatusCode, Uri, Version,
     body::Incoming,
     header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue},
     service::service_fn,
@@ -282,7 +282,7 @@ impl Service {
             service: self.options.name.clone(),
             version: self.options.version.clone(),
             pod: self.options.pod.clone(),
-            headers: if asked { headers(request.headers()) } else { BTreeMap::new() },
+            headers: if asked { headers(request) } else { BTreeMap::new() },
         };
         let (status, mut answer) = match &self.options.next {
             None => (StatusCode::OK, Answer::default()),
@@ -346,9 +346,11 @@ impl Service {
     }
 }
 
-fn headers(headers: &HeaderMap) -> BTreeMap<String, String> {
-    let mut map = BTreeMap::<String, String>::new();
-    for (name, value) in headers {
+/// The headers of a request as they arrived, and its path and query as HTTP/2 names them.
+fn headers(request: &Request<Incoming>) -> BTreeMap<String, String> {
+    let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    let mut map = BTreeMap::from([(":path".to_owned(), path)]);
+    for (name, value) in request.headers() {
         let value = String::from_utf8_lossy(value.as_bytes());
         map.entry(name.to_string())
             .and_modify(|all| *all = format!("{all}, {value}"))

@@ -22,6 +22,7 @@ mod privileges;
 mod prometheus;
 mod redirect;
 mod rollout;
+mod routes;
 mod standing;
 mod startup;
 mod throttling;

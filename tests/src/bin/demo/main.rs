@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use serde_json::json;
 use sluice_tests::{
     Agent, Answer, CHAIN, Capture, Hop, LANE, Load, LoadReport, Pod, Process, Service, Shop, World, forward,
 };
@@ -104,6 +105,7 @@ fn show(world: &World, options: &Options, story: &mut Story) -> Result<()> {
     ));
 
     lanes(&shop, story)?;
+    canary(world, &shop, story)?;
     other_connections(&shop, &sides, &agent, story)?;
     numbers(&agent, story)?;
     governance::show(world, &shop, &agent, story)?;
@@ -155,6 +157,54 @@ fn lanes(shop: &Shop, story: &mut Story) -> Result<()> {
         story.claim(holds, claim);
     }
     Ok(())
+}
+
+/// A route of Gateway API sends a part of the requests to a canary, and what these cause further on stays with it.
+fn canary(world: &World, shop: &Shop, story: &mut Story) -> Result<()> {
+    const WHOLE: [&str; 2] = ["v1 gray v1 gray", "v1 v1 v1 v1"];
+    story.chapter("A canary by weight");
+    let service = |name| world.service("shop", name).port("http", 80, 8080);
+    let canary =
+        service("orders-canary").spec("selector", json!({ "app": "orders", "version": LANE })).apply()?;
+    let stable = service("orders-stable").selector("app", "orders").apply()?;
+    let colour = json!([{
+        "type": "RequestHeaderModifier",
+        "requestHeaderModifier": { "set": [{ "name": MARK, "value": LANE }] },
+    }]);
+    world.apply(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": { "name": "orders", "namespace": "shop" },
+        "spec": {
+            "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }],
+            "rules": [{ "backendRefs": [
+                { "name": "orders-stable", "port": 80, "weight": 80 },
+                { "name": "orders-canary", "port": 80, "weight": 20, "filters": colour },
+            ] }],
+        },
+    }))?;
+    sluice_tests::eventually("the route holds", || {
+        let report = many(&shop.client, shop.gateway(), &[])?;
+        anyhow::ensure!(report.chains.keys().eq(WHOLE), "{report:?}");
+        Ok(())
+    })?;
+    let report = shop.load(&["--requests", "2000"])?.finish()?;
+    say(
+        "an HTTPRoute of orders sends 80 % to orders-stable and 20 % to orders-canary, whose requests get the tag:",
+    );
+    table(&CHAIN, report.chains.iter().map(|(chain, count)| (format!("{count} x no tag"), words(chain))));
+    let share = report.chains.get(WHOLE[0]).copied().unwrap_or_default() as f64 / 20.0;
+    story.claim(
+        report.failed == 0 && report.chains.keys().eq(WHOLE) && (share - 20.0).abs() < 5.0,
+        "a fifth of the requests goes to the canary, and their whole chain stays gray",
+    );
+    world.delete("HTTPRoute", "shop", "orders")?;
+    canary.delete()?;
+    stable.delete()?;
+    sluice_tests::eventually("orders is a Service again", || {
+        let report = many(&shop.client, shop.gateway(), &[])?;
+        anyhow::ensure!(report.chains.keys().eq([WHOLE[1]]), "{report:?}");
+        Ok(())
+    })
 }
 
 /// What is beside the shop: a database in its namespace, and a service of a namespace that did not opt in.
