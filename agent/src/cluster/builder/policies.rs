@@ -18,7 +18,7 @@ use crate::{
         problem::Problem,
         verdict::{Reason, Shortfall, Verdict},
     },
-    govern::policy::Target,
+    govern::policy::{Part, Target},
 };
 
 #[derive(Default)]
@@ -190,7 +190,7 @@ impl Policies {
         }
         let inherited = self.inheriting.get(name).and_then(|effective| effective.policy.inherited.as_ref());
         let inherited = inherited.map_or_else(String::new, |inherited| {
-            let parts: Vec<_> = inherited.parts.iter().map(|part| part.name()).collect();
+            let parts: Vec<_> = inherited.parts.iter().map(Part::name).collect();
             format!(", with {} of TrafficPolicy {}", parts.join(", "), inherited.by)
         });
         let in_force =
