@@ -1,4 +1,5 @@
-"""Streams of very many small messages, ends that pause, calls that are given up: grpc_streams.py <target>.
+"""Streams of very many small messages, ends that pause, calls that are given up:
+grpc_streams.py <target> <rounds of 60 calls that are given up> <deadlines>.
 
 Meanwhile sixteen neighbours call again and again, eight of them over the same channel and eight over another, and must not
 notice anything. Says as JSON what came of it.
@@ -12,6 +13,7 @@ import time
 import grpc
 
 target = sys.argv[1]
+ROUNDS, DEADLINES = int(sys.argv[2]), int(sys.argv[3])
 PAUSE = 2
 
 
@@ -69,9 +71,9 @@ both = ours.stream_stream("/test.Echo/Both")
 pause = ours.stream_unary("/test.Echo/Pause")
 hang = ours.unary_unary("/test.Echo/Hang")
 
-row("client_stream", lambda: client_stream(small(5000), timeout=60).decode().split(":")[1])
+row("client_stream", lambda: client_stream(small(20_000), timeout=60).decode().split(":")[1])
 row("server_stream", lambda: count(server_stream(b"20000", timeout=60)))
-row("both", lambda: count(both(small(3000), timeout=60)))
+row("both", lambda: count(both(small(20_000), timeout=60)))
 
 
 def uploads():
@@ -91,7 +93,7 @@ def consumers():
 
 def given_up():
     long = both(iter(lambda: time.sleep(0.02) or b"x", None), timeout=60)
-    for _ in range(25):
+    for _ in range(ROUNDS):
         futures = [hang.future(b"", timeout=20) for _ in range(60)]
         time.sleep(0.02)
         for future in futures:
@@ -103,7 +105,7 @@ def given_up():
 
 def deadlines():
     """All of them pass at once."""
-    futures = [hang.future(b"", timeout=1) for _ in range(1000)]
+    futures = [hang.future(b"", timeout=1) for _ in range(DEADLINES)]
     codes = {}
     for future in futures:
         code = future.exception().code().name

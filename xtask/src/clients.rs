@@ -2,8 +2,10 @@
 //!
 //! curl, Node (18, the first with `fetch`) and Java (11, the first with `java.net.http`) come from the system or from
 //! Debian. gRPC comes from `PyPI`'s grpcio, and a strict reader of OpenMetrics from its prometheus-client, in a virtual
-//! environment in the cache, so the system's Python stays as it is.
+//! environment in the cache, so the system's Python stays as it is. Node's gRPC, grpc-js, comes from npm, into the cache as
+//! well, as `tests/clients/grpc-js/package-lock.json` says.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -19,8 +21,16 @@ const IMPORTS: &str = "import grpc, prometheus_client.openmetrics.parser";
 const NODE_MAJOR: u32 = 18;
 const JAVA_MAJOR: u32 = 11;
 
-/// Installs what is missing; returns the Python that has the packages.
-pub(crate) fn install() -> Result<PathBuf> {
+/// Where what the tests ask for by a variable is.
+pub(crate) struct Clients {
+    /// The Python that has the packages.
+    pub(crate) python: PathBuf,
+    /// The folder in which Node finds grpc-js.
+    pub(crate) grpc_js: PathBuf,
+}
+
+/// Installs what is missing.
+pub(crate) fn install() -> Result<Clients> {
     let purpose = "testing with real clients";
     let mut packages = Vec::new();
     if shell::which("curl").is_none() {
@@ -42,7 +52,36 @@ pub(crate) fn install() -> Result<PathBuf> {
             "install curl, Node 18 or later and a Java 11 development kit or later",
         )?;
     }
-    python()
+    Ok(Clients { python: python()?, grpc_js: grpc_js()? })
+}
+
+/// grpc-js, installed once into the cache.
+fn grpc_js() -> Result<PathBuf> {
+    const FILES: [&str; 2] = ["package.json", "package-lock.json"];
+    let wanted = workspace::root().join("tests/clients/grpc-js");
+    let _lock = workspace::lock_cache()?;
+    let home = workspace::cache_dir()?.join("grpc-js");
+    let lock = FILES[1];
+    let same =
+        matches!((fs::read(wanted.join(lock)), fs::read(home.join(lock))), (Ok(new), Ok(old)) if new == old);
+    let mut node = Command::new("node");
+    node.args(["-e", "require('@grpc/grpc-js')"]);
+    if same && shell::ask(node.current_dir(&home)).is_some() {
+        return Ok(home);
+    }
+    if shell::which("npm").is_none() {
+        apt::install(&["npm"], "installing grpc-js", "install npm")?;
+    }
+    say(&format!("installing grpc-js (from npm) into {}", home.display()));
+    shell::remove_dir(&home)?;
+    fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+    for file in FILES {
+        fs::copy(wanted.join(file), home.join(file)).with_context(|| format!("cannot copy {file}"))?;
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
+    shell::run(npm.current_dir(&home)).context("grpc-js could not be installed from npm")?;
+    Ok(home)
 }
 
 /// A Python with the packages: built once into the cache.

@@ -20,7 +20,7 @@ pub(crate) enum Part {
     Ebpf,
     /// `ip` and `nft`, for the network namespaces that stand for pods and the ClusterIPs between them
     Pods,
-    /// The clients that the kernel tests send through Sluice: curl, Python with grpcio, Node, Java
+    /// The clients that the kernel tests send through Sluice: curl, Python with grpcio, Node with grpc-js, Java
     Clients,
     /// `kubectl` with a kustomize that reads `deploy/`
     Kubectl,
@@ -36,7 +36,7 @@ pub(crate) enum Part {
     Browser,
     /// qemu, for trying other kernels in virtual machines
     Vm,
-    /// The proxies that the bench compares with: nginx, haproxy and nghttpx
+    /// nginx, haproxy and nghttpx, which the bench compares with and the kernel tests put before and behind the agent; h2load
     Proxies,
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             Part::Clients => {
                 clients::install()?;
-                say("clients: curl, Python with grpcio, Node and Java are there");
+                say("clients: curl, Python with grpcio, Node with grpc-js and Java are there");
             }
             Part::Kubectl => say(&format!("manifests: rendered by `{}`", kustomize()?.join(" "))),
             Part::Helm => say(&format!("chart: rendered by {}", helm::programs()?.helm.display())),
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             Part::Proxies => {
                 proxies()?;
-                say("proxies: nginx, haproxy and nghttpx are there");
+                say("proxies: nginx, haproxy, nghttpx and h2load are there");
             }
         }
     }
@@ -167,9 +167,9 @@ pub(crate) fn browser() -> Result<()> {
 }
 
 pub(crate) fn proxies() -> Result<()> {
-    let by_hand = "install nginx (with its stream module), haproxy and nghttpx";
+    let by_hand = "install nginx (with its stream module), haproxy, nghttpx and h2load";
     let stream = std::path::Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
-    let there = ["nginx", "haproxy", "nghttpx"].iter().all(|program| which(program).is_some());
+    let there = ["nginx", "haproxy", "nghttpx", "h2load"].iter().all(|program| which(program).is_some());
     if there && (stream.exists() || !apt::available()) {
         return Ok(());
     }
@@ -177,8 +177,8 @@ pub(crate) fn proxies() -> Result<()> {
     let mut services = vec!["nginx", "haproxy", "nghttpx"];
     services.retain(|program| which(program).is_none());
     apt::install(
-        &["nginx-light", "libnginx-mod-stream", "haproxy", "nghttp2-proxy"],
-        "comparing with nginx, haproxy and nghttpx",
+        &["nginx-light", "libnginx-mod-stream", "haproxy", "nghttp2-proxy", "nghttp2-client"],
+        "comparing with nginx, haproxy and nghttpx, and testing with them and h2load",
         by_hand,
     )?;
     stop_services(&services)

@@ -76,11 +76,13 @@ pub(crate) fn run_image() -> Result<()> {
 fn kernel() -> Result<Command> {
     setup::pods()?;
     setup::browser()?;
-    let python = clients::install()?;
+    setup::proxies()?;
+    let clients = clients::install()?;
     let programs = prometheus::programs()?;
     let built = build::all(false)?;
     let mut cargo = as_root(&["harness", "kernel"])?;
-    cargo.env("SLUICE_BIN", built.agent()).env("SLUICE_PYTHON", python);
+    cargo.env("SLUICE_BIN", built.agent()).env("SLUICE_PYTHON", clients.python);
+    cargo.env("SLUICE_GRPC_JS", clients.grpc_js);
     cargo.env("SLUICE_PROMETHEUS", programs.prometheus).env("SLUICE_PROMTOOL", programs.promtool);
     Ok(cargo)
 }

@@ -222,7 +222,7 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
 }
 
 /// A program that Debian keeps where not every `PATH` leads.
-fn program(name: &str) -> Result<PathBuf> {
+pub fn program(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     let found = places.map(|place| place.join(name)).find(|file| file.is_file());

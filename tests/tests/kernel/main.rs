@@ -13,6 +13,7 @@ mod fail_open;
 mod flows;
 mod grpc;
 mod hand_over;
+mod intermediaries;
 mod lanes;
 mod leaving;
 mod live;
