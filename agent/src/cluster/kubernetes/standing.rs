@@ -154,7 +154,7 @@ impl Standing {
             let effect = if spoken {
                 "the last snapshot stays active until it is back"
             } else {
-                "no pod is enrolled until it is there"
+                "without a state file no pod is enrolled until it is there"
             };
             told(format!("the API server does not respond as it should ({why}): {effect}"))
         }));
