@@ -14,7 +14,7 @@ const fn foreign(of: &'static str, among: &'static str, word: &'static str, ours
     Foreign { word, among, of, ours }
 }
 
-const WORDS: [Foreign; 57] = [
+const WORDS: [Foreign; 72] = [
     // What YAML makes of `on`.
     foreign("YAML 1.1", "conditions", "true", "what it reads for on; the field is conditions"),
     foreign("an earlier version", "conditions", "on", "conditions"),
@@ -75,6 +75,22 @@ const WORDS: [Foreign; 57] = [
     foreign("Sentinel", "openDuration", "minRequestAmount", "minimumRequests"),
     foreign("Sentinel", "openDuration", "slowRatioThreshold", "slowRequest.percent"),
     foreign("Sentinel", "openDuration", "statIntervalMs", "interval"),
+    // https://resilience4j.readme.io/docs/circuitbreaker, and the pages beside it
+    foreign("resilience4j", "openDuration", "failureRateThreshold", "errorPercent"),
+    foreign("resilience4j", "openDuration", "slowCallRateThreshold", "slowRequest.percent"),
+    foreign("resilience4j", "openDuration", "slowCallDurationThreshold", "slowRequest.threshold"),
+    foreign("resilience4j", "openDuration", "slidingWindowSize", "interval, a time"),
+    foreign("resilience4j", "openDuration", "minimumNumberOfCalls", "minimumRequests"),
+    foreign("resilience4j", "openDuration", "waitDurationInOpenState", "openDuration"),
+    foreign("resilience4j", "openDuration", "permittedNumberOfCallsInHalfOpenState", "halfOpenRequests"),
+    foreign("resilience4j", "attempts", "maxAttempts", "attempts, which does not count the first one"),
+    foreign("resilience4j", "attempts", "waitDuration", "backoff.base"),
+    foreign("resilience4j", "burst", "limitForPeriod", "requests"),
+    foreign("resilience4j", "burst", "limitRefreshPeriod", "interval"),
+    foreign("resilience4j", "burst", "timeoutDuration", "queue.timeout, with type: Queue"),
+    foreign("resilience4j", "targetRefs", "bulkhead", "concurrency"),
+    foreign("resilience4j", "maxRequests", "maxConcurrentCalls", "maxRequests"),
+    foreign("resilience4j", "targetRefs", "timeLimiter", "timeouts.request"),
     // https://gateway-api.sigs.k8s.io/geps/gep-713/
     foreign(
         "Gateway API",
@@ -107,6 +123,16 @@ mod tests {
             ("URI", &["path"], Some("Istio's uri is path")),
             ("count", &["burst"], Some("Sentinel's count is requests")),
             ("count", &["maxRequests"], None),
+            (
+                "maxAttempts",
+                &["attempts"],
+                Some("resilience4j's maxAttempts is attempts, which does not count the first one"),
+            ),
+            (
+                "failureRateThreshold",
+                &["openDuration"],
+                Some("resilience4j's failureRateThreshold is errorPercent"),
+            ),
             ("perTryTimeout", &["attempts"], Some("Istio's perTryTimeout is timeouts.backendRequest")),
             ("request", &["burst"], None),
         ] {
