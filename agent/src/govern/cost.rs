@@ -33,6 +33,9 @@ const WINDOW_SAMPLES: f32 = 64.0;
 /// .. but not within so many times what an answer takes on (arithmetic) average: of requests that were sent together the quick
 /// answers come first, so that whoever has just got more requests looks fast, and slow afterwards.
 const WINDOW_ANSWERS: f32 = 10.0;
+/// And not within less time than this: what disturbs a process for a while (a garbage collection, a neighbour, a cold cache)
+/// disturbs all of its requests meanwhile, so that many samples of one moment are hardly more than one.
+const WINDOW_LEAST_NANOS: f32 = 1e9;
 /// Time after which what was seen of an endpoint that is not asked counts for `1/e`.
 const FADE_NANOS: f32 = 5e9;
 /// Before an endpoint is known its samples are taken to vary by this much, as if so many had been seen: the first answer of
@@ -188,7 +191,8 @@ impl Cost {
             1.0
         } else {
             // (Nothing here depends on the sample itself, lest the one count for more than the other.)
-            let of_many = within(WINDOW_ANSWERS * average.max(1.0)).min(1.0 / WINDOW_SAMPLES);
+            let least = (WINDOW_ANSWERS * average).max(WINDOW_LEAST_NANOS);
+            let of_many = within(least).min(1.0 / WINDOW_SAMPLES);
             of_many.max(within(WINDOW_NANOS)).max(1.0 / (samples + 1.0))
         };
         let average = average + weight * (waited_nanos as f32 - average);

@@ -84,6 +84,23 @@ pub fn may_be_dropped(name: &[u8]) -> bool {
     !has(name, VITAL)
 }
 
+/// Whether it says where a message ends, or whom it is for.
+pub fn frames(name: &[u8]) -> bool {
+    has(name, FRAMING)
+}
+
+/// The length of the longest of them.
+pub const LONGEST_FRAMING: usize = {
+    let (mut longest, mut row) = (0, 0);
+    while row < TABLE.len() {
+        if TABLE[row].1 & FRAMING != 0 && TABLE[row].0.len() > longest {
+            longest = TABLE[row].0.len();
+        }
+        row += 1;
+    }
+    longest
+};
+
 /// Whether it belongs to the response as a whole, so that it may be kept and given to another client.
 pub fn may_be_kept(name: &[u8]) -> bool {
     !has(name, CONNECTION | FRAMING | PROXY)

@@ -10,11 +10,16 @@
 //! any case, and never the last. What stands between that and a subset of which nothing is left after all (the others
 //! went away in the meantime) is the panic threshold of [`super::route`].
 //!
+//! What one caller does wrong must not be answered to another: an endpoint that fails the requests of one calling workload, and
+//! is fine with those of another, is not ejected, for it is most likely the requests that are wrong. (Who cannot connect is
+//! the exception: no request has been seen.) So each endpoint remembers who was last answered well ([`Fine`]).
+//!
 //! There are no timers. An ejection ends when its time is over, because whoever chooses looks at the time; intervals are
 //! closed by the first outcome after their end. An ejection is this agent's own: agents see other callers, and another
 //! network between.
 
 use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{
@@ -29,8 +34,9 @@ use fastrand::Rng;
 use smallvec::SmallVec;
 
 use super::{
+    caller::Caller,
     endpoint::Endpoint,
-    outcome::Outcome,
+    outcome::{ErrorKind, Outcome},
     policy::{Mode, OutlierDetection, SuccessRate},
 };
 
@@ -74,9 +80,94 @@ pub(super) struct Record {
     /// In the interval.
     successes: AtomicU32,
     errors: AtomicU32,
+    /// Whose they were.
+    failed: Whose,
+    /// And those in a row.
+    row: Whose,
+    fine: Fine,
     /// How often it was ejected, less the healthy intervals since.
     ejections: AtomicU32,
     ejected_until_nanos: AtomicU64,
+}
+
+/// Tells one calling workload from others: a hash of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallerId(u64);
+
+impl CallerId {
+    const NOBODY: u64 = 0;
+    const SEVERAL: u64 = u64::MAX;
+
+    pub fn of(caller: Caller<'_>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (caller.namespace, caller.workload).hash(&mut hasher);
+        Self::new(hasher.finish())
+    }
+
+    /// `hash`: of what makes it that caller.
+    pub fn new(hash: u64) -> Self {
+        Self(hash.clamp(Self::NOBODY + 1, Self::SEVERAL - 1))
+    }
+}
+
+/// Whose requests have failed: nobody's, those of one caller, or of several.
+#[derive(Debug, Default)]
+struct Whose(AtomicU64);
+
+impl Whose {
+    fn note(&self, by: CallerId) {
+        match self.0.load(Relaxed) {
+            CallerId::NOBODY => self.0.store(by.0, Relaxed),
+            one if one == by.0 => {}
+            _ => self.0.store(CallerId::SEVERAL, Relaxed),
+        }
+    }
+
+    /// The one whose they were all; forgets them.
+    fn take(&self) -> Option<CallerId> {
+        match self.0.swap(CallerId::NOBODY, Relaxed) {
+            CallerId::NOBODY | CallerId::SEVERAL => None,
+            one => Some(CallerId(one)),
+        }
+    }
+}
+
+/// The two callers that an endpoint has answered well of late, and nothing else since. Two threads that write at the same moment
+/// may lose one of them until it is answered again.
+#[derive(Debug, Default)]
+struct Fine([Answered; 2]);
+
+#[derive(Debug, Default)]
+struct Answered {
+    caller: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Fine {
+    fn answered(&self, by: CallerId, now_nanos: u64) {
+        let [last, before] = &self.0;
+        let other = last.caller.load(Relaxed);
+        if other != by.0 {
+            before.nanos.store(last.nanos.load(Relaxed), Relaxed);
+            before.caller.store(other, Relaxed);
+            last.caller.store(by.0, Relaxed);
+        }
+        last.nanos.store(now_nanos, Relaxed);
+    }
+
+    fn failed(&self, by: CallerId) {
+        for one in self.0.iter().filter(|one| one.caller.load(Relaxed) == by.0) {
+            one.caller.store(CallerId::NOBODY, Relaxed);
+        }
+    }
+
+    /// Whether it has answered another than this well, since then.
+    fn other_than(&self, by: CallerId, since_nanos: u64) -> bool {
+        self.0.iter().any(|one| {
+            let other = one.caller.load(Relaxed);
+            other != CallerId::NOBODY && other != by.0 && one.nanos.load(Relaxed) >= since_nanos
+        })
+    }
 }
 
 /// What is remembered of a subset.
@@ -123,7 +214,7 @@ impl Outliers {
         now_nanos >= self.latest_until_nanos.load(Acquire)
     }
 
-    /// Learns how a request went. `endpoints` are those of the subset.
+    /// Learns how a request went, and whose it was. `endpoints` are those of the subset.
     ///
     /// Outcomes of an endpoint that is ejected are of requests that were under way already, or of a panic. They change
     /// nothing: how long it is out is settled.
@@ -132,7 +223,7 @@ impl Outliers {
         config: &OutlierDetection,
         endpoints: &[Arc<Endpoint>],
         endpoint: &Endpoint,
-        outcome: Outcome,
+        (by, outcome): (CallerId, Outcome),
         now_nanos: u64,
         rng: &mut Rng,
     ) -> Ejections {
@@ -145,16 +236,26 @@ impl Outliers {
         match outcome {
             Outcome::Success => {
                 record.successes.fetch_add(1, Relaxed);
+                record.fine.answered(by, now_nanos);
                 if record.consecutive_errors.load(Relaxed) != 0 {
                     record.consecutive_errors.store(0, Relaxed);
+                    record.row.take();
                 }
             }
-            Outcome::Error(_) => {
+            Outcome::Error(kind) => {
                 record.errors.fetch_add(1, Relaxed);
+                record.fine.failed(by);
+                record.failed.note(by);
+                record.row.note(by);
                 let in_a_row = record.consecutive_errors.fetch_add(1, Relaxed).saturating_add(1);
                 if config.consecutive_errors.is_some_and(|limit| in_a_row >= limit) {
                     // Also where it may not be ejected: then it is looked at again after as many.
                     record.consecutive_errors.store(0, Relaxed);
+                    let since = now_nanos.saturating_sub(nanos(config.interval));
+                    let of_one = record.row.take().filter(|_| kind != ErrorKind::Connect);
+                    if of_one.is_some_and(|by| record.fine.other_than(by, since)) {
+                        return ejections;
+                    }
                     let cause = Cause::ConsecutiveErrors;
                     ejections.extend(self.eject(config, endpoints, endpoint, cause, now_nanos, rng));
                 }
@@ -188,9 +289,12 @@ impl Outliers {
             record.forgive(u32::try_from(healthy / interval).unwrap_or(u32::MAX));
             let (successes, errors) = (record.successes.swap(0, Relaxed), record.errors.swap(0, Relaxed));
             let all = u64::from(successes) + u64::from(errors);
+            let failed = record.failed.take();
             let enough =
                 config.success_rate.is_some_and(|rate| all >= u64::from(rate.minimum_requests.max(1)));
-            if enough && !record.is_out(now_nanos) {
+            // It has failed one alone, and not another.
+            let of_one = failed.is_some_and(|by| record.fine.other_than(by, began));
+            if enough && !of_one && !record.is_out(now_nanos) {
                 rates.push((f64::from(successes) / all as f64, endpoint));
             }
         }

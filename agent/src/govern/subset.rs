@@ -14,7 +14,7 @@ use fastrand::Rng;
 use super::{
     endpoint::Endpoint,
     outcome::Outcome,
-    outlier::{Ejections, Outliers},
+    outlier::{CallerId, Ejections, Outliers},
     policy::{OutlierDetection, StartOn, WarmUp},
     warmup::{self, Stage},
 };
@@ -119,17 +119,18 @@ impl Subset {
         self.memory.turn.fetch_add(1, Relaxed)
     }
 
-    /// Learns how a request to an endpoint went, and says who was ejected because of it. What the agent itself refused, or
+    /// Learns how a request of `by` to an endpoint went, and says who was ejected because of it. What the agent itself refused, or
     /// the caller gave up, is nobody's outcome. See [`Outliers::observe`].
     pub fn observe(
         &self,
         config: &OutlierDetection,
         endpoint: &Endpoint,
+        by: CallerId,
         outcome: Outcome,
         now_nanos: u64,
         rng: &mut Rng,
     ) -> Ejections {
-        self.memory.outliers.observe(config, self, endpoint, outcome, now_nanos, rng)
+        self.memory.outliers.observe(config, self, endpoint, (by, outcome), now_nanos, rng)
     }
 
     /// Whether none is ejected for sure; costs a look at one number.

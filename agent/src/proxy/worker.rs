@@ -42,7 +42,7 @@ use super::{
 use crate::{
     clock::Nanos,
     cluster::model::Snapshot,
-    govern::per_pod::CallingPod,
+    govern::{outlier::CallerId, per_pod::CallingPod},
     observe::{
         access_log::Lines,
         metrics::{Metrics, PodMetrics},
@@ -160,6 +160,8 @@ pub(crate) struct PodHere {
     pub(crate) pod: Arc<Pod>,
     /// As state is kept that is its own.
     pub(crate) caller: Arc<CallingPod>,
+    /// Its workload, as what goes wrong with an endpoint is noted.
+    pub(crate) by: CallerId,
     /// Shut when the pod's connections are to end.
     pub(crate) gate: Rc<Gate>,
     pub(crate) metrics: Arc<PodMetrics>,
@@ -298,11 +300,13 @@ impl Worker {
         let held = HELD_BYTES_PER_POD.min(self.options.limits.bytes / 4 / self.options.workers);
         let workload = pod.workload.load();
         let metrics = self.metrics.pod(&workload.uid, &workload.namespace, &workload.name);
+        let by = CallerId::of(workload.caller());
         drop(workload);
         let here = Rc::new(PodHere {
             id,
             pod,
             caller,
+            by,
             gate: Rc::default(),
             metrics,
             listening: Cell::new(0),

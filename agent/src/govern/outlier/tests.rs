@@ -8,6 +8,8 @@ use crate::govern::outcome::ErrorKind;
 
 const S: u64 = 1_000_000_000;
 const ERROR: Outcome = Outcome::Error(ErrorKind::Reset);
+const ONE: CallerId = CallerId(1);
+const OTHER: CallerId = CallerId(2);
 
 fn endpoints(count: u8) -> Vec<Arc<Endpoint>> {
     (0..count).map(|n| Arc::new(Endpoint::new(SocketAddr::from(([10, 1, 0, n], 8080))))).collect()
@@ -20,20 +22,24 @@ struct Bed {
     outliers: Outliers,
     rng: Rng,
     now: u64,
+    /// Who asks.
+    by: CallerId,
 }
 
 impl Bed {
     fn new(count: u8, config: OutlierDetection) -> Self {
         let (endpoints, outliers) = (endpoints(count), Outliers::default());
-        Self { config, endpoints, outliers, rng: Rng::with_seed(7), now: 100 * S }
+        Self { config, endpoints, outliers, rng: Rng::with_seed(7), now: 100 * S, by: ONE }
     }
 
     /// So many of one endpoint: who was ejected.
     fn observe(&mut self, index: usize, outcome: Outcome, times: u32) -> Vec<(usize, Cause)> {
         let mut ejected = Vec::new();
         for _ in 0..times {
-            let Self { config, endpoints, outliers, rng, now } = self;
-            for ejection in outliers.observe(config, endpoints, &endpoints[index], outcome, *now, rng) {
+            let Self { config, endpoints, outliers, rng, now, .. } = self;
+            for ejection in
+                outliers.observe(config, endpoints, &endpoints[index], (self.by, outcome), *now, rng)
+            {
                 assert_eq!(ejection.mode, config.mode);
                 let of = endpoints.iter().position(|e| e.address == ejection.endpoint.address);
                 ejected.push((of.expect("one of ours"), ejection.cause));
@@ -78,6 +84,77 @@ fn errors_in_a_row_eject() {
     assert!(bed.outliers.is_quiet(bed.now));
     assert_eq!(bed.errors(0, 4), [], "it begins anew");
     assert_eq!(bed.errors(0, 1), [(0, IN_A_ROW)]);
+}
+
+#[test]
+fn what_one_caller_does_wrong_ejects_nobody_from_another() {
+    let errors_of = |bed: &mut Bed, by, outcome, times| {
+        bed.by = by;
+        bed.observe(0, outcome, times)
+    };
+    let status = Outcome::Error(ErrorKind::Status(500));
+    let mut bed = Bed::new(2, OutlierDetection::default());
+    // A hundred times as many requests of one that fail, and the other's are fine.
+    for _ in 0..50 {
+        assert_eq!(errors_of(&mut bed, OTHER, Outcome::Success, 1), []);
+        assert_eq!(errors_of(&mut bed, ONE, status, 100), []);
+        bed.now += S / 10;
+    }
+    // Both fail.
+    assert_eq!(errors_of(&mut bed, OTHER, status, 1), []);
+    assert_eq!(errors_of(&mut bed, ONE, status, 5), [(0, IN_A_ROW)]);
+    // Or nobody has been answered well for an interval.
+    let mut bed = Bed::new(2, OutlierDetection::default());
+    errors_of(&mut bed, OTHER, Outcome::Success, 1);
+    bed.now += 10 * S + 1;
+    assert_eq!(errors_of(&mut bed, ONE, status, 5), [(0, IN_A_ROW)]);
+    // Several fail one after the other, whoever was answered before.
+    let mut bed = Bed::new(2, OutlierDetection::default());
+    errors_of(&mut bed, OTHER, Outcome::Success, 1);
+    errors_of(&mut bed, CallerId(3), status, 1);
+    assert_eq!(errors_of(&mut bed, ONE, status, 4), [(0, IN_A_ROW)]);
+    // Nobody's requests are to blame for who cannot be connected to.
+    let mut bed = Bed::new(2, OutlierDetection::default());
+    errors_of(&mut bed, OTHER, Outcome::Success, 1);
+    assert_eq!(errors_of(&mut bed, ONE, ErrorKind::Connect.into(), 5), [(0, IN_A_ROW)]);
+}
+
+#[test]
+fn a_caller_that_is_answered_well_again_and_again_is_not_forgotten_among_many() {
+    let mut bed = Bed::new(2, OutlierDetection::default());
+    for round in 0..100 {
+        for caller in 10..30 {
+            bed.by = CallerId(caller);
+            assert_eq!(bed.observe(0, Outcome::Success, 1), []);
+        }
+        bed.by = ONE;
+        assert_eq!(bed.errors(0, 20), [], "{round}");
+        bed.now += S / 10;
+    }
+}
+
+#[test]
+fn rates_are_compared_without_what_one_caller_does_wrong() {
+    let config = OutlierDetection {
+        consecutive_errors: None,
+        success_rate: Some(SuccessRate { minimum_requests: 50, ..SuccessRate::default() }),
+        ..OutlierDetection::default()
+    };
+    for (others_fail, ejected) in [(false, vec![]), (true, vec![(0, Cause::SuccessRate)])] {
+        let mut bed = Bed::new(6, config.clone());
+        bed.observe(5, Outcome::Success, 1);
+        bed.by = OTHER;
+        (0..6).for_each(|index| drop(bed.observe(index, Outcome::Success, 100)));
+        // The requests of one go to the same endpoint (session affinity), and fail.
+        bed.by = ONE;
+        bed.observe(0, ERROR, 100);
+        if others_fail {
+            bed.by = OTHER;
+            bed.observe(0, ERROR, 1);
+        }
+        bed.now += 10 * S;
+        assert_eq!(bed.observe(5, Outcome::Success, 1), ejected);
+    }
 }
 
 #[test]
@@ -166,8 +243,8 @@ fn one_that_is_gone_is_not_ejected() {
     let mut bed = Bed::new(4, OutlierDetection::default());
     let gone = bed.endpoints.pop().expect("there are four");
     for _ in 0..20 {
-        let Bed { config, endpoints, outliers, rng, now } = &mut bed;
-        assert!(outliers.observe(config, endpoints, &gone, ERROR, *now, rng).is_empty());
+        let Bed { config, endpoints, outliers, rng, now, .. } = &mut bed;
+        assert!(outliers.observe(config, endpoints, &gone, (ONE, ERROR), *now, rng).is_empty());
     }
     assert!(!is_ejected(Some(&bed.config), &gone, bed.now));
 }
@@ -274,7 +351,7 @@ fn workers_that_decide_at_once_keep_to_the_cap() {
                     let mut rng = Rng::with_seed(worker);
                     for _ in 0..200 {
                         let endpoint = &endpoints[rng.usize(..endpoints.len())];
-                        outliers.observe(config, endpoints, endpoint, ERROR, 100 * S, &mut rng);
+                        outliers.observe(config, endpoints, endpoint, (ONE, ERROR), 100 * S, &mut rng);
                     }
                 });
             }

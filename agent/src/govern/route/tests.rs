@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::govern::{
     outcome::{ErrorKind, Outcome},
+    outlier::CallerId,
     policy::{Algorithm, Mode, StartOn},
 };
 
@@ -209,8 +210,16 @@ impl Fixture {
     fn eject(&self, subnet: u8, index: usize, now_nanos: u64) -> bool {
         let config = self.policy.outlier_detection.as_ref().expect("the policy has it");
         let (subset, mut rng) = (self.subset(subnet), Rng::with_seed(1));
-        let fail =
-            |_| subset.observe(config, &subset[index], Outcome::Error(ErrorKind::Reset), now_nanos, &mut rng);
+        let fail = |_| {
+            subset.observe(
+                config,
+                &subset[index],
+                CallerId::new(1),
+                Outcome::Error(ErrorKind::Reset),
+                now_nanos,
+                &mut rng,
+            )
+        };
         (0..5).map(fail).any(|ejections| !ejections.is_empty())
     }
 

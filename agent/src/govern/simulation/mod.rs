@@ -22,6 +22,7 @@ use super::{
     cost::Ending,
     endpoint::{Endpoint, InFlight, Load},
     outcome::{ErrorKind, Outcome},
+    outlier::CallerId,
     policy::{Detour, Policy},
     route::{Call, Candidates, Within, route},
     subset::Subset,
@@ -78,6 +79,8 @@ struct Server {
     /// How much longer the first request takes; it falls by 1/e with each 100 requests.
     cold: f64,
     mix: Mix,
+    /// By how much, in logarithms, all requests of a moment (half a second) may take longer than usual, or less long.
+    wavers: f64,
     mood: Mood,
     /// `None`: always has been.
     ready_since: Option<u64>,
@@ -99,6 +102,7 @@ impl Server {
             service,
             cold: 0.0,
             mix: Mix::Even,
+            wavers: 0.0,
             mood: Mood::Serves,
             ready_since: None,
             ready: true,
@@ -109,6 +113,16 @@ impl Server {
             queue: VecDeque::new(),
             held: Vec::new(),
         }
+    }
+
+    /// How many times as long as usual it takes for a request now.
+    fn off(&self, number: usize, now: u64) -> f64 {
+        if self.wavers == 0.0 {
+            return 1.0;
+        }
+        let moment = now / (S / 2);
+        let lot = Rng::with_seed(moment << 16 | number as u64).f64();
+        (self.wavers * (2.0 * lot - 1.0)).exp()
     }
 }
 
@@ -326,7 +340,7 @@ impl World {
             Mood::Fails | Mood::Sheds(_) => MS / 10,
             Mood::Serves => match of.mix {
                 Mix::Rarely { one_in, takes } if self.rng.u32(..one_in) == 0 => takes,
-                _ => (of.service as f64 * cold * work) as u64,
+                _ => (of.service as f64 * cold * work * of.off(server, self.now)) as u64,
             },
         };
         self.after(takes, Event::Done(server, request));
@@ -376,7 +390,8 @@ impl World {
         self.second().errors += u32::from(outcome.is_error());
         if let Some(config) = &self.plan.policy.outlier_detection {
             let Agent { subset, rng, .. } = &mut self.agents[agent];
-            let ejections = subset.observe(config, in_flight.endpoint(), outcome, self.now, rng);
+            let by = CallerId::new(caller as u64 + 1);
+            let ejections = subset.observe(config, in_flight.endpoint(), by, outcome, self.now, rng);
             self.ejections += ejections.len() as u32;
         }
         if self.plan.sequential {

@@ -96,6 +96,24 @@ fn equals_get_the_same_in_every_second() {
     }
 }
 
+/// What disturbs a process for a moment (a garbage collection, a neighbour on its core) disturbs all requests of that moment:
+/// one may take up to five times as long as the other for half a second, and the other in the next. What was learnt of one moment
+/// alone would give 14 % and then 83 %.
+#[test]
+fn equals_that_waver_share_every_second() {
+    for service in [QUICK, 5 * MS] {
+        for (who, seed) in
+            [callers(1, 1, 200.0), callers(1, 10, 1000.0), callers(10, 40, 400.0)].into_iter().zip(1..)
+        {
+            let server = Server { wavers: 0.8, ..Server::new(200, service) };
+            let mut world = world(who, vec![server; 2], seed);
+            world.run(42);
+            let (least, most) = extremes(&world, 2..42, 1);
+            assert!(least > 0.6 && most < 1.4, "{service} ns, {who:?}: {least} to {most}");
+        }
+    }
+}
+
 #[test]
 fn equals_get_the_same_of_callers_that_wait_for_their_answers() {
     for (callers, seed) in [1, 2, 10, 50].into_iter().zip(1..) {

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::govern::outcome::ErrorKind;
+use crate::govern::{outcome::ErrorKind, outlier::CallerId};
 
 const S: u64 = 1_000_000_000;
 
@@ -43,12 +43,16 @@ fn the_next_snapshots_subset_goes_on() {
     let config = OutlierDetection { consecutive_errors: Some(1), ..OutlierDetection::default() };
     let mut rng = Rng::with_seed(1);
     let error = Outcome::Error(ErrorKind::Connect);
-    assert_eq!(before.observe(&config, &one, error, S, &mut rng).len(), 1);
+    assert_eq!(before.observe(&config, &one, CallerId::new(1), error, S, &mut rng).len(), 1);
     let after = Subset::new(vec![one, other.clone(), endpoint(3, 0)], Some(&before));
     assert_eq!(after.turn(), 2);
     assert!(!after.has_no_outliers(2 * S));
     // What it finds out, those see that have not heard of it yet.
-    assert_eq!(after.observe(&config, &other, error, 2 * S, &mut rng).len(), 0, "one of three at most");
+    assert_eq!(
+        after.observe(&config, &other, CallerId::new(1), error, 2 * S, &mut rng).len(),
+        0,
+        "one of three at most"
+    );
     assert_eq!(before.usable(), 2);
     assert_eq!(after.usable(), 3);
 }
@@ -59,7 +63,7 @@ fn an_endpoint_brings_its_ejection_along() {
     let before = Subset::from(vec![one.clone(), other]);
     let config = OutlierDetection { consecutive_errors: Some(1), ..OutlierDetection::default() };
     let error = Outcome::Error(ErrorKind::Connect);
-    assert_eq!(before.observe(&config, &one, error, S, &mut Rng::with_seed(1)).len(), 1);
+    assert_eq!(before.observe(&config, &one, CallerId::new(1), error, S, &mut Rng::with_seed(1)).len(), 1);
     // Its pod got a label: it is of a lane now.
     let lane = Subset::from(vec![one, endpoint(3, 0)]);
     assert!(!lane.has_no_outliers(2 * S));

@@ -13,7 +13,7 @@ use crate::{
         cost::Ending,
         governor::{Breakers, Governor, Ruled},
         outcome::Outcome,
-        outlier,
+        outlier::{self, CallerId},
         policy::{Mode, Part, Timeouts},
         tag::Tag,
     },
@@ -132,7 +132,7 @@ impl Held {
         if destination.pinned.is_none()
             && let Some(outcome) = outcome
         {
-            observe_outlier(worker, numbers, service, &self.chosen, outcome, now);
+            observe_outlier(worker, numbers, service, &self.chosen, (pod.by, outcome), now);
         }
     }
 
@@ -211,13 +211,13 @@ fn observe_outlier(
     numbers: &ServiceMetrics,
     service: &Service,
     chosen: &Chosen,
-    outcome: Outcome,
+    (by, outcome): (CallerId, Outcome),
     now: Nanos,
 ) {
     let endpoint: &Arc<_> = chosen.endpoint();
     let Some(config) = &service.governor.policy().outlier_detection else { return };
     let Some(subset) = service.subset_of(endpoint) else { return };
-    let ejections = subset.observe(config, endpoint, outcome, now.0, &mut worker.rng.borrow_mut());
+    let ejections = subset.observe(config, endpoint, by, outcome, now.0, &mut worker.rng.borrow_mut());
     for ejection in ejections {
         let enforced = ejection.mode == Mode::Enforce;
         numbers.ejected(

@@ -4,6 +4,7 @@
 //! bytes belong to the body (RFC 9112, sections 6 and 7), and refuses what two readers could take for two things.
 
 use crate::{
+    govern::headers::{self, LONGEST_FRAMING},
     observe::fault::{Fault, MessagePart},
     proxy::detect::is_token,
 };
@@ -13,10 +14,6 @@ const MAX_CHUNK_HEADER: u32 = 4 * 1024;
 
 /// All trailers of a message together.
 const MAX_TRAILERS: u32 = 32 * 1024;
-
-/// What no trailer may be called.
-const FRAMING: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"host", b"trailer"];
-const LONGEST_FRAMING: usize = b"transfer-encoding".len();
 
 /// Sixteen hexadecimal digits would overflow what a length is kept in; nobody sends 2^60 bytes.
 const MAX_SIZE_DIGITS: u8 = 15;
@@ -86,7 +83,7 @@ pub(crate) struct Chunked {
     state: State,
     /// Bytes of the present chunk header, or of the trailers so far.
     line: u32,
-    /// The name of the present trailer, in lower case, as far as it could be one of [`FRAMING`].
+    /// The name of the present trailer, in lower case, as far as it could be one that [frames](headers::frames).
     name: [u8; LONGEST_FRAMING],
     name_length: u8,
     lenient: bool,
@@ -224,7 +221,7 @@ impl Chunked {
     /// The present trailer's name is one that a reader which merges trailers into the head would frame or route by
     /// (RFC 9110, section 6.5.1).
     fn is_framing(&self) -> bool {
-        self.name.get(..usize::from(self.name_length)).is_some_and(|name| FRAMING.contains(&name))
+        self.name.get(..usize::from(self.name_length)).is_some_and(headers::frames)
     }
 }
 

@@ -329,8 +329,9 @@ fn what_the_choice_remembers_outlives_snapshots() {
     let before = service(&next(&mut builder), "10.96.0.1:80");
     let config = OutlierDetection { consecutive_errors: Some(1), ..OutlierDetection::default() };
     let error = Outcome::Error(ErrorKind::Connect);
+    let by = outlier::CallerId::new(1);
     let mut rng = fastrand::Rng::with_seed(1);
-    assert_eq!(before.baseline.observe(&config, &before.endpoints[0], error, 1, &mut rng).len(), 1);
+    assert_eq!(before.baseline.observe(&config, &before.endpoints[0], by, error, 1, &mut rng).len(), 1);
     apply(&mut builder, &pod("c", "10.0.0.3", ""));
     let endpoints = [endpoint("10.0.0.1", "a"), endpoint("10.0.0.2", "b"), endpoint("10.0.0.3", "c")];
     apply(&mut builder, &slice("s", "orders", &endpoints.join(", ")));
