@@ -462,7 +462,7 @@ fn weights_are_kept_and_change_under_load_without_a_failure() {
 fn grpc_calls_of_one_channel_go_by_method_and_weight() {
     test("route-grpc", |world| {
         world.namespace("shop", Capture::Enabled)?;
-        let service = |name| world.service("shop", name).port("grpc", 80, 50051);
+        let service = |name: &str| world.service("shop", name).port("grpc", 80, 50051);
         let echo = service("echo").apply()?;
         let mut servers: Vec<(Process, Pod)> = Vec::new();
         for version in ["v1", "v2"] {
