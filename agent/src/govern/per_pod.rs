@@ -88,7 +88,9 @@ impl<T> PerPod<T> {
                 .find(|(at, entry)| **at == own || entry.uid == pod.uid)
                 .map(|(at, entry)| (*at, entry.state.clone()));
             let state = before.as_ref().map_or_else(|| Arc::new(make()), |(_, state)| state.clone());
-            before.into_iter().for_each(|(at, _)| drop(all.remove(&at)));
+            if let Some((at, _)) = before {
+                all.remove(&at);
+            }
             let (uid, name) = (pod.uid.clone(), pod.name.clone());
             all.insert(own, Entry { pod: Arc::downgrade(pod), uid, name, state: state.clone() });
             retain_there(&mut all, gone);

@@ -51,7 +51,7 @@ fn get(client: &Pod, args: &[&str]) -> Result<Got> {
 /// `echo` of `shop`, whose two pods are also `echo-v1` and `echo-v2`; a client there and one in `other`.
 struct Echo<'w> {
     world: &'w World,
-    echo: Service,
+    service: Service,
     versions: [Service; 2],
     client: Pod,
     other: Pod,
@@ -81,7 +81,7 @@ impl<'w> Echo<'w> {
         let agent = world.agent().start()?;
         agent.enrolled(&client)?;
         agent.enrolled(&other)?;
-        Ok(Self { world, echo, versions, client, other, agent, _apps: apps })
+        Ok(Self { world, service: echo, versions, client, other, agent, _apps: apps })
     }
 
     /// Writes an HTTPRoute of `echo` with these rules, and waits until it holds for clients in its namespace.
@@ -95,7 +95,7 @@ impl<'w> Echo<'w> {
         rules.as_array_mut().context("rules are a list")?.push(mark);
         self.world.apply(route("HTTPRoute", namespace, "echo", "echo", &rules))?;
         let client = if namespace == "shop" { &self.client } else { &self.other };
-        let url = format!("{}/there-{stamp}", self.echo.url());
+        let url = format!("{}/there-{stamp}", self.service.url());
         eventually("the route is there", || {
             let got = get(client, &[&url])?;
             ensure!(got.status == 302, "{got:?}");
@@ -104,7 +104,7 @@ impl<'w> Echo<'w> {
     }
 
     fn get(&self, path: &str, args: &[&str]) -> Result<Got> {
-        let url = format!("{}{path}", self.echo.url());
+        let url = format!("{}{path}", self.service.url());
         get(&self.client, &[args, &[&url]].concat())
     }
 }
@@ -197,7 +197,7 @@ fn a_service_is_told_by_its_address() {
         let echo = Echo::open(world)?;
         echo.route("shop", json!([{ "backendRefs": to("echo-v1") }]))?;
         for host in ["echo", "echo.shop", "echo.shop.svc.cluster.local", "echo-v2", "example.com"] {
-            for url in [echo.echo.url(), echo.echo.url6()] {
+            for url in [echo.service.url(), echo.service.url6()] {
                 for _ in 0..5 {
                     let got = get(&echo.client, &["-H", &format!("Host: {host}"), &url])?;
                     ensure!(got.version() == "v1", "{host} {url}: {got:?}");
@@ -211,7 +211,7 @@ fn a_service_is_told_by_its_address() {
         // Without routes it is a Service again.
         world.delete("HTTPRoute", "shop", "echo")?;
         eventually("both answer", || {
-            let report = Load::start(&echo.client, &echo.echo.url(), &["--requests", "50"])?.finish()?;
+            let report = Load::start(&echo.client, &echo.service.url(), &["--requests", "50"])?.finish()?;
             ensure!(report.failed == 0 && report.chains.keys().eq(["v1", "v2"]), "{report:?}");
             Ok(())
         })
@@ -339,7 +339,7 @@ fn a_consumers_route_is_its_namespaces_own() {
         }]);
         // The Service that was called may be sent to without a grant.
         echo.route("other", json!([{ "backendRefs": to("echo"), "filters": edit }]))?;
-        let url = format!("{}/?headers", echo.echo.url());
+        let url = format!("{}/?headers", echo.service.url());
         let got = get(&echo.other, &[&url])?;
         ensure!(got.request("x-route") == Some("consumer"), "{got:?}");
         let got = get(&echo.client, &[&url])?;
@@ -389,7 +389,7 @@ fn a_backend_that_may_not_be_sent_to_is_500_for_its_share() {
             );
         }
         ensure!(echo.get("/good", &[])?.status == 200);
-        let url = format!("{}/half", echo.echo.url());
+        let url = format!("{}/half", echo.service.url());
         let report = Load::start(&echo.client, &url, &["--requests", "1000"])?.finish()?;
         ensure!((400..=600).contains(&report.ok) && report.ok + report.failed == 1000, "{report:?}");
 
@@ -440,12 +440,13 @@ fn weights_are_kept_and_change_under_load_without_a_failure() {
         };
         for (v1, v2) in [(90, 10), (1, 3)] {
             echo.route("shop", split(v1, v2))?;
-            let report = Load::start(&echo.client, &echo.echo.url(), &["--requests", "10000"])?.finish()?;
+            let report =
+                Load::start(&echo.client, &echo.service.url(), &["--requests", "10000"])?.finish()?;
             let share = report.chains.get("v2").copied().unwrap_or_default() as f64 / 100.0;
             let wanted = f64::from(v2) * 100.0 / f64::from(v1 + v2);
             ensure!(report.failed == 0 && (share - wanted).abs() < 2.0, "{share} of {wanted}: {report:?}");
         }
-        let load = Load::start(&echo.client, &echo.echo.url(), &["--connections", "8"])?;
+        let load = Load::start(&echo.client, &echo.service.url(), &["--connections", "8"])?;
         for v2 in [0, 5, 20, 50, 80, 100, 0, 100, 30] {
             echo.route("shop", split(100 - v2, v2))?;
             std::thread::sleep(Duration::from_millis(300));
@@ -466,7 +467,8 @@ fn grpc_calls_of_one_channel_go_by_method_and_weight() {
         let echo = service("echo").apply()?;
         let mut servers: Vec<(Process, Pod)> = Vec::new();
         for version in ["v1", "v2"] {
-            service(&format!("echo-{version}")).selector("version", version).apply()?;
+            let name = format!("echo-{version}");
+            world.service("shop", &name).port("grpc", 80, 50051).selector("version", version).apply()?;
             let pod =
                 world.pod("shop", &format!("echo-{version}")).label("app", "echo").label("version", version);
             let pod = pod.start()?;
