@@ -42,7 +42,8 @@ pub fn not_one_of<'a>(value: &str, known: impl Iterator<Item = &'a str> + Clone)
     )
 }
 
-fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+/// The known word that a mistyped one is most like, if it is like one at all.
+pub fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     // Long words are not mistyped ones, and cost time.
     if word.len() > 64 {
         return None;

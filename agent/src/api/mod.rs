@@ -38,7 +38,7 @@ use self::field::Errors;
 pub use self::{
     crds::{definition, manifests},
     field::{FieldError, field_of, path_of},
-    hint::{not_one_of, unknown_among},
+    hint::{closest, not_one_of, unknown_among},
     matching::{
         CallerMatch, CookieMatch, HeaderMatch, ParameterMatch, PathMatch, PathMatchType, RequestMatch,
         ValueMatchType,

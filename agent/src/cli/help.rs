@@ -19,8 +19,8 @@ pub(super) const STATUS: &str = "\
 Exit status: 0, nothing is wrong; 1, something is wrong, or the agent cannot be reached; 2, the command line cannot be used.";
 
 pub(super) const CHECK: &str = "\
-Exit status: 0, all policies are valid; 1, something is wrong with one; 2, the command line cannot be used, or nothing can \
-be read.";
+Exit status: 0, all policies are valid; 1, something is wrong with one, or with --strict there is a note; 2, the command line \
+cannot be used, or nothing can be read.";
 
 const GET: &str = "\
 Exit status: 0, the agent answered with a 2xx status; 1, it answered with another one (the response is on standard error), or \

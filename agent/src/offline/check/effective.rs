@@ -18,6 +18,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Effective {
     pub(super) service: Service,
+    /// The files have it.
+    pub(super) is_there: bool,
     /// `shop/orders`; without one and without `defaults` everything is a default.
     pub(super) policy: Option<String>,
     /// The policy of the namespace, if it gives something.
@@ -104,7 +106,9 @@ fn effective(objects: &Objects, winners: &Winners<'_>, service: Service) -> Effe
     );
     let inherited = both.as_ref().and_then(|both| both.policy.inherited.as_ref());
     let of_namespace = inherited.map(|inherited| inherited.by.to_string());
+    let name = (service.namespace.clone(), service.name.clone());
     Effective {
+        is_there: objects.services.contains_key(&name),
         policy: winner.map(shown),
         defaults: of_namespace.or_else(|| defaults.filter(|_| winner.is_none()).map(shown)),
         values,
@@ -135,15 +139,10 @@ fn told(target: &Target) -> String {
 /// Says that a target is not there, where the files tell of Services in its namespace.
 fn missing(objects: &Objects, namespace: &str, target: &Target) -> Option<String> {
     let name = (namespace.to_owned(), target.service.to_string());
-    match objects.services.get(&name) {
-        None if objects.services_of(namespace).next().is_some() => {
-            Some(format!("there is no Service {} in these files", target.service))
-        }
-        None => None,
-        Some(ports) => {
-            let port = target.port.as_deref()?;
-            let found = ports.iter().any(|name| name == port);
-            (!found).then(|| format!("Service {} has no port {port} in these files", target.service))
-        }
-    }
+    let Some(ports) = objects.services.get(&name) else {
+        return objects.missing(namespace, &target.service);
+    };
+    let port = target.port.as_deref()?;
+    let found = ports.iter().any(|name| name == port);
+    (!found).then(|| format!("Service {} has no port {port} in these files", target.service))
 }

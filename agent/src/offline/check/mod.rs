@@ -37,6 +37,10 @@ pub struct Args {
     #[arg(long, value_name = "SERVICE")]
     service: Option<Service>,
 
+    /// Fail on notes too, and take it that the files hold every Service that is named
+    #[arg(long)]
+    strict: bool,
+
     /// The headers that carry the tag, as the agents have them
     #[arg(
         long,
@@ -107,6 +111,7 @@ pub fn run(
     complaints: &mut impl io::Write,
 ) -> Result<bool, CheckError> {
     let mut objects = Objects::new(&args.namespace, &args.tag_header);
+    objects.complete = args.strict;
     read::all(&mut objects, &args.files, input)?;
     objects.note_namespaces();
     notes::all(&mut objects);
@@ -115,5 +120,5 @@ pub fn run(
         Output::Text => report::text(&objects, &services, out, complaints)?,
         Output::Json => report::json(&objects, &services, out)?,
     }
-    Ok(objects.problems.is_empty())
+    Ok(objects.problems.is_empty() && (objects.notes.is_empty() || !args.strict))
 }

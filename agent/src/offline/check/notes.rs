@@ -71,15 +71,14 @@ fn of_lane(objects: &Objects, tags: &BTreeSet<(&str, &Tag)>, name: &Name, lane: 
         }
     };
     let mut notes = Vec::new();
-    let has_services = objects.services_of(namespace).next().is_some();
     let targets = lane.targets.iter().enumerate();
     let services = targets.map(|(i, target)| (format!("spec.targetRefs[{i}]"), &target.service));
     let excepted = lane.service_fallbacks.keys().map(|service| ("spec.serviceFallbacks".to_owned(), service));
     let outside = lane.endpoints.iter().enumerate();
     let outside = outside.map(|(i, one)| (format!("spec.endpoints[{i}]"), &one.target.service));
-    for (field, service) in services.chain(excepted).chain(outside).filter(|_| has_services) {
-        if !objects.services.contains_key(&(namespace.clone(), service.to_string())) {
-            notes.push(problem(&field, format!("there is no Service {service} in these files")));
+    for (field, service) in services.chain(excepted).chain(outside) {
+        if let Some(message) = objects.missing(namespace, service) {
+            notes.push(problem(&field, message));
         }
     }
     let exceptions = lane.service_fallbacks.values().flat_map(|detour| &detour.lanes);

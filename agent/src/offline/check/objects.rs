@@ -37,6 +37,8 @@ pub(super) struct Objects {
     places: BTreeMap<(&'static str, Name), String>,
     /// Namespaces that happen to be there, and are not enrolled.
     not_enrolled: BTreeSet<String>,
+    /// What is not in these files is nowhere.
+    pub(super) complete: bool,
     /// Of objects that do not name theirs.
     namespace: String,
     tag_headers: Vec<HeaderName>,
@@ -90,6 +92,19 @@ impl Objects {
         let first = (namespace.to_owned(), String::new());
         let rest = self.services.range(first..).map(|(name, _)| name);
         rest.take_while(move |(of, _)| of == namespace)
+    }
+
+    /// Says that a Service is not there, where the files tell of Services in its namespace.
+    pub(super) fn missing(&self, namespace: &str, service: &str) -> Option<String> {
+        let name = (namespace.to_owned(), service.to_owned());
+        let tells = self.complete || self.services_of(namespace).next().is_some();
+        if self.services.contains_key(&name) || !tells {
+            return None;
+        }
+        let known: Vec<_> = self.services_of(namespace).map(|(_, name)| &**name).collect();
+        let meant = api::closest(service, known.into_iter());
+        let meant = meant.map_or_else(String::new, |meant| format!(": did you mean {meant}?"));
+        Some(format!("there is no Service {service} in these files{meant}"))
     }
 
     /// Of a namespace that these files do not enroll nobody knows here whether somebody else does.

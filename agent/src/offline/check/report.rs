@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::{
-    Service,
     effective::Effective,
     objects::{Objects, Problem, shown},
 };
@@ -40,7 +39,7 @@ pub(super) fn text(
         )?;
     }
     for effective in services {
-        writeln!(out, "{}", title(&effective.service))?;
+        writeln!(out, "{}", title(effective))?;
         let rows: Vec<[String; 3]> = effective
             .values
             .iter()
@@ -76,6 +75,7 @@ pub(super) fn json(objects: &Objects, services: &[Effective], out: &mut impl Wri
             "namespace": effective.service.namespace,
             "name": effective.service.name,
             "port": effective.service.port,
+            "inFiles": effective.is_there,
             "policy": effective.policy,
             "namespacePolicy": effective.defaults,
             "values": values,
@@ -110,11 +110,13 @@ fn source(by: Option<&str>) -> String {
     by.map_or_else(|| "default".to_owned(), |policy| format!("TrafficPolicy {policy}"))
 }
 
-fn title(service: &Service) -> String {
+fn title(Effective { service, is_there, .. }: &Effective) -> String {
     if service.name.is_empty() {
         return format!("every other Service of Namespace {}", service.namespace);
     }
-    format!("Service {service}")
+    // Whoever has misspelt a name sees it here.
+    let absent = if *is_there { "" } else { " (not in these files)" };
+    format!("Service {service}{absent}")
 }
 
 fn shown_value(value: &Value) -> String {

@@ -271,8 +271,8 @@ fn every_value_has_its_source() {
     let squeezed: Vec<String> =
         out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     for line in [
-        "Service shop/orders",
-        "Service shop/stock:http",
+        "Service shop/orders (not in these files)",
+        "Service shop/stock:http (not in these files)",
         "loadBalancer.type Random TrafficPolicy shop/orders",
         "loadBalancer.panicThresholdPercent 50 default",
         "loadBalancer.warmUp off default",
@@ -397,9 +397,53 @@ fn services_in_the_files_are_looked_up() {
         complaints.lines().collect::<Vec<_>>(),
         [
             "-:14: TrafficPolicy shop/a: spec.targetRefs[1]: note: Service orders has no port web in these files",
-            "-:15: TrafficPolicy shop/a: spec.targetRefs[2]: note: there is no Service oders in these files",
+            "-:15: TrafficPolicy shop/a: spec.targetRefs[2]: note: there is no Service oders in these files: did you mean orders?",
         ]
     );
+}
+
+#[test]
+fn a_target_that_is_not_in_the_files_is_told_and_fails_where_it_has_to_be() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: orders, namespace: shop}\n\
+                   spec: {ports: [{name: http, port: 80}]}\n---\n";
+    let of = |name: &str| policy("a", &format!("  targetRefs: [{{name: {name}}}]\n"));
+    let lane = "apiVersion: sluice.dev/v1alpha1\nkind: TrafficLane\nmetadata: {name: gray, namespace: shop}\n\
+                spec: {tag: gray, targetRefs: [{name: odrers}]}\n";
+    // The title, and what is said where the files need not hold everything, and where they do.
+    for (text, title, note, strict_note) in [
+        (service.to_owned() + &of("orders"), "Service shop/orders", "", ""),
+        (
+            service.to_owned() + &of("odrers"),
+            "Service shop/odrers (not in these files)",
+            "there is no Service odrers in these files: did you mean orders?",
+            "there is no Service odrers in these files: did you mean orders?",
+        ),
+        (
+            service.to_owned() + &of("pricing"),
+            "Service shop/pricing (not in these files)",
+            "there is no Service pricing in these files",
+            "there is no Service pricing in these files",
+        ),
+        (
+            of("orders"),
+            "Service shop/orders (not in these files)",
+            "",
+            "there is no Service orders in these files",
+        ),
+        (lane.to_owned(), "TrafficLane shop/gray", "", "there is no Service odrers in these files"),
+    ] {
+        let (good, out, notes) = check(&text, &["-"]);
+        assert!(good, "it may be in the cluster: {notes}");
+        assert!(out.starts_with(title), "{title}: {out}");
+        assert!(notes.trim_end().ends_with(note) && notes.is_empty() == note.is_empty(), "{note}: {notes}");
+        let (good, out, notes) = check(&text, &["-", "--strict"]);
+        assert_eq!(good, strict_note.is_empty(), "{notes}");
+        assert!(out.starts_with(title), "{title}: {out}");
+        assert!(notes.trim_end().ends_with(strict_note), "{strict_note}: {notes}");
+    }
+    let (_, out, _) = check(&(service.to_owned() + &of("odrers")), &["-", "-o", "json"]);
+    let report: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(report["services"][0]["inFiles"], false, "{out}");
 }
 
 #[test]
