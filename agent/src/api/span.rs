@@ -24,10 +24,10 @@ impl<const MIN: u64, const MAX: u64> Span<MIN, MAX> {
     pub(super) fn check(&self, at: &At<'_>) -> Duration {
         let allowed = || format!("allowed are {} to {}", text(millis(MIN)), text(millis(MAX)));
         let Some(span) = parse(&self.0) else {
-            let seconds = self.0.parse::<u32>().ok().map(|seconds| text(Duration::from_secs(seconds.into())));
-            let meant = seconds.map_or_else(String::new, |seconds| format!("did you mean {seconds:?}? "));
+            let fraction = if self.0.contains(['.', ',']) { ", which has no fractions" } else { "" };
+            let meant = meant(&self.0).map_or_else(String::new, |meant| format!("did you mean {meant:?}? "));
             at.refuse(format!(
-                "{} is no duration such as \"1m30s\" or \"500ms\": {meant}{}",
+                "{} is no duration such as \"1m30s\" or \"500ms\"{fraction}: {meant}{}",
                 quoted(&self.0),
                 allowed()
             ));
@@ -87,6 +87,25 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
         rest = after;
     }
     None
+}
+
+/// What somebody may have meant who wrote a number of seconds without a unit, or a fraction: `5`, `1.5s`.
+fn meant(text: &str) -> Option<String> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let of = match unit {
+        "" => 1000,
+        _ => MILLIS_OF.into_iter().find(|(name, _)| *name == unit)?.1,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() || number.ends_with('.') || whole.len() > 5 || fraction.len() > 9 {
+        return None;
+    }
+    let part = match fraction {
+        "" => 0,
+        digits => digits.parse::<u64>().ok()? * of / 10_u64.pow(digits.len() as u32),
+    };
+    Some(self::text(millis(whole.parse::<u64>().ok()? * of + part)))
 }
 
 /// The shortest way to write it; what is below a millisecond is cut off.
@@ -156,7 +175,52 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_was_meant_is_proposed() {
+        for (written, proposed) in [
+            ("5", Some("5s")),
+            ("90", Some("1m30s")),
+            ("1.5s", Some("1s500ms")),
+            ("1.5", Some("1s500ms")),
+            ("0.25s", Some("250ms")),
+            ("1.5h", Some("1h30m")),
+            ("2.50m", Some("2m30s")),
+            ("0.0001s", Some("0s")),
+            ("1.9ms", Some("1ms")),
+            ("", None),
+            (".5s", None),
+            ("1.s", None),
+            ("1.5.5s", None),
+            ("1.5d", None),
+            ("123456.5s", None),
+            ("1.0000000000s", None),
+            ("1,5s", None),
+            ("-1s", None),
+        ] {
+            assert_eq!(meant(written).as_deref(), proposed, "{written:?}");
+        }
+        let errors = Errors::default();
+        Span::<1000, 60_000>("1.5s".to_owned()).check(&errors.at("one"));
+        Span::<1000, 60_000>("1,5s".to_owned()).check(&errors.at("other"));
+        let said: Vec<_> = errors.end(()).unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "one: \"1.5s\" is no duration such as \"1m30s\" or \"500ms\", which has no fractions: did you mean \"1s500ms\"? \
+                 allowed are 1s to 1m",
+                "other: \"1,5s\" is no duration such as \"1m30s\" or \"500ms\", which has no fractions: allowed are 1s to 1m",
+            ]
+        );
+    }
+
     proptest! {
+        #[test]
+        fn what_is_proposed_is_a_duration(text in "[0-9]{0,6}(\\.[0-9]{0,10})?(h|m|s|ms|d|)") {
+            if let Some(meant) = meant(&text) {
+                prop_assert!(parse(&meant).is_some(), "{} {}", text, meant);
+            }
+        }
+
         #[test]
         fn what_is_written_is_read(millis in 0..359_999_999_999_u64) {
             let span = Duration::from_millis(millis);
