@@ -424,14 +424,15 @@ impl<'a> Walk<'a> {
         let of_lane = tag.and_then(|tag| lanes.get(tag.as_str()));
         let others = fallback.lanes.iter().filter(|_| tag.is_some()).filter_map(|other| lanes.get(other));
         let of_lanes = of_lane.into_iter().chain(others).flat_map(|lane| lane.iter());
-        for endpoint in of_lanes.chain(copied.iter()) {
-            let draws = drawn.get(&endpoint.address).copied().unwrap_or_default();
-            self.candidates.push(candidate(service, &yielded, endpoint, draws, self.now));
+        let endpoints: Vec<_> = of_lanes.chain(copied.iter()).collect();
+        let draws = |one: &Arc<Endpoint>| drawn.get(&one.address).copied().unwrap_or_default();
+        let draws: Vec<_> = endpoints.iter().map(|one| draws(one)).collect();
+        for (endpoint, percent) in endpoints.into_iter().zip(percentages(&draws)) {
+            self.candidates.push(candidate(service, &yielded, endpoint, percent, self.now));
         }
         match decided {
             Ok(decision) => {
-                let (shown, of) =
-                    (self.candidates.iter().filter(|one| one.percent > 0).count(), self.candidates.len());
+                let (shown, of) = (draws.iter().filter(|draws| **draws > 0).count(), self.candidates.len());
                 let mut what = format!(
                     "{} is chosen by {:?}; candidates: {shown} of {of}",
                     decision.endpoint.address,
@@ -585,7 +586,26 @@ fn made_up(reason: Reason, what: String) -> Outcome {
     Outcome { status: Some(reason.status()), reason: Some(reason.code().to_owned()), ..Outcome::of(what) }
 }
 
-fn candidate(service: &Service, yielded: &Yielded, endpoint: &Endpoint, draws: u32, now: u64) -> Candidate {
+/// How many of a hundred requests each would get: whole numbers that add up to 100, as near to the draws as that allows. What is
+/// left after rounding down goes to those who lost most by it (the largest remainders).
+fn percentages(draws: &[u32]) -> Vec<u32> {
+    let all: u64 = draws.iter().map(|draws| u64::from(*draws)).sum();
+    if all == 0 {
+        return vec![0; draws.len()];
+    }
+    // Of what is at most `all` the hundredfold over `all` is at most 100.
+    let mut percentages: Vec<u32> =
+        draws.iter().map(|draws| (u64::from(*draws) * 100 / all) as u32).collect();
+    let mut by_remainder: Vec<usize> = (0..draws.len()).collect();
+    by_remainder.sort_by_key(|at| std::cmp::Reverse(u64::from(draws[*at]) * 100 % all));
+    let left = 100 - percentages.iter().sum::<u32>() as usize;
+    for at in by_remainder.into_iter().take(left) {
+        percentages[at] += 1;
+    }
+    percentages
+}
+
+fn candidate(service: &Service, yielded: &Yielded, endpoint: &Endpoint, percent: u32, now: u64) -> Candidate {
     let policy = service.governor.policy();
     let warmup = policy.load_balancer.warmup.as_ref();
     let ejected = outlier::ejected_until(policy.outlier_detection.as_ref(), endpoint, now);
@@ -611,7 +631,7 @@ fn candidate(service: &Service, yielded: &Yielded, endpoint: &Endpoint, draws: u
         share: if out { 0.0 } else { yielded.factor(policy, endpoint, now) },
         in_flight: endpoint.load.in_flight.load(std::sync::atomic::Ordering::Relaxed),
         latency_ms: endpoint.load.cost.typical_nanos().map(|nanos| (nanos / 1e3).round() / 1e3),
-        percent: (draws * 100).div_ceil(DRAWS),
+        percent,
     }
 }
 
@@ -623,4 +643,41 @@ fn shown(time: Duration) -> String {
         Duration::from_millis(time.as_millis() as u64)
     };
     if rounded.is_zero() { "less than 1ms".to_owned() } else { format!("{rounded:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::percentages;
+
+    #[test]
+    fn percentages_are_those_of_the_draws() {
+        for (draws, expected) in [
+            (&[][..], &[][..]),
+            (&[0, 0], &[0, 0]),
+            (&[1000], &[100]),
+            (&[504, 496], &[50, 50]),
+            (&[334, 333, 333], &[34, 33, 33]),
+            (&[5, 0, 995], &[1, 0, 99]),
+            (&[4, 498, 498], &[0, 50, 50]),
+            (&[1, 1, 1, 1, 1, 1], &[17, 17, 17, 17, 16, 16]),
+        ] {
+            assert_eq!(percentages(draws), expected, "{draws:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn percentages_add_up_to_a_hundred(draws in prop::collection::vec(0_u32..2000, 1..40)) {
+            let found = percentages(&draws);
+            let all: u32 = draws.iter().sum();
+            prop_assert_eq!(found.iter().sum::<u32>(), if all == 0 { 0 } else { 100 });
+            for (found, draws) in found.iter().zip(&draws) {
+                // By less than one, and nobody who was never drawn.
+                prop_assert!((found * all).abs_diff(draws * 100) < all.max(1), "{found} {draws} of {all}");
+                prop_assert!(*draws > 0 || *found == 0);
+            }
+        }
+    }
 }
