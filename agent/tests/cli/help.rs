@@ -74,7 +74,20 @@ fn exit_status_tells_a_bad_question_from_a_bad_answer() {
         ),
         (&["explain", "--trace-id", "12"], 2, "32 hexadecimal digits"),
         (&["explain", "--last", "101"], 2, "a number from 1 to 100"),
+        (&["explain", "--last", "1000"], 2, "a number from 1 to 100"),
         (&["call", "--pod", "client", "--to", "orders.shop:80"], 2, "as in shop/client"),
+        (
+            &["call", "--pod", "shop/client", "--to", "10.244.1.11:80"],
+            1,
+            "to: 10.244.1.11:80 is not the address of a managed Service, so connections to it go direct: it is an endpoint of \
+             orders.shop:80: `--to orders.shop:80 --endpoint 10.244.1.11:80` sends the request straight to it",
+        ),
+        (
+            &["call", "--pod", "shop/client", "--to", "192.0.2.1:80"],
+            1,
+            "so connections to it go direct: call a Service of an enrolled namespace, as in orders.shop:80",
+        ),
+        (&["call", "--pod", "shop/client", "--to", "10.96.7.3:80"], 1, "cannot call as shop/client"),
         (&["top", "--times", "1"], 0, ""),
         (&["top", "--times", "0"], 2, "invalid value '0'"),
         (&["dump"], 0, ""),

@@ -96,6 +96,9 @@ impl Desk {
             question.headers.push(format!("{name}: {lane}"));
         }
         let resolved = question.resolve(&look)?;
+        if endpoint.is_none() {
+            Question::is_managed(&look, resolved.dialled)?;
+        }
         if let Some(why) = &resolved.not_captured {
             return Err(Wrong::Missing(format!("cannot call as {}: {why}", question.pod)));
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admin::view::Look,
     cluster::{
-        model::{Snapshot, Workload},
+        model::{Service, Snapshot, Workload},
         strip,
         verdict::Reason,
     },
@@ -159,6 +159,27 @@ impl Question {
                 "{name}.{namespace} has no managed port {port}: it has {ports:?}"
             ))),
         }
+    }
+
+    /// Whether the agent would get the pod's connection to this address at all. It says what to ask for instead.
+    pub(super) fn is_managed(look: &Look, dialled: SocketAddr) -> Result<(), Wrong> {
+        let snapshot = &look.snapshot;
+        if snapshot.destination(dialled).is_some() {
+            return Ok(());
+        }
+        let is_there = |service: &&Service| service.endpoints.iter().any(|one| one.address == dialled);
+        let mut services = snapshot.destinations.values().map(|destination| &*destination.service);
+        let instead = match services.find(is_there) {
+            Some(service) => format!(
+                "it is an endpoint of {service}: `--to {service} --endpoint {dialled}` sends the request straight to it"
+            ),
+            None => "call a Service of an enrolled namespace, as in orders.shop:80; `--endpoint IP:PORT` sends the request \
+                     straight to an address"
+                .to_owned(),
+        };
+        Err(Wrong::Missing(format!(
+            "to: {dialled} is not the address of a managed Service, so connections to it go direct: {instead}"
+        )))
     }
 
     /// The checked parts.
