@@ -58,8 +58,14 @@ fn where_there_is<T>(tool: Result<T>, check: impl FnOnce() -> Result<()>) -> Res
     }
 }
 
+/// Of the workspace, and of the fuzz targets, which are a workspace of their own: a dependency that the agent gets is theirs, too.
 fn lock() -> Result<()> {
-    shell::read(workspace::cargo().args(["metadata", "--locked", "--format-version=1"])).map(drop)
+    for home in [workspace::root().to_owned(), fuzz::home()] {
+        let mut cargo = workspace::cargo();
+        cargo.args(["metadata", "--locked", "--format-version=1"]).current_dir(&home);
+        shell::read(&mut cargo).with_context(|| format!("Cargo.lock in {}", home.display()))?;
+    }
+    Ok(())
 }
 
 fn clippy(features: &[&str]) -> Result<()> {

@@ -91,7 +91,7 @@ pub(crate) fn run_in_ci() -> Result<()> {
     shell::run(cargo.env("SLUICE_FUZZ_SECONDS", SECONDS_IN_CI.to_string()))
 }
 
-fn home() -> PathBuf {
+pub(crate) fn home() -> PathBuf {
     workspace::root().join("agent/fuzz")
 }
 

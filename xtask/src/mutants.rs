@@ -3,6 +3,9 @@
 //! cargo-mutants changes one place of a copy of the project at a time and runs the agent's unit tests. What it reports as
 //! missed needs a test, or makes no difference.
 
+use std::collections::HashSet;
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 
 use crate::shell::{self, say};
@@ -45,24 +48,33 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let sample = sample(&all, args.count, args.seed);
     say(&format!("{} of {} mutants, with seed {}", sample.len(), all.len(), args.seed));
     if args.list {
-        for name in sample {
+        for name in &sample {
             say(name);
         }
         return Ok(());
     }
+    let output = workspace::target_dir()?.join("mutants");
+    leave_out(&output, &all, &sample)?;
     let mut command = mutants(false);
-    for name in sample {
-        command.arg("--re").arg(only(name));
-    }
     // Unit tests: what they do not notice, the slower tests may.
-    command.args(["--output"]).arg(workspace::target_dir()?.join("mutants"));
-    command.args(["--no-shuffle", "--", "--lib"]);
+    command.arg("--iterate").arg("--output").arg(&output).args(["--no-shuffle", "--", "--lib"]);
     shell::run(&mut command).context("some mutants were missed, or the tests fail without any")
 }
 
-/// A regular expression that matches just this name. Not every sign of punctuation may be escaped: `\<` is where a word begins.
-fn only(name: &str) -> String {
-    format!("^{}$", regex::escape(name))
+/// Has cargo-mutants take all others for caught by an earlier run, which `--iterate` passes over. Its filters by name (`--re`)
+/// know nothing of fields that are left out of structs: it would try each of them.
+fn leave_out(output: &Path, all: &[&str], sample: &[&str]) -> Result<()> {
+    let earlier = output.join("mutants.out");
+    shell::remove_dir(&earlier)?;
+    std::fs::create_dir_all(&earlier)
+        .and_then(|()| std::fs::write(earlier.join("caught.txt"), others(all, sample)))
+        .with_context(|| format!("cannot write to {}", earlier.display()))
+}
+
+/// The names that are not in the sample, a line each.
+fn others(all: &[&str], sample: &[&str]) -> String {
+    let sample: HashSet<_> = sample.iter().collect();
+    all.iter().filter(|name| !sample.contains(name)).flat_map(|name| [*name, "\n"]).collect()
 }
 
 /// So many, chosen by the seed, in their order.
@@ -98,20 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn names_match_only_themselves() {
-        let names = [
-            "agent/src/govern/tag.rs:1:2: replace < with <= in Tag::is_valid",
-            "agent/src/govern/tag.rs:1:2: replace > with >= in Tag::is_valid",
-            "agent/src/govern/lane.rs:70:9: replace <impl Display for Tag>::fmt -> fmt::Result with Ok(Default::default())",
-            "a.rs:1:2: replace f -> Option<&[u8]> with Some(Vec::leak(vec![0, 1]))",
-            "a.rs:1:2: replace f -> (u8, {b}) with ^$*+?|~#&- \"x\" in g",
-            "aXrs:1:2: replace < with <= in f",
-            "a.rs:1:2: replace < with <= in f",
+    fn all_others_are_left_out() {
+        let all = [
+            "a.rs:1:2: replace < with <=",
+            "a.rs:1:2: replace < with ==",
+            "b.rs:3:4: delete field x from struct X",
         ];
-        for (at, name) in names.iter().enumerate() {
-            let only = regex::Regex::new(&only(name)).expect("a regular expression");
-            let found: Vec<_> = names.iter().enumerate().filter(|(_, one)| only.is_match(one)).collect();
-            assert_eq!(found, [(at, name)]);
-        }
+        assert_eq!(others(&all, &all[1..2]), format!("{}\n{}\n", all[0], all[2]));
+        assert_eq!(others(&all, &all), "");
     }
 }
