@@ -52,7 +52,7 @@ enum Command {
     /// Print the log filter of this node's agent, or change it until the agent ends
     #[command(after_help = help::ANSWER)]
     LogLevel {
-        /// A level (error, warn, info, debug), or one per module as in `info,sluice::proxy=debug`
+        /// A level (off, error, warn, info or debug), or one per module as in `info,sluice::proxy=debug` [default: print it]
         filter: Option<String>,
         #[command(flatten)]
         agent: Running,

@@ -120,7 +120,7 @@ pub struct Config {
     #[command(flatten)]
     pub telemetry: Telemetry,
 
-    /// The agent's log level, or one per module as in `info,sluice::proxy=debug`
+    /// The agent's log level (off, error, warn, info or debug), or one per module as in `info,sluice::proxy=debug`
     #[arg(long, value_name = "FILTER", env = "SLUICE_LOG", default_value = "info")]
     pub log: String,
 

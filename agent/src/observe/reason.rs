@@ -151,7 +151,7 @@ impl Reason {
                 status: 400,
                 grpc_status: grpc::INTERNAL,
                 message: "the request is not valid HTTP",
-                action: "Correct the client: the message of the response and `sluice_invalid_messages_total` say which part of the request is wrong. Nothing of it was forwarded.",
+                action: "Correct the client: the message of the response and `sluice_invalid_messages_total` say which part of the request is wrong, such as a missing `Host`, a header that is folded over several lines, a bare line feed, or framing that is ambiguous. Nothing of it was forwarded.",
             },
             Self::HeaderTooLarge => Facts {
                 code: "header_too_large",
