@@ -12,8 +12,10 @@ use crate::workspace;
 pub(crate) fn find(name: &str, version: &str) -> Result<PathBuf> {
     let home = workspace::cache_dir()?.join(format!("{name}-{version}"));
     let program = home.join("bin").join(name);
-    // Run it: what an older system has built may lack a library.
-    let runs = || shell::ask(Command::new(&program).arg("--version")).is_some();
+    // Run it: what an older system has built may lack a library. As cargo does, with the subcommand's name: some know no flag
+    // without it, and would be built anew each time.
+    let subcommand = name.strip_prefix("cargo-").unwrap_or(name);
+    let runs = || shell::ask(Command::new(&program).args([subcommand, "--version"])).is_some();
     if runs() {
         return Ok(program);
     }
