@@ -7,18 +7,19 @@
 use core::{
     mem,
     ptr::{addr_of, addr_of_mut, read_volatile, write_volatile},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya_ebpf::{
     EbpfContext as _,
     helpers::{
-        bpf_get_current_comm, bpf_get_prandom_u32,
+        bpf_get_prandom_u32,
         generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns},
     },
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
-use sluice_ebpf::{AGENT_THREADS, Address, Counter, DIRECT, HEARTBEAT_STALE_AFTER_NANOS, PORT_SLOTS, Pod};
+use sluice_ebpf::{AGENT_PRIORITY, Address, Counter, DIRECT, HEARTBEAT_STALE_AFTER_NANOS, PORT_SLOTS, Pod};
 
 use crate::{
     context::{LOOPBACK_V4, LOOPBACK_V6, ip4, ip6, port, set_ip4, set_ip6, set_port},
@@ -49,6 +50,7 @@ fn try_v4(ctx: &SockAddrContext) -> Outcome {
     unbound(own == 0 || own == pod.address_v4)?;
     let listener = draw(&pod.ports_v4)?;
     remember(ctx, &dialled)?;
+    spend(pod);
     set_ip4(ctx, LOOPBACK_V4);
     set_port(ctx, listener);
     Ok(Counter::RedirectedV4)
@@ -67,12 +69,14 @@ fn try_v6(ctx: &SockAddrContext) -> Outcome {
     if dialled.is_v4() {
         let listener = draw(&pod.ports_v4)?;
         remember(ctx, &dialled)?;
+        spend(pod);
         set_ip6(ctx, Address::v4(LOOPBACK_V4, 0).ip);
         set_port(ctx, listener);
         Ok(Counter::RedirectedV4)
     } else {
         let listener = draw(&pod.ports_v6)?;
         remember(ctx, &dialled)?;
+        spend(pod);
         set_ip6(ctx, LOOPBACK_V6);
         set_port(ctx, listener);
         Ok(Counter::RedirectedV6)
@@ -118,19 +122,10 @@ fn admit(ctx: &SockAddrContext, pod: &Pod, dialled: &Address) -> Result<(), Coun
     if unsafe { bpf_get_current_cgroup_id() } == AGENT_CGROUP.load() {
         return Err(Counter::AgentItself);
     }
-    // Of another agent we know no control group. While one takes over from the other, each would be handed what the
-    // other sends on to a governed address (a headless service's endpoint), for ever.
-    match bpf_get_current_comm() {
-        Ok([a, b, c, d, e, f, g, h, ..]) if [a, b, c, d, e, f, g, h] == AGENT_THREADS => {
-            return Err(Counter::AgentItself);
-        }
-        _ => {}
-    }
-    // SAFETY: a field of the element, see `enrolled`.
-    if unsafe { read_volatile(addr_of!(pod.direct)) } != 0 {
-        return Err(Counter::OverBudget);
-    }
-    Ok(())
+    // SAFETY: fields of the element, see `enrolled`.
+    let (redirected, allowance) =
+        unsafe { (read_volatile(addr_of!(pod.redirected)), read_volatile(addr_of!(pod.allowance))) };
+    if redirected >= u64::from(allowance) { Err(Counter::OverBudget) } else { Ok(()) }
 }
 
 /// A socket that is bound to a port goes direct: two connections from the same port to two services would both go to the same
@@ -147,6 +142,11 @@ fn particular(ctx: &SockAddrContext) -> Result<(), Counter> {
             read_volatile(addr_of!((*sk).priority)),
         )
     };
+    // Of another agent we know no control group. While one takes over from the other, each would be handed what the other sends
+    // on to a governed address (a headless service's endpoint), for ever.
+    if priority == AGENT_PRIORITY {
+        return Err(Counter::AgentItself);
+    }
     if port == 0 && mark == 0 && priority == 0 { Ok(()) } else { Err(Counter::Particular) }
 }
 
@@ -184,6 +184,14 @@ fn draw(slots: &[u16; PORT_SLOTS]) -> Result<u16, Counter> {
         0 => Err(Counter::NoListener),
         port => Ok(port),
     }
+}
+
+/// One connection more is redirected.
+#[inline(always)]
+fn spend(pod: &Pod) {
+    // SAFETY: a field of the element, aligned, see `enrolled`; nobody but the programs writes to it while it is in the map.
+    let redirected = unsafe { AtomicU64::from_ptr(addr_of!(pod.redirected).cast_mut()) };
+    redirected.fetch_add(1, Ordering::Relaxed);
 }
 
 #[inline(always)]

@@ -17,10 +17,10 @@ use aya_ebpf::{
         bpf_sock,
     },
     btf_maps::SkStorage,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_getsockopt, bpf_sk_storage_get},
     programs::SockOpsContext,
 };
-use sluice_ebpf::{Address, Counter, Flow, Origin};
+use sluice_ebpf::{Address, Counter, Flow, Options, Origin};
 
 use crate::{
     context::{LOOPBACK_V4, LOOPBACK_V6},
@@ -28,6 +28,14 @@ use crate::{
 };
 
 const AF_INET: u32 = 2;
+
+const SOL_SOCKET: i32 = 1;
+const SO_KEEPALIVE: i32 = 9;
+const IPPROTO_TCP: i32 = 6;
+const TCP_KEEPIDLE: i32 = 4;
+const TCP_KEEPINTVL: i32 = 5;
+const TCP_KEEPCNT: i32 = 6;
+const TCP_USER_TIMEOUT: i32 = 18;
 
 #[inline(always)]
 pub(crate) fn on(ctx: &SockOpsContext) {
@@ -45,7 +53,7 @@ fn dialling_end(ctx: &SockOpsContext) {
     let Some(dialled) = (unsafe { storage(&DIALLED, sk, null_mut(), 0).as_ref() }) else { return };
     // SAFETY: the helper takes the context itself.
     let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let origin = Origin { dialled: *dialled, reserved: 0, socket };
+    let origin = Origin { dialled: *dialled, reserved: 0, socket, options: options(ctx) };
     let flow = Flow {
         netns_cookie: netns_cookie(ctx),
         client: local_ip(ctx),
@@ -56,6 +64,29 @@ fn dialling_end(ctx: &SockOpsContext) {
         Ok(()) => count(Counter::Established),
         Err(_) => count(Counter::Lost),
     }
+}
+
+/// What the application has set. Linux before 6.1 does not say: then it is taken to have set nothing.
+#[inline(always)]
+fn options(ctx: &SockOpsContext) -> Options {
+    let keepalive = option(ctx, SOL_SOCKET, SO_KEEPALIVE) != 0;
+    let of_keepalive = |name| if keepalive { option(ctx, IPPROTO_TCP, name) } else { 0 };
+    Options {
+        user_timeout: option(ctx, IPPROTO_TCP, TCP_USER_TIMEOUT),
+        keepalive_time: of_keepalive(TCP_KEEPIDLE),
+        keepalive_interval: of_keepalive(TCP_KEEPINTVL),
+        keepalive_probes: of_keepalive(TCP_KEEPCNT),
+    }
+}
+
+/// A socket option that is one number; 0 if it cannot be read.
+#[inline(always)]
+fn option(ctx: &SockOpsContext, level: i32, name: i32) -> u32 {
+    let mut value = 0_u32;
+    let length = size_of::<u32>() as i32;
+    // SAFETY: the helper takes the context itself, and writes as many bytes as it is told.
+    let result = unsafe { bpf_getsockopt(ctx.as_ptr(), level, name, (&raw mut value).cast(), length) };
+    if result == 0 { value } else { 0 }
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ mod origin;
 pub use address::{Address, words};
 pub use counter::Counter;
 pub use numbers::{AGENTS, DIRECT, FlowCounts, FlowKey, MAX_FLOWS, OTHER};
-pub use origin::Origin;
+pub use origin::{Options, Origin};
 
 /// Names of the maps, as the agent asks for them.
 pub mod map {
@@ -61,8 +61,11 @@ pub const PORT_SLOTS: usize = 16;
 /// A beat older than this no longer counts: the programs stop redirecting.
 pub const HEARTBEAT_STALE_AFTER_NANOS: u64 = 1_000_000_000;
 
-/// How the names of the threads begin that connect for an agent, any agent: their connects are never redirected.
-pub const AGENT_THREADS: [u8; 8] = *b"sluice-w";
+/// The priority (`SO_PRIORITY`) of a socket while an agent, any agent, connects it: such a connect is never redirected. It is
+/// the agents' mark because the programs of one agent see it on the sockets of another, which their maps do not know, and
+/// because it needs no privilege. A queueing discipline treats it as it treats 0 (`prio2band` of `pfifo_fast` in Linux), and
+/// it is 0 again when the connect has begun. Others' sockets with a priority go direct in any case.
+pub const AGENT_PRIORITY: u32 = 4;
 
 /// Value of `PODS`: how to redirect the connects of one network namespace. The key is its cookie (`SO_NETNS_COOKIE`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,10 +78,12 @@ pub struct Pod {
     pub ports_v6: [u16; PORT_SLOTS],
     /// The pod's own IPv4 address in network byte order, for `getsockname`. 0: unknown.
     pub address_v4: u32,
-    /// Not 0: new connections go direct, because the pod has used up what it may use of the agent.
-    pub direct: u32,
+    /// How many connections may be redirected before further ones go direct: what the pod may still use of the agent.
+    pub allowance: u32,
     /// The pod's own IPv6 address in network byte order, for `getsockname`. All zero: unknown.
     pub address_v6: [u32; 4],
+    /// How many connections were redirected since the agent has written this. Counted by the programs.
+    pub redirected: u64,
 }
 
 /// Spreads `ports` over all slots. Without ports all slots are 0.

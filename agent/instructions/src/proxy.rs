@@ -36,7 +36,7 @@ struct Loopback;
 
 impl Network for Loopback {
     fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<proxy::Origin>> {
-        Ok(Some(proxy::Origin { destination: DIALLED, socket: 1 }))
+        Ok(Some(proxy::Origin { destination: DIALLED, socket: 1, options: proxy::SocketOptions::default() }))
     }
 
     fn has_closed(&self, _: u64) -> bool {
@@ -47,8 +47,20 @@ impl Network for Loopback {
         Ok(0)
     }
 
-    fn set_direct(&self, _: bool) -> io::Result<()> {
+    fn redirected(&self) -> u64 {
+        0
+    }
+
+    fn allow(&self, _: u32) -> io::Result<()> {
         Ok(())
+    }
+
+    fn connecting(&self, _: &socket2::Socket) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
+        sluice::capture::is_at_urgent_byte(socket)
     }
 
     fn memory_of(&self, _: BorrowedFd<'_>) -> usize {

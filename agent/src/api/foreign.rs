@@ -14,7 +14,7 @@ const fn foreign(of: &'static str, among: &'static str, word: &'static str, ours
     Foreign { word, among, of, ours }
 }
 
-const WORDS: [Foreign; 72] = [
+const WORDS: [Foreign; 73] = [
     // What YAML makes of `on`.
     foreign("YAML 1.1", "conditions", "true", "what it reads for on; the field is conditions"),
     foreign("an earlier version", "conditions", "on", "conditions"),
@@ -58,6 +58,7 @@ const WORDS: [Foreign; 72] = [
     foreign("Envoy", "duration", "slowStartWindow", "duration"),
     foreign("Envoy", "duration", "minWeightPercent", "minimumPercent"),
     foreign("Envoy", "", "streamIdleTimeout", "timeouts.streamIdle"),
+    foreign("Envoy", "", "connectTimeout", "timeouts.connect"),
     foreign("Envoy", "burst", "maxTokens", "burst"),
     foreign("Envoy", "burst", "tokensPerFill", "requests"),
     foreign("Envoy", "burst", "fillInterval", "interval"),

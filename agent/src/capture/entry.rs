@@ -20,12 +20,14 @@ struct Value {
     pod: sluice_ebpf::Pod,
     /// It is in the map.
     listed: bool,
+    /// Connections that were redirected since it was last said how many may be, as older elements have counted.
+    redirected: u64,
 }
 
 impl Entry {
     /// Not in the map yet.
     pub(crate) fn new(pods: Arc<Pods>, netns_cookie: u64, pod: sluice_ebpf::Pod) -> Self {
-        Self { pods, netns_cookie, value: Mutex::new(Value { pod, listed: false }) }
+        Self { pods, netns_cookie, value: Mutex::new(Value { pod, listed: false, redirected: 0 }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Value> {
@@ -51,21 +53,33 @@ impl Entry {
     pub(crate) fn set_addresses(&self, workload: &Workload) -> Result<(), EnrolError> {
         let mut value = self.lock();
         let pod = with_addresses(value.pod, workload);
-        self.set(&mut value, pod)
-    }
-
-    /// New connections go direct from now on, or are redirected again.
-    pub(crate) fn set_direct(&self, direct: bool) -> io::Result<()> {
-        let mut value = self.lock();
-        let pod = sluice_ebpf::Pod { direct: direct.into(), ..value.pod };
-        self.set(&mut value, pod).map_err(io::Error::other)
-    }
-
-    fn set(&self, value: &mut Value, pod: sluice_ebpf::Pod) -> Result<(), EnrolError> {
-        if value.listed && pod != value.pod {
+        if pod == value.pod {
+            return Ok(());
+        }
+        if value.listed {
+            // The programs count anew in a new element, and allow as many again until they are told otherwise.
+            let redirected = self.pods.redirected(self.netns_cookie);
             self.pods.set(self.netns_cookie, pod)?;
+            value.redirected += redirected;
         }
         value.pod = pod;
+        Ok(())
+    }
+
+    /// How many connections were redirected since it was last said how many may be.
+    pub(crate) fn redirected(&self) -> u64 {
+        let value = self.lock();
+        value.redirected + if value.listed { self.pods.redirected(self.netns_cookie) } else { 0 }
+    }
+
+    /// So many new connections are redirected from now on; further ones go direct.
+    pub(crate) fn allow(&self, connections: u32) -> io::Result<()> {
+        let mut value = self.lock();
+        let pod = sluice_ebpf::Pod { allowance: connections, ..value.pod };
+        if value.listed {
+            self.pods.set(self.netns_cookie, pod).map_err(io::Error::other)?;
+        }
+        (value.pod, value.redirected) = (pod, 0);
         Ok(())
     }
 }

@@ -73,6 +73,12 @@ impl Pods {
         pods.insert(netns_cookie, Plain(pod), 0).map_err(refused)
     }
 
+    /// How many connections were redirected since it was set.
+    pub(crate) fn redirected(&self, netns_cookie: u64) -> u64 {
+        let pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.get(&netns_cookie, 0).map_or(0, |Plain(pod)| pod.redirected)
+    }
+
     /// Removing what is not there is no error.
     pub(crate) fn remove(&self, netns_cookie: u64) -> Result<(), EnrolError> {
         let mut pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,8 +118,20 @@ pub(crate) struct Accepted {
 impl Accepted {
     pub(crate) fn origin(&self, socket: BorrowedFd<'_>) -> io::Result<Option<proxy::Origin>> {
         match self.origins.get(&socket.as_raw_fd(), 0) {
-            Ok(Plain(Origin { dialled, socket, .. })) => {
-                Ok(Some(proxy::Origin { destination: dialled.into(), socket }))
+            Ok(Plain(Origin { dialled, socket, options, .. })) => {
+                let sluice_ebpf::Options {
+                    user_timeout,
+                    keepalive_time,
+                    keepalive_interval,
+                    keepalive_probes,
+                } = options;
+                let options = proxy::SocketOptions {
+                    user_timeout,
+                    keepalive_time,
+                    keepalive_interval,
+                    keepalive_probes,
+                };
+                Ok(Some(proxy::Origin { destination: dialled.into(), socket, options }))
             }
             Err(MapError::KeyNotFound) => Ok(None),
             Err(MapError::SyscallError(error)) => Err(error.io_error),

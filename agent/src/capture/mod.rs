@@ -57,7 +57,7 @@ pub use attachment::Attachment;
 pub use enrol::PodStatus;
 pub use error::{CaptureError, EnrolError};
 pub use flows::Flow;
-pub use pod::unacknowledged;
+pub use pod::{is_at_urgent_byte, unacknowledged};
 pub use programs::embedded as embedded_programs;
 
 use crate::{cluster::model::Snapshot, proxy::Proxy};

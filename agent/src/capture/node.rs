@@ -78,7 +78,7 @@ impl World for Node {
 
     fn enrol(&mut self, workload: &Arc<Workload>, netns: Netns) -> Result<Enrolment, EnrolError> {
         let id = netns.id();
-        let opened = Opened::open(&netns, &self.home, self.listeners_per_pod)?;
+        let opened = Opened::open(&netns, &self.home, self.listeners_per_pod, &workload.ports)?;
         let cookie = opened.netns_cookie;
         let entry = Arc::new(Entry::new(self.pods.clone(), cookie, opened.entry(workload)));
         if let Some(owner) = self.owners.get(&cookie) {

@@ -18,7 +18,7 @@ use super::{
     netns::{self, Netns},
 };
 use crate::{
-    cluster::model::Workload,
+    cluster::model::{LOWEST_LISTENER_PORT, Workload},
     proxy::{Network, Origin},
 };
 
@@ -46,8 +46,12 @@ impl Network for PodNetwork {
         unacknowledged(socket)
     }
 
-    fn set_direct(&self, direct: bool) -> io::Result<()> {
-        self.entry.set_direct(direct)
+    fn redirected(&self) -> u64 {
+        self.entry.redirected()
+    }
+
+    fn allow(&self, connections: u32) -> io::Result<()> {
+        self.entry.allow(connections)
     }
 
     fn memory_of(&self, socket: BorrowedFd<'_>) -> usize {
@@ -60,7 +64,19 @@ impl Network for PodNetwork {
 
     fn socket(&self, to: SocketAddr) -> io::Result<Socket> {
         let kind = Type::STREAM.nonblocking().cloexec();
-        self.netns.within(&self.home, || Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP)))?
+        let socket = self
+            .netns
+            .within(&self.home, || Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP)))??;
+        socket.set_priority(sluice_ebpf::AGENT_PRIORITY)?;
+        Ok(socket)
+    }
+
+    fn connecting(&self, socket: &Socket) -> io::Result<()> {
+        socket.set_priority(0)
+    }
+
+    fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
+        is_at_urgent_byte(socket)
     }
 }
 
@@ -74,13 +90,18 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Opens `count` listeners on 127.0.0.1 and as many on `::1`.
-    pub(crate) fn open(netns: &Netns, home: &Netns, count: usize) -> Result<Self, EnrolError> {
-        netns.within(home, || Self::open_here(count)).map_err(EnrolError::Enter)?
+    /// Opens `count` listeners on 127.0.0.1 and as many on `::1`, at none of the ports that the pod declares.
+    pub(crate) fn open(
+        netns: &Netns,
+        home: &Netns,
+        count: usize,
+        declared: &[u16],
+    ) -> Result<Self, EnrolError> {
+        netns.within(home, || Self::open_here(count, declared)).map_err(EnrolError::Enter)?
     }
 
-    fn open_here(count: usize) -> Result<Self, EnrolError> {
-        let ports = Ports::free(&local_port_range());
+    fn open_here(count: usize, declared: &[u16]) -> Result<Self, EnrolError> {
+        let ports = Ports { declared, ..Ports::free(&local_port_range()) };
         let listen = |ip: IpAddr| (0..count).map(|_| ports.listener(ip)).collect::<io::Result<Vec<_>>>();
         // A sandbox that is still being set up. Its loopback comes up before its first container starts.
         if !loopback_is_up().map_err(EnrolError::Loopback)? {
@@ -131,9 +152,6 @@ pub(crate) fn with_addresses(entry: sluice_ebpf::Pod, workload: &Workload) -> sl
 /// The range of which the kernel takes client ports where it is not told otherwise.
 const DEFAULT_RANGE: RangeInclusive<u16> = 32768..=60999;
 
-/// Below this ports are applications' own, where there are others.
-const LOWEST_PORT: u16 = 20_000;
-
 /// How many ports are tried before the kernel chooses one.
 const DRAWS: usize = 64;
 
@@ -150,28 +168,46 @@ fn local_port_range() -> RangeInclusive<u16> {
 /// Ports for listeners, outside of the range of client ports. A listener within it would sooner or later be in the way of an
 /// application that wants to bind the same port: the kernel gives such ports out, so nobody expects to find them free, but
 /// many declare ones that lie in it (50051).
-struct Ports(RangeInclusive<u16>);
+struct Ports<'p> {
+    range: RangeInclusive<u16>,
+    /// Those that the pod declares, in their order.
+    declared: &'p [u16],
+}
 
-impl Ports {
+impl Ports<'_> {
     /// Those above the range are nobody's. Where there are none, those below it.
     fn free(clients: &RangeInclusive<u16>) -> Self {
-        match clients.end().checked_add(1) {
-            Some(first) if u16::MAX - first >= 1024 => Self(first..=u16::MAX),
-            _ => Self(LOWEST_PORT..=clients.start().saturating_sub(1)),
-        }
+        let range = match clients.end().checked_add(1) {
+            Some(first) if u16::MAX - first >= 1024 => first..=u16::MAX,
+            _ => LOWEST_LISTENER_PORT..=clients.start().saturating_sub(1),
+        };
+        Self { range, declared: &[] }
     }
 
     fn listener(&self, ip: IpAddr) -> io::Result<TcpListener> {
+        let is_declared = |port: u16| self.declared.binary_search(&port).is_ok();
         for _ in 0..DRAWS {
-            if self.0.is_empty() {
+            if self.range.is_empty() {
                 break;
             }
-            match listener(SocketAddr::new(ip, fastrand::u16(self.0.clone()))) {
+            let port = fastrand::u16(self.range.clone());
+            if is_declared(port) {
+                continue;
+            }
+            match listener(SocketAddr::new(ip, port)) {
                 Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse) => {}
                 opened => return opened,
             }
         }
-        listener(SocketAddr::new(ip, 0))
+        // Held until there is another, or the kernel would give the same again.
+        let mut wrong = Vec::new();
+        loop {
+            let any = listener(SocketAddr::new(ip, 0))?;
+            if !is_declared(any.local_addr()?.port()) || wrong.len() >= DRAWS {
+                return Ok(any);
+            }
+            wrong.push(any);
+        }
     }
 }
 
@@ -227,6 +263,18 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     usize::try_from(bytes).map_err(io::Error::other)
 }
 
+/// Whether the next byte that is read from a socket is urgent data (`sockatmark`, socket(7)), which it is only with
+/// `SO_OOBINLINE`. What cannot be read is taken for no.
+#[must_use]
+pub fn is_at_urgent_byte(socket: BorrowedFd<'_>) -> bool {
+    let mut at: libc::c_int = 0;
+    // `SIOCATMARK` of Linux (asm-generic/sockios.h).
+    let question: libc::Ioctl = 0x8905;
+    // SAFETY: SIOCATMARK writes one `int`, which outlives the call.
+    let asked = unsafe { libc::ioctl(socket.as_raw_fd(), question, &raw mut at) };
+    asked == 0 && at != 0
+}
+
 fn loopback_is_up() -> io::Result<bool> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), None)?;
     // SAFETY: all zeroes is a valid `ifreq`.
@@ -253,7 +301,7 @@ mod tests {
 
     #[test]
     fn listeners_have_ports_of_their_own_and_accept() {
-        let opened = Opened::open_here(3).unwrap();
+        let opened = Opened::open_here(3, &[]).unwrap();
         let mut ports = opened.ports_v4.clone();
         ports.sort_unstable();
         ports.dedup();
@@ -273,7 +321,7 @@ mod tests {
             (32_768..=65_000, 20_000..=32_767),
             (30_000..=u16::MAX, 20_000..=29_999),
         ] {
-            assert_eq!(Ports::free(&clients).0, wanted, "{clients:?}");
+            assert_eq!(Ports::free(&clients).range, wanted, "{clients:?}");
         }
         let ports = Ports::free(&DEFAULT_RANGE);
         for _ in 0..50 {
@@ -283,13 +331,23 @@ mod tests {
         // All ports are client ports, or none is free: the kernel chooses.
         for full in [1024..=u16::MAX, 0..=u16::MAX] {
             let ports = Ports::free(&full);
-            assert!(ports.0.is_empty());
+            assert!(ports.range.is_empty());
             ports.listener(Ipv4Addr::LOCALHOST.into()).unwrap();
         }
         let taken = listener((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let other = Ports(port..=port).listener(Ipv4Addr::LOCALHOST.into()).unwrap();
+        let other = Ports { range: port..=port, declared: &[] }.listener(Ipv4Addr::LOCALHOST.into()).unwrap();
         assert_ne!(other.local_addr().unwrap().port(), port);
+    }
+
+    #[test]
+    fn listeners_stay_out_of_the_ports_that_a_pod_declares() {
+        let declared: Vec<u16> = (61_000..=u16::MAX).filter(|port| port % 16 != 0).collect();
+        let ports = Ports { declared: &declared, ..Ports::free(&DEFAULT_RANGE) };
+        for _ in 0..8 {
+            let port = ports.listener(Ipv4Addr::LOCALHOST.into()).unwrap().local_addr().unwrap().port();
+            assert!(!declared.contains(&port), "{port}");
+        }
     }
 
     #[test]

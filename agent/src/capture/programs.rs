@@ -21,7 +21,6 @@ use aya::{
 use sluice_ebpf::{global, program};
 
 use super::{CaptureError, descriptors, error::with_causes, exclusive, logs, maps::Maps, probe::Machine};
-use crate::proxy::THREADS;
 
 /// The compiled programs, where this build has them (see `build.rs`).
 const OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
@@ -30,16 +29,6 @@ const OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
 pub fn embedded() -> Option<usize> {
     OBJECT.map(<[u8]>::len)
 }
-
-// The programs know our connects, and those of another agent, by the threads that make them.
-const _: () = {
-    let (named, known) = (THREADS.as_bytes(), sluice_ebpf::AGENT_THREADS);
-    let mut at = 0;
-    while at < known.len() {
-        assert!(named[at] == known[at]);
-        at += 1;
-    }
-};
 
 /// Links that keep the programs attached.
 pub(crate) struct Links {

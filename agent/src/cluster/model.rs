@@ -291,6 +291,9 @@ pub enum Protocol {
     Opaque,
 }
 
+/// Below this no agent listens in a pod: ports there are applications' own, whether or not they declare them.
+pub const LOWEST_LISTENER_PORT: u16 = 20_000;
+
 /// A pod, as caller or as endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
@@ -307,6 +310,8 @@ pub struct Workload {
     pub host_network: bool,
     /// The outcome of the namespace's opt-in and the pod's override (false for host-network pods).
     pub capture: bool,
+    /// Ports that it declares: the agent listens at none of them.
+    pub ports: Box<[u16]>,
     /// The mesh whose proxy takes the pod's connections already: it is left alone then, `capture` or not.
     pub own_proxy: Option<&'static str>,
     /// It has a deletionTimestamp.
@@ -340,6 +345,7 @@ impl Workload {
             zone: None,
             host_network: false,
             capture: true,
+            ports: Box::default(),
             own_proxy: None,
             terminating: false,
             finished: false,

@@ -292,6 +292,8 @@ pub struct Pod {
     pub ready_since: Option<SystemTime>,
     /// When the last of its containers started that runs now, in seconds of Unix time; `None` where nobody says.
     pub started: Option<NonZeroU32>,
+    /// Ports that its containers declare, or are probed at, as far as a listener of the agent could be in their way.
+    pub ports: Box<[u16]>,
     /// The mesh whose proxy takes the pod's connections already.
     pub own_proxy: Option<&'static str>,
     /// It has a deletionTimestamp.

@@ -9,6 +9,7 @@ use tokio::{
 
 use super::{
     Origin,
+    budget::Place,
     connection::{self, Connection},
     pool,
     presence::Presence,
@@ -62,10 +63,12 @@ pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: Tcp
 async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(TcpStream, SocketAddr)>) {
     match accepted {
         Ok((stream, _)) => {
+            // At once, so that those behind it are not accepted beyond what there is.
+            let place = pod.budget.accepted(Nanos::now());
             let (worker_here, pod_here) = (worker.clone(), pod.clone());
             // On its own from here on, so that whatever goes wrong with it is no other connection's affair.
             pod.spawn(worker, async move {
-                if let Some(connection) = identify(worker_here, pod_here, stream) {
+                if let Some(connection) = identify(worker_here, pod_here, stream, place) {
                     connection::serve(connection).await;
                 }
             });
@@ -87,8 +90,8 @@ async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(Tcp
 }
 
 /// Finds out where the connection was meant to go. One that was not redirected is closed: the listener is nobody's service.
-fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream) -> Option<Connection> {
-    let Origin { destination: original, socket } = match pod.pod.network.origin(stream.as_fd()) {
+fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream, place: Place) -> Option<Connection> {
+    let Origin { destination: original, socket, options } = match pod.pod.network.origin(stream.as_fd()) {
         Ok(Some(origin)) => origin,
         Ok(None) => {
             worker.metrics.detected(Detection::NotRedirected);
@@ -107,12 +110,12 @@ fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream) -> Option<C
             return None;
         }
     };
-    let place = pod.budget.accepted(Nanos::now());
     pressure::fit(&stream, pod.budget.connections());
     // Fails only for a socket that is gone already, which reading will tell.
     let _ = stream.set_nodelay(true);
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     let presence = Presence::new(&pod, socket);
-    let seat = worker.pool.enter(pool::Key { pod: pod.id, dialled: original });
-    Some(Connection { worker, pod, stream, original, presence, seat, rested: None, _place: place })
+    let seat = worker.pool.enter(pool::Key { pod: pod.id, dialled: original, options });
+    let rested = None;
+    Some(Connection { worker, pod, stream, original, presence, options, seat, rested, _place: place })
 }

@@ -20,6 +20,7 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use super::{
+    SocketOptions,
     budget::Place,
     buffers::Buffers,
     detect::{self, Spoken},
@@ -67,6 +68,8 @@ pub(crate) struct Connection {
     pub(crate) original: SocketAddr,
     /// Whether the application still listens.
     pub(crate) presence: Presence,
+    /// What the application has set on its socket, which holds for those to endpoints.
+    pub(crate) options: SocketOptions,
     /// Its place in the pool of connections to endpoints.
     pub(crate) seat: Seat,
     /// Since when nothing is asked over it; `None`: nothing was yet, or not answered by an endpoint.

@@ -57,7 +57,6 @@ use tokio::sync::oneshot;
 use self::{budget::Budget, decisions::Wanted, explain::Explanation};
 pub use budget::{Cause, Limits, PodUse};
 pub use worker::PodName;
-pub(crate) use worker::THREADS;
 
 use crate::{
     clock::Nanos,
@@ -87,8 +86,11 @@ pub trait Network: Send + Sync + 'static {
     /// among them.
     fn unacknowledged(&self, socket: BorrowedFd<'_>) -> io::Result<usize>;
 
-    /// From now on new connections of the pod are redirected here no more (or again): they go direct.
-    fn set_direct(&self, direct: bool) -> io::Result<()>;
+    /// How many connections of the pod were redirected here since [`Self::allow`] was last called.
+    fn redirected(&self) -> u64;
+
+    /// From now on so many new connections of the pod are redirected here, and further ones go direct.
+    fn allow(&self, connections: u32) -> io::Result<()>;
 
     /// Bytes of memory that the kernel keeps for a TCP socket. 0 where that cannot be known.
     fn memory_of(&self, socket: BorrowedFd<'_>) -> usize;
@@ -96,8 +98,15 @@ pub trait Network: Send + Sync + 'static {
     /// The kernel may let the buffers of a socket grow again whose sizes were set.
     fn let_buffers_grow(&self, socket: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// A new non-blocking TCP socket inside the pod's network namespace, for the family of `to`.
+    /// A new non-blocking TCP socket inside the pod's network namespace, for the family of `to`. What it connects to is not
+    /// redirected here.
     fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket>;
+
+    /// The connect of such a socket has begun: it is as any other from now on.
+    fn connecting(&self, socket: &socket2::Socket) -> io::Result<()>;
+
+    /// Whether the next byte that is read from a socket, which keeps urgent data in line, is urgent.
+    fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool;
 }
 
 /// Where an accepted connection comes from.
@@ -107,6 +116,21 @@ pub struct Origin {
     pub destination: SocketAddr,
     /// What names the application's socket, to [`Network::has_closed`].
     pub socket: u64,
+    pub options: SocketOptions,
+}
+
+/// For how long an application lets its socket wait for a silent peer, as far as it has said so before it connected: it is meant
+/// for the way to the endpoint, and holds there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SocketOptions {
+    /// `TCP_USER_TIMEOUT` in milliseconds; 0: not set.
+    pub user_timeout: u32,
+    /// `TCP_KEEPIDLE` in seconds; 0: `SO_KEEPALIVE` is off.
+    pub keepalive_time: u32,
+    /// `TCP_KEEPINTVL` in seconds.
+    pub keepalive_interval: u32,
+    /// `TCP_KEEPCNT`
+    pub keepalive_probes: u32,
 }
 
 /// What the proxy works with.

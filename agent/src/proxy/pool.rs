@@ -17,7 +17,7 @@ use std::{
 use ahash::AHashMap;
 use tokio::net::TcpStream;
 
-use super::upstream::Opened;
+use super::{SocketOptions, upstream::Opened};
 use crate::{
     clock::Nanos,
     govern::endpoint::{Endpoint, Load},
@@ -36,6 +36,8 @@ const FRESH_FOR: Nanos = Nanos::of(Duration::from_millis(1500));
 pub(crate) struct Key {
     pub(crate) pod: u64,
     pub(crate) dialled: SocketAddr,
+    /// With sockets for which this was asked.
+    pub(crate) options: SocketOptions,
 }
 
 /// What a request needs of an idle connection.
@@ -227,7 +229,7 @@ mod tests {
     }
 
     fn key(pod: u64) -> Key {
-        Key { pod, dialled: "10.96.0.1:80".parse().unwrap() }
+        Key { pod, dialled: "10.96.0.1:80".parse().unwrap(), options: SocketOptions::default() }
     }
 
     /// So many clients of pod 1.

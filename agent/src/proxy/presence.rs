@@ -34,6 +34,11 @@ impl Presence {
         Self { pod: pod.clone(), socket, next: None }
     }
 
+    /// Of the same caller, to be asked by somebody else.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(&self.pod, self.socket)
+    }
+
     /// Ready when the caller has closed its connection. To be asked once its end has been read.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {

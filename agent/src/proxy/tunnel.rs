@@ -6,8 +6,9 @@
 
 use std::{
     future::poll_fn,
-    io,
+    io::{self, Read as _},
     net::SocketAddr,
+    os::fd::AsFd as _,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -16,8 +17,9 @@ use std::{
 
 use bytes::{Buf, BufMut as _, BytesMut};
 use smallvec::SmallVec;
+use socket2::SockRef;
 use tokio::{
-    io::AsyncWrite,
+    io::{AsyncWrite, Interest},
     net::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
@@ -26,13 +28,14 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use super::{
+    Network,
     alarm::Alarms,
     buffers::{BUFFER_BYTES, Buffers},
     choose,
     connection::Connection,
     governed::{self, Elapsed, Held, Idle, Until},
     pressure::Pressure,
-    upstream::{self, CONNECT_ATTEMPTS, Opened},
+    upstream::{self, CONNECT_ATTEMPTS, Opened, Terms},
     worker::PodHere,
 };
 use crate::{
@@ -102,7 +105,10 @@ pub(crate) async fn dial(
         let warmup = destination.service.governor.policy().load_balancer.warmup.as_ref();
         warmup::note_connection(warmup, chosen.endpoint(), now.0);
         let mut held = Held::new(chosen, leave, None, now);
-        let connected = upstream::connect(worker, pod, held.chosen.endpoint()).await;
+        let timeouts = destination.service.governor.policy().timeouts;
+        let within = upstream::time_to_connect(destination, timeouts, tried.len());
+        let terms = Terms { options: connection.options, within };
+        let connected = upstream::connect(worker, pod, held.chosen.endpoint(), terms).await;
         match connected {
             Ok(stream) => {
                 held.answered(None, None, Nanos::now());
@@ -152,7 +158,19 @@ pub(crate) async fn serve(
     };
     let dialled = match dialled {
         Some(dialled) => Ok(dialled),
-        None => dial(&connection, &destination).await,
+        None => {
+            let mut presence = connection.presence.again();
+            let dialling = pin!(dial(&connection, &destination));
+            let dialled = upstream::while_awaited(dialling, |cx| presence.poll_gone(cx)).await;
+            let Some(dialled) = dialled else {
+                return connection
+                    .series(&destination)
+                    .none()
+                    .begin_tunnel()
+                    .finish(Some(Reason::ClientClosed));
+            };
+            dialled
+        }
     };
     match dialled {
         Ok((stream, mut held)) => {
@@ -213,7 +231,14 @@ pub(crate) async fn carry(
 pub(crate) async fn pass_through(connection: Connection) {
     let Connection { worker, pod, original, .. } = &connection;
     let _busy = worker.busy();
-    match upstream::dial(worker, pod, *original).await {
+    let terms = Terms { options: connection.options, within: None };
+    let mut presence = connection.presence.again();
+    let dialled = {
+        let dialling = pin!(upstream::dial(worker, pod, *original, terms));
+        upstream::while_awaited(dialling, |cx| presence.poll_gone(cx)).await
+    };
+    let Some(dialled) = dialled else { return };
+    match dialled {
         Ok(endpoint) => {
             // How it ends has been passed on to both sides, and is nobody's fault here.
             let _ = relay(connection, endpoint, Early::default(), None, &mut |_, _| {}).await;
@@ -245,6 +270,10 @@ async fn relay(
 ) -> Result<(), Cut> {
     let Connection { worker, pod, stream: mut caller, mut presence, _place, .. } = connection;
     let buffers = &worker.buffers;
+    for stream in [&caller, &*endpoint] {
+        // One that is gone is told by reading.
+        let _ = SockRef::from(stream).set_out_of_band_inline(true);
+    }
     let mut up = Pump::new(early.from_caller, &pod);
     let mut down = Pump::new(early.from_endpoint, &pod);
     let ended = {
@@ -300,14 +329,55 @@ struct Pump {
     /// All that was ever read.
     carried: u64,
     pressure: Pressure,
+    urgent: Urgent,
+    /// There may be more to read, whatever the runtime says.
+    unknown: bool,
     ended: bool,
     done: bool,
+}
+
+/// Urgent data of TCP (RFC 6093): one byte, which both sockets keep in line, and which is read and written by itself.
+struct Urgent {
+    network: Arc<dyn Network>,
+    /// What was read last is urgent.
+    is_read: bool,
+}
+
+/// What is read at once behind urgent data.
+const BEHIND_URGENT: usize = 4 * 1024;
+
+impl Urgent {
+    fn comes_next(&self, stream: &TcpStream) -> bool {
+        self.network.is_at_urgent_byte(stream.as_fd())
+    }
+
+    /// Reads what comes next, urgent data alone.
+    fn read(&mut self, stream: &TcpStream, into: &mut BytesMut) -> io::Result<usize> {
+        self.is_read = self.comes_next(stream);
+        let mut part = [0; BEHIND_URGENT];
+        let most = if self.is_read { 1 } else { BEHIND_URGENT };
+        let read = (&*SockRef::from(stream)).read(&mut part[..most]);
+        self.is_read &= matches!(read, Ok(1..));
+        into.extend_from_slice(&part[..*read.as_ref().unwrap_or(&0)]);
+        read
+    }
 }
 
 impl Pump {
     fn new(buffer: BytesMut, pod: &Rc<PodHere>) -> Self {
         let pressure = Pressure::new(pod);
-        Self { buffer, room: BUFFER_BYTES, moved: 0, carried: 0, pressure, ended: false, done: false }
+        let urgent = Urgent { network: pod.pod.network.clone(), is_read: false };
+        Self {
+            buffer,
+            room: BUFFER_BYTES,
+            moved: 0,
+            carried: 0,
+            pressure,
+            urgent,
+            unknown: false,
+            ended: false,
+            done: false,
+        }
     }
 
     fn poll(
@@ -323,10 +393,14 @@ impl Pump {
                 break;
             }
             while !self.buffer.is_empty() {
-                let Poll::Ready(written) = Pin::new(&mut *to).poll_write(cx, &self.buffer) else {
+                let Poll::Ready(written) = self.poll_write(cx, to) else {
                     let own = self.buffer.capacity();
                     if self.pressure.stalled(cx, self.carried, own, (*from).as_ref(), (*to).as_ref()) {
                         buffers.compact(&mut self.buffer);
+                        // Nothing is read from it, so nothing else would tell that it has been reset.
+                        if !matches!(AsRef::<TcpStream>::as_ref(&*from).take_error(), Ok(None)) {
+                            return Poll::Ready(Err(Broken::Source));
+                        }
                     }
                     return Poll::Pending;
                 };
@@ -334,6 +408,7 @@ impl Pump {
                 self.buffer.advance(written);
                 self.moved += written as u64;
             }
+            self.urgent.is_read = false;
             if self.ended && !self.done {
                 let ended = ready!(Pin::new(&mut *to).poll_shutdown(cx));
                 ended.or_else(gone_is_ended).map_err(|_| Broken::Sink)?;
@@ -373,13 +448,51 @@ impl Pump {
         from: &mut ReadHalf<'_>,
         buffers: &Buffers,
     ) -> Poll<io::Result<usize>> {
-        ready!(AsRef::<TcpStream>::as_ref(&*from).poll_read_ready(cx))?;
+        if self.unknown {
+            match self.urgent.read(from.as_ref(), &mut self.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.unknown = false,
+                read => return Poll::Ready(read),
+            }
+        }
+        loop {
+            ready!(AsRef::<TcpStream>::as_ref(&*from).poll_read_ready(cx))?;
+            if !self.urgent.comes_next(from.as_ref()) {
+                break;
+            }
+            self.unknown = true;
+            let stream: &TcpStream = (*from).as_ref();
+            match stream.try_io(Interest::READABLE, || self.urgent.read(stream, &mut self.buffer)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
         let room = self.room.min(self.pressure.most());
         if self.buffer.capacity() == 0 && room == BUFFER_BYTES {
             self.buffer = buffers.take();
         }
         self.buffer.reserve(room);
-        poll_read_buf(Pin::new(from), cx, &mut (&mut self.buffer).limit(room))
+        let read = poll_read_buf(Pin::new(&mut *from), cx, &mut (&mut self.buffer).limit(room));
+        if matches!(read, Poll::Ready(Ok(1..))) {
+            // A read ends before urgent data, and the runtime takes it for the last that there was to read.
+            self.unknown = self.urgent.comes_next((*from).as_ref());
+        }
+        read
+    }
+
+    /// Urgent data goes on as such.
+    fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut WriteHalf<'_>) -> Poll<io::Result<usize>> {
+        if !self.urgent.is_read {
+            return Pin::new(to).poll_write(cx, &self.buffer);
+        }
+        let stream: &TcpStream = (*to).as_ref();
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            let send = || SockRef::from(stream).send_out_of_band(&self.buffer);
+            match stream.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
     }
 
     /// Gives the buffer back while there is nothing to carry; the next burst starts small again.

@@ -1,34 +1,47 @@
 //! Connections to endpoints, opened where the caller lives.
 
 use std::{
+    future::{Future, poll_fn},
     io,
     net::SocketAddr,
     ops::{Deref, DerefMut},
+    pin::{Pin, pin},
     sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use socket2::TcpKeepalive;
+use socket2::{Socket, TcpKeepalive};
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     time::{Instant, sleep},
 };
 
 use super::{
+    SocketOptions,
     pressure::{self, UNSENT},
     worker::{PodHere, Worker},
 };
 use crate::{
-    govern::endpoint::Endpoint,
+    cluster::model::Destination,
+    govern::{
+        endpoint::Endpoint,
+        policy::{Mode, Timeouts},
+    },
     observe::metrics::{Connect, Metrics},
 };
 
-/// How long an endpoint may take to accept a connection. The caller's own connect timeout ended when it was redirected,
-/// so a node that vanished would otherwise hold a request for the two minutes that the kernel tries. (Envoy: 5 s.)
+/// How long an endpoint may take to accept a connection while there is another one to be tried, if the policy does not say
+/// (`timeouts.connect`): a node that has vanished would otherwise hold requests for the two minutes that the kernel tries.
+/// (Envoy: 5 s.) The last one has as long as the kernel takes, as it would have without Sluice.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A silent endpoint is asked whether it is there, as often as the kernel does by default (9 times). What the application
-/// set on its own socket ends at the agent; and a pod that has ended must not be kept in the agent by a tunnel whose
+/// A client that has closed its connection while one to an endpoint is being opened is looked for from then on: what it had sent
+/// before reaches an endpoint that is there.
+const LOOK_FOR_CLIENT: Duration = Duration::from_secs(1);
+
+/// A silent endpoint is asked whether it is there, as often as the kernel does by default (9 times), if the application has not
+/// said for its own socket when that is to be ([`SocketOptions`]): a pod that has ended must not be kept in the agent by a tunnel whose
 /// endpoint can no longer be heard.
 const ASK_AFTER: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_secs(15);
@@ -83,8 +96,32 @@ impl Drop for Counted {
     }
 }
 
+/// How a connection to an endpoint is to be opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    /// What the client has set on its own socket.
+    pub(crate) options: SocketOptions,
+    /// How long the endpoint may take; `None`: as long as the kernel tries.
+    pub(crate) within: Option<Duration>,
+}
+
+/// How long an endpoint may take to accept a connection, if so many others were tried in vain.
+pub(crate) fn time_to_connect(
+    destination: &Destination,
+    timeouts: Timeouts,
+    tried: usize,
+) -> Option<Duration> {
+    if let Some(connect) = timeouts.connect.filter(|_| timeouts.mode == Mode::Enforce) {
+        return Some(connect);
+    }
+    let usable = destination.service.endpoints.iter().filter(|endpoint| endpoint.is_usable());
+    let has_another = || usable.take(tried + 2).count() == tried + 2;
+    let may_try = destination.pinned.is_none() && tried + 1 < CONNECT_ATTEMPTS;
+    (may_try && has_another()).then_some(CONNECT_TIMEOUT)
+}
+
 /// Opens a connection to `to` from inside the pod's network namespace.
-pub(crate) async fn dial(worker: &Worker, pod: &PodHere, to: SocketAddr) -> io::Result<Opened> {
+pub(crate) async fn dial(worker: &Worker, pod: &PodHere, to: SocketAddr, terms: Terms) -> io::Result<Opened> {
     let network = &pod.pod.network;
     let socket = match network.socket(to) {
         // What is only kept for later makes room.
@@ -93,20 +130,65 @@ pub(crate) async fn dial(worker: &Worker, pod: &PodHere, to: SocketAddr) -> io::
     }?;
     // Sluice passes on what it has as soon as it has it; waiting for more would only add latency.
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_EVERY))?;
+    wait_as(&socket, &terms.options)?;
     socket.set_tcp_notsent_lowat(UNSENT)?;
     pressure::fit_before(&socket, pod);
-    let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
-    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(connected) => {
-            let stream = connected?;
-            pressure::fit(&stream, pod.budget.connections());
-            Ok(Opened::new(stream, &worker.metrics))
-        }
-        Err(_) => {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the connection request within 5 s"))
-        }
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        begun => begun?,
     }
+    network.connecting(&socket)?;
+    let stream = TcpStream::from_std(socket.into())?;
+    let connecting = async {
+        stream.writable().await?;
+        stream.take_error()?.map_or(Ok(()), Err)
+    };
+    match terms.within {
+        None => connecting.await?,
+        Some(within) => tokio::time::timeout(within, connecting).await.unwrap_or_else(|_| {
+            let why = format!("no answer to the connection request within {within:?}");
+            Err(io::Error::new(io::ErrorKind::TimedOut, why))
+        })?,
+    }
+    pressure::fit(&stream, pod.budget.connections());
+    Ok(Opened::new(stream, &worker.metrics))
+}
+
+/// Lets a socket wait for a silent peer as long as the client's own would.
+fn wait_as(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    let keepalive = match options.keepalive_time {
+        0 => TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_EVERY),
+        time => TcpKeepalive::new()
+            .with_time(seconds(time))
+            .with_interval(seconds(options.keepalive_interval))
+            .with_retries(options.keepalive_probes),
+    };
+    socket.set_tcp_keepalive(&keepalive)?;
+    if options.user_timeout > 0 {
+        socket.set_tcp_user_timeout(Some(Duration::from_millis(options.user_timeout.into())))?;
+    }
+    Ok(())
+}
+
+/// Waits for a connection to be opened, but in vain no longer than its client does; `None`: `gone` says that it has gone.
+pub(crate) async fn while_awaited<F: Future>(
+    mut connecting: Pin<&mut F>,
+    mut gone: impl FnMut(&mut Context<'_>) -> Poll<()>,
+) -> Option<F::Output> {
+    let mut later = pin!(sleep(LOOK_FOR_CLIENT));
+    let mut looks = false;
+    poll_fn(|cx| {
+        if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
+            return Poll::Ready(Some(connected));
+        }
+        if !looks {
+            ready!(later.as_mut().poll(cx));
+            looks = true;
+        }
+        gone(cx).map(|()| None)
+    })
+    .await
 }
 
 /// The process, or the system, has no descriptor left.
@@ -115,8 +197,13 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 /// Opens a connection to an endpoint, and counts how it went.
-pub(crate) async fn connect(worker: &Worker, pod: &PodHere, endpoint: &Arc<Endpoint>) -> io::Result<Opened> {
-    let connected = dial(worker, pod, endpoint.address).await;
+pub(crate) async fn connect(
+    worker: &Worker,
+    pod: &PodHere,
+    endpoint: &Arc<Endpoint>,
+    terms: Terms,
+) -> io::Result<Opened> {
+    let connected = dial(worker, pod, endpoint.address, terms).await;
     worker.metrics.connected(match &connected {
         Ok(_) => Connect::Opened,
         Err(error) => match error.kind() {
@@ -181,12 +268,33 @@ mod tests {
         net::TcpListener,
     };
 
-    use super::TcpStream;
+    use super::{ASK_AFTER, Duration, Socket, SocketOptions, TcpStream, wait_as};
 
     /// The same, on this machine.
     async fn was_unread(stream: &TcpStream, sent: usize, write_failed: bool) -> bool {
         let unacknowledged = || crate::capture::unacknowledged(stream.as_fd());
         super::was_unread(stream, unacknowledged, sent, write_failed).await
+    }
+
+    #[test]
+    fn a_socket_waits_as_long_as_the_clients_own() {
+        let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let none = SocketOptions::default();
+        wait_as(&socket, &none).unwrap();
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), ASK_AFTER);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+        let options = SocketOptions {
+            user_timeout: 1500,
+            keepalive_time: 7,
+            keepalive_interval: 3,
+            keepalive_probes: 2,
+        };
+        wait_as(&socket, &options).unwrap();
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(7));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(3));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 2);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(1500)));
     }
 
     /// A connection over which a request and its answer have gone.

@@ -183,6 +183,7 @@ impl Course {
             request: of(said.request, enforced.request),
             backend_request: of(said.attempt, enforced.backend_request),
             stream_idle: enforced.stream_idle,
+            connect: enforced.connect,
             mode: Mode::Enforce,
         }
     }

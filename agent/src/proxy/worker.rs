@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    Options, Pod, accept,
+    Options, Pod, SocketOptions, accept,
     alarm::Alarms,
     budget::{Budget, PodBudget, Waiting},
     buffers::Buffers,
@@ -65,8 +65,8 @@ const FORGET_EVERY: u32 = 60;
 /// HTTP/2 requests that a pod may have in flight for each connection that it may have open: they cost less.
 const STREAMS_PER_CONNECTION: usize = 4;
 
-/// How the threads' names begin. Capture tells by it who connects for an agent.
-pub(crate) const THREADS: &str = "sluice-worker-";
+/// How the threads' names begin.
+const THREADS: &str = "sluice-worker-";
 
 /// Bytes of bodies that a pod's HTTP/2 requests may keep on one worker, to be sent again if an endpoint refuses them.
 /// Requests beyond that are passed on all the same, but cannot be sent again.
@@ -379,13 +379,15 @@ impl Worker {
         self.decisions.await_one(awaited);
         // Nobody's socket: the desk holds the other end.
         let presence = Presence::new(&pod, 0);
-        let seat = self.pool.enter(pool::Key { pod: pod.id, dialled: original });
+        let options = SocketOptions::default();
+        let seat = self.pool.enter(pool::Key { pod: pod.id, dialled: original, options });
         let connection = Connection {
             worker: self.clone(),
             pod: pod.clone(),
             stream,
             original,
             presence,
+            options,
             seat,
             rested: None,
             _place: place,

@@ -5,6 +5,7 @@ mod balancing;
 mod bodies;
 mod breaking;
 mod callers;
+mod connecting;
 mod connections;
 mod detection;
 mod drain;

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, TcpStream},
+    os::fd::AsFd as _,
     time::Duration,
 };
 
@@ -64,6 +65,27 @@ impl Peer {
     #[track_caller]
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Sends urgent data.
+    pub(crate) fn send_urgent(&mut self, byte: u8) {
+        assert_eq!(socket2::SockRef::from(&self.stream).send_out_of_band(&[byte]).unwrap(), 1);
+    }
+
+    /// From now on urgent data is read in its place.
+    pub(crate) fn keep_urgent(&mut self) {
+        socket2::SockRef::from(&self.stream).set_out_of_band_inline(true).unwrap();
+    }
+
+    /// Waits until the next byte is urgent data; all before it has been read.
+    #[track_caller]
+    pub(crate) fn await_urgent(&mut self) {
+        assert!(self.ahead.is_empty(), "{:?} is not urgent", self.pending());
+        let began = std::time::Instant::now();
+        while !sluice::capture::is_at_urgent_byte(self.stream.as_fd()) {
+            assert!(began.elapsed() < LIMIT, "no urgent data has come");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Sends to somebody who may have left.

@@ -32,7 +32,7 @@ use sluice::{
         sampling::Ratio,
         trace::{Tracer, context::Propagation},
     },
-    proxy::{self, Limits, Network, OpenPod, Options, Pod, Proxy},
+    proxy::{self, Limits, Network, OpenPod, Options, Pod, Proxy, SocketOptions},
 };
 
 use crate::{origin::Origin, peer::Peer};
@@ -78,6 +78,7 @@ pub(crate) struct Builder {
     /// What capture says of callers: that they have closed their sockets.
     closed: Arc<AtomicBool>,
     pinned: bool,
+    options: SocketOptions,
     governor: Arc<Governor>,
     entry: Arc<Entry>,
     tracer: Option<Tracer>,
@@ -97,6 +98,7 @@ struct Given {
 }
 
 struct Loopback {
+    options: SocketOptions,
     redirected: Option<SocketAddr>,
     panic_at: Option<SocketAddr>,
     closed: Arc<AtomicBool>,
@@ -105,7 +107,7 @@ struct Loopback {
 
 impl Network for Loopback {
     fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<proxy::Origin>> {
-        Ok(self.redirected.map(|destination| proxy::Origin { destination, socket: 1 }))
+        Ok(self.redirected.map(|destination| proxy::Origin { destination, socket: 1, options: self.options }))
     }
 
     fn has_closed(&self, socket: u64) -> bool {
@@ -117,9 +119,21 @@ impl Network for Loopback {
         sluice::capture::unacknowledged(socket)
     }
 
-    fn set_direct(&self, direct: bool) -> io::Result<()> {
-        self.direct.store(direct, Ordering::Relaxed);
+    fn redirected(&self) -> u64 {
+        0
+    }
+
+    fn allow(&self, connections: u32) -> io::Result<()> {
+        self.direct.store(connections == 0, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn connecting(&self, _: &socket2::Socket) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
+        sluice::capture::is_at_urgent_byte(socket)
     }
 
     fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
@@ -269,6 +283,12 @@ impl Builder {
         self
     }
 
+    /// What callers have set on their sockets.
+    pub(crate) fn options(mut self, options: SocketOptions) -> Self {
+        self.options = options;
+        self
+    }
+
     /// Making a socket for this address panics.
     pub(crate) fn panic_at(mut self, address: SocketAddr) -> Self {
         self.panic_at = Some(address);
@@ -361,6 +381,7 @@ impl Builder {
                 ..Workload::new(&format!("uid-{number}"), "shop", name)
             }),
             network: Arc::new(Loopback {
+                options: self.options,
                 redirected: (!self.not_redirected)
                     .then(|| self.dialled.unwrap_or_else(|| DIALLED.parse().unwrap())),
                 panic_at: self.panic_at,

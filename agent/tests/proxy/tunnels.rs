@@ -84,6 +84,57 @@ fn an_endpoint_that_falls_silent_is_asked_whether_it_is_there() {
 }
 
 #[test]
+fn urgent_data_stays_urgent_and_in_its_place() {
+    let origin = Origin::new(|_, peer, note| {
+        peer.keep_urgent();
+        for round in 0..3 {
+            peer.expect("before");
+            peer.await_urgent();
+            peer.expect("!");
+            peer.expect("behind");
+            peer.send(format!("{round}"));
+            peer.send_urgent(b'?');
+            peer.send("and more".repeat(10_000));
+        }
+        note(peer.rest());
+    });
+    let rig = opaque(&origin);
+    let mut caller = rig.dial();
+    caller.keep_urgent();
+    for round in 0..3 {
+        caller.send("before");
+        caller.send_urgent(b'!');
+        caller.send("behind");
+        caller.expect(&format!("{round}"));
+        caller.await_urgent();
+        caller.expect("?");
+        caller.expect(&"and more".repeat(10_000));
+    }
+    caller.send_urgent(b'.');
+    caller.send("the end");
+    caller.finish();
+    assert_eq!(origin.await_notes(1), [".the end"]);
+    rig.await_nothing();
+}
+
+#[test]
+fn a_callers_reset_is_noticed_while_the_endpoint_takes_nothing() {
+    let origin = Origin::new(|_, peer, note| {
+        peer.expect("x");
+        note("reads no more".to_owned());
+        thread::sleep(LIMIT);
+    });
+    let rig = opaque(&origin);
+    let mut caller = rig.dial();
+    caller.fill(usize::MAX);
+    origin.await_notes(1);
+    caller.reset();
+    drop(caller);
+    rig.await_metric("sluice_tunnels_total", &["reason=\"client_closed\""], 1.0);
+    rig.await_nothing();
+}
+
+#[test]
 fn a_caller_that_ends_its_side_is_still_sent_to() {
     let origin = Origin::new(|_, peer, _| {
         let question = peer.rest();

@@ -10,6 +10,7 @@ mod clients;
 mod enrolment;
 mod examples;
 mod fail_open;
+mod faithful;
 mod flows;
 mod grpc;
 mod hand_over;

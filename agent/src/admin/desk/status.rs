@@ -88,8 +88,8 @@ pub struct Problem {
     pub action: String,
 }
 
-fn problem(message: impl Into<String>, action: &str) -> Problem {
-    Problem { message: message.into(), action: action.to_owned() }
+fn problem(message: impl Into<String>, action: impl Into<String>) -> Problem {
+    Problem { message: message.into(), action: action.into() }
 }
 
 /// Neither an object's nor a file's: the source's own.
@@ -128,11 +128,29 @@ fn without_effect(look: &Look) -> Option<Problem> {
 }
 
 /// A pod whose new connections bypass the agent, because it uses more than its part of it.
-fn over_budget(pod: &PodUse) -> Option<Problem> {
+fn over_budget(pod: &PodUse, uses: &[PodUse]) -> Option<Problem> {
     let cause = pod.direct?;
+    let all: usize = uses.iter().map(|pod| pod.connections).sum();
+    // What is short may be short because of another.
+    let most = uses
+        .iter()
+        .max_by_key(|other| other.connections)
+        .filter(|most| cause == Cause::Descriptors && most.connections > pod.connections.saturating_mul(2));
+    if let Some(most) = most {
+        return Some(problem(
+            format!(
+                "The agent has too few file descriptors: Pod {}/{} has {} of {all} connections open through it. New connections of Pod {}/{}, which has {}, bypass the agent.",
+                most.namespace, most.name, most.connections, pod.namespace, pod.name, pod.connections
+            ),
+            format!(
+                "Look for a connection leak in Pod {}/{}. If it needs that many, raise the limit of open files of the agent's container.",
+                most.namespace, most.name
+            ),
+        ));
+    }
     let so = match cause {
         Cause::Connections => "which is as many as --connections-per-pod allows".to_owned(),
-        Cause::Descriptors => "which is its part of the agent's file descriptors".to_owned(),
+        Cause::Descriptors => format!("{all} of all pods leave no file descriptors of the agent for more"),
         Cause::Memory => format!(
             "and {} MiB wait for its slow peers, which is its part of the agent's memory",
             pod.bytes.div_ceil(1 << 20)
@@ -187,7 +205,7 @@ impl Status {
             problem(invalid.to_string(), action)
         }));
         let pods = Self::pods(look, &mut problems);
-        problems.extend(look.uses.iter().filter_map(over_budget));
+        problems.extend(look.uses.iter().filter_map(|pod| over_budget(pod, &look.uses)));
         let policies = Self::policies(look, &mut problems);
         let services = Self::services(look, &mut problems);
         problems.extend(without_effect(look));

@@ -66,8 +66,20 @@ impl Network for Here {
         Ok(0)
     }
 
-    fn set_direct(&self, _: bool) -> io::Result<()> {
+    fn redirected(&self) -> u64 {
+        0
+    }
+
+    fn allow(&self, _: u32) -> io::Result<()> {
         Ok(())
+    }
+
+    fn connecting(&self, _: &socket2::Socket) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
+        crate::capture::is_at_urgent_byte(socket)
     }
 
     fn memory_of(&self, _: BorrowedFd<'_>) -> usize {

@@ -299,6 +299,11 @@ pub struct Timeouts {
     /// server-sent events up to the response headers only. An idle stream is not held against the endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_idle: Option<Span<0, 86_400_000>>,
+    /// How long an endpoint may take to accept a connection, before another one is tried. Where it is not set, an endpoint has 5
+    /// seconds while there is another one to be tried, and the last one as long as the kernel tries (two minutes, by
+    /// net.ipv4.tcp_syn_retries).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Span<0, 86_400_000>>,
     /// Enforce: what takes longer is ended. Observe: nothing is ended, and what would have been ended is counted. The policy's
     /// mode if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -402,6 +407,7 @@ impl Timeouts {
             request: read("request", &self.request),
             backend_request: read("backendRequest", &self.backend_request),
             stream_idle: read("streamIdle", &self.stream_idle),
+            connect: read("connect", &self.connect),
             mode: self.mode.unwrap_or(mode).policy(),
         };
         if let (Some(request), Some(backend)) = (timeouts.request, timeouts.backend_request)

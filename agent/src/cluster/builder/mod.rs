@@ -433,6 +433,7 @@ impl Builder {
                 zone: pod.zone.clone().or_else(|| self.options.zone.clone().filter(|_| here)),
                 host_network: pod.host_network,
                 capture: pod.capture.unwrap_or(true) && !pod.host_network,
+                ports: pod.ports.clone(),
                 own_proxy: pod.own_proxy,
                 terminating: pod.terminating,
                 finished: pod.finished,

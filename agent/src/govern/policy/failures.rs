@@ -162,6 +162,8 @@ pub struct Timeouts {
     /// How long a stream may go without a byte in either direction. With it server-sent events have the other two only to
     /// their answer's head.
     pub stream_idle: Option<Duration>,
+    /// How long an endpoint may take to accept a connection.
+    pub connect: Option<Duration>,
     pub mode: Mode,
 }
 

@@ -1,13 +1,14 @@
 //! What all pods use of the agent together, and each of them: connections, descriptors, bytes.
 //!
 //! The numbers are of all workers. A pod above its part ([`verdict`]) is not refused anything: its new connections go direct
-//! ([`super::Network::set_direct`]), past the agent, as if that were not there, and what it has open is served to its end. Only
+//! ([`super::Network::allow`]), past the agent, as if that were not there, and what it has open is served to its end. Only
 //! connections that open or close touch these numbers, and streams that wait for a slow peer; never a request.
 
 mod metrics;
 mod verdict;
 
 use std::{
+    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -29,6 +30,9 @@ const LEAST: Nanos = Nanos::of(Duration::from_secs(1));
 /// soon after that it makes no difference that it refuses another one.
 const EXHAUSTED_FOR: Nanos = Nanos::of(Duration::from_secs(1));
 const EXHAUSTED_AGAIN: Nanos = Nanos::of(Duration::from_millis(100));
+
+/// What a pod is allowed that may open as many as it likes.
+const AS_MANY_AS_IT_LIKES: usize = u32::MAX as usize;
 
 /// How often the log tells of the same pod.
 const TELL_EVERY: Nanos = Nanos::of(Duration::from_secs(60));
@@ -79,6 +83,10 @@ pub(crate) struct PodBudget {
     grown: AtomicUsize,
     /// New requests are to be rejected.
     refuses: AtomicBool,
+    /// Connections that were accepted since the kernel was last told how many it may redirect; and after how many it is to be
+    /// told again.
+    accepted: AtomicUsize,
+    until: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -93,6 +101,8 @@ struct State {
     told: Option<Nanos>,
     /// The kernel could not be told.
     failed: bool,
+    /// Connections that were redirected, and not yet accepted.
+    coming: u64,
 }
 
 /// What a pod uses at a moment.
@@ -132,12 +142,15 @@ impl Budget {
             bytes: AtomicUsize::default(),
             grown: AtomicUsize::default(),
             refuses: AtomicBool::default(),
+            accepted: AtomicUsize::default(),
+            until: AtomicUsize::default(),
             state: Mutex::default(),
         });
         let mut pods = self.lock();
         pods.retain(|pod| pod.strong_count() > 0);
         pods.push(Arc::downgrade(&one));
         drop(pods);
+        one.review(Nanos::now());
         one
     }
 
@@ -196,7 +209,13 @@ impl PodBudget {
     pub(crate) fn accepted(self: &Arc<Self>, now: Nanos) -> Place {
         self.connections.fetch_add(1, Relaxed);
         self.all.connections.fetch_add(1, Relaxed);
-        self.note(now);
+        let accepted = self.accepted.fetch_add(1, Relaxed) + 1;
+        if accepted >= self.until.load(Relaxed) {
+            self.note_refusal();
+            self.review(now);
+        } else {
+            self.note(now);
+        }
         Place(self.clone())
     }
 
@@ -255,23 +274,49 @@ impl PodBudget {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_direct = state.direct.is_some();
         let bounds = self.all.bounds_for_new(now);
-        let cause = verdict::verdict(is_direct, self.used(), self.all.used(), &bounds);
+        let (used, all) = (self.used(), self.all.used());
+        let cause = verdict::verdict(is_direct, used, all, &bounds);
+        let more = verdict::more(used, all, &bounds);
         match (state.direct, cause) {
-            (None, Some(cause)) => self.go(&mut state, Some(cause), now),
-            (Some((since, _)), None) if now.since(since) >= LEAST => self.go(&mut state, None, now),
+            (None, Some(cause)) => self.go(&mut state, Err(cause), now),
+            (Some((since, _)), None) if now.since(since) >= LEAST => self.go(&mut state, Ok(more), now),
             (Some((_, was)), Some(cause)) if cause != was => {
                 state.settle(now);
                 state.direct = Some((now, cause));
+            }
+            // As many are told as before, if none was used up.
+            (None, None) if self.accepted.load(Relaxed) > 0 || self.until.load(Relaxed) == 0 => {
+                self.go(&mut state, Ok(more), now);
             }
             _ => {}
         }
     }
 
-    /// From now on new connections go direct, or not any more.
-    fn go(&self, state: &mut State, cause: Option<Cause>, now: Nanos) {
+    /// Tells the kernel how many connections it may redirect. Those that are on their way here are among them: they are counted
+    /// when they are accepted.
+    fn allow(&self, state: &mut State, connections: usize) -> io::Result<()> {
+        let (accepted, redirected) = (self.accepted.swap(0, Relaxed) as u64, self.pod.network.redirected());
+        // Whoever gave up before it was accepted is not waited for, once nothing moves.
+        let coming = if accepted == 0 && redirected == 0 {
+            0
+        } else {
+            (state.coming + redirected).saturating_sub(accepted)
+        };
+        let connections = connections.min(AS_MANY_AS_IT_LIKES);
+        // One at least where it may have any, or it would be said to go direct.
+        let allowed =
+            connections.saturating_sub(usize::try_from(coming).unwrap_or(usize::MAX)).max(connections.min(1));
+        self.pod.network.allow(u32::try_from(allowed).unwrap_or(u32::MAX))?;
+        state.coming = coming;
+        self.until.store(allowed.div_ceil(2), Relaxed);
+        Ok(())
+    }
+
+    /// From now on new connections go direct, or so many do not.
+    fn go(&self, state: &mut State, more: Result<usize, Cause>, now: Nanos) {
         let workload = self.pod.workload.load();
         let (namespace, pod, used) = (&workload.namespace, &workload.name, self.used());
-        if let Err(error) = self.pod.network.set_direct(cause.is_some()) {
+        if let Err(error) = self.allow(state, *more.as_ref().unwrap_or(&0)) {
             // Tried again at the next opportunity.
             if !std::mem::replace(&mut state.failed, true) {
                 tracing::error!(%namespace, %pod, %error, "cannot tell the kernel where new connections of the pod are to go");
@@ -280,14 +325,15 @@ impl PodBudget {
         }
         state.failed = false;
         state.settle(now);
-        state.direct = cause.map(|cause| (now, cause));
-        if let Some(cause) = cause
+        state.direct = more.err().map(|cause| (now, cause));
+        if let Err(cause) = more
             && state.told.is_none_or(|told| now.since(told) > TELL_EVERY)
         {
             state.told = Some(now);
             tracing::warn!(
                 %namespace, %pod, budget = cause.code(), connections = used.connections, bytes = used.bytes,
-                "the pod has used up its budget: its new connections bypass the agent until it uses less"
+                of_all_pods = self.all.used().connections,
+                "new connections of the pod bypass the agent: {}", cause.meaning()
             );
         }
     }

@@ -2,7 +2,7 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::BorrowedFd,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use arc_swap::ArcSwap;
@@ -22,6 +22,8 @@ const START: Nanos = Nanos(1_000_000_000_000);
 struct Kernel {
     direct: AtomicBool,
     said: AtomicUsize,
+    allowed: AtomicU32,
+    redirected: AtomicU64,
     refuses: AtomicBool,
 }
 
@@ -38,13 +40,28 @@ impl Network for Arc<Kernel> {
         Ok(0)
     }
 
-    fn set_direct(&self, direct: bool) -> io::Result<()> {
+    fn redirected(&self) -> u64 {
+        self.redirected.swap(0, Relaxed)
+    }
+
+    fn allow(&self, connections: u32) -> io::Result<()> {
         if self.refuses.load(Relaxed) {
             return Err(io::Error::from(io::ErrorKind::OutOfMemory));
         }
-        self.said.fetch_add(1, Relaxed);
-        assert_ne!(self.direct.swap(direct, Relaxed), direct, "said once");
+        self.allowed.store(connections, Relaxed);
+        let direct = connections == 0;
+        if self.direct.swap(direct, Relaxed) != direct {
+            self.said.fetch_add(1, Relaxed);
+        }
         Ok(())
+    }
+
+    fn connecting(&self, _: &socket2::Socket) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn is_at_urgent_byte(&self, _: BorrowedFd<'_>) -> bool {
+        false
     }
 
     fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
@@ -96,6 +113,26 @@ fn a_pod_goes_direct_at_its_limit_and_comes_back_when_it_has_less() {
         (uses[0].direct, uses[0].direct_for[Cause::Connections as usize]),
         (None, Duration::from_secs(1))
     );
+}
+
+#[test]
+fn the_kernel_redirects_no_more_than_there_is_room_for() {
+    let budget = Budget::new(Limits { connections_per_pod: 100, descriptors: 100, ..Limits::default() });
+    let (pod, kernel) = pod(&budget, "a");
+    let allowed = || kernel.allowed.load(Relaxed);
+    assert_eq!(allowed(), 25, "half of what there are descriptors for");
+    // All that is redirected before any is accepted.
+    kernel.redirected.store(25, Relaxed);
+    let mut places: Vec<_> = (0..12).map(|_| pod.accepted(START)).collect();
+    assert_eq!(allowed(), 25);
+    places.push(pod.accepted(START));
+    assert_eq!(allowed(), 1, "those on their way have the rest");
+    places.extend((0..12).map(|_| pod.accepted(START)));
+    assert_eq!(budget.uses(START)[0].direct, Some(Cause::Descriptors));
+    assert!(is_direct(&kernel));
+    drop(places);
+    budget.review(START + SECOND);
+    assert_eq!(allowed(), 25);
 }
 
 #[test]

@@ -31,7 +31,9 @@ impl Cause {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Connections => "The pod has as many connections open as `--connections-per-pod` allows.",
-            Self::Descriptors => "The pod's connections take its part of the agent's file descriptors.",
+            Self::Descriptors => {
+                "No file descriptors of the agent are left for more connections of the pod, next to those of all pods."
+            }
             Self::Memory => {
                 "What waits for slow peers of the pod takes its part of the memory for connections, in the agent and in the kernel."
             }
@@ -77,6 +79,13 @@ pub(crate) fn verdict(direct: bool, pod: Used, all: Used, bounds: &Bounds) -> Op
     } else {
         None
     }
+}
+
+/// How many connections more a pod may open, if no other does: after so many it has as many as are free.
+pub(crate) fn more(pod: Used, all: Used, bounds: &Bounds) -> usize {
+    let shared =
+        bounds.connections.saturating_sub(all.connections).saturating_sub(pod.connections).div_ceil(2);
+    bounds.pod_connections.saturating_sub(pod.connections).min(shared)
 }
 
 /// Whether connections that a pod has made already have to wait, until others end. It goes on long after new ones go direct:
@@ -158,6 +167,22 @@ mod tests {
             assert!(left + 1 >= 1000 / (greedy + 1), "{left}");
             let all = used(1000 - left, 0);
             assert_eq!(verdict(false, used(left / 2, 0), all, &bounds), None, "a further pod finds room");
+        }
+    }
+
+    #[test]
+    fn so_many_more_and_no_further() {
+        for (mine, others) in [(0, 0), (1, 0), (10, 30), (33, 17), (40, 40), (0, 120), (50, 200)] {
+            let bounds = Bounds { pod_connections: 50, ..BOUNDS };
+            let at = |more| (used(mine + more, 0), used(mine + others + more, 0));
+            let (pod, all) = at(0);
+            let more = more(pod, all, &bounds);
+            let (pod, all) = at(more);
+            assert!(verdict(false, pod, all, &bounds).is_some(), "{mine} {others}: {more} is not all");
+            if more > 0 {
+                let (pod, all) = at(more - 1);
+                assert_eq!(verdict(false, pod, all, &bounds), None, "{mine} {others}: {more} is too much");
+            }
         }
     }
 

@@ -536,6 +536,7 @@ impl<'a> Walk<'a> {
             ("request", policy.timeouts.request),
             ("backendRequest", policy.timeouts.backend_request),
             ("streamIdle", policy.timeouts.stream_idle),
+            ("connect", policy.timeouts.connect),
         ];
         for (name, time) in times {
             if let Some(time) = time {

@@ -1,6 +1,6 @@
 //! A request on its way, as far as no protocol matters.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use super::{Elapsed, stream::Idle};
 use crate::{
@@ -42,6 +42,8 @@ pub(crate) struct Call {
     pub(crate) idle: Option<Rc<Idle>>,
     /// What its routes have decided, if it has any.
     pub(crate) way: Option<Box<Way>>,
+    /// How long the endpoint that was chosen may take to accept a connection; `None`: as long as the kernel tries.
+    pub(crate) connect_within: Option<Duration>,
     /// What is wrong with the message that could not be passed on.
     fault: Option<Fault>,
 }
@@ -73,7 +75,18 @@ impl Call {
         if let Some(ruled) = &ruled {
             record.decided(|| Event::Matched { rule: ruled.rule.name.clone() });
         }
-        Self { worker, pod, known, tagging, record, ruled, idle: None, way, fault: None }
+        Self {
+            worker,
+            pod,
+            known,
+            tagging,
+            record,
+            ruled,
+            idle: None,
+            way,
+            connect_within: None,
+            fault: None,
+        }
     }
 
     /// What is changed in the headers of a response, one after the other.

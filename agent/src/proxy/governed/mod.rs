@@ -36,7 +36,10 @@ pub(crate) use self::{
     exchange::{Break, Exchange, Failure},
     stream::Idle,
 };
-use super::{answer::Cause, upstream::CONNECT_ATTEMPTS};
+use super::{
+    answer::Cause,
+    upstream::{self, CONNECT_ATTEMPTS},
+};
 use crate::{
     clock::Nanos,
     cluster::model::Destination,
@@ -240,6 +243,8 @@ fn begin<E: Exchange>(
         call.known.numbers.warm_up_yielded();
     }
     call.chosen(&chosen);
+    call.connect_within =
+        upstream::time_to_connect(destination, call.timeouts(policy.timeouts), tried.unconnected);
     if let Some(warmup) = &policy.load_balancer.warmup {
         warmup::note_request(Some(warmup), chosen.endpoint(), &exchange.request(), now.0);
     }

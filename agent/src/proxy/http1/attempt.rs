@@ -1,6 +1,13 @@
 //! Sending a request to an endpoint, up to the head of its answer.
 
-use std::{future::poll_fn, io, os::fd::AsFd, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    io,
+    os::fd::AsFd,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::{Buf, BytesMut};
 
@@ -23,9 +30,9 @@ use crate::{
     },
     proxy::{
         choose::Chosen,
-        governed::{Call, Failure},
+        governed::{Call, Exchange as _, Failure, Left},
         pool::Need,
-        upstream::{self, Opened},
+        upstream::{self, Opened, Terms},
     },
 };
 
@@ -113,9 +120,16 @@ impl Exchange<'_> {
             }
             return Ok(upstream(stream, true));
         }
-        match upstream::connect(&worker, &pod, endpoint).await {
-            Ok(stream) => Ok(upstream(stream, false)),
-            Err(error) => {
+        let terms = Terms { options: self.connection.options, within: self.call.connect_within };
+        let connecting = pin!(upstream::connect(&worker, &pod, endpoint, terms));
+        let gone = |cx: &mut Context<'_>| match self.poll_left(cx) {
+            Poll::Ready(Left::Gone) => Poll::Ready(()),
+            _ => Poll::Pending,
+        };
+        match upstream::while_awaited(connecting, gone).await {
+            None => Err(Failure::CallerGone),
+            Some(Ok(stream)) => Ok(upstream(stream, false)),
+            Some(Err(error)) => {
                 worker.complain(|| {
                     tracing::warn!(pod = %pod.name(), service = %self.call.service(), endpoint = %endpoint.address, %error, "cannot connect to an endpoint");
                 });

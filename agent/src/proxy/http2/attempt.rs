@@ -130,7 +130,7 @@ impl Exchange {
         loop {
             let at = Nanos::now();
             let (pod, stream) = (&self.call.pod, &self.stream);
-            let placing = worker.h2.place(&worker, pod, chosen.endpoint());
+            let placing = worker.h2.place(&worker, pod, chosen.endpoint(), self.call.connect_within);
             let place = match stream.unless_broken(placing).await {
                 Ok(Ok(place)) => place,
                 Ok(Err(error)) => {

@@ -30,7 +30,7 @@ use crate::{
     clock::Nanos,
     govern::endpoint::{Endpoint, Load},
     proxy::{
-        upstream,
+        upstream::{self, Terms},
         worker::{PodHere, Worker},
     },
 };
@@ -195,6 +195,7 @@ impl Pool {
         worker: &Rc<Worker>,
         pod: &Rc<PodHere>,
         endpoint: &Arc<Endpoint>,
+        within: Option<Duration>,
     ) -> Result<Place, Rc<io::Error>> {
         let key = (pod.id, endpoint.address);
         let shared = match self.take(key, &endpoint.load, true) {
@@ -208,7 +209,7 @@ impl Pool {
         // Streams that come while the connection is being opened wait for it together.
         let opened = place.shared.opened.get_or_init(|| async {
             // Boxed, for it is rare, and every request's task would carry its state.
-            Box::pin(open(worker, pod, endpoint, &place.shared)).await.map_err(Rc::new)
+            Box::pin(open(worker, pod, endpoint, within, &place.shared)).await.map_err(Rc::new)
         });
         match opened.await {
             Ok(_) => Ok(place),
@@ -392,9 +393,12 @@ async fn open(
     worker: &Rc<Worker>,
     pod: &Rc<PodHere>,
     endpoint: &Arc<Endpoint>,
+    within: Option<Duration>,
     shared: &Shared,
 ) -> io::Result<handle::Shared> {
-    let (stream, counted) = upstream::connect(worker, pod, endpoint).await?.into_parts();
+    // What the clients' sockets say is not asked for: many share the connection, which is watched over in its own way.
+    let terms = Terms { within, ..Terms::default() };
+    let (stream, counted) = upstream::connect(worker, pod, endpoint, terms).await?.into_parts();
     watch_over(&stream)?;
     let core = Core::new(Role::Client, pod.http2.clone(), Nanos::now());
     let core = Rc::new(RefCell::new(core));

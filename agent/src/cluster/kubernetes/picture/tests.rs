@@ -30,6 +30,7 @@ fn pod(namespace: &str, name: &str) -> Sighting {
         host_network: false,
         ready_since: None,
         started: None,
+        ports: Box::default(),
         own_proxy: None,
         terminating: false,
         finished: false,

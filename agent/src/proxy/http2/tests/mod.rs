@@ -44,7 +44,7 @@ use crate::{
     cluster::model::{Current, Destination, Protocol, Service, Snapshot, Workload},
     govern::{endpoint::Endpoint, lane::TagNames, tag::Tag},
     observe::{access_log::AccessLog, metrics::Metrics, trace::Tracer},
-    proxy::{Limits, Network, OpenPod, Options, Origin, Pod, Proxy},
+    proxy::{Limits, Network, OpenPod, Options, Origin, Pod, Proxy, SocketOptions},
 };
 
 /// Far more than anything here takes.
@@ -64,7 +64,11 @@ struct Loopback;
 
 impl Network for Loopback {
     fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<Origin>> {
-        Ok(Some(Origin { destination: SERVICE.parse().expect("an address"), socket: 0 }))
+        Ok(Some(Origin {
+            destination: SERVICE.parse().expect("an address"),
+            socket: 0,
+            options: SocketOptions::default(),
+        }))
     }
 
     fn has_closed(&self, _: u64) -> bool {
@@ -75,8 +79,20 @@ impl Network for Loopback {
         Ok(0)
     }
 
-    fn set_direct(&self, _: bool) -> io::Result<()> {
+    fn redirected(&self) -> u64 {
+        0
+    }
+
+    fn allow(&self, _: u32) -> io::Result<()> {
         Ok(())
+    }
+
+    fn connecting(&self, _: &socket2::Socket) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
+        crate::capture::is_at_urgent_byte(socket)
     }
 
     fn memory_of(&self, _: BorrowedFd<'_>) -> usize {

@@ -1,0 +1,86 @@
+//! Endpoints that take long to accept a connection, or never do.
+
+use std::time::Duration;
+
+use sluice::{
+    cluster::model::Protocol,
+    govern::policy::{Policy, Timeouts},
+};
+use socket2::{Domain, Socket, Type};
+
+use crate::{origin::Origin, rig::Rig};
+
+/// An address at which connection requests are not answered: as many wait to be accepted as may.
+struct Deaf {
+    address: std::net::SocketAddr,
+    _listener: Socket,
+    _waiting: Vec<Socket>,
+}
+
+impl Deaf {
+    fn new() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let dial = |_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&address.into());
+            socket
+        };
+        Self { address, _listener: listener, _waiting: (0..8).map(dial).collect() }
+    }
+}
+
+fn policy(connect: Duration) -> Policy {
+    let timeouts = Timeouts { connect: Some(connect), ..Timeouts::default() };
+    Policy { name: Some("shop/orders".into()), timeouts, ..Policy::default() }
+}
+
+#[test]
+fn an_endpoint_that_does_not_accept_in_time_is_passed_over() {
+    for protocol in [Protocol::Http, Protocol::Opaque] {
+        let (deaf, origin) = (Deaf::new(), Origin::fixed("heard"));
+        let rig = Rig::builder()
+            .endpoint(deaf.address)
+            .endpoint(origin.address)
+            .protocol(protocol)
+            .policy(policy(Duration::from_millis(100)))
+            .start();
+        for _ in 0..12 {
+            let mut caller = rig.dial();
+            caller.get("/");
+            assert_eq!(caller.answer().body, "heard");
+        }
+        rig.until("the other was tried, too", || {
+            rig.metric("sluice_upstream_connects_total", &["outcome=\"timeout\""]) > 0.0
+        });
+    }
+}
+
+#[test]
+fn the_only_endpoint_has_the_time_of_the_policy() {
+    let deaf = Deaf::new();
+    let rig = Rig::builder().endpoint(deaf.address).policy(policy(Duration::from_millis(100))).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    caller.answer().made_up(503, "upstream_connect");
+}
+
+#[test]
+fn a_client_that_leaves_is_noticed_while_its_endpoint_does_not_accept() {
+    for (protocol, metric) in
+        [(Protocol::Http, "sluice_requests_total"), (Protocol::Opaque, "sluice_tunnels_total")]
+    {
+        let deaf = Deaf::new();
+        let rig = Rig::builder().endpoint(deaf.address).protocol(protocol).start();
+        let mut caller = rig.dial();
+        caller.get("/");
+        rig.await_metric("sluice_connections_open", &["peer=\"client\""], 1.0);
+        rig.callers_have_closed();
+        drop(caller);
+        rig.await_metric(metric, &["reason=\"client_closed\""], 1.0);
+        rig.await_nothing();
+    }
+}
