@@ -22,7 +22,7 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{oneshot, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -177,9 +177,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     flows::pull(&metrics, &running)?;
     let mut asking = JoinSet::new();
     asking.spawn(following);
-    for admin in admins {
-        asking.spawn(admin.serve());
-    }
+    let listening: Vec<_> = admins.into_iter().map(|admin| asking.spawn(admin.serve())).collect();
     if let Some(socket) = admin_socket {
         asking.spawn(socket.serve());
     }
@@ -232,7 +230,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     signals.any().await;
     drop((status_writer, untainting));
     tokio::select! {
-        () = drain(&running, &proxy, config.drain_timeout) => {}
+        () = drain(&running, &proxy, config.drain_timeout, config.tunnel_drain_timeout, &listening) => {}
         () = signals.any() => tracing::warn!("stopping at once: told to stop a second time"),
     }
     // The workers end with the last handle to the proxy, and with them the last line and the last span are handed over.
@@ -289,8 +287,15 @@ async fn write_statuses(client: kube::Client, cluster: Arc<Cluster>, node: Optio
     std::future::pending::<()>().await;
 }
 
-/// Lets everything that is in flight end, within `limit`.
-async fn drain(running: &Shared, proxy: &Proxy, limit: Duration) {
+/// Lets everything that is in flight end: requests within `limit`, tunnels within `tunnels`. Nobody can tell the two ends of a
+/// tunnel to make another one, so it goes on beside the agent that takes over, which then answers at our addresses.
+async fn drain(
+    running: &Shared,
+    proxy: &Proxy,
+    limit: Duration,
+    tunnels: Duration,
+    listening: &[AbortHandle],
+) {
     tracing::info!(limit_seconds = limit.as_secs(), "draining: new connections no longer come here");
     let capture = {
         let mut running = lock(running);
@@ -300,9 +305,9 @@ async fn drain(running: &Shared, proxy: &Proxy, limit: Duration) {
         }
         running.capture.take()
     };
+    // Kept until the end: its programs still tell applications the addresses that they have dialled.
+    let mut capture = capture;
     let draining = async {
-        // Kept until the end: its programs still tell applications the addresses that they have dialled.
-        let mut capture = capture;
         let close = async {
             if let Some(capture) = &mut capture {
                 capture.close_listeners().await;
@@ -310,10 +315,21 @@ async fn drain(running: &Shared, proxy: &Proxy, limit: Duration) {
         };
         tokio::join!(proxy.drain(), close);
     };
-    if tokio::time::timeout(limit, draining).await.is_err() {
-        tracing::warn!("--drain-timeout is over: closing what is still in flight");
-    } else {
+    if tokio::time::timeout(limit, draining).await.is_ok() {
         tracing::info!("drained");
+        return;
+    }
+    let open = proxy.tunnels().await;
+    if open > 0 && tunnels > limit {
+        tracing::info!(tunnels = open, limit_hours = tunnels.as_secs() / 3600, "going on with tunnels only");
+        listening.iter().for_each(AbortHandle::abort);
+        if tokio::time::timeout(tunnels - limit, proxy.tunnels_end()).await.is_ok() {
+            tracing::info!("the last tunnel has ended");
+            return;
+        }
+        tracing::warn!("--tunnel-drain-timeout is over: closing the tunnels that are open");
+    } else {
+        tracing::warn!("--drain-timeout is over: closing what is still in flight");
     }
 }
 

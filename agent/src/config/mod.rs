@@ -170,9 +170,20 @@ pub struct Config {
     )]
     pub kernel_flows: bool,
 
-    /// How long a stopping agent waits for requests in flight and tunnels before it closes them
+    /// How long a stopping agent waits for requests in flight before it closes them
     #[arg(long, value_name = "SECONDS", env = "SLUICE_DRAIN_TIMEOUT", default_value = "30", value_parser = seconds)]
     pub drain_timeout: Duration,
+
+    /// How many hours an agent that stops goes on with the tunnels (TLS, databases, WebSockets) that are open, beside the agent
+    /// that takes its place; 0: as long as --drain-timeout
+    #[arg(
+        long,
+        value_name = "HOURS",
+        env = "SLUICE_TUNNEL_DRAIN_TIMEOUT",
+        default_value = "4",
+        value_parser = hours
+    )]
+    pub tunnel_drain_timeout: Duration,
 
     /// How long a stopping agent keeps clients' idle connections open, so that clients learn at their next request that
     /// they are to reconnect; at most --drain-timeout
@@ -222,6 +233,13 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
         return Ok(text.into());
     }
     Err("the absolute path of a file".to_owned())
+}
+
+fn hours(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(hours) if hours <= 168 => Ok(Duration::from_secs(u64::from(hours) * 3600)),
+        _ => Err("whole hours from 0 to 168".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -285,7 +285,29 @@ impl Proxy {
             let _ = wait.await;
         }
     }
+
+    /// How many tunnels are open.
+    pub async fn tunnels(&self) -> usize {
+        let mut sum = 0;
+        for worker in &*self.workers {
+            let (open, wait) = oneshot::channel();
+            worker.send(worker::Command::Tunnels { open });
+            // A worker that has ended has none.
+            sum += wait.await.unwrap_or_default();
+        }
+        sum
+    }
+
+    /// Waits until no tunnel is open.
+    pub async fn tunnels_end(&self) {
+        while self.tunnels().await > 0 {
+            tokio::time::sleep(LOOK_FOR_TUNNELS).await;
+        }
+    }
 }
+
+/// How often it is looked whether tunnels are left.
+const LOOK_FOR_TUNNELS: Duration = Duration::from_millis(200);
 
 /// A pod whose connections are accepted. Dropping it closes the pod without waiting.
 pub struct OpenPod {

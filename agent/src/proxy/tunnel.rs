@@ -203,7 +203,7 @@ pub(crate) async fn carry(
     early: Early,
     idle: Option<Idle>,
 ) {
-    let _busy = connection.worker.busy();
+    let _busy = connection.worker.busy_tunnel();
     let mut series = connection.series(destination);
     let active = series.lane(held.chosen.endpoint().tag.as_ref()).begin_tunnel();
     let numbers = series.service().clone();
@@ -230,7 +230,7 @@ pub(crate) async fn carry(
 /// To the very address that was dialled, as if Sluice were not there: the service is no longer governed.
 pub(crate) async fn pass_through(connection: Connection) {
     let Connection { worker, pod, original, .. } = &connection;
-    let _busy = worker.busy();
+    let _busy = worker.busy_tunnel();
     let terms = Terms { options: connection.options, within: None };
     let mut presence = connection.presence.again();
     let dialled = {

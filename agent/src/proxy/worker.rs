@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Carry { name: PodName, stream: std::net::TcpStream, original: SocketAddr, awaited: u64 },
     /// All pods' connections are to end; answered when the last in-flight one has.
     Drain { drained: oneshot::Sender<()> },
+    /// How many tunnels are open.
+    Tunnels { open: oneshot::Sender<usize> },
 }
 
 /// A pod's namespace and name.
@@ -147,6 +149,8 @@ pub(crate) struct Worker {
     pods: RefCell<AHashMap<u64, Rc<PodHere>>>,
     /// Exchanges and tunnels that are going on.
     busy: Cell<usize>,
+    /// Of these, the tunnels.
+    tunnels: Cell<usize>,
     complained: Cell<Nanos>,
     /// Addresses whose service has been warned of, so that it is done once.
     warned: RefCell<AHashSet<SocketAddr>>,
@@ -224,6 +228,16 @@ impl Drop for Busy {
     }
 }
 
+/// Counts a tunnel as going on.
+pub(crate) struct BusyTunnel(Busy);
+
+impl Drop for BusyTunnel {
+    fn drop(&mut self) {
+        let tunnels = &self.0.worker().tunnels;
+        tunnels.set(tunnels.get() - 1);
+    }
+}
+
 impl Worker {
     fn new(options: Rc<Options>) -> Self {
         let decisions = Decisions::new(options.workers);
@@ -241,6 +255,7 @@ impl Worker {
             rounds: Rc::default(),
             pods: RefCell::default(),
             busy: Cell::new(0),
+            tunnels: Cell::new(0),
             complained: Cell::default(),
             warned: RefCell::default(),
             wall: Cell::new((Nanos::now(), SystemTime::now())),
@@ -267,6 +282,11 @@ impl Worker {
     pub(crate) fn busy(self: &Rc<Self>) -> Busy {
         self.busy.set(self.busy.get() + 1);
         Busy(self.clone())
+    }
+
+    pub(crate) fn busy_tunnel(self: &Rc<Self>) -> BusyTunnel {
+        self.tunnels.set(self.tunnels.get() + 1);
+        BusyTunnel(self.busy())
     }
 
     /// Whether this service, by the address that was dialled, has not been warned of before. Of a great many it is forgotten.
@@ -513,6 +533,9 @@ pub(crate) fn start(index: usize, options: &Options, budget: &Arc<Budget>) -> st
                         Some(Command::Close { id, closed }) => worker.close(id, closed),
                         Some(Command::Drain { drained }) => worker.drain(drained),
                         // Whoever asked may have given up.
+                        Some(Command::Tunnels { open }) => {
+                            let _ = open.send(worker.tunnels.get());
+                        }
                         Some(Command::Decisions { wanted, found }) => {
                             let _ = found.send(worker.decisions.find(&wanted));
                         }

@@ -39,6 +39,8 @@ fn it_has_time_to_drain() {
     let grace = pod()["terminationGracePeriodSeconds"].as_u64().unwrap();
     let settings = configuration::config_map();
     let drain: u64 = settings["SLUICE_DRAIN_TIMEOUT"].parse().unwrap();
+    let tunnels: u64 = settings["SLUICE_TUNNEL_DRAIN_TIMEOUT"].parse().unwrap();
+    let drain = drain.max(tunnels * 3600);
     // What comes after: the access log's last lines, and the kernel's taking the programs off.
     assert!(grace >= drain + 5, "{grace} s to end, {drain} s of them to drain");
 }

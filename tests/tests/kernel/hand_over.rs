@@ -2,8 +2,10 @@
 
 use anyhow::{Result, ensure};
 use sluice_tests::{
-    Agent, App, Capture, Load, Pod, Service, Shop, World, ask, eventually, test, test_with_both,
+    Agent, App, Capture, Load, Pod, Process, Service, Shop, World, ask, eventually, test, test_with_both,
 };
+
+use crate::python;
 
 const BAGGAGE: &str = "baggage: x-mse-tag=gray";
 
@@ -93,6 +95,100 @@ fn two_agents_among_the_pods_do_not_hand_connections_to_each_other() {
         ensure!(answer.versions() == "v1", "{answer:?}");
         let redirected = agents.iter().map(Agent::redirected).sum::<Result<u64>>()?;
         ensure!(redirected == 1, "{redirected} connects were redirected");
+        Ok(())
+    });
+}
+
+/// Sends a line for each that it is told, and prints what comes back.
+const TALK: &str = "
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)
+for line in sys.stdin:
+    s.sendall(line.encode())
+    got = s.recv(100)
+    print(got.decode() or 'end', end='', flush=True)
+";
+
+/// Sends back what it gets.
+const ECHO: &str = "
+import socket, threading
+server = socket.create_server(('', 7000))
+print('listening', flush=True)
+def serve(s):
+    while part := s.recv(100):
+        s.sendall(part)
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+";
+
+#[test]
+fn a_tunnel_goes_on_beside_the_agent_that_takes_over() {
+    test("hand-over-tunnel", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        world.policy_for_all("shop")?;
+        let db = world.pod("shop", "db-0").label("app", "db").start()?;
+        let mut echo = db.spawn("echo", python(), &["-c", ECHO])?;
+        echo.says("listening")?;
+        let service = world.service("shop", "db").port("tcp", 70, 7000).apply()?;
+        let client = world.pod("shop", "client").start()?;
+        let mut old = world.agent().args(&["--drain-timeout", "1", "--drain-idle-timeout", "0"]).start()?;
+        old.enrolled(&client)?;
+        let target = [service.ipv4.to_string(), service.port.to_string()];
+        let talk = || -> Result<Process> {
+            let mut command = client.command(python())?;
+            command.args(["-c", TALK, &target[0], &target[1]]).stdin(std::process::Stdio::piped());
+            client.spawn_command("talk", &mut command)
+        };
+        let mut tunnel = talk()?;
+        tunnel.tell("before\n")?;
+        tunnel.says("before")?;
+        ensure!(old.redirected()? == 1);
+
+        let new = world.agent().start()?;
+        new.enrolled(&client)?;
+        old.terminate()?;
+        eventually("the old one goes on with its tunnel", || {
+            ensure!(old.log().contains("going on with tunnels only"), "{}", old.log());
+            Ok(())
+        })?;
+        tunnel.tell("through the old\n")?;
+        tunnel.says("through the old")?;
+        let mut other = talk()?;
+        other.tell("through the new\n")?;
+        other.says("through the new")?;
+        ensure!(new.redirected()? == 1);
+        ensure!(old.ended()?.is_none());
+        // It answers at its socket only: at its addresses a new one may.
+        ensure!(old.sluice(&["get", "/healthz"])?.0 == 0 && old.get("/healthz").is_err());
+
+        tunnel.kill()?;
+        let status = old.wait()?;
+        ensure!(status.success(), "{status}: {}", old.log());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_tunnel_ends_with_the_time_that_it_is_given() {
+    test("tunnel-bounded", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        world.policy_for_all("shop")?;
+        let db = world.pod("shop", "db-0").label("app", "db").start()?;
+        let mut echo = db.spawn("echo", python(), &["-c", ECHO])?;
+        echo.says("listening")?;
+        let service = world.service("shop", "db").port("tcp", 70, 7000).apply()?;
+        let client = world.pod("shop", "client").start()?;
+        let limits = ["--drain-timeout", "1", "--tunnel-drain-timeout", "0"];
+        let mut agent = world.agent().args(&limits).start()?;
+        agent.enrolled(&client)?;
+        let mut command = client.command(python())?;
+        command.args(["-c", TALK, &service.ipv4.to_string(), &service.port.to_string()]);
+        let mut tunnel = client.spawn_command("talk", command.stdin(std::process::Stdio::piped()))?;
+        tunnel.tell("before\n")?;
+        tunnel.says("before")?;
+        agent.terminate()?;
+        let status = agent.wait()?;
+        ensure!(status.success() && agent.log().contains("--drain-timeout is over"), "{}", agent.log());
         Ok(())
     });
 }

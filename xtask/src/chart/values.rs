@@ -177,7 +177,7 @@ pub(super) fn all(source: &Source) -> Result<Vec<OneValue>> {
             "terminationGracePeriodSeconds",
             pod("terminationGracePeriodSeconds")?,
             json!({ "type": "integer", "minimum": 5 }),
-            "Seconds that a stopping agent has. At least five more than `SLUICE_DRAIN_TIMEOUT`.",
+            "Seconds that a stopping agent has. At least five more than `SLUICE_DRAIN_TIMEOUT`; tunnels go on for no longer, whatever `SLUICE_TUNNEL_DRAIN_TIMEOUT` says.",
         ),
         value(
             "updateStrategy",

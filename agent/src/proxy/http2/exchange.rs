@@ -314,6 +314,7 @@ impl Exchange {
 
     /// Both sides speak another protocol, within the streams: bytes go both ways until both have ended.
     async fn carry_tunnel(&mut self, answer: &mut Answer, held: Held) {
+        let _busy = self.call.worker.busy_tunnel();
         let destination = self.call.known.destination.clone();
         let active = {
             let mut series = self.call.known.series();
