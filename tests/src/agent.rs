@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::{Metrics, Place, Pod, Process, binary, cgroup, eventually, node::Node};
+use crate::{Metrics, Place, Pod, Process, binary, cgroup, eventually, memory::Limited, node::Node};
 
 /// An agent to be started.
 #[must_use]
@@ -152,6 +152,15 @@ impl Agent {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")?;
         Ok(kib * 1024)
+    }
+
+    /// Has the kernel kill it if it takes more memory than this; `None`: this machine has no memory controller for that.
+    pub fn limit_memory(&self, bytes: u64) -> Result<Option<Limited>> {
+        let path = format!("/proc/{}/cgroup", self.pid());
+        let groups = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).context("no unified cgroup")?;
+        let mount = cgroup::mount()?;
+        Limited::new(self.pid(), bytes, &mount, &mount.join(group))
     }
 
     /// Where it answers, in the node's namespace.

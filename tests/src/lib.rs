@@ -24,6 +24,7 @@ mod depot;
 mod forward;
 mod kube_proxy;
 mod manifests;
+mod memory;
 mod metrics;
 mod netns;
 mod node;

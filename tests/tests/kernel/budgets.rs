@@ -261,6 +261,8 @@ fn thousands_of_stalled_readers_stay_within_the_agents_memory() {
         let limits = ["--connection-memory", "256", "--connections-per-pod", "100000"];
         let agent = world.agent().args(&limits).start()?;
         street.enrolled(&agent)?;
+        // The kernel enforces it, where this machine has a controller for that.
+        let limited = agent.limit_memory(512 * MEBI)?;
         let read = |pod: &Pod| -> Result<u64> {
             let target = [generous.ipv4.to_string(), generous.port.to_string()];
             Ok(pod.run(python(), &["-c", READ, &target[0], &target[1]])?.trim().parse()?)
@@ -278,6 +280,15 @@ fn thousands_of_stalled_readers_stay_within_the_agents_memory() {
             ensure!(kernel + own < 440 * MEBI, "{} MiB in the kernel, {} MiB own", kernel / MEBI, own / MEBI);
             ensure!(street.goes_through(&street.other)?);
             ensure!(read(&street.other)? > BODY);
+            if let Some(limited) = &limited {
+                limited.check()?;
+                let (own, sockets) = limited.charged()?;
+                println!(
+                    "charged: {} MiB, {} MiB of them for sockets",
+                    (own + sockets) / MEBI,
+                    sockets / MEBI
+                );
+            }
         }
         ensure!(named(&agent)? == ["shop/greedy"]);
         drop(held);
