@@ -6,7 +6,7 @@
 
 use core::{
     mem,
-    ptr::{addr_of, addr_of_mut, read_volatile, write_volatile},
+    ptr::{addr_of, read_volatile},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -22,7 +22,7 @@ use aya_log_ebpf::debug;
 use sluice_ebpf::{AGENT_PRIORITY, Address, Counter, DIRECT, HEARTBEAT_STALE_AFTER_NANOS, PORT_SLOTS, Pod};
 
 use crate::{
-    context::{LOOPBACK_V4, LOOPBACK_V6, ip4, ip6, port, set_ip4, set_ip6, set_port},
+    context::{LOOPBACK_V4, LOOPBACK_V6, ip4, ip6, port, set_ip4, set_ip6, set_port, write_address},
     maps::{AGENT_CGROUP, DIALLED, HEARTBEAT, PODS, SERVICES, count},
 };
 
@@ -204,12 +204,7 @@ fn remember(ctx: &SockAddrContext, dialled: &Address) -> Result<(), Counter> {
         if stored.is_null() {
             return Err(Counter::NotStored);
         }
-        let [first, second, third, fourth] = dialled.ip;
-        write_volatile(addr_of_mut!((*stored).ip[0]), first);
-        write_volatile(addr_of_mut!((*stored).ip[1]), second);
-        write_volatile(addr_of_mut!((*stored).ip[2]), third);
-        write_volatile(addr_of_mut!((*stored).ip[3]), fourth);
-        write_volatile(addr_of_mut!((*stored).port), dialled.port);
+        write_address(stored, dialled);
     }
     debug!(
         ctx,

@@ -6,6 +6,7 @@
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::programs::SockAddrContext;
+use sluice_ebpf::Address;
 
 /// 127.0.0.1 in network byte order: where the agent listens.
 pub(crate) const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
@@ -56,4 +57,21 @@ pub(crate) fn set_ip6(ctx: &SockAddrContext, words: [u32; 4]) {
 pub(crate) fn set_port(ctx: &SockAddrContext, port: u16) {
     // SAFETY: as above.
     unsafe { write_volatile(addr_of_mut!((*ctx.sock_addr).user_port), u32::from(port.to_be())) }
+}
+
+/// Writes an address word by word, because a copy of the whole becomes a loop over its bytes.
+///
+/// # Safety
+/// `to` must be valid for writes.
+#[inline(always)]
+pub(crate) unsafe fn write_address(to: *mut Address, address: &Address) {
+    let [first, second, third, fourth] = address.ip;
+    // SAFETY: the caller's promise.
+    unsafe {
+        write_volatile(addr_of_mut!((*to).ip[0]), first);
+        write_volatile(addr_of_mut!((*to).ip[1]), second);
+        write_volatile(addr_of_mut!((*to).ip[2]), third);
+        write_volatile(addr_of_mut!((*to).ip[3]), fourth);
+        write_volatile(addr_of_mut!((*to).port), address.port);
+    }
 }

@@ -17,13 +17,16 @@ use aya_ebpf::{
         bpf_sock,
     },
     btf_maps::SkStorage,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_getsockopt, bpf_sk_storage_get},
+    helpers::generated::{
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_getsockopt, bpf_sk_storage_get,
+        bpf_skc_to_mptcp_sock,
+    },
     programs::SockOpsContext,
 };
 use sluice_ebpf::{Address, Counter, Flow, Options, Origin};
 
 use crate::{
-    context::{LOOPBACK_V4, LOOPBACK_V6},
+    context::{LOOPBACK_V4, LOOPBACK_V6, write_address},
     maps::{ACCEPTED, DIALLED, IN_FLIGHT, count},
 };
 
@@ -38,19 +41,22 @@ const TCP_KEEPCNT: i32 = 6;
 const TCP_USER_TIMEOUT: i32 = 18;
 
 #[inline(always)]
-pub(crate) fn on(ctx: &SockOpsContext) {
+pub(crate) fn on<const MPTCP: bool>(ctx: &SockOpsContext) {
     match ctx.op() {
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialling_end(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialling_end::<MPTCP>(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepting_end(ctx),
         _ => {}
     }
 }
 
 #[inline(always)]
-fn dialling_end(ctx: &SockOpsContext) {
+fn dialling_end<const MPTCP: bool>(ctx: &SockOpsContext) {
     let Some(sk) = socket(ctx) else { return };
     // SAFETY: `sk` was checked; the storage lives as long as the socket.
     let Some(dialled) = (unsafe { storage(&DIALLED, sk, null_mut(), 0).as_ref() }) else { return };
+    if MPTCP {
+        name_whole(sk, dialled);
+    }
     // SAFETY: the helper takes the context itself.
     let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let origin = Origin { dialled: *dialled, reserved: 0, socket, options: options(ctx) };
@@ -63,6 +69,24 @@ fn dialling_end(ctx: &SockOpsContext) {
     match IN_FLIGHT.insert(&flow, &origin, 0) {
         Ok(()) => count(Counter::Established),
         Err(_) => count(Counter::Lost),
+    }
+}
+
+/// A multipath TCP socket is told what its first subflow has dialled, so that it can say whom it is connected to.
+#[inline(always)]
+fn name_whole(sk: *mut bpf_sock, dialled: &Address) {
+    // SAFETY: the helper takes any TCP socket.
+    let whole = unsafe { bpf_skc_to_mptcp_sock(sk.cast()) };
+    if whole.is_null() {
+        return;
+    }
+    let mut value = *dialled;
+    // SAFETY: `whole` was checked; the storage is as large as `Address`. What is there already is not replaced, hence the writes.
+    unsafe {
+        let stored = storage(&DIALLED, whole.cast(), &mut value, BPF_SK_STORAGE_GET_F_CREATE.into());
+        if !stored.is_null() {
+            write_address(stored, dialled);
+        }
     }
 }
 

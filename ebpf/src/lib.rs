@@ -30,6 +30,8 @@ pub mod program {
     pub const CONNECT4: &str = "sluice_connect4";
     pub const CONNECT6: &str = "sluice_connect6";
     pub const ESTABLISHED: &str = "sluice_established";
+    /// The same, for kernels that know of MPTCP sockets (Linux 5.19).
+    pub const ESTABLISHED_MPTCP: &str = "sluice_established_mptcp";
     pub const RELEASE: &str = "sluice_release";
     pub const FLOW_CONNECT4: &str = "sluice_flow4";
     pub const FLOW_CONNECT6: &str = "sluice_flow6";

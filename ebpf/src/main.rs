@@ -59,7 +59,13 @@ mod entry {
 
     #[sock_ops]
     pub(crate) fn sluice_established(ctx: SockOpsContext) -> u32 {
-        established::on(&ctx);
+        established::on::<false>(&ctx);
+        PROCEED as u32
+    }
+
+    #[sock_ops]
+    pub(crate) fn sluice_established_mptcp(ctx: SockOpsContext) -> u32 {
+        established::on::<true>(&ctx);
         PROCEED as u32
     }
 

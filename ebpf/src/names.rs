@@ -1,6 +1,4 @@
 //! getpeername and getsockname: a redirected application sees the address that it dialled, and its pod's own.
-//!
-//! A multipath TCP socket is told the listener's: what was dialled is known on its first subflow, not on itself.
 
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext};
 use sluice_ebpf::{Address, Pod};

@@ -83,6 +83,8 @@ impl Drop for FailOpen {
 /// The programs, loaded but not attached.
 pub(crate) struct Programs {
     ebpf: Ebpf,
+    /// The program that follows handshakes.
+    established: &'static str,
 }
 
 impl Programs {
@@ -101,9 +103,15 @@ impl Programs {
             let program = sock_addr(&mut ebpf, name)?;
             program.load().map_err(|error| load_error(name, &error.into()))?;
         }
-        sock_ops(&mut ebpf, program::ESTABLISHED)?
-            .load()
-            .map_err(|error| load_error(program::ESTABLISHED, &error.into()))?;
+        let established = match sock_ops(&mut ebpf, program::ESTABLISHED_MPTCP)?.load() {
+            Ok(()) => program::ESTABLISHED_MPTCP,
+            Err(error) => {
+                tracing::debug!(%error, "MPTCP sockets will see the redirected address");
+                let name = program::ESTABLISHED;
+                sock_ops(&mut ebpf, name)?.load().map_err(|error| load_error(name, &error.into()))?;
+                name
+            }
+        };
         for name in NAMES {
             if let Err(error) = sock_addr(&mut ebpf, name)?.load() {
                 // Cosmetic, and newer than the rest.
@@ -119,7 +127,7 @@ impl Programs {
         }
         logs::forward(&mut ebpf);
         let maps = Maps::take(&mut ebpf).map_err(|error| load_error("the maps", &error.into()))?;
-        Ok((Self { ebpf }, maps))
+        Ok((Self { ebpf, established }, maps))
     }
 
     /// Loads what counts pods' connections. A kernel that does not take it captures all the same.
@@ -176,13 +184,13 @@ impl Programs {
         }
         let mut established = Vec::new();
         for group in groups {
-            let program = sock_ops(&mut self.ebpf, program::ESTABLISHED)?;
+            let program = sock_ops(&mut self.ebpf, self.established)?;
             let file = open(group)?;
             // With links `Single` means no flags, and the kernel adds "multi" by itself.
             let link = program
                 .attach(&file, CgroupAttachMode::Single)
                 .and_then(|id| program.take_link(id))
-                .map_err(|error| attach_error(program::ESTABLISHED, group, &error))?;
+                .map_err(|error| attach_error(self.established, group, &error))?;
             established.push(link);
         }
 

@@ -142,6 +142,27 @@ fn keepalive_settings_of_a_client_hold_on_the_way_to_the_endpoint() {
     });
 }
 
+/// Connects a multipath TCP socket, and prints whom it is connected to, and from where.
+const MULTIPATH: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+s.connect((sys.argv[1], int(sys.argv[2])))
+print(s.getpeername(), s.getsockname()[0])
+";
+
+#[test]
+fn a_multipath_socket_sees_what_it_dialled() {
+    test("multipath", |world| {
+        let lane = lane(world)?;
+        let [address, port] = target(&lane.web);
+        let said = lane.client.run(python(), &["-c", MULTIPATH, &address, &port])?;
+        let expected = format!("('{address}', {port}) {}", lane.client.ipv4());
+        ensure!(said.trim() == expected, "{said}, and not {expected}");
+        ensure!(lane.agent.redirected()? == 1);
+        Ok(())
+    });
+}
+
 #[test]
 fn a_thread_that_is_called_as_an_agents_is_redirected() {
     test("namesake", |world| {
