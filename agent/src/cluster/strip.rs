@@ -5,6 +5,7 @@
 
 mod gateway;
 mod own;
+mod ports;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -17,10 +18,7 @@ use std::{
 
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
-    apimachinery::pkg::{
-        apis::meta::v1::{ObjectMeta, OwnerReference},
-        util::intstr::IntOrString,
-    },
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
 pub use self::{
@@ -32,7 +30,6 @@ pub use self::{
 use super::{
     intern::intern,
     mesh,
-    model::LOWEST_LISTENER_PORT,
     object::{
         EndpointSlice, Frontend, Key, Kind, Name, Namespace, Object, Pod, PodReference, Prefer, Service,
         ServicePort, SliceEndpoint, SlicePort,
@@ -226,37 +223,12 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         host_network: spec.host_network.unwrap_or(false),
         ready_since: ready_since(status.conditions.as_deref().unwrap_or_default()),
         started: started(status.container_statuses.as_deref().unwrap_or_default()),
-        ports: declared_ports(&spec),
+        ports: ports::declared(&spec),
         own_proxy: mesh::own_proxy(&spec, labels, annotations),
         terminating: metadata.deletion_timestamp.is_some(),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
     };
     Ok(check.end(Object::Pod(Arc::new(pod))))
-}
-
-/// The ports that containers declare, and those at which they are probed by number. Below the first port that the agent may listen
-/// at none is kept.
-fn declared_ports(spec: &core::PodSpec) -> Box<[u16]> {
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let mut ports: Vec<u16> = containers
-        .flat_map(|container| {
-            let probes = [&container.startup_probe, &container.liveness_probe, &container.readiness_probe];
-            let probed = probes.into_iter().flatten().filter_map(|probe| {
-                let named = probe.http_get.as_ref().map(|get| &get.port);
-                match named.or(probe.tcp_socket.as_ref().map(|socket| &socket.port)) {
-                    Some(IntOrString::Int(port)) => Some(*port),
-                    Some(IntOrString::String(_)) => None,
-                    None => probe.grpc.as_ref().map(|grpc| grpc.port),
-                }
-            });
-            container.ports.iter().flatten().map(|port| port.container_port).chain(probed)
-        })
-        .filter_map(|port| u16::try_from(port).ok())
-        .filter(|port| *port >= LOWEST_LISTENER_PORT)
-        .collect();
-    ports.sort_unstable();
-    ports.dedup();
-    ports.into()
 }
 
 /// The labels by which the ReplicaSets of a Deployment, and of Argo's Rollout, tell their pods: what they append to its name.
