@@ -188,7 +188,7 @@ impl Exchange<'_> {
     /// has ended its side, it may have closed it for that, having seen the request.
     async fn is_stale(&self, upstream: &Upstream, read: &io::Result<usize>) -> bool {
         let unheard = upstream.incoming.is_empty() && !self.interim;
-        if !upstream.reused || !unheard || self.up.ended || !self.up.flow.is_repeatable() {
+        if !upstream.reused || !unheard || self.up.has_told_end() || !self.up.flow.is_repeatable() {
             return false;
         }
         if self.request.method.is_idempotent() {
@@ -196,14 +196,14 @@ impl Exchange<'_> {
         }
         let stream = &*upstream.stream;
         let unacknowledged = || self.call.pod.pod.network.unacknowledged(stream.as_fd());
-        let (sent, failed) = (self.up.flow.written(), self.up.deaf);
+        let (sent, failed) = (self.up.flow.written(), self.up.is_stopped());
         // Boxed, for it is rare, and every request's task would carry its state.
         matches!(read, Ok(0)) && Box::pin(upstream::was_unread(stream, unacknowledged, sent, failed)).await
     }
 
     /// The endpoint's connection has ended before an answer.
     async fn silence(&self, upstream: &Upstream, read: &io::Result<usize>) -> NoAnswer {
-        if self.up.broken_off {
+        if self.up.is_broken_off() {
             Failure::CallerGone.into()
         } else if self.is_stale(upstream, read).await {
             NoAnswer::Stale

@@ -101,7 +101,7 @@ pub(super) async fn exchange(
 impl Exchange<'_> {
     /// The caller has ended its side, and there is nothing behind this request.
     pub(super) fn is_last_of_caller(&self) -> bool {
-        self.up.half_closed && self.incoming.is_empty()
+        self.up.is_half_closed() && self.incoming.is_empty()
     }
 }
 
@@ -182,8 +182,10 @@ impl governed::Exchange for Exchange<'_> {
         let presence = &mut self.connection.presence;
         match self.up.watch(cx, &mut reads, self.incoming, &self.call.worker.buffers) {
             Err(_) => Poll::Ready(Left::Gone),
-            Ok(()) if self.up.half_closed && presence.poll_gone(cx).is_ready() => Poll::Ready(Left::Gone),
-            Ok(()) if self.up.half_closed => Poll::Ready(Left::Ended),
+            Ok(()) if self.up.is_half_closed() && presence.poll_gone(cx).is_ready() => {
+                Poll::Ready(Left::Gone)
+            }
+            Ok(()) if self.up.is_half_closed() => Poll::Ready(Left::Ended),
             Ok(()) => Poll::Pending,
         }
     }
@@ -219,7 +221,7 @@ impl governed::Exchange for Exchange<'_> {
     }
 
     fn is_forsaken(&self) -> bool {
-        self.up.ended
+        self.up.has_told_end()
     }
 
     fn leave(&mut self) -> Ended {

@@ -114,7 +114,7 @@ impl Exchange<'_> {
             let sent =
                 self.up.poll(cx, &mut caller_reads, presence, &mut writes, self.incoming, &worker.buffers);
             if sent.is_err() {
-                self.up.deaf = true;
+                self.up.stop();
             }
             if !self.up.is_under_way() {
                 return Poll::Ready(());
@@ -123,7 +123,7 @@ impl Exchange<'_> {
             match poll_read(cx, &mut reads, &mut upstream.incoming, &worker.buffers) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(_) => {
-                    self.up.deaf = true;
+                    self.up.stop();
                     Poll::Ready(())
                 }
             }

@@ -36,40 +36,100 @@ pub(super) enum Halt {
     Malformed(BadChunk),
 }
 
+/// What the caller still does on its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CallerSide {
+    /// It may send.
+    Open,
+    /// It has ended its side behind its request; answers still reach it.
+    Ended,
+    /// It has ended its side within its request.
+    EndedWithin,
+}
+
+/// What the endpoint still gets of the request over its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndpointSide {
+    /// All that there is.
+    Open,
+    /// Nothing: it takes no more.
+    Deaf,
+    /// It was told that nothing comes behind the request, of which it has got all.
+    Ended,
+    /// It was told so, and has not got all of the request.
+    CutShort,
+}
+
+impl EndpointSide {
+    /// Nothing more is sent to it.
+    fn silenced(self) -> Self {
+        match self {
+            Self::Open | Self::Deaf => Self::Deaf,
+            Self::Ended | Self::CutShort => Self::CutShort,
+        }
+    }
+
+    /// It is told that nothing more comes.
+    fn ended(self) -> Self {
+        match self {
+            Self::Open | Self::Ended => Self::Ended,
+            Self::Deaf | Self::CutShort => Self::CutShort,
+        }
+    }
+}
+
 pub(super) struct Sending {
     pub(super) flow: Flow,
     /// When the endpoint had been given the whole request; until then, when it was begun.
     pub(super) sent: Nanos,
-    /// The endpoint takes no more of the request.
-    pub(super) deaf: bool,
-    /// The caller has ended its side; answers still reach it.
-    pub(super) half_closed: bool,
-    /// The caller ended its side within its request.
-    pub(super) broken_off: bool,
-    /// The endpoint was told that nothing more comes.
-    pub(super) ended: bool,
+    caller: CallerSide,
+    endpoint: EndpointSide,
 }
 
 impl Sending {
     pub(super) fn new(flow: Flow) -> Self {
-        Self { flow, sent: Nanos::ZERO, deaf: false, half_closed: false, broken_off: false, ended: false }
+        Self { flow, sent: Nanos::ZERO, caller: CallerSide::Open, endpoint: EndpointSide::Open }
     }
 
     /// Over another connection, from the beginning.
     pub(super) fn repeat(&mut self) {
         self.flow.repeat();
-        self.deaf = false;
-        self.ended = false;
+        self.endpoint = EndpointSide::Open;
+    }
+
+    /// The endpoint takes no more of the request.
+    pub(super) fn stop(&mut self) {
+        self.endpoint = self.endpoint.silenced();
+    }
+
+    /// The endpoint takes no more of the request.
+    pub(super) fn is_stopped(&self) -> bool {
+        matches!(self.endpoint, EndpointSide::Deaf | EndpointSide::CutShort)
+    }
+
+    /// The endpoint was told that nothing more comes.
+    pub(super) fn has_told_end(&self) -> bool {
+        matches!(self.endpoint, EndpointSide::Ended | EndpointSide::CutShort)
+    }
+
+    /// The caller has ended its side; answers still reach it.
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.caller != CallerSide::Open
+    }
+
+    /// The caller ended its side within its request.
+    pub(super) fn is_broken_off(&self) -> bool {
+        self.caller == CallerSide::EndedWithin
     }
 
     /// The endpoint has got all of the request and may get another one.
     pub(super) fn is_complete(&self) -> bool {
-        self.flow.is_done() && !self.deaf && !self.ended
+        self.flow.is_done() && self.endpoint == EndpointSide::Open
     }
 
     /// There is more of the request to come, and somebody who takes it.
     pub(super) fn is_under_way(&self) -> bool {
-        !self.flow.is_done() && !self.deaf
+        !self.flow.is_done() && !self.is_stopped()
     }
 
     /// Passes on what there is of the request. After its end, what the caller sends is its next one, and kept in
@@ -93,26 +153,25 @@ impl Sending {
                     }
                 }
                 // The endpoint may have said why before it stopped listening.
-                Poll::Ready(Err(Stopped::Write(_))) => self.deaf = true,
+                Poll::Ready(Err(Stopped::Write(_))) => self.stop(),
                 Poll::Ready(Err(Stopped::Chunk(bad))) => {
                     self.break_off(cx, endpoint);
                     return Err(Halt::Malformed(bad));
                 }
                 // The caller may still listen, and the endpoint have something to say.
                 Poll::Ready(Err(Stopped::End)) => {
-                    self.half_closed = true;
-                    self.broken_off = true;
+                    self.caller = CallerSide::EndedWithin;
                     self.break_off(cx, endpoint);
                 }
                 Poll::Ready(Err(Stopped::Read(_))) => return Err(Halt::CallerGone),
             }
         }
         self.watch(cx, caller, incoming, buffers)?;
-        if self.half_closed && incoming.is_empty() && self.is_complete() {
+        if self.is_half_closed() && incoming.is_empty() && self.is_complete() {
             self.end(cx, endpoint);
         }
         // The endpoint has got all that its caller had sent, and would have without Sluice.
-        if self.half_closed && presence.poll_gone(cx).is_ready() {
+        if self.is_half_closed() && presence.poll_gone(cx).is_ready() {
             return Err(Halt::CallerGone);
         }
         Ok(())
@@ -126,10 +185,10 @@ impl Sending {
         incoming: &mut BytesMut,
         buffers: &Buffers,
     ) -> Result<(), Halt> {
-        while !self.half_closed && incoming.len() < READ_AHEAD {
+        while self.caller == CallerSide::Open && incoming.len() < READ_AHEAD {
             match poll_read(cx, caller, incoming, buffers) {
                 Poll::Ready(Ok(0)) => {
-                    self.half_closed = true;
+                    self.caller = CallerSide::Ended;
                     buffers.give_if_empty(incoming);
                 }
                 Poll::Ready(Ok(_)) => {}
@@ -143,14 +202,14 @@ impl Sending {
 
     /// No more of the request comes, and what has come is not all.
     fn break_off(&mut self, cx: &mut Context<'_>, endpoint: &mut WriteHalf<'_>) {
-        self.deaf = true;
+        self.stop();
         self.end(cx, endpoint);
     }
 
     /// Tells the endpoint that nothing more comes. One that would have stopped working for a caller that has left
     /// does so, one that answers it all the same is still heard.
     fn end(&mut self, cx: &mut Context<'_>, endpoint: &mut WriteHalf<'_>) {
-        self.ended = true;
+        self.endpoint = self.endpoint.ended();
         // Shutting down a socket takes effect at once; it fails only for one that is gone already, which reading tells.
         let _ = Pin::new(endpoint).poll_shutdown(cx);
     }
