@@ -323,7 +323,7 @@ async fn drain(
     if open > 0 && tunnels > limit {
         tracing::info!(tunnels = open, limit_hours = tunnels.as_secs() / 3600, "going on with tunnels only");
         listening.iter().for_each(AbortHandle::abort);
-        if tokio::time::timeout(tunnels - limit, proxy.tunnels_end()).await.is_ok() {
+        if tokio::time::timeout(tunnels.saturating_sub(limit), proxy.tunnels_end()).await.is_ok() {
             tracing::info!("the last tunnel has ended");
             return;
         }

@@ -156,21 +156,16 @@ pub(crate) async fn serve(
             Err(_) => return refuse(connection, &destination, Reason::ConcurrencyLimited),
         },
     };
-    let dialled = match dialled {
-        Some(dialled) => Ok(dialled),
-        None => {
-            let mut presence = connection.presence.again();
-            let dialling = pin!(dial(&connection, &destination));
-            let dialled = upstream::while_awaited(dialling, |cx| presence.poll_gone(cx)).await;
-            let Some(dialled) = dialled else {
-                return connection
-                    .series(&destination)
-                    .none()
-                    .begin_tunnel()
-                    .finish(Some(Reason::ClientClosed));
-            };
-            dialled
-        }
+    let dialled = if let Some(dialled) = dialled {
+        Ok(dialled)
+    } else {
+        let mut presence = connection.presence.again();
+        let dialling = pin!(dial(&connection, &destination));
+        let dialled = upstream::while_awaited(dialling, |cx| presence.poll_gone(cx)).await;
+        let Some(dialled) = dialled else {
+            return connection.series(&destination).none().begin_tunnel().finish(Some(Reason::ClientClosed));
+        };
+        dialled
     };
     match dialled {
         Ok((stream, mut held)) => {
