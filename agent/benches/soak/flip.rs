@@ -137,5 +137,6 @@ fn pod(number: usize) -> Object {
         own_proxy: None,
         terminating: false,
         finished: false,
+        ports: Box::default(),
     }))
 }

@@ -78,7 +78,6 @@ pub(crate) struct Builder {
     /// What capture says of callers: that they have closed their sockets.
     closed: Arc<AtomicBool>,
     pinned: bool,
-    options: SocketOptions,
     governor: Arc<Governor>,
     entry: Arc<Entry>,
     tracer: Option<Tracer>,
@@ -98,7 +97,6 @@ struct Given {
 }
 
 struct Loopback {
-    options: SocketOptions,
     redirected: Option<SocketAddr>,
     panic_at: Option<SocketAddr>,
     closed: Arc<AtomicBool>,
@@ -107,7 +105,11 @@ struct Loopback {
 
 impl Network for Loopback {
     fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<proxy::Origin>> {
-        Ok(self.redirected.map(|destination| proxy::Origin { destination, socket: 1, options: self.options }))
+        Ok(self.redirected.map(|destination| proxy::Origin {
+            destination,
+            socket: 1,
+            options: SocketOptions::default(),
+        }))
     }
 
     fn has_closed(&self, socket: u64) -> bool {
@@ -283,12 +285,6 @@ impl Builder {
         self
     }
 
-    /// What callers have set on their sockets.
-    pub(crate) fn options(mut self, options: SocketOptions) -> Self {
-        self.options = options;
-        self
-    }
-
     /// Making a socket for this address panics.
     pub(crate) fn panic_at(mut self, address: SocketAddr) -> Self {
         self.panic_at = Some(address);
@@ -381,7 +377,6 @@ impl Builder {
                 ..Workload::new(&format!("uid-{number}"), "shop", name)
             }),
             network: Arc::new(Loopback {
-                options: self.options,
                 redirected: (!self.not_redirected)
                     .then(|| self.dialled.unwrap_or_else(|| DIALLED.parse().unwrap())),
                 panic_at: self.panic_at,
