@@ -1,7 +1,7 @@
 //! The last good state, kept on the node.
 //!
 //! An agent that starts while the API server is away has nothing to manage by, and the connections of all pods would bypass
-//! it until the server is back. So what is known is written to a [`file`] behind, and an agent that hears nothing from the API
+//! it until the server is back. So what is known is written to a [`mod@file`] behind, and an agent that hears nothing from the API
 //! server soon after its start begins with what the one before it had known. It says so, and how old that is; what the API
 //! server says then takes its place as any later list does, without anything being gone in between.
 //!
