@@ -38,8 +38,8 @@ async fn there_are_more_where_a_connection_takes_no_more_streams() {
     eventually("the watches", || server.open().len() == WATCHES + 60 * 3).await;
     assert_eq!(reader.problems(None).await, [""; 0], "it goes on in each namespace");
     assert!((1..=60).all(|number| reader.has(Kind::Pod, &format!("shop-{number}"), "orders-1")));
-    let (open, _) = server.connections();
-    assert!((3..=4).contains(&open), "{open} connections for {} watches", server.open().len());
+    // What was asked before the first connection was there had begun others, which are given up.
+    eventually("as many connections as are needed", || (3..=4).contains(&server.connections().0)).await;
 }
 
 #[tokio::test]
