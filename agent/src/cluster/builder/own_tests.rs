@@ -175,6 +175,28 @@ spec:
 }
 
 #[test]
+fn a_policy_that_says_the_same_otherwise_or_under_another_name_is_told_so() {
+    let (targets, words) =
+        ("targetRefs: [{name: orders}]", |snapshot: &Snapshot| service(snapshot, ORDERS).said.clone());
+    let plain = own("TrafficPolicy", "a", "", &format!("{targets}, timeouts: {{request: 1s}}"));
+    let mut builder = start(Options::default(), &(shop() + &plain));
+    let first = next(&mut builder);
+    // What it says comes to the same as before: only who shows it as it is written sees a difference.
+    let wordy = own("TrafficPolicy", "a", "", &format!("{targets}, timeouts: {{request: 1000ms}}"));
+    apply(&mut builder, &wordy);
+    let second = next(&mut builder);
+    assert_eq!((in_force(&first, ORDERS), in_force(&second, ORDERS)), (Some(1), Some(1)));
+    assert_ne!(words(&first), words(&second));
+    assert!(words(&second).is_some_and(|said| said.to_string().contains("1000ms")));
+    // Another object that says it in the same words.
+    delete(&mut builder, &wordy);
+    apply(&mut builder, &wordy.replace("name: a,", "name: b,"));
+    let third = next(&mut builder);
+    assert_eq!(words(&second), words(&third));
+    assert_eq!(governor(&third, ORDERS).policy().name.as_deref(), Some("shop/b"));
+}
+
+#[test]
 fn what_is_not_there_is_said_until_it_comes() {
     let mut builder = start(Options::default(), &shop());
     apply(&mut builder, &policy("p", "", "{name: stock}, {name: orders, sectionName: grpc}", 5));

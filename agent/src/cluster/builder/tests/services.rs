@@ -239,3 +239,64 @@ fn the_access_log_is_the_services_affair_then_the_namespaces() {
         ]
     );
 }
+
+#[test]
+fn whatever_changes_of_a_service_is_in_the_next_snapshot() {
+    let options = Options { node: Some("n1".into()), ..Options::default() };
+    let on_nodes = |pods: [&str; 2]| {
+        let [one, two] = [(1, pods[0]), (2, pods[1])].map(|(n, pod)| {
+            format!(
+                "{{addresses: [10.0.0.{n}], nodeName: n{n}, targetRef: {{kind: Pod, name: {pod}, namespace: shop}}}}"
+            )
+        });
+        format!("{one}, {two}")
+    };
+    let pods = ["a", "b", "c", "d"];
+    let all = format!(
+        "{SHOP}{}{}{}{}{}{}{}{}",
+        svc("web", "10.96.0.1", ""),
+        slice("web-1", "web", &on_nodes(["a", "b"])),
+        svc("canary", "10.96.0.2", ""),
+        slice("canary-1", "canary", &on_nodes(["c", "d"])),
+        pod(pods[0], "10.0.0.1", ""),
+        pod(pods[1], "10.0.0.2", ""),
+        pod(pods[2], "10.0.0.1", GRAY),
+        pod(pods[3], "10.0.0.2", GRAY),
+    );
+    let mut builder = start(options, &all);
+    let first = service(&next(&mut builder), "10.96.0.1:80");
+    assert_eq!((first.protocol, first.session_affinity, first.baseline.len()), (Protocol::Http, false, 2));
+
+    // Endpoints stay as they are in all of this.
+    let declared =
+        svc("web", "10.96.0.1", "").replace("port: 80}", "port: 80, appProtocol: kubernetes.io/h2c}");
+    apply(&mut builder, &declared);
+    assert_eq!(service(&next(&mut builder), "10.96.0.1:80").protocol, Protocol::Http2);
+    apply(&mut builder, &svc("web", "10.96.0.1", ", sessionAffinity: ClientIP"));
+    let sticky = service(&next(&mut builder), "10.96.0.1:80");
+    assert_eq!((sticky.protocol, sticky.session_affinity), (Protocol::Http, true));
+    apply(&mut builder, &svc("web", "10.96.0.1", ", trafficDistribution: PreferSameNode"));
+    let near = service(&next(&mut builder), "10.96.0.1:80");
+    assert_eq!((near.session_affinity, near.endpoints.len()), (false, 2));
+    assert_eq!(addresses(&near.baseline), ["10.0.0.1:8080"]);
+    // One that is further away is known, and gets nothing.
+    let third = "{addresses: [10.0.0.3], nodeName: n2, targetRef: {kind: Pod, name: e, namespace: shop}}";
+    let three = format!("{}, {third}", on_nodes(["a", "b"]));
+    apply(&mut builder, &(pod("e", "10.0.0.3", "") + &slice("web-1", "web", &three)));
+    let further = service(&next(&mut builder), "10.96.0.1:80");
+    assert_eq!(
+        (further.endpoints.len(), addresses(&further.baseline)),
+        (3, vec!["10.0.0.1:8080".to_owned()])
+    );
+    let renamed = svc("web", "10.96.0.1", "") + &slice("web-1", "web", &on_nodes(["a", "b"]));
+    apply(&mut builder, &renamed.replace("name: http,", "name: http-web,"));
+    let renamed = service(&next(&mut builder), "10.96.0.1:80");
+    assert_eq!((renamed.port_name.as_deref(), renamed.baseline.len()), (Some("http-web"), 2));
+
+    // Of a lane alone.
+    let lane = |snapshot: &Snapshot| addresses(&service(snapshot, "10.96.0.2:80").lanes["gray"]);
+    apply(&mut builder, &svc("canary", "10.96.0.2", ", trafficDistribution: PreferSameNode"));
+    assert_eq!(lane(&next(&mut builder)), ["10.0.0.1:8080"]);
+    apply(&mut builder, &svc("canary", "10.96.0.2", ""));
+    assert_eq!(lane(&next(&mut builder)), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+}

@@ -498,3 +498,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn no_more_open_places_are_kept_than_there_is_room_for() {
+    let mut open = Open::default();
+    let kept = (1..=MOST_OPEN as Ticks + 2).filter(|turn| open.open(*turn, 0)).count();
+    assert_eq!(kept, MOST_OPEN);
+    // Room is made by those that have passed.
+    assert!(open.open(MOST_OPEN as Ticks + 3, 2));
+}
