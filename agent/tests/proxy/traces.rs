@@ -103,7 +103,7 @@ fn a_sampled_trace_goes_on_through_the_proxy() {
     assert_eq!(attempt.parent, own.id);
     let head = &origin.await_notes(1)[0];
     assert_eq!(sent(head, "traceparent"), format!("00-{TRACE}-{}-01", attempt.id));
-    assert_eq!(sent(head, "tracestate"), "a=b");
+    assert_eq!(sent(head, "tracestate"), "x-mse-tag=gray,a=b");
     let port = origin.address.port().to_string();
     for (span, key, value) in [
         (own, "http.request.method", "GET"),
