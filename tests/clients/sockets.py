@@ -90,7 +90,7 @@ elif what in ("mark", "tos"):
     if what == "mark":
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 7)
     elif family == socket.AF_INET6:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 4)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 6)
     else:
         connection.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x10)
     connection.connect((address, port))

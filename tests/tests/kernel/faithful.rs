@@ -39,6 +39,8 @@ got = b''
 while len(got) < 8:
     got += s.recv(100)
 select.select([], [], [s], 20)
+# With a timeout Python waits for other data first.
+s.settimeout(None)
 print(got.decode(), s.recv(1, socket.MSG_OOB).decode())
 ";
 
@@ -71,6 +73,7 @@ struct Lane {
     web: Service,
     client: Pod,
     agent: Agent,
+    _servers: [Pod; 2],
     _processes: Vec<Process>,
 }
 
@@ -87,7 +90,7 @@ fn lane(world: &World) -> Result<Lane> {
     let client = world.pod("shop", "client").start()?;
     let agent = world.agent().start()?;
     agent.enrolled(&client)?;
-    Ok(Lane { bytes, web, client, agent, _processes: vec![echo, app] })
+    Ok(Lane { bytes, web, client, agent, _servers: [db, pod], _processes: vec![echo, app] })
 }
 
 fn target(service: &Service) -> [String; 2] {

@@ -159,7 +159,9 @@ fn a_tunnel_goes_on_beside_the_agent_that_takes_over() {
         ensure!(new.redirected()? == 1);
         ensure!(old.ended()?.is_none());
         // It answers at its socket only: at its addresses a new one may.
-        ensure!(old.sluice(&["get", "/healthz"])?.0 == 0 && old.get("/healthz").is_err());
+        let socket = old.sluice(&["get", "/healthz"])?;
+        ensure!(socket.0 == 0, "{socket:?}");
+        ensure!(std::net::TcpStream::connect(old.admin()).is_err(), "it listens at {}", old.admin());
 
         tunnel.kill()?;
         let status = old.wait()?;
