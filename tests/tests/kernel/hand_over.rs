@@ -161,7 +161,9 @@ fn a_tunnel_goes_on_beside_the_agent_that_takes_over() {
         // It answers at its socket only: at its addresses a new one may.
         let socket = old.sluice(&["get", "/healthz"])?;
         ensure!(socket.0 == 0, "{socket:?}");
-        ensure!(std::net::TcpStream::connect(old.admin()).is_err(), "it listens at {}", old.admin());
+        let address = old.admin();
+        let answers = world.node().netns.run(|| std::net::TcpStream::connect(address).is_ok())?;
+        ensure!(!answers, "it listens at {address}");
 
         tunnel.kill()?;
         let status = old.wait()?;
