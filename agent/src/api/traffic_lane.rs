@@ -63,7 +63,7 @@ use crate::govern::{policy, tag::Tag};
     ).message("a lane does not fall back to itself").field_path(".serviceFallbacks")
 )]
 pub struct TrafficLaneSpec {
-    /// The tag that requests of the lane carry in the tag header and in baggage, and pods in the label sluice.dev/tag
+    /// The tag that requests of the lane carry in the tag header and in those of tracers, and pods in the label sluice.dev/tag
     /// (which works without a TrafficLane, too).
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"))]
     pub tag: String,
