@@ -64,7 +64,7 @@ fn two_equal_pods_get_the_same_in_every_second() {
 fn a_pod_that_takes_three_times_as_long_gets_at_most_a_quarter_and_comes_back() {
     pair("slow", [&["--delay", "60"], &["--delay", "20"]], |depot, apps| {
         // Of so few as sixty requests the part would scatter by 5 points.
-        for (rate, length) in [(10, 20), (100, 5)] {
+        for (rate, length) in [(10, 16), (100, 5)] {
             // The first seconds are to find it out.
             drop(depot.load(rate, length)?.finish()?);
             let seconds = seconds(&depot.load(rate, length)?.finish()?);
