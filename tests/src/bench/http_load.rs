@@ -27,12 +27,23 @@ pub struct Options {
     pub connections: usize,
     /// The size of each answer.
     pub bytes: usize,
-    pub new_connections: bool,
+    pub ending: Ending,
     /// Load that is not counted, at the start.
     pub warmup: Duration,
     pub time: Duration,
     /// The process of which the CPU time is read at the start and the end of `time`.
     pub proxy: Option<u32>,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With the load: one request follows the other.
+    Kept,
+    /// The client closes it when the answer has come.
+    Left,
+    /// The request asks for it: the other side closes.
+    Asked,
 }
 
 /// Puts the load on the target. Any answer but the expected one, and any lost connection, is an error: numbers of a
@@ -82,7 +93,7 @@ impl AsFd for Connection {
 
 impl Load {
     fn new(options: Options) -> Result<Self> {
-        let close = if options.new_connections { "connection: close\r\n" } else { "" };
+        let close = if options.ending == Ending::Asked { "connection: close\r\n" } else { "" };
         let request = format!(
             "GET /{} HTTP/1.1\r\nhost: origin\r\nuser-agent: sluice-bench\r\n{close}\r\n",
             options.bytes
@@ -136,11 +147,7 @@ impl Load {
         };
         if connection.state == State::End {
             ensure!(count == 0, "{count} bytes came after the answer");
-            connection.began = Instant::now();
-            // The old one is closed by this, and leaves the poll.
-            connection.stream = connect(self.options.target)?;
-            connection.state = State::Connecting;
-            return self.poll.add(&*connection, token, Interest::Write);
+            return self.again(token);
         }
         ensure!(count > 0, "a connection was closed before the whole answer had come");
         connection.filled += count;
@@ -159,12 +166,27 @@ impl Load {
         ensure!(expected > self.options.bytes, "the answer is shorter than {} bytes", self.options.bytes);
         self.latencies.push(connection.began.elapsed().as_nanos() as u64);
         (connection.filled, connection.expected) = (0, None);
-        if self.options.new_connections {
-            connection.state = State::End;
-            return Ok(());
+        match self.options.ending {
+            Ending::Kept => {
+                connection.began = Instant::now();
+                connection.send(&self.request)
+            }
+            Ending::Left => self.again(token),
+            Ending::Asked => {
+                connection.state = State::End;
+                Ok(())
+            }
         }
+    }
+
+    /// A new connection takes the place of one.
+    fn again(&mut self, token: usize) -> Result<()> {
+        let connection = &mut self.connections[token];
         connection.began = Instant::now();
-        connection.send(&self.request)
+        // The old one is closed by this, and leaves the poll.
+        connection.stream = connect(self.options.target)?;
+        connection.state = State::Connecting;
+        self.poll.add(&*connection, token, Interest::Write)
     }
 }
 
@@ -207,16 +229,18 @@ mod tests {
 
     fn options(target: SocketAddr) -> Options {
         let (warmup, time) = (Duration::ZERO, Duration::from_millis(50));
-        Options { target, connections: 8, bytes: 100, new_connections: false, warmup, time, proxy: None }
+        Options { target, connections: 8, bytes: 100, ending: Ending::Kept, warmup, time, proxy: None }
     }
 
     #[test]
     fn the_origin_bears_every_kind_of_load() {
         let target = origin();
-        for (bytes, new_connections) in [(100, false), (1 << 20, false), (100, true), (1 << 20, true)] {
-            let outcome = run(&Options { bytes, new_connections, ..options(target) }).unwrap();
-            assert!(outcome.requests > 0, "{bytes} {new_connections}");
-            assert!(outcome.p50_us > 0.0 && outcome.p50_us <= outcome.p99_us, "{outcome:?}");
+        for ending in [Ending::Kept, Ending::Left, Ending::Asked] {
+            for bytes in [100, 1 << 20] {
+                let outcome = run(&Options { bytes, ending, ..options(target) }).unwrap();
+                assert!(outcome.requests > 0, "{bytes} {ending:?}");
+                assert!(outcome.p50_us > 0.0 && outcome.p50_us <= outcome.p99_us, "{outcome:?}");
+            }
         }
     }
 

@@ -20,8 +20,12 @@ pub struct Load {
 pub enum Work {
     /// HTTP/1.1 requests one after the other on each connection, answered with as many bytes.
     KeepAlive { bytes: usize },
-    /// As [`Work::KeepAlive`] with 100 bytes, but a new connection for each request.
+    /// As [`Work::KeepAlive`] with 100 bytes, but the client closes its connection after each answer, without a word
+    /// before: a proxy may keep its own connection to the origin.
     NewConnections,
+    /// As [`Work::NewConnections`], but each request says `connection: close`, and every proxy passes that on: a
+    /// connection on either side for each request.
+    Close,
     /// Calls over HTTP/2, so many at a time on each connection, with 100 bytes each way or back.
     Http2 { call: Call, streams: usize },
     /// One TCP connection through which the origin sends without end. A "request" is one MiB.
@@ -41,6 +45,7 @@ pub fn all() -> Vec<Load> {
         }
     }
     loads.push(Load { work: Work::NewConnections, connections: 32 });
+    loads.push(Load { work: Work::Close, connections: 32 });
     for (connections, streams) in [(1, 32), (16, 16), (64, 1)] {
         loads.push(Load { work: Work::Http2 { call: Call::Get, streams }, connections });
     }
@@ -62,6 +67,7 @@ impl fmt::Display for Load {
             }
             Work::KeepAlive { bytes } => write!(f, "keepalive-{connections}-{bytes}b"),
             Work::NewConnections => write!(f, "new-connections-{connections}"),
+            Work::Close => write!(f, "close-{connections}"),
             Work::Http2 { call: Call::Get, streams } => write!(f, "h2-{connections}x{streams}"),
             Work::Http2 { call: Call::Unary, streams } => write!(f, "grpc-unary-{connections}x{streams}"),
             Work::Http2 { call: Call::Streaming, streams } => {
@@ -122,6 +128,7 @@ mod tests {
             "keepalive-32-100b",
             "keepalive-256-16k",
             "new-connections-32",
+            "close-32",
             "h2-16x16",
             "grpc-streaming-16x16",
             "tcp-bulk",

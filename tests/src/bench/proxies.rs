@@ -229,7 +229,8 @@ pub fn program(name: &str) -> Result<PathBuf> {
     found.with_context(|| format!("{name} is not installed: `cargo xtask setup proxies` installs it"))
 }
 
-/// One process, kept-alive connections on both sides, no log: what somebody who tunes nginx for this would write.
+/// One process, kept-alive connections on both sides, no log: what somebody who tunes nginx for this would write. A
+/// caller's `connection: close` is passed on, as Sluice does.
 fn nginx(folder: &Path, address: Ipv4Addr, origin: &Origin<'_>) -> String {
     let Origin { http, bulk, .. } = origin;
     let folder = folder.display();
@@ -254,6 +255,10 @@ http {{
   fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
+  map $http_connection $origin_connection {{
+    close close;
+    default \"\";
+  }}
   upstream origin {{
     server {address}:{http};
     keepalive 2048;
@@ -266,7 +271,7 @@ http {{
       proxy_pass http://origin;
       proxy_http_version 1.1;
       proxy_set_header Host $http_host;
-      proxy_set_header Connection \"\";
+      proxy_set_header Connection $origin_connection;
     }}
   }}
 }}
@@ -280,7 +285,7 @@ stream {{
     )
 }
 
-/// One thread, kept-alive connections on both sides, no log.
+/// One thread, kept-alive connections on both sides, no log. A caller's `connection: close` is passed on.
 fn haproxy(address: Ipv4Addr, origin: &Origin<'_>) -> String {
     let Origin { http, http2, bulk, .. } = origin;
     format!(
@@ -294,7 +299,12 @@ defaults
 frontend http
   mode http
   bind 127.0.0.1:{HTTP} backlog 4096
+  use_backend close if {{ req.hdr(connection) -i close }}
   default_backend http
+backend close
+  mode http
+  option httpclose
+  server origin {address}:{http}
 backend http
   mode http
   http-reuse always

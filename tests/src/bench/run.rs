@@ -74,7 +74,7 @@ pub fn bears(proxy: ProxyKind, load: Load) -> bool {
         Work::Connect => matches!(proxy, ProxyKind::Direct | ProxyKind::Sluice),
         // Memory of a proxy.
         Work::Idle => !matches!(proxy, ProxyKind::Direct | ProxyKind::Rules | ProxyKind::Observed),
-        Work::KeepAlive { .. } | Work::NewConnections => true,
+        Work::KeepAlive { .. } | Work::NewConnections | Work::Close => true,
         // Rules are asked for each request, and each request is told of.
         Work::Bulk => !matches!(proxy, ProxyKind::Rules | ProxyKind::Observed),
     }
@@ -152,6 +152,7 @@ impl Bench {
         arguments.extend(match load.work {
             Work::KeepAlive { .. } => ["keep-alive", &bytes],
             Work::NewConnections => ["new-connections", &bytes],
+            Work::Close => ["close", &bytes],
             Work::Http2 { call: Call::Get, .. } => ["http2", &bytes],
             Work::Http2 { call: Call::Unary, .. } => ["grpc-unary", &bytes],
             Work::Http2 { call: Call::Streaming, .. } => ["grpc-streaming", &bytes],

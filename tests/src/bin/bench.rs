@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use sluice_tests::bench::{
     Load, ProxyKind, Record,
     floods::{self, Kind},
-    http_load,
+    http_load::{self, Ending},
     http2_load::{self, Call},
     load, origin, overload, report,
     run::{self, Plan, bears},
@@ -92,6 +92,7 @@ struct LoadOptions {
 enum WorkName {
     KeepAlive,
     NewConnections,
+    Close,
     Http2,
     GrpcUnary,
     GrpcStreaming,
@@ -151,16 +152,8 @@ fn flood(target: SocketAddr, kind: Kind, connections: usize, time: Duration) -> 
 fn put(options: &LoadOptions) -> Result<()> {
     let &LoadOptions { target, work, size, connections, wait_for, warmup, time, proxy } = options;
     socket_load::wait_for(wait_for)?;
-    let http = |new_connections| {
-        http_load::run(&http_load::Options {
-            target,
-            connections,
-            bytes: size,
-            new_connections,
-            warmup,
-            time,
-            proxy,
-        })
+    let http = |ending| {
+        http_load::run(&http_load::Options { target, connections, bytes: size, ending, warmup, time, proxy })
     };
     let http2 = |call| {
         http2_load::run(&http2_load::Options {
@@ -174,8 +167,9 @@ fn put(options: &LoadOptions) -> Result<()> {
         })
     };
     let outcome = match work {
-        WorkName::KeepAlive => http(false)?,
-        WorkName::NewConnections => http(true)?,
+        WorkName::KeepAlive => http(Ending::Kept)?,
+        WorkName::NewConnections => http(Ending::Left)?,
+        WorkName::Close => http(Ending::Asked)?,
         WorkName::Http2 => http2(Call::Get)?,
         WorkName::GrpcUnary => http2(Call::Unary)?,
         WorkName::GrpcStreaming => http2(Call::Streaming)?,
