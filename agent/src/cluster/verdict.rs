@@ -19,6 +19,9 @@ pub struct Judged {
     pub generation: Option<i64>,
     pub verdict: Arc<Verdict>,
     pub told: Arc<[Told]>,
+    /// The targets that it is to show, and those that it shows.
+    pub targets: Option<Arc<str>>,
+    pub shown: Option<Arc<str>>,
 }
 
 /// What is to be said of objects of Gateway API. Of those that are none of Sluice's business nothing is.

@@ -200,6 +200,88 @@ async fn what_became_of_a_policy_is_written_once() {
 }
 
 #[tokio::test]
+async fn all_targets_of_a_policy_are_in_its_status() {
+    let server = Server::start();
+    fill(&server, "shop", Some("enabled"), 1);
+    let mut several = policy("p", 1, "orders");
+    several["spec"]["targetRefs"] = json!([{ "name": "orders" }, { "name": "stock", "sectionName": "http" }]);
+    server.apply(POLICIES, several);
+    let _agent = Agent::start(&server, "one").await;
+    let targets = |wanted: &str| {
+        let server = &server;
+        let wanted = wanted.to_owned();
+        move || server.get(POLICIES, "shop", "p").unwrap()["status"]["targets"] == *wanted
+    };
+    eventually("the targets", targets("orders, stock:http")).await;
+    let mut next = server.get(POLICIES, "shop", "p").unwrap();
+    next["metadata"]["generation"] = json!(2);
+    next["spec"]["targetRefs"] = json!([{ "kind": "Namespace", "name": "shop" }]);
+    server.apply(POLICIES, next);
+    eventually("the next targets", targets("Namespace shop")).await;
+}
+
+#[tokio::test]
+async fn a_policy_that_is_not_active_is_reported_once_as_an_event() {
+    let server = Server::start();
+    fill(&server, "shop", Some("enabled"), 1);
+    server.apply(POLICIES, policy("a", 1, "orders"));
+    server.apply(POLICIES, policy("b", 1, "orders"));
+    let mut invalid = policy("c", 1, "orders");
+    invalid["spec"]["timeouts"]["request"] = json!("soon");
+    server.apply(POLICIES, invalid);
+    let agent = Agent::start(&server, "one").await;
+    let reported = |server: &Server| {
+        let said = |event: Value| format!("{} {}", event["regarding"]["name"], event["reason"]);
+        let mut reported: Vec<_> = server.all("events", "shop").into_iter().map(said).collect();
+        reported.sort();
+        reported
+    };
+    let both = [r#""b" "Conflicted""#, r#""c" "Invalid""#];
+    eventually("both are reported", || reported(&server) == both).await;
+    let event =
+        server.all("events", "shop").into_iter().find(|event| event["reason"] == "Conflicted").unwrap();
+    assert_eq!(event["type"], "Warning");
+    assert_eq!(event["regarding"]["uid"], "uid-b");
+    assert_eq!(event["reportingInstance"], "one");
+    assert!(event["note"].as_str().unwrap().contains("TrafficPolicy shop/a"), "{event}");
+    // Somebody takes the status away: it is written again, also by the next holder, and not reported again.
+    for name in ["b", "c"] {
+        let before = written(&server);
+        let mut bare = server.get(POLICIES, "shop", name).unwrap();
+        bare.as_object_mut().unwrap().remove("status");
+        server.apply(POLICIES, bare);
+        eventually("its status", || {
+            written(&server) > before && !said(&server, name, "Accepted").starts_with('/')
+        })
+        .await;
+    }
+    drop(agent);
+    let mut bare = server.get(POLICIES, "shop", "b").unwrap();
+    bare.as_object_mut().unwrap().remove("status");
+    server.apply(POLICIES, bare);
+    let _other = Agent::start(&server, "other").await;
+    eventually("the other writes", || said(&server, "b", "Accepted") == "False/Conflicted").await;
+    assert_eq!(reported(&server), both);
+    assert_eq!(server.count("create", "events", "shop"), 2);
+}
+
+#[tokio::test]
+async fn where_events_are_forbidden_the_status_is_written_all_the_same() {
+    let server = Server::start();
+    fill(&server, "shop", Some("enabled"), 1);
+    server.fault("create", "events", Some(Fault::Status(403)));
+    for name in ["a", "b", "c"] {
+        server.apply(POLICIES, policy(name, 1, "orders"));
+    }
+    let _agent = Agent::start(&server, "one").await;
+    eventually("the conditions", || {
+        ["b", "c"].iter().all(|name| said(&server, name, "Accepted") == "False/Conflicted")
+    })
+    .await;
+    assert_eq!(server.all("events", "shop"), [Value::Null; 0]);
+}
+
+#[tokio::test]
 async fn a_policy_in_a_namespace_that_is_not_enrolled_says_so_until_it_is() {
     let server = Server::start();
     fill(&server, "shop", None, 1);

@@ -137,6 +137,11 @@ impl ApiServer {
         self.state().get(resource, namespace, name)
     }
 
+    /// All objects of a namespace.
+    pub fn all(&self, resource: &str, namespace: &str) -> Vec<Value> {
+        self.state().all(resource, namespace)
+    }
+
     /// Deletes the object; false if there was none.
     pub fn delete(&self, resource: &str, namespace: &str, name: &str) -> bool {
         self.state().delete(resource, namespace, name)

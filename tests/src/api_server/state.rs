@@ -181,6 +181,12 @@ impl State {
         serde_json::from_str(&stored.json).ok()
     }
 
+    pub(super) fn all(&self, resource: &str, namespace: &str) -> Vec<Value> {
+        let objects = self.collections.get(resource).map(|collection| &collection.objects);
+        let here = objects.into_iter().flatten().filter(|((of, _), _)| of == namespace);
+        here.filter_map(|(_, stored)| serde_json::from_str(&stored.json).ok()).collect()
+    }
+
     pub(super) fn delete(&mut self, resource: &str, namespace: &str, name: &str) -> bool {
         let Some(mut object) = self.get(resource, namespace, name) else { return false };
         self.version += 1;

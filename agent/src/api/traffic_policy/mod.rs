@@ -64,7 +64,8 @@ use crate::govern::policy;
            rate and concurrency limits, circuit breaking, outlier detection, timeouts, retries and fallbacks.",
     label("gateway.networking.k8s.io/policy", "Direct"),
     label("app.kubernetes.io/part-of", "sluice"),
-    printcolumn(name = "Targets", type_ = "string", json_path = ".spec.targetRefs[*].name"),
+    // A column shows the first only of what a path leads to.
+    printcolumn(name = "Targets", type_ = "string", json_path = ".status.targets"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(
         name = "Accepted",

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::{Builder, lanes, policies, store::Store};
 use crate::cluster::{
     object::{Key, Kind, Name, Own, TrafficLane, TrafficPolicy},
@@ -91,12 +93,14 @@ impl Builder {
 
     fn judged(&self, key: &Key) -> Option<Judged> {
         fn judged<T>(object: &Own<T>, verdict: Verdict) -> Judged {
-            let Own { uid, generation, told, .. } = object;
+            let Own { uid, generation, told, shown, spec, .. } = object;
             Judged {
                 uid: uid.clone(),
                 generation: *generation,
                 verdict: Arc::new(verdict),
                 told: told.clone(),
+                targets: targets(spec),
+                shown: shown.clone(),
             }
         }
         fn outside<T>(object: &Own<T>) -> Judged {
@@ -116,5 +120,51 @@ impl Builder {
             Kind::TrafficLane => Some(judged(lanes.get(name)?, lanes.verdict(name, service)?)),
             _ => None,
         }
+    }
+}
+
+/// What an object is for, on one line; `None`: it does not say.
+fn targets(spec: &Value) -> Option<Arc<str>> {
+    /// More than a line shows.
+    const LONGEST: usize = 250;
+    let target = |target: &Value| {
+        let name = target["name"].as_str()?;
+        let kind = target["kind"].as_str().filter(|kind| *kind != "Service");
+        let kind = kind.map_or_else(String::new, |kind| format!("{kind} "));
+        let port = target["sectionName"].as_str().map_or_else(String::new, |port| format!(":{port}"));
+        Some(format!("{kind}{name}{port}"))
+    };
+    let all: Vec<_> = spec["targetRefs"].as_array()?.iter().filter_map(target).collect();
+    let mut text = all.join(", ");
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push_str("...");
+    }
+    (!text.is_empty()).then(|| text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn all_targets_are_shown_on_a_line() {
+        let service = |name: &str| json!({ "kind": "Service", "name": name });
+        let port = json!({ "kind": "Service", "name": "stock", "sectionName": "http" });
+        let namespace = json!({ "kind": "Namespace", "name": "shop" });
+        for (refs, shown) in [
+            (json!([service("orders")]), Some("orders")),
+            (json!([service("orders"), port, namespace]), Some("orders, stock:http, Namespace shop")),
+            (json!([{ "name": 7 }]), None),
+            (json!([]), None),
+            (Value::Null, None),
+        ] {
+            assert_eq!(targets(&json!({ "targetRefs": refs })).as_deref(), shown);
+        }
+        let many = vec![service("a-service"); 32];
+        let shown = targets(&json!({ "targetRefs": many })).unwrap();
+        assert!(shown.len() == 253 && shown.ends_with("..."), "{shown}");
     }
 }

@@ -72,6 +72,7 @@ fn route(
         created: metadata.creation_timestamp.map(|time| time.0.as_second()),
         asked: asked.map(|asked| asked.map(Arc::new)).map_err(Into::into),
         told: Arc::default(),
+        shown: None,
         spec: Arc::new(object["spec"].clone()),
     };
     let all = object["status"]["parents"].as_array().into_iter().flatten();

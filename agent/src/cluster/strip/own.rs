@@ -105,6 +105,7 @@ fn own<K: api::Kind, T>(
         created: metadata.creation_timestamp.map(|time| time.0.as_second()),
         asked,
         told: told(&object["status"]["conditions"]),
+        shown: text(object["status"]["targets"].as_str()),
         spec,
     };
     Ok(check.end(wrap(own)))

@@ -5,10 +5,13 @@
 //! holder writes at once, and what the others have to say is said before they lose patience; if it is not (the holder is
 //! gone), the first of them to lose it takes over.
 //!
+//! Where a policy or a lane is not wholly active, an [event](events) says so, too.
+//!
 //! What an object says already is not written again ([`plan`]), and what was written and has been overwritten by
 //! somebody else is written again only after ever longer waits: the agents never fight. Nothing depends on statuses: where
 //! writing them is forbidden, that is told once, and policies are in force all the same.
 
+mod events;
 mod gateway;
 mod lease;
 mod plan;
@@ -30,7 +33,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::lease::Lease;
+use self::{events::Bucket, lease::Lease};
 use super::{client::chain, watch::resource};
 use crate::{
     api,
@@ -93,7 +96,7 @@ impl StatusWriter {
         identity: String,
         pace: Pace,
     ) -> Self {
-        let lease = Lease::new(client.clone(), identity, pace.lease);
+        let lease = Lease::new(client.clone(), identity.clone(), pace.lease);
         let writer = Writer {
             client,
             verdicts,
@@ -104,6 +107,9 @@ impl StatusWriter {
             held_off: BTreeMap::new(),
             complained: BTreeSet::new(),
             patient: None,
+            identity,
+            events: Bucket::new(Instant::now()),
+            no_events_before: None,
         };
         Self { task: tokio::spawn(writer.run()) }
     }
@@ -128,6 +134,12 @@ struct Writer {
     complained: BTreeSet<&'static str>,
     /// Until when others are left to write what there is to write.
     patient: Option<Instant>,
+    /// What this agent is called.
+    identity: String,
+    /// How many events may be created.
+    events: Bucket,
+    /// None is tried before: they cannot be created.
+    no_events_before: Option<Instant>,
 }
 
 /// The last time that something was written, or was to be.
@@ -272,6 +284,9 @@ impl Writer {
             Ok(Ok(())) => {
                 self.complained.remove(status_of(key.kind));
                 tracing::debug!(object = %key, "its status has been written");
+                if let Saying::Own(judged) = &saying {
+                    self.report(&key, judged).await;
+                }
             }
             // It is gone, or another by now: the watch will tell.
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {}
@@ -307,6 +322,34 @@ impl Writer {
             );
         }
         wait
+    }
+}
+
+impl Writer {
+    /// Creates an event about an object that is not wholly active.
+    async fn report(&mut self, key: &Key, judged: &Judged) {
+        let now = Instant::now();
+        let Some(event) = events::of(key, judged, &self.identity) else { return };
+        if self.no_events_before.is_some_and(|before| now < before) || !self.events.take(now) {
+            return;
+        }
+        let why = match timeout(ANSWER, events::create(&self.client, &event)).await {
+            Ok(Ok(())) => {
+                self.no_events_before = None;
+                self.complained.remove(events::RESOURCE);
+                return;
+            }
+            Ok(Err(kube::Error::Api(status))) => format!("{}: {}", status.code, status.message),
+            Ok(Err(error)) => chain(&error),
+            Err(_) => format!("no response within {ANSWER:?}"),
+        };
+        self.no_events_before = Some(now + LONGEST_WAIT);
+        if self.complained.insert(events::RESOURCE) {
+            tracing::warn!(
+                "cannot create {} ({why}): policies that are not active are reported in their status only",
+                events::RESOURCE
+            );
+        }
     }
 }
 

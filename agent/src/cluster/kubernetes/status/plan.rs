@@ -16,14 +16,15 @@ const LONGEST_MESSAGE: usize = 4096;
 
 /// Whether the object says all of it.
 pub(super) fn says_so(judged: &Judged) -> bool {
-    judged.verdict.conditions().into_iter().all(|(kind, condition)| {
-        let told = judged.told.iter().find(|told| &*told.kind == kind);
-        told.is_some_and(|told| {
-            (&*told.status, &*told.reason) == (status(condition), condition.reason.as_str())
-                && &*told.message == message(condition)
-                && told.generation == judged.generation
+    judged.targets == judged.shown
+        && judged.verdict.conditions().into_iter().all(|(kind, condition)| {
+            let told = judged.told.iter().find(|told| &*told.kind == kind);
+            told.is_some_and(|told| {
+                (&*told.status, &*told.reason) == (status(condition), condition.reason.as_str())
+                    && &*told.message == message(condition)
+                    && told.generation == judged.generation
+            })
         })
-    })
 }
 
 /// The patch (server-side apply) that makes it say so. A condition that stays true or untrue keeps the time since when. The
@@ -33,11 +34,15 @@ pub(super) fn patch(key: &Key, judged: &Judged, now: &Value) -> Value {
     if let Some(uid) = &judged.uid {
         metadata["uid"] = Value::from(&**uid);
     }
+    let mut status = json!({ "conditions": conditions(judged, now) });
+    if let Some(targets) = &judged.targets {
+        status["targets"] = Value::from(&**targets);
+    }
     json!({
         "apiVersion": api::API_VERSION,
         "kind": key.kind.as_str(),
         "metadata": metadata,
-        "status": { "conditions": conditions(judged, now) },
+        "status": status,
     })
 }
 
@@ -84,7 +89,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::{
-        object::Told,
+        object::{Kind, Name, Told},
         verdict::{Reason, Shortfall, Verdict},
     };
 
@@ -102,6 +107,8 @@ mod tests {
             generation: Some(3),
             verdict: Arc::new(verdict),
             told: told.collect(),
+            targets: Some("orders".into()),
+            shown: Some("orders".into()),
         }
     }
 
@@ -119,6 +126,11 @@ mod tests {
         let newer = Judged { generation: Some(4), ..judged(good(), &TOLD) };
         assert!(!says_so(&newer));
         assert_eq!(conditions(&newer, &json!("now"))[0]["observedGeneration"], 4);
+        let other = Judged { targets: Some("orders, stock".into()), ..judged(good(), &TOLD) };
+        assert!(!says_so(&other));
+        let name = Name { namespace: "shop".into(), name: "p".into() };
+        let patch = patch(&Key { kind: Kind::TrafficPolicy, name }, &other, &json!("now"));
+        assert_eq!(patch["status"]["targets"], "orders, stock");
         // A message that is too long is cut, and then not written for ever.
         let long = "ä".repeat(LONGEST_MESSAGE + 1);
         let verdict = Verdict::of(Some(long.clone()), &[]);
