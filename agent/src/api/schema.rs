@@ -55,6 +55,27 @@ impl Loss {
     }
 }
 
+/// The names of gRPC's statuses, by their numbers. <https://grpc.io/docs/guides/status-codes/>
+const GRPC_STATUSES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
 impl Schema {
     /// Reads a structural schema. `None` if it is none: only what is generated here is ever read.
     pub(super) fn new(json: &Value) -> Option<Self> {
@@ -242,6 +263,13 @@ impl Schema {
 
     /// How a number, or true, that is meant as text is written.
     fn as_text(&self, value: &Value) -> String {
+        if !self.enumeration.is_empty() {
+            let meant = value.as_u64().and_then(|number| GRPC_STATUSES.get(usize::try_from(number).ok()?));
+            let meant = meant.filter(|meant| self.enumeration.iter().any(|known| known == **meant));
+            let meant = meant.map(|meant| format!("did you mean {meant:?}? ")).unwrap_or_default();
+            let known: Vec<_> = self.enumeration.iter().map(|known| format!("{known:?}")).collect();
+            return format!("{meant}allowed are {}", known.join(", "));
+        }
         let is_duration = self.pattern.as_ref().is_some_and(|pattern| pattern.as_str() == span::PATTERN);
         let seconds = value.as_f64().filter(|seconds| (0.0..1e8).contains(seconds));
         match seconds.filter(|_| is_duration) {

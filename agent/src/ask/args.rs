@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use super::{CALL, EXPLAIN, Failed, reach::Asked};
 use crate::{
     admin::desk::{CallAsked, Question, Wrong},
-    config,
+    config::{self, number::whole},
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -223,6 +223,6 @@ pub struct StatusArgs {
 #[derive(Args, Debug)]
 pub struct TopArgs {
     /// Stop after N refreshes, one a second [default: until it is interrupted]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()))]
     pub(crate) times: Option<u32>,
 }

@@ -87,6 +87,21 @@ fn hostile_text_is_inert_wherever_it_is_shown() {
 }
 
 #[test]
+fn a_method_in_lower_case_is_told_in_upper_case() {
+    for (line, wanted) in [(vec!["get", "/"], "GET"), (vec!["Post"], "POST")] {
+        let request = Request {
+            pod: Some("shop/client".to_owned()),
+            to: Some("orders.shop:80".to_owned()),
+            headers: Vec::new(),
+            line: line.iter().map(|&word| word.to_owned()).collect(),
+        };
+        let Err(Failed::Question(why)) = request.question("sluice", CALL) else { panic!("{line:?} is good") };
+        let told = format!("METHOD: {:?} is no method: methods are in upper case, as in {wanted}", line[0]);
+        assert_eq!(why, told);
+    }
+}
+
+#[test]
 fn a_request_line_is_a_path_or_a_method_and_a_path() {
     for (line, method, target) in [
         (&[][..], "GET", "/"),

@@ -62,7 +62,14 @@ mod tests {
     fn complaints_are_one_line() {
         for (arguments, line) in [
             (&["agent", "--colour"][..], "unexpected argument '--colour' found"),
-            (&["agent", "--workers", "0"], "invalid value '0' for '--workers <N>': 0 is not in 1..=64"),
+            (
+                &["agent", "--workers", "0"],
+                "invalid value '0' for '--workers <N>': allowed are whole numbers from 1 to 64",
+            ),
+            (
+                &["top", "--times", "ten"],
+                "invalid value 'ten' for '--times <N>': allowed are whole numbers from 1 to 4294967295",
+            ),
             (&["statu"], "unrecognized subcommand 'statu'; tip: a similar subcommand exists: 'status'"),
         ] {
             let error = CommandLine::try_parse_from(["sluice"].iter().chain(arguments)).err();

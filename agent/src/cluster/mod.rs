@@ -13,7 +13,7 @@ mod mesh;
 pub mod model;
 pub mod object;
 pub mod problem;
-mod protocol;
+pub(crate) mod protocol;
 pub mod shared;
 pub mod source;
 pub mod strip;

@@ -8,7 +8,7 @@
 use super::model::Protocol;
 
 /// The protocol of a service port with this `appProtocol` and name.
-pub(super) fn declared(app_protocol: Option<&str>, port_name: Option<&str>) -> Protocol {
+pub(crate) fn declared(app_protocol: Option<&str>, port_name: Option<&str>) -> Protocol {
     app_protocol.and_then(by_word).or_else(|| port_name.and_then(by_port_name)).unwrap_or_default()
 }
 

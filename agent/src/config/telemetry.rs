@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::number::whole;
 use crate::observe::{
     otlp::{Address, Attribute, Protocol},
     sampling::Ratio,
@@ -56,7 +57,7 @@ pub struct Telemetry {
         value_name = "N",
         env = "SLUICE_TRACE_QUEUE",
         default_value_t = 4096,
-        value_parser = clap::value_parser!(u32).range(16..=65_536)
+        value_parser = whole::<u32>(16..=65_536)
     )]
     pub trace_queue: u32,
 }

@@ -11,7 +11,11 @@ use kube::{
 };
 
 use super::agents::{AGENTS, Agents};
-use crate::{ask::Failed, cluster::kubernetes::chain, config::object_name};
+use crate::{
+    ask::Failed,
+    cluster::kubernetes::chain,
+    config::{number::whole, object_name},
+};
 
 /// An API server that cannot be reached is noticed after so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,7 +50,7 @@ pub struct ClusterArgs {
     #[arg(short, long, value_name = "NAME", value_parser = object_name)]
     namespace: Option<String>,
     /// How long an agent may take to answer
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = whole::<u64>(1..=600))]
     request_timeout: u64,
     /// The namespace in which the agents run
     #[arg(long, value_name = "NAME", env = "SLUICE_NAMESPACE", default_value = "sluice-system", value_parser = object_name)]

@@ -24,6 +24,8 @@ use tokio::{
 
 use super::{Desk, Question, Wrong};
 use crate::{
+    admin::view::Look,
+    cluster::model::Protocol,
     govern::tag::Tag,
     proxy::{PodName, explain::Explanation},
 };
@@ -126,8 +128,8 @@ impl Desk {
             Err(io::Error::new(io::ErrorKind::TimedOut, format!("no whole answer within {LIMIT:?}")))
         });
         let duration_ms = (began.elapsed().as_micros() as f64) / 1e3;
-        let (response, body, body_complete) = answered
-            .map_err(|error| Wrong::Missing(format!("no answer after {duration_ms:.1} ms: {error}")))?;
+        let (response, body, body_complete) =
+            answered.map_err(|error| Wrong::Missing(no_response(&error, duration_ms, &look, dialled)))?;
         let mut decision = None;
         let until = Instant::now() + KEPT_WITHIN;
         while asked.endpoint.is_none() && decision.is_none() && Instant::now() < until {
@@ -150,6 +152,37 @@ impl Desk {
             decision,
         })
     }
+}
+
+/// Why there is no response. What does not speak HTTP answers in its own way, or not at all.
+fn no_response(error: &io::Error, duration_ms: f64, look: &Look, dialled: SocketAddr) -> String {
+    let cause = with_causes(error);
+    let service = look.snapshot.destination(dialled).map(|found| &found.service);
+    let because = match service.filter(|service| service.protocol == Protocol::Opaque) {
+        Some(service) => {
+            format!("{service} is declared not to speak HTTP, by its appProtocol or the name of its port")
+        }
+        None => match error.get_ref().and_then(|error| error.downcast_ref::<hyper::Error>()) {
+            Some(error) if error.is_parse() => "the endpoint does not speak HTTP".to_owned(),
+            Some(_) => "the connection ended before there was one; does the endpoint speak HTTP?".to_owned(),
+            None => return format!("no response after {duration_ms:.1} ms: {cause}"),
+        },
+    };
+    format!("no response after {duration_ms:.1} ms: {because} ({cause})")
+}
+
+/// An error, and what led to it.
+fn with_causes(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// The request, and the id by which its decision is found.

@@ -187,6 +187,13 @@ impl Question {
         let wrong = |what: &str, value: &str, example: &str| {
             Wrong::Question(format!("{what}: {value:?} is none, as in {example}"))
         };
+        let upper = self.method.to_ascii_uppercase();
+        if upper != self.method && Method::from_bytes(upper.as_bytes()).is_ok() {
+            return Err(Wrong::Question(format!(
+                "method: {:?} is no method: methods are in upper case, as in {upper}",
+                self.method
+            )));
+        }
         let method =
             Method::from_bytes(self.method.as_bytes()).map_err(|_| wrong("method", &self.method, "GET"))?;
         let good_target = self.target.starts_with('/') || self.target == "*";

@@ -66,7 +66,9 @@ pub(super) fn services(objects: &mut Objects, only: Option<&Service>) -> Vec<Eff
                 );
                 problems.push(Objects::about_target(name, policy, index, message));
             }
-            if let Some(message) = missing(objects, &name.0, target) {
+            let of_service = (name.0.clone(), target.service.to_string());
+            let idle = objects.seen.without_requests(&of_service, &policy.effective.spec);
+            for message in missing(objects, &name.0, target).into_iter().chain(idle) {
                 notes.push(Objects::about_target(name, policy, index, message));
             }
         }

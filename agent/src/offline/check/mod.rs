@@ -1,8 +1,8 @@
 //! `sluice check`: whether policies make sense, and what they come to, without a cluster.
 //!
 //! [Reads](read) manifests as [`objects`], with the annotations and labels that are for Sluice ([`marks`]), finds out what each
-//! targeted service is governed by ([`effective`], by the policy that [wins](winners)) and what is worth a note ([`notes`]), and
-//! tells it ([`report`]). What is wrong is what the agent and the API server would say too: the checks are [`crate::api`]'s.
+//! targeted service is governed by ([`effective`], by the policy that [wins](winners)) and what is worth a note ([`notes`], [`slips`]),
+//! and tells it ([`report`]). What is wrong is what the agent and the API server would say too: the checks are [`crate::api`]'s.
 
 mod effective;
 mod marks;
@@ -10,6 +10,7 @@ mod notes;
 mod objects;
 mod read;
 mod report;
+mod slips;
 #[cfg(test)]
 mod tests;
 mod winners;
@@ -114,6 +115,7 @@ pub fn run(
     objects.complete = args.strict;
     read::all(&mut objects, &args.files, input)?;
     objects.note_namespaces();
+    slips::all(&mut objects);
     notes::all(&mut objects);
     let services = effective::services(&mut objects, args.service.as_ref());
     match args.output {

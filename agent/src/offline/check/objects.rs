@@ -7,9 +7,13 @@ use std::{
 
 use http::HeaderName;
 
-use super::{marks, notes::Noted};
+use super::{
+    marks,
+    notes::Noted,
+    slips::{self, Seen},
+};
 use crate::{
-    api::{self, Kind, TrafficLane, TrafficPolicy, effective::Effective},
+    api::{self, Kind, TrafficLane, TrafficPolicy, effective::Effective, notes::Note},
     cluster::{manifests::tree::Node, strip},
     govern::policy::{Lane, Target},
 };
@@ -37,6 +41,8 @@ pub(super) struct Objects {
     places: BTreeMap<(&'static str, Name), String>,
     /// Namespaces that happen to be there, and are not enrolled.
     not_enrolled: BTreeSet<String>,
+    /// By what slips are known.
+    pub(super) seen: Seen,
     /// What is not in these files is nowhere.
     pub(super) complete: bool,
     /// Of objects that do not name theirs.
@@ -181,6 +187,7 @@ impl Objects {
         for (field, message) in marks::wrong(node, kind) {
             wrong(&field, message);
         }
+        self.seen.object(kind, &name, metadata("namespace").is_some());
         if version == "v1" && kind == "Namespace" {
             let annotations = node.get("metadata").and_then(|metadata| metadata.get("annotations"));
             let said = annotations.and_then(|all| all.get(api::CAPTURE_ANNOTATION)).and_then(Node::as_str);
@@ -193,6 +200,7 @@ impl Objects {
         }
         if version == "v1" && kind == "Service" {
             let ports = node.get("spec").and_then(|spec| spec.get("ports")).and_then(Node::as_sequence);
+            self.seen.service(&name, ports.unwrap_or_default());
             let port_name = |port: &Node| Some(port.get("name")?.as_str()?.to_owned());
             self.services.insert(name, ports.unwrap_or_default().iter().filter_map(port_name).collect());
             return;
@@ -285,6 +293,14 @@ impl Objects {
                 self.policies.insert(name.clone(), policy);
             }),
         };
+        if outcome.is_ok() {
+            self.seen.own(kind, &name, &object["spec"], file, node);
+            for (field, message) in slips::nulls(&object["spec"]) {
+                let (line, name) = (node.line_of(&field), name.clone());
+                let note = Note { field, message, unless: &[], unless_waited: None };
+                self.noted.push(Noted { file: file.to_owned(), line, kind, name, note });
+            }
+        }
         let mut errors: Vec<_> = outcome.err().unwrap_or_default();
         if errors.is_empty() && kind == "TrafficPolicy" {
             errors = api::tag_changes(&object["spec"], &self.tag_headers);

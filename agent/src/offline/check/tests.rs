@@ -149,7 +149,7 @@ fn annotations_and_labels_for_sluice_mean_something_or_are_named() {
         ),
         (
             object("ConfigMap", "annotations: {sluice.dev/zzz: ''}"),
-            "there is no sluice.dev/zzz, so it has no effect: allowed are sluice.dev/capture, sluice.dev/access-log, sluice.dev/tag",
+            "there is no sluice.dev/zzz, so it has no effect: allowed are sluice.dev/capture, sluice.dev/access-log, sluice.dev/reclaim, sluice.dev/tag",
         ),
         (
             deployment("labels: {sluice.dev/tags: gray}"),
@@ -762,4 +762,83 @@ fn words_of_other_systems_name_ours() {
     let namespace = "  targetRefs: [{name: orders, namespace: shop}]\n";
     let (_, _, complaints) = check(&policy("orders", namespace), &["-"]);
     assert!(complaints.contains("a policy is in the namespace of its targets"), "{complaints}");
+}
+
+#[test]
+fn slips_are_noted() {
+    let service = |name: &str, port: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{port}]}}\n---\n"
+        )
+    };
+    let notes = |text: String| {
+        let (good, out, complaints) = check(&text, &["-"]);
+        assert!(good, "{complaints}");
+        format!("{out}{complaints}")
+    };
+    for (spec, field) in [
+        ("  circuitBreaker:\n", "spec.circuitBreaker"),
+        ("  outlierDetection:\n", "spec.outlierDetection"),
+        ("  concurrency: {maxRequests: 5, adaptive: }\n", "spec.concurrency.adaptive"),
+    ] {
+        let said = notes(policy("a", &format!("  targetRefs: [{{name: x}}]\n{spec}")));
+        let wanted = format!("{field}: note: null: it is not set, and off; ");
+        assert!(said.contains(&wanted), "{said}");
+    }
+    assert!(!notes(policy("a", "  targetRefs: [{name: x}]\n  circuitBreaker: {}\n")).contains("null"));
+
+    // An object whose namespace was forgotten.
+    let forgotten = policy("a", "  targetRefs: [{name: x}]\n").replace("  namespace: shop\n", "");
+    let said = notes(format!("{}{forgotten}", service("x", "{name: http, port: 80}")));
+    assert!(
+        said.contains("TrafficPolicy default/a: metadata.namespace: note: not set, so it is in default")
+            && said.contains("are in shop"),
+        "{said}"
+    );
+    assert!(!notes(forgotten.clone()).contains("metadata.namespace"), "there are no others");
+    let there =
+        check(&format!("{}{forgotten}", service("x", "{name: http, port: 80}")), &["-n", "shop", "-"]);
+    assert!(!there.1.contains("metadata.namespace"), "it is told where: {}", there.1);
+
+    // Rules about requests where there are none.
+    let timeouts = policy("a", "  targetRefs: [{name: db}]\n  timeouts: {request: 1s}\n");
+    for (port, noted) in [
+        ("{name: redis, port: 6379}", true),
+        ("{port: 6379, appProtocol: redis}", true),
+        ("{name: redis, port: 6379}, {name: http, port: 80}", false),
+        ("{name: db, port: 6379}", false),
+    ] {
+        let said = notes(format!("{}{timeouts}", service("db", port)));
+        let note =
+            "all ports of Service db are declared not to speak HTTP, so timeouts.request has no effect on it";
+        assert_eq!(said.contains(note), noted, "{port}: {said}");
+    }
+
+    // A workload that nobody has.
+    let from = |workload: &str| {
+        let limit = format!(
+            "  targetRefs: [{{name: x}}]\n  rateLimits: [{{name: a, requests: 1, match: {{from: [{{workload: {workload}}}]}}}}]\n"
+        );
+        let deployment =
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: checkout, namespace: shop}\n---\n";
+        notes(format!("{deployment}{}", policy("a", &limit)))
+    };
+    assert!(!from("checkout").contains("there is no workload"));
+    let said = from("chekout");
+    assert!(
+        said.contains("spec.rateLimits[0].match.from[0].workload: note: there is no workload chekout in these files: did you mean checkout?"),
+        "{said}"
+    );
+}
+
+#[test]
+fn grpc_statuses_have_names() {
+    for (field, item) in [("retry", "14"), ("errors", "14")] {
+        let text = policy("a", &format!("  targetRefs: [{{name: x}}]\n  {field}: {{grpcCodes: [{item}]}}\n"));
+        let (good, _, complaints) = check(&text, &["-"]);
+        let wanted = format!(
+            "spec.{field}.grpcCodes[0]: a string is needed, not 14: did you mean \"UNAVAILABLE\"? allowed are \"CANCELLED\""
+        );
+        assert!(!good && complaints.contains(&wanted), "{complaints}");
+    }
 }
