@@ -29,7 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::telemetry::Telemetry;
 use crate::{
     admin::{Admin, AdminSocket, BindError, Pages, SocketError, desk::Desk, view::View},
-    capture::{self, Capture, CaptureError},
+    capture::{self, Capture, CaptureError, Reclaim},
     cluster::{
         self, Cluster, builder,
         kept::StateFile,
@@ -43,6 +43,7 @@ use crate::{
     config::{AccessLogFormat, Config, NoNodeAddress, Settings},
     govern::lane::{TagNames, TagNamesError},
     observe::{
+        access_log::Trouble,
         log::LogFilter,
         metrics::{Description, Metrics},
         otlp,
@@ -127,6 +128,7 @@ struct Running {
     cluster: Option<Arc<Cluster>>,
     /// How the source fares, for as long as there is no cluster.
     source: Option<watch::Receiver<Health>>,
+    access_log_trouble: Trouble,
     /// Everything that was there at the start has been taken up. Later troubles of single pods are told by metrics.
     ready: bool,
     stopping: bool,
@@ -160,6 +162,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         running: running.clone(),
         node: config.node.as_deref().map(Into::into),
         without_access_log: config.access_log == AccessLogFormat::None,
+        reclaim: config.reclaim_rate > 0,
     });
     let desk = Desk::new(seen.clone(), tag_names.clone());
     let view = View::new(seen, metrics.clone(), config.history_series as usize);
@@ -172,6 +175,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         .collect::<Result<Vec<_>, _>>()?;
     let admin_socket = config.admin_socket.path().map(|path| AdminSocket::bind(path, pages)).transpose()?;
     let (access_log, tracer, telemetry) = Telemetry::start(&config, &metrics)?;
+    lock(&running).access_log_trouble = access_log.trouble();
 
     numbers::pull(&metrics, &running)?;
     flows::pull(&metrics, &running)?;
@@ -212,6 +216,8 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     let capturing = capture::Options {
         pods_cgroup: config.pods_cgroup.clone(),
         without_flows: !config.kernel_flows,
+        node_is_known: config.node.is_some(),
+        reclaim: Reclaim { per_second: config.reclaim_rate.into(), idle: config.reclaim_idle },
         ..capture::Options::default()
     };
     let capture = Capture::start(&capturing, proxy.clone(), cluster.snapshots())?;

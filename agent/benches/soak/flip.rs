@@ -75,7 +75,7 @@ fn filled(services: usize) -> Builder {
 }
 
 fn namespace(_: usize) -> Object {
-    Object::Namespace(Namespace { name: "shop".into(), capture: Some(true), access_log: None })
+    Object::Namespace(Namespace { name: "shop".into(), capture: Some(true), access_log: None, reclaim: None })
 }
 
 fn service(number: usize) -> Object {
@@ -88,6 +88,7 @@ fn service(number: usize) -> Object {
         prefer: Prefer::Any,
         publish_not_ready_addresses: false,
         access_log: None,
+        reclaim: None,
     })
 }
 

@@ -78,6 +78,10 @@ pub const CAPTURE_ANNOTATION: &str = "sluice.dev/capture";
 /// to the Namespace's Services, are lines of the access log. The Service's own word wins.
 pub const ACCESS_LOG_ANNOTATION: &str = "sluice.dev/access-log";
 
+/// Annotation on a Service or a Namespace, `enabled` or `disabled`: whether the agent ends connections to the Service, or to the
+/// Namespace's Services, that are older than their pod's enrolment, when they are idle. The Service's own word wins.
+pub const RECLAIM_ANNOTATION: &str = "sluice.dev/reclaim";
+
 /// An annotation or a label that users put on their own objects.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
@@ -107,7 +111,7 @@ impl Mark {
 }
 
 /// All of them, for the reference and for `sluice check`.
-pub const MARKS: [Mark; 4] = [
+pub const MARKS: [Mark; 5] = [
     Mark {
         label: false,
         kinds: &["Namespace"],
@@ -131,6 +135,14 @@ pub const MARKS: [Mark; 4] = [
         values: "`enabled`, `disabled`, a ratio such as `\"0.01\"`",
         meaning: "How many of the requests to it the access log has. The Service goes before its Namespace.",
         check: |value| checked(parse_access_log(value)),
+    },
+    Mark {
+        label: false,
+        kinds: &["Namespace", "Service"],
+        name: RECLAIM_ANNOTATION,
+        values: "`enabled`, `disabled`",
+        meaning: "`enabled`: connections to its ports that are declared to speak HTTP/1 and that are older than their pod's enrolment are ended when they are idle, so that their clients reconnect through the agent. The Service goes before its Namespace.",
+        check: |value| checked(parse_capture(value)),
     },
     Mark {
         label: true,
@@ -188,6 +200,11 @@ pub struct Status {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
     )]
     pub conditions: Vec<Condition>,
+    /// What a TrafficPolicy is for, as `kubectl get` shows it: the names of its targets, each with the name of its port if it has
+    /// one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub targets: Option<String>,
 }
 
 /// One of Sluice's own kinds.

@@ -14,6 +14,8 @@ const OPEN: [&str; 2] = ["01", "02"];
 pub(crate) struct Connection {
     local: SocketAddr,
     pub(crate) peer: SocketAddr,
+    /// By which a process's descriptor names its socket.
+    pub(crate) inode: u64,
 }
 
 /// The open connections of the calling thread's network namespace that go to addresses which are wanted.
@@ -27,14 +29,15 @@ pub(crate) fn open(wanted: impl Fn(&Connection) -> bool) -> Vec<Connection> {
         .collect()
 }
 
-/// `  0: 0100007F:1F90 0307600A:1F91 01 ...`: slot, local, remote, state.
+/// `  0: 0100007F:1F90 0307600A:1F91 01 0:0 00:0 0 0 0 4711 ...`: slot, local, remote, state, and the inode of the socket.
 fn parse(line: &str) -> Option<Connection> {
     let mut fields = line.split_whitespace().skip(1);
     let (local, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
     if !OPEN.contains(&state) {
         return None;
     }
-    Some(Connection { local: address(local)?, peer: address(peer)? })
+    let inode = fields.nth(5)?.parse().ok()?;
+    Some(Connection { local: address(local)?, peer: address(peer)?, inode })
 }
 
 fn address(text: &str) -> Option<SocketAddr> {
@@ -65,7 +68,7 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn lines_of_the_kernels_tables() {
         let peer = |line: &str| parse(line).map(|open| open.peer.to_string());
-        let rest = "00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0";
+        let rest = "00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0";
         assert_eq!(
             peer(&format!("   0: 0B00000A:9C40 0307600A:1F90 01 {rest}")).as_deref(),
             Some("10.96.7.3:8080")
@@ -77,6 +80,7 @@ mod tests {
             .as_deref(),
             Some("[fd00::7]:443")
         );
+        assert_eq!(parse(&format!("0: 0B00000A:9C40 0307600A:1F90 01 {rest}")).unwrap().inode, 4711);
         let mapped = format!(
             "   0: 0000000000000000FFFF00000B00000A:9C40 0000000000000000FFFF00000307600A:1F90 01 {rest}"
         );

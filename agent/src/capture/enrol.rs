@@ -52,11 +52,23 @@ pub(crate) trait World {
     /// fails and is tried again.
     fn withdraw(&mut self, enrolment: &mut Self::Enrolment) -> Result<(), EnrolError>;
     /// Looks which of the connections are still open that are older than the enrolment.
-    fn look_at_older(&mut self, _: &mut Self::Enrolment) {}
+    fn look_at_older(&mut self, _: &mut Self::Enrolment, _: Older<'_>) {}
+    /// Ends what the looks have found that may be ended.
+    fn reclaim(&mut self) {}
     /// Where they go.
     fn older(_: &Self::Enrolment) -> Arc<[SocketAddr]> {
         Arc::default()
     }
+}
+
+/// A look at the connections of a pod that are older than its enrolment.
+#[derive(Clone, Copy)]
+pub(crate) struct Older<'a> {
+    pub(crate) workload: &'a Workload,
+    pub(crate) group: Option<&'a Path>,
+    pub(crate) snapshot: &'a Snapshot,
+    /// At all of them; else at those only that may be ended.
+    pub(crate) all: bool,
 }
 
 /// Why a pod that is to be captured is not enrolled.
@@ -135,18 +147,27 @@ pub(crate) struct Enroller<W: World> {
     world: W,
     pods: HashMap<Arc<str>, Tracked<W::Enrolment>>,
     snapshot: Arc<Snapshot>,
+    /// The snapshot has pods of this node only, besides those that have no node yet.
+    node_is_known: bool,
+    /// Pods of this node that are to be captured and whose groups were never seen, and since when.
+    groupless: HashMap<Arc<str>, (Arc<Workload>, Instant)>,
 }
 
 impl<W: World> Enroller<W> {
-    pub(crate) fn new(world: W) -> Self {
-        Self { world, pods: HashMap::new(), snapshot: Arc::default() }
+    pub(crate) fn new(world: W, node_is_known: bool) -> Self {
+        let (pods, groupless) = (HashMap::new(), HashMap::new());
+        Self { world, pods, snapshot: Arc::default(), node_is_known, groupless }
     }
 
-    /// Looks which connections are still open that are older than their pod's enrolment.
-    pub(crate) fn look_at_older(&mut self) {
-        for (enrolment, _) in self.pods.values_mut().filter_map(|pod| pod.enrolment.as_mut()) {
-            self.world.look_at_older(enrolment);
+    /// Looks which connections are still open that are older than their pod's enrolment, `all` of them or those that may be
+    /// ended, and ends what is idle of these.
+    pub(crate) fn look_at_older(&mut self, all: bool) {
+        for pod in self.pods.values_mut() {
+            let Some((enrolment, workload)) = &mut pod.enrolment else { continue };
+            let look = Older { workload, group: pod.group.as_deref(), snapshot: &self.snapshot, all };
+            self.world.look_at_older(enrolment, look);
         }
+        self.world.reclaim();
     }
 
     /// All pods whose groups are there.
@@ -160,6 +181,7 @@ impl<W: World> Enroller<W> {
 
     /// A pod's control group came, changed or (`None`) went.
     pub(crate) fn group_changed(&mut self, uid: &Arc<str>, group: Option<&Path>, now: Instant) {
+        self.groupless.remove(uid);
         let (wanted, left_alone) = wanted(&self.snapshot, uid);
         let pod = self.pods.entry(uid.clone()).or_insert_with(|| Tracked {
             group: None,
@@ -192,6 +214,22 @@ impl<W: World> Enroller<W> {
         }
         for uid in affected {
             self.reconcile(&uid, now);
+        }
+        self.look_for_groups(now);
+    }
+
+    /// Finds the pods that should have a group here, and have none. One that is on its way out may have lost it already.
+    fn look_for_groups(&mut self, now: Instant) {
+        if !self.node_is_known {
+            return;
+        }
+        let mut before = std::mem::take(&mut self.groupless);
+        for (uid, workload) in self.snapshot.pods.iter() {
+            let is_here = workload.node.is_some() && !workload.terminating;
+            if is_here && !self.pods.contains_key(uid) && wanted(&self.snapshot, uid).0.is_some() {
+                let since = before.remove(uid).map_or(now, |(_, since)| since);
+                self.groupless.insert(uid.clone(), (workload.clone(), since));
+            }
         }
     }
 
@@ -240,7 +278,12 @@ impl<W: World> Enroller<W> {
                 ..PodStatus::enrolled(workload.clone())
             }),
         };
-        self.pods.values().filter_map(status).collect()
+        let groupless = self.groupless.values().map(|(workload, since)| PodStatus {
+            pending: Some("its cgroup is not among those of this node's pods".to_owned()),
+            pending_since: Some(*since),
+            ..PodStatus::enrolled(workload.clone())
+        });
+        self.pods.values().filter_map(status).chain(groupless).collect()
     }
 
     /// Compares what is with what should be, and does the difference.

@@ -66,7 +66,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { enroller: Enroller::new(Diary::default()), now: Instant::now() }
+        Self { enroller: Enroller::new(Diary::default(), true), now: Instant::now() }
     }
 
     fn process_in(&mut self, netns: u32) -> &mut Self {
@@ -275,4 +275,31 @@ fn withdrawing_all() {
     bench.enroller.withdraw_all();
     assert_eq!(bench.lines(), ["withdraw 7"]);
     assert!(bench.enroller.status().is_empty());
+}
+
+#[test]
+fn a_pod_of_this_node_whose_group_is_not_there_is_told() {
+    let on = |node: Option<&str>| Workload { node: node.map(Into::into), ..workload() };
+    let mut bench = Bench::new();
+    assert_eq!(bench.snapshot([on(None)]), NOTHING);
+    assert_eq!(bench.enroller.status(), [], "it may be another node's yet");
+    let since = bench.now;
+    bench.snapshot([on(Some("n1"))]);
+    bench.now += Duration::from_secs(5);
+    bench.snapshot([on(Some("n1"))]);
+    let [pod] = &bench.enroller.status()[..] else { panic!("it is told once") };
+    assert!(pod.pending.as_deref().is_some_and(|why| why.contains("cgroup")), "{pod:?}");
+    assert_eq!((pod.pending_since, pod.empty), (Some(since), false));
+    // It comes, and is enrolled; what ends has none any more.
+    assert_eq!(bench.process_in(7).group(), ["enrol orders in 7"]);
+    assert_eq!(bench.enroller.status()[0].pending, None);
+    bench.group_gone();
+    bench.snapshot([Workload { terminating: true, ..on(Some("n1")) }]);
+    assert_eq!(bench.enroller.status(), []);
+    bench.snapshot([Workload { capture: false, ..on(Some("n1")) }]);
+    assert_eq!(bench.enroller.status(), []);
+    // Where the snapshot has the pods of all nodes nothing can be told.
+    let mut all = Enroller::new(Diary::default(), false);
+    all.snapshot_changed(snapshot([on(Some("n2"))]), bench.now);
+    assert_eq!(all.status(), []);
 }

@@ -8,8 +8,8 @@
 //! - `attachment` sees to it that the programs stay attached.
 //! - `watch` sees pods' control groups (`cgroup`) come and go, `sight` finds their network namespaces (`netns`).
 //! - `enrol` decides which pod is to be enrolled, and `node` does it: listeners (`pod`), then the proxy, then the
-//!   kernel's map (`entry`). `services` tells the kernel which destinations are governed; `bypass` counts what came too early;
-//!   `buffers` are what the kernel keeps for sockets.
+//!   kernel's map (`entry`). `services` tells the kernel which destinations are governed; `bypass` counts what came too early, `reclaim`
+//!   ends it where it is asked to; `buffers` are what the kernel keeps for sockets.
 //! - `flows` puts names to what the programs count of pods' connections, redirected or not.
 //!
 //! All `unsafe` of the agent is in here.
@@ -32,6 +32,7 @@ mod node;
 mod pod;
 mod probe;
 mod programs;
+mod reclaim;
 mod services;
 mod sight;
 mod watch;
@@ -59,6 +60,7 @@ pub use error::{CaptureError, EnrolError};
 pub use flows::Flow;
 pub use pod::{is_at_urgent_byte, unacknowledged};
 pub use programs::embedded as embedded_programs;
+pub use reclaim::Reclaim;
 
 use crate::{cluster::model::Snapshot, proxy::Proxy};
 use attachment::{Found, Keeper};
@@ -69,6 +71,7 @@ use netns::Netns;
 use node::Node;
 use probe::Machine;
 use programs::{FailOpen, Links, Programs};
+use reclaim::Reclaimed;
 use services::Services;
 use watch::Watch;
 
@@ -88,6 +91,10 @@ pub struct Options {
     pub listeners_per_pod: Option<usize>,
     /// Do not count what becomes of pods' connections.
     pub without_flows: bool,
+    /// The snapshots have pods of this node only, besides those that have no node yet.
+    pub node_is_known: bool,
+    /// What becomes of connections that are older than their pod's enrolment, where a Service asks for it.
+    pub reclaim: Reclaim,
 }
 
 /// What capture does at the moment, for metrics and readiness.
@@ -106,6 +113,9 @@ pub struct Status {
     pub destinations: usize,
     /// Connections to governed services that were open before their pod was enrolled.
     pub bypassed: u64,
+    /// Those of them that were ended when they were idle, and why none can be.
+    pub reclaimed: u64,
+    pub reclaim_trouble: Option<Arc<String>>,
     /// What the eBPF programs counted since the start, by the name of the reason. Those that begin with `bypassed_` went
     /// direct, those with `redirected_` to the agent; the others are about the handshake that follows.
     pub kernel: Vec<(&'static str, u64)>,
@@ -127,6 +137,7 @@ pub struct Capture {
     flows: Arc<Flows>,
     table: Arc<ArcSwap<Table>>,
     bypassed: Arc<AtomicU64>,
+    reclaimed: Arc<Reclaimed>,
     close: Option<oneshot::Sender<oneshot::Sender<()>>>,
     _heartbeat: heartbeat::Beating,
 }
@@ -178,6 +189,7 @@ impl Capture {
         tracing::info!(pods, agent, listeners_per_pod, flows = follow, "eBPF programs attached");
 
         let bypassed = Arc::<AtomicU64>::default();
+        let reclaimed = Arc::<Reclaimed>::default();
         let table = Arc::<ArcSwap<Table>>::default();
         let node = Node {
             _fail_open: FailOpen(links.clone()),
@@ -191,16 +203,27 @@ impl Capture {
             owners: HashMap::new(),
             closing: TaskTracker::new(),
             bypassed: bypassed.clone(),
+            reclaim: options.reclaim,
+            reclaimed: reclaimed.clone(),
+            jobs: Vec::new(),
             flows: flows.clone(),
         };
         let (close, closed) = oneshot::channel();
-        tokio::spawn(run(Enroller::new(node), watch, keeper, snapshots, table.clone(), closed));
+        tokio::spawn(run(
+            Enroller::new(node, options.node_is_known),
+            watch,
+            keeper,
+            snapshots,
+            table.clone(),
+            closed,
+        ));
         Ok(Self {
             links,
             counters: maps.counters,
             flows,
             table,
             bypassed,
+            reclaimed,
             close: Some(close),
             _heartbeat: heartbeat,
         })
@@ -241,6 +264,8 @@ impl Capture {
             pods: table.pods.clone(),
             destinations: table.destinations,
             bypassed: self.bypassed.load(Ordering::Relaxed),
+            reclaimed: self.reclaimed.ended.load(Ordering::Relaxed),
+            reclaim_trouble: self.reclaimed.trouble.load_full(),
             kernel: self
                 .counters
                 .read()
@@ -329,9 +354,7 @@ async fn run(
             () = at(retry) => enroller.time_passed(Instant::now()),
             _ = look.tick() => {
                 looks += 1;
-                if looks.is_multiple_of(LOOKS_AT_OLDER) {
-                    enroller.look_at_older();
-                }
+                enroller.look_at_older(looks.is_multiple_of(LOOKS_AT_OLDER));
                 if keeper.look() == Found::Anew {
                     match Watch::start(keeper.group()) {
                         Ok(new) => {

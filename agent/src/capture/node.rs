@@ -16,13 +16,14 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     EnrolError, bypass,
-    enrol::World,
+    enrol::{Older, World},
     entry::Entry,
     flows::Flows,
     maps::{Accepted, Pods},
     netns::{Id, Netns},
     pod::{Opened, PodNetwork},
     programs::FailOpen,
+    reclaim::{self, Job, Reclaim, Reclaimed},
     services::Services,
     sight::{self, Sighting},
 };
@@ -50,6 +51,10 @@ pub(crate) struct Node {
     pub(crate) closing: TaskTracker,
     /// Connections to governed services that were made too early to be captured.
     pub(crate) bypassed: Arc<AtomicU64>,
+    /// Whether, and how fast, they are ended when they are idle; what came of it, and what is to be done now.
+    pub(crate) reclaim: Reclaim,
+    pub(crate) reclaimed: Arc<Reclaimed>,
+    pub(crate) jobs: Vec<Job>,
     /// Is told who has which namespace.
     pub(crate) flows: Arc<Flows>,
 }
@@ -114,8 +119,13 @@ impl World for Node {
         Ok(Enrolment { netns: id, cookie, entry, pod, open: Some(open), network, older, older_to })
     }
 
-    fn look_at_older(&mut self, enrolment: &mut Enrolment) {
-        if enrolment.older.is_empty() {
+    fn look_at_older(&mut self, enrolment: &mut Enrolment, look: Older<'_>) {
+        let may_end = |connection: &bypass::Connection| {
+            let found = look.snapshot.destination(connection.peer);
+            found.is_some_and(|destination| destination.service.is_reclaimed())
+        };
+        let reclaim = self.reclaim.per_second > 0 && enrolment.older.iter().any(may_end);
+        if enrolment.older.is_empty() || !(look.all || reclaim) {
             return;
         }
         let known = &enrolment.older;
@@ -127,6 +137,17 @@ impl World for Node {
             enrolment.older_to = open.iter().map(|connection| connection.peer).collect();
             enrolment.older = open;
         }
+        if let Some(group) = look.group.filter(|_| reclaim) {
+            self.jobs.push(Job {
+                pod: format!("{}/{}", look.workload.namespace, look.workload.name),
+                group: group.to_owned(),
+                connections: enrolment.older.iter().copied().filter(may_end).collect(),
+            });
+        }
+    }
+
+    fn reclaim(&mut self) {
+        reclaim::start(std::mem::take(&mut self.jobs), self.reclaim, &self.reclaimed);
     }
 
     fn older(enrolment: &Enrolment) -> Arc<[SocketAddr]> {

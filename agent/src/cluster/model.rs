@@ -180,6 +180,8 @@ pub struct Service {
     pub detours: Arc<BTreeMap<Tag, Detour>>,
     /// How many of its requests are logged; `None`: nobody has said it.
     pub access_log: Option<Ratio>,
+    /// Idle connections to it that are older than their pod's enrolment are ended.
+    pub reclaim: bool,
 }
 
 impl Service {
@@ -200,7 +202,14 @@ impl Service {
             said: None,
             detours: Arc::default(),
             access_log: None,
+            reclaim: false,
         }
+    }
+
+    /// Whether connections to it that are older than their pod's enrolment may be ended when they are idle. What a connection
+    /// of another protocol than HTTP/1 is idle cannot be told by its bytes.
+    pub fn is_reclaimed(&self) -> bool {
+        self.reclaim && self.protocol == Protocol::Http
     }
 
     /// Whether a policy or a lane asks for anything.

@@ -178,6 +178,8 @@ pub struct Namespace {
     pub capture: Option<bool>,
     /// The annotation `sluice.dev/access-log`.
     pub access_log: Option<Ratio>,
+    /// The annotation `sluice.dev/reclaim`.
+    pub reclaim: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,6 +197,8 @@ pub struct Service {
     pub publish_not_ready_addresses: bool,
     /// The annotation `sluice.dev/access-log`.
     pub access_log: Option<Ratio>,
+    /// The annotation `sluice.dev/reclaim`.
+    pub reclaim: Option<bool>,
 }
 
 /// How callers reach a Service.
@@ -362,6 +366,8 @@ pub struct Own<T> {
     pub asked: Result<T, Arc<[FieldError]>>,
     /// What its status says of it.
     pub told: Arc<[Told]>,
+    /// The targets that its status shows.
+    pub shown: Option<Arc<str>>,
     /// As it came.
     pub spec: Arc<Value>,
 }

@@ -55,6 +55,7 @@ pub fn namespace(object: &core::Namespace) -> Result<Sighting, Problem> {
         name: check.key.name.name.clone(),
         capture: check.capture(object.metadata.annotations.as_ref()),
         access_log: check.access_log(object.metadata.annotations.as_ref()),
+        reclaim: check.reclaim(object.metadata.annotations.as_ref()),
     };
     Ok(check.end(Object::Namespace(namespace)))
 }
@@ -110,6 +111,7 @@ pub fn service(object: core::Service) -> Result<Sighting, Problem> {
         ),
         publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or(false),
         access_log: check.access_log(object.metadata.annotations.as_ref()),
+        reclaim: check.reclaim(object.metadata.annotations.as_ref()),
     };
     Ok(check.end(Object::Service(service)))
 }
@@ -300,6 +302,10 @@ impl Check {
 
     fn access_log(&mut self, annotations: Option<&BTreeMap<String, String>>) -> Option<Ratio> {
         self.annotation(annotations, api::ACCESS_LOG_ANNOTATION, api::parse_access_log)
+    }
+
+    fn reclaim(&mut self, annotations: Option<&BTreeMap<String, String>>) -> Option<bool> {
+        self.annotation(annotations, api::RECLAIM_ANNOTATION, api::parse_capture)
     }
 
     fn annotation<T, E: Display>(

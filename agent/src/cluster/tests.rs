@@ -17,7 +17,12 @@ fn sighting(object: Object) -> Sighting {
 }
 
 fn namespace() -> Sighting {
-    sighting(Object::Namespace(Namespace { name: "shop".into(), capture: Some(true), access_log: None }))
+    sighting(Object::Namespace(Namespace {
+        name: "shop".into(),
+        capture: Some(true),
+        access_log: None,
+        reclaim: None,
+    }))
 }
 
 fn service(number: u8) -> Sighting {
@@ -30,6 +35,7 @@ fn service(number: u8) -> Sighting {
         prefer: Prefer::Any,
         publish_not_ready_addresses: false,
         access_log: None,
+        reclaim: None,
     }))
 }
 

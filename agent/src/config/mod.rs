@@ -3,6 +3,7 @@
 //! [`settings`] tells what is in force and where it comes from, and takes care of the environment.
 
 mod address;
+pub(crate) mod number;
 pub mod settings;
 mod telemetry;
 
@@ -17,6 +18,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use http::HeaderName;
 
+use self::number::whole;
 pub use self::{
     address::{AdminAddress, NoNodeAddress},
     settings::{Origin, Setting, Settings},
@@ -90,7 +92,7 @@ pub struct Config {
     pub startup_taint: Option<String>,
 
     /// Threads that carry traffic [default: one per core, at most 4]
-    #[arg(long, value_name = "N", env = "SLUICE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", env = "SLUICE_WORKERS", value_parser = whole::<u16>(1..=64))]
     pub workers: Option<u16>,
 
     /// Request header that carries the tag; may be given more than once: all are read, the first is set on forwarded
@@ -132,7 +134,7 @@ pub struct Config {
         value_name = "N",
         env = "SLUICE_CONNECTIONS_PER_POD",
         default_value_t = 4096,
-        value_parser = clap::value_parser!(u32).range(16..=1_000_000)
+        value_parser = whole::<u32>(16..=1_000_000)
     )]
     pub connections_per_pod: u32,
 
@@ -143,7 +145,7 @@ pub struct Config {
         long,
         value_name = "MIB",
         env = "SLUICE_CONNECTION_MEMORY",
-        value_parser = clap::value_parser!(u32).range(16..=1_048_576)
+        value_parser = whole::<u32>(16..=1_048_576)
     )]
     pub connection_memory: Option<u32>,
 
@@ -154,7 +156,7 @@ pub struct Config {
         value_name = "N",
         env = "SLUICE_HISTORY_SERIES",
         default_value_t = 1000,
-        value_parser = clap::value_parser!(u32).range(0..=100_000)
+        value_parser = whole::<u32>(0..=100_000)
     )]
     pub history_series: u32,
 
@@ -169,6 +171,28 @@ pub struct Config {
         action = clap::ArgAction::Set
     )]
     pub kernel_flows: bool,
+
+    /// Connections a second and pod that are ended when they are idle, if they are older than their pod's enrolment and the
+    /// Service or its Namespace has the annotation sluice.dev/reclaim: enabled; 0 for none
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SLUICE_RECLAIM_RATE",
+        default_value_t = 1,
+        value_parser = whole::<u16>(0..=1000)
+    )]
+    pub reclaim_rate: u16,
+
+    /// How long such a connection must have been without a byte after its last response
+    // Longer than a response pauses before its end.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "SLUICE_RECLAIM_IDLE",
+        default_value = "5",
+        value_parser = positive_seconds
+    )]
+    pub reclaim_idle: Duration,
 
     /// How long a stopping agent waits for requests in flight before it closes them
     #[arg(long, value_name = "SECONDS", env = "SLUICE_DRAIN_TIMEOUT", default_value = "30", value_parser = seconds)]
@@ -247,6 +271,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds) if seconds <= 3600 => Ok(Duration::from_secs(seconds.into())),
         _ => Err("whole seconds from 0 to 3600".to_owned()),
     }
+}
+
+fn positive_seconds(text: &str) -> Result<Duration, String> {
+    seconds(text).ok().filter(|time| !time.is_zero()).ok_or_else(|| "whole seconds from 1 to 3600".to_owned())
 }
 
 impl Config {

@@ -190,6 +190,18 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
                 write(&[], status.bypassed as f64);
             }
         }),
+    })?;
+    let asked = running.clone();
+    metrics.pull(Pulled {
+        name: "sluice_reclaimed_connections_total",
+        help: "Connections older than their pod's enrolment that were ended while they were idle, so that their clients reconnect through the agent.",
+        kind: Kind::Counter,
+        labels: &[],
+        read: Box::new(move |write| {
+            if let Some(status) = lock(&asked).capture.as_ref().map(Capture::status) {
+                write(&[], status.reclaimed as f64);
+            }
+        }),
     })
 }
 

@@ -180,6 +180,8 @@ mod tests {
             pods: Arc::default(),
             destinations: 0,
             bypassed: 0,
+            reclaimed: 0,
+            reclaim_trouble: None,
             kernel: Vec::new(),
         }
     }

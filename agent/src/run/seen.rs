@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Shared, lock, ready};
 use crate::{
     admin::view::{self, Look},
+    capture::Capture,
     cluster::model::Snapshot,
     proxy::Proxy,
 };
@@ -14,6 +15,7 @@ pub(super) struct Seen {
     pub(super) running: Shared,
     pub(super) node: Option<Arc<str>>,
     pub(super) without_access_log: bool,
+    pub(super) reclaim: bool,
 }
 
 impl view::Agent for Seen {
@@ -26,6 +28,7 @@ impl view::Agent for Seen {
         let missing = ready::missing(&self.running);
         let running = lock(&self.running);
         let cluster = running.cluster.as_ref();
+        let capture = running.capture.as_ref().map(Capture::status);
         Look {
             node: self.node.clone(),
             missing,
@@ -34,7 +37,10 @@ impl view::Agent for Seen {
             verdicts: cluster.map(|cluster| cluster.verdicts().borrow().clone()).unwrap_or_default(),
             without_access_log: self.without_access_log,
             uses: running.proxy.as_ref().map(Proxy::uses).unwrap_or_default(),
-            pods: running.capture.as_ref().map(|capture| capture.status().pods).unwrap_or_default(),
+            pods: capture.as_ref().map(|status| status.pods.clone()).unwrap_or_default(),
+            access_log_trouble: running.access_log_trouble.load_full(),
+            reclaim: self.reclaim,
+            reclaim_trouble: capture.and_then(|status| status.reclaim_trouble),
         }
     }
 }

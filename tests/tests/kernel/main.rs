@@ -22,6 +22,7 @@ mod page;
 mod policies;
 mod privileges;
 mod prometheus;
+mod reclaim;
 mod redirect;
 mod rollout;
 mod routes;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sluice_tests::{Capture, Shop, test};
 
 /// What `deploy/base/daemonset.yaml` gives the agent.
-fn capabilities() -> Result<Vec<String>> {
+pub(crate) fn capabilities() -> Result<Vec<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base/daemonset.yaml");
     let daemon_set: Value = serde_saphyr::from_str(&std::fs::read_to_string(path)?)?;
     let container = &daemon_set["spec"]["template"]["spec"]["containers"][0];

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    admin::view::Look,
+    admin::view::{Look, Older},
     clock::Nanos,
     cluster::{
         self,
@@ -209,6 +209,18 @@ impl Status {
         let policies = Self::policies(look, &mut problems);
         let services = Self::services(look, &mut problems);
         problems.extend(without_effect(look));
+        problems.extend(look.access_log_trouble.as_ref().map(|why| {
+            problem(
+                format!("The access log cannot be written, and its lines are lost: {why}."),
+                "Make room where --access-log-file is, or give the agent another file. It goes on by itself.",
+            )
+        }));
+        problems.extend(look.reclaim_trouble.as_ref().map(|why| {
+            problem(
+                format!("Idle connections that are older than their pod's enrolment cannot be ended (sluice.dev/reclaim): {why}."),
+                "The agent's container needs hostPID, the capability SYS_PTRACE, and a seccomp profile that allows pidfd_getfd.",
+            )
+        }));
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: look.node.as_deref().map(str::to_owned),
@@ -253,11 +265,16 @@ impl Status {
                 (_, Some(_)) => pods.other_mesh += 1,
                 (None, None) => {
                     pods.enrolled += 1;
-                    for (service, count) in look.older(pod) {
-                        let so = if count == 1 { "connection that is" } else { "connections that are" };
+                    for Older { service, connections, reclaimed } in look.older(pod) {
+                        let so = if connections == 1 { "connection that is" } else { "connections that are" };
+                        let action = if reclaimed {
+                            "The agent ends them when they are idle (sluice.dev/reclaim). Restart the pod if you cannot wait for it."
+                        } else {
+                            "Restart the pod, or wait until it reconnects, or annotate the Service with sluice.dev/reclaim: enabled if it speaks HTTP/1."
+                        };
                         problems.push(problem(
-                            format!("{name} has {count} {so} older than its enrolment, to {service}: what it sends there bypasses the agent."),
-                            "Restart the pod, or wait until it reconnects.",
+                            format!("{name} has {connections} {so} older than its enrolment, to {service}: what it sends there bypasses the agent."),
+                            action,
                         ));
                     }
                 }

@@ -33,18 +33,35 @@ pub struct Look {
     pub uses: Vec<PodUse>,
     /// The access log is off, whatever annotations say.
     pub without_access_log: bool,
+    /// Why lines of the access log cannot be written at the moment.
+    pub access_log_trouble: Option<Arc<String>>,
+    /// Connections that are older than their pod's enrolment are ended where a Service asks for it; why they cannot be.
+    pub reclaim: bool,
+    pub reclaim_trouble: Option<Arc<String>>,
+}
+
+/// Connections of a pod to a service that are older than its enrolment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Older {
+    pub service: String,
+    pub connections: usize,
+    /// They are ended when they are idle.
+    pub reclaimed: bool,
 }
 
 impl Look {
-    /// The services to which a pod has connections that are older than its enrolment, each with how many these are.
-    pub fn older(&self, pod: &PodStatus) -> Vec<(String, usize)> {
-        let mut older: BTreeMap<String, usize> = BTreeMap::new();
+    /// The services to which a pod has connections that are older than its enrolment.
+    pub fn older(&self, pod: &PodStatus) -> Vec<Older> {
+        let mut older: BTreeMap<String, (usize, bool)> = BTreeMap::new();
         for address in &*pod.older {
-            let service = self.snapshot.destination(*address);
-            let service = service.map_or_else(|| address.to_string(), |found| found.service.to_string());
-            *older.entry(service).or_default() += 1;
+            let service = self.snapshot.destination(*address).map(|found| &found.service);
+            let name = service.map_or_else(|| address.to_string(), ToString::to_string);
+            let (connections, reclaimed) = older.entry(name).or_default();
+            *connections += 1;
+            *reclaimed = self.reclaim && service.is_some_and(|service| service.is_reclaimed());
         }
-        older.into_iter().collect()
+        let line = |(service, (connections, reclaimed))| Older { service, connections, reclaimed };
+        older.into_iter().map(line).collect()
     }
 }
 

@@ -33,7 +33,7 @@ use tokio::{
 use self::sampler::Sampler;
 pub use self::{
     events::{EventStream, TooMany},
-    look::{Agent, Look, Missing},
+    look::{Agent, Look, Missing, Older},
     overview::Overview,
     service::Detail,
 };

@@ -76,7 +76,8 @@ pub(super) fn pods(look: &Look) -> Vec<PodLine> {
                 }
                 (None, None) => {
                     let older = look.older(status);
-                    let older: Vec<_> = older.iter().map(|(to, count)| format!("{count} to {to}")).collect();
+                    let older: Vec<_> =
+                        older.iter().map(|one| format!("{} to {}", one.connections, one.service)).collect();
                     let why = (!older.is_empty()).then(|| {
                         format!("connections that are older than its enrolment: {}", older.join(", "))
                     });

@@ -293,13 +293,14 @@ impl Builder {
         match object {
             Object::Namespace(namespace) => {
                 let name = namespace.name.clone();
-                let access_log = namespace.access_log;
+                let said = (namespace.access_log, namespace.reclaim);
                 let before = self.store.namespaces.insert(name.clone(), namespace);
                 let now = self.store.is_opted_in(&name);
-                let logged = before.as_ref().and_then(|before| before.access_log);
+                let said_before =
+                    before.as_ref().map_or((None, None), |before| (before.access_log, before.reclaim));
                 if before.is_none_or(|before| (before.capture == Some(true)) != now) {
                     self.namespace_changed(&name);
-                } else if access_log != logged {
+                } else if said != said_before {
                     let services = self.store.services.keys().filter(|service| service.namespace == name);
                     self.dirty.extend(services.cloned());
                 }

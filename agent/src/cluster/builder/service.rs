@@ -70,6 +70,7 @@ struct Rules {
     entry: Arc<Entry>,
     detours: Arc<BTreeMap<Tag, Detour>>,
     access_log: Option<Ratio>,
+    reclaim: bool,
 }
 
 /// What an endpoint's place in the world depends on.
@@ -135,6 +136,7 @@ impl Built {
                 }
             }
         };
+        let namespace = store.namespaces.get(&service.name.namespace);
         for (index, port) in service.ports.iter().enumerate() {
             built.check_port_name(service, port, &slices);
             let policy = store.policies.in_force(&service.name, port.name.as_ref());
@@ -148,9 +150,13 @@ impl Built {
                 said,
                 entry: store.lanes.entry(&service.name, port.name.as_ref()),
                 detours: store.lanes.detours(&service.name),
-                access_log: service.access_log.or_else(|| {
-                    store.namespaces.get(&service.name.namespace).and_then(|namespace| namespace.access_log)
-                }),
+                access_log: service
+                    .access_log
+                    .or_else(|| namespace.and_then(|namespace| namespace.access_log)),
+                reclaim: service
+                    .reclaim
+                    .or_else(|| namespace.and_then(|namespace| namespace.reclaim))
+                    .unwrap_or(false),
             };
             for &ipv6 in families {
                 let described = merge(port, ipv6, &slices);
@@ -422,6 +428,7 @@ impl Part {
             entry: rules.entry.clone(),
             detours: rules.detours.clone(),
             access_log: rules.access_log,
+            reclaim: rules.reclaim,
         };
         let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
         let mut part = Self { service, loads: std::mem::take(loads), held };
@@ -480,6 +487,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         said,
         detours,
         access_log,
+        reclaim,
     } = new;
     let same = |old: &[Arc<Endpoint>], new: &[Arc<Endpoint>]| {
         old.len() == new.len() && old.iter().zip(new).all(|(old, new)| Arc::ptr_eq(old, new))
@@ -490,7 +498,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         && old.said == *said
         // Mostly the same one, which spares looking at every rule.
         && (Arc::ptr_eq(&old.entry, entry) || old.entry == *entry)
-        && (&old.detours, old.access_log) == (detours, *access_log)
+        && (&old.detours, old.access_log, old.reclaim) == (detours, *access_log, *reclaim)
         && same(&old.endpoints, endpoints)
         && same(&old.baseline, baseline)
         && old.lanes.len() == lanes.len()

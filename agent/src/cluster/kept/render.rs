@@ -77,7 +77,7 @@ pub(super) fn read(line: &[u8]) -> Result<Sighting, String> {
 fn namespace(namespace: &Namespace) -> Value {
     json!({ "metadata": {
         "name": namespace.name.as_ref(),
-        "annotations": annotations(namespace.capture, namespace.access_log),
+        "annotations": annotations(namespace.capture, namespace.access_log, namespace.reclaim),
     } })
 }
 
@@ -102,7 +102,7 @@ fn service(service: &Service) -> Value {
         })
         .collect();
     json!({
-        "metadata": metadata(&service.name, &annotations(None, service.access_log)),
+        "metadata": metadata(&service.name, &annotations(None, service.access_log, service.reclaim)),
         "spec": {
             "type": kind,
             "clusterIPs": ips,
@@ -157,7 +157,7 @@ fn slice(slice: &EndpointSlice) -> Value {
 }
 
 fn pod(pod: &Pod) -> Value {
-    let mut annotations = annotations(pod.capture, None);
+    let mut annotations = annotations(pod.capture, None, None);
     let mut containers = Vec::new();
     if pod.cgroup_uid != pod.uid {
         annotations[strip::MIRROR_ANNOTATION] = json!(pod.cgroup_uid.as_deref());
@@ -250,7 +250,7 @@ fn own<T>(kind: Kind, object: &Own<T>) -> Value {
         "kind": kind.as_str(),
         "metadata": metadata,
         "spec": *object.spec,
-        "status": { "conditions": told(&object.told) },
+        "status": { "conditions": told(&object.told), "targets": object.shown.as_deref() },
     })
 }
 
@@ -264,10 +264,12 @@ fn metadata(name: &Name, annotations: &Value) -> Value {
     json!({ "namespace": name.namespace.as_ref(), "name": name.name.as_ref(), "annotations": annotations })
 }
 
-fn annotations(capture: Option<bool>, access_log: Option<Ratio>) -> Value {
+fn annotations(capture: Option<bool>, access_log: Option<Ratio>, reclaim: Option<bool>) -> Value {
     let mut annotations = json!({});
-    if let Some(capture) = capture {
-        annotations[api::CAPTURE_ANNOTATION] = if capture { "enabled" } else { "disabled" }.into();
+    for (name, said) in [(api::CAPTURE_ANNOTATION, capture), (api::RECLAIM_ANNOTATION, reclaim)] {
+        if let Some(said) = said {
+            annotations[name] = if said { "enabled" } else { "disabled" }.into();
+        }
     }
     if let Some(ratio) = access_log {
         annotations[api::ACCESS_LOG_ANNOTATION] = ratio.to_string().into();
@@ -286,10 +288,11 @@ mod tests {
     fn sightings() -> Vec<Sighting> {
         let all = json!([
             ["Namespace", { "metadata": { "name": "shop", "annotations": {
-                "sluice.dev/capture": "enabled", "sluice.dev/access-log": "0.1" } } }],
+                "sluice.dev/capture": "enabled", "sluice.dev/access-log": "0.1", "sluice.dev/reclaim": "enabled" } } }],
             ["Namespace", { "metadata": { "name": "bank", "annotations": { "sluice.dev/capture": "disabled" } } }],
             ["Namespace", { "metadata": { "name": "plain" } }],
-            ["Service", { "metadata": { "namespace": "shop", "name": "orders", "annotations": { "sluice.dev/access-log": "1" } },
+            ["Service", { "metadata": { "namespace": "shop", "name": "orders", "annotations": {
+                "sluice.dev/access-log": "1", "sluice.dev/reclaim": "disabled" } },
                 "spec": {
                     "clusterIPs": ["10.96.0.1", "fd00::1"], "sessionAffinity": "ClientIP",
                     "internalTrafficPolicy": "Local", "trafficDistribution": "PreferClose",

@@ -24,6 +24,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwapOption;
 use prometheus::IntCounter;
 
 pub use self::sink::File;
@@ -58,7 +59,11 @@ struct Open {
     /// Bytes in the queue.
     queued: Arc<AtomicUsize>,
     dropped: IntCounter,
+    trouble: Trouble,
 }
+
+/// Why lines cannot be written at the moment.
+pub type Trouble = Arc<ArcSwapOption<String>>;
 
 /// Whole lines.
 #[derive(Debug, Default)]
@@ -141,16 +146,29 @@ impl AccessLog {
     ) -> io::Result<(Self, Writer)> {
         let (queue, chunks) = channel();
         let queued = Arc::<AtomicUsize>::default();
-        let open = Open { style, ratio, queue, queued: queued.clone(), dropped: dropped.clone() };
+        let open = Open {
+            style,
+            ratio,
+            queue,
+            queued: queued.clone(),
+            dropped: dropped.clone(),
+            trouble: Trouble::default(),
+        };
+        let trouble = open.trouble.clone();
         let thread = std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || sink::write_all(&chunks, &queued, &dropped, out))?;
+            .spawn(move || sink::write_all(&chunks, &queued, &dropped, &trouble, out))?;
         Ok((Self(Some(open)), Writer(thread)))
     }
 
     /// A log that is off.
     pub fn off() -> Self {
         Self(None)
+    }
+
+    /// Why lines cannot be written, as long as they cannot; it does not keep the log open.
+    pub fn trouble(&self) -> Trouble {
+        self.0.as_ref().map(|open| open.trouble.clone()).unwrap_or_default()
     }
 
     /// A worker's part.

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::PathBuf,
     sync::{
+        Arc,
         atomic::{AtomicUsize, Ordering},
         mpsc::Receiver,
     },
@@ -14,7 +15,7 @@ use std::{
 
 use prometheus::IntCounter;
 
-use super::Chunk;
+use super::{Chunk, Trouble};
 
 /// How often it is looked whether the file is still the one at its path.
 const LOOK: Duration = Duration::from_secs(1);
@@ -24,18 +25,24 @@ pub(super) fn write_all(
     chunks: &Receiver<Chunk>,
     queued: &AtomicUsize,
     dropped: &IntCounter,
+    trouble: &Trouble,
     mut out: impl Write,
 ) {
-    let (mut failing, mut torn) = (false, false);
+    let (mut lost, mut torn) = (0, false);
     while let Ok(Chunk { bytes, lines }) = chunks.recv() {
         match write(&mut out, &bytes, &mut torn) {
-            Ok(()) => failing = false,
+            Ok(()) => {
+                if trouble.swap(None).is_some() {
+                    tracing::info!(lost, "the access log can be written again");
+                }
+                lost = 0;
+            }
             Err(error) => {
                 dropped.inc_by(lines);
-                if !failing {
+                lost += lines;
+                if trouble.swap(Some(Arc::new(error.to_string()))).is_none() {
                     tracing::error!(%error, "cannot write the access log: lines are lost until it can be written again");
                 }
-                failing = true;
             }
         }
         queued.fetch_sub(bytes.len(), Ordering::Relaxed);
@@ -153,9 +160,24 @@ mod tests {
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
         let queued = AtomicUsize::new(14);
         let mut out = Full { room: 6, written: Vec::new() };
-        write_all(&chunks, &queued, &dropped, &mut out);
+        let trouble = Trouble::default();
+        write_all(&chunks, &queued, &dropped, &trouble, &mut out);
+        assert_eq!(trouble.load_full(), None, "it works again");
         assert_eq!(String::from_utf8_lossy(&out.written), "one\ntw\nthree\n");
         assert_eq!((dropped.get(), queued.into_inner()), (2, 0));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_until_there_is_room() {
+        let (queue, chunks) = std::sync::mpsc::channel();
+        queue.send(Chunk { bytes: b"one\n".into(), lines: 1 }).unwrap();
+        drop(queue);
+        let dropped = IntCounter::new("dropped", "dropped").unwrap();
+        let trouble = Trouble::default();
+        let mut out = Full { room: 0, written: Vec::new() };
+        write_all(&chunks, &AtomicUsize::new(4), &dropped, &trouble, &mut out);
+        let told = trouble.load_full().unwrap();
+        assert_eq!(*told, io::Error::from(io::ErrorKind::StorageFull).to_string());
     }
 
     #[test]

@@ -236,4 +236,47 @@ async fn connections_that_are_older_than_the_enrolment_are_named() {
         ]
     );
     assert_eq!(status.pods.enrolled, 1);
+    assert!(status.problems[1].action.contains("annotate the Service"), "{:?}", status.problems[1]);
+}
+
+#[tokio::test]
+async fn connections_that_are_ended_by_and_by_ask_for_nothing() {
+    let shop = SHOP.replace("name: orders,", "name: orders, annotations: {sluice.dev/reclaim: enabled},");
+    let watched = Watched::open(&[("shop.yaml", shop)]).await;
+    let workload = Arc::new(cluster::model::Workload::new("a", "shop", "client"));
+    let older = ["10.96.0.7:80", "10.9.9.9:1"].map(|to| to.parse().unwrap());
+    let pod =
+        crate::capture::PodStatus { older: older.into(), ..crate::capture::PodStatus::enrolled(workload) };
+    let look = Look {
+        snapshot: watched.cluster.current().load_full(),
+        pods: [pod].into(),
+        reclaim: true,
+        ..Look::default()
+    };
+    let actions = |look: &Look| -> Vec<String> {
+        Status::of(look).problems.into_iter().map(|problem| problem.action).collect()
+    };
+    let [other, orders] = &actions(&look)[..] else { panic!("two services") };
+    assert!(other.starts_with("Restart the pod"), "{other}");
+    assert!(orders.starts_with("The agent ends them when they are idle"), "{orders}");
+    // --reclaim-rate 0.
+    let [_, orders] = &actions(&Look { reclaim: false, ..look.clone() })[..] else { panic!("two services") };
+    assert!(orders.starts_with("Restart the pod"), "{orders}");
+    let trouble = Look { reclaim_trouble: Some(Arc::new("Operation not permitted".to_owned())), ..look };
+    let told = Status::of(&trouble).problems.pop().unwrap();
+    assert!(
+        told.message.contains("cannot be ended (sluice.dev/reclaim): Operation not permitted"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn an_access_log_that_cannot_be_written_is_told() {
+    let trouble = Some(Arc::new("No space left on device".to_owned()));
+    let status = Status::of(&Look { access_log_trouble: trouble, ..Look::default() });
+    let [one] = &status.problems[..] else { panic!("{:?}", status.problems) };
+    assert_eq!(
+        one.message,
+        "The access log cannot be written, and its lines are lost: No space left on device."
+    );
 }

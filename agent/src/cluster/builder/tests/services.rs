@@ -300,3 +300,34 @@ fn whatever_changes_of_a_service_is_in_the_next_snapshot() {
     apply(&mut builder, &svc("canary", "10.96.0.2", ""));
     assert_eq!(lane(&next(&mut builder)), ["10.0.0.1:8080", "10.0.0.2:8080"]);
 }
+
+#[test]
+fn older_connections_are_ended_where_the_service_or_its_namespace_asks_for_it() {
+    let own = |value: &str| {
+        svc("web", "10.96.0.1", "").replace(
+            "namespace: shop",
+            &format!("namespace: shop, annotations: {{sluice.dev/reclaim: {value}}}"),
+        )
+    };
+    let shop = |value: &str| SHOP.replace("enabled}", &format!("enabled, sluice.dev/reclaim: {value}}}"));
+    let mut builder = start(Options::default(), &format!("{SHOP}{}", svc("web", "10.96.0.1", "")));
+    let reclaimed = |snapshot: &Snapshot| service(snapshot, "10.96.0.1:80").is_reclaimed();
+    let mut last = next(&mut builder);
+    assert!(!reclaimed(&last));
+    for (change, wanted) in [
+        (shop("enabled"), true),
+        (own("disabled"), false),
+        (shop("disabled"), false),
+        (own("enabled"), true),
+        // What is idle is known of HTTP/1 only.
+        (own("enabled").replace("name: http", "name: grpc"), false),
+        (own("enabled").replace("name: http", "name: web"), false),
+        (own("enabled").replace("name: http", "name: redis"), false),
+        (own("enabled"), true),
+        (svc("web", "10.96.0.1", ""), false),
+    ] {
+        apply(&mut builder, &change);
+        last = builder.build(Instant::now()).unwrap_or(last);
+        assert_eq!(reclaimed(&last), wanted, "{change}");
+    }
+}
