@@ -56,6 +56,7 @@ pub enum Reason {
     RouteNotFound,
     BackendNotFound,
     RouteRedirect,
+    RoutePreflight,
     /// Not a response: nobody is there to get one.
     ClientClosed,
 }
@@ -80,7 +81,7 @@ mod grpc {
 }
 
 impl Reason {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NoEndpoint,
         Self::LaneUnavailable,
         Self::UpstreamConnect,
@@ -105,6 +106,7 @@ impl Reason {
         Self::RouteNotFound,
         Self::BackendNotFound,
         Self::RouteRedirect,
+        Self::RoutePreflight,
         Self::ClientClosed,
     ];
 
@@ -279,6 +281,13 @@ impl Reason {
                 message: "a route redirects the request",
                 action: "None: the route asks for it. The status is the route's.",
             },
+            Self::RoutePreflight => Facts {
+                code: "route_preflight",
+                status: 200,
+                grpc_status: grpc::UNIMPLEMENTED,
+                message: "a route answers the preflight of a page of another origin",
+                action: "None: the route has a filter of type CORS. A response without access-control-allow-origin says that the origin is not allowed.",
+            },
             Self::ClientClosed => Facts {
                 code: "client_closed",
                 status: 499,
@@ -330,6 +339,7 @@ impl Reason {
             | Self::Overloaded
             | Self::RouteNotFound
             | Self::RouteRedirect
+            | Self::RoutePreflight
             | Self::Draining => true,
             Self::NoEndpoint
             | Self::UpstreamConnect

@@ -27,6 +27,7 @@ mod governed;
 mod http1;
 mod http2;
 mod known;
+mod mirror;
 mod pool;
 mod presence;
 mod pressure;

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fastrand::Rng;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{
     answer::{Cause, Kind, MadeUp},
     known::Known,
+    mirror::Targets,
     worker::{PodHere, Worker},
 };
 use crate::{
@@ -18,7 +20,13 @@ use crate::{
         lane::TagNames,
         policy::{self, Edits, Mode},
         request::Request,
-        routes::{Action, Found, Rule, Timeouts, filters::Rewrite},
+        routes::{
+            Action, Found, Rule, Timeouts,
+            backends::Backend,
+            cors::{self, Outcome},
+            filters::Rewrite,
+            mirror::Mirror,
+        },
     },
     observe::reason::Reason,
 };
@@ -28,6 +36,8 @@ pub(crate) struct Way {
     /// Of the Service that it goes to; else of the one that was called.
     pub(crate) known: Known,
     pub(crate) course: Course,
+    /// Who gets a copy of it.
+    pub(crate) mirrors: Targets,
     /// The request goes nowhere, and is answered so.
     answer: Option<Answer>,
 }
@@ -41,6 +51,8 @@ pub(crate) struct Course {
     backend: Option<usize>,
     /// Elements of the path that the rule's prefix has.
     prefix: usize,
+    /// What the response says to the page that asks.
+    cors: Option<Box<Edits>>,
 }
 
 /// An answer that a route gives.
@@ -54,6 +66,8 @@ pub(crate) enum Answer {
         status: u16,
         location: Vec<u8>,
     },
+    /// To a browser's question whether a page may ask.
+    Preflight(Vec<(HeaderName, HeaderValue)>),
 }
 
 /// Finds the way of a request; `None`: its Service has no routes for this client. `authority`: whom the client asked.
@@ -66,10 +80,16 @@ pub(crate) fn find<'a>(
 ) -> Option<Way> {
     let group = known.routed()?.of(&pod.pod.workload.load().namespace)?;
     let port = known.destination.service.port;
-    let (course, next) = course(group, request, authority, port, &mut worker.rng.borrow_mut());
+    let mut rng = worker.rng.borrow_mut();
+    let (course, next) = course(group, request, authority, port, &mut rng);
     Some(match next {
-        Ok(service) => Way { known: known.backend(pod, service), course, answer: None },
-        Err(answer) => Way { known: known.clone(), course, answer: Some(answer) },
+        Ok(service) => {
+            let drawn = course.mirrors().filter(|mirror| mirror.fraction.draws(&mut rng));
+            let there = drawn.filter_map(|mirror| group.backends.get(mirror.service.as_ref()?));
+            let mirrors = there.map(|service| known.backend(pod, service)).collect();
+            Way { known: known.backend(pod, service), course, mirrors, answer: None }
+        }
+        Err(answer) => Way { known: known.clone(), course, mirrors: Targets::new(), answer: Some(answer) },
     })
 }
 
@@ -84,11 +104,16 @@ pub(crate) fn course<'g, 'a>(
     let Some(Found { rule, prefix }) = group.routes.find(request) else {
         return (Course::default(), Err(Answer::NotFound));
     };
-    let course = |backend| Course { rule: Some(rule.clone()), backend, prefix };
+    let mut course = Course { rule: Some(rule.clone()), backend: None, prefix, cors: None };
+    match rule.cors.as_ref().map(|cors: &cors::Cors| cors.outcome(request)) {
+        None | Some(Outcome::Passes) => {}
+        Some(Outcome::Adds(edits)) => course.cors = Some(edits),
+        Some(Outcome::Preflight(lines)) => return (course, Err(Answer::Preflight(lines))),
+    }
     match &rule.action {
         Action::Redirect(redirect) => {
             let location = redirect.location(authority(), port, request.target(), prefix);
-            (course(None), Err(Answer::Redirect { status: redirect.status.as_u16(), location }))
+            (course, Err(Answer::Redirect { status: redirect.status.as_u16(), location }))
         }
         Action::Forward { backends, .. } => {
             let found = backends.choose(rng).and_then(|at| {
@@ -96,8 +121,11 @@ pub(crate) fn course<'g, 'a>(
                 Some((at, service))
             });
             match found {
-                Some((at, service)) => (course(Some(at)), Ok(service)),
-                None => (course(None), Err(Answer::NoBackend)),
+                Some((at, service)) => {
+                    course.backend = Some(at);
+                    (course, Ok(service))
+                }
+                None => (course, Err(Answer::NoBackend)),
             }
         }
     }
@@ -117,9 +145,20 @@ impl Way {
 
 impl Course {
     fn forward(&self) -> Option<(&Rule, &Rewrite, &policy::HeaderEdits)> {
+        let (rule, rewrite, backend) = self.forward_to()?;
+        Some((rule, rewrite, &backend.headers))
+    }
+
+    fn forward_to(&self) -> Option<(&Rule, &Rewrite, &Backend)> {
         let rule = self.rule.as_deref()?;
         let Action::Forward { rewrite, backends } = &rule.action else { return None };
-        Some((rule, rewrite, &backends.get(self.backend?)?.headers))
+        Some((rule, rewrite, backends.get(self.backend?)?))
+    }
+
+    /// Who may get a copy: those of the rule, then those of the backend.
+    pub(crate) fn mirrors(&self) -> impl Iterator<Item = &Mirror> {
+        let all = self.forward_to().map(|(rule, _, backend)| rule.mirrors.iter().chain(&backend.mirrors));
+        all.into_iter().flatten()
     }
 
     /// Whether the request is sent on otherwise than it came.
@@ -164,7 +203,23 @@ impl Course {
     pub(crate) fn response_edits(&self) -> impl Iterator<Item = &Edits> {
         let edits =
             self.forward().map(|(rule, _, of_backend)| [&of_backend.response, &rule.headers.response]);
-        edits.into_iter().flatten()
+        edits.into_iter().flatten().chain(self.cors.as_deref())
+    }
+
+    /// A page of another origin has asked, and may.
+    pub(crate) fn is_read_by_a_page(&self) -> bool {
+        self.cors.is_some()
+    }
+
+    /// Lets the page that asks read a response that Sluice makes.
+    pub(crate) fn let_read(&self, headers: &mut HeaderMap) {
+        let Some(edits) = &self.cors else { return };
+        for (name, value) in &edits.set {
+            headers.insert(name.clone(), value.clone());
+        }
+        for (name, value) in &edits.add {
+            headers.append(name.clone(), value.clone());
+        }
     }
 
     /// How long the request may take: as the rule says, else as the policy does. Zero is without end.
@@ -205,7 +260,7 @@ impl Course {
     }
 
     /// What is changed on the way, in words.
-    pub(crate) fn changes(&self) -> Vec<&'static str> {
+    pub(crate) fn changes(&self) -> Vec<String> {
         let Some((rule, rewrite, of_backend)) = self.forward() else { return Vec::new() };
         let all = [
             (rewrite.hostname.is_some(), "its host is rewritten"),
@@ -215,8 +270,14 @@ impl Course {
             (!rule.headers.response.is_empty(), "the rule changes response headers"),
             (!of_backend.response.is_empty(), "the backend's filters change response headers"),
             (rule.timeouts != Timeouts::default(), "the rule limits its time"),
+            (self.cors.is_some(), "the response says which page may read it (CORS)"),
         ];
-        all.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect()
+        let changes = all.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned());
+        let copies = self.mirrors().filter_map(|mirror| {
+            let percent = mirror.fraction.percent();
+            Some(format!("a copy of {percent} % of its requests goes to {}", mirror.service.as_ref()?))
+        });
+        changes.chain(copies).collect()
     }
 }
 
@@ -229,6 +290,10 @@ impl Answer {
                 "the drawn backend does not exist, is not allowed, or there is none with a weight".to_owned()
             }
             Self::Redirect { location, .. } => format!("redirects to {}", String::from_utf8_lossy(location)),
+            Self::Preflight(lines) if lines.is_empty() => {
+                "a preflight of an origin that is not allowed".to_owned()
+            }
+            Self::Preflight(_) => "a preflight, which the route answers (CORS)".to_owned(),
         }
     }
 
@@ -236,6 +301,7 @@ impl Answer {
     pub(crate) fn status(&self) -> Option<u16> {
         match self {
             Self::Redirect { status, .. } => Some(*status),
+            Self::Preflight(_) => Some(204),
             _ => None,
         }
     }
@@ -245,17 +311,26 @@ impl Answer {
             Self::NotFound => Reason::RouteNotFound,
             Self::NoBackend => Reason::BackendNotFound,
             Self::Redirect { .. } => Reason::RouteRedirect,
+            Self::Preflight(_) => Reason::RoutePreflight,
         })
     }
 
     pub(crate) fn made_up(self, cause: &Cause, kind: Kind) -> MadeUp {
         let mut made_up = MadeUp::of(cause, kind);
-        if let Self::Redirect { status, location } = self {
-            made_up.status = status;
-            // Names and paths were checked, and what the client sent is part of a head.
-            if let Ok(location) = HeaderValue::from_bytes(&location) {
-                made_up.headers.insert(header::LOCATION, location);
+        match self {
+            Self::Redirect { status, location } => {
+                made_up.status = status;
+                // Names and paths were checked, and what the client sent is part of a head.
+                if let Ok(location) = HeaderValue::from_bytes(&location) {
+                    made_up.headers.insert(header::LOCATION, location);
+                }
             }
+            Self::Preflight(lines) => {
+                (made_up.status, made_up.body, made_up.length) = (204, Bytes::new(), None);
+                made_up.headers.remove(header::CONTENT_TYPE);
+                made_up.headers.extend(lines);
+            }
+            Self::NotFound | Self::NoBackend => {}
         }
         made_up
     }

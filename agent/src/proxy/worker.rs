@@ -31,7 +31,7 @@ use super::{
     connection::{self, Connection},
     decisions::{Decision, Decisions, Wanted},
     gate::Gate,
-    gauges, http2,
+    gauges, http2, mirror,
     pool::{self, Pool},
     presence::Presence,
     pressure::UNSENT,
@@ -178,6 +178,8 @@ pub(crate) struct PodHere {
     pub(crate) streams: Rc<Share>,
     /// Bytes of requests that are kept to be sent again.
     pub(crate) kept: Rc<Share>,
+    /// What copies of its requests may use.
+    pub(crate) mirrors: mirror::Allowance,
     /// What its HTTP/2 connections may hold, and what their peers may make us do.
     pub(crate) http2: Rc<http2::Allowance>,
     /// What they were last seen to hold.
@@ -334,6 +336,7 @@ impl Worker {
             budget,
             streams: Share::new(connections * STREAMS_PER_CONNECTION),
             kept: Share::new(KEPT_BYTES_PER_POD),
+            mirrors: mirror::Allowance::default(),
             http2: http2::Allowance::new(held),
             held_by_http2,
         });

@@ -20,6 +20,7 @@ mod headers;
 mod interim;
 mod lanes;
 mod limits;
+mod mirrors;
 mod origin;
 mod peer;
 mod pipelining;

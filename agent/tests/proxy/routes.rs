@@ -85,3 +85,56 @@ fn filters_change_what_is_sent_and_what_comes_back() {
         assert!(!got.contains("X-Gone") && !got.contains("Host: orders"), "{got}");
     }
 }
+
+#[test]
+fn pages_of_other_origins_ask_as_the_route_allows() {
+    let orders = Origin::raw(
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\naccess-control-allow-origin: https://wrong.example\r\n\r\nok",
+    );
+    let cors = json!([{ "type": "CORS", "cors": {
+        "allowOrigins": ["https://*.example"], "allowMethods": ["GET", "PUT"], "allowHeaders": ["x-a"],
+        "exposeHeaders": ["x-b"], "maxAge": 60,
+    }}]);
+    let rules = json!([
+        { "matches": [{ "path": { "value": "/gone" } }], "filters": cors, "backendRefs": [{ "name": "nobody", "port": 80 }] },
+        { "filters": cors, "backendRefs": [{ "name": "orders", "port": 80 }] },
+    ]);
+    let rig = Rig::builder().endpoint(orders.address).route(&rules).start();
+    let mut caller = rig.dial();
+    let preflight = |origin: &str| {
+        format!(
+            "OPTIONS /a HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: PUT\r\n\r\n"
+        )
+    };
+    caller.send(preflight("https://shop.example"));
+    let head = caller.head();
+    assert!(head.starts_with("HTTP/1.1 204 No Content\r\n"), "{head}");
+    for line in [
+        "access-control-allow-origin: https://shop.example",
+        "access-control-allow-methods: GET, PUT",
+        "access-control-allow-headers: x-a",
+        "access-control-max-age: 60",
+        "x-sluice-reason: route_preflight",
+    ] {
+        assert!(head.contains(line), "{line}: {head}");
+    }
+    assert!(!head.contains("content-type"), "{head}");
+    caller.send(preflight("https://shop.other"));
+    let head = caller.head();
+    assert!(head.starts_with("HTTP/1.1 204 ") && !head.contains("access-control"), "{head}");
+    assert_eq!(orders.noted().len(), 0, "the service has seen nothing of it");
+
+    caller.send("GET /a HTTP/1.1\r\nHost: a\r\nOrigin: https://shop.example\r\n\r\n");
+    let answer = caller.answer();
+    assert!(answer.has("access-control-allow-origin: https://shop.example") && answer.has("vary: origin"));
+    assert!(answer.has("access-control-expose-headers: x-b"));
+    assert!(!answer.has("access-control-allow-origin: https://wrong.example"));
+    // Also what Sluice answers can be read.
+    caller.send("GET /gone HTTP/1.1\r\nHost: a\r\nOrigin: https://shop.example\r\n\r\n");
+    let answer = caller.answer();
+    assert_eq!(answer.status(), 500);
+    assert!(answer.has("access-control-allow-origin: https://shop.example"));
+    // Whoever is no page of another origin sees nothing of it.
+    caller.get("/a");
+    assert!(caller.answer().has("access-control-allow-origin: https://wrong.example"));
+}

@@ -48,6 +48,7 @@ struct Bazaar {
     agent: Agent,
     client: Pod,
     web: Service,
+    old: Service,
     bad: Service,
     db: Service,
     _pods: Vec<(Process, Pod)>,
@@ -108,13 +109,27 @@ impl Bazaar {
             }),
         ))?;
         world.apply(policy("nobody", json!({})))?;
+        // A Service with a route, of whose requests `web` gets copies.
+        let old = world.service("shop", "old").selector("app", "web").port("http", 80, 8080).apply()?;
+        world.apply(json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"namespace": "shop", "name": "old"},
+            "spec": {
+                "parentRefs": [{"group": "", "kind": "Service", "name": "old"}],
+                "rules": [{
+                    "name": "all",
+                    "filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "web", "port": 80}}}],
+                    "backendRefs": [{"name": "old", "port": 80}],
+                }],
+            },
+        }))?;
         let client = world.pod("shop", "client").start()?;
         let agent = world.agent().start()?;
         agent.enrolled(&client)?;
         ask(&client, &web.url(), &[])?;
         second.set_terminating()?;
         third.set_ready(true)?;
-        Ok(Self { agent, client, web, bad, db, _pods: pods })
+        Ok(Self { agent, client, web, old, bad, db, _pods: pods })
     }
 
     /// Some of everything.
@@ -127,6 +142,7 @@ impl Bazaar {
             Load::start(&self.client, url, &[&["--requests", "100"], args].concat())?.finish()
         };
         load(&format!("{}/burst", self.web.url()), &[])?;
+        ask(&self.client, &self.old.url(), &[])?;
         // A request without a Host is not valid.
         self.client.command("curl")?.args(["-sS", "-H", "Host:", &self.web.url()]).output()?;
         load(&self.bad.url(), &["--header", "x-mse-tag: gray"])?;

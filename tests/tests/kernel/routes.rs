@@ -458,6 +458,94 @@ fn weights_are_kept_and_change_under_load_without_a_failure() {
     });
 }
 
+/// A part of the requests is copied to another version, which nobody hears of.
+#[test]
+fn a_mirror_gets_copies_and_is_not_heard() {
+    test("route-mirror", |world| {
+        let echo = Echo::open(world)?;
+        let mirror = |service: &str, part: Value| {
+            let mut mirror = json!({ "backendRef": { "name": service, "namespace": "shop", "port": 80 } });
+            for (name, value) in part.as_object().into_iter().flatten() {
+                mirror[name] = value.clone();
+            }
+            json!({ "type": "RequestMirror", "requestMirror": mirror })
+        };
+        let rules = |filters: Value| json!([{ "filters": filters, "backendRefs": to("echo-v1") }]);
+        let copies = |outcome: &str| -> Result<f64> {
+            let labels = [("destination_service", "echo-v2"), ("outcome", outcome)];
+            Ok(echo.agent.metrics()?.sum("sluice_mirrored_requests_total", &labels))
+        };
+        echo.route("shop", rules(json!([mirror("echo-v2", json!({ "percent": 20 }))])))?;
+        let before = copies("answered")?;
+        let report = Load::start(&echo.client, &echo.service.url(), &["--requests", "10000"])?.finish()?;
+        // Only the first version is heard.
+        ensure!(report.failed == 0 && report.chains.keys().eq(["v1"]), "{report:?}");
+        eventually("the copies have been answered", || {
+            let share = (copies("answered")? - before) / 100.0;
+            ensure!((share - 20.0).abs() < 2.0, "{share} %");
+            Ok(())
+        })?;
+        // All requests, to several; one that is not there changes nothing.
+        let all =
+            json!([mirror("echo-v2", json!({})), mirror("echo-v1", json!({})), mirror("nobody", json!({}))]);
+        echo.route("shop", rules(all))?;
+        let before = copies("answered")?;
+        let report = Load::start(&echo.client, &echo.service.url(), &["--requests", "300"])?.finish()?;
+        ensure!(report.failed == 0 && report.chains.keys().eq(["v1"]), "{report:?}");
+        eventually("each request had its copy", || {
+            let ended = copies("answered")? + copies("over_budget")?;
+            ensure!(ended - before >= 300.0, "{ended} {before}");
+            Ok(())
+        })?;
+        let (code, said, error) =
+            echo.agent.sluice(&["explain", "--pod", "shop/client", "--to", "echo.shop:80", "GET", "/"])?;
+        ensure!(
+            code == 0 && said.contains("a copy of 100 % of its requests goes to echo-v2.shop:80"),
+            "{said} {error}"
+        );
+        Ok(())
+    });
+}
+
+/// A page of an allowed origin may ask; its browser is told so.
+#[test]
+fn browsers_are_told_which_pages_may_ask() {
+    test("route-cors", |world| {
+        let echo = Echo::open(world)?;
+        let cors = json!([{ "type": "CORS", "cors": {
+            "allowOrigins": ["https://www.foo.com", "https://*.bar.com"], "allowCredentials": true,
+            "allowMethods": ["GET", "PUT"], "allowHeaders": ["x-header-1", "x-header-2"],
+            "exposeHeaders": ["x-header-3"], "maxAge": 3600,
+        } }]);
+        echo.route("shop", json!([{ "filters": cors, "backendRefs": to("echo-v1") }]))?;
+        for (origin, allowed) in
+            [("https://www.foo.com", true), ("https://a.b.bar.com", true), ("https://foobar.com", false)]
+        {
+            let origin_line = format!("Origin: {origin}");
+            let ask = ["-X", "OPTIONS", "-H", &origin_line, "-H", "Access-Control-Request-Method: PUT"];
+            let got = echo.get("/", &ask)?;
+            ensure!(got.status == 204 && got.answer.is_none(), "{got:?}");
+            for (name, wanted) in [
+                ("access-control-allow-origin", origin),
+                ("access-control-allow-credentials", "true"),
+                ("access-control-allow-methods", "get, put"),
+                ("access-control-allow-headers", "x-header-1, x-header-2"),
+                ("access-control-max-age", "3600"),
+            ] {
+                ensure!(got.response(name) == allowed.then_some(wanted), "{name}: {got:?}");
+            }
+            let got = echo.get("/", &["-H", &origin_line])?;
+            ensure!(got.version() == "v1", "{got:?}");
+            ensure!(got.response("access-control-allow-origin") == allowed.then_some(origin), "{got:?}");
+            ensure!(
+                got.response("access-control-expose-headers") == allowed.then_some("x-header-3"),
+                "{got:?}"
+            );
+        }
+        Ok(())
+    });
+}
+
 /// gRPC's calls are told apart by service and method, each by itself on one channel.
 #[test]
 fn grpc_calls_of_one_channel_go_by_method_and_weight() {

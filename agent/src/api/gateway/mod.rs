@@ -35,21 +35,27 @@ pub const MESH_VERSION: &str = "gateway.networking.x-k8s.io/v1alpha1";
 pub const CONTROLLER: &str = "sluice.dev/agent";
 /// What is supported of Gateway API, by the names that its conformance tests have for it, in their order.
 /// <https://gateway-api.sigs.k8s.io/concepts/conformance/>
-pub const FEATURES: [&str; 28] = [
+pub const FEATURES: [&str; 34] = [
     "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",
     "HTTPRoute308RedirectStatusCode",
     "HTTPRouteBackendRequestHeaderModification",
     "HTTPRouteBackendTimeout",
+    "HTTPRouteCORS",
     "HTTPRouteHostRewrite",
     "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
     "HTTPRouteParentRefPort",
     "HTTPRoutePathRedirect",
     "HTTPRoutePathRewrite",
     "HTTPRoutePortRedirect",
     "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",

@@ -53,7 +53,7 @@ struct HttpTimeouts {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct BackendRef {
+pub(super) struct BackendRef {
     group: Option<String>,
     kind: Option<String>,
     namespace: Option<String>,
@@ -75,12 +75,18 @@ impl Written for HttpRule {
     }
 
     fn check(&self, place: &Place<'_>, at: &At<'_>) -> Option<Rule> {
-        const FILTERS: [&str; 4] =
-            ["RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite"];
+        const FILTERS: [&str; 6] = [
+            "RequestHeaderModifier",
+            "ResponseHeaderModifier",
+            "RequestRedirect",
+            "URLRewrite",
+            "RequestMirror",
+            "CORS",
+        ];
         let all = at.field("matches");
         let matches = self.matches.iter().enumerate().map(|(index, one)| one.check(&all.index(index)));
         let matches = matches.collect::<Option<Vec<_>>>();
-        let filters = filters::check(&self.filters, &FILTERS, &at.field("filters"));
+        let filters = filters::check(&self.filters, &FILTERS, place, &at.field("filters"));
         let edits_prefix = [
             filters.rewrite.path.as_ref(),
             filters.redirect.as_ref().and_then(|redirect| redirect.path.as_ref()),
@@ -114,14 +120,14 @@ impl Written for GrpcRule {
         let all = at.field("matches");
         let matches = self.matches.iter().enumerate().map(|(index, one)| one.check(&all.index(index)));
         let matches = about_everything(matches.collect::<Option<Vec<_>>>()?);
-        let filters = filters::check(&self.filters, &OF_HEADERS, &at.field("filters"));
+        let filters = filters::check(&self.filters, &OF_BACKEND, place, &at.field("filters"));
         let backends = backends(&self.backend_refs, place, at);
         Some(rule(Kind::Grpc, self.name.as_deref(), place, matches, filters, Timeouts::default(), backends))
     }
 }
 
 /// The filters that a backend may have, and a GRPCRoute.
-const OF_HEADERS: [&str; 2] = ["RequestHeaderModifier", "ResponseHeaderModifier"];
+const OF_BACKEND: [&str; 3] = ["RequestHeaderModifier", "ResponseHeaderModifier", "RequestMirror"];
 
 /// A rule without matches is about every request.
 fn about_everything(matches: Vec<Match>) -> Vec<Match> {
@@ -137,7 +143,7 @@ fn rule(
     timeouts: Timeouts,
     backends: Backends,
 ) -> Rule {
-    let Filters { headers, redirect, rewrite } = filters;
+    let Filters { headers, redirect, rewrite, mirrors, cors } = filters;
     Rule {
         route: place.route.into(),
         kind,
@@ -145,6 +151,8 @@ fn rule(
         matches,
         headers,
         timeouts,
+        mirrors,
+        cors,
         action: match redirect {
             Some(redirect) => Action::Redirect(redirect),
             None => Action::Forward { rewrite, backends },
@@ -160,39 +168,39 @@ fn backends(all: &[BackendRef], place: &Place<'_>, at: &At<'_>) -> Backends {
         if !(0..=HEAVIEST).contains(&weight) {
             at.field("weight").refuse(format!("{weight} is no weight: allowed are 0 to {HEAVIEST}"));
         }
-        let filters = filters::check(&backend.filters, &OF_HEADERS, &at.field("filters"));
+        let filters = filters::check(&backend.filters, &OF_BACKEND, place, &at.field("filters"));
         Backend {
-            service: backend.service(place, &at),
+            service: service_of(backend, place, &at),
             weight: u32::try_from(weight).unwrap_or_default(),
             headers: filters.headers,
+            mirrors: filters.mirrors,
         }
     });
     Backends::new(checked.collect())
 }
 
-impl BackendRef {
-    /// `None`: it is no Service. That is no error of the route: its part of the requests fails, as the specification says.
-    fn service(&self, place: &Place<'_>, at: &At<'_>) -> Option<ServicePort> {
-        let (group, kind) =
-            (self.group.as_deref().unwrap_or_default(), self.kind.as_deref().unwrap_or("Service"));
-        if !is_core(group) || kind != "Service" {
-            let message =
-                format!("{} of group {} is no backend: allowed is Service", quoted(kind), quoted(group));
-            place.strangers.borrow_mut().push(FieldError::new(at.field("kind").to_string(), message));
-            return None;
-        }
-        let at = at.field("port");
-        let Some(number) = self.port else {
-            at.refuse("not set: a Service needs it");
-            return None;
-        };
-        let namespace = self.namespace.as_deref().unwrap_or(place.namespace);
-        Some(ServicePort {
-            namespace: namespace.into(),
-            name: self.name.as_str().into(),
-            port: port(number, &at)?,
-        })
+/// The Service that is meant. `None`: it is no Service. That is no error of the route: its part of the requests fails, as the
+/// specification says, and of a mirror no copies are made.
+pub(super) fn service_of(backend: &BackendRef, place: &Place<'_>, at: &At<'_>) -> Option<ServicePort> {
+    let (group, kind) =
+        (backend.group.as_deref().unwrap_or_default(), backend.kind.as_deref().unwrap_or("Service"));
+    if !is_core(group) || kind != "Service" {
+        let message =
+            format!("{} of group {} is no backend: allowed is Service", quoted(kind), quoted(group));
+        place.strangers.borrow_mut().push(FieldError::new(at.field("kind").to_string(), message));
+        return None;
     }
+    let at = at.field("port");
+    let Some(number) = backend.port else {
+        at.refuse("not set: a Service needs it");
+        return None;
+    };
+    let namespace = backend.namespace.as_deref().unwrap_or(place.namespace);
+    Some(ServicePort {
+        namespace: namespace.into(),
+        name: backend.name.as_str().into(),
+        port: port(number, &at)?,
+    })
 }
 
 impl HttpTimeouts {

@@ -4,7 +4,7 @@ use serde_json::json;
 use sluice_tests::api_server::Schema;
 
 use super::*;
-use crate::govern::routes::Action;
+use crate::govern::routes::{Action, mirror::Fraction};
 
 fn spec(rules: &Value) -> Value {
     json!({ "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }], "rules": rules })
@@ -92,11 +92,48 @@ fn what_a_rule_says_is_taken_over() {
 #[test]
 fn what_is_not_supported_is_named() {
     for (rules, field) in [
+        (json!([{ "filters": [{ "type": "RequestMirror" }] }]), "filters[0].requestMirror: not set"),
         (
-            json!([{ "filters": [{ "type": "RequestMirror", "requestMirror": {} }] }]),
-            "filters[0].type: \"RequestMirror\"",
+            json!([{ "filters": [{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "a", "port": 80 }, "percent": 101 } }] }]),
+            "requestMirror.percent: 101",
         ),
-        (json!([{ "filters": [{ "type": "CORS", "cors": {} }] }]), "filters[0].type: \"CORS\""),
+        (
+            json!([{ "filters": [{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "a", "port": 80 }, "fraction": { "numerator": 3, "denominator": 2 } } }] }]),
+            "requestMirror.fraction: 3 of 2",
+        ),
+        (
+            json!([{ "filters": [{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "a", "port": 80 }, "percent": 1, "fraction": { "numerator": 1 } } }] }]),
+            "percent and fraction cannot",
+        ),
+        (
+            json!([{ "filters": [
+                { "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "a", "port": 80 } } },
+                { "type": "RequestRedirect", "requestRedirect": {} },
+            ] }]),
+            "RequestRedirect and RequestMirror",
+        ),
+        (json!([{ "filters": [{ "type": "CORS" }] }]), "filters[0].cors: not set"),
+        (
+            json!([{ "filters": [{ "type": "CORS", "cors": { "allowOrigins": ["a.example"] } }] }]),
+            "cors.allowOrigins[0]: \"a.example\"",
+        ),
+        (
+            json!([{ "filters": [{ "type": "CORS", "cors": { "allowOrigins": ["https://a.*.example"] } }] }]),
+            "cors.allowOrigins[0]",
+        ),
+        (
+            json!([{ "filters": [{ "type": "CORS", "cors": { "allowMethods": ["GET", "*"] } }] }]),
+            "cors.allowMethods: * stands alone",
+        ),
+        (
+            json!([{ "filters": [{ "type": "CORS", "cors": { "allowHeaders": ["a b"] } }] }]),
+            "cors.allowHeaders[0]",
+        ),
+        (json!([{ "filters": [{ "type": "CORS", "cors": { "maxAge": 0 } }] }]), "cors.maxAge: 0"),
+        (
+            json!([{ "backendRefs": [{ "name": "a", "port": 80, "filters": [{ "type": "CORS", "cors": {} }] }] }]),
+            "backendRefs[0].filters[0].type: \"CORS\"",
+        ),
         (json!([{ "filters": [{ "type": "ExtensionRef" }] }]), "filters[0].type: \"ExtensionRef\""),
         (json!([{ "retry": { "attempts": 2 } }]), "unknown field `retry`"),
         (json!([{ "sessionPersistence": {} }]), "unknown field `sessionPersistence`"),
@@ -138,6 +175,38 @@ fn what_is_not_supported_is_named() {
         assert!(errors.iter().any(|error| error.contains(field)), "{rules}: {errors:?}");
         assert!(errors.iter().all(|error| error.starts_with("spec.rules")), "{errors:?}");
     }
+}
+
+#[test]
+fn copies_go_to_all_mirrors() {
+    let mirror = |name: &str, part: Value| {
+        let mut mirror = json!({ "backendRef": { "name": name, "port": 80 } });
+        mirror.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
+        json!({ "type": "RequestMirror", "requestMirror": mirror })
+    };
+    let rules = json!([{
+        "filters": [mirror("a", json!({})), mirror("b", json!({ "percent": 20 }))],
+        "backendRefs": [{ "name": "orders", "port": 80,
+            "filters": [mirror("c", json!({ "fraction": { "numerator": 1, "denominator": 3 } }))] }],
+    }]);
+    for asked in [
+        read(&spec(&rules)),
+        grpc_route(&spec(&rules), "shop", "shop/r").unwrap().expect("it is about a Service"),
+    ] {
+        let rule = &asked.rules[0];
+        let Action::Forward { backends, .. } = &rule.action else { panic!("{:?}", rule.action) };
+        let of_backend = backends.iter().flat_map(|backend| &backend.mirrors);
+        let shown = rule.mirrors.iter().chain(of_backend).map(|mirror| {
+            (mirror.service.as_ref().map(ToString::to_string).unwrap_or_default(), mirror.fraction)
+        });
+        let part = |numerator, denominator| Fraction::new(numerator, denominator).unwrap();
+        let wanted = [("a.shop:80", Fraction::ALL), ("b.shop:80", part(20, 100)), ("c.shop:80", part(1, 3))];
+        assert_eq!(shown.collect::<Vec<_>>(), wanted.map(|(name, part)| (name.to_owned(), part)));
+    }
+    let stranger = json!([{ "filters": [{ "type": "RequestMirror",
+        "requestMirror": { "backendRef": { "group": "example.org", "kind": "Bucket", "name": "b" } } }] }]);
+    let asked = read(&spec(&stranger));
+    assert_eq!(asked.strangers[0].field, "spec.rules[0].filters[0].requestMirror.backendRef.kind");
 }
 
 #[test]
@@ -230,6 +299,7 @@ fn what_the_api_server_takes_is_read_or_named() {
     let (http, grpc) = (schema("httproutes"), schema("grpcroutes"));
     let header = |field: &str| json!({ field: [{ "name": "x-a", "value": "1" }], "remove": ["x-b"] });
     let backend = json!({ "name": "a", "namespace": "next", "port": 80, "weight": 0 });
+    let backend_of_mirror = json!({ "name": "a", "namespace": "next", "port": 80 });
     let good = [
         json!([{}]),
         json!([{ "name": "a", "timeouts": { "request": "1m30s", "backendRequest": "250ms" }, "backendRefs": [backend] }]),
@@ -243,6 +313,14 @@ fn what_the_api_server_takes_is_read_or_named() {
             { "type": "RequestHeaderModifier", "requestHeaderModifier": header("set") },
             { "type": "ResponseHeaderModifier", "responseHeaderModifier": header("add") },
             { "type": "URLRewrite", "urlRewrite": { "hostname": "a.b", "path": { "type": "ReplaceFullPath", "replaceFullPath": "/x" } } },
+        ]}]),
+        json!([{ "filters": [
+            { "type": "RequestMirror", "requestMirror": { "backendRef": backend_of_mirror, "percent": 20 } },
+            { "type": "RequestMirror", "requestMirror": { "backendRef": backend_of_mirror, "fraction": { "numerator": 1 } } },
+            { "type": "CORS", "cors": {
+                "allowOrigins": ["https://*.example.com", "http://a.b:8080"], "allowCredentials": true,
+                "allowMethods": ["GET", "PUT"], "allowHeaders": ["*"], "exposeHeaders": ["x-a", "x-b"], "maxAge": 60,
+            } },
         ]}]),
         json!([{
             "matches": [{ "path": { "type": "PathPrefix", "value": "/a" } }],
@@ -271,7 +349,6 @@ fn what_the_api_server_takes_is_read_or_named() {
             json!([{ "filters": [{ "type": "ExtensionRef", "extensionRef": { "group": "a.b", "kind": "C", "name": "d" } }] }]),
             "filters[0]",
         ),
-        (json!([{ "filters": [{ "type": "CORS", "cors": { "allowOrigins": ["*"] } }] }]), "filters[0]"),
         (
             json!([{ "matches": [{ "path": { "type": "RegularExpression", "value": "/(" } }] }]),
             "matches[0].path.value",

@@ -237,7 +237,7 @@ impl Routing {
         for kept in self.all.values() {
             let rules = asked(kept).into_iter().flat_map(|asked| asked.rules.clone());
             for rule in rules {
-                self.involved.extend(of_rule(&rule).map(service_of));
+                self.involved.extend(of_rule(&rule).chain(mirrors_of(&rule)).map(service_of));
             }
         }
         let findings =
@@ -337,14 +337,26 @@ fn service_of(backend: &ServicePort) -> Name {
     Name { namespace: backend.namespace.clone(), name: backend.name.clone() }
 }
 
+/// The Services that a rule sends to.
 fn of_rule(rule: &routes::Rule) -> impl Iterator<Item = &ServicePort> {
-    let backends = match &rule.action {
+    let backends = backends_of(rule).into_iter().flat_map(Backends::iter);
+    backends.filter_map(|backend| backend.service.as_ref())
+}
+
+/// Those that get copies.
+fn mirrors_of(rule: &routes::Rule) -> impl Iterator<Item = &ServicePort> {
+    let of_backends =
+        backends_of(rule).into_iter().flat_map(Backends::iter).flat_map(|backend| &backend.mirrors);
+    rule.mirrors.iter().chain(of_backends).filter_map(|mirror| mirror.service.as_ref())
+}
+
+fn backends_of(rule: &routes::Rule) -> Option<&Backends> {
+    match &rule.action {
         Action::Forward { backends, .. } => Some(backends),
         Action::Redirect(_) => None,
-    };
-    backends.into_iter().flat_map(Backends::iter).filter_map(|backend| backend.service.as_ref())
+    }
 }
 
 fn backends(routes: &Routes) -> impl Iterator<Item = &ServicePort> {
-    routes.rules().flat_map(|rule| of_rule(rule))
+    routes.rules().flat_map(|rule| of_rule(rule).chain(mirrors_of(rule)))
 }

@@ -23,7 +23,7 @@ pub use self::{
     },
     limits::{Adaptive, Behaviour, Concurrency, LimitKey, RateLimit, Scope},
     matching::{CallerMatch, PathMatch, Pattern, RequestMatch, ValueMatch, ValueTest, is_from},
-    rule::{Edits, HeaderEdits, Inherited, Part, Parts, Rule, StripTags},
+    rule::{Edits, HeaderEdits, Inherited, OnRoute, Part, Parts, Rule, StripTags},
 };
 
 /// Whether a rule refuses, or only counts what it would have rejected (ARCHITECTURE.md#observe-mode).
@@ -58,6 +58,8 @@ pub struct Policy {
     pub rules: Vec<Arc<Rule>>,
     /// What of it is from the policy of its namespace.
     pub inherited: Option<Inherited>,
+    /// What of it is from the policy of the request's route.
+    pub of_route: Option<Inherited>,
 }
 
 impl Policy {

@@ -18,6 +18,16 @@ pub struct Rule {
     pub own: Parts,
 }
 
+/// A policy that targets a route, as it holds for the requests that the route sends to one Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OnRoute {
+    /// The TrafficPolicy, as `shop/slow`.
+    pub name: Arc<str>,
+    /// What it comes to where no rule of the Service's own policy matches, then where each of these does, in their order. What it
+    /// says itself it says in all of them.
+    pub over: Vec<Arc<Rule>>,
+}
+
 macro_rules! parts {
     ($($part:ident = $name:literal,)*) => {
         /// A field of a policy, which is inherited as a whole.
@@ -103,7 +113,8 @@ pub struct Inherited {
 impl Policy {
     /// The TrafficPolicy that says a part, or would if it said anything, as `shop/orders`; `None`: there is none.
     pub fn said_by(&self, part: Part) -> Option<&Arc<str>> {
-        let inherited = self.inherited.as_ref().filter(|inherited| inherited.parts.has(part));
+        let has = |from: &&Inherited| from.parts.has(part);
+        let inherited = self.of_route.as_ref().filter(has).or_else(|| self.inherited.as_ref().filter(has));
         inherited.map(|inherited| &inherited.by).or(self.name.as_ref())
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 
-use super::super::policy::HeaderEdits;
+use super::{super::policy::HeaderEdits, mirror::Mirror};
 
 /// A port of a Service, by its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,6 +28,8 @@ pub struct Backend {
     pub weight: u32,
     /// What is changed in headers where it is chosen.
     pub headers: HeaderEdits,
+    /// Who else gets the requests for which it is chosen.
+    pub mirrors: Vec<Mirror>,
 }
 
 /// All of them.
@@ -78,6 +80,7 @@ mod tests {
             service: Some(ServicePort { namespace: "shop".into(), name: format!("b{at}").into(), port: 80 }),
             weight: *weight,
             headers: HeaderEdits::default(),
+            mirrors: Vec::new(),
         };
         Backends::new(weights.iter().enumerate().map(backend).collect())
     }

@@ -9,22 +9,27 @@
 //! rule then changes in the request is its [`filters`].
 
 pub mod backends;
+pub mod cors;
 pub mod filters;
 pub mod matching;
+pub mod mirror;
 mod precedence;
 #[cfg(test)]
 mod reference;
 mod table;
+mod target;
 #[cfg(test)]
 mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-pub use self::precedence::Age;
+pub use self::{precedence::Age, target::Target};
 use self::{
     backends::Backends,
+    cors::Cors,
     filters::{Redirect, Rewrite},
     matching::Match,
+    mirror::Mirror,
     table::Table,
 };
 use super::{
@@ -33,7 +38,7 @@ use super::{
 };
 
 /// Which kind of object a route is. <https://gateway-api.sigs.k8s.io/api-types/httproute/>
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     Http,
     Grpc,
@@ -67,6 +72,10 @@ pub struct Rule {
     pub matches: Vec<Match>,
     pub headers: HeaderEdits,
     pub timeouts: Timeouts,
+    /// Who else gets the requests that are sent on.
+    pub mirrors: Vec<Mirror>,
+    /// Which pages of other origins may ask.
+    pub cors: Option<Cors>,
     pub action: Action,
 }
 

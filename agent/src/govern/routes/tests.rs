@@ -15,6 +15,8 @@ fn rule(route: &str, name: &str, matches: Vec<Match>) -> Arc<Rule> {
         name: name.into(),
         matches,
         headers: HeaderEdits::default(),
+        mirrors: Vec::new(),
+        cors: None,
         timeouts: Timeouts::default(),
         action,
     })

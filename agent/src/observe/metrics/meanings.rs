@@ -1,8 +1,8 @@
 //! What the values of this room's labels mean, for the reference.
 
 use super::{
-    Attempt, Connect, Described, Detection, EjectionCause, FallbackAction, LimitDecision, Meaning, Overdue,
-    RetryCause, TagOutcome,
+    Attempt, Connect, Described, Detection, EjectionCause, FallbackAction, LimitDecision, Meaning,
+    MirrorOutcome, Overdue, RetryCause, TagOutcome,
     outcomes::{CLASSES, MODES, described},
 };
 use crate::{
@@ -26,6 +26,7 @@ pub(super) fn document(registry: &Described) {
         ("sluice_tags_total", "outcome", described(&TagOutcome::ALL)),
         ("sluice_tag_carriers_total", "carrier", carriers()),
         ("sluice_retries_total", "cause", described(&RetryCause::ALL)),
+        ("sluice_mirrored_requests_total", "outcome", described(&MirrorOutcome::ALL)),
         ("sluice_rate_limit_requests_total", "decision", described(&LimitDecision::ALL)),
         ("sluice_concurrency_limit_requests_total", "decision", described(&LimitDecision::ALL)),
         ("sluice_circuit_breaker_requests_total", "decision", described(&LimitDecision::ALL)),

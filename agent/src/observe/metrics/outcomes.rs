@@ -87,6 +87,34 @@ impl TagOutcome {
     }
 }
 
+/// What became of a copy of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorOutcome {
+    Answered,
+    Failed,
+    NoEndpoint,
+    TooLarge,
+    OverBudget,
+    Incomplete,
+    Unsupported,
+}
+
+impl MirrorOutcome {
+    pub(super) const ALL: [Word<Self>; 7] = [
+        (Self::Answered, "answered", "An endpoint of the mirror has answered it."),
+        (Self::Failed, "failed", "No connection, no response, or none within 10 s."),
+        (Self::NoEndpoint, "no_endpoint", "The mirror had no usable endpoint."),
+        (Self::TooLarge, "too_large", "Not sent: the body has more than 64 KiB."),
+        (
+            Self::OverBudget,
+            "over_budget",
+            "Not sent: the copies of the pod's requests use all that they may (on each worker 32 on their way, 4 MiB).",
+        ),
+        (Self::Incomplete, "incomplete", "Not sent: the request itself did not come to its end."),
+        (Self::Unsupported, "unsupported", "Not sent: it asks for another protocol (upgrade, CONNECT)."),
+    ];
+}
+
 /// Why a request was retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryCause {

@@ -23,7 +23,9 @@ use super::{
     EVICTION_GRACE, RetryCause, TagOutcome,
     distribution::{Distribution, Total},
     families::{counter, family, label},
-    outcomes::{CLASSES, EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES, Overdue},
+    outcomes::{
+        CLASSES, EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES, MirrorOutcome, Overdue,
+    },
 };
 use crate::{
     govern::tally::Tally,
@@ -62,6 +64,8 @@ pub struct ServiceMetrics {
     pub(super) tally: Arc<Tally>,
     tags: [AtomicU64; TagOutcome::ALL.len()],
     retries: [AtomicU64; RetryCause::ALL.len()],
+    /// Copies of requests to other Services.
+    mirrored: [AtomicU64; MirrorOutcome::ALL.len()],
     budget_exhausted: AtomicU64,
     rate_limits: Named<{ LimitDecision::ALL.len() }>,
     concurrency: [AtomicU64; LimitDecision::ALL.len()],
@@ -145,6 +149,11 @@ impl ServiceMetrics {
     /// A request is tried again.
     pub fn retried(&self, cause: RetryCause) {
         self.retries[cause as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A copy of a request has come to its end.
+    pub fn mirrored(&self, outcome: MirrorOutcome) {
+        self.mirrored[outcome as usize].fetch_add(1, Relaxed);
     }
 
     /// A request would have been tried again, but the budget was used up.
@@ -313,7 +322,7 @@ impl Services {
 const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", "destination_port"];
 
 /// The families, in the order in which they are collected: name, help, further labels.
-const FAMILIES: [(&str, &str, &[&str]); 16] = [
+const FAMILIES: [(&str, &str, &[&str]); 17] = [
     ("sluice_tags_total", "Tags of requests to a service, by what routing made of them.", &["outcome"]),
     ("sluice_retries_total", "Retries of requests to a service, by cause.", &["cause"]),
     (
@@ -368,6 +377,11 @@ const FAMILIES: [(&str, &str, &[&str]); 16] = [
         &["peer", "part"],
     ),
     (
+        "sluice_mirrored_requests_total",
+        "Copies of requests for a service that a route names as a mirror, by what became of them.",
+        &["outcome"],
+    ),
+    (
         "sluice_rule_request_duration_seconds",
         "Time from the headers of a request to the end of its response, by the rule of a policy that applied.",
         &["policy_rule"],
@@ -385,7 +399,7 @@ const FAMILIES: [(&str, &str, &[&str]); 16] = [
 ];
 
 /// Those from here on are histograms.
-const HISTOGRAMS: usize = 13;
+const HISTOGRAMS: usize = 14;
 
 /// The collector of [`Services`].
 pub(super) struct Collected {
@@ -498,7 +512,7 @@ impl Collector for Collected {
                         writer.write(9, &[&rule, class], count);
                     }
                 }
-                writer.write_histogram(13, &[&rule], &of_rule.took, &BOUNDS_NANOS);
+                writer.write_histogram(14, &[&rule], &of_rule.took, &BOUNDS_NANOS);
             }
             writer.write_all(10, None, &Overdue::ALL, loaded(&metrics.overdue));
             let yields = metrics.yields.load(Relaxed);
@@ -512,8 +526,9 @@ impl Collector for Collected {
                     }
                 }
             }
-            writer.write_histogram(14, &[], &metrics.upstream, &BOUNDS_NANOS);
-            writer.write_histogram(15, &[], &metrics.added, &BOUNDS_NANOS);
+            writer.write_all(13, None, &MirrorOutcome::ALL, loaded(&metrics.mirrored));
+            writer.write_histogram(15, &[], &metrics.upstream, &BOUNDS_NANOS);
+            writer.write_histogram(16, &[], &metrics.added, &BOUNDS_NANOS);
         }
         let all = self.descs.iter().zip(families).enumerate();
         all.map(|(at, (desc, metrics))| {

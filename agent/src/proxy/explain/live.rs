@@ -263,7 +263,7 @@ impl<'a> Walk<'a> {
         let share = course.share().filter(|(weight, total)| weight < total);
         let lot = share.map(|(weight, total)| format!("by lot: {weight} of {total} requests do"));
         let all = std::iter::once(format!("goes to {}", self.service)).chain(lot);
-        let what: Vec<_> = all.chain(course.changes().into_iter().map(str::to_owned)).collect();
+        let what: Vec<_> = all.chain(course.changes()).collect();
         let what = what.join("; ");
         self.steps.say(Stage::Route, Verdict::Changes, what, source);
         None

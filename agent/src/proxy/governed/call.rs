@@ -100,6 +100,11 @@ impl Call {
         self.way.as_ref().map_or(of_policy, |way| way.course.timeouts(of_policy))
     }
 
+    /// Whether others get copies of it.
+    pub(super) fn is_mirrored(&self) -> bool {
+        self.way.as_ref().is_some_and(|way| !way.mirrors.is_empty())
+    }
+
     /// Why its time is over.
     pub(super) fn cause(&self, elapsed: Elapsed, governor: &Governor) -> Cause {
         elapsed.cause(governor, self.way.as_ref().and_then(|way| way.course.limits_time()).as_deref())

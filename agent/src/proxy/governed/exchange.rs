@@ -50,6 +50,9 @@ pub(crate) trait Exchange {
     /// What is sent from now on is kept, as far as there is room, so that it can be sent again.
     fn keep(&mut self);
 
+    /// Copies the request from now on for those that its route names as mirrors. Nothing of it has been sent yet.
+    fn copy(&mut self);
+
     /// Everything that was sent can be sent again.
     fn can_repeat(&self) -> bool;
 

@@ -91,6 +91,9 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
         budget.deposit(at.0);
         exchange.keep();
     }
+    if exchange.call().is_mirrored() {
+        exchange.copy();
+    }
     let mut tried = Tried::default();
     let mut first = Some(at);
     loop {

@@ -65,7 +65,12 @@ pub(super) async fn stand_in<E: Exchange>(
 
 /// Answers with this.
 pub(super) async fn give<E: Exchange>(exchange: &mut E, answer: &MadeUp, cause: &Cause) -> E::Ended {
-    let (status, ended) = exchange.make_up(answer).await;
+    let read = exchange.call().way.as_ref().filter(|way| way.course.is_read_by_a_page()).map(|way| {
+        let mut answer = answer.clone();
+        way.course.let_read(&mut answer.headers);
+        answer
+    });
+    let (status, ended) = exchange.make_up(read.as_ref().unwrap_or(answer)).await;
     note_passed(exchange, None);
     exchange.call().finish_made_up(status, cause);
     ended

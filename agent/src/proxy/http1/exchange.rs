@@ -10,6 +10,7 @@ use super::{
     attempt::Answer,
     body::Body,
     flow::Flow,
+    mirror::Sender as MirrorSender,
     outgoing::edit_request,
     request::{Method, Request},
     sending::Sending,
@@ -24,6 +25,8 @@ use crate::{
         choose::Chosen,
         connection::Connection,
         governed::{self, Break, Call, Failure, Held, Left},
+        mirror::Copy,
+        pool,
         upstream::Opened,
     },
 };
@@ -143,6 +146,19 @@ impl governed::Exchange for Exchange<'_> {
     fn keep(&mut self) {
         self.up.flow.record(self.call.pod.kept.take_none(), self.incoming);
         self.call.worker.buffers.give_if_empty(self.incoming);
+    }
+
+    fn copy(&mut self) {
+        let Connection { pod, original, options, .. } = &*self.connection;
+        let Request { method, http10, upgrade, .. } = self.request;
+        let key = pool::Key { pod: pod.id, dialled: *original, options: *options };
+        let sends = MirrorSender { method, http10, key };
+        let Some(copy) = Copy::begin(&mut self.call, sends, self.up.flow.head_alone(), 0) else { return };
+        if upgrade || method == Method::Connect {
+            copy.refuse();
+        } else {
+            self.up.flow.copy(copy, self.incoming);
+        }
     }
 
     fn is_tunnel(answer: &Answer) -> bool {

@@ -17,11 +17,13 @@ use tokio_util::io::poll_read_buf;
 use super::{
     body::{BadChunk, Body},
     head::edit_lines,
+    mirror::Sender,
 };
 use crate::{
     govern::fallback::stale::Collector,
     proxy::{
         buffers::{BUFFER_BYTES, Buffers},
+        mirror::Copy,
         pressure::Pressure,
         share::Taken,
         worker::PodHere,
@@ -74,6 +76,8 @@ pub(super) struct Flow {
     record: Option<Taken>,
     /// Who sees the body pass.
     shown: Option<Box<Shown>>,
+    /// What copies the message as it passes.
+    copied: Option<Box<Copy<Sender>>>,
     body: Body,
     /// The body as it was before anything was taken of it.
     whole: Body,
@@ -101,6 +105,7 @@ impl Flow {
             head_length,
             record: None,
             shown: None,
+            copied: None,
             whole,
             written: 0,
             kept: false,
@@ -138,6 +143,22 @@ impl Flow {
         if shown.see(&self.head[self.head_length..]) && shown.see(&source[..self.cleared]) {
             self.shown = Some(shown);
             self.end_show();
+        }
+    }
+
+    /// Shows what follows the head to `copy` as it passes; `source` as in [`Self::show`].
+    pub(super) fn copy(&mut self, mut copy: Box<Copy<Sender>>, source: &[u8]) {
+        copy.see(&self.head[self.head_length..]);
+        copy.see(&source[..self.cleared]);
+        self.copied = Some(copy);
+        self.end_copy();
+    }
+
+    fn end_copy(&mut self) {
+        if self.body.is_done()
+            && let Some(copy) = self.copied.take()
+        {
+            copy.finish();
         }
     }
 
@@ -189,6 +210,11 @@ impl Flow {
     /// What is left of the head, and of the part of the body that came with it.
     pub(super) fn rest_of_head(&self) -> &[u8] {
         &self.head[self.written..]
+    }
+
+    /// The head alone, before anything was sent.
+    pub(super) fn head_alone(&self) -> &[u8] {
+        &self.head[..self.head_length]
     }
 
     /// The head, while it is kept, and the part of the body that is kept with it.
@@ -258,6 +284,10 @@ impl Flow {
                     self.shown = None;
                 }
                 self.end_show();
+            }
+            if let Some(copy) = &mut self.copied {
+                copy.see(&source[..taken]);
+                self.end_copy();
             }
             if self.keep(&source[..taken]) {
                 source.advance(taken);

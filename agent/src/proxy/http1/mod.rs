@@ -11,6 +11,7 @@ mod flow;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzz;
 mod head;
+mod mirror;
 mod outgoing;
 mod passing;
 mod request;

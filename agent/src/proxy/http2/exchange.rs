@@ -19,6 +19,7 @@ use super::{
     },
     frame::Code,
     hpack::StaticName,
+    mirror::Sender as MirrorSender,
     pipe::{Cut, Pipe, number},
     view::View,
 };
@@ -44,6 +45,7 @@ use crate::{
         decisions::Ids,
         governed::{self, Break, Call, Failure, Held, Idle, Left, Until},
         known::Known,
+        mirror::Copy,
         record::{Described, Record},
         share::Taken,
         way::{self, Course},
@@ -438,6 +440,16 @@ impl governed::Exchange for Exchange {
 
     /// It is kept in any case.
     fn keep(&mut self) {}
+
+    fn copy(&mut self) {
+        let sends = MirrorSender { head: Rc::new(self.head.clone()), bodiless: self.facts.head };
+        let Some(copy) = Copy::begin(&mut self.call, sends, &[], self.head.held()) else { return };
+        if self.facts.connect || self.facts.protocol {
+            copy.refuse();
+        } else {
+            self.up.copy(copy);
+        }
+    }
 
     fn is_tunnel(answer: &Answer) -> bool {
         answer.tunnel

@@ -16,6 +16,7 @@ mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzz;
 mod hpack;
+mod mirror;
 mod pipe;
 mod pool;
 mod view;

@@ -7,8 +7,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 
-use super::engine::handle::{Broken, Handle};
-use crate::{govern::fallback::stale::Collector, proxy::share::Taken};
+use super::{
+    engine::handle::{Broken, Handle},
+    mirror::Sender,
+};
+use crate::{
+    govern::fallback::stale::Collector,
+    proxy::{mirror::Copy, share::Taken},
+};
 
 /// Bytes of a request's body that are kept until its answer begins, should it have to be retried
 /// (ARCHITECTURE.md#timeouts-retries-and-fallbacks).
@@ -30,6 +36,8 @@ pub(super) struct Pipe {
     done: bool,
     /// Who sees the data pass.
     shown: Option<Box<Collector>>,
+    /// What copies the data as it passes.
+    copied: Option<Box<Copy<Sender>>>,
     /// The status of gRPC, if trailers with one have been passed on.
     grpc_status: Option<u8>,
     /// Bytes of data passed on, each counted once.
@@ -50,6 +58,7 @@ impl Pipe {
             sent: None,
             done: from.is_taken(),
             shown: None,
+            copied: None,
             grpc_status: None,
             bytes: 0,
         }
@@ -67,6 +76,15 @@ impl Pipe {
             collector.finish();
         } else {
             self.shown = Some(Box::new(collector));
+        }
+    }
+
+    /// Shows the data to `copy` as it passes. Trailers are not copied.
+    pub(super) fn copy(&mut self, copy: Box<Copy<Sender>>) {
+        if self.done {
+            copy.finish();
+        } else {
+            self.copied = Some(copy);
         }
     }
 
@@ -130,6 +148,9 @@ impl Pipe {
             } else {
                 let data = from.take_data(room);
                 self.bytes += data.len() as u64;
+                if let Some(copy) = &mut self.copied {
+                    copy.see(&data);
+                }
                 data
             };
             self.note(&data);
@@ -163,6 +184,9 @@ impl Pipe {
         self.done = true;
         if let Some(shown) = self.shown.take() {
             shown.finish();
+        }
+        if let Some(copy) = self.copied.take() {
+            copy.finish();
         }
     }
 

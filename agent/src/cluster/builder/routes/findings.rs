@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     super::{kept::Kept, store::Store},
-    Look, Routing, asked, is_about, of_rule, parent_name, service_of,
+    Look, Routing, asked, is_about, mirrors_of, of_rule, parent_name, service_of,
 };
 use crate::{
     api::gateway::{Asked, FEATURES, Named, Parent},
@@ -40,15 +40,19 @@ impl Routing {
         if parents.is_empty() {
             return None;
         }
-        let backends = asked.rules.iter().flat_map(|rule| of_rule(rule));
-        let missing = backends.filter_map(|backend| {
+        const LOST: &str = "its part of the requests gets 500";
+        const NO_COPY: &str = "no copies of requests are sent to it";
+        let backends = asked.rules.iter().flat_map(|rule| {
+            of_rule(rule).map(|to| (to, LOST)).chain(mirrors_of(rule).map(|to| (to, NO_COPY)))
+        });
+        let missing = backends.filter_map(|(backend, then)| {
             let allowed = |parent: &Parent| {
                 self.may_refer((asked.kind, &key.name.namespace), &parent_name(parent), backend)
             };
             if !asked.parents.iter().all(allowed) {
                 let message = format!(
                     "Service {backend} is in another namespace, and no ReferenceGrant there allows {} of namespace {} to \
-                     refer to it: its part of the requests gets 500",
+                     refer to it: {then}",
                     asked.kind.as_str(),
                     key.name.namespace
                 );
@@ -64,7 +68,7 @@ impl Routing {
                 } else {
                     "there is no such Service with an address".to_owned()
                 };
-                ("BackendNotFound", format!("Service {backend}: {why}: its part of the requests gets 500"))
+                ("BackendNotFound", format!("Service {backend}: {why}: {then}"))
             })
         });
         let strangers = asked.strangers.iter().map(|error| ("InvalidKind", error.to_string()));

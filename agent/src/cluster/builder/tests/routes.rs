@@ -166,10 +166,10 @@ fn a_route_that_goes_wrong_leaves_its_last_valid_version() {
     let good = route("p", "shop", &to("canary"));
     let mut builder = start(Options::default(), &(shop() + &good));
     next(&mut builder);
-    let wrong = route("p", "shop", "{filters: [{type: RequestMirror}]}");
+    let wrong = route("p", "shop", "{filters: [{type: ExtensionRef}]}");
     let (sightings, problems) = manifests::parse(&wrong);
     assert_eq!(problems, []);
-    assert!(sightings[0].problems[0].message.contains("\"RequestMirror\" is not supported"), "{sightings:?}");
+    assert!(sightings[0].problems[0].message.contains("\"ExtensionRef\" is not supported"), "{sightings:?}");
     builder.apply(Change::Applied(sightings[0].clone()));
     assert!(messages_after_maybe(&mut builder)[0].contains("its last valid version stays active"));
     apply(&mut builder, &slice("c-1", "canary", "{addresses: [10.0.0.9]}"));
@@ -200,4 +200,24 @@ fn what_has_not_changed_is_the_same() {
         Arc::as_ptr(&routed.producer.as_ref().unwrap().routes)
     };
     assert_eq!(compiled(&second), compiled(&third), "what is compiled stays");
+}
+
+#[test]
+fn a_mirror_is_looked_for_like_a_backend() {
+    let mirror = |name: &str, namespace: &str| {
+        format!(
+            "{{filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: {name}, namespace: {namespace}, port: 80}}}}}}], \
+             backendRefs: [{{name: orders, port: 80}}]}}"
+        )
+    };
+    let mut builder = start(Options::default(), &(shop() + &route("p", "shop", &mirror("canary", "shop"))));
+    assert_eq!(holds(&next(&mut builder), "shop"), is("shop/p", &["canary.shop:80", "orders.shop:80"]));
+    assert_eq!(messages(&builder), [""; 0]);
+    apply(&mut builder, &route("p", "shop", &mirror("nobody", "shop")));
+    assert_eq!(holds(&next(&mut builder), "shop"), is("shop/p", &["orders.shop:80"]));
+    let said = messages(&builder);
+    assert!(
+        said[0].contains("BackendNotFound") && said[0].contains("no copies of requests are sent to it"),
+        "{said:?}"
+    );
 }

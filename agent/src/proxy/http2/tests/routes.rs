@@ -11,6 +11,23 @@ use crate::{
     govern::routes::{Age, Route, Routes, backends::ServicePort},
 };
 
+/// What these clients see where the Service `orders` has this GRPCRoute.
+fn routed(spec: &serde_json::Value, base: SocketAddr, canary: SocketAddr) -> Snapshot {
+    let asked = grpc_route(spec, "shop", "shop/r").expect("it makes sense").expect("it is about a Service");
+    let routes =
+        Routes::new(vec![Route { age: Age { created: None, name: "shop/r".into() }, rules: asked.rules }]);
+    let port = |name: &str| ServicePort { namespace: "shop".into(), name: name.into(), port: 80 };
+    let mut snapshot = cluster(2, &[(base, None)]);
+    let orders = snapshot.destinations.values().next().expect("there is one").service.clone();
+    let endpoints = vec![Arc::new(Endpoint::new(canary))];
+    let canary = Arc::new(Service::new("shop", "canary", 80).with_endpoints(endpoints));
+    let backends = BTreeMap::from([(port("orders"), orders), (port("canary"), canary)]);
+    let group = Group { routes: Arc::new(routes), backends };
+    let routed = Arc::new(Routed { producer: Some(group), consumers: BTreeMap::new() });
+    snapshot.routes = Arc::new([((port("orders"), false), routed)].into_iter().collect());
+    snapshot
+}
+
 #[tokio::test]
 async fn each_stream_takes_its_route() {
     let (base, canary) = (named("base").await, named("canary").await);
@@ -28,19 +45,7 @@ async fn each_stream_takes_its_route() {
             { "matches": [{ "method": { "service": "shop.Gone" } }], "backendRefs": [{ "name": "gone", "port": 80 }] },
         ],
     });
-    let asked = grpc_route(&spec, "shop", "shop/r").expect("it makes sense").expect("it is about a Service");
-    let routes =
-        Routes::new(vec![Route { age: Age { created: None, name: "shop/r".into() }, rules: asked.rules }]);
-    let port = |name: &str| ServicePort { namespace: "shop".into(), name: name.into(), port: 80 };
-    let mut snapshot = cluster(2, &[(base, None)]);
-    let orders = snapshot.destinations.values().next().expect("there is one").service.clone();
-    let endpoints = vec![Arc::new(Endpoint::new(canary))];
-    let canary = Arc::new(Service::new("shop", "canary", 80).with_endpoints(endpoints));
-    let backends = BTreeMap::from([(port("orders"), orders), (port("canary"), canary)]);
-    let group = Group { routes: Arc::new(routes), backends };
-    let routed = Arc::new(Routed { producer: Some(group), consumers: BTreeMap::new() });
-    snapshot.routes = Arc::new([((port("orders"), false), routed)].into_iter().collect());
-    bed.current.store(Arc::new(snapshot));
+    bed.current.store(Arc::new(routed(&spec, base, canary)));
 
     let mut caller = bed.caller().await;
     let call = |path: &str| {
@@ -64,4 +69,46 @@ async fn each_stream_takes_its_route() {
     let answer = ask(&mut caller, call("/shop.Orders/Get")).await;
     assert_eq!(header(answer.headers(), "x-name"), "canary", "the connection goes on");
     bed.metric(&["sluice_requests_total", "destination_service=\"canary\""], |value| value == 2).await;
+}
+
+#[tokio::test]
+async fn a_stream_is_copied_with_its_body() {
+    let (seen, mut copies) = tokio::sync::mpsc::unbounded_channel();
+    let base = named("base").await;
+    let mirror = endpoint(move |request: Request<RecvStream>, mut respond: SendResponse<Bytes>| {
+        let seen = seen.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            let (body, _) = read(body).await.expect("a body");
+            seen.send((parts.uri.path().to_owned(), body)).expect("somebody waits");
+            let response = Response::builder().status(500).body(()).expect("a response");
+            respond.send_response(response, true).expect("it is taken");
+        }
+    })
+    .await;
+    let bed = bed(&[(base, None)]);
+    let spec = json!({
+        "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }],
+        "rules": [{
+            "filters": [{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "canary", "port": 80 } } }],
+            "backendRefs": [{ "name": "orders", "port": 80 }],
+        }],
+    });
+    bed.current.store(Arc::new(routed(&spec, base, mirror)));
+    let mut caller = bed.caller().await;
+    let request =
+        Request::post("http://orders.shop/shop.Orders/Get").header("content-type", "application/grpc");
+    let (response, mut body) =
+        caller.send_request(request.body(()).expect("a request"), false).expect("it is sent");
+    body.send_data(Bytes::from_static(b"abc"), false).expect("it is taken");
+    body.send_data(Bytes::from_static(b"def"), true).expect("it is taken");
+    let response = response.await.expect("a response");
+    assert_eq!(header(response.headers(), "x-name"), "base");
+    let (path, body) = soon(copies.recv()).await.expect("a copy");
+    assert_eq!((path.as_str(), body.as_slice()), ("/shop.Orders/Get", &b"abcdef"[..]));
+    let answer = ask(&mut caller, get()).await;
+    assert_eq!(header(answer.headers(), "x-name"), "base");
+    let (_, body) = soon(copies.recv()).await.expect("a copy");
+    assert_eq!(body, b"", "and one without a body");
+    bed.metric(&["sluice_mirrored_requests_total", "outcome=\"answered\""], |value| value == 2).await;
 }
