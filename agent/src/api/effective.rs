@@ -8,9 +8,9 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value, json};
 
-use super::{ErrorCodes, TrafficPolicy, crds, definition, read};
+use super::{ErrorCodes, PolicyRule, Said, TrafficPolicy, crds, definition, field::Errors, read};
 use crate::{
-    govern::policy::{self, Inherited, Part, Parts, Policy},
+    govern::policy::{self, Inherited, OnRoute, Part, Parts, Policy},
     observe::reason::grpc_name,
 };
 
@@ -60,6 +60,49 @@ impl Effective {
             policy.inherit(Inherited { by: by.clone(), parts });
         }
         Self { spec: Arc::new(spec), policy: Arc::new(policy) }
+    }
+
+    /// What a policy that targets a route comes to for the requests that the route sends to a Service. `service`: what governs it,
+    /// if anything does.
+    pub fn on_route(&self, service: Option<&Self>) -> OnRoute {
+        let name = self.policy.name.clone().unwrap_or_default();
+        let typed = |effective: &Self| {
+            let object = serde_json::json!({"metadata": {}, "spec": &*effective.spec});
+            read::<TrafficPolicy>(&object).ok().map(|(typed, _)| typed.spec)
+        };
+        let (own, service_says) =
+            (typed(self).unwrap_or_default(), service.and_then(typed).unwrap_or_default());
+        let is_set = |field: &str| !self.spec[field].is_null();
+        let rule = PolicyRule {
+            name: name.to_string(),
+            matches: None,
+            errors: own.errors,
+            rate_limits: is_set("rateLimits").then_some(own.rate_limits),
+            concurrency: own.concurrency,
+            circuit_breaker: own.circuit_breaker,
+            timeouts: own.timeouts,
+            retry: own.retry,
+            fallbacks: is_set("fallbacks").then_some(own.fallbacks),
+            headers: own.headers,
+        };
+        let mode = own.mode.or(service_says.mode).unwrap_or_default();
+        let none = Arc::default();
+        let base = service.map_or(&none, |service| &service.policy);
+        let over = |said: Said<'_>, policy: &Policy| {
+            // What is wrong with either is told of the object itself.
+            let errors = Errors::default();
+            let mut rule = rule.check(said, policy, mode, &errors.at("spec"));
+            let of_route = Inherited { by: name.clone(), parts: rule.own };
+            Arc::make_mut(&mut rule.policy).of_route = Some(of_route);
+            Arc::new(rule)
+        };
+        let said = service_says.said();
+        let of_rules = service_says.rules.iter().zip(&base.rules).map(|(says, rule)| {
+            let own = says.said();
+            let said = Said { errors: own.errors.or(said.errors), retry: own.retry.or(said.retry), ..said };
+            over(said, &rule.policy)
+        });
+        OnRoute { over: std::iter::once(over(said, base)).chain(of_rules).collect(), name: name.clone() }
     }
 
     /// Every value, and the policy that says it, as in `shop/orders`; `None`: it is a default.
@@ -278,6 +321,48 @@ mod tests {
         let slow = &both.policy.rules[0].policy;
         assert_eq!((of(slow, Part::Timeouts), of(slow, Part::Concurrency)), (inherited.clone(), own_name));
         assert_eq!(of(slow, Part::Retry), inherited);
+    }
+
+    #[test]
+    fn a_policy_on_a_route_takes_the_place_of_what_it_says() {
+        let service = effective(
+            "orders",
+            &json!({
+                "targetRefs": [{"name": "orders"}],
+                "mode": "Observe",
+                "timeouts": {"request": "2s"},
+                "errors": {"codes": [418]},
+                "rateLimits": [{"name": "all", "requests": 100}],
+                "rules": [{"name": "slow", "match": {"path": {"value": "/slow"}}, "retry": {"attempts": 3}, "rateLimits": []}],
+            }),
+        );
+        let route = json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "orders"});
+        let own = effective(
+            "of-route",
+            &json!({"targetRefs": [route], "timeouts": {"request": "9s"}, "rateLimits": [{"name": "few", "requests": 1}]}),
+        );
+        let on_route = own.on_route(Some(&service));
+        assert_eq!((&*on_route.name, on_route.over.len()), ("shop/of-route", 2));
+        let by = |policy: &Policy, part| policy.said_by(part).map(ToString::to_string);
+        for (rule, retries) in on_route.over.iter().zip([None, Some(3)]) {
+            let policy = &rule.policy;
+            assert_eq!(policy.timeouts.request, Some(std::time::Duration::from_secs(9)));
+            // Its mode is that of the Service's policy, as it says none.
+            assert_eq!(policy.timeouts.mode, policy::Mode::Observe);
+            assert_eq!(
+                policy.rate_limits.iter().map(|one| &*one.name).collect::<Vec<_>>(),
+                ["shop/of-route/few"]
+            );
+            assert_eq!(policy.retry.as_ref().map(|retry| retry.attempts), retries);
+            assert_eq!(policy.errors, service.policy.errors);
+            assert_eq!(by(policy, Part::Timeouts), Some("shop/of-route".to_owned()));
+            assert_eq!(by(policy, Part::Errors), Some("shop/orders".to_owned()));
+            assert_eq!(rule.own.iter().collect::<Vec<_>>(), [Part::RateLimits, Part::Timeouts]);
+        }
+        let alone = own.on_route(None);
+        assert_eq!(alone.over.len(), 1);
+        assert_eq!(by(&alone.over[0].policy, Part::Errors), None);
+        assert_eq!(alone.over[0].policy.timeouts.mode, policy::Mode::Enforce);
     }
 
     #[test]

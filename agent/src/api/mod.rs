@@ -55,6 +55,7 @@ pub use self::{
 use crate::{
     govern::{
         policy::{Lane, Policy, Target},
+        routes,
         tag::Tag,
     },
     observe::sampling::Ratio,
@@ -221,6 +222,9 @@ pub trait Kind: Resource<DynamicType = ()> + CustomResourceExt + DeserializeOwne
     /// The Services that it is about, as it names them.
     fn targets(&self) -> Vec<Target>;
 
+    /// The routes that it is about.
+    fn routes(&self) -> Vec<routes::Target>;
+
     /// Whether it is about its namespace.
     fn is_for_namespace(&self) -> bool;
 }
@@ -245,6 +249,10 @@ macro_rules! kind {
 
             fn targets(&self) -> Vec<Target> {
                 self.spec.target_refs.iter().filter_map(TargetRef::policy).collect()
+            }
+
+            fn routes(&self) -> Vec<routes::Target> {
+                self.spec.target_refs.iter().filter_map(TargetRef::route).collect()
             }
 
             fn is_for_namespace(&self) -> bool {

@@ -25,7 +25,7 @@ use crate::{
         policy::{Detour, LaneFallback, is_from},
         request::Request,
         route::{Candidates, Yielded},
-        routes::{Routes, backends::ServicePort},
+        routes::{Routes, Rule, backends::ServicePort},
         subset::Subset,
         tag::Tag,
     },
@@ -66,6 +66,18 @@ pub struct Routed {
 pub struct Group {
     pub routes: Arc<Routes>,
     pub backends: BTreeMap<ServicePort, Arc<Service>>,
+    /// The policies that target rules of them, or their routes, as `shop/slow`.
+    pub policies: AHashMap<RuleId, Arc<str>>,
+}
+
+/// A rule of [`Group::routes`], told from others by where it is: as long as the group is there, so is the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RuleId(usize);
+
+impl RuleId {
+    pub fn of(rule: &Arc<Rule>) -> Self {
+        Self(Arc::as_ptr(rule).addr())
+    }
 }
 
 impl Routed {
@@ -75,18 +87,28 @@ impl Routed {
     }
 
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let all = |routed: &'_ Self| -> Vec<_> {
-            let consumers =
-                routed.consumers.iter().map(|(namespace, group)| (Some(namespace.clone()), group.identity()));
-            routed.producer.iter().map(|group| (None, group.identity())).chain(consumers).collect()
-        };
-        all(self) == all(other)
+        self.identities().eq(other.identities())
+    }
+
+    fn identities(&self) -> impl Iterator<Item = (Option<&Arc<str>>, Identity<'_>)> {
+        let consumers = self.consumers.iter().map(|(namespace, group)| (Some(namespace), group.identity()));
+        self.producer.iter().map(|group| (None, group.identity())).chain(consumers)
     }
 }
 
+/// What makes a group the same as another.
+type Identity<'g> = (*const Routes, Vec<*const Service>, &'g AHashMap<RuleId, Arc<str>>);
+
 impl Group {
-    fn identity(&self) -> (*const Routes, Vec<*const Service>) {
-        (Arc::as_ptr(&self.routes), self.backends.values().map(Arc::as_ptr).collect())
+    fn identity(&self) -> Identity<'_> {
+        let backends = self.backends.values().map(Arc::as_ptr).collect();
+        (Arc::as_ptr(&self.routes), backends, &self.policies)
+    }
+
+    /// The policy that targets a rule, or its route.
+    pub fn policy_on(&self, rule: &Arc<Rule>) -> Option<&Arc<str>> {
+        // Mostly there is none at all.
+        if self.policies.is_empty() { None } else { self.policies.get(&RuleId::of(rule)) }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     govern::{
         caller::Labels,
         policy::{Lane, Target},
+        routes,
         tag::Tag,
     },
     observe::sampling::Ratio,
@@ -347,6 +348,8 @@ pub struct ReferenceGrant {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attached {
     pub targets: Vec<Target>,
+    /// Routes of its namespace; then it has no other targets.
+    pub routes: Vec<routes::Target>,
     /// It is for the Services of its namespace, as far as their own policies say nothing.
     pub for_namespace: bool,
     /// What it says, alone.

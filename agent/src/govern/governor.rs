@@ -13,7 +13,7 @@ use super::{
     concurrency::Limiter,
     fallback::stale::{Memory, Store},
     per_pod::{CallingPod, PerPod},
-    policy::{Part, Policy, Rule, StaleAnswer},
+    policy::{OnRoute, Part, Policy, Rule, StaleAnswer},
     request::Request,
     retry::Budget,
     throttle::{Patience, Throttles},
@@ -35,6 +35,15 @@ pub struct Governor {
     stale: Option<Stale>,
     memory: Arc<Memory>,
     rules: Vec<Arc<Ruled>>,
+    /// Of policies that target routes.
+    routes: Vec<OfRoute>,
+}
+
+/// What governs the requests of routes that a policy targets: as [`OnRoute::over`].
+#[derive(Debug)]
+struct OfRoute {
+    policy: Arc<OnRoute>,
+    over: Vec<Arc<Ruled>>,
 }
 
 /// A rule of the policy, and what governs the requests that it matches. What it does not say itself it shares with the
@@ -65,6 +74,7 @@ impl Default for Governor {
             stale: None,
             memory: Memory::new(STALE_BYTES),
             rules: Vec::new(),
+            routes: Vec::new(),
         }
     }
 }
@@ -73,14 +83,27 @@ impl Governor {
     /// What governs after `previous` under `policy`. The same one if the policy is the same. Those that come of the same
     /// first one share the memory for answers that are kept, and one without rules has no other state to share.
     pub fn next(previous: Option<&Arc<Self>>, policy: Arc<Policy>, now_nanos: u64) -> Arc<Self> {
+        Self::next_on(previous, policy, Vec::new(), now_nanos)
+    }
+
+    /// The same, where policies target routes that lead here.
+    pub fn next_on(
+        previous: Option<&Arc<Self>>,
+        policy: Arc<Policy>,
+        routes: Vec<Arc<OnRoute>>,
+        now_nanos: u64,
+    ) -> Arc<Self> {
         if let Some(previous) = previous
             && (Arc::ptr_eq(&previous.policy, &policy) || previous.policy == policy)
+            && previous.routes.iter().map(|of| &of.policy).eq(&routes)
         {
             return Arc::clone(previous);
         }
         let none = Arc::default();
         let before = previous.unwrap_or(&none);
-        let fallbacks: Vec<_> = policy.all().flat_map(|policy| &policy.fallbacks).cloned().collect();
+        let all =
+            || policy.all().chain(routes.iter().flat_map(|route| &route.over).map(|rule| &*rule.policy));
+        let fallbacks: Vec<_> = all().flat_map(|policy| &policy.fallbacks).cloned().collect();
         let stale = Store::wanted(&fallbacks).map(|wanted| {
             let store = match &before.stale {
                 Some(stale) => stale.store.clone(),
@@ -89,7 +112,7 @@ impl Governor {
             store.trim(Some(wanted.bounds), now_nanos);
             Stale { store, wanted }
         });
-        let retries = policy.all().any(|policy| policy.retry.is_some());
+        let retries = all().any(|policy| policy.retry.is_some());
         let mut governor = Self {
             throttles: before.throttles.with_rules(&policy.rate_limits, now_nanos),
             patience: before.patience.clone(),
@@ -99,6 +122,7 @@ impl Governor {
             stale,
             memory: before.memory.clone(),
             rules: Vec::new(),
+            routes: Vec::new(),
             policy,
         };
         let rules = governor.policy.rules.iter().map(|rule| {
@@ -107,7 +131,49 @@ impl Governor {
             Arc::new(Ruled { rule: rule.clone(), governor })
         });
         governor.rules = rules.collect();
+        governor.routes = routes
+            .into_iter()
+            .map(|policy| {
+                let last = before.routes.iter().find(|last| last.policy.name == policy.name);
+                governor.of_route(policy, last, now_nanos)
+            })
+            .collect();
         Arc::new(governor)
+    }
+
+    /// What governs the requests of routes that a policy targets. What the policy says itself has one state, whichever rule of the
+    /// Service's own policy matches besides.
+    fn of_route(&self, policy: Arc<OnRoute>, last: Option<&OfRoute>, now_nanos: u64) -> OfRoute {
+        let last = last.and_then(|last| last.over.first());
+        let mut over: Vec<Arc<Ruled>> = Vec::with_capacity(policy.over.len());
+        for (at, rule) in policy.over.iter().enumerate() {
+            let governor = match over.first() {
+                None => self.for_rule(rule, last.map(|last| &**last), now_nanos),
+                Some(first) => {
+                    let below = self.rules.get(at - 1).map_or(self, |ruled| &ruled.governor);
+                    below.with_parts_of(&first.governor, rule)
+                }
+            };
+            over.push(Arc::new(Ruled { rule: rule.clone(), governor }));
+        }
+        OfRoute { policy, over }
+    }
+
+    /// The same, with a rule's own parts from the governor that has them already.
+    fn with_parts_of(&self, other: &Self, rule: &Rule) -> Self {
+        let of = |part| if rule.own.has(part) { other } else { self };
+        Self {
+            throttles: of(Part::RateLimits).throttles.clone(),
+            patience: self.patience.clone(),
+            limiter: of(Part::Concurrency).limiter.clone(),
+            breakers: of(Part::CircuitBreaker).breakers.clone(),
+            budget: self.budget.clone(),
+            stale: self.stale.clone(),
+            memory: self.memory.clone(),
+            rules: Vec::new(),
+            routes: Vec::new(),
+            policy: rule.policy.clone(),
+        }
     }
 
     /// What governs the requests of a rule. `last`: the one of the same name before.
@@ -140,6 +206,7 @@ impl Governor {
             stale: self.stale.clone(),
             memory: self.memory.clone(),
             rules: Vec::new(),
+            routes: Vec::new(),
             policy: policy.clone(),
         }
     }
@@ -149,6 +216,30 @@ impl Governor {
         self.rules.iter().find(|ruled| ruled.rule.matches.matches(request))
     }
 
+    /// What holds for a request in the place of the policy: a policy that targets its route, which is called `on_route`, or the rule
+    /// that matches; `None`: the policy itself governs it.
+    pub fn ruled(&self, on_route: Option<&str>, request: &impl Request) -> Option<&Arc<Ruled>> {
+        let of = on_route.and_then(|name| self.routes.iter().find(|of| *of.policy.name == *name));
+        if of.is_none() && self.rules.is_empty() {
+            return None;
+        }
+        let rule = self.rules.iter().position(|ruled| ruled.rule.matches.matches(request));
+        match of {
+            Some(of) => of.over.get(rule.map_or(0, |at| at + 1)),
+            None => self.rules.get(rule?),
+        }
+    }
+
+    /// Policies that target routes which lead here, each with what it says for requests that no rule matches.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Ruled>> {
+        self.routes.iter().filter_map(|of| of.over.first())
+    }
+
+    /// The policy, its rules, and policies that target routes.
+    pub fn all_policies(&self) -> impl Iterator<Item = &Policy> {
+        self.policy.all().chain(self.routes().map(|ruled| &**ruled.governor.policy()))
+    }
+
     /// The rules, in their order.
     pub fn rules(&self) -> &[Arc<Ruled>] {
         &self.rules
@@ -156,14 +247,16 @@ impl Governor {
 
     /// Every set of circuit breakers once, with the rule that it is of.
     pub fn all_breakers(&self) -> impl Iterator<Item = (Option<&Arc<str>>, &Breakers)> {
-        let own = self.rules.iter().filter(|ruled| ruled.rule.own.has(Part::CircuitBreaker));
+        let all = self.rules.iter().chain(self.routes());
+        let own = all.filter(|ruled| ruled.rule.own.has(Part::CircuitBreaker));
         let rules = own.filter_map(|ruled| Some((Some(&ruled.rule.name), ruled.governor.breakers()?)));
         self.breakers().map(|breakers| (None, breakers)).into_iter().chain(rules)
     }
 
     /// The same of limits on requests in flight.
     pub fn all_limiters(&self) -> impl Iterator<Item = (Option<&Arc<str>>, &Arc<Limiter>)> {
-        let own = self.rules.iter().filter(|ruled| ruled.rule.own.has(Part::Concurrency));
+        let all = self.rules.iter().chain(self.routes());
+        let own = all.filter(|ruled| ruled.rule.own.has(Part::Concurrency));
         let rules = own.filter_map(|ruled| Some((Some(&ruled.rule.name), ruled.governor.limiter()?)));
         self.limiter().map(|limiter| (None, limiter)).into_iter().chain(rules)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{
     clock::Nanos,
     cluster::model::{Current, Service, Snapshot},
-    govern::{breaker::State, endpoint::Endpoint, outlier, policy::Policy, subset::Subset, tag::Tag, warmup},
+    govern::{breaker::State, endpoint::Endpoint, outlier, subset::Subset, tag::Tag, warmup},
     observe::metrics::{Kind, Metrics, Pulled, Write},
 };
 
@@ -238,13 +238,24 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
     };
     metrics.retain_services(exists);
     for service in &services {
-        let policy: &Policy = service.governor.policy();
+        let governor = &service.governor;
         metrics.service(&service.namespace, &service.name, service.port).retain(
-            |limit| policy.all().flat_map(|policy| &policy.rate_limits).any(|other| &*other.name == limit),
-            |fallback| {
-                policy.all().flat_map(|policy| &policy.fallbacks).any(|other| &*other.name == fallback)
+            |limit| {
+                governor
+                    .all_policies()
+                    .flat_map(|policy| &policy.rate_limits)
+                    .any(|other| &*other.name == limit)
             },
-            |rule| policy.rules.iter().any(|other| &*other.name == rule),
+            |fallback| {
+                governor
+                    .all_policies()
+                    .flat_map(|policy| &policy.fallbacks)
+                    .any(|other| &*other.name == fallback)
+            },
+            |rule| {
+                let all = governor.rules().iter().chain(governor.routes());
+                all.map(|ruled| &ruled.rule.name).any(|other| &**other == rule)
+            },
         );
         for (_, limiter) in service.governor.all_limiters() {
             limiter.forget_gone();

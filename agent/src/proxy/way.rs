@@ -53,6 +53,8 @@ pub(crate) struct Course {
     prefix: usize,
     /// What the response says to the page that asks.
     cors: Option<Box<Edits>>,
+    /// The policy that targets the rule, or its route, as `shop/slow`.
+    pub(crate) policy: Option<Arc<str>>,
 }
 
 /// An answer that a route gives.
@@ -104,7 +106,8 @@ pub(crate) fn course<'g, 'a>(
     let Some(Found { rule, prefix }) = group.routes.find(request) else {
         return (Course::default(), Err(Answer::NotFound));
     };
-    let mut course = Course { rule: Some(rule.clone()), backend: None, prefix, cors: None };
+    let policy = group.policy_on(rule).cloned();
+    let mut course = Course { rule: Some(rule.clone()), backend: None, prefix, cors: None, policy };
     match rule.cors.as_ref().map(|cors: &cors::Cors| cors.outcome(request)) {
         None | Some(Outcome::Passes) => {}
         Some(Outcome::Adds(edits)) => course.cors = Some(edits),

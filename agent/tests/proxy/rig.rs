@@ -16,14 +16,14 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use sluice::{
-    api::gateway::http_route,
-    cluster::model::{Destination, Group, Protocol, Routed, Service, Snapshot, Workload},
+    api::{effective::Effective, gateway::http_route},
+    cluster::model::{Destination, Group, Protocol, Routed, RuleId, Service, Snapshot, Workload},
     govern::{
         endpoint::{Endpoint, Load},
         entry::Entry,
         governor::Governor,
         lane::TagNames,
-        policy::{Detour, EntryRule, Lane, Policy},
+        policy::{Detour, EntryRule, Lane, OnRoute, Policy},
         routes::{Age, Route, Routes, backends::ServicePort},
     },
     observe::{
@@ -85,6 +85,8 @@ pub(crate) struct Builder {
     logged: Option<Ratio>,
     routes: Option<Arc<Routes>>,
     canary: Option<SocketAddr>,
+    /// The policy on the routes, if they have one.
+    on_route: Option<Arc<OnRoute>>,
 }
 
 #[derive(Clone)]
@@ -246,6 +248,24 @@ impl Builder {
         self
     }
 
+    /// A policy that targets the route.
+    pub(crate) fn policy_on_route(mut self, spec: &Value) -> Self {
+        let object = json!({ "metadata": { "namespace": "shop", "name": "of-route" }, "spec": spec });
+        let (_, policy) = sluice::api::read::<sluice::api::TrafficPolicy>(&object).unwrap();
+        let effective = Effective::alone(&Arc::new(spec.clone()), &Arc::new(policy));
+        let on_route = Arc::new(effective.on_route(None));
+        let policy = self.governor.policy().clone();
+        self.governor = Governor::next_on(Some(&self.governor), policy, vec![on_route.clone()], 0);
+        self.on_route = Some(on_route);
+        self
+    }
+
+    fn on_rules(&self) -> ahash::AHashMap<RuleId, Arc<str>> {
+        let Some(policy) = &self.on_route else { return ahash::AHashMap::new() };
+        let rules = self.routes.iter().flat_map(|routes| routes.rules());
+        rules.map(|rule| (RuleId::of(rule), policy.name.clone())).collect()
+    }
+
     /// What governs the service. With a rig that runs already, state goes on as it does in an agent.
     pub(crate) fn policy(mut self, policy: Policy) -> Self {
         self.governor = Governor::next(Some(&self.governor), Arc::new(policy), 0);
@@ -324,7 +344,10 @@ impl Builder {
             backends.insert(port("canary"), Arc::new(canary));
         }
         if let Some(routes) = self.routes.clone() {
-            let routed = Routed { producer: Some(Group { routes, backends }), consumers: BTreeMap::new() };
+            let routed = Routed {
+                producer: Some(Group { routes, backends, policies: self.on_rules() }),
+                consumers: BTreeMap::new(),
+            };
             snapshot.routes = Arc::new([((port("orders"), false), Arc::new(routed))].into_iter().collect());
         }
         snapshot

@@ -138,3 +138,28 @@ fn pages_of_other_origins_ask_as_the_route_allows() {
     caller.get("/a");
     assert!(caller.answer().has("access-control-allow-origin: https://wrong.example"));
 }
+
+#[test]
+fn a_policy_on_the_route_holds_for_its_requests() {
+    let orders = Origin::fixed("orders");
+    let rules = json!([{ "name": "few", "backendRefs": [{ "name": "orders", "port": 80 }] }]);
+    let target = json!({ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "r" });
+    let limit = json!({ "name": "one", "requests": 1, "interval": "1h" });
+    let rig = Rig::builder()
+        .endpoint(orders.address)
+        .route(&rules)
+        .policy_on_route(&json!({ "targetRefs": [target], "rateLimits": [limit] }))
+        .start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().status(), 200);
+    caller.get("/");
+    let answer = caller.answer();
+    answer.made_up(429, "rate_limited");
+    rig.await_metric("sluice_rule_requests_total", &["policy_rule=\"shop/of-route\"", "code=\"4xx\""], 1.0);
+    rig.await_metric(
+        "sluice_rate_limit_requests_total",
+        &["rule=\"shop/of-route/one\"", "decision=\"rejected\""],
+        1.0,
+    );
+}

@@ -41,14 +41,16 @@ use super::{
     matching::each,
     schema,
     target::{
-        self, NAMESPACE_ALONE, NAMESPACE_ALONE_MESSAGE, TargetRef, UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE,
+        self, NAMESPACE_ALONE, NAMESPACE_ALONE_MESSAGE, ROUTES_ALONE, ROUTES_ALONE_MESSAGE, TargetRef,
+        UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE,
     },
 };
 use crate::govern::policy;
 
 /// How calls to its target Services are routed, limited and protected. A field that is not set is off, or has the
 /// default named here. Of several TrafficPolicies with the same target the oldest applies. One that targets its
-/// Namespace applies, field by field, to Services whose own policy does not set the field.
+/// Namespace applies, field by field, to Services whose own policy does not set the field. One that targets a route
+/// applies, field by field, before the policy of the Service that the route sends a request to.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "sluice.dev",
@@ -86,13 +88,19 @@ use crate::govern::policy;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new(NOT_ON_ROUTES).message(NOT_ON_ROUTES_MESSAGE).field_path(".targetRefs")
+)]
 pub struct TrafficPolicySpec {
     /// The Services of this namespace that the policy applies to, or ports of them. Or the Namespace itself, alone:
-    /// then each field applies to every Service whose own policy does not set it.
+    /// then each field applies to every Service whose own policy does not set it. Or routes of this namespace, or named
+    /// rules of them: then each field that is set applies to the requests that they send on, in place of what the
+    /// Service's policy says; a policy for the rule goes before one for the route.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(
         validation = Rule::new(UNIQUE_TARGETS).message(UNIQUE_TARGETS_MESSAGE),
-        validation = Rule::new(NAMESPACE_ALONE).message(NAMESPACE_ALONE_MESSAGE)
+        validation = Rule::new(NAMESPACE_ALONE).message(NAMESPACE_ALONE_MESSAGE),
+        validation = Rule::new(ROUTES_ALONE).message(ROUTES_ALONE_MESSAGE)
     )]
     pub target_refs: Vec<TargetRef>,
     /// What the policy inherits from the TrafficPolicy that targets the Namespace. All: each field of spec that is not
@@ -162,6 +170,13 @@ pub struct TrafficPolicySpec {
     pub rules: Vec<PolicyRule>,
 }
 
+/// What is a Service's, and cannot be otherwise for a part of its requests. (A field is set here if it is there.)
+const NOT_ON_ROUTES: &str = "!self.targetRefs.exists(target, target.kind in ['HTTPRoute', 'GRPCRoute']) || \
+     !(has(self.loadBalancer) || has(self.drain) || has(self.outlierDetection) || has(self.stripTags) || \
+     has(self.rules) || self.inherit == 'None')";
+const NOT_ON_ROUTES_MESSAGE: &str = "a policy that targets routes does not set loadBalancer, drain, outlierDetection, stripTags, \
+     rules or inherit: None";
+
 /// What a policy takes from that of its namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Inherit {
@@ -195,6 +210,20 @@ impl TrafficPolicy {
         let spec = &self.spec;
         target::check(&spec.target_refs, &at.field("targetRefs"));
         let mode = spec.mode.unwrap_or_default();
+        target::check_routes(&spec.target_refs, &at.field("targetRefs"));
+        if spec.target_refs.iter().any(TargetRef::is_route) {
+            let own = [
+                ("loadBalancer", spec.load_balancer.is_some()),
+                ("drain", spec.drain.is_some()),
+                ("outlierDetection", spec.outlier_detection.is_some()),
+                ("stripTags", spec.strip_tags.is_some()),
+                ("rules", !spec.rules.is_empty()),
+                ("inherit", spec.inherit == Some(Inherit::None)),
+            ];
+            for (field, _) in own.into_iter().filter(|(_, is_set)| *is_set) {
+                at.field(field).refuse(NOT_ON_ROUTES_MESSAGE);
+            }
+        }
         unique_names(spec.rules.iter().map(|rule| &*rule.name), &at.field("rules"));
         let mut policy = policy::Policy {
             name: Some(super::full_name(&self.metadata).into()),

@@ -60,7 +60,7 @@ pub struct PolicyRule {
 
 impl PolicyRule {
     /// `policy`: what holds where the rule says nothing; `of_policy` says it.
-    pub(super) fn check(
+    pub(in crate::api) fn check(
         &self,
         of_policy: Said<'_>,
         policy: &policy::Policy,

@@ -43,7 +43,7 @@ use self::{
 };
 use super::{
     model::{Destination, Snapshot, Workload},
-    object::{Key, Kind, Name, Object, Pod, Service},
+    object::{self, Key, Kind, Name, Object, Pod, Service},
     problem::Problem,
     source::{Change, Sighting},
     verdict::{GatewayVerdicts, Reason, Verdict, Verdicts},
@@ -316,7 +316,7 @@ impl Builder {
                 self.set_policy(&key.name, Some(policy));
             }
             Object::TrafficLane(lane) => self.set_lane(&key.name, Some(lane)),
-            Object::Route(_, route) => self.routing.set(&key, Some(route)),
+            Object::Route(_, route) => self.set_route(&key, Some(route)),
             Object::ReferenceGrant(grant) => self.routing.set_grant(&key.name, Some(grant)),
             Object::Mesh(mesh) => self.routing.set_mesh(&key.name, Some(mesh)),
         }
@@ -343,7 +343,7 @@ impl Builder {
             Kind::Pod => self.set_pod(&key.name, None),
             Kind::TrafficPolicy => self.set_policy(&key.name, None),
             Kind::TrafficLane => self.set_lane(&key.name, None),
-            Kind::HttpRoute | Kind::GrpcRoute => self.routing.set(key, None),
+            Kind::HttpRoute | Kind::GrpcRoute => self.set_route(key, None),
             Kind::ReferenceGrant => self.routing.set_grant(&key.name, None),
             Kind::Mesh => self.routing.set_mesh(&key.name, None),
         }
@@ -393,6 +393,18 @@ impl Builder {
         let policies = self.store.policies.of(name).map(|name| (Kind::TrafficPolicy, name));
         let lanes = self.store.lanes.targeting(name).map(|name| (Kind::TrafficLane, name));
         self.unjudged.extend(policies.chain(lanes).map(|(kind, name)| Key { kind, name: name.clone() }));
+    }
+
+    fn set_route(&mut self, key: &Key, route: Option<object::Route>) {
+        let policies: Vec<_> = self.store.policies.of_route(key).cloned().collect();
+        if policies.is_empty() {
+            return self.routing.set(key, route);
+        }
+        // What its policies govern is another one now, perhaps.
+        self.dirty.extend(self.routing.services_of(key));
+        self.routing.set(key, route);
+        self.dirty.extend(self.routing.services_of(key));
+        self.unjudged.extend(policies.into_iter().map(|name| Key { kind: Kind::TrafficPolicy, name }));
     }
 
     fn set_pod(&mut self, name: &Name, pod: Option<Arc<Pod>>) {
@@ -470,7 +482,8 @@ impl Builder {
             self.troubled.remove(&name);
             return;
         };
-        let built = Built::build(service, &self.store, &self.options, before, now);
+        let on_routes = self.routing.policies_to(&name, &self.store);
+        let built = Built::build(service, &self.store, &self.options, &on_routes, before, now);
         for pod in &built.used_pods {
             self.by_pod.entry(pod.clone()).or_default().push(name.clone());
         }

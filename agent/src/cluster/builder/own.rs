@@ -12,7 +12,12 @@ use crate::cluster::{
 
 impl Builder {
     pub(super) fn set_policy(&mut self, name: &Name, policy: Option<TrafficPolicy>) {
-        let policies::Concerned { services, namespace, policies } = self.store.policies.set(name, policy);
+        let policies::Concerned { services, namespace, policies, routes } =
+            self.store.policies.set(name, policy);
+        for route in &routes {
+            self.dirty.extend(self.routing.services_of(route));
+            self.routing.policy_changed();
+        }
         self.dirty.extend(services);
         if namespace {
             let here = self.store.services.keys().filter(|service| service.namespace == name.namespace);
@@ -116,7 +121,10 @@ impl Builder {
                 policies.get(name).map(outside)
             }
             Kind::TrafficLane if !self.store.is_opted_in(&name.namespace) => lanes.get(name).map(outside),
-            Kind::TrafficPolicy => Some(judged(policies.get(name)?, policies.verdict(name, service)?)),
+            Kind::TrafficPolicy => {
+                let rules = |route: &Key| self.routing.rules_of(route);
+                Some(judged(policies.get(name)?, policies.verdict(name, service, rules)?))
+            }
             Kind::TrafficLane => Some(judged(lanes.get(name)?, lanes.verdict(name, service)?)),
             _ => None,
         }

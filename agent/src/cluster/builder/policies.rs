@@ -1,5 +1,6 @@
 //! Which TrafficPolicy governs which service port.
 //!
+//! A policy that targets a route, or a rule of one, goes before all others for the requests that it sends on, in what it says.
 //! A policy that targets the port itself goes before those that target its whole Service; of several that target the
 //! same, the oldest has it, whatever the others say: these are not merged. The oldest that targets the Namespace gives what it
 //! says to every Service of it whose own policy does not say it ([`Effective`]).
@@ -18,7 +19,10 @@ use crate::{
         problem::Problem,
         verdict::{Reason, Shortfall, Verdict},
     },
-    govern::policy::{Part, Target},
+    govern::{
+        policy::{OnRoute, Part, Target},
+        routes,
+    },
 };
 
 #[derive(Default)]
@@ -26,6 +30,8 @@ pub(super) struct Policies {
     all: AHashMap<Name, Kept<Attached>>,
     /// By the Service that they target.
     of: AHashMap<Name, BTreeSet<Age>>,
+    /// By the route that they target.
+    of_routes: AHashMap<Key, BTreeSet<Age>>,
     /// Those that target their namespace.
     defaults: AHashMap<Arc<str>, BTreeSet<Age>>,
     /// What policies of Services come to with what they inherit, by the policy; without one it inherits nothing.
@@ -39,6 +45,8 @@ pub(super) struct Concerned {
     /// All Services of the policy's namespace.
     pub(super) namespace: bool,
     pub(super) policies: SmallVec<[Name; 2]>,
+    /// Routes whose requests it holds for, or has held.
+    pub(super) routes: SmallVec<[Key; 2]>,
 }
 
 impl Policies {
@@ -69,6 +77,19 @@ impl Policies {
                         rivals.insert(age.clone());
                     }
                     concerned.namespace = true;
+                }
+                for route in routes_of(name, asked) {
+                    let rivals = self.of_routes.entry(route.clone()).or_default();
+                    if leaving {
+                        rivals.remove(age);
+                    } else {
+                        rivals.insert(age.clone());
+                    }
+                    concerned.policies.extend(rivals.iter().map(|rival| rival.name.clone()));
+                    if rivals.is_empty() {
+                        self.of_routes.remove(&route);
+                    }
+                    concerned.routes.push(route);
                 }
                 for service in services(name, asked) {
                     let rivals = self.of.entry(service.clone()).or_default();
@@ -105,7 +126,8 @@ impl Policies {
 
     /// Finds out what a policy comes to.
     fn inherit(&mut self, name: &Name) {
-        let own = self.all.get(name).and_then(Kept::asked).filter(|asked| !asked.for_namespace);
+        let of_service = |asked: &&Attached| !asked.for_namespace && asked.routes.is_empty();
+        let own = self.all.get(name).and_then(Kept::asked).filter(of_service);
         let defaults = self.of_namespace(&name.namespace);
         let both = own.zip(defaults).map(|(own, (_, defaults))| (&own.effective, &defaults.effective));
         let inheriting = both.map(|(own, defaults)| (own.clone(), Effective::new(own, defaults)));
@@ -134,6 +156,27 @@ impl Policies {
         self.of.get(service).into_iter().flatten().map(|age| &age.name)
     }
 
+    /// The routes that policies target, there or not.
+    pub(super) fn routes(&self) -> impl Iterator<Item = &Key> {
+        self.of_routes.keys()
+    }
+
+    /// The policies that target a route, also in vain.
+    pub(super) fn of_route(&self, route: &Key) -> impl Iterator<Item = &Name> {
+        self.of_routes.get(route).into_iter().flatten().map(|age| &age.name)
+    }
+
+    /// The policy for a rule of a route: that of the rule, else that of the route.
+    pub(super) fn on_rule(&self, route: &Key, rule: &str) -> Option<&Name> {
+        let winner = self.winner_of_route(route, Some(rule)).or_else(|| self.winner_of_route(route, None))?;
+        Some(&winner.name)
+    }
+
+    /// What such a policy comes to for requests to a Service that `service` governs.
+    pub(super) fn on_route(&self, policy: &Name, service: Option<&Effective>) -> Option<OnRoute> {
+        Some(self.all.get(policy)?.asked()?.effective.on_route(service))
+    }
+
     /// What governs a service port.
     pub(super) fn in_force(&self, service: &Name, port: Option<&Arc<str>>) -> Option<&Effective> {
         let own = port.and_then(|_| self.winner(service, port));
@@ -148,6 +191,7 @@ impl Policies {
         &self,
         name: &Name,
         service: impl Fn(&Name) -> Option<&'s Service>,
+        rules: impl Fn(&Key) -> Option<Vec<Arc<str>>>,
     ) -> Option<Verdict> {
         let kept = self.all.get(name)?;
         if let Some(invalid) = kept.invalid() {
@@ -174,6 +218,21 @@ impl Policies {
                 in_force.push(shown(target));
             }
         }
+        for target in kept.asked().into_iter().flat_map(|asked| &asked.routes) {
+            let route = route_key(name, target);
+            if let Err(missing) = look_for_route(target, rules(&route)) {
+                shortfalls.push(missing);
+            } else if let Some(winner) =
+                self.winner_of_route(&route, target.rule.as_deref()).filter(|age| age.name != *name)
+            {
+                shortfalls.push(Shortfall {
+                    reason: Reason::Conflicted,
+                    message: format!("{target} has TrafficPolicy {} already, which is older", winner.name),
+                });
+            } else {
+                in_force.push(target.to_string());
+            }
+        }
         let for_namespace = kept.asked().is_some_and(|asked| asked.for_namespace);
         match self.of_namespace(&name.namespace).filter(|_| for_namespace) {
             Some((first, _)) if first != name => shortfalls.push(Shortfall {
@@ -196,6 +255,17 @@ impl Policies {
         let in_force =
             (!in_force.is_empty()).then(|| format!("active for {}{inherited}", in_force.join(", ")));
         Some(Verdict::of(in_force, &shortfalls))
+    }
+
+    /// The policy that has a route, or a rule of it.
+    fn winner_of_route(&self, route: &Key, rule: Option<&str>) -> Option<&Age> {
+        self.of_routes.get(route)?.iter().find(|age| {
+            let asked = self.all.get(&age.name).and_then(Kept::asked);
+            asked.is_some_and(|asked| {
+                let mut targets = asked.routes.iter();
+                targets.any(|target| route_key(&age.name, target) == *route && target.rule.as_deref() == rule)
+            })
+        })
     }
 
     /// The policy that has a target.
@@ -234,6 +304,39 @@ pub(super) fn keep_tag(policy: &mut TrafficPolicy, tag_headers: &[HeaderName]) -
 fn services(name: &Name, asked: &Attached) -> BTreeSet<Name> {
     let targets = asked.targets.iter();
     targets.map(|target| Name { namespace: name.namespace.clone(), name: target.service.clone() }).collect()
+}
+
+/// The routes that it targets, each once.
+fn routes_of(name: &Name, asked: &Attached) -> BTreeSet<Key> {
+    asked.routes.iter().map(|target| route_key(name, target)).collect()
+}
+
+/// A route that a policy targets.
+fn route_key(policy: &Name, target: &routes::Target) -> Key {
+    let kind = match target.kind {
+        routes::Kind::Http => Kind::HttpRoute,
+        routes::Kind::Grpc => Kind::GrpcRoute,
+    };
+    Key { kind, name: Name { namespace: policy.namespace.clone(), name: target.route.clone() } }
+}
+
+/// Whether the route is there, and has the rule. `rules`: their names, if there is the route.
+fn look_for_route(target: &routes::Target, rules: Option<Vec<Arc<str>>>) -> Result<(), Shortfall> {
+    let missing = |message| Err(Shortfall { reason: Reason::TargetNotFound, message });
+    let Some(rules) = rules else {
+        return missing(format!(
+            "there is no valid {} {} whose parent is a Service",
+            target.kind.as_str(),
+            target.route
+        ));
+    };
+    let Some(wanted) = &target.rule else { return Ok(()) };
+    if rules.contains(wanted) {
+        return Ok(());
+    }
+    let named: Vec<_> = rules.iter().filter(|rule| !rule.ends_with(']')).map(|rule| &**rule).collect();
+    let named = if named.is_empty() { "no rule with a name".to_owned() } else { named.join(", ") };
+    missing(format!("{} {} has no rule {wanted}: it has {named}", target.kind.as_str(), target.route))
 }
 
 /// `Service orders, port http`

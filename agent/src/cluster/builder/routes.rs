@@ -22,7 +22,7 @@ use super::{kept::Kept, service::Built, store::Store};
 use crate::{
     api::gateway::{self, Asked, Named, Parent},
     cluster::{
-        model::{Group, PortKey, Protocol, Routed},
+        model::{Group, PortKey, Protocol, Routed, RuleId},
         object::{self, AtParent, Key, Kind, Mesh, Name, Object, ReferenceGrant},
     },
     govern::routes::{
@@ -166,6 +166,38 @@ impl Routing {
         self.unjudged.extend(self.all.keys().cloned());
     }
 
+    /// A policy that targets a route is another one.
+    pub(super) fn policy_changed(&mut self) {
+        self.stale = true;
+    }
+
+    /// The Services that a route sends to.
+    pub(super) fn services_of(&self, route: &Key) -> BTreeSet<Name> {
+        let asked = self.all.get(route).and_then(asked);
+        let rules = asked.iter().flat_map(|asked| &asked.rules);
+        rules.flat_map(|rule| of_rule(rule)).map(service_of).collect()
+    }
+
+    /// The names of a route's rules; `None`: there is no such route, or nothing in it is about Services.
+    pub(super) fn rules_of(&self, route: &Key) -> Option<Vec<Arc<str>>> {
+        let asked = self.all.get(route).and_then(asked)?;
+        Some(asked.rules.iter().map(|rule| rule.name.clone()).collect())
+    }
+
+    /// The policies that target routes which send to a Service, each with the port of it, in order.
+    pub(super) fn policies_to(&self, service: &Name, store: &Store) -> Vec<(u16, Name)> {
+        let mut found = BTreeSet::new();
+        for route in store.policies.routes().filter(|route| store.is_opted_in(&route.name.namespace)) {
+            let asked = self.all.get(route).and_then(asked);
+            for rule in asked.iter().flat_map(|asked| &asked.rules) {
+                let Some(policy) = store.policies.on_rule(route, &rule.name) else { continue };
+                let ports = of_rule(rule).filter(|backend| service_of(backend) == *service);
+                found.extend(ports.map(|backend| (backend.port, policy.clone())));
+            }
+        }
+        found.into_iter().collect()
+    }
+
     pub(super) fn routed(&self) -> &Arc<AHashMap<PortKey, Arc<Routed>>> {
         &self.routed
     }
@@ -220,7 +252,8 @@ impl Routing {
                                 built.part(backend.port, ipv6).or_else(|| built.part(backend.port, !ipv6))?;
                             Some((backend.clone(), part.clone()))
                         });
-                        Group { routes: routes.clone(), backends: backends.collect() }
+                        let policies = policies_on(routes, *kind, look.store);
+                        Group { routes: routes.clone(), backends: backends.collect(), policies }
                     };
                     let mut all: BTreeMap<_, _> =
                         groups.iter().map(|each| (each.0.clone(), group(each))).collect();
@@ -310,6 +343,24 @@ impl Routing {
                     && grant.to.iter().any(|to| to.as_ref().is_none_or(|to| *to == backend.name))
             })
     }
+}
+
+/// The policies for rules, each by the rule.
+fn policies_on(routes: &Routes, kind: routes::Kind, store: &Store) -> AHashMap<RuleId, Arc<str>> {
+    if store.policies.routes().next().is_none() {
+        return AHashMap::new();
+    }
+    let kind = match kind {
+        routes::Kind::Http => Kind::HttpRoute,
+        routes::Kind::Grpc => Kind::GrpcRoute,
+    };
+    let found = routes.rules().filter_map(|rule| {
+        let (namespace, name) = rule.route.split_once('/')?;
+        let route = Key { kind, name: Name { namespace: namespace.into(), name: name.into() } };
+        let policy = store.policies.on_rule(&route, &rule.name).filter(|_| store.is_opted_in(namespace))?;
+        Some((RuleId::of(rule), policy.to_string().into()))
+    });
+    found.collect()
 }
 
 fn asked(kept: &Kept<Option<Arc<Asked>>>) -> Option<Arc<Asked>> {

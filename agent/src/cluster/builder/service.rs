@@ -116,6 +116,7 @@ impl Built {
         service: &Service,
         store: &Store,
         options: &Options,
+        on_routes: &[(u16, Name)],
         mut before: Self,
         now: Moment,
     ) -> Self {
@@ -139,11 +140,15 @@ impl Built {
         let namespace = store.namespaces.get(&service.name.namespace);
         for (index, port) in service.ports.iter().enumerate() {
             built.check_port_name(service, port, &slices);
-            let policy = store.policies.in_force(&service.name, port.name.as_ref());
+            let effective = store.policies.in_force(&service.name, port.name.as_ref());
             let (policy, said) =
-                policy.map(|effective| (effective.policy.clone(), effective.spec.clone())).unzip();
+                effective.map(|effective| (effective.policy.clone(), effective.spec.clone())).unzip();
             let last = before.governors.get(&port.port).unwrap_or(&store.seed);
-            let governor = Governor::next(Some(last), policy.unwrap_or_default(), now.nanos);
+            let on_routes = on_routes.iter().filter(|(of, _)| *of == port.port);
+            let on_routes =
+                on_routes.filter_map(|(_, on)| store.policies.on_route(on, effective)).map(Arc::new);
+            let policy = policy.unwrap_or_default();
+            let governor = Governor::next_on(Some(last), policy, on_routes.collect(), now.nanos);
             built.governors.insert(port.port, governor.clone());
             let rules = Rules {
                 governor,

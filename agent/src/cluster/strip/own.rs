@@ -59,6 +59,7 @@ pub fn traffic_policy(object: &Value) -> Result<Sighting, Problem> {
         object,
         |read, spec, policy| Attached {
             targets: api::Kind::targets(read),
+            routes: api::Kind::routes(read),
             for_namespace: api::Kind::is_for_namespace(read),
             effective: Effective { spec: spec.clone(), policy: Arc::new(policy) },
         },

@@ -134,6 +134,54 @@ fn a_rule_shares_what_it_does_not_say_and_keeps_what_it_says_through_changes() {
 }
 
 #[test]
+fn a_policy_on_a_route_goes_before_the_rules_and_has_one_state() {
+    let says = |policy: &Policy| {
+        let concurrency = Some(Concurrency { max_requests: 1, adaptive: None, mode: Mode::Enforce });
+        let own: Parts = [Part::Concurrency, Part::Timeouts].into_iter().collect();
+        let policy = Policy { concurrency, timeouts: timeouts(3), rules: Vec::new(), ..policy.clone() };
+        let (name, matches) = ("shop/of-route".into(), RequestMatch::default());
+        Arc::new(Rule { name, matches, policy: Arc::new(policy), own })
+    };
+    let on_route = |policy: &Arc<Policy>| {
+        let over = std::iter::once(says(policy)).chain(policy.rules.iter().map(|rule| says(&rule.policy)));
+        vec![Arc::new(OnRoute { name: "shop/of-route".into(), over: over.collect() })]
+    };
+    let policy = ruled(whole(1), [Part::CircuitBreaker].into_iter().collect(), |policy| {
+        policy.circuit_breaker = Some(CircuitBreaker { minimum_requests: 7, ..CircuitBreaker::default() });
+    });
+    let first = Governor::next_on(None, policy.clone(), on_route(&policy), 0);
+    let name = Some("shop/of-route");
+    let of = |governor: &Governor, path| {
+        governor.ruled(name, &Plain::get(path)).expect("it targets the route").clone()
+    };
+    let (rest, reports) = (of(&first, "/"), of(&first, "/reports/7"));
+    assert_eq!((&*rest.rule.name, rest.governor.policy().timeouts), ("shop/of-route", timeouts(3)));
+    // One limit; below it the Service's policy, or its rule.
+    assert!(Arc::ptr_eq(rest.governor.limiter().unwrap(), reports.governor.limiter().unwrap()));
+    assert!(!Arc::ptr_eq(rest.governor.limiter().unwrap(), first.limiter().unwrap()));
+    let breaker = |ruled: &Ruled| ruled.governor.policy().circuit_breaker.as_ref().unwrap().minimum_requests;
+    assert_eq!((breaker(&rest), breaker(&reports)), (1, 7));
+    assert!(Arc::ptr_eq(rest.governor.budget().unwrap(), first.budget().unwrap()));
+    assert_eq!(
+        first.all_limiters().map(|(rule, _)| rule.cloned()).collect::<Vec<_>>(),
+        [None, Some("shop/of-route".into())]
+    );
+    // Other routes have the rules as they are.
+    assert!(first.ruled(None, &Plain::get("/")).is_none());
+    assert_eq!(&*first.ruled(Some("shop/other"), &Plain::get("/reports/7")).unwrap().rule.name, "reports");
+
+    // What has not changed goes on; what is gone is gone.
+    assert!(Arc::ptr_eq(&first, &Governor::next_on(Some(&first), policy.clone(), on_route(&policy), 1)));
+    let held = rest.governor.limiter().unwrap().try_acquire(&pod(), 1).unwrap();
+    let other = ruled(whole(2), Parts::default(), |_| {});
+    let next = Governor::next_on(Some(&first), other.clone(), on_route(&other), 2);
+    assert_eq!(of(&next, "/").governor.limiter().unwrap().in_flight(), 1);
+    drop(held);
+    let gone = Governor::next(Some(&next), other, 3);
+    assert!(gone.ruled(name, &Plain::get("/")).is_none() && gone.routes().next().is_none());
+}
+
+#[test]
 fn services_of_one_seed_share_nothing_but_memory() {
     let seed = Arc::default();
     let [one, other] = [(); 2].map(|()| Governor::next(Some(&seed), Arc::new(whole(1)), 0));

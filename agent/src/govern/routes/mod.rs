@@ -23,7 +23,6 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-pub use self::{precedence::Age, target::Target};
 use self::{
     backends::Backends,
     cors::Cors,
@@ -32,6 +31,7 @@ use self::{
     mirror::Mirror,
     table::Table,
 };
+pub use self::{precedence::Age, target::Target};
 use super::{
     policy::{HeaderEdits, Pattern},
     request::Request,

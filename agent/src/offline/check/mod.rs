@@ -1,8 +1,9 @@
 //! `sluice check`: whether policies make sense, and what they come to, without a cluster.
 //!
 //! [Reads](read) manifests as [`objects`], with the annotations and labels that are for Sluice ([`marks`]), finds out what each
-//! targeted service is governed by ([`effective`], by the policy that [wins](winners)) and what is worth a note ([`notes`], [`slips`]),
-//! and tells it ([`report`]). What is wrong is what the agent and the API server would say too: the checks are [`crate::api`]'s.
+//! targeted service is governed by ([`effective`], by the policy that [wins](winners)), where its [`routes`] lead, and what is worth
+//! a note ([`notes`], [`slips`]), and tells it ([`report`]). What is wrong is what the agent and the API server would say too: the
+//! checks are [`crate::api`]'s.
 
 mod effective;
 mod marks;
@@ -10,6 +11,7 @@ mod notes;
 mod objects;
 mod read;
 mod report;
+mod routes;
 mod slips;
 #[cfg(test)]
 mod tests;
@@ -118,9 +120,11 @@ pub fn run(
     slips::all(&mut objects);
     notes::all(&mut objects);
     let services = effective::services(&mut objects, args.service.as_ref());
+    let routes = routes::all(&mut objects, args.service.as_ref());
+    let found = report::Found { services: &services, routes: &routes };
     match args.output {
-        Output::Text => report::text(&objects, &services, out, complaints)?,
-        Output::Json => report::json(&objects, &services, out)?,
+        Output::Text => report::text(&objects, &found, out, complaints)?,
+        Output::Json => report::json(&objects, &found, out)?,
     }
     Ok(objects.problems.is_empty() && (objects.notes.is_empty() || !args.strict))
 }

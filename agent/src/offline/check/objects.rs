@@ -13,9 +13,17 @@ use super::{
     slips::{self, Seen},
 };
 use crate::{
-    api::{self, Kind, TrafficLane, TrafficPolicy, effective::Effective, notes::Note},
+    api::{
+        self, Kind, TrafficLane, TrafficPolicy,
+        effective::Effective,
+        gateway::{self, Asked},
+        notes::Note,
+    },
     cluster::{manifests::tree::Node, strip},
-    govern::policy::{Lane, Target},
+    govern::{
+        policy::{Lane, Target},
+        routes,
+    },
 };
 
 /// The group, of any version: one that does not exist is worth a word.
@@ -26,6 +34,8 @@ pub(super) struct Objects {
     /// Good ones, by namespace and name.
     pub(super) policies: BTreeMap<Name, Policy>,
     pub(super) lanes: BTreeMap<Name, Lane>,
+    /// Routes whose parents are Services.
+    pub(super) routes: BTreeMap<(routes::Kind, Name), Route>,
     /// Services that happen to be there, with the names of their ports.
     pub(super) services: BTreeMap<Name, Vec<String>>,
     /// In the order in which they were found.
@@ -63,10 +73,20 @@ pub(super) struct Policy {
     /// What it says, alone.
     pub(super) effective: Effective,
     pub(super) targets: Vec<Target>,
+    /// Routes of its namespace.
+    pub(super) routes: Vec<routes::Target>,
     pub(super) for_namespace: bool,
     /// RFC 3339, which sorts; empty in manifests that were never applied.
     pub(super) created: String,
     pub(super) place: Place,
+}
+
+/// A route whose parents are Services.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) asked: Asked,
+    pub(super) file: String,
+    pub(super) line: u32,
 }
 
 /// Where an object is written.
@@ -212,6 +232,10 @@ impl Objects {
             *waited = waits.max(*waited);
             return;
         }
+        let route = [routes::Kind::Http, routes::Kind::Grpc].into_iter().find(|of| of.as_str() == kind);
+        if let (Some(of), Some((gateway::GROUP, _))) = (route, version.split_once('/')) {
+            return self.take_route(file, node, of, name);
+        }
         let known = ["TrafficPolicy", "TrafficLane"];
         if !version.starts_with(GROUP_PREFIX) && !known.contains(&kind) {
             return;
@@ -286,6 +310,7 @@ impl Objects {
                 let policy = Policy {
                     effective: Effective { spec: Arc::new(object["spec"].clone()), policy: Arc::new(policy) },
                     targets: read.targets(),
+                    routes: read.routes(),
                     for_namespace: read.is_for_namespace(),
                     created: metadata("creationTimestamp").unwrap_or_default().to_owned(),
                     place: Place { file: file.to_owned(), target_lines: lines.collect() },
@@ -314,6 +339,48 @@ impl Objects {
                 field: Some(error.field),
                 message: error.message,
             });
+        }
+    }
+
+    /// Takes in a route. One that is about no Service is a gateway's.
+    fn take_route(&mut self, file: &str, node: &Node, kind: routes::Kind, name: Name) {
+        let (spec, shown) = (node.to_json()["spec"].clone(), shown(&name));
+        let asked = match kind {
+            routes::Kind::Http => gateway::http_route(&spec, &name.0, &shown),
+            routes::Kind::Grpc => gateway::grpc_route(&spec, &name.0, &shown),
+        };
+        let object = || Some(format!("{} {shown}", kind.as_str()));
+        let line = node.line_of("metadata.name");
+        match asked {
+            Ok(None) => {}
+            Ok(Some(asked)) => {
+                for error in &asked.strangers {
+                    self.notes.push(Problem {
+                        file: file.to_owned(),
+                        line: Some(node.line_of(&error.field)),
+                        object: object(),
+                        field: Some(error.field.clone()),
+                        message: error.message.clone(),
+                    });
+                }
+                let route = Route { asked, file: file.to_owned(), line };
+                if self.routes.insert((kind, name), route).is_some() {
+                    self.problems.push(Problem {
+                        file: file.to_owned(),
+                        line: Some(line),
+                        object: object(),
+                        field: Some("metadata.name".to_owned()),
+                        message: format!("there is a {} {shown} already", kind.as_str()),
+                    });
+                }
+            }
+            Err(errors) => self.problems.extend(errors.into_iter().map(|error| Problem {
+                file: file.to_owned(),
+                line: Some(node.line_of(&error.field)),
+                object: object(),
+                field: Some(error.field),
+                message: error.message,
+            })),
         }
     }
 }

@@ -7,12 +7,19 @@ use serde_json::{Value, json};
 use super::{
     effective::Effective,
     objects::{Objects, Problem, shown},
+    routes::Routing,
 };
+
+/// What is in force.
+pub(super) struct Found<'f> {
+    pub(super) services: &'f [Effective],
+    pub(super) routes: &'f [Routing],
+}
 
 /// Problems and notes to `complaints`, a line each; what is in force to `out`, if there are none.
 pub(super) fn text(
     objects: &Objects,
-    services: &[Effective],
+    &Found { services, routes }: &Found<'_>,
     out: &mut impl Write,
     complaints: &mut impl Write,
 ) -> io::Result<()> {
@@ -38,6 +45,18 @@ pub(super) fn text(
             lane.entry.len(),
         )?;
     }
+    for Routing { service, clients, rules } in routes {
+        let of = clients
+            .as_ref()
+            .map_or_else(|| "all clients".to_owned(), |of| format!("clients in namespace {of}"));
+        writeln!(out, "Service {service}: routes for {of}, the first that matches applies")?;
+        for row in rules {
+            writeln!(out, "  {}: {}", row.rule, row.matches.join(" | "))?;
+            let policy = row.policy.iter().map(|policy| format!("TrafficPolicy {policy}"));
+            let does: Vec<_> = policy.chain(row.does.iter().cloned()).collect();
+            writeln!(out, "    {}", does.join("; "))?;
+        }
+    }
     for effective in services {
         writeln!(out, "{}", title(effective))?;
         let rows: Vec<[String; 3]> = effective
@@ -51,14 +70,18 @@ pub(super) fn text(
             writeln!(out, "  {field:first$}  {value:second$}  {source}")?;
         }
     }
-    if services.is_empty() && objects.lanes.is_empty() {
-        writeln!(out, "no TrafficPolicy and no TrafficLane in these files")?;
+    if services.is_empty() && routes.is_empty() && objects.lanes.is_empty() {
+        writeln!(out, "no TrafficPolicy, no TrafficLane and no route of a Service in these files")?;
     }
     Ok(())
 }
 
-/// `{"problems": [...], "notes": [...], "lanes": [...], "services": [...]}`
-pub(super) fn json(objects: &Objects, services: &[Effective], out: &mut impl Write) -> io::Result<()> {
+/// `{"problems": [...], "notes": [...], "lanes": [...], "routes": [...], "services": [...]}`
+pub(super) fn json(
+    objects: &Objects,
+    &Found { services, routes }: &Found<'_>,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let problem = |problem: &Problem| {
         let Problem { file, line, object, field, message } = problem;
         json!({"file": file, "line": line, "object": object, "field": field, "message": message})
@@ -81,6 +104,18 @@ pub(super) fn json(objects: &Objects, services: &[Effective], out: &mut impl Wri
             "values": values,
         })
     };
+    let routing = |routing: &Routing| {
+        let rules = routing.rules.iter().map(
+            |row| json!({"rule": row.rule, "matches": row.matches, "does": row.does, "policy": row.policy}),
+        );
+        json!({
+            "namespace": routing.service.namespace,
+            "name": routing.service.name,
+            "port": routing.service.port,
+            "clients": routing.clients,
+            "rules": rules.collect::<Vec<_>>(),
+        })
+    };
     let report = json!({
         "problems": objects.problems.iter().map(problem).collect::<Vec<_>>(),
         "notes": objects.notes.iter().map(problem).collect::<Vec<_>>(),
@@ -89,6 +124,7 @@ pub(super) fn json(objects: &Objects, services: &[Effective], out: &mut impl Wri
             .iter()
             .map(|((namespace, name), lane)| json!({"namespace": namespace, "name": name, "tag": lane.tag.as_str()}))
             .collect::<Vec<_>>(),
+        "routes": routes.iter().map(routing).collect::<Vec<_>>(),
         "services": services.iter().map(service).collect::<Vec<_>>(),
     });
     serde_json::to_writer_pretty(&mut *out, &report)?;

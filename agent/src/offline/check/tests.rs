@@ -176,7 +176,7 @@ fn annotations_and_labels_for_sluice_mean_something_or_are_named() {
     ] {
         assert_eq!(
             check(&good, &["-"]),
-            (true, "no TrafficPolicy and no TrafficLane in these files\n".to_owned(), String::new())
+            (true, "no TrafficPolicy, no TrafficLane and no route of a Service in these files\n".to_owned(), String::new())
         );
     }
 }
@@ -841,4 +841,66 @@ fn grpc_statuses_have_names() {
         );
         assert!(!good && complaints.contains(&wanted), "{complaints}");
     }
+}
+
+fn route(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec:\n  parentRefs: [{{group: '', kind: Service, name: orders, port: 80}}]\n  rules:\n{spec}---\n"
+    )
+}
+
+#[test]
+fn routes_are_shown_in_the_order_in_which_they_apply() {
+    let services = ["orders", "orders-canary"].map(|name| {
+        format!("{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}}}\n---\n")
+    });
+    let rules = "  - name: rest\n    backendRefs: [{name: orders, port: 80, weight: 95}, {name: orders-canary, port: 80, weight: 5}]\n\
+                 \x20 - name: slow\n    matches: [{path: {value: /reports}, method: GET}]\n    timeouts: {request: 9s}\n    \
+                 filters: [{type: RequestMirror, requestMirror: {percent: 20, backendRef: {name: orders-canary, port: 80}}}]\n    \
+                 backendRefs: [{name: orders, port: 80}]\n";
+    let target = |rule: &str| {
+        format!(
+            "  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: orders{rule}}}]\n  concurrency: {{maxRequests: 5}}\n"
+        )
+    };
+    let text = services.concat()
+        + &route("orders", rules)
+        + &policy("whole", &target(""))
+        + &policy("slow", &target(", sectionName: slow"));
+    let (good, out, complaints) = check(&text, &["--strict", "-"]);
+    assert!(good, "{complaints}");
+    let wanted = "Service shop/orders:80: routes for all clients, the first that matches applies\n\
+        \x20 HTTPRoute shop/orders, rule slow: GET /reports/*\n\
+        \x20   TrafficPolicy shop/slow; to orders.shop:80; copies 20 % to orders-canary.shop:80; request within 9s\n\
+        \x20 HTTPRoute shop/orders, rule rest: any path\n\
+        \x20   TrafficPolicy shop/whole; 95 of 100 to orders.shop:80; 5 of 100 to orders-canary.shop:80\n";
+    assert!(out.contains(wanted), "{out}");
+    let (_, json, _) = check(&text, &["-o", "json", "-"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["routes"][0]["rules"][0]["policy"], "shop/slow");
+
+    // What is wrong is named, and where.
+    for (more, expected) in [
+        (
+            policy("another", &target("")),
+            "HTTPRoute orders is targeted by TrafficPolicy shop/another already",
+        ),
+        (policy("none", &target(", sectionName: fast")), "note: HTTPRoute orders has no rule fast"),
+        (
+            route("bad", "  - filters: [{type: ExtensionRef}]\n"),
+            "HTTPRoute shop/bad: spec.rules[0].filters[0].type: \"ExtensionRef\" is not supported",
+        ),
+        (
+            route("lost", "  - backendRefs: [{name: ordres, port: 80}]\n"),
+            "rule rules[0]: there is no Service ordres in these files: did you mean orders?",
+        ),
+    ] {
+        let (good, _, complaints) = check(&(text.clone() + &more), &["--strict", "-"]);
+        assert!(!good && complaints.contains(expected), "{expected}: {complaints}");
+    }
+    // A route of a gateway is none of ours.
+    let gateways = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: g, namespace: shop}\n\
+                    spec: {parentRefs: [{name: public}], rules: anything}\n";
+    assert!(check(gateways, &["-"]).0);
 }

@@ -308,9 +308,14 @@ impl<'a> Walk<'a> {
     /// Which rule of the policy holds, and what the policy changes in headers.
     fn rules(&mut self) {
         let service = self.service;
-        if !service.governor.rules().is_empty() {
-            let view = ByCaller { view: View(&self.forwarded), workload: self.caller };
-            self.ruled = service.governor.rule_for(&view).map(|ruled| &**ruled);
+        let view = ByCaller { view: View(&self.forwarded), workload: self.caller };
+        let on_route = self.routed.and_then(|(course, _)| course.policy.as_deref());
+        self.ruled = service.governor.ruled(on_route, &view).map(|ruled| &**ruled);
+        if let (Some(policy), Some(ruled)) = (on_route, self.ruled) {
+            let parts: Vec<_> = ruled.rule.own.iter().map(Part::name).collect();
+            let what = format!("targets the route: its {} apply", parts.join(", "));
+            self.steps.say(Stage::Rule, Verdict::Changes, what, Some(format!("TrafficPolicy {policy}")));
+        } else if !service.governor.rules().is_empty() {
             let (verdict, what) = match self.ruled {
                 Some(ruled) => {
                     (Verdict::Changes, format!("{} applies: it is the first that matches", ruled.rule.name))

@@ -66,11 +66,12 @@ impl Call {
             record.decided(|| Event::Routed { rule: way.course.rule.clone(), goes_on: way.goes_on() });
         }
         let governor = &known.destination.service.governor;
-        let ruled = if governor.rules().is_empty() {
+        let on_route = way.as_ref().and_then(|way| way.course.policy.as_deref());
+        let ruled = if governor.rules().is_empty() && on_route.is_none() {
             None
         } else {
             let asked = ByCaller { view, workload: OfLate::new(&pod.pod.workload) };
-            governor.rule_for(&asked).cloned()
+            governor.ruled(on_route, &asked).cloned()
         };
         if let Some(ruled) = &ruled {
             record.decided(|| Event::Matched { rule: ruled.rule.name.clone() });

@@ -5,6 +5,13 @@ use super::*;
 #[test]
 fn about_what_is_targeted() {
     let targets = |targets: Value| policy(&json!({"targetRefs": targets}));
+    let of_route =
+        |kind: &str, name: &str| json!({"group": "gateway.networking.k8s.io", "kind": kind, "name": name});
+    let on_route = |spec: &Value| {
+        let mut on_route = policy(spec);
+        on_route["spec"]["targetRefs"] = json!([of_route("HTTPRoute", "orders")]);
+        on_route
+    };
     let many = |count: usize| (0..count).map(|i| json!({"name": format!("s{i}")})).collect::<Value>();
     agree::<TrafficPolicy>(
         vec![
@@ -15,6 +22,13 @@ fn about_what_is_targeted() {
             ),
             targets(many(64)),
             targets(json!([{"kind": "Namespace", "name": "shop"}])),
+            targets(json!([of_route("HTTPRoute", "orders"), of_route("GRPCRoute", "orders")])),
+            targets(json!([{
+                "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "orders.v1", "sectionName": "slow",
+            }])),
+            on_route(
+                &json!({"timeouts": {"request": "1s"}, "mode": "Observe", "rateLimits": [], "inherit": "All"}),
+            ),
             policy(&json!({"inherit": "None"})),
         ],
         vec![
@@ -37,7 +51,38 @@ fn about_what_is_targeted() {
                 "a-z",
                 Everywhere,
             ),
-            (targets(json!([{"name": long(64)}])), "spec.targetRefs[0].name", "1 to 63", Everywhere),
+            (targets(json!([{"name": long(64)}])), "spec.targetRefs[0].name", "at most 63", Everywhere),
+            (targets(json!([{"name": "a.b"}])), "spec.targetRefs[0].name", "at most 63", Everywhere),
+            (
+                targets(json!([{"kind": "HTTPRoute", "name": "a"}])),
+                "spec.targetRefs[0].group",
+                "are of the group gateway.networking.k8s.io",
+                Everywhere,
+            ),
+            (
+                targets(json!([{"group": "gateway.networking.k8s.io", "name": "a"}])),
+                "spec.targetRefs[0].group",
+                "Service and Namespace of the empty group",
+                Everywhere,
+            ),
+            (
+                targets(json!([of_route("HTTPRoute", "a"), {"name": "a"}])),
+                "spec.targetRefs",
+                "that targets routes has no other targets",
+                Everywhere,
+            ),
+            (
+                targets(json!([of_route("HTTPRoute", "a"), of_route("HTTPRoute", "a")])),
+                "spec.targetRefs[1]",
+                "overlap",
+                Everywhere,
+            ),
+            (on_route(&json!({"loadBalancer": {}})), "spec.loadBalancer", "does not set", Everywhere),
+            (on_route(&json!({"drain": {}})), "spec.drain", "does not set", Everywhere),
+            (on_route(&json!({"outlierDetection": {}})), "spec.outlierDetection", "does not set", Everywhere),
+            (on_route(&json!({"stripTags": {}})), "spec.stripTags", "does not set", Everywhere),
+            (on_route(&json!({"rules": [{"name": "a"}]})), "spec.rules", "does not set", Everywhere),
+            (on_route(&json!({"inherit": "None"})), "spec.inherit", "does not set", Everywhere),
             (
                 targets(json!([{"name": "a", "kind": "Deployment"}])),
                 "spec.targetRefs[0].kind",
@@ -47,7 +92,7 @@ fn about_what_is_targeted() {
             (
                 targets(json!([{"name": "a", "group": "apps"}])),
                 "spec.targetRefs[0].group",
-                "allowed is",
+                "allowed are",
                 Everywhere,
             ),
             (

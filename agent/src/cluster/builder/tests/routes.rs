@@ -221,3 +221,75 @@ fn a_mirror_is_looked_for_like_a_backend() {
         "{said:?}"
     );
 }
+
+fn on_route(name: &str, target: &str, spec: &str) -> String {
+    format!(
+        "---\n{{apiVersion: sluice.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: {name}, namespace: shop}}, \
+         spec: {{targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, {target}}}], {spec}}}}}\n"
+    )
+}
+
+#[test]
+fn the_most_special_policy_of_a_route_holds() {
+    let rules = "{name: slow, matches: [{path: {value: /slow}}], backendRefs: [{name: canary, port: 80}]}, \
+                 {name: rest, backendRefs: [{name: canary, port: 80}]}";
+    let timeout = |seconds: u32| format!("timeouts: {{request: {seconds}s}}");
+    let whole = on_route("whole", "name: p", &timeout(1));
+    let slow = on_route("slow", "name: p, sectionName: slow", &timeout(9));
+    let mut builder = start(Options::default(), &(shop() + &route("p", "shop", rules) + &whole));
+    /// Which policy holds for a path, and how long it gives requests.
+    fn found(snapshot: &Snapshot, path: &'static str) -> Option<(String, Option<u64>)> {
+        let address = "10.96.0.1:80".parse().unwrap();
+        let routed = snapshot.routed(address, &destination(snapshot, "10.96.0.1:80"))?;
+        let group = routed.of("shop")?;
+        let rule = group.routes.find(&Plain::get(path))?.rule;
+        let policy = group.policy_on(rule)?;
+        let canary = group.backends.values().find(|service| &*service.name == "canary")?;
+        let ruled = canary.governor.ruled(Some(policy), &Plain::get(path))?;
+        let timeouts = ruled.governor.policy().timeouts;
+        Some((policy.to_string(), timeouts.request.map(|time| time.as_secs())))
+    }
+    let is = |policy: &str, seconds| Some((policy.to_owned(), Some(seconds)));
+    let first = next(&mut builder);
+    assert_eq!((found(&first, "/slow"), found(&first, "/")), (is("shop/whole", 1), is("shop/whole", 1)));
+    assert_eq!(messages(&builder), [""; 0]);
+
+    apply(&mut builder, &slow);
+    let second = next(&mut builder);
+    assert_eq!((found(&second, "/slow"), found(&second, "/")), (is("shop/slow", 9), is("shop/whole", 1)));
+
+    // The Service's own policy stays below it, and a route that leads elsewhere takes it along.
+    let moved = rules.replace("canary", "orders");
+    apply(&mut builder, &route("p", "shop", &moved));
+    let third = next(&mut builder);
+    assert_eq!(found(&third, "/slow"), None, "not to the canary any more");
+    let orders = destination(&third, "10.96.0.1:80").service.clone();
+    assert_eq!(orders.governor.routes().count(), 2);
+    delete(&mut builder, &slow);
+    delete(&mut builder, &whole);
+    let orders = destination(&next(&mut builder), "10.96.0.1:80").service.clone();
+    assert_eq!(orders.governor.routes().count(), 0);
+}
+
+#[test]
+fn policies_say_which_route_or_rule_they_miss() {
+    let rules = "{name: slow, backendRefs: [{name: canary, port: 80}]}";
+    let shop = shop()
+        + &route("p", "shop", rules)
+        + &on_route("a", "name: p", "mode: Enforce")
+        + &on_route("b", "name: p", "mode: Enforce")
+        + &on_route("c", "name: p, sectionName: fast", "mode: Enforce")
+        + &on_route("d", "name: q", "mode: Enforce");
+    let mut builder = start(Options::default(), &shop);
+    next(&mut builder);
+    let said = messages(&builder).join("\n");
+    for wanted in [
+        "HTTPRoute p has TrafficPolicy shop/a already, which is older",
+        "HTTPRoute p has no rule fast: it has slow",
+        "there is no valid HTTPRoute q whose parent is a Service",
+    ] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    apply(&mut builder, &route("q", "shop", rules));
+    assert!(!messages_after_maybe(&mut builder).join("\n").contains("HTTPRoute q"));
+}

@@ -22,7 +22,7 @@ fn routed(spec: &serde_json::Value, base: SocketAddr, canary: SocketAddr) -> Sna
     let endpoints = vec![Arc::new(Endpoint::new(canary))];
     let canary = Arc::new(Service::new("shop", "canary", 80).with_endpoints(endpoints));
     let backends = BTreeMap::from([(port("orders"), orders), (port("canary"), canary)]);
-    let group = Group { routes: Arc::new(routes), backends };
+    let group = Group { routes: Arc::new(routes), backends, policies: ahash::AHashMap::new() };
     let routed = Arc::new(Routed { producer: Some(group), consumers: BTreeMap::new() });
     snapshot.routes = Arc::new([((port("orders"), false), routed)].into_iter().collect());
     snapshot
