@@ -86,6 +86,11 @@ impl Routed {
         self.consumers.get(namespace).or(self.producer.as_ref())
     }
 
+    /// Those for all clients, and those for the clients of single namespaces.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.producer.iter().chain(self.consumers.values())
+    }
+
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.identities().eq(other.identities())
     }

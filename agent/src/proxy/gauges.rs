@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use ahash::AHashSet;
+
 use crate::{
     clock::Nanos,
     cluster::model::{Current, Service, Snapshot},
     govern::{breaker::State, endpoint::Endpoint, outlier, subset::Subset, tag::Tag, warmup},
-    observe::metrics::{Kind, Metrics, Pulled, Write},
+    observe::metrics::{Kind, Metrics, Pulled, RouteRule, Write},
 };
 
 const NAMESPACE: &str = "destination_namespace";
@@ -237,6 +239,7 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
         found.is_ok_and(|at| lane.is_none_or(|tag| services[at].lanes.contains_key(tag)))
     };
     metrics.retain_services(exists);
+    let routes = route_rules(snapshot);
     for service in &services {
         let governor = &service.governor;
         metrics.service(&service.namespace, &service.name, service.port).retain(
@@ -256,6 +259,7 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
                 let all = governor.rules().iter().chain(governor.routes());
                 all.map(|ruled| &ruled.rule.name).any(|other| &**other == rule)
             },
+            |route| routes.contains(route),
         );
         for (_, limiter) in service.governor.all_limiters() {
             limiter.forget_gone();
@@ -264,6 +268,18 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
             breakers.retain(|tag| service.lanes.contains_key(tag.as_str()));
         }
     }
+}
+
+/// Every rule of every route.
+fn route_rules(snapshot: &Snapshot) -> AHashSet<RouteRule> {
+    let groups = snapshot.routes.values().flat_map(|routed| routed.groups());
+    let rules = groups.flat_map(|group| group.routes.rules());
+    let named = rules.map(|rule| RouteRule {
+        kind: rule.kind.as_str(),
+        route: rule.route.clone(),
+        rule: rule.name.clone(),
+    });
+    named.collect()
 }
 
 /// Every service port once, in order: those of a dual-stack Service and the addresses of a headless one share a governor.

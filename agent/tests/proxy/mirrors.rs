@@ -91,9 +91,16 @@ fn what_is_too_large_or_ends_early_has_no_copy() {
     caller.send("x".repeat(length));
     assert_eq!(caller.answer().status(), 200, "the request itself is as any other");
     rig.await_metric(COPIES, &["outcome=\"too_large\""], 1.0);
+    assert_eq!(canary.noted().len(), 0);
+
+    // It is answered before all of it has come, and then its client leaves.
+    let hasty = Origin::fixed("orders");
+    let rig = mirrored(&hasty, &json!({})).canary(canary.address).start();
     let mut leaves = rig.dial();
     leaves.send("POST /half HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+    assert_eq!(leaves.answer().status(), 200);
     leaves.reset();
+    drop(leaves);
     rig.await_metric(COPIES, &["outcome=\"incomplete\""], 1.0);
     assert_eq!(canary.noted().len(), 0);
 }

@@ -38,6 +38,23 @@ fn the_route_chooses_the_service_and_what_matches_nothing_is_404() {
     assert!(answer.has("location: http://a/new/x?y=1") || answer.has("location: http://orders/new/x?y=1"));
     caller.get("/a");
     assert_eq!(caller.answer().status(), 200, "the connection goes on");
+    let counted = |service: &str, rule: &str, code: &str, count: f64| {
+        let labels = [
+            format!("destination_service=\"{service}\""),
+            format!("route_rule=\"{rule}\""),
+            format!("code=\"{code}\""),
+        ];
+        let labels: Vec<_> = labels.iter().map(String::as_str).collect();
+        rig.await_metric(
+            "sluice_route_requests_total",
+            &[&labels[..], &["route=\"shop/r\""]].concat(),
+            count,
+        );
+    };
+    counted("orders", "rules[0]", "2xx", 3.0);
+    counted("canary", "rules[1]", "2xx", 1.0);
+    counted("orders", "rules[2]", "5xx", 1.0);
+    counted("orders", "rules[4]", "3xx", 1.0);
 }
 
 #[test]

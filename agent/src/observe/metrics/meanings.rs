@@ -21,6 +21,7 @@ pub(super) fn document(registry: &Described) {
         ("sluice_requests_total", "code", described(&CLASSES)),
         ("sluice_requests_total", "reason", reasons()),
         ("sluice_rule_requests_total", "code", described(&CLASSES)),
+        ("sluice_route_requests_total", "code", described(&CLASSES)),
         ("sluice_tunnels_total", "reason", reasons()),
         ("sluice_bytes_total", "direction", directions()),
         ("sluice_tags_total", "outcome", described(&TagOutcome::ALL)),

@@ -42,7 +42,7 @@ pub use outcomes::{
 pub use pods::{MAX_SERIES, PodMetrics, ServiceSeries};
 pub use pull::{Kind, Part, Pulled, PulledParts, Value, Write, WritePart};
 pub use series::{ActiveRequest, ActiveTunnel, LaneLabel, Requests, Series};
-pub use services::ServiceMetrics;
+pub use services::{RouteRule, ServiceMetrics};
 
 use crate::govern::tag::Tag;
 

@@ -80,10 +80,22 @@ pub struct ServiceMetrics {
     /// Messages that were not valid, by who sent them and by the part that is wrong.
     invalid: [[AtomicU64; MessagePart::ALL.len()]; Sender::ALL.len()],
     fallbacks: Named<{ FallbackAction::ALL.len() }>,
+    /// Requests by the rule of a route that sent them here, or was asked for them: how they ended.
+    routes: RwLock<AHashMap<RouteRule, Arc<[AtomicU64; CLASSES.len()]>>>,
     /// Requests by the rule that held for them: how they ended, and what they took.
     rules: RwLock<AHashMap<Arc<str>, Arc<OfRule>>>,
     upstream: Distribution<{ BOUNDS_NANOS.len() }>,
     added: Distribution<{ BOUNDS_NANOS.len() }>,
+}
+
+/// A rule of a route, by its names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteRule {
+    /// `HTTPRoute`
+    pub kind: &'static str,
+    /// `shop/orders`
+    pub route: Arc<str>,
+    pub rule: Arc<str>,
 }
 
 /// The requests that a rule of a policy held for.
@@ -216,6 +228,31 @@ impl ServiceMetrics {
         of_rule.took.observe(&BOUNDS_NANOS, nanos);
     }
 
+    /// A request that a rule of a route held for has ended, with this status (0: without any).
+    pub fn routed(&self, rule: RouteRule, status: u16) {
+        let known = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(&rule).cloned();
+        let classes = known.unwrap_or_else(|| {
+            let mut all = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+            let none = || Arc::new(std::array::from_fn(|_| AtomicU64::default()));
+            all.entry(rule).or_insert_with(none).clone()
+        });
+        let class = usize::from(status / 100);
+        classes[if class < CLASSES.len() { class } else { 0 }].fetch_add(1, Relaxed);
+    }
+
+    /// How many requests each rule of a route has held for that went to this service, or were answered in its place.
+    pub fn route_counts(&self) -> Vec<(RouteRule, u64)> {
+        let all = self.of_routes().into_iter();
+        all.map(|(rule, classes)| (rule, loaded(&classes).iter().sum())).collect()
+    }
+
+    fn of_routes(&self) -> Vec<(RouteRule, Arc<[AtomicU64; CLASSES.len()]>)> {
+        let all = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = all.iter().map(|(rule, classes)| (rule.clone(), classes.clone())).collect();
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all
+    }
+
     /// What endpoints took for a request: from when they were sent its head until theirs was there, or until the attempt
     /// failed; all attempts together.
     pub fn took(&self, upstream_nanos: u64) {
@@ -250,15 +287,20 @@ impl ServiceMetrics {
         loaded(&self.breaker).into()
     }
 
-    /// Forgets limits, fallbacks and rules that no policy speaks of any more.
+    /// Forgets limits, fallbacks and rules that no policy speaks of any more, and rules of routes that are gone.
     pub fn retain(
         &self,
         limit: impl Fn(&str) -> bool,
         fallback: impl Fn(&str) -> bool,
         rule: impl Fn(&str) -> bool,
+        route: impl Fn(&RouteRule) -> bool,
     ) {
         self.rate_limits.retain(limit);
         self.fallbacks.retain(fallback);
+        let gone = self.routes.read().unwrap_or_else(PoisonError::into_inner).keys().any(|one| !route(one));
+        if gone {
+            self.routes.write().unwrap_or_else(PoisonError::into_inner).retain(|one, _| route(one));
+        }
         let gone = self.rules.read().unwrap_or_else(PoisonError::into_inner).keys().any(|name| !rule(name));
         if gone {
             self.rules.write().unwrap_or_else(PoisonError::into_inner).retain(|name, _| rule(name));
@@ -322,7 +364,7 @@ impl Services {
 const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", "destination_port"];
 
 /// The families, in the order in which they are collected: name, help, further labels.
-const FAMILIES: [(&str, &str, &[&str]); 17] = [
+const FAMILIES: [(&str, &str, &[&str]); 18] = [
     ("sluice_tags_total", "Tags of requests to a service, by what routing made of them.", &["outcome"]),
     ("sluice_retries_total", "Retries of requests to a service, by cause.", &["cause"]),
     (
@@ -382,6 +424,11 @@ const FAMILIES: [(&str, &str, &[&str]); 17] = [
         &["outcome"],
     ),
     (
+        "sluice_route_requests_total",
+        "Requests that a rule of a route applied to, by the service that they went to and by class of the status. What the route answers itself (redirects, preflights, missing backends) is counted for the service that was called.",
+        &["route_kind", "route", "route_rule", "code"],
+    ),
+    (
         "sluice_rule_request_duration_seconds",
         "Time from the headers of a request to the end of its response, by the rule of a policy that applied.",
         &["policy_rule"],
@@ -399,7 +446,7 @@ const FAMILIES: [(&str, &str, &[&str]); 17] = [
 ];
 
 /// Those from here on are histograms.
-const HISTOGRAMS: usize = 14;
+const HISTOGRAMS: usize = 15;
 
 /// The collector of [`Services`].
 pub(super) struct Collected {
@@ -512,7 +559,7 @@ impl Collector for Collected {
                         writer.write(9, &[&rule, class], count);
                     }
                 }
-                writer.write_histogram(14, &[&rule], &of_rule.took, &BOUNDS_NANOS);
+                writer.write_histogram(15, &[&rule], &of_rule.took, &BOUNDS_NANOS);
             }
             writer.write_all(10, None, &Overdue::ALL, loaded(&metrics.overdue));
             let yields = metrics.yields.load(Relaxed);
@@ -527,8 +574,16 @@ impl Collector for Collected {
                 }
             }
             writer.write_all(13, None, &MirrorOutcome::ALL, loaded(&metrics.mirrored));
-            writer.write_histogram(15, &[], &metrics.upstream, &BOUNDS_NANOS);
-            writer.write_histogram(16, &[], &metrics.added, &BOUNDS_NANOS);
+            for (RouteRule { kind, route, rule }, classes) in metrics.of_routes() {
+                for (((), class, _), count) in CLASSES.iter().zip(loaded(&classes)) {
+                    // Success is there from the start, so that rates see the first ones.
+                    if count > 0 || class == &"2xx" {
+                        writer.write(14, &[kind, &route, &rule, class], count);
+                    }
+                }
+            }
+            writer.write_histogram(16, &[], &metrics.upstream, &BOUNDS_NANOS);
+            writer.write_histogram(17, &[], &metrics.added, &BOUNDS_NANOS);
         }
         let all = self.descs.iter().zip(families).enumerate();
         all.map(|(at, (desc, metrics))| {

@@ -175,7 +175,7 @@ fn what_rules_decide_is_counted_by_service_and_goes_with_it() {
         assert_eq!(value(&metrics, name, &labels), Some(wanted), "{name} {labels:?}");
     }
     // A rule that is no longer there, a service that is, and one that was gone for long enough.
-    orders.service().retain(|_| false, |_| true, |_| true);
+    orders.service().retain(|_| false, |_| true, |_| true, |_| true);
     assert_eq!(value(&metrics, "sluice_rate_limit_requests_total", &[]), None);
     let now = Instant::now();
     metrics.services.retain(|_, service, _| service == "orders", now);
@@ -334,4 +334,25 @@ fn the_end_of_an_enrolment_does_not_take_the_numbers_of_the_one_that_replaced_it
     // The first scrape after the grace still sees them.
     metrics.render_at(Format::Text, later).expect("it can be rendered");
     assert_eq!(value(&metrics, "sluice_requests_total", &["gateway", "code=\"2xx\""]), None);
+}
+
+#[test]
+fn rules_of_routes_are_counted_until_they_are_gone() {
+    let metrics = Metrics::new();
+    let orders = metrics.service(&"shop".into(), &"orders".into(), 80);
+    let rule = |name: &str| RouteRule { kind: "HTTPRoute", route: "shop/orders".into(), rule: name.into() };
+    for status in [200, 204, 503] {
+        orders.routed(rule("slow"), status);
+    }
+    orders.routed(rule("rest"), 0);
+    assert_eq!(orders.route_counts(), [(rule("rest"), 1), (rule("slow"), 3)]);
+    for (name, code, wanted) in
+        [("slow", "2xx", 2.0), ("slow", "5xx", 1.0), ("rest", "2xx", 0.0), ("rest", "none", 1.0)]
+    {
+        let labels = [format!("route_rule=\"{name}\""), format!("code=\"{code}\"")];
+        let labels = [&*labels[0], &labels[1], "route=\"shop/orders\"", "route_kind=\"HTTPRoute\""];
+        assert_eq!(value(&metrics, "sluice_route_requests_total", &labels), Some(wanted), "{labels:?}");
+    }
+    orders.retain(|_| true, |_| true, |_| true, |route| &*route.rule == "rest");
+    assert_eq!(orders.route_counts(), [(rule("rest"), 1)]);
 }

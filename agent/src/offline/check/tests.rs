@@ -176,7 +176,11 @@ fn annotations_and_labels_for_sluice_mean_something_or_are_named() {
     ] {
         assert_eq!(
             check(&good, &["-"]),
-            (true, "no TrafficPolicy, no TrafficLane and no route of a Service in these files\n".to_owned(), String::new())
+            (
+                true,
+                "no TrafficPolicy, no TrafficLane and no route of a Service in these files\n".to_owned(),
+                String::new()
+            )
         );
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     },
     observe::{
         fault::{Fault, Sender},
-        metrics::{RetryCause, TagOutcome},
+        metrics::{RetryCause, RouteRule, TagOutcome},
         reason::Reason,
     },
     proxy::{
@@ -149,6 +149,10 @@ impl Call {
         let now = self.record.finish(&mut self.known.series(), status, reason);
         if let Some(ruled) = &self.ruled {
             self.known.numbers.ruled(&ruled.rule.name, status, now.since(self.record.started).0);
+        }
+        if let Some(rule) = self.way.as_ref().and_then(|way| way.course.rule.as_ref()) {
+            let (kind, route, rule) = (rule.kind.as_str(), rule.route.clone(), rule.name.clone());
+            self.known.numbers.routed(RouteRule { kind, route, rule }, status);
         }
         now
     }
