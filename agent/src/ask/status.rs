@@ -46,6 +46,7 @@ pub(super) fn shown(status: &Status) -> String {
             ),
         ],
         ["policies", &shown_policies(policies)],
+        ["routes", &format!("{} rules active", status.route_rules)],
     ];
     let mut out = table(0, &rows.map(|row| row.map(str::to_owned)));
     if status.problems.is_empty() {

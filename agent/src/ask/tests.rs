@@ -78,6 +78,7 @@ fn hostile_text_is_inert_wherever_it_is_shown() {
         pods: Pods::default(),
         services: Services::default(),
         policies: Policies::default(),
+        route_rules: 1,
         problems: vec![problem],
     };
     check(&status::shown(&status));

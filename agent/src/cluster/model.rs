@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use arc_swap::ArcSwap;
 use serde_json::Value;
 
@@ -128,6 +128,14 @@ impl Snapshot {
     /// send its requests elsewhere.
     pub fn is_redirected(&self, address: SocketAddr, destination: &Destination) -> bool {
         destination.is_redirected() || self.routed(address, destination).is_some()
+    }
+
+    /// Every rule of every route, each once.
+    pub fn route_rules(&self) -> Vec<&Arc<Rule>> {
+        let mut seen = AHashSet::new();
+        let groups = self.routes.values().flat_map(|routed| routed.groups());
+        let rules = groups.flat_map(|group| group.routes.rules());
+        rules.filter(|rule| seen.insert(RuleId::of(rule))).collect()
     }
 
     /// What is governed at this address, which may be IPv4-mapped (`::ffff:10.96.7.3`).

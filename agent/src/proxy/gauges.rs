@@ -8,7 +8,7 @@ use ahash::AHashSet;
 use crate::{
     clock::Nanos,
     cluster::model::{Current, Service, Snapshot},
-    govern::{breaker::State, endpoint::Endpoint, outlier, subset::Subset, tag::Tag, warmup},
+    govern::{breaker::State, endpoint::Endpoint, outlier, routes::Rule, subset::Subset, tag::Tag, warmup},
     observe::metrics::{Kind, Metrics, Pulled, RouteRule, Write},
 };
 
@@ -239,7 +239,7 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
         found.is_ok_and(|at| lane.is_none_or(|tag| services[at].lanes.contains_key(tag)))
     };
     metrics.retain_services(exists);
-    let routes = route_rules(snapshot);
+    let routes: AHashSet<_> = snapshot.route_rules().into_iter().map(route_rule).collect();
     for service in &services {
         let governor = &service.governor;
         metrics.service(&service.namespace, &service.name, service.port).retain(
@@ -270,16 +270,8 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
     }
 }
 
-/// Every rule of every route.
-fn route_rules(snapshot: &Snapshot) -> AHashSet<RouteRule> {
-    let groups = snapshot.routes.values().flat_map(|routed| routed.groups());
-    let rules = groups.flat_map(|group| group.routes.rules());
-    let named = rules.map(|rule| RouteRule {
-        kind: rule.kind.as_str(),
-        route: rule.route.clone(),
-        rule: rule.name.clone(),
-    });
-    named.collect()
+fn route_rule(rule: &Arc<Rule>) -> RouteRule {
+    RouteRule { kind: rule.kind.as_str(), route: rule.route.clone(), rule: rule.name.clone() }
 }
 
 /// Every service port once, in order: those of a dual-stack Service and the addresses of a headless one share a governor.

@@ -1,12 +1,13 @@
 //! HTTPRoutes and GRPCRoutes whose parent is a Service, as the mesh profile of Gateway API's specification describes them
 //! (<https://gateway-api.sigs.k8s.io/mesh>): a test a feature, with clients that nobody here wrote.
 
-use std::time::Duration;
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sluice_tests::{
-    Agent, Answer, App, Capture, Load, Pod, Process, Service, Shop, World, ask, eventually, test,
+    Agent, Answer, App, Capture, Load, Pod, Process, Prometheus, Service, Shop, World, ask, eventually, test,
+    test_in,
 };
 
 use crate::{python, script};
@@ -542,6 +543,134 @@ fn browsers_are_told_which_pages_may_ask() {
                 "{got:?}"
             );
         }
+        Ok(())
+    });
+}
+
+/// The expressions of the recipes' analyses, as they stand there.
+fn analyses() -> Result<Vec<String>> {
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "deploy", "RECIPES.md"].iter().collect();
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let depth = |line: &str| line.len() - line.trim_start().len();
+    let mut lines = text.lines().peekable();
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        if !line.trim_end().ends_with("query: |") {
+            continue;
+        }
+        let mut query = String::new();
+        while let Some(of_query) = lines.next_if(|next| depth(next) > depth(line)) {
+            query = format!("{query} {}", of_query.trim());
+        }
+        found.push(query);
+    }
+    Ok(found)
+}
+
+/// What the controllers of progressive delivery do: they patch weights through the API server under load, and ask Prometheus how
+/// the canary does.
+#[test]
+fn weights_are_patched_through_the_api_and_the_analysis_has_its_numbers() -> Result<()> {
+    let world = World::watched("route-rollout")?;
+    test_in(&world, |world| {
+        let echo = Echo::open(world)?;
+        let rules = [env!("CARGO_MANIFEST_DIR"), "..", "deploy", "overlays", "monitoring", "rules.yml"];
+        let prometheus = Prometheus::start(world, &echo.agent, &rules.iter().collect::<PathBuf>())?;
+        let split = |v2: u32| {
+            json!([{ "name": "split", "backendRefs": [
+                { "name": "echo-v1", "port": 80, "weight": 100 - v2 }, { "name": "echo-v2", "port": 80, "weight": v2 },
+            ] }])
+        };
+        echo.route("shop", split(0))?;
+        let load = Load::start(&echo.client, &echo.service.url(), &["--connections", "8"])?;
+        let step = |v2: u32| {
+            echo.world.edit("HTTPRoute", "shop", "echo", |route| {
+                let backends = &mut route["spec"]["rules"][0]["backendRefs"];
+                backends[0]["weight"] = (100 - v2).into();
+                backends[1]["weight"] = v2.into();
+            })
+        };
+        for v2 in [5, 10, 20, 40, 60, 80, 100, 50, 0, 25] {
+            step(v2)?;
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        let report = load.stop()?;
+        ensure!(report.failed == 0 && report.ok > 1000, "{report:?}");
+        // The last step holds, to within two points.
+        let report = Load::start(&echo.client, &echo.service.url(), &["--requests", "10000"])?.finish()?;
+        let share = report.chains.get("v2").copied().unwrap_or_default() as f64 / 100.0;
+        ensure!(report.failed == 0 && (share - 25.0).abs() < 2.0, "{share} of 25: {report:?}");
+
+        let analyses = analyses()?;
+        ensure!(analyses.len() >= 3, "{analyses:?}");
+        for analysis in analyses {
+            let names = [
+                ("{{ namespace }}", "shop"), ("{{ target }}-canary", "echo-v2"), ("orders-canary", "echo-v2"),
+                ("shop/orders", "shop/echo"), ("{{ interval }}", "1m"), ("2m", "1m"),
+            ];
+            let query = names.iter().fold(analysis, |query, (from, to)| query.replace(from, to));
+            eventually(&format!("the analysis has its number: {query}"), || {
+                Load::start(&echo.client, &echo.service.url(), &["--requests", "200"])?.finish()?;
+                let found = prometheus.query(&query)?;
+                let value = found.first().and_then(|series| series["value"][1].as_str()?.parse::<f64>().ok());
+                // A part or a percentage: all of it went well.
+                ensure!(found.len() == 1 && value.is_some_and(|value| value == 1.0 || value == 100.0), "{found:?}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+    Ok(())
+}
+
+/// A policy for a rule of a route goes before one for the route, and both before the Service's.
+#[test]
+fn policies_hold_for_a_route_and_for_a_rule_of_it() {
+    test("route-policies", |world| {
+        let echo = Echo::open(world)?;
+        let policy = |name: &str, target: Value, limit: u32| {
+            json!({
+                "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": { "namespace": "shop", "name": name },
+                "spec": {
+                    "targetRefs": [target],
+                    "rateLimits": [{ "name": "limit", "requests": limit, "interval": "1h" }],
+                    "headers": { "response": { "set": [{ "name": "x-policy", "value": name }] } },
+                },
+            })
+        };
+        let of_route = |section: Option<&str>| {
+            let mut target = json!({ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "echo" });
+            if let Some(section) = section {
+                target["sectionName"] = section.into();
+            }
+            target
+        };
+        world.apply(policy("service", json!({ "name": "echo-v1" }), 1000))?;
+        world.apply(policy("route", of_route(None), 3))?;
+        world.apply(policy("rule", of_route(Some("slow")), 2))?;
+        echo.route("shop", json!([
+            { "name": "slow", "matches": [prefix("/slow")], "backendRefs": to("echo-v1") },
+            { "name": "rest", "backendRefs": to("echo-v1") },
+        ]))?;
+        for (path, by, passes) in [("/slow", "rule", 2), ("/", "route", 3)] {
+            eventually("the policy holds", || {
+                let asked = ["explain", "--pod", "shop/client", "--to", "echo.shop:80", "GET", path];
+                let (code, said, error) = echo.agent.sluice(&asked)?;
+                ensure!(code == 0 && said.contains(&format!("TrafficPolicy shop/{by}")), "{said} {error}");
+                Ok(())
+            })?;
+            for n in 1..=passes + 1 {
+                let got = echo.get(path, &[])?;
+                let status = if n <= passes { 200 } else { 429 };
+                ensure!(got.status == status, "{path} {n}: {got:?}");
+                if status == 200 {
+                    ensure!(got.response("x-policy") == Some(by), "{path}: {got:?}");
+                }
+            }
+        }
+        // Who calls the Service itself has the Service's policy.
+        let got = get(&echo.client, &[&echo.versions[0].url()])?;
+        ensure!(got.status == 200 && got.response("x-policy") == Some("service"), "{got:?}");
         Ok(())
     });
 }

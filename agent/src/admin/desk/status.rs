@@ -45,6 +45,9 @@ pub struct Status {
     pub pods: Pods,
     pub services: Services,
     pub policies: Policies,
+    /// Rules of HTTPRoutes and GRPCRoutes that are active for Services.
+    #[serde(default)]
+    pub route_rules: usize,
     /// What is wrong, the worst first.
     pub problems: Vec<Problem>,
 }
@@ -235,6 +238,7 @@ impl Status {
             pods,
             services,
             policies,
+            route_rules: look.snapshot.route_rules().len(),
             problems,
         }
     }

@@ -23,6 +23,7 @@ export function service(detail, minutes) {
     ...warmUps(detail),
     element("h2", {}, "Lanes"), lanes(detail),
     element("h2", {}, "Endpoints"), endpoints(detail),
+    ...routes(detail),
     element("h2", {}, "Limits"), limits(detail),
     element("h2", {}, "Circuit breaker"), breaker(detail, minutes),
     element("h2", {}, "Policy"), policy(detail),
@@ -95,6 +96,19 @@ function endpointState(row) {
   if (row.state === "warming_up") return `warming up, ${percent(row.target_share)}`;
   if (row.state === "delayed") return "waiting for the delay of its warm-up";
   return row.state.replace("_", " ");
+}
+
+// Where its routes send requests, the first rule that matches applies. Most services have none.
+function routes(detail) {
+  if ((detail.routes ?? []).length === 0) return [];
+  return [element("h2", {}, "Routes"), table("The first rule that matches applies; requests of this node since the agent started", [
+    { title: "Rule", cell: (row) => row.rule },
+    { title: "Clients", class: "wide", cell: (row) => (row.clients === null ? "all" : `namespace ${row.clients}`) },
+    { title: "Matches", cell: (row) => row.matches.join(" or ") },
+    { title: "Does", cell: (row) => row.does.join("; ") },
+    { title: "Policy", class: "wide", cell: (row) => (row.policy === null ? "" : `TrafficPolicy ${row.policy}`) },
+    number("Requests", (row) => count(row.requests)),
+  ], detail.routes, "")];
 }
 
 function limits(detail) {

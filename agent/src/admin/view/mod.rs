@@ -12,6 +12,7 @@ mod events;
 mod look;
 mod objects;
 mod overview;
+mod routes;
 mod sampler;
 mod service;
 #[cfg(test)]
@@ -113,12 +114,14 @@ impl View {
 
     /// All that is known of a service port, with the last `seconds`; `None`: there is none of that name.
     pub fn service(&self, name: &Name, seconds: usize) -> Option<Detail> {
-        let sampler = self.sampler(&self.agent.snapshot());
+        let snapshot = self.agent.snapshot();
+        let sampler = self.sampler(&snapshot);
         let services = sampler.services.get(name);
         // Asked for only where the service exists: whoever asks must not make up numbers' names.
         services.first()?;
         let numbers = self.metrics.service(&name.namespace, &name.name, name.port);
-        Some(Detail::of(name, services, &numbers, &sampler, seconds, Nanos::now().0))
+        let routes = routes::list(name, &snapshot, &self.metrics);
+        Some(Detail { routes, ..Detail::of(name, services, &numbers, &sampler, seconds, Nanos::now().0) })
     }
 
     /// What was sampled, and the services of this snapshot.

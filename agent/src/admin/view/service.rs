@@ -10,6 +10,7 @@ use super::{
     endpoints::{self, EndpointLine},
     overview::{ServiceLine, Signals, distinct, number_of},
     rounded,
+    routes::RouteLine,
     sampler::Sampler,
 };
 use crate::{
@@ -40,6 +41,8 @@ pub struct Detail {
     /// Endpoints that are left out because there are too many.
     pub endpoints_omitted: usize,
     pub warm_up: Option<WarmUp>,
+    /// Rules of routes for requests to it, in the order in which they apply.
+    pub routes: Vec<RouteLine>,
     pub limits: Vec<LimitLine>,
     /// Every value that is in force, and which policy says it; empty if no policy does.
     pub policy_values: Vec<PolicyValue>,
@@ -179,6 +182,7 @@ impl Detail {
                 minimum_percent: warmup.minimum_percent,
                 aggression: warmup.aggression,
             }),
+            routes: Vec::new(),
             limits: limits(policy, services, numbers),
             policy_values: policy_values(services),
             transitions: transitions(services, now_nanos),
@@ -264,8 +268,11 @@ fn limits(policy: &Policy, services: &[Arc<Service>], numbers: &ServiceMetrics) 
         would_reject: counts.would_reject,
     };
     let counts = numbers.rate_limit_counts();
+    let of_routes = services.first().into_iter().flat_map(|service| service.governor.routes());
+    let of_routes = of_routes.map(|ruled| &**ruled.governor.policy());
     let mut lines: Vec<_> = policy
         .all()
+        .chain(of_routes)
         .flat_map(|policy| &policy.rate_limits)
         .map(|limit| {
             let counts = counts.iter().find(|(rule, _)| *rule == limit.name);

@@ -20,6 +20,7 @@ mod table;
 mod target;
 #[cfg(test)]
 mod tests;
+pub mod words;
 
 use std::{sync::Arc, time::Duration};
 

@@ -19,6 +19,7 @@ fn node(name: &str, ready: bool, problems: &[&str]) -> Node {
         pods: Pods { enrolled: 3, pending: u64::from(!ready) as usize, other_mesh: 0 },
         services: Services { managed: 2, endpoints: 4, ready_endpoints: 3, in_flight: 0 },
         policies: Policies { active: 1, inactive: 1, ..Policies::default() },
+        route_rules: 0,
         problems: problems.iter().map(|message| problem(message)).collect(),
     };
     Node { name: name.to_owned(), pod: Some(format!("sluice-{name}")), status: Ok(status) }

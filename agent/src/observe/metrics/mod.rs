@@ -222,6 +222,11 @@ impl Metrics {
         self.services.get(namespace, service, port)
     }
 
+    /// How many requests a rule of a route has held for.
+    pub fn route_total(&self, rule: &RouteRule) -> u64 {
+        self.services.route_total(rule)
+    }
+
     /// Shows each series of a pod and one service, with who calls whom.
     pub fn for_each_series(&self, mut visit: impl FnMut(&Flow<'_>, &Arc<Series>)) {
         for pod in self.pods.all() {

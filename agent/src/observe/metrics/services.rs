@@ -240,12 +240,6 @@ impl ServiceMetrics {
         classes[if class < CLASSES.len() { class } else { 0 }].fetch_add(1, Relaxed);
     }
 
-    /// How many requests each rule of a route has held for that went to this service, or were answered in its place.
-    pub fn route_counts(&self) -> Vec<(RouteRule, u64)> {
-        let all = self.of_routes().into_iter();
-        all.map(|(rule, classes)| (rule, loaded(&classes).iter().sum())).collect()
-    }
-
     fn of_routes(&self) -> Vec<(RouteRule, Arc<[AtomicU64; CLASSES.len()]>)> {
         let all = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = all.iter().map(|(rule, classes)| (rule.clone(), classes.clone())).collect();
@@ -351,6 +345,15 @@ impl Services {
     pub(super) fn has(&self, namespace: &Arc<str>, service: &Arc<str>, port: u16) -> bool {
         let name = Name { namespace: Arc::clone(namespace), service: Arc::clone(service), port };
         self.lock().contains_key(&name)
+    }
+
+    /// How many requests a rule of a route has held for, wherever they went.
+    pub(super) fn route_total(&self, rule: &RouteRule) -> u64 {
+        let of = |(_, metrics): (Name, Arc<ServiceMetrics>)| {
+            let all = metrics.routes.read().unwrap_or_else(PoisonError::into_inner);
+            all.get(rule).map_or(0, |classes| loaded(classes).iter().sum())
+        };
+        self.all().into_iter().map(of).sum()
     }
 
     fn all(&self) -> Vec<(Name, Arc<ServiceMetrics>)> {

@@ -345,14 +345,21 @@ fn rules_of_routes_are_counted_until_they_are_gone() {
         orders.routed(rule("slow"), status);
     }
     orders.routed(rule("rest"), 0);
-    assert_eq!(orders.route_counts(), [(rule("rest"), 1), (rule("slow"), 3)]);
+    metrics.service(&"shop".into(), &"canary".into(), 80).routed(rule("slow"), 200);
+    assert_eq!((metrics.route_total(&rule("slow")), metrics.route_total(&rule("rest"))), (4, 1));
     for (name, code, wanted) in
         [("slow", "2xx", 2.0), ("slow", "5xx", 1.0), ("rest", "2xx", 0.0), ("rest", "none", 1.0)]
     {
         let labels = [format!("route_rule=\"{name}\""), format!("code=\"{code}\"")];
-        let labels = [&*labels[0], &labels[1], "route=\"shop/orders\"", "route_kind=\"HTTPRoute\""];
+        let labels = [
+            &*labels[0],
+            &labels[1],
+            "destination_service=\"orders\"",
+            "route=\"shop/orders\"",
+            "route_kind=\"HTTPRoute\"",
+        ];
         assert_eq!(value(&metrics, "sluice_route_requests_total", &labels), Some(wanted), "{labels:?}");
     }
     orders.retain(|_| true, |_| true, |_| true, |route| &*route.rule == "rest");
-    assert_eq!(orders.route_counts(), [(rule("rest"), 1)]);
+    assert_eq!((metrics.route_total(&rule("slow")), metrics.route_total(&rule("rest"))), (1, 1));
 }

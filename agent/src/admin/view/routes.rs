@@ -1,0 +1,61 @@
+//! The rules of routes for requests to a service, in the order in which they apply.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::Name;
+use crate::{
+    cluster::model::{Group, Snapshot},
+    govern::routes::{backends::ServicePort, words},
+    observe::metrics::{Metrics, RouteRule},
+};
+
+/// A rule of a route whose parent the service is.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct RouteLine {
+    /// As in `HTTPRoute shop/orders, rule slow`.
+    pub rule: String,
+    /// The namespace of the clients whose requests it is about; `null`: all that have none of their own.
+    pub clients: Option<String>,
+    /// What it is about; one of these is enough.
+    pub matches: Vec<String>,
+    /// What becomes of the request, in this order.
+    pub does: Vec<String>,
+    /// The TrafficPolicy that targets it, as in `shop/slow`.
+    pub policy: Option<String>,
+    /// Requests of this node since the agent started.
+    pub requests: u64,
+}
+
+pub(super) fn list(name: &Name, snapshot: &Snapshot, metrics: &Metrics) -> Vec<RouteLine> {
+    let service = ServicePort { namespace: name.namespace.clone(), name: name.name.clone(), port: name.port };
+    let of_family = |ipv6| snapshot.routes.get(&(service.clone(), ipv6));
+    // They are the same in both families.
+    let Some(routed) = of_family(false).or_else(|| of_family(true)) else { return Vec::new() };
+    let of_group = |(clients, group): (Option<&Arc<str>>, &Group)| -> Vec<_> {
+        let line = |rule: &Arc<_>| line(clients, group, rule, metrics);
+        group.routes.rules().map(line).collect()
+    };
+    let producer = routed.producer.iter().map(|group| (None, group));
+    let consumers = routed.consumers.iter().map(|(namespace, group)| (Some(namespace), group));
+    producer.chain(consumers).flat_map(of_group).collect()
+}
+
+fn line(
+    clients: Option<&Arc<str>>,
+    group: &Group,
+    rule: &Arc<crate::govern::routes::Rule>,
+    metrics: &Metrics,
+) -> RouteLine {
+    let counted = RouteRule { kind: rule.kind.as_str(), route: rule.route.clone(), rule: rule.name.clone() };
+    RouteLine {
+        rule: format!("{} {}, rule {}", rule.kind.as_str(), rule.route, rule.name),
+        clients: clients.map(ToString::to_string),
+        matches: rule.matches.iter().map(words::about).collect(),
+        does: words::does(rule),
+        policy: group.policy_on(rule).map(ToString::to_string),
+        requests: metrics.route_total(&counted),
+    }
+}
