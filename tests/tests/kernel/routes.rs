@@ -605,8 +605,12 @@ fn weights_are_patched_through_the_api_and_the_analysis_has_its_numbers() -> Res
         ensure!(analyses.len() >= 3, "{analyses:?}");
         for analysis in analyses {
             let names = [
-                ("{{ namespace }}", "shop"), ("{{ target }}-canary", "echo-v2"), ("orders-canary", "echo-v2"),
-                ("shop/orders", "shop/echo"), ("{{ interval }}", "1m"), ("2m", "1m"),
+                ("{{ namespace }}", "shop"),
+                ("{{ target }}-canary", "echo-v2"),
+                ("orders-canary", "echo-v2"),
+                ("shop/orders", "shop/echo"),
+                ("{{ interval }}", "1m"),
+                ("2m", "1m"),
             ];
             let query = names.iter().fold(analysis, |query, (from, to)| query.replace(from, to));
             eventually(&format!("the analysis has its number: {query}"), || {
@@ -614,7 +618,10 @@ fn weights_are_patched_through_the_api_and_the_analysis_has_its_numbers() -> Res
                 let found = prometheus.query(&query)?;
                 let value = found.first().and_then(|series| series["value"][1].as_str()?.parse::<f64>().ok());
                 // A part or a percentage: all of it went well.
-                ensure!(found.len() == 1 && value.is_some_and(|value| value == 1.0 || value == 100.0), "{found:?}");
+                ensure!(
+                    found.len() == 1 && value.is_some_and(|value| value == 1.0 || value == 100.0),
+                    "{found:?}"
+                );
                 Ok(())
             })?;
         }
@@ -639,7 +646,8 @@ fn policies_hold_for_a_route_and_for_a_rule_of_it() {
             })
         };
         let of_route = |section: Option<&str>| {
-            let mut target = json!({ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "echo" });
+            let mut target =
+                json!({ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "echo" });
             if let Some(section) = section {
                 target["sectionName"] = section.into();
             }
@@ -648,10 +656,13 @@ fn policies_hold_for_a_route_and_for_a_rule_of_it() {
         world.apply(policy("service", json!({ "name": "echo-v1" }), 1000))?;
         world.apply(policy("route", of_route(None), 3))?;
         world.apply(policy("rule", of_route(Some("slow")), 2))?;
-        echo.route("shop", json!([
-            { "name": "slow", "matches": [prefix("/slow")], "backendRefs": to("echo-v1") },
-            { "name": "rest", "backendRefs": to("echo-v1") },
-        ]))?;
+        echo.route(
+            "shop",
+            json!([
+                { "name": "slow", "matches": [prefix("/slow")], "backendRefs": to("echo-v1") },
+                { "name": "rest", "backendRefs": to("echo-v1") },
+            ]),
+        )?;
         for (path, by, passes) in [("/slow", "rule", 2), ("/", "route", 3)] {
             eventually("the policy holds", || {
                 let asked = ["explain", "--pod", "shop/client", "--to", "echo.shop:80", "GET", path];
