@@ -144,6 +144,7 @@ fn snapshot(directory: &Path, origin: SocketAddr) -> Result<Snapshot> {
     let service = Arc::new(service);
     let routed = read.routes.iter().filter(|((_, ipv6), _)| !ipv6).map(|(port, routed)| {
         let producer = routed.producer.as_ref().map(|group| Group {
+            policies: group.policies.clone(),
             routes: group.routes.clone(),
             backends: group.backends.keys().map(|port| (port.clone(), service.clone())).collect(),
         });
