@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    backoff::Backoff,
     cost::{Cost, Ending},
     outlier,
     tag::Tag,
@@ -72,6 +73,8 @@ pub struct Load {
     pub in_flight: AtomicU32,
     /// What its callers wait for.
     pub cost: Cost,
+    /// Whether it answers connection requests.
+    pub backoff: Backoff,
     /// See [`Load::first_request`]; 0 while there was none.
     first_request_nanos: AtomicI64,
     /// See [`Load::terminating_since`]; 0 while it is not terminating.

@@ -10,6 +10,7 @@
 //! it.
 
 mod affinity;
+pub mod backoff;
 pub mod balance;
 pub mod breaker;
 pub mod caller;

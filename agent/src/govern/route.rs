@@ -3,7 +3,8 @@
 //! - A tagged request goes to a usable endpoint of its lane; if there is none, to one of the lanes that its lane names, and
 //!   else to the baseline, keeping its tag, unless its lane says that its requests are to fail then.
 //! - An untagged request goes to the baseline and never to a tagged endpoint.
-//! - Endpoints that were tried for this request already come last.
+//! - Endpoints that did not answer [connection requests](super::backoff) of late come after those that may; and last those
+//!   that were tried for this request already.
 //!
 //! Usable means ready, not terminating, and not held out by this agent: [ejected](super::outlier), or in the delay before
 //! its [warm-up](super::warmup).
@@ -180,10 +181,10 @@ pub fn route(service: Candidates<'_>, call: &Call<'_>, rng: &mut Rng) -> Result<
         now_nanos: call.now_nanos,
     };
 
-    for again in [false, true] {
+    for whom in [Whom::Fresh, Whom::Untried, Whom::All] {
         for rank in [Rank::Usable, Rank::HeldOut, Rank::Draining] {
             for &(subset, lane) in &subsets {
-                let fresh = |endpoint: &Endpoint| again || !call.tried.contains(&endpoint.address);
+                let fresh = |endpoint: &Endpoint| whom.includes(endpoint, call);
                 let (chosen, panic, yields) = match rank {
                     Rank::Usable if doubts.is_none(subset) => {
                         (how.choose(subset, |e| e.is_usable() && fresh(e), rng), false, false)
@@ -212,6 +213,37 @@ pub fn route(service: Candidates<'_>, call: &Call<'_>, rng: &mut Rng) -> Result<
     let lane = call.tag.and_then(|tag| service.lanes.get(tag.as_str()));
     let lane_is_there = lane.is_some_and(|lane| !lane.is_empty());
     Err(if lane_is_there || !may_fall_back(call) { Refusal::LaneUnavailable } else { Refusal::NoEndpoint })
+}
+
+/// Whether a request could go elsewhere if this endpoint did not take it.
+pub fn has_another(service: Candidates<'_>, call: &Call<'_>, than: &Endpoint) -> bool {
+    subsets(service, call).iter().any(|(subset, _)| {
+        subset.iter().any(|endpoint| {
+            endpoint.is_usable() && endpoint.address != than.address && Whom::Fresh.includes(endpoint, call)
+        })
+    })
+}
+
+/// Which endpoints are considered, as far as this request or connecting to them is concerned.
+#[derive(Clone, Copy)]
+enum Whom {
+    /// Those that may answer.
+    Fresh,
+    /// Those as well that did not answer connection requests of late.
+    Untried,
+    /// Those as well that were tried in vain for this request.
+    All,
+}
+
+impl Whom {
+    fn includes(self, endpoint: &Endpoint, call: &Call<'_>) -> bool {
+        let untried = || !call.tried.contains(&endpoint.address);
+        match self {
+            Self::Fresh => !endpoint.load.backoff.is_on(call.now_nanos) && untried(),
+            Self::Untried => untried(),
+            Self::All => true,
+        }
+    }
 }
 
 /// What is chosen from first, and what only if there is nothing better.

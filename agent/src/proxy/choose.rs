@@ -66,6 +66,24 @@ pub(crate) fn subset<'d>(
     route::subset(service.candidates(), &call)
 }
 
+/// Whether a request with `tag` could go to another endpoint, should it not get a connection to this one, nor to those `tried`.
+pub(crate) fn has_another(
+    pod: &PodHere,
+    destination: &Destination,
+    tag: Option<&RequestTag>,
+    tried: &[SocketAddr],
+    than: &Endpoint,
+    now: Nanos,
+) -> bool {
+    if destination.pinned.is_some() {
+        return false;
+    }
+    let service = &destination.service;
+    let (fallback, caller) = (service.fallback(tag), pod.pod.workload.load().address());
+    let call = Call { tag, fallback, caller, tried, within: Within::Any, now_nanos: now.0 };
+    route::has_another(service.candidates(), &call, than)
+}
+
 /// Chooses an endpoint that is not among those `tried`, for a request with `tag`.
 /// `Ok(None)`: all that could be chosen have been tried.
 pub(crate) fn choose(
@@ -92,12 +110,15 @@ pub(crate) fn choose(
     let call = Call { tag, fallback: service.fallback(tag), caller, tried, within, now_nanos: now.0 };
     match route::route(service.candidates(), &call, &mut worker.rng.borrow_mut()) {
         Ok(decision) if tried.contains(&decision.endpoint.address) => Ok(None),
-        Ok(decision) => Ok(Some(Chosen {
-            in_flight: InFlight::begin(decision.endpoint, now.0),
-            lane: decision.lane,
-            panic: decision.panic,
-            yields: decision.yields,
-        })),
+        Ok(decision) => {
+            decision.endpoint.load.backoff.chosen(now.0);
+            Ok(Some(Chosen {
+                in_flight: InFlight::begin(decision.endpoint, now.0),
+                lane: decision.lane,
+                panic: decision.panic,
+                yields: decision.yields,
+            }))
+        }
         Err(Refusal::NoEndpoint) => Err(Reason::NoEndpoint),
         Err(Refusal::LaneUnavailable) => Err(Reason::LaneUnavailable),
     }

@@ -106,7 +106,9 @@ pub(crate) async fn dial(
         warmup::note_connection(warmup, chosen.endpoint(), now.0);
         let mut held = Held::new(chosen, leave, None, now);
         let timeouts = destination.service.governor.policy().timeouts;
-        let within = upstream::time_to_connect(destination, timeouts, tried.len());
+        let within = upstream::time_to_connect(timeouts, || {
+            choose::has_another(pod, destination, tag.as_ref(), &tried, held.chosen.endpoint(), now)
+        });
         let terms = Terms { options: connection.options, within };
         let connected = upstream::connect(worker, pod, held.chosen.endpoint(), terms).await;
         match connected {

@@ -23,8 +23,9 @@ use super::{
     worker::{PodHere, Worker},
 };
 use crate::{
-    cluster::model::Destination,
+    clock::Nanos,
     govern::{
+        backoff::UNANSWERED_AFTER,
         endpoint::Endpoint,
         policy::{Mode, Timeouts},
     },
@@ -33,8 +34,9 @@ use crate::{
 
 /// How long an endpoint may take to accept a connection while there is another one to be tried, if the policy does not say
 /// (`timeouts.connect`): a node that has vanished would otherwise hold requests for the two minutes that the kernel tries.
-/// (Envoy: 5 s.) The last one has as long as the kernel takes, as it would have without Sluice.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Linux repeats a connection request that was lost after a second (RFC 6298, section 2): that one is still answered in time,
+/// by whoever is nearer than half a second. The last one has as long as the kernel takes, as it would have without Sluice.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// A client that has closed its connection while one to an endpoint is being opened is looked for from then on: what it had sent
 /// before reaches an endpoint that is there.
@@ -48,7 +50,7 @@ const ASK_EVERY: Duration = Duration::from_secs(15);
 
 /// Endpoints that are tried for one request, if connecting fails: nothing has been processed then, so the next one may
 /// have it, whatever the method.
-pub(crate) const CONNECT_ATTEMPTS: usize = 3;
+pub(crate) const CONNECT_ATTEMPTS: usize = 4;
 
 /// A connection to an endpoint, counted as open until it is dropped.
 pub(crate) struct Opened {
@@ -105,19 +107,10 @@ pub(crate) struct Terms {
     pub(crate) within: Option<Duration>,
 }
 
-/// How long an endpoint may take to accept a connection, if so many others were tried in vain.
-pub(crate) fn time_to_connect(
-    destination: &Destination,
-    timeouts: Timeouts,
-    tried: usize,
-) -> Option<Duration> {
-    if let Some(connect) = timeouts.connect.filter(|_| timeouts.mode == Mode::Enforce) {
-        return Some(connect);
-    }
-    let usable = destination.service.endpoints.iter().filter(|endpoint| endpoint.is_usable());
-    let has_another = || usable.take(tried + 2).count() == tried + 2;
-    let may_try = destination.pinned.is_none() && tried + 1 < CONNECT_ATTEMPTS;
-    (may_try && has_another()).then_some(CONNECT_TIMEOUT)
+/// How long an endpoint may take to accept a connection; `has_another`: a further one could be tried.
+pub(crate) fn time_to_connect(timeouts: Timeouts, has_another: impl FnOnce() -> bool) -> Option<Duration> {
+    let of_policy = timeouts.connect.filter(|_| timeouts.mode == Mode::Enforce);
+    of_policy.or_else(|| has_another().then_some(CONNECT_TIMEOUT))
 }
 
 /// Opens a connection to `to` from inside the pod's network namespace.
@@ -203,7 +196,9 @@ pub(crate) async fn connect(
     endpoint: &Arc<Endpoint>,
     terms: Terms,
 ) -> io::Result<Opened> {
+    let request = Request::begin(endpoint);
     let connected = dial(worker, pod, endpoint.address, terms).await;
+    request.end(&connected);
     worker.metrics.connected(match &connected {
         Ok(_) => Connect::Opened,
         Err(error) => match error.kind() {
@@ -214,6 +209,42 @@ pub(crate) async fn connect(
         },
     });
     connected
+}
+
+/// A connection request. An endpoint that does not answer it gets no others for a while, if there is another.
+struct Request<'e> {
+    endpoint: &'e Endpoint,
+    sent: Nanos,
+    ended: bool,
+}
+
+impl<'e> Request<'e> {
+    fn begin(endpoint: &'e Endpoint) -> Self {
+        Self { endpoint, sent: Nanos::now(), ended: false }
+    }
+
+    fn end(mut self, connected: &io::Result<Opened>) {
+        self.ended = true;
+        let backoff = &self.endpoint.load.backoff;
+        match connected.as_ref().map_err(io::Error::kind) {
+            Ok(_) | Err(io::ErrorKind::ConnectionRefused) => backoff.answered(),
+            Err(
+                io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable,
+            ) => backoff.missed(self.sent.0, Nanos::now().0),
+            // Of this side.
+            Err(_) => {}
+        }
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        let now = Nanos::now();
+        // Whoever wanted the connection waits for it no longer.
+        if !self.ended && now.since(self.sent) >= Nanos::of(UNANSWERED_AFTER) {
+            self.endpoint.load.backoff.missed(self.sent.0, now.0);
+        }
+    }
 }
 
 /// How long the end of a connection is looked at to learn what became of the last that was sent over it: more than a round

@@ -1,10 +1,13 @@
 //! Endpoints that take long to accept a connection, or never do.
 
-use std::time::Duration;
+use std::{
+    io::{Read as _, Write as _},
+    time::Duration,
+};
 
 use sluice::{
     cluster::model::Protocol,
-    govern::policy::{Policy, Timeouts},
+    govern::policy::{Algorithm, Policy, Timeouts},
 };
 use socket2::{Domain, Socket, Type};
 
@@ -13,8 +16,8 @@ use crate::{origin::Origin, rig::Rig};
 /// An address at which connection requests are not answered: as many wait to be accepted as may.
 struct Deaf {
     address: std::net::SocketAddr,
-    _listener: Socket,
-    _waiting: Vec<Socket>,
+    listener: Socket,
+    waiting: Vec<Socket>,
 }
 
 impl Deaf {
@@ -29,7 +32,18 @@ impl Deaf {
             let _ = socket.connect(&address.into());
             socket
         };
-        Self { address, _listener: listener, _waiting: (0..8).map(dial).collect() }
+        Self { address, listener, waiting: (0..8).map(dial).collect() }
+    }
+
+    /// Accepts connections after all, and answers the first over which something is asked.
+    fn answer(mut self, answer: &str) {
+        self.waiting.clear();
+        loop {
+            let mut accepted = std::net::TcpStream::from(self.listener.accept().unwrap().0);
+            if matches!(accepted.read(&mut [0; 1024]), Ok(1..)) {
+                return accepted.write_all(answer.as_bytes()).unwrap();
+            }
+        }
     }
 }
 
@@ -57,6 +71,51 @@ fn an_endpoint_that_does_not_accept_in_time_is_passed_over() {
             rig.metric("sluice_upstream_connects_total", &["outcome=\"timeout\""]) > 0.0
         });
     }
+}
+
+/// Half of those that call for the first time meet the one that does not answer, and the others after them do not.
+#[test]
+fn an_endpoint_that_does_not_answer_costs_few_requests_time() {
+    for protocol in [Protocol::Http, Protocol::Opaque] {
+        let (deaf, origin) = (Deaf::new(), Origin::fixed("heard"));
+        let mut policy = Policy::default();
+        // Which would ask it in turn, whatever it costs.
+        policy.load_balancer.algorithm = Algorithm::RoundRobin;
+        let rig = Rig::builder()
+            .endpoint(deaf.address)
+            .endpoint(origin.address)
+            .protocol(protocol)
+            .policy(policy)
+            .start();
+        let unanswered = || rig.metric("sluice_upstream_connects_total", &["outcome=\"timeout\""]);
+        let ask = || {
+            let mut caller = rig.dial();
+            caller.get("/");
+            assert_eq!(caller.answer().body, "heard");
+        };
+        rig.until("the one that does not answer was asked", || {
+            ask();
+            unanswered() >= 1.0
+        });
+        for _ in 0..100 {
+            ask();
+        }
+        // It is asked again now and then: not more often than the times allow between which it is.
+        assert!(unanswered() <= 2.0, "{}", unanswered());
+    }
+}
+
+#[test]
+fn the_last_endpoint_has_as_long_as_the_kernel_tries() {
+    let deaf = Deaf::new();
+    let rig = Rig::builder().endpoint(deaf.address).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    rig.await_metric("sluice_connections_open", &["peer=\"client\""], 1.0);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(rig.metric("sluice_upstream_connects_total", &["outcome=\"timeout\""]) < 1.0);
+    deaf.answer("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nheard");
+    assert_eq!(caller.answer().body, "heard");
 }
 
 #[test]

@@ -299,9 +299,9 @@ pub struct Timeouts {
     /// server-sent events up to the response headers only. An idle stream is not held against the endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_idle: Option<Span<0, 86_400_000>>,
-    /// How long an endpoint may take to accept a connection, before another one is tried. Where it is not set, an endpoint has 5
-    /// seconds while there is another one to be tried, and the last one as long as the kernel tries (two minutes, by
-    /// net.ipv4.tcp_syn_retries).
+    /// How long an endpoint may take to accept a connection, before another one is tried. Where it is not set, an endpoint has 1.5
+    /// seconds while there is another one to be tried, so that one lost packet does no harm, and the last one as long as the kernel
+    /// tries (two minutes, by net.ipv4.tcp_syn_retries).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect: Option<Span<0, 86_400_000>>,
     /// Enforce: what takes longer is ended. Observe: nothing is ended, and what would have been ended is counted. The policy's

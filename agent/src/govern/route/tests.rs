@@ -624,3 +624,48 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_does_not_answer_connection_requests_is_asked_if_there_is_no_other() {
+    let fixture = fixture(&[Ready, Ready], &[Ready]);
+    let (first, second, gray) = (address(0, 0), address(0, 1), address(1, 0));
+    let silent = |subset: &Subset, index: usize| subset[index].load.backoff.missed(0, 0);
+    silent(&fixture.baseline, 0);
+    assert_eq!(goes(&fixture, None, &[]), Ok((Lane::Baseline, second)));
+    // Rather than one that was tried for this request, ..
+    assert_eq!(goes(&fixture, None, &[second]), Ok((Lane::Baseline, first)));
+    // .. and rather than nobody.
+    assert_eq!(goes(&fixture, None, &[first]), Ok((Lane::Baseline, second)));
+    silent(&fixture.baseline, 1);
+    assert_eq!(goes(&fixture, None, &[second]), Ok((Lane::Baseline, first)));
+    // A lane that cannot be connected to falls back as one does that has been tried.
+    assert_eq!(goes(&fixture, Some("gray"), &[]), Ok((Lane::Routed, gray)));
+    silent(&fixture.lanes["gray"], 0);
+    fixture.baseline[1].load.backoff.answered();
+    assert_eq!(goes(&fixture, Some("gray"), &[]), Ok((Lane::FellBack, second)));
+}
+
+#[test]
+fn there_is_another_to_connect_to_only_if_it_may_have_the_request() {
+    let fixture = fixture(&[Ready, Ready, NotReady], &[Ready]);
+    let has_another = |tag: Option<&str>, tried: &[SocketAddr], then: LaneFallback, than: &Subset| {
+        let tag = tag.map(|tag| RequestTag::new(tag.as_bytes()).expect("a tag"));
+        let fallback = Detour { then, ..Detour::default() };
+        let call = Call {
+            tag: tag.as_ref(),
+            fallback: &fallback,
+            caller: [10, 9, 0, 1].into(),
+            tried,
+            within: Within::Any,
+            now_nanos: 0,
+        };
+        super::has_another(fixture.candidates(false), &call, &than[0])
+    };
+    let (baseline, gray) = (&fixture.baseline, &fixture.lanes["gray"]);
+    assert!(has_another(None, &[], LaneFallback::Baseline, baseline));
+    assert!(!has_another(None, &[address(0, 1)], LaneFallback::Baseline, baseline));
+    assert!(has_another(Some("gray"), &[], LaneFallback::Baseline, gray));
+    assert!(!has_another(Some("gray"), &[], LaneFallback::Fail, gray));
+    baseline[1].load.backoff.missed(0, 0);
+    assert!(!has_another(None, &[], LaneFallback::Baseline, baseline), "it would not answer either");
+}

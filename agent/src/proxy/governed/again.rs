@@ -2,9 +2,7 @@
 
 use std::net::SocketAddr;
 
-use smallvec::SmallVec;
-
-use super::{Call, Exchange, admit::pause, deadline::Deadline};
+use super::{Call, Exchange, admit::pause, call::Addresses, deadline::Deadline};
 use crate::{
     clock::Nanos,
     govern::{
@@ -16,19 +14,12 @@ use crate::{
         tag::Tag,
     },
     observe::{metrics::RetryCause, reason::Reason},
-    proxy::{
-        choose::{self, Chosen},
-        upstream::CONNECT_ATTEMPTS,
-    },
+    proxy::choose::{self, Chosen},
 };
-
-type Addresses = SmallVec<[SocketAddr; CONNECT_ATTEMPTS]>;
 
 /// What was tried for a request so far.
 #[derive(Default)]
 pub(super) struct Tried {
-    /// Endpoints that did not take it: they are not asked again.
-    out: Addresses,
     /// Endpoints that failed it: they are asked again if there is no other.
     failed: Addresses,
     /// Connections that did not come about.
@@ -49,31 +40,26 @@ impl Tried {
     /// An endpoint that has failed the request is asked again before its lane is left: whoever asks for the new version means
     /// to see how that does, and a lane whose requests all fail would look well if others answered them.
     pub(super) fn choose(&self, call: &Call, now: Nanos) -> Result<Option<Chosen>, Reason> {
-        let Call { worker, pod, known, tagging, .. } = call;
+        let Call { worker, pod, known, tagging, ruled_out: out, .. } = call;
         let among = |tried: &[SocketAddr], within: Within<'_>| {
             choose::choose(worker, pod, &known.destination, tagging.tag.as_ref(), tried, within, now)
         };
         if self.failed.is_empty() {
-            return among(&self.out, Within::Any);
+            return among(out, Within::Any);
         }
-        let all: Addresses = self.out.iter().chain(&self.failed).copied().collect();
+        let all: Addresses = out.iter().chain(&self.failed).copied().collect();
         let lane = Within::Lane(self.lane.as_ref());
-        for (tried, within) in [(&all, lane), (&self.out, lane), (&all, Within::Any)] {
+        for (tried, within) in [(&all, lane), (out, lane), (&all, Within::Any)] {
             if let Ok(Some(chosen)) = among(tried, within) {
                 return Ok(Some(chosen));
             }
         }
-        among(&self.out, Within::Any)
+        among(out, Within::Any)
     }
 
     /// Whether the attempt that begins now comes of a connection that did not come about.
     pub(super) fn is_after_refused_connection(&mut self) -> bool {
         std::mem::replace(&mut self.followed, self.unconnected) != self.unconnected
-    }
-
-    /// The endpoint did not take the request.
-    pub(super) fn rule_out(&mut self, chosen: &Chosen) {
-        self.out.push(chosen.address());
     }
 
     /// Whether the policy wants the request sent again after this failure. Then it has been paid for.

@@ -1,6 +1,8 @@
 //! A request on its way, as far as no protocol matters.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
 
 use super::{Elapsed, stream::Idle};
 use crate::{
@@ -20,14 +22,18 @@ use crate::{
     proxy::{
         answer::Cause,
         by_caller::{ByCaller, OfLate},
-        choose::Chosen,
+        choose::{self, Chosen},
         decisions::Event,
         known::Known,
         record::Record,
+        upstream::{self, CONNECT_ATTEMPTS},
         way::Way,
         worker::{PodHere, Worker},
     },
 };
+
+/// Addresses of endpoints.
+pub(super) type Addresses = SmallVec<[SocketAddr; CONNECT_ATTEMPTS]>;
 
 /// Who calls what, and what will be told of it.
 pub(crate) struct Call {
@@ -42,8 +48,10 @@ pub(crate) struct Call {
     pub(crate) idle: Option<Rc<Idle>>,
     /// What its routes have decided, if it has any.
     pub(crate) way: Option<Box<Way>>,
-    /// How long the endpoint that was chosen may take to accept a connection; `None`: as long as the kernel tries.
-    pub(crate) connect_within: Option<Duration>,
+    /// The times that hold for it.
+    pub(super) times: Timeouts,
+    /// Endpoints that did not take it: they are not asked again.
+    pub(super) ruled_out: Addresses,
     /// What is wrong with the message that could not be passed on.
     fault: Option<Fault>,
 }
@@ -85,7 +93,8 @@ impl Call {
             ruled,
             idle: None,
             way,
-            connect_within: None,
+            times: Timeouts::default(),
+            ruled_out: Addresses::new(),
             fault: None,
         }
     }
@@ -104,6 +113,15 @@ impl Call {
     /// Whether others get copies of it.
     pub(super) fn is_mirrored(&self) -> bool {
         self.way.as_ref().is_some_and(|way| !way.mirrors.is_empty())
+    }
+
+    /// How long an endpoint that was chosen may take to accept a connection; `None`: as long as the kernel tries.
+    pub(crate) fn time_to_connect(&self, chosen: &Chosen) -> Option<Duration> {
+        upstream::time_to_connect(self.times, || {
+            let (destination, tag) = (&self.known.destination, self.tagging.tag.as_ref());
+            let (tried, than) = (&self.ruled_out, chosen.endpoint());
+            choose::has_another(&self.pod, destination, tag, tried, than, Nanos::now())
+        })
     }
 
     /// Why its time is over.
@@ -132,6 +150,11 @@ impl Call {
     /// The request goes to this endpoint.
     pub(super) fn chosen(&mut self, chosen: &Chosen) {
         self.record.chosen(&mut self.known.series(), chosen);
+    }
+
+    /// The endpoint did not take the request.
+    pub(super) fn rule_out(&mut self, chosen: &Chosen) {
+        self.ruled_out.push(chosen.address());
     }
 
     pub(crate) fn retried(&mut self, cause: RetryCause) {

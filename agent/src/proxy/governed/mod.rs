@@ -36,10 +36,7 @@ pub(crate) use self::{
     exchange::{Break, Exchange, Failure},
     stream::Idle,
 };
-use super::{
-    answer::Cause,
-    upstream::{self, CONNECT_ATTEMPTS},
-};
+use super::{answer::Cause, upstream::CONNECT_ATTEMPTS};
 use crate::{
     clock::Nanos,
     cluster::model::Destination,
@@ -173,14 +170,14 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
                 return gone(exchange);
             }
             (Failure::Connect, _) => {
-                tried.rule_out(&held.chosen);
+                exchange.call().rule_out(&held.chosen);
                 tried.unconnected += 1;
                 place = held.take_place();
             }
             // Once, and on another endpoint: if there is none, the caller hears what this one said.
             (Failure::Refused, _) if !tried.refused && exchange.can_repeat() => {
                 tried.refused = true;
-                tried.rule_out(&held.chosen);
+                exchange.call().rule_out(&held.chosen);
                 if !matches!(tried.choose(exchange.call(), Nanos::now()), Ok(Some(_))) {
                     return fail(exchange, governor, key, &mut held, failure).await;
                 }
@@ -246,8 +243,7 @@ fn begin<E: Exchange>(
         call.known.numbers.warm_up_yielded();
     }
     call.chosen(&chosen);
-    call.connect_within =
-        upstream::time_to_connect(destination, call.timeouts(policy.timeouts), tried.unconnected);
+    call.times = call.timeouts(policy.timeouts);
     if let Some(warmup) = &policy.load_balancer.warmup {
         warmup::note_request(Some(warmup), chosen.endpoint(), &exchange.request(), now.0);
     }

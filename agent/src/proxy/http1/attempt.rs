@@ -120,7 +120,7 @@ impl Exchange<'_> {
             }
             return Ok(upstream(stream, true));
         }
-        let terms = Terms { options: self.connection.options, within: self.call.connect_within };
+        let terms = Terms { options: self.connection.options, within: self.call.time_to_connect(chosen) };
         let connecting = pin!(upstream::connect(&worker, &pod, endpoint, terms));
         let gone = |cx: &mut Context<'_>| match self.poll_left(cx) {
             Poll::Ready(Left::Gone) => Poll::Ready(()),

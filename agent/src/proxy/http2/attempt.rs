@@ -130,7 +130,8 @@ impl Exchange {
         loop {
             let at = Nanos::now();
             let (pod, stream) = (&self.call.pod, &self.stream);
-            let placing = worker.h2.place(&worker, pod, chosen.endpoint(), self.call.connect_within);
+            let within = || self.call.time_to_connect(chosen);
+            let placing = worker.h2.place(&worker, pod, chosen.endpoint(), within);
             let place = match stream.unless_broken(placing).await {
                 Ok(Ok(place)) => place,
                 Ok(Err(error)) => {

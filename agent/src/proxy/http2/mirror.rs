@@ -35,7 +35,7 @@ pub(super) struct Sender {
 impl Sends for Sender {
     async fn send(self, worker: Rc<Worker>, pod: Rc<PodHere>, chosen: Chosen, data: Bytes) -> bool {
         for _ in 0..CONNECTIONS {
-            let placed = worker.h2.place(&worker, &pod, chosen.endpoint(), None).await;
+            let placed = worker.h2.place(&worker, &pod, chosen.endpoint(), || None).await;
             let Ok(place) = placed else { return false };
             // Dropped before the place is free.
             let Some(stream) = worker.h2.open(&place) else { continue };

@@ -195,7 +195,7 @@ impl Pool {
         worker: &Rc<Worker>,
         pod: &Rc<PodHere>,
         endpoint: &Arc<Endpoint>,
-        within: Option<Duration>,
+        within: impl FnOnce() -> Option<Duration>,
     ) -> Result<Place, Rc<io::Error>> {
         let key = (pod.id, endpoint.address);
         let shared = match self.take(key, &endpoint.load, true) {
@@ -209,7 +209,7 @@ impl Pool {
         // Streams that come while the connection is being opened wait for it together.
         let opened = place.shared.opened.get_or_init(|| async {
             // Boxed, for it is rare, and every request's task would carry its state.
-            Box::pin(open(worker, pod, endpoint, within, &place.shared)).await.map_err(Rc::new)
+            Box::pin(open(worker, pod, endpoint, within(), &place.shared)).await.map_err(Rc::new)
         });
         match opened.await {
             Ok(_) => Ok(place),
