@@ -31,6 +31,9 @@ const LEAST: Nanos = Nanos::of(Duration::from_secs(1));
 const EXHAUSTED_FOR: Nanos = Nanos::of(Duration::from_secs(1));
 const EXHAUSTED_AGAIN: Nanos = Nanos::of(Duration::from_millis(100));
 
+/// Connections that were redirected so long ago and were never accepted do not come any more.
+const GIVEN_UP_AFTER: Nanos = Nanos::of(Duration::from_secs(2));
+
 /// What a pod is allowed that may open as many as it likes.
 const AS_MANY_AS_IT_LIKES: usize = u32::MAX as usize;
 
@@ -101,8 +104,36 @@ struct State {
     told: Option<Nanos>,
     /// The kernel could not be told.
     failed: bool,
-    /// Connections that were redirected, and not yet accepted.
-    coming: u64,
+    coming: Coming,
+}
+
+/// Connections that were redirected, and not yet accepted.
+#[derive(Default)]
+struct Coming {
+    count: u64,
+    /// The fewest since then.
+    least: u64,
+    since: Nanos,
+}
+
+impl Coming {
+    /// So many more were redirected, and so many accepted. Returns how many are still on their way.
+    ///
+    /// Those that never come must not be waited for for ever: connect() may fail after it was redirected (without a local port
+    /// left, or in time), and what is in a full queue may be given up. So as many as there were at the least for a while are
+    /// taken for those.
+    fn note(&mut self, redirected: u64, accepted: u64, now: Nanos) -> u64 {
+        let Self { count, least, since } = self;
+        // If nothing moves, all are.
+        *count =
+            if accepted == 0 && redirected == 0 { 0 } else { (*count + redirected).saturating_sub(accepted) };
+        *least = (*least).min(*count);
+        if now.since(*since) >= GIVEN_UP_AFTER {
+            *count -= *least;
+            (*least, *since) = (*count, now);
+        }
+        *count
+    }
 }
 
 /// What a pod uses at a moment.
@@ -294,20 +325,14 @@ impl PodBudget {
 
     /// Tells the kernel how many connections it may redirect. Those that are on their way here are among them: they are counted
     /// when they are accepted.
-    fn allow(&self, state: &mut State, connections: usize) -> io::Result<()> {
+    fn allow(&self, state: &mut State, connections: usize, now: Nanos) -> io::Result<()> {
         let (accepted, redirected) = (self.accepted.swap(0, Relaxed) as u64, self.pod.network.redirected());
-        // Whoever gave up before it was accepted is not waited for, once nothing moves.
-        let coming = if accepted == 0 && redirected == 0 {
-            0
-        } else {
-            (state.coming + redirected).saturating_sub(accepted)
-        };
+        let coming = state.coming.note(redirected, accepted, now);
         let connections = connections.min(AS_MANY_AS_IT_LIKES);
         // One at least where it may have any, or it would be said to go direct.
         let allowed =
             connections.saturating_sub(usize::try_from(coming).unwrap_or(usize::MAX)).max(connections.min(1));
         self.pod.network.allow(u32::try_from(allowed).unwrap_or(u32::MAX))?;
-        state.coming = coming;
         self.until.store(allowed.div_ceil(2), Relaxed);
         Ok(())
     }
@@ -316,7 +341,7 @@ impl PodBudget {
     fn go(&self, state: &mut State, more: Result<usize, Cause>, now: Nanos) {
         let workload = self.pod.workload.load();
         let (namespace, pod, used) = (&workload.namespace, &workload.name, self.used());
-        if let Err(error) = self.allow(state, *more.as_ref().unwrap_or(&0)) {
+        if let Err(error) = self.allow(state, *more.as_ref().unwrap_or(&0), now) {
             // Tried again at the next opportunity.
             if !std::mem::replace(&mut state.failed, true) {
                 tracing::error!(%namespace, %pod, %error, "cannot tell the kernel where new connections of the pod are to go");

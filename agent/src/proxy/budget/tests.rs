@@ -233,3 +233,55 @@ fn receive_buffers_grow_by_what_is_free() {
     let (unbounded, _) = pod(&budget, "a");
     assert!(unbounded.growth().set(1 << 40));
 }
+
+/// Thousands of short connections a second, which the agent accepts a little later. Returns how many went direct.
+fn churn(limits: Limits, per_milli: u64, lasts: u64, lost: impl Fn(u64) -> bool) -> u64 {
+    let budget = Budget::new(limits);
+    let (pod, kernel) = pod(&budget, "a");
+    let (mut coming, mut open) = (std::collections::VecDeque::new(), std::collections::VecDeque::new());
+    let (mut direct, mut number, mut redirected) = (0, 0, 0);
+    for milli in 0..60_000 {
+        let now = START + Nanos::of(Duration::from_millis(milli));
+        for _ in 0..per_milli {
+            number += 1;
+            if kernel.redirected.load(Relaxed) >= u64::from(kernel.allowed.load(Relaxed)) {
+                direct += 1;
+                continue;
+            }
+            kernel.redirected.fetch_add(1, Relaxed);
+            redirected += 1;
+            if !lost(redirected) {
+                coming.push_back(milli + number % 4);
+            }
+        }
+        while coming.front().is_some_and(|at| *at <= milli) {
+            coming.pop_front();
+            open.push_back((milli + lasts, pod.accepted(now)));
+        }
+        while open.front().is_some_and(|(ends, _)| *ends <= milli) {
+            open.pop_front();
+        }
+        if milli % 1000 == 0 {
+            budget.review(now);
+        }
+    }
+    direct
+}
+
+#[test]
+fn no_new_connection_goes_direct_without_need() {
+    assert_eq!(churn(Limits::default(), 5, 2, |_| false), 0);
+    // As many as there is room for are on their way or open, at the most.
+    let little = Limits { connections_per_pod: 64, ..Limits::default() };
+    assert_eq!(churn(little, 5, 2, |_| false), 0);
+    let none = churn(Limits { connections_per_pod: 1, ..Limits::default() }, 5, 2, |_| false);
+    assert!(none > 100_000, "{none}");
+}
+
+#[test]
+fn connections_that_never_come_are_not_waited_for() {
+    // connect() failed after it was redirected, or the client gave up before there was room in the listener's queue.
+    assert_eq!(churn(Limits::default(), 5, 2, |number| number % 20 == 0), 0);
+    let little = Limits { connections_per_pod: 256, ..Limits::default() };
+    assert_eq!(churn(little, 1, 2, |number| number % 50 == 0), 0);
+}
