@@ -8,7 +8,10 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value, json};
 
-use super::{ErrorCodes, PolicyRule, Said, TrafficPolicy, crds, definition, field::Errors, read};
+use super::{
+    ErrorCodes, PolicyRule, Said, TrafficPolicy, crds, definition, field::Errors, read,
+    traffic_policy::ADAPTIVE_MAX,
+};
 use crate::{
     govern::policy::{self, Inherited, OnRoute, Part, Parts, Policy},
     observe::reason::grpc_name,
@@ -224,7 +227,7 @@ fn not_said(schema: &Value, rule: &Value, path: &str, whole: &Whole<'_>, values:
             default(whole.mode.into(), whole.said);
         }
         "rateLimits.burst" if !of_type("Queue") => default(rule["requests"].clone(), false),
-        "concurrency.maxRequests" => default(1000.into(), false),
+        "concurrency.maxRequests" => default(ADAPTIVE_MAX.into(), false),
         "retry.methods" => {
             let methods: Vec<_> = policy::Retry::default().methods.iter().map(ToString::to_string).collect();
             default(methods.into(), false);

@@ -17,6 +17,9 @@ const VITAL: u8 = 1 << 4;
 /// Has another meaning than that of a tag.
 const MEANING: u8 = 1 << 5;
 
+/// About a connection of HTTP/1: a message of HTTP/2 that has it is malformed (RFC 9113, section 8.2.2).
+const HTTP1: u8 = 1 << 6;
+
 /// By length, so that a name is compared with a few others only.
 const TABLE: [(&str, u8); 25] = [
     ("te", CONNECTION),
@@ -27,9 +30,9 @@ const TABLE: [(&str, u8); 25] = [
     ("server", OWN),
     ("baggage", MEANING | VITAL),
     ("trailer", FRAMING),
-    ("upgrade", CONNECTION),
-    ("connection", CONNECTION),
-    ("keep-alive", CONNECTION),
+    ("upgrade", CONNECTION | HTTP1),
+    ("connection", CONNECTION | HTTP1),
+    ("keep-alive", CONNECTION | HTTP1),
     ("tracestate", MEANING | VITAL),
     ("traceparent", MEANING | VITAL),
     ("content-type", MEANING | VITAL),
@@ -40,8 +43,8 @@ const TABLE: [(&str, u8); 25] = [
     ("x-sluice-reason", OWN),
     ("sw8-correlation", MEANING | VITAL),
     ("content-encoding", MEANING),
-    ("proxy-connection", CONNECTION),
-    ("transfer-encoding", FRAMING | VITAL),
+    ("proxy-connection", CONNECTION | HTTP1),
+    ("transfer-encoding", FRAMING | VITAL | HTTP1),
     ("x-sluice-fallback", OWN),
     ("proxy-authenticate", PROXY),
 ];
@@ -76,6 +79,12 @@ fn has(name: &[u8], classes: u8) -> bool {
 #[inline]
 pub fn is_for_one_hop(name: &[u8]) -> bool {
     has(name, CONNECTION)
+}
+
+/// Whether it is about a connection of HTTP/1, so that no message of HTTP/2 may have it.
+#[inline]
+pub fn is_of_http1(name: &[u8]) -> bool {
+    has(name, HTTP1)
 }
 
 /// Whether a sender may ask for it to be dropped (`Connection: name`): not what frames or addresses the message, since the next
@@ -138,6 +147,8 @@ mod tests {
     fn every_class_has_its_names() {
         let connection = ["connection", "http2-settings", "keep-alive", "proxy-connection", "te", "upgrade"];
         assert_eq!(named(is_for_one_hop), connection);
+        let http1 = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+        assert_eq!(named(is_of_http1), http1);
         assert_eq!(
             named(|name| !may_be_dropped(name)),
             [

@@ -177,7 +177,7 @@ pub struct Concurrency {
 }
 
 /// The highest limit that an adaptive one reaches where none is said, as Envoy has it.
-const ADAPTIVE_MAX: u32 = 1000;
+pub(in crate::api) const ADAPTIVE_MAX: u32 = 1000;
 
 /// Settings of an adaptive concurrency limit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]

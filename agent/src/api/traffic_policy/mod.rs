@@ -18,6 +18,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::limits::ADAPTIVE_MAX;
 pub(super) use self::said::Said;
 use self::said::Whose;
 pub use self::{

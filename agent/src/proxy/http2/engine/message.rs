@@ -7,10 +7,13 @@ use super::{
     super::hpack::{Field, StaticName},
     fields::Fields,
 };
+use crate::govern::headers;
 
 const CONTENT_LENGTH: StaticName = StaticName::named("content-length");
 const CONTENT_TYPE: StaticName = StaticName::named("content-type");
-const TRANSFER_ENCODING: StaticName = StaticName::named("transfer-encoding");
+
+/// What [`headers::is_of_http1`] tells.
+const OF_HTTP1: &str = "a field of HTTP/1 connections";
 
 /// Why a message is not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +94,7 @@ impl Reading {
                         self.is_grpc |= is_grpc(field.value);
                         Ok(())
                     }
-                    TRANSFER_ENCODING => Err(Malformed("a field of HTTP/1 connections")),
+                    _ if headers::is_of_http1(field.name) => Err(Malformed(OF_HTTP1)),
                     _ => Ok(()),
                 }
             }
@@ -99,13 +102,11 @@ impl Reading {
             None => {
                 self.regular = true;
                 check_name(field.name)?;
-                match (field.name.len(), field.name) {
-                    (7, b"upgrade") | (10, b"connection" | b"keep-alive") | (16, b"proxy-connection") => {
-                        Err(Malformed("a field of HTTP/1 connections"))
-                    }
-                    (2, b"te") if !field.value.eq_ignore_ascii_case(b"trailers") => {
+                match field.name {
+                    b"te" if !field.value.eq_ignore_ascii_case(b"trailers") => {
                         Err(Malformed("`te` is more than `trailers`"))
                     }
+                    name if headers::is_of_http1(name) => Err(Malformed(OF_HTTP1)),
                     _ => Ok(()),
                 }
             }
