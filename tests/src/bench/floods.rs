@@ -1,10 +1,12 @@
 //! Clients that send HTTP/2 frames which carry nothing, and a pod beside them: what it feels of that, and what becomes of
-//! them. Nothing here is asserted: on a small machine the flood itself takes a part of the processors.
+//! them. Nothing here is asserted. The flood itself takes a part of the processors, so what the pod feels is compared with
+//! what it feels of the same clients when they flood somebody else: a sink in their own pod, which takes little and ends them
+//! after a while, as the agent does.
 
 use std::{
     fmt::Write as _,
     io::{ErrorKind, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -21,6 +23,7 @@ use super::{
         SETTINGS,
     },
     load::Outcome as Calls,
+    usage,
 };
 use crate::{Agent, Capture, Pod, Process, Service, World, binary};
 
@@ -33,6 +36,10 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// How long a client that was ended waits before it comes again.
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// How long a sink bears a connection, and how often it reads.
+const SUNK_AFTER: Duration = Duration::from_millis(1200);
+const SINK_PAUSE: Duration = Duration::from_millis(50);
 
 const HTTP2: u16 = 8082;
 
@@ -104,6 +111,28 @@ pub fn flood(target: SocketAddr, kind: Kind, connections: usize, time: Duration)
     Became { connections: opened.into_inner(), calmed: calmed.into_inner(), bytes: bytes.into_inner() }
 }
 
+/// Takes a little of each connection, and ends it as soon as the agent does.
+fn sink() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("the sink cannot listen")?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let (mut buffer, begun) = ([0; 4096], Instant::now());
+                while begun.elapsed() < SUNK_AFTER && matches!(stream.read(&mut buffer), Ok(1..)) {
+                    thread::sleep(SINK_PAUSE);
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+/// Floods such a sink instead.
+pub fn flood_sink(kind: Kind, connections: usize, time: Duration) -> Result<Became> {
+    Ok(flood(sink()?, kind, connections, time))
+}
+
 /// One connection. Whether it was told to be calm.
 fn one(stream: &TcpStream, kind: Kind, end: Instant, bytes: &AtomicU64) -> Result<bool> {
     stream.set_nodelay(true)?;
@@ -164,10 +193,14 @@ pub struct Outcome {
     pub kind: Kind,
     pub connections: usize,
     pub before: Calls,
+    /// Beside the same flood of somebody else.
+    pub elsewhere: Calls,
     pub during: Calls,
     pub became: Became,
-    /// Connections that bypassed the agent.
-    pub bypassed: u64,
+    /// Connections that bypassed the agent, because their pod had used up its part, and because the agent did not keep up.
+    pub bypassed: [u64; 2],
+    /// CPU time of the agent meanwhile, in seconds.
+    pub cpu: f64,
     /// Resident memory of the agent, in KiB.
     pub memory: [u64; 2],
 }
@@ -178,7 +211,7 @@ impl Outcome {
     }
 
     fn ratio(&self) -> f64 {
-        self.during.p99_us / self.before.p99_us.max(1.0)
+        self.during.p99_us / self.elsewhere.p99_us.max(1.0)
     }
 
     pub fn record(&self) -> Record {
@@ -248,23 +281,46 @@ impl Bench<'_> {
         let memory = || Ok::<_, anyhow::Error>(self.agent.memory()? / 1024);
         let resident = memory()?;
         let bypassed = self.bypassed()?;
+        let (elsewhere, _) = self.beside(kind, connections, time, &["--sink"])?;
+        let cpu = self.cpu()?;
+        let (during, became) = self.beside(kind, connections, time, &[])?;
+        let cpu = self.cpu()? - cpu;
+        let now = self.bypassed()?;
+        let bypassed = [now[0] - bypassed[0], now[1] - bypassed[1]];
+        let memory = [resident, memory()?];
+        Ok(Outcome { kind, connections, before, elsewhere, during, became, bypassed, cpu, memory })
+    }
+
+    /// Calls beside a flood.
+    fn beside(
+        &self,
+        kind: Kind,
+        connections: usize,
+        time: Duration,
+        more: &[&str],
+    ) -> Result<(Calls, Became)> {
         let name = kind.to_possible_value().context("a kind that is hidden")?;
         let seconds = (time + Duration::from_secs(2)).as_secs_f64().to_string();
-        let arguments = ["flood", &self.target(), name.get_name(), &connections.to_string(), &seconds];
+        let (target, count) = (self.target(), connections.to_string());
+        let arguments = [&["flood", &target, name.get_name(), &count, &seconds][..], more].concat();
         let mut flood: Process = self.attacker.spawn("flood", binary("sluice-bench")?, &arguments)?;
         flood.says("begins")?;
         let during = self.calls(time)?;
         flood.wait()?;
         let said = flood.log();
         let line = said.lines().rev().find(|line| line.starts_with('{')).context("the flood says nothing")?;
-        let became = serde_json::from_str(line)?;
-        let bypassed = self.bypassed()? - bypassed;
-        Ok(Outcome { kind, connections, before, during, became, bypassed, memory: [resident, memory()?] })
+        Ok((during, serde_json::from_str(line)?))
     }
 
-    fn bypassed(&self) -> Result<u64> {
-        let reasons = ["bypassed_over_budget", "bypassed_agent_unresponsive"];
-        reasons.iter().map(|reason| self.agent.connects(reason)).sum()
+    fn bypassed(&self) -> Result<[u64; 2]> {
+        Ok([
+            self.agent.connects("bypassed_over_budget")?,
+            self.agent.connects("bypassed_agent_unresponsive")?,
+        ])
+    }
+
+    fn cpu(&self) -> Result<f64> {
+        Ok(usage::cpu(self.agent.pid())?.as_secs_f64())
     }
 
     /// Calls one after the other, over one connection.
@@ -292,21 +348,33 @@ impl Bench<'_> {
 /// Side by side, for people.
 pub fn table(outcomes: &[Outcome]) -> String {
     let mut out = format!(
-        "\nfloods: what another pod's calls feel of a client that sends what carries nothing\n{:<20}{:>10}{:>10}{:>8}{:>13}{:>10}{:>9}{:>10}{:>16}\n",
-        "", "p99 us", "beside it", "ratio", "connections", "bypassed", "calmed", "MiB sent", "agent KiB"
+        "\nfloods: what another pod's calls feel of a client that sends what carries nothing, beside the same flood of a sink\n{:<20}{:>10}{:>11}{:>11}{:>8}{:>13}{:>13}{:>9}{:>10}{:>9}{:>16}\n",
+        "",
+        "p99 us",
+        "of a sink",
+        "beside it",
+        "ratio",
+        "connections",
+        "over, late",
+        "calmed",
+        "MiB sent",
+        "CPU s",
+        "agent KiB"
     );
     for outcome in outcomes {
         let _ = writeln!(
             out,
-            "{:<20}{:>10.0}{:>10.0}{:>8.2}{:>13}{:>10}{:>9}{:>10.1}{:>16}",
+            "{:<20}{:>10.0}{:>11.0}{:>11.0}{:>8.2}{:>13}{:>13}{:>9}{:>10.1}{:>9.2}{:>16}",
             outcome.name().trim_start_matches("floods: "),
             outcome.before.p99_us,
+            outcome.elsewhere.p99_us,
             outcome.during.p99_us,
             outcome.ratio(),
             outcome.became.connections,
-            outcome.bypassed,
+            format!("{}, {}", outcome.bypassed[0], outcome.bypassed[1]),
             outcome.became.calmed,
             outcome.became.bytes as f64 / f64::from(1 << 20),
+            outcome.cpu,
             format!("{} > {}", outcome.memory[0], outcome.memory[1]),
         );
     }
@@ -342,17 +410,35 @@ mod tests {
         let outcome = Outcome {
             kind: Kind::EmptyData,
             connections: 1,
-            before: calls(200.0),
+            before: calls(100.0),
+            elsewhere: calls(200.0),
             during: calls(220.0),
             became,
-            bypassed: 1,
+            bypassed: [1, 0],
+            cpu: 0.25,
             memory: [9000, 9100],
         };
         let text = table(&[outcome]);
         let row: Vec<_> = text.lines().nth(3).unwrap().split_whitespace().collect();
         assert_eq!(
             row,
-            ["empty-data", "x1", "200", "220", "1.10", "3", "1", "2", "3.0", "9000", ">", "9100"]
+            [
+                "empty-data",
+                "x1",
+                "100",
+                "200",
+                "220",
+                "1.10",
+                "3",
+                "1,",
+                "0",
+                "2",
+                "3.0",
+                "0.25",
+                "9000",
+                ">",
+                "9100"
+            ]
         );
     }
 }

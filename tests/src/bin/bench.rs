@@ -65,6 +65,9 @@ enum Part {
         connections: usize,
         #[arg(value_parser = seconds)]
         time: Duration,
+        /// Flood a sink of this process instead
+        #[arg(long)]
+        sink: bool,
     },
 }
 
@@ -123,7 +126,9 @@ fn main() -> ExitCode {
     let outcome = match &options.part {
         Some(Part::Origin { http, http2, bulk }) => serve(*http, *http2, *bulk),
         Some(Part::Load(options)) => put(options),
-        Some(Part::Flood { target, kind, connections, time }) => flood(*target, *kind, *connections, *time),
+        Some(Part::Flood { target, kind, connections, time, sink }) => {
+            flood(*target, *kind, *connections, *time, *sink)
+        }
         None => compare(&options),
     };
     match outcome {
@@ -142,9 +147,13 @@ fn serve(http: u16, http2: u16, bulk: u16) -> Result<()> {
     origin::serve(&http, &http2, &bulk)
 }
 
-fn flood(target: SocketAddr, kind: Kind, connections: usize, time: Duration) -> Result<()> {
+fn flood(target: SocketAddr, kind: Kind, connections: usize, time: Duration, sink: bool) -> Result<()> {
     println!("begins");
-    let became = floods::flood(target, kind, connections, time);
+    let became = if sink {
+        floods::flood_sink(kind, connections, time)?
+    } else {
+        floods::flood(target, kind, connections, time)
+    };
     println!("{}", serde_json::to_string(&became)?);
     Ok(())
 }
