@@ -8,10 +8,12 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    task::{self, Poll},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -21,7 +23,7 @@ use clap::Parser;
 use http_body_util::{BodyExt as _, Empty, Full, combinators::BoxBody};
 use hyper::{
     Request, Response, StatusCode, Uri, Version,
-    body::Incoming,
+    body::{Frame, Incoming, SizeHint},
     header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue},
     service::service_fn,
 };
@@ -241,7 +243,7 @@ impl Service {
             Response::new(request.into_body().boxed())
         } else if let Some(count) = path.strip_prefix("/bytes/") {
             match count.parse() {
-                Ok(count) if count <= 1 << 30 => Response::new(full(vec![b'x'; count])),
+                Ok(left) if left <= 1 << 30 => Response::new(Repeated { left }.boxed()),
                 _ => refuse("/bytes/<count>, at most 1 GiB"),
             }
         } else {
@@ -357,6 +359,34 @@ fn headers(request: &Request<Incoming>) -> BTreeMap<String, String> {
             .or_insert(value.into_owned());
     }
     map
+}
+
+/// So many bytes, which take no memory: a thousand clients may want megabytes each and read nothing.
+struct Repeated {
+    left: u64,
+}
+
+impl hyper::body::Body for Repeated {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        static PART: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+        let part = self.left.min(PART.len() as u64);
+        self.left -= part;
+        Poll::Ready((part > 0).then(|| Ok(Frame::data(Bytes::from_static(&PART[..part as usize])))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
 }
 
 fn full(bytes: impl Into<Bytes>) -> Body {

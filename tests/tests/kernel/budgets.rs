@@ -64,6 +64,24 @@ print('holding', flush=True)
 time.sleep(3600)
 ";
 
+/// The same over HTTP/2, with windows that let everything come.
+const STALL_HTTP2: &str = "
+import socket, struct, sys, time
+def frame(kind, flags, stream, payload):
+    return struct.pack('>I', len(payload))[1:] + bytes([kind, flags]) + struct.pack('>I', stream) + payload
+path = b'/bytes/8000000'
+hello = b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + frame(4, 0, 0, struct.pack('>HI', 4, 2**31 - 1))
+hello += frame(8, 0, 0, struct.pack('>I', 2**31 - 65536))
+hello += frame(1, 5, 1, b'\\x82\\x86\\x41\\x01a\\x04' + bytes([len(path)]) + path)
+held = []
+for _ in range(int(sys.argv[3])):
+    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)
+    s.sendall(hello)
+    held.append(s)
+print('holding', flush=True)
+time.sleep(3600)
+";
+
 /// Reads as much as comes, and prints how much it was.
 const READ: &str = "
 import socket, sys
@@ -295,6 +313,44 @@ fn thousands_of_stalled_readers_stay_within_the_agents_memory() {
         eventually("all is free again", || {
             let waiting = agent.metrics()?.sum("sluice_pod_waiting_bytes", &[]);
             ensure!(waiting < 1.0 && street.goes_through(&street.greedy)?, "{waiting}");
+            Ok(())
+        })
+    });
+}
+
+/// HTTP/2's own part of the memory is smaller than what sends a pod's connections elsewhere: new requests are rejected first.
+#[test]
+fn stalled_readers_of_http2_stay_within_the_agents_memory() {
+    test("stalled-http2", |world| {
+        let street = Street::open(world)?;
+        let agent = world.agent().args(&["--connection-memory", "256"]).open_files(4096).start()?;
+        street.enrolled(&agent)?;
+        ensure!(street.goes_through(&street.greedy)?);
+        let before = agent.memory()?;
+        let waiting = || Ok::<_, anyhow::Error>(agent.metrics()?.sum("sluice_pod_waiting_bytes", &[]) as u64);
+
+        let held = hold_by(&street.greedy, STALL_HTTP2, &street.service, 1000)?;
+        eventually("what waits is counted, and no more is taken on", || {
+            let (waiting, agent) = (waiting()?, agent.metrics()?);
+            let labels = [("source_pod", "greedy"), ("reason", "overloaded")];
+            let rejected = agent.sum("sluice_requests_total", &labels);
+            ensure!(waiting > 32 * MEBI && rejected > 0.0, "{waiting} bytes, {rejected} rejected");
+            Ok(())
+        })?;
+        for _ in 0..10 {
+            let (kernel, own) = (kernel_memory(&street.greedy)?, agent.memory()?.saturating_sub(before));
+            ensure!(kernel + own < 256 * MEBI, "{} MiB in the kernel, {} MiB own", kernel / MEBI, own / MEBI);
+            let url = format!("{}/bytes/1000000", street.service.url());
+            let args =
+                ["-sS", "-m", "20", "--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{size_download}"];
+            let got = street.other.run("curl", &[&args[..], &[&url]].concat())?;
+            ensure!(got == "1000000", "{got}");
+        }
+        drop(held);
+        // Connections to the endpoint are kept for a while, with their windows.
+        eventually("all is free again", || {
+            let waiting = waiting()?;
+            ensure!(waiting < 4 * MEBI, "{waiting}");
             Ok(())
         })
     });
