@@ -659,7 +659,7 @@ fn there_is_another_to_connect_to_only_if_it_may_have_the_request() {
             within: Within::Any,
             now_nanos: 0,
         };
-        super::has_another(fixture.candidates(false), &call, &than[0])
+        has_another(fixture.candidates(false), &call, &than[0])
     };
     let (baseline, gray) = (&fixture.baseline, &fixture.lanes["gray"]);
     assert!(has_another(None, &[], LaneFallback::Baseline, baseline));
