@@ -1,4 +1,5 @@
-//! `cargo xtask bench instructions`: how many instructions of its own the agent needs for a request, counted by callgrind.
+//! `cargo xtask bench instructions`: how many instructions of its own the agent needs for a request of HTTP/1, and for a unary
+//! call of gRPC, counted by callgrind.
 //!
 //! Times on shared machines scatter by tens of percent, instructions hardly at all: so this is what CI compares with
 //! committed numbers. It says nothing of what the kernel does for a request, nor of caches. `agent/instructions` is what
@@ -27,6 +28,8 @@ struct Load {
     name: &'static str,
     /// The directory of its manifests in `agent/instructions/loads`.
     manifests: &'static str,
+    /// Unary gRPC calls over HTTP/2, instead of requests of HTTP/1.
+    grpc: bool,
     /// So many HTTPRoutes besides, of which one is about the requests.
     routes: usize,
     /// What a request was seen to cost. Who makes it cheaper, or finds that what is gained is worth more, writes down here
@@ -34,11 +37,15 @@ struct Load {
     known: Option<u64>,
 }
 
-const LOADS: [Load; 4] = [
-    Load { name: "no-policy", manifests: "no-policy", routes: 0, known: Some(24_401) },
-    Load { name: "every-rule", manifests: "every-rule", routes: 0, known: Some(29_945) },
-    Load { name: "one-route", manifests: "no-policy", routes: 1, known: None },
-    Load { name: "thousand-routes", manifests: "no-policy", routes: 1_000, known: None },
+const HTTP1: Load = Load { name: "no-policy", manifests: "no-policy", grpc: false, routes: 0, known: None };
+
+const LOADS: [Load; 6] = [
+    Load { known: Some(24_401), ..HTTP1 },
+    Load { name: "every-rule", manifests: "every-rule", known: Some(29_945), ..HTTP1 },
+    Load { name: "grpc", grpc: true, known: Some(44_628), ..HTTP1 },
+    Load { name: "grpc-every-rule", manifests: "every-rule", grpc: true, known: Some(50_206), ..HTTP1 },
+    Load { name: "one-route", routes: 1, ..HTTP1 },
+    Load { name: "thousand-routes", routes: 1_000, ..HTTP1 },
 ];
 /// What a thousand routes may cost a request more than one.
 const ROUTES_PERCENT: u64 = 5;
@@ -87,6 +94,7 @@ fn count(program: &Path, load: &Load, requests: u64) -> Result<u64> {
     valgrind.args(["--quiet", "--tool=callgrind"]);
     valgrind.arg(format!("--callgrind-out-file={}", counted.display()));
     valgrind.arg(program).args(["proxy", "--requests", &requests.to_string(), "--manifests"]).arg(manifests);
+    valgrind.args(load.grpc.then_some("--grpc"));
     shell::read(&mut valgrind)?;
     let text = fs::read_to_string(&counted)
         .with_context(|| format!("callgrind has left no {}", counted.display()))?;

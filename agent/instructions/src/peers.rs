@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use crate::grpc;
+
 /// As much head as a service's client of every day sends.
 const REQUEST: &[u8] =
     b"GET /orders/17 HTTP/1.1\r\nHost: orders.shop\r\nUser-Agent: client/1.0\r\nAccept: application/json\r\n\
@@ -18,19 +20,22 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nC
     ....................................................................................................";
 
 /// Tells its standard output where the origin listens, reads from its standard input where the proxy does, and sends it
-/// `requests`.
-pub(crate) fn run(requests: u64) -> Result<()> {
+/// `requests`, or as many gRPC calls.
+pub(crate) fn run(requests: u64, grpc: bool) -> Result<()> {
     let origin = TcpListener::bind("127.0.0.1:0").context("the origin cannot listen")?;
     println!("{}", origin.local_addr()?);
     thread::spawn(move || {
         for connection in origin.incoming().flatten() {
-            thread::spawn(move || respond(connection));
+            thread::spawn(move || if grpc { grpc::respond(connection) } else { respond(connection) });
         }
     });
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
     let proxy: SocketAddr = line.trim().parse().with_context(|| format!("{line:?} is no address"))?;
     let mut connection = TcpStream::connect(proxy)?;
+    if grpc {
+        return grpc::call(connection, requests);
+    }
     connection.set_nodelay(true)?;
     let mut response = Vec::new();
     for _ in 0..requests {

@@ -78,8 +78,8 @@ impl Network for Loopback {
     }
 }
 
-pub(crate) fn run(requests: u64, directory: &Path) -> Result<()> {
-    let (mut peers, origin) = start_peers(requests)?;
+pub(crate) fn run(requests: u64, grpc: bool, directory: &Path) -> Result<()> {
+    let (mut peers, origin) = start_peers(requests, grpc)?;
     let current = Arc::new(ArcSwap::from_pointee(snapshot(directory, origin)?));
     let proxy = Proxy::start(&proxy::Options {
         workers: 1,
@@ -107,10 +107,11 @@ pub(crate) fn run(requests: u64, directory: &Path) -> Result<()> {
 }
 
 /// Starts the client and the origin, and says where the origin listens.
-fn start_peers(requests: u64) -> Result<(Child, SocketAddr)> {
+fn start_peers(requests: u64, grpc: bool) -> Result<(Child, SocketAddr)> {
     let program = std::env::current_exe()?;
     let mut peers = Command::new(program)
         .args(["peers", "--requests", &requests.to_string()])
+        .args(grpc.then_some("--grpc"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
