@@ -15,7 +15,7 @@ class Client {
         var post = HttpRequest.newBuilder(URI.create(args[0] + "/echo")).POST(BodyPublishers.ofString(body)).build();
         var echo = client.send(post, BodyHandlers.ofString());
         System.out.printf(
-            "{\"answer\": %s, \"echoed\": %b, \"status\": %d}%n",
-            answer.body(), echo.body().equals(body), echo.statusCode());
+            "{\"answer\": %s, \"echoed\": %b, \"status\": %d, \"version\": \"%s\"}%n",
+            answer.body(), echo.body().equals(body), echo.statusCode(), echo.version());
     }
 }

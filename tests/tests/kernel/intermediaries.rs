@@ -79,15 +79,15 @@ backend grpc
     pod.spawn("haproxy", program("haproxy")?, &["-db", "-f", &file.display().to_string()])
 }
 
-fn nghttpx(world: &World, pod: &Pod, to: Ipv4Addr) -> Result<Process> {
+fn nghttpx(world: &World, pod: &Pod, backend: &str) -> Result<Process> {
     let folder = world.directory();
     // An empty one, so that none of the system is read.
     let conf = folder.join("nghttpx.conf");
     fs::write(&conf, "")?;
-    let (front, back) = (format!("0.0.0.0,{PORT};no-tls"), format!("{to},80;;proto=h2"));
+    let front = format!("0.0.0.0,{PORT};no-tls");
     let pid = folder.join("nghttpx.pid").display().to_string();
     let arguments = ["--conf", &conf.display().to_string(), "--pid-file", &pid, "--frontend", &front];
-    let more = ["--backend", &back, "--single-process", "--workers", "1", "--log-level", "ERROR"];
+    let more = ["--backend", backend, "--single-process", "--workers", "1", "--log-level", "ERROR"];
     pod.spawn("nghttpx", program("nghttpx")?, &[&arguments[..], &more].concat())
 }
 
@@ -119,7 +119,7 @@ fn grpc_proxies_between_a_client_and_the_agent() {
             let _proxy = match *name {
                 "nginx" => nginx(world, pod, behind)?,
                 "haproxy" => haproxy(world, pod, behind)?,
-                _ => nghttpx(world, pod, service.ipv4)?,
+                _ => nghttpx(world, pod, &format!("{},80;;proto=h2", service.ipv4))?,
             };
             let (script, target) = (script("grpc_client.py"), format!("127.0.0.1:{PORT}"));
             eventually(&format!("{name} answers"), || {
@@ -164,6 +164,47 @@ fn proxies_as_endpoints_lose_no_request() {
         }
         let failed = agent.metrics()?.sum("sluice_attempts_total", &[("outcome", "failed")]);
         ensure!(failed < 1.0, "{failed} attempts have failed");
+        Ok(())
+    });
+}
+
+/// Clients that ask a server for an upgrade from HTTP/1.1 to HTTP/2 get it without an agent. With one they get HTTP/1.1, as from
+/// servers that have none, and every call works.
+#[test]
+fn clients_that_offer_h2c_do_without_it() {
+    test("h2c", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let pod = world.pod("shop", "upgrading-0").label("app", "upgrading").start()?;
+        let _service = pod.serve(&["--name", "upgrading"])?;
+        let _front = nghttpx(world, &pod, "127.0.0.1,8080")?;
+        let service = world.service("shop", "upgrading").port("http", 80, PORT).apply()?;
+        world.kube_proxy()?;
+        let client = world.pod("shop", "client").start()?;
+        let url = service.url();
+        // A request without a body, one that is sent on with the request, and one whose body is long.
+        let curl = |more: &[&str]| {
+            let args =
+                ["-sS", "-m", "20", "--http2", "-o", "/dev/null", "-w", "%{http_version} %{http_code}"];
+            client.run("curl", &[&args[..], more].concat())
+        };
+        let calls = |version: [&str; 2]| {
+            let echo = format!("{url}/echo");
+            for more in [&[&*url][..], &["-d", "a=b", &echo], &["-d", &"x".repeat(100_000), &echo]] {
+                let said = curl(more)?;
+                ensure!(said == format!("{} 200", version[0]), "curl {}: {said}", more.len());
+            }
+            let said = client.run("java", &[&script("Client.java"), &url])?;
+            let report: Value = serde_json::from_str(&said).with_context(|| format!("java said {said:?}"))?;
+            ensure!(report["echoed"] == true && report["status"] == 200, "{report}");
+            ensure!(report["version"] == version[1], "{report}");
+            Ok(())
+        };
+        eventually("the server upgrades", || calls(["2", "HTTP_2"]))?;
+        let agent = world.agent().start()?;
+        agent.enrolled(&client)?;
+        let before = agent.redirected()?;
+        calls(["1.1", "HTTP_1_1"])?;
+        ensure!(agent.redirected()? > before, "nothing was redirected");
         Ok(())
     });
 }
