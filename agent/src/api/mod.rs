@@ -83,6 +83,9 @@ pub const ACCESS_LOG_ANNOTATION: &str = "sluice.dev/access-log";
 /// Namespace's Services, that are older than their pod's enrolment, when they are idle. The Service's own word wins.
 pub const RECLAIM_ANNOTATION: &str = "sluice.dev/reclaim";
 
+/// Annotation on a Namespace or a Service: whether connections to its endpoints' own addresses are managed.
+pub const ENDPOINTS_ANNOTATION: &str = "sluice.dev/endpoints";
+
 /// An annotation or a label that users put on their own objects.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
@@ -112,7 +115,7 @@ impl Mark {
 }
 
 /// All of them, for the reference and for `sluice check`.
-pub const MARKS: [Mark; 5] = [
+pub const MARKS: [Mark; 6] = [
     Mark {
         label: false,
         kinds: &["Namespace"],
@@ -146,6 +149,14 @@ pub const MARKS: [Mark; 5] = [
         check: |value| checked(parse_capture(value)),
     },
     Mark {
+        label: false,
+        kinds: &["Namespace", "Service"],
+        name: ENDPOINTS_ANNOTATION,
+        values: "`governed`, `direct`",
+        meaning: "`governed`: what clients send to the addresses of its pods themselves is managed, too, as registries and client-side load balancers do. The Service goes before its Namespace.",
+        check: |value| checked(parse_endpoints(value)),
+    },
+    Mark {
         label: true,
         kinds: &["Pod"],
         name: TAG_LABEL,
@@ -158,6 +169,20 @@ pub const MARKS: [Mark; 5] = [
 fn checked<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<(), String> {
     parsed.map(drop).map_err(|error| error.to_string())
 }
+
+/// What [`ENDPOINTS_ANNOTATION`] says: `true` for `governed`, `false` for `direct`.
+pub fn parse_endpoints(value: &str) -> Result<bool, InvalidEndpoints> {
+    match value {
+        "governed" => Ok(true),
+        "direct" => Ok(false),
+        _ => Err(InvalidEndpoints(value.chars().take(80).collect())),
+    }
+}
+
+/// Why a value of [`ENDPOINTS_ANNOTATION`] is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither \"governed\" nor \"direct\"; it counts as not set")]
+pub struct InvalidEndpoints(String);
 
 /// What [`ACCESS_LOG_ANNOTATION`] says.
 pub fn parse_access_log(value: &str) -> Result<Ratio, InvalidAccessLog> {

@@ -162,7 +162,8 @@ pub fn routed<'r>(
 #[derive(Clone, Debug)]
 pub struct Destination {
     pub service: Arc<Service>,
-    /// Set for an endpoint address of a headless service: the caller chose this endpoint, and stays with it.
+    /// Set for the address of an endpoint: the caller chose this one. With a headless Service it stays with it; where the Service's
+    /// endpoints are managed ([`Service::direct`]) it does so unless there is a reason ([`crate::govern::route::keep`]).
     pub pinned: Option<Arc<Endpoint>>,
 }
 
@@ -173,12 +174,22 @@ impl Destination {
         Arc::ptr_eq(&self.service, &other.service) && pinned(self) == pinned(other)
     }
 
+    /// The endpoint with which the caller stays in any case.
+    pub fn held(&self) -> Option<&Arc<Endpoint>> {
+        self.pinned.as_ref().filter(|_| !self.service.direct)
+    }
+
+    /// The endpoint that the caller has chosen, where another may be better.
+    pub fn preferred(&self) -> Option<&Arc<Endpoint>> {
+        self.pinned.as_ref().filter(|_| self.service.direct)
+    }
+
     /// Whether new connections are to come to the agent at all. It leaves those alone for which it could do nothing, so that
     /// their clients find what they would without it: a service that has nobody to answer refuses; a client that knows all
     /// addresses of a headless service is refused by one that is gone, and tries the next; a database has no proxy before it.
     pub fn is_redirected(&self) -> bool {
         let service = &*self.service;
-        if self.pinned.is_some() || service.protocol == Protocol::Opaque {
+        if self.held().is_some() || service.protocol == Protocol::Opaque {
             return service.is_asked_for();
         }
         service.endpoints.iter().any(|endpoint| endpoint.is_usable() || endpoint.is_draining())
@@ -217,6 +228,8 @@ pub struct Service {
     pub access_log: Option<Ratio>,
     /// Idle connections to it that are older than their pod's enrolment are ended.
     pub reclaim: bool,
+    /// Connections to its endpoints' own addresses are managed as those to the Service.
+    pub direct: bool,
 }
 
 impl Service {
@@ -238,6 +251,7 @@ impl Service {
             detours: Arc::default(),
             access_log: None,
             reclaim: false,
+            direct: false,
         }
     }
 
@@ -248,7 +262,7 @@ impl Service {
     }
 
     /// Whether a policy or a lane asks for anything.
-    fn is_asked_for(&self) -> bool {
+    pub(super) fn is_asked_for(&self) -> bool {
         let lane = !self.lanes.is_empty() || !self.entry.is_empty() || !self.detours.is_empty();
         let logged = self.access_log.is_some() && self.protocol != Protocol::Opaque;
         self.said.is_some() || lane || logged

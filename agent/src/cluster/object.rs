@@ -181,11 +181,15 @@ pub struct Namespace {
     pub access_log: Option<Ratio>,
     /// The annotation `sluice.dev/reclaim`.
     pub reclaim: Option<bool>,
+    /// The annotation `sluice.dev/endpoints`: governed, direct or not set.
+    pub endpoints: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub name: Name,
+    /// `creationTimestamp` in seconds of Unix time; `None` in manifests.
+    pub created: Option<i64>,
     pub frontend: Frontend,
     /// TCP ports only, in the order of the object; names and numbers are unique.
     pub ports: Vec<ServicePort>,
@@ -200,6 +204,8 @@ pub struct Service {
     pub access_log: Option<Ratio>,
     /// The annotation `sluice.dev/reclaim`.
     pub reclaim: Option<bool>,
+    /// The annotation `sluice.dev/endpoints`: governed, direct or not set.
+    pub endpoints: Option<bool>,
 }
 
 /// How callers reach a Service.

@@ -56,6 +56,7 @@ pub fn namespace(object: &core::Namespace) -> Result<Sighting, Problem> {
         capture: check.capture(object.metadata.annotations.as_ref()),
         access_log: check.access_log(object.metadata.annotations.as_ref()),
         reclaim: check.reclaim(object.metadata.annotations.as_ref()),
+        endpoints: check.endpoints(object.metadata.annotations.as_ref()),
     };
     Ok(check.end(Object::Namespace(namespace)))
 }
@@ -95,6 +96,7 @@ pub fn service(object: core::Service) -> Result<Sighting, Problem> {
     let distribution = spec.traffic_distribution.as_deref();
     let service = Service {
         name: check.key.name.clone(),
+        created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         frontend,
         ports,
         session_affinity: check.one_of("spec.sessionAffinity", affinity, "None", &[("ClientIP", true)]),
@@ -112,6 +114,7 @@ pub fn service(object: core::Service) -> Result<Sighting, Problem> {
         publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or(false),
         access_log: check.access_log(object.metadata.annotations.as_ref()),
         reclaim: check.reclaim(object.metadata.annotations.as_ref()),
+        endpoints: check.endpoints(object.metadata.annotations.as_ref()),
     };
     Ok(check.end(Object::Service(service)))
 }
@@ -306,6 +309,10 @@ impl Check {
 
     fn reclaim(&mut self, annotations: Option<&BTreeMap<String, String>>) -> Option<bool> {
         self.annotation(annotations, api::RECLAIM_ANNOTATION, api::parse_capture)
+    }
+
+    fn endpoints(&mut self, annotations: Option<&BTreeMap<String, String>>) -> Option<bool> {
+        self.annotation(annotations, api::ENDPOINTS_ANNOTATION, api::parse_endpoints)
     }
 
     fn annotation<T, E: Display>(

@@ -22,6 +22,7 @@ fn namespace() -> Sighting {
         capture: Some(true),
         access_log: None,
         reclaim: None,
+        endpoints: None,
     }))
 }
 
@@ -36,6 +37,8 @@ fn service(number: u8) -> Sighting {
         publish_not_ready_addresses: false,
         access_log: None,
         reclaim: None,
+        endpoints: None,
+        created: None,
     }))
 }
 

@@ -95,7 +95,9 @@ impl Reason {
             Self::Invalid => {
                 "The object is invalid. The last valid version stays active; if there is none, nothing of it is active."
             }
-            Self::TargetNotFound => "A Service, or a port of it, that the object targets does not exist.",
+            Self::TargetNotFound => {
+                "A Service or a route that the object targets, or a port or rule of it, does not exist."
+            }
             Self::Conflicted => {
                 "An older object of the same kind has precedence for a target; the message names it."
             }

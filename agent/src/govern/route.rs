@@ -40,7 +40,7 @@ use super::{
     endpoint::Endpoint,
     lane::RequestTag,
     outlier,
-    policy::{Detour, LaneFallback, OutlierDetection, Policy, WarmUp},
+    policy::{Detour, DirectEndpoints, LaneFallback, OutlierDetection, Policy, WarmUp},
     subset::Subset,
     tag::Tag,
     warmup::{self, Stage},
@@ -169,6 +169,34 @@ pub fn subset<'s>(service: Candidates<'s>, call: &Call<'_>) -> Option<&'s Subset
     };
     let first = |rank: Rank| subsets.iter().map(|(subset, _)| *subset).find(|subset| can(subset, rank));
     first(Rank::Usable).or_else(|| first(Rank::HeldOut)).or_else(|| first(Rank::Draining))
+}
+
+/// The endpoint that a client has called itself, if its request stays there; `None`: one is to be chosen.
+///
+/// It stays unless the policy wants all requests balanced, the endpoint is leaving, has not answered connection requests of late or
+/// has been tried in vain, or is of another lane than the one that is to answer.
+pub fn keep(service: Candidates<'_>, call: &Call<'_>, own: &Arc<Endpoint>) -> Option<Decision> {
+    let stands = service.policy.load_balancer.direct_endpoints == DirectEndpoints::Keep
+        && !own.terminating
+        && own.load.terminating_since().is_none()
+        && !own.load.backoff.is_on(call.now_nanos)
+        && !call.tried.contains(&own.address)
+        && call.within.contains(own.tag.as_ref());
+    if !stands {
+        return None;
+    }
+    let asks_for = |tag: &Tag| call.tag.is_some_and(|wanted| wanted.as_str() == tag.as_str());
+    let fits = match subset(service, call).and_then(|subset| subset.iter().next()) {
+        Some(one) => one.tag == own.tag,
+        // Nobody is ready. Whom a client knows all the same it finds.
+        None => own.tag.as_ref().map_or_else(|| may_fall_back(call), asks_for),
+    };
+    let lane = match (call.tag, &own.tag) {
+        (None, _) => Lane::Baseline,
+        (Some(_), Some(tag)) if asks_for(tag) => Lane::Routed,
+        (Some(_), _) => Lane::FellBack,
+    };
+    fits.then(|| Decision { endpoint: own.clone(), lane, panic: false, yields: false })
 }
 
 /// Chooses the endpoint for a request.

@@ -58,7 +58,7 @@ pub(crate) fn subset<'d>(
     now: Nanos,
 ) -> Option<&'d Subset> {
     let service = &destination.service;
-    if let Some(pinned) = &destination.pinned {
+    if let Some(pinned) = destination.held() {
         return service.subset_of(pinned);
     }
     let (fallback, caller) = (service.fallback(tag), pod.pod.workload.load().address());
@@ -75,7 +75,7 @@ pub(crate) fn has_another(
     than: &Endpoint,
     now: Nanos,
 ) -> bool {
-    if destination.pinned.is_some() {
+    if destination.held().is_some() {
         return false;
     }
     let service = &destination.service;
@@ -96,7 +96,7 @@ pub(crate) fn choose(
     now: Nanos,
 ) -> Result<Option<Chosen>, Reason> {
     // A caller that dialled an endpoint of a headless service has chosen for itself (ARCHITECTURE.md#which-traffic-is-managed).
-    if let Some(pinned) = &destination.pinned {
+    if let Some(pinned) = destination.held() {
         let fresh = !tried.contains(&pinned.address);
         return Ok(fresh.then(|| Chosen {
             in_flight: InFlight::begin(pinned.clone(), now.0),
@@ -108,7 +108,10 @@ pub(crate) fn choose(
     let service = &destination.service;
     let caller = pod.pod.workload.load().address();
     let call = Call { tag, fallback: service.fallback(tag), caller, tried, within, now_nanos: now.0 };
-    match route::route(service.candidates(), &call, &mut worker.rng.borrow_mut()) {
+    let kept = destination.preferred().and_then(|own| route::keep(service.candidates(), &call, own));
+    let routed =
+        kept.map_or_else(|| route::route(service.candidates(), &call, &mut worker.rng.borrow_mut()), Ok);
+    match routed {
         Ok(decision) if tried.contains(&decision.endpoint.address) => Ok(None),
         Ok(decision) => {
             decision.endpoint.load.backoff.chosen(now.0);

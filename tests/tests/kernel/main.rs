@@ -7,6 +7,7 @@ mod balancing;
 mod breaking;
 mod budgets;
 mod clients;
+mod direct;
 mod enrolment;
 mod examples;
 mod fail_open;

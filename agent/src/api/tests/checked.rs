@@ -71,7 +71,7 @@ fn what_is_said_arrives() {
     let policy = checked::<TrafficPolicy>(&policy(&json!({
         "mode": "Observe",
         "loadBalancer": {
-            "type": "LeastRequest", "panicThresholdPercent": 30,
+            "type": "LeastRequest", "panicThresholdPercent": 30, "directEndpoints": "Rebalance",
             "warmUp": {
                 "duration": "1m30s", "aggression": 2, "minimumPercent": 5, "delay": "3s", "startOn": "FirstRequest",
                 "healthCheckPaths": ["/healthz", "/actuator/*"],
@@ -113,6 +113,7 @@ fn what_is_said_arrives() {
                     health_check_paths: vec!["/healthz".into(), "/actuator/*".into()],
                 }),
                 panic_threshold_percent: 30.0,
+                direct_endpoints: to::DirectEndpoints::Rebalance,
             },
             drain: to::Drain { timeout: Some(seconds(20)), mode: to::Mode::Observe },
             rate_limits: Vec::new(),

@@ -36,6 +36,19 @@ pub struct LoadBalancer {
         extend("default" = policy::LoadBalancer::default().panic_threshold_percent)
     )]
     pub panic_threshold_percent: Option<f64>,
+    /// For clients that call endpoints themselves, where the annotation sluice.dev/endpoints of the Service or its
+    /// Namespace is governed. Keep: a request stays with the endpoint that its client called, unless a lane says
+    /// otherwise or the endpoint is terminating. Rebalance: each request is balanced like those to the Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = DirectEndpoints::default()))]
+    pub direct_endpoints: Option<DirectEndpoints>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DirectEndpoints {
+    #[default]
+    Keep,
+    Rebalance,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -115,6 +128,10 @@ impl LoadBalancer {
             },
             warmup: self.warm_up.as_ref().map(|rule| rule.check(&at.field("warmUp"))),
             panic_threshold_percent: self.panic_threshold_percent.unwrap_or(default.panic_threshold_percent),
+            direct_endpoints: match self.direct_endpoints.unwrap_or_default() {
+                DirectEndpoints::Keep => policy::DirectEndpoints::Keep,
+                DirectEndpoints::Rebalance => policy::DirectEndpoints::Rebalance,
+            },
         }
     }
 }

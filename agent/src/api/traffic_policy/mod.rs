@@ -32,7 +32,7 @@ pub use self::{
         Adaptive, Concurrency, LimitKey, LimitKeyType, Queue, RateLimit, RateLimitType, RateLimitWarmUp,
         Scope,
     },
-    load_balancer::{Drain, LoadBalancer, LoadBalancerType, StartOn, WarmUp},
+    load_balancer::{DirectEndpoints, Drain, LoadBalancer, LoadBalancerType, StartOn, WarmUp},
     retry::{Backoff, GrpcCode, Retry, RetryBudget, RetryCondition},
     rule::PolicyRule,
 };

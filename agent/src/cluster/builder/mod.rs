@@ -38,7 +38,7 @@ use self::{
     claims::Claims,
     moment::Moment,
     routes::{Look, Routing},
-    service::{Built, Owner},
+    service::{Built, Owner, Rank},
     store::Store,
 };
 use super::{
@@ -233,9 +233,9 @@ impl Builder {
         let built = troubled().flat_map(|(_, built)| &built.problems).cloned();
         let unknown = troubled().filter_map(|(name, built)| built.unknown(name, now));
         let addresses = self.destinations.contested().filter_map(|(address, winner, loser)| {
-            let ((_, first, _), (headless, name, _)) = (&winner.0, &loser.0);
-            // Pods may be in several headless Services; only a ClusterIP belongs to one.
-            (!headless).then(|| {
+            let ((_, first, _), (rank, name, _)) = (&winner.0, &loser.0);
+            // Pods may be in several Services; only a ClusterIP belongs to one.
+            (*rank == Rank::ClusterIp).then(|| {
                 let key = Key { kind: Kind::Service, name: name.clone() };
                 Problem::of(key, format!("{address} is Service {first}'s already; it is left out here"))
                     .at("spec.clusterIP")
@@ -293,11 +293,12 @@ impl Builder {
         match object {
             Object::Namespace(namespace) => {
                 let name = namespace.name.clone();
-                let said = (namespace.access_log, namespace.reclaim);
+                let said = (namespace.access_log, namespace.reclaim, namespace.endpoints);
                 let before = self.store.namespaces.insert(name.clone(), namespace);
                 let now = self.store.is_opted_in(&name);
-                let said_before =
-                    before.as_ref().map_or((None, None), |before| (before.access_log, before.reclaim));
+                let said_before = before.as_ref().map_or((None, None, None), |before| {
+                    (before.access_log, before.reclaim, before.endpoints)
+                });
                 if before.is_none_or(|before| (before.capture == Some(true)) != now) {
                     self.namespace_changed(&name);
                 } else if said != said_before {

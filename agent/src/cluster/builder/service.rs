@@ -43,8 +43,18 @@ const LOAD_OUTLIVES: Duration = Duration::from_secs(60);
 /// nothing to speak of.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 
-/// Who claims an address: ClusterIPs before endpoints of headless services, then by name, then by port.
-pub(super) type Owner = (bool, Name, usize);
+/// Who claims an address: by rank, then by name, then by port.
+pub(super) type Owner = (Rank, Name, usize);
+
+/// How good the claim to an address is. Those of endpoints that clients may call themselves come last: first those of Services that
+/// a policy or a lane is about, then the oldest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    ClusterIp,
+    Headless,
+    AskedFor(Option<i64>),
+    Governed(Option<i64>),
+}
 
 /// What was built of a Service.
 #[derive(Default)]
@@ -71,6 +81,7 @@ struct Rules {
     detours: Arc<BTreeMap<Tag, Detour>>,
     access_log: Option<Ratio>,
     reclaim: bool,
+    direct: bool,
 }
 
 /// What an endpoint's place in the world depends on.
@@ -162,6 +173,10 @@ impl Built {
                     .reclaim
                     .or_else(|| namespace.and_then(|namespace| namespace.reclaim))
                     .unwrap_or(false),
+                direct: service
+                    .endpoints
+                    .or_else(|| namespace.and_then(|namespace| namespace.endpoints))
+                    .unwrap_or(false),
             };
             for &ipv6 in families {
                 let described = merge(port, ipv6, &slices);
@@ -181,7 +196,8 @@ impl Built {
                     let since = part.loads.get(&key)?.unknown?;
                     Some(Unknown { since, address: key.address, pod })
                 }));
-                built.claim(service, index, ipv6, &part.service);
+                let missing: AHashSet<_> = built.unknown.iter().map(|unknown| unknown.address).collect();
+                built.claim(service, index, ipv6, &part.service, &missing);
                 built.parts.insert((port.port, ipv6), part);
             }
         }
@@ -251,22 +267,42 @@ impl Built {
         Described::new(endpoint, service, store)
     }
 
-    fn claim(&mut self, service: &Service, index: usize, ipv6: bool, part: &Arc<model::Service>) {
-        let headless = service.frontend == Frontend::Headless;
-        let owner = (headless, service.name.clone(), index);
+    /// `missing`: endpoints whose pod is not there, so that another one may have come to the address.
+    fn claim(
+        &mut self,
+        service: &Service,
+        index: usize,
+        ipv6: bool,
+        part: &Arc<model::Service>,
+        missing: &AHashSet<SocketAddr>,
+    ) {
+        let owner = |rank| (rank, service.name.clone(), index);
         match &service.frontend {
             Frontend::None => {}
             Frontend::ClusterIps(ips) => {
                 for ip in ips.iter().filter(|ip| ip.is_ipv6() == ipv6) {
                     let destination = Destination { service: part.clone(), pinned: None };
-                    self.claims.push((SocketAddr::new(*ip, part.port), owner.clone(), destination));
+                    self.claims.push((SocketAddr::new(*ip, part.port), owner(Rank::ClusterIp), destination));
+                }
+                if !part.direct {
+                    return;
+                }
+                let rank = if part.is_asked_for() {
+                    Rank::AskedFor(service.created)
+                } else {
+                    Rank::Governed(service.created)
+                };
+                let own = part.endpoints.iter().filter(|endpoint| endpoint.pod.is_some());
+                for endpoint in own.filter(|endpoint| !missing.contains(&endpoint.address)) {
+                    let destination = Destination { service: part.clone(), pinned: Some(endpoint.clone()) };
+                    self.claims.push((endpoint.address, owner(rank), destination));
                 }
             }
             Frontend::Headless => {
                 for endpoint in &part.endpoints {
                     let pinned = Some(endpoint.clone());
                     let destination = Destination { service: part.clone(), pinned };
-                    self.claims.push((endpoint.address, owner.clone(), destination));
+                    self.claims.push((endpoint.address, owner(Rank::Headless), destination));
                 }
             }
         }
@@ -434,6 +470,7 @@ impl Part {
             detours: rules.detours.clone(),
             access_log: rules.access_log,
             reclaim: rules.reclaim,
+            direct: rules.direct,
         };
         let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
         let mut part = Self { service, loads: std::mem::take(loads), held };
@@ -493,6 +530,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         detours,
         access_log,
         reclaim,
+        direct,
     } = new;
     let same = |old: &[Arc<Endpoint>], new: &[Arc<Endpoint>]| {
         old.len() == new.len() && old.iter().zip(new).all(|(old, new)| Arc::ptr_eq(old, new))
@@ -503,7 +541,8 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         && old.said == *said
         // Mostly the same one, which spares looking at every rule.
         && (Arc::ptr_eq(&old.entry, entry) || old.entry == *entry)
-        && (&old.detours, old.access_log, old.reclaim) == (detours, *access_log, *reclaim)
+        && (&old.detours, old.access_log) == (detours, *access_log)
+        && (old.reclaim, old.direct) == (*reclaim, *direct)
         && same(&old.endpoints, endpoints)
         && same(&old.baseline, baseline)
         && old.lanes.len() == lanes.len()

@@ -77,7 +77,7 @@ pub(super) fn read(line: &[u8]) -> Result<Sighting, String> {
 fn namespace(namespace: &Namespace) -> Value {
     json!({ "metadata": {
         "name": namespace.name.as_ref(),
-        "annotations": annotations(namespace.capture, namespace.access_log, namespace.reclaim),
+        "annotations": annotations(namespace.capture, namespace.access_log, namespace.reclaim, namespace.endpoints),
     } })
 }
 
@@ -102,7 +102,12 @@ fn service(service: &Service) -> Value {
         })
         .collect();
     json!({
-        "metadata": metadata(&service.name, &annotations(None, service.access_log, service.reclaim)),
+        "metadata": {
+            "namespace": service.name.namespace.as_ref(),
+            "name": service.name.name.as_ref(),
+            "annotations": annotations(None, service.access_log, service.reclaim, service.endpoints),
+            "creationTimestamp": service.created.and_then(|created| Timestamp::from_second(created).ok()),
+        },
         "spec": {
             "type": kind,
             "clusterIPs": ips,
@@ -157,7 +162,7 @@ fn slice(slice: &EndpointSlice) -> Value {
 }
 
 fn pod(pod: &Pod) -> Value {
-    let mut annotations = annotations(pod.capture, None, None);
+    let mut annotations = annotations(pod.capture, None, None, None);
     let mut containers = Vec::new();
     if pod.cgroup_uid != pod.uid {
         annotations[strip::MIRROR_ANNOTATION] = json!(pod.cgroup_uid.as_deref());
@@ -264,7 +269,12 @@ fn metadata(name: &Name, annotations: &Value) -> Value {
     json!({ "namespace": name.namespace.as_ref(), "name": name.name.as_ref(), "annotations": annotations })
 }
 
-fn annotations(capture: Option<bool>, access_log: Option<Ratio>, reclaim: Option<bool>) -> Value {
+fn annotations(
+    capture: Option<bool>,
+    access_log: Option<Ratio>,
+    reclaim: Option<bool>,
+    endpoints: Option<bool>,
+) -> Value {
     let mut annotations = json!({});
     for (name, said) in [(api::CAPTURE_ANNOTATION, capture), (api::RECLAIM_ANNOTATION, reclaim)] {
         if let Some(said) = said {
@@ -273,6 +283,9 @@ fn annotations(capture: Option<bool>, access_log: Option<Ratio>, reclaim: Option
     }
     if let Some(ratio) = access_log {
         annotations[api::ACCESS_LOG_ANNOTATION] = ratio.to_string().into();
+    }
+    if let Some(endpoints) = endpoints {
+        annotations[api::ENDPOINTS_ANNOTATION] = if endpoints { "governed" } else { "direct" }.into();
     }
     annotations
 }
@@ -288,11 +301,11 @@ mod tests {
     fn sightings() -> Vec<Sighting> {
         let all = json!([
             ["Namespace", { "metadata": { "name": "shop", "annotations": {
-                "sluice.dev/capture": "enabled", "sluice.dev/access-log": "0.1", "sluice.dev/reclaim": "enabled" } } }],
+                "sluice.dev/capture": "enabled", "sluice.dev/access-log": "0.1", "sluice.dev/reclaim": "enabled", "sluice.dev/endpoints": "governed" } } }],
             ["Namespace", { "metadata": { "name": "bank", "annotations": { "sluice.dev/capture": "disabled" } } }],
             ["Namespace", { "metadata": { "name": "plain" } }],
-            ["Service", { "metadata": { "namespace": "shop", "name": "orders", "annotations": {
-                "sluice.dev/access-log": "1", "sluice.dev/reclaim": "disabled" } },
+            ["Service", { "metadata": { "namespace": "shop", "name": "orders", "creationTimestamp": "2026-01-02T03:04:05Z", "annotations": {
+                "sluice.dev/access-log": "1", "sluice.dev/reclaim": "disabled", "sluice.dev/endpoints": "direct" } },
                 "spec": {
                     "clusterIPs": ["10.96.0.1", "fd00::1"], "sessionAffinity": "ClientIP",
                     "internalTrafficPolicy": "Local", "trafficDistribution": "PreferClose",

@@ -77,11 +77,28 @@ pub struct LoadBalancer {
     /// Percent of a subset's endpoints that must be usable for this agent's own doubts about endpoints (ejections,
     /// warm-up delays) to count; 0 to 100, 0 turns panic off.
     pub panic_threshold_percent: f64,
+    /// Whether a client that has called an endpoint itself keeps it, where endpoints are managed.
+    pub direct_endpoints: DirectEndpoints,
+}
+
+/// What becomes of the choice of a client that calls an endpoint itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DirectEndpoints {
+    /// It stands, unless a lane says otherwise or the endpoint is leaving.
+    #[default]
+    Keep,
+    /// Each request is balanced like any other.
+    Rebalance,
 }
 
 impl Default for LoadBalancer {
     fn default() -> Self {
-        Self { algorithm: Algorithm::default(), warmup: None, panic_threshold_percent: 50.0 }
+        Self {
+            algorithm: Algorithm::default(),
+            warmup: None,
+            panic_threshold_percent: 50.0,
+            direct_endpoints: DirectEndpoints::default(),
+        }
     }
 }
 

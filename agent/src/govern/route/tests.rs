@@ -669,3 +669,50 @@ fn there_is_another_to_connect_to_only_if_it_may_have_the_request() {
     baseline[1].load.backoff.missed(0, 0);
     assert!(!has_another(None, &[], LaneFallback::Baseline, baseline), "it would not answer either");
 }
+
+/// Where a request stays whose client has called this endpoint itself; `None`: one is chosen for it.
+fn kept(
+    fixture: &Fixture,
+    tag: Option<&str>,
+    own: &Arc<Endpoint>,
+    (tried, fallback, within): (&[SocketAddr], &Detour, Within<'_>),
+) -> Option<Lane> {
+    let tag = tag.map(|tag| RequestTag::new(tag.as_bytes()).expect("a tag"));
+    let caller = [10, 9, 0, 1].into();
+    let call = Call { tag: tag.as_ref(), fallback, caller, tried, within, now_nanos: 0 };
+    let decision = keep(fixture.candidates(false), &call, own)?;
+    assert!(Arc::ptr_eq(&decision.endpoint, own));
+    Some(decision.lane)
+}
+
+#[test]
+fn a_clients_own_choice_stands_unless_a_lane_says_otherwise() {
+    let all = fixture(&[Ready, NotReady, Draining], &[Ready, Gone]);
+    let baseline: Vec<_> = all.baseline.iter().cloned().collect();
+    let gray: Vec<_> = all.lanes["gray"].iter().cloned().collect();
+    let (back, fail) = (Detour::default(), Detour { then: LaneFallback::Fail, ..Detour::default() });
+    let plain = (&[][..], &back, Within::Any);
+    let kept_by = |tag, own: &Arc<Endpoint>| kept(&all, tag, own, plain);
+    assert_eq!(kept_by(None, &baseline[0]), Some(Lane::Baseline));
+    // Whom a registry names the client may call before it is Ready.
+    assert_eq!(kept_by(None, &baseline[1]), Some(Lane::Baseline));
+    assert_eq!(kept_by(None, &gray[0]), None, "nobody of a lane without its tag");
+    assert_eq!(kept_by(Some("gray"), &gray[0]), Some(Lane::Routed));
+    assert_eq!(kept_by(Some("gray"), &baseline[0]), None, "to its lane");
+    assert_eq!(kept_by(Some("blue"), &baseline[0]), Some(Lane::FellBack), "which has nobody here");
+    // Who leaves, or was tried in vain.
+    assert_eq!((kept_by(None, &baseline[2]), kept_by(Some("gray"), &gray[1])), (None, None));
+    let tried = [baseline[0].address];
+    assert_eq!(kept(&all, None, &baseline[0], (&tried, &back, Within::Any)), None);
+    assert_eq!(kept(&all, Some("blue"), &baseline[0], (&[], &fail, Within::Any)), None);
+    assert_eq!(kept(&all, None, &baseline[0], (&[], &back, Within::Lane(gray[0].tag.as_ref()))), None);
+    // The policy wants every request balanced.
+    let mut balanced = fixture(&[Ready, Ready], &[]);
+    balanced.policy.load_balancer.direct_endpoints = DirectEndpoints::Rebalance;
+    let own = balanced.baseline.iter().next().unwrap().clone();
+    assert_eq!(kept(&balanced, None, &own, plain), None);
+    // Nobody is ready: the client's own choice is as good as any.
+    let down = fixture(&[NotReady], &[]);
+    let own = down.baseline.iter().next().unwrap().clone();
+    assert_eq!(kept(&down, None, &own, plain), Some(Lane::Baseline));
+}

@@ -207,9 +207,12 @@ impl<'a> Walk<'a> {
 
     fn governed(&mut self, dialled: SocketAddr) {
         let service = &self.dialled.service;
-        let what = match &self.dialled.pinned {
-            None => format!("{dialled} is {service}"),
-            Some(_) => format!("{dialled} is an endpoint of {service}, which is headless"),
+        let what = match (&self.dialled.pinned, self.dialled.preferred()) {
+            (None, _) => format!("{dialled} is {service}"),
+            (_, Some(_)) => format!(
+                "{dialled} is an endpoint of {service}, whose endpoints are managed (sluice.dev/endpoints)"
+            ),
+            (Some(_), None) => format!("{dialled} is an endpoint of {service}, which is headless"),
         };
         let object = Some(format!("Service {}/{}", service.namespace, service.name));
         self.steps.say(Stage::Managed, Verdict::Passes, what, object);
@@ -395,7 +398,7 @@ impl<'a> Walk<'a> {
     }
 
     fn route(&mut self, tag: Option<&RequestTag>) -> Result<Chosen, Stopped> {
-        if let Some(pinned) = &self.dialled.pinned {
+        if let Some(pinned) = self.dialled.held() {
             let what = "the client called this endpoint itself and stays with it";
             let object = self.service_object();
             self.steps.say(Stage::Endpoint, Verdict::Passes, what, object);
@@ -415,6 +418,12 @@ impl<'a> Walk<'a> {
             within: Within::Any,
             now_nanos: self.now,
         };
+        if let Some(kept) = self.dialled.preferred().and_then(|own| route::keep(original, &call, own)) {
+            let what = "the client called this endpoint itself, and it is of the lane that is to answer";
+            let object = self.service_object();
+            self.steps.say(Stage::Endpoint, Verdict::Passes, what, object);
+            return Ok(Chosen { endpoint: kept.endpoint, lane: kept.lane });
+        }
         let mut rng = Rng::new();
         let decided = route::route(candidates, &call, &mut rng);
         let mut drawn: BTreeMap<SocketAddr, u32> = BTreeMap::new();

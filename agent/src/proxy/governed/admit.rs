@@ -109,7 +109,7 @@ pub(super) async fn admit<E: Exchange>(
 fn broken<E: Exchange>(exchange: &mut E, governor: &Governor, now: Nanos) -> Option<Failed> {
     governor.breakers()?;
     let call = exchange.call();
-    let lane = match &call.known.destination.pinned {
+    let lane = match call.known.destination.held() {
         Some(pinned) => pinned.tag.clone(),
         None => subset(call, now)?.first()?.tag.clone(),
     };

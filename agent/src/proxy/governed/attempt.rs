@@ -129,7 +129,7 @@ impl Held {
             tell_of_breaker(leave.breaker(), service, governor, pod, self.chosen.endpoint().tag.as_ref());
         }
         // A caller that has chosen for itself is not to be given another endpoint, so there is nothing to eject it from.
-        if destination.pinned.is_none()
+        if destination.held().is_none()
             && let Some(outcome) = outcome
         {
             observe_outlier(worker, numbers, service, &self.chosen, (pod.by, outcome), now);

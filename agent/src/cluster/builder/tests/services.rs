@@ -331,3 +331,66 @@ fn older_connections_are_ended_where_the_service_or_its_namespace_asks_for_it() 
         assert_eq!(reclaimed(&last), wanted, "{change}");
     }
 }
+
+#[test]
+fn addresses_of_endpoints_are_managed_where_that_is_asked_for() {
+    let pod = |name: &str, ip: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop, uid: u-{name}}}, status: {{podIP: {ip}, phase: Running}}}}\n"
+        )
+    };
+    let of_pod = |name: &str, ip: &str| {
+        format!(
+            "{{addresses: [{ip}], targetRef: {{kind: Pod, name: {name}, namespace: shop, uid: u-{name}}}}}"
+        )
+    };
+    let service = |name: &str, ip: &str, annotation: &str, created: &str| {
+        svc(name, ip, "").replace(
+            &format!("name: {name}, namespace: shop"),
+            &format!(
+                "name: {name}, namespace: shop, annotations: {{{annotation}}}, creationTimestamp: '{created}'"
+            ),
+        )
+    };
+    let governed_by = "sluice.dev/endpoints: governed";
+    let (old, new) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
+    let text = format!(
+        "{SHOP}{}{}{}{}{}",
+        service("a-new", "10.96.0.1", governed_by, new),
+        service("b-old", "10.96.0.2", governed_by, old),
+        pod("p", "10.0.0.1"),
+        slice("a-1", "a-new", &format!("{}, {{addresses: [10.0.0.9]}}", of_pod("p", "10.0.0.1"))),
+        slice("b-1", "b-old", &of_pod("p", "10.0.0.1")),
+    );
+    let mut builder = start(Options::default(), &text);
+    let snapshot = next(&mut builder);
+    // Not of what is no pod: that is somebody's in another place.
+    let all = ["10.0.0.1:8080", "10.96.0.1:80", "10.96.0.2:80"];
+    assert_eq!(governed(&snapshot), all);
+    let of = |snapshot: &Snapshot| destination(snapshot, "10.0.0.1:8080");
+    let first = of(&snapshot);
+    assert_eq!(
+        (&*first.service.name, first.held().is_none(), first.preferred().is_some()),
+        ("b-old", true, true),
+        "the oldest"
+    );
+    assert_eq!(messages(&builder), [""; 0]);
+
+    // One that a policy is about goes before.
+    let policy = "---\n{apiVersion: sluice.dev/v1alpha1, kind: TrafficPolicy, metadata: {name: p, namespace: shop}, \
+                  spec: {targetRefs: [{name: a-new}], timeouts: {request: 1s}}}\n";
+    apply(&mut builder, policy);
+    assert_eq!(&*of(&next(&mut builder)).service.name, "a-new");
+    // A pod that is not there any more: its address may be another's.
+    delete(&mut builder, &pod("p", "10.0.0.1"));
+    assert_eq!(governed(&next(&mut builder)), ["10.96.0.1:80", "10.96.0.2:80"]);
+    apply(&mut builder, &pod("p", "10.0.0.1"));
+    assert_eq!(governed(&next(&mut builder)), all);
+    // The Service's word goes before its Namespace's.
+    apply(&mut builder, &service("a-new", "10.96.0.1", "sluice.dev/endpoints: direct", new));
+    apply(&mut builder, &service("b-old", "10.96.0.2", "example.com/a: b", old));
+    assert_eq!(governed(&next(&mut builder)), ["10.96.0.1:80", "10.96.0.2:80"]);
+    let namespace = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop, annotations: {sluice.dev/capture: enabled, sluice.dev/endpoints: governed}}}\n";
+    apply(&mut builder, namespace);
+    assert_eq!(&*of(&next(&mut builder)).service.name, "b-old");
+}

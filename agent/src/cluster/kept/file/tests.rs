@@ -10,7 +10,13 @@ use crate::cluster::object::Namespace;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn namespace(name: &str) -> Object {
-    Object::Namespace(Namespace { name: name.into(), capture: Some(true), access_log: None, reclaim: None })
+    Object::Namespace(Namespace {
+        name: name.into(),
+        capture: Some(true),
+        access_log: None,
+        reclaim: None,
+        endpoints: None,
+    })
 }
 
 fn policy(generation: i64, timeout: &str) -> Object {

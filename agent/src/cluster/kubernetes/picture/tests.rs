@@ -11,7 +11,8 @@ fn scope(kind: Kind, namespace: &str) -> Scope {
 }
 
 fn namespace(name: &str, capture: Option<bool>) -> Sighting {
-    let namespace = Namespace { name: name.into(), capture, access_log: None, reclaim: None };
+    let namespace =
+        Namespace { name: name.into(), capture, access_log: None, reclaim: None, endpoints: None };
     Sighting { object: Object::Namespace(namespace), problems: Vec::new() }
 }
 
