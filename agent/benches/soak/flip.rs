@@ -75,7 +75,13 @@ fn filled(services: usize) -> Builder {
 }
 
 fn namespace(_: usize) -> Object {
-    Object::Namespace(Namespace { name: "shop".into(), capture: Some(true), access_log: None, reclaim: None })
+    Object::Namespace(Namespace {
+        name: "shop".into(),
+        capture: Some(true),
+        access_log: None,
+        reclaim: None,
+        endpoints: None,
+    })
 }
 
 fn service(number: usize) -> Object {
@@ -89,6 +95,8 @@ fn service(number: usize) -> Object {
         publish_not_ready_addresses: false,
         access_log: None,
         reclaim: None,
+        endpoints: None,
+        created: None,
     })
 }
 

@@ -98,7 +98,7 @@ impl<S: Sends> Copy<S> {
     }
 
     /// It cannot be copied: what follows its head is another protocol.
-    pub(crate) fn refuse(mut self: Box<Self>) {
+    pub(crate) fn refuse(mut self) {
         self.give_up(MirrorOutcome::Unsupported);
     }
 
@@ -117,7 +117,7 @@ impl<S: Sends> Copy<S> {
     }
 
     /// All of it is there.
-    pub(crate) fn finish(mut self: Box<Self>) {
+    pub(crate) fn finish(mut self) {
         let data = std::mem::take(&mut self.data).freeze();
         let room = Rc::new(std::mem::replace(&mut self.room, self.pod.mirrors.bytes.take_none()));
         for known in std::mem::take(&mut self.targets) {

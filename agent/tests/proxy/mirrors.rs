@@ -144,7 +144,7 @@ fn what_is_no_part_of_the_fraction_has_no_copy() {
         assert_eq!(caller.answer().status(), 200);
     }
     assert_eq!(canary.noted().len(), 0);
-    assert_eq!(rig.metric(COPIES, &["outcome=\"answered\""]), 0.0);
+    rig.await_metric(COPIES, &["outcome=\"answered\""], 0.0);
 }
 
 #[test]

@@ -619,7 +619,9 @@ fn weights_are_patched_through_the_api_and_the_analysis_has_its_numbers() -> Res
                 let value = found.first().and_then(|series| series["value"][1].as_str()?.parse::<f64>().ok());
                 // A part or a percentage: all of it went well.
                 ensure!(
-                    found.len() == 1 && value.is_some_and(|value| value == 1.0 || value == 100.0),
+                    found.len() == 1
+                        && value
+                            .is_some_and(|value| [1.0, 100.0].iter().any(|all| (value - all).abs() < 1e-9)),
                     "{found:?}"
                 );
                 Ok(())

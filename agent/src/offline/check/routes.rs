@@ -32,12 +32,14 @@ pub(super) struct Row {
     pub(super) policy: Option<String>,
 }
 
+/// A route's name, kind and rules.
+type Held<'o> = (&'o Name, Kind, &'o Vec<std::sync::Arc<Rule>>);
+
 /// The routes by the Services that are their parents, or those of the one that is asked for. What is in the way becomes notes.
 pub(super) fn all(objects: &mut Objects, only: Option<&Service>) -> Vec<Routing> {
     let winners = policies(objects);
     // By the Service, its port as the parent says it, and the namespace of the routes.
-    let mut groups: BTreeMap<(Service, String), Vec<(&Name, Kind, &Vec<std::sync::Arc<Rule>>)>> =
-        BTreeMap::new();
+    let mut groups: BTreeMap<(Service, String), Vec<Held<'_>>> = BTreeMap::new();
     let mut notes = Vec::new();
     for ((kind, name), route) in &objects.routes {
         let parents: BTreeSet<_> = route
@@ -90,7 +92,7 @@ pub(super) fn all(objects: &mut Objects, only: Option<&Service>) -> Vec<Routing>
                 rule: format!("{} {}, rule {}", kind.as_str(), rule.route, rule.name),
                 matches: rule.matches.iter().map(words::about).collect(),
                 does: words::does(rule),
-                policy: target(true).or_else(|| target(false)).map(|name| shown(name)),
+                policy: target(true).or_else(|| target(false)).map(shown),
             }
         });
         let clients = (of != service.namespace).then_some(of.clone());

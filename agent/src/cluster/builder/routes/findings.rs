@@ -28,6 +28,10 @@ pub(super) struct Finding {
     pub(super) unresolved: Option<Why>,
 }
 
+/// What comes of a Service that cannot be sent to: as a backend, and as a mirror.
+const LOST: &str = "its part of the requests gets 500";
+const NO_COPY: &str = "no copies of requests are sent to it";
+
 /// A reason, as the specification names it, and what there is to say.
 type Why = (&'static str, String);
 
@@ -40,8 +44,6 @@ impl Routing {
         if parents.is_empty() {
             return None;
         }
-        const LOST: &str = "its part of the requests gets 500";
-        const NO_COPY: &str = "no copies of requests are sent to it";
         let backends = asked.rules.iter().flat_map(|rule| {
             of_rule(rule).map(|to| (to, LOST)).chain(mirrors_of(rule).map(|to| (to, NO_COPY)))
         });

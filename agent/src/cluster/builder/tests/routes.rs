@@ -229,6 +229,19 @@ fn on_route(name: &str, target: &str, spec: &str) -> String {
     )
 }
 
+/// Which policy holds for a path, and how long it gives requests.
+fn found(snapshot: &Snapshot, path: &'static str) -> Option<(String, Option<u64>)> {
+    let address = "10.96.0.1:80".parse().unwrap();
+    let routed = snapshot.routed(address, &destination(snapshot, "10.96.0.1:80"))?;
+    let group = routed.of("shop")?;
+    let rule = group.routes.find(&Plain::get(path))?.rule;
+    let policy = group.policy_on(rule)?;
+    let canary = group.backends.values().find(|service| &*service.name == "canary")?;
+    let ruled = canary.governor.ruled(Some(policy), &Plain::get(path))?;
+    let timeouts = ruled.governor.policy().timeouts;
+    Some((policy.to_string(), timeouts.request.map(|time| time.as_secs())))
+}
+
 #[test]
 fn the_most_special_policy_of_a_route_holds() {
     let rules = "{name: slow, matches: [{path: {value: /slow}}], backendRefs: [{name: canary, port: 80}]}, \
@@ -237,18 +250,6 @@ fn the_most_special_policy_of_a_route_holds() {
     let whole = on_route("whole", "name: p", &timeout(1));
     let slow = on_route("slow", "name: p, sectionName: slow", &timeout(9));
     let mut builder = start(Options::default(), &(shop() + &route("p", "shop", rules) + &whole));
-    /// Which policy holds for a path, and how long it gives requests.
-    fn found(snapshot: &Snapshot, path: &'static str) -> Option<(String, Option<u64>)> {
-        let address = "10.96.0.1:80".parse().unwrap();
-        let routed = snapshot.routed(address, &destination(snapshot, "10.96.0.1:80"))?;
-        let group = routed.of("shop")?;
-        let rule = group.routes.find(&Plain::get(path))?.rule;
-        let policy = group.policy_on(rule)?;
-        let canary = group.backends.values().find(|service| &*service.name == "canary")?;
-        let ruled = canary.governor.ruled(Some(policy), &Plain::get(path))?;
-        let timeouts = ruled.governor.policy().timeouts;
-        Some((policy.to_string(), timeouts.request.map(|time| time.as_secs())))
-    }
     let is = |policy: &str, seconds| Some((policy.to_owned(), Some(seconds)));
     let first = next(&mut builder);
     assert_eq!((found(&first, "/slow"), found(&first, "/")), (is("shop/whole", 1), is("shop/whole", 1)));
