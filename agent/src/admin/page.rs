@@ -47,12 +47,13 @@ macro_rules! file {
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-static FILES: [File; 9] = [
+static FILES: [File; 10] = [
     file!("/", "text/html; charset=utf-8", "index.html"),
     file!("/page/style.css", "text/css; charset=utf-8", "style.css"),
     file!("/page/icon.svg", "image/svg+xml", "icon.svg"),
     file!("/page/main.js", SCRIPT, "main.js"),
     file!("/page/merge.js", SCRIPT, "merge.js"),
+    file!("/page/order.js", SCRIPT, "order.js"),
     file!("/page/overview.js", SCRIPT, "overview.js"),
     file!("/page/service.js", SCRIPT, "service.js"),
     file!("/page/draw.js", SCRIPT, "draw.js"),

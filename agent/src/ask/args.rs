@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::{CALL, EXPLAIN, Failed, reach::Asked};
+use super::{CALL, EXPLAIN, Failed, reach::Asked, top::Sort};
 use crate::{
     admin::desk::{CallAsked, Question, Wrong},
     config::{self, number::whole},
@@ -225,4 +225,7 @@ pub struct TopArgs {
     /// Stop after N refreshes, one a second [default: until it is interrupted]
     #[arg(short, long, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()))]
     pub(crate) times: Option<u32>,
+    /// What services are ordered by; on a screen the key `s` takes the next, and `q` ends
+    #[arg(short, long, value_name = "KEY", default_value = "requests")]
+    pub(crate) sort: Sort,
 }

@@ -181,7 +181,7 @@ pub fn dump(agent: &impl Reach) -> Result<(), Failed> {
 /// `sluice top`
 pub fn top(args: &TopArgs, agent: &impl Reach) -> Result<(), Failed> {
     let asked = Asked::get("/api/overview");
-    top::run(args.times, async || Ok(serde_json::from_str(&good(agent.ask(&asked)?)?)?))
+    top::run(args.times, args.sort, async || Ok(serde_json::from_str(&good(agent.ask(&asked)?)?)?))
 }
 
 /// The body of a good answer to a question that was made of flags.

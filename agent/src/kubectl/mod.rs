@@ -190,7 +190,7 @@ pub fn top(args: &TopArgs, nodes: &Nodes, cluster: &ClusterArgs) -> Result<(), F
         let cluster = cluster.connect().await?;
         let agents = cluster.agents(None).await?.only(&nodes.nodes)?;
         let mut watched = top::Watched::new(cluster, &agents);
-        ask::top::live(args.times, async || watched.overview().await).await
+        ask::top::live(args.times, args.sort, async || watched.overview().await).await
     })
 }
 

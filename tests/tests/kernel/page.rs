@@ -230,6 +230,105 @@ fn the_page_shows_what_happens_and_metrics_say_the_same() {
     });
 }
 
+/// With hundreds of services, of which one is busy: each stays where its name puts it, until the reader chooses otherwise.
+#[test]
+fn the_page_keeps_its_rows_in_place_and_finds_a_service() {
+    test("page-many", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().args(&["--node", world.node_name()]).start()?;
+        agent.enrolled(&client)?;
+        let depot = Depot::open(world, &agent, &client)?;
+        let _one = depot.old_instance("one")?;
+        for number in 0..500_u32 {
+            world.apply(json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": { "namespace": "shop", "name": format!("s-{number:03}") },
+                "spec": {
+                    "clusterIP": format!("10.98.{}.{}", number / 250, number % 250 + 1),
+                    "ports": [{ "name": "http", "port": 80 }],
+                },
+            }))?;
+        }
+        let load = depot.load(50, 600)?;
+        let browser = world.browser()?;
+        browser.resize(1280, 800)?;
+        browser.go(&format!("http://{}/", agent.admin()))?;
+        let names = || -> Result<Vec<String>> {
+            Ok(browser.table("main table")?.into_iter().map(|row| row[0].clone()).collect())
+        };
+        eventually("all services are shown", || {
+            let shown = names()?;
+            ensure!(shown.len() == 501, "{}", shown.len());
+            Ok(())
+        })?;
+        let shown = names()?;
+        ensure!(shown[0] == "depot.shop:80" && shown[1] == "s-000.shop:80" && shown[500] == "s-499.shop:80");
+        // They stay while numbers change.
+        let rate = || anyhow::Ok(browser.table("main table")?[0][2].clone());
+        let before = rate()?;
+        eventually("the numbers change", || {
+            ensure!(rate()? != before, "{before}");
+            Ok(())
+        })?;
+        ensure!(names()? == shown, "rows have moved");
+        let title = browser.script("return document.title", "")?;
+        let title = title.as_str().unwrap_or_default();
+        ensure!(title == format!("{} - Sluice", world.node_name()), "{title}");
+        screenshot(&browser, "many")?;
+
+        // By a column, the largest first; then the smallest; then by name again.
+        let press = |column: &str| {
+            browser.script(
+                &format!("document.querySelector('main button[data-column=\"{column}\"]').click()"),
+                "",
+            )
+        };
+        let sorted =
+            || browser.script("return document.querySelector('main th[aria-sort]')?.ariaSort ?? ''", "");
+        press("Requests")?;
+        ensure!(sorted()? == "descending" && names()?[0] == "depot.shop:80", "{}", sorted()?);
+        press("Requests")?;
+        ensure!(sorted()? == "ascending" && names()?[500] == "depot.shop:80", "{}", sorted()?);
+        press("Requests")?;
+        ensure!(sorted()? == "" && names()? == shown, "{}", sorted()?);
+
+        // What is typed stays while numbers change.
+        let seek = |text: &str| {
+            browser.script(
+                &format!(
+                    "const field = document.getElementById('search'); field.focus(); field.value = '{text}'; \
+                     field.dispatchEvent(new Event('input', {{ bubbles: true }}))"
+                ),
+                "",
+            )
+        };
+        seek("S-25")?;
+        let found: Vec<_> = (250..260).map(|number| format!("s-{number}.shop:80")).collect();
+        ensure!(names()? == found, "{:?}", names()?);
+        says(&browser, "main .search", "10 of 501")?;
+        let age = browser.text(".tiles")?;
+        eventually("a second has passed", || {
+            ensure!(browser.text(".tiles")? != age, "{age}");
+            Ok(())
+        })?;
+        let typed = browser.script(
+            "return [document.activeElement.id, document.getElementById('search').value].join(' ')",
+            "",
+        )?;
+        ensure!(typed == "search S-25" && names()? == found, "{typed}");
+        screenshot(&browser, "many-found")?;
+        seek("nothing")?;
+        says(&browser, "main", "No service's name has this in it.")?;
+        seek("")?;
+        ensure!(names()? == shown);
+        let report = load.stop()?;
+        ensure!(report.failed == 0, "{report:?}");
+        ensure!(browser.complaints()?.is_empty(), "{:?}", browser.complaints()?);
+        Ok(())
+    });
+}
+
 /// A service that fails is seen to be broken off.
 #[test]
 fn the_page_shows_a_circuit_breaker_that_opens() {

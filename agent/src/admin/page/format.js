@@ -73,13 +73,15 @@ export const BREAKER = { closed: "closed", half_open: "half-open", open: "open" 
 
 export const errorTone = (part) => (part >= 0.05 ? "bad" : part > 0 ? "warn" : null);
 
-// A column of numbers.
-export const number = (title, cell, tone) => ({ title, cell, tone, class: "number" });
+// A column of numbers. `by`: what rows are ordered by, if the reader asks for it.
+export const number = (title, cell, tone, by) => ({ title, cell, tone, by, class: "number" });
+
+const plainHead = (column) => element("th", { scope: "col", class: column.class }, column.title);
 
 // A table that says in words that it is empty.
-export function table(caption, columns, rows, empty) {
+export function table(caption, columns, rows, empty, head = plainHead) {
   if (rows.length === 0) return element("p", { class: "empty" }, empty);
-  const heads = columns.map((column) => element("th", { scope: "col", class: column.class }, column.title));
+  const heads = columns.map(head);
   const body = rows.map((row) => element("tr", {}, columns.map((column, index) => {
     const classes = [column.class, column.tone?.(row)].filter(Boolean).join(" ") || null;
     return element(index === 0 ? "th" : "td", { class: classes, scope: index === 0 ? "row" : null }, column.cell(row));

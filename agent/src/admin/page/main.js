@@ -2,6 +2,7 @@
 
 import { age, element, patch, plural } from "./format.js";
 import { Memory } from "./merge.js";
+import { choose, SEARCH, seek } from "./order.js";
 import { calls, pods, policies, services } from "./overview.js";
 import { service } from "./service.js";
 
@@ -48,7 +49,10 @@ function show() {
   tell("health", overview.ready ? (problems === 0 ? "ready" : `ready; ${plural(problems, "problem")}`) : `not ready: ${overview.not_ready.join("; ")}`);
   document.getElementById("health").className = overview.ready && problems === 0 ? "" : "warn";
   tell("age", `snapshot ${age(overview.snapshot.age_seconds)} old`);
-  document.title = view === "service" ? `${decode(location.hash.split("/")[3] ?? "")} - Sluice` : "Sluice";
+  const node = overview.node ? `${overview.node} - Sluice` : "Sluice";
+  document.title = view === "service" ? `${decode(location.hash.split("/")[3] ?? "")} - ${node}` : node;
+  // Whoever looks elsewhere sees it as it is when they come back.
+  if (document.hidden) return;
   patch(content, view === "service" ? ofService() : VIEWS[view](overview));
 }
 
@@ -93,6 +97,9 @@ function watch() {
 }
 
 window.addEventListener("hashchange", () => {
+  // A view is not searched for what was sought in another.
+  seek("");
+  content.replaceChildren();
   follow();
   show();
   content.focus({ preventScroll: true });
@@ -103,7 +110,19 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   content.focus();
 });
+content.addEventListener("input", (event) => {
+  if (event.target.id !== SEARCH) return;
+  seek(event.target.value);
+  show();
+});
+document.addEventListener("visibilitychange", show);
 content.addEventListener("click", (event) => {
+  const column = event.target.closest("button[data-column]");
+  if (column !== null) {
+    choose(column.dataset.table, column.dataset.column);
+    show();
+    return;
+  }
   const range = event.target.closest("button[data-minutes]");
   if (range === null) return;
   minutes = Number(range.dataset.minutes);

@@ -2,26 +2,36 @@
 
 import { BREAKER, count, element, errorTone, micros, number, percent, plural, rate, serviceLink, serviceName, table } from "./format.js";
 import { map, spark } from "./draw.js";
+import { arranged, by, head, search } from "./order.js";
 
 const sum = (rows, value) => rows.reduce((total, row) => total + value(row), 0);
 const pod = (name) => `${name.namespace}/${name.name}`;
 
+// How bad it is, for those who want to see that first.
+const badness = (row) => (row.breaker === "open" ? 4 : row.breaker === "half_open" ? 2 : 0)
+  + (row.endpoints > 0 && row.usable_endpoints === 0 ? 3 : 0)
+  + (row.error_ratio ?? 0) * 2 + (row.ejected > 0 ? 1 : 0) + (row.rejected_rate > 0 ? 0.5 : 0);
+
 export function services(overview) {
-  const busy = (row) => row.rate + row.rejected_rate;
-  const rows = [...overview.services].sort((one, other) => busy(other) - busy(one) || serviceName(one).localeCompare(serviceName(other)));
-  return [element("h1", {}, "Services"), tiles(overview), table("Calls of this node's enrolled pods, in the last 10 seconds", [
+  const columns = [
     { title: "Service", cell: serviceLink },
     { title: "Last minute", class: "wide", cell: (row) => spark(`Requests and errors of ${serviceName(row)} in the last minute`, [
       { numbers: row.spark.requests, tone: "good" }, { numbers: row.spark.errors, tone: "bad" }]) },
-    number("Requests", (row) => rate(row.rate)),
-    number("Errors", (row) => percent(row.error_ratio), (row) => errorTone(row.error_ratio)),
-    number("Rejected", (row) => rate(row.rejected_rate), (row) => (row.rejected_rate > 0 ? "warn" : null)),
-    number("p50", (row) => micros(row.p50_micros)),
-    number("p99", (row) => micros(row.p99_micros)),
-    number("In flight", (row) => count(row.in_flight)),
+    number("Requests", (row) => rate(row.rate), null, (row) => row.rate),
+    number("Errors", (row) => percent(row.error_ratio), (row) => errorTone(row.error_ratio), (row) => row.error_ratio),
+    number("Rejected", (row) => rate(row.rejected_rate), (row) => (row.rejected_rate > 0 ? "warn" : null), (row) => row.rejected_rate),
+    number("p50", (row) => micros(row.p50_micros), null, (row) => row.p50_micros),
+    number("p99", (row) => micros(row.p99_micros), null, (row) => row.p99_micros),
+    number("In flight", (row) => count(row.in_flight), null, (row) => row.in_flight),
     number("Endpoints", (row) => `${row.usable_endpoints} of ${row.endpoints}`, (row) => (row.usable_endpoints === 0 ? "bad" : null)),
-    { title: "State", cell: state, tone: (row) => (row.breaker === "open" ? "bad" : "faint") },
-  ], rows, "No managed services: annotate a namespace with sluice.dev/capture=enabled, and its Services are listed here.")];
+    { title: "State", hint: "worst first", cell: state, tone: (row) => (row.breaker === "open" ? "bad" : "faint"), by: badness },
+  ];
+  const all = overview.services;
+  const rows = arranged("services", columns, all, by(serviceName));
+  const empty = all.length > 0 ? "No service's name has this in it."
+    : "No managed services: annotate a namespace with sluice.dev/capture=enabled, and its Services are listed here.";
+  return [element("h1", {}, "Services"), tiles(overview), search("Find a service", rows.length, all.length),
+    table("Calls of this node's enrolled pods, in the last 10 seconds", columns, rows, empty, (column) => head("services", column))];
 }
 
 // The node in a few numbers.
@@ -54,9 +64,8 @@ function state(row) {
 const MOST_LINES = 40;
 
 export function calls(overview) {
-  const rows = [...overview.calls].sort((one, other) => other.rate - one.rate);
   const edges = new Map();
-  for (const row of rows) {
+  for (const row of [...overview.calls].sort((one, other) => other.rate - one.rate)) {
     const [from, to] = [pod(row.source), serviceName(row.destination)];
     const edge = edges.get(`${from} ${to}`) ?? { from, to, rate: 0, errors: 0 };
     edge.rate += row.rate;
@@ -71,18 +80,23 @@ export function calls(overview) {
   }
   const note = drawn.length < edges.size ? element("p", { class: "faint" }, `The map has the ${MOST_LINES} busiest of ${edges.size}.`) : null;
   const left = overview.calls_omitted > 0 ? element("p", { class: "warn" }, `${plural(overview.calls_omitted, "call")} left out: there are too many.`) : null;
-  return [element("h1", {}, "Calls"), drawn.length > 0 ? map("Who calls whom; the table has the same in words", drawn) : null, note, left,
-    table("Who on this node calls whom, in the last 10 seconds", [
-      { title: "Caller", cell: (row) => pod(row.source) },
-      { title: "Service", cell: (row) => serviceLink(row.destination) },
-      { title: "Lane", cell: (row) => row.lane || "–" },
-      number("Requests", (row) => rate(row.rate)),
-      number("Errors", (row) => percent(row.error_ratio), (row) => errorTone(row.error_ratio)),
-      number("Rejected", (row) => rate(row.rejected_rate), (row) => (row.rejected_rate > 0 ? "warn" : null)),
-      number("In flight", (row) => count(row.in_flight)),
-      number("Tunnels", (row) => count(row.tunnels)),
-      number("Since the start", (row) => count(row.total.requests)),
-    ], rows, "No enrolled pod of this node has called a managed service yet.")].filter(Boolean);
+  const columns = [
+    { title: "Caller", cell: (row) => pod(row.source) },
+    { title: "Service", cell: (row) => serviceLink(row.destination) },
+    { title: "Lane", cell: (row) => row.lane || "–" },
+    number("Requests", (row) => rate(row.rate), null, (row) => row.rate),
+    number("Errors", (row) => percent(row.error_ratio), (row) => errorTone(row.error_ratio), (row) => row.error_ratio),
+    number("Rejected", (row) => rate(row.rejected_rate), (row) => (row.rejected_rate > 0 ? "warn" : null), (row) => row.rejected_rate),
+    number("In flight", (row) => count(row.in_flight), null, (row) => row.in_flight),
+    number("Tunnels", (row) => count(row.tunnels)),
+    number("Since the start", (row) => count(row.total.requests), null, (row) => row.total.requests),
+  ];
+  const called = by((row) => `${pod(row.source)} ${serviceName(row.destination)} ${row.lane ?? ""}`);
+  const rows = arranged("calls", columns, overview.calls, called);
+  const empty = overview.calls.length > 0 ? "No caller's or service's name has this in it." : "No enrolled pod of this node has called a managed service yet.";
+  return [element("h1", {}, "Calls"), search("Find a caller or a service", rows.length, overview.calls.length),
+    drawn.length > 0 ? map("Who calls whom; the table has the same in words", drawn) : null, note, left,
+    table("Who on this node calls whom, in the last 10 seconds", columns, rows, empty, (column) => head("calls", column))].filter(Boolean);
 }
 
 const POD = { enrolled: "enrolled", pending: "not yet enrolled", other_mesh: "left to another mesh", not_enrolled: "not enrolled" };
