@@ -27,9 +27,9 @@ pub(crate) fn run() -> Result<()> {
         let mut last = builder.build(Instant::now()).context("the first snapshot always comes")?;
         let began = cpu()?;
         for flip in 0..FLIPS {
-            // All over the cluster.
+            // All over the cluster; all are ready at first.
             let service = flip * 7919 % services;
-            let slice = slice(service, (flip / services).is_multiple_of(2));
+            let slice = slice(service, !(flip / services).is_multiple_of(2));
             builder.apply(Change::Applied(sighting(Object::EndpointSlice(Arc::new(slice)))));
             last = builder.build(Instant::now()).context("an endpoint has changed")?;
             let _ = (builder.counts(), builder.problems(Instant::now()));

@@ -43,9 +43,12 @@ struct Size {
     /// Endpoints, each with its pod, spread over the services
     #[arg(long, default_value_t = 100_000, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     endpoints: usize,
-    /// Namespaces that are opted in: five watches each
+    /// Namespaces that are enrolled
     #[arg(long, default_value_t = 50, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
     namespaces: usize,
+    /// Pods in as many namespaces that are not enrolled, each with a slice of its own in ten
+    #[arg(long, default_value_t = 0, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(0..=1_000_000))]
+    others: usize,
     /// Objects that change in a second
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     changes: u64,
@@ -63,7 +66,9 @@ struct Size {
     bench: bool,
 }
 
-const MEMORY_MIB: f64 = 300.0;
+/// For how many agents it is said what the API server does.
+const AGENTS: usize = 1000;
+const MEMORY_MIB: f64 = 250.0;
 const CORES: f64 = 0.5;
 const P99: Duration = Duration::from_secs(1);
 
@@ -117,6 +122,7 @@ fn soak(size: &Size) -> Result<bool> {
     let mut server = Command::new(std::env::current_exe()?)
         .args(["--services", &size.services.to_string(), "--endpoints", &size.endpoints.to_string()])
         .args(["--namespaces", &size.namespaces.to_string(), "--changes", &size.changes.to_string()])
+        .args(["--others", &size.others.to_string()])
         .arg("--server")
         .arg(directory.path())
         .stdin(Stdio::piped())
@@ -155,7 +161,10 @@ fn soak(size: &Size) -> Result<bool> {
     let reader = std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             match line.strip_prefix("done ") {
-                Some(count) => return count.parse::<u64>().ok(),
+                Some(done) => {
+                    let (count, sent) = done.split_once(' ')?;
+                    return Some((count.parse::<u64>().ok()?, sent.parse::<u64>().ok()?));
+                }
                 None => sender.send(Awaited::parse(&line)).ok()?,
             }
         }
@@ -164,9 +173,17 @@ fn soak(size: &Size) -> Result<bool> {
     let (cpu, generation, start) = (cpu_seconds()?, cluster.status().generation, monotonic_nanos());
     writeln!(tell, "{}", size.seconds)?;
     tell.flush()?;
+    let early = std::thread::spawn({
+        let quarter = Duration::from_secs(size.seconds) / 4;
+        move || {
+            std::thread::sleep(quarter);
+            memory()
+        }
+    });
     let mut delays = runtime.block_on(follow(&cluster, &changes))?;
+    let (early, _) = early.join().ok().context("it only sleeps")??;
     let seconds = Duration::from_nanos(monotonic_nanos() - start).as_secs_f64();
-    let made = reader.join().ok().flatten().context("the double has ended before its time")?;
+    let (made, sent) = reader.join().ok().flatten().context("the double has ended before its time")?;
     let cores = (cpu_seconds()? - cpu) / seconds;
     let snapshots = cluster.status().generation - generation;
     let (steady, peak) = memory()?;
@@ -182,6 +199,15 @@ fn soak(size: &Size) -> Result<bool> {
         delays.len(),
     );
     println!("from a change to the snapshot in force: p50 {p50:.0?}, p99 {p99:.0?}, at most {most:.0?}");
+    let watches: usize = cluster.status().watches.values().map(|watches| watches.open).sum();
+    let rate = sent as f64 / seconds / 1024.0;
+    println!("the API server sends {rate:.0} KiB/s over {watches} watches");
+    println!(
+        "as many for {AGENTS} agents: {AGENTS} connections, {} watches, {:.0} MiB/s",
+        watches * AGENTS,
+        rate * AGENTS as f64 / 1024.0,
+    );
+    println!("memory: {early:.0} MiB after a quarter of the time, {steady:.0} at the end");
     let aims = [
         (
             format!("memory: {steady:.0} MiB now, {peak:.0} at most (aim: below {MEMORY_MIB})"),

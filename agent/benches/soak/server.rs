@@ -57,6 +57,7 @@ pub(crate) fn run(size: &Size, directory: &Path) -> Result<()> {
     std::io::stdin().lock().read_line(&mut line)?;
     let seconds: f64 = line.trim().parse().context("for how many seconds?")?;
 
+    let sent = server.sent();
     let began = Instant::now();
     let mut random = fastrand::Rng::with_seed(7);
     let mut changes = 0_u64;
@@ -95,7 +96,7 @@ pub(crate) fn run(size: &Size, directory: &Path) -> Result<()> {
         }
         out.flush()?;
     }
-    writeln!(out, "done {changes}")?;
+    writeln!(out, "done {changes} {}", server.sent() - sent)?;
     out.flush()?;
     line.clear();
     std::io::stdin().lock().read_line(&mut line)?;
@@ -108,6 +109,20 @@ fn fill(server: &ApiServer, size: &Size, pods: &mut usize) -> Vec<Service> {
         let annotations = json!({ "sluice.dev/capture": "enabled" });
         let name = format!("team-{namespace}");
         server.apply("namespaces", json!({ "metadata": { "name": name, "annotations": annotations } }));
+    }
+    for namespace in 0..size.namespaces {
+        server.apply("namespaces", json!({ "metadata": { "name": format!("other-{namespace}") } }));
+    }
+    for number in 0..size.others.div_ceil(10) {
+        let first = size.endpoints * 2 + number * 10;
+        let count = (size.others - number * 10).min(10);
+        let namespace = format!("other-{}", number % size.namespaces);
+        let endpoints: Vec<_> = (0..count).map(|offset| endpoint(first + offset)).collect();
+        for endpoint in &endpoints {
+            server.apply("pods", pod(&namespace, endpoint, 0));
+        }
+        let service = Service { namespace, name: format!("other-{number}"), endpoints };
+        server.apply("endpointslices", slice(&service));
     }
     for number in 0..size.services {
         let namespace = format!("team-{}", number % size.namespaces);
