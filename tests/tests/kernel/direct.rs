@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, fs, process::Stdio};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use sluice_tests::{
-    Agent, App, Capture, Load, Pod, Process, Service, World, ask, bench::proxies::program, eventually, test,
+    Agent, App, Capture, Load, Pod, PodBuilder, Process, Service, World, ask, bench::proxies::program,
+    eventually, test,
 };
 
 use crate::{python, script};
@@ -29,13 +30,13 @@ impl<'w> Instances<'w> {
         let orders = world.service("shop", "orders").port("http", 80, 8080).apply()?;
         if let Some(value) = annotation {
             orders.edit(|service| {
-                service["metadata"]["annotations"] = json!({ "sluice.dev/endpoints": value })
+                service["metadata"]["annotations"] = json!({ "sluice.dev/endpoints": value });
             })?;
         }
         let mut apps = Vec::new();
         for (version, tag) in [("one", None), ("two", None), ("gray", Some("gray"))] {
             let pod = world.pod("shop", &format!("orders-{version}")).label("app", "orders");
-            let pod = tag.into_iter().fold(pod, |pod, tag| pod.tag(tag)).start()?;
+            let pod = tag.into_iter().fold(pod, PodBuilder::tag).start()?;
             let process = pod.serve(&["--name", "orders", "--version", version])?;
             apps.push(App { process, pod });
         }
@@ -207,7 +208,8 @@ fn nginx_with_pods_as_its_upstream_finds_lanes() {
         instances.agent.enrolled(&front)?;
         let folder = world.directory().join("ingress");
         fs::create_dir_all(&folder)?;
-        let servers: String = (0..3).map(|at| format!("server {};\n", instances.address(at))).collect();
+        let servers: Vec<_> = (0..3).map(|at| format!("server {};", instances.address(at))).collect();
+        let servers = servers.join("\n");
         let folder = folder.display();
         let conf = format!(
             "daemon off;
