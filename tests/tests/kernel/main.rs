@@ -29,6 +29,7 @@ mod rollout;
 mod routes;
 mod standing;
 mod startup;
+mod status;
 mod throttling;
 mod traces;
 mod tunnel;

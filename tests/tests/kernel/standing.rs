@@ -1,7 +1,7 @@
 //! What keeps an agent from working is told, and what can be mended is mended.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
     io::{BufRead as _, BufReader},
     path::Path,
@@ -16,11 +16,11 @@ use crate::{python, script};
 const BAGGAGE: &str = "baggage: x-mse-tag=gray";
 
 /// A helper that runs until this is dropped.
-struct Helper(Child);
+pub(crate) struct Helper(Child);
 
 impl Helper {
     /// Runs a script, and waits until it says that it has done its work.
-    fn start(name: &str, argument: impl AsRef<OsStr>, done: &str) -> Result<Self> {
+    pub(crate) fn start(name: &str, argument: impl AsRef<OsStr>, done: &str) -> Result<Self> {
         let mut command = Command::new(python());
         let child = command.arg(script(name)).arg(argument).stdout(Stdio::piped()).spawn()?;
         let mut helper = Self(child);
@@ -120,6 +120,17 @@ fn a_program_that_runs_before_ours_is_named() {
     });
 }
 
+/// The thread of a worker.
+pub(crate) fn worker(agent: &Agent) -> Result<OsString> {
+    let threads = format!("/proc/{}/task", agent.pid());
+    let worker = fs::read_dir(threads)?.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+        name.starts_with("sluice-worker-").then(|| entry.file_name())
+    });
+    worker.min().context("there is a worker")
+}
+
 #[test]
 fn a_worker_that_hangs_ends_the_agent() {
     test("stuck", |world| {
@@ -127,14 +138,7 @@ fn a_worker_that_hangs_ends_the_agent() {
         let client = world.pod("shop", "client").start()?;
         let mut agent = world.agent().start()?;
         agent.enrolled(&client)?;
-        let threads = format!("/proc/{}/task", agent.pid());
-        let worker = fs::read_dir(threads)?.filter_map(|entry| {
-            let entry = entry.ok()?;
-            let name = fs::read_to_string(entry.path().join("comm")).ok()?;
-            name.starts_with("sluice-worker-").then(|| entry.file_name())
-        });
-        let worker = worker.min().context("there is a worker")?;
-        let _stopped = Helper::start("stop_thread.py", worker, "stopped")?;
+        let _stopped = Helper::start("stop_thread.py", worker(&agent)?, "stopped")?;
         unready(&agent, "a worker is silent")?;
         ensure!(!captured(&client, &service)?, "connections go direct");
         let ended = agent.wait()?;
