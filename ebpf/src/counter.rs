@@ -38,10 +38,26 @@ pub enum Counter {
     Lost,
     /// Numbers of a connection for which there was no room.
     FlowLost,
+    /// A connection from outside was steered to the agent, IPv4.
+    SteeredV4,
+    /// A connection from outside was steered to the agent, IPv6.
+    SteeredV6,
+    /// A connection to a steered port comes from the pod itself, or from the agent.
+    InboundLocal,
+    /// The agent's heartbeat is stale: it hangs.
+    InboundAgentSilent,
+    /// The pod has used up what it may use of the agent.
+    InboundOverBudget,
+    /// No application listens on the steered port: the kernel refuses the connection.
+    InboundNotListening,
+    /// The pod has no listener of the agent, or another program has chosen a socket.
+    InboundNoListener,
+    /// The client's address did not reach the application's socket, which is told the agent's.
+    CallerLost,
 }
 
 impl Counter {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 25] = [
         Self::NotTcp,
         Self::NotEnrolled,
         Self::NotGoverned,
@@ -59,6 +75,14 @@ impl Counter {
         Self::Accepted,
         Self::Lost,
         Self::FlowLost,
+        Self::SteeredV4,
+        Self::SteeredV6,
+        Self::InboundLocal,
+        Self::InboundAgentSilent,
+        Self::InboundOverBudget,
+        Self::InboundNotListening,
+        Self::InboundNoListener,
+        Self::CallerLost,
     ];
 
     /// What it means, for the reference.
@@ -91,6 +115,28 @@ impl Counter {
                 "The original destination was lost between the two sides; the agent closes the connection."
             }
             Self::FlowLost => "A TCP connection could not be counted, because there was no room.",
+            Self::SteeredV4 => {
+                "A connection to a port of an enrolled pod with an AccessPolicy was steered to the agent, over IPv4."
+            }
+            Self::SteeredV6 => {
+                "A connection to a port of an enrolled pod with an AccessPolicy was steered to the agent, over IPv6."
+            }
+            Self::InboundLocal => {
+                "A connection to such a port came from the pod itself, or was the agent's own to the application."
+            }
+            Self::InboundAgentSilent => {
+                "A connection to such a port went direct: the agent has not sent its heartbeat for a second."
+            }
+            Self::InboundOverBudget => {
+                "A connection to such a port went direct: the pod has used up its budget of the agent."
+            }
+            Self::InboundNotListening => "A connection to such a port found no application that listens.",
+            Self::InboundNoListener => {
+                "A connection to such a port went direct: the pod has no listener of the agent, or another program had chosen a socket for it."
+            }
+            Self::CallerLost => {
+                "The address of the client did not reach the application's socket, which shows a loopback address instead."
+            }
         }
     }
 
@@ -114,6 +160,14 @@ impl Counter {
             Self::Accepted => "accepted",
             Self::Lost => "lost",
             Self::FlowLost => "flow_lost",
+            Self::SteeredV4 => "inbound_steered_v4",
+            Self::SteeredV6 => "inbound_steered_v6",
+            Self::InboundLocal => "inbound_bypassed_local",
+            Self::InboundAgentSilent => "inbound_bypassed_agent_unresponsive",
+            Self::InboundOverBudget => "inbound_bypassed_over_budget",
+            Self::InboundNotListening => "inbound_not_listening",
+            Self::InboundNoListener => "inbound_bypassed_no_listener",
+            Self::CallerLost => "inbound_client_lost",
         }
     }
 }

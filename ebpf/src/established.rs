@@ -1,4 +1,5 @@
-//! sock_ops: the original destination goes from the client's socket to the socket that the agent accepts.
+//! sock_ops: the original destination goes from the client's socket to the socket that the agent accepts; and, the other way
+//! round, the address of a client from the agent's socket to the one that an application accepts.
 //!
 //! On loopback the client's end is established first, because the listener's end waits for the client's last
 //! segment of the handshake. So what the client's end puts down under the connection's own addresses, the
@@ -23,11 +24,11 @@ use aya_ebpf::{
     },
     programs::SockOpsContext,
 };
-use sluice_ebpf::{Address, Counter, Flow, Options, Origin};
+use sluice_ebpf::{Address, Arrival, Counter, Flow, Options, Origin};
 
 use crate::{
     context::{LOOPBACK_V4, LOOPBACK_V6, write_address},
-    maps::{ACCEPTED, DIALLED, IN_FLIGHT, count},
+    maps::{ACCEPTED, ARRIVING, CALLING, CLIENT, DIALLED, IN_FLIGHT, count},
 };
 
 const AF_INET: u32 = 2;
@@ -53,6 +54,14 @@ pub(crate) fn on<const MPTCP: bool>(ctx: &SockOpsContext) {
 fn dialling_end<const MPTCP: bool>(ctx: &SockOpsContext) {
     let Some(sk) = socket(ctx) else { return };
     // SAFETY: `sk` was checked; the storage lives as long as the socket.
+    if let Some(client) = unsafe { storage(&CALLING, sk, null_mut(), 0).as_ref() } {
+        let (agent, application) = ((local_ip(ctx), local_port(ctx)), (remote_ip(ctx), remote_port(ctx)));
+        if ARRIVING.insert(&arrival(ctx, agent, application), client, 0).is_err() {
+            count(Counter::CallerLost);
+        }
+        return;
+    }
+    // SAFETY: as above.
     let Some(dialled) = (unsafe { storage(&DIALLED, sk, null_mut(), 0).as_ref() }) else { return };
     if MPTCP {
         name_whole(sk, dialled);
@@ -115,9 +124,13 @@ fn option(ctx: &SockOpsContext, level: i32, name: i32) -> u32 {
 
 #[inline(always)]
 fn accepting_end(ctx: &SockOpsContext) {
-    // The agent listens on loopback only. All other inbound connections of all pods leave here.
+    // The agent listens on loopback only, and calls applications from there. All other inbound connections of all pods leave
+    // here.
     let here = local_ip(ctx);
-    if here != Address::v4(LOOPBACK_V4, 0).ip && here != LOOPBACK_V6 {
+    if !is_loopback(&here) {
+        if is_loopback(&remote_ip(ctx)) {
+            called_end(ctx, here);
+        }
         return;
     }
     let flow = Flow {
@@ -136,6 +149,40 @@ fn accepting_end(ctx: &SockOpsContext) {
     // SAFETY: `sk` was checked.
     let stored = unsafe { storage(&ACCEPTED, sk, &mut origin, BPF_SK_STORAGE_GET_F_CREATE.into()) };
     count(if stored.is_null() { Counter::Lost } else { Counter::Accepted });
+}
+
+/// An application's end of a connection that comes from its own loopback: most likely the agent stands for a client.
+#[inline(always)]
+fn called_end(ctx: &SockOpsContext, here: [u32; 4]) {
+    let key = arrival(ctx, (remote_ip(ctx), remote_port(ctx)), (here, local_port(ctx)));
+    // SAFETY: copied at once, as above.
+    let Some(mut client) = (unsafe { ARRIVING.get(&key) }).copied() else { return };
+    let _removed_by_a_twin = ARRIVING.remove(&key);
+    let stored = match socket(ctx) {
+        // SAFETY: `sk` was checked.
+        Some(sk) => {
+            !unsafe { storage(&CLIENT, sk, &mut client, BPF_SK_STORAGE_GET_F_CREATE.into()) }.is_null()
+        }
+        None => false,
+    };
+    if !stored {
+        count(Counter::CallerLost);
+    }
+}
+
+#[inline(always)]
+fn arrival(
+    ctx: &SockOpsContext,
+    (agent, agent_port): ([u32; 4], u32),
+    (application, application_port): ([u32; 4], u32),
+) -> Arrival {
+    Arrival { netns_cookie: netns_cookie(ctx), agent, application, agent_port, application_port }
+}
+
+/// 127.0.0.1 or `::1`.
+#[inline(always)]
+fn is_loopback(ip: &[u32; 4]) -> bool {
+    *ip == Address::v4(LOOPBACK_V4, 0).ip || *ip == LOOPBACK_V6
 }
 
 /// Null for a request socket and on some paths of the kernel: loaded once, and that copy is checked.
@@ -167,7 +214,7 @@ pub(crate) fn netns_cookie(ctx: &SockOpsContext) -> u64 {
 // variable offset of it, which the verifier rejects.
 
 #[inline(always)]
-fn local_ip(ctx: &SockOpsContext) -> [u32; 4] {
+pub(crate) fn local_ip(ctx: &SockOpsContext) -> [u32; 4] {
     // SAFETY: the kernel passes a valid context to the program.
     unsafe { choose(ctx, addr_of!((*ctx.ops).local_ip4), addr_of!((*ctx.ops).local_ip6).cast()) }
 }
@@ -199,7 +246,7 @@ unsafe fn choose(ctx: &SockOpsContext, ip4: *const u32, ip6: *const u32) -> [u32
 
 /// In host byte order, as the kernel gives it.
 #[inline(always)]
-fn local_port(ctx: &SockOpsContext) -> u32 {
+pub(crate) fn local_port(ctx: &SockOpsContext) -> u32 {
     ctx.local_port()
 }
 

@@ -18,7 +18,7 @@ use aya_ebpf::{
     bindings::{
         BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_ESTABLISHED,
-        BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock,
+        BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_LISTEN, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock,
     },
     helpers::generated::bpf_sk_storage_get,
     programs::{SockAddrContext, SockOpsContext},
@@ -69,8 +69,11 @@ fn departing(ctx: &SockOpsContext) {
 #[inline(always)]
 fn changing(ctx: &SockOpsContext) {
     let (from, to) = (ctx.arg(0), ctx.arg(1));
-    // The kernel may close what is closed, when the socket goes.
-    if from == BPF_TCP_CLOSE || to != BPF_TCP_ESTABLISHED && to != BPF_TCP_FIN_WAIT2 && to != BPF_TCP_CLOSE {
+    // The kernel may close what is closed, when the socket goes; and of one that listened another program asked to be told.
+    if from == BPF_TCP_CLOSE
+        || from == BPF_TCP_LISTEN
+        || to != BPF_TCP_ESTABLISHED && to != BPF_TCP_FIN_WAIT2 && to != BPF_TCP_CLOSE
+    {
         return;
     }
     let Some(sk) = socket(ctx) else { return };

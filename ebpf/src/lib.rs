@@ -5,11 +5,13 @@
 #![no_std]
 
 mod address;
+mod arrivals;
 mod counter;
 mod numbers;
 mod origin;
 
 pub use address::{Address, words};
+pub use arrivals::{Arrival, Listening, MAX_LISTENERS, MAX_LISTENING, MAX_STEERED, Place, Steered};
 pub use counter::Counter;
 pub use numbers::{AGENTS, DIRECT, FlowCounts, FlowKey, MAX_FLOWS, OTHER};
 pub use origin::{Options, Origin};
@@ -23,6 +25,10 @@ pub mod map {
     pub const HEARTBEAT: &str = "HEARTBEAT";
     pub const COUNTERS: &str = "COUNTERS";
     pub const FLOWS: &str = "FLOWS";
+    pub const STEERED: &str = "STEERED";
+    pub const LISTENING: &str = "LISTENING";
+    pub const LISTENERS: &str = "LISTENERS";
+    pub const CALLING: &str = "CALLING";
 }
 
 /// Names of the programs (function names, and what `bpftool prog` shows).
@@ -36,6 +42,8 @@ pub mod program {
     pub const FLOW_CONNECT4: &str = "sluice_flow4";
     pub const FLOW_CONNECT6: &str = "sluice_flow6";
     pub const FLOWS: &str = "sluice_flows";
+    pub const STEER: &str = "sluice_steer";
+    pub const LISTENERS: &str = "sluice_listeners";
     pub const GETPEERNAME4: &str = "sluice_getpeername4";
     pub const GETPEERNAME6: &str = "sluice_getpeername6";
     pub const GETSOCKNAME4: &str = "sluice_getsockname4";

@@ -1,7 +1,8 @@
 //! The eBPF programs. Entry points only; one module a hook family:
 //! [`connect`] (a connection is redirected), [`established`] (its original destination reaches the agent's socket),
-//! [`release`] (the agent can tell a caller that has gone), [`names`] (the application sees what it dialled),
-//! [`flows`] (what becomes of connections is counted).
+//! [`release`] (the agent can tell a caller that has gone), [`names`] (the application sees what it dialled, and who
+//! called it), [`flows`] (what becomes of connections is counted), [`steer`] (a connection from outside goes to the agent),
+//! [`listeners`] (where applications listen).
 //!
 //! `cargo xtask build` compiles this for `bpfel-unknown-none`. By hand, from the workspace's root, with Debian's
 //! packages (with rustup's nightly and its rust-src, `cargo +nightly` takes the place of the two variables):
@@ -26,21 +27,25 @@ mod established;
 #[cfg(target_arch = "bpf")]
 mod flows;
 #[cfg(target_arch = "bpf")]
+mod listeners;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod names;
 #[cfg(target_arch = "bpf")]
 mod release;
+#[cfg(target_arch = "bpf")]
+mod steer;
 
 /// Function names differ from section names, or bpf-linker says "symbol already defined".
 #[cfg(target_arch = "bpf")]
 mod entry {
     use aya_ebpf::{
-        macros::{cgroup_sock, cgroup_sock_addr, sock_ops},
-        programs::{SockAddrContext, SockContext, SockOpsContext},
+        macros::{cgroup_sock, cgroup_sock_addr, sk_lookup, sock_ops},
+        programs::{SkLookupContext, SockAddrContext, SockContext, SockOpsContext},
     };
 
-    use crate::{connect, established, flows, names, release};
+    use crate::{connect, established, flows, listeners, names, release, steer};
 
     /// The verdict of every program: go on. Sluice never forbids anything.
     const PROCEED: i32 = 1;
@@ -90,6 +95,18 @@ mod entry {
     #[sock_ops]
     pub(crate) fn sluice_flows(ctx: SockOpsContext) -> u32 {
         flows::on(&ctx);
+        PROCEED as u32
+    }
+
+    #[sk_lookup]
+    pub(crate) fn sluice_steer(ctx: SkLookupContext) -> u32 {
+        steer::on(&ctx);
+        PROCEED as u32
+    }
+
+    #[sock_ops]
+    pub(crate) fn sluice_listeners(ctx: SockOpsContext) -> u32 {
+        listeners::on(&ctx);
         PROCEED as u32
     }
 

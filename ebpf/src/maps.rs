@@ -4,11 +4,12 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, SkStorage},
-    macros::btf_map,
+    macros::{btf_map, map},
+    maps::SockMap,
 };
 use sluice_ebpf::{
-    Address, Counter, Flow, FlowCounts, FlowKey, MAX_FLOWS, MAX_IN_FLIGHT, MAX_PODS, MAX_RELEASED,
-    MAX_SERVICES, Origin, Pod,
+    Address, Arrival, Counter, Flow, FlowCounts, FlowKey, Listening, MAX_FLOWS, MAX_IN_FLIGHT, MAX_LISTENERS,
+    MAX_LISTENING, MAX_PODS, MAX_RELEASED, MAX_SERVICES, MAX_STEERED, Origin, Place, Pod, Steered,
 };
 
 // Entries of these come and go while programs hold references into them. Without preallocation an element is
@@ -55,6 +56,31 @@ pub(crate) static MARKED: SkStorage<u64> = SkStorage::new();
 /// What pods' connections come to.
 #[btf_map]
 pub(crate) static FLOWS: PerCpuHashMap<FlowKey, FlowCounts, MAX_FLOWS, ON_DEMAND> = PerCpuHashMap::new();
+
+/// Ports of pods whose connections from outside go to the agent.
+#[btf_map]
+pub(crate) static STEERED: HashMap<Address, Steered, MAX_STEERED, ON_DEMAND> = HashMap::new();
+
+/// How many sockets of applications listen where it matters.
+#[btf_map]
+pub(crate) static LISTENING: HashMap<Place, Listening, MAX_LISTENING, ON_DEMAND> = HashMap::new();
+
+/// The agent's listeners. One that is closed is no longer in it. (Not by BTF, so that the agent can find its type in the object
+/// and load the others where the kernel does not let it make one of these.)
+#[map]
+pub(crate) static LISTENERS: SockMap = SockMap::with_max_entries(MAX_LISTENERS as u32, 0);
+
+/// On the agent's socket to an application: the client that it stands for.
+#[btf_map]
+pub(crate) static CALLING: SkStorage<Address> = SkStorage::new();
+
+/// Clients, on the way from the agent's socket to the application's.
+#[btf_map]
+pub(crate) static ARRIVING: LruHashMap<Arrival, Address, MAX_IN_FLIGHT> = LruHashMap::new();
+
+/// On a socket that an application accepts: its client.
+#[btf_map]
+pub(crate) static CLIENT: SkStorage<Address> = SkStorage::new();
 
 /// See [`sluice_ebpf::global::AGENT_CGROUP`].
 #[unsafe(no_mangle)]

@@ -1,29 +1,30 @@
-//! getpeername and getsockname: a redirected application sees the address that it dialled, and its pod's own.
+//! getpeername and getsockname: a redirected application sees the address that it dialled, and its pod's own; one that is called
+//! through the agent sees its client. (The kernel asks for the address that accept() gives in the same way.)
 
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_netns_cookie, programs::SockAddrContext};
 use sluice_ebpf::{Address, Pod};
 
 use crate::{
     context::{LOOPBACK_V4, LOOPBACK_V6, ip4, ip6, set_ip4, set_ip6, set_port},
-    maps::{DIALLED, PODS},
+    maps::{CLIENT, DIALLED, PODS},
 };
 
 #[inline(always)]
 pub(crate) fn peer_v4(ctx: &SockAddrContext) {
-    if let Some(dialled) = dialled(ctx)
-        && dialled.is_v4()
+    if let Some(peer) = peer(ctx)
+        && peer.is_v4()
     {
-        set_ip4(ctx, dialled.ip[3]);
-        set_port(ctx, dialled.port);
+        set_ip4(ctx, peer.ip[3]);
+        set_port(ctx, peer.port);
     }
 }
 
-/// An AF_INET6 socket that dialled an IPv4-mapped address is told one, as from the kernel itself.
+/// An AF_INET6 socket that dialled an IPv4-mapped address, or was called from one, is told one, as from the kernel itself.
 #[inline(always)]
 pub(crate) fn peer_v6(ctx: &SockAddrContext) {
-    if let Some(dialled) = dialled(ctx) {
-        set_ip6(ctx, dialled.ip);
-        set_port(ctx, dialled.port);
+    if let Some(peer) = peer(ctx) {
+        set_ip6(ctx, peer.ip);
+        set_port(ctx, peer.port);
     }
 }
 
@@ -55,6 +56,16 @@ pub(crate) fn own_v6(ctx: &SockAddrContext) {
         } else if pod.address_v6 != [0; 4] {
             set_ip6(ctx, pod.address_v6);
         }
+    }
+}
+
+/// Whom the application is to see at the other end, if that is another than the kernel's word.
+#[inline(always)]
+fn peer(ctx: &SockAddrContext) -> Option<Address> {
+    match dialled(ctx) {
+        // SAFETY: as below.
+        None => unsafe { CLIENT.get_ptr_mut(ctx).as_ref() }.copied(),
+        dialled => dialled,
     }
 }
 

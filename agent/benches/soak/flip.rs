@@ -147,5 +147,7 @@ fn pod(number: usize) -> Object {
         terminating: false,
         finished: false,
         ports: Box::default(),
+        probes: Arc::default(),
+        service_account: "default".into(),
     }))
 }

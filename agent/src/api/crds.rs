@@ -5,7 +5,7 @@
 use kube::CustomResourceExt;
 use serde_json::{Map, Value};
 
-use super::{TrafficLane, TrafficPolicy};
+use super::{AccessPolicy, TrafficLane, TrafficPolicy};
 
 /// What the API server is told about a kind.
 pub fn definition<K: CustomResourceExt>() -> Value {
@@ -19,7 +19,8 @@ pub fn definition<K: CustomResourceExt>() -> Value {
 
 /// All definitions as YAML: the name of the file that each belongs in, and its text.
 pub fn manifests() -> Result<Vec<(String, String)>, serde_saphyr::ser::Error> {
-    let definitions = [definition::<TrafficPolicy>(), definition::<TrafficLane>()];
+    let definitions =
+        [definition::<TrafficPolicy>(), definition::<TrafficLane>(), definition::<AccessPolicy>()];
     let manifest = |definition: &Value| {
         let plural = definition["spec"]["names"]["plural"].as_str().unwrap_or_default();
         let yaml = serde_saphyr::to_string(definition)?;

@@ -219,7 +219,7 @@ impl CallerMatch {
 }
 
 impl PathMatch {
-    fn check(&self, at: &At<'_>) -> Option<policy::PathMatch> {
+    pub(super) fn check(&self, at: &At<'_>) -> Option<policy::PathMatch> {
         let test = self.test.unwrap_or_default();
         let at = at.field("value");
         Some(match test {

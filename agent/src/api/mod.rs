@@ -1,4 +1,4 @@
-//! Sluice's Kubernetes API: the kinds `TrafficPolicy` and `TrafficLane`, and the label and annotation keys that users
+//! Sluice's Kubernetes API: the kinds `TrafficPolicy`, `TrafficLane` and `AccessPolicy`, and the label and annotation keys that users
 //! write on other objects.
 //!
 //! A kind is a Rust type, and everything else comes from it: its CustomResourceDefinition ([`definition`]), which makes the
@@ -11,6 +11,7 @@
 // Clippy takes several `printcolumn(...)` for one that is given twice.
 #![allow(clippy::duplicated_attributes)]
 
+pub mod access_policy;
 pub mod address;
 mod crds;
 pub mod effective;
@@ -36,6 +37,10 @@ use serde_json::Value;
 
 use self::field::Errors;
 pub use self::{
+    access_policy::{
+        AccessAction, AccessClient, AccessPolicy, AccessPolicySpec, AccessRequest, AccessRule, HiddenPaths,
+        OnInvalid,
+    },
     crds::{definition, manifests},
     field::{FieldError, field_of, path_of},
     hint::{closest, not_one_of, unknown_among},
@@ -54,6 +59,7 @@ pub use self::{
 };
 use crate::{
     govern::{
+        access::Access,
         policy::{Lane, Policy, Target},
         routes,
         tag::Tag,
@@ -289,6 +295,7 @@ macro_rules! kind {
 
 kind!(TrafficPolicy => Policy);
 kind!(TrafficLane => Lane);
+kind!(AccessPolicy => Access);
 
 /// Reads an object as it was written, and checks it: everything that is wrong with it, where the API server would say no
 /// more than that it cannot decode it. As for the API server, a field that is null is not set.

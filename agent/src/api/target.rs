@@ -53,8 +53,8 @@ pub struct TargetRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = ""), extend("enum" = ["", "gateway.networking.k8s.io"]))]
     pub group: Option<String>,
-    /// Kind of the target: Service, or, for a TrafficPolicy, Namespace (its own): Services inherit from that policy
-    /// what their own policies do not set.
+    /// Kind of the target: Service, or, for a TrafficPolicy or AccessPolicy, Namespace (its own): Services inherit from that
+    /// policy what their own policies do not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         extend("default" = "Service"),

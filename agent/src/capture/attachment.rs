@@ -172,7 +172,9 @@ impl Keeper {
         }
         // Not twice on the same group at any time.
         links.let_go();
+        let steering = std::mem::take(links.steering());
         *links = self.programs.attach(&machine, self.following)?;
+        *links.steering() = steering;
         let found = if group == self.group { Found::Same } else { Found::Anew };
         (self.group, self.machine) = (group, machine);
         Ok(Some(found))

@@ -40,7 +40,8 @@ fn parse(line: &str) -> Option<Connection> {
     Some(Connection { local: address(local)?, peer: address(peer)?, inode })
 }
 
-fn address(text: &str) -> Option<SocketAddr> {
+/// An address of the kernel's tables.
+pub(crate) fn address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     // Addresses are words in network byte order, printed as numbers of this machine.
     let word = |index: usize| u32::from_str_radix(ip.get(index * 8..index * 8 + 8)?, 16).ok();

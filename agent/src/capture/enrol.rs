@@ -59,6 +59,14 @@ pub(crate) trait World {
     fn older(_: &Self::Enrolment) -> Arc<[SocketAddr]> {
         Arc::default()
     }
+    /// Steers what the snapshot asks for of the pod's connections from outside, and nothing else.
+    fn steer(&mut self, _: &mut Self::Enrolment, _: &Arc<Workload>, _: &Snapshot) {}
+    /// Looks which of the steered ports are listened on.
+    fn look_at_listeners(&mut self, _: &mut Self::Enrolment) {}
+    /// How many of its addresses are steered.
+    fn steered(_: &Self::Enrolment) -> usize {
+        0
+    }
 }
 
 /// A look at the connections of a pod that are older than its enrolment.
@@ -126,6 +134,8 @@ pub struct PodStatus {
     pub own_proxy: Option<&'static str>,
     /// Where its connections to managed services go that are older than its enrolment, and still open.
     pub older: Arc<[SocketAddr]>,
+    /// Addresses and ports of it to which connections from outside are steered to the agent.
+    pub steered: usize,
 }
 
 impl PodStatus {
@@ -137,6 +147,7 @@ impl PodStatus {
             empty: false,
             own_proxy: None,
             older: Arc::default(),
+            steered: 0,
         }
     }
 }
@@ -168,6 +179,20 @@ impl<W: World> Enroller<W> {
             self.world.look_at_older(enrolment, look);
         }
         self.world.reclaim();
+    }
+
+    /// Steers what the snapshot asks for of all pods' connections from outside. What stays as it is costs a comparison.
+    pub(crate) fn steer(&mut self) {
+        for (enrolment, workload) in self.pods.values_mut().filter_map(|pod| pod.enrolment.as_mut()) {
+            self.world.steer(enrolment, workload, &self.snapshot);
+        }
+    }
+
+    /// Looks which of the steered ports are listened on.
+    pub(crate) fn look_at_listeners(&mut self) {
+        for (enrolment, _) in self.pods.values_mut().filter_map(|pod| pod.enrolment.as_mut()) {
+            self.world.look_at_listeners(enrolment);
+        }
     }
 
     /// All pods whose groups are there.
@@ -265,7 +290,8 @@ impl<W: World> Enroller<W> {
     pub(crate) fn status(&self) -> Vec<PodStatus> {
         let status = |pod: &Tracked<W::Enrolment>| match (&pod.enrolment, &pod.wanted, &pod.pending) {
             (Some((enrolment, workload)), ..) => {
-                Some(PodStatus { older: W::older(enrolment), ..PodStatus::enrolled(workload.clone()) })
+                let (older, steered) = (W::older(enrolment), W::steered(enrolment));
+                Some(PodStatus { older, steered, ..PodStatus::enrolled(workload.clone()) })
             }
             (None, Some(workload), Some(pending)) => Some(PodStatus {
                 pending: Some(pending.message()),

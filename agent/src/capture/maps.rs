@@ -4,14 +4,14 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SkStorage},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SkStorage, SockMap},
 };
-use sluice_ebpf::{Address, Counter, FlowCounts, FlowKey, Origin, Pod, map};
+use sluice_ebpf::{Address, Counter, FlowCounts, FlowKey, Listening, Origin, Place, Pod, Steered, map};
 
 use super::{EnrolError, error::with_causes};
 use crate::proxy;
@@ -31,6 +31,10 @@ unsafe impl aya::Pod for Plain<Pod> {}
 unsafe impl aya::Pod for Plain<FlowKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<FlowCounts> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Steered> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Place> {}
 
 /// All of them. Each has one user.
 pub(crate) struct Maps {
@@ -40,6 +44,7 @@ pub(crate) struct Maps {
     pub(crate) heartbeat: Heartbeat,
     pub(crate) counters: Counters,
     pub(crate) flows: Flows,
+    pub(crate) inbound: Inbound,
 }
 
 impl Maps {
@@ -56,6 +61,13 @@ impl Maps {
             heartbeat: Heartbeat(take(map::HEARTBEAT)?.try_into()?),
             counters: Counters(take(map::COUNTERS)?.try_into()?),
             flows: Flows(take(map::FLOWS)?.try_into()?),
+            inbound: Inbound {
+                steered: Mutex::new(take(map::STEERED)?.try_into()?),
+                listening: Mutex::new(take(map::LISTENING)?.try_into()?),
+                // Of another type where the kernel makes none of sockets.
+                listeners: take(map::LISTENERS)?.try_into().ok().map(Mutex::new),
+                calling: Mutex::new(take(map::CALLING)?.try_into()?),
+            },
         })
     }
 }
@@ -182,6 +194,65 @@ impl Flows {
             tracing::debug!(error = with_causes(&error), "cannot remove numbers of connections");
         }
     }
+}
+
+/// What the programs know of connections from outside.
+pub(crate) struct Inbound {
+    steered: Mutex<HashMap<MapData, Plain<Address>, Plain<Steered>>>,
+    listening: Mutex<HashMap<MapData, Plain<Place>, Listening>>,
+    listeners: Option<Mutex<SockMap<MapData>>>,
+    calling: Mutex<SkStorage<MapData, Plain<Address>>>,
+}
+
+impl Inbound {
+    /// From now on new connections to this address of a pod go to the agent.
+    pub(crate) fn steer(&self, address: SocketAddr, to: Steered) -> Result<(), MapError> {
+        lock(&self.steered).insert(Plain(address.into()), Plain(to), 0)
+    }
+
+    /// No longer, unless another pod has the address by now.
+    pub(crate) fn leave(&self, address: SocketAddr, netns_cookie: u64) -> Result<(), MapError> {
+        let (mut steered, key) = (lock(&self.steered), Plain(address.into()));
+        match steered.get(&key, 0) {
+            Ok(Plain(of)) if of.netns_cookie == netns_cookie => absent_is_fine(steered.remove(&key)),
+            Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// So many sockets listen at a place.
+    pub(crate) fn set_listening(&self, place: Place, count: Listening) -> Result<(), MapError> {
+        lock(&self.listening).insert(Plain(place), count, 0)
+    }
+
+    /// How many sockets listen at a place, as the programs count; `None`: they do not.
+    pub(crate) fn listening(&self, place: Place) -> Option<Listening> {
+        lock(&self.listening).get(&Plain(place), 0).ok()
+    }
+
+    /// What is counted there is no longer asked for. Should it fail, an element is left that nobody looks at.
+    pub(crate) fn forget_listening(&self, place: Place) {
+        if let Err(error) = absent_is_fine(lock(&self.listening).remove(&Plain(place))) {
+            tracing::debug!(error = with_causes(&error), "cannot remove a count of listening sockets");
+        }
+    }
+
+    /// Connections can be steered to this listener. It leaves its element when it is closed.
+    pub(crate) fn set_listener(&self, at: u32, listener: BorrowedFd<'_>) -> Result<(), MapError> {
+        let missing = || MapError::InvalidName { name: map::LISTENERS.to_owned() };
+        lock(self.listeners.as_ref().ok_or_else(missing)?).set(at, &listener, 0)
+    }
+
+    /// This socket, which is not connected yet, stands for a client.
+    pub(crate) fn set_client(&self, socket: BorrowedFd<'_>, client: SocketAddr) -> io::Result<()> {
+        let set = lock(&self.calling).insert(&socket, Plain(client.into()), 0);
+        set.map_err(|error| io::Error::other(with_causes(&error)))
+    }
+}
+
+fn lock<M>(map: &Mutex<M>) -> MutexGuard<'_, M> {
+    // A handle cannot be left half-changed.
+    map.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {

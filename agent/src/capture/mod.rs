@@ -10,6 +10,8 @@
 //! - `enrol` decides which pod is to be enrolled, and `node` does it: listeners (`pod`), then the proxy, then the
 //!   kernel's map (`entry`). `services` tells the kernel which destinations are governed; `bypass` counts what came too early, `reclaim`
 //!   ends it where it is asked to; `buffers` are what the kernel keeps for sockets.
+//! - `inbound` steers connections from outside to listeners of the agent, where policies ask for it; `listening` finds who
+//!   listens, `node_addresses` from where the kubelet probes.
 //! - `flows` puts names to what the programs count of pods' connections, redirected or not.
 //!
 //! All `unsafe` of the agent is in here.
@@ -25,10 +27,13 @@ mod error;
 mod exclusive;
 mod flows;
 mod heartbeat;
+mod inbound;
+mod listening;
 mod logs;
 mod maps;
 mod netns;
 mod node;
+mod node_addresses;
 mod pod;
 mod probe;
 mod programs;
@@ -67,8 +72,10 @@ use attachment::{Found, Keeper};
 use enrol::Enroller;
 use error::with_causes;
 use flows::Flows;
+use inbound::{Inbound, Slots};
 use netns::Netns;
 use node::Node;
+use node_addresses::NodeAddresses;
 use probe::Machine;
 use programs::{FailOpen, Links, Programs};
 use reclaim::Reclaimed;
@@ -111,6 +118,8 @@ pub struct Status {
     pub pods: Arc<[PodStatus]>,
     /// Governed destinations that the kernel knows.
     pub destinations: usize,
+    /// Connections from outside can be steered, so that AccessPolicies are enforced.
+    pub steers: bool,
     /// Connections to governed services that were open before their pod was enrolled.
     pub bypassed: u64,
     /// Those of them that were ended when they were idle, and why none can be.
@@ -133,6 +142,7 @@ struct Table {
 /// The running capture. Dropping it takes the programs off `connect()` and ends all enrolments, without waiting.
 pub struct Capture {
     links: Arc<Mutex<Links>>,
+    steers: bool,
     counters: maps::Counters,
     flows: Arc<Flows>,
     table: Arc<ArcSwap<Table>>,
@@ -167,6 +177,7 @@ impl Capture {
         let agent_cgroup = cgroup::id(&machine.agent).map_err(CaptureError::Proc)?;
         let (mut programs, maps) = Programs::load(agent_cgroup)?;
         let following = !options.without_flows && programs.load_flows();
+        let steer = programs.load_steering();
         let watch = Watch::start(&machine.pods)
             .map_err(|source| CaptureError::Watch { path: machine.pods.clone(), source })?;
         let silence: Silence = {
@@ -184,7 +195,20 @@ impl Capture {
         let (pods, agent) = (machine.pods.display().to_string(), machine.agent.display().to_string());
         let keeper = Keeper::attach(programs, machine, options.pods_cgroup.as_deref(), following)?;
         let links = keeper.links();
-        let follow = links.lock().unwrap_or_else(PoisonError::into_inner).follow();
+        let (follow, can_steer) = {
+            let links = links.lock().unwrap_or_else(PoisonError::into_inner);
+            (links.follow(), links.can_steer())
+        };
+        let addresses = Arc::<NodeAddresses>::default();
+        addresses.look(&home);
+        let inbound = steer.filter(|_| can_steer).map(|program| Inbound {
+            program,
+            links: links.clone(),
+            maps: Arc::new(maps.inbound),
+            node: addresses.clone(),
+            slots: Slots::new(),
+        });
+        let steers = inbound.is_some();
         let flows = Arc::new(Flows::new(follow.then_some(maps.flows)));
         tracing::info!(pods, agent, listeners_per_pod, flows = follow, "eBPF programs attached");
 
@@ -207,6 +231,7 @@ impl Capture {
             reclaimed: reclaimed.clone(),
             jobs: Vec::new(),
             flows: flows.clone(),
+            inbound,
         };
         let (close, closed) = oneshot::channel();
         tokio::spawn(run(
@@ -214,11 +239,13 @@ impl Capture {
             watch,
             keeper,
             snapshots,
+            addresses,
             table.clone(),
             closed,
         ));
         Ok(Self {
             links,
+            steers,
             counters: maps.counters,
             flows,
             table,
@@ -263,6 +290,7 @@ impl Capture {
             stopped: self.links.lock().unwrap_or_else(PoisonError::into_inner).is_stopped(),
             pods: table.pods.clone(),
             destinations: table.destinations,
+            steers: self.steers,
             bypassed: self.bypassed.load(Ordering::Relaxed),
             reclaimed: self.reclaimed.ended.load(Ordering::Relaxed),
             reclaim_trouble: self.reclaimed.trouble.load_full(),
@@ -300,6 +328,7 @@ async fn run(
     mut watch: Watch,
     mut keeper: Keeper,
     mut snapshots: channel::Receiver<Arc<Snapshot>>,
+    addresses: Arc<NodeAddresses>,
     table: Arc<ArcSwap<Table>>,
     mut close: oneshot::Receiver<oneshot::Sender<()>>,
 ) {
@@ -354,7 +383,12 @@ async fn run(
             () = at(retry) => enroller.time_passed(Instant::now()),
             _ = look.tick() => {
                 looks += 1;
-                enroller.look_at_older(looks.is_multiple_of(LOOKS_AT_OLDER));
+                let at_older = looks.is_multiple_of(LOOKS_AT_OLDER);
+                enroller.look_at_older(at_older);
+                if at_older {
+                    addresses.look(&enroller.world().home.clone());
+                }
+                enroller.look_at_listeners();
                 if keeper.look() == Found::Anew {
                     match Watch::start(keeper.group()) {
                         Ok(new) => {
@@ -376,6 +410,7 @@ async fn run(
                 }
             }
         }
+        enroller.steer();
         publish(&table, &mut enroller, &keeper, synced);
     }
 }

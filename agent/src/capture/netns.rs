@@ -7,7 +7,7 @@ use std::{
     fs::{self, File, Metadata},
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd},
+        fd::{AsFd as _, AsRawFd, BorrowedFd},
         unix::fs::MetadataExt,
     },
     process,
@@ -55,6 +55,11 @@ impl Netns {
         // Of what was opened: the process may have moved on since.
         let id = Id::of(&file.metadata()?);
         Ok(Self { file, id })
+    }
+
+    /// For who attaches something to it.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     pub(crate) fn id(&self) -> Id {

@@ -19,6 +19,7 @@ use super::{
     enrol::{Older, World},
     entry::Entry,
     flows::Flows,
+    inbound::{self, Inbound, Steering, Where},
     maps::{Accepted, Pods},
     netns::{Id, Netns},
     pod::{Opened, PodNetwork},
@@ -28,7 +29,7 @@ use super::{
     sight::{self, Sighting},
 };
 use crate::{
-    cluster::model::Workload,
+    cluster::model::{Snapshot, Workload},
     proxy::{OpenPod, Pod, Proxy},
 };
 
@@ -57,6 +58,8 @@ pub(crate) struct Node {
     pub(crate) jobs: Vec<Job>,
     /// Is told who has which namespace.
     pub(crate) flows: Arc<Flows>,
+    /// `None`: connections from outside cannot be steered on this node.
+    pub(crate) inbound: Option<Inbound>,
 }
 
 /// An enrolled pod.
@@ -71,6 +74,10 @@ pub(crate) struct Enrolment {
     older: Vec<bypass::Connection>,
     /// Where they go.
     older_to: Arc<[SocketAddr]>,
+    /// What comes from outside and is steered.
+    steering: Option<Steering>,
+    /// Why not all of it is that should be, as it was told last.
+    unsteered: Option<String>,
 }
 
 impl World for Node {
@@ -91,7 +98,7 @@ impl World for Node {
         }
 
         let network = Arc::new(PodNetwork {
-            netns,
+            netns: Arc::new(netns),
             home: self.home.clone(),
             accepted: self.accepted.clone(),
             entry: entry.clone(),
@@ -116,7 +123,9 @@ impl World for Node {
             );
         }
         let older_to = older.iter().map(|connection| connection.peer).collect();
-        Ok(Enrolment { netns: id, cookie, entry, pod, open: Some(open), network, older, older_to })
+        let open = Some(open);
+        let (steering, unsteered) = (None, None);
+        Ok(Enrolment { netns: id, cookie, entry, pod, open, network, older, older_to, steering, unsteered })
     }
 
     fn look_at_older(&mut self, enrolment: &mut Enrolment, look: Older<'_>) {
@@ -160,7 +169,52 @@ impl World for Node {
         enrolment.entry.set_addresses(workload)
     }
 
+    fn steer(&mut self, enrolment: &mut Enrolment, workload: &Arc<Workload>, snapshot: &Snapshot) {
+        let wanted = inbound::wanted(workload, |ip| snapshot.inbound.ports(ip));
+        let Some(inbound) = &mut self.inbound else { return };
+        if wanted.is_empty() && enrolment.steering.is_none() {
+            return;
+        }
+        let at = Where {
+            netns: &enrolment.network.netns,
+            home: &self.home,
+            netns_cookie: enrolment.cookie,
+            proxy: &self.proxy,
+            closing: &self.closing,
+        };
+        let outcome = inbound.sync(&mut enrolment.steering, workload, &wanted, &at).err();
+        if outcome != enrolment.unsteered {
+            if let Some(error) = &outcome {
+                tracing::error!(
+                    namespace = %workload.namespace, pod = %workload.name, error,
+                    "cannot steer a pod's connections to the agent: its AccessPolicies are not enforced; trying again"
+                );
+            }
+            enrolment.unsteered = outcome;
+        }
+    }
+
+    fn look_at_listeners(&mut self, enrolment: &mut Enrolment) {
+        if let Some(steering) = &enrolment.steering {
+            steering.look();
+        }
+    }
+
+    fn steered(enrolment: &Enrolment) -> usize {
+        enrolment.steering.as_ref().map_or(0, Steering::len)
+    }
+
     fn withdraw(&mut self, enrolment: &mut Enrolment) -> Result<(), EnrolError> {
+        if let Some(inbound) = &mut self.inbound {
+            let at = Where {
+                netns: &enrolment.network.netns,
+                home: &self.home,
+                netns_cookie: enrolment.cookie,
+                proxy: &self.proxy,
+                closing: &self.closing,
+            };
+            inbound.end(&mut enrolment.steering, &at);
+        }
         enrolment.entry.unlist()?;
         self.owners.remove(&enrolment.cookie);
         self.flows.pod_gone(enrolment.cookie, Instant::now());

@@ -27,7 +27,7 @@ const BACKLOG: i32 = 4096;
 
 /// A pod's network, as the proxy sees it.
 pub(crate) struct PodNetwork {
-    pub(crate) netns: Netns,
+    pub(crate) netns: Arc<Netns>,
     pub(crate) home: Arc<Netns>,
     pub(crate) accepted: Arc<Accepted>,
     pub(crate) entry: Arc<Entry>,
@@ -62,7 +62,7 @@ impl Network for PodNetwork {
         buffers::let_grow(socket)
     }
 
-    fn socket(&self, to: SocketAddr) -> io::Result<Socket> {
+    fn socket(&self, to: SocketAddr, _: Option<SocketAddr>) -> io::Result<Socket> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = self
             .netns

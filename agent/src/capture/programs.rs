@@ -4,6 +4,8 @@
 //! programs and frees the maps, and the next connect goes direct.
 
 use std::{
+    borrow::Cow,
+    collections::HashMap,
     fs::File,
     io,
     os::fd::OwnedFd,
@@ -13,12 +15,14 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
+    maps::{MapError, MapType},
     programs::{
-        CgroupAttachMode, CgroupSock, CgroupSockAddr, ProgramError, SockOps, cgroup_sock::CgroupSockLink,
-        cgroup_sock_addr::CgroupSockAddrLink, sock_ops::SockOpsLink,
+        CgroupAttachMode, CgroupSock, CgroupSockAddr, ProgramError, SkLookup, SockOps,
+        cgroup_sock::CgroupSockLink, cgroup_sock_addr::CgroupSockAddrLink, sk_lookup::SkLookupLink,
+        sock_ops::SockOpsLink,
     },
 };
-use sluice_ebpf::{global, program};
+use sluice_ebpf::{global, map, program};
 
 use super::{CaptureError, descriptors, error::with_causes, exclusive, logs, maps::Maps, probe::Machine};
 
@@ -39,6 +43,10 @@ pub(crate) struct Links {
     _names: Vec<CgroupSockAddrLink>,
     _release: Option<CgroupSockLink>,
     flows: Option<FlowLinks>,
+    /// Counts who listens; and applications are told who their clients are. Without it nothing is steered.
+    listeners: Option<SockOpsLink>,
+    /// On the network namespaces of pods, by their cookies.
+    steering: HashMap<u64, SkLookupLink>,
     /// Connections are no longer to be redirected, and never again.
     stopped: bool,
 }
@@ -51,7 +59,30 @@ impl Links {
     /// already still arrives with its original destination.
     pub(crate) fn detach_connect(&mut self) {
         self.stopped = true;
+        self.steering.clear();
         self.let_go();
+    }
+
+    /// Whether connections from outside can be steered.
+    pub(crate) fn can_steer(&self) -> bool {
+        self.listeners.is_some()
+    }
+
+    /// Takes over what keeps a pod's connections from outside steered. Once nothing is to be redirected any more, nor is that.
+    pub(crate) fn keep_steering(&mut self, netns_cookie: u64, link: SkLookupLink) {
+        if !self.stopped {
+            self.steering.insert(netns_cookie, link);
+        }
+    }
+
+    /// What keeps pods' connections from outside steered; it does not hang on the group of all pods.
+    pub(crate) fn steering(&mut self) -> &mut HashMap<u64, SkLookupLink> {
+        &mut self.steering
+    }
+
+    /// A pod's connections from outside go direct.
+    pub(crate) fn stop_steering(&mut self, netns_cookie: u64) {
+        self.steering.remove(&netns_cookie);
     }
 
     /// Takes the programs off `connect()`, to be attached again.
@@ -92,11 +123,22 @@ impl Programs {
     pub(crate) fn load(agent_cgroup_id: u64) -> Result<(Self, Maps), CaptureError> {
         let object = OBJECT.ok_or(CaptureError::NoPrograms)?;
         let level = logs::level();
-        let mut ebpf = EbpfLoader::new()
-            .override_global(global::AGENT_CGROUP, &agent_cgroup_id, true)
-            .override_global(aya_log::LEVEL, &level, true)
-            .load(object)
-            .map_err(|error| load_error("the maps", &error))?;
+        let load = |object: &[u8]| {
+            EbpfLoader::new()
+                .override_global(global::AGENT_CGROUP, &agent_cgroup_id, true)
+                .override_global(aya_log::LEVEL, &level, true)
+                .load(object)
+        };
+        let loaded = match load(object) {
+            Err(EbpfError::MapError(MapError::CreateError { name, io_error, .. }))
+                if name == map::LISTENERS =>
+            {
+                tracing::debug!(error = %io_error, "the kernel makes no map of sockets");
+                load(&without_listeners(object).ok_or(CaptureError::ForeignObject { name: map::LISTENERS })?)
+            }
+            loaded => loaded,
+        };
+        let mut ebpf = loaded.map_err(|error| load_error("the maps", &error))?;
 
         // The maps stay in `ebpf` until the programs are loaded: they are loaded with the maps' descriptors.
         for name in [program::CONNECT4, program::CONNECT6] {
@@ -141,6 +183,42 @@ impl Programs {
             sock_ops(ebpf, name)?.load().map_err(|error| load_error(name, &error.into()))
         };
         without_flows(load()).is_some()
+    }
+
+    /// Loads what steers connections from outside. A kernel that does not take it captures what goes out all the same.
+    pub(crate) fn load_steering(&mut self) -> Option<SkLookup> {
+        let ebpf = &mut self.ebpf;
+        let mut load = || -> Result<SkLookup, CaptureError> {
+            let name = program::LISTENERS;
+            sock_ops(ebpf, name)?.load().map_err(|error| load_error(name, &error.into()))?;
+            let name = program::STEER;
+            let wrong = || CaptureError::ForeignObject { name };
+            let program = ebpf.program_mut(name).ok_or_else(wrong)?;
+            let program: &mut SkLookup = program.try_into().map_err(|_| wrong())?;
+            let handle = program.load().and_then(|()| {
+                // A handle of its own, for who attaches it to one pod after the other.
+                SkLookup::from_program_info(program.info()?, Cow::Borrowed(name))
+            });
+            handle.map_err(|error| load_error(name, &error.into()))
+        };
+        without_steering(load())
+    }
+
+    fn attach_listeners(
+        &mut self,
+        pods: &File,
+        machine: &Machine,
+        names: &[CgroupSockAddrLink],
+    ) -> Result<SockOpsLink, CaptureError> {
+        let name = program::GETPEERNAME4;
+        if names.len() < NAMES.len() {
+            let reason = "applications would not see their clients' addresses".to_owned();
+            return Err(CaptureError::Attach { program: name, group: machine.pods.clone(), reason });
+        }
+        let name = program::LISTENERS;
+        let program = sock_ops(&mut self.ebpf, name)?;
+        let attached = program.attach(pods, CgroupAttachMode::Single).and_then(|id| program.take_link(id));
+        attached.map_err(|error| attach_error(name, &machine.pods, &error))
     }
 
     /// The kernel's number of a loaded program.
@@ -219,6 +297,9 @@ impl Programs {
             None
         };
         let flows = if follow { without_flows(self.attach_flows(&pods, machine)) } else { None };
+        let loaded = sock_ops(&mut self.ebpf, program::LISTENERS)?.fd().is_ok();
+        let listeners =
+            if loaded { without_steering(self.attach_listeners(&pods, machine, &names)) } else { None };
         let others = descriptors::links();
         let mut connect = Vec::new();
         for name in [program::CONNECT4, program::CONNECT6] {
@@ -241,9 +322,26 @@ impl Programs {
             _names: names,
             _release: release,
             flows,
+            listeners,
+            steering: HashMap::new(),
             stopped: false,
         })
     }
+}
+
+/// The object with another map in the place of that of listeners. Before Linux 6.9 only `CAP_NET_ADMIN` may make one of sockets
+/// (`sock_map_alloc` in `net/core/sock_map.c`), whatever else a process may; the program that steers does not load then, and all
+/// others do. `None`: the object has none.
+fn without_listeners(object: &[u8]) -> Option<Vec<u8>> {
+    // The type, the sizes of keys and values, how many there are, and flags: as `bpf_map_def` has them.
+    let definition = |kind: MapType| {
+        [kind as u32, 4, 4, sluice_ebpf::MAX_LISTENERS as u32, 0].map(u32::to_ne_bytes).concat()
+    };
+    let listeners = definition(MapType::SockMap);
+    let at = memchr::memmem::find(object, &listeners)?;
+    let mut object = object.to_vec();
+    object[at..at + listeners.len()].copy_from_slice(&definition(MapType::Array));
+    Some(object)
 }
 
 const NAMES: [&str; 4] =
@@ -255,6 +353,14 @@ fn without_flows<T>(outcome: Result<T, CaptureError>) -> Option<T> {
     outcome
         .inspect_err(|error| {
             tracing::warn!(%error, "connections are redirected, but not counted: there are no sluice_flow_ metrics");
+        })
+        .ok()
+}
+
+fn without_steering<T>(outcome: Result<T, CaptureError>) -> Option<T> {
+    outcome
+        .inspect_err(|error| {
+            tracing::error!(%error, "AccessPolicies are not enforced on this node, whose pods are called directly (Linux before 6.9 asks for CAP_NET_ADMIN); calls of its pods are routed and protected as ever");
         })
         .ok()
 }
@@ -324,4 +430,23 @@ fn attach_error(program: &'static str, group: &Path, error: &ProgramError) -> Ca
         return CaptureError::Exclusive { program, group: group.to_owned(), blocker };
     }
     CaptureError::Attach { program, group: group.to_owned(), reason: brief(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_map_of_listeners_is_found_in_the_object_once() {
+        // A build without programs has nothing to find it in.
+        let Some(object) = OBJECT else { return };
+        let other = without_listeners(object).expect("it is there");
+        assert_eq!(other.len(), object.len());
+        assert_eq!(
+            other.iter().zip(object).filter(|(one, other)| one != other).count(),
+            1,
+            "but for its type"
+        );
+        assert!(without_listeners(&other).is_none());
+    }
 }

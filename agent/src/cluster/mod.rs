@@ -5,6 +5,7 @@
 //! stands behind the address that a connection was meant for, and who calls.
 
 pub mod builder;
+pub mod clients;
 mod intern;
 pub mod kept;
 pub mod kubernetes;
@@ -12,6 +13,7 @@ pub mod manifests;
 mod mesh;
 pub mod model;
 pub mod object;
+mod probes;
 pub mod problem;
 pub(crate) mod protocol;
 pub mod shared;

@@ -14,9 +14,10 @@ use ahash::{AHashMap, AHashSet};
 use arc_swap::ArcSwap;
 use serde_json::Value;
 
-use super::shared::SharedMap;
+use super::{clients::Clients, shared::SharedMap};
 use crate::{
     govern::{
+        access::{Access, probe::Probe},
         caller::{Caller, Labels},
         endpoint::Endpoint,
         entry::Entry,
@@ -47,6 +48,10 @@ pub struct Snapshot {
     pub pods: SharedMap<Arc<str>, Arc<Workload>>,
     /// What routes say of ports of Services.
     pub routes: Arc<AHashMap<PortKey, Arc<Routed>>>,
+    /// What is asked for at the endpoints of this node.
+    pub inbound: Arc<Inbound>,
+    /// Pods by their addresses; the same ones in all snapshots.
+    pub clients: Arc<Clients>,
 }
 
 /// A port of a Service, and whether it is meant in the family of IPv6.
@@ -158,6 +163,39 @@ pub fn routed<'r>(
     routes.get(&(ServicePort { namespace, name, port: service.port }, address.is_ipv6()))
 }
 
+/// Ports of this node's pods for which policies ask something at the endpoint.
+#[derive(Debug, Default)]
+pub struct Inbound(AHashMap<IpAddr, BTreeMap<u16, Arc<InboundPort>>>);
+
+/// A port of a pod.
+#[derive(Debug)]
+pub struct InboundPort {
+    /// The application, as the only endpoint of a Service that asks for nothing.
+    pub destination: Destination,
+    /// The Services that have it as an endpoint and a policy about who may call; not empty. What each says holds.
+    pub guards: Vec<Arc<Service>>,
+}
+
+impl Inbound {
+    pub(super) fn insert(&mut self, address: SocketAddr, port: InboundPort) {
+        self.0.entry(address.ip()).or_default().insert(address.port(), Arc::new(port));
+    }
+
+    /// What is asked for at this address.
+    pub fn port(&self, address: SocketAddr) -> Option<&Arc<InboundPort>> {
+        self.0.get(&address.ip())?.get(&address.port())
+    }
+
+    /// The ports of a pod with this address.
+    pub fn ports(&self, ip: IpAddr) -> Vec<u16> {
+        self.0.get(&ip).into_iter().flat_map(BTreeMap::keys).copied().collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// What stands behind a governed address.
 #[derive(Clone, Debug)]
 pub struct Destination {
@@ -230,6 +268,8 @@ pub struct Service {
     pub reclaim: bool,
     /// Connections to its endpoints' own addresses are managed as those to the Service.
     pub direct: bool,
+    /// Who may call; enforced at the endpoints.
+    pub access: Option<Arc<Access>>,
 }
 
 impl Service {
@@ -252,6 +292,7 @@ impl Service {
             access_log: None,
             reclaim: false,
             direct: false,
+            access: None,
         }
     }
 
@@ -370,6 +411,8 @@ pub struct Workload {
     pub capture: bool,
     /// Ports that it declares: the agent listens at none of them.
     pub ports: Box<[u16]>,
+    /// What the kubelet probes it by.
+    pub probes: Arc<[Probe]>,
     /// The mesh whose proxy takes the pod's connections already: it is left alone then, `capture` or not.
     pub own_proxy: Option<&'static str>,
     /// It has a deletionTimestamp.
@@ -404,6 +447,7 @@ impl Workload {
             host_network: false,
             capture: true,
             ports: Box::default(),
+            probes: Arc::default(),
             own_proxy: None,
             terminating: false,
             finished: false,

@@ -11,6 +11,7 @@ use super::model::Protocol;
 use crate::{
     api::{self, FieldError, effective::Effective, gateway},
     govern::{
+        access::{Access, probe::Probe},
         caller::Labels,
         policy::{Lane, Target},
         routes,
@@ -28,6 +29,7 @@ pub enum Kind {
     Pod,
     TrafficPolicy,
     TrafficLane,
+    AccessPolicy,
     HttpRoute,
     GrpcRoute,
     ReferenceGrant,
@@ -36,18 +38,22 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Namespace,
         Self::Service,
         Self::EndpointSlice,
         Self::Pod,
         Self::TrafficPolicy,
         Self::TrafficLane,
+        Self::AccessPolicy,
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::ReferenceGrant,
         Self::Mesh,
     ];
+
+    /// Those of Sluice's own API.
+    pub const OWN: [Self; 3] = [Self::TrafficPolicy, Self::TrafficLane, Self::AccessPolicy];
 
     /// Those of Gateway API that Sluice reads.
     pub const OF_GATEWAY: [Self; 4] = [Self::HttpRoute, Self::GrpcRoute, Self::ReferenceGrant, Self::Mesh];
@@ -60,6 +66,7 @@ impl Kind {
             Self::Pod => "Pod",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::TrafficLane => "TrafficLane",
+            Self::AccessPolicy => "AccessPolicy",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::ReferenceGrant => "ReferenceGrant",
@@ -72,7 +79,7 @@ impl Kind {
         match self {
             Self::Namespace | Self::Service | Self::Pod => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::TrafficPolicy | Self::TrafficLane => api::API_VERSION,
+            Self::TrafficPolicy | Self::TrafficLane | Self::AccessPolicy => api::API_VERSION,
             Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant => gateway::VERSION,
             Self::Mesh => gateway::MESH_VERSION,
         }
@@ -80,7 +87,7 @@ impl Kind {
 
     /// Whether it is of Sluice's own API.
     pub fn is_own(self) -> bool {
-        matches!(self, Self::TrafficPolicy | Self::TrafficLane)
+        Self::OWN.contains(&self)
     }
 
     /// Whether it is of Gateway API.
@@ -147,6 +154,7 @@ pub enum Object {
     Pod(Arc<Pod>),
     TrafficPolicy(TrafficPolicy),
     TrafficLane(TrafficLane),
+    AccessPolicy(AccessPolicy),
     /// Of one of the two kinds.
     Route(Kind, Route),
     ReferenceGrant(ReferenceGrant),
@@ -164,6 +172,7 @@ impl Object {
             Self::Pod(pod) => (Kind::Pod, pod.name.clone()),
             Self::TrafficPolicy(policy) => (Kind::TrafficPolicy, policy.name.clone()),
             Self::TrafficLane(lane) => (Kind::TrafficLane, lane.name.clone()),
+            Self::AccessPolicy(policy) => (Kind::AccessPolicy, policy.name.clone()),
             Self::Route(kind, route) => (*kind, route.own.name.clone()),
             Self::ReferenceGrant(grant) => (Kind::ReferenceGrant, grant.name.clone()),
             Self::Mesh(mesh) => (Kind::Mesh, mesh.name.clone()),
@@ -305,6 +314,9 @@ pub struct Pod {
     pub started: Option<NonZeroU32>,
     /// Ports that its containers declare, or are probed at, as far as a listener of the agent could be in their way.
     pub ports: Box<[u16]>,
+    /// What the kubelet probes it by.
+    pub probes: Arc<[Probe]>,
+    pub service_account: Arc<str>,
     /// The mesh whose proxy takes the pod's connections already.
     pub own_proxy: Option<&'static str>,
     /// It has a deletionTimestamp.
@@ -315,6 +327,7 @@ pub struct Pod {
 
 pub type TrafficPolicy = Own<Attached>;
 pub type TrafficLane = Own<Arc<Lane>>;
+pub type AccessPolicy = Own<Guarded>;
 
 /// An HTTPRoute or GRPCRoute.
 #[derive(Clone, Debug, PartialEq)]
@@ -362,6 +375,15 @@ pub struct Attached {
     pub effective: Effective,
 }
 
+/// Who may call, and what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guarded {
+    pub targets: Vec<Target>,
+    /// It is for the Services of its namespace that have no policy of their own.
+    pub for_namespace: bool,
+    pub access: Arc<Access>,
+}
+
 /// An object of Sluice's own API, or what a route asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Own<T> {
@@ -373,6 +395,8 @@ pub struct Own<T> {
     pub created: Option<i64>,
     /// What it asks for; or all that is wrong with it.
     pub asked: Result<T, Arc<[FieldError]>>,
+    /// What is active while it is invalid, and no valid version of it is known.
+    pub instead: Option<T>,
     /// What its status says of it.
     pub told: Arc<[Told]>,
     /// The targets that its status shows.

@@ -25,7 +25,7 @@ pub use self::{
     gateway::{
         GrpcRoute, HttpRoute, Mesh, ReferenceGrant, grpc_route, http_route, mesh as x_mesh, reference_grant,
     },
-    own::{Loose, Named, told, traffic_lane, traffic_policy},
+    own::{Loose, Named, access_policy, told, traffic_lane, traffic_policy},
 };
 use super::{
     intern::intern,
@@ -34,6 +34,7 @@ use super::{
         EndpointSlice, Frontend, Key, Kind, Name, Namespace, Object, Pod, PodReference, Prefer, Service,
         ServicePort, SliceEndpoint, SlicePort,
     },
+    probes,
     problem::Problem,
     protocol,
     source::Sighting,
@@ -229,6 +230,9 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         ready_since: ready_since(status.conditions.as_deref().unwrap_or_default()),
         started: started(status.container_statuses.as_deref().unwrap_or_default()),
         ports: ports::declared(&spec),
+        probes: probes::probes(&spec),
+        // What the API server writes where nobody says another.
+        service_account: text(spec.service_account_name.as_deref()).unwrap_or_else(|| "default".into()),
         own_proxy: mesh::own_proxy(&spec, labels, annotations),
         terminating: metadata.deletion_timestamp.is_some(),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),

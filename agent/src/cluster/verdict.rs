@@ -93,7 +93,7 @@ impl Reason {
             Self::Accepted => "The object is valid and active for at least one of its targets.",
             Self::Programmed => "The object is active for all of its targets.",
             Self::Invalid => {
-                "The object is invalid. The last valid version stays active; if there is none, nothing of it is active."
+                "The object is invalid. The last valid version stays active; if there is none, nothing of it is active, or, for an AccessPolicy with `onInvalid: Deny`, all requests to its targets are denied."
             }
             Self::TargetNotFound => {
                 "A Service or a route that the object targets, or a port or rule of it, does not exist."
@@ -129,14 +129,25 @@ pub(super) struct Shortfall {
 impl Verdict {
     /// On an object that makes no sense. `in_force`: what is said of the version that still is.
     pub(super) fn invalid(wrong: impl IntoIterator<Item: std::fmt::Display>, in_force: Option<&str>) -> Self {
+        match in_force {
+            None => {
+                Self::ineffective(wrong, Extent::Nothing, "no valid version of it is known: it is not active")
+            }
+            Some(version) => Self::ineffective(wrong, Extent::Earlier, &format!("{version} stays active")),
+        }
+    }
+
+    /// On an object that makes no sense, never did, and says that everything is to be denied then.
+    pub(super) fn invalid_and_closed(wrong: impl IntoIterator<Item: std::fmt::Display>) -> Self {
+        let effect =
+            "no valid version of it is known: all requests to its targets are denied (onInvalid: Deny)";
+        Self::ineffective(wrong, Extent::Part, effect)
+    }
+
+    fn ineffective(wrong: impl IntoIterator<Item: std::fmt::Display>, extent: Extent, effect: &str) -> Self {
         let wrong = wrong.into_iter().map(|error| error.to_string()).collect::<Vec<_>>().join("; ");
-        let effect = in_force.map_or_else(
-            || "no valid version of it is known: it is not active".to_owned(),
-            |version| format!("{version} stays active"),
-        );
         let message = format!("{wrong}; {effect}");
         let condition = Condition { holds: false, reason: Reason::Invalid, message };
-        let extent = if in_force.is_some() { Extent::Earlier } else { Extent::Nothing };
         Self { extent, accepted: condition.clone(), programmed: condition }
     }
 

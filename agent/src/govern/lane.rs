@@ -26,6 +26,8 @@ pub struct TagNames {
     names: Vec<HeaderName>,
     /// Those that can have a member with such a key.
     carriers: Carriers,
+    /// Tags are neither read nor written.
+    none: bool,
 }
 
 /// A header name that cannot carry a tag.
@@ -59,7 +61,16 @@ impl TagNames {
                 carriers.insert(carrier);
             }
         }
-        Ok(Self { names: names.to_vec(), carriers })
+        Ok(Self { names: names.to_vec(), carriers, none: false })
+    }
+
+    /// For requests that are passed on with what they say of tags, whatever that is.
+    pub fn none() -> Self {
+        Self {
+            names: vec![HeaderName::from_static("x-sluice-no-tag")],
+            carriers: Carriers::default(),
+            none: true,
+        }
     }
 
     /// The header that is set on forwarded requests.
@@ -278,6 +289,9 @@ impl<'n> TagScan<'n> {
     /// Shows a header, in the order of the head. Names in any case; values without the white space around them.
     #[inline]
     pub fn see(&mut self, name: &[u8], value: &[u8]) {
+        if self.names.none {
+            return;
+        }
         match Line::of(name) {
             Some(Line::Beside(carrier)) => self.used.insert(carrier),
             _ if self.strip => {}
@@ -314,6 +328,17 @@ impl<'n> TagScan<'n> {
     /// Decides, once all headers have been seen. `caller` is the caller workload's own tag; `entry` asks the entry rules
     /// ([`super::entry`]), if nobody else has an answer.
     pub fn decide(self, caller: Option<&Tag>, entry: impl FnOnce() -> Option<RequestTag>) -> Tagging {
+        if self.names.none {
+            return Tagging {
+                tag: None,
+                source: None,
+                strip: false,
+                set_header: false,
+                set: Carriers::default(),
+                conflict: false,
+                invalid: 0,
+            };
+        }
         let Self { names, strip, header, header_seen, members, used, invalid } = self;
         let usable =
             || Carrier::ALL.into_iter().filter(|one| used.contains(*one) && names.carriers.contains(*one));
@@ -372,6 +397,17 @@ mod tests {
         let it = tagging(headers, caller);
         let set_baggage = it.set.contains(Carrier::Baggage);
         (it.tag.map(|tag| tag.as_str().to_owned()), it.source, it.set_header, set_baggage, it.invalid)
+    }
+
+    #[test]
+    fn without_names_nothing_is_read_or_written() {
+        let names = TagNames::none();
+        let mut scan = TagScan::new(&names);
+        scan.see(b"x-mse-tag", b"gray");
+        scan.see(b"baggage", b"x-mse-tag=gray");
+        let workload = "blue".parse().ok();
+        let tagging = scan.decide(workload.as_ref(), || Some(RequestTag::from(&"red".parse().unwrap())));
+        assert_eq!((tagging.tag, tagging.set_header, tagging.set.is_empty()), (None, false, true));
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub enum Reason {
     BackendNotFound,
     RouteRedirect,
     RoutePreflight,
+    AccessDenied,
+    PathHidden,
     /// Not a response: nobody is there to get one.
     ClientClosed,
 }
@@ -74,6 +76,7 @@ struct Facts {
 mod grpc {
     pub(super) const CANCELLED: u8 = 1;
     pub(super) const DEADLINE_EXCEEDED: u8 = 4;
+    pub(super) const PERMISSION_DENIED: u8 = 7;
     pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
     pub(super) const UNIMPLEMENTED: u8 = 12;
     pub(super) const INTERNAL: u8 = 13;
@@ -81,7 +84,7 @@ mod grpc {
 }
 
 impl Reason {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::NoEndpoint,
         Self::LaneUnavailable,
         Self::UpstreamConnect,
@@ -107,6 +110,8 @@ impl Reason {
         Self::BackendNotFound,
         Self::RouteRedirect,
         Self::RoutePreflight,
+        Self::AccessDenied,
+        Self::PathHidden,
         Self::ClientClosed,
     ];
 
@@ -288,6 +293,20 @@ impl Reason {
                 message: "a route answers the preflight of a page of another origin",
                 action: "None: the route has a filter of type CORS. A response without access-control-allow-origin says that the origin is not allowed.",
             },
+            Self::AccessDenied => Facts {
+                code: "access_denied",
+                status: 403,
+                grpc_status: grpc::PERMISSION_DENIED,
+                message: "the client may not make this request",
+                action: "Look at the rules of the AccessPolicy that the response names, and at who the client is: `sluice_access_requests_total` has the rule.",
+            },
+            Self::PathHidden => Facts {
+                code: "not_found",
+                status: 404,
+                grpc_status: grpc::UNIMPLEMENTED,
+                message: "there is nothing at this path",
+                action: "An AccessPolicy hides the path from the client: add the client to `from` in `hidden`, if it is to see it.",
+            },
             Self::ClientClosed => Facts {
                 code: "client_closed",
                 status: 499,
@@ -340,6 +359,8 @@ impl Reason {
             | Self::RouteNotFound
             | Self::RouteRedirect
             | Self::RoutePreflight
+            | Self::AccessDenied
+            | Self::PathHidden
             | Self::Draining => true,
             Self::NoEndpoint
             | Self::UpstreamConnect

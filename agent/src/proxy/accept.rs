@@ -9,6 +9,7 @@ use tokio::{
 
 use super::{
     Origin,
+    arrival::Arrival,
     budget::Place,
     connection::{self, Connection},
     pool,
@@ -62,13 +63,13 @@ pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: Tcp
 
 async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(TcpStream, SocketAddr)>) {
     match accepted {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
             // At once, so that those behind it are not accepted beyond what there is.
             let place = pod.budget.accepted(Nanos::now());
             let (worker_here, pod_here) = (worker.clone(), pod.clone());
             // On its own from here on, so that whatever goes wrong with it is no other connection's affair.
             pod.spawn(worker, async move {
-                if let Some(connection) = identify(worker_here, pod_here, stream, place) {
+                if let Some(connection) = identify(worker_here, pod_here, stream, peer, place) {
                     connection::serve(connection).await;
                 }
             });
@@ -90,7 +91,13 @@ async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(Tcp
 }
 
 /// Finds out where the connection was meant to go. One that was not redirected is closed: the listener is nobody's service.
-fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream, place: Place) -> Option<Connection> {
+fn identify(
+    worker: Rc<Worker>,
+    pod: Rc<PodHere>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+) -> Option<Connection> {
     let Origin { destination: original, socket, options } = match pod.pod.network.origin(stream.as_fd()) {
         Ok(Some(origin)) => origin,
         Ok(None) => {
@@ -114,8 +121,15 @@ fn identify(worker: Rc<Worker>, pod: Rc<PodHere>, stream: TcpStream, place: Plac
     // Fails only for a socket that is gone already, which reading will tell.
     let _ = stream.set_nodelay(true);
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
+    let pod = if worker.is_inbound() {
+        let arrival = Arrival::new(&pod, peer, original);
+        pod.of_client(&worker, arrival)
+    } else {
+        pod
+    };
     let presence = Presence::new(&pod, socket);
     let seat = worker.pool.enter(pool::Key { pod: pod.id, dialled: original, options });
-    let rested = None;
+    // What is dialled for a client from outside is there before its first request, whatever that is.
+    let rested = pod.arrival.is_some().then(Nanos::now);
     Some(Connection { worker, pod, stream, original, presence, options, seat, rested, _place: place })
 }

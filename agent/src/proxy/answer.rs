@@ -81,7 +81,8 @@ impl Cause {
             },
             Some(Rule { name, policy: None, .. }) => format!("{message} (rule {name})"),
             Some(Rule { name, policy: Some(policy), .. }) => {
-                format!("{message} (rule {name} of TrafficPolicy {policy})")
+                let kind = if self.reason == Reason::AccessDenied { "AccessPolicy" } else { "TrafficPolicy" };
+                format!("{message} (rule {name} of {kind} {policy})")
             }
         }
     }

@@ -80,7 +80,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// What stands behind the dialled address now; `None` once it is no longer governed.
     pub(crate) fn destination(&self) -> Option<Destination> {
-        self.worker.snapshot().destinations.get(&self.original).cloned()
+        self.pod.destination(&self.worker.snapshot(), self.original).cloned()
     }
 
     pub(crate) fn series(&self, destination: &Destination) -> ServiceSeries {
@@ -118,7 +118,14 @@ pub(crate) fn poll_read(
 pub(crate) async fn serve(mut connection: Connection) {
     let worker = connection.worker.clone();
     worker.metrics.callers_open.inc();
-    let _open = scopeguard(|| worker.metrics.callers_open.dec());
+    let pod = connection.pod.id;
+    let _open = scopeguard(|| {
+        if worker.is_inbound() {
+            // Nobody else's connections are of this number.
+            worker.h2.forget(pod);
+        }
+        worker.metrics.callers_open.dec();
+    });
     let Some(destination) = connection.destination() else {
         worker.metrics.detected(Detection::Unmanaged);
         return Box::pin(tunnel::pass_through(connection)).await;
@@ -128,6 +135,12 @@ pub(crate) async fn serve(mut connection: Connection) {
     worker.metrics.detected(heard.as_detection());
     // It may have been long: what is known of the service may have changed meanwhile.
     let destination = connection.destination().unwrap_or(destination);
+    if matches!(heard, Heard::Bytes(_) | Heard::Dialled(..))
+        && let Some(arrival) = &connection.pod.arrival
+        && let Some(cause) = arrival.admit_connection(&worker, &connection.pod)
+    {
+        return tunnel::refuse(connection, &destination, cause.reason);
+    }
     match heard {
         Heard::Http1 => http1::serve(connection, destination, early).await,
         Heard::Http2 => Box::pin(http2::serve(connection, destination, early)).await,
@@ -240,6 +253,10 @@ async fn listen(connection: &mut Connection, destination: &Destination, early: &
         Protocol::Detect => Port::Undeclared,
         Protocol::Http | Protocol::Http2 => Port::Http,
     };
+    // An application is to see its clients' connections as they come, whoever speaks first.
+    if connection.pod.arrival.is_some() {
+        return Box::pin(wait_for_either(connection, destination, port, early)).await;
+    }
     let silence = Instant::now() + port.silence();
     let mut deadline = None;
     loop {
@@ -308,6 +325,8 @@ async fn wait_for_either(
         let mut dialling = pin!(tunnel::dial(connection, destination));
         poll_fn(|cx| match dialling.as_mut().poll(cx) {
             Poll::Ready(dialled) => Poll::Ready(Some(dialled)),
+            // Its own application has been connected to in no time, or never will be.
+            Poll::Pending if connection.pod.arrival.is_some() => Poll::Pending,
             // What the client says settles it, however long an endpoint takes to be connected to.
             Poll::Pending => connection.stream.poll_read_ready(cx).map(|_| None),
         })
@@ -315,7 +334,9 @@ async fn wait_for_either(
     };
     let mut dialled = match dialled {
         Some(Ok(dialled)) => Some(Dialled::new(port, dialled)),
-        Some(Err(reason)) if port == Port::Undeclared => return Heard::NoServer(reason),
+        Some(Err(reason)) if port == Port::Undeclared || connection.pod.arrival.is_some() => {
+            return Heard::NoServer(reason);
+        }
         // An HTTP client is told so when it asks for something.
         Some(Err(_)) | None => None,
     };

@@ -8,7 +8,10 @@ use ahash::AHashSet;
 use crate::{
     clock::Nanos,
     cluster::model::{Current, Service, Snapshot},
-    govern::{breaker::State, endpoint::Endpoint, outlier, routes::Rule, subset::Subset, tag::Tag, warmup},
+    govern::{
+        access::NO_RULE, breaker::State, endpoint::Endpoint, outlier, routes::Rule, subset::Subset, tag::Tag,
+        warmup,
+    },
     observe::metrics::{Kind, Metrics, Pulled, RouteRule, Write},
 };
 
@@ -260,6 +263,7 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
                 all.map(|ruled| &ruled.rule.name).any(|other| &**other == rule)
             },
             |route| routes.contains(route),
+            |rule| service.access.as_ref().is_some_and(|access| rule == NO_RULE || access.names(rule)),
         );
         for (_, limiter) in service.governor.all_limiters() {
             limiter.forget_gone();

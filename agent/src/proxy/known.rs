@@ -57,7 +57,7 @@ impl Known {
             return;
         }
         self.generation = snapshot.generation;
-        let found = snapshot.destinations.get(&dialled);
+        let found = pod.destination(&snapshot, dialled);
         self.governed = found.is_some();
         self.backends = Rc::default();
         if let Some(found) = found {

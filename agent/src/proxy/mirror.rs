@@ -33,6 +33,7 @@ const LARGEST: usize = 64 * 1024;
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// What a pod's copies may use on a worker.
+#[derive(Clone)]
 pub(crate) struct Allowance {
     on_the_way: Rc<Share>,
     bytes: Rc<Share>,

@@ -11,6 +11,7 @@
 mod accept;
 mod alarm;
 mod answer;
+mod arrival;
 mod budget;
 mod buffers;
 mod by_caller;
@@ -43,7 +44,7 @@ mod worker;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     sync::{
         Arc, Weak,
@@ -99,15 +100,32 @@ pub trait Network: Send + Sync + 'static {
     /// The kernel may let the buffers of a socket grow again whose sizes were set.
     fn let_buffers_grow(&self, socket: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// A new non-blocking TCP socket inside the pod's network namespace, for the family of `to`. What it connects to is not
-    /// redirected here.
-    fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket>;
+    /// A new non-blocking TCP socket inside the pod's network namespace, for the family of `to`. `client`: the application there
+    /// is to see this one at the other end. What it connects to is not redirected here.
+    fn socket(&self, to: SocketAddr, client: Option<SocketAddr>) -> io::Result<socket2::Socket>;
 
     /// The connect of such a socket has begun: it is as any other from now on.
     fn connecting(&self, socket: &socket2::Socket) -> io::Result<()>;
 
     /// Whether the next byte that is read from a socket, which keeps urgent data in line, is urgent.
     fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool;
+
+    /// The pod's own application has refused a connection that came from outside.
+    fn refused(&self, _address: SocketAddr) {}
+
+    /// Whether this is an address of the node itself, from which it probes its pods.
+    fn is_node(&self, _address: IpAddr) -> bool {
+        false
+    }
+}
+
+/// Which way a pod's connections go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From the pod's applications to Services.
+    Outbound,
+    /// From clients outside to the pod's applications.
+    Inbound,
 }
 
 /// Where an accepted connection comes from.
@@ -193,6 +211,20 @@ impl Proxy {
     /// Begins to accept on a pod's listeners, which are dealt out to the workers in turn. Connections that arrive before a
     /// worker has come to it wait in the listener.
     pub fn open(&self, pod: &Arc<Pod>, listeners: Vec<std::net::TcpListener>) -> OpenPod {
+        self.open_for(pod, listeners, Direction::Outbound)
+    }
+
+    /// The same for listeners to which connections from outside are steered that are for the pod's own applications.
+    pub fn open_inbound(&self, pod: &Arc<Pod>, listeners: Vec<std::net::TcpListener>) -> OpenPod {
+        self.open_for(pod, listeners, Direction::Inbound)
+    }
+
+    fn open_for(
+        &self,
+        pod: &Arc<Pod>,
+        listeners: Vec<std::net::TcpListener>,
+        direction: Direction,
+    ) -> OpenPod {
         let id = self.next_pod.fetch_add(1, Ordering::Relaxed);
         let budget = self.budget.pod(pod, listeners.len());
         let mut dealt: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
@@ -203,9 +235,9 @@ impl Proxy {
         let caller = CallingPod::new(&workload.uid, &format!("{}/{}", workload.namespace, workload.name));
         for (worker, listeners) in self.workers.iter().zip(dealt) {
             let (pod, caller, budget) = (pod.clone(), caller.clone(), budget.clone());
-            worker.send(worker::Command::Open { id, pod, caller, budget, listeners });
+            worker.send(worker::Command::Open { id, pod, caller, budget, listeners, direction });
         }
-        OpenPod { proxy: self.clone(), id, closed: false }
+        OpenPod { proxy: self.clone(), id, direction, closed: false }
     }
 
     /// How long ago the worker that has been silent for the longest has shown that it keeps up.
@@ -314,6 +346,7 @@ const LOOK_FOR_TUNNELS: Duration = Duration::from_millis(200);
 pub struct OpenPod {
     proxy: Proxy,
     id: u64,
+    direction: Direction,
     closed: bool,
 }
 
@@ -333,7 +366,7 @@ impl OpenPod {
         }
         let ask = |worker: &worker::Handle| {
             let (closed, wait) = oneshot::channel();
-            worker.send(worker::Command::Close { id: self.id, closed });
+            worker.send(worker::Command::Close { id: self.id, direction: self.direction, closed });
             wait
         };
         self.proxy.workers.iter().map(ask).collect()

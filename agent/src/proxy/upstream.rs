@@ -116,9 +116,10 @@ pub(crate) fn time_to_connect(timeouts: Timeouts, has_another: impl FnOnce() -> 
 /// Opens a connection to `to` from inside the pod's network namespace.
 pub(crate) async fn dial(worker: &Worker, pod: &PodHere, to: SocketAddr, terms: Terms) -> io::Result<Opened> {
     let network = &pod.pod.network;
-    let socket = match network.socket(to) {
+    let client = pod.arrival.as_ref().map(|arrival| arrival.client);
+    let socket = match network.socket(to, client) {
         // What is only kept for later makes room.
-        Err(error) if is_exhausted(&error) && worker.pool.clear() > 0 => network.socket(to),
+        Err(error) if is_exhausted(&error) && worker.pool.clear() > 0 => network.socket(to, client),
         made => made,
     }?;
     // Sluice passes on what it has as soon as it has it; waiting for more would only add latency.
@@ -199,6 +200,11 @@ pub(crate) async fn connect(
     let request = Request::begin(endpoint);
     let connected = dial(worker, pod, endpoint.address, terms).await;
     request.end(&connected);
+    if pod.arrival.is_some()
+        && connected.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    {
+        pod.pod.network.refused(endpoint.address);
+    }
     worker.metrics.connected(match &connected {
         Ok(_) => Connect::Opened,
         Err(error) => match error.kind() {

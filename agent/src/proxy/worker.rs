@@ -24,8 +24,9 @@ use tokio::{
 };
 
 use super::{
-    Options, Pod, SocketOptions, accept,
+    Direction, Options, Pod, SocketOptions, accept,
     alarm::Alarms,
+    arrival::Arrival,
     budget::{Budget, PodBudget, Waiting},
     buffers::Buffers,
     connection::{self, Connection},
@@ -41,10 +42,10 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    cluster::model::Snapshot,
-    govern::{outlier::CallerId, per_pod::CallingPod},
+    cluster::model::{Destination, Snapshot},
+    govern::{lane::TagNames, outlier::CallerId, per_pod::CallingPod},
     observe::{
-        access_log::Lines,
+        access_log::{AccessLog, Lines},
         metrics::{Metrics, PodMetrics},
         trace::{Tracer, context::Scan},
     },
@@ -85,9 +86,10 @@ pub(crate) enum Command {
         caller: Arc<CallingPod>,
         budget: Arc<PodBudget>,
         listeners: Vec<std::net::TcpListener>,
+        direction: Direction,
     },
     /// Answered when the pod's listeners are closed.
-    Close { id: u64, closed: oneshot::Sender<()> },
+    Close { id: u64, direction: Direction, closed: oneshot::Sender<()> },
     /// Decisions that were kept.
     Decisions { wanted: Wanted, found: oneshot::Sender<Vec<Decision>> },
     /// The pod of this namespace and name.
@@ -156,6 +158,12 @@ pub(crate) struct Worker {
     warned: RefCell<AHashSet<SocketAddr>>,
     /// What the wall clock said at a moment, not long ago.
     wall: Cell<(Nanos, SystemTime)>,
+    /// The part of it that carries what comes from outside; `None`: it is that itself.
+    inbound: Option<Rc<Worker>>,
+    /// Connections from outside, so far.
+    arrived: Cell<u64>,
+    /// What is served of metrics, by whichever part.
+    pub(crate) served: Arc<Metrics>,
 }
 
 /// A pod on this worker.
@@ -184,6 +192,8 @@ pub(crate) struct PodHere {
     pub(crate) http2: Rc<http2::Allowance>,
     /// What they were last seen to hold.
     held_by_http2: RefCell<Waiting>,
+    /// Who calls the pod's application; `None`: the pod calls.
+    pub(crate) arrival: Option<Arrival>,
 }
 
 impl PodHere {
@@ -191,6 +201,42 @@ impl PodHere {
     pub(crate) fn name(&self) -> String {
         let workload = self.pod.workload.load();
         format!("{}/{}", workload.namespace, workload.name)
+    }
+
+    /// The pod as this client's connection from outside sees it: nothing that is kept for one client is another's.
+    pub(crate) fn of_client(self: &Rc<Self>, worker: &Worker, arrival: Arrival) -> Rc<Self> {
+        let number = worker.arrived.get() + 1;
+        worker.arrived.set(number);
+        Rc::new(Self {
+            // Pods are counted from 0, and never get there.
+            id: u64::MAX - number,
+            pod: self.pod.clone(),
+            caller: self.caller.clone(),
+            by: self.by.clone(),
+            gate: self.gate.clone(),
+            metrics: self.metrics.clone(),
+            listening: Cell::new(0),
+            turns: self.turns.clone(),
+            budget: self.budget.clone(),
+            streams: self.streams.clone(),
+            kept: self.kept.clone(),
+            mirrors: self.mirrors.clone(),
+            http2: self.http2.clone(),
+            held_by_http2: RefCell::new(self.budget.waiting()),
+            arrival: Some(arrival),
+        })
+    }
+
+    /// What stands behind an address that was dialled.
+    pub(crate) fn destination<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        dialled: SocketAddr,
+    ) -> Option<&'s Destination> {
+        match self.arrival {
+            None => snapshot.destinations.get(&dialled),
+            Some(_) => snapshot.inbound.port(dialled).map(|port| &port.destination),
+        }
     }
 
     /// Starts a task of the pod, which takes turns with those of other pods.
@@ -240,10 +286,37 @@ impl Drop for BusyTunnel {
     }
 }
 
+/// What carries connections from outside: it tells of them in other ways than of those that the pods make, and changes nothing
+/// in requests.
+fn inbound(options: &Options) -> Options {
+    Options {
+        metrics: Arc::default(),
+        access_log: AccessLog::off(),
+        tracer: Tracer::off(&[]),
+        tag_names: Arc::new(TagNames::none()),
+        ..options.clone()
+    }
+}
+
 impl Worker {
     fn new(options: Rc<Options>) -> Self {
+        let served = options.metrics.clone();
+        let rounds = Rc::<Rounds>::default();
+        let inbound = Self::part(Rc::new(inbound(&options)), rounds.clone(), served.clone(), None);
+        Self::part(options, rounds, served, Some(Rc::new(inbound)))
+    }
+
+    fn part(
+        options: Rc<Options>,
+        rounds: Rc<Rounds>,
+        served: Arc<Metrics>,
+        inbound: Option<Rc<Self>>,
+    ) -> Self {
         let decisions = Decisions::new(options.workers);
         Self {
+            inbound,
+            arrived: Cell::default(),
+            served,
             metrics: options.metrics.clone(),
             access_log: options.access_log.lines(),
             tracer: options.tracer.clone(),
@@ -254,7 +327,7 @@ impl Worker {
             rng: RefCell::new(fastrand::Rng::new()),
             decisions,
             alarms: Alarms::default(),
-            rounds: Rc::default(),
+            rounds,
             pods: RefCell::default(),
             busy: Cell::new(0),
             tunnels: Cell::new(0),
@@ -262,6 +335,19 @@ impl Worker {
             warned: RefCell::default(),
             wall: Cell::new((Nanos::now(), SystemTime::now())),
         }
+    }
+
+    /// The part that carries connections of this direction.
+    fn of(self: &Rc<Self>, direction: Direction) -> &Rc<Self> {
+        match (direction, &self.inbound) {
+            (Direction::Inbound, Some(inbound)) => inbound,
+            _ => self,
+        }
+    }
+
+    /// It carries what comes from outside.
+    pub(crate) fn is_inbound(&self) -> bool {
+        self.inbound.is_none()
     }
 
     /// The cluster as of now.
@@ -339,6 +425,7 @@ impl Worker {
             mirrors: mirror::Allowance::default(),
             http2: http2::Allowance::new(held),
             held_by_http2,
+            arrival: None,
         });
         for listener in listeners {
             // Accepted sockets inherit it.
@@ -419,14 +506,16 @@ impl Worker {
     }
 
     fn drain(self: &Rc<Self>, drained: oneshot::Sender<()>) {
-        for pod in self.pods.borrow().values() {
+        let parts = || std::iter::once(self).chain(&self.inbound);
+        for pod in parts().flat_map(|part| part.pods.borrow().values().cloned().collect::<Vec<_>>()) {
             pod.gate.shut();
         }
         let worker = self.clone();
         tokio::task::spawn_local(async move {
             // Callers with a connection that is idle now learn at their next request that they are to reconnect.
             tokio::time::sleep(worker.options.drain_idle_timeout).await;
-            while worker.busy.get() > 0 {
+            let busy = || worker.busy.get() + worker.inbound.as_ref().map_or(0, |inbound| inbound.busy.get());
+            while busy() > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             let _ = drained.send(());
@@ -517,6 +606,9 @@ pub(crate) fn start(index: usize, options: &Options, budget: &Arc<Budget>) -> st
         runtime.block_on(async move {
             let worker = Rc::new(Worker::new(Rc::new(options)));
             tokio::task::spawn_local(worker.clone().tend(budget));
+            if let Some(inbound) = &worker.inbound {
+                tokio::task::spawn_local(inbound.clone().tend(None));
+            }
             tokio::task::spawn_local(beat(beats.clone()));
             let rounds = worker.rounds.clone();
             tokio::task::spawn_local(async move { rounds.go_on().await });
@@ -526,14 +618,18 @@ pub(crate) fn start(index: usize, options: &Options, budget: &Arc<Budget>) -> st
                     biased;
                     _ = look.tick() => {
                         beats.ran.store(Nanos::now().0, Ordering::Relaxed);
-                        worker.wall.set((Nanos::now(), SystemTime::now()));
+                        let wall = (Nanos::now(), SystemTime::now());
+                        worker.wall.set(wall);
+                        if let Some(inbound) = &worker.inbound {
+                            inbound.wall.set(wall);
+                        }
                         worker.access_log.flush();
                     }
                     command = inbox.recv() => match command {
-                        Some(Command::Open { id, pod, caller, budget, listeners }) => {
-                            worker.open(id, pod, caller, budget, listeners);
+                        Some(Command::Open { id, pod, caller, budget, listeners, direction }) => {
+                            worker.of(direction).open(id, pod, caller, budget, listeners);
                         }
-                        Some(Command::Close { id, closed }) => worker.close(id, closed),
+                        Some(Command::Close { id, direction, closed }) => worker.of(direction).close(id, closed),
                         Some(Command::Drain { drained }) => worker.drain(drained),
                         // Whoever asked may have given up.
                         Some(Command::Tunnels { open }) => {

@@ -153,7 +153,7 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
     let asked = running.clone();
     metrics.pull(Pulled {
         name: "sluice_kernel_connects_total",
-        help: "Outgoing connections of this node's pods, and handshakes of redirected ones, by what the eBPF programs did.",
+        help: "Outgoing connections of this node's pods, handshakes of redirected ones, and connections to ports of pods that have an AccessPolicy, by what the eBPF programs did.",
         kind: Kind::Counter,
         labels: &["outcome"],
         read: Box::new(move |write| {
@@ -207,11 +207,11 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
 
 /// What became of policies, by why they are not wholly in force.
 fn policies(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
-    const KINDS: [object::Kind; 2] = [object::Kind::TrafficPolicy, object::Kind::TrafficLane];
+    const KINDS: [object::Kind; 3] = object::Kind::OWN;
     let running = running.clone();
     metrics.pull(Pulled {
         name: "sluice_policies",
-        help: "TrafficPolicies and TrafficLanes by the reason of their condition `Programmed`.",
+        help: "TrafficPolicies, TrafficLanes and AccessPolicies by the reason of their condition `Programmed`.",
         kind: Kind::Gauge,
         labels: &["kind", "reason"],
         read: Box::new(move |write| {

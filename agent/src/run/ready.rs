@@ -179,6 +179,7 @@ mod tests {
             stopped: false,
             pods: Arc::default(),
             destinations: 0,
+            steers: true,
             bypassed: 0,
             reclaimed: 0,
             reclaim_trouble: None,

@@ -148,7 +148,7 @@ impl Network for Loopback {
         Ok(())
     }
 
-    fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
+    fn socket(&self, to: SocketAddr, _: Option<SocketAddr>) -> io::Result<socket2::Socket> {
         assert_ne!(Some(to), self.panic_at, "this panic is a part of a test");
         let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
         socket.set_nonblocking(true)?;

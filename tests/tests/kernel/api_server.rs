@@ -93,6 +93,22 @@ fn an_agent_that_is_started_anew_while_the_api_server_is_away() -> Result<()> {
         let _web = web_pod.serve(&["--name", "web"])?;
         let web = world.service("shop", "web").port("http", 80, 8080).apply()?;
         let client = world.pod("shop", "client").start()?;
+        world.apply(json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "AccessPolicy",
+            "metadata": { "namespace": "shop", "name": "web" },
+            "spec": {
+                "targetRefs": [{ "name": "web" }],
+                "rules": [{ "name": "ours", "from": [{ "namespace": "shop" }] }],
+            },
+        }))?;
+        let stranger_gets = |wanted: &str| {
+            let url = format!("http://{}:8080", web_pod.ipv4());
+            let ask = ["-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", &url];
+            let output = world.node().command("curl")?.args(ask).output()?;
+            let status = String::from_utf8_lossy(&output.stdout);
+            ensure!(status == wanted, "{status}, not {wanted}");
+            Ok(())
+        };
         let file = world.directory().join("state.gz");
         let args = ["--state-file", &file.display().to_string()];
         let mut before = world.agent().args(&args).start()?;
@@ -101,11 +117,14 @@ fn an_agent_that_is_started_anew_while_the_api_server_is_away() -> Result<()> {
             ensure!(file.exists(), "there is no file yet:\n{}", before.log());
             Ok(())
         })?;
+        eventually("who may call is enforced", || stranger_gets("403"))?;
         world.api(ApiServer::go)?;
         before.kill()?;
+        stranger_gets("200")?;
 
         let mut agent = world.agent().args(&args).spawn()?;
         agent.enrolled(&client)?;
+        eventually("who may call is enforced again", || stranger_gets("403"))?;
         let report =
             Load::start(&client, &web.url(), &["--connections", "2", "--requests", "50"])?.finish()?;
         ensure!(report.failed == 0 && report.ok == 50, "{report:?}");

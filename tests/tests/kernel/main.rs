@@ -15,6 +15,7 @@ mod faithful;
 mod flows;
 mod grpc;
 mod hand_over;
+mod inbound;
 mod intermediaries;
 mod lanes;
 mod leaving;

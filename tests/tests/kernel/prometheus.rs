@@ -123,6 +123,12 @@ impl Bazaar {
                 }],
             },
         }))?;
+        world.apply(json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "AccessPolicy",
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"targetRefs": [{"name": "web"}], "mode": "Observe", "hidden": [{"name": "none", "paths": [{"value": "/none"}]}]},
+        }))?;
         let client = world.pod("shop", "client").start()?;
         let agent = world.agent().start()?;
         agent.enrolled(&client)?;

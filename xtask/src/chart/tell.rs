@@ -228,7 +228,7 @@ for. A release of Sluice has this chart as a package, `sluice-VERSION.tgz`.
 
 - **Upgrade**: `helm upgrade`. The CustomResourceDefinitions are upgraded with it.
 - **Uninstall**: `helm uninstall sluice --namespace sluice-system`. The CustomResourceDefinitions and all policies stay, unless
-  `crds.keep` is `false`. To delete them: `kubectl delete crd trafficpolicies.sluice.dev trafficlanes.sluice.dev`.
+  `crds.keep` is `false`. To delete them: `kubectl delete crd trafficpolicies.sluice.dev trafficlanes.sluice.dev accesspolicies.sluice.dev`.
 - **From kustomize to Helm**: `helm install --take-ownership`. Delete the old ConfigMap `sluice-…` afterwards.
 - There is one release in a cluster: the objects are named `sluice`, whatever the release's name.
 

@@ -118,7 +118,7 @@ impl Desk {
                 Some(to) => {
                     let found =
                         proxy.pod(&pod).await.ok_or_else(|| io::Error::other("the pod has just gone"))?;
-                    let socket = found.network.socket(to)?;
+                    let socket = found.network.socket(to, None)?;
                     TcpSocket::from_std_stream(socket.into()).connect(to).await?
                 }
             };

@@ -90,7 +90,7 @@ impl Network for Here {
         Ok(())
     }
 
-    fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
+    fn socket(&self, to: SocketAddr, _: Option<SocketAddr>) -> io::Result<socket2::Socket> {
         let kind = socket2::Type::STREAM.nonblocking();
         socket2::Socket::new(socket2::Domain::for_address(to), kind, None)
     }

@@ -36,7 +36,7 @@ pub enum PodState {
     Enrolled,
 }
 
-/// A TrafficPolicy or TrafficLane.
+/// A TrafficPolicy, TrafficLane or AccessPolicy.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PolicyLine {
     pub kind: &'static str,

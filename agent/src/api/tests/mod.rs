@@ -21,6 +21,11 @@ fn policy(spec: &Value) -> Value {
     object("TrafficPolicy", json!({"targetRefs": [{"name": "orders"}]}), spec)
 }
 
+/// An AccessPolicy for Service `orders` that says this.
+fn access(spec: &Value) -> Value {
+    object("AccessPolicy", json!({"targetRefs": [{"name": "orders"}]}), spec)
+}
+
 /// A TrafficLane `gray` that says this besides.
 fn lane(spec: &Value) -> Value {
     object("TrafficLane", json!({"tag": "gray"}), spec)
@@ -40,10 +45,11 @@ fn errors<K: Kind>(object: &Value) -> Vec<String> {
 #[test]
 fn the_manifests_say_what_the_definitions_are() {
     let manifests = manifests().expect("YAML");
-    let definitions = [definition::<TrafficPolicy>(), definition::<TrafficLane>()];
+    let definitions =
+        [definition::<TrafficPolicy>(), definition::<TrafficLane>(), definition::<AccessPolicy>()];
     assert_eq!(
         manifests.iter().map(|(name, _)| &**name).collect::<Vec<_>>(),
-        ["trafficpolicies.yaml", "trafficlanes.yaml"]
+        ["trafficpolicies.yaml", "trafficlanes.yaml", "accesspolicies.yaml"]
     );
     for ((_, yaml), definition) in manifests.iter().zip(definitions) {
         let read: Value = serde_saphyr::from_str(yaml).expect("YAML");
@@ -83,4 +89,5 @@ fn everything_that_rules_look_at_has_bounds() {
     }
     bounded(&crds::schema_of(&definition::<TrafficPolicy>(), "spec"), "spec");
     bounded(&crds::schema_of(&definition::<TrafficLane>(), "spec"), "spec");
+    bounded(&crds::schema_of(&definition::<AccessPolicy>(), "spec"), "spec");
 }

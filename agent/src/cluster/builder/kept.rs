@@ -43,9 +43,9 @@ impl<T: Clone + PartialEq> Kept<T> {
         Self { object, good }
     }
 
-    /// What it asks for, or did when it last made sense.
+    /// What it asks for, or did when it last made sense; or what is active where it never did.
     pub(super) fn asked(&self) -> Option<&T> {
-        self.good.as_ref().map(|good| &good.asked)
+        self.good.as_ref().map(|good| &good.asked).or(self.object.instead.as_ref())
     }
 
     pub(super) fn age(&self) -> Age {
@@ -71,6 +71,9 @@ impl<T: Clone + PartialEq> Kept<T> {
             Some(generation) => format!("its last valid version (generation {generation})"),
             None => "its last good version".to_owned(),
         });
+        if version.is_none() && self.object.instead.is_some() {
+            return Some(Verdict::invalid_and_closed(wrong.iter()));
+        }
         Some(Verdict::invalid(wrong.iter(), version.as_deref()))
     }
 }

@@ -4,8 +4,10 @@
 //! that the change touches, no others; what comes out the same is the same `Arc` as before. The order in which
 //! objects arrive makes no difference to what they add up to.
 
+mod accesses;
 mod claims;
 mod doubt;
+mod inbound;
 mod kept;
 mod lanes;
 mod merge;
@@ -36,12 +38,14 @@ use tokio::time::Instant;
 pub use self::topology::Options;
 use self::{
     claims::Claims,
+    inbound::Guards,
     moment::Moment,
     routes::{Look, Routing},
     service::{Built, Owner, Rank},
     store::Store,
 };
 use super::{
+    clients::Clients,
     model::{Destination, Snapshot, Workload},
     object::{self, Key, Kind, Name, Object, Pod, Service},
     problem::Problem,
@@ -69,6 +73,8 @@ pub struct Builder {
     workloads: AHashMap<Name, Arc<Workload>>,
     by_uid: Claims<Arc<str>, Name, Arc<Workload>>,
     routing: Routing,
+    guards: Guards,
+    clients: Arc<Clients>,
     /// Kinds on which the source has not said its first word.
     awaited: BTreeSet<Kind>,
     generation: u64,
@@ -113,6 +119,8 @@ impl Builder {
             workloads: AHashMap::new(),
             by_uid: Claims::default(),
             routing: Routing::default(),
+            guards: Guards::default(),
+            clients: Arc::default(),
             awaited: Kind::ALL.into(),
             generation: 0,
             changed: false,
@@ -156,6 +164,7 @@ impl Builder {
         for name in &dirty {
             self.build_service(name.clone(), moment);
         }
+        self.changed |= self.guard(dirty.iter());
         let look = Look { store: &self.store, built: &self.built };
         self.changed |= self.routing.build(look, &dirty);
         self.judge();
@@ -171,18 +180,21 @@ impl Builder {
             destinations: self.destinations.winners().clone(),
             pods: self.by_uid.winners().clone(),
             routes: self.routing.routed().clone(),
+            inbound: self.guards.ports.clone(),
+            clients: self.clients.clone(),
         })
     }
 
     /// Everything that it knows, from which another builder comes to the same model.
     pub fn objects(&self) -> Vec<Object> {
-        let Store { namespaces, services, slices, pods, policies, lanes, .. } = &self.store;
+        let Store { namespaces, services, slices, pods, policies, lanes, accesses, .. } = &self.store;
         let mut objects: Vec<_> = namespaces.values().cloned().map(Object::Namespace).collect();
         objects.extend(services.values().cloned().map(Object::Service));
         objects.extend(slices.values().cloned().map(Object::EndpointSlice));
         objects.extend(pods.values().cloned().map(Object::Pod));
         objects.extend(policies.objects().map(Object::TrafficPolicy));
         objects.extend(lanes.objects().map(Object::TrafficLane));
+        objects.extend(accesses.objects().map(Object::AccessPolicy));
         objects.extend(self.routing.objects());
         objects
     }
@@ -317,6 +329,7 @@ impl Builder {
                 self.set_policy(&key.name, Some(policy));
             }
             Object::TrafficLane(lane) => self.set_lane(&key.name, Some(lane)),
+            Object::AccessPolicy(policy) => self.set_access(&key.name, Some(policy)),
             Object::Route(_, route) => self.set_route(&key, Some(route)),
             Object::ReferenceGrant(grant) => self.routing.set_grant(&key.name, Some(grant)),
             Object::Mesh(mesh) => self.routing.set_mesh(&key.name, Some(mesh)),
@@ -344,6 +357,7 @@ impl Builder {
             Kind::Pod => self.set_pod(&key.name, None),
             Kind::TrafficPolicy => self.set_policy(&key.name, None),
             Kind::TrafficLane => self.set_lane(&key.name, None),
+            Kind::AccessPolicy => self.set_access(&key.name, None),
             Kind::HttpRoute | Kind::GrpcRoute => self.set_route(key, None),
             Kind::ReferenceGrant => self.routing.set_grant(&key.name, None),
             Kind::Mesh => self.routing.set_mesh(&key.name, None),
@@ -361,6 +375,7 @@ impl Builder {
             Kind::Pod => self.store.pods.keys().cloned().collect(),
             Kind::TrafficPolicy => self.store.policies.names().cloned().collect(),
             Kind::TrafficLane => self.store.lanes.names().cloned().collect(),
+            Kind::AccessPolicy => self.store.accesses.names().cloned().collect(),
             Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant | Kind::Mesh => self.routing.names(kind),
         }
     }
@@ -373,11 +388,13 @@ impl Builder {
         let pods = self.store.pods.keys().filter(|name| name.namespace == *namespace);
         for name in pods.cloned().collect::<Vec<_>>() {
             self.build_workload(&name);
+            self.name_clients(self.store.pods.get(&name).into_iter().flat_map(|pod| &pod.ips));
         }
         let (policies, lanes) = (self.store.policies.names(), self.store.lanes.names());
         let own = policies
             .map(|name| (Kind::TrafficPolicy, name))
-            .chain(lanes.map(|name| (Kind::TrafficLane, name)));
+            .chain(lanes.map(|name| (Kind::TrafficLane, name)))
+            .chain(self.store.accesses.names().map(|name| (Kind::AccessPolicy, name)));
         let here = own.filter(|(_, name)| name.namespace == *namespace);
         self.unjudged.extend(here.map(|(kind, name)| Key { kind, name: name.clone() }));
     }
@@ -393,7 +410,9 @@ impl Builder {
         self.dirty.insert(name.clone());
         let policies = self.store.policies.of(name).map(|name| (Kind::TrafficPolicy, name));
         let lanes = self.store.lanes.targeting(name).map(|name| (Kind::TrafficLane, name));
-        self.unjudged.extend(policies.chain(lanes).map(|(kind, name)| Key { kind, name: name.clone() }));
+        let accesses = self.store.accesses.of(name).map(|name| (Kind::AccessPolicy, name));
+        let own = policies.chain(lanes).chain(accesses);
+        self.unjudged.extend(own.map(|(kind, name)| Key { kind, name: name.clone() }));
     }
 
     fn set_route(&mut self, key: &Key, route: Option<object::Route>) {
@@ -424,6 +443,7 @@ impl Builder {
         for ip in had.iter().chain(has) {
             self.dirty.extend(self.by_address.get(ip).into_iter().flatten().cloned());
         }
+        self.name_clients(had.iter().chain(has));
         self.build_workload(name);
     }
 
@@ -448,6 +468,7 @@ impl Builder {
                 host_network: pod.host_network,
                 capture: pod.capture.unwrap_or(true) && !pod.host_network,
                 ports: pod.ports.clone(),
+                probes: pod.probes.clone(),
                 own_proxy: pod.own_proxy,
                 terminating: pod.terminating,
                 finished: pod.finished,

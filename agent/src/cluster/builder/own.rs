@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Builder, lanes, policies, store::Store};
+use super::{Builder, accesses, lanes, policies, store::Store};
 use crate::cluster::{
-    object::{Key, Kind, Name, Own, TrafficLane, TrafficPolicy},
+    object::{AccessPolicy, Key, Kind, Name, Own, TrafficLane, TrafficPolicy},
     verdict::{Judged, Verdict},
 };
 
@@ -24,6 +24,16 @@ impl Builder {
             self.dirty.extend(here.cloned());
         }
         self.unjudged.extend(policies.into_iter().map(|name| Key { kind: Kind::TrafficPolicy, name }));
+    }
+
+    pub(super) fn set_access(&mut self, name: &Name, policy: Option<AccessPolicy>) {
+        let accesses::Concerned { services, namespace, policies } = self.store.accesses.set(name, policy);
+        self.dirty.extend(services);
+        if namespace {
+            let here = self.store.services.keys().filter(|service| service.namespace == name.namespace);
+            self.dirty.extend(here.cloned());
+        }
+        self.unjudged.extend(policies.into_iter().map(|name| Key { kind: Kind::AccessPolicy, name }));
     }
 
     pub(super) fn set_lane(&mut self, name: &Name, lane: Option<TrafficLane>) {
@@ -113,7 +123,7 @@ impl Builder {
             judged(object, Verdict::not_enrolled(&object.name.namespace, wrong))
         }
         let (name, service) = (&key.name, |name: &Name| self.store.services.get(name));
-        let Store { policies, lanes, .. } = &self.store;
+        let Store { policies, lanes, accesses, .. } = &self.store;
         match key.kind {
             // One of which nothing has been told may be opted in, and not yet whole.
             _ if !self.store.namespaces.contains_key(&name.namespace) => None,
@@ -121,11 +131,13 @@ impl Builder {
                 policies.get(name).map(outside)
             }
             Kind::TrafficLane if !self.store.is_opted_in(&name.namespace) => lanes.get(name).map(outside),
+            Kind::AccessPolicy if !self.store.is_opted_in(&name.namespace) => accesses.get(name).map(outside),
             Kind::TrafficPolicy => {
                 let rules = |route: &Key| self.routing.rules_of(route);
                 Some(judged(policies.get(name)?, policies.verdict(name, service, rules)?))
             }
             Kind::TrafficLane => Some(judged(lanes.get(name)?, lanes.verdict(name, service)?)),
+            Kind::AccessPolicy => Some(judged(accesses.get(name)?, accesses.verdict(name, service)?)),
             _ => None,
         }
     }

@@ -25,6 +25,7 @@ use crate::{
         problem::Problem,
     },
     govern::{
+        access::Access,
         endpoint::{Endpoint, Load},
         entry::Entry,
         governor::Governor,
@@ -82,6 +83,7 @@ struct Rules {
     access_log: Option<Ratio>,
     reclaim: bool,
     direct: bool,
+    access: Option<Arc<Access>>,
 }
 
 /// What an endpoint's place in the world depends on.
@@ -166,6 +168,7 @@ impl Built {
                 said,
                 entry: store.lanes.entry(&service.name, port.name.as_ref()),
                 detours: store.lanes.detours(&service.name),
+                access: store.accesses.in_force(&service.name, port.name.as_ref()).cloned(),
                 access_log: service
                     .access_log
                     .or_else(|| namespace.and_then(|namespace| namespace.access_log)),
@@ -471,6 +474,7 @@ impl Part {
             access_log: rules.access_log,
             reclaim: rules.reclaim,
             direct: rules.direct,
+            access: rules.access.clone(),
         };
         let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
         let mut part = Self { service, loads: std::mem::take(loads), held };
@@ -531,6 +535,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         access_log,
         reclaim,
         direct,
+        access,
     } = new;
     let same = |old: &[Arc<Endpoint>], new: &[Arc<Endpoint>]| {
         old.len() == new.len() && old.iter().zip(new).all(|(old, new)| Arc::ptr_eq(old, new))
@@ -541,7 +546,7 @@ fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
         && old.said == *said
         // Mostly the same one, which spares looking at every rule.
         && (Arc::ptr_eq(&old.entry, entry) || old.entry == *entry)
-        && (&old.detours, old.access_log) == (detours, *access_log)
+        && (&old.detours, old.access_log, &old.access) == (detours, *access_log, access)
         && (old.reclaim, old.direct) == (*reclaim, *direct)
         && same(&old.endpoints, endpoints)
         && same(&old.baseline, baseline)

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use ahash::{AHashMap, AHashSet};
 use smallvec::SmallVec;
 
-use super::{lanes::Lanes, policies::Policies};
+use super::{accesses::Accesses, lanes::Lanes, policies::Policies};
 use crate::{
     cluster::object::{EndpointSlice, Name, Namespace, Pod, PodReference, Service},
     govern::{caller::Labels, governor::Governor, tag::Tag},
@@ -21,6 +21,7 @@ pub(super) struct Store {
     pub(super) pods: AHashMap<Name, Arc<Pod>>,
     pub(super) policies: Policies,
     pub(super) lanes: Lanes,
+    pub(super) accesses: Accesses,
     /// All that pods have, each once.
     labels: AHashSet<Labels>,
     /// Names of slices by their Service.

@@ -22,6 +22,7 @@ use crate::{
             EndpointSlice, Frontend, Kind, Mesh, Name, Namespace, Object, Own, Pod, Prefer, ReferenceGrant,
             Route, Service, SliceEndpoint, Told,
         },
+        probes,
         source::Sighting,
         strip,
     },
@@ -38,6 +39,7 @@ pub(super) fn write(object: &Object, line: &mut Vec<u8>) -> io::Result<()> {
         Object::Pod(object) => pod(object),
         Object::TrafficPolicy(object) => own(kind, object),
         Object::TrafficLane(object) => own(kind, object),
+        Object::AccessPolicy(object) => own(kind, object),
         Object::Route(_, object) => route(kind, object),
         Object::Mesh(object) => mesh_of_gateway(object),
         Object::ReferenceGrant(object) => grant(object),
@@ -66,6 +68,7 @@ pub(super) fn read(line: &[u8]) -> Result<Sighting, String> {
         Kind::Pod => strip::pod(parse::<core::Pod>(json).map_err(wrong)?),
         Kind::TrafficPolicy => strip::traffic_policy(&parse(json).map_err(wrong)?),
         Kind::TrafficLane => strip::traffic_lane(&parse(json).map_err(wrong)?),
+        Kind::AccessPolicy => strip::access_policy(&parse(json).map_err(wrong)?),
         Kind::HttpRoute => strip::http_route(&parse(json).map_err(wrong)?),
         Kind::GrpcRoute => strip::grpc_route(&parse(json).map_err(wrong)?),
         Kind::ReferenceGrant => strip::reference_grant(&parse(json).map_err(wrong)?),
@@ -172,6 +175,7 @@ fn pod(pod: &Pod) -> Value {
         Some(Err((annotation, value))) => annotations[annotation] = value.into(),
         None => {}
     }
+    containers.extend(pod.probes.iter().map(probes::written));
     let mut metadata = metadata(&pod.name, &annotations);
     metadata["uid"] = json!(pod.uid.as_deref());
     metadata["labels"] =
@@ -187,7 +191,8 @@ fn pod(pod: &Pod) -> Value {
     let started = pod.started.and_then(|seconds| Timestamp::from_second(seconds.get().into()).ok());
     json!({
         "metadata": metadata,
-        "spec": { "nodeName": pod.node.as_deref(), "hostNetwork": pod.host_network, "containers": containers },
+        "spec": { "nodeName": pod.node.as_deref(), "hostNetwork": pod.host_network, "containers": containers,
+            "serviceAccountName": pod.service_account.as_ref() },
         "status": {
             "phase": if pod.finished { "Succeeded" } else { "Running" },
             "podIPs": pod.ips.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>(),
@@ -337,7 +342,9 @@ mod tests {
                     "deletionTimestamp": "2026-01-01T00:00:00Z",
                     "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "orders-7d9",
                                           "uid": "r", "controller": true }] },
-                "spec": { "nodeName": "n1", "containers": [{ "name": "app" }] },
+                "spec": { "nodeName": "n1", "serviceAccountName": "shop", "containers": [{ "name": "app",
+                    "livenessProbe": { "httpGet": { "port": 8080, "path": "/live" } },
+                    "readinessProbe": { "grpc": { "port": 9090 } } }] },
                 "status": { "phase": "Running", "podIPs": [{ "ip": "10.1.0.1" }, { "ip": "fd00:1::2" }],
                     "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z" }],
                     "containerStatuses": [{ "name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 0,
@@ -359,6 +366,10 @@ mod tests {
             ["TrafficLane", { "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficLane",
                 "metadata": { "namespace": "shop", "name": "gray" },
                 "spec": { "tag": "gray", "workloadSelector": { "matchLabels": { "app": "x" } } } }],
+            ["AccessPolicy", { "apiVersion": "sluice.dev/v1alpha1", "kind": "AccessPolicy",
+                "metadata": { "namespace": "shop", "name": "orders", "uid": "a1", "generation": 2 },
+                "spec": { "targetRefs": [{ "name": "orders" }], "mode": "Observe",
+                    "rules": [{ "name": "ours", "from": [{ "serviceAccount": "gateway" }] }] } }],
             ["HTTPRoute", { "metadata": { "namespace": "shop", "name": "r", "uid": "r1" },
                 "spec": { "parentRefs": [{ "kind": "Service", "group": "", "name": "orders" }] },
                 "status": { "parents": [{
@@ -402,6 +413,17 @@ mod tests {
         let policy = br#"TrafficPolicy {"metadata":{"namespace":"shop","name":"p","generation":2},"spec":{"timeout":7}}"#;
         let sighting = read(policy).unwrap();
         assert!(!sighting.problems.is_empty());
+        let mut line = Vec::new();
+        write(&sighting.object, &mut line).unwrap();
+        assert_eq!(read(line.trim_ascii_end()).unwrap(), sighting);
+    }
+
+    #[test]
+    fn an_access_policy_that_makes_no_sense_denies_if_it_says_so() {
+        let policy = br#"AccessPolicy {"metadata":{"namespace":"shop","name":"p"},"spec":{"targetRefs":[{"name":"orders"}],"onInvalid":"Deny"}}"#;
+        let sighting = read(policy).unwrap();
+        let Object::AccessPolicy(own) = &sighting.object else { panic!("{sighting:?}") };
+        assert!(own.asked.is_err() && own.instead.is_some());
         let mut line = Vec::new();
         write(&sighting.object, &mut line).unwrap();
         assert_eq!(read(line.trim_ascii_end()).unwrap(), sighting);

@@ -79,9 +79,10 @@ impl Picture {
     /// The kinds that are watched in a namespace.
     pub(super) const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Pod];
     /// Those that are watched in the whole cluster, besides Namespaces, and that it may go without.
-    pub(super) const OPTIONAL: [Kind; 6] = [
+    pub(super) const OPTIONAL: [Kind; 7] = [
         Kind::TrafficPolicy,
         Kind::TrafficLane,
+        Kind::AccessPolicy,
         Kind::HttpRoute,
         Kind::GrpcRoute,
         Kind::ReferenceGrant,
@@ -386,10 +387,11 @@ fn place(kind: Kind) -> Place {
         Kind::Namespace => Place::Namespaces,
         Kind::TrafficPolicy => Place::Optional(0),
         Kind::TrafficLane => Place::Optional(1),
-        Kind::HttpRoute => Place::Optional(2),
-        Kind::GrpcRoute => Place::Optional(3),
-        Kind::ReferenceGrant => Place::Optional(4),
-        Kind::Mesh => Place::Optional(5),
+        Kind::AccessPolicy => Place::Optional(2),
+        Kind::HttpRoute => Place::Optional(3),
+        Kind::GrpcRoute => Place::Optional(4),
+        Kind::ReferenceGrant => Place::Optional(5),
+        Kind::Mesh => Place::Optional(6),
         Kind::Service => Place::Namespaced(0),
         Kind::EndpointSlice => Place::Namespaced(1),
         Kind::Pod => Place::Namespaced(2),

@@ -59,6 +59,7 @@ pub(super) fn resource(kind: Kind) -> &'static str {
         Kind::Pod => "pods",
         Kind::TrafficPolicy => "trafficpolicies.sluice.dev",
         Kind::TrafficLane => "trafficlanes.sluice.dev",
+        Kind::AccessPolicy => "accesspolicies.sluice.dev",
         Kind::HttpRoute => "httproutes.gateway.networking.k8s.io",
         Kind::GrpcRoute => "grpcroutes.gateway.networking.k8s.io",
         Kind::ReferenceGrant => "referencegrants.gateway.networking.k8s.io",
@@ -183,6 +184,10 @@ pub(super) async fn run(client: Client, scope: Scope, pulse: Arc<Pulse>, common:
         Kind::TrafficLane => {
             let api = Api::<Loose<api::TrafficLane>>::all(client);
             start(api, follow, |object| strip::traffic_lane(&object.value)).await;
+        }
+        Kind::AccessPolicy => {
+            let api = Api::<Loose<api::AccessPolicy>>::all(client);
+            start(api, follow, |object| strip::access_policy(&object.value)).await;
         }
         Kind::HttpRoute => {
             let api = Api::<Loose<strip::HttpRoute>>::all(client);

@@ -208,6 +208,7 @@ fn one(node: &Node, kind: Kind) -> Result<Entry, Problem> {
         Kind::Pod => read::<core::Pod>(node, kind, strip::pod),
         Kind::TrafficPolicy => strip::traffic_policy(&node.to_json()),
         Kind::TrafficLane => strip::traffic_lane(&node.to_json()),
+        Kind::AccessPolicy => strip::access_policy(&node.to_json()),
         Kind::HttpRoute => strip::http_route(&node.to_json()),
         Kind::GrpcRoute => strip::grpc_route(&node.to_json()),
         Kind::ReferenceGrant => strip::reference_grant(&node.to_json()),

@@ -28,7 +28,7 @@ fn what_is_wrong_is_named_with_line_and_field() {
     let cases = [
         (
             "kind: Servce\napiVersion: v1\n",
-            "test.yaml:1: kind: \"Servce\" is no kind of v1; Sluice reads Namespace, Service, EndpointSlice, Pod, TrafficPolicy, TrafficLane, HTTPRoute, GRPCRoute, ReferenceGrant, XMesh and List; it is left out",
+            "test.yaml:1: kind: \"Servce\" is no kind of v1; Sluice reads Namespace, Service, EndpointSlice, Pod, TrafficPolicy, TrafficLane, AccessPolicy, HTTPRoute, GRPCRoute, ReferenceGrant, XMesh and List; it is left out",
         ),
         (
             "kind: service\napiVersion: v1\n",

@@ -71,6 +71,7 @@ fn route(
         generation: metadata.generation,
         created: metadata.creation_timestamp.map(|time| time.0.as_second()),
         asked: asked.map(|asked| asked.map(Arc::new)).map_err(Into::into),
+        instead: None,
         told: Arc::default(),
         shown: None,
         spec: Arc::new(object["spec"].clone()),

@@ -15,7 +15,7 @@ use super::{Check, key, text};
 use crate::{
     api::{self, FieldError, effective::Effective},
     cluster::{
-        object::{Attached, Kind, Object, Own, Told},
+        object::{Attached, Guarded, Kind, Object, Own, Told},
         problem::Problem,
         source::Sighting,
     },
@@ -44,6 +44,7 @@ macro_rules! named {
 
 named!(api::TrafficPolicy: "TrafficPolicy", "trafficpolicies");
 named!(api::TrafficLane: "TrafficLane", "trafficlanes");
+named!(api::AccessPolicy: "AccessPolicy", "accesspolicies");
 
 /// An object of such a kind, not yet read.
 #[derive(Clone, Debug)]
@@ -64,18 +65,41 @@ pub fn traffic_policy(object: &Value) -> Result<Sighting, Problem> {
             effective: Effective { spec: spec.clone(), policy: Arc::new(policy) },
         },
         Object::TrafficPolicy,
+        None,
+    )
+}
+
+pub fn access_policy(object: &Value) -> Result<Sighting, Problem> {
+    let guarded =
+        |(targets, for_namespace, access)| Guarded { targets, for_namespace, access: Arc::new(access) };
+    own::<api::AccessPolicy, _>(
+        Kind::AccessPolicy,
+        object,
+        |read, _, access| guarded((api::Kind::targets(read), api::Kind::is_for_namespace(read), access)),
+        Object::AccessPolicy,
+        Some(&|object| api::access_policy::closed(object).map(guarded)),
     )
 }
 
 pub fn traffic_lane(object: &Value) -> Result<Sighting, Problem> {
-    own::<api::TrafficLane, _>(Kind::TrafficLane, object, |_, _, lane| Arc::new(lane), Object::TrafficLane)
+    own::<api::TrafficLane, _>(
+        Kind::TrafficLane,
+        object,
+        |_, _, lane| Arc::new(lane),
+        Object::TrafficLane,
+        None,
+    )
 }
+
+/// What is active in the place of an object that makes no sense.
+type Instead<'i, T> = dyn Fn(&Value) -> Option<T> + 'i;
 
 fn own<K: api::Kind, T>(
     kind: Kind,
     object: &Value,
     make: impl FnOnce(&K, &Arc<Value>, K::Checked) -> T,
     wrap: impl FnOnce(Own<T>) -> Object,
+    instead: Option<&Instead<'_, T>>,
 ) -> Result<Sighting, Problem> {
     let metadata: ObjectMeta = serde_path_to_error::deserialize(object["metadata"].clone()).map_err(|e| {
         let named = |name| object["metadata"][name].as_str();
@@ -99,12 +123,14 @@ fn own<K: api::Kind, T>(
             Err(errors.into())
         }
     };
+    let instead = if asked.is_err() { instead.and_then(|instead| instead(object)) } else { None };
     let own = Own {
         name: check.key.name.clone(),
         uid: text(metadata.uid.as_deref()),
         generation: metadata.generation,
         created: metadata.creation_timestamp.map(|time| time.0.as_second()),
         asked,
+        instead,
         told: told(&object["status"]["conditions"]),
         shown: text(object["status"]["targets"].as_str()),
         spec,

@@ -98,7 +98,7 @@ impl CallerMatch {
 }
 
 impl PathMatch {
-    fn matches(&self, path: &[u8]) -> bool {
+    pub(in crate::govern) fn matches(&self, path: &[u8]) -> bool {
         match self {
             Self::Exact(exact) => path == exact.as_bytes(),
             Self::Prefix(prefix) => {

@@ -1,8 +1,8 @@
 //! What the values of this room's labels mean, for the reference.
 
 use super::{
-    Attempt, Connect, Described, Detection, EjectionCause, FallbackAction, LimitDecision, Meaning,
-    MirrorOutcome, Overdue, RetryCause, TagOutcome,
+    AccessDecision, Attempt, Connect, Described, Detection, EjectionCause, FallbackAction, LimitDecision,
+    Meaning, MirrorOutcome, Overdue, RetryCause, TagOutcome,
     outcomes::{CLASSES, MODES, described},
 };
 use crate::{
@@ -31,6 +31,7 @@ pub(super) fn document(registry: &Described) {
         ("sluice_rate_limit_requests_total", "decision", described(&LimitDecision::ALL)),
         ("sluice_concurrency_limit_requests_total", "decision", described(&LimitDecision::ALL)),
         ("sluice_circuit_breaker_requests_total", "decision", described(&LimitDecision::ALL)),
+        ("sluice_access_requests_total", "decision", described(&AccessDecision::ALL)),
         ("sluice_ejections_total", "cause", described(&EjectionCause::ALL)),
         ("sluice_ejections_total", "mode", described(&MODES)),
         ("sluice_attempts_total", "outcome", described(&Attempt::ALL)),

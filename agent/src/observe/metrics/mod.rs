@@ -36,8 +36,8 @@ use prometheus::{
 
 pub use describe::{Description, Meaning};
 pub use outcomes::{
-    Attempt, Connect, Detection, EjectionCause, FallbackAction, LimitCounts, LimitDecision, MirrorOutcome,
-    Overdue, RetryCause, TagOutcome,
+    AccessDecision, Attempt, Connect, Detection, EjectionCause, FallbackAction, LimitCounts, LimitDecision,
+    MirrorOutcome, Overdue, RetryCause, TagOutcome,
 };
 pub use pods::{MAX_SERIES, PodMetrics, ServiceSeries};
 pub use pull::{Kind, Part, Pulled, PulledParts, Value, Write, WritePart};

@@ -171,6 +171,30 @@ impl LimitDecision {
     ];
 }
 
+/// What an AccessPolicy said of a request, or of a connection that is not HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessDecision {
+    Allowed,
+    Denied,
+    WouldDeny,
+    Hidden,
+    WouldHide,
+}
+
+impl AccessDecision {
+    pub(super) const ALL: [Word<Self>; 5] = [
+        (Self::Allowed, "allowed", "The request was passed on."),
+        (Self::Denied, "denied", "The request was denied with 403, or the connection was reset."),
+        (Self::WouldDeny, "would_deny", "The policy has `mode: Observe`; enforced, it would have denied it."),
+        (Self::Hidden, "hidden", "The path is hidden from the client, which got 404."),
+        (
+            Self::WouldHide,
+            "would_hide",
+            "The policy has `mode: Observe`; enforced, it would have hidden the path.",
+        ),
+    ];
+}
+
 /// Which timeout a request has exceeded that only observes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overdue {

@@ -24,7 +24,8 @@ use super::{
     distribution::{Distribution, Total},
     families::{counter, family, label},
     outcomes::{
-        CLASSES, EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES, MirrorOutcome, Overdue,
+        AccessDecision, CLASSES, EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES,
+        MirrorOutcome, Overdue,
     },
 };
 use crate::{
@@ -82,6 +83,7 @@ pub struct ServiceMetrics {
     fallbacks: Named<{ FallbackAction::ALL.len() }>,
     /// Requests by the rule of a route that sent them here, or was asked for them: how they ended.
     routes: RwLock<AHashMap<RouteRule, Arc<[AtomicU64; CLASSES.len()]>>>,
+    access: Named<{ AccessDecision::ALL.len() }>,
     /// Requests by the rule that held for them: how they ended, and what they took.
     rules: RwLock<AHashMap<Arc<str>, Arc<OfRule>>>,
     upstream: Distribution<{ BOUNDS_NANOS.len() }>,
@@ -116,7 +118,7 @@ impl<const N: usize> Default for Named<N> {
 }
 
 impl<const N: usize> Named<N> {
-    fn count(&self, name: &Arc<str>, index: usize) {
+    fn count(&self, name: &str, index: usize) {
         if let Some(counters) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             counters[index].fetch_add(1, Relaxed);
             return;
@@ -125,10 +127,10 @@ impl<const N: usize> Named<N> {
     }
 
     /// The counters of a name, to be kept.
-    fn of(&self, name: &Arc<str>) -> Arc<[AtomicU64; N]> {
+    fn of(&self, name: &str) -> Arc<[AtomicU64; N]> {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let none = || Arc::new(std::array::from_fn(|_| AtomicU64::default()));
-        Arc::clone(all.entry(Arc::clone(name)).or_insert_with(none))
+        Arc::clone(all.entry(name.into()).or_insert_with(none))
     }
 
     fn retain(&self, exists: impl Fn(&str) -> bool) {
@@ -212,6 +214,11 @@ impl ServiceMetrics {
         self.invalid[sender as usize][fault.part as usize].fetch_add(1, Relaxed);
     }
 
+    /// What an AccessPolicy said of a request, by the name of the rule.
+    pub fn accessed(&self, rule: &str, decision: AccessDecision) {
+        self.access.count(rule, decision as usize);
+    }
+
     pub fn fell_back(&self, fallback: &Arc<str>, action: FallbackAction) {
         self.fallbacks.count(fallback, action as usize);
     }
@@ -288,7 +295,9 @@ impl ServiceMetrics {
         fallback: impl Fn(&str) -> bool,
         rule: impl Fn(&str) -> bool,
         route: impl Fn(&RouteRule) -> bool,
+        access: impl Fn(&str) -> bool,
     ) {
+        self.access.retain(access);
         self.rate_limits.retain(limit);
         self.fallbacks.retain(fallback);
         let gone = self.routes.read().unwrap_or_else(PoisonError::into_inner).keys().any(|one| !route(one));
@@ -367,7 +376,7 @@ impl Services {
 const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", "destination_port"];
 
 /// The families, in the order in which they are collected: name, help, further labels.
-const FAMILIES: [(&str, &str, &[&str]); 18] = [
+const FAMILIES: [(&str, &str, &[&str]); 19] = [
     ("sluice_tags_total", "Tags of requests to a service, by what routing made of them.", &["outcome"]),
     ("sluice_retries_total", "Retries of requests to a service, by cause.", &["cause"]),
     (
@@ -432,6 +441,11 @@ const FAMILIES: [(&str, &str, &[&str]); 18] = [
         &["route_kind", "route", "route_rule", "code"],
     ),
     (
+        "sluice_access_requests_total",
+        "Requests to pods of this node, and connections that are not HTTP, that an AccessPolicy applies to, by its rule and decision.",
+        &["policy_rule", "decision"],
+    ),
+    (
         "sluice_rule_request_duration_seconds",
         "Time from the headers of a request to the end of its response, by the rule of a policy that applied.",
         &["policy_rule"],
@@ -449,7 +463,7 @@ const FAMILIES: [(&str, &str, &[&str]); 18] = [
 ];
 
 /// Those from here on are histograms.
-const HISTOGRAMS: usize = 15;
+const HISTOGRAMS: usize = 16;
 
 /// The collector of [`Services`].
 pub(super) struct Collected {
@@ -562,7 +576,10 @@ impl Collector for Collected {
                         writer.write(9, &[&rule, class], count);
                     }
                 }
-                writer.write_histogram(15, &[&rule], &of_rule.took, &BOUNDS_NANOS);
+                writer.write_histogram(16, &[&rule], &of_rule.took, &BOUNDS_NANOS);
+            }
+            for (rule, values) in metrics.access.all() {
+                writer.write_all(15, Some(&rule), &AccessDecision::ALL, values);
             }
             writer.write_all(10, None, &Overdue::ALL, loaded(&metrics.overdue));
             let yields = metrics.yields.load(Relaxed);
@@ -585,8 +602,8 @@ impl Collector for Collected {
                     }
                 }
             }
-            writer.write_histogram(16, &[], &metrics.upstream, &BOUNDS_NANOS);
-            writer.write_histogram(17, &[], &metrics.added, &BOUNDS_NANOS);
+            writer.write_histogram(17, &[], &metrics.upstream, &BOUNDS_NANOS);
+            writer.write_histogram(18, &[], &metrics.added, &BOUNDS_NANOS);
         }
         let all = self.descs.iter().zip(families).enumerate();
         all.map(|(at, (desc, metrics))| {

@@ -175,7 +175,7 @@ fn what_rules_decide_is_counted_by_service_and_goes_with_it() {
         assert_eq!(value(&metrics, name, &labels), Some(wanted), "{name} {labels:?}");
     }
     // A rule that is no longer there, a service that is, and one that was gone for long enough.
-    orders.service().retain(|_| false, |_| true, |_| true, |_| true);
+    orders.service().retain(|_| false, |_| true, |_| true, |_| true, |_| true);
     assert_eq!(value(&metrics, "sluice_rate_limit_requests_total", &[]), None);
     let now = Instant::now();
     metrics.services.retain(|_, service, _| service == "orders", now);
@@ -360,6 +360,6 @@ fn rules_of_routes_are_counted_until_they_are_gone() {
         ];
         assert_eq!(value(&metrics, "sluice_route_requests_total", &labels), Some(wanted), "{labels:?}");
     }
-    orders.retain(|_| true, |_| true, |_| true, |route| &*route.rule == "rest");
+    orders.retain(|_| true, |_| true, |_| true, |route| &*route.rule == "rest", |_| true);
     assert_eq!((metrics.route_total(&rule("slow")), metrics.route_total(&rule("rest"))), (1, 1));
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    objects::{Name, Objects, Problem, shown},
+    objects::{Guarded, Name, Objects, Problem, shown},
     winners::Winners,
 };
 use crate::{
@@ -54,7 +54,39 @@ pub(super) fn all(objects: &mut Objects) {
     for (name, lane) in &objects.lanes {
         notes.extend(of_lane(objects, &tags, name, lane));
     }
+    for (name, guarded) in &objects.accesses {
+        notes.extend(of_access(objects, name, guarded));
+    }
     objects.notes.append(&mut notes);
+}
+
+/// Services that an AccessPolicy names and these files do not have, though they have others of its namespace.
+fn of_access<'o>(
+    objects: &'o Objects,
+    name: &'o Name,
+    guarded: &'o Guarded,
+) -> impl Iterator<Item = Problem> + 'o {
+    let knows_namespace = objects.services_of(&name.0).next().is_some();
+    let targets = guarded.targets.iter().enumerate().filter(move |_| knows_namespace);
+    targets.filter_map(|(index, target)| {
+        let service = (name.0.clone(), target.service.to_string());
+        let message = match (objects.services.get(&service), &target.port) {
+            (None, _) => format!("there is no Service {} in these files", shown(&service)),
+            (Some(ports), Some(port)) if !ports.iter().any(|known| **known == **port) => {
+                format!("Service {} has no port {port} in these files", shown(&service))
+            }
+            _ => return None,
+        };
+        let field = format!("spec.targetRefs[{index}]");
+        let (file, line) = objects.place("AccessPolicy", name, &field);
+        Some(Problem {
+            file,
+            line,
+            object: Some(format!("AccessPolicy {}", shown(name))),
+            field: Some(field),
+            message,
+        })
+    })
 }
 
 /// What a lane names and these files do not have.

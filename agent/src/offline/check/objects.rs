@@ -14,13 +14,14 @@ use super::{
 };
 use crate::{
     api::{
-        self, Kind, TrafficLane, TrafficPolicy,
+        self, AccessPolicy, Kind, TrafficLane, TrafficPolicy,
         effective::Effective,
         gateway::{self, Asked},
         notes::Note,
     },
     cluster::{manifests::tree::Node, strip},
     govern::{
+        access::Access,
         policy::{Lane, Target},
         routes,
     },
@@ -36,6 +37,7 @@ pub(super) struct Objects {
     pub(super) lanes: BTreeMap<Name, Lane>,
     /// Routes whose parents are Services.
     pub(super) routes: BTreeMap<(routes::Kind, Name), Route>,
+    pub(super) accesses: BTreeMap<Name, Guarded>,
     /// Services that happen to be there, with the names of their ports.
     pub(super) services: BTreeMap<Name, Vec<String>>,
     /// In the order in which they were found.
@@ -66,6 +68,14 @@ pub(super) type Name = (String, String);
 /// `shop/orders`
 pub(super) fn shown((namespace, name): &Name) -> String {
     format!("{namespace}/{name}")
+}
+
+/// An AccessPolicy and what it is for.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    pub(super) targets: Vec<Target>,
+    pub(super) for_namespace: bool,
+    pub(super) access: Access,
 }
 
 #[derive(Debug)]
@@ -236,7 +246,7 @@ impl Objects {
         if let (Some(of), Some((gateway::GROUP, _))) = (route, version.split_once('/')) {
             return self.take_route(file, node, of, name);
         }
-        let known = ["TrafficPolicy", "TrafficLane"];
+        let known = ["TrafficPolicy", "TrafficLane", "AccessPolicy"];
         if !version.starts_with(GROUP_PREFIX) && !known.contains(&kind) {
             return;
         }
@@ -253,7 +263,10 @@ impl Objects {
             return wrong("apiVersion", message);
         }
         if kind.is_empty() {
-            return wrong("kind", format!("not set: allowed are {:?} and {:?}", known[0], known[1]));
+            return wrong(
+                "kind",
+                format!("not set: allowed are {:?}, {:?} and {:?}", known[0], known[1], known[2]),
+            );
         }
         let Some(kind) = known.into_iter().find(|known| *known == kind) else {
             return wrong("kind", api::not_one_of(kind, known.into_iter()));
@@ -299,6 +312,13 @@ impl Objects {
                     self.noted.push(Noted { file: file.to_owned(), line, kind, name: name.clone(), note });
                 }
                 self.lanes.insert(name.clone(), lane);
+            }),
+            "AccessPolicy" => api::read::<AccessPolicy>(&object).map(|(read, access)| {
+                let targets = (0..read.spec.target_refs.len()).map(|i| format!("spec.targetRefs[{i}]"));
+                let lines = targets.map(|field| (field.clone(), node.line_of(&field)));
+                self.lines.insert(name.clone(), lines.collect());
+                let (targets, for_namespace) = (read.targets(), read.is_for_namespace());
+                self.accesses.insert(name.clone(), Guarded { targets, for_namespace, access });
             }),
             _ => api::read::<TrafficPolicy>(&object).map(|(read, policy)| {
                 for note in api::notes::of_policy(&read.spec, &policy) {

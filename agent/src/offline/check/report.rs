@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use super::{
     effective::Effective,
-    objects::{Objects, Problem, shown},
+    objects::{Guarded, Objects, Problem, shown},
     routes::Routing,
 };
+use crate::govern::{access::Action, policy::Mode};
 
 /// What is in force.
 pub(super) struct Found<'f> {
@@ -57,6 +58,20 @@ pub(super) fn text(
             writeln!(out, "    {}", does.join("; "))?;
         }
     }
+    for (name, Guarded { targets, for_namespace, access }) in &objects.accesses {
+        let services: Vec<_> = targets.iter().map(|target| &*target.service).collect();
+        let about = if *for_namespace { format!("Namespace {}", name.0) } else { services.join(", ") };
+        let mode = if access.mode == Mode::Enforce { "Enforce" } else { "Observe" };
+        let allow = access.rules.iter().any(|rule| rule.action == Action::Allow);
+        let others = if allow { "denied" } else { "allowed" };
+        writeln!(
+            out,
+            "AccessPolicy {}: {about}, mode {mode}, rules: {}, what none matches is {others}, hidden: {}",
+            shown(name),
+            access.rules.len(),
+            access.hidden.len(),
+        )?;
+    }
     for effective in services {
         writeln!(out, "{}", title(effective))?;
         let rows: Vec<[String; 3]> = effective
@@ -70,13 +85,16 @@ pub(super) fn text(
             writeln!(out, "  {field:first$}  {value:second$}  {source}")?;
         }
     }
-    if services.is_empty() && routes.is_empty() && objects.lanes.is_empty() {
-        writeln!(out, "no TrafficPolicy, no TrafficLane and no route of a Service in these files")?;
+    if services.is_empty() && routes.is_empty() && objects.lanes.is_empty() && objects.accesses.is_empty() {
+        writeln!(
+            out,
+            "no TrafficPolicy, no TrafficLane, no AccessPolicy and no route of a Service in these files"
+        )?;
     }
     Ok(())
 }
 
-/// `{"problems": [...], "notes": [...], "lanes": [...], "routes": [...], "services": [...]}`
+/// `{"problems": [...], "notes": [...], "lanes": [...], "routes": [...], "access": [...], "services": [...]}`
 pub(super) fn json(
     objects: &Objects,
     &Found { services, routes }: &Found<'_>,
@@ -125,6 +143,17 @@ pub(super) fn json(
             .map(|((namespace, name), lane)| json!({"namespace": namespace, "name": name, "tag": lane.tag.as_str()}))
             .collect::<Vec<_>>(),
         "routes": routes.iter().map(routing).collect::<Vec<_>>(),
+        "access": objects
+            .accesses
+            .iter()
+            .map(|((namespace, name), guarded)| json!({
+                "namespace": namespace,
+                "name": name,
+                "mode": if guarded.access.mode == Mode::Enforce { "Enforce" } else { "Observe" },
+                "rules": guarded.access.rules.len(),
+                "hidden": guarded.access.hidden.len(),
+            }))
+            .collect::<Vec<_>>(),
         "services": services.iter().map(service).collect::<Vec<_>>(),
     });
     serde_json::to_writer_pretty(&mut *out, &report)?;

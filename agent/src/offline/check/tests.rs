@@ -99,7 +99,7 @@ fn numbers_and_heads_are_named_as_they_are_written() {
     for (head, wanted) in [
         (
             "metadata: {name: a}\n",
-            "-:1: default/a: kind: not set: allowed are \"TrafficPolicy\" and \"TrafficLane\"\n",
+            "-:1: default/a: kind: not set: allowed are \"TrafficPolicy\", \"TrafficLane\" and \"AccessPolicy\"\n",
         ),
         ("kind: 7\nmetadata: {name: a}\n", "-:2: default/a: kind: a string is needed, not 7\n"),
     ] {
@@ -178,7 +178,8 @@ fn annotations_and_labels_for_sluice_mean_something_or_are_named() {
             check(&good, &["-"]),
             (
                 true,
-                "no TrafficPolicy, no TrafficLane and no route of a Service in these files\n".to_owned(),
+                "no TrafficPolicy, no TrafficLane, no AccessPolicy and no route of a Service in these files\n"
+                    .to_owned(),
                 String::new()
             )
         );
@@ -243,7 +244,7 @@ fn every_problem_is_a_line_that_names_its_place() {
          \"errorPercent\"?",
             "-:17: TrafficLane default/gray: apiVersion: \"sluice.dev/v1\" does not exist: allowed is \"sluice.dev/v1alpha1\"",
             "-:22: TraficLane default/gray: kind: \"TraficLane\" is not allowed: did you mean \"TrafficLane\"? allowed are \
-         \"TrafficPolicy\", \"TrafficLane\"",
+         \"TrafficPolicy\", \"TrafficLane\", \"AccessPolicy\"",
             "-:28: TrafficLane default/gray: spec.tag: \"-\" is not allowed: allowed are letters, digits, '-', '_' and '.', \
          beginning and ending with a letter or digit",
         ]

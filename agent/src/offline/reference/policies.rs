@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{MADE, cell, code};
 use crate::{
-    api::{self, TrafficLane, TrafficPolicy},
+    api::{self, AccessPolicy, TrafficLane, TrafficPolicy},
     cluster::verdict::Reason,
 };
 
@@ -18,17 +18,23 @@ pub(super) fn page() -> String {
         "{MADE}\
 # Policies
 
-The kinds of `sluice.dev/v1alpha1`. Both are about the Services and pods of their own namespace, which must be enrolled.
+The kinds of `sluice.dev/v1alpha1`. All are about the Services and pods of their own namespace, which must be enrolled.
 `kubectl explain trafficpolicy.spec` shows the same.
 
 - [TrafficPolicy](#trafficpolicy)
 - [TrafficLane](#trafficlane)
+- [AccessPolicy](#accesspolicy)
 - [Conditions](#conditions)
 - [Annotations and labels](#annotations-and-labels)
 "
     );
     let mut shared = Shared::default();
-    for definition in [api::definition::<TrafficPolicy>(), api::definition::<TrafficLane>()] {
+    let kinds = [
+        api::definition::<TrafficPolicy>(),
+        api::definition::<TrafficLane>(),
+        api::definition::<AccessPolicy>(),
+    ];
+    for definition in kinds {
         let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
         let spec = &schema["properties"]["spec"];
         let kind = definition["spec"]["names"]["kind"].as_str().unwrap_or_default();

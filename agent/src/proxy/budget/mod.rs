@@ -149,6 +149,17 @@ pub struct PodUse {
     pub direct_for: [Duration; Cause::ALL.len()],
 }
 
+impl PodUse {
+    fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.bytes += other.bytes;
+        self.direct = self.direct.or(other.direct);
+        for (sum, time) in self.direct_for.iter_mut().zip(other.direct_for) {
+            *sum += time;
+        }
+    }
+}
+
 impl Budget {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
@@ -209,9 +220,17 @@ impl Budget {
         }
     }
 
-    /// What each pod uses.
+    /// What each pod uses, in both directions.
     pub(crate) fn uses(&self, now: Nanos) -> Vec<PodUse> {
-        self.pods().iter().map(|pod| pod.uses(now)).collect()
+        let mut all: Vec<PodUse> = Vec::new();
+        for one in self.pods().iter().map(|pod| pod.uses(now)) {
+            match all.iter_mut().find(|known| (&known.namespace, &known.name) == (&one.namespace, &one.name))
+            {
+                Some(known) => known.add(&one),
+                None => all.push(one),
+            }
+        }
+        all
     }
 
     fn used(&self) -> Used {

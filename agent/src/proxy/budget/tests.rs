@@ -72,7 +72,7 @@ impl Network for Arc<Kernel> {
         Ok(())
     }
 
-    fn socket(&self, _: SocketAddr) -> io::Result<socket2::Socket> {
+    fn socket(&self, _: SocketAddr, _: Option<SocketAddr>) -> io::Result<socket2::Socket> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

@@ -36,7 +36,10 @@ pub(crate) use self::{
     exchange::{Break, Exchange, Failure},
     stream::Idle,
 };
-use super::{answer::Cause, upstream::CONNECT_ATTEMPTS};
+use super::{
+    answer::{Cause, MadeUp},
+    upstream::CONNECT_ATTEMPTS,
+};
 use crate::{
     clock::Nanos,
     cluster::model::Destination,
@@ -61,6 +64,11 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
         exchange.call().count_tags(None);
         let cause = answer.cause();
         let made_up = answer.made_up(&cause, exchange.kind());
+        return give(exchange, &made_up, &cause).await;
+    }
+    if let Some(cause) = denied(exchange) {
+        exchange.call().count_tags(None);
+        let made_up = MadeUp::of(&cause, exchange.kind());
         return give(exchange, &made_up, &cause).await;
     }
     let destination = Rc::clone(&exchange.call().known.destination);
@@ -202,6 +210,13 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
             _ => return fail(exchange, governor, key, &mut held, failure).await,
         }
     }
+}
+
+/// What the policies at the endpoint say of a request from outside that is not to be passed on.
+fn denied<E: Exchange>(exchange: &mut E) -> Option<Cause> {
+    exchange.call().pod.arrival.as_ref()?;
+    let (worker, pod) = (exchange.call().worker.clone(), exchange.call().pod.clone());
+    pod.arrival.as_ref()?.admit(&worker, &pod, &exchange.request())
 }
 
 /// Chooses an endpoint, and gets the leave to ask it.

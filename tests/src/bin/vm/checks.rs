@@ -4,6 +4,7 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use sluice_tests::{Agent, App, Capture, LANE, Load, Pod, Service, World, ask, eventually};
 
 use crate::tell;
@@ -19,7 +20,7 @@ struct Shop {
     web: Service,
     other: Service,
     client: Pod,
-    _apps: Vec<App>,
+    apps: Vec<App>,
 }
 
 impl Shop {
@@ -33,7 +34,7 @@ impl Shop {
         let service = |name| world.service("shop", name).port("http", 80, 8080).apply();
         let (web, other) = (service("web")?, service("other")?);
         let client = world.pod("shop", "client").start()?;
-        Ok(Self { web, other, client, _apps: apps })
+        Ok(Self { web, other, client, apps })
     }
 
     /// Who answers: service and version.
@@ -78,6 +79,7 @@ pub(crate) fn works() -> Result<()> {
     tell("redirect", redirect(&shop, &agent));
     tell("ipv6", ipv6(&shop, &agent));
     tell("lanes", lanes(&shop));
+    tell("access", access(&world, &shop, &agent));
     tell("memory limit", memory(&shop, &agent, &agents));
     tell("hang", hang(&shop, &agent));
     if !tell("kill -9", kill(&shop, &mut agent)) {
@@ -117,6 +119,38 @@ fn lanes(shop: &Shop) -> Result<()> {
         shop.expect(&shop.other.url(), &[&tag], "other v1")?;
     }
     Ok(())
+}
+
+/// Connections from outside are steered to the agent, which says who may call.
+fn access(world: &World, shop: &Shop, agent: &Agent) -> Result<()> {
+    let other = shop.apps.last().context("the shop has pods")?;
+    let node_gets = |wanted: &str| {
+        let url = format!("http://{}:8080/", other.pod.ipv4());
+        let mut curl = world.node().command("curl")?;
+        let output = curl.args(["-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", &url]).output()?;
+        let status = String::from_utf8_lossy(&output.stdout);
+        ensure!(status == wanted, "{status}, not {wanted}");
+        Ok(())
+    };
+    node_gets("200")?;
+    world.apply(json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "AccessPolicy",
+        "metadata": { "namespace": "shop", "name": "other" },
+        "spec": {
+            "targetRefs": [{ "name": "other" }],
+            "rules": [{ "name": "ours", "from": [{ "namespace": "shop" }] }],
+        },
+    }))?;
+    eventually("the node may not call", || node_gets("403"))?;
+    shop.expect(&shop.other.url(), &[], "other v1")?;
+    shop.expect(&shop.other.url6(), &[], "other v1")?;
+    let (v4, v6) = (agent.connects("inbound_steered_v4")?, agent.connects("inbound_steered_v6")?);
+    ensure!(v4 >= 2 && v6 >= 1, "{v4} connections were steered over IPv4, {v6} over IPv6");
+    let lost = agent.connects("inbound_client_lost")?;
+    ensure!(lost == 0, "{lost} applications were not told their client");
+    world.delete("AccessPolicy", "shop", "other")?;
+    eventually("everybody may call", || node_gets("200"))
 }
 
 fn limit_memory(agents: &Path) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Good and bad objects, each through the code and through the CustomResourceDefinition.
 
+mod access;
 mod failures;
 mod lanes;
 mod limits;

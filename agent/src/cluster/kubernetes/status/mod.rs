@@ -358,6 +358,7 @@ fn status_of(kind: Kind) -> &'static str {
     match kind {
         Kind::TrafficPolicy => "trafficpolicies.sluice.dev/status",
         Kind::TrafficLane => "trafficlanes.sluice.dev/status",
+        Kind::AccessPolicy => "accesspolicies.sluice.dev/status",
         Kind::HttpRoute => "httproutes.gateway.networking.k8s.io/status",
         Kind::GrpcRoute => "grpcroutes.gateway.networking.k8s.io/status",
         Kind::Mesh => "xmeshes.gateway.networking.x-k8s.io/status",
@@ -377,6 +378,10 @@ async fn patch(client: &Client, key: &Key, body: &Value) -> Result<(), kube::Err
         }
         Kind::TrafficLane => {
             let api: Api<Loose<api::TrafficLane>> = Api::namespaced(client.clone(), namespace);
+            api.patch_status(name, &params, &body).await.map(drop)
+        }
+        Kind::AccessPolicy => {
+            let api: Api<Loose<api::AccessPolicy>> = Api::namespaced(client.clone(), namespace);
             api.patch_status(name, &params, &body).await.map(drop)
         }
         _ => Ok(()),

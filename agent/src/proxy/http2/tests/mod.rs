@@ -103,7 +103,7 @@ impl Network for Loopback {
         Ok(())
     }
 
-    fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
+    fn socket(&self, to: SocketAddr, _: Option<SocketAddr>) -> io::Result<socket2::Socket> {
         let socket = socket2::Socket::new(
             socket2::Domain::for_address(to),
             socket2::Type::STREAM.nonblocking(),

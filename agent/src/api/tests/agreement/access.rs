@@ -1,0 +1,98 @@
+//! Who may call.
+
+use super::*;
+use crate::govern::{access::Access, policy::Mode};
+
+#[test]
+fn about_access() {
+    let rule = |rule: Value| {
+        let mut whole = json!({"name": "a"});
+        for (field, value) in rule.as_object().into_iter().flatten() {
+            whole[field] = value.clone();
+        }
+        access(&json!({"rules": [whole]}))
+    };
+    let from = |from: Value| rule(json!({"from": [from]}));
+    let to = |to: Value| rule(json!({"to": [to]}));
+    let hidden = |hidden: Value| access(&json!({"hidden": [hidden]}));
+    agree::<AccessPolicy>(
+        vec![
+            rule(json!({})),
+            rule(json!({"action": "Deny"})),
+            from(json!({"namespace": "shop"})),
+            from(json!({"serviceAccount": "gateway", "podLabels": {"app.kubernetes.io/name": "gateway"}})),
+            from(json!({"workload": "gateway", "ipBlocks": ["10.0.0.0/8", "fd00::/8", "0.0.0.0/0"]})),
+            to(json!({"methods": ["GET", "HEAD"]})),
+            to(json!({"paths": [{"value": "/a"}, {"type": "RegularExpression", "value": "^/[0-9]+$"}]})),
+            hidden(json!({"name": "management", "paths": [{"value": "/actuator"}]})),
+            access(&json!({"mode": "Observe", "onInvalid": "Deny", "rules": [{"name": "a"}]})),
+            access(&json!({"targetRefs": [{"kind": "Namespace", "name": "shop"}], "rules": [{"name": "a"}]})),
+        ],
+        vec![
+            (access(&json!({})), "spec", "rules or hidden is needed", Everywhere),
+            (access(&json!({"rules": []})), "spec", "rules or hidden is needed", Everywhere),
+            (rule(json!({"name": "A"})), "spec.rules[0].name", "", Everywhere),
+            (rule(json!({"action": "Drop"})), "spec.rules[0].action", "\"Allow\", \"Deny\"", Everywhere),
+            (from(json!({})), "spec.rules[0].from[0]", "empty", Everywhere),
+            (from(json!({"ipBlocks": ["10.0.0.0"]})), "spec.rules[0].from[0].ipBlocks[0]", "", Everywhere),
+            (
+                from(json!({"ipBlocks": ["10.1.2.3/8"]})),
+                "spec.rules[0].from[0].ipBlocks[0]",
+                "write 10.0.0.0/8",
+                ToSluice,
+            ),
+            (
+                from(json!({"ipBlocks": ["10.0.0.0/33"]})),
+                "spec.rules[0].from[0].ipBlocks[0]",
+                "the length is 0 to 32",
+                ToSluice,
+            ),
+            (to(json!({})), "spec.rules[0].to[0]", "empty", Everywhere),
+            (to(json!({"methods": ["get"]})), "spec.rules[0].to[0].methods[0]", "upper case", Everywhere),
+            (
+                to(json!({"paths": [{"value": "a"}]})),
+                "spec.rules[0].to[0].paths[0].value",
+                "begins with",
+                Everywhere,
+            ),
+            (hidden(json!({"name": "m", "paths": []})), "spec.hidden[0].paths", "", Everywhere),
+            (
+                access(&json!({"rules": [{"name": "a"}, {"name": "a"}]})),
+                "spec.rules[1].name",
+                "already",
+                Everywhere,
+            ),
+            (
+                access(&json!({"rules": [{"name": "a"}], "onInvalid": "Close"})),
+                "spec.onInvalid",
+                "\"Allow\", \"Deny\"",
+                Everywhere,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_client_without_a_namespace_is_of_the_policys_own() {
+    let object = access(&json!({
+        "mode": "Observe",
+        "rules": [{"name": "a", "from": [{"serviceAccount": "gateway"}, {"ipBlocks": ["10.0.0.0/8"]}]}],
+    }));
+    let (_, checked) = read::<AccessPolicy>(&object).expect("it is good");
+    assert_eq!((&*checked.name, checked.mode), ("shop/main", Mode::Observe));
+    let namespaces: Vec<_> = checked.rules[0].from.iter().map(|party| party.namespace.as_deref()).collect();
+    assert_eq!(namespaces, [Some("shop"), None]);
+}
+
+#[test]
+fn what_cannot_be_read_denies_everything_only_if_it_says_so() {
+    let bad = |on_invalid: &str| access(&json!({"onInvalid": on_invalid, "rules": "none"}));
+    assert!(read::<AccessPolicy>(&bad("Deny")).is_err());
+    let closed = access_policy::closed(&bad("Deny")).expect("it says so");
+    assert_eq!((closed.0[0].service.as_ref(), closed.1), ("orders", false));
+    assert_eq!(closed.2, Access { name: "shop/main".into(), closed: true, ..Access::default() });
+    assert!(access_policy::closed(&bad("Allow")).is_none());
+    assert!(access_policy::closed(&access(&json!({"rules": "none"}))).is_none());
+    let nobody = json!({"metadata": {"name": "a"}, "spec": {"onInvalid": "Deny", "targetRefs": "orders"}});
+    assert!(access_policy::closed(&nobody).is_none(), "of whom is not known");
+}

@@ -1,0 +1,94 @@
+//! From the Services that policies guard to the ports of this node's pods that are theirs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use ahash::AHashMap;
+
+use super::{Builder, service::Built};
+use crate::{
+    cluster::{
+        model::{Destination, Inbound, InboundPort, Service},
+        object::{Name, Pod},
+    },
+    govern::{access::Identity, endpoint::Endpoint},
+};
+
+/// What was found last.
+#[derive(Default)]
+pub(super) struct Guards {
+    pub(super) ports: Arc<Inbound>,
+    /// The Services that it was made from.
+    services: BTreeSet<Name>,
+    /// Applications, which go on being the same ones.
+    endpoints: AHashMap<SocketAddr, Arc<Endpoint>>,
+}
+
+impl Builder {
+    /// Looks again, if a Service that has to do with it was built anew. Tells whether anything changed.
+    pub(super) fn guard<'n>(&mut self, mut built: impl Iterator<Item = &'n Name>) -> bool {
+        let guarded = |name: &Name| {
+            let services = self.built.get(name).into_iter().flat_map(Built::services);
+            services.into_iter().any(|service| service.access.is_some())
+        };
+        if !built.any(|name| self.guards.services.contains(name) || guarded(name)) {
+            return false;
+        }
+        let mut services = BTreeSet::new();
+        let mut ports: BTreeMap<SocketAddr, Vec<Arc<Service>>> = BTreeMap::new();
+        for (name, built) in &self.built {
+            for service in built.services().filter(|service| service.access.is_some()) {
+                services.insert(name.clone());
+                for endpoint in &service.endpoints {
+                    let elsewhere = self.options.node.is_some() && endpoint.node != self.options.node;
+                    // Outside of the cluster nobody is steered.
+                    if !elsewhere && endpoint.pod.is_some() {
+                        ports.entry(endpoint.address).or_default().push(service.clone());
+                    }
+                }
+            }
+        }
+        self.guards.endpoints.retain(|address, _| ports.contains_key(address));
+        let mut inbound = Inbound::default();
+        for (address, mut guards) in ports {
+            guards.sort_by(|a, b| (&a.namespace, &a.name, a.port).cmp(&(&b.namespace, &b.name, b.port)));
+            let application = self.guards.endpoints.entry(address).or_insert_with(|| {
+                let endpoint = Endpoint::new(address);
+                Arc::new(Endpoint { ready: true, serving: true, ..endpoint })
+            });
+            let first = &guards[0];
+            let service = Service {
+                protocol: first.protocol,
+                port_name: first.port_name.clone(),
+                ..Service::new(&first.namespace, &first.name, first.port)
+            };
+            let service = Arc::new(service.with_endpoints(vec![application.clone()]));
+            let destination = Destination { service, pinned: Some(application.clone()) };
+            inbound.insert(address, InboundPort { destination, guards });
+        }
+        self.guards.services = services;
+        self.guards.ports = Arc::new(inbound);
+        true
+    }
+
+    /// Says who has these addresses now.
+    pub(super) fn name_clients<'i>(&self, addresses: impl Iterator<Item = &'i std::net::IpAddr>) {
+        for address in addresses {
+            let pod = self.store.pod_at(*address).filter(|pod| self.store.is_opted_in(&pod.name.namespace));
+            self.clients.set(*address, pod.map(identity));
+        }
+    }
+}
+
+fn identity(pod: &Pod) -> Identity {
+    Identity {
+        namespace: pod.name.namespace.clone(),
+        pod: pod.name.name.clone(),
+        workload: pod.workload.as_ref().unwrap_or(&pod.name.name).clone(),
+        service_account: pod.service_account.clone(),
+        labels: pod.labels.clone(),
+    }
+}

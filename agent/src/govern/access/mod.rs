@@ -1,0 +1,272 @@
+//! Who may call what: what an AccessPolicy asks for, and what it says of a request.
+//!
+//! The most specific rule that matches a request decides: first by its path (an exact one, then the longer prefix, then a
+//! regular expression), then by its methods, then by its clients; of equals the one that denies. Where no rule matches, a request is
+//! denied if there are rules that allow anything, else allowed. Hidden paths come first.
+//!
+//! Paths are compared as their server will see them ([`crate::govern::path`]). Servers differ in what they decode further, so
+//! what denies or hides holds for a path in each of the [`Forms`] that some server takes it for, and what allows must hold in
+//! all of them.
+
+mod block;
+mod forms;
+pub mod probe;
+#[cfg(test)]
+mod tests;
+
+use std::{cmp::Ordering, net::IpAddr, sync::Arc};
+
+use http::Method;
+
+pub use self::block::{Block, BlockError};
+use self::forms::Forms;
+use super::{
+    caller::Labels,
+    policy::{Mode, PathMatch},
+    request::Request,
+};
+
+/// The rule that is told of where none is about a request. It cannot be the name of one.
+pub const NO_RULE: &str = "no_rule";
+
+/// What an AccessPolicy asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Access {
+    /// As `shop/orders`.
+    pub name: Arc<str>,
+    pub mode: Mode,
+    pub rules: Vec<Rule>,
+    pub hidden: Vec<Hidden>,
+    /// The policy cannot be read, and says that everything is to be denied then.
+    pub closed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    pub name: Arc<str>,
+    pub action: Action,
+    /// The client is one of these; empty: any.
+    pub from: Vec<Party>,
+    /// The request is one of these; empty: any, and whatever is no HTTP.
+    pub to: Vec<To>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Allow,
+    Deny,
+}
+
+/// Paths that are not there for anybody else.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hidden {
+    pub name: Arc<str>,
+    pub paths: Vec<PathMatch>,
+    /// Who may see them.
+    pub from: Vec<Party>,
+}
+
+/// A condition on the client. All of its parts must hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Party {
+    pub namespace: Option<Arc<str>>,
+    pub service_account: Option<Arc<str>>,
+    pub workload: Option<Arc<str>>,
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
+    /// One of these; empty: any address.
+    pub blocks: Vec<Block>,
+}
+
+/// A condition on a request. Both parts must hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct To {
+    /// One of these; empty: any.
+    pub methods: Vec<Method>,
+    /// One of these; empty: any.
+    pub paths: Vec<PathMatch>,
+}
+
+/// A pod that calls, as far as rules ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub namespace: Arc<str>,
+    pub pod: Arc<str>,
+    pub workload: Arc<str>,
+    pub service_account: Arc<str>,
+    pub labels: Labels,
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'c> {
+    pub address: IpAddr,
+    /// The pod that has the address; `None`: none that is known has it.
+    pub pod: Option<&'c Identity>,
+}
+
+/// What is said of a request, or of a connection that is no HTTP.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Decision<'a> {
+    /// By this rule; `None`: no rule is about it.
+    Allowed(Option<&'a Rule>),
+    Denied(Option<&'a Rule>),
+    Hidden(&'a Hidden),
+}
+
+impl<'a> Decision<'a> {
+    /// The rule's name, as metrics tell it.
+    pub fn rule(&self) -> Option<&'a Arc<str>> {
+        match self {
+            Self::Allowed(rule) | Self::Denied(rule) => rule.map(|rule| &rule.name),
+            Self::Hidden(hidden) => Some(&hidden.name),
+        }
+    }
+
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allowed(_))
+    }
+}
+
+impl Access {
+    /// What it says of a request.
+    pub fn decide(&self, client: Client<'_>, request: &impl Request) -> Decision<'_> {
+        if self.closed {
+            return Decision::Denied(None);
+        }
+        let path = request.path();
+        let forms = Forms::of(path);
+        let hides = |hidden: &&Hidden| {
+            forms.any(|form| hidden.paths.iter().any(|path| holds_loosely(path, form)))
+                && !hidden.from.iter().any(|party| party.is(client))
+        };
+        if let Some(hidden) = self.hidden.iter().find(hides) {
+            return Decision::Hidden(hidden);
+        }
+        self.most_specific(|rule| rule.matches(client, request.method(), &forms))
+    }
+
+    /// What it says of a connection that is no HTTP, or encrypted: only rules about clients alone are about it.
+    pub fn decide_connection(&self, client: Client<'_>) -> Decision<'_> {
+        if self.closed {
+            return Decision::Denied(None);
+        }
+        self.most_specific(|rule| (rule.to.is_empty() && rule.is_from(client)).then(Rank::default))
+    }
+
+    fn most_specific<'a>(&'a self, rank: impl Fn(&'a Rule) -> Option<Rank>) -> Decision<'a> {
+        let ranked = self.rules.iter().filter_map(|rule| {
+            let clients = !rule.from.is_empty();
+            Some(((rank(rule)?, clients, rule.action == Action::Deny), rule))
+        });
+        // Of equals the first.
+        let first = ranked.reduce(|first, next| if next.0 > first.0 { next } else { first });
+        match first {
+            Some((_, rule)) if rule.action == Action::Allow => Decision::Allowed(Some(rule)),
+            Some((_, rule)) => Decision::Denied(Some(rule)),
+            None if self.rules.iter().any(|rule| rule.action == Action::Allow) => Decision::Denied(None),
+            None => Decision::Allowed(None),
+        }
+    }
+
+    /// Whether a rule, or a list of hidden paths, has this name.
+    pub fn names(&self, name: &str) -> bool {
+        self.rules.iter().any(|rule| *rule.name == *name)
+            || self.hidden.iter().any(|hidden| *hidden.name == *name)
+    }
+}
+
+/// How specific a rule's condition on requests is that matches one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    path: PathRank,
+    methods: bool,
+}
+
+/// In this order; then by length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum PathRank {
+    #[default]
+    Any,
+    Regex(usize),
+    Prefix(usize),
+    Exact(usize),
+}
+
+impl PathRank {
+    fn of(path: &PathMatch) -> Self {
+        match path {
+            PathMatch::Exact(path) => Self::Exact(path.len()),
+            PathMatch::Prefix(path) => Self::Prefix(path.len()),
+            PathMatch::Regex(pattern) => Self::Regex(pattern.0.as_str().len()),
+        }
+    }
+}
+
+impl Rule {
+    fn is_from(&self, client: Client<'_>) -> bool {
+        self.from.is_empty() || self.from.iter().any(|party| party.is(client))
+    }
+
+    fn matches(&self, client: Client<'_>, method: &[u8], forms: &Forms<'_>) -> Option<Rank> {
+        if !self.is_from(client) {
+            return None;
+        }
+        if self.to.is_empty() {
+            return Some(Rank::default());
+        }
+        self.to.iter().filter_map(|to| to.matches(method, forms, self.action)).max()
+    }
+}
+
+impl To {
+    fn matches(&self, method: &[u8], forms: &Forms<'_>, action: Action) -> Option<Rank> {
+        let methods = !self.methods.is_empty();
+        if methods && !self.methods.iter().any(|one| one.as_str().as_bytes() == method) {
+            return None;
+        }
+        if self.paths.is_empty() {
+            return Some(Rank { path: PathRank::Any, methods });
+        }
+        let holds = |path: &&PathMatch| match action {
+            Action::Allow => forms.all(|form| path.matches(form)),
+            Action::Deny => forms.any(|form| holds_loosely(path, form)),
+        };
+        let path = self.paths.iter().filter(holds).map(PathRank::of).max_by(PathRank::cmp)?;
+        Some(Rank { path, methods })
+    }
+}
+
+/// Some servers take a path with a slash at its end for the one without.
+fn holds_loosely(test: &PathMatch, path: &[u8]) -> bool {
+    let without = path.strip_suffix(b"/").filter(|rest| !rest.is_empty());
+    test.matches(path) || without.is_some_and(|path| test.matches(path))
+}
+
+impl Party {
+    fn is(&self, client: Client<'_>) -> bool {
+        let in_block = self.blocks.is_empty() || self.blocks.iter().any(|block| block.has(client.address));
+        let asks_for_pod = self.namespace.is_some()
+            || self.service_account.is_some()
+            || self.workload.is_some()
+            || !self.labels.is_empty();
+        in_block && (!asks_for_pod || client.pod.is_some_and(|pod| self.is_pod(pod)))
+    }
+
+    fn is_pod(&self, pod: &Identity) -> bool {
+        let is = |wanted: &Option<Arc<str>>, is: &Arc<str>| wanted.as_ref().is_none_or(|wanted| wanted == is);
+        is(&self.namespace, &pod.namespace)
+            && is(&self.service_account, &pod.service_account)
+            && is(&self.workload, &pod.workload)
+            && self.labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+    }
+}
+
+/// Orders decisions of several policies that hold for one port, the strictest last.
+pub fn stricter(one: &Decision<'_>, other: &Decision<'_>) -> Ordering {
+    let rank = |decision: &Decision<'_>| match decision {
+        Decision::Allowed(_) => 0,
+        Decision::Denied(_) => 1,
+        Decision::Hidden(_) => 2,
+    };
+    rank(one).cmp(&rank(other))
+}

@@ -1,0 +1,337 @@
+use std::net::IpAddr;
+
+use http::Method;
+use proptest::prelude::*;
+
+use super::*;
+use crate::govern::request::tests::Plain;
+
+fn identity(namespace: &str, service_account: &str, labels: &[(&str, &str)]) -> Identity {
+    Identity {
+        namespace: namespace.into(),
+        pod: "pod-1".into(),
+        workload: "web".into(),
+        service_account: service_account.into(),
+        labels: labels.iter().copied().collect(),
+    }
+}
+
+const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 2, 3));
+
+fn known(pod: &Identity) -> Client<'_> {
+    Client { address: ADDRESS, pod: Some(pod) }
+}
+
+const UNKNOWN: Client<'static> = Client { address: ADDRESS, pod: None };
+
+fn of(namespace: &str, service_account: &str) -> Party {
+    Party {
+        namespace: Some(namespace.into()),
+        service_account: (!service_account.is_empty()).then(|| service_account.into()),
+        ..Party::default()
+    }
+}
+
+fn rule(name: &str, action: Action, from: Vec<Party>, to: Vec<To>) -> Rule {
+    Rule { name: name.into(), action, from, to }
+}
+
+fn prefix(path: &str) -> To {
+    To { paths: vec![PathMatch::Prefix(path.to_owned())], ..To::default() }
+}
+
+fn exact(path: &str) -> To {
+    To { paths: vec![PathMatch::Exact(path.to_owned())], ..To::default() }
+}
+
+fn by<'a>(access: &'a Access, client: Client<'_>, target: &'static str) -> (bool, Option<&'a str>) {
+    let decision = access.decide(client, &Plain::get(target));
+    (decision.is_allowed(), decision.rule().map(|name| &**name))
+}
+
+#[test]
+fn what_allows_only_some_denies_the_others() {
+    let rules = vec![rule("gateway", Action::Allow, vec![of("shop", "gateway")], Vec::new())];
+    let access = Access { rules, ..Access::default() };
+    let gateway = identity("shop", "gateway", &[]);
+    assert_eq!(by(&access, known(&gateway), "/a"), (true, Some("gateway")));
+    for other in [identity("shop", "web", &[]), identity("other", "gateway", &[])] {
+        assert_eq!(by(&access, known(&other), "/a"), (false, None));
+    }
+    assert_eq!(by(&access, UNKNOWN, "/a"), (false, None), "who is not known is none of them");
+    assert_eq!(access.decide_connection(known(&gateway)).rule().map(|name| &**name), Some("gateway"));
+    assert!(!access.decide_connection(UNKNOWN).is_allowed());
+}
+
+#[test]
+fn what_only_denies_some_allows_the_others() {
+    let rules = vec![rule("no-web", Action::Deny, vec![of("shop", "web")], Vec::new())];
+    let access = Access { rules, ..Access::default() };
+    let (web, other) = (identity("shop", "web", &[]), identity("shop", "other", &[]));
+    assert_eq!(by(&access, known(&web), "/"), (false, Some("no-web")));
+    assert_eq!(by(&access, known(&other), "/"), (true, None));
+    assert_eq!(by(&access, UNKNOWN, "/"), (true, None));
+    assert!(Access::default().decide(UNKNOWN, &Plain::get("/")).is_allowed());
+}
+
+#[test]
+fn the_most_specific_rule_decides() {
+    let all = |name: &str, action, to: Vec<To>| rule(name, action, Vec::new(), to);
+    let get = To { methods: vec![Method::GET], ..prefix("/a") };
+    let regex = To {
+        paths: vec![PathMatch::Regex(crate::govern::policy::Pattern(
+            regex::bytes::Regex::new("^/a").expect("one"),
+        ))],
+        ..To::default()
+    };
+    let access = Access {
+        rules: vec![
+            all("all", Action::Allow, Vec::new()),
+            all("regex", Action::Deny, vec![regex]),
+            all("a", Action::Allow, vec![prefix("/a")]),
+            all("get-a", Action::Deny, vec![get]),
+            all("ab", Action::Allow, vec![prefix("/a/b")]),
+            rule("ab-web", Action::Deny, vec![of("shop", "web")], vec![prefix("/a/b")]),
+            all("abc", Action::Allow, vec![exact("/a/b/c")]),
+            all("twice", Action::Allow, vec![exact("/t")]),
+            all("twice-no", Action::Deny, vec![exact("/t")]),
+        ],
+        ..Access::default()
+    };
+    let web = identity("shop", "web", &[]);
+    for (client, target, wanted) in [
+        (UNKNOWN, "/", (true, Some("all"))),
+        (UNKNOWN, "/ab", (false, Some("regex"))),
+        (UNKNOWN, "/a/x", (false, Some("get-a"))),
+        (UNKNOWN, "/a/b/x", (true, Some("ab"))),
+        (known(&web), "/a/b/x", (false, Some("ab-web"))),
+        (known(&web), "/a/b/c", (true, Some("abc"))),
+        (UNKNOWN, "/t", (false, Some("twice-no"))),
+    ] {
+        assert_eq!(by(&access, client, target), wanted, "{target}");
+    }
+    let post = Plain { method: "POST", ..Plain::get("/a/x") };
+    assert_eq!(access.decide(UNKNOWN, &post).rule().map(|name| &**name), Some("a"));
+}
+
+#[test]
+fn all_parts_of_a_party_must_hold() {
+    let pod = identity("shop", "web", &[("app", "web"), ("tier", "front")]);
+    let labels = |labels: &[(&str, &str)]| {
+        labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect::<Vec<_>>()
+    };
+    let blocks = |text: &str| vec![text.parse().expect("a block")];
+    for (party, wanted) in [
+        (of("shop", "web"), true),
+        (of("shop", ""), true),
+        (of("shop", "other"), false),
+        (Party { labels: labels(&[("tier", "front")]), ..of("shop", "") }, true),
+        (Party { labels: labels(&[("tier", "back")]), ..of("shop", "") }, false),
+        (Party { workload: Some("web".into()), ..of("shop", "") }, true),
+        (Party { workload: Some("w".into()), ..of("shop", "") }, false),
+        (Party { blocks: blocks("10.1.0.0/16"), ..of("shop", "") }, true),
+        (Party { blocks: blocks("10.2.0.0/16"), ..of("shop", "") }, false),
+        (Party { blocks: blocks("10.1.0.0/16"), ..Party::default() }, true),
+    ] {
+        assert_eq!(party.is(known(&pod)), wanted, "{party:?}");
+    }
+    assert!(Party { blocks: blocks("10.1.0.0/16"), ..Party::default() }.is(UNKNOWN), "an address is enough");
+    assert!(!Party { blocks: blocks("10.1.0.0/16"), ..of("shop", "") }.is(UNKNOWN));
+}
+
+#[test]
+fn a_connection_that_is_no_http_is_decided_by_its_client_alone() {
+    let rules = vec![
+        rule("read", Action::Allow, vec![of("shop", "web")], vec![prefix("/public")]),
+        rule("no-admin", Action::Deny, Vec::new(), vec![prefix("/admin")]),
+    ];
+    let access = Access { rules, ..Access::default() };
+    let web = identity("shop", "web", &[]);
+    assert_eq!(access.decide_connection(known(&web)), Decision::Denied(None), "it is not allowed all");
+    let rules = vec![rule("no-admin", Action::Deny, Vec::new(), vec![prefix("/admin")])];
+    let access = Access { rules, ..Access::default() };
+    assert_eq!(access.decide_connection(known(&web)), Decision::Allowed(None));
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_may_deny_everything() {
+    let access = Access { closed: true, ..Access::default() };
+    assert_eq!(access.decide(UNKNOWN, &Plain::get("/")), Decision::Denied(None));
+    assert_eq!(access.decide_connection(UNKNOWN), Decision::Denied(None));
+}
+
+fn management() -> Access {
+    let hidden = Hidden {
+        name: "management".into(),
+        paths: vec![PathMatch::Prefix("/actuator".to_owned()), PathMatch::Exact("/metrics".to_owned())],
+        from: vec![of("monitoring", "")],
+    };
+    Access { hidden: vec![hidden], ..Access::default() }
+}
+
+/// Ways to write `/actuator/env` and `/metrics` that some server takes for them.
+const EVASIONS: [&str; 34] = [
+    "/actuator",
+    "/actuator/",
+    "/actuator/env",
+    "//actuator/env",
+    "/./actuator/env",
+    "/x/../actuator/env",
+    "/actuator;jsessionid=1/env",
+    "/;/actuator/env",
+    "/.;/actuator/env",
+    "/x/..;/actuator/env",
+    "/%61ctuator/env",
+    "/%61%63%74%75%61%74%6f%72/env",
+    "/actuator%2fenv",
+    "/actuator%2Fenv",
+    "/actuator%5cenv",
+    "/actuator\\env",
+    "/\\actuator\\env",
+    "/x%2f..%2factuator%2fenv",
+    "/x/%2e%2e/actuator",
+    "/x/%2e%2e%2factuator",
+    "/x/..%5cactuator",
+    "/%2e/actuator",
+    "/%2factuator",
+    "/%2f%2factuator/env",
+    "/%2561ctuator/env",
+    "/%252factuator",
+    "/actuator%253bx/env",
+    "/actuator%3bx/env",
+    "/actuator%00/env",
+    "/actuator/env?x=/public",
+    "/actuator/..;/actuator/env",
+    "/metrics",
+    "/metrics/",
+    "/metrics;x",
+];
+
+#[test]
+fn hidden_paths_are_not_there_however_they_are_written() {
+    let access = management();
+    let prometheus = identity("monitoring", "prometheus", &[]);
+    for target in EVASIONS {
+        assert_eq!(by(&access, UNKNOWN, target), (false, Some("management")), "{target}");
+        assert!(by(&access, known(&prometheus), target).0, "{target}");
+    }
+    for target in
+        ["/", "/actuators", "/public/actuator", "/actuator/../orders", "/metrics2", "/a?x=/actuator"]
+    {
+        assert_eq!(by(&access, UNKNOWN, target), (true, None), "{target}");
+    }
+}
+
+#[test]
+fn what_is_allowed_is_allowed_in_each_form_or_not_at_all() {
+    let rules = vec![rule("public", Action::Allow, Vec::new(), vec![prefix("/public")])];
+    let access = Access { rules, ..Access::default() };
+    for target in ["/public", "/public/a", "//public/a", "/%70ublic", "/public/a%2fb", "/public/100%25"] {
+        assert!(by(&access, UNKNOWN, target).0, "{target}");
+    }
+    for target in [
+        "/public/../admin",
+        "/public/..%2fadmin",
+        "/public%2f..%2fadmin",
+        "/public/..\\admin",
+        "/public/..%00/x",
+    ] {
+        assert!(!by(&access, UNKNOWN, target).0, "{target}");
+    }
+}
+
+/// One element of a path, and ways to write what stays the same path.
+fn disguised() -> impl Strategy<Value = String> {
+    let letter = |c: char| {
+        prop_oneof![
+            Just(c.to_string()),
+            Just(format!("%{:02x}", c as u32)),
+            Just(format!("%{:02X}", c as u32)),
+            Just(format!("%25{:02x}", c as u32)),
+        ]
+    };
+    let word: Vec<_> = "actuator".chars().map(letter).collect();
+    let slash = prop_oneof![
+        Just("/"),
+        Just("//"),
+        Just("/./"),
+        Just("/x/../"),
+        Just("/;a/"),
+        Just("/%2e/"),
+        Just("/x/%2e%2e/"),
+        Just("/.;b/"),
+        Just("/%2f"),
+        Just("/%5c"),
+        Just("/\\"),
+        Just("/x%2f..%2f"),
+        Just("/%252f"),
+    ];
+    let end = prop_oneof![
+        Just(""),
+        Just("/"),
+        Just("/env"),
+        Just(";a=1"),
+        Just(";/env"),
+        Just("%2fenv"),
+        Just("%5cenv"),
+        Just("?a=b"),
+        Just("/."),
+        Just("%3ba/env"),
+        Just("%00"),
+    ];
+    (slash, word, end).prop_map(|(slash, word, end)| format!("{slash}{}{end}", word.concat()))
+}
+
+struct Of(String);
+
+impl Request for Of {
+    fn method(&self) -> &[u8] {
+        b"GET"
+    }
+
+    fn target(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    fn header(&self, _: &http::HeaderName) -> Option<&[u8]> {
+        None
+    }
+
+    fn each_header(&self, _: &http::HeaderName, _: &mut dyn FnMut(&[u8])) {}
+}
+
+proptest! {
+    #[test]
+    fn no_disguise_shows_what_is_hidden(target in disguised()) {
+        let access = management();
+        let request = Of(target);
+        let decision = access.decide(UNKNOWN, &request);
+        prop_assert!(matches!(decision, Decision::Hidden(_)), "{}", request.0);
+    }
+
+    #[test]
+    fn no_disguise_walks_around_a_rule(target in disguised()) {
+        let rules = vec![
+            rule("all", Action::Allow, Vec::new(), Vec::new()),
+            rule("no", Action::Deny, Vec::new(), vec![prefix("/actuator")]),
+        ];
+        let access = Access { rules, ..Access::default() };
+        let request = Of(target);
+        prop_assert_eq!(access.decide(UNKNOWN, &request).rule().map(|name| &**name), Some("no"), "{}", request.0);
+    }
+
+    #[test]
+    fn who_may_less_is_never_allowed_more(path in "(/[a-c]{0,2}){1,3}", depth in 1_usize..3) {
+        // A rule more that denies never allows anything; one more that allows never denies what is allowed by a rule.
+        let parent = path.split('/').take(depth + 1).collect::<Vec<_>>().join("/");
+        let parent = String::from_utf8(crate::govern::path::normal(parent.as_bytes()).into_owned()).expect("text");
+        let to = if parent.len() > 1 { vec![prefix(&parent)] } else { Vec::new() };
+        let allow = rule("allow", Action::Allow, Vec::new(), Vec::new());
+        let deny = rule("deny", Action::Deny, Vec::new(), to);
+        let before = Access { rules: vec![allow.clone()], ..Access::default() };
+        let after = Access { rules: vec![allow, deny], ..Access::default() };
+        let request = Of(path);
+        prop_assert!(before.decide(UNKNOWN, &request).is_allowed());
+        prop_assert!(!after.decide(UNKNOWN, &request).is_allowed());
+    }
+}

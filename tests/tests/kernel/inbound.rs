@@ -1,0 +1,370 @@
+//! Connections from outside to pods whose policies ask for something at the endpoint: who may call, and what the application
+//! sees of it.
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use sluice_tests::{Agent, Capture, Load, Pod, Process, World, binary, eventually, test};
+
+use crate::{python, script};
+
+const PORT: u16 = 8080;
+
+/// A pod whose application says who called it, behind a Service of its name.
+struct Guarded {
+    pod: Pod,
+    server: Process,
+}
+
+fn guarded(world: &World, address: &str) -> Result<Guarded> {
+    let pod = world.pod("shop", "orders-1").label("app", "orders").start()?;
+    let mut server =
+        pod.spawn("server", python(), &[&script("peer_server.py"), &PORT.to_string(), address])?;
+    server.says("listening")?;
+    world.service("shop", "orders").port("http", 80, PORT).apply()?;
+    Ok(Guarded { pod, server })
+}
+
+fn policy(world: &World, spec: Value) -> Result<()> {
+    let mut whole = json!({"targetRefs": [{"name": "orders"}]});
+    for (field, value) in spec.as_object().into_iter().flatten() {
+        whole[field] = value.clone();
+    }
+    world.apply(json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "AccessPolicy",
+        "metadata": {"name": "orders", "namespace": "shop"},
+        "spec": whole,
+    }))
+}
+
+/// Only the pods of this namespace.
+fn only(namespace: &str) -> Value {
+    json!({"rules": [{"name": "ours", "from": [{"namespace": namespace}]}]})
+}
+
+const ANSWER: [&str; 6] = ["-sS", "-m", "10", "-w", "\n%{http_code} %{local_ip} %{local_port}", "-g"];
+
+/// What a client gets: the status, its own address, and the answer.
+struct Got {
+    status: String,
+    own: Value,
+    body: String,
+}
+
+impl Got {
+    fn of(said: &str) -> Result<Self> {
+        let (body, line) = said.rsplit_once('\n').context("two lines")?;
+        let mut words = line.split(' ');
+        let mut next = || words.next().with_context(|| line.to_owned());
+        let (status, ip, port) = (next()?.to_owned(), next()?.to_owned(), next()?.parse::<u16>()?);
+        Ok(Self { status, own: json!([ip, port]), body: body.to_owned() })
+    }
+
+    fn answer(&self) -> Result<Value> {
+        serde_json::from_str(&self.body).with_context(|| self.body.clone())
+    }
+}
+
+fn get(client: &Pod, url: &str) -> Result<Got> {
+    Got::of(&client.run("curl", &[&ANSWER[..], &[url]].concat())?)
+}
+
+/// The same from the node itself.
+fn get_from_node(world: &World, url: &str) -> Result<Got> {
+    let output = world.node().command("curl")?.args(ANSWER).arg(url).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Got::of(&String::from_utf8(output.stdout)?)
+}
+
+fn urls(pod: &Pod) -> [String; 2] {
+    [format!("http://{}:{PORT}", pod.ipv4()), format!("http://[{}]:{PORT}", pod.ipv6())]
+}
+
+/// Waits until a policy is in force, by what somebody gets whom it denies.
+fn denies(world: &World, url: &str) -> Result<()> {
+    eventually("the policy is in force", || {
+        let got = get_from_node(world, url)?;
+        ensure!(got.status == "403", "{} {}", got.status, got.body);
+        Ok(())
+    })
+}
+
+fn agent(world: &World, guarded: &Guarded) -> Result<Agent> {
+    let agent = world.agent().start()?;
+    agent.enrolled(&guarded.pod)?;
+    Ok(agent)
+}
+
+#[test]
+fn the_application_sees_its_clients_and_only_those_that_may_call() {
+    test("inbound", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        world.namespace("other", Capture::Enabled)?;
+        world.namespace("plain", Capture::Unmentioned)?;
+        let guarded = guarded(world, "::")?;
+        let ours = world.pod("shop", "gateway").start()?;
+        let theirs = world.pod("other", "stranger").start()?;
+        let nobodys = world.pod("plain", "nobody").start()?;
+        let agent = agent(world, &guarded)?;
+        for url in urls(&guarded.pod) {
+            ensure!(get(&theirs, &url)?.status == "200", "nothing is asked for yet");
+        }
+        policy(world, only("shop"))?;
+        let [v4, _] = urls(&guarded.pod);
+        denies(world, &v4)?;
+        for url in urls(&guarded.pod) {
+            let got = get(&ours, &format!("{url}/a?b=c"))?;
+            ensure!(got.status == "200", "{}", got.body);
+            let answer = got.answer()?;
+            ensure!(answer["accept"] == got.own && answer["getpeername"] == got.own, "{answer} {}", got.own);
+            ensure!(answer["target"] == "/a?b=c", "{answer}");
+            let own = answer["getsockname"][0].as_str().unwrap_or_default();
+            ensure!(url.contains(own) && answer["getsockname"][1] == PORT, "{answer}");
+            let headers = answer["headers"].as_object().context("headers")?;
+            ensure!(headers.keys().map(String::as_str).eq(["accept", "host", "user-agent"]), "{answer}");
+            for stranger in [&theirs, &nobodys] {
+                let got = get(stranger, &url)?;
+                ensure!(got.status == "403", "{} {}", got.status, got.body);
+                let answer = got.answer()?;
+                ensure!(answer["reason"] == "access_denied" && answer["policy"] == "shop/orders", "{answer}");
+            }
+        }
+        let counted = |rule, decision| {
+            let labels = [("policy_rule", rule), ("decision", decision), ("destination_service", "orders")];
+            Ok::<_, anyhow::Error>(agent.metrics()?.sum("sluice_access_requests_total", &labels))
+        };
+        ensure!(counted("ours", "allowed")? >= 2.0 && counted("no_rule", "denied")? >= 4.0);
+        // What the pod sends to itself is nobody's business.
+        ensure!(get(&guarded.pod, &v4)?.status == "200");
+        // Nothing is denied that is only observed, and nothing at all once the policy is gone.
+        let mut observed = only("shop");
+        observed["mode"] = "Observe".into();
+        policy(world, observed)?;
+        eventually("nothing is denied", || {
+            ensure!(get(&theirs, &v4)?.status == "200");
+            Ok(())
+        })?;
+        ensure!(counted("no_rule", "would_deny")? >= 1.0);
+        policy(world, only("shop"))?;
+        denies(world, &v4)?;
+        world.delete("AccessPolicy", "shop", "orders")?;
+        eventually("nothing is denied", || {
+            ensure!(get(&theirs, &v4)?.status == "200");
+            Ok(())
+        })?;
+        let steered = agent.connects("inbound_steered_v4")?;
+        ensure!(get(&theirs, &v4)?.status == "200");
+        ensure!(agent.connects("inbound_steered_v4")? == steered, "nothing is asked for any more");
+        Ok(())
+    });
+}
+
+#[test]
+fn paths_are_hidden_and_probes_are_not() {
+    test("inbound-hidden", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        world.namespace("monitoring", Capture::Enabled)?;
+        let guarded = guarded(world, "0.0.0.0")?;
+        guarded.pod.edit(|pod| {
+            pod["spec"]["containers"][0]["readinessProbe"] =
+                json!({"httpGet": {"port": PORT, "path": "/actuator/health"}});
+        })?;
+        let client = world.pod("shop", "client").start()?;
+        let prometheus = world.pod("monitoring", "prometheus").start()?;
+        let _agent = agent(world, &guarded)?;
+        let [url, _] = urls(&guarded.pod);
+        policy(
+            world,
+            json!({
+                "rules": [{"name": "ours", "from": [{"namespace": "shop"}, {"namespace": "monitoring"}]}],
+                "hidden": [{
+                    "name": "management",
+                    "paths": [{"value": "/actuator"}],
+                    "from": [{"namespace": "monitoring"}],
+                }],
+            }),
+        )?;
+        denies(world, &url)?;
+        for path in ["/actuator/env", "/x/..;/actuator", "/%61ctuator", "/actuator%2fenv"] {
+            let target = format!("{url}{path}");
+            let client_got =
+                Got::of(&client.run("curl", &[&ANSWER[..], &["--path-as-is", &target]].concat())?)?;
+            ensure!(client_got.status == "404", "{path}: {}", client_got.body);
+            ensure!(get(&prometheus, &target)?.status == "200", "{path}");
+        }
+        ensure!(get(&client, &format!("{url}/orders"))?.status == "200");
+        // The kubelet's probe, and what else comes from the node.
+        ensure!(get_from_node(world, &format!("{url}/actuator/health"))?.status == "200");
+        ensure!(get_from_node(world, &format!("{url}/actuator/env"))?.status == "404");
+        ensure!(get_from_node(world, &format!("{url}/orders"))?.status == "403");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_refused_stays_refused() {
+    test("inbound-refused", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let mut guarded = guarded(world, "::")?;
+        let client = world.pod("shop", "client").start()?;
+        // One that is older than the agent, at first.
+        let agent = agent(world, &guarded)?;
+        policy(world, only("shop"))?;
+        let urls = urls(&guarded.pod);
+        denies(world, &urls[0])?;
+        for round in 0..3 {
+            guarded.server.signal(Signal::SIGUSR1)?;
+            guarded.server.says(&format!("closed {round}"))?;
+            eventually("connections are refused", || {
+                for url in &urls {
+                    let said = client.run("curl", &["-sS", "-m", "5", "-g", url]);
+                    let said = said.err().map(|error| format!("{error:#}")).unwrap_or_default();
+                    ensure!(said.contains("refused") || said.contains("Failed to connect"), "{said}");
+                }
+                Ok(())
+            })?;
+            guarded.server.signal(Signal::SIGUSR2)?;
+            guarded.server.says(&format!("open {round}"))?;
+            for url in &urls {
+                let got = get(&client, url)?;
+                ensure!(got.status == "200", "round {round}: {}", got.body);
+            }
+            denies(world, &urls[0])?;
+        }
+        ensure!(agent.connects("inbound_not_listening")? > 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn each_of_many_short_connections_is_its_own_clients() {
+    test("inbound-storm", |world| {
+        let connections = std::env::var("SLUICE_TEST_CONNECTIONS").unwrap_or_else(|_| "6000".to_owned());
+        world.namespace("shop", Capture::Enabled)?;
+        let guarded = guarded(world, "::")?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = agent(world, &guarded)?;
+        policy(world, only("shop"))?;
+        let [v4, v6] = [guarded.pod.ipv4().to_string(), guarded.pod.ipv6().to_string()];
+        denies(world, &urls(&guarded.pod)[0])?;
+        let storm = |host: &str| {
+            let args = [&script("peers.py"), host, &PORT.to_string(), &connections];
+            let said = client.run(python(), &args)?;
+            let report: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+            ensure!(report["wrong"] == 0 && report["failed"] == 0, "{report}");
+            ensure!(report["right"].as_u64() > Some(1000), "{report}");
+            Ok(())
+        };
+        storm(&v4)?;
+        storm(&v6)?;
+        ensure!(agent.connects("inbound_client_lost")? == 0);
+        ensure!(agent.connects("inbound_steered_v6")? >= 5000);
+        Ok(())
+    });
+}
+
+/// Load on the application itself, with a new connection for each request.
+fn load(client: &Pod, guarded: &Guarded) -> Result<Load> {
+    Load::start(client, &urls(&guarded.pod)[0], &["--new-connections", "--connections", "4"])
+}
+
+fn open(world: &World) -> Result<(Guarded, Pod, Agent)> {
+    world.namespace("shop", Capture::Enabled)?;
+    let pod = world.pod("shop", "orders-1").label("app", "orders").start()?;
+    let mut server = pod.spawn("service", binary("sluice-service")?, &["--name", "orders"])?;
+    server.says("listening")?;
+    world.service("shop", "orders").port("http", 80, PORT).apply()?;
+    let guarded = Guarded { pod, server };
+    let client = world.pod("shop", "client").start()?;
+    let agent = agent(world, &guarded)?;
+    policy(world, only("shop"))?;
+    denies(world, &urls(&guarded.pod)[0])?;
+    Ok((guarded, client, agent))
+}
+
+#[test]
+fn an_agent_that_is_killed_fails_nothing_but_what_is_in_flight() {
+    test("inbound-kill", |world| {
+        let (guarded, client, mut one) = open(world)?;
+        let load = load(&client, &guarded)?;
+        let url = &urls(&guarded.pod)[0];
+        for _ in 0..2 {
+            one.kill()?;
+            // Without an agent nothing is enforced.
+            ensure!(get_from_node(world, url)?.status == "200");
+            one = agent(world, &guarded)?;
+            denies(world, url)?;
+        }
+        let report = load.stop()?;
+        ensure!(report.failed <= 8 && report.ok > 100, "{report:?}");
+        let cut_off = ["closed", "reset", "connect: connection reset"];
+        ensure!(report.failures.keys().all(|kind| cut_off.contains(&kind.as_str())), "{report:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_agent_that_hangs_is_passed_by() {
+    test("inbound-hang", |world| {
+        let (guarded, client, agent) = open(world)?;
+        let url = &urls(&guarded.pod)[0];
+        agent.stop()?;
+        eventually("connections go direct", || {
+            let output = world.node().command("curl")?.args(["-sS", "-m", "2", url]).output()?;
+            ensure!(String::from_utf8_lossy(&output.stdout).contains("orders"), "{output:?}");
+            Ok(())
+        })?;
+        let during = load(&client, &guarded)?;
+        ensure!(get_from_node(world, url)?.status == "200");
+        let report = during.stop()?;
+        ensure!(report.failed == 0 && report.ok > 0, "{report:?}");
+        agent.cont()?;
+        denies(world, url)?;
+        ensure!(agent.connects("inbound_bypassed_agent_unresponsive")? > 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn agents_hand_over_without_a_failed_request() {
+    test("inbound-hand-over", |world| {
+        let (guarded, client, mut old) = open(world)?;
+        let load = load(&client, &guarded)?;
+        let url = &urls(&guarded.pod)[0];
+        for _ in 0..3 {
+            let new = agent(world, &guarded)?;
+            // Never is nothing enforced.
+            ensure!(get_from_node(world, url)?.status == "403");
+            old.terminate()?;
+            let status = old.wait()?;
+            ensure!(status.success(), "{status}: {}", old.log());
+            ensure!(get_from_node(world, url)?.status == "403");
+            old = new;
+        }
+        let report = load.stop()?;
+        ensure!(report.failed == 0 && report.ok > 0, "{report:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn pods_without_ipv6_are_guarded_too() {
+    test("inbound-v4", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let pod = world.pod("shop", "orders-1").label("app", "orders").ipv4_only().start()?;
+        let mut server =
+            pod.spawn("server", python(), &[&script("peer_server.py"), &PORT.to_string(), "0.0.0.0"])?;
+        server.says("listening")?;
+        world.service("shop", "orders").port("http", 80, PORT).apply()?;
+        let guarded = Guarded { pod, server };
+        let client = world.pod("shop", "client").start()?;
+        let _agent = agent(world, &guarded)?;
+        policy(world, only("shop"))?;
+        let [url, _] = urls(&guarded.pod);
+        denies(world, &url)?;
+        let got = get(&client, &url)?;
+        ensure!(got.status == "200" && got.answer()?["accept"] == got.own, "{}", got.body);
+        Ok(())
+    });
+}
