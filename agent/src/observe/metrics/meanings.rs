@@ -21,6 +21,7 @@ pub(super) fn document(registry: &Described) {
         ("sluice_requests_total", "code", described(&CLASSES)),
         ("sluice_requests_total", "reason", reasons()),
         ("sluice_rule_requests_total", "code", described(&CLASSES)),
+        ("sluice_route_requests_total", "route_kind", route_kinds()),
         ("sluice_route_requests_total", "code", described(&CLASSES)),
         ("sluice_tunnels_total", "reason", reasons()),
         ("sluice_bytes_total", "direction", directions()),
@@ -48,6 +49,13 @@ fn sides() -> Vec<Meaning> {
     vec![
         ("client".to_owned(), "Connections that clients opened"),
         ("upstream".to_owned(), "Connections to endpoints, idle ones in the pool included"),
+    ]
+}
+
+fn route_kinds() -> Vec<Meaning> {
+    vec![
+        ("HTTPRoute".to_owned(), "The route is an HTTPRoute of Gateway API"),
+        ("GRPCRoute".to_owned(), "The route is a GRPCRoute of Gateway API"),
     ]
 }
 

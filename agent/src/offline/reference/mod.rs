@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn every_label_with_a_closed_list_of_values_says_what_they_mean() {
-        const OPEN: [&str; 15] = [
+        const OPEN: [&str; 17] = [
             "destination_lane",
             "destination_namespace",
             "destination_port",
@@ -80,6 +80,8 @@ mod tests {
             "pod",
             "policy_rule",
             "resource",
+            "route",
+            "route_rule",
             "rule",
             "source_namespace",
             "source_pod",
