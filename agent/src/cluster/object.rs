@@ -396,7 +396,7 @@ pub struct Own<T> {
     /// What it asks for; or all that is wrong with it.
     pub asked: Result<T, Arc<[FieldError]>>,
     /// What is active while it is invalid, and no valid version of it is known.
-    pub instead: Option<T>,
+    pub instead: Option<Box<T>>,
     /// What its status says of it.
     pub told: Arc<[Told]>,
     /// The targets that its status shows.

@@ -212,7 +212,7 @@ impl PodHere {
             id: u64::MAX - number,
             pod: self.pod.clone(),
             caller: self.caller.clone(),
-            by: self.by.clone(),
+            by: self.by,
             gate: self.gate.clone(),
             metrics: self.metrics.clone(),
             listening: Cell::new(0),

@@ -25,7 +25,7 @@ fn guarded(world: &World, address: &str) -> Result<Guarded> {
     Ok(Guarded { pod, server })
 }
 
-fn policy(world: &World, spec: Value) -> Result<()> {
+fn policy(world: &World, spec: &Value) -> Result<()> {
     let mut whole = json!({"targetRefs": [{"name": "orders"}]});
     for (field, value) in spec.as_object().into_iter().flatten() {
         whole[field] = value.clone();
@@ -110,7 +110,7 @@ fn the_application_sees_its_clients_and_only_those_that_may_call() {
         for url in urls(&guarded.pod) {
             ensure!(get(&theirs, &url)?.status == "200", "nothing is asked for yet");
         }
-        policy(world, only("shop"))?;
+        policy(world, &only("shop"))?;
         let [v4, _] = urls(&guarded.pod);
         denies(world, &v4)?;
         for url in urls(&guarded.pod) {
@@ -140,13 +140,13 @@ fn the_application_sees_its_clients_and_only_those_that_may_call() {
         // Nothing is denied that is only observed, and nothing at all once the policy is gone.
         let mut observed = only("shop");
         observed["mode"] = "Observe".into();
-        policy(world, observed)?;
+        policy(world, &observed)?;
         eventually("nothing is denied", || {
             ensure!(get(&theirs, &v4)?.status == "200");
             Ok(())
         })?;
         ensure!(counted("no_rule", "would_deny")? >= 1.0);
-        policy(world, only("shop"))?;
+        policy(world, &only("shop"))?;
         denies(world, &v4)?;
         world.delete("AccessPolicy", "shop", "orders")?;
         eventually("nothing is denied", || {
@@ -176,7 +176,7 @@ fn paths_are_hidden_and_probes_are_not() {
         let [url, _] = urls(&guarded.pod);
         policy(
             world,
-            json!({
+            &json!({
                 "rules": [{"name": "ours", "from": [{"namespace": "shop"}, {"namespace": "monitoring"}]}],
                 "hidden": [{
                     "name": "management",
@@ -210,7 +210,7 @@ fn what_is_refused_stays_refused() {
         let client = world.pod("shop", "client").start()?;
         // One that is older than the agent, at first.
         let agent = agent(world, &guarded)?;
-        policy(world, only("shop"))?;
+        policy(world, &only("shop"))?;
         let urls = urls(&guarded.pod);
         denies(world, &urls[0])?;
         for round in 0..3 {
@@ -245,7 +245,7 @@ fn each_of_many_short_connections_is_its_own_clients() {
         let guarded = guarded(world, "::")?;
         let client = world.pod("shop", "client").start()?;
         let agent = agent(world, &guarded)?;
-        policy(world, only("shop"))?;
+        policy(world, &only("shop"))?;
         let [v4, v6] = [guarded.pod.ipv4().to_string(), guarded.pod.ipv6().to_string()];
         denies(world, &urls(&guarded.pod)[0])?;
         let storm = |host: &str| {
@@ -278,7 +278,7 @@ fn open(world: &World) -> Result<(Guarded, Pod, Agent)> {
     let guarded = Guarded { pod, server };
     let client = world.pod("shop", "client").start()?;
     let agent = agent(world, &guarded)?;
-    policy(world, only("shop"))?;
+    policy(world, &only("shop"))?;
     denies(world, &urls(&guarded.pod)[0])?;
     Ok((guarded, client, agent))
 }
@@ -360,7 +360,7 @@ fn pods_without_ipv6_are_guarded_too() {
         let guarded = Guarded { pod, server };
         let client = world.pod("shop", "client").start()?;
         let _agent = agent(world, &guarded)?;
-        policy(world, only("shop"))?;
+        policy(world, &only("shop"))?;
         let [url, _] = urls(&guarded.pod);
         denies(world, &url)?;
         let got = get(&client, &url)?;

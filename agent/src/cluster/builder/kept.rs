@@ -45,7 +45,7 @@ impl<T: Clone + PartialEq> Kept<T> {
 
     /// What it asks for, or did when it last made sense; or what is active where it never did.
     pub(super) fn asked(&self) -> Option<&T> {
-        self.good.as_ref().map(|good| &good.asked).or(self.object.instead.as_ref())
+        self.good.as_ref().map(|good| &good.asked).or(self.object.instead.as_deref())
     }
 
     pub(super) fn age(&self) -> Age {

@@ -130,7 +130,7 @@ fn own<K: api::Kind, T>(
         generation: metadata.generation,
         created: metadata.creation_timestamp.map(|time| time.0.as_second()),
         asked,
-        instead,
+        instead: instead.map(Box::new),
         told: told(&object["status"]["conditions"]),
         shown: text(object["status"]["targets"].as_str()),
         spec,
