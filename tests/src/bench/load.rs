@@ -23,7 +23,7 @@ pub enum Work {
     /// As [`Work::KeepAlive`] with 100 bytes, but the client closes its connection after each answer, without a word
     /// before: a proxy may keep its own connection to the origin.
     NewConnections,
-    /// As [`Work::NewConnections`], but each request says `connection: close`, and every proxy passes that on: a
+    /// As [`Work::NewConnections`], but each request says `connection: close`, which Sluice and nginx pass on: a
     /// connection on either side for each request.
     Close,
     /// Calls over HTTP/2, so many at a time on each connection, with 100 bytes each way or back.

@@ -285,7 +285,8 @@ stream {{
     )
 }
 
-/// One thread, kept-alive connections on both sides, no log. A caller's `connection: close` is passed on.
+/// One thread, kept-alive connections on both sides, no log. A caller's `connection: close` ends at haproxy: it
+/// keeps its own connection whatever the caller asks.
 fn haproxy(address: Ipv4Addr, origin: &Origin<'_>) -> String {
     let Origin { http, http2, bulk, .. } = origin;
     format!(
@@ -299,11 +300,12 @@ defaults
 frontend http
   mode http
   bind 127.0.0.1:{HTTP} backlog 4096
-  use_backend close if {{ req.hdr(connection) -i close }}
   default_backend http
+backend http
 backend close
   mode http
-  option httpclose
+  option http-server-close
+  http-reuse never
   server origin {address}:{http}
 backend http
   mode http
