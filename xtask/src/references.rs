@@ -96,18 +96,15 @@ fn walk(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 fn leads_somewhere(candidates: &[PathBuf], page: &Path, file: &str, section: Option<&str>) -> bool {
-    let found = if file.is_empty() {
-        Some(page)
-    } else {
-        candidates.iter().map(PathBuf::as_path).find(|c| c.exists())
+    let has = |found: &Path| match section {
+        None => true,
+        Some(section) => std::fs::read_to_string(found).is_ok_and(|text| sections(&text).contains(section)),
     };
-    match (found, section) {
-        (None, _) => false,
-        (Some(_), None) => true,
-        (Some(found), Some(section)) => {
-            std::fs::read_to_string(found).is_ok_and(|text| sections(&text).contains(section))
-        }
+    if file.is_empty() {
+        return has(page);
     }
+    // Pages of one name are in several folders.
+    candidates.iter().any(|candidate| candidate.exists() && has(candidate))
 }
 
 /// The anchors of a page's headings, as GitHub makes them.
