@@ -426,7 +426,7 @@ fn the_way_to_the_cluster_is_that_of_kubectl() {
         ("status --user wrong", "--user: there is no user \"wrong\" in the kubeconfig: it has agent"),
         ("status --kubeconfig /nowhere/config", "the kubeconfig cannot be read: "),
         ("status --as-group admins", "the following required arguments were not provided: --as <USER>"),
-        ("status --request-timeout 0", "0 is not in 1..=600"),
+        ("status --request-timeout 0", "allowed are whole numbers from 1 to 600"),
     ];
     for (line, part) in lines {
         let complaint = cluster.complaint(line, 2);

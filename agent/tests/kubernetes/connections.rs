@@ -25,7 +25,7 @@ async fn one_connection_carries_all_watches() {
 }
 
 /// Of the whole cluster.
-const WATCHES: usize = 7;
+const WATCHES: usize = 8;
 
 #[tokio::test]
 async fn there_are_more_where_a_connection_takes_no_more_streams() {

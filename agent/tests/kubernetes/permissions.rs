@@ -82,6 +82,8 @@ async fn the_roles_allow_what_is_asked_and_no_more() {
             generation += 1;
             let spec = json!({ "targetRefs": [{ "name": "orders" }], "timeouts": { "request": "5s" } });
             server.apply("trafficpolicies", own("TrafficPolicy", generation, &spec));
+            let spec = json!({ "targetRefs": [{ "name": "orders" }], "rules": [{ "name": "all" }] });
+            server.apply("accesspolicies", own("AccessPolicy", generation, &spec));
             // One that is not active is reported.
             server.apply("trafficlanes", own("TrafficLane", generation, &json!({ "tag": 7 })));
             for (resource, kind) in [("httproutes", "HTTPRoute"), ("grpcroutes", "GRPCRoute")] {

@@ -298,7 +298,7 @@ async fn a_policy_in_a_namespace_that_is_not_enrolled_says_so_until_it_is() {
     // For that, nothing but what is watched in the whole cluster is watched there.
     assert_eq!(agent.timeout(), None);
     let open = server.open();
-    assert!(open.iter().all(|(_, namespace)| namespace.is_empty()) && open.len() == 7, "{open:?}");
+    assert!(open.iter().all(|(_, namespace)| namespace.is_empty()) && open.len() == 8, "{open:?}");
 
     server.apply("namespaces", namespace("shop", Some("enabled")));
     eventually("that it is active", || said(&server, "p", "Programmed") == "True/Programmed").await;

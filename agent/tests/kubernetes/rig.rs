@@ -64,7 +64,7 @@ impl Server {
     /// A watch each on Namespaces, the two of Sluice's own kinds, the four of Gateway API, and the three kinds of one opted-in
     /// namespace.
     pub(crate) async fn watched(&self) {
-        eventually("the watches", || self.open().len() == 10).await;
+        eventually("the watches", || self.open().len() == 11).await;
     }
 }
 

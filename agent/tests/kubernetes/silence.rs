@@ -68,6 +68,6 @@ async fn a_server_without_streaming_lists_is_asked_for_one_once() {
     let asked = server.requests();
     fill(&server, "bank", Some("enabled"), 2);
     reader.until("bank", |reader| reader.has(Kind::Service, "bank", "orders")).await;
-    eventually("its watches", || server.open().len() == 13).await;
+    eventually("its watches", || server.open().len() == 14).await;
     assert_eq!(server.requests(), asked + 6, "a list and a watch each");
 }

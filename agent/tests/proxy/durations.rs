@@ -48,7 +48,8 @@ fn nothing_is_added_to_what_is_not_answered() {
     caller.answer().made_up(504, "timeout");
     rig.await_requests("5xx", "timeout", 1.0);
     assert_eq!((count(&rig, "upstream"), count(&rig, "added")), (1.0, 0.0));
-    assert!(sum(&rig, "upstream") >= 0.1, "{}", sum(&rig, "upstream"));
+    // The timeout runs from the attempt's begin, a moment before its headers are sent.
+    assert!(sum(&rig, "upstream") >= 0.095, "{}", sum(&rig, "upstream"));
 }
 
 #[test]

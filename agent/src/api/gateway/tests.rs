@@ -371,3 +371,27 @@ fn what_the_api_server_takes_is_read_or_named() {
         assert!(!wrong(&rules).is_empty(), "{rules}");
     }
 }
+
+/// The table of ARCHITECTURE.md, and the tests that it names.
+#[test]
+fn each_feature_has_a_test() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap();
+    let page = read(root.join("ARCHITECTURE.md"));
+    let rows = page.lines().skip_while(|line| *line != "| feature | test |").skip(2);
+    let mut shown = Vec::new();
+    let mut tests = Vec::new();
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<_> = row.split('|').collect();
+        let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+        shown.extend(names(cells[1]));
+        tests.extend(names(cells[2]));
+    }
+    shown.sort();
+    assert_eq!(shown, FEATURES);
+    let files = std::fs::read_dir(root.join("tests/tests/kernel/routes")).unwrap();
+    let code: String = files.map(|file| read(file.unwrap().path())).collect();
+    for test in tests {
+        assert!(code.contains(&format!("#[test]\nfn {test}()")), "{test} is no test");
+    }
+}

@@ -34,7 +34,6 @@ use crate::{
     clock::Nanos,
     proxy::{
         buffers::BUFFER_BYTES,
-        http2::frame::Code,
         pressure::Stall,
         worker::{Busy, PodHere, Worker},
     },
@@ -46,8 +45,6 @@ use crate::{
 /// is seen, but only 64 KiB in such a pause: whoever does not listen must not have us read as fast as it sends.
 const LINGER: Nanos = Nanos::of(Duration::from_secs(5));
 const LINGER_READS: usize = 16;
-/// Of a peer that was ended because it floods less is read: many of those together would keep a worker busy with nothing else.
-const LINGER_READS_OF_FLOOD: usize = 1;
 const LINGER_PAUSE: Nanos = Nanos::of(Duration::from_millis(50));
 
 /// How long the answer to the PING behind a first GOAWAY is waited for.
@@ -373,11 +370,7 @@ impl Driver {
             next_read = now + LINGER_PAUSE;
             wake = next_read;
             let mut late = [0; 4096];
-            let reads = match self.core.borrow().ended() {
-                Some(Ended::Violation(Code::ENHANCE_YOUR_CALM, _)) => LINGER_READS_OF_FLOOD,
-                _ => LINGER_READS,
-            };
-            for _ in 0..reads {
+            for _ in 0..LINGER_READS {
                 let mut late = ReadBuf::new(&mut late);
                 match Pin::new(&mut self.stream).poll_read(cx, &mut late) {
                     Poll::Ready(Ok(())) if !late.filled().is_empty() => {}

@@ -1,14 +1,14 @@
 //! HTTPRoutes and GRPCRoutes whose parent is a Service, as the mesh profile of Gateway API's specification describes them
 //! (<https://gateway-api.sigs.k8s.io/mesh>): a test a feature, with clients that nobody here wrote.
 
-use std::{fs, path::PathBuf, time::Duration};
+mod delivery;
+mod filters;
+
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use sluice_tests::{
-    Agent, Answer, App, Capture, Load, Pod, Process, Prometheus, Service, Shop, World, ask, eventually, test,
-    test_in,
-};
+use sluice_tests::{Agent, Answer, App, Capture, Load, Pod, Process, Service, World, eventually, test};
 
 use crate::{python, script};
 
@@ -429,209 +429,6 @@ fn a_backend_that_may_not_be_sent_to_is_500_for_its_share() {
     });
 }
 
-/// What progressive delivery does: weights are changed again and again under load, and nobody notices.
-#[test]
-fn weights_are_kept_and_change_under_load_without_a_failure() {
-    test("route-weights", |world| {
-        let echo = Echo::open(world)?;
-        let split = |v1: u32, v2: u32| {
-            json!([{ "backendRefs": [
-                { "name": "echo-v1", "port": 80, "weight": v1 }, { "name": "echo-v2", "port": 80, "weight": v2 },
-            ] }])
-        };
-        for (v1, v2) in [(90, 10), (1, 3)] {
-            echo.route("shop", split(v1, v2))?;
-            let report =
-                Load::start(&echo.client, &echo.service.url(), &["--requests", "10000"])?.finish()?;
-            let share = report.chains.get("v2").copied().unwrap_or_default() as f64 / 100.0;
-            let wanted = f64::from(v2) * 100.0 / f64::from(v1 + v2);
-            ensure!(report.failed == 0 && (share - wanted).abs() < 2.0, "{share} of {wanted}: {report:?}");
-        }
-        let load = Load::start(&echo.client, &echo.service.url(), &["--connections", "8"])?;
-        for v2 in [0, 5, 20, 50, 80, 100, 0, 100, 30] {
-            echo.route("shop", split(100 - v2, v2))?;
-            std::thread::sleep(Duration::from_millis(300));
-        }
-        let report = load.stop()?;
-        ensure!(report.failed == 0 && report.ok > 1000, "{report:?}");
-        ensure!(report.chains.keys().eq(["v1", "v2"]), "{report:?}");
-        Ok(())
-    });
-}
-
-/// A part of the requests is copied to another version, which nobody hears of.
-#[test]
-fn a_mirror_gets_copies_and_is_not_heard() {
-    test("route-mirror", |world| {
-        let echo = Echo::open(world)?;
-        let mirror = |service: &str, part: Value| {
-            let mut mirror = json!({ "backendRef": { "name": service, "namespace": "shop", "port": 80 } });
-            for (name, value) in part.as_object().into_iter().flatten() {
-                mirror[name] = value.clone();
-            }
-            json!({ "type": "RequestMirror", "requestMirror": mirror })
-        };
-        let rules = |filters: Value| json!([{ "filters": filters, "backendRefs": to("echo-v1") }]);
-        let copies = |outcome: &str| -> Result<f64> {
-            let labels = [("destination_service", "echo-v2"), ("outcome", outcome)];
-            Ok(echo.agent.metrics()?.sum("sluice_mirrored_requests_total", &labels))
-        };
-        echo.route("shop", rules(json!([mirror("echo-v2", json!({ "percent": 20 }))])))?;
-        let before = copies("answered")?;
-        let report = Load::start(&echo.client, &echo.service.url(), &["--requests", "10000"])?.finish()?;
-        // Only the first version is heard.
-        ensure!(report.failed == 0 && report.chains.keys().eq(["v1"]), "{report:?}");
-        eventually("the copies have been answered", || {
-            let share = (copies("answered")? - before) / 100.0;
-            ensure!((share - 20.0).abs() < 2.0, "{share} %");
-            Ok(())
-        })?;
-        // All requests, to several; one that is not there changes nothing.
-        let all =
-            json!([mirror("echo-v2", json!({})), mirror("echo-v1", json!({})), mirror("nobody", json!({}))]);
-        echo.route("shop", rules(all))?;
-        let before = copies("answered")?;
-        let report = Load::start(&echo.client, &echo.service.url(), &["--requests", "300"])?.finish()?;
-        ensure!(report.failed == 0 && report.chains.keys().eq(["v1"]), "{report:?}");
-        eventually("each request had its copy", || {
-            let ended = copies("answered")? + copies("over_budget")?;
-            ensure!(ended - before >= 300.0, "{ended} {before}");
-            Ok(())
-        })?;
-        let (code, said, error) =
-            echo.agent.sluice(&["explain", "--pod", "shop/client", "--to", "echo.shop:80", "GET", "/"])?;
-        ensure!(
-            code == 0 && said.contains("a copy of 100 % of its requests goes to echo-v2.shop:80"),
-            "{said} {error}"
-        );
-        Ok(())
-    });
-}
-
-/// A page of an allowed origin may ask; its browser is told so.
-#[test]
-fn browsers_are_told_which_pages_may_ask() {
-    test("route-cors", |world| {
-        let echo = Echo::open(world)?;
-        let cors = json!([{ "type": "CORS", "cors": {
-            "allowOrigins": ["https://www.foo.com", "https://*.bar.com"], "allowCredentials": true,
-            "allowMethods": ["GET", "PUT"], "allowHeaders": ["x-header-1", "x-header-2"],
-            "exposeHeaders": ["x-header-3"], "maxAge": 3600,
-        } }]);
-        echo.route("shop", json!([{ "filters": cors, "backendRefs": to("echo-v1") }]))?;
-        for (origin, allowed) in
-            [("https://www.foo.com", true), ("https://a.b.bar.com", true), ("https://foobar.com", false)]
-        {
-            let origin_line = format!("Origin: {origin}");
-            let ask = ["-X", "OPTIONS", "-H", &origin_line, "-H", "Access-Control-Request-Method: PUT"];
-            let got = echo.get("/", &ask)?;
-            ensure!(got.status == 204 && got.answer.is_none(), "{got:?}");
-            for (name, wanted) in [
-                ("access-control-allow-origin", origin),
-                ("access-control-allow-credentials", "true"),
-                ("access-control-allow-methods", "get, put"),
-                ("access-control-allow-headers", "x-header-1, x-header-2"),
-                ("access-control-max-age", "3600"),
-            ] {
-                ensure!(got.response(name) == allowed.then_some(wanted), "{name}: {got:?}");
-            }
-            let got = echo.get("/", &["-H", &origin_line])?;
-            ensure!(got.version() == "v1", "{got:?}");
-            ensure!(got.response("access-control-allow-origin") == allowed.then_some(origin), "{got:?}");
-            ensure!(
-                got.response("access-control-expose-headers") == allowed.then_some("x-header-3"),
-                "{got:?}"
-            );
-        }
-        Ok(())
-    });
-}
-
-/// The expressions of the recipes' analyses, as they stand there.
-fn analyses() -> Result<Vec<String>> {
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "deploy", "RECIPES.md"].iter().collect();
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let depth = |line: &str| line.len() - line.trim_start().len();
-    let mut lines = text.lines().peekable();
-    let mut found = Vec::new();
-    while let Some(line) = lines.next() {
-        if !line.trim_end().ends_with("query: |") {
-            continue;
-        }
-        let mut query = String::new();
-        while let Some(of_query) = lines.next_if(|next| depth(next) > depth(line)) {
-            query = format!("{query} {}", of_query.trim());
-        }
-        found.push(query);
-    }
-    Ok(found)
-}
-
-/// What the controllers of progressive delivery do: they patch weights through the API server under load, and ask Prometheus how
-/// the canary does.
-#[test]
-fn weights_are_patched_through_the_api_and_the_analysis_has_its_numbers() -> Result<()> {
-    let world = World::watched("route-rollout")?;
-    test_in(&world, |world| {
-        let echo = Echo::open(world)?;
-        let rules = [env!("CARGO_MANIFEST_DIR"), "..", "deploy", "overlays", "monitoring", "rules.yml"];
-        let prometheus = Prometheus::start(world, &echo.agent, &rules.iter().collect::<PathBuf>())?;
-        let split = |v2: u32| {
-            json!([{ "name": "split", "backendRefs": [
-                { "name": "echo-v1", "port": 80, "weight": 100 - v2 }, { "name": "echo-v2", "port": 80, "weight": v2 },
-            ] }])
-        };
-        echo.route("shop", split(0))?;
-        let load = Load::start(&echo.client, &echo.service.url(), &["--connections", "8"])?;
-        let step = |v2: u32| {
-            echo.world.edit("HTTPRoute", "shop", "echo", |route| {
-                let backends = &mut route["spec"]["rules"][0]["backendRefs"];
-                backends[0]["weight"] = (100 - v2).into();
-                backends[1]["weight"] = v2.into();
-            })
-        };
-        for v2 in [5, 10, 20, 40, 60, 80, 100, 50, 0, 25] {
-            step(v2)?;
-            std::thread::sleep(Duration::from_millis(400));
-        }
-        let report = load.stop()?;
-        ensure!(report.failed == 0 && report.ok > 1000, "{report:?}");
-        // The last step holds, to within two points.
-        let report = Load::start(&echo.client, &echo.service.url(), &["--requests", "10000"])?.finish()?;
-        let share = report.chains.get("v2").copied().unwrap_or_default() as f64 / 100.0;
-        ensure!(report.failed == 0 && (share - 25.0).abs() < 2.0, "{share} of 25: {report:?}");
-
-        let analyses = analyses()?;
-        ensure!(analyses.len() >= 3, "{analyses:?}");
-        for analysis in analyses {
-            let names = [
-                ("{{ namespace }}", "shop"),
-                ("{{ target }}-canary", "echo-v2"),
-                ("orders-canary", "echo-v2"),
-                ("shop/orders", "shop/echo"),
-                ("{{ interval }}", "1m"),
-                ("2m", "1m"),
-            ];
-            let query = names.iter().fold(analysis, |query, (from, to)| query.replace(from, to));
-            eventually(&format!("the analysis has its number: {query}"), || {
-                Load::start(&echo.client, &echo.service.url(), &["--requests", "200"])?.finish()?;
-                let found = prometheus.query(&query)?;
-                let value = found.first().and_then(|series| series["value"][1].as_str()?.parse::<f64>().ok());
-                // A part or a percentage: all of it went well.
-                ensure!(
-                    found.len() == 1
-                        && value
-                            .is_some_and(|value| [1.0, 100.0].iter().any(|all| (value - all).abs() < 1e-9)),
-                    "{found:?}"
-                );
-                Ok(())
-            })?;
-        }
-        Ok(())
-    });
-    Ok(())
-}
-
 /// A policy for a rule of a route goes before one for the route, and both before the Service's.
 #[test]
 fn policies_hold_for_a_route_and_for_a_rule_of_it() {
@@ -713,7 +510,9 @@ fn grpc_calls_of_one_channel_go_by_method_and_weight() {
         let weighted = json!([{ "name": "echo-v1", "port": 80, "weight": 7 }, { "name": "echo-v2", "port": 80, "weight": 3 }]);
         let by = |method: Value| json!([{ "method": method }]);
         let rules = json!([
-            { "matches": by(json!({ "service": "test.Echo", "method": "Unary" })), "backendRefs": weighted },
+            {
+                "name": "unary", "matches": by(json!({ "service": "test.Echo", "method": "Unary" })), "backendRefs": weighted,
+            },
             { "matches": by(json!({ "service": "test.Echo" })), "backendRefs": to("echo-v2") },
             {
                 "matches": [{
@@ -735,66 +534,12 @@ fn grpc_calls_of_one_channel_go_by_method_and_weight() {
         ensure!((share - 30.0).abs() < 4.0, "{said}");
         ensure!(said["stream"] == json!({ "v2": 20 }), "{said}");
         ensure!(said["header"] == json!({ "v1": 20 }), "{said}");
+        // A rule is counted by its name.
+        let labels = [("route_kind", "GRPCRoute"), ("route_rule", "unary")];
+        let counted = agent.metrics()?.sum("sluice_route_requests_total", &labels);
+        ensure!(counted >= 2000.0, "{counted}: {said}");
         // One channel, and one connection of it.
         ensure!(agent.redirected()? <= 3, "{} connections", agent.redirected()?);
-        Ok(())
-    });
-}
-
-/// A canary of one service in the chain, chosen by a route: what it calls stays in its lane, to the last hop.
-#[test]
-fn the_chain_behind_a_canary_keeps_its_lane() {
-    test("route-lane", |world| {
-        let shop = Shop::open(world, Capture::Enabled)?;
-        let canary = world.service("shop", "orders-canary").port("http", 80, 8080);
-        canary.spec("selector", json!({ "app": "orders", "version": "gray" })).apply()?;
-        let stable = world.service("shop", "orders-stable").port("http", 80, 8080);
-        stable.selector("app", "orders").apply()?;
-        let agent = world.agent().start()?;
-        for pod in shop.pods() {
-            agent.enrolled(pod)?;
-        }
-        let backends = |colour: Option<Value>| {
-            let mut canary = json!({ "name": "orders-canary", "port": 80, "weight": 5 });
-            if let Some(filters) = colour {
-                canary["filters"] = filters;
-            }
-            json!([{ "backendRefs": [{ "name": "orders-stable", "port": 80, "weight": 95 }, canary] }])
-        };
-        let by_header = json!([{
-            "type": "RequestHeaderModifier",
-            "requestHeaderModifier": { "set": [{ "name": "x-mse-tag", "value": "gray" }] },
-        }]);
-        let lane = json!({
-            "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficLane",
-            "metadata": { "name": "gray", "namespace": "shop" },
-            "spec": {
-                "tag": "gray", "targetRefs": [{ "name": "orders-canary" }],
-                "entry": [{ "match": { "path": { "value": "/" } } }],
-            },
-        });
-        for (by, colour) in [("header", Some(by_header)), ("lane", None)] {
-            if by == "lane" {
-                world.apply(lane.clone())?;
-            }
-            world.apply(route("HTTPRoute", "shop", "orders", "orders", &backends(colour)))?;
-            eventually("the canary is in its lane", || {
-                let report = shop.load(&["--requests", "500"])?.finish()?;
-                ensure!(report.chains.keys().eq(["v1 gray v1 gray", "v1 v1 v1 v1"]), "{by}: {report:?}");
-                ensure!(report.failed == 0, "{by}: {report:?}");
-                Ok(())
-            })?;
-            let report = shop.load(&["--requests", "10000"])?.finish()?;
-            // All of the chain, or nothing of it.
-            ensure!(report.chains.keys().eq(["v1 gray v1 gray", "v1 v1 v1 v1"]), "{by}: {report:?}");
-            let share = report.chains["v1 gray v1 gray"] as f64 / 100.0;
-            ensure!(report.failed == 0 && (share - 5.0).abs() < 2.0, "{by}: {share} %: {report:?}");
-            // Who asks for it gets it, too.
-            let answer = shop.ask(&["x-mse-tag: gray"])?;
-            ensure!(answer.versions() == "v1 gray v1 gray", "{by}: {answer:?}");
-        }
-        let answer = ask(&shop.client, &format!("{}/?headers", shop.gateway().url()), &[])?;
-        ensure!(answer.chain.len() == 4, "{answer:?}");
         Ok(())
     });
 }
