@@ -3,10 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use sluice::{
-    cluster::model::Workload,
-    govern::policy::{
-        Algorithm, Behaviour, CircuitBreaker, Concurrency, LimitKey, LoadBalancer, Mode, Policy, RateLimit,
-        RequestMatch, Scope, ValueMatch, ValueTest,
+    cluster::model::{Destination, Service, Snapshot, Workload},
+    govern::{
+        access::{Access, Action, Hidden, Party, Rule},
+        endpoint::Endpoint,
+        policy::{
+            Algorithm, Behaviour, CircuitBreaker, Concurrency, LimitKey, LoadBalancer, Mode, PathMatch, Policy,
+            RateLimit, RequestMatch, Scope, ValueMatch, ValueTest,
+        },
     },
     proxy::explain::{Asked, Explanation, Stage, Step, Verdict, explain},
 };
@@ -192,4 +196,67 @@ fn under_load_refusals_are_kept_and_the_rest_is_a_sample() {
     let kept = |id| runtime.block_on(rig.proxy.past(Some(id), None, 10_000)).len();
     assert!(kept("refused") >= 100, "{}", kept("refused"));
     assert!((1..2000).contains(&kept("fine")), "{}", kept("fine"));
+}
+
+/// What the endpoint's agent will say is foretold by that of the client.
+#[test]
+fn who_may_call_is_told_with_the_rule() {
+    let party = |block: &str| Party { blocks: vec![block.parse().unwrap()], ..Party::default() };
+    let rule = |from| Rule { name: "ours".into(), action: Action::Allow, from, to: Vec::new() };
+    let told = |access: Access| {
+        let mut snapshot = Snapshot { generation: 1, ..Snapshot::default() };
+        let service = Service { access: Some(Arc::new(access)), ..Service::new("shop", "orders", 80) };
+        let endpoint = Arc::new(Endpoint::new("10.244.0.9:8080".parse().unwrap()));
+        let service = Arc::new(service.with_endpoints(vec![Arc::new(Endpoint {
+            ready: true,
+            serving: true,
+            ..Endpoint::new(endpoint.address)
+        })]));
+        let destination = Destination { service, pinned: None };
+        snapshot.destinations.insert("10.96.0.1:80".parse().unwrap(), destination);
+        let caller = Workload {
+            ips: vec!["10.244.0.1".parse().unwrap()],
+            ..Workload::new("uid-1", "shop", "gateway-1")
+        };
+        let asked = Asked {
+            caller: Arc::new(caller),
+            not_captured: None,
+            dialled: "10.96.0.1:80".parse().unwrap(),
+            head: b"GET /actuator/env HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
+        };
+        let said = explain(&snapshot, &tag_names(), &asked);
+        let Step { verdict, message, source, .. } = step(&said, Stage::Access).clone();
+        (verdict, message, source.unwrap(), said.outcome.status, said.outcome.reason)
+    };
+    let named = |access| Access { name: "shop/orders".into(), ..access };
+    let who = "the client is known by its address alone, 10.244.0.1";
+
+    let (verdict, message, source, status, _) =
+        told(named(Access { rules: vec![rule(vec![party("10.244.0.0/16")])], ..Access::default() }));
+    assert_eq!((verdict, status), (Verdict::Passes, None));
+    assert_eq!(message, format!("the agent at the endpoint allows it: {who}"));
+    assert_eq!(source, "rule ours of AccessPolicy shop/orders");
+
+    let others = || vec![rule(vec![party("10.0.0.0/16")])];
+    let (verdict, message, source, status, reason) =
+        told(named(Access { rules: others(), ..Access::default() }));
+    assert_eq!((verdict, status, reason.as_deref()), (Verdict::Stops, Some(403), Some("access_denied")));
+    assert_eq!(message, format!("no rule matches; the agent at the endpoint denies it: {who}"));
+    assert_eq!(source, "AccessPolicy shop/orders");
+
+    let (verdict, message, _, status, _) =
+        told(named(Access { mode: Mode::Observe, rules: others(), ..Access::default() }));
+    assert_eq!((verdict, status), (Verdict::WouldStop, None));
+    assert!(message.contains("mode Observe: it would deny it"), "{message}");
+
+    let hidden =
+        Hidden { name: "management".into(), paths: vec![PathMatch::Prefix("/actuator".into())], from: Vec::new() };
+    let (verdict, _, source, status, reason) =
+        told(named(Access { hidden: vec![hidden], ..Access::default() }));
+    assert_eq!((verdict, status, reason.as_deref()), (Verdict::Stops, Some(404), Some("not_found")));
+    assert_eq!(source, "hidden management of AccessPolicy shop/orders");
+
+    let (verdict, message, ..) = told(named(Access { closed: true, ..Access::default() }));
+    assert_eq!(verdict, Verdict::Stops);
+    assert!(message.starts_with("the policy is invalid and has onInvalid: Deny"), "{message}");
 }

@@ -11,6 +11,7 @@ use crate::{
     clock::Nanos,
     cluster::model::{Destination, Protocol, Service, Snapshot, Workload},
     govern::{
+        access::{self, Access, Client, Decision, Identity},
         endpoint::Endpoint,
         fallback,
         governor::{Governor, Ruled},
@@ -107,6 +108,7 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
         strip &= !course.sets_tag(names);
     }
     let mut walk = Walk {
+        snapshot,
         steps,
         service,
         dialled: destination,
@@ -126,6 +128,7 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
 }
 
 struct Walk<'a> {
+    snapshot: &'a Snapshot,
     steps: Steps,
     /// That the request goes to.
     service: &'a Service,
@@ -161,7 +164,8 @@ impl<'a> Walk<'a> {
         self.tag(&tagging, names);
         self.rules();
         let tag = tagging.tag.as_ref();
-        match self.admit().and_then(|()| self.route(tag)).and_then(|chosen| self.ask_breaker(chosen)) {
+        let chosen = self.admit().and_then(|()| self.route(tag)).and_then(|chosen| self.ask_breaker(chosen));
+        match chosen.and_then(|chosen| self.access(chosen)) {
             Ok(chosen) => {
                 self.afterwards();
                 let pod = chosen.endpoint.pod.as_deref();
@@ -543,6 +547,52 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// What AccessPolicies say of it, which the agent of the endpoint's node asks.
+    fn access(&mut self, chosen: Chosen) -> Result<Chosen, Stopped> {
+        let to = chosen.endpoint.address;
+        let ips = &self.caller.ips;
+        let from = ips.iter().copied().find(|ip| ip.is_ipv4() == to.is_ipv4());
+        let from = from.unwrap_or_else(|| self.caller.address());
+        let pod = self.snapshot.clients.find(from);
+        let client = Client { address: from, pod: pod.as_deref() };
+        let who = whom(&client);
+        let mut stops: Option<Decision<'_>> = None;
+        for policy in guards(self.snapshot, to) {
+            let decision = policy.decide(client, &View(&self.forwarded));
+            let (does, would) = match &decision {
+                Decision::Allowed(_) => ("allows it", ""),
+                Decision::Denied(_) => ("denies it", "would deny it"),
+                Decision::Hidden(_) => ("hides the path", "would hide the path"),
+            };
+            let (verdict, what) = match policy.mode {
+                _ if decision.is_allowed() => (Verdict::Passes, does.to_owned()),
+                Mode::Enforce => (Verdict::Stops, does.to_owned()),
+                Mode::Observe => (Verdict::WouldStop, format!("mode Observe: it {would}")),
+            };
+            let named = match (&decision, decision.rule()) {
+                (_, None) if policy.closed => "the policy is invalid and has onInvalid: Deny; ".to_owned(),
+                (_, None) => "no rule matches; ".to_owned(),
+                _ => String::new(),
+            };
+            let source = match (&decision, decision.rule()) {
+                (Decision::Hidden(_), Some(name)) => format!("hidden {name} of AccessPolicy {}", policy.name),
+                (_, Some(name)) => format!("rule {name} of AccessPolicy {}", policy.name),
+                (_, None) => format!("AccessPolicy {}", policy.name),
+            };
+            let what = format!("{named}the agent at the endpoint {what}: the client is {who}");
+            self.steps.say(Stage::Access, verdict, what, Some(source));
+            let strictest = stops.is_none_or(|known| access::stricter(&decision, &known).is_gt());
+            if verdict == Verdict::Stops && strictest {
+                stops = Some(decision);
+            }
+        }
+        match stops {
+            None => Ok(chosen),
+            Some(Decision::Hidden(_)) => Err(Stopped { reason: Reason::PathHidden, on: None }),
+            Some(_) => Err(Stopped { reason: Reason::AccessDenied, on: None }),
+        }
+    }
+
     /// What may still happen to it.
     fn afterwards(&mut self) {
         let policy = self.governor().policy();
@@ -594,6 +644,26 @@ impl<'a> Walk<'a> {
             }
         }
         made_up(reason, format!("Sluice responds {} itself: {}", reason.status(), reason.message()))
+    }
+}
+
+/// The AccessPolicies of Services that have this endpoint, each once.
+fn guards(snapshot: &Snapshot, endpoint: SocketAddr) -> Vec<&Access> {
+    let services = snapshot.destinations.values().map(|destination| &*destination.service);
+    let has = |service: &&Service| service.endpoints.iter().any(|one| one.address == endpoint);
+    let policies = services.filter(|service| service.access.is_some()).filter(has);
+    let mut policies: Vec<_> = policies.filter_map(|service| service.access.as_deref()).collect();
+    policies.sort_by(|one, other| one.name.cmp(&other.name));
+    policies.dedup_by(|one, other| one.name == other.name);
+    policies
+}
+
+fn whom(client: &Client<'_>) -> String {
+    match client.pod {
+        Some(Identity { namespace, pod, workload, service_account, .. }) => {
+            format!("Pod {namespace}/{pod} of {workload}, service account {service_account}")
+        }
+        None => format!("known by its address alone, {}", client.address),
     }
 }
 
