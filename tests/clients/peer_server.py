@@ -33,6 +33,9 @@ def plain(address):
 def serve(connection, accepted):
     with connection, connection.makefile("rb") as lines:
         while request := lines.readline():
+            # As RFC 9112, section 2.2, asks of a server that wants to be robust.
+            if not request.strip():
+                continue
             headers = {}
             while (line := lines.readline()).strip():
                 name, _, value = line.decode().partition(":")

@@ -149,7 +149,7 @@ pub struct HiddenPaths {
     /// Name, in metrics.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// Conditions on the path; one must match.
+    /// Conditions on the path, whatever its case; one must match, in any form that servers may take the path for.
     #[schemars(length(min = 1, max = 16))]
     pub paths: Vec<PathMatch>,
     /// Clients for which the paths exist all the same. Nobody if empty, but the probes of the pod itself.
@@ -215,7 +215,8 @@ pub struct AccessRequest {
     )]
     pub methods: Vec<String>,
     /// Conditions on the path as the server sees it; one must match. Any path if empty. A path that servers take for
-    /// different ones (/a%2fb, /a/..%5cb) is denied if one of these is, and allowed if all are. Case matters.
+    /// different ones (/a%2fb, /a/..%5cb, /a/../b) is denied if one of these is, whatever its case, and allowed if all are as they
+    /// are written here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub paths: Vec<PathMatch>,

@@ -65,6 +65,16 @@ pub fn after(path: &[u8], elements: usize) -> &[u8] {
     }
 }
 
+/// The elements of a path behind its first slash, decoded and without their parameters: empty ones and dot segments, too.
+pub(super) fn elements(path: &[u8]) -> Vec<Vec<u8>> {
+    let element = |element: &[u8]| {
+        let mut out = Vec::with_capacity(element.len());
+        decode(element.split(|byte| *byte == b';').next().unwrap_or_default(), &mut out);
+        out
+    };
+    path.strip_prefix(b"/").unwrap_or(path).split(|byte| *byte == b'/').map(element).collect()
+}
+
 /// Whether there is nothing to do, which is nearly always. `rest` is what is behind the first slash.
 fn is_normal(rest: &[u8]) -> bool {
     let mut at_start = true;

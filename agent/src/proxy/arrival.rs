@@ -57,10 +57,17 @@ impl Arrival {
         self.ask(worker, |access, client| access.decide(client, request))
     }
 
-    /// The same of a connection that is no HTTP.
-    pub(crate) fn admit_connection(&self, worker: &Worker, pod: &PodHere) -> Option<Cause> {
+    /// Whether what is passed on depends on what is asked for, so that all has to be read that a server may take for a request.
+    pub(crate) fn depends_on_requests(&self, worker: &Worker) -> bool {
+        let snapshot = worker.snapshot();
+        let guards = snapshot.inbound.port(self.dialled).into_iter().flat_map(|port| &port.guards);
+        guards.filter_map(|service| service.access.as_deref()).any(Access::depends_on_requests)
+    }
+
+    /// The same as [`Self::admit`] of a connection that is no HTTP; `spoke`: its client has said something already.
+    pub(crate) fn admit_connection(&self, worker: &Worker, pod: &PodHere, spoke: bool) -> Option<Cause> {
         let may_be_probe =
-            |probes: &[Probe]| self.from_node && Probe::may_be_connection(probes, self.dialled.port());
+            |probes: &[Probe]| self.from_node && Probe::may_be_connection(probes, self.dialled.port(), spoke);
         if may_be_probe(&pod.pod.workload.load().probes) {
             return None;
         }

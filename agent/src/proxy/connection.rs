@@ -137,7 +137,7 @@ pub(crate) async fn serve(mut connection: Connection) {
     let destination = connection.destination().unwrap_or(destination);
     if matches!(heard, Heard::Bytes(_) | Heard::Dialled(..))
         && let Some(arrival) = &connection.pod.arrival
-        && let Some(cause) = arrival.admit_connection(&worker, &connection.pod)
+        && let Some(cause) = arrival.admit_connection(&worker, &connection.pod, !early.is_empty())
     {
         return tunnel::refuse(connection, &destination, cause.reason);
     }
@@ -248,8 +248,13 @@ impl Port {
 
 /// Waits for the first bytes, as long as what the service declares allows.
 async fn listen(connection: &mut Connection, destination: &Destination, early: &mut BytesMut) -> Heard {
+    let arrival = connection.pod.arrival.as_ref();
     let port = match destination.service.protocol {
         Protocol::Opaque => return Heard::Bytes(Detection::Opaque),
+        // What does not look like HTTP at first may be a request to a server that is obliging enough.
+        Protocol::Detect if arrival.is_some_and(|it| it.depends_on_requests(&connection.worker)) => {
+            Port::Http
+        }
         Protocol::Detect => Port::Undeclared,
         Protocol::Http | Protocol::Http2 => Port::Http,
     };

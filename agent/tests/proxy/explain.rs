@@ -8,8 +8,8 @@ use sluice::{
         access::{Access, Action, Hidden, Party, Rule},
         endpoint::Endpoint,
         policy::{
-            Algorithm, Behaviour, CircuitBreaker, Concurrency, LimitKey, LoadBalancer, Mode, PathMatch, Policy,
-            RateLimit, RequestMatch, Scope, ValueMatch, ValueTest,
+            Algorithm, Behaviour, CircuitBreaker, Concurrency, LimitKey, LoadBalancer, Mode, PathMatch,
+            Policy, RateLimit, RequestMatch, Scope, ValueMatch, ValueTest,
         },
     },
     proxy::explain::{Asked, Explanation, Stage, Step, Verdict, explain},
@@ -249,8 +249,11 @@ fn who_may_call_is_told_with_the_rule() {
     assert_eq!((verdict, status), (Verdict::WouldStop, None));
     assert!(message.contains("mode Observe: it would deny it"), "{message}");
 
-    let hidden =
-        Hidden { name: "management".into(), paths: vec![PathMatch::Prefix("/actuator".into())], from: Vec::new() };
+    let hidden = Hidden {
+        name: "management".into(),
+        paths: vec![PathMatch::Prefix("/actuator".into())],
+        from: Vec::new(),
+    };
     let (verdict, _, source, status, reason) =
         told(named(Access { hidden: vec![hidden], ..Access::default() }));
     assert_eq!((verdict, status, reason.as_deref()), (Verdict::Stops, Some(404), Some("not_found")));

@@ -202,6 +202,59 @@ fn paths_are_hidden_and_probes_are_not() {
     });
 }
 
+/// Writes its arguments one after the other, with a pause, and prints what comes.
+const SLOW: &str = "
+import socket, sys, time
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
+for part in sys.argv[3:]:
+    connection.sendall(part.encode())
+    time.sleep(1.5)
+said = b''
+try:
+    while chunk := connection.recv(4096):
+        said += chunk
+except OSError:
+    pass
+print(said.decode())
+";
+
+/// On a port of which nothing is declared.
+#[test]
+fn what_is_hidden_is_not_shown_to_who_does_not_look_like_http() {
+    test("inbound-disguise", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let guarded = guarded(world, "0.0.0.0")?;
+        world.service("shop", "orders").port("web", 80, PORT).apply()?;
+        let client = world.pod("shop", "client").start()?;
+        let _agent = agent(world, &guarded)?;
+        policy(
+            world,
+            &json!({
+                "rules": [{"name": "ours", "from": [{"namespace": "shop"}]}],
+                "hidden": [{"name": "management", "paths": [{"value": "/actuator"}]}],
+            }),
+        )?;
+        let [url, _] = urls(&guarded.pod);
+        denies(world, &url)?;
+        let ip = guarded.pod.ipv4().to_string();
+        let ask =
+            |parts: &[&str]| client.run(python(), &[&["-c", SLOW, &ip, &PORT.to_string()], parts].concat());
+        let request = |path: &str| format!("ET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        // The application answers all of these if it gets them.
+        let shown = ask(&["G", &request("/orders")])?;
+        ensure!(shown.starts_with("HTTP/1.1 200"), "{shown}");
+        for parts in [
+            &["G", &request("/actuator/env")][..],
+            &[&format!("\r\nG{}", request("/actuator/env"))],
+            &["GET /actuator/env\r\n\r\n"],
+        ] {
+            let said = ask(parts)?;
+            ensure!(!said.contains("getpeername"), "{parts:?}: {said}");
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn what_is_refused_stays_refused() {
     test("inbound-refused", |world| {

@@ -11,7 +11,7 @@ use ahash::AHashMap;
 use super::{Builder, service::Built};
 use crate::{
     cluster::{
-        model::{Destination, Inbound, InboundPort, Service},
+        model::{Destination, Inbound, InboundPort, Protocol, Service},
         object::{Name, Pod},
     },
     govern::{access::Identity, endpoint::Endpoint},
@@ -60,8 +60,15 @@ impl Builder {
                 Arc::new(Endpoint { ready: true, serving: true, ..endpoint })
             });
             let first = &guards[0];
+            // It is looked at as closely as one of them asks for.
+            let protocols = guards.iter().map(|guard| guard.protocol);
+            let protocol = protocols.min_by_key(|protocol| match protocol {
+                Protocol::Http | Protocol::Http2 => 0,
+                Protocol::Detect => 1,
+                Protocol::Opaque => 2,
+            });
             let service = Service {
-                protocol: first.protocol,
+                protocol: protocol.unwrap_or_default(),
                 port_name: first.port_name.clone(),
                 ..Service::new(&first.namespace, &first.name, first.port)
             };

@@ -4,9 +4,9 @@
 //! regular expression), then by its methods, then by its clients; of equals the one that denies. Where no rule matches, a request is
 //! denied if there are rules that allow anything, else allowed. Hidden paths come first.
 //!
-//! Paths are compared as their server will see them ([`crate::govern::path`]). Servers differ in what they decode further, so
-//! what denies or hides holds for a path in each of the [`Forms`] that some server takes it for, and what allows must hold in
-//! all of them.
+//! Paths are compared as their server will see them ([`crate::govern::path`]). Servers differ in what they make of one, so
+//! what denies or hides holds for a path in each of the [`Forms`] that some server takes it for, whatever its case, and what allows
+//! must hold in all of them.
 
 mod block;
 mod forms;
@@ -153,6 +153,12 @@ impl Access {
         self.most_specific(|rule| (rule.to.is_empty() && rule.is_from(client)).then(Rank::default))
     }
 
+    /// Whether it denies or hides by what is asked for.
+    pub fn depends_on_requests(&self) -> bool {
+        self.mode == Mode::Enforce
+            && (!self.hidden.is_empty() || self.rules.iter().any(|rule| !rule.to.is_empty()))
+    }
+
     fn most_specific<'a>(&'a self, rank: impl Fn(&'a Rule) -> Option<Rank>) -> Decision<'a> {
         let ranked = self.rules.iter().filter_map(|rule| {
             let clients = !rule.from.is_empty();
@@ -236,10 +242,10 @@ impl To {
     }
 }
 
-/// Some servers take a path with a slash at its end for the one without.
+/// Some servers take a path with a slash at its end for the one without, and some make no difference between cases.
 fn holds_loosely(test: &PathMatch, path: &[u8]) -> bool {
     let without = path.strip_suffix(b"/").filter(|rest| !rest.is_empty());
-    test.matches(path) || without.is_some_and(|path| test.matches(path))
+    test.matches_in_any_case(path) || without.is_some_and(|path| test.matches_in_any_case(path))
 }
 
 impl Party {

@@ -41,9 +41,13 @@ impl Probe {
         })
     }
 
-    /// Whether a connection to this port that is no HTTP may be one of these.
-    pub fn may_be_connection(probes: &[Self], port: u16) -> bool {
-        probes.iter().any(|probe| probe.port == port && matches!(probe.by, By::Https | By::Tcp))
+    /// Whether a connection to this port that is no HTTP may be one of these. One by TCP says nothing.
+    pub fn may_be_connection(probes: &[Self], port: u16, spoke: bool) -> bool {
+        probes.iter().filter(|probe| probe.port == port).any(|probe| match probe.by {
+            By::Https => true,
+            By::Tcp => !spoke,
+            By::Http(_) | By::Grpc => false,
+        })
     }
 }
 
@@ -68,7 +72,9 @@ mod tests {
         assert!(!is(81, Plain::get("/healthz?full=1")), "of another port");
         assert!(is(81, Plain { method: "POST", ..Plain::get("/grpc.health.v1.Health/Check") }));
         assert!(!is(82, Plain::get("/")) && !is(83, Plain::get("/")));
-        let connection = |port| Probe::may_be_connection(&probes, port);
-        assert_eq!([80, 81, 82, 83, 84].map(connection), [false, false, true, true, false]);
+        let connection =
+            |spoke| [80, 81, 82, 83, 84].map(|port| Probe::may_be_connection(&probes, port, spoke));
+        assert_eq!(connection(false), [false, false, true, true, false]);
+        assert_eq!(connection(true), [false, false, true, false, false], "a probe by TCP says nothing");
     }
 }

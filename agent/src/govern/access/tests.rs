@@ -151,6 +151,11 @@ fn a_connection_that_is_no_http_is_decided_by_its_client_alone() {
     let rules = vec![rule("no-admin", Action::Deny, Vec::new(), vec![prefix("/admin")])];
     let access = Access { rules, ..Access::default() };
     assert_eq!(access.decide_connection(known(&web)), Decision::Allowed(None));
+    // So it has to be known what is one.
+    assert!(access.depends_on_requests() && management().depends_on_requests());
+    assert!(!Access { mode: Mode::Observe, ..access }.depends_on_requests());
+    let all = vec![rule("all", Action::Allow, vec![of("shop", "web")], Vec::new())];
+    assert!(!Access { rules: all, ..Access::default() }.depends_on_requests());
 }
 
 #[test]
@@ -170,7 +175,7 @@ fn management() -> Access {
 }
 
 /// Ways to write `/actuator/env` and `/metrics` that some server takes for them.
-const EVASIONS: [&str; 34] = [
+const EVASIONS: [&str; 46] = [
     "/actuator",
     "/actuator/",
     "/actuator/env",
@@ -205,6 +210,23 @@ const EVASIONS: [&str; 34] = [
     "/metrics",
     "/metrics/",
     "/metrics;x",
+    "/ACTUATOR/env",
+    "/Metrics",
+    // Dot segments are removed after an encoded slash was decoded (nginx),
+    "/actuator%2fx/../env",
+    "/actuator%5cx/../env",
+    // before slashes are joined (RFC 3986),
+    "/actuator//../env",
+    "/x//..//../actuator/env",
+    // or not at all.
+    "/actuator/../orders",
+    "/actuator/..;/orders",
+    // Decoded once and no further.
+    "/actuator%2f%252e%252e%252fx",
+    // What ends a path.
+    "/metrics#x",
+    "/metrics%23x",
+    "/metrics%3fx",
 ];
 
 #[test]
@@ -215,9 +237,7 @@ fn hidden_paths_are_not_there_however_they_are_written() {
         assert_eq!(by(&access, UNKNOWN, target), (false, Some("management")), "{target}");
         assert!(by(&access, known(&prometheus), target).0, "{target}");
     }
-    for target in
-        ["/", "/actuators", "/public/actuator", "/actuator/../orders", "/metrics2", "/a?x=/actuator"]
-    {
+    for target in ["/", "/actuators", "/public/actuator", "/x/../orders", "/metrics2", "/a?x=/actuator"] {
         assert_eq!(by(&access, UNKNOWN, target), (true, None), "{target}");
     }
 }
@@ -235,6 +255,12 @@ fn what_is_allowed_is_allowed_in_each_form_or_not_at_all() {
         "/public%2f..%2fadmin",
         "/public/..\\admin",
         "/public/..%00/x",
+        "/secret/../public",
+        "/secret/..;/public",
+        "/secret%2fx/../public",
+        "/secret//../public",
+        "/public/..%2fsecret/%252e%252e%252fpublic",
+        "/PUBLIC",
     ] {
         assert!(!by(&access, UNKNOWN, target).0, "{target}");
     }

@@ -108,6 +108,21 @@ impl PathMatch {
             Self::Regex(Pattern(regex)) => regex.is_match(path),
         }
     }
+
+    /// The same whatever the case of the path's letters (ASCII). An expression says itself whether it asks for that (`(?i)`).
+    pub(in crate::govern) fn matches_in_any_case(&self, path: &[u8]) -> bool {
+        match self {
+            Self::Exact(exact) => path.eq_ignore_ascii_case(exact.as_bytes()),
+            Self::Prefix(prefix) => {
+                let prefix = prefix.strip_suffix('/').unwrap_or(prefix).as_bytes();
+                let begins = path.split_at_checked(prefix.len());
+                begins.is_some_and(|(begin, rest)| {
+                    begin.eq_ignore_ascii_case(prefix) && (rest.is_empty() || rest[0] == b'/')
+                })
+            }
+            Self::Regex(_) => self.matches(path),
+        }
+    }
 }
 
 impl ValueTest {
