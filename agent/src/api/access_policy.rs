@@ -42,7 +42,7 @@ use crate::govern::{
            labels, addresses, methods and paths; and which paths are hidden.",
     label("gateway.networking.k8s.io/policy", "Direct"),
     label("app.kubernetes.io/part-of", "sluice"),
-    printcolumn(name = "Targets", type_ = "string", json_path = ".spec.targetRefs[*].name"),
+    printcolumn(name = "Targets", type_ = "string", json_path = ".status.targets"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(
         name = "Accepted",
@@ -50,15 +50,14 @@ use crate::govern::{
         json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
     ),
     printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].reason"
-    ),
-    printcolumn(
         name = "Programmed",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Programmed\")].status",
-        priority = 1
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].reason"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

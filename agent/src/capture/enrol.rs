@@ -63,10 +63,19 @@ pub(crate) trait World {
     fn steer(&mut self, _: &mut Self::Enrolment, _: &Arc<Workload>, _: &Snapshot) {}
     /// Looks which of the steered ports are listened on.
     fn look_at_listeners(&mut self, _: &mut Self::Enrolment) {}
-    /// How many of its addresses are steered.
-    fn steered(_: &Self::Enrolment) -> usize {
-        0
+    /// What is steered of a pod.
+    fn steered(_: &Self::Enrolment) -> Steered {
+        Steered::default()
     }
+}
+
+/// What is steered of a pod's connections from outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Steered {
+    /// The addresses and ports of it that clients dial.
+    pub addresses: Arc<[SocketAddr]>,
+    /// Why these are not all that are asked for. It is tried again.
+    pub trouble: Option<String>,
 }
 
 /// A look at the connections of a pod that are older than its enrolment.
@@ -134,8 +143,8 @@ pub struct PodStatus {
     pub own_proxy: Option<&'static str>,
     /// Where its connections to managed services go that are older than its enrolment, and still open.
     pub older: Arc<[SocketAddr]>,
-    /// Addresses and ports of it to which connections from outside are steered to the agent.
-    pub steered: usize,
+    /// Which of its connections from outside are steered to the agent.
+    pub steered: Steered,
 }
 
 impl PodStatus {
@@ -147,7 +156,7 @@ impl PodStatus {
             empty: false,
             own_proxy: None,
             older: Arc::default(),
-            steered: 0,
+            steered: Steered::default(),
         }
     }
 }

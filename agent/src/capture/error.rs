@@ -52,6 +52,10 @@ pub enum CaptureError {
         "the kernel does not let this process call bpf(), although it has CAP_SYS_ADMIN: allow it in the container's seccomp profile, and in that of AppArmor or SELinux"
     )]
     Forbidden,
+    #[error(
+        "the kernel makes no map of sockets ({reason}), for which Linux before 6.9 asks for the capability NET_ADMIN"
+    )]
+    NoSocketMap { reason: io::Error },
     #[error("the kernel refused {what}: {reason}")]
     Load { what: &'static str, reason: String },
     #[error("the embedded eBPF object has no program {name:?}: build again with `cargo xtask build`")]

@@ -149,9 +149,9 @@ impl Steering {
         self.entries.look();
     }
 
-    /// How many addresses are steered.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.lock().steered.len()
+    /// The addresses that are steered.
+    pub(crate) fn addresses(&self) -> Arc<[SocketAddr]> {
+        self.entries.lock().steered.iter().copied().collect()
     }
 }
 

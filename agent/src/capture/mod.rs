@@ -60,7 +60,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 pub use attachment::Attachment;
-pub use enrol::PodStatus;
+pub use enrol::{PodStatus, Steered};
 pub use error::{CaptureError, EnrolError};
 pub use flows::Flow;
 pub use pod::{is_at_urgent_byte, unacknowledged};
@@ -118,8 +118,8 @@ pub struct Status {
     pub pods: Arc<[PodStatus]>,
     /// Governed destinations that the kernel knows.
     pub destinations: usize,
-    /// Connections from outside can be steered, so that AccessPolicies are enforced.
-    pub steers: bool,
+    /// Why connections from outside cannot be steered, so that no AccessPolicy is enforced on this node.
+    pub steering_trouble: Option<Arc<String>>,
     /// Connections to governed services that were open before their pod was enrolled.
     pub bypassed: u64,
     /// Those of them that were ended when they were idle, and why none can be.
@@ -142,7 +142,7 @@ struct Table {
 /// The running capture. Dropping it takes the programs off `connect()` and ends all enrolments, without waiting.
 pub struct Capture {
     links: Arc<Mutex<Links>>,
-    steers: bool,
+    steering_trouble: Option<Arc<String>>,
     counters: maps::Counters,
     flows: Arc<Flows>,
     table: Arc<ArcSwap<Table>>,
@@ -195,20 +195,19 @@ impl Capture {
         let (pods, agent) = (machine.pods.display().to_string(), machine.agent.display().to_string());
         let keeper = Keeper::attach(programs, machine, options.pods_cgroup.as_deref(), following)?;
         let links = keeper.links();
-        let (follow, can_steer) = {
+        let (follow, steering_trouble) = {
             let links = links.lock().unwrap_or_else(PoisonError::into_inner);
-            (links.follow(), links.can_steer())
+            (links.follow(), links.steering_trouble())
         };
         let addresses = Arc::<NodeAddresses>::default();
         addresses.look(&home);
-        let inbound = steer.filter(|_| can_steer).map(|program| Inbound {
+        let inbound = steer.filter(|_| steering_trouble.is_none()).map(|program| Inbound {
             program,
             links: links.clone(),
             maps: Arc::new(maps.inbound),
             node: addresses.clone(),
             slots: Slots::new(),
         });
-        let steers = inbound.is_some();
         let flows = Arc::new(Flows::new(follow.then_some(maps.flows)));
         tracing::info!(pods, agent, listeners_per_pod, flows = follow, "eBPF programs attached");
 
@@ -245,7 +244,7 @@ impl Capture {
         ));
         Ok(Self {
             links,
-            steers,
+            steering_trouble,
             counters: maps.counters,
             flows,
             table,
@@ -290,7 +289,7 @@ impl Capture {
             stopped: self.links.lock().unwrap_or_else(PoisonError::into_inner).is_stopped(),
             pods: table.pods.clone(),
             destinations: table.destinations,
-            steers: self.steers,
+            steering_trouble: self.steering_trouble.clone(),
             bypassed: self.bypassed.load(Ordering::Relaxed),
             reclaimed: self.reclaimed.ended.load(Ordering::Relaxed),
             reclaim_trouble: self.reclaimed.trouble.load_full(),

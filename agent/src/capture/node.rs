@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     EnrolError, bypass,
-    enrol::{Older, World},
+    enrol::{Older, Steered, World},
     entry::Entry,
     flows::Flows,
     inbound::{self, Inbound, Steering, Where},
@@ -200,8 +200,9 @@ impl World for Node {
         }
     }
 
-    fn steered(enrolment: &Enrolment) -> usize {
-        enrolment.steering.as_ref().map_or(0, Steering::len)
+    fn steered(enrolment: &Enrolment) -> Steered {
+        let addresses = enrolment.steering.as_ref().map(Steering::addresses).unwrap_or_default();
+        Steered { addresses, trouble: enrolment.unsteered.clone() }
     }
 
     fn withdraw(&mut self, enrolment: &mut Enrolment) -> Result<(), EnrolError> {

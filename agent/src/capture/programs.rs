@@ -43,8 +43,8 @@ pub(crate) struct Links {
     _names: Vec<CgroupSockAddrLink>,
     _release: Option<CgroupSockLink>,
     flows: Option<FlowLinks>,
-    /// Counts who listens; and applications are told who their clients are. Without it nothing is steered.
-    listeners: Option<SockOpsLink>,
+    /// Counts who listens; and applications are told who their clients are. Without it nothing is steered: why there is none.
+    listeners: Result<SockOpsLink, Arc<String>>,
     /// On the network namespaces of pods, by their cookies.
     steering: HashMap<u64, SkLookupLink>,
     /// Connections are no longer to be redirected, and never again.
@@ -63,9 +63,9 @@ impl Links {
         self.let_go();
     }
 
-    /// Whether connections from outside can be steered.
-    pub(crate) fn can_steer(&self) -> bool {
-        self.listeners.is_some()
+    /// Why connections from outside cannot be steered; `None`: they can.
+    pub(crate) fn steering_trouble(&self) -> Option<Arc<String>> {
+        self.listeners.as_ref().err().cloned()
     }
 
     /// Takes over what keeps a pod's connections from outside steered. Once nothing is to be redirected any more, nor is that.
@@ -116,6 +116,8 @@ pub(crate) struct Programs {
     ebpf: Ebpf,
     /// The program that follows handshakes.
     established: &'static str,
+    /// Why connections from outside cannot be steered.
+    steering_trouble: Option<Arc<String>>,
 }
 
 impl Programs {
@@ -129,11 +131,12 @@ impl Programs {
                 .override_global(aya_log::LEVEL, &level, true)
                 .load(object)
         };
+        let mut no_socket_map = None;
         let loaded = match load(object) {
             Err(EbpfError::MapError(MapError::CreateError { name, io_error, .. }))
                 if name == map::LISTENERS =>
             {
-                tracing::debug!(error = %io_error, "the kernel makes no map of sockets");
+                no_socket_map = Some(CaptureError::NoSocketMap { reason: io_error });
                 load(&without_listeners(object).ok_or(CaptureError::ForeignObject { name: map::LISTENERS })?)
             }
             loaded => loaded,
@@ -169,7 +172,8 @@ impl Programs {
         }
         logs::forward(&mut ebpf);
         let maps = Maps::take(&mut ebpf).map_err(|error| load_error("the maps", &error.into()))?;
-        Ok((Self { ebpf, established }, maps))
+        let steering_trouble = no_socket_map.and_then(|error| without_steering::<()>(Err(error)).err());
+        Ok((Self { ebpf, established, steering_trouble }, maps))
     }
 
     /// Loads what counts pods' connections. A kernel that does not take it captures all the same.
@@ -187,6 +191,9 @@ impl Programs {
 
     /// Loads what steers connections from outside. A kernel that does not take it captures what goes out all the same.
     pub(crate) fn load_steering(&mut self) -> Option<SkLookup> {
+        if self.steering_trouble.is_some() {
+            return None;
+        }
         let ebpf = &mut self.ebpf;
         let mut load = || -> Result<SkLookup, CaptureError> {
             let name = program::LISTENERS;
@@ -201,7 +208,13 @@ impl Programs {
             });
             handle.map_err(|error| load_error(name, &error.into()))
         };
-        without_steering(load())
+        match without_steering(load()) {
+            Ok(program) => Some(program),
+            Err(why) => {
+                self.steering_trouble = Some(why);
+                None
+            }
+        }
     }
 
     fn attach_listeners(
@@ -297,9 +310,10 @@ impl Programs {
             None
         };
         let flows = if follow { without_flows(self.attach_flows(&pods, machine)) } else { None };
-        let loaded = sock_ops(&mut self.ebpf, program::LISTENERS)?.fd().is_ok();
-        let listeners =
-            if loaded { without_steering(self.attach_listeners(&pods, machine, &names)) } else { None };
+        let listeners = match &self.steering_trouble {
+            Some(why) => Err(why.clone()),
+            None => without_steering(self.attach_listeners(&pods, machine, &names)),
+        };
         let others = descriptors::links();
         let mut connect = Vec::new();
         for name in [program::CONNECT4, program::CONNECT6] {
@@ -357,12 +371,11 @@ fn without_flows<T>(outcome: Result<T, CaptureError>) -> Option<T> {
         .ok()
 }
 
-fn without_steering<T>(outcome: Result<T, CaptureError>) -> Option<T> {
-    outcome
-        .inspect_err(|error| {
-            tracing::error!(%error, "AccessPolicies are not enforced on this node, whose pods are called directly (Linux before 6.9 asks for CAP_NET_ADMIN); calls of its pods are routed and protected as ever");
-        })
-        .ok()
+fn without_steering<T>(outcome: Result<T, CaptureError>) -> Result<T, Arc<String>> {
+    outcome.map_err(|error| {
+        tracing::error!(%error, "AccessPolicies are not enforced on this node, whose pods are called directly; calls of its pods are routed and protected as ever");
+        Arc::new(error.to_string())
+    })
 }
 
 /// Waiting for an endpoint that is silent, a client that has closed its connection is taken for one that still listens.

@@ -191,6 +191,15 @@ impl Inbound {
         self.0.get(&ip).into_iter().flat_map(BTreeMap::keys).copied().collect()
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (SocketAddr, &Arc<InboundPort>)> {
+        let ports = |(ip, ports): (&IpAddr, _)| {
+            let ip = *ip;
+            let ports: &BTreeMap<u16, Arc<InboundPort>> = ports;
+            ports.iter().map(move |(port, it)| (SocketAddr::new(ip, *port), it))
+        };
+        self.0.iter().flat_map(ports)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,9 +1,12 @@
 //! The numbers that other rooms keep, read at each scrape: of the cluster's state, and of capture.
 
+use std::collections::BTreeSet;
+
 use sluice_ebpf::Counter;
 
 use super::{Running, Shared, lock};
 use crate::{
+    admin::view::{Look, unenforced},
     capture::{self, Attachment, Capture},
     cluster::{
         object,
@@ -102,6 +105,7 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
     let status = ("403, 404, 500 ...".into(), "The HTTP status that the API server answered with");
     metrics.document("sluice_watch_ends_total", "cause", ends.chain([status]));
     policies(metrics, running)?;
+    unenforced(metrics, running)?;
     gauge(
         "sluice_capture_running",
         "1 while the eBPF programs redirect the connections of enrolled pods, else 0.",
@@ -234,4 +238,29 @@ fn policies(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error
     let reasons = Reason::OF_PROGRAMMED.map(|reason| (reason.as_str(), reason.meaning()));
     metrics.document("sluice_policies", "reason", reasons);
     Ok(())
+}
+
+/// Pods at which AccessPolicies are not enforced.
+fn unenforced(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
+    let running = running.clone();
+    metrics.pull(Pulled {
+        name: "sluice_access_unenforced_pods",
+        help: "Pods of this node that clients of a Service with an AccessPolicy reach directly, so that it is not enforced there.",
+        kind: Kind::Gauge,
+        labels: &["destination_namespace", "destination_service"],
+        read: Box::new(move |write| {
+            let running = lock(&running);
+            let Some(cluster) = &running.cluster else { return };
+            let snapshot = cluster.current().load_full();
+            let capture = running.capture.as_ref().map(Capture::status);
+            drop(running);
+            let (pods, steering_trouble) =
+                capture.map(|status| (status.pods, status.steering_trouble)).unwrap_or_default();
+            let look = Look { snapshot, pods, steering_trouble, ..Look::default() };
+            for ((namespace, service), guarded) in unenforced::guarded(&look) {
+                let pods: BTreeSet<_> = guarded.unenforced.values().flatten().collect();
+                write(&[&namespace, &service], pods.len() as f64);
+            }
+        }),
+    })
 }

@@ -179,7 +179,7 @@ mod tests {
             stopped: false,
             pods: Arc::default(),
             destinations: 0,
-            steers: true,
+            steering_trouble: None,
             bypassed: 0,
             reclaimed: 0,
             reclaim_trouble: None,

@@ -40,7 +40,8 @@ impl view::Agent for Seen {
             pods: capture.as_ref().map(|status| status.pods.clone()).unwrap_or_default(),
             access_log_trouble: running.access_log_trouble.load_full(),
             reclaim: self.reclaim,
-            reclaim_trouble: capture.and_then(|status| status.reclaim_trouble),
+            reclaim_trouble: capture.as_ref().and_then(|status| status.reclaim_trouble.clone()),
+            steering_trouble: capture.and_then(|status| status.steering_trouble),
         }
     }
 }

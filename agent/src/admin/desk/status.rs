@@ -9,7 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    admin::view::{Look, Older},
+    admin::view::{
+        Look, Older,
+        unenforced::{self, Cause as Unguarded},
+    },
     clock::Nanos,
     cluster::{
         self,
@@ -24,7 +27,7 @@ use crate::{
 /// The snapshot is told to be old when nothing was heard for longer. API servers send a bookmark a minute, or every two, on
 /// a watch without changes, and one that is silent for two and a half is opened again.
 const OLD_SECONDS: f64 = 180.0;
-/// So many Services are named at most whose annotation has no effect.
+/// So many Services or Pods are named at most of which the same is so.
 const NAMED: usize = 3;
 
 /// How things stand.
@@ -105,6 +108,38 @@ fn capitalised(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
+/// The first of them, and how many more there are.
+fn listed(names: &BTreeSet<String>) -> String {
+    let first: Vec<_> = names.iter().take(NAMED).map(String::as_str).collect();
+    match names.len().saturating_sub(NAMED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// Policies about who may call that clients of this node's pods are not asked about.
+fn unenforced(look: &Look) -> Vec<Problem> {
+    let guarded = unenforced::guarded(look);
+    let of = |((namespace, service), guarded): (_, unenforced::Guarded)| {
+        guarded.unenforced.into_iter().map(move |(unenforced, pods)| {
+            let action = match unenforced.cause {
+                Unguarded::Node => {
+                    "Use a newer kernel, or add the capability NET_ADMIN to the agent's container if Linux is older than 6.9. NetworkPolicies hold all the same."
+                }
+                Unguarded::Pod => "Have the pod enrolled. NetworkPolicies hold all the same.",
+                Unguarded::Steering => "The agent retries. If that does not help, restart the pod.",
+            };
+            let pods = pods.into_iter().map(|pod| format!("{namespace}/{pod}")).collect();
+            let what = format!(
+                "AccessPolicy {} is not enforced for Service {namespace}/{service} at Pod {}, which clients reach directly: {}.",
+                unenforced.policy, listed(&pods), unenforced.why.trim_end_matches('.')
+            );
+            problem(what, action)
+        }).collect::<Vec<_>>()
+    };
+    guarded.into_iter().flat_map(of).collect()
+}
+
 /// Services that ask for an access log which this agent does not write.
 fn without_effect(look: &Look) -> Option<Problem> {
     if !look.without_access_log {
@@ -114,16 +149,11 @@ fn without_effect(look: &Look) -> Option<Problem> {
     let services = look.snapshot.destinations.values().map(|destination| &destination.service).filter(asks);
     let names: BTreeSet<_> =
         services.map(|service| format!("{}/{}", service.namespace, service.name)).collect();
-    let first: Vec<_> = names.iter().take(NAMED).map(String::as_str).collect();
-    let more = match names.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
     (!names.is_empty()).then(|| {
         problem(
             format!(
-                "The annotation sluice.dev/access-log has no effect on {}{more}: this agent writes no access log.",
-                first.join(", ")
+                "The annotation sluice.dev/access-log has no effect on {}: this agent writes no access log.",
+                listed(&names)
             ),
             "Start the agents with --access-log=json or --access-log=text, or remove the annotation of the Service or its Namespace.",
         )
@@ -209,6 +239,7 @@ impl Status {
         }));
         let pods = Self::pods(look, &mut problems);
         problems.extend(look.uses.iter().filter_map(|pod| over_budget(pod, &look.uses)));
+        problems.extend(unenforced(look));
         let policies = Self::policies(look, &mut problems);
         let services = Self::services(look, &mut problems);
         problems.extend(without_effect(look));

@@ -38,6 +38,8 @@ pub struct Look {
     /// Connections that are older than their pod's enrolment are ended where a Service asks for it; why they cannot be.
     pub reclaim: bool,
     pub reclaim_trouble: Option<Arc<String>>,
+    /// Why no AccessPolicy can be enforced on this node.
+    pub steering_trouble: Option<Arc<String>>,
 }
 
 /// Connections of a pod to a service that are older than its enrolment.

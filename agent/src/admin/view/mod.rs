@@ -17,6 +17,7 @@ mod sampler;
 mod service;
 #[cfg(test)]
 mod tests;
+pub mod unenforced;
 mod warmth;
 
 use std::{

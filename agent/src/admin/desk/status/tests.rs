@@ -280,3 +280,74 @@ fn an_access_log_that_cannot_be_written_is_told() {
         "The access log cannot be written, and its lines are lost: No space left on device."
     );
 }
+
+const GUARDED: &str = "
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: orders-1, namespace: shop, uid: 6f3d1a52-9c1e-4d7a-8b55-0a2f3c4d5e6f}
+spec: {nodeName: node-1, containers: [{name: app, image: app}]}
+status: {phase: Running, podIP: 10.244.0.9, podIPs: [{ip: 10.244.0.9}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: orders-x, namespace: shop, labels: {kubernetes.io/service-name: orders}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [10.244.0.9], conditions: {ready: true}, targetRef: {kind: Pod, name: orders-1, namespace: shop}}]
+---
+apiVersion: sluice.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: ours, namespace: shop}
+spec: {targetRefs: [{name: orders}], rules: [{name: ours, from: [{namespace: shop}]}]}
+";
+
+#[tokio::test]
+async fn access_policies_that_are_not_enforced_are_told_with_the_pod() {
+    let watched = Watched::open(&[("shop.yaml", format!("{SHOP}{GUARDED}"))]).await;
+    let snapshot = watched.cluster.current().load_full();
+    let workload = snapshot.pods.values().next().expect("one pod").clone();
+    let told = |pods: Vec<crate::capture::PodStatus>, trouble: Option<&str>| {
+        let steering_trouble = trouble.map(|why| Arc::new(why.to_owned()));
+        let status = Status::of(&Look {
+            snapshot: snapshot.clone(),
+            pods: pods.into(),
+            steering_trouble,
+            ..Look::default()
+        });
+        let of_access = |problem: &Problem| problem.message.starts_with("AccessPolicy");
+        let told = status.problems.into_iter().filter(of_access);
+        told.map(|Problem { message, action }| (message, action)).collect::<Vec<_>>()
+    };
+    let enrolled = || crate::capture::PodStatus::enrolled(workload.clone());
+    let with = |addresses: &[&str], trouble: Option<&str>| crate::capture::PodStatus {
+        steered: crate::capture::Steered {
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            trouble: trouble.map(str::to_owned),
+        },
+        ..enrolled()
+    };
+    let begin = "AccessPolicy shop/ours is not enforced for Service shop/orders at Pod shop/orders-1, which clients reach directly: ";
+    assert_eq!(told(vec![with(&["10.244.0.9:8080"], None)], None), []);
+    for (pods, trouble, why, action) in [
+        (vec![enrolled()], None, "its connections are not steered yet.", "The agent retries."),
+        (vec![with(&["10.244.0.9:81"], Some("no room"))], None, "no room.", "The agent retries."),
+        (vec![enrolled()], Some("no map of sockets"), "no map of sockets.", "Use a newer kernel"),
+        (
+            vec![crate::capture::PodStatus { own_proxy: Some("Istio"), ..enrolled() }],
+            None,
+            "it is not enrolled: the proxy of Istio redirects its connections already.",
+            "Have the pod enrolled.",
+        ),
+        (
+            vec![],
+            None,
+            "it is not enrolled: its cgroup is not on this node, or not yet.",
+            "Have the pod enrolled.",
+        ),
+    ] {
+        let [(message, what_to_do)] = &told(pods, trouble)[..] else { panic!("{why}") };
+        assert_eq!(message, &format!("{begin}{why}"));
+        assert!(what_to_do.starts_with(action), "{what_to_do}");
+    }
+}

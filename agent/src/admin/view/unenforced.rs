@@ -1,0 +1,94 @@
+//! AccessPolicies that are not enforced at pods of this node, and why: whoever reads that a policy is active has to be told
+//! where it is not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ahash::AHashSet;
+
+use super::{
+    Look,
+    objects::{self, PodState},
+};
+
+/// A Service of this node's pods that has an AccessPolicy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guarded {
+    /// Pods that clients reach directly, by why that is so.
+    pub unenforced: BTreeMap<Unenforced, BTreeSet<String>>,
+}
+
+/// Why an AccessPolicy is not enforced at a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unenforced {
+    /// `shop/orders`
+    pub policy: String,
+    pub cause: Cause,
+    /// A clause.
+    pub why: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// It can be at no pod of this node.
+    Node,
+    /// The pod is not enrolled.
+    Pod,
+    /// The pod is enrolled, and its connections from outside are not steered, or not yet.
+    Steering,
+}
+
+/// The namespace and name of a Service.
+pub type ServiceName = (String, String);
+
+/// All that pods of this node are endpoints of.
+pub fn guarded(look: &Look) -> BTreeMap<ServiceName, Guarded> {
+    let mut guarded: BTreeMap<ServiceName, Guarded> = BTreeMap::new();
+    if look.snapshot.inbound.is_empty() {
+        return guarded;
+    }
+    let steered: AHashSet<_> =
+        look.pods.iter().flat_map(|pod| pod.steered.addresses.iter().copied()).collect();
+    let pods = objects::pods(look);
+    let causes: BTreeMap<_, _> = pods
+        .iter()
+        .map(|line| {
+            let reason = line.reason.as_deref().unwrap_or_default();
+            let cause = match (line.state, &look.steering_trouble) {
+                (PodState::Enrolled, Some(trouble)) => (Cause::Node, trouble.to_string()),
+                (PodState::Enrolled, None) => {
+                    (Cause::Steering, "its connections are not steered yet".to_owned())
+                }
+                _ => (Cause::Pod, format!("it is not enrolled: {reason}")),
+            };
+            ((&*line.pod.namespace, &*line.pod.name), cause)
+        })
+        .collect();
+    let troubles: BTreeMap<_, _> = look
+        .pods
+        .iter()
+        .filter_map(|pod| {
+            Some(((&*pod.workload.namespace, &*pod.workload.name), pod.steered.trouble.as_deref()?))
+        })
+        .collect();
+    for (address, port) in look.snapshot.inbound.iter() {
+        for service in &port.guards {
+            let of = guarded.entry((service.namespace.to_string(), service.name.to_string())).or_default();
+            let (Some(access), false) = (&service.access, steered.contains(&address)) else { continue };
+            let endpoint = service.endpoints.iter().find(|endpoint| endpoint.address == address);
+            let Some(pod) =
+                endpoint.filter(|endpoint| !endpoint.terminating).and_then(|it| it.pod.as_deref())
+            else {
+                continue;
+            };
+            let name = (&*service.namespace, pod);
+            let (cause, why) = match (causes.get(&name), troubles.get(&name)) {
+                (Some((Cause::Steering, _)), Some(trouble)) => (Cause::Steering, (*trouble).to_owned()),
+                (Some((cause, why)), _) => (*cause, why.clone()),
+                (None, _) => (Cause::Pod, "it is not known".to_owned()),
+            };
+            let why = Unenforced { policy: access.name.to_string(), cause, why };
+            of.unenforced.entry(why).or_default().insert(pod.to_owned());
+        }
+    }
+    guarded
+}
