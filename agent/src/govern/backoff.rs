@@ -64,11 +64,21 @@ impl Backoff {
         }
     }
 
-    /// It answers.
+    /// It answers connection requests.
     pub fn answered(&self) {
+        // Nearly always.
+        if self.misses.load(Relaxed) == 0 {
+            return;
+        }
+        self.heard();
+        self.misses.store(0, Relaxed);
+    }
+
+    /// It answers a request over a connection that was open: it can be reached, and its share is its own again. If it goes on not
+    /// to answer connection requests, as one does that accepts too slowly, it is passed over for longer the next time.
+    pub fn heard(&self) {
         if self.since_nanos.load(Relaxed) != 0 {
             self.since_nanos.store(0, Relaxed);
-            self.misses.store(0, Relaxed);
             self.asked_nanos.store(0, Relaxed);
         }
     }
@@ -113,6 +123,24 @@ mod tests {
         backoff.chosen(again + 2 * S);
         backoff.missed(again + 2 * S, again + 3 * S);
         assert!(backoff.is_on(again + 7 * S - 1) && !backoff.is_on(again + 7 * S));
+    }
+
+    #[test]
+    fn who_answers_over_an_open_connection_is_passed_over_no_longer() {
+        let backoff = Backoff::default();
+        backoff.heard();
+        backoff.missed(START, START);
+        backoff.heard();
+        assert!(!backoff.is_on(START));
+        backoff.chosen(START);
+        assert!(!backoff.is_on(START), "and nobody is held off");
+        // But it has not answered a connection request since.
+        backoff.missed(START + S, START + S);
+        assert!(backoff.is_on(START + 5 * S - 1) && !backoff.is_on(START + 5 * S));
+        backoff.heard();
+        backoff.answered();
+        backoff.missed(START + 6 * S, START + 6 * S);
+        assert!(!backoff.is_on(START + 8 * S), "it begins anew");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     ops::{Deref, DerefMut},
     pin::{Pin, pin},
+    rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -36,7 +37,7 @@ use crate::{
 /// (`timeouts.connect`): a node that has vanished would otherwise hold requests for the two minutes that the kernel tries.
 /// Linux repeats a connection request that was lost after a second (RFC 6298, section 2): that one is still answered in time,
 /// by whoever is nearer than half a second. The last one has as long as the kernel takes, as it would have without Sluice.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// A client that has closed its connection while one to an endpoint is being opened is looked for from then on: what it had sent
 /// before reaches an endpoint that is there.
@@ -139,13 +140,42 @@ pub(crate) async fn dial(worker: &Worker, pod: &PodHere, to: SocketAddr, terms: 
     };
     match terms.within {
         None => connecting.await?,
-        Some(within) => tokio::time::timeout(within, connecting).await.unwrap_or_else(|_| {
-            let why = format!("no answer to the connection request within {within:?}");
-            Err(io::Error::new(io::ErrorKind::TimedOut, why))
-        })?,
+        Some(within) => {
+            tokio::time::timeout(within, connecting).await.unwrap_or_else(|_| Err(unanswered(within)))?;
+        }
     }
     pressure::fit(&stream, pod.budget.connections());
     Ok(Opened::new(stream, &worker.metrics))
+}
+
+fn unanswered(within: Duration) -> io::Error {
+    let why = format!("no answer to the connection request within {within:?}");
+    io::Error::new(io::ErrorKind::TimedOut, why)
+}
+
+/// Waits for a connection request that may be another's, who may wait for longer. `own`: whether it is one's own, which has the time
+/// as its own.
+pub(crate) async fn wait_within<T>(
+    endpoint: &Endpoint,
+    within: Option<Duration>,
+    own: impl Fn() -> bool,
+    opened: impl Future<Output = Result<T, Rc<io::Error>>>,
+) -> Result<T, Rc<io::Error>> {
+    let Some(within) = within else { return opened.await };
+    let began = Nanos::now();
+    let (mut opened, mut over) = (pin!(opened), pin!(sleep(within)));
+    poll_fn(|cx| {
+        if let Poll::Ready(opened) = opened.as_mut().poll(cx) {
+            return Poll::Ready(opened);
+        }
+        if own() {
+            return Poll::Pending;
+        }
+        ready!(over.as_mut().poll(cx));
+        endpoint.load.backoff.missed(began.0, Nanos::now().0);
+        Poll::Ready(Err(Rc::new(unanswered(within))))
+    })
+    .await
 }
 
 /// Lets a socket wait for a silent peer as long as the client's own would.

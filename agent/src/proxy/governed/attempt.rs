@@ -79,6 +79,7 @@ impl Held {
     pub(crate) fn answered(&mut self, sent: Option<Nanos>, ending: Option<Ending>, now: Nanos) {
         let after = now.since(sent.unwrap_or(self.began)).0;
         self.answered_after = Some(after);
+        self.chosen.endpoint().load.backoff.heard();
         if let Some(leave) = &mut self.leave {
             leave.answered(now.0);
         }

@@ -206,15 +206,10 @@ impl Pool {
         if place.reused && matches!(place.shared.opened.get(), Some(Ok(_))) {
             return Ok(place);
         }
-        // Streams that come while the connection is being opened wait for it together.
-        let opened = place.shared.opened.get_or_init(|| async {
-            // Boxed, for it is rare, and every request's task would carry its state.
-            Box::pin(open(worker, pod, endpoint, within(), &place.shared)).await.map_err(Rc::new)
-        });
-        match opened.await {
-            Ok(_) => Ok(place),
+        // Boxed, for it is rare, and every request's task would carry its state.
+        match Box::pin(opened(worker, pod, endpoint, within(), &place.shared)).await {
+            Ok(()) => Ok(place),
             Err(error) => {
-                let error = Rc::clone(error);
                 self.retire(&place.shared);
                 Err(error)
             }
@@ -386,6 +381,24 @@ impl Pool {
             }
         }
     }
+}
+
+/// Waits until a connection is open. Streams that come meanwhile wait for it together, each as long as it may itself: who opens it
+/// may have all the time that the kernel takes, for want of another endpoint.
+async fn opened(
+    worker: &Rc<Worker>,
+    pod: &Rc<PodHere>,
+    endpoint: &Arc<Endpoint>,
+    within: Option<Duration>,
+    shared: &Shared,
+) -> Result<(), Rc<io::Error>> {
+    let own = Cell::new(false);
+    let opened = shared.opened.get_or_init(|| {
+        own.set(true);
+        async { open(worker, pod, endpoint, within, shared).await.map_err(Rc::new) }
+    });
+    let opened = async { opened.await.as_ref().map(drop).map_err(Rc::clone) };
+    upstream::wait_within(endpoint, within, || own.get(), opened).await
 }
 
 /// Opens a connection and starts the task that drives it.

@@ -1,6 +1,7 @@
 //! Callers and endpoints of our own, on loopback, with the real workers between them.
 
 mod bodies;
+mod connecting;
 mod entry;
 mod failing;
 mod failures;
