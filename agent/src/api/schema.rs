@@ -15,6 +15,7 @@ use super::{
     field::{At, quoted},
     hint, matching, selector, span,
 };
+use crate::observe::reason::GRPC_NAMES;
 
 /// What may stand in a place: the part of OpenAPI v3 that a structural schema is made of.
 #[derive(Debug)]
@@ -54,27 +55,6 @@ impl Loss {
         if self.known { field.starts_with(&self.of) } else { field == self.of }
     }
 }
-
-/// The names of gRPC's statuses, by their numbers. <https://grpc.io/docs/guides/status-codes/>
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 impl Schema {
     /// Reads a structural schema. `None` if it is none: only what is generated here is ever read.
@@ -264,7 +244,7 @@ impl Schema {
     /// How a number, or true, that is meant as text is written.
     fn as_text(&self, value: &Value) -> String {
         if !self.enumeration.is_empty() {
-            let meant = value.as_u64().and_then(|number| GRPC_STATUSES.get(usize::try_from(number).ok()?));
+            let meant = value.as_u64().and_then(|number| GRPC_NAMES.get(usize::try_from(number).ok()?));
             let meant = meant.filter(|meant| self.enumeration.iter().any(|known| known == **meant));
             let meant = meant.map(|meant| format!("did you mean {meant:?}? ")).unwrap_or_default();
             let known: Vec<_> = self.enumeration.iter().map(|known| format!("{known:?}")).collect();

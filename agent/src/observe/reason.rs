@@ -4,29 +4,31 @@
 /// The header that a response of Sluice's own carries.
 pub const REASON_HEADER: &str = "x-sluice-reason";
 
-/// The name of a gRPC status code. <https://grpc.io/docs/guides/status-codes/>
+/// The names of gRPC's status codes, by their numbers. <https://grpc.io/docs/guides/status-codes/>
+pub(crate) const GRPC_NAMES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// The name of a gRPC status code.
 pub(crate) fn grpc_name(code: u8) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
     // Clients take what they do not know for this.
-    NAMES.get(usize::from(code)).copied().unwrap_or("UNKNOWN")
+    GRPC_NAMES.get(usize::from(code)).copied().unwrap_or("UNKNOWN")
 }
 
 /// Why Sluice responded itself.

@@ -9,8 +9,7 @@ use crate::{
     clock::Nanos,
     cluster::model::{Current, Service, Snapshot},
     govern::{
-        access::NO_RULE, breaker::State, endpoint::Endpoint, outlier, routes::Rule, subset::Subset, tag::Tag,
-        warmup,
+        access::NO_RULE, breaker::State, endpoint::Endpoint, outlier, subset::Subset, tag::Tag, warmup,
     },
     observe::metrics::{Kind, Metrics, Pulled, RouteRule, Write},
 };
@@ -242,7 +241,8 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
         found.is_ok_and(|at| lane.is_none_or(|tag| services[at].lanes.contains_key(tag)))
     };
     metrics.retain_services(exists);
-    let routes: AHashSet<_> = snapshot.route_rules().into_iter().map(route_rule).collect();
+    let routes: AHashSet<_> =
+        snapshot.route_rules().into_iter().map(|rule| RouteRule::from(&**rule)).collect();
     for service in &services {
         let governor = &service.governor;
         metrics.service(&service.namespace, &service.name, service.port).retain(
@@ -272,10 +272,6 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
             breakers.retain(|tag| service.lanes.contains_key(tag.as_str()));
         }
     }
-}
-
-fn route_rule(rule: &Arc<Rule>) -> RouteRule {
-    RouteRule { kind: rule.kind.as_str(), route: rule.route.clone(), rule: rule.name.clone() }
 }
 
 /// Every service port once, in order: those of a dual-stack Service and the addresses of a headless one share a governor.

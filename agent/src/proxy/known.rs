@@ -13,7 +13,8 @@ use std::{
 use super::worker::{PodHere, Worker};
 use crate::{
     cluster::model::{Destination, Routed, Service},
-    observe::metrics::{ServiceMetrics, ServiceSeries},
+    govern::routes::Rule,
+    observe::metrics::{RouteCounts, RouteRule, ServiceMetrics, ServiceSeries},
 };
 
 /// Cheap to clone, so that a request takes what was known when it came.
@@ -29,9 +30,21 @@ pub(crate) struct Known {
     pub(crate) governed: bool,
     /// What routes say of requests to it.
     routed: Option<Arc<Routed>>,
-    /// What is known of the Services that requests were routed to.
-    backends: Rc<RefCell<Vec<Known>>>,
+    /// What was looked up for routes, in this snapshot.
+    looked_up: Rc<RefCell<LookedUp>>,
 }
+
+/// What routes need with each request.
+#[derive(Default)]
+struct LookedUp {
+    /// What is known of the Services that requests were routed to.
+    backends: Vec<Known>,
+    /// Where requests are counted, by the rule that sent them here. Mostly one or two.
+    counts: Vec<(Arc<Rule>, RouteCounts)>,
+}
+
+/// Of more rules the counts are looked up again.
+const MOST_COUNTS: usize = 32;
 
 impl Known {
     /// `destination` must have been found in the present turn of the worker, so that it is of the present snapshot.
@@ -42,7 +55,7 @@ impl Known {
         Self {
             generation: snapshot.generation,
             routed: snapshot.routed(dialled, &destination).cloned(),
-            backends: Rc::default(),
+            looked_up: Rc::default(),
             numbers: series.service().clone(),
             series: Rc::new(RefCell::new(series)),
             destination: Rc::new(destination),
@@ -59,7 +72,7 @@ impl Known {
         self.generation = snapshot.generation;
         let found = pod.destination(&snapshot, dialled);
         self.governed = found.is_some();
-        self.backends = Rc::default();
+        self.looked_up = Rc::default();
         if let Some(found) = found {
             let (old, new) = (&self.destination.service, &found.service);
             if (&old.namespace, &old.name, old.port) != (&new.namespace, &new.name, new.port) {
@@ -82,7 +95,7 @@ impl Known {
         if Arc::ptr_eq(service, &self.destination.service) {
             return self.clone();
         }
-        let mut backends = self.backends.borrow_mut();
+        let backends = &mut self.looked_up.borrow_mut().backends;
         if let Some(known) = backends.iter().find(|known| Arc::ptr_eq(service, &known.destination.service)) {
             return known.clone();
         }
@@ -95,10 +108,24 @@ impl Known {
             destination: Rc::new(destination),
             governed: self.governed,
             routed: None,
-            backends: Rc::default(),
+            looked_up: Rc::default(),
         };
         backends.push(known.clone());
         known
+    }
+
+    /// A request that a rule of a route holds for has ended, with this status (0: without any).
+    pub(crate) fn count_routed(&self, rule: &Arc<Rule>, status: u16) {
+        let counts = &mut self.looked_up.borrow_mut().counts;
+        if let Some((_, counts)) = counts.iter().find(|(known, _)| Arc::ptr_eq(known, rule)) {
+            return counts.count(status);
+        }
+        if counts.len() >= MOST_COUNTS {
+            counts.clear();
+        }
+        let found = self.numbers.route(RouteRule::from(&**rule));
+        found.count(status);
+        counts.push((rule.clone(), found));
     }
 
     /// Not to be held while anything is waited for.

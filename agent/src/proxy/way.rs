@@ -14,7 +14,7 @@ use super::{
     worker::{PodHere, Worker},
 };
 use crate::{
-    cluster::model::{Group, Service},
+    cluster::model::{Group, Service, Workload},
     govern::{
         edit::{self, Head},
         lane::TagNames,
@@ -33,8 +33,6 @@ use crate::{
 
 /// What routes have decided about a request.
 pub(crate) struct Way {
-    /// Of the Service that it goes to; else of the one that was called.
-    pub(crate) known: Known,
     pub(crate) course: Course,
     /// Who gets a copy of it.
     pub(crate) mirrors: Targets,
@@ -72,15 +70,17 @@ pub(crate) enum Answer {
     Preflight(Vec<(HeaderName, HeaderValue)>),
 }
 
-/// Finds the way of a request; `None`: its Service has no routes for this client. `authority`: whom the client asked.
+/// Finds the way of a request, and the Service that it goes to, which is the one that was called if it goes nowhere.
+/// `None`: that one has no routes for this client. `authority`: whom the client asked.
 pub(crate) fn find<'a>(
     worker: &Worker,
     pod: &PodHere,
+    client: &Workload,
     known: &Known,
     request: &impl Request,
     authority: impl FnOnce() -> &'a [u8],
-) -> Option<Way> {
-    let group = known.routed()?.of(&pod.pod.workload.load().namespace)?;
+) -> Option<(Known, Box<Way>)> {
+    let group = known.routed()?.of(&client.namespace)?;
     let port = known.destination.service.port;
     let mut rng = worker.rng.borrow_mut();
     let (course, next) = course(group, request, authority, port, &mut rng);
@@ -89,9 +89,12 @@ pub(crate) fn find<'a>(
             let drawn = course.mirrors().filter(|mirror| mirror.fraction.draws(&mut rng));
             let there = drawn.filter_map(|mirror| group.backends.get(mirror.service.as_ref()?));
             let mirrors = there.map(|service| known.backend(pod, service)).collect();
-            Way { known: known.backend(pod, service), course, mirrors, answer: None }
+            (known.backend(pod, service), Box::new(Way { course, mirrors, answer: None }))
         }
-        Err(answer) => Way { known: known.clone(), course, mirrors: Targets::new(), answer: Some(answer) },
+        Err(answer) => {
+            let way = Way { course, mirrors: Targets::new(), answer: Some(answer) };
+            (known.clone(), Box::new(way))
+        }
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ahash::AHashMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -34,8 +35,9 @@ pub(super) fn list(name: &Name, snapshot: &Snapshot, metrics: &Metrics) -> Vec<R
     let of_family = |ipv6| snapshot.routes.get(&(service.clone(), ipv6));
     // They are the same in both families.
     let Some(routed) = of_family(false).or_else(|| of_family(true)) else { return Vec::new() };
+    let totals = metrics.route_totals();
     let of_group = |(clients, group): (Option<&Arc<str>>, &Group)| -> Vec<_> {
-        let line = |rule: &Arc<_>| line(clients, group, rule, metrics);
+        let line = |rule: &Arc<_>| line(clients, group, rule, &totals);
         group.routes.rules().map(line).collect()
     };
     let producer = routed.producer.iter().map(|group| (None, group));
@@ -47,15 +49,14 @@ fn line(
     clients: Option<&Arc<str>>,
     group: &Group,
     rule: &Arc<crate::govern::routes::Rule>,
-    metrics: &Metrics,
+    totals: &AHashMap<RouteRule, u64>,
 ) -> RouteLine {
-    let counted = RouteRule { kind: rule.kind.as_str(), route: rule.route.clone(), rule: rule.name.clone() };
     RouteLine {
         rule: format!("{} {}, rule {}", rule.kind.as_str(), rule.route, rule.name),
         clients: clients.map(ToString::to_string),
         matches: rule.matches.iter().map(words::about).collect(),
         does: words::does(rule),
         policy: group.policy_on(rule).map(ToString::to_string),
-        requests: metrics.route_total(&counted),
+        requests: totals.get(&RouteRule::from(&**rule)).copied().unwrap_or_default(),
     }
 }

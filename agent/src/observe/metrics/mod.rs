@@ -30,6 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ahash::AHashMap;
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
@@ -42,7 +43,7 @@ pub use outcomes::{
 pub use pods::{MAX_SERIES, PodMetrics, ServiceSeries};
 pub use pull::{Kind, Part, Pulled, PulledParts, Value, Write, WritePart};
 pub use series::{ActiveRequest, ActiveTunnel, LaneLabel, Requests, Series};
-pub use services::{RouteRule, ServiceMetrics};
+pub use services::{RouteCounts, RouteRule, ServiceMetrics};
 
 use crate::govern::tag::Tag;
 
@@ -222,9 +223,9 @@ impl Metrics {
         self.services.get(namespace, service, port)
     }
 
-    /// How many requests a rule of a route has held for.
-    pub fn route_total(&self, rule: &RouteRule) -> u64 {
-        self.services.route_total(rule)
+    /// How many requests each rule of a route has held for.
+    pub fn route_totals(&self) -> AHashMap<RouteRule, u64> {
+        self.services.route_totals()
     }
 
     /// Shows each series of a pod and one service, with who calls whom.

@@ -4,8 +4,10 @@
 //! give; how many there are is bounded by policies, and a service that is gone takes its numbers with it
 //! ([`Services::retain`]).
 
+mod collect;
+mod named;
+
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -13,25 +15,21 @@ use std::{
     time::Instant,
 };
 
-use ahash::AHashMap;
-use prometheus::{
-    core::{Collector, Desc},
-    proto::{LabelPair, Metric, MetricFamily, MetricType},
-};
-
+pub(super) use self::collect::Collected;
+use self::named::{Named, loaded};
 use super::{
     EVICTION_GRACE, RetryCause, TagOutcome,
-    distribution::{Distribution, Total},
-    families::{counter, family, label},
+    distribution::Distribution,
     outcomes::{
         AccessDecision, CLASSES, EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES,
         MirrorOutcome, Overdue,
     },
 };
 use crate::{
-    govern::tally::Tally,
+    govern::{routes, tally::Tally},
     observe::fault::{Fault, MessagePart, Sender},
 };
+use ahash::AHashMap;
 
 /// Upper bounds of the histograms of what endpoints take and of what Sluice adds, in nanoseconds: 10 us to 10 s.
 const BOUNDS_NANOS: [u64; 18] = [
@@ -82,7 +80,7 @@ pub struct ServiceMetrics {
     invalid: [[AtomicU64; MessagePart::ALL.len()]; Sender::ALL.len()],
     fallbacks: Named<{ FallbackAction::ALL.len() }>,
     /// Requests by the rule of a route that sent them here, or was asked for them: how they ended.
-    routes: RwLock<AHashMap<RouteRule, Arc<[AtomicU64; CLASSES.len()]>>>,
+    routes: Named<{ CLASSES.len() }, RouteRule>,
     access: Named<{ AccessDecision::ALL.len() }>,
     /// Requests by the rule that held for them: how they ended, and what they took.
     rules: RwLock<AHashMap<Arc<str>, Arc<OfRule>>>,
@@ -100,58 +98,34 @@ pub struct RouteRule {
     pub rule: Arc<str>,
 }
 
+impl From<&routes::Rule> for RouteRule {
+    fn from(rule: &routes::Rule) -> Self {
+        Self { kind: rule.kind.as_str(), route: rule.route.clone(), rule: rule.name.clone() }
+    }
+}
+
+/// How the requests have ended that a rule of a route held for.
+#[derive(Clone, Debug)]
+pub struct RouteCounts(Arc<[AtomicU64; CLASSES.len()]>);
+
+impl RouteCounts {
+    /// With this status (0: without any).
+    pub fn count(&self, status: u16) {
+        self.0[class(status)].fetch_add(1, Relaxed);
+    }
+}
+
+/// Of [`CLASSES`].
+fn class(status: u16) -> usize {
+    let class = usize::from(status / 100);
+    if class < CLASSES.len() { class } else { 0 }
+}
+
 /// The requests that a rule of a policy held for.
 #[derive(Debug, Default)]
 struct OfRule {
     classes: [AtomicU64; CLASSES.len()],
     took: Distribution<{ BOUNDS_NANOS.len() }>,
-}
-
-/// Counters of what has a name in a policy.
-#[derive(Debug)]
-struct Named<const N: usize>(RwLock<AHashMap<Arc<str>, Arc<[AtomicU64; N]>>>);
-
-impl<const N: usize> Default for Named<N> {
-    fn default() -> Self {
-        Self(RwLock::default())
-    }
-}
-
-impl<const N: usize> Named<N> {
-    fn count(&self, name: &str, index: usize) {
-        if let Some(counters) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(name) {
-            counters[index].fetch_add(1, Relaxed);
-            return;
-        }
-        self.of(name)[index].fetch_add(1, Relaxed);
-    }
-
-    /// The counters of a name, to be kept.
-    fn of(&self, name: &str) -> Arc<[AtomicU64; N]> {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let none = || Arc::new(std::array::from_fn(|_| AtomicU64::default()));
-        Arc::clone(all.entry(name.into()).or_insert_with(none))
-    }
-
-    fn retain(&self, exists: impl Fn(&str) -> bool) {
-        // Nearly always all are there, and nobody is kept from counting.
-        let gone = |all: &AHashMap<Arc<str>, _>| all.keys().any(|name| !exists(name));
-        if gone(&self.0.read().unwrap_or_else(PoisonError::into_inner)) {
-            self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|name, _| exists(name));
-        }
-    }
-
-    fn all(&self) -> Vec<(Arc<str>, [u64; N])> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> =
-            all.iter().map(|(name, counters)| (Arc::clone(name), loaded(counters))).collect();
-        all.sort();
-        all
-    }
-}
-
-fn loaded<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
-    counters.each_ref().map(|counter| counter.load(Relaxed))
 }
 
 impl ServiceMetrics {
@@ -177,7 +151,7 @@ impl ServiceMetrics {
 
     /// The counters of a rate limit, by decision.
     pub(super) fn of_rate_limit(&self, rule: &Arc<str>) -> Arc<RateLimitCounts> {
-        self.rate_limits.of(rule)
+        self.rate_limits.of(rule.clone())
     }
 
     pub fn concurrency_limited(&self, decision: LimitDecision) {
@@ -230,28 +204,13 @@ impl ServiceMetrics {
             let mut all = self.rules.write().unwrap_or_else(PoisonError::into_inner);
             all.entry(Arc::clone(rule)).or_default().clone()
         });
-        let class = usize::from(status / 100);
-        of_rule.classes[if class < CLASSES.len() { class } else { 0 }].fetch_add(1, Relaxed);
+        of_rule.classes[class(status)].fetch_add(1, Relaxed);
         of_rule.took.observe(&BOUNDS_NANOS, nanos);
     }
 
-    /// A request that a rule of a route held for has ended, with this status (0: without any).
-    pub fn routed(&self, rule: RouteRule, status: u16) {
-        let known = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(&rule).cloned();
-        let classes = known.unwrap_or_else(|| {
-            let mut all = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-            let none = || Arc::new(std::array::from_fn(|_| AtomicU64::default()));
-            all.entry(rule).or_insert_with(none).clone()
-        });
-        let class = usize::from(status / 100);
-        classes[if class < CLASSES.len() { class } else { 0 }].fetch_add(1, Relaxed);
-    }
-
-    fn of_routes(&self) -> Vec<(RouteRule, Arc<[AtomicU64; CLASSES.len()]>)> {
-        let all = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = all.iter().map(|(rule, classes)| (rule.clone(), classes.clone())).collect();
-        all.sort_by(|(one, _), (other, _)| one.cmp(other));
-        all
+    /// Where the requests are counted that a rule of a route holds for, to be kept by a connection.
+    pub fn route(&self, rule: RouteRule) -> RouteCounts {
+        RouteCounts(self.routes.of(rule))
     }
 
     /// What endpoints took for a request: from when they were sent its head until theirs was there, or until the attempt
@@ -300,10 +259,7 @@ impl ServiceMetrics {
         self.access.retain(access);
         self.rate_limits.retain(limit);
         self.fallbacks.retain(fallback);
-        let gone = self.routes.read().unwrap_or_else(PoisonError::into_inner).keys().any(|one| !route(one));
-        if gone {
-            self.routes.write().unwrap_or_else(PoisonError::into_inner).retain(|one, _| route(one));
-        }
+        self.routes.retain(route);
         let gone = self.rules.read().unwrap_or_else(PoisonError::into_inner).keys().any(|name| !rule(name));
         if gone {
             self.rules.write().unwrap_or_else(PoisonError::into_inner).retain(|name, _| rule(name));
@@ -356,13 +312,15 @@ impl Services {
         self.lock().contains_key(&name)
     }
 
-    /// How many requests a rule of a route has held for, wherever they went.
-    pub(super) fn route_total(&self, rule: &RouteRule) -> u64 {
-        let of = |(_, metrics): (Name, Arc<ServiceMetrics>)| {
-            let all = metrics.routes.read().unwrap_or_else(PoisonError::into_inner);
-            all.get(rule).map_or(0, |classes| loaded(classes).iter().sum())
-        };
-        self.all().into_iter().map(of).sum()
+    /// How many requests each rule of a route has held for, wherever they went.
+    pub(super) fn route_totals(&self) -> AHashMap<RouteRule, u64> {
+        let mut totals = AHashMap::new();
+        for (_, metrics) in self.all() {
+            for (rule, counts) in metrics.routes.all() {
+                *totals.entry(rule).or_default() += counts.iter().sum::<u64>();
+            }
+        }
+        totals
     }
 
     fn all(&self) -> Vec<(Name, Arc<ServiceMetrics>)> {
@@ -370,246 +328,5 @@ impl Services {
             self.lock().iter().map(|(name, entry)| (name.clone(), Arc::clone(&entry.metrics))).collect();
         all.sort_by(|(one, _), (other, _)| one.cmp(other));
         all
-    }
-}
-
-const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", "destination_port"];
-
-/// The families, in the order in which they are collected: name, help, further labels.
-const FAMILIES: [(&str, &str, &[&str]); 19] = [
-    ("sluice_tags_total", "Tags of requests to a service, by what routing made of them.", &["outcome"]),
-    ("sluice_retries_total", "Retries of requests to a service, by cause.", &["cause"]),
-    (
-        "sluice_retry_budget_exhausted_total",
-        "Requests that were not retried because the retry budget was exhausted.",
-        &[],
-    ),
-    (
-        "sluice_rate_limit_requests_total",
-        "Requests that a rate limit applies to, by its decision.",
-        &["rule", "decision"],
-    ),
-    (
-        "sluice_concurrency_limit_requests_total",
-        "Requests that a concurrency limit applies to, by its decision.",
-        &["decision"],
-    ),
-    (
-        "sluice_circuit_breaker_requests_total",
-        "Attempts that a circuit breaker applies to, by its decision.",
-        &["decision"],
-    ),
-    (
-        "sluice_ejections_total",
-        "Ejections of endpoints by outlier detection, by cause; with mode observe the endpoint stayed in use.",
-        &["cause", "mode"],
-    ),
-    (
-        "sluice_panic_requests_total",
-        "Requests routed in panic: fewer endpoints than the panic threshold were ready for them, so all were used.",
-        &[],
-    ),
-    ("sluice_fallbacks_total", "Uses of a fallback, by what came of it.", &["fallback", "action"]),
-    (
-        "sluice_rule_requests_total",
-        "Requests that a rule of a policy applied to, by class of the status.",
-        &["policy_rule", "code"],
-    ),
-    (
-        "sluice_timeouts_observed_total",
-        "Requests that took longer than a timeout with mode Observe, which would have ended them.",
-        &["timeout"],
-    ),
-    (
-        "sluice_warm_up_yields_total",
-        "Requests routed while the warm-up curve yielded: warming endpoints got more than it says, because warm ones would have got more than 1.5 times what they carried before.",
-        &[],
-    ),
-    (
-        "sluice_invalid_messages_total",
-        "Requests and responses that were not passed on because they are not valid, by the part of the message that is wrong.",
-        &["peer", "part"],
-    ),
-    (
-        "sluice_mirrored_requests_total",
-        "Copies of requests for a service that a route names as a mirror, by what became of them.",
-        &["outcome"],
-    ),
-    (
-        "sluice_route_requests_total",
-        "Requests that a rule of a route applied to, by the service that they went to and by class of the status. What the route answers itself (redirects, preflights, missing backends) is counted for the service that was called.",
-        &["route_kind", "route", "route_rule", "code"],
-    ),
-    (
-        "sluice_access_requests_total",
-        "Requests to pods of this node, and connections that are not HTTP, that an AccessPolicy applies to, by its rule and decision.",
-        &["policy_rule", "decision"],
-    ),
-    (
-        "sluice_rule_request_duration_seconds",
-        "Time from the headers of a request to the end of its response, by the rule of a policy that applied.",
-        &["policy_rule"],
-    ),
-    (
-        "sluice_upstream_duration_seconds",
-        "Time that endpoints took for a request, all attempts together: from sending its headers until those of the response came, or until the attempt failed.",
-        &[],
-    ),
-    (
-        "sluice_added_duration_seconds",
-        "Time that Sluice added to a request: from its headers until those of the response were passed on, less the time that endpoints took. Connecting, and queueing by a rule, are in it.",
-        &[],
-    ),
-];
-
-/// Those from here on are histograms.
-const HISTOGRAMS: usize = 16;
-
-/// The collector of [`Services`].
-pub(super) struct Collected {
-    services: Arc<Services>,
-    descs: Vec<Desc>,
-}
-
-impl Collected {
-    pub(super) fn new(services: Arc<Services>) -> Self {
-        let descs = FAMILIES
-            .iter()
-            .map(|(name, help, further)| {
-                let labels = DESTINATION.iter().chain(*further).map(ToString::to_string).collect();
-                Desc::new((*name).to_owned(), (*help).to_owned(), labels, HashMap::new())
-                    .expect("names and labels are constant and valid")
-            })
-            .collect();
-        Self { services, descs }
-    }
-}
-
-/// Collects one service's counters.
-struct Writer<'w> {
-    own: [&'w str; 3],
-    families: &'w mut [Vec<Metric>; FAMILIES.len()],
-}
-
-impl Writer<'_> {
-    fn write(&mut self, at: usize, further: &[&str], value: u64) {
-        self.families[at].push(counter(self.labels(at, further), value as f64));
-    }
-
-    fn labels(&self, at: usize, further: &[&str]) -> Vec<LabelPair> {
-        let names = DESTINATION.iter().chain(FAMILIES[at].2);
-        names.zip(self.own.iter().chain(further)).map(|(name, value)| label(name, value)).collect()
-    }
-
-    fn write_histogram<const N: usize>(
-        &mut self,
-        at: usize,
-        further: &[&str],
-        distribution: &Distribution<N>,
-        bounds: &[u64; N],
-    ) {
-        let mut total = Total::default();
-        total.add(distribution);
-        if !total.is_empty() {
-            self.families[at].push(total.metric(self.labels(at, further), bounds));
-        }
-    }
-
-    /// Those that have counted anything; then all of them, so that rates see the next first one.
-    fn write_all<T, const N: usize>(
-        &mut self,
-        at: usize,
-        name: Option<&str>,
-        words: &[(T, &str, &str); N],
-        values: [u64; N],
-    ) {
-        if values.iter().all(|value| *value == 0) {
-            return;
-        }
-        for ((_, word, _), value) in words.iter().zip(values) {
-            match name {
-                None => self.write(at, &[word], value),
-                Some(name) => self.write(at, &[name, word], value),
-            }
-        }
-    }
-}
-
-impl Collector for Collected {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descs.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let mut families: [Vec<Metric>; FAMILIES.len()] = Default::default();
-        for (name, metrics) in self.services.all() {
-            let port = name.port.to_string();
-            let mut writer = Writer { own: [&name.namespace, &name.service, &port], families: &mut families };
-            writer.write_all(0, None, &TagOutcome::ALL, loaded(&metrics.tags));
-            writer.write_all(1, None, &RetryCause::ALL, loaded(&metrics.retries));
-            let exhausted = metrics.budget_exhausted.load(Relaxed);
-            if exhausted > 0 {
-                writer.write(2, &[], exhausted);
-            }
-            for (rule, values) in metrics.rate_limits.all() {
-                writer.write_all(3, Some(&rule), &LimitDecision::ALL, values);
-            }
-            writer.write_all(4, None, &LimitDecision::ALL, loaded(&metrics.concurrency));
-            writer.write_all(5, None, &LimitDecision::ALL, loaded(&metrics.breaker));
-            for ((_, cause, _), modes) in EjectionCause::ALL.iter().zip(&metrics.ejections) {
-                for (((), mode, _), value) in MODES.iter().zip(loaded(modes)) {
-                    if value > 0 {
-                        writer.write(6, &[cause, mode], value);
-                    }
-                }
-            }
-            let panics = metrics.panics.load(Relaxed);
-            if panics > 0 {
-                writer.write(7, &[], panics);
-            }
-            for (fallback, values) in metrics.fallbacks.all() {
-                writer.write_all(8, Some(&fallback), &FallbackAction::ALL, values);
-            }
-            for (rule, of_rule) in metrics.of_rules() {
-                for (((), class, _), count) in CLASSES.iter().zip(loaded(&of_rule.classes)) {
-                    if count > 0 {
-                        writer.write(9, &[&rule, class], count);
-                    }
-                }
-                writer.write_histogram(16, &[&rule], &of_rule.took, &BOUNDS_NANOS);
-            }
-            for (rule, values) in metrics.access.all() {
-                writer.write_all(15, Some(&rule), &AccessDecision::ALL, values);
-            }
-            writer.write_all(10, None, &Overdue::ALL, loaded(&metrics.overdue));
-            let yields = metrics.yields.load(Relaxed);
-            if yields > 0 {
-                writer.write(11, &[], yields);
-            }
-            for ((_, peer, _), parts) in Sender::ALL.iter().zip(&metrics.invalid) {
-                for ((_, part, _), count) in MessagePart::ALL.iter().zip(loaded(parts)) {
-                    if count > 0 {
-                        writer.write(12, &[peer, part], count);
-                    }
-                }
-            }
-            writer.write_all(13, None, &MirrorOutcome::ALL, loaded(&metrics.mirrored));
-            for (RouteRule { kind, route, rule }, classes) in metrics.of_routes() {
-                for (((), class, _), count) in CLASSES.iter().zip(loaded(&classes)) {
-                    // Success is there from the start, so that rates see the first ones.
-                    if count > 0 || class == &"2xx" {
-                        writer.write(14, &[kind, &route, &rule, class], count);
-                    }
-                }
-            }
-            writer.write_histogram(17, &[], &metrics.upstream, &BOUNDS_NANOS);
-            writer.write_histogram(18, &[], &metrics.added, &BOUNDS_NANOS);
-        }
-        let all = self.descs.iter().zip(families).enumerate();
-        all.map(|(at, (desc, metrics))| {
-            let kind = if at < HISTOGRAMS { MetricType::COUNTER } else { MetricType::HISTOGRAM };
-            family(desc, kind, metrics)
-        })
-        .collect()
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     },
     observe::{
         fault::{Fault, Sender},
-        metrics::{RetryCause, RouteRule, TagOutcome},
+        metrics::{RetryCause, TagOutcome},
         reason::Reason,
     },
     proxy::{
@@ -174,8 +174,7 @@ impl Call {
             self.known.numbers.ruled(&ruled.rule.name, status, now.since(self.record.started).0);
         }
         if let Some(rule) = self.way.as_ref().and_then(|way| way.course.rule.as_ref()) {
-            let (kind, route, rule) = (rule.kind.as_str(), rule.route.clone(), rule.name.clone());
-            self.known.numbers.routed(RouteRule { kind, route, rule }, status);
+            self.known.count_routed(rule, status);
         }
         now
     }

@@ -93,11 +93,11 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let workload = connection.pod.pod.workload.load();
         let names = &connection.worker.options.tag_names;
         let mut record = Record::begin(&connection.worker);
-        let way = {
+        let (to, way) = {
             let (worker, pod, view) = (&connection.worker, &connection.pod, View(head));
-            way::find(worker, pod, &known, &view, || view.find(&header::HOST).unwrap_or_default())
+            way::find(worker, pod, &workload, &known, &view, || view.find(&header::HOST).unwrap_or_default())
+                .map_or_else(|| (known.clone(), None), |(to, way)| (to, Some(way)))
         };
-        let to = way.as_ref().map_or_else(|| known.clone(), |way| way.known.clone());
         let mut strip = to.destination.service.strips_tags(&workload);
         let mut edited = None;
         if let Some(course) = way.as_ref().map(|way| &way.course).filter(|course| course.changes_request()) {
@@ -160,7 +160,7 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let (worker, pod, tagging) =
             (connection.worker.clone(), connection.pod.clone(), request.tagging.clone());
         let destination = to.destination.clone();
-        let call = Call::new(worker, pod, to, tagging, record, View(&outgoing), way.map(Box::new));
+        let call = Call::new(worker, pod, to, tagging, record, View(&outgoing), way);
         let ended = exchange::exchange(&mut connection, call, request, &mut incoming, outgoing).await;
         match ended {
             Ended::Keep => connection.worker.buffers.give_if_empty(&mut incoming),

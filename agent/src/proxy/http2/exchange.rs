@@ -133,10 +133,10 @@ impl Exchange {
         let Caller { worker, pod, .. } = &**caller;
         let mut traces = worker.scan();
         let names = &worker.options.tag_names;
-        let way = way::find(worker, pod, &known, &View(&head), || View(&head).authority_of());
-        let known = way.as_ref().map_or(known, |way| way.known.clone());
+        let workload = pod.pod.workload.load();
+        let found = way::find(worker, pod, &workload, &known, &View(&head), || View(&head).authority_of());
+        let (known, way) = found.map_or((known, None), |(to, way)| (to, Some(way)));
         let (tagging, ids) = {
-            let workload = pod.pod.workload.load();
             let service = &known.destination.service;
             let mut strip = service.strips_tags(&workload);
             if let Some(course) =
@@ -148,6 +148,7 @@ impl Exchange {
             }
             tag(&mut head, names, &workload, service, strip, traces.as_mut())
         };
+        drop(workload);
         let view = View(&head);
         record.note(pod, &known.destination, Some(&tagging), ids, (view.method_of(), view.path()));
         let mut begun = None;
@@ -167,7 +168,7 @@ impl Exchange {
         }
         let up = Pipe::replayable(&stream, pod.kept.take_none());
         let (worker, pod) = (worker.clone(), pod.clone());
-        let call = Call::new(worker, pod, known, tagging, record, View(&head), way.map(Box::new));
+        let call = Call::new(worker, pod, known, tagging, record, View(&head), way);
         let edits = &call.headers().request;
         let seen = (!edits.is_empty()).then(|| head.clone());
         if seen.is_some() {
