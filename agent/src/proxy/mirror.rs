@@ -8,13 +8,13 @@
 use std::{future::Future, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use smallvec::SmallVec;
 
 use super::{
     choose::{self, Chosen},
     governed::Call,
     known::Known,
     share::{Share, Taken},
+    upstream,
     worker::{PodHere, Worker},
 };
 use crate::{
@@ -31,6 +31,10 @@ const BYTES: usize = 4 * 1024 * 1024;
 const LARGEST: usize = 64 * 1024;
 /// How long a mirror may take, until all of its answer is there.
 const WITHIN: Duration = Duration::from_secs(10);
+/// How long it may take to accept a connection. Nobody waits, but a copy that does takes up what others could have.
+pub(super) const CONNECT_WITHIN: Duration = upstream::CONNECT_TIMEOUT;
+/// Bytes of an answer that are read. Of a longer one the rest is not waited for.
+pub(super) const ANSWER: usize = 1024 * 1024;
 
 /// What a pod's copies may use on a worker.
 #[derive(Clone)]
@@ -46,7 +50,7 @@ impl Default for Allowance {
 }
 
 /// The Services that get a copy of a request; mostly none.
-pub(crate) type Targets = SmallVec<[Known; 1]>;
+pub(crate) type Targets = Vec<Known>;
 
 /// A request that is being copied. Dropped before its end, it has no copy.
 pub(crate) struct Copy<S: Sends> {

@@ -14,14 +14,14 @@ use socket2::{Domain, Socket, Type};
 use crate::{origin::Origin, rig::Rig};
 
 /// An address at which connection requests are not answered: as many wait to be accepted as may.
-struct Deaf {
-    address: std::net::SocketAddr,
+pub(crate) struct Deaf {
+    pub(crate) address: std::net::SocketAddr,
     listener: Socket,
     waiting: Vec<Socket>,
 }
 
 impl Deaf {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         listener.listen(0).unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
+    connecting::Deaf,
     origin::Origin,
     rig::{Builder, Rig},
 };
@@ -130,6 +131,18 @@ fn a_mirror_that_fails_or_is_silent_harms_nobody() {
     }
     rig.await_metric(COPIES, &["outcome=\"over_budget\""], 8.0);
     silent.await_notes(32);
+}
+
+#[test]
+fn a_mirror_that_accepts_no_connection_is_given_up_like_any_endpoint() {
+    let (orders, canary) = (Origin::fixed("orders"), Deaf::new());
+    let rig = mirrored(&orders, &json!({})).canary(canary.address).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().status(), 200);
+    rig.await_metric(COPIES, &["outcome=\"failed\""], 1.0);
+    // Not at the end of all its time.
+    rig.await_metric("sluice_upstream_connects_total", &["outcome=\"timeout\""], 1.0);
 }
 
 #[test]

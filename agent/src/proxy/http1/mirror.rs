@@ -15,15 +15,12 @@ use crate::{
     proxy::{
         choose::Chosen,
         connection::poll_read,
-        mirror::Sends,
+        mirror::{ANSWER, CONNECT_WITHIN, Sends},
         pool::{self, Need},
         upstream::{self, Opened, Terms},
         worker::{PodHere, Worker},
     },
 };
-
-/// Bytes of a body that are read, so that its connection can be used again. Of a longer one the connection is closed.
-const READ: usize = 1024 * 1024;
 
 /// How a copy over HTTP/1 is sent. It is in the copy, head and all, as the endpoint of the request itself gets it.
 #[derive(Clone, Copy)]
@@ -49,7 +46,7 @@ impl Sends for Sender {
         }
         if answered.is_none() {
             // There is none, or its server had closed it.
-            let terms = Terms { options: self.key.options, within: None };
+            let terms = Terms { options: self.key.options, within: Some(CONNECT_WITHIN) };
             let Ok(stream) = upstream::connect(&worker, &pod, endpoint, terms).await else { return false };
             answered = self.ask(&worker, stream, &data).await;
         }
@@ -74,7 +71,8 @@ impl Sender {
         let mut incoming = BytesMut::new();
         let response = self.head(worker, &mut stream, &mut incoming).await?;
         let mut body = response.body;
-        let mut left = READ;
+        // After a longer one its connection cannot be used again.
+        let mut left = ANSWER;
         loop {
             let taken = body.take(&incoming).ok()?;
             incoming.advance(taken);

@@ -15,7 +15,7 @@ use super::engine::{
 };
 use crate::proxy::{
     choose::Chosen,
-    mirror::Sends,
+    mirror::{ANSWER, CONNECT_WITHIN, Sends},
     worker::{PodHere, Worker},
 };
 
@@ -35,7 +35,7 @@ pub(super) struct Sender {
 impl Sends for Sender {
     async fn send(self, worker: Rc<Worker>, pod: Rc<PodHere>, chosen: Chosen, data: Bytes) -> bool {
         for _ in 0..CONNECTIONS {
-            let placed = worker.h2.place(&worker, &pod, chosen.endpoint(), || None).await;
+            let placed = worker.h2.place(&worker, &pod, chosen.endpoint(), || Some(CONNECT_WITHIN)).await;
             let Ok(place) = placed else { return false };
             // Dropped before the place is free.
             let Some(stream) = worker.h2.open(&place) else { continue };
@@ -56,7 +56,7 @@ impl Sends for Sender {
 
 /// Sends the body, and takes the answer to its end.
 async fn ask(stream: &Handle, mut data: Bytes) -> bool {
-    let mut answered = false;
+    let (mut answered, mut left) = (false, ANSWER);
     let mut poll = |cx: &mut Context<'_>| -> Poll<Result<(), Broken>> {
         while !data.is_empty() {
             match stream.poll_room(cx) {
@@ -77,8 +77,11 @@ async fn ask(stream: &Handle, mut data: Bytes) -> bool {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        while stream.has_data() {
-            drop(stream.take_data(PART));
+        while left > 0 && stream.has_data() {
+            left = left.saturating_sub(stream.take_data(PART).len());
+        }
+        if left == 0 {
+            return Poll::Ready(Ok(()));
         }
         if stream.is_whole() {
             drop(stream.take_trailers());

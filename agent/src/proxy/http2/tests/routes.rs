@@ -112,3 +112,32 @@ async fn a_stream_is_copied_with_its_body() {
     assert_eq!(body, b"", "and one without a body");
     bed.metric(&["sluice_mirrored_requests_total", "outcome=\"answered\""], |value| value == 2).await;
 }
+
+/// Nobody reads it, and it does not go on for ever.
+#[tokio::test]
+async fn a_mirrors_long_answer_is_not_waited_for() {
+    let base = named("base").await;
+    let mirror = endpoint(|_, mut respond: SendResponse<Bytes>| async move {
+        let mut body = respond.send_response(Response::new(()), false).expect("it is taken");
+        loop {
+            body.reserve_capacity(16 * 1024);
+            let Some(Ok(room)) = poll_fn(|cx| body.poll_capacity(cx)).await else { return };
+            if body.send_data(Bytes::from(vec![b'x'; room]), false).is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let bed = bed(&[(base, None)]);
+    let spec = json!({
+        "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }],
+        "rules": [{
+            "filters": [{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "canary", "port": 80 } } }],
+            "backendRefs": [{ "name": "orders", "port": 80 }],
+        }],
+    });
+    bed.current.store(Arc::new(routed(&spec, base, mirror)));
+    let mut caller = bed.caller().await;
+    ask(&mut caller, post("application/grpc")).await;
+    bed.metric(&["sluice_mirrored_requests_total", "outcome=\"answered\""], |value| value == 1).await;
+}
