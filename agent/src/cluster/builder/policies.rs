@@ -5,7 +5,7 @@
 //! same, the oldest has it, whatever the others say: these are not merged. The oldest that targets the Namespace gives what it
 //! says to every Service of it whose own policy does not say it ([`Effective`]).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, hash::Hash, sync::Arc};
 
 use ahash::AHashMap;
 use http::HeaderName;
@@ -70,38 +70,15 @@ impl Policies {
             for (side, leaving) in [(&was, true), (&is, false)] {
                 let Some((age, Some(asked))) = side else { continue };
                 if asked.for_namespace {
-                    let rivals = self.defaults.entry(name.namespace.clone()).or_default();
-                    if leaving {
-                        rivals.remove(age);
-                    } else {
-                        rivals.insert(age.clone());
-                    }
+                    move_rival(&mut self.defaults, &name.namespace, age, leaving);
                     concerned.namespace = true;
                 }
                 for route in routes_of(name, asked) {
-                    let rivals = self.of_routes.entry(route.clone()).or_default();
-                    if leaving {
-                        rivals.remove(age);
-                    } else {
-                        rivals.insert(age.clone());
-                    }
-                    concerned.policies.extend(rivals.iter().map(|rival| rival.name.clone()));
-                    if rivals.is_empty() {
-                        self.of_routes.remove(&route);
-                    }
+                    concerned.policies.extend(move_rival(&mut self.of_routes, &route, age, leaving));
                     concerned.routes.push(route);
                 }
                 for service in services(name, asked) {
-                    let rivals = self.of.entry(service.clone()).or_default();
-                    if leaving {
-                        rivals.remove(age);
-                    } else {
-                        rivals.insert(age.clone());
-                    }
-                    concerned.policies.extend(rivals.iter().map(|rival| rival.name.clone()));
-                    if rivals.is_empty() {
-                        self.of.remove(&service);
-                    }
+                    concerned.policies.extend(move_rival(&mut self.of, &service, age, leaving));
                     concerned.services.push(service);
                 }
             }
@@ -116,9 +93,6 @@ impl Policies {
                 self.inherit(other);
             }
             concerned.policies.extend(others);
-            if self.defaults.get(&name.namespace).is_some_and(BTreeSet::is_empty) {
-                self.defaults.remove(&name.namespace);
-            }
         }
         self.inherit(name);
         concerned
@@ -304,6 +278,26 @@ pub(super) fn keep_tag(policy: &mut TrafficPolicy, tag_headers: &[HeaderName]) -
 fn services(name: &Name, asked: &Attached) -> BTreeSet<Name> {
     let targets = asked.targets.iter();
     targets.map(|target| Name { namespace: name.namespace.clone(), name: target.service.clone() }).collect()
+}
+
+/// Puts a policy among those that target the same, or takes it out. Returns the names of all that are there then.
+fn move_rival<T: Clone + Eq + Hash>(
+    of: &mut AHashMap<T, BTreeSet<Age>>,
+    target: &T,
+    age: &Age,
+    leaving: bool,
+) -> Vec<Name> {
+    let rivals = of.entry(target.clone()).or_default();
+    if leaving {
+        rivals.remove(age);
+    } else {
+        rivals.insert(age.clone());
+    }
+    let names = rivals.iter().map(|rival| rival.name.clone()).collect();
+    if rivals.is_empty() {
+        of.remove(target);
+    }
+    names
 }
 
 /// The routes that it targets, each once.

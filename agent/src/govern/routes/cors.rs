@@ -20,7 +20,7 @@ pub struct Cors {
     pub max_age: u32,
 }
 
-/// `https://*.example.com:8443`; `None` is any.
+/// `https://*.example.com:8443`, or `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     Any,
