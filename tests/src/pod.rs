@@ -26,6 +26,7 @@ use crate::{
 pub struct PodBuilder {
     node: Arc<Node>,
     object: Value,
+    addresses: (Ipv4Addr, Ipv6Addr),
     ipv6: bool,
     ready: bool,
 }
@@ -40,7 +41,8 @@ impl PodBuilder {
             "metadata": {"name": name, "namespace": namespace, "uid": uid, "labels": {}, "annotations": {}},
             "spec": {"nodeName": node.name, "containers": [{"name": "app", "image": "app", "ports": []}]},
         });
-        Self { node, object, ipv6: true, ready: true }
+        let addresses = node.pod_addresses();
+        Self { node, object, addresses, ipv6: true, ready: true }
     }
 
     pub fn label(mut self, key: &str, value: &str) -> Self {
@@ -73,8 +75,15 @@ impl PodBuilder {
         self
     }
 
+    /// A pod with these addresses, which another one had before.
+    pub fn addresses(mut self, ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> Self {
+        self.addresses = (ipv4, ipv6);
+        self
+    }
+
     /// A pod that lives in the node's own namespace.
     pub fn host_network(mut self) -> Self {
+        self.addresses = (NODE_IPV4, NODE_IPV6);
         self.object["spec"]["hostNetwork"] = true.into();
         self
     }
@@ -89,8 +98,7 @@ impl PodBuilder {
     pub fn start(self) -> Result<Pod> {
         let text = |field: &str| self.object["metadata"][field].as_str().unwrap_or_default().to_owned();
         let (namespace, name, uid) = (text("namespace"), text("name"), text("uid"));
-        let sandbox =
-            Sandbox::start(&self.node, &name, &uid, self.object["spec"]["hostNetwork"] == true, self.ipv6)?;
+        let sandbox = Sandbox::start(&self.node, &name, &uid, self.addresses, self.ipv6)?;
         let pod = Pod { node: self.node, namespace, name, uid, has_ipv6: self.ipv6, sandbox };
         pod.publish(self.object, self.ready)?;
         Ok(pod)
@@ -217,7 +225,8 @@ impl Pod {
     /// What ran in the pod is killed.
     pub fn replace_sandbox(&mut self) -> Result<()> {
         self.sandbox.end()?;
-        self.sandbox = Sandbox::start(&self.node, &self.name, &self.uid, false, self.has_ipv6)?;
+        self.sandbox =
+            Sandbox::start(&self.node, &self.name, &self.uid, self.node.pod_addresses(), self.has_ipv6)?;
         let addresses = self.addresses();
         self.edit(|pod| {
             pod["status"]["podIP"] = addresses[0].clone();
@@ -278,10 +287,14 @@ struct Sandbox {
 }
 
 impl Sandbox {
-    fn start(node: &Arc<Node>, name: &str, uid: &str, host_network: bool, with_ipv6: bool) -> Result<Self> {
-        let (mut ipv4, mut ipv6) = node.pod_addresses();
-        let netns = if host_network {
-            (ipv4, ipv6) = (NODE_IPV4, NODE_IPV6);
+    fn start(
+        node: &Arc<Node>,
+        name: &str,
+        uid: &str,
+        (ipv4, ipv6): (Ipv4Addr, Ipv6Addr),
+        with_ipv6: bool,
+    ) -> Result<Self> {
+        let netns = if ipv4 == NODE_IPV4 {
             Arc::clone(&node.netns)
         } else {
             Arc::new(connect(node, ipv4, ipv6, with_ipv6)?)

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sluice_tests::{Agent, App, Capture, Pod, Process, Service, World, test};
 
-use crate::{python, script};
+use crate::{grpc_process, python, script};
 
 /// A service `web` with an instance in the baseline and one in the lane, and a pod that calls it.
 struct Web {
@@ -119,9 +119,7 @@ pub(crate) fn grpc_server(world: &World, version: &str) -> Result<(Process, Pod)
         pod = pod.tag(version);
     }
     let pod = pod.start()?;
-    let mut server = pod.spawn("server", python(), &[&script("grpc_server.py"), "50051", version])?;
-    server.says("listening")?;
-    Ok((server, pod))
+    Ok((grpc_process(&pod, 50051, version)?, pod))
 }
 
 /// What `grpc_client.py` says.

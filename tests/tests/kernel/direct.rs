@@ -1,16 +1,15 @@
 //! Clients that call endpoints themselves, because a registry has told them which there are, or because they are proxies that balance
 //! on their own: where the Service's endpoints are managed (`sluice.dev/endpoints: governed`).
 
-use std::{collections::BTreeMap, fs, process::Stdio};
+use std::{collections::BTreeMap, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use sluice_tests::{
-    Agent, App, Capture, Load, Pod, PodBuilder, Process, Service, World, ask, bench::proxies::program,
-    eventually, test,
+    Agent, App, Capture, Load, Pod, PodBuilder, Process, Service, World, ask, eventually, test,
 };
 
-use crate::{python, script};
+use crate::{grpc_calls, grpc_process, intermediaries::nginx_with, python, script};
 
 /// By the instance that was called: who answered how often.
 type Answers = BTreeMap<String, BTreeMap<String, u32>>;
@@ -183,6 +182,105 @@ fn an_instance_that_leaves_is_followed() {
     });
 }
 
+/// The address of an instance that has gone is another Service's pod's, and neither requests over connections that are kept nor their
+/// lanes lead to the Service that it was of.
+#[test]
+fn an_address_that_another_pod_has_now_leads_to_that_pod() {
+    test("direct-reuse", |world| {
+        let mut instances = Instances::open(world, Some("governed"))?;
+        let one = instances.address(0);
+        let (mut untagged, mut tagged) =
+            (instances.registry(&[])?, instances.registry(&["x-mse-tag: gray"])?);
+        eventually("the endpoints are managed", || {
+            let (untagged, tagged) = (untagged.ask(30)?, tagged.ask(30)?);
+            ensure!(!Instances::versions(&untagged).contains_key("gray"), "{untagged:?}");
+            ensure!(Instances::versions(&tagged) == BTreeMap::from([("gray", 30)]), "{tagged:?}");
+            Ok(())
+        })?;
+        let App { process, pod } = instances.apps.remove(0);
+        let (ipv4, ipv6) = (pod.ipv4(), pod.ipv6());
+        drop(process);
+        pod.delete()?;
+        let carts = world.service("shop", "carts").port("http", 80, 8080).apply()?;
+        let of_carts = |governed: bool| {
+            carts.edit(|service| {
+                let value = if governed { "governed" } else { "direct" };
+                service["metadata"]["annotations"] = json!({ "sluice.dev/endpoints": value });
+            })
+        };
+        of_carts(true)?;
+        let pod = world.pod("shop", "carts-one").label("app", "carts").addresses(ipv4, ipv6).unready();
+        let pod = pod.start()?;
+        let _carts = pod.serve(&["--name", "carts", "--version", "carts"])?;
+        // What CNI plugins announce: the address has another interface now.
+        instances.client.netns().ip("neigh flush dev eth0")?;
+        pod.set_ready(true)?;
+        let of_carts_alone = |answers: &Answers| -> Result<()> {
+            ensure!(answers[&one].keys().eq(["carts"]), "{answers:?}");
+            Ok(())
+        };
+        for (governed, what) in [(true, "is managed"), (false, "is left alone")] {
+            of_carts(governed)?;
+            eventually(&format!("the address is another Service's and {what}"), || {
+                let to = format!("{ipv4}:8080");
+                let asked = ["explain", "--pod", "shop/client", "--to", &to, "GET", "/"];
+                let (_, said, error) = instances.agent.sluice(&asked)?;
+                ensure!(said.contains("is an endpoint of carts.shop:80") == governed, "{said} {error}");
+                Ok(())
+            })?;
+            // What was dialled before goes on, too.
+            eventually("the connections that are kept lead there", || {
+                of_carts_alone(&untagged.ask(30)?)?;
+                of_carts_alone(&tagged.ask(30)?)
+            })?;
+            let (untagged, tagged) = (untagged.ask(300)?, tagged.ask(300)?);
+            of_carts_alone(&untagged)?;
+            of_carts_alone(&tagged)?;
+            ensure!(!Instances::versions(&untagged).contains_key("gray"), "{untagged:?}");
+        }
+        Ok(())
+    });
+}
+
+/// gRPC clients balance over the addresses that the name of a headless Service comes to.
+#[test]
+fn a_grpc_channel_over_a_headless_services_addresses_finds_lanes() {
+    test("direct-grpc", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let echo = world.service("shop", "echo").port("grpc", 50051, 50051).headless().apply()?;
+        echo.edit(|service| {
+            service["metadata"]["annotations"] = json!({ "sluice.dev/endpoints": "governed" });
+        })?;
+        let mut servers = Vec::new();
+        for (version, tag) in [("one", None), ("two", None), ("gray", Some("gray"))] {
+            let pod = world.pod("shop", &format!("echo-{version}")).label("app", "echo");
+            let pod = tag.into_iter().fold(pod, PodBuilder::tag).start()?;
+            servers.push((grpc_process(&pod, 50051, version)?, pod));
+        }
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().start()?;
+        agent.enrolled(&client)?;
+        let all: Vec<_> = servers.iter().map(|(_, pod)| format!("{}:50051", pod.ipv4())).collect();
+        let target = format!("ipv4:{}", all.join(","));
+        eventually("the endpoints are managed", || {
+            let answers = grpc_calls(&client, &target, 60, &[])?;
+            ensure!(answers.keys().eq(["one", "two"]), "{answers:?}");
+            Ok(())
+        })?;
+        let answers = grpc_calls(&client, &target, 300, &[])?;
+        // Those for `gray` are shared out among the two, the others stay with whom the channel chose.
+        ensure!(
+            answers.values().sum::<u32>() == 300 && answers.values().all(|calls| *calls >= 90),
+            "{answers:?}"
+        );
+        let answers = grpc_calls(&client, &target, 300, &["x-mse-tag=gray"])?;
+        ensure!(answers == BTreeMap::from([("gray".into(), 300)]), "{answers:?}");
+        let answers = grpc_calls(&client, &target, 300, &["x-mse-tag=blue"])?;
+        ensure!(answers.keys().eq(["one", "two"]), "{answers:?}");
+        Ok(())
+    });
+}
+
 /// Without the annotation nothing is other than it was.
 #[test]
 fn endpoints_are_left_alone_where_nobody_asks() {
@@ -206,43 +304,19 @@ fn nginx_with_pods_as_its_upstream_finds_lanes() {
         let instances = Instances::open(world, Some("governed"))?;
         let front = world.pod("shop", "ingress").start()?;
         instances.agent.enrolled(&front)?;
-        let folder = world.directory().join("ingress");
-        fs::create_dir_all(&folder)?;
         let servers: Vec<_> = (0..3).map(|at| format!("server {};", instances.address(at))).collect();
-        let servers = servers.join("\n");
-        let folder = folder.display();
-        let conf = format!(
-            "daemon off;
-master_process off;
-worker_processes 1;
-error_log stderr warn;
-pid {folder}/nginx.pid;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  upstream pods {{ {servers} keepalive 16; }}
+        let http = format!(
+            "upstream pods {{ {} keepalive 16; }}
   upstream service {{ server {}:80; keepalive 16; }}
   server {{
     listen 8080;
     location / {{ proxy_pass http://pods; proxy_http_version 1.1; proxy_set_header Connection ''; }}
     location /service {{ proxy_pass http://service; proxy_http_version 1.1; proxy_set_header Connection ''; }}
-  }}
-}}
-",
+  }}",
+            servers.join(" "),
             instances.orders.ipv4
         );
-        let file = format!("{folder}/nginx.conf");
-        fs::write(&file, conf)?;
-        let _nginx = front.spawn(
-            "nginx",
-            program("nginx")?,
-            &["-e", "stderr", "-p", &folder.to_string(), "-c", &file],
-        )?;
+        let _nginx = nginx_with(world, &front, &http)?;
         let outside = instances.world.pod("shop", "outside").capture("disabled").start()?;
         let url = format!("http://{}:8080", front.ipv4());
         eventually("nginx is there", || ask(&outside, &url, &[]).map(drop))?;

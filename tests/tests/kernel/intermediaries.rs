@@ -23,12 +23,17 @@ enum Behind {
 
 /// nginx with all that it limits as it is by default, such as 1,000 requests a connection.
 fn nginx(world: &World, pod: &Pod, behind: Behind) -> Result<Process> {
-    let folder = world.directory().join(format!("nginx-{}", pod.name));
-    fs::create_dir_all(&folder)?;
     let location = match behind {
         Behind::Grpc(to) => format!("client_max_body_size 0; grpc_pass grpc://{to}:80;"),
         Behind::Itself => "return 200 'nginx';".to_owned(),
     };
+    nginx_with(world, pod, &format!("server {{ listen {PORT} http2; location / {{ {location} }} }}"))
+}
+
+/// nginx with this in its block `http`.
+pub(crate) fn nginx_with(world: &World, pod: &Pod, http: &str) -> Result<Process> {
+    let folder = world.directory().join(format!("nginx-{}", pod.name));
+    fs::create_dir_all(&folder)?;
     let folder = folder.display();
     let conf = format!(
         "daemon off;
@@ -44,10 +49,7 @@ http {{
   fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
-  server {{
-    listen {PORT} http2;
-    location / {{ {location} }}
-  }}
+  {http}
 }}
 "
     );

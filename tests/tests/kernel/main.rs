@@ -7,6 +7,7 @@ mod balancing;
 mod breaking;
 mod budgets;
 mod clients;
+mod connecting;
 mod direct;
 mod enrolment;
 mod examples;
@@ -35,11 +36,11 @@ mod throttling;
 mod traces;
 mod tunnel;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use sluice_tests::Pod;
+use sluice_tests::{Pod, Process};
 
 /// A program for a real client, beside these tests.
 fn script(name: &str) -> String {
@@ -50,6 +51,21 @@ fn script(name: &str) -> String {
 /// The Python that has grpcio and prometheus-client.
 fn python() -> PathBuf {
     std::env::var_os("SLUICE_PYTHON").map_or_else(|| "python3".into(), PathBuf::from)
+}
+
+/// `grpc_server.py` on a port of a pod; it answers with its version.
+fn grpc_process(pod: &Pod, port: u16, version: &str) -> Result<Process> {
+    let mut server =
+        pod.spawn("server", python(), &[&script("grpc_server.py"), &port.to_string(), version])?;
+    server.says("listening")?;
+    Ok(server)
+}
+
+/// What `grpc_calls.py` says: who answered how often.
+fn grpc_calls(client: &Pod, target: &str, calls: u32, metadata: &[&str]) -> Result<BTreeMap<String, u32>> {
+    let (script, calls) = (script("grpc_calls.py"), calls.to_string());
+    let said = client.run(python(), &[&[script.as_str(), target, &calls], metadata].concat())?;
+    serde_json::from_str(&said).with_context(|| format!("grpc_calls.py {target} said {said:?}"))
 }
 
 /// What an application in the pod sees of its sockets.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sluice_tests::{Agent, Answer, App, Capture, Load, Pod, Process, Service, World, eventually, test};
 
-use crate::{python, script};
+use crate::{grpc_process, python, script};
 
 /// What a client got.
 #[derive(Debug)]
@@ -499,10 +499,7 @@ fn grpc_calls_of_one_channel_go_by_method_and_weight() {
             let pod =
                 world.pod("shop", &format!("echo-{version}")).label("app", "echo").label("version", version);
             let pod = pod.start()?;
-            let script = script("grpc_server.py");
-            let mut server = pod.spawn("server", python(), &[&script, "50051", version])?;
-            server.says("listening")?;
-            servers.push((server, pod));
+            servers.push((grpc_process(&pod, 50051, version)?, pod));
         }
         let client = world.pod("shop", "client").start()?;
         let agent = world.agent().start()?;
