@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 
 use super::{
     Found, Route, Rule,
@@ -160,10 +160,8 @@ impl Table {
 
     /// Each rule once, where the best of its matches stands.
     pub(super) fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
-        let rules = self.entries.iter().enumerate();
-        rules.filter_map(|(at, entry)| {
-            let before = &self.entries[..at];
-            (!before.iter().any(|other| Arc::ptr_eq(&other.rule, &entry.rule))).then_some(&entry.rule)
-        })
+        let mut seen = AHashSet::new();
+        let rules = self.entries.iter().map(|entry| &entry.rule);
+        rules.filter(move |rule| seen.insert(Arc::as_ptr(rule).addr()))
     }
 }

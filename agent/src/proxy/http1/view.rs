@@ -9,9 +9,13 @@ use crate::govern::request::Request;
 pub(crate) struct View<'h>(pub(crate) &'h [u8]);
 
 impl<'h> View<'h> {
-    fn word(&self, index: usize) -> &'h [u8] {
-        let line = self.0.trim_ascii_start().split(|byte| *byte == b'\r').next().unwrap_or_default();
-        line.split(|byte| *byte == b' ').nth(index).unwrap_or_default()
+    /// The first line, without what is behind its first two words.
+    fn words(&self) -> (&'h [u8], &'h [u8]) {
+        let head = self.0.trim_ascii_start();
+        let line = &head[..memchr::memchr(b'\r', head).unwrap_or(head.len())];
+        let Some(first) = memchr::memchr(b' ', line) else { return (line, &[]) };
+        let rest = &line[first + 1..];
+        (&line[..first], &rest[..memchr::memchr(b' ', rest).unwrap_or(rest.len())])
     }
 
     /// The first value of a header.
@@ -53,11 +57,11 @@ impl<'h> View<'h> {
 
 impl Request for View<'_> {
     fn method(&self) -> &[u8] {
-        self.word(0)
+        self.words().0
     }
 
     fn target(&self) -> &[u8] {
-        let target = self.word(1);
+        let target = self.words().1;
         // A target in absolute form (RFC 9112, section 3.2.2): what is behind the authority counts.
         if target.starts_with(b"/") || target == b"*" {
             return target;
