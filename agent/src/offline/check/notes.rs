@@ -8,7 +8,11 @@ use super::{
 };
 use crate::{
     api::notes::Note,
-    govern::{policy::Lane, tag::Tag},
+    govern::{
+        access::Action,
+        policy::{Lane, PathMatch, Pattern},
+        tag::Tag,
+    },
 };
 
 /// What an object that makes sense leaves to be said.
@@ -56,6 +60,7 @@ pub(super) fn all(objects: &mut Objects) {
     }
     for (name, guarded) in &objects.accesses {
         notes.extend(of_access(objects, name, guarded));
+        notes.extend(loose_paths(objects, name, guarded));
     }
     objects.notes.append(&mut notes);
 }
@@ -87,6 +92,35 @@ fn of_access<'o>(
             message,
         })
     })
+}
+
+/// Expressions by which an AccessPolicy allows paths wherever in them they match.
+fn loose_paths(objects: &Objects, name: &Name, guarded: &Guarded) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let rules = guarded.access.rules.iter().enumerate();
+    for (rule, allowing) in rules.filter(|(_, rule)| rule.action == Action::Allow) {
+        for (to, request) in allowing.to.iter().enumerate() {
+            for (path, test) in request.paths.iter().enumerate() {
+                let PathMatch::Regex(Pattern(regex)) = test else { continue };
+                let text = regex.as_str();
+                if text.starts_with(['^', '(']) && text.ends_with(['$', ')']) {
+                    continue;
+                }
+                let field = format!("spec.rules[{rule}].to[{to}].paths[{path}].value");
+                let (file, line) = objects.place("AccessPolicy", name, &field);
+                found.push(Problem {
+                    file,
+                    line,
+                    object: Some(format!("AccessPolicy {}", shown(name))),
+                    field: Some(field),
+                    message: format!(
+                        "{text:?} allows every path that it matches a part of: write ^ before it and $ behind it if that is not meant"
+                    ),
+                });
+            }
+        }
+    }
+    found
 }
 
 /// What a lane names and these files do not have.

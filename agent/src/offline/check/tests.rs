@@ -909,3 +909,23 @@ fn routes_are_shown_in_the_order_in_which_they_apply() {
                     spec: {parentRefs: [{name: public}], rules: anything}\n";
     assert!(check(gateways, &["-"]).0);
 }
+
+#[test]
+fn an_expression_that_allows_more_than_whole_paths_is_noted() {
+    let access = |action: &str, value: &str| {
+        format!(
+            "apiVersion: sluice.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: a, namespace: shop}}\nspec:\n  targetRefs: [{{name: x}}]\n  rules: [{{name: r, action: {action}, to: [{{paths: [{{type: RegularExpression, value: '{value}'}}]}}]}}]\n"
+        )
+    };
+    for (action, value, noted) in [
+        ("Allow", "/public/.*", true),
+        ("Allow", "^/public/", true),
+        ("Allow", "^/public/.*$", false),
+        ("Deny", "/admin", false),
+    ] {
+        let (good, said, complaints) = check(&access(action, value), &["-"]);
+        assert!(good, "{complaints}");
+        let told = format!("{said}{complaints}").contains("allows every path that it matches a part of");
+        assert_eq!(told, noted, "{action} {value}: {said}{complaints}");
+    }
+}
