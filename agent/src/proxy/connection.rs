@@ -184,50 +184,72 @@ impl Heard {
 enum Port {
     /// Nothing is declared of it: whatever is not surely HTTP is tunnelled.
     Undeclared,
+    /// The same, and a policy at the endpoint asks what is asked for: whatever a server may take for HTTP is read.
+    UndeclaredGuarded,
     /// It is declared to speak HTTP: whatever is neither TLS nor HTTP/2 is for HTTP/1's reader.
-    Http,
+    Declared,
+    /// The same, and a policy at the endpoint asks what is asked for: TLS is not let through unread either.
+    DeclaredGuarded,
 }
 
 impl Port {
+    /// `None`: it is not listened to at all.
+    fn of(connection: &Connection, protocol: Protocol) -> Option<Self> {
+        let arrival = connection.pod.arrival.as_ref();
+        let guarded = arrival.is_some_and(|arrival| arrival.depends_on_requests(&connection.worker));
+        match (protocol, guarded) {
+            (Protocol::Opaque, _) => None,
+            (Protocol::Detect, false) => Some(Self::Undeclared),
+            (Protocol::Detect, true) => Some(Self::UndeclaredGuarded),
+            (Protocol::Http | Protocol::Http2, false) => Some(Self::Declared),
+            (Protocol::Http | Protocol::Http2, true) => Some(Self::DeclaredGuarded),
+        }
+    }
+
+    fn is_declared(self) -> bool {
+        matches!(self, Self::Declared | Self::DeclaredGuarded)
+    }
+
     /// How long a client may be silent before an endpoint is dialled, to hear whether that speaks first.
     fn silence(self) -> Duration {
-        match self {
-            Self::Undeclared => SILENCE,
-            Self::Http => DECLARED_SILENCE,
-        }
+        if self.is_declared() { DECLARED_SILENCE } else { SILENCE }
     }
 
     /// How long a client may take from its first bytes until it is clear what it speaks.
     fn patience(self) -> Duration {
-        match self {
-            Self::Undeclared => HESITATION,
-            Self::Http => HEAD_TIMEOUT,
-        }
+        if self == Self::Undeclared { HESITATION } else { HEAD_TIMEOUT }
     }
 
     /// `None`: more bytes are needed.
     fn hear(self, bytes: &[u8]) -> Option<Heard> {
         let spoken = match self {
             Self::Undeclared => detect::classify(bytes),
-            Self::Http => detect::classify_declared(bytes),
+            Self::UndeclaredGuarded => detect::classify_guarded(bytes),
+            Self::Declared | Self::DeclaredGuarded => detect::classify_declared(bytes),
         };
         match spoken {
             Spoken::Unclear => None,
             Spoken::Http1 => Some(Heard::Http1),
             Spoken::Http2 => Some(Heard::Http2),
+            Spoken::Tls if self == Self::DeclaredGuarded => Some(Heard::Http1),
             Spoken::Tls => Some(Heard::Bytes(Detection::Tls)),
             Spoken::Other => Some(Heard::Bytes(Detection::Unknown)),
         }
     }
 
+    /// An endpoint has spoken before its client. One that speaks HTTP/2 does so (its SETTINGS), and no more follows from it.
+    fn waits_for_client(self, endpoint: &[u8]) -> bool {
+        self != Self::Undeclared && detect::may_be_settings(endpoint)
+    }
+
     /// The client has ended its side before it was clear what it speaks. An end without a word may still be a question (a
     /// port scan, a half-close), which is for the endpoint to answer; an HTTP server has no answer to it.
     fn ended(self, early: &[u8]) -> Heard {
-        match (self, early.is_empty()) {
-            (Self::Undeclared, true) => Heard::Bytes(Detection::ServerFirst),
-            (Self::Undeclared, false) => Heard::Bytes(Detection::Unknown),
-            (Self::Http, true) => Heard::Nothing,
-            (Self::Http, false) => Heard::Http1,
+        match (self.is_declared(), early.is_empty()) {
+            (false, true) => Heard::Bytes(Detection::ServerFirst),
+            (false, false) => Heard::Bytes(Detection::Unknown),
+            (true, true) => Heard::Nothing,
+            (true, false) => Heard::Http1,
         }
     }
 
@@ -241,22 +263,15 @@ impl Port {
     fn timed_out(self) -> Heard {
         match self {
             Self::Undeclared => Heard::Bytes(Detection::Unknown),
-            Self::Http => Heard::Http1,
+            Self::UndeclaredGuarded | Self::Declared | Self::DeclaredGuarded => Heard::Http1,
         }
     }
 }
 
 /// Waits for the first bytes, as long as what the service declares allows.
 async fn listen(connection: &mut Connection, destination: &Destination, early: &mut BytesMut) -> Heard {
-    let arrival = connection.pod.arrival.as_ref();
-    let port = match destination.service.protocol {
-        Protocol::Opaque => return Heard::Bytes(Detection::Opaque),
-        // What does not look like HTTP at first may be a request to a server that is obliging enough.
-        Protocol::Detect if arrival.is_some_and(|it| it.depends_on_requests(&connection.worker)) => {
-            Port::Http
-        }
-        Protocol::Detect => Port::Undeclared,
-        Protocol::Http | Protocol::Http2 => Port::Http,
+    let Some(port) = Port::of(connection, destination.service.protocol) else {
+        return Heard::Bytes(Detection::Opaque);
     };
     // An application is to see its clients' connections as they come, whoever speaks first.
     if connection.pod.arrival.is_some() {
@@ -295,7 +310,7 @@ struct Dialled {
 impl Dialled {
     fn new(port: Port, (stream, held): (Opened, Held)) -> Self {
         let endpoint = held.chosen.endpoint().clone();
-        Self { stream, endpoint, held: (port == Port::Undeclared).then_some(held) }
+        Self { stream, endpoint, held: (!port.is_declared()).then_some(held) }
     }
 
     fn tunnel(self, detection: Detection) -> Heard {
@@ -304,10 +319,14 @@ impl Dialled {
     }
 
     /// What the endpoint does, without taking it in.
-    fn poll_said(&self, cx: &mut Context<'_>) -> Poll<Said> {
-        let mut byte = [0];
-        let peeked = ready!(self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)));
-        Poll::Ready(if matches!(peeked, Ok(1..)) { Said::Endpoint } else { Said::EndpointEnded })
+    fn poll_said(&self, cx: &mut Context<'_>, port: Port) -> Poll<Said> {
+        let mut bytes = [0; detect::SETTINGS_BYTES];
+        let mut peeked = ReadBuf::new(&mut bytes);
+        Poll::Ready(match ready!(self.stream.poll_peek(cx, &mut peeked)) {
+            Ok(1..) if port.waits_for_client(peeked.filled()) => Said::Settings,
+            Ok(1..) => Said::Endpoint,
+            Ok(0) | Err(_) => Said::EndpointEnded,
+        })
     }
 }
 
@@ -315,6 +334,8 @@ impl Dialled {
 enum Said {
     Client(io::Result<usize>),
     Endpoint,
+    /// The beginning of HTTP/2, which its client has to speak as well.
+    Settings,
     EndpointEnded,
 }
 
@@ -339,7 +360,7 @@ async fn wait_for_either(
     };
     let mut dialled = match dialled {
         Some(Ok(dialled)) => Some(Dialled::new(port, dialled)),
-        Some(Err(reason)) if port == Port::Undeclared || connection.pod.arrival.is_some() => {
+        Some(Err(reason)) if !port.is_declared() || connection.pod.arrival.is_some() => {
             return Heard::NoServer(reason);
         }
         // An HTTP client is told so when it asks for something.
@@ -349,7 +370,7 @@ async fn wait_for_either(
     loop {
         let speaking = poll_fn(|cx| {
             if let Some(dialled) = &dialled
-                && let Poll::Ready(said) = dialled.poll_said(cx)
+                && let Poll::Ready(said) = dialled.poll_said(cx, port)
             {
                 return Poll::Ready(said);
             }
@@ -364,12 +385,17 @@ async fn wait_for_either(
             Some(Said::Client(Ok(_))) => port.hear(early),
             Some(Said::Client(Err(_))) => Some(port.broken(early)),
             // It keeps no connection that nothing comes over. An HTTP client may still want to use its own.
-            Some(Said::EndpointEnded) if port == Port::Http => {
+            Some(Said::EndpointEnded) if port.is_declared() => {
+                dialled = None;
+                continue;
+            }
+            // HTTP/2 has connections of its own to the endpoint.
+            Some(Said::Settings) => {
                 dialled = None;
                 continue;
             }
             Some(Said::Endpoint | Said::EndpointEnded) => {
-                if port == Port::Http {
+                if port.is_declared() {
                     warn_of_server_first(connection, destination);
                 }
                 let first = if early.is_empty() { Detection::ServerFirst } else { Detection::Unknown };

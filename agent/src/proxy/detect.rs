@@ -52,6 +52,47 @@ pub(crate) fn classify_declared(bytes: &[u8]) -> Spoken {
     }
 }
 
+/// The same on a port of which nothing is declared, where it matters what is asked for: whatever an obliging server may take for
+/// a request is for HTTP/1's reader. That are lines behind empty ones, with tabs or with another version, and those of
+/// HTTP/0.9, which have none.
+pub(crate) fn classify_guarded(bytes: &[u8]) -> Spoken {
+    if let Some(spoken) = binary(bytes) {
+        return spoken;
+    }
+    let bytes = &bytes[..bytes.len().min(LONGEST_LINE)];
+    let line = bytes.trim_ascii_start();
+    let Some(feed) = memchr::memchr(b'\n', line) else {
+        let possible = line.iter().all(|byte| !byte.is_ascii_control() || matches!(byte, b'\t' | b'\r'));
+        return match (possible, bytes.len() < LONGEST_LINE) {
+            (false, _) => Spoken::Other,
+            (true, true) => Spoken::Unclear,
+            (true, false) => Spoken::Http1,
+        };
+    };
+    if may_ask(&line[..feed]) { Spoken::Http1 } else { Spoken::Other }
+}
+
+/// Whether a server may take a line for that of a request: it names the protocol, or asks a path of it.
+fn may_ask(line: &[u8]) -> bool {
+    let names = |window: &[u8]| window.eq_ignore_ascii_case(b"HTTP/");
+    let method = line.iter().take_while(|byte| is_token(**byte)).count();
+    let target = line[method..].trim_ascii_start();
+    let asks = method > 0 && target.len() < line.len() - method && target.starts_with(b"/");
+    asks || line.windows(5).any(names)
+}
+
+/// Whether these bytes, the first of a server that speaks before its client, are of HTTP/2: every connection of such a
+/// server begins with SETTINGS (RFC 9113, section 3.4). Fewer than [`SETTINGS_BYTES`] of them may be.
+pub(crate) fn may_be_settings(bytes: &[u8]) -> bool {
+    // Three bytes of length, the type, no flags, stream 0.
+    let head = bytes.iter().skip(3).take(6);
+    head.zip([4, 0, 0, 0, 0, 0]).all(|(byte, wanted)| *byte == wanted)
+        && bytes.first().is_none_or(|byte| *byte == 0)
+}
+
+/// The head of a frame (RFC 9113, section 4.1).
+pub(crate) const SETTINGS_BYTES: usize = 9;
+
 /// What needs no line to be told; `None`: neither TLS nor HTTP/2, nor the beginning of either.
 fn binary(bytes: &[u8]) -> Option<Spoken> {
     let first = *bytes.first()?;
@@ -171,6 +212,59 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_a_request_is_one_where_it_matters() {
+        for (bytes, spoken) in [
+            (&b""[..], Spoken::Unclear),
+            (b"\r\n", Spoken::Unclear),
+            (b"G", Spoken::Unclear),
+            (b"GET / HTTP/1.1\r", Spoken::Unclear),
+            (b"GET / HTTP/1.1\r\n", Spoken::Http1),
+            (b"\r\nGET / HTTP/1.1\r\n", Spoken::Http1),
+            (b"\n\n  get\t/a\thttp/1.1\n", Spoken::Http1),
+            (b"GET / HTTP/2.0\r\n", Spoken::Http1),
+            (b"GET /actuator\r\n", Spoken::Http1),
+            (b"GET a HTTP/1.1\r\n", Spoken::Http1),
+            (b"GET / HTTP/1.1\rHost: a\r\n", Spoken::Http1),
+            (H2_PREFACE, Spoken::Http2),
+            (b"\x16\x03\x01", Spoken::Tls),
+            // What no server of HTTP answers.
+            (b"PING\r\n", Spoken::Other),
+            (b"GET key\r\n", Spoken::Other),
+            (b"/a\r\n", Spoken::Other),
+            (b"EHLO a\r\n", Spoken::Other),
+            (b"*1\r\n$4\r\nPING", Spoken::Other),
+            (b"OPTIONS rtsp://a/b RTSP/1.0\r\n", Spoken::Other),
+            (b"\x00\x00\x00\x4a", Spoken::Other),
+            (b"JRMI\0\x02K", Spoken::Other),
+        ] {
+            assert_eq!(classify_guarded(bytes), spoken, "{:?}", String::from_utf8_lossy(bytes));
+        }
+        assert_eq!(classify_guarded(&vec![b'A'; LONGEST_LINE - 1]), Spoken::Unclear);
+        assert_eq!(classify_guarded(&vec![b'A'; LONGEST_LINE]), Spoken::Http1);
+    }
+
+    #[test]
+    fn a_server_of_http2_is_told_by_its_settings() {
+        let settings = [0, 0, 18, 4, 0, 0, 0, 0, 0];
+        assert_eq!(settings.len(), SETTINGS_BYTES);
+        for length in 0..=settings.len() {
+            assert!(may_be_settings(&settings[..length]), "{length}");
+        }
+        for other in [
+            &b"220 mail ESMTP"[..],
+            b"HTTP/1.1 408 Request Timeout",
+            // MySQL's greeting.
+            &[0x4a, 0, 0, 0, 10, 0x38],
+            // GOAWAY, SETTINGS of a stream, an acknowledgement.
+            &[0, 0, 8, 7, 0, 0, 0, 0, 0],
+            &[0, 0, 0, 4, 0, 0, 0, 0, 1],
+            &[0, 0, 0, 4, 1, 0, 0, 0, 0],
+        ] {
+            assert!(!may_be_settings(other), "{other:?}");
+        }
+    }
+
+    #[test]
     fn on_a_declared_port_all_else_is_for_the_reader_of_http1() {
         for (bytes, spoken) in [
             (&b"\n"[..], Spoken::Http1),
@@ -200,7 +294,7 @@ mod tests {
             b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\nGET / HTTP/1.1\r\n",
             b"GET / HTTP/1.1\rHost: a\r\n",
         ] {
-            for classify in [classify, classify_declared] {
+            for classify in [classify, classify_declared, classify_guarded] {
                 let verdicts: Vec<_> = (0..=whole.len()).map(|n| classify(&whole[..n])).collect();
                 let settled: Vec<_> = verdicts.iter().filter(|v| **v != Spoken::Unclear).collect();
                 assert!(settled.windows(2).all(|pair| pair[0] == pair[1]), "{verdicts:?}");

@@ -191,6 +191,22 @@ fn a_silent_caller_of_http_that_speaks_late_is_governed_whatever_its_endpoint_di
     }
 }
 
+/// Its SETTINGS come at once; a client that is slow speaks HTTP/2 all the same.
+#[test]
+fn a_server_of_http2_that_speaks_first_waits_for_its_client() {
+    let origin = Origin::new(|number, peer, note| {
+        peer.send([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        note(format!("{number} connected"));
+        peer.rest();
+    });
+    let rig = Rig::speaking(Protocol::Http2, &origin);
+    let mut caller = rig.dial();
+    origin.await_notes(1);
+    caller.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    rig.await_detected("http2", 1.0);
+    rig.await_detected("server_first", 0.0);
+}
+
 #[test]
 fn http_is_recognised_byte_by_byte() {
     let origin = Origin::fixed("ok");

@@ -202,6 +202,62 @@ fn paths_are_hidden_and_probes_are_not() {
     });
 }
 
+/// A call on each of many channels, and what became of them.
+const CALLS: &str = "
+import collections, sys, grpc
+said = collections.Counter()
+for method in ['/test.Echo/Unary', '/test.Echo/ServerStream'] * 20:
+    with grpc.insecure_channel(sys.argv[1], options=[('grpc.enable_retries', 0), ('grpc.use_local_subchannel_pool', 1)]) as channel:
+        try:
+            if method.endswith('Unary'):
+                channel.unary_unary(method)(b'x', timeout=20)
+            else:
+                list(channel.unary_stream(method)(b'1', timeout=20))
+            said[method + ' OK'] += 1
+        except grpc.RpcError as error:
+            said[method + ' ' + error.code().name] += 1
+print(sorted(said.items()))
+";
+
+/// A server of HTTP/2 speaks as soon as it is connected to. What is asked for is read all the same.
+#[test]
+fn servers_of_grpc_are_guarded_by_method() {
+    test("inbound-grpc", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let pod = world.pod("shop", "orders").label("app", "orders").start()?;
+        let server_script = script("grpc_server.py");
+        let mut server = pod.spawn("server", python(), &[&server_script, "8080", "v1"])?;
+        server.says("listening")?;
+        let client = world.pod("shop", "client").start()?;
+        for port in ["grpc", "web"] {
+            world.service("shop", "orders").port(port, 80, PORT).apply()?;
+            let agent = world.agent().start()?;
+            agent.enrolled(&pod)?;
+            policy(
+                world,
+                &json!({"rules": [
+                    {"name": "posts", "to": [{"methods": ["POST"]}]},
+                    {"name": "no-streams", "action": "Deny", "to": [{"paths": [{"value": "/test.Echo/ServerStream"}]}]},
+                ]}),
+            )?;
+            let target = format!("{}:{PORT}", pod.ipv4());
+            let wanted = "[('/test.Echo/ServerStream PERMISSION_DENIED', 20), ('/test.Echo/Unary OK', 20)]";
+            eventually("calls are told apart", || {
+                let said = client.run(python(), &["-c", CALLS, &target])?;
+                ensure!(said.trim() == wanted, "{port}: {said}");
+                Ok(())
+            })?;
+            // And so they stay.
+            for _ in 0..3 {
+                let said = client.run(python(), &["-c", CALLS, &target])?;
+                ensure!(said.trim() == wanted, "{port}: {said}");
+            }
+            world.delete("AccessPolicy", "shop", "orders")?;
+        }
+        Ok(())
+    });
+}
+
 /// Writes its arguments one after the other, with a pause, and prints what comes.
 const SLOW: &str = "
 import socket, sys, time
