@@ -15,7 +15,8 @@ use super::{
     matching::{PathMatch, check_method, each},
     schema, selector,
     target::{
-        self, NAMESPACE_ALONE, NAMESPACE_ALONE_MESSAGE, TargetRef, UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE,
+        self, NAMESPACE_ALONE, NAMESPACE_ALONE_MESSAGE, NO_ROUTES, NO_ROUTES_MESSAGE, TargetRef,
+        UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE,
     },
     traffic_policy::{Mode, unique_names},
 };
@@ -73,7 +74,8 @@ pub struct AccessPolicySpec {
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(
         validation = Rule::new(UNIQUE_TARGETS).message(UNIQUE_TARGETS_MESSAGE),
-        validation = Rule::new(NAMESPACE_ALONE).message(NAMESPACE_ALONE_MESSAGE)
+        validation = Rule::new(NAMESPACE_ALONE).message(NAMESPACE_ALONE_MESSAGE),
+        validation = Rule::new(NO_ROUTES).message(NO_ROUTES_MESSAGE)
     )]
     pub target_refs: Vec<TargetRef>,
     /// Enforce, the default: requests are denied. Observe: none is, and what would have been is counted in the metrics.
@@ -214,7 +216,7 @@ pub struct AccessRequest {
     )]
     pub methods: Vec<String>,
     /// Conditions on the path as the server sees it; one must match. Any path if empty. A path that servers take for
-    /// different ones (/a%2fb, /a/..%5cb, /a/../b) is denied if one of these is, whatever its case, and allowed if all are as they
+    /// different ones (/a%2fb, /a/..%5cb, /a/../b, //a/b) is denied if one of these is, whatever its case, and allowed if all are as they
     /// are written here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -228,6 +230,7 @@ impl AccessPolicy {
         let at = errors.at("spec");
         let spec = &self.spec;
         target::check(&spec.target_refs, &at.field("targetRefs"));
+        target::check_no_routes(&spec.target_refs, &at.field("targetRefs"));
         unique_names(spec.rules.iter().map(|rule| &*rule.name), &at.field("rules"));
         unique_names(spec.hidden.iter().map(|hidden| &*hidden.name), &at.field("hidden"));
         if spec.rules.is_empty() && spec.hidden.is_empty() {

@@ -29,6 +29,9 @@ pub(super) const ROUTES_ALONE: &str = "self.all(target, target.kind in ['HTTPRou
      self.all(target, !(target.kind in ['HTTPRoute', 'GRPCRoute']))";
 pub(super) const ROUTES_ALONE_MESSAGE: &str =
     "a policy that targets routes has no other targets; Services need policies of their own";
+/// For a policy at the endpoint.
+pub(super) const NO_ROUTES: &str = "self.all(target, !(target.kind in ['HTTPRoute', 'GRPCRoute']))";
+pub(super) const NO_ROUTES_MESSAGE: &str = "an AccessPolicy targets Services or the Namespace: it is enforced at the endpoint, where no route is known";
 /// For a lane.
 pub(super) const NO_NAMESPACE: &str = "self.all(target, target.kind == 'Service')";
 pub(super) const NO_NAMESPACE_MESSAGE: &str =
@@ -162,6 +165,13 @@ pub(super) fn check_namespace(targets: &[TargetRef], namespace: &str, at: &At<'_
 pub(super) fn check_routes(targets: &[TargetRef], at: &At<'_>) {
     if targets.iter().any(TargetRef::is_route) && !targets.iter().all(TargetRef::is_route) {
         at.refuse(ROUTES_ALONE_MESSAGE);
+    }
+}
+
+/// Refuses routes.
+pub(super) fn check_no_routes(targets: &[TargetRef], at: &At<'_>) {
+    if targets.iter().any(TargetRef::is_route) {
+        at.refuse(NO_ROUTES_MESSAGE);
     }
 }
 

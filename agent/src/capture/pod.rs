@@ -218,6 +218,9 @@ fn listener(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&SockAddr::from(address))?;
+    // For what it accepts: a connection from outside has the application's port, and an application that is started anew could not
+    // bind it. Not before: the port is to be nobody else's.
+    socket.set_reuse_address(true)?;
     socket.listen(BACKLOG)?;
     fast_open_off(&socket)?;
     Ok(socket.into())

@@ -93,6 +93,20 @@ impl Connection {
         let buffers = &self.worker.buffers;
         poll_fn(|cx| poll_read(cx, &mut self.stream, into, buffers)).await
     }
+
+    /// The same between two requests. At the endpoint a client's connection ends with the application's: it is one of an
+    /// application that has ended, or that keeps idle connections for no longer.
+    pub(crate) async fn read_while_open(&mut self, into: &mut BytesMut) -> io::Result<usize> {
+        let Self { worker, pod, stream, seat, .. } = self;
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = poll_read(cx, stream, into, &worker.buffers) {
+                return Poll::Ready(read);
+            }
+            let ended = pod.arrival.is_some() && into.is_empty() && seat.poll_closed(cx).is_ready();
+            if ended { Poll::Ready(Ok(0)) } else { Poll::Pending }
+        })
+        .await
+    }
 }
 
 /// Reads into `into`, which gets memory only when there is something to read.

@@ -11,6 +11,7 @@ use std::{
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -107,6 +108,18 @@ impl Seat {
             if is_quiet(&candidate.stream) && (need.repeatable || is_quiet_in_kernel(&candidate.stream)) {
                 return Some(candidate.stream);
             }
+        }
+    }
+
+    /// An idle connection was closed by its server, or is broken.
+    pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let idle = self.0.borrow();
+        let mut closed = |idle: &Idle| idle.stream.poll_read_ready(cx).is_ready() && !is_quiet(&idle.stream);
+        // All are asked, so that each of them wakes.
+        if idle.values().flatten().filter(|idle| closed(idle)).count() > 0 {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 

@@ -202,6 +202,49 @@ fn paths_are_hidden_and_probes_are_not() {
     });
 }
 
+/// Keeps a connection after a response, and says when it ends.
+const KEEPS: &str = "
+import socket, sys
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 30)
+connection.sendall(b'GET /orders HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n')
+said = connection.recv(65536)
+print('held' if said.startswith(b'HTTP/1.1 200') else said, flush=True)
+while connection.recv(65536):
+    pass
+print('ended', flush=True)
+";
+
+/// It finds its port free, though a client has kept its connection; and the client hears that it has ended.
+#[test]
+fn an_application_is_started_anew_at_once() {
+    test("inbound-restart", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let Guarded { pod, mut server } = guarded(world, "0.0.0.0")?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().start()?;
+        agent.enrolled(&pod)?;
+        policy(world, &only("shop"))?;
+        let ip = pod.ipv4().to_string();
+        let url = format!("http://{ip}:{PORT}/orders");
+        denies(world, &url)?;
+        for round in 0..3 {
+            let mut keeps = client.spawn("keeps", python(), &["-c", KEEPS, &ip, &PORT.to_string()])?;
+            keeps.says("held").with_context(|| format!("round {round}"))?;
+            drop(server);
+            keeps.says("ended").with_context(|| format!("round {round}"))?;
+            server =
+                pod.spawn("server", python(), &[&script("peer_server.py"), &PORT.to_string(), "0.0.0.0"])?;
+            server.says("listening").with_context(|| format!("round {round}: it cannot listen"))?;
+            eventually("it is reached", || {
+                let got = get(&client, &url)?;
+                ensure!(got.status == "200", "{}", got.body);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+}
+
 /// A call on each of many channels, and what became of them.
 const CALLS: &str = "
 import collections, sys, grpc

@@ -3,7 +3,7 @@
 //! The normal form is what most do. Others decode an encoded slash or backslash, before or after they remove dot segments, and
 //! decode again what comes of it; take a backslash for a slash; end a path at a NUL, a question mark or a number sign that was encoded;
 //! know no parameters (`..;` is a name to them); remove dot segments before empty elements (RFC 3986, section 5.2.4, has
-//! no rule that joins slashes), or not at all. Each of that makes of `/public/..%2fadmin`, `/admin%2fx/../env` or
+//! no rule that joins slashes), or not at all; take what is behind two slashes for an authority. Each of that makes of `/public/..%2fadmin`, `/admin%2fx/../env` or
 //! `/admin//../env` another path. A path in which there is anything of the kind has all of these forms.
 
 use std::borrow::Cow;
@@ -24,10 +24,18 @@ impl<'p> Forms<'p> {
         let normal = path::normal(path);
         let plain = matches!(normal, Cow::Borrowed(_)) && memchr::memchr2(b'\\', b'#', path).is_none();
         let mut forms = Self { normal, others: Vec::new() };
-        if plain || !path.starts_with(b"/") {
+        if plain && path.starts_with(b"/") || path == b"*" {
             return forms;
         }
+        // A target without a slash is none of a server's paths, and some servers put one before it.
+        let rooted = if path.starts_with(b"/") { path.into() } else { Cow::from([b"/", path].concat()) };
+        let path = &*rooted;
         forms.add(path);
+        // Who reads a target as a reference (RFC 3986, section 4.2) takes `//x` for an authority.
+        if let Some(behind) = path.strip_prefix(b"//") {
+            let authority = memchr::memchr(b'/', behind).unwrap_or(behind.len());
+            forms.add(&behind[authority..]);
+        }
         let mut written = path.to_vec();
         for _ in 0..DECODINGS {
             let next = decoded(&written);
@@ -133,6 +141,9 @@ mod tests {
             ("/a//../b", &["/b", "/a/../b", "/a/b"]),
             ("/a/..;/b", &["/b", "/a/../b"]),
             ("/a/..", &["/", "/a/.."]),
+            ("//x/admin/env", &["/x/admin/env", "/admin/env"]),
+            ("admin/env", &["admin/env", "/admin/env"]),
+            ("*", &["*"]),
         ] {
             assert_eq!(of(path), wanted, "{path}");
         }
@@ -145,6 +156,11 @@ mod tests {
             ("/%25252561dmin", "/admin"),
             // Decoded first, then without dot segments.
             ("/admin%2fx/../env", "/admin/env"),
+            ("/x/%2f/../admin/env", "/admin/env"),
+            ("/admin/env#/../../x", "/admin/env"),
+            ("/admin/env/..;/..;/x", "/admin/env/../../x"),
+            ("/admin/env/../../x", "/admin/env/../../x"),
+            ("/admin/env;/../../x", "/admin/env/../../x"),
             // Decoded once and no further.
             ("/public/..%2fadmin/%252e%252e%252fpublic", "/admin/%252e%252e%252fpublic"),
         ] {

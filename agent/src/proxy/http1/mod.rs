@@ -234,7 +234,7 @@ async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Inco
             deadline = deadline.or_else(|| Some(Instant::now() + HEAD_TIMEOUT));
         }
         let read: io::Result<usize> = match deadline {
-            None => connection.read(incoming).await,
+            None => connection.read_while_open(incoming).await,
             Some(deadline) => match timeout_at(deadline, connection.read(incoming)).await {
                 Ok(read) => read,
                 Err(_) => return Incoming::Refused(Reason::RequestTimeout.into()),

@@ -63,6 +63,15 @@ fn about_access() {
                 Everywhere,
             ),
             (
+                access(&json!({
+                    "targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "orders"}],
+                    "rules": [{"name": "a"}],
+                })),
+                "spec.targetRefs",
+                "an AccessPolicy targets Services",
+                Everywhere,
+            ),
+            (
                 access(&json!({"rules": [{"name": "a"}], "onInvalid": "Close"})),
                 "spec.onInvalid",
                 "\"Allow\", \"Deny\"",
