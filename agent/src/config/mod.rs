@@ -42,9 +42,9 @@ pub enum AccessLogFormat {
 /// Flags of `sluice agent`.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Directory of Kubernetes manifests (Namespace, Service, EndpointSlice, Pod, TrafficPolicy, TrafficLane) to watch
-    /// instead of the API server [default: the API server of the cluster that the agent runs in, or that the kubeconfig
-    /// names]
+    /// Directory of Kubernetes manifests (Namespace, Service, EndpointSlice, Pod, TrafficPolicy, TrafficLane,
+    /// AccessPolicy, HTTPRoute, GRPCRoute, ReferenceGrant) to watch instead of the API server [default: the API server of
+    /// the cluster that the agent runs in, or that the kubeconfig names]
     #[arg(long, value_name = "DIR", env = "SLUICE_MANIFESTS")]
     pub manifests: Option<PathBuf>,
 

@@ -372,7 +372,22 @@ impl Objects {
         let object = || Some(format!("{} {shown}", kind.as_str()));
         let line = node.line_of("metadata.name");
         match asked {
-            Ok(None) => {}
+            // A gateway's, or one that was meant to be a Service's.
+            Ok(None) => {
+                let parents = spec["parentRefs"].as_array().into_iter().flatten().enumerate();
+                let meant = parents.filter(|(_, parent)| parent["kind"] == "Service");
+                self.notes.extend(meant.map(|(index, _)| {
+                    let field = format!("spec.parentRefs[{index}].group");
+                    Problem {
+                        file: file.to_owned(),
+                        line: Some(node.line_of(&field)),
+                        object: object(),
+                        message: "a Service is of the group \"\", which has to be written here; as it stands the route is left alone"
+                            .to_owned(),
+                        field: Some(field),
+                    }
+                }));
+            }
             Ok(Some(asked)) => {
                 for error in &asked.strangers {
                     self.notes.push(Problem {

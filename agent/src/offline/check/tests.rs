@@ -900,6 +900,10 @@ fn routes_are_shown_in_the_order_in_which_they_apply() {
             route("lost", "  - backendRefs: [{name: ordres, port: 80}]\n"),
             "rule rules[0]: there is no Service ordres in these files: did you mean orders?",
         ),
+        (
+            route("plain", "  - backendRefs: [{name: orders, port: 80}]\n").replace("group: '', ", ""),
+            "HTTPRoute shop/plain: spec.parentRefs[0].group: note: a Service is of the group \"\"",
+        ),
     ] {
         let (good, _, complaints) = check(&(text.clone() + &more), &["--strict", "-"]);
         assert!(!good && complaints.contains(expected), "{expected}: {complaints}");
