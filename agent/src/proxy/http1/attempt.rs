@@ -235,7 +235,7 @@ impl Exchange<'_> {
             http10: self.request.http10,
             upgrade: self.request.upgrade,
             keep_alive: self.request.keep_alive && !self.unclear && !leaving,
-            sending,
+            ends_with_endpoint: sending || self.connection.pod.arrival.is_some(),
         };
         let mut head = self.call.worker.buffers.take();
         let read = response::read(&upstream.incoming[..length], caller, &mut head);

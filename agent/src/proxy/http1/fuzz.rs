@@ -64,8 +64,9 @@ pub(crate) fn http1_response(input: &[u8]) {
     let Some(head) = head(input, true) else { return };
     for method in [Method::Get, Method::Head, Method::Connect] {
         for flags in 0..16_u8 {
-            let [http10, upgrade, keep_alive, sending] = [1, 2, 4, 8].map(|flag| flags & flag != 0);
-            let caller = Caller { method, http10, upgrade, keep_alive, sending };
+            let [http10, upgrade, keep_alive, ends_with_endpoint] =
+                [1, 2, 4, 8].map(|flag| flags & flag != 0);
+            let caller = Caller { method, http10, upgrade, keep_alive, ends_with_endpoint };
             let mut out = BytesMut::new();
             let Ok((first, keep)) = response::read(head, caller, &mut out) else { continue };
             assert!(out.len() <= head.len() + MAX_RESPONSE_HEADERS + ADDED);

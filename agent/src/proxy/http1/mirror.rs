@@ -96,7 +96,7 @@ impl Sender {
             http10: self.http10,
             upgrade: false,
             keep_alive: true,
-            sending: false,
+            ends_with_endpoint: false,
         };
         let mut end = HeadEnd::default();
         loop {

@@ -61,8 +61,9 @@ pub(crate) struct Caller {
     pub(crate) upgrade: bool,
     /// Its connection could be kept after this answer.
     pub(crate) keep_alive: bool,
-    /// Its request is not yet complete.
-    pub(crate) sending: bool,
+    /// Its connection ends with the endpoint's: its request is not yet complete, or it has called the application itself, at the
+    /// endpoint.
+    pub(crate) ends_with_endpoint: bool,
 }
 
 #[derive(Default)]
@@ -150,16 +151,17 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
         lines.length.map_or(Body::UntilClose, Body::Length)
     };
     let delimited = body != Body::UntilClose;
+    let ends = lines.close || http10 && !lines.keep_alive;
     let response = Response {
         status: code,
         body,
         // A transfer coding is not known to HTTP/1.0, so whoever sent it is not to be trusted any further (RFC 9112, 6.1).
-        reusable: delimited && !lines.close && (!http10 || (lines.keep_alive && lines.codings == 0)),
+        reusable: delimited && !ends && (!http10 || lines.codings == 0),
         idle_seconds: lines.idle_seconds,
         tunnel,
     };
     // A caller that still sends to an endpoint that stops listening is to stop too.
-    let keep = caller.keep_alive && delimited && !(caller.sending && lines.close);
+    let keep = caller.keep_alive && delimited && !(caller.ends_with_endpoint && ends);
 
     // With 426 the endpoint says which protocol it asks for (RFC 9110, section 15.5.22), and only the caller can do something
     // about it.
@@ -272,8 +274,13 @@ impl<'h> Lines<'h> {
 mod tests {
     use super::*;
 
-    const CALLER: Caller =
-        Caller { method: Method::Get, http10: false, upgrade: false, keep_alive: true, sending: false };
+    const CALLER: Caller = Caller {
+        method: Method::Get,
+        http10: false,
+        upgrade: false,
+        keep_alive: true,
+        ends_with_endpoint: false,
+    };
 
     fn read_for(head: &str, caller: Caller) -> Result<(Response, bool, String), Fault> {
         let mut out = BytesMut::new();
@@ -335,6 +342,13 @@ mod tests {
         assert!(keep);
         assert_eq!(out, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
         assert_eq!(response.idle_seconds, Some(5));
+        // At the endpoint it ends with the application's.
+        let bound = Caller { ends_with_endpoint: true, ..CALLER };
+        for head in [head, "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"] {
+            let (_, keep, out) = read_for(head, bound).unwrap();
+            assert!(!keep && out.ends_with("connection: close\r\n\r\n"), "{out}");
+        }
+        assert!(read_for("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", bound).unwrap().1);
         let (_, keep, out) = read_for("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", closing).unwrap();
         assert!(!keep);
         assert_eq!(out, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nconnection: close\r\n\r\n");
@@ -377,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_still_sends_learns_that_nobody_listens() {
-        let sending = Caller { sending: true, ..CALLER };
+        let sending = Caller { ends_with_endpoint: true, ..CALLER };
         let head = "HTTP/1.1 413 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         assert!(read_for(head, CALLER).unwrap().1);
         let (_, keep, out) = read_for(head, sending).unwrap();
