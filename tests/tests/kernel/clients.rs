@@ -70,10 +70,8 @@ fn curl() {
         let echoed = world.directory().join("echoed");
         let (from, to) = (format!("@{}", file.display()), echoed.display().to_string());
         let url = format!("{}/echo", web.service.url());
-        for version in ["--http1.1", "--http2-prior-knowledge"] {
-            web.client.run("curl", &["-sS", "-m", "20", version, "--data-binary", &from, "-o", &to, &url])?;
-            ensure!(std::fs::read(&echoed)? == body, "{version} changed a body");
-        }
+        web.client.run("curl", &["-sS", "-m", "20", "--data-binary", &from, "-o", &to, &url])?;
+        ensure!(std::fs::read(&echoed)? == body, "a body was changed");
         let url = format!("{}/bytes/[1-20]", web.service.url());
         let said = web.client.run(
             "curl",
@@ -81,6 +79,24 @@ fn curl() {
         )?;
         let expected: Vec<String> = (1..=20).map(|size| format!("{size} {},", u8::from(size == 1))).collect();
         ensure!(said == expected.concat(), "{said}");
+        Ok(())
+    });
+}
+
+/// Not by curl: 7.88.1, which Debian 12 has, sends a piece again that it has already taken when its socket is full
+/// (<https://github.com/curl/curl/issues/10591>), so that more comes than its `content-length` says, with any server.
+#[test]
+fn nghttps_upload_over_http2() {
+    test("nghttp", |world| {
+        let web = web(world)?;
+        let file = world.directory().join("body");
+        let body: String = ('a'..='z').cycle().take(3_000_000).collect();
+        std::fs::write(&file, &body)?;
+        let url = format!("{}/echo", web.service.url());
+        let echoed =
+            web.client.run("nghttp", &["--timeout=20", "--data", &file.display().to_string(), &url])?;
+        ensure!(echoed == body, "{} of {} bytes came back, or other ones", echoed.len(), body.len());
+        ensure!(web.agent.redirected()? > 0, "nothing was redirected");
         Ok(())
     });
 }
