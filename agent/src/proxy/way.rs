@@ -1,7 +1,7 @@
 //! The way that a request takes which was sent to a Service with routes (ARCHITECTURE.md#routes): found once, before its lane
 //! and before the policies, which are those of the Service that it goes to.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -50,9 +50,28 @@ pub(crate) struct Course {
     /// Elements of the path that the rule's prefix has.
     prefix: usize,
     /// What the response says to the page that asks.
-    cors: Option<Box<Edits>>,
+    cors: Option<Said>,
     /// The policy that targets the rule, or its route, as `shop/slow`.
     pub(crate) policy: Option<Arc<str>>,
+}
+
+/// What responses say of cross-origin requests.
+enum Said {
+    /// That they depend on who asks.
+    Varies,
+    /// That the page may read this one.
+    Read(Box<Edits>),
+}
+
+impl Said {
+    fn edits(&self) -> &Edits {
+        static VARIES: LazyLock<Edits> =
+            LazyLock::new(|| Edits { add: vec![(header::VARY, cors::VARY_BY)], ..Edits::default() });
+        match self {
+            Self::Varies => &VARIES,
+            Self::Read(edits) => edits,
+        }
+    }
 }
 
 /// An answer that a route gives.
@@ -113,7 +132,8 @@ pub(crate) fn course<'g, 'a>(
     let mut course = Course { rule: Some(rule.clone()), backend: None, prefix, cors: None, policy };
     match rule.cors.as_ref().map(|cors: &cors::Cors| cors.outcome(request)) {
         None | Some(Outcome::Passes) => {}
-        Some(Outcome::Adds(edits)) => course.cors = Some(edits),
+        Some(Outcome::Varies) => course.cors = Some(Said::Varies),
+        Some(Outcome::Adds(edits)) => course.cors = Some(Said::Read(edits)),
         Some(Outcome::Preflight(lines)) => return (course, Err(Answer::Preflight(lines))),
     }
     match &rule.action {
@@ -209,17 +229,17 @@ impl Course {
     pub(crate) fn response_edits(&self) -> impl Iterator<Item = &Edits> {
         let edits =
             self.forward().map(|(rule, _, of_backend)| [&of_backend.response, &rule.headers.response]);
-        edits.into_iter().flatten().chain(self.cors.as_deref())
+        edits.into_iter().flatten().chain(self.cors.as_ref().map(Said::edits))
     }
 
-    /// A page of another origin has asked, and may.
-    pub(crate) fn is_read_by_a_page(&self) -> bool {
+    /// A page of another origin may have asked: a response that Sluice makes is to say what it may do with it.
+    pub(crate) fn speaks_to_pages(&self) -> bool {
         self.cors.is_some()
     }
 
-    /// Lets the page that asks read a response that Sluice makes.
-    pub(crate) fn let_read(&self, headers: &mut HeaderMap) {
-        let Some(edits) = &self.cors else { return };
+    /// Says in a response that Sluice makes whether the page that asks may read it.
+    pub(crate) fn speak_to_page(&self, headers: &mut HeaderMap) {
+        let Some(edits) = self.cors.as_ref().map(Said::edits) else { return };
         for (name, value) in &edits.set {
             headers.insert(name.clone(), value.clone());
         }
@@ -276,7 +296,7 @@ impl Course {
             (!rule.headers.response.is_empty(), "the rule changes response headers"),
             (!of_backend.response.is_empty(), "the backend's filters change response headers"),
             (rule.timeouts != Timeouts::default(), "the rule limits its time"),
-            (self.cors.is_some(), "the response says which page may read it (CORS)"),
+            (matches!(self.cors, Some(Said::Read(_))), "the response says which page may read it (CORS)"),
         ];
         let changes = all.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned());
         let copies = self.mirrors().filter_map(|mirror| {
@@ -296,7 +316,9 @@ impl Answer {
                 "the drawn backend does not exist, is not allowed, or there is none with a weight".to_owned()
             }
             Self::Redirect { location, .. } => format!("redirects to {}", String::from_utf8_lossy(location)),
-            Self::Preflight(lines) if lines.is_empty() => {
+            Self::Preflight(lines)
+                if !lines.iter().any(|(name, _)| *name == header::ACCESS_CONTROL_ALLOW_ORIGIN) =>
+            {
                 "a preflight of an origin that is not allowed".to_owned()
             }
             Self::Preflight(_) => "a preflight, which the route answers (CORS)".to_owned(),

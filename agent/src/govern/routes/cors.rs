@@ -46,11 +46,14 @@ pub enum Listed {
 /// What becomes of a request from a page.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is not from a page of another origin, or its origin is not allowed: it goes on, and nothing is added.
+    /// It goes on, and nothing is added: every response says the same.
     Passes,
+    /// It goes on. It is not from a page of another origin, or its origin is not allowed; the response says that to others it may be
+    /// another one, lest a cache give it to a page whose origin is allowed.
+    Varies,
     /// It goes on, and this is changed in the response.
     Adds(Box<Edits>),
-    /// It is a preflight, and answered with these headers; without any, its origin is not allowed.
+    /// It is a preflight, and answered with these headers; without one that allows an origin, its own is not allowed.
     Preflight(Vec<(HeaderName, HeaderValue)>),
 }
 
@@ -97,20 +100,21 @@ impl Origin {
 
 impl Cors {
     pub fn outcome(&self, request: &impl Request) -> Outcome {
-        let Some(origin) = request.header(&header::ORIGIN) else { return Outcome::Passes };
+        let any = self.origins.contains(&Origin::Any) && !self.credentials;
+        let others = if any { Outcome::Passes } else { Outcome::Varies };
+        let Some(origin) = request.header(&header::ORIGIN) else { return others };
         let asked = request.header(&header::ACCESS_CONTROL_REQUEST_METHOD);
         let preflight = asked.filter(|_| request.method() == Method::OPTIONS.as_str().as_bytes());
+        let vary = (!any).then_some((header::VARY, VARY_BY));
         if !self.is_allowed(origin) {
-            return if preflight.is_some() { Outcome::Preflight(Vec::new()) } else { Outcome::Passes };
+            return if preflight.is_some() { Outcome::Preflight(vary.into_iter().collect()) } else { others };
         }
         let mut lines = Vec::new();
-        let any = self.origins.contains(&Origin::Any) && !self.credentials;
         let value = if any { Some(ANY) } else { HeaderValue::from_bytes(origin).ok() };
         lines.extend(value.map(|value| (header::ACCESS_CONTROL_ALLOW_ORIGIN, value)));
         if self.credentials {
             lines.push((header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true")));
         }
-        let vary = (!any).then(|| (header::VARY, HeaderValue::from_static("origin")));
         let Some(method) = preflight else {
             // With credentials `*` would be a name like any other.
             let expose = self.expose.value(None, self.credentials);
@@ -143,6 +147,9 @@ impl Cors {
 }
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
+/// What [`header::VARY`] says where responses depend on who asks.
+/// <https://fetch.spec.whatwg.org/#cors-protocol-and-http-caches>
+pub const VARY_BY: HeaderValue = HeaderValue::from_static("origin");
 
 impl Listed {
     /// What is said where `asked` was asked for.
@@ -274,7 +281,10 @@ mod tests {
         let bare = Asked(b"OPTIONS", &lines[..2]);
         let Outcome::Preflight(got) = all(true).outcome(&bare) else { panic!() };
         assert!(!shown(&got).iter().any(|line| line.starts_with("access-control-allow-headers")));
-        assert_eq!(cors(&["https://b.example"], true).outcome(&preflight), Outcome::Preflight(Vec::new()));
+        let Outcome::Preflight(got) = cors(&["https://b.example"], true).outcome(&preflight) else {
+            panic!()
+        };
+        assert_eq!(shown(&got), ["vary: origin"], "it is not allowed, and others are");
     }
 
     #[test]
@@ -300,6 +310,23 @@ mod tests {
         assert!(!shown(&edits.set).iter().any(|line| line.contains("expose")), "{edits:?}");
         // OPTIONS alone is no preflight, and without an origin there is nothing to say.
         assert!(matches!(exposes(true).outcome(&Asked(b"OPTIONS", &lines)), Outcome::Adds(_)));
-        assert_eq!(exposes(true).outcome(&Asked(b"GET", &[])), Outcome::Passes);
+        assert_eq!(exposes(false).outcome(&Asked(b"GET", &[])), Outcome::Passes);
+    }
+
+    /// A shared cache may keep the response, and give it to a page whose origin is allowed, or the other way round.
+    #[test]
+    fn responses_say_that_they_depend_on_who_asks() {
+        let of = |listed: &str, credentials, lines: &[_]| {
+            cors(&[listed], credentials).outcome(&Asked(b"GET", lines))
+        };
+        let elsewhere = [("origin", "https://b.example")];
+        for lines in [&[][..], &elsewhere] {
+            assert_eq!(of("https://a.example", false, lines), Outcome::Varies, "{lines:?}");
+            assert_eq!(of("https://a.example", true, lines), Outcome::Varies, "{lines:?}");
+        }
+        // With credentials the response says who asked, although all may.
+        assert_eq!(of("*", true, &[]), Outcome::Varies);
+        // Without, all are told the same.
+        assert_eq!(of("*", false, &[]), Outcome::Passes);
     }
 }

@@ -65,9 +65,9 @@ pub(super) async fn stand_in<E: Exchange>(
 
 /// Answers with this.
 pub(super) async fn give<E: Exchange>(exchange: &mut E, answer: &MadeUp, cause: &Cause) -> E::Ended {
-    let read = exchange.call().way.as_ref().filter(|way| way.course.is_read_by_a_page()).map(|way| {
+    let read = exchange.call().way.as_ref().filter(|way| way.course.speaks_to_pages()).map(|way| {
         let mut answer = answer.clone();
-        way.course.let_read(&mut answer.headers);
+        way.course.speak_to_page(&mut answer.headers);
         answer
     });
     let (status, ended) = exchange.make_up(read.as_ref().unwrap_or(answer)).await;
