@@ -19,7 +19,11 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    govern::{lane::RequestTag, route::Within},
+    govern::{
+        lane::{RequestTag, TagNames},
+        request::Request,
+        route::Within,
+    },
     observe::metrics::MirrorOutcome,
 };
 
@@ -52,10 +56,24 @@ impl Default for Allowance {
 /// The Services that get a copy of a request; mostly none.
 pub(crate) type Targets = Vec<Known>;
 
+/// The tags that a request without one gets where its copies enter, one for each of its targets. Empty: it has a tag.
+pub(crate) type Entered = Vec<Option<RequestTag>>;
+
+/// Asks the entry rules of the lanes of each Service that gets a copy, as they are asked for a request that is sent there.
+pub(crate) fn entered(call: &Call, request: &impl Request) -> Entered {
+    if call.tagging.tag.is_some() {
+        return Entered::new();
+    }
+    let client = call.pod.pod.workload.load().address();
+    let targets = call.way.iter().flat_map(|way| &way.mirrors);
+    targets.map(|known| known.destination.service.colour(request, client)).collect()
+}
+
 /// A request that is being copied. Dropped before its end, it has no copy.
 pub(crate) struct Copy<S: Sends> {
     targets: Targets,
     tag: Option<RequestTag>,
+    entered: Entered,
     worker: Rc<Worker>,
     pod: Rc<PodHere>,
     /// How it is sent.
@@ -68,6 +86,12 @@ pub(crate) struct Copy<S: Sends> {
 
 /// How a protocol sends a copy.
 pub(crate) trait Sends: Clone + 'static {
+    /// Bytes that a copy takes whose head is another than that of the rest.
+    fn apart(&self, data: &Bytes) -> usize;
+
+    /// Puts a tag into its head: the first `head` bytes of `data`, or where else it is. Gives what it is then.
+    fn colour(&mut self, tag: &RequestTag, names: &TagNames, head: usize, data: Bytes) -> Bytes;
+
     /// Sends it and waits for the whole answer; tells whether there was one.
     fn send(
         self,
@@ -79,8 +103,15 @@ pub(crate) trait Sends: Clone + 'static {
 }
 
 impl<S: Sends> Copy<S> {
-    /// Begins a copy of a request; `None`: nobody wants one. `head`: what the copy begins with; `beside`: bytes that `sends` holds.
-    pub(crate) fn begin(call: &mut Call, sends: S, head: &[u8], beside: usize) -> Option<Box<Self>> {
+    /// Begins a copy of a request; `None`: nobody wants one. `entered`: see [`entered`]. `head`: what the copy begins with;
+    /// `beside`: bytes that `sends` holds.
+    pub(crate) fn begin(
+        call: &mut Call,
+        entered: Entered,
+        sends: S,
+        head: &[u8],
+        beside: usize,
+    ) -> Option<Box<Self>> {
         let targets = std::mem::take(&mut call.way.as_mut()?.mirrors);
         if targets.is_empty() {
             return None;
@@ -88,6 +119,7 @@ impl<S: Sends> Copy<S> {
         let mut copy = Self {
             targets,
             tag: call.tagging.tag,
+            entered,
             worker: call.worker.clone(),
             pod: call.pod.clone(),
             sends,
@@ -125,15 +157,25 @@ impl<S: Sends> Copy<S> {
     pub(crate) fn finish(mut self) {
         let data = std::mem::take(&mut self.data).freeze();
         let room = Rc::new(std::mem::replace(&mut self.room, self.pod.mirrors.bytes.take_none()));
+        let mut entered = std::mem::take(&mut self.entered).into_iter();
         for known in std::mem::take(&mut self.targets) {
+            let entered = entered.next().flatten();
             let Some(place) = self.pod.mirrors.on_the_way.take_one() else {
                 known.numbers.mirrored(MirrorOutcome::OverBudget);
                 continue;
             };
-            let (worker, pod, sends) = (self.worker.clone(), self.pod.clone(), self.sends.clone());
-            let (tag, data, room) = (self.tag, data.clone(), room.clone());
+            let (worker, pod, mut sends) = (self.worker.clone(), self.pod.clone(), self.sends.clone());
+            let (tag, mut data, room) = (self.tag.or(entered), data.clone(), room.clone());
+            let mut apart = self.pod.mirrors.bytes.take_none();
+            if let Some(tag) = &entered {
+                if !apart.grow(sends.apart(&data)) {
+                    known.numbers.mirrored(MirrorOutcome::OverBudget);
+                    continue;
+                }
+                data = sends.colour(tag, &self.worker.options.tag_names, self.head, data);
+            }
             self.pod.spawn(&self.worker, async move {
-                let _held = (place, room);
+                let _held = (place, room, apart);
                 let outcome = send(worker, pod, &known, tag.as_ref(), sends, data).await;
                 known.numbers.mirrored(outcome);
             });

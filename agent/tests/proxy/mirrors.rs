@@ -172,3 +172,26 @@ fn an_upgrade_is_not_copied() {
     rig.await_metric(COPIES, &["outcome=\"unsupported\""], 1.0);
     assert_eq!(canary.noted().len(), 0);
 }
+
+/// A copy enters a lane as a request does that is sent there: what it causes further on stays in the lane. The request itself and
+/// what its own endpoint sees are as without.
+#[test]
+fn a_copy_enters_the_lane_of_its_mirror() {
+    let (orders, canary) = (whole(3), whole(3));
+    let rig = mirrored(&orders, &json!({})).canary_of_lane("gray", canary.address).start();
+    let mut caller = rig.dial();
+    caller.send("POST / HTTP/1.1\r\nHost: a\r\nbaggage: a=b\r\nContent-Length: 3\r\n\r\nabc");
+    assert_eq!(caller.answer().status(), 200);
+    let copy = canary.await_notes(1).remove(0);
+    assert!(copy.starts_with("0 POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n"), "{copy}");
+    assert!(copy.contains("\r\nx-mse-tag: gray\r\n"), "{copy}");
+    assert!(copy.contains("\r\nbaggage: a=b,x-mse-tag=gray\r\n") && copy.ends_with("\r\n\r\nabc"), "{copy}");
+    let own = orders.noted().remove(0);
+    assert!(!own.contains("x-mse-tag") && own.contains("\r\nbaggage: a=b\r\n"), "{own}");
+    rig.await_metric(COPIES, &["destination_service=\"canary\"", "outcome=\"answered\""], 1.0);
+    // One that has a tag keeps it, and finds nobody of its own there.
+    caller.send("POST / HTTP/1.1\r\nHost: a\r\nx-mse-tag: blue\r\nContent-Length: 3\r\n\r\nabc");
+    assert_eq!(caller.answer().status(), 200);
+    rig.await_metric(COPIES, &["destination_service=\"canary\"", "outcome=\"no_endpoint\""], 1.0);
+    assert_eq!(canary.noted().len(), 1);
+}

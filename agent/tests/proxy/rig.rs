@@ -23,7 +23,7 @@ use sluice::{
         entry::Entry,
         governor::Governor,
         lane::TagNames,
-        policy::{Detour, EntryRule, Lane, OnRoute, Policy},
+        policy::{Detour, EntryRule, Lane, OnRoute, Policy, RequestMatch},
         routes::{Age, Route, Routes, backends::ServicePort},
     },
     observe::{
@@ -85,6 +85,7 @@ pub(crate) struct Builder {
     logged: Option<Ratio>,
     routes: Option<Arc<Routes>>,
     canary: Option<SocketAddr>,
+    canary_lane: Option<&'static str>,
     /// The policy on the routes, if they have one.
     on_route: Option<Arc<OnRoute>>,
 }
@@ -248,6 +249,12 @@ impl Builder {
         self
     }
 
+    /// The same, all of whose endpoints are of a lane that every request enters which is sent there.
+    pub(crate) fn canary_of_lane(mut self, tag: &'static str, address: SocketAddr) -> Self {
+        self.canary_lane = Some(tag);
+        self.canary(address)
+    }
+
     /// A policy that targets the route.
     pub(crate) fn policy_on_route(mut self, spec: &Value) -> Self {
         let object = json!({ "metadata": { "namespace": "shop", "name": "of-route" }, "spec": spec });
@@ -274,6 +281,11 @@ impl Builder {
 
     /// Entry rules of a lane.
     pub(crate) fn entry(mut self, tag: &str, rules: Vec<EntryRule>) -> Self {
+        self.entry = Self::entry_of(tag, rules);
+        self
+    }
+
+    fn entry_of(tag: &str, rules: Vec<EntryRule>) -> Arc<Entry> {
         let lane = Arc::new(Lane {
             endpoints: Vec::new(),
             name: format!("shop/{tag}").into(),
@@ -285,8 +297,7 @@ impl Builder {
             targets: Vec::new(),
             entry: rules,
         });
-        self.entry = Arc::new(Entry::new([&lane]));
-        self
+        Arc::new(Entry::new([&lane]))
     }
 
     pub(crate) fn tracer(mut self, tracer: Tracer) -> Self {
@@ -336,9 +347,12 @@ impl Builder {
         let mut backends = BTreeMap::from([(port("orders"), service.clone())]);
         snapshot.destinations.insert(DIALLED.parse().unwrap(), Destination { service, pinned });
         if let Some(address) = self.canary {
-            let endpoints = vec![Arc::new(Endpoint::new(address))];
+            let tag = self.canary_lane.map(|tag| tag.parse().unwrap());
+            let endpoints = vec![Arc::new(Endpoint { tag, ..Endpoint::new(address) })];
+            let all = || vec![EntryRule { matches: RequestMatch::default(), percentage: None }];
             let canary = Service {
                 protocol: self.protocol,
+                entry: self.canary_lane.map(|tag| Self::entry_of(tag, all())).unwrap_or_default(),
                 ..Service::new("shop", "canary", 80).with_endpoints(endpoints)
             };
             backends.insert(port("canary"), Arc::new(canary));

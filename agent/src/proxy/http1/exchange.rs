@@ -25,7 +25,7 @@ use crate::{
         choose::Chosen,
         connection::Connection,
         governed::{self, Break, Call, Failure, Held, Left},
-        mirror::Copy,
+        mirror::{self, Copy},
         pool,
         upstream::Opened,
     },
@@ -153,7 +153,9 @@ impl governed::Exchange for Exchange<'_> {
         let Request { method, http10, upgrade, .. } = self.request;
         let key = pool::Key { pod: pod.id, dialled: *original, options: *options };
         let sends = MirrorSender { method, http10, key };
-        let Some(copy) = Copy::begin(&mut self.call, sends, self.up.flow.head_alone(), 0) else { return };
+        let entered = mirror::entered(&self.call, &self.request());
+        let head = self.up.flow.head_alone();
+        let Some(copy) = Copy::begin(&mut self.call, entered, sends, head, 0) else { return };
         if upgrade || method == Method::Connect {
             copy.refuse();
         } else {

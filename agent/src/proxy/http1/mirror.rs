@@ -7,11 +7,13 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     head::{HeadEnd, MAX_HEAD_BYTES},
+    outgoing,
     request::Method,
     response::{self, Caller, Response},
 };
 use crate::{
     clock::Nanos,
+    govern::lane::{RequestTag, TagNames},
     proxy::{
         choose::Chosen,
         connection::poll_read,
@@ -32,6 +34,18 @@ pub(super) struct Sender {
 }
 
 impl Sends for Sender {
+    fn apart(&self, data: &Bytes) -> usize {
+        data.len()
+    }
+
+    fn colour(&mut self, tag: &RequestTag, names: &TagNames, head: usize, data: Bytes) -> Bytes {
+        let (head, rest) = data.split_at(head);
+        let mut coloured = BytesMut::with_capacity(data.len() + 256);
+        outgoing::tag_request(head, tag, names, &mut coloured);
+        coloured.extend_from_slice(rest);
+        coloured.freeze()
+    }
+
     async fn send(self, worker: Rc<Worker>, pod: Rc<PodHere>, chosen: Chosen, data: Bytes) -> bool {
         let endpoint = chosen.endpoint();
         let seat = worker.pool.enter(self.key);

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     govern::{
         edit::{self, Head},
-        lane::TagNames,
+        lane::{RequestTag, TagNames, TagScan},
         policy::Edits,
         request::Request as _,
     },
@@ -35,6 +35,21 @@ pub(super) fn edit_request(
     let mut parsed = httparse::Request::new(&mut slots);
     let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
     edited(head, if whole { parsed.headers } else { &[] }, edits, is_kept, out);
+}
+
+/// Writes a request's head, as this hop has written it, with a tag.
+pub(super) fn tag_request(head: &[u8], tag: &RequestTag, names: &TagNames, out: &mut BytesMut) {
+    let mut slots = [httparse::EMPTY_HEADER; ORDINARY];
+    let mut parsed = httparse::Request::new(&mut slots);
+    let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
+    let headers: &[httparse::Header<'_>] = if whole { parsed.headers } else { &[] };
+    let mut scan = TagScan::new(names);
+    for header in headers {
+        scan.see(header.name.as_bytes(), header.value);
+    }
+    let mut outgoing = Outgoing::new(head, headers);
+    edit::tag(&mut outgoing, names, &scan.decide(None, || Some(*tag)));
+    outgoing.write(out);
 }
 
 /// Writes a request's head as it is to be where it goes: what its routes change in it. One that cannot be read is written as it

@@ -45,7 +45,7 @@ use crate::{
         decisions::Ids,
         governed::{self, Break, Call, Failure, Held, Idle, Left, Until},
         known::Known,
-        mirror::Copy,
+        mirror::{self, Copy},
         record::{Described, Record},
         share::Taken,
         way::{self, Course},
@@ -444,7 +444,9 @@ impl governed::Exchange for Exchange {
 
     fn copy(&mut self) {
         let sends = MirrorSender { head: Rc::new(self.head.clone()), bodiless: self.facts.head };
-        let Some(copy) = Copy::begin(&mut self.call, sends, &[], self.head.held()) else { return };
+        let entered = mirror::entered(&self.call, &self.request());
+        let beside = self.head.held();
+        let Some(copy) = Copy::begin(&mut self.call, entered, sends, &[], beside) else { return };
         if self.facts.connect || self.facts.protocol {
             copy.refuse();
         } else {

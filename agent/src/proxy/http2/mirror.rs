@@ -13,10 +13,16 @@ use super::engine::{
     handle::{Broken, Handle},
     writer::Pseudo,
 };
-use crate::proxy::{
-    choose::Chosen,
-    mirror::{ANSWER, CONNECT_WITHIN, Sends},
-    worker::{PodHere, Worker},
+use crate::{
+    govern::{
+        edit,
+        lane::{RequestTag, TagNames, TagScan},
+    },
+    proxy::{
+        choose::Chosen,
+        mirror::{ANSWER, CONNECT_WITHIN, Sends},
+        worker::{PodHere, Worker},
+    },
 };
 
 /// How many connections are tried that turn out to take no new streams.
@@ -33,6 +39,22 @@ pub(super) struct Sender {
 }
 
 impl Sends for Sender {
+    fn apart(&self, _: &Bytes) -> usize {
+        self.head.held()
+    }
+
+    fn colour(&mut self, tag: &RequestTag, names: &TagNames, _: usize, data: Bytes) -> Bytes {
+        let mut head = (*self.head).clone();
+        let mut scan = TagScan::new(names);
+        for field in head.iter() {
+            scan.see(field.name, field.value);
+        }
+        let tagging = scan.decide(None, || Some(*tag));
+        edit::tag(&mut head, names, &tagging);
+        self.head = Rc::new(head);
+        data
+    }
+
     async fn send(self, worker: Rc<Worker>, pod: Rc<PodHere>, chosen: Chosen, data: Bytes) -> bool {
         for _ in 0..CONNECTIONS {
             let placed = worker.h2.place(&worker, &pod, chosen.endpoint(), || Some(CONNECT_WITHIN)).await;

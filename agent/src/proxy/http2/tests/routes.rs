@@ -8,20 +8,27 @@ use super::*;
 use crate::{
     api::gateway::grpc_route,
     cluster::model::{Group, Routed},
-    govern::routes::{Age, Route, Routes, backends::ServicePort},
+    govern::{
+        entry::Entry,
+        policy::{Detour, EntryRule, Lane, RequestMatch},
+        routes::{Age, Route, Routes, backends::ServicePort},
+    },
 };
 
 /// What these clients see where the Service `orders` has this GRPCRoute.
 fn routed(spec: &serde_json::Value, base: SocketAddr, canary: SocketAddr) -> Snapshot {
+    let endpoints = vec![Arc::new(Endpoint::new(canary))];
+    routed_to(spec, base, Service::new("shop", "canary", 80).with_endpoints(endpoints))
+}
+
+fn routed_to(spec: &serde_json::Value, base: SocketAddr, canary: Service) -> Snapshot {
     let asked = grpc_route(spec, "shop", "shop/r").expect("it makes sense").expect("it is about a Service");
     let routes =
         Routes::new(vec![Route { age: Age { created: None, name: "shop/r".into() }, rules: asked.rules }]);
     let port = |name: &str| ServicePort { namespace: "shop".into(), name: name.into(), port: 80 };
     let mut snapshot = cluster(2, &[(base, None)]);
     let orders = snapshot.destinations.values().next().expect("there is one").service.clone();
-    let endpoints = vec![Arc::new(Endpoint::new(canary))];
-    let canary = Arc::new(Service::new("shop", "canary", 80).with_endpoints(endpoints));
-    let backends = BTreeMap::from([(port("orders"), orders), (port("canary"), canary)]);
+    let backends = BTreeMap::from([(port("orders"), orders), (port("canary"), Arc::new(canary))]);
     let group = Group { routes: Arc::new(routes), backends, policies: ahash::AHashMap::new() };
     let routed = Arc::new(Routed { producer: Some(group), consumers: BTreeMap::new() });
     snapshot.routes = Arc::new([((port("orders"), false), routed)].into_iter().collect());
@@ -139,5 +146,61 @@ async fn a_mirrors_long_answer_is_not_waited_for() {
     bed.current.store(Arc::new(routed(&spec, base, mirror)));
     let mut caller = bed.caller().await;
     ask(&mut caller, post("application/grpc")).await;
+    bed.metric(&["sluice_mirrored_requests_total", "outcome=\"answered\""], |value| value == 1).await;
+}
+
+/// As over HTTP/1: a copy gets the tag of the lane that it enters, and the request stays as it is.
+#[tokio::test]
+async fn a_copy_enters_the_lane_of_its_mirror() {
+    let (seen, mut copies) = tokio::sync::mpsc::unbounded_channel();
+    let base = named("base").await;
+    let mirror = endpoint(move |request: Request<RecvStream>, mut respond: SendResponse<Bytes>| {
+        let seen = seen.clone();
+        async move {
+            let headers = request.headers();
+            let lines = ["x-mse-tag", "baggage"].map(|name| header(headers, name).to_owned());
+            seen.send(lines).expect("somebody waits");
+            respond.send_response(Response::new(()), true).expect("it is taken");
+        }
+    })
+    .await;
+    let bed = bed(&[(base, None)]);
+    let spec = json!({
+        "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }],
+        "rules": [{
+            "filters": [{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "canary", "port": 80 } } }],
+            "backendRefs": [{ "name": "orders", "port": 80 }],
+        }],
+    });
+    let gray: Tag = "gray".parse().expect("a tag");
+    let endpoints = vec![Arc::new(Endpoint { tag: Some(gray.clone()), ..Endpoint::new(mirror) })];
+    let lane = Arc::new(Lane {
+        endpoints: Vec::new(),
+        name: "shop/gray".into(),
+        tag: gray,
+        selector: None,
+        fallback: Detour::default(),
+        service_fallbacks: BTreeMap::default(),
+        priority: 0,
+        targets: Vec::new(),
+        entry: vec![EntryRule { matches: RequestMatch::default(), percentage: None }],
+    });
+    let canary = Service {
+        entry: Arc::new(Entry::new([&lane])),
+        ..Service::new("shop", "canary", 80).with_endpoints(endpoints)
+    };
+    bed.current.store(Arc::new(routed_to(&spec, base, canary)));
+    let mut caller = bed.caller().await;
+    let answer = ask(&mut caller, get()).await;
+    assert_eq!(
+        (header(answer.headers(), "x-name"), header(answer.headers(), "seen-x-mse-tag")),
+        ("base", "")
+    );
+    assert_eq!(soon(copies.recv()).await.expect("a copy"), ["gray", "x-mse-tag=gray"]);
+    let mut tagged = get();
+    tagged.headers_mut().insert("x-mse-tag", HeaderValue::from_static("blue"));
+    let answer = ask(&mut caller, tagged).await;
+    assert_eq!(header(answer.headers(), "seen-x-mse-tag"), "blue");
+    bed.metric(&["sluice_mirrored_requests_total", "outcome=\"no_endpoint\""], |value| value == 1).await;
     bed.metric(&["sluice_mirrored_requests_total", "outcome=\"answered\""], |value| value == 1).await;
 }
