@@ -11,6 +11,7 @@
 mod filters;
 mod matches;
 mod rules;
+mod shape;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +21,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use self::rules::{GrpcRule, HttpRule};
-use super::field::{self, At, Errors, FieldError};
+use super::{
+    field::{self, At, Errors, FieldError},
+    plain,
+};
 use crate::govern::routes::{Kind, Rule};
 
 /// The API group of routes and grants.
@@ -187,10 +191,8 @@ fn route<R: Written>(spec: &Value, namespace: &str, name: &str) -> Result<Option
     if !parents.iter().any(|parent| is_service(parent["group"].as_str(), parent["kind"].as_str())) {
         return Ok(None);
     }
-    let spec: Spec<R> = serde_path_to_error::deserialize(spec).map_err(|error| {
-        let field = format!("spec.{}", field::path_of(error.path()));
-        vec![FieldError::new(field, error.inner().to_string())]
-    })?;
+    let mut read = shape::read::<Spec<R>>(spec);
+    let Some(spec) = read.value.take() else { return Err(read.errors) };
     let errors = Errors::default();
     let at = errors.at("spec");
     let parents = at.field("parentRefs");
@@ -214,7 +216,13 @@ fn route<R: Written>(spec: &Value, namespace: &str, name: &str) -> Result<Option
         rule.check(&place, &all.index(index)).map(Arc::new)
     });
     let rules = rules.collect();
-    errors.end(())?;
+    if let Err(more) = errors.end(()) {
+        let more = more.into_iter().filter(|error| !read.explains(&error.field)).collect::<Vec<_>>();
+        read.errors.extend(more);
+    }
+    if !read.errors.is_empty() {
+        return Err(read.errors);
+    }
     Ok(Some(Asked { kind: R::KIND, parents, rules, strangers: strangers.into_inner() }))
 }
 
@@ -262,7 +270,7 @@ struct GrantTo {
 /// What a ReferenceGrant allows routes. What it allows others is none of ours.
 pub fn reference_grant(spec: &Value) -> Result<Grant, FieldError> {
     let spec: GrantSpec = serde_path_to_error::deserialize(spec).map_err(|error| {
-        FieldError::new(format!("spec.{}", field::path_of(error.path())), error.inner().to_string())
+        FieldError::new(format!("spec.{}", field::path_of(error.path())), plain::words(error.inner()))
     })?;
     let from = spec.from.into_iter().filter(|from| from.group == GROUP).filter_map(|from| {
         let kind = [Kind::Http, Kind::Grpc].into_iter().find(|kind| kind.as_str() == from.kind)?;

@@ -85,7 +85,9 @@ impl Written for HttpRule {
         ];
         let all = at.field("matches");
         let matches = self.matches.iter().enumerate().map(|(index, one)| one.check(&all.index(index)));
-        let matches = matches.collect::<Option<Vec<_>>>();
+        // All of them are looked at, whatever is wrong with one.
+        let matches: Vec<_> = matches.collect();
+        let matches = matches.into_iter().collect::<Option<Vec<_>>>().map(about_everything);
         let filters = filters::check(&self.filters, &FILTERS, place, &at.field("filters"));
         let edits_prefix = [
             filters.rewrite.path.as_ref(),
@@ -95,9 +97,8 @@ impl Written for HttpRule {
             .timeouts
             .as_ref()
             .map_or_else(Timeouts::default, |timeouts| timeouts.check(&at.field("timeouts")));
-        let matches = about_everything(matches?);
         if edits_prefix.into_iter().flatten().any(|edit| matches!(edit, PathEdit::Prefix(_)))
-            && !matches.iter().all(|one| matches!(one.path, PathTest::Prefix(_) | PathTest::Any))
+            && !matches.iter().flatten().all(|one| matches!(one.path, PathTest::Prefix(_) | PathTest::Any))
         {
             at.field("filters").refuse("ReplacePrefixMatch needs matches of the type PathPrefix only");
         }
@@ -105,7 +106,7 @@ impl Written for HttpRule {
             at.field("backendRefs").refuse("not empty: RequestRedirect has no backends");
         }
         let backends = backends(&self.backend_refs, place, at);
-        Some(rule(Kind::Http, self.name.as_deref(), place, matches, filters, timeouts, backends))
+        Some(rule(Kind::Http, self.name.as_deref(), place, matches?, filters, timeouts, backends))
     }
 }
 
@@ -119,9 +120,10 @@ impl Written for GrpcRule {
     fn check(&self, place: &Place<'_>, at: &At<'_>) -> Option<Rule> {
         let all = at.field("matches");
         let matches = self.matches.iter().enumerate().map(|(index, one)| one.check(&all.index(index)));
-        let matches = about_everything(matches.collect::<Option<Vec<_>>>()?);
+        let matches: Vec<_> = matches.collect();
         let filters = filters::check(&self.filters, &OF_BACKEND, place, &at.field("filters"));
         let backends = backends(&self.backend_refs, place, at);
+        let matches = about_everything(matches.into_iter().collect::<Option<Vec<_>>>()?);
         Some(rule(Kind::Grpc, self.name.as_deref(), place, matches, filters, Timeouts::default(), backends))
     }
 }

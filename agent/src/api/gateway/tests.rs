@@ -135,8 +135,8 @@ fn what_is_not_supported_is_named() {
             "backendRefs[0].filters[0].type: \"CORS\"",
         ),
         (json!([{ "filters": [{ "type": "ExtensionRef" }] }]), "filters[0].type: \"ExtensionRef\""),
-        (json!([{ "retry": { "attempts": 2 } }]), "unknown field `retry`"),
-        (json!([{ "sessionPersistence": {} }]), "unknown field `sessionPersistence`"),
+        (json!([{ "retry": { "attempts": 2 } }]), "rules[0].retry: not supported"),
+        (json!([{ "sessionPersistence": {} }]), "rules[0].sessionPersistence: not supported"),
         (json!([{ "matches": [{ "path": { "type": "Glob", "value": "/*" } }] }]), "path.type: \"Glob\""),
         (
             json!([{ "matches": [{ "path": { "type": "RegularExpression", "value": "(" } }] }]),
@@ -174,6 +174,62 @@ fn what_is_not_supported_is_named() {
         let errors = wrong(&rules);
         assert!(errors.iter().any(|error| error.contains(field)), "{rules}: {errors:?}");
         assert!(errors.iter().all(|error| error.starts_with("spec.rules")), "{errors:?}");
+    }
+}
+
+/// Whoever wrote a route hears of all that is wrong with it at once, in words that say what to do.
+#[test]
+fn all_that_is_wrong_with_a_route_is_said() {
+    let rules = json!([
+        {
+            "retry": { "attempts": 2 },
+            "matches": [
+                { "path": { "type": "Prefix", "value": "/x" }, "headers": [{ "name": "x-debug", "value": true }] },
+                { "headers": [{ "name": "x-version", "value": 2 }, { "value": "nameless" }, 7] },
+            ],
+            "backendRefs": [{ "name": "a", "port": 80, "weight": -1 }, { "name": "b", "port": "80" }],
+        },
+        { "filters": [{ "type": "URLRewrite", "urlRewrite": { "hostname": 1 } }], "backendRef": [] },
+        { "timeouts": { "request": 10 } },
+        { "matches": {} },
+    ]);
+    let found = wrong(&rules);
+    for said in [
+        "spec.rules[0].retry: not supported: it is experimental; the retry of a TrafficPolicy that targets the rule does that",
+        "spec.rules[0].matches[0].path.type: \"Prefix\" is not supported: allowed are Exact, PathPrefix, RegularExpression",
+        "spec.rules[0].matches[0].headers[0].value: a string is needed, not true: write it in quotes, \"true\" \
+         (yes, no, on and off are true or false without)",
+        "spec.rules[0].matches[1].headers[0].value: a string is needed, not 2: write it in quotes, \"2\"",
+        "spec.rules[0].matches[1].headers[1].name: not set: it is needed",
+        "spec.rules[0].matches[1].headers[2]: an object is needed, not 7",
+        "spec.rules[0].backendRefs[0].weight: -1 is no weight: allowed are 0 to 1000000",
+        "spec.rules[0].backendRefs[1].port: a whole number is needed, not the string \"80\"",
+        "spec.rules[1].backendRef: there is no such field: did you mean \"backendRefs\"?",
+        "spec.rules[1].filters[0].urlRewrite.hostname: a string is needed, not 1: write it in quotes, \"1\"",
+        "spec.rules[2].timeouts.request: a string is needed, not 10: write it in quotes, \"10\"",
+        "spec.rules[3].matches: a list is needed, not an object",
+    ] {
+        assert!(found.iter().any(|one| one == said), "{said} is not in {found:#?}");
+    }
+    assert_eq!(found.len(), 12, "{found:#?}");
+    let rules = json!([{
+        "matches": [{ "headers": [{ "type": "Some", "name": "x", "value": "y" }] }, { "method": { "type": "Prefix" } }],
+        "filters": [{ "type": "CORS" }],
+        "backendRefs": [{ "name": "a" }],
+    }]);
+    let found = grpc_route(&spec(&rules), "shop", "shop/r").unwrap_err();
+    let fields: Vec<_> =
+        found.iter().map(|error| error.field.strip_prefix("spec.rules[0].").unwrap()).collect();
+    let wanted =
+        ["matches[0].headers[0].type", "matches[1].method.type", "filters[0].type", "backendRefs[0].port"];
+    assert_eq!(fields, wanted, "{found:#?}");
+    // A list whose items make no sense is no more than that, and reading comes to an end whatever stands there.
+    let mut endless = json!({ "a": 1 });
+    for _ in 0..100 {
+        endless = json!([endless]);
+    }
+    for rules in [endless, json!(7), json!([1, 2]), json!({}), json!([{ "matches": [[[]]] }])] {
+        assert!(!wrong(&rules).is_empty(), "{rules}");
     }
 }
 
