@@ -44,6 +44,12 @@ impl Backoff {
             || now_nanos < self.asked_nanos.load(Relaxed).saturating_add(ASKED_WITHIN)
     }
 
+    /// It did not answer the last connection request: whether or not it is passed over at the moment, at most one request asks it
+    /// where others can be asked.
+    pub fn is_doubted(&self) -> bool {
+        self.since_nanos.load(Relaxed) != 0
+    }
+
     /// A request goes to the endpoint: if it was passed over, no other one does before it is known how it fares.
     pub fn chosen(&self, now_nanos: u64) {
         if self.since_nanos.load(Relaxed) != 0 {
@@ -94,16 +100,16 @@ mod tests {
     #[test]
     fn who_does_not_answer_is_passed_over_for_longer_each_time() {
         let backoff = Backoff::default();
-        assert!(!backoff.is_on(START));
+        assert!(!backoff.is_on(START) && !backoff.is_doubted());
         let mut now = START;
         for seconds in [2, 4, 8, 16, 30, 30] {
             backoff.missed(now, now);
             assert!(backoff.is_on(now + seconds * S - 1), "{seconds}");
             now += seconds * S;
-            assert!(!backoff.is_on(now), "{seconds}");
+            assert!(!backoff.is_on(now) && backoff.is_doubted(), "{seconds}");
         }
         backoff.answered();
-        assert!(!backoff.is_on(now));
+        assert!(!backoff.is_on(now) && !backoff.is_doubted());
         backoff.missed(now, now);
         assert!(!backoff.is_on(now + 2 * S), "it begins anew");
     }

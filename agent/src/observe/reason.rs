@@ -125,7 +125,7 @@ impl Reason {
                 status: 503,
                 grpc_status: grpc::UNAVAILABLE,
                 message: "the service has no endpoint that can take the request",
-                action: "Look at the readiness of the pods behind the Service.",
+                action: "Look at the readiness of the pods behind the Service. If the message says that those that are ready are of a lane, only requests with its tag get there: send the tag, or let an entry rule of a TrafficLane that targets the Service set it.",
             },
             Self::LaneUnavailable => Facts {
                 code: "lane_unavailable",

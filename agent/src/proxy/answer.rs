@@ -36,6 +36,8 @@ pub(crate) struct Cause {
     pub(crate) rule: Option<Box<Rule>>,
     /// What is wrong with the message that was not passed on.
     pub(crate) fault: Option<Fault>,
+    /// What else there is to say, where no rule is behind it.
+    because: Option<Box<str>>,
 }
 
 /// The rule that is behind an answer.
@@ -51,7 +53,7 @@ pub(crate) struct Rule {
 
 impl From<Reason> for Cause {
     fn from(reason: Reason) -> Self {
-        Self { reason, rule: None, fault: None }
+        Self { reason, rule: None, fault: None, because: None }
     }
 }
 
@@ -63,7 +65,7 @@ impl Cause {
         retry_after: Option<Duration>,
     ) -> Self {
         let rule = Rule { name: name.clone(), policy: policy.cloned(), retry_after };
-        Self { reason, rule: Some(Box::new(rule)), fault: None }
+        Self { reason, rule: Some(Box::new(rule)), fault: None, because: None }
     }
 
     /// The same, and what is wrong with the message.
@@ -71,13 +73,19 @@ impl Cause {
         Self { fault, ..self }
     }
 
+    /// The same, and what there is to say beyond the reason.
+    pub(crate) fn because(self, because: Option<String>) -> Self {
+        Self { because: because.map(Into::into), ..self }
+    }
+
     /// The sentence for people.
     fn message(&self) -> String {
         let message = self.reason.message();
         match self.rule.as_deref() {
-            None => match self.fault {
-                None => message.to_owned(),
-                Some(fault) => format!("{message}: it has {fault}"),
+            None => match (self.fault, &self.because) {
+                (None, None) => message.to_owned(),
+                (None, Some(because)) => format!("{message}: {because}"),
+                (Some(fault), _) => format!("{message}: it has {fault}"),
             },
             Some(Rule { name, policy: None, .. }) => format!("{message} (rule {name})"),
             Some(Rule { name, policy: Some(policy), .. }) => {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use super::worker::{PodHere, Worker};
 use crate::{
     clock::Nanos,
-    cluster::model::Destination,
+    cluster::model::{Destination, Service},
     govern::{
         endpoint::{Endpoint, InFlight},
         lane::RequestTag,
@@ -94,7 +94,7 @@ pub(crate) fn choose(
     tried: &[SocketAddr],
     within: Within<'_>,
     now: Nanos,
-) -> Result<Option<Chosen>, Reason> {
+) -> Result<Option<Chosen>, Refusal> {
     // A caller that dialled an endpoint of a headless service has chosen for itself (ARCHITECTURE.md#which-traffic-is-managed).
     if let Some(pinned) = destination.held() {
         let fresh = !tried.contains(&pinned.address);
@@ -122,7 +122,35 @@ pub(crate) fn choose(
                 yields: decision.yields,
             }))
         }
-        Err(Refusal::NoEndpoint) => Err(Reason::NoEndpoint),
-        Err(Refusal::LaneUnavailable) => Err(Reason::LaneUnavailable),
+        Err(refusal) => Err(refusal),
     }
+}
+
+pub(crate) fn reason_of(refusal: Refusal) -> Reason {
+    match refusal {
+        Refusal::NoEndpoint => Reason::NoEndpoint,
+        Refusal::LaneUnavailable => Reason::LaneUnavailable,
+    }
+}
+
+/// Which lanes have endpoints that are ready, where a request finds none because it is in none of these.
+pub(crate) fn lanes_instead(service: &Service, tag: Option<&RequestTag>, refusal: Refusal) -> Option<String> {
+    /// As many names as a sentence bears.
+    const NAMED: usize = 5;
+    let mut ready = service.lanes.iter().filter(|(_, lane)| lane.usable() > 0).map(|(tag, _)| tag.as_str());
+    let named: Vec<_> = ready.by_ref().take(NAMED).collect();
+    if named.is_empty() || refusal != Refusal::NoEndpoint {
+        return None;
+    }
+    let lanes = if named.len() == 1 { "lane" } else { "lanes" };
+    let others = match ready.count() {
+        0 => String::new(),
+        others => format!(" and {others} others"),
+    };
+    let has = match tag {
+        None => "has no tag".to_owned(),
+        Some(tag) => format!("has the tag {}", tag.as_str()),
+    };
+    let named = named.join(", ");
+    Some(format!("those that are ready are of {lanes} {named}{others} alone, and the request {has}"))
 }

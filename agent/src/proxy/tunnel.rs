@@ -76,7 +76,8 @@ pub(crate) async fn dial(
     let mut tried = SmallVec::<[SocketAddr; CONNECT_ATTEMPTS]>::new();
     while tried.len() < CONNECT_ATTEMPTS {
         let now = Nanos::now();
-        let Some(chosen) = choose::choose(worker, pod, destination, tag.as_ref(), &tried, Within::Any, now)?
+        let Some(chosen) = choose::choose(worker, pod, destination, tag.as_ref(), &tried, Within::Any, now)
+            .map_err(choose::reason_of)?
         else {
             break;
         };

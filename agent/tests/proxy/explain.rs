@@ -125,6 +125,46 @@ fn a_limit_on_the_tag_header_is_foretold_for_a_pod_with_a_tag_of_its_own() {
     caller.answer().made_up(429, "rate_limited");
 }
 
+/// Such an endpoint is asked again by one request now and then; all others go elsewhere, and these are what is asked about.
+#[test]
+fn an_endpoint_that_does_not_answer_connection_requests_gets_no_share() {
+    let (silent, origin) = (Origin::fixed("silent"), Origin::fixed("ok"));
+    let rig = Rig::builder().endpoint(silent.address).endpoint(origin.address).start();
+    let snapshot = rig.snapshot();
+    let endpoints = snapshot.destinations.values().flat_map(|destination| &destination.service.endpoints);
+    let doubted = endpoints.into_iter().find(|one| one.address == silent.address).unwrap();
+    // So long ago that it is asked again by now.
+    doubted.load.backoff.missed(1, 1);
+    for _ in 0..20 {
+        let said = ask(&rig, "");
+        assert_eq!(said.outcome.endpoint, Some(origin.address.to_string()), "{said:#?}");
+        let shares: Vec<_> =
+            said.candidates.iter().map(|one| (&*one.endpoint, &*one.state, one.percent)).collect();
+        let (silent, origin) = (silent.address.to_string(), origin.address.to_string());
+        let mut wanted = [(&*silent, "not answering", 0), (&*origin, "usable", 100)];
+        wanted.sort_unstable();
+        let mut shares = shares;
+        shares.sort_unstable();
+        assert_eq!(shares, wanted);
+        let endpoint = &step(&said, Stage::Endpoint).message;
+        assert!(endpoint.contains("does not answer connection requests"), "{endpoint}");
+    }
+    // Asking has asked nobody.
+    assert!(silent.noted().is_empty() && origin.noted().is_empty());
+}
+
+#[test]
+fn a_service_of_lanes_alone_says_where_its_endpoints_are() {
+    let (blue, gray) = (Origin::fixed("blue"), Origin::fixed("gray"));
+    let rig = Rig::builder().lane("blue", blue.address).lane("gray", gray.address).start();
+    let said = ask(&rig, "");
+    assert_eq!((said.outcome.status, said.outcome.reason.as_deref()), (Some(503), Some("no_endpoint")));
+    let why = "those that are ready are of lanes blue, gray alone, and the request has no tag";
+    assert!(said.outcome.message.ends_with(why), "{said:#?}");
+    let lane = &step(&said, Stage::Lane).message;
+    assert!(lane.ends_with("in lane blue: 1; in lane gray: 1"), "{lane}");
+}
+
 #[test]
 fn a_request_that_falls_back_names_its_lane_and_who_may_answer() {
     let origin = Origin::fixed("ok");

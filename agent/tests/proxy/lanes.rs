@@ -139,3 +139,40 @@ fn a_caller_that_chose_its_endpoint_stays_with_it() {
     caller.answer().made_up(503, "upstream_connect");
     assert_eq!(other.noted(), Vec::<String>::new());
 }
+
+/// Whoever calls such a service without its tag learns why nobody answers. Pods of a lane get no request that is in none: not even
+/// where there is nobody else.
+#[test]
+fn a_service_of_a_lane_alone_says_so_to_who_is_not_in_it() {
+    let gray = Origin::fixed("gray");
+    let rig = Rig::builder().lane("gray", gray.address).start();
+    for (lines, who) in [("", "has no tag"), ("x-mse-tag: blue\r\n", "has the tag blue")] {
+        let mut caller = rig.dial();
+        caller.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n"));
+        let answer = caller.answer();
+        answer.made_up(503, "no_endpoint");
+        let wanted = format!("those that are ready are of lane gray alone, and the request {who}\"");
+        assert!(answer.body.contains(&wanted), "{}", answer.body);
+    }
+    assert_eq!(ask(&rig, "x-mse-tag: gray\r\n"), "gray");
+    assert_eq!(gray.noted().len(), 1);
+}
+
+/// Where nobody is there at all there is nothing to say of lanes, and of very many only a few are named.
+#[test]
+fn a_service_says_no_more_of_its_lanes_than_a_sentence_bears() {
+    let rig = Rig::builder().start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    let answer = caller.answer();
+    answer.made_up(503, "no_endpoint");
+    assert!(!answer.body.contains("lane"), "{}", answer.body);
+
+    let origin = Origin::fixed("lane");
+    let lanes = ["a", "b", "c", "d", "e", "f", "g"];
+    let rig = lanes.iter().fold(Rig::builder(), |rig, lane| rig.lane(lane, origin.address)).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    let answer = caller.answer();
+    assert!(answer.body.contains("of lanes a, b, c, d, e and 2 others alone"), "{}", answer.body);
+}

@@ -28,6 +28,7 @@ use crate::{
     observe::reason::Reason,
     proxy::{
         by_caller::ByCaller,
+        choose,
         http1::{self, View},
         way::{self, Course},
     },
@@ -52,6 +53,8 @@ pub struct Asked {
 struct Stopped {
     reason: Reason,
     on: Option<FallbackOn>,
+    /// What there is to say beyond the reason.
+    because: Option<String>,
 }
 
 /// Where it goes.
@@ -378,7 +381,11 @@ impl<'a> Walk<'a> {
             self.steps.say(Stage::RateLimit, verdict, what, because);
         }
         if verdict.refusal().is_some() {
-            return Err(Stopped { reason: Reason::RateLimited, on: Some(FallbackOn::LimitExceeded) });
+            return Err(Stopped {
+                reason: Reason::RateLimited,
+                on: Some(FallbackOn::LimitExceeded),
+                because: None,
+            });
         }
         let Some(limiter) = governor.limiter() else { return Ok(()) };
         let (in_flight, limit) = (limiter.in_flight(), limiter.limit());
@@ -394,9 +401,11 @@ impl<'a> Walk<'a> {
         let because = self.rule("concurrency", Part::Concurrency);
         self.steps.say(Stage::Concurrency, verdict, counted, because);
         match verdict {
-            Verdict::Stops => {
-                Err(Stopped { reason: Reason::ConcurrencyLimited, on: Some(FallbackOn::LimitExceeded) })
-            }
+            Verdict::Stops => Err(Stopped {
+                reason: Reason::ConcurrencyLimited,
+                on: Some(FallbackOn::LimitExceeded),
+                because: None,
+            }),
             _ => Ok(()),
         }
     }
@@ -414,11 +423,14 @@ impl<'a> Walk<'a> {
             original.lanes.iter().map(|(tag, subset)| (tag.clone(), subset.copy())).collect();
         let candidates = Candidates { baseline: &copied, lanes: &lanes, ..original };
         let fallback = service.fallback(tag);
+        // At most one request asks such an endpoint again. That says nothing of where requests go.
+        let doubted = service.endpoints.iter().filter(|one| one.load.backoff.is_doubted());
+        let doubted: Vec<_> = doubted.map(|one| one.address).collect();
         let call = route::Call {
             tag,
             fallback,
             caller: self.caller.address(),
-            tried: &[],
+            tried: &doubted,
             within: Within::Any,
             now_nanos: self.now,
         };
@@ -459,6 +471,11 @@ impl<'a> Walk<'a> {
                 if service.session_affinity {
                     what = format!("{} is the caller's (sessionAffinity)", decision.endpoint.address);
                 }
+                if let Some(one) = doubted.iter().find(|one| **one != decision.endpoint.address) {
+                    what += &format!(
+                        "; {one} does not answer connection requests: it is asked now and then, by one request"
+                    );
+                }
                 if decision.panic {
                     what += "; panic: too few are usable, so those that are held out are asked as well";
                 }
@@ -471,12 +488,11 @@ impl<'a> Walk<'a> {
                 self.steps.say(Stage::Endpoint, verdict, what, because);
                 Ok(Chosen { endpoint: decision.endpoint, lane: decision.lane })
             }
-            Err(Refusal::NoEndpoint) => {
-                Err(Stopped { reason: Reason::NoEndpoint, on: Some(FallbackOn::NoEndpoint) })
-            }
-            Err(Refusal::LaneUnavailable) => {
-                Err(Stopped { reason: Reason::LaneUnavailable, on: Some(FallbackOn::NoEndpoint) })
-            }
+            Err(refusal) => Err(Stopped {
+                reason: choose::reason_of(refusal),
+                on: Some(FallbackOn::NoEndpoint),
+                because: choose::lanes_instead(service, tag, refusal),
+            }),
         }
     }
 
@@ -492,7 +508,10 @@ impl<'a> Walk<'a> {
         let Some(tag) = tag else {
             let verdict = if decided.is_ok() { Verdict::Passes } else { Verdict::Stops };
             let object = self.service_object();
-            self.steps.say(Stage::Lane, verdict, format!("no tag: {of_baseline}"), object);
+            let lanes = service.lanes.iter().filter(|(_, lane)| usable == 0 && lane.usable() > 0);
+            let lanes: String =
+                lanes.map(|(tag, lane)| format!("; in lane {tag}: {}", lane.usable())).collect();
+            self.steps.say(Stage::Lane, verdict, format!("no tag: {of_baseline}{lanes}"), object);
             return;
         };
         let tag = tag.as_str();
@@ -542,7 +561,9 @@ impl<'a> Walk<'a> {
         let because = self.rule("circuitBreaker", Part::CircuitBreaker);
         self.steps.say(Stage::CircuitBreaker, verdict, what, because);
         match verdict {
-            Verdict::Stops => Err(Stopped { reason: Reason::CircuitOpen, on: Some(FallbackOn::CircuitOpen) }),
+            Verdict::Stops => {
+                Err(Stopped { reason: Reason::CircuitOpen, on: Some(FallbackOn::CircuitOpen), because: None })
+            }
             _ => Ok(chosen),
         }
     }
@@ -588,8 +609,8 @@ impl<'a> Walk<'a> {
         }
         match stops {
             None => Ok(chosen),
-            Some(Decision::Hidden(_)) => Err(Stopped { reason: Reason::PathHidden, on: None }),
-            Some(_) => Err(Stopped { reason: Reason::AccessDenied, on: None }),
+            Some(Decision::Hidden(_)) => Err(Stopped { reason: Reason::PathHidden, on: None, because: None }),
+            Some(_) => Err(Stopped { reason: Reason::AccessDenied, on: None, because: None }),
         }
     }
 
@@ -643,7 +664,8 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        made_up(reason, format!("Sluice responds {} itself: {}", reason.status(), reason.message()))
+        let because = stopped.because.as_ref().map(|because| format!(": {because}")).unwrap_or_default();
+        made_up(reason, format!("Sluice responds {} itself: {}{because}", reason.status(), reason.message()))
     }
 }
 
@@ -698,6 +720,8 @@ fn candidate(service: &Service, yielded: &Yielded, endpoint: &Endpoint, percent:
         "draining".to_owned()
     } else if !endpoint.is_usable() {
         "not ready".to_owned()
+    } else if endpoint.load.backoff.is_doubted() {
+        "not answering".to_owned()
     } else if let Some(until) = ejected {
         format!("ejected for {}", shown(Duration::from_nanos(until.saturating_sub(now))))
     } else {

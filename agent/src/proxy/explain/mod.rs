@@ -119,7 +119,7 @@ pub struct Candidate {
     pub pod: Option<String>,
     /// Absent: the baseline.
     pub lane: Option<String>,
-    /// `usable`, `warming`, `delayed`, `ejected`, `draining`, `not ready`.
+    /// `usable`, `warming`, `delayed`, `ejected`, `draining`, `not ready`, `not answering` (connection requests).
     pub state: String,
     /// The part of a warm endpoint's share that it gets, 0 to 1.
     pub share: f64,

@@ -10,7 +10,7 @@ use crate::{
         outcome::ErrorKind,
         request::Request,
         retry::{self, Failure, Standing},
-        route::Within,
+        route::{Refusal, Within},
         tag::Tag,
     },
     observe::{metrics::RetryCause, reason::Reason},
@@ -39,7 +39,7 @@ impl Tried {
     ///
     /// An endpoint that has failed the request is asked again before its lane is left: whoever asks for the new version means
     /// to see how that does, and a lane whose requests all fail would look well if others answered them.
-    pub(super) fn choose(&self, call: &Call, now: Nanos) -> Result<Option<Chosen>, Reason> {
+    pub(super) fn choose(&self, call: &Call, now: Nanos) -> Result<Option<Chosen>, Refusal> {
         let Call { worker, pod, known, tagging, ruled_out: out, .. } = call;
         let among = |tried: &[SocketAddr], within: Within<'_>| {
             choose::choose(worker, pod, &known.destination, tagging.tag.as_ref(), tried, within, now)

@@ -38,6 +38,7 @@ pub(crate) use self::{
 };
 use super::{
     answer::{Cause, MadeUp},
+    choose,
     upstream::CONNECT_ATTEMPTS,
 };
 use crate::{
@@ -237,9 +238,11 @@ fn begin<E: Exchange>(
             call.count_tags(None);
             return Err(Failed::new(Reason::UpstreamConnect, FallbackOn::ConnectFailure));
         }
-        Err(reason) => {
+        Err(refusal) => {
             call.count_tags(Some(TagOutcome::Rejected));
-            return Err(Failed::new(reason, FallbackOn::NoEndpoint));
+            let lanes = choose::lanes_instead(service, call.tagging.tag.as_ref(), refusal);
+            let cause = Cause::from(choose::reason_of(refusal)).because(lanes);
+            return Err(Failed::new(cause, FallbackOn::NoEndpoint));
         }
     };
     let lane = chosen.endpoint().tag.as_ref();
