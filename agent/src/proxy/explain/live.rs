@@ -472,8 +472,8 @@ impl<'a> Walk<'a> {
                     what = format!("{} is the caller's (sessionAffinity)", decision.endpoint.address);
                 }
                 if let Some(one) = doubted.iter().find(|one| **one != decision.endpoint.address) {
-                    what += &format!(
-                        "; {one} does not answer connection requests: it is asked now and then, by one request"
+                    what = format!(
+                        "{what}; {one} does not answer connection requests: it is asked now and then, by one request"
                     );
                 }
                 if decision.panic {
@@ -509,8 +509,9 @@ impl<'a> Walk<'a> {
             let verdict = if decided.is_ok() { Verdict::Passes } else { Verdict::Stops };
             let object = self.service_object();
             let lanes = service.lanes.iter().filter(|(_, lane)| usable == 0 && lane.usable() > 0);
-            let lanes: String =
+            let lanes: Vec<_> =
                 lanes.map(|(tag, lane)| format!("; in lane {tag}: {}", lane.usable())).collect();
+            let lanes = lanes.concat();
             self.steps.say(Stage::Lane, verdict, format!("no tag: {of_baseline}{lanes}"), object);
             return;
         };
