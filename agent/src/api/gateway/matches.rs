@@ -102,8 +102,8 @@ impl HttpPath {
     fn check(&self, at: &At<'_>) -> Option<PathTest> {
         let value = self.value.as_deref().unwrap_or("/");
         let plain = || {
-            if !value.starts_with('/') {
-                at.field("value").refuse(format!("{} is no path: it begins with /", quoted(value)));
+            if let Some(why) = wrong_path(value) {
+                at.field("value").refuse(format!("{} is no path: {why}", quoted(value)));
                 return None;
             }
             Some(String::from_utf8_lossy(&path::normal(value.as_bytes())).into_owned())
@@ -115,6 +115,31 @@ impl HttpPath {
             other => unsupported(&at.field("type"), other, "Exact, PathPrefix, RegularExpression"),
         }
     }
+}
+
+/// What the specification does not let a path have.
+fn wrong_path(path: &str) -> Option<String> {
+    if !path.starts_with('/') {
+        return Some("it begins with /".to_owned());
+    }
+    let has = ["//", "/./", "/../", "%2f", "%2F", "#"].into_iter().find(|part| path.contains(part));
+    let has = has.or_else(|| ["/.", "/.."].into_iter().find(|end| path.ends_with(end)));
+    if let Some(part) = has {
+        return Some(format!("{part:?} cannot be matched, for paths are compared in their normal form"));
+    }
+    let bytes = path.as_bytes();
+    let is_hex = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_hexdigit);
+    let allowed = |(at, byte): (usize, &u8)| match byte {
+        b'%' => is_hex(at + 1) && is_hex(at + 2),
+        byte => byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(byte),
+    };
+    let wrong = bytes.iter().enumerate().find(|byte| !allowed(*byte))?.0;
+    let wrong = path.get(wrong..).and_then(|rest| rest.chars().next()).unwrap_or_default();
+    Some(match wrong {
+        '?' => "a query is matched by queryParams".to_owned(),
+        '%' => "a % stands before two hexadecimal digits".to_owned(),
+        other => format!("{other:?} is not in any: it is written as % and two hexadecimal digits"),
+    })
 }
 
 impl Named {
@@ -170,7 +195,10 @@ impl GrpcMethod {
                 (Some(service), Some(method)) => Some(PathTest::Exact(format!("/{service}/{method}"))),
                 (Some(service), None) => Some(PathTest::prefix(&format!("/{service}"))),
                 (None, Some(method)) => Some(PathTest::Method(method)),
-                (None, None) => Some(PathTest::Any),
+                (None, None) => {
+                    at.refuse("neither service nor method is set: allowed are one of them, or both");
+                    None
+                }
             },
             "RegularExpression" => {
                 let part = |name: &str, text: &Option<String>| match text.as_deref() {

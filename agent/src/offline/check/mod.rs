@@ -6,6 +6,7 @@
 //! checks are [`crate::api`]'s.
 
 mod effective;
+mod fit;
 mod marks;
 mod notes;
 mod objects;

@@ -8,7 +8,7 @@ use std::{
 use http::HeaderName;
 
 use super::{
-    marks,
+    fit, marks,
     notes::Noted,
     slips::{self, Seen},
 };
@@ -40,6 +40,9 @@ pub(super) struct Objects {
     pub(super) accesses: BTreeMap<Name, Guarded>,
     /// Services that happen to be there, with the names of their ports.
     pub(super) services: BTreeMap<Name, Vec<String>>,
+    shapes: BTreeMap<Name, fit::Shape>,
+    /// ReferenceGrants, with their namespaces.
+    pub(super) grants: Vec<(String, gateway::Grant)>,
     /// In the order in which they were found.
     pub(super) problems: Vec<Problem>,
     /// What may be as it should, but cannot be told from these files.
@@ -128,6 +131,16 @@ impl Objects {
         let first = (namespace.to_owned(), String::new());
         let rest = self.services.range(first..).map(|(name, _)| name);
         rest.take_while(move |(of, _)| of == namespace)
+    }
+
+    /// A Service with its ports, if the files have it, and say which these are.
+    pub(super) fn shape(&self, namespace: &str, service: &str) -> Option<&fit::Shape> {
+        self.shapes.get(&(namespace.to_owned(), service.to_owned())).filter(|shape| shape.has_ports())
+    }
+
+    /// Whether a namespace is enrolled, as far as these files tell.
+    pub(super) fn enrols(&self, namespace: &str) -> bool {
+        !self.not_enrolled.contains(namespace)
     }
 
     /// Says that a Service is not there, where the files tell of Services in its namespace.
@@ -231,6 +244,7 @@ impl Objects {
         if version == "v1" && kind == "Service" {
             let ports = node.get("spec").and_then(|spec| spec.get("ports")).and_then(Node::as_sequence);
             self.seen.service(&name, ports.unwrap_or_default());
+            self.shapes.insert(name.clone(), fit::Shape::of(node));
             let port_name = |port: &Node| Some(port.get("name")?.as_str()?.to_owned());
             self.services.insert(name, ports.unwrap_or_default().iter().filter_map(port_name).collect());
             return;
@@ -243,8 +257,11 @@ impl Objects {
             return;
         }
         let route = [routes::Kind::Http, routes::Kind::Grpc].into_iter().find(|of| of.as_str() == kind);
-        if let (Some(of), Some((gateway::GROUP, _))) = (route, version.split_once('/')) {
-            return self.take_route(file, node, of, name);
+        if let Some((gateway::GROUP, _)) = version.split_once('/') {
+            if let Some(of) = route {
+                return self.take_route(file, node, of, name);
+            }
+            return self.take_of_gateway(file, node, kind, &name);
         }
         let known = ["TrafficPolicy", "TrafficLane", "AccessPolicy"];
         if !version.starts_with(GROUP_PREFIX) && !known.contains(&kind) {
@@ -362,6 +379,26 @@ impl Objects {
         }
     }
 
+    /// Takes in what else there is of Gateway API.
+    fn take_of_gateway(&mut self, file: &str, node: &Node, kind: &str, name: &Name) {
+        let problem = |field: String, message: String| Problem {
+            file: file.to_owned(),
+            line: Some(node.line_of(&field)),
+            object: Some(format!("{kind} {}", shown(name))),
+            field: Some(field),
+            message,
+        };
+        if kind == "ReferenceGrant" {
+            match gateway::reference_grant(&node.to_json()["spec"]) {
+                Ok(grant) => self.grants.push((name.0.clone(), grant)),
+                Err(error) => self.problems.push(problem(error.field, error.message)),
+            }
+        } else if let Some(meant) = fit::meant_kind(kind) {
+            let message = format!("there is no kind {kind:?}: did you mean {meant:?}?");
+            self.notes.push(problem("kind".to_owned(), message));
+        }
+    }
+
     /// Takes in a route. One that is about no Service is a gateway's.
     fn take_route(&mut self, file: &str, node: &Node, kind: routes::Kind, name: Name) {
         let (spec, shown) = (node.to_json()["spec"].clone(), shown(&name));
@@ -371,24 +408,29 @@ impl Objects {
         };
         let object = || Some(format!("{} {shown}", kind.as_str()));
         let line = node.line_of("metadata.name");
+        let problem = |said: fit::Said| Problem {
+            file: file.to_owned(),
+            line: Some(node.line_of(&said.field)),
+            object: object(),
+            field: Some(said.field),
+            message: said.message,
+        };
+        let version = node.get("apiVersion").and_then(Node::as_str).unwrap_or_default();
+        if version != gateway::VERSION && !matches!(asked, Ok(None)) {
+            let message = format!(
+                "{version:?} is not what agents read of a directory: write {:?}, which the API server has, too",
+                gateway::VERSION
+            );
+            self.notes.push(problem(fit::Said { field: "apiVersion".to_owned(), message, is_wrong: false }));
+        }
         match asked {
             // A gateway's, or one that was meant to be a Service's.
-            Ok(None) => {
-                let parents = spec["parentRefs"].as_array().into_iter().flatten().enumerate();
-                let meant = parents.filter(|(_, parent)| parent["kind"] == "Service");
-                self.notes.extend(meant.map(|(index, _)| {
-                    let field = format!("spec.parentRefs[{index}].group");
-                    Problem {
-                        file: file.to_owned(),
-                        line: Some(node.line_of(&field)),
-                        object: object(),
-                        message: "a Service is of the group \"\", which has to be written here; as it stands the route is left alone"
-                            .to_owned(),
-                        field: Some(field),
-                    }
-                }));
-            }
+            Ok(None) => self.notes.extend(fit::strays(&spec).into_iter().map(problem)),
             Ok(Some(asked)) => {
+                for said in fit::slips(&spec, &asked) {
+                    let all = if said.is_wrong { &mut self.problems } else { &mut self.notes };
+                    all.push(problem(said));
+                }
                 for error in &asked.strangers {
                     self.notes.push(Problem {
                         file: file.to_owned(),

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Service,
+    Service, fit,
     objects::{Name, Objects, Problem, shown},
 };
-use crate::govern::routes::{self, Action, Age, Kind, Routes, Rule, words};
+use crate::govern::routes::{self, Age, Kind, Routes, Rule, words};
 
 /// What holds for the requests of some clients to a Service.
 #[derive(Debug)]
@@ -63,10 +63,11 @@ pub(super) fn all(objects: &mut Objects, only: Option<&Service>) -> Vec<Routing>
             groups.entry((parent, name.0.clone())).or_default().push((name, *kind, &route.asked.rules));
         }
         for rule in &route.asked.rules {
-            let Action::Forward { backends, .. } = &rule.action else { continue };
-            for service in backends.iter().filter_map(|backend| backend.service.as_ref()) {
+            let (backends, mirrors) = fit::sent_to(rule);
+            let backends = backends.map(|service| (service, "its part of the requests gets 500"));
+            for (service, then) in backends.chain(mirrors.map(|service| (service, "it gets no copies"))) {
                 if let Some(message) = objects.missing(&service.namespace, &service.name) {
-                    let message = format!("rule {}: {message}: its part of the requests gets 500", rule.name);
+                    let message = format!("rule {}: {message}: {then}", rule.name);
                     notes.push(about(*kind, name, route, "spec.rules", message));
                 }
             }
@@ -99,6 +100,7 @@ pub(super) fn all(objects: &mut Objects, only: Option<&Service>) -> Vec<Routing>
         Some(Routing { rules: rules.collect(), clients, service })
     });
     let found = found.collect();
+    notes.extend(fit::notes(objects));
     objects.notes.append(&mut notes);
     found
 }
@@ -147,7 +149,13 @@ fn policies(objects: &mut Objects) -> BTreeMap<(String, routes::Target), Name> {
     winners
 }
 
-fn about(kind: Kind, name: &Name, route: &super::objects::Route, field: &str, message: String) -> Problem {
+pub(super) fn about(
+    kind: Kind,
+    name: &Name,
+    route: &super::objects::Route,
+    field: &str,
+    message: String,
+) -> Problem {
     Problem {
         file: route.file.clone(),
         line: Some(route.line),
