@@ -107,6 +107,10 @@ impl Redirect {
             None if !target.starts_with(b"/") => Cow::Borrowed(&b"/"[..]),
             _ => Cow::Borrowed(target),
         };
+        // A client of HTTP/1.0 need not say whom it asks: then it is the same (RFC 9110, section 10.2.2).
+        if host.is_empty() {
+            return target.into_owned();
+        }
         let mut out = scheme.as_str().as_bytes().to_vec();
         out.extend_from_slice(b"://");
         out.extend_from_slice(host);
@@ -213,5 +217,10 @@ mod tests {
         }
         assert_eq!(text(plain.location(b"[fd00::7]:8080", 8080, b"*", 0)), "http://[fd00::7]:8080/");
         assert_eq!(text(plain.location(b"[fd00::7]", 80, b"/", 0)), "http://[fd00::7]/");
+        // HTTP/1.0 without Host.
+        let https = with(&|r| (r.scheme, r.port) = (Some(Scheme::Https), Some(8443)));
+        assert_eq!(text(https.location(b"", 8080, b"/a/b?c", 0)), "/a/b?c");
+        let named = with(&|r| r.hostname = Some("example.org".into()));
+        assert_eq!(text(named.location(b"", 80, b"/a", 0)), "http://example.org/a");
     }
 }

@@ -13,10 +13,11 @@ use crate::{
     api::gateway::{Asked, FEATURES, Named, Parent},
     cluster::{
         model::Protocol,
-        object::{AtParent, Frontend, Key, Kind, Mesh, Told},
+        object::{AtParent, Frontend, Key, Kind, Mesh, Name, Told},
         problem::Problem,
         verdict::{OfGateway, Word},
     },
+    govern::routes::backends::ServicePort,
 };
 
 /// What became of a route.
@@ -45,9 +46,11 @@ impl Routing {
             return None;
         }
         let backends = asked.rules.iter().flat_map(|rule| {
-            of_rule(rule).map(|to| (to, LOST)).chain(mirrors_of(rule).map(|to| (to, NO_COPY)))
+            let all = of_rule(rule).map(|to| (to, LOST)).chain(mirrors_of(rule).map(|to| (to, NO_COPY)));
+            all.map(move |(to, then)| (rule, to, then))
         });
-        let missing = backends.filter_map(|(backend, then)| {
+        let missing = backends.filter_map(|(rule, backend, then)| {
+            let named = |(reason, message): Why| (reason, format!("{message} (rule {})", rule.name));
             let allowed = |parent: &Parent| {
                 self.may_refer((asked.kind, &key.name.namespace), &parent_name(parent), backend)
             };
@@ -58,11 +61,14 @@ impl Routing {
                     asked.kind.as_str(),
                     key.name.namespace
                 );
-                return Some(("RefNotPermitted", message));
+                return Some(named(("RefNotPermitted", message)));
             }
             let built = look.built.get(&service_of(backend));
             let there = built.is_some_and(|built| [false, true].iter().any(|v6| built.part(backend.port, *v6).is_some()));
-            (!there).then(|| {
+            if there {
+                return self.find_protocol(&asked, backend, look).map(named);
+            }
+            Some({
                 let why = if !look.store.is_opted_in(&backend.namespace) {
                     format!("namespace {} is not enrolled", backend.namespace)
                 } else if built.is_some() {
@@ -70,12 +76,49 @@ impl Routing {
                 } else {
                     "there is no such Service with an address".to_owned()
                 };
-                ("BackendNotFound", format!("Service {backend}: {why}: {then}"))
+                named(("BackendNotFound", format!("Service {backend}: {why}: {then}")))
             })
         });
         let strangers = asked.strangers.iter().map(|error| ("InvalidKind", error.to_string()));
         let unresolved = strangers.chain(missing).next();
         Some(Finding { parents, unresolved })
+    }
+
+    /// Requests are sent on in the protocol in which they came. Where one is declared at both ports, it has to be the same.
+    fn find_protocol(&self, asked: &Asked, backend: &ServicePort, look: Look<'_>) -> Option<Why> {
+        let declared = |name: &Name| look.store.services.get(name).map(|service| &service.ports);
+        let to = declared(&service_of(backend))?.iter().find(|port| port.port == backend.port)?.protocol;
+        if to == Protocol::Opaque {
+            let message = format!(
+                "Service {backend} is declared to speak another protocol than HTTP: requests to it fail"
+            );
+            return Some(("UnsupportedProtocol", message));
+        }
+        let says = |protocol| match protocol {
+            Protocol::Http => Some("HTTP/1"),
+            Protocol::Http2 => Some("HTTP/2"),
+            Protocol::Detect | Protocol::Opaque => None,
+        };
+        let of_parents = asked.parents.iter().flat_map(|parent| {
+            let ports = declared(&parent_name(parent)).into_iter().flatten();
+            ports
+                .filter(|port| is_about(parent, port.port, port.name.as_ref()))
+                .map(move |port| (parent, port))
+        });
+        let mut others = of_parents
+            .filter(|(_, port)| says(port.protocol).is_some_and(|of| says(to).is_some_and(|to| to != of)));
+        let (parent, port) = others.next()?;
+        Some((
+            "UnsupportedProtocol",
+            format!(
+                "Service {backend} is declared to speak {}, and port {} of Service {} {}: requests are sent on in the protocol in \
+                 which they come, so that those in the latter fail",
+                says(to)?,
+                port.port,
+                parent_name(parent),
+                says(port.protocol)?
+            ),
+        ))
     }
 
     fn find_parent(&self, key: &Key, parent: &Parent, look: Look<'_>) -> Result<(), Why> {

@@ -294,3 +294,41 @@ fn policies_say_which_route_or_rule_they_miss() {
     apply(&mut builder, &route("q", "shop", rules));
     assert!(!messages_after_maybe(&mut builder).join("\n").contains("HTTPRoute q"));
 }
+
+/// Requests are sent on as they come, so a backend that is declared to speak something else cannot be right.
+#[test]
+fn a_backend_speaks_what_its_parent_does() {
+    // Unnamed, so that nothing is declared by the name.
+    let service = |name: &str, ip: &str, protocol: &str| {
+        svc(name, ip, "").replace("name: http, port: 80", &format!("appProtocol: {protocol}, port: 80"))
+    };
+    let mut builder = start(Options::default(), &(shop() + &route("p", "shop", &to("canary"))));
+    next(&mut builder);
+    assert_eq!(messages(&builder), [""; 0]);
+    for (parent, backend, wanted) in [
+        (
+            "http",
+            "kubernetes.io/h2c",
+            "UnsupportedProtocol: Service canary.shop:80 is declared to speak HTTP/2",
+        ),
+        ("grpc", "http", "UnsupportedProtocol: Service canary.shop:80 is declared to speak HTTP/1"),
+        (
+            "http",
+            "redis",
+            "UnsupportedProtocol: Service canary.shop:80 is declared to speak another protocol than HTTP",
+        ),
+        ("http", "http", ""),
+        ("grpc", "kubernetes.io/h2c", ""),
+        ("example.com/own", "grpc", ""),
+    ] {
+        apply(&mut builder, &service("orders", "10.96.0.1", parent));
+        apply(&mut builder, &service("canary", "10.96.0.2", backend));
+        let said = messages_after_maybe(&mut builder);
+        if wanted.is_empty() {
+            assert_eq!(said, [""; 0], "{parent} {backend}");
+        } else {
+            assert!(said.len() == 1 && said[0].contains(wanted), "{parent} {backend}: {said:?}");
+            assert!(said[0].ends_with("(rule rules[0])"), "{said:?}");
+        }
+    }
+}
