@@ -183,22 +183,24 @@ proptest! {
     }
 }
 
-/// What a caller has saved under the old rule says nothing of the new one, whose requests may cost more, or less.
+/// What a caller has saved under the old rule, and what the bucket regained under it, says nothing of the new one.
 #[test]
 fn what_accounts_hold_is_forgotten_when_the_rule_changes() {
     let pace = pace(10);
     let room = Bucket::new(&pace).room(&pace, 0);
-    let accounts = || Accounts {
-        open: [(0, 0), (1, 2 * pace.cost)]
-            .map(|(caller, held)| Account { caller, held, asked_nanos: SECOND })
-            .into(),
-        booked: ticks(SECOND),
+    let (booked, now) = (SECOND, 10 * SECOND);
+    let accounts = |held| Accounts {
+        open: [(0, 0), (1, held)].map(|(caller, held)| Account { caller, held, asked_nanos: now }).into(),
+        booked: ticks(booked),
         plenty: false,
     };
-    // One request is left in the bucket: it is the other caller's while that has something on its account.
-    let claim = |accounts: &mut Accounts| accounts.claim(0, room.backlog, pace.cost, room, SECOND);
-    assert!(claim(&mut accounts()).is_err());
-    let mut changed = accounts();
-    changed.convert(SECOND);
-    assert_eq!(claim(&mut changed), Ok(()), "{changed:?}");
+    // One request is left in the bucket: it is the other caller's while that has something on its account, and half of it while
+    // what was regained is still to be booked.
+    let claim = |accounts: &mut Accounts| accounts.claim(0, room.backlog, pace.cost, room, now);
+    for held in [2 * pace.cost, 0] {
+        assert!(claim(&mut accounts(held)).is_err());
+        let mut changed = accounts(held);
+        changed.convert(now);
+        assert_eq!(claim(&mut changed), Ok(()), "{changed:?}");
+    }
 }
