@@ -105,7 +105,7 @@ fn show(world: &World, options: &Options, story: &mut Story) -> Result<()> {
     ));
 
     lanes(&shop, story)?;
-    canary(world, &shop, story)?;
+    canary(world, &shop, &agent, story)?;
     other_connections(&shop, &sides, &agent, story)?;
     numbers(&agent, story)?;
     governance::show(world, &shop, &agent, story)?;
@@ -160,7 +160,7 @@ fn lanes(shop: &Shop, story: &mut Story) -> Result<()> {
 }
 
 /// A route of Gateway API sends a part of the requests to a canary, and what these cause further on stays with it.
-fn canary(world: &World, shop: &Shop, story: &mut Story) -> Result<()> {
+fn canary(world: &World, shop: &Shop, agent: &Agent, story: &mut Story) -> Result<()> {
     const WHOLE: [&str; 2] = ["v1 gray v1 gray", "v1 v1 v1 v1"];
     story.chapter("A canary by weight");
     let service = |name| world.service("shop", name).port("http", 80, 8080);
@@ -197,6 +197,7 @@ fn canary(world: &World, shop: &Shop, story: &mut Story) -> Result<()> {
         report.failed == 0 && report.chains.keys().eq(WHOLE) && (share - 20.0).abs() < 5.0,
         "a fifth of the requests goes to the canary, and their whole chain stays gray",
     );
+    copies(world, shop, agent, story)?;
     world.delete("HTTPRoute", "shop", "orders")?;
     canary.delete()?;
     stable.delete()?;
@@ -205,6 +206,75 @@ fn canary(world: &World, shop: &Shop, story: &mut Story) -> Result<()> {
         anyhow::ensure!(report.chains.keys().eq([WHOLE[1]]), "{report:?}");
         Ok(())
     })
+}
+
+/// Before it answers anybody, a canary sees copies of what clients ask. What these cause stays in its lane, too.
+fn copies(world: &World, shop: &Shop, agent: &Agent, story: &mut Story) -> Result<()> {
+    const REQUESTS: f64 = 400.0;
+    world.apply(json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficLane", "metadata": { "name": LANE, "namespace": "shop" },
+        "spec": {
+            "tag": LANE, "targetRefs": [{ "name": "orders-canary" }],
+            "entry": [{ "match": { "path": { "value": "/" } } }],
+        },
+    }))?;
+    world.apply(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": { "name": "orders", "namespace": "shop" },
+        "spec": {
+            "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }],
+            "rules": [{
+                "filters": [{
+                    "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "orders-canary", "port": 80 } },
+                }],
+                "backendRefs": [{ "name": "orders-stable", "port": 80 }],
+            }],
+        },
+    }))?;
+    // Copies that were answered, and what reached the end of the chain in the lane.
+    let seen = || -> Result<(f64, f64)> {
+        let metrics = agent.metrics()?;
+        let answered = [("destination_service", "orders-canary"), ("outcome", "answered")];
+        let end = [("destination_service", "stock"), ("destination_lane", LANE), ("code", "2xx")];
+        Ok((
+            metrics.sum("sluice_mirrored_requests_total", &answered),
+            metrics.sum("sluice_requests_total", &end),
+        ))
+    };
+    sluice_tests::eventually("copies are made", || {
+        let before = seen()?;
+        many(&shop.client, shop.gateway(), &[])?;
+        let after = seen()?;
+        anyhow::ensure!(after.0 - before.0 >= 1.0 && after.1 - before.1 >= 1.0, "{before:?} {after:?}");
+        Ok(())
+    })?;
+    let quiet = || {
+        sluice_tests::eventually("all copies have ended", || {
+            let one = seen()?;
+            thread::sleep(Duration::from_millis(200));
+            anyhow::ensure!(one == seen()?, "{one:?}");
+            Ok(one)
+        })
+    };
+    let before = quiet()?;
+    let report = shop.load(&["--requests", &format!("{REQUESTS}"), "--connections", "4"])?.finish()?;
+    let after = quiet()?;
+    let (copies, ends) = (after.0 - before.0, after.1 - before.1);
+    say(&format!(
+        "with a RequestMirror in their place: {} requests answered by {}; {copies} copies went to orders-canary, and {ends} \
+         of these to stock of lane {LANE}",
+        report.ok,
+        report.chains.keys().map(|chain| format!("`{chain}`")).collect::<Vec<_>>().join(" and "),
+    ));
+    story.claim(
+        report.failed == 0
+            && report.chains.keys().eq(["v1 v1 v1 v1"])
+            && copies > REQUESTS / 2.0
+            && copies <= REQUESTS,
+        "clients hear the stable version alone, and the canary gets copies",
+    );
+    story.claim(ends >= copies, "what a copy causes further on stays in the canary's lane");
+    world.delete("TrafficLane", "shop", LANE)
 }
 
 /// What is beside the shop: a database in its namespace, and a service of a namespace that did not opt in.
@@ -247,6 +317,30 @@ fn other_connections(shop: &Shop, sides: &Sides, agent: &Agent, story: &mut Stor
         said == "database v1\nselect 1\n" && after > before,
         "a protocol that is not HTTP is tunnelled byte for byte",
     );
+
+    // As a client does that has the pods' addresses from a registry.
+    let (orders, pod) = (&shop.services[1], &shop.app("orders-v1")?.pod);
+    let url = format!("http://{}:8080", pod.ipv4());
+    let called =
+        |headers: &[&str]| Ok::<_, anyhow::Error>(sluice_tests::ask(&shop.client, &url, headers)?.versions());
+    let before = called(&[BAGGAGE])?;
+    orders
+        .edit(|service| service["metadata"]["annotations"] = json!({ "sluice.dev/endpoints": "governed" }))?;
+    let tagged = sluice_tests::eventually("the pod's address is managed", || {
+        let versions = called(&[BAGGAGE])?;
+        anyhow::ensure!(versions.starts_with(LANE), "{versions}");
+        Ok(versions)
+    })?;
+    let untagged = called(&[])?;
+    say(&format!(
+        "orders-v1 called by its pod's address: tagged `{before}`; with sluice.dev/endpoints: governed tagged `{tagged}`, \
+         untagged `{untagged}`"
+    ));
+    story.claim(
+        before == "v1 v1 gray" && tagged == "gray v1 gray" && untagged == "v1 v1 v1",
+        "a client that calls pods itself keeps its choice, and a tagged request finds its lane",
+    );
+    orders.edit(|service| service["metadata"]["annotations"] = json!({}))?;
 
     let before = agent.redirected()?;
     let answer = sluice_tests::ask(&shop.client, &format!("{}/?headers", sides.billing.url()), &[BAGGAGE])?;
