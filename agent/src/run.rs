@@ -163,6 +163,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         node: config.node.as_deref().map(Into::into),
         without_access_log: config.access_log == AccessLogFormat::None,
         reclaim: config.reclaim_rate > 0,
+        metrics: metrics.clone(),
     });
     let desk = Desk::new(seen.clone(), tag_names.clone());
     let view = View::new(seen, metrics.clone(), config.history_series as usize);

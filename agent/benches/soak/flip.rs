@@ -81,6 +81,7 @@ fn namespace(_: usize) -> Object {
         access_log: None,
         reclaim: None,
         endpoints: None,
+        propagation: None,
     })
 }
 
@@ -138,6 +139,7 @@ fn pod(number: usize) -> Object {
         labels: [("app", "a")].into_iter().collect(),
         workload: None,
         capture: None,
+        propagation: None,
         node: Some("node-1".into()),
         zone: None,
         host_network: false,

@@ -93,10 +93,8 @@ pub(crate) fn run(requests: u64, grpc: bool, directory: &Path) -> Result<()> {
     })?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("the pod cannot listen")?;
     let address = listener.local_addr()?;
-    let pod = Arc::new(Pod {
-        workload: ArcSwap::from_pointee(Workload::new("uid-1", "shop", "gateway-1")),
-        network: Arc::new(Loopback),
-    });
+    let workload = ArcSwap::from_pointee(Workload::new("uid-1", "shop", "gateway-1"));
+    let pod = Arc::new(Pod::new(workload, Arc::new(Loopback)));
     let open = proxy.open(&pod, vec![listener]);
     let mut stdin = peers.stdin.take().context("the peers have no standard input")?;
     writeln!(stdin, "{address}")?;

@@ -92,6 +92,10 @@ pub const RECLAIM_ANNOTATION: &str = "sluice.dev/reclaim";
 /// Annotation on a Namespace or a Service: whether connections to its endpoints' own addresses are managed.
 pub const ENDPOINTS_ANNOTATION: &str = "sluice.dev/endpoints";
 
+/// Annotation on a Namespace or a Pod, `trace` or `headers`: whether requests that come to the pod are read, so that its own
+/// requests get their tag by the trace that they share. A Pod's own word wins over its Namespace's.
+pub const PROPAGATION_ANNOTATION: &str = "sluice.dev/propagation";
+
 /// An annotation or a label that users put on their own objects.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
@@ -121,7 +125,7 @@ impl Mark {
 }
 
 /// All of them, for the reference and for `sluice check`.
-pub const MARKS: [Mark; 6] = [
+pub const MARKS: [Mark; 7] = [
     Mark {
         label: false,
         kinds: &["Namespace"],
@@ -163,6 +167,14 @@ pub const MARKS: [Mark; 6] = [
         check: |value| checked(parse_endpoints(value)),
     },
     Mark {
+        label: false,
+        kinds: &["Namespace", "Pod"],
+        name: PROPAGATION_ANNOTATION,
+        values: "`headers`, `trace`",
+        meaning: "`trace`: requests to its pods that come to ports of managed Services pass the agent, and a request of the pod without a tag gets that of the request whose trace id it carries. `headers`, the default: tags are carried by headers only. A Pod's own annotation goes before its Namespace's. It has an effect in an enrolled namespace only.",
+        check: |value| checked(parse_propagation(value)),
+    },
+    Mark {
         label: true,
         kinds: &["Pod"],
         name: TAG_LABEL,
@@ -189,6 +201,20 @@ pub fn parse_endpoints(value: &str) -> Result<bool, InvalidEndpoints> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither \"governed\" nor \"direct\"; it counts as not set")]
 pub struct InvalidEndpoints(String);
+
+/// What [`PROPAGATION_ANNOTATION`] says: `true` for `trace`, `false` for `headers`.
+pub fn parse_propagation(value: &str) -> Result<bool, InvalidPropagation> {
+    match value {
+        "trace" => Ok(true),
+        "headers" => Ok(false),
+        _ => Err(InvalidPropagation(value.chars().take(80).collect())),
+    }
+}
+
+/// Why a value of [`PROPAGATION_ANNOTATION`] is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither \"headers\" nor \"trace\"; it counts as not set")]
+pub struct InvalidPropagation(String);
 
 /// What [`ACCESS_LOG_ANNOTATION`] says.
 pub fn parse_access_log(value: &str) -> Result<Ratio, InvalidAccessLog> {

@@ -38,6 +38,7 @@ use super::{
 };
 use crate::{
     cluster::model::Workload,
+    govern::remembered::Remembered,
     proxy::{Network, OpenPod, Origin, Pod, Proxy, SocketOptions},
 };
 
@@ -63,6 +64,8 @@ pub(crate) struct Where<'a> {
     pub(crate) netns: &'a Arc<Netns>,
     pub(crate) home: &'a Arc<Netns>,
     pub(crate) netns_cookie: u64,
+    /// What is known of requests that came to it.
+    pub(crate) remembered: &'a Arc<Remembered>,
     pub(crate) proxy: &'a Proxy,
     pub(crate) closing: &'a TaskTracker,
 }
@@ -116,7 +119,8 @@ impl Inbound {
             return Err(error);
         }
         let network = Arc::new(InboundNetwork { entries: entries.clone(), node: self.node.clone() });
-        let pod = Arc::new(Pod { workload: ArcSwap::new(workload.clone()), network });
+        let pod = Pod::new(ArcSwap::new(workload.clone()), network).with(at.remembered.clone());
+        let pod = Arc::new(pod);
         let open = Some(at.proxy.open_inbound(&pod, opened.listeners));
         Ok(Steering { pod, open, entries, slots })
     }

@@ -103,7 +103,7 @@ impl World for Node {
             accepted: self.accepted.clone(),
             entry: entry.clone(),
         });
-        let pod = Arc::new(Pod { workload: ArcSwap::new(workload.clone()), network: network.clone() });
+        let pod = Arc::new(Pod::new(ArcSwap::new(workload.clone()), network.clone()));
         let open = self.proxy.open(&pod, opened.listeners);
         self.flows.pod(cookie, workload);
         // Last, when there is somebody to accept. If it fails `open` is dropped, which closes the listeners.
@@ -179,6 +179,7 @@ impl World for Node {
             netns: &enrolment.network.netns,
             home: &self.home,
             netns_cookie: enrolment.cookie,
+            remembered: &enrolment.pod.remembered,
             proxy: &self.proxy,
             closing: &self.closing,
         };
@@ -187,7 +188,7 @@ impl World for Node {
             if let Some(error) = &outcome {
                 tracing::error!(
                     namespace = %workload.namespace, pod = %workload.name, error,
-                    "cannot steer a pod's connections to the agent: its AccessPolicies are not enforced; trying again"
+                    "cannot steer a pod's connections to the agent: its AccessPolicies are not enforced, and sluice.dev/propagation: trace has no effect; trying again"
                 );
             }
             enrolment.unsteered = outcome;
@@ -211,6 +212,7 @@ impl World for Node {
                 netns: &enrolment.network.netns,
                 home: &self.home,
                 netns_cookie: enrolment.cookie,
+                remembered: &enrolment.pod.remembered,
                 proxy: &self.proxy,
                 closing: &self.closing,
             };

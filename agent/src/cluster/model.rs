@@ -172,7 +172,8 @@ pub struct Inbound(AHashMap<IpAddr, BTreeMap<u16, Arc<InboundPort>>>);
 pub struct InboundPort {
     /// The application, as the only endpoint of a Service that asks for nothing.
     pub destination: Destination,
-    /// The Services that have it as an endpoint and a policy about who may call; not empty. What each says holds.
+    /// The Services that have it as an endpoint and a policy about who may call. What each says holds. Empty if the pod only
+    /// asks for what comes to it to be read ([`Workload::remembers_traces`]).
     pub guards: Vec<Arc<Service>>,
 }
 
@@ -418,6 +419,9 @@ pub struct Workload {
     pub host_network: bool,
     /// The outcome of the namespace's opt-in and the pod's override (false for host-network pods).
     pub capture: bool,
+    /// What comes to it is read, so that its own requests get the tag of those whose trace they share
+    /// (`sluice.dev/propagation: trace`).
+    pub remembers_traces: bool,
     /// Ports that it declares: the agent listens at none of them.
     pub ports: Box<[u16]>,
     /// What the kubelet probes it by.
@@ -455,6 +459,7 @@ impl Workload {
             zone: None,
             host_network: false,
             capture: true,
+            remembers_traces: false,
             ports: Box::default(),
             probes: Arc::default(),
             own_proxy: None,

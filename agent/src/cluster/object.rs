@@ -192,6 +192,8 @@ pub struct Namespace {
     pub reclaim: Option<bool>,
     /// The annotation `sluice.dev/endpoints`: governed, direct or not set.
     pub endpoints: Option<bool>,
+    /// The annotation `sluice.dev/propagation`: trace, headers or not set.
+    pub propagation: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -304,6 +306,8 @@ pub struct Pod {
     pub workload: Option<Arc<str>>,
     /// The annotation `sluice.dev/capture`.
     pub capture: Option<bool>,
+    /// The annotation `sluice.dev/propagation`: trace, headers or not set.
+    pub propagation: Option<bool>,
     pub node: Option<Arc<str>>,
     /// The label `topology.kubernetes.io/zone`, which recent clusters copy from the node.
     pub zone: Option<Arc<str>>,

@@ -58,6 +58,7 @@ pub fn namespace(object: &core::Namespace) -> Result<Sighting, Problem> {
         access_log: check.access_log(object.metadata.annotations.as_ref()),
         reclaim: check.reclaim(object.metadata.annotations.as_ref()),
         endpoints: check.endpoints(object.metadata.annotations.as_ref()),
+        propagation: check.propagation(object.metadata.annotations.as_ref()),
     };
     Ok(check.end(Object::Namespace(namespace)))
 }
@@ -224,6 +225,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         labels: labels.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
         workload: workload(metadata.owner_references.as_deref().unwrap_or_default(), labels),
         capture: check.capture(annotations),
+        propagation: check.propagation(annotations),
         node: common(spec.node_name.as_deref()),
         zone: labels.and_then(|labels| common(labels.get(ZONE_LABEL).map(|s| &**s))),
         host_network: spec.host_network.unwrap_or(false),
@@ -317,6 +319,10 @@ impl Check {
 
     fn endpoints(&mut self, annotations: Option<&BTreeMap<String, String>>) -> Option<bool> {
         self.annotation(annotations, api::ENDPOINTS_ANNOTATION, api::parse_endpoints)
+    }
+
+    fn propagation(&mut self, annotations: Option<&BTreeMap<String, String>>) -> Option<bool> {
+        self.annotation(annotations, api::PROPAGATION_ANNOTATION, api::parse_propagation)
     }
 
     fn annotation<T, E: Display>(

@@ -23,6 +23,7 @@ fn namespace() -> Sighting {
         access_log: None,
         reclaim: None,
         endpoints: None,
+        propagation: None,
     }))
 }
 

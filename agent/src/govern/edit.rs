@@ -158,7 +158,7 @@ pub(crate) mod tests {
         }
         let mut scan = TagScan::new(&names);
         head.0.iter().for_each(|(name, value)| scan.see(name.as_str().as_bytes(), value));
-        tag(&mut head, &names, &scan.decide(None, || None));
+        tag(&mut head, &names, &scan.decide(None, None, || None));
         let written: Vec<_> = head
             .0
             .iter()
@@ -167,7 +167,7 @@ pub(crate) mod tests {
         assert_eq!(written, ["x-a: b", "x-mse-tag: gray", "baggage: a=1,c=2,x-mse-tag=gray"]);
         let mut scan = TagScan::new(&names);
         head.0.iter().for_each(|(name, value)| scan.see(name.as_str().as_bytes(), value));
-        let next = scan.decide(None, || None);
+        let next = scan.decide(None, None, || None);
         assert!(!next.set_header && next.set.is_empty(), "the next hop has nothing to do: {next:?}");
     }
 

@@ -2,8 +2,8 @@
 //!
 //! The proxy walks through a request's headers once, showing each to a [`TagScan`]; HTTP/1 shows raw bytes,
 //! HTTP/2 the bytes of its header map. The tag of the first that answers counts: a tag header (in the order in
-//! which the operator lists them), the [carriers](super::carrier) in their order, the caller workload's own tag
-//! (ARCHITECTURE.md#lanes). Nothing here allocates, but for a value that is encoded.
+//! which the operator lists them), the [carriers](super::carrier) in their order, the trace that it came with
+//! ([`super::remembered`]), the caller workload's own tag (ARCHITECTURE.md#lanes). Nothing here allocates, but for a value that is encoded.
 
 use http::HeaderName;
 
@@ -153,6 +153,8 @@ pub enum TagSource {
     Header,
     /// One of the headers that carry it beside.
     Carrier(Carrier),
+    /// The request's trace, with which it came to the pod ([`super::remembered`]).
+    Trace,
     /// The caller workload's own tag.
     Workload,
     /// An entry rule of a lane.
@@ -161,11 +163,12 @@ pub enum TagSource {
 
 impl TagSource {
     /// In the order in which they are asked.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Header,
         Self::Carrier(Carrier::Baggage),
         Self::Carrier(Carrier::Tracestate),
         Self::Carrier(Carrier::Correlation),
+        Self::Trace,
         Self::Workload,
         Self::Entry,
     ];
@@ -176,6 +179,7 @@ impl TagSource {
             Self::Carrier(Carrier::Baggage) => "baggage",
             Self::Carrier(Carrier::Tracestate) => "tracestate",
             Self::Carrier(Carrier::Correlation) => "sw8_correlation",
+            Self::Trace => "trace_id",
             Self::Workload => "workload",
             Self::Entry => "entry",
         }
@@ -186,8 +190,9 @@ impl TagSource {
         match self {
             Self::Header => 0,
             Self::Carrier(carrier) => 1 + carrier as usize,
-            Self::Workload => 4,
-            Self::Entry => 5,
+            Self::Trace => 4,
+            Self::Workload => 5,
+            Self::Entry => 6,
         }
     }
 }
@@ -258,7 +263,7 @@ pub struct Tagging {
     pub set_header: bool,
     /// In these the forwarded request must get the tag: [`Carrier::set`].
     pub set: Carriers,
-    /// Headers say different tags: that of `source` counts.
+    /// Headers, or the trace, say different tags: that of `source` counts.
     pub conflict: bool,
     /// Values that were ignored because they are no tags.
     pub invalid: u32,
@@ -325,9 +330,15 @@ impl<'n> TagScan<'n> {
         });
     }
 
-    /// Decides, once all headers have been seen. `caller` is the caller workload's own tag; `entry` asks the entry rules
+    /// Decides, once all headers have been seen. `traced` is the tag with which the request's trace came, if that is known
+    /// ([`super::remembered`]); `caller` is the caller workload's own tag; `entry` asks the entry rules
     /// ([`super::entry`]), if nobody else has an answer.
-    pub fn decide(self, caller: Option<&Tag>, entry: impl FnOnce() -> Option<RequestTag>) -> Tagging {
+    pub fn decide(
+        self,
+        traced: Option<RequestTag>,
+        caller: Option<&Tag>,
+        entry: impl FnOnce() -> Option<RequestTag>,
+    ) -> Tagging {
         if self.names.none {
             return Tagging {
                 tag: None,
@@ -346,7 +357,8 @@ impl<'n> TagScan<'n> {
         let mut said = header
             .map(|(_, tag)| (tag, TagSource::Header))
             .into_iter()
-            .chain(usable().filter_map(of_carrier));
+            .chain(usable().filter_map(of_carrier))
+            .chain(traced.filter(|_| !strip).map(|tag| (tag, TagSource::Trace)));
         let first = said.next();
         let conflict = first.is_some_and(|(first, _)| said.any(|(tag, _)| tag != first));
         let of_caller = || Some((RequestTag::from(caller?), TagSource::Workload));
@@ -386,7 +398,7 @@ mod tests {
         for (name, value) in headers {
             scan.see(name.as_bytes(), value.as_bytes());
         }
-        scan.decide(caller.map(|tag| tag.parse().expect("a tag")).as_ref(), || None)
+        scan.decide(None, caller.map(|tag| tag.parse().expect("a tag")).as_ref(), || None)
     }
 
     /// The tag, its source, whether the header and the baggage must be set, and how many values were invalid.
@@ -406,8 +418,39 @@ mod tests {
         scan.see(b"x-mse-tag", b"gray");
         scan.see(b"baggage", b"x-mse-tag=gray");
         let workload = "blue".parse().ok();
-        let tagging = scan.decide(workload.as_ref(), || Some(RequestTag::from(&"red".parse().unwrap())));
+        let tagging =
+            scan.decide(None, workload.as_ref(), || Some(RequestTag::from(&"red".parse().unwrap())));
         assert_eq!((tagging.tag, tagging.set_header, tagging.set.is_empty()), (None, false, true));
+    }
+
+    #[test]
+    fn the_trace_answers_after_headers_and_before_the_workload() {
+        let names = names();
+        let [gray, red] = ["gray", "red"].map(|tag| RequestTag::new(tag.as_bytes()));
+        let decide = |headers: &[(&str, &str)], strip: bool, traced: Option<RequestTag>| {
+            let mut scan = TagScan::new(&names).stripping(strip);
+            for (name, value) in headers {
+                scan.see(name.as_bytes(), value.as_bytes());
+            }
+            let it = scan.decide(traced, "blue".parse().ok().as_ref(), || None);
+            (it.tag.map(|tag| tag.as_str().to_owned()), it.source, it.conflict)
+        };
+        let said =
+            |tag: &str, source: TagSource, conflict: bool| (Some(tag.to_owned()), Some(source), conflict);
+        let header = [("x-mse-tag", "red")];
+        let member = [("baggage", "x-mse-tag=red")];
+        assert_eq!(decide(&[], false, gray), said("gray", TagSource::Trace, false));
+        assert_eq!(decide(&[], false, None), said("blue", TagSource::Workload, false));
+        assert_eq!(decide(&header, false, red), said("red", TagSource::Header, false));
+        assert_eq!(decide(&header, false, gray), said("red", TagSource::Header, true));
+        assert_eq!(decide(&member, false, gray), said("red", TagSource::Carrier(Carrier::Baggage), true));
+        // What comes from outside says no tag, and neither does what came to it.
+        assert_eq!(decide(&header, true, gray), said("blue", TagSource::Workload, false));
+        assert!(tagging(&[("traceparent", "x")], None).set.is_empty());
+        let mut scan = TagScan::new(&names);
+        scan.see(b"traceparent", b"x");
+        let it = scan.decide(gray, None, || None);
+        assert!(it.set_header && it.set.contains(Carrier::Baggage) && it.set.contains(Carrier::Tracestate));
     }
 
     #[test]
@@ -524,7 +567,7 @@ mod tests {
         for (name, value) in [("traceparent", "00-"), ("tracestate", "x.tag=blue"), ("x.tag", "gray")] {
             scan.see(name.as_bytes(), value.as_bytes());
         }
-        let it = scan.decide(None, || None);
+        let it = scan.decide(None, None, || None);
         assert_eq!(it.set.iter().collect::<Vec<_>>(), [Carrier::Baggage]);
         assert!(!it.conflict);
     }
@@ -589,7 +632,7 @@ mod tests {
             for (name, value) in &headers {
                 scan.see(name.as_bytes(), value);
             }
-            let decision = scan.decide(caller.as_ref(), || None);
+            let decision = scan.decide(None, caller.as_ref(), || None);
             let Some(tag) = decision.tag else {
                 prop_assert!(!decision.set_header && decision.set.is_empty() && caller.is_none());
                 return Ok(());
@@ -616,7 +659,7 @@ mod tests {
             for (name, value) in &sent {
                 scan.see(name.as_bytes(), value);
             }
-            let next = scan.decide(None, || None);
+            let next = scan.decide(None, None, || None);
             prop_assert_eq!(next.tag, Some(tag));
             prop_assert_eq!(next.source, Some(TagSource::Header));
             prop_assert!(!next.set_header && next.set == full && !next.conflict, "{:?}", next);

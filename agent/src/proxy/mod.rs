@@ -36,6 +36,7 @@ mod pulse;
 mod record;
 mod share;
 mod timing;
+mod traced;
 mod tunnel;
 mod turns;
 mod upstream;
@@ -63,7 +64,7 @@ pub use worker::PodName;
 use crate::{
     clock::Nanos,
     cluster::model::{Current, Workload},
-    govern::{lane::TagNames, per_pod::CallingPod},
+    govern::{lane::TagNames, per_pod::CallingPod, remembered::Remembered},
     observe::{access_log::AccessLog, metrics::Metrics, trace::Tracer},
 };
 
@@ -72,6 +73,21 @@ pub struct Pod {
     /// Who calls. Swapped when the pod's labels or annotations change.
     pub workload: ArcSwap<Workload>,
     pub network: Arc<dyn Network>,
+    /// The traces that came to it, for those that go out: the same for both.
+    pub remembered: Arc<Remembered>,
+}
+
+impl Pod {
+    pub fn new(workload: ArcSwap<Workload>, network: Arc<dyn Network>) -> Self {
+        Self { workload, network, remembered: Arc::default() }
+    }
+
+    /// The same for connections from outside to this pod.
+    #[must_use]
+    pub fn with(mut self, remembered: Arc<Remembered>) -> Self {
+        self.remembered = remembered;
+        self
+    }
 }
 
 /// The pod's network, as far as the proxy needs it.
@@ -262,6 +278,11 @@ impl Proxy {
     /// What each pod uses of the proxy, and whose new connections go direct because of that.
     pub fn uses(&self) -> Vec<PodUse> {
         self.budget.uses(Nanos::now())
+    }
+
+    /// What is known of requests that came to an enrolled pod.
+    pub fn remembered(&self, namespace: &str, name: &str) -> Option<Arc<Remembered>> {
+        self.budget.remembered(namespace, name)
     }
 
     /// What became of requests that have ended, the newest first, no more than `most`: of those that are kept (all that

@@ -164,6 +164,8 @@ pub(crate) struct Worker {
     arrived: Cell<u64>,
     /// What is served of metrics, by whichever part.
     pub(crate) served: Arc<Metrics>,
+    /// By what tags are read, by whichever part.
+    pub(crate) names: Arc<TagNames>,
 }
 
 /// A pod on this worker.
@@ -300,16 +302,18 @@ fn inbound(options: &Options) -> Options {
 
 impl Worker {
     fn new(options: Rc<Options>) -> Self {
-        let served = options.metrics.clone();
+        let (served, names) = (options.metrics.clone(), options.tag_names.clone());
         let rounds = Rc::<Rounds>::default();
-        let inbound = Self::part(Rc::new(inbound(&options)), rounds.clone(), served.clone(), None);
-        Self::part(options, rounds, served, Some(Rc::new(inbound)))
+        let inbound =
+            Self::part(Rc::new(inbound(&options)), rounds.clone(), served.clone(), names.clone(), None);
+        Self::part(options, rounds, served, names, Some(Rc::new(inbound)))
     }
 
     fn part(
         options: Rc<Options>,
         rounds: Rc<Rounds>,
         served: Arc<Metrics>,
+        names: Arc<TagNames>,
         inbound: Option<Rc<Self>>,
     ) -> Self {
         let decisions = Decisions::new(options.workers);
@@ -317,6 +321,7 @@ impl Worker {
             inbound,
             arrived: Cell::default(),
             served,
+            names,
             metrics: options.metrics.clone(),
             access_log: options.access_log.lines(),
             tracer: options.tracer.clone(),

@@ -6,7 +6,9 @@ use super::{Shared, lock, ready};
 use crate::{
     admin::view::{self, Look},
     capture::Capture,
+    clock::Nanos,
     cluster::model::Snapshot,
+    observe::metrics::Metrics,
     proxy::Proxy,
 };
 
@@ -16,6 +18,7 @@ pub(super) struct Seen {
     pub(super) node: Option<Arc<str>>,
     pub(super) without_access_log: bool,
     pub(super) reclaim: bool,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl view::Agent for Seen {
@@ -36,6 +39,7 @@ impl view::Agent for Seen {
             cluster: cluster.map(|cluster| cluster.status()),
             verdicts: cluster.map(|cluster| cluster.verdicts().borrow().clone()).unwrap_or_default(),
             without_access_log: self.without_access_log,
+            tags: self.metrics.tags(Nanos::now()),
             uses: running.proxy.as_ref().map(Proxy::uses).unwrap_or_default(),
             pods: capture.as_ref().map(|status| status.pods.clone()).unwrap_or_default(),
             access_log_trouble: running.access_log_trouble.load_full(),

@@ -51,6 +51,7 @@ fn ask(rig: &Rig, headers: &str) -> Explanation {
         not_captured: None,
         dialled: "10.96.0.1:80".parse().unwrap(),
         head: format!("GET /a?b HTTP/1.1\r\nhost: a\r\n{headers}\r\n").into_bytes(),
+        remembered: None,
     };
     explain(&rig.snapshot(), &tag_names(), &asked)
 }
@@ -113,6 +114,7 @@ fn a_limit_on_the_tag_header_is_foretold_for_a_pod_with_a_tag_of_its_own() {
             not_captured: None,
             dialled: "10.96.0.1:80".parse().unwrap(),
             head: b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
+            remembered: None,
         };
         explain(&rig.snapshot(), &tag_names(), &asked)
     };
@@ -263,6 +265,7 @@ fn who_may_call_is_told_with_the_rule() {
             not_captured: None,
             dialled: "10.96.0.1:80".parse().unwrap(),
             head: b"GET /actuator/env HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
+            remembered: None,
         };
         let said = explain(&snapshot, &tag_names(), &asked);
         let Step { verdict, message, source, .. } = step(&said, Stage::Access).clone();

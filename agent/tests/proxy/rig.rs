@@ -407,20 +407,19 @@ impl Builder {
         };
         let listeners: Vec<_> = (0..proxy.workers()).map(|_| listen()).collect();
         let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
-        let pod = Pod {
-            workload: ArcSwap::from_pointee(Workload {
-                tag: self.caller.map(|tag| tag.parse().unwrap()),
-                ips: vec![[10, 244, 0, number].into()],
-                ..Workload::new(&format!("uid-{number}"), "shop", name)
-            }),
-            network: Arc::new(Loopback {
-                redirected: (!self.not_redirected)
-                    .then(|| self.dialled.unwrap_or_else(|| DIALLED.parse().unwrap())),
-                panic_at: self.panic_at,
-                closed: self.closed.clone(),
-                direct: direct.clone(),
-            }),
-        };
+        let workload = ArcSwap::from_pointee(Workload {
+            tag: self.caller.map(|tag| tag.parse().unwrap()),
+            ips: vec![[10, 244, 0, number].into()],
+            ..Workload::new(&format!("uid-{number}"), "shop", name)
+        });
+        let network = Arc::new(Loopback {
+            redirected: (!self.not_redirected)
+                .then(|| self.dialled.unwrap_or_else(|| DIALLED.parse().unwrap())),
+            panic_at: self.panic_at,
+            closed: self.closed.clone(),
+            direct: direct.clone(),
+        });
+        let pod = Pod::new(workload, network);
         (proxy.open(&Arc::new(pod), listeners), addresses)
     }
 }

@@ -61,6 +61,7 @@ fn explained(rig: &Rig, head: &str) -> Explanation {
         not_captured: None,
         dialled: "10.96.0.1:80".parse().unwrap(),
         head: head.as_bytes().to_vec(),
+        remembered: None,
     };
     explain(&rig.snapshot(), &tag_names(), &asked)
 }

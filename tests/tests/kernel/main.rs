@@ -25,6 +25,7 @@ mod page;
 mod policies;
 mod privileges;
 mod prometheus;
+mod propagation;
 mod reclaim;
 mod redirect;
 mod rollout;

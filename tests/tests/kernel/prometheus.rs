@@ -49,6 +49,7 @@ struct Bazaar {
     client: Pod,
     web: Service,
     old: Service,
+    relay: Service,
     bad: Service,
     db: Service,
     _pods: Vec<(Process, Pod)>,
@@ -79,6 +80,16 @@ impl Bazaar {
         }
         third.set_ready(false)?;
         let web = world.service("shop", "web").port("http", 80, 8080).apply()?;
+        // It passes on no tag, and is to be read.
+        let relayed = world.pod("shop", "relay-1").label("app", "relay").start()?;
+        relayed.edit(|pod| {
+            pod["metadata"]["annotations"] = json!({"sluice.dev/propagation": "trace"});
+        })?;
+        let host = web.ipv4.to_string();
+        let args = [&script("relay.py"), "threads", "8080", &host, "80"];
+        let mut server = relayed.spawn("relay", python(), &args.map(|arg| arg as &str))?;
+        server.says("listening")?;
+        let relay = world.service("shop", "relay").port("http", 80, 8080).apply()?;
         let bad = world.service("shop", "bad").port("http", 80, 8080).apply()?;
         let db = world.service("shop", "db").port("tcp", 700, 8080).apply()?;
         world.apply(policy("db", json!({"loadBalancer": {"panicThresholdPercent": 50}})))?;
@@ -135,7 +146,8 @@ impl Bazaar {
         ask(&client, &web.url(), &[])?;
         second.set_terminating()?;
         third.set_ready(true)?;
-        Ok(Self { agent, client, web, old, bad, db, _pods: pods })
+        pods.push((server, relayed));
+        Ok(Self { agent, client, web, old, relay, bad, db, _pods: pods })
     }
 
     /// Some of everything.
@@ -149,6 +161,7 @@ impl Bazaar {
         };
         load(&format!("{}/burst", self.web.url()), &[])?;
         ask(&self.client, &self.old.url(), &[])?;
+        ask(&self.client, &self.relay.url(), &["x-mse-tag: gray"])?;
         // A request without a Host is not valid.
         self.client.command("curl")?.args(["-sS", "-H", "Host:", &self.web.url()]).output()?;
         load(&self.bad.url(), &["--header", "x-mse-tag: gray"])?;

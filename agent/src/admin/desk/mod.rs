@@ -73,7 +73,11 @@ impl Desk {
     /// What would become of a request now.
     pub(super) fn explain(&self, question: &Question) -> Result<Explanation, Wrong> {
         let look = self.agent.look();
-        let asked = question.resolve(&look)?;
+        let mut asked = question.resolve(&look)?;
+        // Without a proxy nothing came to the pod by way of it.
+        let proxy = self.proxy().ok();
+        asked.remembered =
+            proxy.and_then(|proxy| proxy.remembered(&asked.caller.namespace, &asked.caller.name));
         Ok(explain::explain(&look.snapshot, &self.tag_names, &asked))
     }
 

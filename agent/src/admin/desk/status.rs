@@ -140,6 +140,30 @@ fn unenforced(look: &Look) -> Vec<Problem> {
     guarded.into_iter().flat_map(of).collect()
 }
 
+/// Pods that lose tags, and those that ask for what is read of them in vain.
+fn propagation(look: &Look) -> Vec<Problem> {
+    let losing = look.tags.iter().filter(|tags| tags.is_losing).map(|tags| {
+        let by: Vec<_> = tags.carriers.iter().map(|source| source.as_str()).collect();
+        let by = if by.is_empty() { "by nothing".to_owned() } else { format!("by {}", by.join(", ")) };
+        problem(
+            format!(
+                "Pod {}/{} loses tags: it sent {} requests without one while all that it was answering had one, some of them in the last five minutes. Other requests of it had theirs {by}.",
+                tags.namespace, tags.name, tags.lost
+            ),
+            "Have the application pass on the tag header, or the headers of its tracer. Requests that it sends on its own account are counted, too, if they happen to be sent meanwhile.",
+        )
+    });
+    let unread = look.pods.iter().filter_map(|pod| {
+        let why = look.unread(pod)?.trim_end_matches('.');
+        let what = format!(
+            "The annotation sluice.dev/propagation: trace has no effect on Pod {}/{}: {why}.",
+            pod.workload.namespace, pod.workload.name
+        );
+        Some(problem(what, "Use a newer kernel, or add the capability NET_ADMIN to the agent's container if Linux is older than 6.9. Tags in headers are passed on all the same."))
+    });
+    losing.chain(unread).collect()
+}
+
 /// Services that ask for an access log which this agent does not write.
 fn without_effect(look: &Look) -> Option<Problem> {
     if !look.without_access_log {
@@ -243,6 +267,7 @@ impl Status {
         let policies = Self::policies(look, &mut problems);
         let services = Self::services(look, &mut problems);
         problems.extend(without_effect(look));
+        problems.extend(propagation(look));
         problems.extend(look.access_log_trouble.as_ref().map(|why| {
             problem(
                 format!("The access log cannot be written, and its lines are lost: {why}."),

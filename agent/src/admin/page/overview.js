@@ -99,6 +99,9 @@ export function calls(overview) {
     table("Who on this node calls whom, in the last 10 seconds", columns, rows, empty, (column) => head("calls", column))].filter(Boolean);
 }
 
+const CARRIER = { header: "tag header", baggage: "baggage", tracestate: "tracestate", sw8_correlation: "sw8-correlation",
+  trace_id: "trace id", workload: "its own tag", entry: "entry rule" };
+
 const POD = { enrolled: "enrolled", pending: "not yet enrolled", other_mesh: "left to another mesh", not_enrolled: "not enrolled" };
 
 export function pods(overview) {
@@ -106,6 +109,8 @@ export function pods(overview) {
     { title: "Pod", cell: pod },
     { title: "Lane", cell: (row) => row.tag ?? "baseline" },
     { title: "State", cell: (row) => POD[row.state] ?? row.state, tone: (row) => (row.state === "pending" ? "warn" : null) },
+    { title: "Tags by (5 min)", cell: (row) => row.tag_carriers.map((carrier) => CARRIER[carrier] ?? carrier).join(", ") || "–" },
+    { title: "Tags lost", cell: (row) => (row.tags_lost > 0 ? count(row.tags_lost) : "–"), tone: (row) => (row.tags_lost > 0 ? "warn" : null) },
     { title: "Why", cell: (row) => row.reason ?? "" },
   ], overview.pods, "No pod of this node is in an enrolled namespace.")];
 }

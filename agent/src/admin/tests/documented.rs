@@ -109,7 +109,7 @@ fn proxy(snapshot: Arc<Snapshot>) -> (Proxy, OpenPod) {
         drain_idle_timeout: Duration::ZERO,
     })
     .expect("a thread");
-    let pod = Pod { workload: ArcSwap::from_pointee(client()), network: Arc::new(Here) };
+    let pod = Pod::new(ArcSwap::from_pointee(client()), Arc::new(Here));
     let open = proxy.open(&Arc::new(pod), Vec::new());
     (proxy, open)
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     capture::PodStatus,
     cluster::{self, model::Snapshot, verdict::Verdicts},
+    observe::metrics::PodTags,
     proxy::PodUse,
 };
 
@@ -31,6 +32,8 @@ pub struct Look {
     pub pods: Arc<[PodStatus]>,
     /// What enrolled pods use of the proxy.
     pub uses: Vec<PodUse>,
+    /// What became of tags in pods that call.
+    pub tags: Vec<PodTags>,
     /// The access log is off, whatever annotations say.
     pub without_access_log: bool,
     /// Why lines of the access log cannot be written at the moment.
@@ -52,6 +55,19 @@ pub struct Older {
 }
 
 impl Look {
+    /// What became of tags in this pod; `None`: it has to do with none.
+    pub fn tags(&self, namespace: &str, name: &str) -> Option<&PodTags> {
+        self.tags.iter().find(|tags| (&*tags.namespace, &*tags.name) == (namespace, name))
+    }
+
+    /// Why requests to a pod that asks for it (`sluice.dev/propagation: trace`) are not read.
+    pub fn unread<'a>(&'a self, pod: &'a PodStatus) -> Option<&'a str> {
+        if !pod.workload.remembers_traces {
+            return None;
+        }
+        self.steering_trouble.as_deref().or(pod.steered.trouble.as_ref()).map(String::as_str)
+    }
+
     /// The services to which a pod has connections that are older than its enrolment.
     pub fn older(&self, pod: &PodStatus) -> Vec<Older> {
         let mut older: BTreeMap<String, (usize, bool)> = BTreeMap::new();

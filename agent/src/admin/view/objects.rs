@@ -22,6 +22,10 @@ pub struct PodLine {
     pub state: PodState,
     /// Why it is not enrolled, or which of its connections bypass the agent.
     pub reason: Option<String>,
+    /// What said the tags of its requests in the last five minutes, as in `carrier` of `sluice_tag_carriers_total`.
+    pub tag_carriers: Vec<&'static str>,
+    /// Its requests without a tag while all that it was answering had one, since the agent has known it.
+    pub tags_lost: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
@@ -57,11 +61,16 @@ pub struct Condition {
 
 /// The pods of opted-in namespaces; what is not enrolled comes first.
 pub(super) fn pods(look: &Look) -> Vec<PodLine> {
-    let line = |workload: &Workload, state, why: Option<String>| PodLine {
-        pod: PodName { namespace: workload.namespace.to_string(), name: workload.name.to_string() },
-        tag: workload.tag.as_ref().map(ToString::to_string),
-        state,
-        reason: why,
+    let line = |workload: &Workload, state, why: Option<String>| {
+        let tags = look.tags(&workload.namespace, &workload.name);
+        PodLine {
+            pod: PodName { namespace: workload.namespace.to_string(), name: workload.name.to_string() },
+            tag: workload.tag.as_ref().map(ToString::to_string),
+            state,
+            reason: why,
+            tag_carriers: tags.iter().flat_map(|tags| &tags.carriers).map(|source| source.as_str()).collect(),
+            tags_lost: tags.map_or(0, |tags| tags.lost),
+        }
     };
     let mut pods: Vec<_> = look
         .pods

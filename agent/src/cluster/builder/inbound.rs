@@ -1,4 +1,5 @@
-//! From the Services that policies guard to the ports of this node's pods that are theirs.
+//! From the Services that policies guard to the ports of this node's pods that are theirs; and to those of pods that ask for what
+//! comes to them to be read (`sluice.dev/propagation: trace`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Guards {
     pub(super) ports: Arc<Inbound>,
-    /// The Services that it was made from.
+    /// The Services that it was made from: all that have to do with it.
     services: BTreeSet<Name>,
     /// Applications, which go on being the same ones.
     endpoints: AHashMap<SocketAddr, Arc<Endpoint>>,
@@ -29,25 +30,30 @@ pub(super) struct Guards {
 
 impl Builder {
     /// Looks again, if a Service that has to do with it was built anew. Tells whether anything changed.
-    pub(super) fn guard<'n>(&mut self, mut built: impl Iterator<Item = &'n Name>) -> bool {
-        let guarded = |name: &Name| {
-            let services = self.built.get(name).into_iter().flat_map(Built::services);
-            services.into_iter().any(|service| service.access.is_some())
-        };
-        if !built.any(|name| self.guards.services.contains(name) || guarded(name)) {
+    pub(super) fn guard<'n>(&mut self, built: impl Iterator<Item = &'n Name>) -> bool {
+        let mut services = self.guards.services.clone();
+        let mut concerned = false;
+        for name in built {
+            let here = self.built.get(name).into_iter().flat_map(Built::services);
+            let concerns = here.into_iter().any(|service| {
+                service.access.is_some() || service.endpoints.iter().any(|one| self.is_read(service, one))
+            });
+            concerned |= if concerns {
+                services.insert(name.clone());
+                true
+            } else {
+                services.remove(name)
+            };
+        }
+        if !concerned {
             return false;
         }
-        let mut services = BTreeSet::new();
         let mut ports: BTreeMap<SocketAddr, Vec<Arc<Service>>> = BTreeMap::new();
-        for (name, built) in &self.built {
-            for service in built.services().filter(|service| service.access.is_some()) {
-                services.insert(name.clone());
-                for endpoint in &service.endpoints {
-                    let elsewhere = self.options.node.is_some() && endpoint.node != self.options.node;
-                    // Outside of the cluster nobody is steered.
-                    if !elsewhere && endpoint.pod.is_some() {
-                        ports.entry(endpoint.address).or_default().push(service.clone());
-                    }
+        for service in services.iter().filter_map(|name| self.built.get(name)).flat_map(Built::services) {
+            let guarded = service.access.is_some();
+            for endpoint in &service.endpoints {
+                if self.is_here(endpoint) && (guarded || self.is_read(service, endpoint)) {
+                    ports.entry(endpoint.address).or_default().push(service.clone());
                 }
             }
         }
@@ -59,7 +65,7 @@ impl Builder {
                 let endpoint = Endpoint::new(address);
                 Arc::new(Endpoint { ready: true, serving: true, ..endpoint })
             });
-            let first = &guards[0];
+            let Some(first) = guards.first().cloned() else { continue };
             // It is looked at as closely as one of them asks for.
             let protocols = guards.iter().map(|guard| guard.protocol);
             let protocol = protocols.min_by_key(|protocol| match protocol {
@@ -74,11 +80,28 @@ impl Builder {
             };
             let service = Arc::new(service.with_endpoints(vec![application.clone()]));
             let destination = Destination { service, pinned: Some(application.clone()) };
+            guards.retain(|guard| guard.access.is_some());
             inbound.insert(address, InboundPort { destination, guards });
         }
         self.guards.services = services;
         self.guards.ports = Arc::new(inbound);
         true
+    }
+
+    /// It is of a pod of this node. Outside of the cluster nobody is steered.
+    fn is_here(&self, endpoint: &Endpoint) -> bool {
+        let elsewhere = self.options.node.is_some() && endpoint.node != self.options.node;
+        !elsewhere && endpoint.pod.is_some()
+    }
+
+    /// Its pod asks for requests that come to it to be read; of what is no HTTP nothing can be.
+    fn is_read(&self, service: &Service, endpoint: &Endpoint) -> bool {
+        if service.protocol == Protocol::Opaque || !self.is_here(endpoint) {
+            return false;
+        }
+        let asks =
+            |pod: &Pod| self.store.is_opted_in(&pod.name.namespace) && self.store.remembers_traces(pod);
+        self.store.pod_at(endpoint.address.ip()).is_some_and(asks)
     }
 
     /// Says who has these addresses now.

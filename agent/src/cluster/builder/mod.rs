@@ -305,9 +305,13 @@ impl Builder {
         match object {
             Object::Namespace(namespace) => {
                 let name = namespace.name.clone();
+                let propagation = namespace.propagation;
                 let said = (namespace.access_log, namespace.reclaim, namespace.endpoints);
                 let before = self.store.namespaces.insert(name.clone(), namespace);
                 let now = self.store.is_opted_in(&name);
+                if before.as_ref().and_then(|before| before.propagation) != propagation {
+                    self.propagation_changed(&name);
+                }
                 let said_before = before.as_ref().map_or((None, None, None), |before| {
                     (before.access_log, before.reclaim, before.endpoints)
                 });
@@ -399,6 +403,14 @@ impl Builder {
         self.unjudged.extend(here.map(|(kind, name)| Key { kind, name: name.clone() }));
     }
 
+    /// Its pods may ask for something else now at their ports.
+    fn propagation_changed(&mut self, namespace: &Arc<str>) {
+        let pods = self.store.pods.keys().filter(|name| name.namespace == *namespace);
+        for name in pods.cloned().collect::<Vec<_>>() {
+            self.pod_changed(&name, &[]);
+        }
+    }
+
     fn set_service(&mut self, name: &Name, service: Option<Service>) {
         if self.store.services.get(name) == service.as_ref() {
             return;
@@ -467,6 +479,7 @@ impl Builder {
                 zone: pod.zone.clone().or_else(|| self.options.zone.clone().filter(|_| here)),
                 host_network: pod.host_network,
                 capture: pod.capture.unwrap_or(true) && !pod.host_network,
+                remembers_traces: self.store.remembers_traces(pod),
                 ports: pod.ports.clone(),
                 probes: pod.probes.clone(),
                 own_proxy: pod.own_proxy,

@@ -35,6 +35,12 @@ impl Store {
         self.namespaces.get(namespace).is_some_and(|namespace| namespace.capture == Some(true))
     }
 
+    /// Whether what comes to a pod is to be read, so that its own requests get the tag of those whose trace they share.
+    pub(super) fn remembers_traces(&self, pod: &Pod) -> bool {
+        let of_namespace = || self.namespaces.get(&pod.name.namespace)?.propagation;
+        pod.propagation.or_else(of_namespace).unwrap_or(false)
+    }
+
     /// A Service's slices, by name.
     pub(super) fn slices_of(&self, service: &Name) -> impl Iterator<Item = &EndpointSlice> {
         self.slices_of.get(service).into_iter().flatten().filter_map(|slice| {

@@ -78,10 +78,9 @@ pub(super) fn read(line: &[u8]) -> Result<Sighting, String> {
 }
 
 fn namespace(namespace: &Namespace) -> Value {
-    json!({ "metadata": {
-        "name": namespace.name.as_ref(),
-        "annotations": annotations(namespace.capture, namespace.access_log, namespace.reclaim, namespace.endpoints),
-    } })
+    let said = annotations(namespace.capture, namespace.access_log, namespace.reclaim, namespace.endpoints);
+    let annotations = with_propagation(said, namespace.propagation);
+    json!({ "metadata": { "name": namespace.name.as_ref(), "annotations": annotations } })
 }
 
 fn service(service: &Service) -> Value {
@@ -165,7 +164,7 @@ fn slice(slice: &EndpointSlice) -> Value {
 }
 
 fn pod(pod: &Pod) -> Value {
-    let mut annotations = annotations(pod.capture, None, None, None);
+    let mut annotations = with_propagation(annotations(pod.capture, None, None, None), pod.propagation);
     let mut containers = Vec::new();
     if pod.cgroup_uid != pod.uid {
         annotations[strip::MIRROR_ANNOTATION] = json!(pod.cgroup_uid.as_deref());
@@ -295,6 +294,13 @@ fn annotations(
     annotations
 }
 
+fn with_propagation(mut annotations: Value, propagation: Option<bool>) -> Value {
+    if let Some(trace) = propagation {
+        annotations[api::PROPAGATION_ANNOTATION] = if trace { "trace" } else { "headers" }.into();
+    }
+    annotations
+}
+
 fn timestamp(time: SystemTime) -> Option<Timestamp> {
     Timestamp::try_from(time).ok()
 }
@@ -306,7 +312,7 @@ mod tests {
     fn sightings() -> Vec<Sighting> {
         let all = json!([
             ["Namespace", { "metadata": { "name": "shop", "annotations": {
-                "sluice.dev/capture": "enabled", "sluice.dev/access-log": "0.1", "sluice.dev/reclaim": "enabled", "sluice.dev/endpoints": "governed" } } }],
+                "sluice.dev/capture": "enabled", "sluice.dev/access-log": "0.1", "sluice.dev/reclaim": "enabled", "sluice.dev/endpoints": "governed", "sluice.dev/propagation": "trace" } } }],
             ["Namespace", { "metadata": { "name": "bank", "annotations": { "sluice.dev/capture": "disabled" } } }],
             ["Namespace", { "metadata": { "name": "plain" } }],
             ["Service", { "metadata": { "namespace": "shop", "name": "orders", "creationTimestamp": "2026-01-02T03:04:05Z", "annotations": {

@@ -36,6 +36,7 @@ pub(super) struct Families {
     tunnels_in_flight: Desc,
     bytes: Desc,
     carriers: Desc,
+    lost: Desc,
 }
 
 /// Label values, in the order of [`SOURCE`] and [`DESTINATION`].
@@ -92,6 +93,11 @@ impl Families {
                 "Requests of a pod that have a tag, by what said which: how the pod passes tags on.",
                 &[&SOURCE, &["carrier"]],
             ),
+            lost: labelled(
+                "sluice_tags_lost_total",
+                "Requests of a pod without a tag, sent while all requests that the pod was answering had one. Of pods with `sluice.dev/propagation: trace`.",
+                &[&SOURCE],
+            ),
         }
     }
 
@@ -106,6 +112,18 @@ impl Families {
         let metric = |(values, count): ([String; 3], u64)| {
             let labels =
                 SOURCE.iter().chain(&["carrier"]).zip(&values).map(|(name, value)| label(name, value));
+            counter(labels.collect(), count as f64)
+        };
+        counts.into_iter().map(metric).collect()
+    }
+
+    fn lost(&self) -> Vec<Metric> {
+        let mut counts: BTreeMap<[String; 2], u64> = BTreeMap::new();
+        for pod in self.pods.all().into_iter().filter(|pod| pod.lost() > 0) {
+            *counts.entry([pod.namespace.to_string(), pod.name.to_string()]).or_default() += pod.lost();
+        }
+        let metric = |(values, count): ([String; 2], u64)| {
+            let labels = SOURCE.iter().zip(&values).map(|(name, value)| label(name, value));
             counter(labels.collect(), count as f64)
         };
         counts.into_iter().map(metric).collect()
@@ -219,6 +237,7 @@ impl Collector for Families {
             &self.tunnels_in_flight,
             &self.bytes,
             &self.carriers,
+            &self.lost,
         ]
     }
 
@@ -277,6 +296,7 @@ impl Collector for Families {
             family(&self.tunnels_in_flight, MetricType::GAUGE, tunnels_in_flight),
             family(&self.bytes, MetricType::COUNTER, bytes),
             family(&self.carriers, MetricType::COUNTER, self.carriers()),
+            family(&self.lost, MetricType::COUNTER, self.lost()),
         ]
     }
 }

@@ -74,6 +74,9 @@ fn carriers() -> Vec<Meaning> {
         TagSource::Carrier(Carrier::Correlation) => {
             "The member of SkyWalking's `sw8-correlation`, beside a `sw8`"
         }
+        TagSource::Trace => {
+            "Nothing but the id of its trace, with which it came to the pod (`sluice.dev/propagation: trace`)"
+        }
         TagSource::Workload => "Nothing in the request: the calling pod has this tag itself.",
         TagSource::Entry => "Nothing in the request: an entry rule of a TrafficLane",
     };

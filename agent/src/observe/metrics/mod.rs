@@ -40,12 +40,12 @@ pub use outcomes::{
     AccessDecision, Attempt, Connect, Detection, EjectionCause, FallbackAction, LimitCounts, LimitDecision,
     MirrorOutcome, Overdue, RetryCause, TagOutcome,
 };
-pub use pods::{MAX_SERIES, PodMetrics, ServiceSeries};
+pub use pods::{MAX_SERIES, PodMetrics, PodTags, ServiceSeries};
 pub use pull::{Kind, Part, Pulled, PulledParts, Value, Write, WritePart};
 pub use series::{ActiveRequest, ActiveTunnel, LaneLabel, Requests, Series};
 pub use services::{RouteCounts, RouteRule, ServiceMetrics};
 
-use crate::govern::tag::Tag;
+use crate::{clock::Nanos, govern::tag::Tag};
 
 /// How long the numbers of a pod that is gone can still be scraped.
 const EVICTION_GRACE: Duration = Duration::from_secs(60);
@@ -193,6 +193,11 @@ impl Metrics {
     /// Counts an attempt to connect to an endpoint.
     pub fn connected(&self, outcome: Connect) {
         self.connects[outcome as usize].inc();
+    }
+
+    /// What became of tags in each pod that has to do with them.
+    pub(crate) fn tags(&self, now: Nanos) -> Vec<PodTags> {
+        self.pods.tags(now)
     }
 
     /// The numbers of a calling pod, to be held as long as the pod is enrolled, until [`Self::evict_pod`] is called as

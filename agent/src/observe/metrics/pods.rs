@@ -18,7 +18,10 @@ use super::{
     series::{LaneLabel, Series},
     services::{RateLimitCounts, ServiceMetrics, Services},
 };
-use crate::govern::{lane::TagSource, tag::Tag, tally::Tally};
+use crate::{
+    clock::Nanos,
+    govern::{lane::TagSource, tag::Tag, tally::Tally},
+};
 
 /// Series of pods, services and lanes that an agent keeps at a time: each is about 23 lines of a scrape (5 KB) and 300 bytes
 /// of memory, 1.5 KB when something has failed, and 1 KB where traces are sampled. A node has a hundred pods or so, which call some services each; beyond this many
@@ -64,6 +67,22 @@ struct Count {
     overflowed: IntCounter,
 }
 
+/// How long what became of tags is told to be of late.
+const LATE: Nanos = Nanos(5 * 60 * 1_000_000_000);
+
+/// What became of tags in a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodTags {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    /// Who said the tags of its requests in the last five minutes.
+    pub carriers: Vec<TagSource>,
+    /// Its requests without a tag while all that came to it and were not answered had one, since the agent has known it.
+    pub lost: u64,
+    /// Some of them were sent in the last five minutes.
+    pub is_losing: bool,
+}
+
 /// The numbers of one calling pod.
 #[derive(Debug)]
 pub struct PodMetrics {
@@ -72,6 +91,11 @@ pub struct PodMetrics {
     series: RwLock<AHashMap<Key, Kept>>,
     /// Its requests that have a tag, by who said which.
     tagged: [AtomicU64; TagSource::ALL.len()],
+    /// When the last of each of them came ([`Nanos`]).
+    tagged_at: [AtomicU64; TagSource::ALL.len()],
+    /// Its requests that ought to have a tag and have none, and when the last of them came.
+    lost: AtomicU64,
+    lost_at: AtomicU64,
     services: Arc<Services>,
     count: Arc<Count>,
 }
@@ -98,8 +122,36 @@ impl PodMetrics {
     }
 
     /// A request of the pod has a tag, which this source said.
-    pub fn tagged(&self, source: TagSource) {
+    pub(crate) fn tagged(&self, source: TagSource, now: Nanos) {
         self.tagged[source.index()].fetch_add(1, Relaxed);
+        self.tagged_at[source.index()].store(now.0, Relaxed);
+    }
+
+    /// A request of the pod has none, although all that came to the pod and are not answered have one.
+    pub(crate) fn lost_tag(&self, now: Nanos) {
+        self.lost.fetch_add(1, Relaxed);
+        self.lost_at.store(now.0, Relaxed);
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
+    /// What became of tags in the pod of late; `None`: it has had to do with none.
+    fn of_late(&self, now: Nanos) -> Option<PodTags> {
+        let is_recent = |at: &AtomicU64| now.since(Nanos(at.load(Relaxed))) < LATE;
+        let recent = |source: &TagSource| {
+            self.tagged[source.index()].load(Relaxed) > 0 && is_recent(&self.tagged_at[source.index()])
+        };
+        let lost = self.lost();
+        let tags = PodTags {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            carriers: TagSource::ALL.into_iter().filter(recent).collect(),
+            lost,
+            is_losing: lost > 0 && is_recent(&self.lost_at),
+        };
+        (!tags.carriers.is_empty() || lost > 0).then_some(tags)
     }
 
     /// So many of its requests got their tag from each source.
@@ -255,6 +307,9 @@ impl Pods {
                 name: Arc::clone(name),
                 series: RwLock::default(),
                 tagged: Default::default(),
+                tagged_at: Default::default(),
+                lost: AtomicU64::default(),
+                lost_at: AtomicU64::default(),
                 services: Arc::clone(&self.services),
                 count: Arc::clone(&self.count),
             }),
@@ -299,6 +354,13 @@ impl Pods {
         for pod in self.all() {
             pod.retain(&exists, now);
         }
+    }
+
+    /// What became of tags in each pod.
+    pub(super) fn tags(&self, now: Nanos) -> Vec<PodTags> {
+        let mut tags: Vec<_> = self.all().iter().filter_map(|pod| pod.of_late(now)).collect();
+        tags.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
+        tags
     }
 
     pub(super) fn all(&self) -> Vec<Arc<PodMetrics>> {

@@ -234,6 +234,11 @@ impl<'p> Scan<'p> {
         }
     }
 
+    /// The traces that are named, in the order of the forms.
+    pub fn traces(&self) -> impl Iterator<Item = TraceId> {
+        self.found.iter().flatten().map(|parent| parent.trace)
+    }
+
     pub fn finish(&self) -> Found {
         match self.found.iter().flatten().next() {
             Some(parent) => {

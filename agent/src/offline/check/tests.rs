@@ -149,7 +149,7 @@ fn annotations_and_labels_for_sluice_mean_something_or_are_named() {
         ),
         (
             object("ConfigMap", "annotations: {sluice.dev/zzz: ''}"),
-            "there is no sluice.dev/zzz, so it has no effect: allowed are sluice.dev/capture, sluice.dev/access-log, sluice.dev/reclaim, sluice.dev/endpoints, sluice.dev/tag",
+            "there is no sluice.dev/zzz, so it has no effect: allowed are sluice.dev/capture, sluice.dev/access-log, sluice.dev/reclaim, sluice.dev/endpoints, sluice.dev/propagation, sluice.dev/tag",
         ),
         (
             deployment("labels: {sluice.dev/tags: gray}"),

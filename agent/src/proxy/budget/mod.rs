@@ -21,7 +21,7 @@ pub use verdict::Cause;
 use verdict::{Bounds, Used};
 
 use super::Pod;
-use crate::clock::Nanos;
+use crate::{clock::Nanos, govern::remembered::Remembered};
 
 /// How long a pod's connections go direct at least, so that nothing flutters.
 const LEAST: Nanos = Nanos::of(Duration::from_secs(1));
@@ -231,6 +231,15 @@ impl Budget {
             }
         }
         all
+    }
+
+    /// What is known of requests that came to this pod.
+    pub(crate) fn remembered(&self, namespace: &str, name: &str) -> Option<Arc<Remembered>> {
+        let is = |pod: &Arc<PodBudget>| {
+            let workload = pod.pod.workload.load();
+            (&*workload.namespace, &*workload.name) == (namespace, name)
+        };
+        Some(self.pods().into_iter().find(is)?.pod.remembered.clone())
     }
 
     fn used(&self) -> Used {

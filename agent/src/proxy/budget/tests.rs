@@ -80,7 +80,7 @@ impl Network for Arc<Kernel> {
 fn pod(budget: &Arc<Budget>, name: &str) -> (Arc<PodBudget>, Arc<Kernel>) {
     let kernel = Arc::<Kernel>::default();
     let workload = ArcSwap::from_pointee(Workload::new(name, "shop", name));
-    let pod = Arc::new(Pod { workload, network: Arc::new(kernel.clone()) });
+    let pod = Arc::new(Pod::new(workload, Arc::new(kernel.clone())));
     (budget.pod(&pod, 0), kernel)
 }
 
@@ -181,7 +181,7 @@ fn what_a_pod_had_comes_back_with_it() {
     let budget = Budget::new(Limits { descriptors: 10, ..Limits::default() });
     let (gone, _) = pod(&budget, "a");
     let workload = ArcSwap::from_pointee(Workload::new("b", "shop", "b"));
-    let listening = Arc::new(Pod { workload, network: Arc::new(Arc::<Kernel>::default()) });
+    let listening = Arc::new(Pod::new(workload, Arc::new(Arc::<Kernel>::default())));
     let second = budget.pod(&listening, 4);
     assert_eq!(budget.bounds().connections, 3);
     drop(second);

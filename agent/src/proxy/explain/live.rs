@@ -18,6 +18,7 @@ use crate::{
         lane::{RequestTag, TagNames, TagSource, Tagging},
         outlier,
         policy::{Detour, FallbackAction, FallbackOn, LaneFallback, Mode, Part},
+        remembered::Remembered,
         request::Request,
         route::{self, Candidates, Lane, Refusal, Within, Yielded},
         subset::Subset,
@@ -29,7 +30,8 @@ use crate::{
     proxy::{
         by_caller::ByCaller,
         choose,
-        http1::{self, View},
+        http1::{self, Sources, View},
+        traced::Asking,
         way::{self, Course},
     },
 };
@@ -47,6 +49,8 @@ pub struct Asked {
     pub dialled: SocketAddr,
     /// A head of HTTP/1, with its empty line.
     pub head: Vec<u8>,
+    /// What came to the pod; `None`: it is not known here.
+    pub remembered: Option<Arc<Remembered>>,
 }
 
 /// Why the request ends at a step.
@@ -65,7 +69,7 @@ struct Chosen {
 
 /// Goes through the decision. Nothing is changed by it: what the rules remember is asked as a copy.
 pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanation {
-    let Asked { caller, head, dialled, .. } = asked;
+    let Asked { caller, head, dialled, remembered, .. } = asked;
     let view = View(head);
     let mut explanation = Explanation {
         ended: None,
@@ -118,6 +122,7 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
         routed: routed.as_ref().map(|(course, next)| (course, next.as_ref().err())),
         strip,
         caller,
+        remembered: remembered.as_deref(),
         came: if edited.is_empty() { view } else { View(&edited) },
         forwarded: BytesMut::new(),
         ruled: None,
@@ -141,6 +146,7 @@ struct Walk<'a> {
     /// What the client says of its tag does not count.
     strip: bool,
     caller: &'a Workload,
+    remembered: Option<&'a Remembered>,
     /// The head as it came, with what routes change in it, which is asked for the tag.
     came: View<'a>,
     /// The head with its tag, which policies are asked about.
@@ -247,9 +253,11 @@ impl<'a> Walk<'a> {
 
     /// Reads the request as the proxy does.
     fn request(&mut self, names: &TagNames) -> Result<Tagging, Outcome> {
-        let Self { service, caller, came, forwarded, strip, .. } = self;
+        let Self { service, caller, came, forwarded, strip, remembered, .. } = self;
         let entry = || service.colour(&ByCaller { view: *came, workload: *caller }, caller.address());
-        let read = http1::read(came.0, names, *strip, caller.tag.as_ref(), entry, None, forwarded);
+        let mut traced = remembered.and_then(|remembered| Asking::of(remembered, caller));
+        let sources = Sources { strip: *strip, traced: traced.as_mut(), caller: caller.tag.as_ref(), entry };
+        let read = http1::read(came.0, names, sources, None, forwarded);
         read.map(|request| request.tagging).map_err(|refused| {
             let reason = http1::reason_of(refused);
             self.steps.say(Stage::Request, Verdict::Stops, refused.to_string(), None);
@@ -286,6 +294,10 @@ impl<'a> Walk<'a> {
             Some(TagSource::Carrier(carrier)) => {
                 Some(format!("the member {} of the request's header {}", names.key(), carrier.header()))
             }
+            Some(TagSource::Trace) => Some(format!(
+                "the request's trace: it came to Pod {}/{} with this tag (sluice.dev/propagation: trace)",
+                self.caller.namespace, self.caller.name
+            )),
             Some(TagSource::Workload) => {
                 Some(format!("Pod {}/{}, whose own tag it is", self.caller.namespace, self.caller.name))
             }

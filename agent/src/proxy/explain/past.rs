@@ -131,6 +131,11 @@ fn tag(decision: &Decision, steps: &mut Steps, caller: &str) {
     let because = decision.tag_source.map(|source| match source {
         TagSource::Header => "a tag header of the request".to_owned(),
         TagSource::Carrier(carrier) => format!("the request's header {}", carrier.header()),
+        TagSource::Trace => {
+            format!(
+                "the request's trace: it came to Pod {caller} with this tag (sluice.dev/propagation: trace)"
+            )
+        }
         TagSource::Workload => format!("Pod {caller}, whose own tag it is"),
         TagSource::Entry => "an entry rule of a TrafficLane".to_owned(),
     });

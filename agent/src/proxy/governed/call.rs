@@ -12,6 +12,7 @@ use crate::{
         governor::{Governor, Ruled},
         lane::Tagging,
         policy::{Edits, HeaderEdits, Timeouts},
+        remembered::Unanswered,
         request::Request,
     },
     observe::{
@@ -26,6 +27,7 @@ use crate::{
         decisions::Event,
         known::Known,
         record::Record,
+        traced,
         upstream::{self, CONNECT_ATTEMPTS},
         way::Way,
         worker::{PodHere, Worker},
@@ -54,6 +56,8 @@ pub(crate) struct Call {
     pub(super) ruled_out: Addresses,
     /// What is wrong with the message that could not be passed on.
     fault: Option<Fault>,
+    /// It came from outside to a pod that wants it to be known until it is answered.
+    pub(super) unanswered: Option<Unanswered>,
 }
 
 impl Call {
@@ -67,8 +71,12 @@ impl Call {
         view: impl Request,
         way: Option<Box<Way>>,
     ) -> Self {
-        if let Some(source) = tagging.source {
-            pod.metrics.tagged(source);
+        match tagging.source {
+            Some(source) => pod.metrics.tagged(source, record.started),
+            None if !tagging.strip && pod.arrival.is_none() && traced::has_lost_tag(&pod.pod) => {
+                pod.metrics.lost_tag(record.started);
+            }
+            None => {}
         }
         if let Some(way) = &way {
             record.decided(|| Event::Routed { rule: way.course.rule.clone(), goes_on: way.goes_on() });
@@ -96,6 +104,7 @@ impl Call {
             times: Timeouts::default(),
             ruled_out: Addresses::new(),
             fault: None,
+            unanswered: None,
         }
     }
 

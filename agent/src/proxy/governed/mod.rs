@@ -38,7 +38,7 @@ pub(crate) use self::{
 };
 use super::{
     answer::{Cause, MadeUp},
-    choose,
+    choose, traced,
     upstream::CONNECT_ATTEMPTS,
 };
 use crate::{
@@ -213,11 +213,17 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     }
 }
 
-/// What the policies at the endpoint say of a request from outside that is not to be passed on.
+/// What the policies at the endpoint say of a request from outside that is not to be passed on. One that is passed on is noted, if
+/// its pod asks for that.
 fn denied<E: Exchange>(exchange: &mut E) -> Option<Cause> {
     exchange.call().pod.arrival.as_ref()?;
     let (worker, pod) = (exchange.call().worker.clone(), exchange.call().pod.clone());
-    pod.arrival.as_ref()?.admit(&worker, &pod, &exchange.request())
+    let cause = pod.arrival.as_ref()?.admit(&worker, &pod, &exchange.request());
+    if cause.is_none() {
+        let unanswered = traced::came(&pod.pod, &worker.names, &exchange.request(), Nanos::now());
+        exchange.call().unanswered = unanswered;
+    }
+    cause
 }
 
 /// Chooses an endpoint, and gets the leave to ask it.

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use super::{
     body::Body,
     head::{HeadEnd, MAX_RESPONSE_HEADERS},
-    request::{self, Method},
+    request::{self, Method, Sources},
     response::{self, Caller},
 };
 use crate::{fuzzing::pieces, govern::lane::TagNames};
@@ -35,14 +35,15 @@ pub(crate) fn http1_request(input: &[u8]) {
     for (strip, caller) in [(false, None), (true, None), (false, Some("blue"))] {
         let caller = caller.map(|tag: &str| tag.parse().expect("a tag"));
         let mut out = BytesMut::new();
-        let Ok(first) = request::read(head, &names, strip, caller.as_ref(), || None, None, &mut out) else {
+        let Ok(first) = request::read(head, &names, Sources::of(strip, caller.as_ref()), None, &mut out)
+        else {
             assert!(out.is_empty(), "nothing is written of what is rejected");
             continue;
         };
         assert!(out.len() <= head.len() + ADDED);
         assert_eq!(HeadEnd::default().find(&out, false), Ok(Some(out.len())), "one head");
         let mut again = BytesMut::new();
-        let second = request::read(&out, &names, false, caller.as_ref(), || None, None, &mut again)
+        let second = request::read(&out, &names, Sources::of(false, caller.as_ref()), None, &mut again)
             .expect("what is forwarded is no worse than what came");
         assert_eq!(
             (first.method, first.http10, first.body, first.expects, first.upgrade),

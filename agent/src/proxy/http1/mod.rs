@@ -30,7 +30,11 @@ use tokio::{
 
 pub(crate) use self::head::MAX_HEAD_BYTES;
 use self::{exchange::Ended, head::HeadEnd, request::Refused};
-pub(crate) use self::{outgoing::edit_routed, request::read, view::View};
+pub(crate) use self::{
+    outgoing::edit_routed,
+    request::{Sources, read},
+    view::View,
+};
 use super::{
     answer::{self, Cause, Kind, MadeUp},
     by_caller::ByCaller,
@@ -39,6 +43,7 @@ use super::{
     governed::{Call, Idle},
     known::Known,
     record::{Described, Record},
+    traced::Asking,
     tunnel, way,
 };
 use crate::{
@@ -113,7 +118,9 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
                 .colour(&ByCaller { view: View(head), workload: &**workload }, workload.address())
         };
         let mut traces = connection.worker.scan();
-        let read = read(head, names, strip, workload.tag.as_ref(), entry, traces.as_mut(), &mut outgoing);
+        let mut traced = Asking::of(&connection.pod.pod.remembered, &workload);
+        let sources = Sources { strip, traced: traced.as_mut(), caller: workload.tag.as_ref(), entry };
+        let read = read(head, names, sources, traces.as_mut(), &mut outgoing);
         drop(workload);
         let (tagging, ids) = read
             .as_ref()

@@ -48,7 +48,7 @@ pub(super) fn tag_request(head: &[u8], tag: &RequestTag, names: &TagNames, out: 
         scan.see(header.name.as_bytes(), header.value);
     }
     let mut outgoing = Outgoing::new(head, headers);
-    edit::tag(&mut outgoing, names, &scan.decide(None, || Some(*tag)));
+    edit::tag(&mut outgoing, names, &scan.decide(None, None, || Some(*tag)));
     outgoing.write(out);
 }
 

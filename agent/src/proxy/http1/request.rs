@@ -12,8 +12,9 @@ use super::{
     head::{MAX_HEADERS, elements, is_plain},
     outgoing::Outgoing,
 };
-use crate::proxy::decisions::Ids;
+use crate::proxy::{decisions::Ids, traced::Asking};
 use crate::{
+    clock::Nanos,
     govern::{
         edit::{self, Head},
         headers,
@@ -133,17 +134,33 @@ struct Lines<'h> {
     nominated: SmallVec<[&'h [u8]; 4]>,
 }
 
-/// Reads the request in `head`, which ends with its empty line, and writes what is forwarded to `out`. `strip`: what it says of
-/// its tag does not count. `entry`: see [`TagScan::decide`]. Its headers are shown to `traces`.
-pub(crate) fn read(
+/// Who says a request's tag besides its headers: see [`TagScan::decide`].
+pub(crate) struct Sources<'s, 'p, E> {
+    /// What the headers say does not count.
+    pub(crate) strip: bool,
+    pub(crate) traced: Option<&'s mut Asking<'p>>,
+    pub(crate) caller: Option<&'s Tag>,
+    pub(crate) entry: E,
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl<'s> Sources<'s, '_, fn() -> Option<RequestTag>> {
+    /// Those of a pod that remembers nothing, for a Service that no lane targets.
+    pub(crate) fn of(strip: bool, caller: Option<&'s Tag>) -> Self {
+        Self { strip, traced: None, caller, entry: || None }
+    }
+}
+
+/// Reads the request in `head`, which ends with its empty line, and writes what is forwarded to `out`. Its headers are shown to
+/// `traces`.
+pub(crate) fn read<E: FnOnce() -> Option<RequestTag>>(
     head: &[u8],
     names: &TagNames,
-    strip: bool,
-    caller: Option<&Tag>,
-    entry: impl FnOnce() -> Option<RequestTag>,
+    sources: Sources<'_, '_, E>,
     mut traces: Option<&mut Scan<'_>>,
     out: &mut BytesMut,
 ) -> Result<Request, Refused> {
+    let Sources { strip, mut traced, caller, entry } = sources;
     let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     match parsed.parse_with_uninit_headers(head, &mut slots) {
@@ -167,6 +184,9 @@ pub(crate) fn read(
         if let Some(traces) = &mut traces {
             traces.see(header.name.as_bytes(), header.value);
         }
+        if let Some(traced) = &mut traced {
+            traced.see(header.name.as_bytes(), header.value);
+        }
     }
     if lines.host != 1 && !(http10 && lines.host == 0) {
         return Err(malformed(MessagePart::Host, "no Host, or more than one"));
@@ -180,7 +200,8 @@ pub(crate) fn read(
         return Err(malformed(MessagePart::Framing, "both Content-Length and Transfer-Encoding"));
     }
     let upgrade = lines.connection_upgrade && lines.upgrade && !http10;
-    let tagging = tags.decide(caller, entry);
+    let traced = traced.and_then(|traced| traced.tag(Nanos::now()));
+    let tagging = tags.decide(traced, caller, entry);
     let mut outgoing = Outgoing::new(head, headers);
     lines.keep_to_this_hop(&mut outgoing, upgrade, names);
     edit::tag(&mut outgoing, names, &tagging);

@@ -9,7 +9,7 @@ fn names() -> TagNames {
 fn read_for(head: &str, caller: Option<&str>) -> Result<(Request, String), Refused> {
     let caller: Option<Tag> = caller.map(|tag| tag.parse().unwrap());
     let mut out = BytesMut::new();
-    let request = read(head.as_bytes(), &names(), false, caller.as_ref(), || None, None, &mut out)?;
+    let request = read(head.as_bytes(), &names(), Sources::of(false, caller.as_ref()), None, &mut out)?;
     Ok((request, String::from_utf8(out.to_vec()).unwrap()))
 }
 
@@ -246,7 +246,7 @@ fn a_tag_from_outside_neither_counts_nor_travels() {
         let caller: Option<Tag> = caller.map(|tag| tag.parse().unwrap());
         let mut out = BytesMut::new();
         let request =
-            read(head.as_bytes(), &names(), true, caller.as_ref(), || None, None, &mut out).unwrap();
+            read(head.as_bytes(), &names(), Sources::of(true, caller.as_ref()), None, &mut out).unwrap();
         (request.tagging.tag, String::from_utf8(out.to_vec()).unwrap())
     };
     assert_eq!(stripped(None), (None, "GET / HTTP/1.1\r\nHost: a\r\nbaggage: u=1\r\n\r\n".to_owned()));
@@ -278,6 +278,6 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = read(&bytes, &names(), false, None, || None, None, &mut BytesMut::new());
+        let _ = read(&bytes, &names(), Sources::of(false, None), None, &mut BytesMut::new());
     }
 }

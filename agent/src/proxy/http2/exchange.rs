@@ -48,6 +48,7 @@ use crate::{
         mirror::{self, Copy},
         record::{Described, Record},
         share::Taken,
+        traced::Asking,
         way::{self, Course},
     },
 };
@@ -59,6 +60,7 @@ fn tag(
     caller: &Workload,
     service: &Service,
     strip: bool,
+    mut traced: Option<&mut Asking<'_>>,
     mut traces: Option<&mut Scan<'_>>,
 ) -> (Tagging, Ids) {
     let mut scan = TagScan::new(names).stripping(strip);
@@ -68,6 +70,9 @@ fn tag(
         if let Some(traces) = &mut traces {
             traces.see(field.name, field.value);
         }
+        if let Some(traced) = &mut traced {
+            traced.see(field.name, field.value);
+        }
         match field.name {
             b"x-request-id" => request_id = request_id.or(Some(field.value)),
             b"traceparent" => traceparent = traceparent.or(Some(field.value)),
@@ -75,7 +80,8 @@ fn tag(
         }
     }
     let ids = Ids::new(request_id, traceparent);
-    let tagging = scan.decide(caller.tag.as_ref(), || {
+    let traced = traced.and_then(|traced| traced.tag(Nanos::now()));
+    let tagging = scan.decide(traced, caller.tag.as_ref(), || {
         service.colour(&ByCaller { view: View(head), workload: caller }, caller.address())
     });
     edit::tag(head, names, &tagging);
@@ -146,7 +152,8 @@ impl Exchange {
                 // What is there now is the route's word.
                 strip &= !course.sets_tag(names);
             }
-            tag(&mut head, names, &workload, service, strip, traces.as_mut())
+            let mut traced = Asking::of(&pod.pod.remembered, &workload);
+            tag(&mut head, names, &workload, service, strip, traced.as_mut(), traces.as_mut())
         };
         drop(workload);
         let view = View(&head);

@@ -49,7 +49,7 @@ impl Sends for Sender {
         for field in head.iter() {
             scan.see(field.name, field.value);
         }
-        let tagging = scan.decide(None, || Some(*tag));
+        let tagging = scan.decide(None, None, || Some(*tag));
         edit::tag(&mut head, names, &tagging);
         self.head = Rc::new(head);
         data

@@ -150,3 +150,65 @@ fn topology_prefers_what_is_near_and_falls_back_to_all() {
     assert_eq!(addresses(&orders.baseline), ["10.0.0.1:8080"]);
     assert_eq!(addresses(&orders.lanes["gray"]), ["10.0.0.3:8080"]);
 }
+
+#[test]
+fn ports_of_pods_that_ask_for_it_are_read() {
+    let asks = |value: &str| format!(", annotations: {{sluice.dev/propagation: {value}}}");
+    let on = |name: &str, ip: &str, metadata: &str, node: &str| {
+        pod(name, ip, metadata).replace("nodeName: n1", &format!("nodeName: {node}"))
+    };
+    let here = "n1";
+    let listed = [("10.0.0.1", "a", here), ("10.0.0.2", "b", here), ("10.0.0.3", "c", "n2")];
+    let endpoints: Vec<_> = listed
+        .map(|(ip, name, node)| endpoint(ip, name).replacen('{', &format!("{{nodeName: {node}, "), 1))
+        .into();
+    let text = [
+        SHOP.to_owned(),
+        svc("orders", "10.96.0.1", ""),
+        slice("s", "orders", &endpoints.join(", ")),
+        on("a", "10.0.0.1", &asks("trace"), here),
+        on("b", "10.0.0.2", "", here),
+        on("c", "10.0.0.3", &asks("trace"), "n2"),
+    ]
+    .concat();
+    let ports = |snapshot: &Snapshot| {
+        let mut ports: Vec<_> =
+            snapshot.inbound.iter().map(|(address, _)| address.ip().to_string()).collect();
+        ports.sort();
+        ports
+    };
+    let remembers = |snapshot: &Snapshot| {
+        let mut pods: Vec<_> = snapshot
+            .pods
+            .values()
+            .filter(|pod| pod.remembers_traces)
+            .map(|pod| pod.name.to_string())
+            .collect();
+        pods.sort();
+        pods
+    };
+    let mut builder = start(Options { node: Some(here.into()), ..Options::default() }, &text);
+    let snapshot = next(&mut builder);
+    assert_eq!((ports(&snapshot), remembers(&snapshot)), (vec!["10.0.0.1".to_owned()], vec!["a".to_owned()]));
+    let (_, port) = snapshot.inbound.iter().next().expect("one");
+    assert!(port.guards.is_empty(), "nobody guards it");
+    // The namespace asks for all; a pod's own word goes before it.
+    let namespace =
+        |value: &str| SHOP.replace("enabled}", &format!("enabled, sluice.dev/propagation: {value}}}"));
+    apply(&mut builder, &namespace("trace"));
+    apply(&mut builder, &on("a", "10.0.0.1", &asks("headers"), here));
+    let snapshot = next(&mut builder);
+    assert_eq!((ports(&snapshot), remembers(&snapshot)), (vec!["10.0.0.2".to_owned()], vec!["b".to_owned()]));
+    apply(&mut builder, &on("a", "10.0.0.1", "", here));
+    assert_eq!(ports(&next(&mut builder)), ["10.0.0.1", "10.0.0.2"]);
+    // Of what is no HTTP nothing can be read.
+    let opaque = svc("orders", "10.96.0.1", "").replace("port: 80", "appProtocol: tcp, port: 80");
+    apply(&mut builder, &opaque);
+    assert_eq!(ports(&next(&mut builder)), [""; 0]);
+    apply(&mut builder, &svc("orders", "10.96.0.1", ""));
+    assert_eq!(ports(&next(&mut builder)).len(), 2);
+    // Not any more.
+    apply(&mut builder, SHOP);
+    let snapshot = next(&mut builder);
+    assert!(snapshot.inbound.is_empty() && remembers(&snapshot).is_empty());
+}

@@ -16,6 +16,7 @@ fn namespace(name: &str) -> Object {
         access_log: None,
         reclaim: None,
         endpoints: None,
+        propagation: None,
     })
 }
 

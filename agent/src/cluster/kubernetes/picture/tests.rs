@@ -11,8 +11,14 @@ fn scope(kind: Kind, namespace: &str) -> Scope {
 }
 
 fn namespace(name: &str, capture: Option<bool>) -> Sighting {
-    let namespace =
-        Namespace { name: name.into(), capture, access_log: None, reclaim: None, endpoints: None };
+    let namespace = Namespace {
+        name: name.into(),
+        capture,
+        access_log: None,
+        reclaim: None,
+        endpoints: None,
+        propagation: None,
+    };
     Sighting { object: Object::Namespace(namespace), problems: Vec::new() }
 }
 
@@ -26,6 +32,7 @@ fn pod(namespace: &str, name: &str) -> Sighting {
         labels: Labels::default(),
         workload: None,
         capture: None,
+        propagation: None,
         node: None,
         zone: None,
         host_network: false,

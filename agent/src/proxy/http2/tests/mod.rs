@@ -186,10 +186,8 @@ fn bed_told_of(
 
 /// The pod that calls.
 fn gateway() -> Arc<Pod> {
-    Arc::new(Pod {
-        workload: ArcSwap::from_pointee(Workload::new("uid", "shop", "gateway")),
-        network: Arc::new(Loopback),
-    })
+    let workload = ArcSwap::from_pointee(Workload::new("uid", "shop", "gateway"));
+    Arc::new(Pod::new(workload, Arc::new(Loopback)))
 }
 
 impl Bed {

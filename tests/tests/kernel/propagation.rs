@@ -1,0 +1,254 @@
+//! Lanes through services that pass on no tag: servers of several kinds that hand on the id of a trace and nothing else.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use sluice_tests::{Agent, App, Capture, Pod, Process, Service, World, eventually, test};
+
+use crate::{python, script};
+
+const ANNOTATION: &str = "sluice.dev/propagation";
+/// At once, as many as there are threads in the servers that have threads.
+const CLIENTS: &str = "64";
+
+/// `client -> relay -> stock`, of which `stock` also exists in the lane `gray`.
+struct Chain {
+    client: Pod,
+    relay: Pod,
+    service: Service,
+    agent: Agent,
+    _server: Process,
+    _stock: Vec<App>,
+}
+
+impl Chain {
+    /// `None` if this machine has no such server.
+    fn open(world: &World, server: impl FnOnce(&Pod, &Service) -> Result<Process>) -> Result<Option<Self>> {
+        world.namespace("shop", Capture::Enabled)?;
+        let stock = ["v1", "gray"].map(|version| App::start(world, "stock", version, None));
+        let stock = stock.into_iter().collect::<Result<Vec<_>>>()?;
+        let next = world.service("shop", "stock").port("http", 80, 8080).apply()?;
+        let service = world.service("shop", "relay").port("http", 80, 8080).apply()?;
+        let relay = world.pod("shop", "relay-1").label("app", "relay").start()?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().start()?;
+        for pod in [&relay, &client] {
+            agent.enrolled(pod)?;
+        }
+        let mut server = server(&relay, &next)?;
+        server.says("\n")?;
+        if server.log().contains("none") {
+            return Ok(None);
+        }
+        server.says("listening")?;
+        Ok(Some(Self { client, relay, service, agent, _server: server, _stock: stock }))
+    }
+
+    fn propagation(&self, value: Option<&str>) -> Result<()> {
+        self.relay.edit(|pod| {
+            pod["metadata"]["annotations"] =
+                value.map_or_else(|| json!({}), |value| json!({ ANNOTATION: value }));
+        })
+    }
+
+    /// So many requests of each of 64 clients at once. Of the tagged ones how many reached the lane, and how many did not; of the
+    /// others how many did all the same.
+    fn load(&self, form: &str, requests: u32) -> Result<Seen> {
+        let (host, port) = (self.service.ipv4.to_string(), self.service.port.to_string());
+        let args = [&script("traced_load.py"), &host, &port, form, CLIENTS, &requests.to_string()];
+        let said = self.client.run(python(), &args.map(|arg| arg as &str))?;
+        let counted: BTreeMap<String, u64> =
+            serde_json::from_str(&said).with_context(|| format!("traced_load.py said {said:?}"))?;
+        let count = |what: &str| counted.get(what).copied().unwrap_or_default();
+        let seen = Seen {
+            right: count("tagged gray"),
+            lost: count("tagged v1"),
+            wrong: count("untagged gray"),
+            baseline: count("untagged v1"),
+        };
+        let all = 64 * u64::from(requests);
+        ensure!(seen.right + seen.lost + seen.wrong + seen.baseline == all, "{form}: {counted:?}");
+        eprintln!("{form}: {seen:?}");
+        Ok(seen)
+    }
+
+    /// One tagged request, and the version of the last service that answered.
+    fn one(&self, headers: &[&str]) -> Result<String> {
+        let headers: Vec<_> = headers.iter().flat_map(|header| ["-H", header]).collect();
+        let said =
+            self.client.run("curl", &[&["-sS", "-m", "20", &self.service.url()], &headers[..]].concat())?;
+        let answer: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+        Ok(answer["chain"][0]["version"].as_str().unwrap_or_default().to_owned())
+    }
+
+    fn counted(&self, metric: &str, labels: &[(&str, &str)]) -> Result<u64> {
+        let labels = [&[("source_pod", "relay-1")], labels].concat();
+        Ok(self.agent.metrics()?.sum(metric, &labels) as u64)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    right: u64,
+    lost: u64,
+    wrong: u64,
+    baseline: u64,
+}
+
+/// A trace that nobody else has.
+fn traceparent(number: u32) -> String {
+    format!("traceparent: 00-{number:032x}-00f067aa0ba902b7-01")
+}
+
+/// What the propagation matrix of README says of this kind of server.
+fn holds(name: &str, server: impl Fn(&Pod, &Service) -> Result<Process>) {
+    test(name, |world| {
+        let Some(chain) = Chain::open(world, server)? else { return Ok(()) };
+        // By headers alone every tag is lost, and no other request gets one.
+        let lost = Seen { right: 0, lost: 64, wrong: 0, baseline: 64 };
+        ensure!(chain.load("w3c", 2)? == lost);
+        chain.propagation(Some("trace"))?;
+        let mut trace = 0;
+        eventually("what comes to the relay is read", || {
+            trace += 1;
+            ensure!(chain.one(&["x-mse-tag: gray", &traceparent(trace)])? == "gray");
+            Ok(())
+        })?;
+        let all = Seen { right: 640, lost: 0, wrong: 0, baseline: 640 };
+        for form in ["w3c", "b3", "b3multi"] {
+            let seen = chain.load(form, 20)?;
+            ensure!(seen == all, "{form}: {seen:?}");
+        }
+        // A server that passes on nothing at all has nothing to be known by.
+        let seen = chain.load("none", 2)?;
+        ensure!(seen == lost, "{seen:?}");
+        let carried = chain.counted("sluice_tag_carriers_total", &[("carrier", "trace_id")])?;
+        ensure!(carried >= 3 * 640, "{carried}");
+        Ok(())
+    });
+}
+
+fn relay_py(kind: &'static str) -> impl Fn(&Pod, &Service) -> Result<Process> {
+    move |pod, next| {
+        let (host, port) = (next.ipv4.to_string(), next.port.to_string());
+        pod.spawn("relay", python(), &[&script("relay.py"), kind, "8080", &host, &port])
+    }
+}
+
+fn relay_java(kind: &'static str) -> impl Fn(&Pod, &Service) -> Result<Process> {
+    move |pod, next| {
+        let (host, port) = (next.ipv4.to_string(), next.port.to_string());
+        pod.spawn("relay", "java", &[&script("Relay.java"), kind, "8080", &host, &port])
+    }
+}
+
+#[test]
+fn python_with_threads() {
+    holds("trace-py-threads", relay_py("threads"));
+}
+
+#[test]
+fn python_with_processes() {
+    holds("trace-py-fork", relay_py("prefork"));
+}
+
+#[test]
+fn python_with_an_event_loop() {
+    holds("trace-py-async", relay_py("async"));
+}
+
+#[test]
+fn node() {
+    holds("trace-node", |pod, next| {
+        let (host, port) = (next.ipv4.to_string(), next.port.to_string());
+        pod.spawn("relay", "node", &[&script("relay.mjs"), "8080", &host, &port])
+    });
+}
+
+#[test]
+fn java_with_a_pool_of_threads() {
+    holds("trace-java-pool", relay_java("pool"));
+}
+
+#[test]
+fn java_with_callbacks() {
+    holds("trace-java-async", relay_java("async"));
+}
+
+#[test]
+fn java_with_virtual_threads() {
+    holds("trace-java-vt", relay_java("virtual"));
+}
+
+#[test]
+fn what_is_lost_is_told_and_what_is_known_is_explained() {
+    test("trace-told", |world| {
+        let chain = Chain::open(world, relay_py("threads"))?.context("Python is here")?;
+        ensure!(chain.one(&["x-mse-tag: gray", &traceparent(1)])? == "v1");
+        ensure!(chain.counted("sluice_tags_lost_total", &[])? == 0, "the pod does not ask for it");
+        chain.propagation(Some("trace"))?;
+        let mut trace = 1;
+        eventually("what comes to the relay is read", || {
+            trace += 1;
+            ensure!(chain.one(&["x-mse-tag: gray", &traceparent(trace)])? == "gray");
+            Ok(())
+        })?;
+        let before = chain.counted("sluice_tags_lost_total", &[])?;
+        // The application sees its client as ever, and gets the carriers of the tag that came.
+        for lost in 1..=5_u32 {
+            ensure!(chain.one(&["x-mse-tag: gray"])? == "v1");
+            let now = chain.counted("sluice_tags_lost_total", &[])?;
+            ensure!(now == before + u64::from(lost), "{now}");
+        }
+        ensure!(chain.one(&[&traceparent(700)])? == "v1", "a trace without a tag");
+        ensure!(chain.counted("sluice_tags_lost_total", &[])? == before + 5, "it had none to lose");
+        // Two requests of one trace that differ: neither is guessed.
+        ensure!(chain.one(&["x-mse-tag: gray", &traceparent(701)])? == "gray");
+        ensure!(chain.one(&[&traceparent(701)])? == "v1");
+        ensure!(chain.one(&["x-mse-tag: gray", &traceparent(701)])? == "v1", "and this one is lost");
+        let (_, status, _) = chain.agent.sluice(&["status"])?;
+        ensure!(status.contains("Pod shop/relay-1 loses tags: it sent 6 requests without one"), "{status}");
+        // What came is what is said of a request before it is sent, and after.
+        ensure!(chain.one(&["x-mse-tag: gray", "x-request-id: mine", &traceparent(702)])? == "gray");
+        let known = "the request's trace: it came to Pod shop/relay-1 with this tag";
+        let asked =
+            ["explain", "--pod", "shop/relay-1", "--to", "stock:80", "GET", "/", "-H", &traceparent(702)];
+        let (_, said, complaint) = chain.agent.sluice(&asked)?;
+        ensure!(said.contains(known) && said.contains("gray"), "{said} {complaint}");
+        let (_, said, _) = chain.agent.sluice(&["explain", "--trace-id", &format!("{:032x}", 702)])?;
+        ensure!(said.contains("gray"), "{said}");
+        // Taken back: it is as it was.
+        chain.propagation(Some("headers"))?;
+        eventually("nothing is read any more", || {
+            trace += 1;
+            ensure!(chain.one(&["x-mse-tag: gray", &traceparent(trace)])? == "v1");
+            Ok(())
+        })?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_namespace_asks_for_all_its_pods_and_one_of_them_says_no() {
+    test("trace-namespace", |world| {
+        let chain = Chain::open(world, relay_py("threads"))?.context("Python is here")?;
+        world.edit("Namespace", "", "shop", |namespace| {
+            namespace["metadata"]["annotations"][ANNOTATION] = "trace".into();
+        })?;
+        let mut trace = 0;
+        let mut ask = || {
+            trace += 1;
+            chain.one(&["x-mse-tag: gray", &traceparent(trace)])
+        };
+        eventually("what comes to the relay is read", || {
+            ensure!(ask()? == "gray");
+            Ok(())
+        })?;
+        chain.propagation(Some("headers"))?;
+        eventually("this pod is left alone", || {
+            ensure!(ask()? == "v1");
+            Ok(())
+        })
+    });
+}
