@@ -1,7 +1,10 @@
 //! The way that a request takes which was sent to a Service with routes (ARCHITECTURE.md#routes): found once, before its lane
 //! and before the policies, which are those of the Service that it goes to.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    rc::Rc,
+    sync::{Arc, LazyLock},
+};
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -14,7 +17,7 @@ use super::{
     worker::{PodHere, Worker},
 };
 use crate::{
-    cluster::model::{Group, Service, Workload},
+    cluster::model::{Destination, Group, Service, Workload},
     govern::{
         edit::{self, Head},
         lane::TagNames,
@@ -34,6 +37,10 @@ use crate::{
 /// What routes have decided about a request.
 pub(crate) struct Way {
     pub(crate) course: Course,
+    /// The Service that was called.
+    pub(crate) called: Rc<Destination>,
+    /// The target that came, if another is sent on.
+    pub(crate) came: Option<Vec<u8>>,
     /// Who gets a copy of it.
     pub(crate) mirrors: Targets,
     /// The request goes nowhere, and is answered so.
@@ -103,15 +110,17 @@ pub(crate) fn find<'a>(
     let port = known.destination.service.port;
     let mut rng = worker.rng.borrow_mut();
     let (course, next) = course(group, request, authority, port, &mut rng);
+    let called = known.destination.clone();
+    let came = course.rewrites_path().then(|| request.target().to_vec());
     Some(match next {
         Ok(service) => {
             let drawn = course.mirrors().filter(|mirror| mirror.fraction.draws(&mut rng));
             let there = drawn.filter_map(|mirror| group.backends.get(mirror.service.as_ref()?));
             let mirrors = there.map(|service| known.backend(pod, service)).collect();
-            (known.backend(pod, service), Box::new(Way { course, mirrors, answer: None }))
+            (known.backend(pod, service), Box::new(Way { course, called, came, mirrors, answer: None }))
         }
         Err(answer) => {
-            let way = Way { course, mirrors: Targets::new(), answer: Some(answer) };
+            let way = Way { course, called, came: None, mirrors: Targets::new(), answer: Some(answer) };
             (known.clone(), Box::new(way))
         }
     })
@@ -213,6 +222,10 @@ impl Course {
         };
         self.forward()
             .is_some_and(|(rule, _, of_backend)| sets(&rule.headers.request) || sets(&of_backend.request))
+    }
+
+    fn rewrites_path(&self) -> bool {
+        self.forward().is_some_and(|(_, rewrite, _)| rewrite.path.is_some())
     }
 
     /// The target that is sent on, if it is another than `target`.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use prometheus::IntCounter;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice::observe::{
     access_log::{AccessLog, Style},
     sampling::Ratio,
@@ -67,6 +67,40 @@ fn open(style: Style, ratio: Ratio) -> (AccessLog, Sink, IntCounter) {
     let (sink, dropped) = (Sink::default(), IntCounter::new("dropped", "dropped").unwrap());
     let (log, _writer) = AccessLog::start(style, ratio, sink.clone(), dropped.clone()).unwrap();
     (log, sink, dropped)
+}
+
+/// Whoever looks for what a client sent finds it, wherever routes have sent it and whatever they have made of its path.
+#[test]
+fn a_line_says_what_was_called_where_a_route_has_sent_it_elsewhere() {
+    let (log, sink, _) = open(Style::Json, Ratio::ALL);
+    let (orders, canary) = (Origin::fixed("orders"), Origin::fixed("canary"));
+    let rules = json!([
+        {
+            "name": "moved", "matches": [{ "path": { "value": "/a" } }],
+            "filters": [{ "type": "URLRewrite", "urlRewrite": { "path": { "type": "ReplacePrefixMatch", "replacePrefixMatch": "/b" } } }],
+            "backendRefs": [{ "name": "canary", "port": 80 }],
+        },
+        { "matches": [{ "path": { "value": "/c" } }], "backendRefs": [{ "name": "orders", "port": 80 }] },
+    ]);
+    let rig =
+        Rig::builder().endpoint(orders.address).canary(canary.address).route(&rules).access_log(log).start();
+    let mut caller = rig.dial();
+    for (path, status) in [("/a/q?token=secret", 200), ("/c", 200), ("/d", 404)] {
+        caller.get(path);
+        assert_eq!(caller.answer().status(), status, "{path}");
+    }
+    let lines = sink.lines(3);
+    let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let fields = |line: &Value| {
+        ["service", "path", "route", "called_service", "called_path"]
+            .map(|field| line[field].as_str().unwrap_or("-").to_owned())
+    };
+    assert_eq!(
+        fields(&lines[0]),
+        ["canary.shop:80", "/b/q", "HTTPRoute shop/r, rule moved", "orders.shop:80", "/a/q"]
+    );
+    assert_eq!(fields(&lines[1]), ["orders.shop:80", "/c", "HTTPRoute shop/r, rule rules[1]", "-", "-"]);
+    assert_eq!(fields(&lines[2]), ["orders.shop:80", "/d", "-", "-", "-"]);
 }
 
 #[test]

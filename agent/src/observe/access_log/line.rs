@@ -38,10 +38,15 @@ impl Entry<'_> {
             ("reason", reason),
             ("rule", self.rule),
             ("policy", self.policy),
+            ("route", self.route),
+            ("called_service", self.called),
         ] {
             if let Some(value) = value {
                 json.text(key, value.as_bytes());
             }
+        }
+        if let Some(path) = self.called_path {
+            json.text("called_path", path);
         }
         json.number("retries", self.retries.into());
         if let Some(duration) = self.upstream_duration {
@@ -96,6 +101,15 @@ impl Entry<'_> {
         ] {
             out.extend_from_slice(key.as_bytes());
             escape(out, value.unwrap_or("-").as_bytes(), hexadecimal);
+        }
+        // Only where there are routes: nothing else has a column for them.
+        let (route, called) = (self.route.map(str::as_bytes), self.called.map(str::as_bytes));
+        for (key, value) in [(" route=\"", route), (" called=\"", called), (" asked=\"", self.called_path)] {
+            if let Some(value) = value {
+                out.extend_from_slice(key.as_bytes());
+                escape(out, value, hexadecimal);
+                out.push(b'"');
+            }
         }
         out.extend_from_slice(b" retries=");
         number(out, self.retries.into());

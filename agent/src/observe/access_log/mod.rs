@@ -111,6 +111,12 @@ pub struct Entry<'e> {
     pub rule: Option<&'e str>,
     /// The TrafficPolicy that has the rule, as in `shop/orders`.
     pub policy: Option<&'e str>,
+    /// The route that has sent it where it went, and its rule.
+    pub route: Option<&'e str>,
+    /// The service that was called, if a route has sent it to another, as in `orders.shop:80`.
+    pub called: Option<&'e str>,
+    /// The path that was asked for, if a route has changed it; without the query.
+    pub called_path: Option<&'e [u8]>,
     /// How often it was sent again.
     pub retries: u32,
     /// What endpoints took until their answers began; `None`: none was asked.

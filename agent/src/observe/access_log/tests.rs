@@ -26,6 +26,9 @@ fn entry(path: &[u8]) -> Entry<'_> {
         reason: None,
         rule: None,
         policy: None,
+        route: None,
+        called: None,
+        called_path: None,
         retries: 1,
         upstream_duration: Some(Duration::from_millis(1)),
         duration: Duration::from_micros(1234),
@@ -79,6 +82,24 @@ fn no_request_can_fake_a_line() {
     // A rule's name is the operator's, and cannot do more.
     let line = text(&Entry { rule: Some("a\" b\n"), policy: Some("shop/orders"), ..entry(b"/") });
     assert!(line.contains(r"rule=a\x22 b\x0a policy=shop/orders"), "{line}");
+}
+
+#[test]
+fn what_routes_have_done_is_told() {
+    let routed = Entry {
+        route: Some("HTTPRoute shop/orders, rule split"),
+        called: Some("orders.shop:80"),
+        called_path: Some(b"/a\"b"),
+        ..entry(b"/b")
+    };
+    let line = text(&routed);
+    let wanted = r#" policy=- route="HTTPRoute shop/orders, rule split" called="orders.shop:80" asked="/a\x22b" retries="#;
+    assert!(line.contains(wanted), "{line}");
+    let value: serde_json::Value = serde_json::from_str(&json(&routed)).expect("JSON");
+    assert_eq!(value["route"], "HTTPRoute shop/orders, rule split");
+    assert_eq!((&value["called_service"], &value["path"]), (&"orders.shop:80".into(), &"/b".into()));
+    assert_eq!(value["called_path"], "/a\"b");
+    assert!(!text(&entry(b"/")).contains("route") && !json(&entry(b"/")).contains("called"));
 }
 
 #[test]

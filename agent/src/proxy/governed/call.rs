@@ -79,7 +79,7 @@ impl Call {
             None => {}
         }
         if let Some(way) = &way {
-            record.decided(|| Event::Routed { rule: way.course.rule.clone(), goes_on: way.goes_on() });
+            record.routed(way);
         }
         let governor = &known.destination.service.governor;
         let on_route = way.as_ref().and_then(|way| way.course.policy.as_deref());

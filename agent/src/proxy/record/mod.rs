@@ -11,6 +11,7 @@ use super::{
     choose::Chosen,
     decisions::{Draft, Event, Ids},
     timing::Timing,
+    way::Way,
     worker::{Busy, PodHere, Worker},
 };
 use crate::{
@@ -105,6 +106,14 @@ impl Record {
         let told = Told::begin(worker, pod, destination, tagging, found, request)?;
         self.sampled = told.trace().or(self.sampled);
         self.told.insert(Box::new(told)).first_header()
+    }
+
+    /// What its routes have decided.
+    pub(crate) fn routed(&mut self, way: &Way) {
+        if let Some(told) = &mut self.told {
+            told.routed(way);
+        }
+        self.decided(|| Event::Routed { rule: way.course.rule.clone(), goes_on: way.goes_on() });
     }
 
     /// Who the endpoint that was chosen is told has sent the request; `None`: its headers are passed on as they are.

@@ -29,6 +29,7 @@ use crate::{
     proxy::{
         answer::Cause,
         choose::Chosen,
+        way::{self, Way},
         worker::{PodHere, Worker},
     },
 };
@@ -61,6 +62,8 @@ pub(super) struct Told {
     lane: Option<Tag>,
     /// The rule, and its policy.
     rule: Option<(Arc<str>, Option<Arc<str>>)>,
+    /// What routes have done with it.
+    routed: Option<Box<Routed>>,
     grpc_status: Option<u8>,
     retries: u32,
     attempts: SmallVec<[Attempt; 1]>,
@@ -70,6 +73,17 @@ pub(super) struct Told {
     parent: Option<Parent>,
     /// It has spans.
     traced: Option<Traced>,
+}
+
+/// What routes have done with a request.
+#[derive(Default)]
+struct Routed {
+    /// The rule.
+    by: Option<String>,
+    /// The service that was called, if that is another.
+    called: Option<String>,
+    /// The path that came, if it was changed.
+    path: Option<Vec<u8>>,
 }
 
 /// One endpoint that it was sent to.
@@ -126,7 +140,7 @@ impl Told {
             return None;
         }
         let Described { protocol, method, target } = request();
-        let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let path = path_of(target);
         Some(Self {
             worker: worker.clone(),
             pod: pod.clone(),
@@ -139,6 +153,7 @@ impl Told {
             tag_outcome: None,
             lane: None,
             rule: None,
+            routed: None,
             grpc_status: None,
             retries: 0,
             attempts: SmallVec::new(),
@@ -146,6 +161,18 @@ impl Told {
             parent,
             traced,
         })
+    }
+
+    /// Its routes have decided.
+    pub(super) fn routed(&mut self, way: &Way) {
+        let called = &way.called.service;
+        let is_other = !Arc::ptr_eq(called, &self.service);
+        let path = way.came.as_deref().map(|target| cut(path_of(target), MAX_PATH).to_vec());
+        self.routed = Some(Box::new(Routed {
+            by: way.course.rule.as_deref().map(way::shown),
+            called: is_other.then(|| called.to_string()),
+            path: path.filter(|path| *path != self.path),
+        }));
     }
 
     /// The trace in which it has spans.
@@ -240,6 +267,9 @@ impl Told {
             reason: end.reason,
             rule: self.rule.as_ref().map(|(rule, _)| &**rule),
             policy: self.rule.as_ref().and_then(|(_, policy)| policy.as_deref()),
+            route: self.routed.as_ref().and_then(|routed| routed.by.as_deref()),
+            called: self.routed.as_ref().and_then(|routed| routed.called.as_deref()),
+            called_path: self.routed.as_ref().and_then(|routed| routed.path.as_deref()),
             retries: self.retries,
             upstream_duration: last.map(|_| end.upstream.into()),
             duration: end.now.since(end.started).into(),
@@ -293,6 +323,11 @@ impl Told {
             attempts: attempts.collect(),
         }
     }
+}
+
+/// A target without its query.
+fn path_of(target: &[u8]) -> &[u8] {
+    target.split(|byte| *byte == b'?').next().unwrap_or_default()
 }
 
 fn cut(bytes: &[u8], most: usize) -> &[u8] {
