@@ -139,6 +139,7 @@ type Shared = Arc<Mutex<Running>>;
 /// Runs until it is told to stop (SIGTERM or SIGINT), then drains. A second signal ends it at once.
 pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(|source| RunError::Start { what: "signal handlers", source })?;
+    pass_over_idle_signals().map_err(|source| RunError::Start { what: "signal handlers", source })?;
     let tag_names = Arc::new(TagNames::new(&config.tag_header)?);
     let addresses = config.admin_addresses()?;
     let directory = config.manifests.as_deref().map(manifests::open).transpose()?;
@@ -347,6 +348,31 @@ fn lock(running: &Shared) -> std::sync::MutexGuard<'_, Running> {
 
 fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_WORKERS)
+}
+
+/// Signals that end a process which does not look at them: a terminal that is closed, a logrotate that means well. There is
+/// nothing for the agent to do, and to end would reset what is under way.
+const IDLE: [(SignalKind, &str); 4] = [
+    (SignalKind::hangup(), "SIGHUP"),
+    (SignalKind::user_defined1(), "SIGUSR1"),
+    (SignalKind::user_defined2(), "SIGUSR2"),
+    (SignalKind::alarm(), "SIGALRM"),
+];
+
+/// Says that a signal has no effect.
+fn pass_over_idle_signals() -> std::io::Result<()> {
+    for (kind, name) in IDLE {
+        let mut signal = signal(kind)?;
+        tokio::spawn(async move {
+            while signal.recv().await.is_some() {
+                tracing::info!(
+                    signal = name,
+                    "a signal that has no effect: SIGTERM drains and ends the agent"
+                );
+            }
+        });
+    }
+    Ok(())
 }
 
 /// What tells the agent to stop.

@@ -279,6 +279,15 @@ impl Agent {
         self.process.signal(Signal::SIGCONT)
     }
 
+    /// Signals that mean nothing to the agent: `SIGHUP` and the like, by name.
+    pub fn idle_signals(&self) -> Result<[&'static str; 4]> {
+        let all = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM];
+        for signal in all {
+            self.process.signal(signal)?;
+        }
+        Ok(all.map(Signal::as_str))
+    }
+
     /// `SIGTERM`: the agent drains and ends.
     pub fn terminate(&self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)

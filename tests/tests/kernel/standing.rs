@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use sluice_tests::{Agent, App, Capture, Pod, Service, World, ask, eventually, test};
+use sluice_tests::{Agent, App, Capture, Load, Pod, Service, World, ask, eventually, test};
 
 use crate::{python, script};
 
@@ -145,6 +145,33 @@ fn a_worker_that_hangs_ends_the_agent() {
         ensure!(ended.code() == Some(1), "{ended}");
         ensure!(agent.log().contains("a worker does not come back"), "{}", agent.log());
         ensure!(!captured(&client, &service)?);
+        Ok(())
+    });
+}
+
+/// A terminal that is closed, or a logrotate that means well, resets nothing.
+#[test]
+fn signals_that_mean_nothing_end_nothing() {
+    test("signals", |world| {
+        let (service, _app) = shop(world)?;
+        let client = world.pod("shop", "client").start()?;
+        let mut agent = world.agent().start()?;
+        agent.enrolled(&client)?;
+        let load = Load::start(&client, &service.url(), &["--connections", "4"])?;
+        for name in agent.idle_signals()? {
+            let line = format!("signal=\"{name}\"");
+            eventually("it is said", || {
+                let log = agent.log();
+                ensure!(log.contains("has no effect") && log.contains(&line), "{name}: {log}");
+                Ok(())
+            })?;
+        }
+        ensure!(agent.ended()?.is_none(), "{}", agent.log());
+        let report = load.stop()?;
+        ensure!(report.failed == 0 && report.ok > 0, "{report:?}");
+        ensure!(captured(&client, &service)?, "it goes on");
+        agent.terminate()?;
+        ensure!(agent.wait()?.success(), "{}", agent.log());
         Ok(())
     });
 }
