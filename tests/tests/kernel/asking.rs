@@ -184,3 +184,38 @@ fn nobody_but_root_gets_an_answer_from_the_socket() {
         Ok(())
     });
 }
+
+/// A port that is declared to speak HTTP/2 or gRPC is asked in that, and its trailers are shown.
+#[test]
+fn a_test_request_speaks_what_the_port_does() {
+    test("call-grpc", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        world.service("shop", "echo").port("grpc", 80, 50051).apply()?;
+        let pod = world.pod("shop", "echo-1").label("app", "echo").start()?;
+        let _server = crate::grpc_process(&pod, 50051, "v1")?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().start()?;
+        agent.enrolled(&client)?;
+        let call = |more: &[&str], path: &str| {
+            let asked = [
+                "call",
+                "--pod",
+                "shop/client",
+                "--to",
+                "echo.shop:80",
+                "-H",
+                "content-type: application/grpc",
+            ];
+            said(&agent, &[&asked, more, &["POST", path]].concat())
+        };
+        for more in [&[][..], &["--endpoint", &format!("{}:50051", pod.ipv4())]] {
+            let text = call(more, "/test.Echo/Unary")?;
+            ensure!(text.contains("grpc-status: 0") && text.contains("served-by: v1"), "{more:?}: {text}");
+        }
+        let text = call(&[], "/test.Echo/None")?;
+        ensure!(text.contains("grpc-status: 12"), "{text}");
+        let failed = agent.metrics()?.sum("sluice_requests_total", &[("reason", "upstream_protocol")]);
+        ensure!(failed == 0.0, "{failed}");
+        Ok(())
+    });
+}

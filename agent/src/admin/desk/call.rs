@@ -11,10 +11,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, header::HOST};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, Uri,
+    header::{CONTENT_TYPE, HOST, TE},
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -106,7 +109,12 @@ impl Desk {
         }
         let (caller, (dialled, host)) = (&resolved.caller, question.dialled(&look, &resolved.caller)?);
         let pod = PodName { namespace: caller.namespace.clone(), name: caller.name.clone() };
-        let (request, id) = request(&question, &host, asked.body.as_deref())?;
+        let service = look.snapshot.destination(dialled).map(|found| &found.service);
+        let speech = match service.map(|service| service.protocol) {
+            Some(Protocol::Http2) => Speech::Http2,
+            _ => Speech::Http1,
+        };
+        let (request, id) = request(&question, &host, asked.body.as_deref(), speech)?;
         let began = Instant::now();
         let sent = async {
             let stream = match endpoint {
@@ -122,7 +130,7 @@ impl Desk {
                     TcpSocket::from_std_stream(socket.into()).connect(to).await?
                 }
             };
-            exchange(stream, request).await
+            exchange(stream, request, speech).await
         };
         let answered = timeout(LIMIT, sent).await.unwrap_or_else(|_| {
             Err(io::Error::new(io::ErrorKind::TimedOut, format!("no whole answer within {LIMIT:?}")))
@@ -152,6 +160,13 @@ impl Desk {
             decision,
         })
     }
+}
+
+/// What the port is declared to speak.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speech {
+    Http1,
+    Http2,
 }
 
 /// Why there is no response. What does not speak HTTP answers in its own way, or not at all.
@@ -190,9 +205,18 @@ fn request(
     question: &Question,
     host: &str,
     body: Option<&str>,
+    speech: Speech,
 ) -> Result<(Request<Full<Bytes>>, String), Wrong> {
     let (method, headers) = question.parts()?;
-    let mut request = Request::new(Full::from(body.unwrap_or_default().to_owned()));
+    let is_grpc = headers
+        .iter()
+        .any(|(name, value)| name == CONTENT_TYPE && value.as_bytes().starts_with(b"application/grpc"));
+    let body = match body {
+        // An empty message: what a call of gRPC has at the least.
+        None if is_grpc => Bytes::from_static(&[0; 5]),
+        body => body.unwrap_or_default().to_owned().into(),
+    };
+    let mut request = Request::new(Full::from(body));
     *request.method_mut() = method;
     *request.uri_mut() =
         question.target.parse().map_err(|error| Wrong::Question(format!("target: {error}")))?;
@@ -208,6 +232,16 @@ fn request(
     let id = given.unwrap_or_else(|| format!("sluice-call-{:016x}", fastrand::u64(..)));
     if let Ok(value) = HeaderValue::from_str(&id) {
         request.headers_mut().insert(REQUEST_ID, value);
+    }
+    if speech == Speech::Http2 {
+        // As HTTP/2 says whom it asks, and as gRPC says what its client understands.
+        let authority = request.headers_mut().remove(HOST);
+        let authority = authority.as_ref().map_or(host.as_bytes(), HeaderValue::as_bytes);
+        let uri = Uri::builder().scheme("http").authority(authority).path_and_query(&*question.target);
+        *request.uri_mut() = uri.build().map_err(|error| Wrong::Question(format!("target: {error}")))?;
+        if is_grpc {
+            request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+        }
     }
     Ok((request, id))
 }
@@ -228,28 +262,47 @@ async fn pair() -> io::Result<(TcpStream, TcpStream)> {
 async fn exchange(
     stream: TcpStream,
     request: Request<Full<Bytes>>,
+    speech: Speech,
 ) -> io::Result<(Response<()>, String, bool)> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let connection = tokio::spawn(connection);
-    let answered = async {
-        let response = sender.send_request(request).await.map_err(io::Error::other)?;
-        let (head, body) = response.into_parts();
-        let (body, complete) = read(body).await?;
-        Ok((Response::from_parts(head, ()), String::from_utf8_lossy(&body).into_owned(), complete))
+    let stream = TokioIo::new(stream);
+    let (answered, connection) = match speech {
+        Speech::Http1 => {
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(stream).await.map_err(io::Error::other)?;
+            let connection = tokio::spawn(connection);
+            (answer(sender.send_request(request).await).await, connection)
+        }
+        Speech::Http2 => {
+            let executor = TokioExecutor::new();
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(executor, stream).await.map_err(io::Error::other)?;
+            let connection = tokio::spawn(connection);
+            (answer(sender.send_request(request).await).await, connection)
+        }
     };
-    let answered = answered.await;
-    drop(sender);
     if !matches!(answered, Ok((_, _, true))) {
         connection.abort();
     }
     answered
 }
 
-async fn read(mut body: Incoming) -> io::Result<(Vec<u8>, bool)> {
+async fn answer(response: hyper::Result<Response<Incoming>>) -> io::Result<(Response<()>, String, bool)> {
+    let (mut head, body) = response.map_err(io::Error::other)?.into_parts();
+    // Trailers, such as the status of gRPC, are shown behind the headers.
+    let (body, complete) = read(body, &mut head.headers).await?;
+    Ok((Response::from_parts(head, ()), String::from_utf8_lossy(&body).into_owned(), complete))
+}
+
+async fn read(mut body: Incoming, trailers: &mut HeaderMap) -> io::Result<(Vec<u8>, bool)> {
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(io::Error::other)?;
+        let frame = match frame.map_err(io::Error::other)?.into_trailers() {
+            Ok(found) => {
+                trailers.extend(found);
+                continue;
+            }
+            Err(frame) => frame,
+        };
         let Some(data) = frame.data_ref() else { continue };
         let room = MOST_BODY - whole.len();
         whole.extend_from_slice(&data[..data.len().min(room)]);
