@@ -415,6 +415,10 @@ impl Objects {
             field: Some(said.field),
             message: said.message,
         };
+        if let Some(message) = strip::wrong_name(&name.1) {
+            let (field, is_wrong) = ("metadata.name".to_owned(), true);
+            self.problems.push(problem(fit::Said { field, message, is_wrong }));
+        }
         let version = node.get("apiVersion").and_then(Node::as_str).unwrap_or_default();
         if version != gateway::VERSION && !matches!(asked, Ok(None)) {
             let message = format!(

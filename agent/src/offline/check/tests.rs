@@ -1042,6 +1042,8 @@ fn routes_that_cannot_work_are_noted() {
                 + "{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: r, namespace: shop}}\n",
             "GRPCRoute shop/r: spec: note: not set",
         ),
+        (with(orders, &good).replace("name: r,", ""), "HTTPRoute shop/: metadata.name: not set"),
+        (with(orders, &good).replace("name: r,", "name: R_1,"), "metadata.name: \"R_1\" is no name"),
         // What the API server rejects is an error.
         (
             with(

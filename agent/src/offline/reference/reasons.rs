@@ -28,7 +28,9 @@ A *rejection* counts neither against the endpoint nor against the circuit breake
             _ if reason.is_refusal() => "rejection",
             _ => "error",
         };
-        let (code, status) = (code(reason.code()), reason.status());
+        // What answers a preflight has no body, and a status that says so.
+        let status = if reason == Reason::RoutePreflight { 204 } else { reason.status() };
+        let code = code(reason.code());
         let (message, action) = (cell(reason.message()), cell(reason.action()));
         // Writing to a string does not fail.
         let _ = writeln!(page, "| {code} | {status} | {grpc} | {counts_as} | {message} | {action} |");

@@ -69,8 +69,11 @@ impl Routing {
                 return self.find_protocol(&asked, backend, look).map(named);
             }
             Some({
+                let frontend = look.store.services.get(&service_of(backend)).map(|service| &service.frontend);
                 let why = if !look.store.is_opted_in(&backend.namespace) {
                     format!("namespace {} is not enrolled", backend.namespace)
+                } else if frontend == Some(&Frontend::None) {
+                    "it has no address of its own, as those of the type ExternalName".to_owned()
                 } else if built.is_some() {
                     format!("it has no port {}", backend.port)
                 } else {

@@ -295,6 +295,17 @@ fn policies_say_which_route_or_rule_they_miss() {
     assert!(!messages_after_maybe(&mut builder).join("\n").contains("HTTPRoute q"));
 }
 
+#[test]
+fn a_backend_without_an_address_of_its_own_is_said_to_have_none() {
+    let external = "---\n{apiVersion: v1, kind: Service, metadata: {name: ext, namespace: shop}, \
+                    spec: {type: ExternalName, externalName: a.example, ports: [{port: 80}]}}\n";
+    let mut builder = start(Options::default(), &(shop() + external + &route("p", "shop", &to("ext"))));
+    next(&mut builder);
+    let said = messages(&builder);
+    let wanted = "BackendNotFound: Service ext.shop:80: it has no address of its own, as those of the type ExternalName";
+    assert!(said.len() == 1 && said[0].contains(wanted), "{said:?}");
+}
+
 /// Requests are sent on as they come, so a backend that is declared to speak something else cannot be right.
 #[test]
 fn a_backend_speaks_what_its_parent_does() {
