@@ -66,7 +66,7 @@ impl Routing {
             let built = look.built.get(&service_of(backend));
             let there = built.is_some_and(|built| [false, true].iter().any(|v6| built.part(backend.port, *v6).is_some()));
             if there {
-                return self.find_protocol(&asked, backend, look).map(named);
+                return Self::find_protocol(&asked, backend, look).map(named);
             }
             Some({
                 let frontend = look.store.services.get(&service_of(backend)).map(|service| &service.frontend);
@@ -88,7 +88,7 @@ impl Routing {
     }
 
     /// Requests are sent on in the protocol in which they came. Where one is declared at both ports, it has to be the same.
-    fn find_protocol(&self, asked: &Asked, backend: &ServicePort, look: Look<'_>) -> Option<Why> {
+    fn find_protocol(asked: &Asked, backend: &ServicePort, look: Look<'_>) -> Option<Why> {
         let declared = |name: &Name| look.store.services.get(name).map(|service| &service.ports);
         let to = declared(&service_of(backend))?.iter().find(|port| port.port == backend.port)?.protocol;
         if to == Protocol::Opaque {
