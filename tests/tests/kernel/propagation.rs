@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sluice_tests::{Agent, App, Capture, Pod, Process, Service, World, eventually, test};
 
-use crate::{python, script};
+use crate::{clients::grpc_server, grpc_calls, python, script};
 
 const ANNOTATION: &str = "sluice.dev/propagation";
 /// At once, as many as there are threads in the servers that have threads.
@@ -179,6 +179,52 @@ fn java_with_callbacks() {
 #[test]
 fn java_with_virtual_threads() {
     holds("trace-java-vt", relay_java("virtual"));
+}
+
+#[test]
+fn calls_of_grpc_among_many_on_a_connection() {
+    test("trace-grpc", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let _stock = [grpc_server(world, "v1")?, grpc_server(world, "gray")?];
+        let next = world.service("shop", "echo").port("grpc", 80, 50051).apply()?;
+        let relay = world.pod("shop", "relay-1").label("app", "relay").start()?;
+        relay.edit(|pod| {
+            pod["metadata"]["annotations"] = json!({ ANNOTATION: "trace" });
+        })?;
+        let next = format!("{}:{}", next.ipv4, next.port);
+        let mut server =
+            relay.spawn("relay", python(), &[&script("grpc_relay.py"), "50051", next.as_str()])?;
+        server.says("listening")?;
+        let service = world.service("shop", "relay").port("grpc", 80, 50051).apply()?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().start()?;
+        for pod in [&relay, &client] {
+            agent.enrolled(pod)?;
+        }
+        let target = format!("{}:{}", service.ipv4, service.port);
+        let calls = |number: u32, count: u32, tag: &[&str]| {
+            let trace = traceparent(number).replace(": ", "=");
+            grpc_calls(&client, &target, count, &[&[trace.as_str()], tag].concat())
+        };
+        let of = |version: &str, count: u32| BTreeMap::from([(version.to_owned(), count)]);
+        let mut trace = 10;
+        eventually("what comes to the relay is read", || {
+            trace += 1;
+            ensure!(calls(trace, 1, &["x-mse-tag=gray"])? == of("gray", 1));
+            Ok(())
+        })?;
+        // All of them at once, in the same connections of the relay.
+        std::thread::scope(|scope| {
+            let tagged = scope.spawn(|| calls(1, 500, &["x-mse-tag=gray"]));
+            let untagged = scope.spawn(|| calls(2, 500, &[]));
+            let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<_>>| {
+                thread.join().map_err(|_| anyhow::anyhow!("a thread of the test has panicked"))?
+            };
+            let (tagged, untagged) = (ended(tagged)?, ended(untagged)?);
+            ensure!(tagged == of("gray", 500) && untagged == of("v1", 500), "{tagged:?} {untagged:?}");
+            Ok(())
+        })
+    });
 }
 
 #[test]

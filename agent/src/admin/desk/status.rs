@@ -144,10 +144,14 @@ fn unenforced(look: &Look) -> Vec<Problem> {
 fn propagation(look: &Look) -> Vec<Problem> {
     let losing = look.tags.iter().filter(|tags| tags.is_losing).map(|tags| {
         let by: Vec<_> = tags.carriers.iter().map(|source| source.as_str()).collect();
-        let by = if by.is_empty() { "by nothing".to_owned() } else { format!("by {}", by.join(", ")) };
+        let others = if by.is_empty() {
+            "No other request of it had one.".to_owned()
+        } else {
+            format!("Others of its requests had theirs by {}.", by.join(", "))
+        };
         problem(
             format!(
-                "Pod {}/{} loses tags: it sent {} requests without one while all that it was answering had one, some of them in the last five minutes. Other requests of it had theirs {by}.",
+                "Pod {}/{} loses tags: it sent {} requests without one while all that it was answering had one, some of them in the last five minutes. {others}",
                 tags.namespace, tags.name, tags.lost
             ),
             "Have the application pass on the tag header, or the headers of its tracer. Requests that it sends on its own account are counted, too, if they happen to be sent meanwhile.",
@@ -159,7 +163,12 @@ fn propagation(look: &Look) -> Vec<Problem> {
             "The annotation sluice.dev/propagation: trace has no effect on Pod {}/{}: {why}.",
             pod.workload.namespace, pod.workload.name
         );
-        Some(problem(what, "Use a newer kernel, or add the capability NET_ADMIN to the agent's container if Linux is older than 6.9. Tags in headers are passed on all the same."))
+        let action = if look.steering_trouble.is_some() {
+            "Use a newer kernel, or add the capability NET_ADMIN to the agent's container if Linux is older than 6.9. Tags in headers are passed on all the same."
+        } else {
+            "The agent retries. If that does not help, restart the pod. Tags in headers are passed on all the same."
+        };
+        Some(problem(what, action))
     });
     losing.chain(unread).collect()
 }

@@ -351,3 +351,63 @@ async fn access_policies_that_are_not_enforced_are_told_with_the_pod() {
         assert!(what_to_do.starts_with(action), "{what_to_do}");
     }
 }
+
+#[test]
+fn pods_that_lose_tags_and_those_that_cannot_be_read_are_told() {
+    use crate::{
+        capture::{PodStatus, Steered},
+        cluster::model::Workload,
+        govern::lane::TagSource,
+        observe::metrics::PodTags,
+    };
+    let tags = |name: &str, lost: u64, is_losing: bool, carriers: &[TagSource]| PodTags {
+        namespace: "shop".into(),
+        name: name.into(),
+        carriers: carriers.into(),
+        lost,
+        is_losing,
+    };
+    let pod = |name: &str, remembers_traces: bool, trouble: Option<&str>| PodStatus {
+        steered: Steered { trouble: trouble.map(str::to_owned), ..Steered::default() },
+        ..PodStatus::enrolled(Arc::new(Workload { remembers_traces, ..Workload::new(name, "shop", name) }))
+    };
+    let told = |look: &Look| {
+        let of = |problem: Problem| (problem.message, problem.action);
+        propagation(look).into_iter().map(of).collect::<Vec<_>>()
+    };
+    let look = Look {
+        tags: vec![
+            tags("losing", 7, true, &[]),
+            tags("partly", 1, true, &[TagSource::Header, TagSource::Trace]),
+            tags("once", 3, false, &[]),
+            tags("good", 0, false, &[TagSource::Trace]),
+        ],
+        pods: [
+            pod("read", true, None),
+            pod("full", true, Some("no room.")),
+            pod("guarded", false, Some("no room")),
+        ]
+        .into(),
+        ..Look::default()
+    };
+    let [(losing, pass), (partly, _), (full, retries)] = &told(&look)[..] else {
+        panic!("{:?}", told(&look))
+    };
+    assert_eq!(
+        losing,
+        "Pod shop/losing loses tags: it sent 7 requests without one while all that it was answering had one, some of them in the last five minutes. No other request of it had one."
+    );
+    assert!(partly.ends_with("had theirs by header, trace_id."), "{partly}");
+    assert!(pass.starts_with("Have the application pass on"), "{pass}");
+    assert_eq!(full, "The annotation sluice.dev/propagation: trace has no effect on Pod shop/full: no room.");
+    assert!(retries.starts_with("The agent retries."), "{retries}");
+    // The kernel has it for nobody.
+    let look = Look {
+        pods: [pod("read", true, None), pod("plain", false, None)].into(),
+        steering_trouble: Some(Arc::new("no map of sockets".to_owned())),
+        ..Look::default()
+    };
+    let [(read, newer)] = &told(&look)[..] else { panic!("{:?}", told(&look)) };
+    assert!(read.ends_with("Pod shop/read: no map of sockets."), "{read}");
+    assert!(newer.starts_with("Use a newer kernel"), "{newer}");
+}
