@@ -282,11 +282,12 @@ impl Course {
         }
     }
 
-    /// The route that says how long the request may take: `HTTPRoute shop/orders`.
-    pub(crate) fn limits_time(&self) -> Option<String> {
+    /// The route that says how long the request may take, as a whole or an attempt at it: `HTTPRoute shop/orders`. `None`: what
+    /// holds is the policy's.
+    pub(crate) fn limits_time(&self, whole: bool) -> Option<String> {
         let rule = self.rule.as_deref()?;
-        let limits = rule.timeouts.request.is_some() || rule.timeouts.attempt.is_some();
-        limits.then(|| format!("{} {}", rule.kind.as_str(), rule.route))
+        let limit = if whole { rule.timeouts.request } else { rule.timeouts.attempt };
+        limit.is_some().then(|| format!("{} {}", rule.kind.as_str(), rule.route))
     }
 }
 

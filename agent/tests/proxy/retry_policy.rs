@@ -118,6 +118,18 @@ fn what_the_policy_lists_is_sent_again() {
     }
 }
 
+/// It is read to its end, so that the next attempt needs no connection of its own.
+#[test]
+fn a_response_that_is_not_passed_on_leaves_its_connection_to_the_next_attempt() {
+    let origin = answering(&[BUSY, BUSY, OK]);
+    let rig = rig(&origin, policy(retry()));
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    assert_eq!(origin.noted().len(), 3);
+    assert!((rig.opened() - 1.0).abs() < 0.1, "{} connections", rig.opened());
+}
+
 #[test]
 fn an_endpoint_that_does_not_answer_in_time_is_not_waited_for() {
     let origin = answering(&[SILENCE, OK]);

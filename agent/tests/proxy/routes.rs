@@ -1,8 +1,35 @@
 //! Requests to a service that has routes.
 
+use std::time::Duration;
+
 use serde_json::json;
+use sluice::govern::policy::{Policy, Timeouts};
 
 use crate::{origin::Origin, rig::Rig};
+
+/// Whose time was over is named: that of the route's rule for what it says, and the policy's for what it does not.
+#[test]
+fn a_time_that_is_over_is_named_by_who_has_said_it() {
+    for (timeouts, name) in [
+        (json!({ "request": "100ms" }), "timeouts.request of HTTPRoute shop/r"),
+        (
+            json!({ "request": "5s", "backendRequest": "100ms" }),
+            "timeouts.backendRequest of HTTPRoute shop/r",
+        ),
+        (json!({ "backendRequest": "3s" }), "timeouts.request of TrafficPolicy shop/orders"),
+    ] {
+        let silent = Origin::new(|_, peer, _| while peer.request().is_some() {});
+        let rules = json!([{ "timeouts": timeouts, "backendRefs": [{ "name": "orders", "port": 80 }] }]);
+        let times = Timeouts { request: Some(Duration::from_millis(200)), ..Timeouts::default() };
+        let policy = Policy { name: Some("shop/orders".into()), timeouts: times, ..Policy::default() };
+        let rig = Rig::builder().endpoint(silent.address).policy(policy).route(&rules).start();
+        let mut caller = rig.dial();
+        caller.get("/");
+        let answer = caller.answer();
+        assert_eq!(answer.status(), 504);
+        assert!(answer.body.contains(name), "{timeouts}: {}", answer.body);
+    }
+}
 
 #[test]
 fn the_route_chooses_the_service_and_what_matches_nothing_is_404() {

@@ -35,9 +35,10 @@ const SAME_AS: [(&str, &[&str]); 4] = [
 ];
 
 /// Values that Helm must not take, and what its error says.
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 11] = [
     ("config.SLUICE_LGO=debug", "SLUICE_LGO"),
     ("config.SLUICE_NODE=node-1", "SLUICE_NODE"),
+    ("config.SLUICE_ADMIN_SOCKET=none", "SLUICE_ADMIN_SOCKET"),
     ("config.SLUICE_ACCESS_LOG=jsno", "SLUICE_ACCESS_LOG"),
     ("config.SLUICE_KERNEL_FLOWS=true", "SLUICE_KERNEL_FLOWS"),
     ("image.digest=sha256:12", "digest"),

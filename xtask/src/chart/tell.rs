@@ -16,8 +16,8 @@ const ICON: &[u8] = include_bytes!("../../../agent/src/admin/page/icon.svg");
 const ABOUT_CONFIG: &str = "Settings of the agents: environment variables of `sluice agent`, as in deploy/base/config.env. \
                             deploy/reference/settings.md lists all of them.";
 
-/// Variables that the DaemonSet sets on each node, and that a setting could not change.
-const OF_THE_NODE: [&str; 2] = ["SLUICE_NODE", "SLUICE_NODE_ADDRESS"];
+/// Variables that the DaemonSet sets on each node, and that a setting could not change; and the socket that its probes ask.
+const OF_THE_NODE: [&str; 3] = ["SLUICE_NODE", "SLUICE_NODE_ADDRESS", "SLUICE_ADMIN_SOCKET"];
 
 pub(super) fn chart_yaml() -> String {
     let version = workspace::version();

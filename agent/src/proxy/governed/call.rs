@@ -135,7 +135,9 @@ impl Call {
 
     /// Why its time is over.
     pub(super) fn cause(&self, elapsed: Elapsed, governor: &Governor) -> Cause {
-        elapsed.cause(governor, self.way.as_ref().and_then(|way| way.course.limits_time()).as_deref())
+        let whole = elapsed != Elapsed::BackendRequest;
+        let route = self.way.as_ref().and_then(|way| way.course.limits_time(whole));
+        elapsed.cause(governor, route.as_deref())
     }
 
     /// What is changed in headers.
