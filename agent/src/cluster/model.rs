@@ -115,6 +115,11 @@ impl Group {
         (Arc::as_ptr(&self.routes), backends, &self.policies)
     }
 
+    /// Whether any of the Services has endpoints of a lane.
+    pub fn has_lanes(&self) -> bool {
+        self.backends.values().any(|service| !service.lanes.is_empty())
+    }
+
     /// The policy that targets a rule, or its route.
     pub fn policy_on(&self, rule: &Arc<Rule>) -> Option<&Arc<str>> {
         // Mostly there is none at all.
@@ -352,6 +357,17 @@ impl Service {
     pub fn fallback(&self, tag: Option<&RequestTag>) -> &Detour {
         static TO_BASELINE: Detour = Detour { lanes: Vec::new(), then: LaneFallback::Baseline };
         tag.and_then(|tag| self.detours.get(tag.as_str())).unwrap_or(&TO_BASELINE)
+    }
+
+    /// How far its endpoints are from the lane of a request: 0 if it has one of the lane that can be used, else the place of
+    /// the first of the lanes that the lane falls back to. `None`: it has none of any of these.
+    pub fn distance_to_lane(&self, tag: &RequestTag) -> Option<usize> {
+        let serves = |lane: &str| self.lanes.get(lane).is_some_and(|lane| lane.usable() > 0);
+        if serves(tag.as_str()) {
+            return Some(0);
+        }
+        let others = &self.fallback(Some(tag)).lanes;
+        others.iter().position(|lane| serves(lane.as_str())).map(|at| at + 1)
     }
 
     /// What routing needs to know of it.

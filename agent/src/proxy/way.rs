@@ -2,6 +2,7 @@
 //! and before the policies, which are those of the Service that it goes to.
 
 use std::{
+    cell::OnceCell,
     rc::Rc,
     sync::{Arc, LazyLock},
 };
@@ -12,20 +13,24 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{
     answer::{Cause, Kind, MadeUp},
+    by_caller::ByCaller,
     known::Known,
     mirror::Targets,
+    traced::Asking,
     worker::{PodHere, Worker},
 };
 use crate::{
+    clock::Nanos,
     cluster::model::{Destination, Group, Service, Workload},
     govern::{
         edit::{self, Head},
-        lane::TagNames,
+        lane::{RequestTag, TagNames, TagScan, TagSource, Tagging},
         policy::{self, Edits, Mode},
+        remembered::Remembered,
         request::Request,
         routes::{
             Action, Found, Rule, Timeouts,
-            backends::Backend,
+            backends::{Backend, Backends},
             cors::{self, Outcome},
             filters::Rewrite,
             mirror::Mirror,
@@ -47,19 +52,48 @@ pub(crate) struct Way {
     answer: Option<Answer>,
 }
 
+/// A head as it came, which routes are asked about.
+pub(crate) trait Came: Request + Copy {
+    /// Whom the client asked.
+    fn authority(&self) -> &[u8];
+
+    /// Shows each header, in the order of the head.
+    fn each_line(&self, each: &mut dyn FnMut(&[u8], &[u8]));
+}
+
+/// How a rule's backend was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drawn {
+    /// By the weights of all.
+    ByWeight,
+    /// It has endpoints of the request's lane, or of one that the lane falls back to. Others had none.
+    ForLane,
+}
+
 /// The rule that holds for a request, and what it does with it.
 #[derive(Default)]
 pub(crate) struct Course {
     /// `None`: none does.
     pub(crate) rule: Option<Arc<Rule>>,
-    /// Which of its backends; `None`: it goes nowhere.
-    backend: Option<usize>,
+    /// Which of its backends, and why that; `None`: it goes nowhere.
+    backend: Option<(usize, Drawn)>,
     /// Elements of the path that the rule's prefix has.
     prefix: usize,
     /// What the response says to the page that asks.
     cors: Option<Said>,
     /// The policy that targets the rule, or its route, as `shop/slow`.
     pub(crate) policy: Option<Arc<str>>,
+    /// What the Service that was called makes of the request's tag: it is where the request comes in, wherever it goes on.
+    pub(crate) entered: Entered,
+}
+
+/// The rules for tags of the Service that was called.
+#[derive(Default)]
+pub(crate) struct Entered {
+    /// The tag that its lanes give the request, which came with none.
+    pub(crate) tag: Option<RequestTag>,
+    /// What the client says of its tag does not count.
+    pub(crate) strip: bool,
 }
 
 /// What responses say of cross-origin requests.
@@ -97,19 +131,23 @@ pub(crate) enum Answer {
 }
 
 /// Finds the way of a request, and the Service that it goes to, which is the one that was called if it goes nowhere.
-/// `None`: that one has no routes for this client. `authority`: whom the client asked.
-pub(crate) fn find<'a>(
+/// `None`: that one has no routes for this client.
+pub(crate) fn find(
     worker: &Worker,
     pod: &PodHere,
     client: &Workload,
     known: &Known,
-    request: &impl Request,
-    authority: impl FnOnce() -> &'a [u8],
+    request: &impl Came,
 ) -> Option<(Known, Box<Way>)> {
     let group = known.routed()?.of(&client.namespace)?;
-    let port = known.destination.service.port;
     let mut rng = worker.rng.borrow_mut();
-    let (course, next) = course(group, request, authority, port, &mut rng);
+    let whence = Whence {
+        names: &worker.options.tag_names,
+        client,
+        remembered: Some(&pod.pod.remembered),
+        called: &known.destination.service,
+    };
+    let (course, next) = course(group, request, whence, &mut rng);
     let called = known.destination.clone();
     let came = course.rewrites_path().then(|| request.target().to_vec());
     Some(match next {
@@ -126,19 +164,29 @@ pub(crate) fn find<'a>(
     })
 }
 
-/// The rule that holds for a request, and the Service that it goes to; or what is answered. `port`: of the Service that was called.
-pub(crate) fn course<'g, 'a>(
+/// Where a request comes in.
+#[derive(Clone, Copy)]
+pub(crate) struct Whence<'w> {
+    pub(crate) names: &'w TagNames,
+    pub(crate) client: &'w Workload,
+    /// What the client's pod remembers of what came to it.
+    pub(crate) remembered: Option<&'w Remembered>,
+    /// The Service that was called.
+    pub(crate) called: &'w Service,
+}
+
+/// The rule that holds for a request, and the Service that it goes to; or what is answered.
+pub(crate) fn course<'g>(
     group: &'g Group,
-    request: &impl Request,
-    authority: impl FnOnce() -> &'a [u8],
-    port: u16,
+    request: &impl Came,
+    whence: Whence<'_>,
     rng: &mut Rng,
 ) -> (Course, Result<&'g Arc<Service>, Answer>) {
     let Some(Found { rule, prefix }) = group.routes.find(request) else {
         return (Course::default(), Err(Answer::NotFound));
     };
     let policy = group.policy_on(rule).cloned();
-    let mut course = Course { rule: Some(rule.clone()), backend: None, prefix, cors: None, policy };
+    let mut course = Course { rule: Some(rule.clone()), prefix, policy, ..Course::default() };
     match rule.cors.as_ref().map(|cors: &cors::Cors| cors.outcome(request)) {
         None | Some(Outcome::Passes) => {}
         Some(Outcome::Varies) => course.cors = Some(Said::Varies),
@@ -147,23 +195,69 @@ pub(crate) fn course<'g, 'a>(
     }
     match &rule.action {
         Action::Redirect(redirect) => {
-            let location = redirect.location(authority(), port, request.target(), prefix);
+            let location =
+                redirect.location(request.authority(), whence.called.port, request.target(), prefix);
             (course, Err(Answer::Redirect { status: redirect.status.as_u16(), location }))
         }
         Action::Forward { backends, .. } => {
-            let found = backends.choose(rng).and_then(|at| {
-                let service = group.backends.get(backends.get(at)?.service.as_ref()?)?;
-                Some((at, service))
-            });
+            let service = |backend: &Backend| group.backends.get(backend.service.as_ref()?);
+            let called = whence.called;
+            course.entered.strip = called.strips_tags(whence.client);
+            let tagging = OnceCell::new();
+            let tagging = || tagging.get_or_init(|| came_with(request, whence));
+            if !called.entry.is_empty() && tagging().source == Some(TagSource::Entry) {
+                course.entered.tag = tagging().tag;
+            }
+            let found = draw(group, backends, || tagging().tag, rng)
+                .and_then(|found| Some((found, service(backends.get(found.0)?)?)));
             match found {
-                Some((at, service)) => {
-                    course.backend = Some(at);
+                Some((found, service)) => {
+                    course.backend = Some(found);
                     (course, Ok(service))
                 }
                 None => (course, Err(Answer::NoBackend)),
             }
         }
     }
+}
+
+/// Draws the backend of a request. Weights are about requests that no lane has yet: one that came with a tag, or from a pod of
+/// a lane, goes to the backends that have its lane, as long as any has. Else the second weighted hop of a chain would take
+/// requests out of the lane that the first has put them into.
+fn draw(
+    group: &Group,
+    backends: &Backends,
+    tag: impl FnOnce() -> Option<RequestTag>,
+    rng: &mut Rng,
+) -> Option<(usize, Drawn)> {
+    if backends.are_several()
+        && group.has_lanes()
+        && let Some(tag) = tag()
+    {
+        let distance =
+            |backend: &Backend| group.backends.get(backend.service.as_ref()?)?.distance_to_lane(&tag);
+        if let Some(at) = backends.choose_nearest(distance, rng) {
+            return Some((at, Drawn::ForLane));
+        }
+    }
+    Some((backends.choose(rng)?, Drawn::ByWeight))
+}
+
+/// The tag that a request has where it comes in, before any route has changed it.
+fn came_with(request: &impl Came, whence: Whence<'_>) -> Tagging {
+    let Whence { names, client, remembered, called } = whence;
+    let mut scan = TagScan::new(names).stripping(called.strips_tags(client));
+    let mut traced = remembered.and_then(|remembered| Asking::of(remembered, client));
+    request.each_line(&mut |name, value| {
+        scan.see(name, value);
+        if let Some(traced) = &mut traced {
+            traced.see(name, value);
+        }
+    });
+    let traced = traced.and_then(|traced| traced.tag(Nanos::now()));
+    scan.decide(traced, client.tag.as_ref(), || {
+        called.colour(&ByCaller { view: *request, workload: client }, client.address())
+    })
 }
 
 impl Way {
@@ -187,7 +281,7 @@ impl Course {
     fn forward_to(&self) -> Option<(&Rule, &Rewrite, &Backend)> {
         let rule = self.rule.as_deref()?;
         let Action::Forward { rewrite, backends } = &rule.action else { return None };
-        Some((rule, rewrite, backends.get(self.backend?)?))
+        Some((rule, rewrite, backends.get(self.backend?.0)?))
     }
 
     /// Who may get a copy: those of the rule, then those of the backend.
@@ -292,11 +386,19 @@ impl Course {
 }
 
 impl Course {
-    /// What part of the rule's requests goes the same way: so many of so many.
-    pub(crate) fn share(&self) -> Option<(u64, u64)> {
+    /// Why it goes to this one of the rule's backends, in words; `None`: all of its requests do.
+    pub(crate) fn lot(&self) -> Option<String> {
         let Action::Forward { backends, .. } = &self.rule.as_deref()?.action else { return None };
-        let total = backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        Some((u64::from(backends.get(self.backend?)?.weight), total))
+        let (at, drawn) = self.backend?;
+        let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        let weight = u64::from(backends.get(at)?.weight);
+        match drawn {
+            _ if weight == total => None,
+            Drawn::ByWeight => Some(format!("by lot: {weight} of {total} requests do")),
+            Drawn::ForLane => {
+                Some("which has endpoints of its lane: weights do not take a request out of it".to_owned())
+            }
+        }
     }
 
     /// What is changed on the way, in words.

@@ -25,7 +25,10 @@ use super::{
     field::{self, At, Errors, FieldError},
     plain,
 };
-use crate::govern::routes::{Kind, Rule};
+use crate::govern::routes::{
+    Action, Kind, Rule,
+    backends::{Backends, ServicePort},
+};
 
 /// The API group of routes and grants.
 pub const GROUP: &str = "gateway.networking.k8s.io";
@@ -84,6 +87,17 @@ pub struct Asked {
     pub rules: Vec<Arc<Rule>>,
     /// What it refers to as a backend that is no Service, each with the field that says it.
     pub strangers: Vec<FieldError>,
+}
+
+impl Asked {
+    /// The Services that its rules send to.
+    pub fn backends(&self) -> impl Iterator<Item = &ServicePort> {
+        let forwards = self.rules.iter().filter_map(|rule| match &rule.action {
+            Action::Forward { backends, .. } => Some(backends),
+            Action::Redirect(_) => None,
+        });
+        forwards.flat_map(Backends::iter).filter_map(|backend| backend.service.as_ref())
+    }
 }
 
 /// A Service, or a port of it, whose requests a route is about.

@@ -420,6 +420,7 @@ impl Builder {
             None => self.store.services.remove(name),
         };
         self.dirty.insert(name.clone());
+        self.dirty.extend(self.routing.successors(name));
         let policies = self.store.policies.of(name).map(|name| (Kind::TrafficPolicy, name));
         let lanes = self.store.lanes.targeting(name).map(|name| (Kind::TrafficLane, name));
         let accesses = self.store.accesses.of(name).map(|name| (Kind::AccessPolicy, name));
@@ -429,12 +430,13 @@ impl Builder {
 
     fn set_route(&mut self, key: &Key, route: Option<object::Route>) {
         let policies: Vec<_> = self.store.policies.of_route(key).cloned().collect();
-        if policies.is_empty() {
-            return self.routing.set(key, route);
-        }
-        // What its policies govern is another one now, perhaps.
-        self.dirty.extend(self.routing.services_of(key));
+        let (before, services) = (self.routing.handed_on(key), self.routing.services_of(key));
         self.routing.set(key, route);
+        // Weights change all the time, and nothing of a Service with them.
+        if policies.is_empty() && self.routing.handed_on(key) == before {
+            return;
+        }
+        self.dirty.extend(services);
         self.dirty.extend(self.routing.services_of(key));
         self.unjudged.extend(policies.into_iter().map(|name| Key { kind: Kind::TrafficPolicy, name }));
     }
@@ -517,8 +519,7 @@ impl Builder {
             self.troubled.remove(&name);
             return;
         };
-        let on_routes = self.routing.policies_to(&name, &self.store);
-        let built = Built::build(service, &self.store, &self.options, &on_routes, before, now);
+        let built = Built::build(service, &self.store, &self.options, &self.routing, before, now);
         for pod in &built.used_pods {
             self.by_pod.entry(pod.clone()).or_default().push(name.clone());
         }

@@ -18,6 +18,9 @@ impl Builder {
             self.dirty.extend(self.routing.services_of(route));
             self.routing.policy_changed();
         }
+        for service in &services {
+            self.dirty.extend(self.routing.successors(service));
+        }
         self.dirty.extend(services);
         if namespace {
             let here = self.store.services.keys().filter(|service| service.namespace == name.namespace);

@@ -774,3 +774,77 @@ fn a_lane_has_endpoints_outside_the_cluster() {
     assert_eq!(gray(&third, USERS), ["192.168.1.20:8080"]);
     assert!(!said(&builder, "TrafficLane shop/gray").contains("there is no Service"));
 }
+
+/// Else a rollout by weight would take the protection of a Service away in the minute in which it begins.
+#[test]
+fn services_that_a_route_sends_to_take_from_the_policy_of_the_service_that_is_called() {
+    const CANARY: &str = "10.96.0.4:80";
+    let route = |backends: &str| {
+        format!(
+            "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r, namespace: shop}}, \
+             spec: {{parentRefs: [{{group: '', kind: Service, name: orders}}], rules: [{{backendRefs: [{backends}]}}]}}}}\n"
+        )
+    };
+    let weighted = |canary: u32| {
+        route(&format!("{{name: users, port: 80, weight: 90}}, {{name: canary, port: 80, weight: {canary}}}"))
+    };
+    let all = |snapshot: &Snapshot| [ORDERS, USERS, CANARY].map(|address| in_force(snapshot, address));
+    let drain = |snapshot: &Snapshot, address: &str| {
+        service(snapshot, address).governor.policy().drain.timeout.map(|timeout| timeout.as_secs())
+    };
+    let of_orders = |seconds: u32| policy("orders", &created(5), "{name: orders}", seconds);
+    let mut builder = start(Options::default(), &(shop() + &svc("canary", "10.96.0.4", "") + &of_orders(1)));
+    assert_eq!(all(&next(&mut builder)), [Some(1), None, None]);
+    apply(&mut builder, &weighted(10));
+    let snapshot = next(&mut builder);
+    assert_eq!(all(&snapshot), [Some(1); 3]);
+    // Nothing is lost of what they know when a weight changes.
+    let before = governor(&snapshot, CANARY);
+    apply(&mut builder, &weighted(20));
+    assert!(Arc::ptr_eq(&before, &governor(&next(&mut builder), CANARY)));
+    // Whatever changes of the policy, and of the namespace's, reaches them.
+    apply(&mut builder, &of_orders(2));
+    assert_eq!(all(&next(&mut builder)), [Some(2); 3]);
+    let defaults =
+        "targetRefs: [{kind: Namespace, name: shop}], timeouts: {request: 9s}, drain: {timeout: 7s}";
+    apply(&mut builder, &own("TrafficPolicy", "all", &created(1), defaults));
+    let snapshot = next(&mut builder);
+    assert_eq!((all(&snapshot), drain(&snapshot, CANARY)), ([Some(2); 3], Some(7)));
+    // Their own policy goes before it, in what it says.
+    let own_drain = "targetRefs: [{name: canary}], drain: {timeout: 3s}";
+    apply(&mut builder, &own("TrafficPolicy", "canary", &created(9), own_drain));
+    let snapshot = next(&mut builder);
+    assert_eq!(
+        (all(&snapshot), drain(&snapshot, CANARY), drain(&snapshot, USERS)),
+        ([Some(2); 3], Some(3), Some(7))
+    );
+    apply(&mut builder, &policy("canary", &created(9), "{name: canary}", 4));
+    assert_eq!(all(&next(&mut builder)), [Some(2), Some(2), Some(4)]);
+    delete(&mut builder, &policy("canary", "", "{name: canary}", 4));
+    assert_eq!(all(&next(&mut builder)), [Some(2); 3]);
+    // It holds as long as the route sends there.
+    apply(&mut builder, &route("{name: canary, port: 80}"));
+    assert_eq!(all(&next(&mut builder)), [Some(2), Some(9), Some(2)]);
+    delete(&mut builder, &of_orders(2));
+    assert_eq!(all(&next(&mut builder)), [Some(9); 3]);
+    apply(&mut builder, &of_orders(1));
+    next(&mut builder);
+    delete(&mut builder, &route(""));
+    assert_eq!(all(&next(&mut builder)), [Some(1), Some(9), Some(9)]);
+}
+
+/// A consumer's route gives the Services of its namespace nothing of another one's.
+#[test]
+fn policies_do_not_cross_namespaces_by_a_route() {
+    let route = "---\n{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: next}, \
+         spec: {parentRefs: [{group: '', kind: Service, name: orders, namespace: shop}], \
+         rules: [{backendRefs: [{name: far, port: 80}]}]}}\n";
+    let far = svc("far", "10.96.0.8", "").replace("namespace: shop", "namespace: next");
+    let opted = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: next, annotations: {sluice.dev/capture: enabled}}}\n";
+    let mut builder = start(
+        Options::default(),
+        &(shop() + opted + &far + route + &policy("orders", &created(5), "{name: orders}", 1)),
+    );
+    let snapshot = next(&mut builder);
+    assert_eq!((in_force(&snapshot, ORDERS), in_force(&snapshot, "10.96.0.8:80")), (Some(1), None));
+}

@@ -3,9 +3,10 @@
 //! A policy that targets a route, or a rule of one, goes before all others for the requests that it sends on, in what it says.
 //! A policy that targets the port itself goes before those that target its whole Service; of several that target the
 //! same, the oldest has it, whatever the others say: these are not merged. The oldest that targets the Namespace gives what it
-//! says to every Service of it whose own policy does not say it ([`Effective`]).
+//! says to every Service of it whose own policy does not say it ([`Effective`]). Between the two stands the policy of the Service
+//! that is called where a route sends its requests on: to a Service that is part of a release, and has no policy of its own.
 
-use std::{collections::BTreeSet, hash::Hash, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, hash::Hash, sync::Arc};
 
 use ahash::AHashMap;
 use http::HeaderName;
@@ -36,6 +37,13 @@ pub(super) struct Policies {
     defaults: AHashMap<Arc<str>, BTreeSet<Age>>,
     /// What policies of Services come to with what they inherit, by the policy; without one it inherits nothing.
     inheriting: AHashMap<Name, Effective>,
+}
+
+/// The port of a Service whose requests routes send to another one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Called {
+    pub(super) service: Name,
+    pub(super) port: Option<Arc<str>>,
 }
 
 /// Services and policies that a change concerns.
@@ -151,14 +159,40 @@ impl Policies {
         Some(self.all.get(policy)?.asked()?.effective.on_route(service))
     }
 
-    /// What governs a service port.
-    pub(super) fn in_force(&self, service: &Name, port: Option<&Arc<str>>) -> Option<&Effective> {
-        let own = port.and_then(|_| self.winner(service, port));
-        let Some(winner) = own.or_else(|| self.winner(service, None)) else {
-            return self.of_namespace(&service.namespace).map(|(_, defaults)| &defaults.effective);
-        };
-        let alone = || self.all.get(&winner.name)?.asked().map(|asked| &asked.effective);
-        self.inheriting.get(&winner.name).or_else(alone)
+    /// What governs a service port. `called`: the one whose requests routes send to it.
+    pub(super) fn in_force(
+        &self,
+        service: &Name,
+        port: Option<&Arc<str>>,
+        called: Option<&Called>,
+    ) -> Option<Cow<'_, Effective>> {
+        let own = self.of_port(service, port);
+        let called = called.and_then(|called| self.of_port(&called.service, called.port.as_ref()));
+        match (own, called) {
+            (None, None) => {
+                let (_, defaults) = self.of_namespace(&service.namespace)?;
+                Some(Cow::Borrowed(&defaults.effective))
+            }
+            (Some(own), Some(called)) if own != called => {
+                Some(Cow::Owned(Effective::new(self.alone(own)?, self.with_defaults(called)?)))
+            }
+            (Some(only), _) | (None, Some(only)) => self.with_defaults(only).map(Cow::Borrowed),
+        }
+    }
+
+    /// The policy for a port, or its Service.
+    fn of_port(&self, service: &Name, port: Option<&Arc<str>>) -> Option<&Age> {
+        let of_port = port.and_then(|_| self.winner(service, port));
+        of_port.or_else(|| self.winner(service, None))
+    }
+
+    fn alone(&self, policy: &Age) -> Option<&Effective> {
+        Some(&self.all.get(&policy.name)?.asked()?.effective)
+    }
+
+    /// What a policy of a Service comes to with what it inherits of its namespace.
+    fn with_defaults(&self, policy: &Age) -> Option<&Effective> {
+        self.inheriting.get(&policy.name).or_else(|| self.alone(policy))
     }
 
     pub(super) fn verdict<'s>(

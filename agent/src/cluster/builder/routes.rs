@@ -18,7 +18,7 @@ use std::{
 use ahash::{AHashMap, AHashSet};
 
 use self::findings::Finding;
-use super::{kept::Kept, service::Built, store::Store};
+use super::{kept::Kept, policies::Called, service::Built, store::Store};
 use crate::{
     api::gateway::{self, Asked, Named, Parent},
     cluster::{
@@ -40,6 +40,8 @@ pub(super) struct Routing {
     meshes: BTreeMap<Name, Mesh>,
     /// By the Service that is their parent.
     of: AHashMap<Name, BTreeSet<Key>>,
+    /// By the Service that they send to.
+    to: AHashMap<Name, BTreeSet<Key>>,
     compiled: BTreeMap<Name, Compiled>,
     /// Services whose routes are to be compiled anew.
     outdated: BTreeSet<Name>,
@@ -113,20 +115,22 @@ impl Routing {
         let before = self.all.remove(key);
         let was = before.as_ref().and_then(asked);
         for parent in services(was.as_deref()) {
-            if let Some(keys) = self.of.get_mut(&parent) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.of.remove(&parent);
-                }
-            }
+            take_out(&mut self.of, &parent, key);
             self.outdated.insert(parent);
+        }
+        for backend in sent_to(was.as_deref()) {
+            take_out(&mut self.to, &backend, key);
         }
         self.stale = true;
         let Some(own) = own else { return };
         let after = Kept::new(own, before);
-        for parent in services(asked(&after).as_deref()) {
+        let is = asked(&after);
+        for parent in services(is.as_deref()) {
             self.of.entry(parent.clone()).or_default().insert(key.clone());
             self.outdated.insert(parent);
+        }
+        for backend in sent_to(is.as_deref()) {
+            self.to.entry(backend).or_default().insert(key.clone());
         }
         self.all.insert(key.clone(), after);
     }
@@ -173,9 +177,42 @@ impl Routing {
 
     /// The Services that a route sends to.
     pub(super) fn services_of(&self, route: &Key) -> BTreeSet<Name> {
-        let asked = self.all.get(route).and_then(asked);
-        let rules = asked.iter().flat_map(|asked| &asked.rules);
-        rules.flat_map(|rule| of_rule(rule)).map(service_of).collect()
+        sent_to(self.all.get(route).and_then(asked).as_deref())
+    }
+
+    /// What it says of who takes over from whom ([`Routing::called_for`]).
+    pub(super) fn handed_on(&self, route: &Key) -> (Vec<Parent>, BTreeSet<ServicePort>) {
+        let Some(asked) = self.all.get(route).and_then(asked) else { return <_>::default() };
+        (asked.parents.clone(), asked.backends().cloned().collect())
+    }
+
+    /// The Services to which routes send the requests of this one.
+    pub(super) fn successors(&self, called: &Name) -> BTreeSet<Name> {
+        let routes = self.of.get(called).into_iter().flatten();
+        routes.flat_map(|route| self.services_of(route)).collect()
+    }
+
+    /// The port of another Service of the namespace whose requests come to this one by a route that is for all clients. Where several
+    /// Services send theirs, the first by name.
+    pub(super) fn called_for(&self, service: &Name, port: u16, store: &Store) -> Option<Called> {
+        let routes = self.to.get(service)?.iter().filter(|key| key.name.namespace == service.namespace);
+        let found = routes.filter_map(|key| {
+            let asked = self.all.get(key).and_then(asked)?;
+            if !asked.backends().any(|backend| backend.port == port && service_of(backend) == *service) {
+                return None;
+            }
+            let parents = asked.parents.iter().map(|parent| (parent, parent_name(parent)));
+            let others = parents.filter(|(_, name)| name.namespace == service.namespace && name != service);
+            let called = others.filter_map(|(parent, service)| {
+                let ports = &store.services.get(&service)?.ports;
+                let port = ports.iter().find(|port| {
+                    port.protocol != Protocol::Opaque && is_about(parent, port.port, port.name.as_ref())
+                })?;
+                Some(Called { service, port: port.name.clone() })
+            });
+            called.min()
+        });
+        found.min()
     }
 
     /// The names of a route's rules; `None`: there is no such route, or nothing in it is about Services.
@@ -369,6 +406,19 @@ fn asked(kept: &Kept<Option<Arc<Asked>>>) -> Option<Arc<Asked>> {
 
 fn services(asked: Option<&Asked>) -> BTreeSet<Name> {
     asked.into_iter().flat_map(|asked| &asked.parents).map(parent_name).collect()
+}
+
+/// The Services that a route sends to.
+fn sent_to(asked: Option<&Asked>) -> BTreeSet<Name> {
+    asked.into_iter().flat_map(Asked::backends).map(service_of).collect()
+}
+
+fn take_out(of: &mut AHashMap<Name, BTreeSet<Key>>, service: &Name, route: &Key) {
+    let Some(routes) = of.get_mut(service) else { return };
+    routes.remove(route);
+    if routes.is_empty() {
+        of.remove(service);
+    }
 }
 
 fn parent_name(parent: &Parent) -> Name {

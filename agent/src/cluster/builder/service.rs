@@ -15,6 +15,7 @@ use super::{
     doubt::{self, Gone},
     merge::{Described, merge},
     moment::{Moment, Ready, Standing},
+    routes::Routing,
     store::Store,
     topology::{self, Candidate, Options},
 };
@@ -129,7 +130,7 @@ impl Built {
         service: &Service,
         store: &Store,
         options: &Options,
-        on_routes: &[(u16, Name)],
+        routing: &Routing,
         mut before: Self,
         now: Moment,
     ) -> Self {
@@ -151,9 +152,13 @@ impl Built {
             }
         };
         let namespace = store.namespaces.get(&service.name.namespace);
+        let on_routes = routing.policies_to(&service.name, store);
         for (index, port) in service.ports.iter().enumerate() {
             built.check_port_name(service, port, &slices);
-            let effective = store.policies.in_force(&service.name, port.name.as_ref());
+            let called = routing.called_for(&service.name, port.port, store);
+            let effective = store.policies.in_force(&service.name, port.name.as_ref(), called.as_ref());
+            let effective = effective.as_deref();
+            let called = called.and_then(|called| store.services.get(&called.service));
             let (policy, said) =
                 effective.map(|effective| (effective.policy.clone(), effective.spec.clone())).unzip();
             let last = before.governors.get(&port.port).unwrap_or(&store.seed);
@@ -171,6 +176,7 @@ impl Built {
                 access: store.accesses.in_force(&service.name, port.name.as_ref()).cloned(),
                 access_log: service
                     .access_log
+                    .or_else(|| called.and_then(|called| called.access_log))
                     .or_else(|| namespace.and_then(|namespace| namespace.access_log)),
                 reclaim: service
                     .reclaim

@@ -1,4 +1,5 @@
-//! Which of a rule's backends a request goes to: by their weights, by lot.
+//! Which of a rule's backends a request goes to: by their weights, by lot. A request of a lane is drawn for among those that are
+//! nearest to its lane, lest the lot takes it out of it (ARCHITECTURE.md#routes).
 
 use std::sync::Arc;
 
@@ -58,16 +59,41 @@ impl Backends {
         match &*self.all {
             // Most rules have one.
             [only] => (only.weight > 0).then_some(0),
-            _ if self.total == 0 => None,
-            all => {
-                let mut drawn = rng.u64(..self.total);
-                all.iter().position(|backend| {
-                    let is = drawn < u64::from(backend.weight);
-                    drawn = drawn.saturating_sub(u64::from(backend.weight));
-                    is
-                })
-            }
+            _ => self.draw(self.total, |_| true, rng),
         }
+    }
+
+    /// Which one is for a request of a lane: of those that are nearest to it. `distance`: how far a backend is from the lane;
+    /// `None`: it has nothing of it. `None`: no backend with a weight has.
+    pub fn choose_nearest(
+        &self,
+        distance: impl Fn(&Backend) -> Option<usize>,
+        rng: &mut Rng,
+    ) -> Option<usize> {
+        let weighted = self.all.iter().filter(|backend| backend.weight > 0);
+        let least = weighted.filter_map(&distance).min()?;
+        let nearest = |backend: &Backend| distance(backend) == Some(least);
+        let total = self.all.iter().filter(|one| nearest(one)).map(|one| u64::from(one.weight)).sum();
+        self.draw(total, nearest, rng)
+    }
+
+    /// By lot, among those that may. `total`: their weights.
+    fn draw(&self, total: u64, may: impl Fn(&Backend) -> bool, rng: &mut Rng) -> Option<usize> {
+        if total == 0 {
+            return None;
+        }
+        let mut drawn = rng.u64(..total);
+        self.all.iter().position(|backend| {
+            let weight = if may(backend) { u64::from(backend.weight) } else { 0 };
+            let is = drawn < weight;
+            drawn = drawn.saturating_sub(weight);
+            is
+        })
+    }
+
+    /// Whether there is anything to choose.
+    pub fn are_several(&self) -> bool {
+        self.all.len() > 1
     }
 }
 
@@ -111,5 +137,31 @@ mod tests {
         for weights in [&[][..], &[0], &[0, 0]] {
             assert!(backends(weights).choose(&mut Rng::with_seed(1)).is_none(), "{weights:?}");
         }
+    }
+
+    #[test]
+    fn of_a_lane_the_nearest_are_chosen_by_their_weights() {
+        let all = backends(&[90, 10, 30, 0]);
+        let drawn = |distances: [Option<usize>; 4]| {
+            let distance = |backend: &Backend| {
+                let name = backend.service.as_ref()?.name.strip_prefix('b')?.parse::<usize>().ok()?;
+                distances[name]
+            };
+            let mut rng = Rng::with_seed(3);
+            let mut got = [0_u32; 4];
+            for _ in 0..10_000 {
+                got[all.choose_nearest(distance, &mut rng)?] += 1;
+            }
+            Some(got)
+        };
+        assert_eq!(drawn([None, Some(0), None, None]), Some([0, 10_000, 0, 0]));
+        assert_eq!(drawn([Some(2), Some(1), None, None]), Some([0, 10_000, 0, 0]));
+        let [none, canary, third, zero] = drawn([None, Some(0), Some(0), Some(0)]).expect("there are some");
+        assert_eq!((none, zero), (0, 0));
+        assert!((7_200..=7_800).contains(&third) && canary + third == 10_000, "{canary} {third}");
+        // Who has no weight gets nothing, however near.
+        assert_eq!(drawn([Some(5), None, None, Some(0)]), Some([10_000, 0, 0, 0]));
+        assert_eq!(drawn([None, None, None, Some(0)]), None);
+        assert_eq!(drawn([None; 4]), None);
     }
 }

@@ -98,10 +98,15 @@ fn effective(objects: &Objects, winners: &Winners<'_>, service: Service) -> Effe
     let winner = own.or_else(|| winners.of_target(&service.namespace, &target(None)));
     let defaults = winners.of_namespace(&service.namespace);
     let alone = |name: &Name| &objects.policies[name].effective;
-    let both = match (winner, defaults) {
-        (Some(own), Some(defaults)) => Some(effective::Effective::new(alone(own), alone(defaults))),
-        (one, other) => one.or(other).map(|name| alone(name).clone()),
-    };
+    let called = called_for(objects, &service)
+        .and_then(|called| winners.of_target(&service.namespace, &called))
+        .filter(|called| Some(*called) != winner);
+    // The nearest first: each gives what those before it do not say.
+    let givers = winner.into_iter().chain(called).chain(defaults);
+    let both = givers.collect::<Vec<_>>().into_iter().rev().fold(None, |given, name| {
+        let own = alone(name);
+        Some(given.map_or_else(|| own.clone(), |given| effective::Effective::new(own, &given)))
+    });
     let values = both.as_ref().map_or_else(
         || effective::values(&json!({})).into_iter().map(|effect| (effect, None)).collect(),
         |both| both.values().map(|(effect, by)| (effect, by.cloned())).collect(),
@@ -112,10 +117,25 @@ fn effective(objects: &Objects, winners: &Winners<'_>, service: Service) -> Effe
     Effective {
         is_there: objects.services.contains_key(&name),
         policy: winner.map(shown),
-        defaults: of_namespace.or_else(|| defaults.filter(|_| winner.is_none()).map(shown)),
+        defaults: of_namespace.or_else(|| called.or(defaults).filter(|_| winner.is_none()).map(shown)),
         values,
         service,
     }
+}
+
+/// The Service of the namespace whose requests a route in these files sends to this one: its policy gives what this one's does not say.
+fn called_for(objects: &Objects, service: &Service) -> Option<Target> {
+    let here = objects.routes.iter().filter(|((_, (namespace, _)), _)| *namespace == service.namespace);
+    let asked = here.map(|(_, route)| &route.asked).filter(|asked| {
+        asked.backends().any(|backend| {
+            (&*backend.namespace, &*backend.name) == (service.namespace.as_str(), service.name.as_str())
+        })
+    });
+    let parents = asked.flat_map(|asked| &asked.parents);
+    let others =
+        parents.filter(|parent| *parent.namespace == *service.namespace && *parent.service != *service.name);
+    let first = others.min_by_key(|parent| &parent.service)?;
+    Some(Target { service: first.service.clone(), port: first.section.clone() })
 }
 
 /// Why one of two policies goes first.

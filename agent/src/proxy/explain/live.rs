@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use fastrand::Rng;
-use http::{HeaderName, header};
+use http::HeaderName;
 
 use super::{Candidate, Explanation, Outcome, Stage, Steps, Verdict, rule, text};
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
         choose,
         http1::{self, Sources, View},
         traced::Asking,
-        way::{self, Course},
+        way::{self, Course, Whence},
     },
 };
 
@@ -101,15 +101,17 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
     let mut rng = Rng::new();
     let routed = snapshot.routed(*dialled, destination).and_then(|routed| routed.of(&caller.namespace));
     let routed = routed.map(|group| {
-        let authority = || view.find(&header::HOST).unwrap_or_default();
-        way::course(group, &view, authority, destination.service.port, &mut rng)
+        let (client, called) = (&**caller, &*destination.service);
+        let whence = Whence { names, client, remembered: remembered.as_deref(), called };
+        way::course(group, &view, whence, &mut rng)
     });
     let service = match &routed {
         Some((_, Ok(service))) => service,
         _ => &destination.service,
     };
     let mut edited = BytesMut::new();
-    let mut strip = service.strips_tags(caller);
+    let entered = routed.as_ref().map(|(course, _)| &course.entered);
+    let mut strip = entered.is_some_and(|entered| entered.strip) || service.strips_tags(caller);
     if let Some((course, _)) = routed.as_ref().filter(|(course, _)| course.changes_request()) {
         http1::edit_routed(head, course, names, strip, &mut edited);
         strip &= !course.sets_tag(names);
@@ -253,8 +255,10 @@ impl<'a> Walk<'a> {
 
     /// Reads the request as the proxy does.
     fn request(&mut self, names: &TagNames) -> Result<Tagging, Outcome> {
-        let Self { service, caller, came, forwarded, strip, remembered, .. } = self;
-        let entry = || service.colour(&ByCaller { view: *came, workload: *caller }, caller.address());
+        let Self { service, caller, came, forwarded, strip, routed, remembered, .. } = self;
+        let entered = routed.and_then(|(course, _)| course.entered.tag);
+        let asked = ByCaller { view: *came, workload: *caller };
+        let entry = || entered.or_else(|| service.colour(&asked, caller.address()));
         let mut traced = remembered.and_then(|remembered| Asking::of(remembered, caller));
         let sources = Sources { strip: *strip, traced: traced.as_mut(), caller: caller.tag.as_ref(), entry };
         let read = http1::read(came.0, names, sources, None, forwarded);
@@ -278,9 +282,7 @@ impl<'a> Walk<'a> {
                 ..made_up(cause.reason, format!("Sluice responds {status}: {what}"))
             });
         }
-        let share = course.share().filter(|(weight, total)| weight < total);
-        let lot = share.map(|(weight, total)| format!("by lot: {weight} of {total} requests do"));
-        let all = std::iter::once(format!("goes to {}", self.service)).chain(lot);
+        let all = std::iter::once(format!("goes to {}", self.service)).chain(course.lot());
         let what: Vec<_> = all.chain(course.changes()).collect();
         let what = what.join("; ");
         self.steps.say(Stage::Route, Verdict::Changes, what, source);
@@ -302,8 +304,10 @@ impl<'a> Walk<'a> {
                 Some(format!("Pod {}/{}, whose own tag it is", self.caller.namespace, self.caller.name))
             }
             Some(TagSource::Entry) => {
-                let coloured = self
-                    .service
+                // Where the request came in, or where its route leads.
+                let entered = self.routed.is_some_and(|(course, _)| course.entered.tag.is_some());
+                let service = if entered { &self.dialled.service } else { self.service };
+                let coloured = service
                     .entry
                     .colour(&ByCaller { view: self.came, workload: self.caller }, self.caller.address());
                 coloured.map(|coloured| format!("entry[{}] of TrafficLane {}", coloured.rule, coloured.lane))

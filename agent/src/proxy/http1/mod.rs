@@ -22,7 +22,6 @@ mod view;
 use std::{io, time::Duration};
 
 use bytes::{Buf, BytesMut};
-use http::header;
 use tokio::{
     io::AsyncWriteExt,
     time::{Instant, timeout_at},
@@ -100,10 +99,11 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let mut record = Record::begin(&connection.worker);
         let (to, way) = {
             let (worker, pod, view) = (&connection.worker, &connection.pod, View(head));
-            way::find(worker, pod, &workload, &known, &view, || view.find(&header::HOST).unwrap_or_default())
+            way::find(worker, pod, &workload, &known, &view)
                 .map_or_else(|| (known.clone(), None), |(to, way)| (to, Some(way)))
         };
-        let mut strip = to.destination.service.strips_tags(&workload);
+        let (service, entered) = (&to.destination.service, way.as_ref().map(|way| &way.course.entered));
+        let mut strip = entered.is_some_and(|entered| entered.strip) || service.strips_tags(&workload);
         let mut edited = None;
         if let Some(course) = way.as_ref().map(|way| &way.course).filter(|course| course.changes_request()) {
             let out = edited.insert(connection.worker.buffers.take());
@@ -113,9 +113,9 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         }
         let head = edited.as_deref().unwrap_or(head);
         let entry = || {
-            to.destination
-                .service
-                .colour(&ByCaller { view: View(head), workload: &**workload }, workload.address())
+            let asked = ByCaller { view: View(head), workload: &**workload };
+            let entered = entered.and_then(|entered| entered.tag);
+            entered.or_else(|| service.colour(&asked, workload.address()))
         };
         let mut traces = connection.worker.scan();
         let mut traced = Asking::of(&connection.pod.pod.remembered, &workload);

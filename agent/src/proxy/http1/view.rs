@@ -1,8 +1,8 @@
 //! A request's head as rules see it: bytes, looked through for what a rule asks.
 
-use http::HeaderName;
+use http::{HeaderName, header::HOST};
 
-use crate::govern::request::Request;
+use crate::{govern::request::Request, proxy::way::Came};
 
 /// A head that has been read, as it came or as it is forwarded. Finds nothing in one that is no longer there.
 #[derive(Clone, Copy)]
@@ -87,6 +87,16 @@ impl Request for View<'_> {
     }
 }
 
+impl Came for View<'_> {
+    fn authority(&self) -> &[u8] {
+        self.find(&HOST).unwrap_or_default()
+    }
+
+    fn each_line(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        self.lines().for_each(|(name, value)| each(name, value));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::header;
@@ -103,7 +113,7 @@ mod tests {
             (view.method(), view.target(), view.path()),
             (&b"PUT"[..], &b"/a/b?c=d"[..], &b"/a/b"[..])
         );
-        assert_eq!(view.header(&header::HOST), Some(&b"x"[..]));
+        assert_eq!(view.header(&HOST), Some(&b"x"[..]));
         assert_eq!(view.header(&HeaderName::from_static("empty")), Some(&b""[..]));
         assert_eq!(view.header(&header::COOKIE), None);
         let mut all = Vec::new();
@@ -150,7 +160,7 @@ mod tests {
     #[test]
     fn nothing_is_found_in_nothing() {
         for head in [&b""[..], b"\r\n", b"GET", b"GET / HTTP/1.1\r\n\r\n"] {
-            assert_eq!(View(head).header(&header::HOST), None);
+            assert_eq!(View(head).header(&HOST), None);
         }
     }
 }

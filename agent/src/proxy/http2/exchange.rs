@@ -25,12 +25,12 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    cluster::model::{Service, Workload},
     govern::{
         self, edit,
         fallback::stale::Collector,
-        lane::{TagNames, TagScan, Tagging},
+        lane::{RequestTag, TagNames, TagScan, Tagging},
         request::Request as _,
+        tag::Tag,
     },
     observe::{
         fault::{Fault, MessagePart, Sender},
@@ -57,8 +57,8 @@ use crate::{
 fn tag(
     head: &mut Fields,
     names: &TagNames,
-    caller: &Workload,
-    service: &Service,
+    caller: Option<&Tag>,
+    entry: impl FnOnce(&Fields) -> Option<RequestTag>,
     strip: bool,
     mut traced: Option<&mut Asking<'_>>,
     mut traces: Option<&mut Scan<'_>>,
@@ -81,9 +81,7 @@ fn tag(
     }
     let ids = Ids::new(request_id, traceparent);
     let traced = traced.and_then(|traced| traced.tag(Nanos::now()));
-    let tagging = scan.decide(traced, caller.tag.as_ref(), || {
-        service.colour(&ByCaller { view: View(head), workload: caller }, caller.address())
-    });
+    let tagging = scan.decide(traced, caller, || entry(head));
     edit::tag(head, names, &tagging);
     (tagging, ids)
 }
@@ -140,11 +138,12 @@ impl Exchange {
         let mut traces = worker.scan();
         let names = &worker.options.tag_names;
         let workload = pod.pod.workload.load();
-        let found = way::find(worker, pod, &workload, &known, &View(&head), || View(&head).authority_of());
+        let found = way::find(worker, pod, &workload, &known, &View(&head));
         let (known, way) = found.map_or((known, None), |(to, way)| (to, Some(way)));
         let (tagging, ids) = {
             let service = &known.destination.service;
-            let mut strip = service.strips_tags(&workload);
+            let entered = way.as_ref().map(|way| &way.course.entered);
+            let mut strip = entered.is_some_and(|entered| entered.strip) || service.strips_tags(&workload);
             if let Some(course) =
                 way.as_ref().map(|way| &way.course).filter(|course| course.changes_request())
             {
@@ -152,8 +151,14 @@ impl Exchange {
                 // What is there now is the route's word.
                 strip &= !course.sets_tag(names);
             }
+            let entry = |head: &Fields| {
+                let asked = ByCaller { view: View(head), workload: &**workload };
+                let entered = entered.and_then(|entered| entered.tag);
+                entered.or_else(|| service.colour(&asked, workload.address()))
+            };
             let mut traced = Asking::of(&pod.pod.remembered, &workload);
-            tag(&mut head, names, &workload, service, strip, traced.as_mut(), traces.as_mut())
+            let caller = workload.tag.as_ref();
+            tag(&mut head, names, caller, entry, strip, traced.as_mut(), traces.as_mut())
         };
         drop(workload);
         let view = View(&head);

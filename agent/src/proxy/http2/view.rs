@@ -3,7 +3,10 @@
 use http::{HeaderName, header::HOST};
 
 use super::{engine::fields::Fields, hpack::StaticName};
-use crate::govern::{edit::Head, request::Request};
+use crate::{
+    govern::{edit::Head, request::Request},
+    proxy::way::Came,
+};
 
 #[derive(Clone, Copy)]
 pub(super) struct View<'h>(pub(super) &'h Fields);
@@ -51,6 +54,16 @@ impl Request for View<'_> {
             Some(authority) => each(authority),
             None => self.0.get_all(name).for_each(each),
         }
+    }
+}
+
+impl Came for View<'_> {
+    fn authority(&self) -> &[u8] {
+        self.authority_of()
+    }
+
+    fn each_line(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        self.0.iter().for_each(|field| each(field.name, field.value));
     }
 }
 

@@ -181,3 +181,66 @@ fn the_chain_behind_a_canary_keeps_its_lane() {
         Ok(())
     });
 }
+
+/// Two services of the chain are released by weight at the same time, each with a Service for its canary alone. A request that
+/// the first has put into the lane, or its client, is not drawn for at the second.
+#[test]
+fn weights_take_no_request_out_of_its_lane() {
+    test("route-lane-stays", |world| {
+        let shop = Shop::open(world, Capture::Enabled)?;
+        for (name, (stable, canary)) in [("orders", (50, 50)), ("stock", (90, 10))] {
+            for (kind, version) in [("stable", "v1"), ("canary", "gray")] {
+                let service = world.service("shop", &format!("{name}-{kind}")).port("http", 80, 8080);
+                service.spec("selector", json!({ "app": name, "version": version })).apply()?;
+            }
+            let rules = json!([{ "backendRefs": [
+                { "name": format!("{name}-stable"), "port": 80, "weight": stable },
+                { "name": format!("{name}-canary"), "port": 80, "weight": canary },
+            ] }]);
+            world.apply(route("HTTPRoute", "shop", name, name, &rules))?;
+        }
+        world.apply(json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficLane",
+            "metadata": { "name": "gray", "namespace": "shop" },
+            "spec": {
+                "tag": "gray", "targetRefs": [{ "name": "orders-canary" }, { "name": "stock-canary" }],
+                "entry": [{ "match": { "path": { "value": "/" } } }],
+            },
+        }))?;
+        let agent = world.agent().start()?;
+        for pod in shop.pods() {
+            agent.enrolled(pod)?;
+        }
+        let all = ["v1 gray v1 gray", "v1 v1 v1 gray", "v1 v1 v1 v1"];
+        eventually("both are split", || {
+            let report = shop.load(&["--requests", "500"])?.finish()?;
+            ensure!(report.failed == 0 && report.chains.keys().eq(all), "{report:?}");
+            Ok(())
+        })?;
+        let report = shop.load(&["--requests", "6000"])?.finish()?;
+        // Of the gray half everything is gray; of the other a tenth enters the lane at its last hop.
+        ensure!(report.failed == 0 && report.chains.keys().eq(all), "{report:?}");
+        for (chain, wanted) in all.into_iter().zip([50.0, 5.0, 45.0]) {
+            let share = report.chains[chain] as f64 * 100.0 / report.ok as f64;
+            ensure!((share - wanted).abs() < 3.0, "{chain}: {share} % of {wanted}: {report:?}");
+        }
+        for _ in 0..50 {
+            let answer = shop.ask(&["x-mse-tag: gray"])?;
+            ensure!(answer.versions() == "v1 gray v1 gray", "{answer:?}");
+        }
+        let asked = [
+            "explain",
+            "--pod",
+            "shop/client",
+            "--to",
+            "orders.shop:80",
+            "-H",
+            "x-mse-tag: gray",
+            "GET",
+            "/",
+        ];
+        let (_, said, complaint) = agent.sluice(&asked)?;
+        ensure!(said.contains("weights do not take a request out of it"), "{said}{complaint}");
+        Ok(())
+    });
+}

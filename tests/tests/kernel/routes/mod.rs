@@ -485,6 +485,69 @@ fn policies_hold_for_a_route_and_for_a_rule_of_it() {
     });
 }
 
+/// A rollout by weight takes nothing of the protection away that the Service has which is called: its limits, its rules for tags
+/// from outside, and its lanes.
+#[test]
+fn the_policy_of_the_service_that_is_called_holds_behind_its_route() {
+    test("route-called", |world| {
+        let echo = Echo::open(world)?;
+        let policy = |spec: Value| {
+            let metadata = json!({ "namespace": "shop", "name": "echo" });
+            json!({ "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": metadata, "spec": spec })
+        };
+        world.apply(policy(json!({
+            "targetRefs": [{ "name": "echo" }],
+            "stripTags": { "from": [{ "workload": "client" }] },
+            "rules": [{
+                "name": "limited", "match": { "path": { "value": "/limited" } },
+                "rateLimits": [{ "name": "limit", "requests": 3, "interval": "1h" }],
+            }],
+        })))?;
+        world.apply(json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficLane",
+            "metadata": { "name": "gray", "namespace": "shop" },
+            "spec": {
+                "tag": "gray", "targetRefs": [{ "name": "echo" }],
+                "entry": [{ "match": { "headers": [{ "name": "x-user", "value": "ann" }] } }],
+            },
+        }))?;
+        echo.route(
+            "shop",
+            json!([{ "backendRefs": [
+            { "name": "echo-v1", "port": 80, "weight": 100 }, { "name": "echo-v2", "port": 80, "weight": 0 },
+        ] }]),
+        )?;
+        eventually("the policy holds", || {
+            let asked = ["explain", "--pod", "shop/client", "--to", "echo.shop:80", "GET", "/limited"];
+            let (code, said, error) = echo.agent.sluice(&asked)?;
+            ensure!(code == 0 && said.contains("TrafficPolicy shop/echo"), "{said} {error}");
+            Ok(())
+        })?;
+        for n in 1..=4 {
+            let got = echo.get("/limited", &[])?;
+            ensure!(got.status == if n <= 3 { 200 } else { 429 }, "{n}: {got:?}");
+        }
+        let tag_of = |args: &[&str]| -> Result<Option<String>> {
+            let got = echo.get("/?headers", args)?;
+            ensure!(got.status == 200, "{got:?}");
+            Ok(got.request("x-mse-tag").map(str::to_owned))
+        };
+        for http in ["--http1.1", "--http2-prior-knowledge"] {
+            let tag = tag_of(&[http, "-H", "x-mse-tag: gray"])?;
+            ensure!(tag.is_none(), "{http}: {tag:?}, from outside");
+            let tag = tag_of(&[http, "-H", "x-user: ann"])?;
+            ensure!(tag.as_deref() == Some("gray"), "{http}: {tag:?} of who enters");
+            let tag = tag_of(&[http, "-H", "x-user: bob"])?;
+            ensure!(tag.is_none(), "{http}: {tag:?} of who does not");
+        }
+        let asked =
+            ["explain", "--pod", "shop/client", "--to", "echo.shop:80", "-H", "x-user: ann", "GET", "/"];
+        let (_, said, error) = echo.agent.sluice(&asked)?;
+        ensure!(said.contains("entry[0] of TrafficLane shop/gray"), "{said} {error}");
+        Ok(())
+    });
+}
+
 /// gRPC's calls are told apart by service and method, each by itself on one channel.
 #[test]
 fn grpc_calls_of_one_channel_go_by_method_and_weight() {

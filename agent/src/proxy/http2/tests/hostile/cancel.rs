@@ -247,7 +247,9 @@ async fn who_only_makes_us_reset_is_ended() {
         }),
         ("no request", |id| frames::headers(id, true, &[(":method", "GET")])),
     ];
-    together(ways.map(|(what, way)| async move {
+    // One after the other: only who goes on faster than 4,096 a second is ended, and six at once are too slow for that on
+    // a machine that is busy.
+    for (what, way) in ways {
         let scene = Scene::new().await;
         let bystander = Wire::connect(scene.bystander, Wishes::default()).await;
         let neighbours = Neighbours::of(&vec![bystander.handle.clone(); 8]);
@@ -256,6 +258,5 @@ async fn who_only_makes_us_reset_is_ended() {
         scene.backend.seen.until(|seen| seen.open.load(Ordering::Relaxed) < 10).await;
         neighbours.go_on(5).await;
         neighbours.end().await;
-    }))
-    .await;
+    }
 }
