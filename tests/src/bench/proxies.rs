@@ -1,5 +1,5 @@
-//! What is compared: nothing at all, Sluice, Sluice with every rule of a TrafficPolicy on, Sluice that tells all it can, nginx,
-//! haproxy and nghttpx, each with one worker.
+//! What is compared: nothing at all, Sluice, Sluice with every rule of a TrafficPolicy on, Sluice that tells all it can, Sluice at
+//! the endpoint alone and on both sides, nginx, haproxy and nghttpx, each with one worker.
 
 use std::{
     fmt, fs,
@@ -8,10 +8,10 @@ use std::{
     str::FromStr,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::{Agent, AgentBuilder, Pod, Process, Service, World, collector::Collector};
+use crate::{Agent, AgentBuilder, Pod, Process, Service, World, collector::Collector, eventually};
 
 /// Where the other proxies listen, on the loopback interface of pod A.
 const HTTP: u16 = 18080;
@@ -26,6 +26,10 @@ pub enum ProxyKind {
     Rules,
     /// Sluice with its history, every request in the access log, and a trace of one in a hundred.
     Observed,
+    /// Sluice at the endpoint: an AccessPolicy that allows the client, which dials the pod's own address.
+    Inbound,
+    /// The same, and the client dials the Service: one agent carries each request twice.
+    Both,
     Nginx,
     Haproxy,
     /// For HTTP/2 alone.
@@ -33,8 +37,17 @@ pub enum ProxyKind {
 }
 
 impl ProxyKind {
-    pub const ALL: [Self; 7] =
-        [Self::Direct, Self::Sluice, Self::Rules, Self::Observed, Self::Nginx, Self::Haproxy, Self::Nghttpx];
+    pub const ALL: [Self; 9] = [
+        Self::Direct,
+        Self::Sluice,
+        Self::Rules,
+        Self::Observed,
+        Self::Inbound,
+        Self::Both,
+        Self::Nginx,
+        Self::Haproxy,
+        Self::Nghttpx,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -42,6 +55,8 @@ impl ProxyKind {
             Self::Sluice => "sluice",
             Self::Rules => "rules",
             Self::Observed => "observed",
+            Self::Inbound => "inbound",
+            Self::Both => "both",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Nghttpx => "nghttpx",
@@ -116,7 +131,17 @@ impl Running {
         let on_loopback = [HTTP, HTTP2, BULK].map(loopback);
         Ok(match kind {
             ProxyKind::Direct => at(ports.map(|port| (address, port).into()), None),
-            ProxyKind::Sluice | ProxyKind::Rules | ProxyKind::Observed => {
+            ProxyKind::Sluice
+            | ProxyKind::Rules
+            | ProxyKind::Observed
+            | ProxyKind::Inbound
+            | ProxyKind::Both => {
+                let at_endpoint = matches!(kind, ProxyKind::Inbound | ProxyKind::Both);
+                if at_endpoint {
+                    world.apply(allows_clients(origin.service))?;
+                } else {
+                    world.delete("AccessPolicy", &origin.service.namespace, ALLOWS_CLIENTS)?;
+                }
                 if kind == ProxyKind::Rules {
                     world.apply(every_rule(origin.service))?;
                 } else {
@@ -130,9 +155,14 @@ impl Running {
                     (agent.args(&["--history-series", "0"]), None)
                 };
                 let service = origin.service;
-                let cluster_ip = |port| SocketAddr::from((service.ipv4, port));
-                let process = Some(Handle::Agent(agent.start()?));
-                Self { _collector: collector, ..at(ports.map(cluster_ip), process) }
+                let dialled = if kind == ProxyKind::Inbound { address } else { service.ipv4 };
+                let agent = agent.start()?;
+                if at_endpoint {
+                    is_steered(&agent, client, (address, origin.http).into())?;
+                }
+                let process = Some(Handle::Agent(agent));
+                let addresses = ports.map(|port| SocketAddr::from((dialled, port)));
+                Self { _collector: collector, ..at(addresses, process) }
             }
             ProxyKind::Nginx => {
                 let folder = world.directory().join("nginx");
@@ -183,6 +213,31 @@ fn observed(agent: AgentBuilder, world: &World) -> Result<(AgentBuilder, Collect
         .args(&["--access-log", "json", "--access-log-file", &log.display().to_string()])
         .args(&["--otlp-traces", &collector.endpoint(), "--trace-sampling-ratio", "0.01"]);
     Ok((agent, collector))
+}
+
+/// Waits until connections to this address of a pod come to the agent.
+fn is_steered(agent: &Agent, client: &Pod, address: SocketAddr) -> Result<()> {
+    eventually("connections to the endpoint are steered", || {
+        client.run("curl", &["-sS", "-m", "5", "-o", "/dev/null", &format!("http://{address}/")])?;
+        ensure!(agent.connects("inbound_steered_v4")? > 0);
+        Ok(())
+    })
+}
+
+/// The name of [`allows_clients`].
+const ALLOWS_CLIENTS: &str = "allows-clients";
+
+/// A policy at the endpoint, which allows what the bench does.
+fn allows_clients(service: &Service) -> Value {
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "AccessPolicy",
+        "metadata": {"name": ALLOWS_CLIENTS, "namespace": service.namespace},
+        "spec": {
+            "targetRefs": [{"name": service.name}],
+            "rules": [{"name": "clients", "from": [{"namespace": service.namespace}]}],
+        },
+    })
 }
 
 /// The name of [`every_rule`].
@@ -338,7 +393,7 @@ mod tests {
         }
         assert_eq!(
             "envoy".parse::<ProxyKind>(),
-            Err("one of direct, sluice, rules, observed, nginx, haproxy, nghttpx".to_owned())
+            Err("one of direct, sluice, rules, observed, inbound, both, nginx, haproxy, nghttpx".to_owned())
         );
     }
 }

@@ -193,6 +193,16 @@ pub fn aims(records: &[Record]) -> String {
             1.15,
             of("observed", &busy).and_then(|record| record.ratio_to_sluice),
         ),
+        (
+            format!("{busy}: CPU a request at the endpoint, x at the client"),
+            1.0,
+            of("inbound", &busy).and_then(|record| record.ratio_to_sluice),
+        ),
+        (
+            format!("{busy}: CPU a request on both sides, x at the client"),
+            1.9,
+            of("both", &busy).and_then(|record| record.ratio_to_sluice),
+        ),
         ("KiB of a further idle connection pair".to_owned(), 20.0, pair),
     ];
     let http2 = records.iter().filter(|record| record.proxy == "sluice" && record.load.starts_with("h2-"));

@@ -73,10 +73,14 @@ pub fn bears(proxy: ProxyKind, load: Load) -> bool {
         // Other proxies have no part in a connect that is not theirs.
         Work::Connect => matches!(proxy, ProxyKind::Direct | ProxyKind::Sluice),
         // Memory of a proxy.
-        Work::Idle => !matches!(proxy, ProxyKind::Direct | ProxyKind::Rules | ProxyKind::Observed),
+        Work::Idle => matches!(proxy, ProxyKind::Sluice | ProxyKind::Nginx | ProxyKind::Haproxy),
         Work::KeepAlive { .. } | Work::NewConnections | Work::Close => true,
-        // Rules are asked for each request, and each request is told of.
-        Work::Bulk => !matches!(proxy, ProxyKind::Rules | ProxyKind::Observed),
+        // Rules are asked for each request, and each request is told of; at the endpoint bytes are carried in the same way.
+        Work::Bulk => {
+            let of_requests =
+                [ProxyKind::Rules, ProxyKind::Observed, ProxyKind::Inbound, ProxyKind::Both].contains(&proxy);
+            !of_requests
+        }
     }
 }
 

@@ -42,7 +42,8 @@ struct Options {
     #[arg(long, value_name = "LOAD", value_parser = known_load)]
     only: Vec<String>,
     /// Only these proxies, separated by commas: direct, sluice, rules (Sluice with every rule on), observed
-    /// (Sluice with history, access log and traces), nginx, haproxy, nghttpx (HTTP/2 alone)
+    /// (Sluice with history, access log and traces), inbound (Sluice at the
+    /// endpoint), both (at the client and at the endpoint), nginx, haproxy, nghttpx (HTTP/2 alone)
     #[arg(long, value_delimiter = ',', default_values_t = ProxyKind::ALL)]
     proxies: Vec<ProxyKind>,
 }
