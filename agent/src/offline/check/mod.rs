@@ -5,6 +5,7 @@
 //! a note ([`notes`], [`slips`]), and tells it ([`report`]). What is wrong is what the agent and the API server would say too: the
 //! checks are [`crate::api`]'s.
 
+mod access;
 mod effective;
 mod fit;
 mod marks;

@@ -3,16 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::{
-    objects::{Guarded, Name, Objects, Problem, shown},
+    access,
+    objects::{Name, Objects, Problem, shown},
     winners::Winners,
 };
 use crate::{
     api::notes::Note,
-    govern::{
-        access::Action,
-        policy::{Lane, PathMatch, Pattern},
-        tag::Tag,
-    },
+    govern::{policy::Lane, tag::Tag},
 };
 
 /// What an object that makes sense leaves to be said.
@@ -59,68 +56,9 @@ pub(super) fn all(objects: &mut Objects) {
         notes.extend(of_lane(objects, &tags, name, lane));
     }
     for (name, guarded) in &objects.accesses {
-        notes.extend(of_access(objects, name, guarded));
-        notes.extend(loose_paths(objects, name, guarded));
+        notes.extend(access::notes(objects, name, guarded));
     }
     objects.notes.append(&mut notes);
-}
-
-/// Services that an AccessPolicy names and these files do not have, though they have others of its namespace.
-fn of_access<'o>(
-    objects: &'o Objects,
-    name: &'o Name,
-    guarded: &'o Guarded,
-) -> impl Iterator<Item = Problem> + 'o {
-    let knows_namespace = objects.services_of(&name.0).next().is_some();
-    let targets = guarded.targets.iter().enumerate().filter(move |_| knows_namespace);
-    targets.filter_map(|(index, target)| {
-        let service = (name.0.clone(), target.service.to_string());
-        let message = match (objects.services.get(&service), &target.port) {
-            (None, _) => format!("there is no Service {} in these files", shown(&service)),
-            (Some(ports), Some(port)) if !ports.iter().any(|known| **known == **port) => {
-                format!("Service {} has no port {port} in these files", shown(&service))
-            }
-            _ => return None,
-        };
-        let field = format!("spec.targetRefs[{index}]");
-        let (file, line) = objects.place("AccessPolicy", name, &field);
-        Some(Problem {
-            file,
-            line,
-            object: Some(format!("AccessPolicy {}", shown(name))),
-            field: Some(field),
-            message,
-        })
-    })
-}
-
-/// Expressions by which an AccessPolicy allows paths wherever in them they match.
-fn loose_paths(objects: &Objects, name: &Name, guarded: &Guarded) -> Vec<Problem> {
-    let mut found = Vec::new();
-    let rules = guarded.access.rules.iter().enumerate();
-    for (rule, allowing) in rules.filter(|(_, rule)| rule.action == Action::Allow) {
-        for (to, request) in allowing.to.iter().enumerate() {
-            for (path, test) in request.paths.iter().enumerate() {
-                let PathMatch::Regex(Pattern(regex)) = test else { continue };
-                let text = regex.as_str();
-                if text.starts_with(['^', '(']) && text.ends_with(['$', ')']) {
-                    continue;
-                }
-                let field = format!("spec.rules[{rule}].to[{to}].paths[{path}].value");
-                let (file, line) = objects.place("AccessPolicy", name, &field);
-                found.push(Problem {
-                    file,
-                    line,
-                    object: Some(format!("AccessPolicy {}", shown(name))),
-                    field: Some(field),
-                    message: format!(
-                        "{text:?} allows every path that it matches a part of: write ^ before it and $ behind it if that is not meant"
-                    ),
-                });
-            }
-        }
-    }
-    found
 }
 
 /// What a lane names and these files do not have.

@@ -231,6 +231,7 @@ impl Objects {
             wrong(&field, message);
         }
         self.seen.object(kind, &name, metadata("namespace").is_some());
+        self.seen.account(kind, &name, node);
         if version == "v1" && kind == "Namespace" {
             let annotations = node.get("metadata").and_then(|metadata| metadata.get("annotations"));
             let said = annotations.and_then(|all| all.get(api::CAPTURE_ANNOTATION)).and_then(Node::as_str);
@@ -331,9 +332,11 @@ impl Objects {
                 self.lanes.insert(name.clone(), lane);
             }),
             "AccessPolicy" => api::read::<AccessPolicy>(&object).map(|(read, access)| {
-                let targets = (0..read.spec.target_refs.len()).map(|i| format!("spec.targetRefs[{i}]"));
-                let lines = targets.map(|field| (field.clone(), node.line_of(&field)));
-                self.lines.insert(name.clone(), lines.collect());
+                let mut lines = BTreeMap::new();
+                slips::walk(&object["spec"], "spec", &mut |field, _| {
+                    lines.insert(field.to_owned(), node.line_of(field));
+                });
+                self.lines.insert(name.clone(), lines);
                 let (targets, for_namespace) = (read.targets(), read.is_for_namespace());
                 self.accesses.insert(name.clone(), Guarded { targets, for_namespace, access });
             }),

@@ -34,6 +34,10 @@ pub(super) struct Seen {
     workloads: BTreeMap<String, BTreeSet<String>>,
     /// Namespaces that objects name as theirs.
     namespaces: BTreeSet<String>,
+    /// Namespaces that are there themselves.
+    declared: BTreeSet<String>,
+    /// Service accounts that pods of a namespace have.
+    accounts: BTreeMap<String, BTreeSet<String>>,
     /// Objects of Sluice's kinds that name none: their kind, name, file and line.
     without_namespace: Vec<(&'static str, Name, String, u32)>,
     /// Workloads that policies and lanes name.
@@ -58,6 +62,49 @@ impl Seen {
         if WORKLOADS.contains(&kind) {
             self.workloads.entry(name.0.clone()).or_default().insert(name.1.clone());
         }
+    }
+
+    /// Notes under which service account the pods of a workload run, and which namespaces there are.
+    pub(super) fn account(&mut self, kind: &str, name: &Name, node: &Node) {
+        if kind == "Namespace" {
+            self.declared.insert(name.1.clone());
+        }
+        if !WORKLOADS.contains(&kind) {
+            return;
+        }
+        let below = |node: &Node, fields: &[&str]| {
+            let mut at = node.get("spec")?;
+            for field in fields {
+                at = at.get(field)?;
+            }
+            Some(at.get("serviceAccountName")?.as_str()?.to_owned())
+        };
+        let of_template: &[&str] = match kind {
+            "Pod" => &[],
+            "CronJob" => &["jobTemplate", "spec", "template", "spec"],
+            _ => &["template", "spec"],
+        };
+        let account = below(node, of_template).unwrap_or_else(|| "default".to_owned());
+        self.accounts.entry(name.0.clone()).or_default().insert(account);
+    }
+
+    /// Says that a namespace is not there, where the files tell of namespaces; with what may have been meant.
+    pub(super) fn missing_namespace(&self, namespace: &str, complete: bool) -> Option<String> {
+        let known = self.declared.contains(namespace) || self.namespaces.contains(namespace);
+        if known || self.declared.is_empty() && !complete {
+            return None;
+        }
+        Some(meant(namespace, &self.declared))
+    }
+
+    /// Says that no pod has this service account, where the files tell of pods of the namespace; with what may have been meant.
+    pub(super) fn missing_account(&self, namespace: &str, account: &str) -> Option<String> {
+        let known = self.accounts.get(namespace).filter(|known| !known.contains(account))?;
+        Some(meant(account, known))
+    }
+
+    pub(super) fn is_without_http(&self, service: &Name) -> bool {
+        self.without_http.contains(service)
     }
 
     /// Notes what the ports of a Service are declared to speak.
@@ -155,6 +202,11 @@ impl Seen {
     }
 }
 
+fn meant(name: &str, known: &BTreeSet<String>) -> String {
+    let closest = crate::api::closest(name, known.iter().map(String::as_str));
+    closest.map_or_else(String::new, |meant| format!(": did you mean {meant}?"))
+}
+
 /// Adds what there is to say to the notes.
 pub(super) fn all(objects: &mut Objects) {
     let mut notes = objects.seen.notes();
@@ -185,7 +237,7 @@ fn is_from(field: &str) -> bool {
 }
 
 /// Shows each value, with the field that it is.
-fn walk(value: &Value, field: &str, see: &mut impl FnMut(&str, &Value)) {
+pub(super) fn walk(value: &Value, field: &str, see: &mut impl FnMut(&str, &Value)) {
     see(field, value);
     match value {
         Value::Object(fields) => {

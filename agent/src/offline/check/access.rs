@@ -1,0 +1,159 @@
+//! What of an AccessPolicy is allowed, and worth a word: conditions that can never hold, what hides
+//! everything, and what does not act where no HTTP is spoken.
+
+use super::objects::{Guarded, Name, Objects, Problem, shown};
+use crate::govern::{
+    access::{Action, Party},
+    policy::{PathMatch, Pattern},
+};
+
+pub(super) fn notes(objects: &Objects, name: &Name, guarded: &Guarded) -> Vec<Problem> {
+    let mut notes: Vec<_> = targets(objects, name, guarded).collect();
+    notes.extend(loose_paths(objects, name, guarded));
+    let note = |field: String, message: String| {
+        let (file, line) = objects.place("AccessPolicy", name, &field);
+        let object = Some(format!("AccessPolicy {}", shown(name)));
+        Problem { file, line, object, field: Some(field), message }
+    };
+    let access = &guarded.access;
+    let rules = access.rules.iter().enumerate().map(|(i, rule)| (format!("spec.rules[{i}]"), &rule.from));
+    let hidden = access.hidden.iter().enumerate().map(|(i, it)| (format!("spec.hidden[{i}]"), &it.from));
+    for (at, from) in rules.chain(hidden) {
+        for (i, party) in from.iter().enumerate() {
+            let found = nobody(objects, party);
+            notes.extend(found.map(|(field, message)| note(format!("{at}.from[{i}].{field}"), message)));
+        }
+    }
+    for (rule, to) in access.rules.iter().enumerate().flat_map(|(rule, it)| {
+        it.to.iter().enumerate().map(move |(to, request)| (format!("spec.rules[{rule}].to[{to}]"), request))
+    }) {
+        if to.methods.iter().any(|method| method.as_str() == "*") {
+            let message = "* is a method by itself, which no client uses: leave methods out if any is meant";
+            notes.push(note(format!("{rule}.methods"), message.to_owned()));
+        }
+    }
+    for (i, hidden) in access.hidden.iter().enumerate() {
+        let all = hidden.paths.iter().position(|path| matches!(path, PathMatch::Prefix(all) if all == "/"));
+        let at = |path| format!("spec.hidden[{i}].paths[{path}].value");
+        notes.extend(
+            all.map(|path| note(at(path), "every path is hidden, so nobody else gets anything".into())),
+        );
+    }
+    notes.extend(without_http(objects, name, guarded).map(|(field, message)| note(field, message)));
+    notes
+}
+
+/// Why no pod is meant, and by which field.
+fn nobody<'p>(objects: &'p Objects, party: &'p Party) -> Option<(&'static str, String)> {
+    let namespace = party.namespace.as_deref()?;
+    if !objects.enrols(namespace) {
+        let message = format!(
+            "Namespace {namespace} is not enrolled in these files: unless it is in the cluster, its pods are not known, and this never holds"
+        );
+        return Some(("namespace", message));
+    }
+    if let Some(meant) = objects.seen.missing_namespace(namespace, objects.complete) {
+        return Some(("namespace", format!("there is no Namespace {namespace} in these files{meant}")));
+    }
+    let account = party.service_account.as_deref()?;
+    let meant = objects.seen.missing_account(namespace, account)?;
+    Some((
+        "serviceAccount",
+        format!("no pod in {namespace} has the service account {account} in these files{meant}"),
+    ))
+}
+
+/// What has no effect, or more than was meant, on Services that speak no HTTP.
+fn without_http<'o>(
+    objects: &'o Objects,
+    name: &'o Name,
+    guarded: &'o Guarded,
+) -> impl Iterator<Item = (String, String)> + 'o {
+    let targets = guarded.targets.iter().enumerate();
+    let own = targets.map(|(i, target)| ((name.0.clone(), target.service.to_string()), i));
+    let has_own = |service: &Name| {
+        objects.accesses.iter().any(|((namespace, _), other)| {
+            *namespace == service.0 && other.targets.iter().any(|target| *target.service == *service.1)
+        })
+    };
+    let others =
+        objects.services_of(&name.0).filter(move |service| guarded.for_namespace && !has_own(service));
+    let services = own.chain(others.map(|service| (service.clone(), 0)));
+    services.filter(|(service, _)| objects.seen.is_without_http(service)).filter_map(|(service, i)| {
+        let access = &guarded.access;
+        let about_requests = access.rules.iter().any(|rule| !rule.to.is_empty());
+        let allows = |about: bool| {
+            let mut rules = access.rules.iter().filter(|rule| rule.action == Action::Allow);
+            rules.any(|rule| rule.to.is_empty() != about)
+        };
+        let what = if allows(true) && !allows(false) {
+            "no rule with methods or paths is about its connections, and no other allows any: all are reset"
+        } else if about_requests {
+            "rules with methods or paths have no effect on it"
+        } else if access.hidden.is_empty() || guarded.for_namespace {
+            return None;
+        } else {
+            "hidden has no effect on it"
+        };
+        let message = format!("all ports of Service {} are declared not to speak HTTP: {what}", service.1);
+        Some((format!("spec.targetRefs[{i}]"), message))
+    })
+}
+
+/// Services that an AccessPolicy names and these files do not have, though they have others of its namespace.
+fn targets<'o>(
+    objects: &'o Objects,
+    name: &'o Name,
+    guarded: &'o Guarded,
+) -> impl Iterator<Item = Problem> + 'o {
+    let knows_namespace = objects.services_of(&name.0).next().is_some();
+    let targets = guarded.targets.iter().enumerate().filter(move |_| knows_namespace);
+    targets.filter_map(|(index, target)| {
+        let service = (name.0.clone(), target.service.to_string());
+        let message = match (objects.services.get(&service), &target.port) {
+            (None, _) => format!("there is no Service {} in these files", shown(&service)),
+            (Some(ports), Some(port)) if !ports.iter().any(|known| **known == **port) => {
+                format!("Service {} has no port {port} in these files", shown(&service))
+            }
+            _ => return None,
+        };
+        let field = format!("spec.targetRefs[{index}]");
+        let (file, line) = objects.place("AccessPolicy", name, &field);
+        Some(Problem {
+            file,
+            line,
+            object: Some(format!("AccessPolicy {}", shown(name))),
+            field: Some(field),
+            message,
+        })
+    })
+}
+
+/// Expressions by which an AccessPolicy allows paths wherever in them they match.
+fn loose_paths(objects: &Objects, name: &Name, guarded: &Guarded) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let rules = guarded.access.rules.iter().enumerate();
+    for (rule, allowing) in rules.filter(|(_, rule)| rule.action == Action::Allow) {
+        for (to, request) in allowing.to.iter().enumerate() {
+            for (path, test) in request.paths.iter().enumerate() {
+                let PathMatch::Regex(Pattern(regex)) = test else { continue };
+                let text = regex.as_str();
+                if text.starts_with(['^', '(']) && text.ends_with(['$', ')']) {
+                    continue;
+                }
+                let field = format!("spec.rules[{rule}].to[{to}].paths[{path}].value");
+                let (file, line) = objects.place("AccessPolicy", name, &field);
+                found.push(Problem {
+                    file,
+                    line,
+                    object: Some(format!("AccessPolicy {}", shown(name))),
+                    field: Some(field),
+                    message: format!(
+                        "{text:?} allows every path that it matches a part of: write ^ before it and $ behind it if that is not meant"
+                    ),
+                });
+            }
+        }
+    }
+    found
+}
