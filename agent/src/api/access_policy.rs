@@ -91,7 +91,7 @@ pub struct AccessPolicySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub rules: Vec<AccessRule>,
-    /// Paths that do not exist (404) for other clients than these, such as those for management.
+    /// Paths that do not exist (404, plain) for other clients than these, such as those for management.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -207,7 +207,7 @@ pub struct AccessClient {
     ).message("empty: methods or paths is needed")
 )]
 pub struct AccessRequest {
-    /// Methods, of which one must match; any if empty. In upper case: GET, not get.
+    /// Methods, of which one must match; any if empty. In upper case: GET, not get. GET is HEAD, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),

@@ -175,10 +175,11 @@ pub struct Inbound(AHashMap<IpAddr, BTreeMap<u16, Arc<InboundPort>>>);
 /// A port of a pod.
 #[derive(Debug)]
 pub struct InboundPort {
-    /// The application, as the only endpoint of a Service that asks for nothing.
+    /// The application, as the only endpoint of a Service that asks for nothing but the limits at the endpoint: those of the first
+    /// of its guards that has any, whose name it has.
     pub destination: Destination,
-    /// The Services that have it as an endpoint and a policy about who may call. What each says holds. Empty if the pod only
-    /// asks for what comes to it to be read ([`Workload::remembers_traces`]).
+    /// The Services that have it as an endpoint and a policy that asks for something there. What each says about who may call
+    /// holds. Empty if the pod only asks for what comes to it to be read ([`Workload::remembers_traces`]).
     pub guards: Vec<Arc<Service>>,
 }
 
@@ -315,6 +316,11 @@ impl Service {
     /// of another protocol than HTTP/1 is idle cannot be told by its bytes.
     pub fn is_reclaimed(&self) -> bool {
         self.reclaim && self.protocol == Protocol::Http
+    }
+
+    /// Whether policies ask for anything at its endpoints.
+    pub(super) fn asks_at_endpoints(&self) -> bool {
+        self.access.is_some() || self.governor.policy().limits_endpoints()
     }
 
     /// Whether a policy or a lane asks for anything.

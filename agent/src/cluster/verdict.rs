@@ -61,6 +61,8 @@ pub enum Extent {
     Part,
     /// What its last valid version asks for; the current one is invalid.
     Earlier,
+    /// It is invalid, and all is denied.
+    Closed,
     Nothing,
 }
 
@@ -141,7 +143,7 @@ impl Verdict {
     pub(super) fn invalid_and_closed(wrong: impl IntoIterator<Item: std::fmt::Display>) -> Self {
         let effect =
             "no valid version of it is known: all requests to its targets are denied (onInvalid: Deny)";
-        Self::ineffective(wrong, Extent::Part, effect)
+        Self::ineffective(wrong, Extent::Closed, effect)
     }
 
     fn ineffective(wrong: impl IntoIterator<Item: std::fmt::Display>, extent: Extent, effect: &str) -> Self {

@@ -13,7 +13,7 @@ use super::{
     concurrency::Limiter,
     fallback::stale::{Memory, Store},
     per_pod::{CallingPod, PerPod},
-    policy::{OnRoute, Part, Policy, Rule, StaleAnswer},
+    policy::{OnRoute, Part, Policy, RateLimit, Rule, Scope, StaleAnswer},
     request::Request,
     retry::Budget,
     throttle::{Patience, Throttles},
@@ -37,6 +37,34 @@ pub struct Governor {
     rules: Vec<Arc<Ruled>>,
     /// Of policies that target routes.
     routes: Vec<OfRoute>,
+    side: Side,
+}
+
+/// Where the limits of a policy are asked about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Side {
+    /// Where the client is.
+    #[default]
+    Client,
+    Endpoint,
+}
+
+impl Side {
+    fn has(self, scope: Scope) -> bool {
+        (scope == Scope::Endpoint) == (self == Self::Endpoint)
+    }
+
+    fn rate_limits(self, policy: &Policy) -> Vec<Arc<RateLimit>> {
+        policy.rate_limits.iter().filter(|limit| self.has(limit.scope)).cloned().collect()
+    }
+
+    fn limiter(self, before: Option<&Arc<Limiter>>, policy: &Policy, now_nanos: u64) -> Option<Arc<Limiter>> {
+        let wanted = policy.concurrency.as_ref().filter(|limit| self.has(limit.scope))?;
+        Some(match before {
+            Some(limiter) => limiter.with_config(wanted, now_nanos),
+            None => Arc::new(Limiter::new(wanted, now_nanos)),
+        })
+    }
 }
 
 /// What governs the requests of routes that a policy targets: as [`OnRoute::over`].
@@ -75,11 +103,19 @@ impl Default for Governor {
             memory: Memory::new(STALE_BYTES),
             rules: Vec::new(),
             routes: Vec::new(),
+            side: Side::default(),
         }
     }
 }
 
 impl Governor {
+    /// What limits the requests that come to an endpoint after `previous`.
+    pub fn at_endpoint(previous: Option<&Arc<Self>>, policy: &Policy, now_nanos: u64) -> Arc<Self> {
+        let first = || Arc::new(Self { side: Side::Endpoint, ..Self::default() });
+        let previous = previous.cloned().unwrap_or_else(first);
+        Self::next(Some(&previous), Arc::new(policy.at_endpoint()), now_nanos)
+    }
+
     /// What governs after `previous` under `policy`. The same one if the policy is the same. Those that come of the same
     /// first one share the memory for answers that are kept, and one without rules has no other state to share.
     pub fn next(previous: Option<&Arc<Self>>, policy: Arc<Policy>, now_nanos: u64) -> Arc<Self> {
@@ -114,15 +150,16 @@ impl Governor {
         });
         let retries = all().any(|policy| policy.retry.is_some());
         let mut governor = Self {
-            throttles: before.throttles.with_rules(&policy.rate_limits, now_nanos),
+            throttles: before.throttles.with_rules(&before.side.rate_limits(&policy), now_nanos),
             patience: before.patience.clone(),
-            limiter: limiter(before.limiter.as_ref(), &policy, now_nanos),
+            limiter: before.side.limiter(before.limiter.as_ref(), &policy, now_nanos),
             breakers: breakers(before.breakers.as_ref(), &policy),
             budget: retries.then(|| before.budget.clone().unwrap_or_default()),
             stale,
             memory: before.memory.clone(),
             rules: Vec::new(),
             routes: Vec::new(),
+            side: before.side,
             policy,
         };
         let rules = governor.policy.rules.iter().map(|rule| {
@@ -172,6 +209,7 @@ impl Governor {
             memory: self.memory.clone(),
             rules: Vec::new(),
             routes: Vec::new(),
+            side: self.side,
             policy: rule.policy.clone(),
         }
     }
@@ -184,14 +222,14 @@ impl Governor {
         Self {
             throttles: if rule.own.has(Part::RateLimits) {
                 let before = last(Part::RateLimits).map(|last| last.governor.throttles.clone());
-                before.unwrap_or_default().with_rules(&policy.rate_limits, now_nanos)
+                before.unwrap_or_default().with_rules(&self.side.rate_limits(policy), now_nanos)
             } else {
                 self.throttles.clone()
             },
             patience: self.patience.clone(),
             limiter: if rule.own.has(Part::Concurrency) {
                 let before = last(Part::Concurrency).and_then(|last| last.governor.limiter.as_ref());
-                limiter(before, policy, now_nanos)
+                self.side.limiter(before, policy, now_nanos)
             } else {
                 self.limiter.clone()
             },
@@ -207,6 +245,7 @@ impl Governor {
             memory: self.memory.clone(),
             rules: Vec::new(),
             routes: Vec::new(),
+            side: self.side,
             policy: policy.clone(),
         }
     }
@@ -294,13 +333,6 @@ impl Governor {
     pub fn stale(&self) -> Option<&Stale> {
         self.stale.as_ref()
     }
-}
-
-fn limiter(before: Option<&Arc<Limiter>>, policy: &Policy, now_nanos: u64) -> Option<Arc<Limiter>> {
-    policy.concurrency.as_ref().map(|wanted| match before {
-        Some(limiter) => limiter.with_config(wanted, now_nanos),
-        None => Arc::new(Limiter::new(wanted, now_nanos)),
-    })
 }
 
 fn breakers(before: Option<&Breakers>, policy: &Policy) -> Option<Breakers> {

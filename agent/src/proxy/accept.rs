@@ -1,6 +1,6 @@
 //! Accepting the connections that the kernel has redirected to a pod's listener.
 
-use std::{io, net::SocketAddr, os::fd::AsFd, rc::Rc, time::Duration};
+use std::{io, net::SocketAddr, os::fd::AsFd, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{
     Origin,
-    arrival::Arrival,
+    arrival::{self, Arrival},
     budget::Place,
     connection::{self, Connection},
     pool,
@@ -17,7 +17,7 @@ use super::{
     pressure,
     worker::{PodHere, Worker},
 };
-use crate::{clock::Nanos, observe::metrics::Detection};
+use crate::{clock::Nanos, govern::per_pod::CallingPod, observe::metrics::Detection};
 
 /// A connect() that was redirected just before the pod was taken out of the kernel's map is still on its way.
 const LAST_CALL: Duration = Duration::from_millis(200);
@@ -64,12 +64,25 @@ pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: Tcp
 async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(TcpStream, SocketAddr)>) {
     match accepted {
         Ok((stream, peer)) => {
+            let now = Nanos::now();
+            let guest = if worker.is_inbound() {
+                let Ok(guest) = arrival::receive(worker, pod, &stream, peer, now) else {
+                    worker.complain(|| {
+                        tracing::warn!(pod = %pod.name(), client = %peer.ip(), "reset a connection of a client that has as many as it may have");
+                    });
+                    return super::upstream::reset(stream);
+                };
+                guest
+            } else {
+                None
+            };
+            let client = guest.as_ref().map(|guest| guest.caller().clone());
             // At once, so that those behind it are not accepted beyond what there is.
-            let place = pod.budget.accepted(Nanos::now());
+            let place = pod.budget.accepted(now).of(guest);
             let (worker_here, pod_here) = (worker.clone(), pod.clone());
             // On its own from here on, so that whatever goes wrong with it is no other connection's affair.
             pod.spawn(worker, async move {
-                if let Some(connection) = identify(worker_here, pod_here, stream, peer, place) {
+                if let Some(connection) = identify(worker_here, pod_here, stream, (peer, client), place) {
                     connection::serve(connection).await;
                 }
             });
@@ -95,7 +108,7 @@ fn identify(
     worker: Rc<Worker>,
     pod: Rc<PodHere>,
     stream: TcpStream,
-    peer: SocketAddr,
+    (peer, client): (SocketAddr, Option<Arc<CallingPod>>),
     place: Place,
 ) -> Option<Connection> {
     let Origin { destination: original, socket, options } = match pod.pod.network.origin(stream.as_fd()) {
@@ -122,8 +135,8 @@ fn identify(
     let _ = stream.set_nodelay(true);
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     let pod = if worker.is_inbound() {
-        let arrival = Arrival::new(&pod, peer, original);
-        pod.of_client(&worker, arrival)
+        let arrival = Arrival::new(&worker, &pod, peer, original);
+        pod.of_client(&worker, arrival, client)
     } else {
         pod
     };

@@ -128,8 +128,30 @@ impl MadeUp {
         Self { status: 200, headers, body: Bytes::new(), length: None, trailers: None, closes: false }
     }
 
+    /// The status of HTTP.
+    pub(crate) fn status_of(reason: Reason, kind: Kind) -> u16 {
+        if kind == Kind::Grpc { 200 } else { reason.status() }
+    }
+
+    /// What is said of a path that is hidden: nothing by which it could be told from one that is not there.
+    fn of_nothing(kind: Kind) -> Self {
+        let (reason, mut answer) = (Reason::PathHidden, Self::grpc());
+        answer.status = Self::status_of(reason, kind);
+        if kind == Kind::Grpc {
+            answer.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            put_grpc_status(&mut answer.headers, reason, "");
+            answer.headers.remove(REASON_HEADER);
+        } else {
+            answer.length = Some(0);
+        }
+        answer
+    }
+
     pub(crate) fn of(cause: &Cause, kind: Kind) -> Self {
         let reason = cause.reason;
+        if reason == Reason::PathHidden {
+            return Self::of_nothing(kind);
+        }
         let message = cause.message();
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(SERVER, HeaderValue::from_static("sluice"));
@@ -146,7 +168,7 @@ impl MadeUp {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
         }
         Self {
-            status: if kind == Kind::Grpc { 200 } else { reason.status() },
+            status: Self::status_of(reason, kind),
             headers,
             length: (kind != Kind::Grpc).then_some(body.len() as u64),
             body: if kind == Kind::Head { Bytes::new() } else { body },
@@ -230,7 +252,7 @@ mod tests {
 
     #[test]
     fn every_reason_makes_an_answer_that_parses() {
-        for reason in Reason::ALL {
+        for reason in Reason::ALL.into_iter().filter(|reason| *reason != Reason::PathHidden) {
             let out = written(&MadeUp::of(&reason.into(), Kind::Http), false);
             let mut slots = [httparse::EMPTY_HEADER; 8];
             let mut parsed = httparse::Response::new(&mut slots);
@@ -269,6 +291,18 @@ mod tests {
                 .unwrap()
                 .ends_with("(rule it's \"100 %25\" gr%C3%BCn%0D%0A of TrafficPolicy shop/orders)")
         );
+    }
+
+    #[test]
+    fn what_is_hidden_is_like_what_is_not_there() {
+        let hidden = Cause::from(Reason::PathHidden);
+        let out = written(&MadeUp::of(&hidden, Kind::Http), true);
+        assert_eq!(out, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(written(&MadeUp::of(&hidden, Kind::Head), true), out);
+        let grpc = MadeUp::of(&hidden, Kind::Grpc);
+        assert_eq!((grpc.status, grpc.headers.len()), (200, 3), "{:?}", grpc.headers);
+        assert_eq!(grpc.headers["grpc-status"], "12");
+        assert_eq!(grpc.headers["grpc-message"], "");
     }
 
     #[test]

@@ -4,24 +4,40 @@
 //! It goes the way of every other connection; only its destination is the application, and each request is shown to the
 //! policies first. What the pod's node asks by way of the kubelet's probes is nobody's business.
 
-use std::{cell::RefCell, net::SocketAddr, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::net::TcpStream;
 
 use super::{
-    answer::Cause,
+    answer::{Cause, Kind, MadeUp},
+    budget::{Guest, Standing},
+    record::{MAX_METHOD, MAX_PATH, cut},
     worker::{PodHere, Worker},
 };
 use crate::{
+    clock::Nanos,
     cluster::model::{InboundPort, Service},
     govern::{
-        access::{self, Access, Client, Decision, Identity, NO_RULE, probe::Probe},
+        access::{self, Access, CLIENT_CONNECTIONS, Client, Decision, Identity, NO_RULE, probe::Probe},
         policy::Mode,
         request::Request,
     },
     observe::{
-        metrics::{AccessDecision, ServiceMetrics},
+        access_log::Entry,
+        metrics::{AccessDecision, ClientCounts, ClientName, ServiceMetrics},
         reason::Reason,
     },
 };
+
+/// What a client is called in metrics that is no pod of an enrolled namespace, and the pod's own node.
+const UNKNOWN: &str = "unknown";
+const NODE: &str = "node";
 
 /// Where a connection comes from, and what it is for.
 pub(crate) struct Arrival {
@@ -30,30 +46,150 @@ pub(crate) struct Arrival {
     /// It comes from the pod's node.
     from_node: bool,
     pod: RefCell<Option<Arc<Identity>>>,
+    /// By which others know the port.
+    service: Option<Arc<Service>>,
+    /// Where it is counted what its limits decide.
+    limited: RefCell<Option<(Arc<Service>, Arc<ServiceMetrics>)>>,
     counted: RefCell<Option<Counted>>,
+    /// The application has ended a connection of HTTP/2 that was made for this client, and who waits for that.
+    ended: Cell<bool>,
+    waits: RefCell<Option<Waker>>,
 }
 
 /// Where it is counted what the policies say.
 struct Counted {
     port: Arc<InboundPort>,
     /// In the order of its guards.
-    metrics: Vec<Arc<ServiceMetrics>>,
+    metrics: Vec<(Arc<ServiceMetrics>, ClientCounts)>,
+}
+
+/// Who is told of a request that is denied.
+pub(crate) struct Names {
+    pub(crate) namespace: Arc<str>,
+    /// The pod, or the client's address where none is known.
+    pub(crate) pod: Arc<str>,
+}
+
+/// Gives a connection from outside its place among those of its client. One that gets none is reset, at no further cost: its
+/// client may ask for nothing and others like it have many open, or it has so many itself that the pod's connections would go
+/// past the policies.
+pub(crate) fn receive(
+    worker: &Worker,
+    pod: &PodHere,
+    stream: &TcpStream,
+    client: SocketAddr,
+    now: Nanos,
+) -> Result<Option<Guest>, Refused> {
+    let address = client.ip().to_canonical();
+    // A socket that is gone already says so to whoever reads it.
+    let Ok(dialled) = stream.local_addr() else { return Ok(None) };
+    let dialled = SocketAddr::new(dialled.ip().to_canonical(), dialled.port());
+    let snapshot = worker.snapshot();
+    let Some(port) = snapshot.inbound.port(dialled) else { return Ok(None) };
+    let found = snapshot.clients.find(address);
+    let known = Client { address, pod: found.as_deref() };
+    let enforced = || {
+        let guards = port.guards.iter().filter_map(|service| Some((service, service.access.as_deref()?)));
+        guards.filter(|(_, access)| access.mode == Mode::Enforce)
+    };
+    let against = enforced().find(|(_, access)| !access.may_allow(known));
+    let standing = match (pod.pod.network.is_node(address), against.or_else(|| enforced().next())) {
+        (true, _) | (_, None) => Standing::Free,
+        (false, Some(_)) if against.is_some() => Standing::MayNot,
+        (false, Some(_)) => Standing::MayCall,
+    };
+    if let Some(guest) = pod.budget.receive(address, standing, now) {
+        return Ok(Some(guest));
+    }
+    if let Some((service, access)) = against.or_else(|| enforced().next()) {
+        let metrics = worker.served.service(&service.namespace, &service.name, service.port);
+        let decision = access.decide_connection(known);
+        let rule = match standing {
+            Standing::MayNot => decision.rule().map_or(NO_RULE, |rule| rule),
+            Standing::MayCall | Standing::Free => CLIENT_CONNECTIONS,
+        };
+        metrics.accessed(rule, AccessDecision::Denied);
+        metrics.client(&name_of(known.pod, false)).count(AccessDecision::Denied);
+    }
+    Err(Refused)
+}
+
+/// A connection is to be reset.
+pub(crate) struct Refused;
+
+fn name_of(pod: Option<&Identity>, from_node: bool) -> ClientName {
+    if let Some(pod) = pod {
+        return ClientName { namespace: pod.namespace.clone(), workload: pod.workload.clone() };
+    }
+    ClientName { namespace: "".into(), workload: if from_node { NODE } else { UNKNOWN }.into() }
 }
 
 impl Arrival {
-    pub(crate) fn new(pod: &PodHere, client: SocketAddr, dialled: SocketAddr) -> Self {
+    pub(crate) fn new(worker: &Worker, pod: &PodHere, client: SocketAddr, dialled: SocketAddr) -> Self {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        let snapshot = worker.snapshot();
+        let port = snapshot.inbound.port(dialled);
+        let service = port.map(|port| port.destination.service.clone());
         let from_node = pod.pod.network.is_node(client.ip());
-        Self { client, dialled, from_node, pod: RefCell::default(), counted: RefCell::default() }
+        Self {
+            client,
+            dialled,
+            from_node,
+            pod: RefCell::new(snapshot.clients.find(client.ip())),
+            service,
+            limited: RefCell::default(),
+            counted: RefCell::default(),
+            ended: Cell::default(),
+            waits: RefCell::default(),
+        }
+    }
+
+    /// The application ends a connection of HTTP/2 that was made for this client.
+    pub(crate) fn application_ended(&self) {
+        self.ended.set(true);
+        if let Some(waker) = self.waits.take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits until it does.
+    pub(crate) fn poll_application_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.ended.get() {
+            return Poll::Ready(());
+        }
+        *self.waits.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// The pod that calls, as it was last known.
+    pub(crate) fn client_pod(&self) -> Option<Arc<Identity>> {
+        self.pod.borrow().clone()
+    }
+
+    /// Whether it is a probe of the pod's own spec, which nothing holds for.
+    pub(crate) fn is_probe(&self, pod: &PodHere, request: &impl Request) -> bool {
+        self.from_node && Probe::is_one(&pod.pod.workload.load().probes, self.dialled.port(), request)
+    }
+
+    /// The same of a connection that is no HTTP; `spoke`: its client has said something already.
+    pub(crate) fn may_be_probe(&self, pod: &PodHere, spoke: bool) -> bool {
+        self.from_node
+            && Probe::may_be_connection(&pod.pod.workload.load().probes, self.dialled.port(), spoke)
+    }
+
+    /// Where it is counted what the limits of this Service decide, which is that of the port.
+    pub(crate) fn limited(&self, worker: &Worker, service: &Arc<Service>) -> Arc<ServiceMetrics> {
+        let limited = &mut *self.limited.borrow_mut();
+        if let Some((_, metrics)) = limited.as_ref().filter(|(known, _)| Arc::ptr_eq(known, service)) {
+            return metrics.clone();
+        }
+        let metrics = worker.served.service(&service.namespace, &service.name, service.port);
+        *limited = Some((service.clone(), metrics.clone()));
+        metrics
     }
 
     /// Why a request is not passed on; `None`: it is.
-    pub(crate) fn admit(&self, worker: &Worker, pod: &PodHere, request: &impl Request) -> Option<Cause> {
-        let is_probe =
-            |probes: &[Probe]| self.from_node && Probe::is_one(probes, self.dialled.port(), request);
-        if is_probe(&pod.pod.workload.load().probes) {
-            return None;
-        }
+    pub(crate) fn admit(&self, worker: &Worker, request: &impl Request) -> Option<Cause> {
         self.ask(worker, |access, client| access.decide(client, request))
     }
 
@@ -66,9 +202,7 @@ impl Arrival {
 
     /// The same as [`Self::admit`] of a connection that is no HTTP; `spoke`: its client has said something already.
     pub(crate) fn admit_connection(&self, worker: &Worker, pod: &PodHere, spoke: bool) -> Option<Cause> {
-        let may_be_probe =
-            |probes: &[Probe]| self.from_node && Probe::may_be_connection(probes, self.dialled.port(), spoke);
-        if may_be_probe(&pod.pod.workload.load().probes) {
+        if self.may_be_probe(pod, spoke) {
             return None;
         }
         self.ask(worker, Access::decide_connection)
@@ -83,18 +217,23 @@ impl Arrival {
         let snapshot = worker.snapshot();
         // No longer asked for: the connection goes on as one of nobody's concern.
         let port = snapshot.inbound.port(self.dialled)?;
+        if port.guards.iter().all(|service| service.access.is_none()) {
+            return None;
+        }
         let pod = self.identity(snapshot.clients.find(self.client.ip()));
         let client = Client { address: self.client.ip(), pod: pod.as_deref() };
         let mut strictest: Option<(Decision<'_>, &Access)> = None;
         let mut counted = self.counted.borrow_mut();
         let counted = match &mut *counted {
             Some(counted) if Arc::ptr_eq(&counted.port, port) => counted,
-            stale => stale.insert(Counted::new(worker, port)),
+            stale => stale.insert(Counted::new(worker, port, &name_of(pod.as_deref(), self.from_node))),
         };
-        for (service, metrics) in port.guards.iter().zip(&counted.metrics) {
+        for (service, (metrics, of_client)) in port.guards.iter().zip(&counted.metrics) {
             let Some(access) = service.access.as_deref() else { continue };
             let decision = decide(access, client);
-            metrics.accessed(decision.rule().map_or(NO_RULE, |rule| rule), outcome(&decision, access.mode));
+            let outcome = outcome(&decision, access.mode);
+            metrics.accessed(decision.rule().map_or(NO_RULE, |rule| rule), outcome);
+            of_client.count(outcome);
             let enforced = access.mode == Mode::Enforce;
             if enforced && strictest.is_none_or(|(known, _)| access::stricter(&decision, &known).is_gt()) {
                 strictest = Some((decision, access));
@@ -113,6 +252,71 @@ impl Arrival {
         }
     }
 
+    /// Who calls, as logs name it.
+    pub(crate) fn names(&self) -> Names {
+        match &*self.pod.borrow() {
+            Some(pod) => Names { namespace: pod.namespace.clone(), pod: pod.pod.clone() },
+            None => Names { namespace: "".into(), pod: self.client.ip().to_string().into() },
+        }
+    }
+
+    /// The Service by which others know the port.
+    pub(crate) fn service(&self) -> Option<Arc<Service>> {
+        self.service.clone()
+    }
+
+    /// The address that was called.
+    pub(crate) fn dialled(&self) -> SocketAddr {
+        self.dialled
+    }
+
+    /// Logs a request that is not passed on.
+    pub(crate) fn log_denied(
+        &self,
+        worker: &Rc<Worker>,
+        request: &impl Request,
+        (protocol, kind): (&'static str, Kind),
+        cause: &Cause,
+        started: Nanos,
+    ) {
+        let Some(service) = self.service().filter(|_| worker.denials.is_on()) else { return };
+        if !worker.denials.wants(service.access_log, None, &mut worker.rng.borrow_mut()) {
+            return;
+        }
+        let (names, now) = (self.names(), Nanos::now());
+        let rule = cause.rule.as_deref();
+        let grpc = (kind == Kind::Grpc).then(|| cause.reason.grpc_status());
+        worker.denials.record(&Entry {
+            time: worker.wall_clock(now),
+            source_namespace: &names.namespace,
+            source_pod: &names.pod,
+            method: cut(request.method(), MAX_METHOD),
+            path: cut(request.path(), MAX_PATH),
+            protocol,
+            status: MadeUp::status_of(cause.reason, kind),
+            grpc_status: grpc,
+            service: &service.name,
+            namespace: &service.namespace,
+            port: service.port,
+            endpoint: Some(self.dialled),
+            tag: None,
+            lane: None,
+            tag_source: None,
+            reason: Some(cause.reason),
+            rule: rule.map(|rule| &*rule.name),
+            policy: rule.and_then(|rule| rule.policy.as_deref()),
+            route: None,
+            called: None,
+            called_path: None,
+            retries: 0,
+            upstream_duration: None,
+            duration: now.since(started).into(),
+            request_bytes: 0,
+            response_bytes: 0,
+            trace: None,
+        });
+    }
+
     /// The pod that calls, as it was last known: its address may be another's already while its connection is still open.
     fn identity(&self, found: Option<Arc<Identity>>) -> Option<Arc<Identity>> {
         let mut known = self.pod.borrow_mut();
@@ -128,9 +332,12 @@ impl Arrival {
 }
 
 impl Counted {
-    fn new(worker: &Worker, port: &Arc<InboundPort>) -> Self {
-        let metrics =
-            |service: &Arc<Service>| worker.served.service(&service.namespace, &service.name, service.port);
+    fn new(worker: &Worker, port: &Arc<InboundPort>, client: &ClientName) -> Self {
+        let metrics = |service: &Arc<Service>| {
+            let metrics = worker.served.service(&service.namespace, &service.name, service.port);
+            let of_client = metrics.client(client);
+            (metrics, of_client)
+        };
         Self { port: port.clone(), metrics: port.guards.iter().map(metrics).collect() }
     }
 }

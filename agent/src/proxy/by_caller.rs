@@ -2,12 +2,13 @@
 
 use std::{cell::OnceCell, sync::Arc};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::Guard;
 use http::HeaderName;
 
+use super::worker::PodHere;
 use crate::{
     cluster::model::Workload,
-    govern::{caller::Caller, request::Request},
+    govern::{access::Identity, caller::Caller, request::Request},
 };
 
 /// What [`Request`] asks of a head the protocol's own view answers.
@@ -18,30 +19,37 @@ pub(crate) struct ByCaller<V, W> {
 
 /// The calling pod, or what is known of it at the moment.
 pub(crate) trait Calling {
-    fn workload(&self) -> &Workload;
+    fn caller(&self) -> Option<Caller<'_>>;
 }
 
 impl Calling for &Workload {
-    fn workload(&self) -> &Workload {
-        self
+    fn caller(&self) -> Option<Caller<'_>> {
+        Some(Workload::caller(self))
     }
 }
 
 /// What is known of the calling pod when the first rule asks, and as long as this lasts. Hardly any rule does.
 pub(crate) struct OfLate<'p> {
-    pod: &'p ArcSwap<Workload>,
+    pod: &'p PodHere,
     seen: OnceCell<Guard<Arc<Workload>>>,
+    /// Of a client from outside.
+    client: OnceCell<Option<Arc<Identity>>>,
 }
 
 impl<'p> OfLate<'p> {
-    pub(crate) fn new(pod: &'p ArcSwap<Workload>) -> Self {
-        Self { pod, seen: OnceCell::new() }
+    pub(crate) fn new(pod: &'p PodHere) -> Self {
+        Self { pod, seen: OnceCell::new(), client: OnceCell::new() }
     }
 }
 
 impl Calling for OfLate<'_> {
-    fn workload(&self) -> &Workload {
-        self.seen.get_or_init(|| self.pod.load())
+    fn caller(&self) -> Option<Caller<'_>> {
+        if let Some(arrival) = &self.pod.arrival {
+            let Identity { namespace, workload, labels, .. } =
+                &**self.client.get_or_init(|| arrival.client_pod()).as_ref()?;
+            return Some(Caller { namespace, workload, labels });
+        }
+        Some(self.seen.get_or_init(|| self.pod.pod.workload.load()).caller())
     }
 }
 
@@ -63,6 +71,6 @@ impl<V: Request, W: Calling> Request for ByCaller<V, W> {
     }
 
     fn caller(&self) -> Option<Caller<'_>> {
-        Some(self.workload.workload().caller())
+        self.workload.caller()
     }
 }

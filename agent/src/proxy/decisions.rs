@@ -126,6 +126,8 @@ pub(crate) struct Names {
     pub(crate) namespace: Arc<str>,
     pub(crate) service: Arc<str>,
     pub(crate) port: u16,
+    /// It was decided at this endpoint; `None`: where the client is.
+    pub(crate) at: Option<SocketAddr>,
 }
 
 /// A request, and what was decided about it.
@@ -232,6 +234,29 @@ impl Decisions {
     /// The request has ended: it is kept or not.
     pub(crate) fn end(&self, draft: Draft) {
         let Draft { pod, destination, mut decision } = draft;
+        if let Some(arrival) = &pod.arrival {
+            // What else comes from outside is told of where it is sent.
+            let denied = matches!(
+                decision.reason,
+                Some(
+                    Reason::AccessDenied
+                        | Reason::PathHidden
+                        | Reason::RateLimited
+                        | Reason::ConcurrencyLimited
+                )
+            );
+            let Some(service) = arrival.service().filter(|_| denied) else { return self.reuse(decision) };
+            let client = arrival.names();
+            decision.names = Some(Names {
+                caller_namespace: client.namespace,
+                caller: client.pod,
+                namespace: service.namespace.clone(),
+                service: service.name.clone(),
+                port: service.port,
+                at: Some(arrival.dialled()),
+            });
+            return self.keep(&self.remarkable, decision);
+        }
         let remarkable = decision.is_remarkable();
         let awaited = self.awaited.get() != 0 && self.awaited.get() == decision.ids.request;
         if !remarkable && !awaited && !self.has_room(decision.ended) {
@@ -244,8 +269,13 @@ impl Decisions {
             namespace: service.namespace.clone(),
             service: service.name.clone(),
             port: service.port,
+            at: None,
         });
-        let mut ring = if remarkable { &self.remarkable } else { &self.others }.borrow_mut();
+        self.keep(if remarkable { &self.remarkable } else { &self.others }, decision);
+    }
+
+    fn keep(&self, ring: &RefCell<VecDeque<Box<Decision>>>, decision: Box<Decision>) {
+        let mut ring = ring.borrow_mut();
         let oldest = if ring.len() >= self.most { ring.pop_front() } else { None };
         ring.push_back(decision);
         if let Some(oldest) = oldest {

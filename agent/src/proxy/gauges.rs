@@ -9,7 +9,14 @@ use crate::{
     clock::Nanos,
     cluster::model::{Current, Service, Snapshot},
     govern::{
-        access::NO_RULE, breaker::State, endpoint::Endpoint, outlier, subset::Subset, tag::Tag, warmup,
+        access::{CLIENT_CONNECTIONS, NO_RULE},
+        breaker::State,
+        concurrency::Limiter,
+        endpoint::Endpoint,
+        outlier,
+        subset::Subset,
+        tag::Tag,
+        warmup,
     },
     observe::metrics::{Kind, Metrics, Pulled, RouteRule, Write},
 };
@@ -19,6 +26,10 @@ const SERVICE: &str = "destination_service";
 const PORT: &str = "destination_port";
 const LANE: &str = "destination_lane";
 const RULE: &str = "policy_rule";
+const POD: &str = "destination_pod";
+
+/// A number of a limit on requests in flight.
+type OfLimiter = fn(&Limiter) -> u32;
 
 /// A number of each service.
 struct Number {
@@ -219,12 +230,47 @@ pub(super) fn register(metrics: &Arc<Metrics>, current: &Current) -> Result<(), 
         });
         metrics.pull(Pulled { name, help, kind, labels, read })?;
     }
+    let of_endpoint: [(_, _, OfLimiter); 2] = [
+        (
+            "sluice_endpoint_concurrency_limit",
+            "Requests to a pod of this node that may be in flight, whoever calls, by a concurrency limit with scope Endpoint.",
+            Limiter::limit,
+        ),
+        (
+            "sluice_endpoint_concurrency_limit_in_flight",
+            "Requests to a pod of this node in flight that count towards its concurrency limit.",
+            Limiter::in_flight,
+        ),
+    ];
+    for (name, help, number) in of_endpoint {
+        let current = current.clone();
+        let read = Box::new(move |write: &mut Write<'_>| at_endpoints(&current.load(), number, write));
+        let labels = &[NAMESPACE, SERVICE, PORT, POD, RULE];
+        metrics.pull(Pulled { name, help, kind: Kind::Gauge, labels, read })?;
+    }
     let endpoints = ENDPOINT_STATES.map(|(state, meaning)| (state, meaning));
     metrics.document("sluice_endpoints", "state", endpoints);
     let states = State::ALL.map(|state| (state.code(), state.meaning()));
     metrics.document("sluice_circuit_breaker_state", "state", states);
     metrics.document("sluice_circuit_breaker_transitions_total", "transition", TRANSITIONS);
     Ok(())
+}
+
+/// Of each limiter at an endpoint, once: a pod with two addresses has it at both.
+fn at_endpoints(snapshot: &Snapshot, number: OfLimiter, write: &mut Write<'_>) {
+    let mut seen = AHashSet::new();
+    for (address, port) in snapshot.inbound.iter() {
+        let service = &port.destination.service;
+        let endpoints = port.guards.iter().flat_map(|guard| &guard.endpoints);
+        let pod = endpoints.filter(|one| one.address == address).find_map(|one| one.pod.as_deref());
+        let Some(pod) = pod.filter(|_| seen.insert(Arc::as_ptr(&service.governor))) else { continue };
+        let number_of = service.port.to_string();
+        for (rule, limiter) in service.governor.all_limiters() {
+            let rule = rule.map_or("", |rule| rule);
+            let labels = [&*service.namespace, &*service.name, &*number_of, pod, rule];
+            write(&labels, f64::from(number(limiter)));
+        }
+    }
 }
 
 /// Forgets the numbers of services, rules and lanes that are gone.
@@ -243,6 +289,11 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
     metrics.retain_services(exists);
     let routes: AHashSet<_> =
         snapshot.route_rules().into_iter().map(|rule| RouteRule::from(&**rule)).collect();
+    for (_, port) in snapshot.inbound.iter() {
+        for (_, limiter) in port.destination.service.governor.all_limiters() {
+            limiter.forget_gone();
+        }
+    }
     for service in &services {
         let governor = &service.governor;
         metrics.service(&service.namespace, &service.name, service.port).retain(
@@ -263,7 +314,10 @@ pub(super) fn forget_gone(metrics: &Metrics, snapshot: &Snapshot) {
                 all.map(|ruled| &ruled.rule.name).any(|other| &**other == rule)
             },
             |route| routes.contains(route),
-            |rule| service.access.as_ref().is_some_and(|access| rule == NO_RULE || access.names(rule)),
+            |rule| {
+                let none = [NO_RULE, CLIENT_CONNECTIONS].contains(&rule);
+                service.access.as_ref().is_some_and(|access| none || access.names(rule))
+            },
         );
         for (_, limiter) in service.governor.all_limiters() {
             limiter.forget_gone();

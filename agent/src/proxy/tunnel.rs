@@ -152,12 +152,19 @@ pub(crate) async fn serve(
     early: BytesMut,
 ) {
     let numbers = connection.series(&destination).service().clone();
-    let place = match destination.service.governor.limiter() {
+    let arrival = connection.pod.arrival.as_ref();
+    let limiter = destination.service.governor.limiter();
+    let is_free = arrival.is_some_and(|arrival| arrival.may_be_probe(&connection.pod, !early.is_empty()));
+    let numbers_of_limits = arrival
+        .map_or_else(|| numbers.clone(), |arrival| arrival.limited(&connection.worker, &destination.service));
+    let place = match limiter.filter(|_| !is_free) {
         None => None,
-        Some(limiter) => match governed::acquire(limiter, &connection.pod, &numbers, Nanos::now()) {
-            Ok(place) => place,
-            Err(_) => return refuse(connection, &destination, Reason::ConcurrencyLimited),
-        },
+        Some(limiter) => {
+            match governed::acquire(limiter, &connection.pod, &numbers_of_limits, Nanos::now()) {
+                Ok(place) => place,
+                Err(_) => return refuse(connection, &destination, Reason::ConcurrencyLimited),
+            }
+        }
     };
     let dialled = if let Some(dialled) = dialled {
         Ok(dialled)

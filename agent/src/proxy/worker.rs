@@ -30,7 +30,7 @@ use super::{
     budget::{Budget, PodBudget, Waiting},
     buffers::Buffers,
     connection::{self, Connection},
-    decisions::{Decision, Decisions, Wanted},
+    decisions::{Decision, Decisions, Wanted, newest_of},
     gate::Gate,
     gauges, http2, mirror,
     pool::{self, Pool},
@@ -166,6 +166,8 @@ pub(crate) struct Worker {
     pub(crate) served: Arc<Metrics>,
     /// By what tags are read, by whichever part.
     pub(crate) names: Arc<TagNames>,
+    /// Where requests from outside are logged that are not passed on.
+    pub(crate) denials: Lines,
 }
 
 /// A pod on this worker.
@@ -206,14 +208,19 @@ impl PodHere {
     }
 
     /// The pod as this client's connection from outside sees it: nothing that is kept for one client is another's.
-    pub(crate) fn of_client(self: &Rc<Self>, worker: &Worker, arrival: Arrival) -> Rc<Self> {
+    pub(crate) fn of_client(
+        self: &Rc<Self>,
+        worker: &Worker,
+        arrival: Arrival,
+        client: Option<Arc<CallingPod>>,
+    ) -> Rc<Self> {
         let number = worker.arrived.get() + 1;
         worker.arrived.set(number);
         Rc::new(Self {
             // Pods are counted from 0, and never get there.
             id: u64::MAX - number,
             pod: self.pod.clone(),
-            caller: self.caller.clone(),
+            caller: client.unwrap_or_else(|| self.caller.clone()),
             by: self.by,
             gate: self.gate.clone(),
             metrics: self.metrics.clone(),
@@ -304,9 +311,12 @@ impl Worker {
     fn new(options: Rc<Options>) -> Self {
         let (served, names) = (options.metrics.clone(), options.tag_names.clone());
         let rounds = Rc::<Rounds>::default();
-        let inbound =
-            Self::part(Rc::new(inbound(&options)), rounds.clone(), served.clone(), names.clone(), None);
-        Self::part(options, rounds, served, names, Some(Rc::new(inbound)))
+        let denials = options.access_log.lines();
+        let part = |options, inbound, denials| {
+            Self::part(options, rounds.clone(), served.clone(), names.clone(), inbound, denials)
+        };
+        let inbound = part(Rc::new(inbound(&options)), None, denials);
+        part(options, Some(Rc::new(inbound)), AccessLog::off().lines())
     }
 
     fn part(
@@ -315,6 +325,7 @@ impl Worker {
         served: Arc<Metrics>,
         names: Arc<TagNames>,
         inbound: Option<Rc<Self>>,
+        denials: Lines,
     ) -> Self {
         let decisions = Decisions::new(options.workers);
         Self {
@@ -322,6 +333,7 @@ impl Worker {
             arrived: Cell::default(),
             served,
             names,
+            denials,
             metrics: options.metrics.clone(),
             access_log: options.access_log.lines(),
             tracer: options.tracer.clone(),
@@ -471,6 +483,13 @@ impl Worker {
         });
     }
 
+    /// Decisions of both directions.
+    fn find_decisions(&self, wanted: &Wanted) -> Vec<Decision> {
+        let mut found = self.decisions.find(wanted);
+        found.extend(self.inbound.iter().flat_map(|inbound| inbound.decisions.find(wanted)));
+        newest_of(found, wanted.most)
+    }
+
     fn find(&self, name: &PodName) -> Option<Rc<PodHere>> {
         let is = |pod: &&Rc<PodHere>| {
             let workload = pod.pod.workload.load();
@@ -546,7 +565,7 @@ impl Worker {
                 }
             }
             self.pool.sweep(now);
-            self.h2.sweep(now);
+            self.h2.sweep(now, self.is_inbound());
         }
     }
 }
@@ -627,6 +646,7 @@ pub(crate) fn start(index: usize, options: &Options, budget: &Arc<Budget>) -> st
                         worker.wall.set(wall);
                         if let Some(inbound) = &worker.inbound {
                             inbound.wall.set(wall);
+                            inbound.denials.flush();
                         }
                         worker.access_log.flush();
                     }
@@ -641,7 +661,7 @@ pub(crate) fn start(index: usize, options: &Options, budget: &Arc<Budget>) -> st
                             let _ = open.send(worker.tunnels.get());
                         }
                         Some(Command::Decisions { wanted, found }) => {
-                            let _ = found.send(worker.decisions.find(&wanted));
+                            let _ = found.send(worker.find_decisions(&wanted));
                         }
                         Some(Command::Find { name, found }) => {
                             let _ = found.send(worker.find(&name).map(|pod| pod.pod.clone()));

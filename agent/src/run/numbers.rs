@@ -6,7 +6,10 @@ use sluice_ebpf::Counter;
 
 use super::{Running, Shared, lock};
 use crate::{
-    admin::view::{Look, unenforced},
+    admin::view::{
+        Look,
+        unenforced::{self, What},
+    },
     capture::{self, Attachment, Capture},
     cluster::{
         object,
@@ -258,7 +261,8 @@ fn unenforced(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Err
                 capture.map(|status| (status.pods, status.steering_trouble)).unwrap_or_default();
             let look = Look { snapshot, pods, steering_trouble, ..Look::default() };
             for ((namespace, service), guarded) in unenforced::guarded(&look) {
-                let pods: BTreeSet<_> = guarded.unenforced.values().flatten().collect();
+                let access = guarded.unenforced.iter().filter(|(of, _)| of.what == What::AccessPolicy);
+                let pods: BTreeSet<_> = access.flat_map(|(_, pods)| pods).collect();
                 write(&[&namespace, &service], pods.len() as f64);
             }
         }),

@@ -36,7 +36,12 @@ fn policy() -> Policy {
     Policy {
         name: Some("shop/orders".into()),
         rate_limits: vec![Arc::new(rule)],
-        concurrency: Some(Concurrency { max_requests: 1, adaptive: None, mode: Mode::Enforce }),
+        concurrency: Some(Concurrency {
+            max_requests: 1,
+            adaptive: None,
+            scope: Scope::Node,
+            mode: Mode::Enforce,
+        }),
         circuit_breaker: Some(CircuitBreaker::default()),
         load_balancer: LoadBalancer { algorithm: Algorithm::RoundRobin, ..LoadBalancer::default() },
         ..Policy::default()

@@ -10,7 +10,7 @@ use std::{
 
 use sluice::govern::policy::{
     Algorithm, CircuitBreaker, Concurrency, Drain, Fallback, FallbackAction, FallbackOn, LoadBalancer, Mode,
-    OutlierDetection, Policy, Retry, RetryOn, StaleBounds, StaticAnswer, Timeouts, WarmUp,
+    OutlierDetection, Policy, Retry, RetryOn, Scope, StaleBounds, StaticAnswer, Timeouts, WarmUp,
 };
 
 use crate::{
@@ -92,7 +92,8 @@ fn a_service_that_fails_is_broken_off_and_comes_back() {
 #[test]
 fn what_rules_are_at_can_be_read() {
     let (origin, _) = moody();
-    let concurrency = Some(Concurrency { max_requests: 7, adaptive: None, mode: Mode::Enforce });
+    let concurrency =
+        Some(Concurrency { max_requests: 7, adaptive: None, scope: Scope::Node, mode: Mode::Enforce });
     let outlier_detection = Some(OutlierDetection::default());
     let load_balancer = LoadBalancer { warmup: Some(WarmUp::default()), ..LoadBalancer::default() };
     let broken = breaker(Duration::from_secs(60), Mode::Enforce);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use sluice::govern::policy::{
-    CircuitBreaker, Concurrency, Fallback, FallbackAction, FallbackOn, Mode, Policy, StaleAnswer,
+    CircuitBreaker, Concurrency, Fallback, FallbackAction, FallbackOn, Mode, Policy, Scope, StaleAnswer,
     StaleBounds, StaticAnswer, Timeouts,
 };
 
@@ -89,7 +89,8 @@ fn a_static_answer_stands_in_where_a_rule_refuses() {
     is_spare(&ask(&mut caller), 203, "upstream_error", "spare");
     is_spare(&ask(&mut caller), 203, "circuit_open", "spare");
 
-    let concurrency = Some(Concurrency { max_requests: 1, adaptive: None, mode: Mode::Enforce });
+    let concurrency =
+        Some(Concurrency { max_requests: 1, adaptive: None, scope: Scope::Node, mode: Mode::Enforce });
     rig.change(|service| service.policy(Policy { concurrency, ..spare() }));
     moody.say("");
     let asked = moody.origin.noted().len();

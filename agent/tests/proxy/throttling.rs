@@ -30,7 +30,7 @@ fn rates(rule: RateLimit) -> Policy {
 }
 
 fn in_flight(max_requests: u32, mode: Mode) -> Policy {
-    let concurrency = Some(Concurrency { max_requests, adaptive: None, mode });
+    let concurrency = Some(Concurrency { max_requests, adaptive: None, scope: Scope::Node, mode });
     Policy { name: Some("shop/orders".into()), concurrency, ..Policy::default() }
 }
 

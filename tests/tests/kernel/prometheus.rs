@@ -113,6 +113,7 @@ impl Bazaar {
                 "retry": {"attempts": 1, "codes": [500], "budget": {"percent": 0, "minRetriesPerSecond": 1}},
                 "outlierDetection": {"consecutiveErrors": 2, "maxEjectionPercent": 100},
                 "circuitBreaker": {"minimumRequests": 40},
+                "concurrency": {"maxRequests": 1000, "scope": "Endpoint"},
                 "fallbacks": [
                     {"name": "last", "conditions": ["ServerError"], "type": "Stale", "stale": {"maxAge": "10m", "shared": true}},
                     {"name": "sorry", "conditions": ["CircuitOpen"], "type": "Static", "static": {"status": 200, "body": "sorry"}},

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admin::view::{
         Look, Older,
-        unenforced::{self, Cause as Unguarded},
+        unenforced::{self, Cause as Unguarded, What},
     },
     clock::Nanos,
     cluster::{
@@ -117,7 +117,7 @@ fn listed(names: &BTreeSet<String>) -> String {
     }
 }
 
-/// Policies about who may call that clients of this node's pods are not asked about.
+/// What policies ask for at the endpoint, and clients reach pods of this node without.
 fn unenforced(look: &Look) -> Vec<Problem> {
     let guarded = unenforced::guarded(look);
     let of = |((namespace, service), guarded): (_, unenforced::Guarded)| {
@@ -130,8 +130,13 @@ fn unenforced(look: &Look) -> Vec<Problem> {
                 Unguarded::Steering => "The agent retries. If that does not help, restart the pod.",
             };
             let pods = pods.into_iter().map(|pod| format!("{namespace}/{pod}")).collect();
+            let asked = match unenforced.what {
+                What::AccessPolicy => "AccessPolicy",
+                What::Limits => "The limits with scope Endpoint of TrafficPolicy",
+            };
+            let are = if unenforced.what == What::Limits { "are" } else { "is" };
             let what = format!(
-                "AccessPolicy {} is not enforced for Service {namespace}/{service} at Pod {}, which clients reach directly: {}.",
+                "{asked} {} {are} not enforced for Service {namespace}/{service} at Pod {}, which clients reach directly: {}.",
                 unenforced.policy, listed(&pods), unenforced.why.trim_end_matches('.')
             );
             problem(what, action)
@@ -194,8 +199,20 @@ fn without_effect(look: &Look) -> Option<Problem> {
 }
 
 /// A pod whose new connections bypass the agent, because it uses more than its part of it.
-fn over_budget(pod: &PodUse, uses: &[PodUse]) -> Option<Problem> {
-    let cause = pod.direct?;
+fn over_budget(pod: &PodUse, look: &Look) -> Option<Problem> {
+    let (cause, uses) = (pod.direct?, &look.uses);
+    // Connections from outside are their client's affair.
+    if let Some((client, count)) = pod.client.filter(|(_, count)| *count > pod.connections / 2) {
+        let known = look.snapshot.clients.find(client);
+        let known = known.map_or_else(String::new, |pod| format!(" (Pod {}/{})", pod.namespace, pod.pod));
+        return Some(problem(
+            format!(
+                "Client {client}{known} has {count} connections open to Pod {}/{}, which has {} in all. New connections to the pod bypass the agent, and no policy is enforced on them.",
+                pod.namespace, pod.name, pod.connections
+            ),
+            "Look for a connection leak in the client. If it needs that many, raise --connections-per-pod.",
+        ));
+    }
     let all: usize = uses.iter().map(|pod| pod.connections).sum();
     // What is short may be short because of another.
     let most = uses
@@ -271,7 +288,7 @@ impl Status {
             problem(invalid.to_string(), action)
         }));
         let pods = Self::pods(look, &mut problems);
-        problems.extend(look.uses.iter().filter_map(|pod| over_budget(pod, &look.uses)));
+        problems.extend(look.uses.iter().filter_map(|pod| over_budget(pod, look)));
         problems.extend(unenforced(look));
         let policies = Self::policies(look, &mut problems);
         let services = Self::services(look, &mut problems);
@@ -374,6 +391,9 @@ impl Status {
                     continue;
                 }
                 Extent::Part => (&mut policies.partly_active, "is active in part only"),
+                Extent::Closed => {
+                    (&mut policies.inactive, "is not active, and its targets deny all requests")
+                }
                 Extent::Earlier => (&mut policies.earlier_version_active, "is active in an earlier version"),
                 Extent::Nothing => (&mut policies.inactive, "is not active"),
             };

@@ -1,4 +1,4 @@
-//! AccessPolicies that are not enforced at pods of this node, and why: whoever reads that a policy is active has to be told
+//! AccessPolicies, and limits at the endpoint, that are not enforced at pods of this node, and why: whoever reads that a policy is active has to be told
 //! where it is not.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,21 +10,30 @@ use super::{
     objects::{self, PodState},
 };
 
-/// A Service of this node's pods that has an AccessPolicy.
+/// A Service of this node's pods for which policies ask something at the endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guarded {
     /// Pods that clients reach directly, by why that is so.
     pub unenforced: BTreeMap<Unenforced, BTreeSet<String>>,
 }
 
-/// Why an AccessPolicy is not enforced at a pod.
+/// Why a policy is not enforced at a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unenforced {
+    pub what: What,
     /// `shop/orders`
     pub policy: String,
     pub cause: Cause,
     /// A clause.
     pub why: String,
+}
+
+/// What is not enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    AccessPolicy,
+    /// The limits with scope Endpoint of a TrafficPolicy.
+    Limits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +82,13 @@ pub fn guarded(look: &Look) -> BTreeMap<ServiceName, Guarded> {
     for (address, port) in look.snapshot.inbound.iter() {
         for service in &port.guards {
             let of = guarded.entry((service.namespace.to_string(), service.name.to_string())).or_default();
-            let (Some(access), false) = (&service.access, steered.contains(&address)) else { continue };
+            if steered.contains(&address) {
+                continue;
+            }
+            let access = service.access.as_ref().map(|access| (What::AccessPolicy, access.name.clone()));
+            let policy = service.governor.policy();
+            let limits = policy.name.clone().filter(|_| policy.limits_endpoints());
+            let limits = limits.map(|policy| (What::Limits, policy));
             let endpoint = service.endpoints.iter().find(|endpoint| endpoint.address == address);
             let Some(pod) =
                 endpoint.filter(|endpoint| !endpoint.terminating).and_then(|it| it.pod.as_deref())
@@ -86,8 +101,10 @@ pub fn guarded(look: &Look) -> BTreeMap<ServiceName, Guarded> {
                 (Some((cause, why)), _) => (*cause, why.clone()),
                 (None, _) => (Cause::Pod, "it is not known".to_owned()),
             };
-            let why = Unenforced { policy: access.name.to_string(), cause, why };
-            of.unenforced.entry(why).or_default().insert(pod.to_owned());
+            for (what, policy) in access.into_iter().chain(limits) {
+                let why = Unenforced { what, policy: policy.to_string(), cause, why: why.clone() };
+                of.unenforced.entry(why).or_default().insert(pod.to_owned());
+            }
         }
     }
     guarded

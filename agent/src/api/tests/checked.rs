@@ -45,6 +45,7 @@ fn what_is_not_said_is_as_govern_has_it() {
         concurrency: Some(to::Concurrency {
             max_requests: 1000,
             adaptive: Some(to::Adaptive::default()),
+            scope: to::Scope::Node,
             mode: to::Mode::Enforce,
         }),
         fallbacks: vec![
@@ -124,6 +125,7 @@ fn what_is_said_arrives() {
                     update_interval: Duration::from_millis(50),
                     min_rtt_interval: seconds(120),
                 }),
+                scope: to::Scope::Node,
                 mode: to::Mode::Enforce,
             }),
             circuit_breaker: Some(to::CircuitBreaker {

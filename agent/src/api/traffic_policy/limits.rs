@@ -66,7 +66,8 @@ pub struct RateLimit {
     pub key: Option<LimitKey>,
     /// Whose requests are counted together. Node: those of all calling pods on a node. Caller: those of each calling
     /// pod. Agents do not count together: what a Service gets in all is this limit times the number of nodes (or pods)
-    /// that call it. Not to be confused with key type Caller.
+    /// that call it. Endpoint: all that come to an endpoint (a pod), whoever calls, enrolled or not; the agent of its node counts them,
+    /// and a client is an address. Not to be confused with key type Caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = Scope::default()))]
     pub scope: Option<Scope>,
@@ -146,9 +147,18 @@ pub enum Scope {
     #[default]
     Node,
     Caller,
+    Endpoint,
 }
 
-/// A limit on how many requests are in flight, of all clients on a node together. Client pods share it fairly: one that stays below
+/// Whose requests in flight are counted together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ConcurrencyScope {
+    #[default]
+    Node,
+    Endpoint,
+}
+
+/// A limit on how many requests are in flight, of all clients on a node together, or to each endpoint. Client pods share it fairly: one that stays below
 /// its part of it is not rejected for what another asks for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -157,7 +167,9 @@ pub enum Scope {
         .message("not set: needed unless adaptive is set").field_path(".maxRequests"),
     validation = Rule::new(
         "!has(self.adaptive) || self.adaptive.minRequests <= (has(self.maxRequests) ? self.maxRequests : 1000)"
-    ).message("adaptive.minRequests is at most maxRequests, which is 1000 if not set").field_path(".adaptive.minRequests")
+    ).message("adaptive.minRequests is at most maxRequests, which is 1000 if not set").field_path(".adaptive.minRequests"),
+    validation = Rule::new("!has(self.adaptive) || !has(self.scope) || self.scope != 'Endpoint'")
+        .message("adaptive does not go with scope Endpoint: say maxRequests").field_path(".adaptive")
 )]
 pub struct Concurrency {
     /// How many requests may be in flight. With adaptive, the most that the limit may reach: 1000 if not set.
@@ -170,6 +182,11 @@ pub struct Concurrency {
     /// its defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive: Option<Adaptive>,
+    /// Whose requests are counted together. Node: those of all calling pods on a node. Endpoint: all that come to an endpoint (a
+    /// pod), whoever calls, enrolled or not; the agent of its node counts them. It goes with maxRequests alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = ConcurrencyScope::default()))]
+    pub scope: Option<ConcurrencyScope>,
     /// Enforce: the limit rejects. Observe: nothing is rejected, and what would have been rejected is counted. The policy's mode
     /// if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,6 +250,7 @@ impl RateLimit {
             scope: match self.scope.unwrap_or_default() {
                 Scope::Node => policy::Scope::Node,
                 Scope::Caller => policy::Scope::Caller,
+                Scope::Endpoint => policy::Scope::Endpoint,
             },
             matches: self
                 .matches
@@ -299,7 +317,14 @@ impl Concurrency {
             }
             checked
         });
-        policy::Concurrency { max_requests, adaptive, mode: self.mode.unwrap_or(mode).policy() }
+        if self.scope == Some(ConcurrencyScope::Endpoint) && self.adaptive.is_some() {
+            at.field("adaptive").refuse("adaptive does not go with scope Endpoint: say maxRequests");
+        }
+        let scope = match self.scope.unwrap_or_default() {
+            ConcurrencyScope::Node => policy::Scope::Node,
+            ConcurrencyScope::Endpoint => policy::Scope::Endpoint,
+        };
+        policy::Concurrency { max_requests, adaptive, scope, mode: self.mode.unwrap_or(mode).policy() }
     }
 }
 

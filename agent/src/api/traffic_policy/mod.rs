@@ -29,8 +29,8 @@ pub use self::{
     fallback::{Fallback, FallbackCondition, FallbackType, StaleAnswer, StaticAnswer},
     headers::{Header, HeaderChanges, Headers, StripTags, tag_changes},
     limits::{
-        Adaptive, Concurrency, LimitKey, LimitKeyType, Queue, RateLimit, RateLimitType, RateLimitWarmUp,
-        Scope,
+        Adaptive, Concurrency, ConcurrencyScope, LimitKey, LimitKeyType, Queue, RateLimit, RateLimitType,
+        RateLimitWarmUp, Scope,
     },
     load_balancer::{DirectEndpoints, Drain, LoadBalancer, LoadBalancerType, StartOn, WarmUp},
     retry::{Backoff, GrpcCode, Retry, RetryBudget, RetryCondition},
@@ -90,7 +90,8 @@ use crate::govern::policy;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new(NOT_ON_ROUTES).message(NOT_ON_ROUTES_MESSAGE).field_path(".targetRefs")
+    validation = Rule::new(NOT_ON_ROUTES).message(NOT_ON_ROUTES_MESSAGE).field_path(".targetRefs"),
+    validation = Rule::new(NO_ENDPOINT_LIMITS_ON_ROUTES).message(NO_ENDPOINT_LIMITS_ON_ROUTES_MESSAGE).field_path(".targetRefs")
 )]
 pub struct TrafficPolicySpec {
     /// The Services of this namespace that the policy applies to, or ports of them. Or the Namespace itself, alone:
@@ -178,6 +179,12 @@ const NOT_ON_ROUTES: &str = "!self.targetRefs.exists(target, target.kind in ['HT
 const NOT_ON_ROUTES_MESSAGE: &str = "a policy that targets routes does not set loadBalancer, drain, outlierDetection, stripTags, \
      rules or inherit: None";
 
+const NO_ENDPOINT_LIMITS_ON_ROUTES: &str = "!self.targetRefs.exists(target, target.kind in ['HTTPRoute', 'GRPCRoute']) || \
+     !(has(self.concurrency) && has(self.concurrency.scope) && self.concurrency.scope == 'Endpoint' || \
+     has(self.rateLimits) && self.rateLimits.exists(limit, has(limit.scope) && limit.scope == 'Endpoint'))";
+const NO_ENDPOINT_LIMITS_ON_ROUTES_MESSAGE: &str =
+    "a policy that targets routes has no limits with scope Endpoint: where they are kept, no route is known";
+
 /// What a policy takes from that of its namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Inherit {
@@ -223,6 +230,14 @@ impl TrafficPolicy {
             ];
             for (field, _) in own.into_iter().filter(|(_, is_set)| *is_set) {
                 at.field(field).refuse(NOT_ON_ROUTES_MESSAGE);
+            }
+            let limits = spec.rate_limits.iter().enumerate();
+            for (i, _) in limits.filter(|(_, limit)| limit.scope == Some(Scope::Endpoint)) {
+                at.field("rateLimits").index(i).field("scope").refuse(NO_ENDPOINT_LIMITS_ON_ROUTES_MESSAGE);
+            }
+            if spec.concurrency.as_ref().is_some_and(|limit| limit.scope == Some(ConcurrencyScope::Endpoint))
+            {
+                at.field("concurrency").field("scope").refuse(NO_ENDPOINT_LIMITS_ON_ROUTES_MESSAGE);
             }
         }
         unique_names(spec.rules.iter().map(|rule| &*rule.name), &at.field("rules"));

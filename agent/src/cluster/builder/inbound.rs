@@ -1,5 +1,5 @@
-//! From the Services that policies guard to the ports of this node's pods that are theirs; and to those of pods that ask for what
-//! comes to them to be read (`sluice.dev/propagation: trace`).
+//! From the Services for whose endpoints policies ask something to the ports of this node's pods that are theirs; and to those of
+//! pods that ask for what comes to them to be read (`sluice.dev/propagation: trace`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use crate::{
         model::{Destination, Inbound, InboundPort, Protocol, Service},
         object::{Name, Pod},
     },
-    govern::{access::Identity, endpoint::Endpoint},
+    govern::{access::Identity, endpoint::Endpoint, governor::Governor},
 };
 
 /// What was found last.
@@ -26,17 +26,22 @@ pub(super) struct Guards {
     services: BTreeSet<Name>,
     /// Applications, which go on being the same ones.
     endpoints: AHashMap<SocketAddr, Arc<Endpoint>>,
+    /// The limits of each port, whichever of its pod's addresses is called.
+    limits: AHashMap<PodPort, Arc<Governor>>,
 }
+
+/// A namespace, a pod and a port.
+type PodPort = (Arc<str>, Arc<str>, u16);
 
 impl Builder {
     /// Looks again, if a Service that has to do with it was built anew. Tells whether anything changed.
-    pub(super) fn guard<'n>(&mut self, built: impl Iterator<Item = &'n Name>) -> bool {
+    pub(super) fn guard<'n>(&mut self, built: impl Iterator<Item = &'n Name>, now_nanos: u64) -> bool {
         let mut services = self.guards.services.clone();
         let mut concerned = false;
         for name in built {
             let here = self.built.get(name).into_iter().flat_map(Built::services);
             let concerns = here.into_iter().any(|service| {
-                service.access.is_some() || service.endpoints.iter().any(|one| self.is_read(service, one))
+                service.asks_at_endpoints() || service.endpoints.iter().any(|one| self.is_read(service, one))
             });
             concerned |= if concerns {
                 services.insert(name.clone());
@@ -49,23 +54,31 @@ impl Builder {
             return false;
         }
         let mut ports: BTreeMap<SocketAddr, Vec<Arc<Service>>> = BTreeMap::new();
+        let mut pods: AHashMap<SocketAddr, PodPort> = AHashMap::new();
         for service in services.iter().filter_map(|name| self.built.get(name)).flat_map(Built::services) {
-            let guarded = service.access.is_some();
+            let guarded = service.asks_at_endpoints();
             for endpoint in &service.endpoints {
-                if self.is_here(endpoint) && (guarded || self.is_read(service, endpoint)) {
+                if let Some(pod) = endpoint.pod.clone()
+                    && self.is_here(endpoint)
+                    && (guarded || self.is_read(service, endpoint))
+                {
+                    pods.insert(endpoint.address, (service.namespace.clone(), pod, endpoint.address.port()));
                     ports.entry(endpoint.address).or_default().push(service.clone());
                 }
             }
         }
         self.guards.endpoints.retain(|address, _| ports.contains_key(address));
         let mut inbound = Inbound::default();
+        let before = std::mem::take(&mut self.guards.limits);
         for (address, mut guards) in ports {
             guards.sort_by(|a, b| (&a.namespace, &a.name, a.port).cmp(&(&b.namespace, &b.name, b.port)));
             let application = self.guards.endpoints.entry(address).or_insert_with(|| {
                 let endpoint = Endpoint::new(address);
                 Arc::new(Endpoint { ready: true, serving: true, ..endpoint })
             });
-            let Some(first) = guards.first().cloned() else { continue };
+            // Of several that limit what comes to the port the first has it.
+            let limiting = guards.iter().find(|guard| guard.governor.policy().limits_endpoints());
+            let Some(first) = limiting.or(guards.first()).cloned() else { continue };
             // It is looked at as closely as one of them asks for.
             let protocols = guards.iter().map(|guard| guard.protocol);
             let protocol = protocols.min_by_key(|protocol| match protocol {
@@ -73,14 +86,22 @@ impl Builder {
                 Protocol::Detect => 1,
                 Protocol::Opaque => 2,
             });
+            let mut governor = Arc::default();
+            if let (Some(limiting), Some(port)) = (limiting, pods.remove(&address)) {
+                let policy = limiting.governor.policy();
+                let of_pod = self.guards.limits.get(&port).or_else(|| before.get(&port));
+                governor = Governor::at_endpoint(of_pod, policy, now_nanos);
+                self.guards.limits.insert(port, governor.clone());
+            }
             let service = Service {
                 protocol: protocol.unwrap_or_default(),
                 port_name: first.port_name.clone(),
+                governor,
                 ..Service::new(&first.namespace, &first.name, first.port)
             };
             let service = Arc::new(service.with_endpoints(vec![application.clone()]));
             let destination = Destination { service, pinned: Some(application.clone()) };
-            guards.retain(|guard| guard.access.is_some());
+            guards.retain(|guard| guard.asks_at_endpoints());
             inbound.insert(address, InboundPort { destination, guards });
         }
         self.guards.services = services;

@@ -164,7 +164,7 @@ impl Builder {
         for name in &dirty {
             self.build_service(name.clone(), moment);
         }
-        self.changed |= self.guard(dirty.iter());
+        self.changed |= self.guard(dirty.iter(), moment.nanos);
         let look = Look { store: &self.store, built: &self.built };
         self.changed |= self.routing.build(look, &dirty);
         self.judge();

@@ -29,6 +29,9 @@ use super::{
 /// The rule that is told of where none is about a request. It cannot be the name of one.
 pub const NO_RULE: &str = "no_rule";
 
+/// The same for connections of a client that has as many open as it may have. It cannot be the name of a rule either.
+pub const CLIENT_CONNECTIONS: &str = "client_connections";
+
 /// What an AccessPolicy asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Access {
@@ -153,6 +156,14 @@ impl Access {
         self.most_specific(|rule| (rule.to.is_empty() && rule.is_from(client)).then(Rank::default))
     }
 
+    /// Whether there is anything that this client may ask for, hidden or not.
+    pub fn may_allow(&self, client: Client<'_>) -> bool {
+        let allows =
+            |rule: &Rule| rule.action == Action::Allow && !rule.to.is_empty() && rule.is_from(client);
+        // A rule that says what may be asked for is more specific than each that does not.
+        !self.closed && (self.rules.iter().any(allows) || self.decide_connection(client).is_allowed())
+    }
+
     /// Whether it denies or hides by what is asked for.
     pub fn depends_on_requests(&self) -> bool {
         self.mode == Mode::Enforce
@@ -227,7 +238,7 @@ impl Rule {
 impl To {
     fn matches(&self, method: &[u8], forms: &Forms<'_>, action: Action) -> Option<Rank> {
         let methods = !self.methods.is_empty();
-        if methods && !self.methods.iter().any(|one| one.as_str().as_bytes() == method) {
+        if methods && !self.methods.iter().any(|one| is_method(one, method)) {
             return None;
         }
         if self.paths.is_empty() {
@@ -240,6 +251,11 @@ impl To {
         let path = self.paths.iter().filter(holds).map(PathRank::of).max_by(PathRank::cmp)?;
         Some(Rank { path, methods })
     }
+}
+
+/// What is said of GET holds for HEAD, which gets the same without the content (RFC 9110, section 9.3.2).
+fn is_method(said: &Method, method: &[u8]) -> bool {
+    said.as_str().as_bytes() == method || (*said == Method::GET && method == b"HEAD")
 }
 
 /// Some servers take a path with a slash at its end for the one without, and some make no difference between cases.

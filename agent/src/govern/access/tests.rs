@@ -363,3 +363,49 @@ proptest! {
         prop_assert!(!after.decide(UNKNOWN, &request).is_allowed());
     }
 }
+
+#[test]
+fn what_is_said_of_get_holds_for_head() {
+    let get = To { methods: vec![Method::GET], ..To::default() };
+    for action in [Action::Allow, Action::Deny] {
+        let access =
+            Access { rules: vec![rule("r", action, Vec::new(), vec![get.clone()])], ..Access::default() };
+        for (method, held) in [("GET", true), ("HEAD", true), ("POST", false), ("get", false)] {
+            let request = Plain { method, ..Plain::get("/a") };
+            let decision = access.decide(UNKNOWN, &request);
+            assert_eq!(decision.rule().is_some(), held, "{action:?} {method}");
+        }
+    }
+}
+
+/// It is never said of a client that it may ask for nothing that may ask for something.
+#[test]
+fn who_may_ask_for_nothing_is_known() {
+    let (shop, other) = (identity("shop", "web", &[]), identity("other", "web", &[]));
+    let (ours, all) = (vec![of("shop", "")], Vec::new());
+    let some = || vec![prefix("/a")];
+    let allow = |from: &Vec<Party>, to| rule("a", Action::Allow, from.clone(), to);
+    let deny = |from: &Vec<Party>, to| rule("d", Action::Deny, from.clone(), to);
+    for (rules, [may_shop, may_other]) in [
+        (vec![], [true, true]),
+        (vec![allow(&ours, vec![])], [true, false]),
+        (vec![allow(&ours, some())], [true, false]),
+        (vec![allow(&all, some())], [true, true]),
+        (vec![deny(&ours, vec![])], [false, true]),
+        (vec![deny(&all, vec![])], [false, false]),
+        (vec![deny(&all, some())], [true, true]),
+        (vec![allow(&all, vec![]), deny(&ours, vec![])], [false, true]),
+        (vec![allow(&all, some()), deny(&ours, vec![])], [true, true]),
+        (vec![allow(&ours, vec![]), deny(&ours, some())], [true, false]),
+    ] {
+        let access = Access { rules, ..Access::default() };
+        for (pod, may) in [(&shop, may_shop), (&other, may_other)] {
+            assert_eq!(access.may_allow(known(pod)), may, "{access:?} {pod:?}");
+            // Nothing else can be known of one that may.
+            let asked = ["/a", "/b"].map(|path| access.decide(known(pod), &Plain::get(path)).is_allowed());
+            assert_eq!(asked.contains(&true), may, "{access:?}");
+        }
+    }
+    let closed = Access { closed: true, ..Access::default() };
+    assert!(!closed.may_allow(known(&shop)));
+}

@@ -12,7 +12,7 @@ use std::{
 use fastrand::Rng;
 
 use super::*;
-use crate::govern::policy::{Adaptive, Mode};
+use crate::govern::policy::{Adaptive, Mode, Scope};
 
 const MILLI: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MILLI;
@@ -66,8 +66,12 @@ impl Outcome {
 
 impl World {
     fn new(adaptive: Option<Adaptive>, base_millis: f64) -> Self {
-        let config =
-            |adaptive| Concurrency { max_requests: 1000, adaptive: Some(adaptive), mode: Mode::Enforce };
+        let config = |adaptive| Concurrency {
+            max_requests: 1000,
+            adaptive: Some(adaptive),
+            scope: Scope::Node,
+            mode: Mode::Enforce,
+        };
         Self {
             limiter: adaptive.map(|adaptive| Arc::new(Limiter::new(&config(adaptive), 0))),
             pod: CallingPod::new("1", "shop/client"),

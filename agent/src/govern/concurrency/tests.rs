@@ -3,17 +3,17 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
-use crate::govern::policy::{Adaptive, Mode};
+use crate::govern::policy::{Adaptive, Mode, Scope};
 
 const MILLI: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MILLI;
 
 fn fixed(max_requests: u32) -> Concurrency {
-    Concurrency { max_requests, adaptive: None, mode: Mode::Enforce }
+    Concurrency { max_requests, adaptive: None, scope: Scope::Node, mode: Mode::Enforce }
 }
 
 fn adaptive(max_requests: u32, adaptive: Adaptive) -> Concurrency {
-    Concurrency { max_requests, adaptive: Some(adaptive), mode: Mode::Enforce }
+    Concurrency { max_requests, adaptive: Some(adaptive), scope: Scope::Node, mode: Mode::Enforce }
 }
 
 fn limiter(config: &Concurrency) -> Arc<Limiter> {

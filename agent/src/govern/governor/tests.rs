@@ -1,14 +1,14 @@
 use std::time::Duration;
 
 use super::*;
-use crate::govern::policy::{Parts, StaleBounds};
+use crate::govern::policy::{Parts, Scope, StaleBounds};
 use crate::govern::{
     breaker::State,
     outcome::ErrorKind,
     per_pod::CallingPod,
     policy::{
-        BreakerScope, CircuitBreaker, Concurrency, Fallback, FallbackAction, FallbackOn, Mode, PathMatch,
-        RequestMatch, Retry, Timeouts,
+        Behaviour, BreakerScope, CircuitBreaker, Concurrency, Fallback, FallbackAction, FallbackOn, LimitKey,
+        Mode, PathMatch, RequestMatch, Retry, Timeouts,
     },
     request::tests::Plain,
     tag::Tag,
@@ -39,7 +39,12 @@ fn whole(max_age: u64) -> Policy {
     let action = FallbackAction::Stale(bounds.into());
     let fallback = Fallback { name: "last".into(), on: vec![FallbackOn::Timeout], action };
     Policy {
-        concurrency: Some(Concurrency { max_requests: 5, adaptive: None, mode: Mode::Enforce }),
+        concurrency: Some(Concurrency {
+            max_requests: 5,
+            adaptive: None,
+            scope: Scope::Node,
+            mode: Mode::Enforce,
+        }),
         circuit_breaker: Some(CircuitBreaker {
             error_count: Some(1),
             minimum_requests: 1,
@@ -90,7 +95,8 @@ fn ruled(policy: Policy, own: Parts, change: impl FnOnce(&mut Policy)) -> Arc<Po
 fn a_rule_shares_what_it_does_not_say_and_keeps_what_it_says_through_changes() {
     let limits: Parts = [Part::Concurrency].into_iter().collect();
     let one = |policy: &mut Policy| {
-        policy.concurrency = Some(Concurrency { max_requests: 1, adaptive: None, mode: Mode::Enforce });
+        policy.concurrency =
+            Some(Concurrency { max_requests: 1, adaptive: None, scope: Scope::Node, mode: Mode::Enforce });
         policy.timeouts = timeouts(9);
     };
     let first = Governor::next(None, ruled(whole(1), limits, one), 0);
@@ -136,7 +142,8 @@ fn a_rule_shares_what_it_does_not_say_and_keeps_what_it_says_through_changes() {
 #[test]
 fn a_policy_on_a_route_goes_before_the_rules_and_has_one_state() {
     let says = |policy: &Policy| {
-        let concurrency = Some(Concurrency { max_requests: 1, adaptive: None, mode: Mode::Enforce });
+        let concurrency =
+            Some(Concurrency { max_requests: 1, adaptive: None, scope: Scope::Node, mode: Mode::Enforce });
         let own: Parts = [Part::Concurrency, Part::Timeouts].into_iter().collect();
         let policy = Policy { concurrency, timeouts: timeouts(3), rules: Vec::new(), ..policy.clone() };
         let (name, matches) = ("shop/of-route".into(), RequestMatch::default());
@@ -263,4 +270,74 @@ fn the_breakers_of_a_pod_go_with_it_and_what_they_went_through_still_counts() {
     breakers.retain(|_| true);
     assert_eq!(breakers.all().len(), 1);
     assert_eq!(breakers.transition_counts()[&None].tripped, 2);
+}
+
+/// Each side has the limits that are kept there, of rules as well, and nothing else of the policy acts at the endpoint.
+#[test]
+fn limits_are_kept_on_one_side() {
+    let limit = |name: &str, scope| {
+        Arc::new(RateLimit {
+            name: name.into(),
+            requests: 1.0,
+            interval: Duration::from_secs(1),
+            burst: 1.0,
+            behaviour: Behaviour::Reject,
+            key: LimitKey::None,
+            scope,
+            matches: RequestMatch::default(),
+            mode: Mode::Enforce,
+        })
+    };
+    let concurrency =
+        |scope| Some(Concurrency { max_requests: 3, adaptive: None, scope, mode: Mode::Enforce });
+    let of_rule = Policy {
+        rate_limits: vec![limit("rule", Scope::Endpoint)],
+        concurrency: concurrency(Scope::Node),
+        ..Policy::default()
+    };
+    let own = [Part::RateLimits, Part::Concurrency].into_iter().collect();
+    let rule = Rule { name: "all".into(), matches: RequestMatch::default(), policy: Arc::new(of_rule), own };
+    let policy = Policy {
+        rate_limits: vec![
+            limit("node", Scope::Node),
+            limit("endpoint", Scope::Endpoint),
+            limit("caller", Scope::Caller),
+        ],
+        concurrency: concurrency(Scope::Endpoint),
+        circuit_breaker: Some(CircuitBreaker::default()),
+        rules: vec![rule.into()],
+        ..Policy::default()
+    };
+    assert!(policy.limits_endpoints() && !Policy::default().limits_endpoints());
+    let names = |governor: &Governor| {
+        governor.throttles().iter().map(|limit| limit.rule().name.to_string()).collect::<Vec<_>>()
+    };
+    let policy = Arc::new(policy);
+    let client = Governor::next(None, policy.clone(), 0);
+    assert_eq!(names(&client), ["node", "caller"]);
+    assert!(client.limiter().is_none() && client.breakers().is_some());
+    let client_rule = &client.rules()[0].governor;
+    assert!(names(client_rule).is_empty() && client_rule.limiter().is_some());
+    let endpoint = Governor::at_endpoint(None, &policy, 0);
+    assert_eq!(names(&endpoint), ["endpoint"]);
+    assert!(endpoint.limiter().is_some() && endpoint.breakers().is_none());
+    let endpoint_rule = &endpoint.rules()[0].governor;
+    assert_eq!(names(endpoint_rule), ["rule"]);
+    assert!(endpoint_rule.limiter().is_none());
+    // And so it stays when the policy changes: what goes on keeps its state.
+    let pod = CallingPod::new("a", "shop/a");
+    let held = endpoint.limiter().unwrap().try_acquire(&pod, 0).unwrap();
+    let changed = Policy {
+        timeouts: Timeouts { request: Some(Duration::from_secs(1)), ..Timeouts::default() },
+        ..(*policy).clone()
+    };
+    let next = Governor::at_endpoint(Some(&endpoint), &changed, 0);
+    assert!(Arc::ptr_eq(&next, &endpoint), "nothing has changed that is asked for at the endpoint");
+    let wider = Policy {
+        concurrency: Some(Concurrency { max_requests: 9, ..changed.concurrency.clone().unwrap() }),
+        ..changed
+    };
+    let next = Governor::at_endpoint(Some(&endpoint), &wider, 0);
+    assert_eq!((next.limiter().unwrap().limit(), next.limiter().unwrap().in_flight()), (9, 1));
+    drop(held);
 }

@@ -69,14 +69,18 @@ pub enum Scope {
     Node,
     /// Each calling pod by itself.
     Caller,
+    /// Each endpoint, whoever calls: kept by the agent of its node.
+    Endpoint,
 }
 
-/// A limit on how many requests are in flight, of the callers on a node together.
+/// A limit on how many requests are in flight, of the callers on a node together, or to an endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Concurrency {
     /// At least 1. With `adaptive`, the most that it may reach.
     pub max_requests: u32,
     pub adaptive: Option<Adaptive>,
+    /// [`Scope::Node`] or [`Scope::Endpoint`].
+    pub scope: Scope,
     pub mode: Mode,
 }
 

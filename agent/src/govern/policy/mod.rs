@@ -67,6 +67,32 @@ impl Policy {
     pub fn all(&self) -> impl Iterator<Item = &Self> {
         std::iter::once(self).chain(self.rules.iter().map(|rule| &*rule.policy))
     }
+
+    /// Whether it limits what comes to each endpoint.
+    pub fn limits_endpoints(&self) -> bool {
+        self.all().any(|policy| {
+            let concurrency = policy.concurrency.as_ref().map(|limit| limit.scope);
+            let mut scopes = policy.rate_limits.iter().map(|limit| limit.scope).chain(concurrency);
+            scopes.any(|scope| scope == Scope::Endpoint)
+        })
+    }
+
+    /// What of it holds at an endpoint: its limits, what they take for a failure, and for which requests they are.
+    #[must_use]
+    pub fn at_endpoint(&self) -> Self {
+        let is_there = |scope: Scope| scope == Scope::Endpoint;
+        let part = |policy: &Self| Self {
+            name: policy.name.clone(),
+            errors: policy.errors.clone(),
+            rate_limits: policy.rate_limits.iter().filter(|limit| is_there(limit.scope)).cloned().collect(),
+            concurrency: policy.concurrency.clone().filter(|limit| is_there(limit.scope)),
+            inherited: policy.inherited.clone(),
+            ..Self::default()
+        };
+        let rule =
+            |rule: &Arc<Rule>| Arc::new(Rule { policy: Arc::new(part(&rule.policy)), ..(**rule).clone() });
+        Self { rules: self.rules.iter().map(rule).collect(), ..part(self) }
+    }
 }
 
 /// How an endpoint is chosen (ARCHITECTURE.md#choosing-an-endpoint).

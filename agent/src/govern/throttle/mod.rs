@@ -183,7 +183,7 @@ pub fn time_to_wait(left: Duration, whole: Duration, expected: Option<Duration>)
 
 /// Whether all callers have one bucket together.
 fn is_shared(rule: &RateLimit) -> bool {
-    rule.key == LimitKey::None && rule.scope == Scope::Node
+    rule.key == LimitKey::None && rule.scope != Scope::Caller
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ pub(super) fn document(registry: &Described) {
         ("sluice_concurrency_limit_requests_total", "decision", described(&LimitDecision::ALL)),
         ("sluice_circuit_breaker_requests_total", "decision", described(&LimitDecision::ALL)),
         ("sluice_access_requests_total", "decision", described(&AccessDecision::ALL)),
+        ("sluice_access_client_requests_total", "decision", described(&AccessDecision::ALL)),
         ("sluice_ejections_total", "cause", described(&EjectionCause::ALL)),
         ("sluice_ejections_total", "mode", described(&MODES)),
         ("sluice_attempts_total", "outcome", described(&Attempt::ALL)),

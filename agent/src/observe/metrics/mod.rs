@@ -43,7 +43,7 @@ pub use outcomes::{
 pub use pods::{MAX_SERIES, PodMetrics, PodTags, ServiceSeries};
 pub use pull::{Kind, Part, Pulled, PulledParts, Value, Write, WritePart};
 pub use series::{ActiveRequest, ActiveTunnel, LaneLabel, Requests, Series};
-pub use services::{RouteCounts, RouteRule, ServiceMetrics};
+pub use services::{ClientCounts, ClientName, RouteCounts, RouteRule, ServiceMetrics};
 
 use crate::{clock::Nanos, govern::tag::Tag};
 

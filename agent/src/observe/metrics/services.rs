@@ -82,6 +82,8 @@ pub struct ServiceMetrics {
     /// Requests by the rule of a route that sent them here, or was asked for them: how they ended.
     routes: Named<{ CLASSES.len() }, RouteRule>,
     access: Named<{ AccessDecision::ALL.len() }>,
+    /// By who calls.
+    clients: Named<{ AccessDecision::ALL.len() }, ClientName>,
     /// Requests by the rule that held for them: how they ended, and what they took.
     rules: RwLock<AHashMap<Arc<str>, Arc<OfRule>>>,
     upstream: Distribution<{ BOUNDS_NANOS.len() }>,
@@ -101,6 +103,28 @@ pub struct RouteRule {
 impl From<&routes::Rule> for RouteRule {
     fn from(rule: &routes::Rule) -> Self {
         Self { kind: rule.kind.as_str(), route: rule.route.clone(), rule: rule.name.clone() }
+    }
+}
+
+/// Who calls pods of this node, by the name of its workload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientName {
+    /// Empty of one that is no pod of an enrolled namespace.
+    pub namespace: Arc<str>,
+    pub workload: Arc<str>,
+}
+
+/// Workloads that a service port counts by themselves. Further ones are one together, [`OTHER_CLIENTS`].
+const MOST_CLIENTS: usize = 100;
+const OTHER_CLIENTS: &str = "other";
+
+/// What AccessPolicies have said of the requests of a client.
+#[derive(Clone, Debug)]
+pub struct ClientCounts(Arc<[AtomicU64; AccessDecision::ALL.len()]>);
+
+impl ClientCounts {
+    pub fn count(&self, decision: AccessDecision) {
+        self.0[decision as usize].fetch_add(1, Relaxed);
     }
 }
 
@@ -154,6 +178,10 @@ impl ServiceMetrics {
         self.rate_limits.of(rule.clone())
     }
 
+    pub fn rate_limited(&self, rule: &str, decision: LimitDecision) {
+        self.rate_limits.count(rule, decision as usize);
+    }
+
     pub fn concurrency_limited(&self, decision: LimitDecision) {
         self.concurrency[decision as usize].fetch_add(1, Relaxed);
     }
@@ -191,6 +219,12 @@ impl ServiceMetrics {
     /// What an AccessPolicy said of a request, by the name of the rule.
     pub fn accessed(&self, rule: &str, decision: AccessDecision) {
         self.access.count(rule, decision as usize);
+    }
+
+    /// Where it is counted what AccessPolicies say of this client, to be kept by a connection.
+    pub fn client(&self, name: &ClientName) -> ClientCounts {
+        let others = || ClientName { namespace: "".into(), workload: OTHER_CLIENTS.into() };
+        ClientCounts(self.clients.of_at_most(name, MOST_CLIENTS, others))
     }
 
     pub fn fell_back(&self, fallback: &Arc<str>, action: FallbackAction) {

@@ -70,9 +70,10 @@ mod tests {
 
     #[test]
     fn every_label_with_a_closed_list_of_values_says_what_they_mean() {
-        const OPEN: [&str; 17] = [
+        const OPEN: [&str; 19] = [
             "destination_lane",
             "destination_namespace",
+            "destination_pod",
             "destination_port",
             "destination_service",
             "endpoint",
@@ -85,6 +86,7 @@ mod tests {
             "rule",
             "source_namespace",
             "source_pod",
+            "source_workload",
             "version",
             "worker",
             "le",

@@ -4,11 +4,13 @@
 //! ([`super::Network::allow`]), past the agent, as if that were not there, and what it has open is served to its end. Only
 //! connections that open or close touch these numbers, and streams that wait for a slow peer; never a request.
 
+mod clients;
 mod metrics;
 mod verdict;
 
 use std::{
     io,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -16,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+use clients::Clients;
+pub(crate) use clients::{Guest, Standing};
 pub(crate) use metrics::register;
 pub use verdict::Cause;
 use verdict::{Bounds, Used};
@@ -90,6 +94,8 @@ pub(crate) struct PodBudget {
     /// told again.
     accepted: AtomicUsize,
     until: AtomicUsize,
+    /// Who has made those that come from outside.
+    clients: Clients,
     state: Mutex<State>,
 }
 
@@ -143,6 +149,8 @@ pub struct PodUse {
     pub name: Arc<str>,
     pub connections: usize,
     pub bytes: usize,
+    /// The client that has most of the connections from outside, and how many.
+    pub client: Option<(IpAddr, usize)>,
     /// Why its new connections go direct, if they do.
     pub direct: Option<Cause>,
     /// How long they have, by cause.
@@ -153,6 +161,7 @@ impl PodUse {
     fn add(&mut self, other: &Self) {
         self.connections += other.connections;
         self.bytes += other.bytes;
+        self.client = self.client.or(other.client);
         self.direct = self.direct.or(other.direct);
         for (sum, time) in self.direct_for.iter_mut().zip(other.direct_for) {
             *sum += time;
@@ -186,6 +195,7 @@ impl Budget {
             refuses: AtomicBool::default(),
             accepted: AtomicUsize::default(),
             until: AtomicUsize::default(),
+            clients: Clients::default(),
             state: Mutex::default(),
         });
         let mut pods = self.lock();
@@ -275,7 +285,7 @@ impl PodBudget {
         } else {
             self.note(now);
         }
-        Place(self.clone())
+        Place { pod: self.clone(), guest: None }
     }
 
     /// The kernel has refused a descriptor: see [`Budget::exhausted`].
@@ -400,6 +410,7 @@ impl PodBudget {
             name: workload.name.clone(),
             connections,
             bytes,
+            client: self.clients.most(),
             direct: state.direct.map(|(_, cause)| cause),
             direct_for: state.total(now).map(Duration::from),
         }
@@ -432,12 +443,23 @@ impl Drop for PodBudget {
 }
 
 /// A connection, counted until it is dropped.
-pub(crate) struct Place(Arc<PodBudget>);
+pub(crate) struct Place {
+    pod: Arc<PodBudget>,
+    guest: Option<Guest>,
+}
+
+impl Place {
+    /// The same, and whose connection it is.
+    pub(crate) fn of(mut self, guest: Option<Guest>) -> Self {
+        self.guest = guest;
+        self
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
-        self.0.all.connections.fetch_sub(1, Relaxed);
+        self.pod.connections.fetch_sub(1, Relaxed);
+        self.pod.all.connections.fetch_sub(1, Relaxed);
     }
 }
 

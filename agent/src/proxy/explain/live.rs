@@ -17,7 +17,7 @@ use crate::{
         governor::{Governor, Ruled},
         lane::{RequestTag, TagNames, TagSource, Tagging},
         outlier,
-        policy::{Detour, FallbackAction, FallbackOn, LaneFallback, Mode, Part},
+        policy::{Detour, FallbackAction, FallbackOn, LaneFallback, Mode, Part, Scope},
         remembered::Remembered,
         request::Request,
         route::{self, Candidates, Lane, Refusal, Within, Yielded},
@@ -373,6 +373,15 @@ impl<'a> Walk<'a> {
 
     fn admit(&mut self) -> Result<(), Stopped> {
         let governor = self.governor();
+        let at_endpoint = "limits what comes to each endpoint: the agent of its node decides";
+        for limit in governor.policy().rate_limits.iter().filter(|limit| limit.scope == Scope::Endpoint) {
+            let because = self.rule(&format!("rule {}", limit.name), Part::RateLimits);
+            self.steps.say(Stage::RateLimit, Verdict::Passes, at_endpoint, because);
+        }
+        if governor.policy().concurrency.as_ref().is_some_and(|limit| limit.scope == Scope::Endpoint) {
+            let because = self.rule("concurrency", Part::Concurrency);
+            self.steps.say(Stage::Concurrency, Verdict::Passes, at_endpoint, because);
+        }
         let view = ByCaller { view: View(&self.forwarded), workload: self.caller };
         let rules = governor.throttles().copy_for(&view, &self.caller.uid, self.now);
         let verdict = rules.admit(&view, &self.caller.uid, None, self.now);

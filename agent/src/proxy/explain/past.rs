@@ -14,20 +14,32 @@ use crate::{
 /// Tells of a decision that was kept.
 pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
     let mut steps = Steps::default();
-    let caller = decision.names.as_ref().map(|names| format!("{}/{}", names.caller_namespace, names.caller));
+    let caller = decision.names.as_ref().map(|names| {
+        // Of clients that are no known pods there is the address.
+        let namespace = Some(&*names.caller_namespace).filter(|namespace| !namespace.is_empty());
+        namespace
+            .map_or_else(|| names.caller.to_string(), |namespace| format!("{namespace}/{}", names.caller))
+    });
+    let at = decision.names.as_ref().and_then(|names| names.at);
     let service =
         decision.names.as_ref().map(|names| format!("{}.{}:{}", names.service, names.namespace, names.port));
     let object =
         decision.names.as_ref().map(|names| format!("Service {}/{}", names.namespace, names.service));
     let caller = caller.unwrap_or_default();
-    steps.say(Stage::Enrolled, Verdict::Passes, "it went through the agent", Some(format!("Pod {caller}")));
+    let (what, who) = match at {
+        Some(endpoint) => (format!("it came to {endpoint}"), format!("client {caller}")),
+        None => ("it went through the agent".to_owned(), format!("Pod {caller}")),
+    };
+    steps.say(Stage::Enrolled, Verdict::Passes, what, Some(who));
     steps.say(
         Stage::Managed,
         Verdict::Passes,
         format!("it was for {}", service.as_deref().unwrap_or("-")),
         object.clone(),
     );
-    tag(decision, &mut steps, &caller);
+    if at.is_none() {
+        tag(decision, &mut steps, &caller);
+    }
     let mut outcome = Outcome::of(String::new());
     let (mut ruled, mut invalid) = (None, None);
     let mut asked = 0;
@@ -86,7 +98,10 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
         } else {
             format!("rule {name}")
         };
-        rule(&named, policy.as_deref())
+        match (decision.reason, &policy) {
+            (Some(Reason::AccessDenied), Some(policy)) => format!("rule {name} of AccessPolicy {policy}"),
+            _ => rule(&named, policy.as_deref()),
+        }
     });
     if let Some(reason) = decision.reason {
         let what = match invalid {
@@ -170,6 +185,7 @@ fn stage_of(reason: Option<Reason>) -> Stage {
         Some(Reason::ConcurrencyLimited | Reason::Overloaded) => Stage::Concurrency,
         Some(Reason::LaneUnavailable) => Stage::Lane,
         Some(Reason::CircuitOpen) => Stage::CircuitBreaker,
+        Some(Reason::AccessDenied | Reason::PathHidden) => Stage::Access,
         Some(Reason::Timeout | Reason::RequestTimeout) => Stage::Timeout,
         Some(
             Reason::NoEndpoint

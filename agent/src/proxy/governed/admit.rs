@@ -93,7 +93,9 @@ pub(super) async fn admit<E: Exchange>(
     let queued = verdict.as_ref().is_some_and(|verdict| !verdict.wait().is_zero());
     let Some(limiter) = governor.limiter() else { return Ok(Admitted { place: None, at, queued }) };
     let call = exchange.call();
-    let acquired = acquire(limiter, &call.pod, &call.known.numbers, at);
+    let at_endpoint = call.limited();
+    let numbers = at_endpoint.as_ref().unwrap_or(&call.known.numbers);
+    let acquired = acquire(limiter, &call.pod, numbers, at);
     acquired.map(|place| Admitted { place, at, queued }).map_err(|Full { .. }| {
         if let Some(verdict) = verdict {
             verdict.give_back(Nanos::now().0);
@@ -221,6 +223,7 @@ pub(super) async fn pause<E: Exchange>(
 
 fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict<'_>) {
     let call = exchange.call();
+    let at_endpoint = call.limited();
     let mut series = call.known.series();
     for (rule, admission) in verdict.decisions() {
         let decision = match (admission, rule.mode) {
@@ -230,7 +233,10 @@ fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict<'_>) {
             (Admission::Refused { .. }, Mode::Enforce) => LimitDecision::Rejected,
             (Admission::Refused { .. }, Mode::Observe) => LimitDecision::WouldReject,
         };
-        series.rate_limited(&rule.name, decision);
+        match &at_endpoint {
+            Some(metrics) => metrics.rate_limited(&rule.name, decision),
+            None => series.rate_limited(&rule.name, decision),
+        }
         if decision == LimitDecision::WouldReject {
             call.record.decided(|| Event::WouldRefuse { rule: rule.name.clone() });
         }

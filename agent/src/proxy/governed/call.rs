@@ -17,7 +17,7 @@ use crate::{
     },
     observe::{
         fault::{Fault, Sender},
-        metrics::{RetryCause, TagOutcome},
+        metrics::{RetryCause, ServiceMetrics, TagOutcome},
         reason::Reason,
     },
     proxy::{
@@ -86,7 +86,7 @@ impl Call {
         let ruled = if governor.rules().is_empty() && on_route.is_none() {
             None
         } else {
-            let asked = ByCaller { view, workload: OfLate::new(&pod.pod.workload) };
+            let asked = ByCaller { view, workload: OfLate::new(&pod) };
             governor.ruled(on_route, &asked).cloned()
         };
         if let Some(ruled) = &ruled {
@@ -124,6 +124,12 @@ impl Call {
         self.way.as_ref().is_some_and(|way| !way.mirrors.is_empty())
     }
 
+    /// Where it is counted what limits at the endpoint decide; `None`: it is not at the endpoint.
+    pub(super) fn limited(&self) -> Option<Arc<ServiceMetrics>> {
+        let arrival = self.pod.arrival.as_ref()?;
+        Some(arrival.limited(&self.worker, &self.known.destination.service))
+    }
+
     /// How long an endpoint that was chosen may take to accept a connection; `None`: as long as the kernel tries.
     pub(crate) fn time_to_connect(&self, chosen: &Chosen) -> Option<Duration> {
         upstream::time_to_connect(self.times, || {
@@ -151,7 +157,7 @@ impl Call {
 
     /// The request as rules see it, given the view of its head.
     pub(crate) fn asked<V: Request>(&self, view: V) -> impl Request {
-        ByCaller { view, workload: OfLate::new(&self.pod.pod.workload) }
+        ByCaller { view, workload: OfLate::new(&self.pod) }
     }
 
     pub(crate) fn service(&self) -> &Service {

@@ -20,6 +20,9 @@ pub(crate) trait Exchange {
     /// What the caller's connection is told at the end.
     type Ended;
 
+    /// As logs name it.
+    const PROTOCOL: &'static str;
+
     fn call(&mut self) -> &mut Call;
 
     /// Sends the request to an endpoint and waits for the head of its answer, which is not passed on yet (those of interim

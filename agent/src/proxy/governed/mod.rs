@@ -67,7 +67,13 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
         let made_up = answer.made_up(&cause, exchange.kind());
         return give(exchange, &made_up, &cause).await;
     }
-    if let Some(cause) = denied(exchange) {
+    let is_inbound = exchange.call().pod.arrival.is_some();
+    let is_probe = is_inbound && is_probe(exchange);
+    if is_inbound
+        && !is_probe
+        && let Some(cause) = denied(exchange)
+    {
+        log_denied(exchange, &cause);
         exchange.call().count_tags(None);
         let made_up = MadeUp::of(&cause, exchange.kind());
         return give(exchange, &made_up, &cause).await;
@@ -75,7 +81,9 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     let destination = Rc::clone(&exchange.call().known.destination);
     let worker = Rc::clone(&exchange.call().worker);
     let ruled = exchange.call().ruled.clone();
+    let unlimited = is_probe.then(Box::<Governor>::default);
     let governor = ruled.as_ref().map_or(&*destination.service.governor, |ruled| &ruled.governor);
+    let governor = unlimited.as_deref().unwrap_or(governor);
     // The clock is read where something has been waited for, not for each rule.
     let now = exchange.call().record.started;
     let (policy, queues) = (governor.policy(), governor.throttles().longest_wait());
@@ -89,6 +97,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
             Ok(admitted) => admitted,
             Err(Stop::CallerGone) => return gone(exchange),
             Err(Stop::Failed(failed)) => {
+                log_denied(exchange, &failed.cause);
                 exchange.call().count_tags(None);
                 return stand_in(exchange, governor, key, &failed).await;
             }
@@ -216,14 +225,29 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
 /// What the policies at the endpoint say of a request from outside that is not to be passed on. One that is passed on is noted, if
 /// its pod asks for that.
 fn denied<E: Exchange>(exchange: &mut E) -> Option<Cause> {
-    exchange.call().pod.arrival.as_ref()?;
     let (worker, pod) = (exchange.call().worker.clone(), exchange.call().pod.clone());
-    let cause = pod.arrival.as_ref()?.admit(&worker, &pod, &exchange.request());
+    let cause = pod.arrival.as_ref()?.admit(&worker, &exchange.request());
     if cause.is_none() {
         let unanswered = traced::came(&pod.pod, &worker.names, &exchange.request(), Nanos::now());
         exchange.call().unanswered = unanswered;
     }
     cause
+}
+
+/// Whether it is a probe of the pod that it has come to: nothing holds for it.
+fn is_probe<E: Exchange>(exchange: &mut E) -> bool {
+    let pod = exchange.call().pod.clone();
+    pod.arrival.as_ref().is_some_and(|arrival| arrival.is_probe(&pod, &exchange.request()))
+}
+
+/// Logs that a request from outside is not passed on.
+fn log_denied<E: Exchange>(exchange: &mut E, cause: &Cause) {
+    let (worker, pod) = (exchange.call().worker.clone(), exchange.call().pod.clone());
+    if let Some(arrival) = &pod.arrival {
+        let shown = (E::PROTOCOL, exchange.kind());
+        let started = exchange.call().record.started;
+        arrival.log_denied(&worker, &exchange.request(), shown, cause, started);
+    }
 }
 
 /// Chooses an endpoint, and gets the leave to ask it.

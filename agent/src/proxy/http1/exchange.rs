@@ -112,6 +112,8 @@ impl governed::Exchange for Exchange<'_> {
     type Answer = Answer;
     type Ended = Ended;
 
+    const PROTOCOL: &'static str = "HTTP/1.1";
+
     fn call(&mut self) -> &mut Call {
         &mut self.call
     }

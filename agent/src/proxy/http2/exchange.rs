@@ -405,6 +405,8 @@ impl governed::Exchange for Exchange {
     type Answer = Answer;
     type Ended = ();
 
+    const PROTOCOL: &'static str = "HTTP/2";
+
     fn call(&mut self) -> &mut Call {
         &mut self.call
     }

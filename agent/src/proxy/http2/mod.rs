@@ -109,8 +109,13 @@ pub(crate) async fn serve(connection: Connection, destination: Destination, mut 
     let caller =
         Rc::new(Caller { worker, pod, original, known: RefCell::new(known), leaving: Cell::new(false) });
     poll_fn(|cx| {
-        if !caller.leaving.get() && gate.poll_shut(cx).is_ready() {
-            caller.leave(&core);
+        if !caller.leaving.get() {
+            // At the endpoint a client's connection ends with the application's own.
+            let arrival = caller.pod.arrival.as_ref();
+            let ended = arrival.is_some_and(|arrival| arrival.poll_application_ended(cx).is_ready());
+            if ended || gate.poll_shut(cx).is_ready() {
+                caller.leave(&core);
+            }
         }
         let over = driver.poll(cx);
         loop {

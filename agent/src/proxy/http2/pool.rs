@@ -357,11 +357,14 @@ impl Pool {
 
     /// Lets connections go that have had no stream for too long, and those to endpoints that are shutting down: their streams
     /// go on to the end.
-    pub(crate) fn sweep(&self, now: Nanos) {
+    ///
+    /// Those for clients from outside (`inbound`) are kept for as long as their client's own, as the application would see it.
+    pub(crate) fn sweep(&self, now: Nanos, inbound: bool) {
         let mut gone = Vec::new();
         self.connections.borrow_mut().retain(|_, connections| {
             gone.extend(connections.open.extract_if(.., |shared| {
-                let fresh = shared.streams.get() > 0 || now.since(shared.idle_since.get()) < KEPT_FOR;
+                let fresh =
+                    inbound || shared.streams.get() > 0 || now.since(shared.idle_since.get()) < KEPT_FOR;
                 !fresh || shared.load.terminating_since().is_some()
             }));
             !connections.open.is_empty() || !connections.waiting.is_empty()
@@ -417,6 +420,7 @@ async fn open(
     let core = Rc::new(RefCell::new(core));
     let mut driver = Driver::new(core.clone(), stream, worker.clone(), pod.clone(), BytesMut::new());
     let (worker_here, key) = (Rc::clone(worker), shared.key);
+    let pod_here = Rc::clone(pod);
     pod.spawn(worker, async move {
         let worker = worker_here;
         let _counted = counted;
@@ -430,6 +434,9 @@ async fn open(
             }
             if !std::mem::replace(&mut retired, remote.last.is_some()) && remote.last.is_some() {
                 worker.h2.drop_ended(key);
+                if let Some(arrival) = &pod_here.arrival {
+                    arrival.application_ended();
+                }
             }
             over
         })
@@ -438,8 +445,12 @@ async fn open(
             // Its requests have failed, and said so.
             tracing::debug!(endpoint = %key.1, %code, why, "ended an HTTP/2 connection to an endpoint");
         }
+        let lost = driver.core().borrow().ended() == Some(Ended::Lost);
         drop(driver);
         worker.h2.drop_ended(key);
+        if let Some(arrival) = pod_here.arrival.as_ref().filter(|_| lost) {
+            arrival.application_ended();
+        }
     });
     Ok(core)
 }

@@ -4,7 +4,7 @@ mod told;
 
 use std::{rc::Rc, sync::Arc};
 
-pub(crate) use self::told::Described;
+pub(crate) use self::told::{Described, MAX_METHOD, MAX_PATH, cut};
 use self::told::{End, Told};
 use super::{
     answer::Cause,

@@ -35,9 +35,9 @@ use crate::{
 };
 
 /// Bytes of a method that are kept: all that have a meaning are shorter.
-const MAX_METHOD: usize = 32;
+pub(crate) const MAX_METHOD: usize = 32;
 /// Bytes of a path that are kept.
-const MAX_PATH: usize = 2048;
+pub(crate) const MAX_PATH: usize = 2048;
 
 /// A request as it came.
 pub(crate) struct Described<'r> {
@@ -330,6 +330,6 @@ fn path_of(target: &[u8]) -> &[u8] {
     target.split(|byte| *byte == b'?').next().unwrap_or_default()
 }
 
-fn cut(bytes: &[u8], most: usize) -> &[u8] {
+pub(crate) fn cut(bytes: &[u8], most: usize) -> &[u8] {
     &bytes[..bytes.len().min(most)]
 }

@@ -20,7 +20,7 @@ use super::{
             Overdue,
         },
     },
-    BOUNDS_NANOS, RouteRule, Services,
+    BOUNDS_NANOS, ClientName, RouteRule, Services,
     named::loaded,
 };
 use crate::observe::fault::{MessagePart, Sender};
@@ -28,7 +28,7 @@ use crate::observe::fault::{MessagePart, Sender};
 const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", "destination_port"];
 
 /// The families, in the order in which they are collected: name, help, further labels.
-const FAMILIES: [(&str, &str, &[&str]); 19] = [
+const FAMILIES: [(&str, &str, &[&str]); 20] = [
     ("sluice_tags_total", "Tags of requests to a service, by what routing made of them.", &["outcome"]),
     ("sluice_retries_total", "Retries of requests to a service, by cause.", &["cause"]),
     (
@@ -98,6 +98,11 @@ const FAMILIES: [(&str, &str, &[&str]); 19] = [
         &["policy_rule", "decision"],
     ),
     (
+        "sluice_access_client_requests_total",
+        "The same by the workload that calls, as far as it is of an enrolled namespace (else unknown; node: the pod's own node), of the first 100 of each service; further ones are other.",
+        &["source_namespace", "source_workload", "decision"],
+    ),
+    (
         "sluice_rule_request_duration_seconds",
         "Time from the headers of a request to the end of its response, by the rule of a policy that applied.",
         &["policy_rule"],
@@ -115,7 +120,7 @@ const FAMILIES: [(&str, &str, &[&str]); 19] = [
 ];
 
 /// Those from here on are histograms.
-const HISTOGRAMS: usize = 16;
+const HISTOGRAMS: usize = 17;
 
 /// The collector of [`Services`].
 pub(in super::super) struct Collected {
@@ -228,10 +233,17 @@ impl Collector for Collected {
                         writer.write(9, &[&rule, class], count);
                     }
                 }
-                writer.write_histogram(16, &[&rule], &of_rule.took, &BOUNDS_NANOS);
+                writer.write_histogram(17, &[&rule], &of_rule.took, &BOUNDS_NANOS);
             }
             for (rule, values) in metrics.access.all() {
                 writer.write_all(15, Some(&rule), &AccessDecision::ALL, values);
+            }
+            for (ClientName { namespace, workload }, values) in metrics.clients.all() {
+                for ((_, decision, _), value) in AccessDecision::ALL.iter().zip(values) {
+                    if value > 0 {
+                        writer.write(16, &[&namespace, &workload, decision], value);
+                    }
+                }
             }
             writer.write_all(10, None, &Overdue::ALL, loaded(&metrics.overdue));
             let yields = metrics.yields.load(Relaxed);
@@ -254,8 +266,8 @@ impl Collector for Collected {
                     }
                 }
             }
-            writer.write_histogram(17, &[], &metrics.upstream, &BOUNDS_NANOS);
-            writer.write_histogram(18, &[], &metrics.added, &BOUNDS_NANOS);
+            writer.write_histogram(18, &[], &metrics.upstream, &BOUNDS_NANOS);
+            writer.write_histogram(19, &[], &metrics.added, &BOUNDS_NANOS);
         }
         let all = self.descs.iter().zip(families).enumerate();
         all.map(|(at, (desc, metrics))| {

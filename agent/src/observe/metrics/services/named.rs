@@ -39,6 +39,25 @@ impl<const N: usize, K: Clone + Ord + Hash> Named<N, K> {
         Arc::clone(all.entry(name).or_insert_with(none))
     }
 
+    /// The same of the first `most` names that come; of further ones, those of `others`.
+    pub(super) fn of_at_most(
+        &self,
+        name: &K,
+        most: usize,
+        others: impl FnOnce() -> K,
+    ) -> Arc<[AtomicU64; N]> {
+        let known = {
+            let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let known = all.get(name).cloned();
+            known.ok_or(all.len() < most)
+        };
+        match known {
+            Ok(counters) => counters,
+            Err(true) => self.of(name.clone()),
+            Err(false) => self.of(others()),
+        }
+    }
+
     pub(super) fn retain<Q: ?Sized>(&self, exists: impl Fn(&Q) -> bool)
     where
         K: Borrow<Q>,

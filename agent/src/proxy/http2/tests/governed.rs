@@ -139,7 +139,8 @@ async fn no_more_streams_are_in_flight_than_may_be() {
         }
     })
     .await;
-    let concurrency = Some(Concurrency { max_requests: 1, adaptive: None, mode: Mode::Enforce });
+    let concurrency =
+        Some(Concurrency { max_requests: 1, adaptive: None, scope: Scope::Node, mode: Mode::Enforce });
     let bed = bed_under(address, Policy { concurrency, ..Policy::default() });
     let mut caller = bed.caller().await;
     let (first, _) = caller.send_request(get(), true).expect("it takes requests");
