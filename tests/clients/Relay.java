@@ -1,8 +1,7 @@
 // A service in the middle that passes on the ids of traces and nothing else: java Relay.java <kind> <port> <next host> <next port>
 //
 // `pool`: the JDK's server with 64 threads, each of which waits for the next service. `async`: the same with a callback for what the
-// next service answers, which comes in another thread. `virtual`: a virtual thread for each request, where the JDK has them
-// (`none` is said otherwise). Connections are kept open on both sides. What the next service answers is the answer.
+// next service answers, which comes in another thread. Connections are kept open on both sides. What the next service answers is the answer.
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
 import java.io.IOException;
@@ -12,7 +11,6 @@ import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.util.concurrent.Executor;
-import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 
 class Relay {
@@ -22,14 +20,6 @@ class Relay {
         String kind = args[0];
         URI next = URI.create("http://" + args[2] + ":" + args[3] + "/");
         Executor executor = Executors.newFixedThreadPool(64);
-        if (kind.equals("virtual")) {
-            try {
-                executor = (ExecutorService) Executors.class.getMethod("newVirtualThreadPerTaskExecutor").invoke(null);
-            } catch (NoSuchMethodException older) {
-                System.out.println("none");
-                return;
-            }
-        }
         HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
         HttpServer server = HttpServer.create(new InetSocketAddress("0.0.0.0", Integer.parseInt(args[1])), 512);
         server.setExecutor(executor);
