@@ -914,6 +914,32 @@ fn routes_are_shown_in_the_order_in_which_they_apply() {
     assert!(check(gateways, &["-"]).0);
 }
 
+/// As the agent has it: a Service that a route sends to takes from the policy of the one that is called.
+#[test]
+fn a_service_is_told_with_what_it_has_of_the_one_that_is_called() {
+    let rules = "  - backendRefs: [{name: orders-stable, port: 80}, {name: orders-canary, port: 80}]\n";
+    let text = route("orders", rules)
+        + &policy(
+            "orders",
+            "  targetRefs: [{name: orders}]\n  timeouts: {request: 1s}\n  drain: {timeout: 7s}\n",
+        )
+        + &policy("canary", "  targetRefs: [{name: orders-canary}]\n  timeouts: {request: 2s}\n")
+        + &policy("all", "  targetRefs: [{kind: Namespace, name: shop}]\n  retry: {attempts: 3}\n");
+    let of = |service: &str, field: &str| {
+        let (_, out, complaints) = check(&text, &["-", "--service", service]);
+        let mut lines = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        lines.find(|line| line.starts_with(field)).unwrap_or_else(|| panic!("{out}{complaints}"))
+    };
+    for (service, field, wanted) in [
+        ("shop/orders-stable", "timeouts.request", "timeouts.request 1s TrafficPolicy shop/orders"),
+        ("shop/orders-canary", "timeouts.request", "timeouts.request 2s TrafficPolicy shop/canary"),
+        ("shop/orders-canary", "drain.timeout", "drain.timeout 7s TrafficPolicy shop/orders"),
+    ] {
+        assert_eq!(of(service, field), wanted, "{service}");
+    }
+    assert!(of("shop/orders-stable", "retry.attempts").starts_with("retry.attempts 3 "));
+}
+
 #[test]
 fn an_expression_that_allows_more_than_whole_paths_is_noted() {
     let access = |action: &str, value: &str| {
