@@ -1,8 +1,9 @@
-//! What a policy comes to: what it takes from the policy of its namespace, and every value with where it comes from.
+//! What a policy comes to: what it takes from other policies, and every value with where it comes from.
 //!
 //! Inheritance is that of Gateway API's policies (GEP-713): a TrafficPolicy that targets its Namespace gives its fields to every
-//! Service whose own policy does not set them. It goes by the fields of `spec`, each as a whole: lists are not merged, and an
-//! empty list is one that is set. <https://gateway-api.sigs.k8s.io/geps/gep-713/>
+//! Service whose own policy does not set them, and one of a Service to those that its routes send to. It goes by the fields of
+//! `spec`, each as a whole: lists are not merged, and an empty list is one that is set.
+//! <https://gateway-api.sigs.k8s.io/geps/gep-713/>
 
 use std::sync::{Arc, LazyLock};
 
@@ -47,7 +48,7 @@ impl Effective {
         Self { spec: spec.clone(), policy: policy.clone() }
     }
 
-    /// The policy of a Service with what it takes from that of its namespace. What makes no sense together although each does by
+    /// The policy of a Service with what it takes from a more general one. What makes no sense together although each does by
     /// itself is not inherited: there is nothing like that now.
     pub fn new(own: &Self, defaults: &Self) -> Self {
         let mut spec = (*own.spec).clone();
@@ -59,9 +60,7 @@ impl Effective {
         let metadata = serde_json::json!({"namespace": namespace, "name": name});
         let object = serde_json::json!({"metadata": metadata, "spec": spec});
         let Ok((_, mut policy)) = read::<TrafficPolicy>(&object) else { return own.clone() };
-        if let Some(by) = &defaults.policy.name {
-            policy.inherit(Inherited { by: by.clone(), parts });
-        }
+        policy.inherit(sources(parts, &defaults.policy));
         Self { spec: Arc::new(spec), policy: Arc::new(policy) }
     }
 
@@ -119,6 +118,19 @@ impl Effective {
             (effect, by)
         })
     }
+}
+
+/// Who says these parts of a policy: it, or those that it has them from itself.
+fn sources(parts: Parts, policy: &Policy) -> Vec<Inherited> {
+    let mut sources: Vec<Inherited> = Vec::new();
+    let names: Vec<_> = policy.name.iter().chain(policy.inherited.iter().map(|from| &from.by)).collect();
+    for by in names {
+        let its = parts.iter().filter(|part| policy.said_by(*part) == Some(by)).collect::<Parts>();
+        if !its.is_empty() {
+            sources.push(Inherited { by: by.clone(), parts: its });
+        }
+    }
+    sources
 }
 
 /// Whether a spec has a field, as in `rules[0].concurrency.mode`.

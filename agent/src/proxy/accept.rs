@@ -66,13 +66,15 @@ async fn admit(worker: &Rc<Worker>, pod: &Rc<PodHere>, accepted: io::Result<(Tcp
         Ok((stream, peer)) => {
             let now = Nanos::now();
             let guest = if worker.is_inbound() {
-                let Ok(guest) = arrival::receive(worker, pod, &stream, peer, now) else {
-                    worker.complain(|| {
-                        tracing::warn!(pod = %pod.name(), client = %peer.ip(), "reset a connection of a client that has as many as it may have");
-                    });
-                    return super::upstream::reset(stream);
-                };
-                guest
+                match arrival::receive(worker, pod, &stream, peer, now) {
+                    Ok(guest) => guest,
+                    Err(refused) => {
+                        worker.complain(|| {
+                            tracing::warn!(pod = %pod.name(), client = %peer.ip(), "reset a connection from outside: {refused}");
+                        });
+                        return super::upstream::reset(stream);
+                    }
+                }
             } else {
                 None
             };

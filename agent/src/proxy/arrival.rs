@@ -111,11 +111,23 @@ pub(crate) fn receive(
         metrics.accessed(rule, AccessDecision::Denied);
         metrics.client(&name_of(known.pod, false)).count(AccessDecision::Denied);
     }
-    Err(Refused)
+    Err(if standing == Standing::MayNot { Refused::MayNot } else { Refused::TooMany })
 }
 
-/// A connection is to be reset.
-pub(crate) struct Refused;
+/// Why a connection is to be reset.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error(
+        "its client has as many to the pod as it may have; look for a connection leak in the client, or raise \
+         --connections-per-pod"
+    )]
+    TooMany,
+    #[error(
+        "no AccessPolicy allows its client anything, and all clients like it have as many to the pod as they may have \
+         together"
+    )]
+    MayNot,
+}
 
 fn name_of(pod: Option<&Identity>, from_node: bool) -> ClientName {
     if let Some(pod) = pod {

@@ -12,7 +12,7 @@ export function service(detail, minutes) {
   const total = about.total;
   return [
     element("h1", {}, serviceName(about)),
-    element("p", { class: "faint" }, about.policy ? `TrafficPolicy ${about.policy}${about.namespace_policy ? `, inherits from ${about.namespace_policy}` : ""}. ` : "No TrafficPolicy: load balancing, lanes and metrics only. ",
+    element("p", { class: "faint" }, about.policy ? `TrafficPolicy ${about.policy}${about.inherits_from.length ? `, inherits from ${about.inherits_from.join(", ")}` : ""}. ` : "No TrafficPolicy: load balancing, lanes and metrics only. ",
       `${plural(total.requests, "request")} since the agent started, ${plural(total.errors, "error")}, ${count(total.rejected)} rejected.`),
     ranges(minutes),
     element("div", { class: "charts" },

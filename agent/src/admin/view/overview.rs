@@ -135,7 +135,7 @@ pub struct ServiceLine {
     /// The TrafficPolicy in force; without one of its own, that of its namespace.
     pub policy: Option<String>,
     /// The TrafficPolicy of its namespace, if the Service has some of its fields beside those of its own.
-    pub namespace_policy: Option<String>,
+    pub inherits_from: Vec<String>,
     pub spark: Spark,
 }
 
@@ -243,9 +243,11 @@ impl ServiceLine {
             lanes,
             breaker: worst,
             policy: policy.and_then(|policy| policy.name.as_ref()).map(ToString::to_string),
-            namespace_policy: policy
-                .and_then(|policy| policy.inherited.as_ref())
-                .map(|inherited| inherited.by.to_string()),
+            inherits_from: policy
+                .iter()
+                .flat_map(|policy| &policy.inherited)
+                .map(|from| from.by.to_string())
+                .collect(),
             spark: spark(sampler, &track, seconds),
         }
     }

@@ -105,8 +105,9 @@ pub struct TrafficPolicySpec {
         validation = Rule::new(ROUTES_ALONE).message(ROUTES_ALONE_MESSAGE)
     )]
     pub target_refs: Vec<TargetRef>,
-    /// What the policy inherits from the TrafficPolicy that targets the Namespace. All: each field of spec that is not
-    /// set here, as a whole (an empty list is set). None: nothing.
+    /// What the policy inherits: from the TrafficPolicy of the Service that is called, where a route of the namespace sends its
+    /// requests to this one, and from the one that targets the Namespace. All: each field of spec that is not set here, as
+    /// a whole (an empty list is set). None: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = Inherit::default()))]
     pub inherit: Option<Inherit>,

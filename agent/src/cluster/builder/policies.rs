@@ -255,11 +255,12 @@ impl Policies {
             }
             None => {}
         }
-        let inherited = self.inheriting.get(name).and_then(|effective| effective.policy.inherited.as_ref());
-        let inherited = inherited.map_or_else(String::new, |inherited| {
+        let inherited = self.inheriting.get(name).into_iter().flat_map(|both| &both.policy.inherited);
+        let inherited = inherited.map(|inherited| {
             let parts: Vec<_> = inherited.parts.iter().map(Part::name).collect();
             format!(", with {} of TrafficPolicy {}", parts.join(", "), inherited.by)
         });
+        let inherited = inherited.collect::<Vec<_>>().concat();
         let in_force =
             (!in_force.is_empty()).then(|| format!("active for {}{inherited}", in_force.join(", ")));
         Some(Verdict::of(in_force, &shortfalls))

@@ -56,8 +56,8 @@ pub struct Policy {
     pub strip_tags: Option<StripTags>,
     /// The first that matches a request holds for it.
     pub rules: Vec<Arc<Rule>>,
-    /// What of it is from the policy of its namespace.
-    pub inherited: Option<Inherited>,
+    /// What of it is from other policies: of the Service that is called where a route sends its requests here, and of the namespace.
+    pub inherited: Vec<Inherited>,
     /// What of it is from the policy of the request's route.
     pub of_route: Option<Inherited>,
 }

@@ -102,7 +102,7 @@ impl fmt::Debug for Parts {
     }
 }
 
-/// What a policy has from that of its namespace.
+/// What a policy has from another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inherited {
     /// The TrafficPolicy, as `shop/defaults`.
@@ -114,22 +114,22 @@ impl Policy {
     /// The TrafficPolicy that says a part, or would if it said anything, as `shop/orders`; `None`: there is none.
     pub fn said_by(&self, part: Part) -> Option<&Arc<str>> {
         let has = |from: &&Inherited| from.parts.has(part);
-        let inherited = self.of_route.as_ref().filter(has).or_else(|| self.inherited.as_ref().filter(has));
+        let inherited = self.of_route.iter().chain(&self.inherited).find(has);
         inherited.map(|inherited| &inherited.by).or(self.name.as_ref())
     }
 
     /// Notes what is inherited. A rule's own parts are of whoever says the rules.
-    pub fn inherit(&mut self, inherited: Inherited) {
-        let rules = inherited.parts.has(Part::Rules);
+    pub fn inherit(&mut self, inherited: Vec<Inherited>) {
         for rule in &mut self.rules {
-            let is_inherited =
-                |part: &Part| if rule.own.has(*part) { rules } else { inherited.parts.has(*part) };
-            let of_rule = Part::ALL.iter().copied().filter(is_inherited);
-            let inherited = Inherited { by: inherited.by.clone(), parts: of_rule.collect() };
-            let policy = Self { inherited: Some(inherited), ..(*rule.policy).clone() };
+            let of_rule = inherited.iter().map(|Inherited { by, parts }| {
+                let rules = parts.has(Part::Rules);
+                let is_inherited = |part: &Part| if rule.own.has(*part) { rules } else { parts.has(*part) };
+                Inherited { by: by.clone(), parts: Part::ALL.iter().copied().filter(is_inherited).collect() }
+            });
+            let policy = Self { inherited: of_rule.collect(), ..(*rule.policy).clone() };
             *rule = Arc::new(Rule { policy: Arc::new(policy), ..(**rule).clone() });
         }
-        self.inherited = Some(inherited);
+        self.inherited = inherited;
     }
 }
 

@@ -20,10 +20,10 @@ pub(super) struct Effective {
     pub(super) service: Service,
     /// The files have it.
     pub(super) is_there: bool,
-    /// `shop/orders`; without one and without `defaults` everything is a default.
+    /// `shop/orders`; without one, and with nothing inherited, everything is a default.
     pub(super) policy: Option<String>,
-    /// The policy of the namespace, if it gives something.
-    pub(super) defaults: Option<String>,
+    /// The policies that give what its own does not say: of the Service that is called, and of the namespace.
+    pub(super) inherits_from: Vec<String>,
     /// With the policy that says each; `None`: it is a default.
     pub(super) values: Vec<(Effect, Option<Arc<str>>)>,
 }
@@ -111,13 +111,14 @@ fn effective(objects: &Objects, winners: &Winners<'_>, service: Service) -> Effe
         || effective::values(&json!({})).into_iter().map(|effect| (effect, None)).collect(),
         |both| both.values().map(|(effect, by)| (effect, by.cloned())).collect(),
     );
-    let inherited = both.as_ref().and_then(|both| both.policy.inherited.as_ref());
-    let of_namespace = inherited.map(|inherited| inherited.by.to_string());
+    let own = both.as_ref().and_then(|both| both.policy.name.as_ref()).filter(|_| winner.is_none());
+    let inherited = both.iter().flat_map(|both| both.policy.inherited.iter().map(|from| &from.by));
+    let inherits_from = own.into_iter().chain(inherited).map(ToString::to_string).collect();
     let name = (service.namespace.clone(), service.name.clone());
     Effective {
         is_there: objects.services.contains_key(&name),
         policy: winner.map(shown),
-        defaults: of_namespace.or_else(|| called.or(defaults).filter(|_| winner.is_none()).map(shown)),
+        inherits_from,
         values,
         service,
     }

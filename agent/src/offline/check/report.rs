@@ -118,7 +118,7 @@ pub(super) fn json(
             "port": effective.service.port,
             "inFiles": effective.is_there,
             "policy": effective.policy,
-            "namespacePolicy": effective.defaults,
+            "inheritsFrom": effective.inherits_from,
             "values": values,
         })
     };

@@ -375,8 +375,8 @@ fn a_service_is_told_with_what_it_has_of_its_namespace() {
     let report: Value = serde_json::from_str(&out).expect("JSON");
     let told = &report["services"][0];
     assert_eq!(
-        (&told["policy"], &told["namespacePolicy"]),
-        (&json!("shop/orders"), &json!("shop/all")),
+        (&told["policy"], &told["inheritsFrom"]),
+        (&json!("shop/orders"), &json!(["shop/all"])),
         "{out}"
     );
     let bad = policy("p", "  targetRefs: [{kind: Namespace, name: other}]\n");
@@ -937,7 +937,11 @@ fn a_service_is_told_with_what_it_has_of_the_one_that_is_called() {
     ] {
         assert_eq!(of(service, field), wanted, "{service}");
     }
-    assert!(of("shop/orders-stable", "retry.attempts").starts_with("retry.attempts 3 "));
+    let retried = "retry.attempts 3 TrafficPolicy shop/all";
+    assert_eq!(
+        (&*of("shop/orders-stable", "retry.attempts"), &*of("shop/orders-canary", "retry.attempts")),
+        (retried, retried)
+    );
 }
 
 #[test]
