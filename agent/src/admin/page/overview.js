@@ -57,6 +57,7 @@ function state(row) {
   if (row.breaker === "open" || row.breaker === "half_open") words.push(`breaker ${BREAKER[row.breaker]}`);
   if (row.ejected > 0) words.push(`${row.ejected} ejected`);
   if (row.warming > 0) words.push(`${row.warming} warming up`);
+  if (row.sent_to.length > 0) words.push(`its routes send on to ${row.sent_to.join(", ")}`);
   if (row.lanes.length > 0) words.push(`${row.lanes.length === 1 ? "lane" : "lanes"} ${row.lanes.join(", ")}`);
   return words.join("; ");
 }

@@ -132,10 +132,13 @@ pub struct ServiceLine {
     pub lanes: Vec<String>,
     /// The worst of its circuit breakers; `null` if there is none.
     pub breaker: Option<State>,
-    /// The TrafficPolicy in force; without one of its own, that of its namespace.
+    /// The TrafficPolicy in force; without one of its own, the one that it inherits.
     pub policy: Option<String>,
-    /// The TrafficPolicy of its namespace, if the Service has some of its fields beside those of its own.
+    /// The TrafficPolicies of which the Service has some fields beside those of `policy`: of the Service that is called where a route
+    /// sends its requests here, and of its namespace.
     pub inherits_from: Vec<String>,
+    /// The other Services to which routes send its requests, which are counted there.
+    pub sent_to: Vec<String>,
     pub spark: Spark,
 }
 
@@ -248,6 +251,7 @@ impl ServiceLine {
                 .flat_map(|policy| &policy.inherited)
                 .map(|from| from.by.to_string())
                 .collect(),
+            sent_to: sampler.services.sent_to(name).to_vec(),
             spark: spark(sampler, &track, seconds),
         }
     }

@@ -1,6 +1,9 @@
 //! The rules of routes for requests to a service, in the order in which they apply.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ahash::AHashMap;
 use schemars::JsonSchema;
@@ -9,7 +12,7 @@ use serde::Serialize;
 use super::Name;
 use crate::{
     cluster::model::{Group, Snapshot},
-    govern::routes::{backends::ServicePort, words},
+    govern::routes::{Action, backends::ServicePort, words},
     observe::metrics::{Metrics, RouteRule},
 };
 
@@ -28,6 +31,29 @@ pub struct RouteLine {
     pub policy: Option<String>,
     /// Requests of this node since the agent started.
     pub requests: u64,
+}
+
+/// The other Services to which the routes for all clients send the requests of a Service, of each that has any.
+pub(super) fn sent_to(snapshot: &Snapshot) -> BTreeMap<Name, Vec<String>> {
+    let mut all = BTreeMap::new();
+    for ((called, _), routed) in &*snapshot.routes {
+        let rules = routed.producer.iter().flat_map(|group| group.routes.rules());
+        let backends = rules.flat_map(|rule| match &rule.action {
+            Action::Forward { backends, .. } => backends.iter().collect(),
+            Action::Redirect(_) => Vec::new(),
+        });
+        let others =
+            backends.filter(|backend| backend.weight > 0).filter_map(|backend| backend.service.as_ref());
+        let others: BTreeSet<_> = others
+            .filter(|service| *service != called)
+            .map(|service| format!("{}/{}", service.namespace, service.name))
+            .collect();
+        if !others.is_empty() {
+            let ServicePort { namespace, name, port } = called.clone();
+            all.insert(Name { namespace, name, port }, others.into_iter().collect());
+        }
+    }
+    all
 }
 
 pub(super) fn list(name: &Name, snapshot: &Snapshot, metrics: &Metrics) -> Vec<RouteLine> {

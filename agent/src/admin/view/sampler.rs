@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ahash::AHashMap;
 
-use super::{Name, calls::Calls};
+use super::{Name, calls::Calls, routes};
 use crate::{
     cluster::model::{Service, Snapshot},
     govern::{
@@ -227,6 +227,8 @@ pub(super) struct Services {
     /// `None`: there was no snapshot yet.
     generation: Option<u64>,
     by_name: BTreeMap<Name, Vec<Arc<Service>>>,
+    /// Where routes send the requests of those that have some.
+    routed: BTreeMap<Name, Vec<String>>,
 }
 
 impl Services {
@@ -237,12 +239,18 @@ impl Services {
         }
         self.generation = Some(snapshot.generation);
         self.by_name = by_name(snapshot);
+        self.routed = routes::sent_to(snapshot);
         true
     }
 
     /// Those of this name; none if there is none.
     pub(super) fn get(&self, name: &Name) -> &[Arc<Service>] {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The other Services to which routes send its requests.
+    pub(super) fn sent_to(&self, name: &Name) -> &[String] {
+        self.routed.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// All of them, in order.

@@ -1,19 +1,22 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use ahash::AHashMap;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::*;
 use crate::{
+    api::gateway::http_route,
     capture::PodStatus,
-    cluster::model::{Destination, Service, Snapshot, Workload},
+    cluster::model::{Destination, Group, Routed, Service, Snapshot, Workload},
     govern::{
         endpoint::Endpoint,
         governor::Governor,
         outcome::{ErrorKind, Outcome},
         per_pod::CallingPod,
         policy::{CircuitBreaker, LoadBalancer, Policy, WarmUp},
+        routes::{Age, Route, Routes, backends::ServicePort},
     },
     observe::{
         history::SECONDS,
@@ -204,6 +207,30 @@ fn the_overview_has_the_golden_signals_and_who_calls() {
     };
     let calls: Vec<_> = calls.iter().map(of_call).collect();
     assert_eq!(calls, [("batch".to_owned(), 10.0, 1.0), ("gateway".to_owned(), 40.0, 0.0)]);
+}
+
+/// Nobody is to wonder where the requests are of a Service whose routes send them elsewhere.
+#[test]
+fn the_overview_says_where_routes_send_requests() {
+    let spec = serde_json::json!({
+        "parentRefs": [{ "group": "", "kind": "Service", "name": "web" }],
+        "rules": [{ "backendRefs": [
+            { "name": "web", "port": 80, "weight": 1 }, { "name": "web-canary", "port": 80, "weight": 1 },
+            { "name": "web-old", "port": 80, "weight": 0 },
+        ] }],
+    });
+    let asked = http_route(&spec, "shop", "shop/r").expect("it makes sense").expect("it is about a Service");
+    let age = Age { created: None, name: "shop/r".into() };
+    let routes = Arc::new(Routes::new(vec![Route { age, rules: asked.rules }]));
+    let group = Group { routes, backends: BTreeMap::new(), policies: AHashMap::new() };
+    let routed = Arc::new(Routed { producer: Some(group), consumers: BTreeMap::new() });
+    let mut snapshot = snapshot(1, vec![web()]);
+    let key = ServicePort { namespace: "shop".into(), name: "web".into(), port: 80 };
+    snapshot.routes = Arc::new([((key, false), routed)].into_iter().collect());
+    let view = view(snapshot);
+    tick(&view, 1);
+    let overview = json(&view.overview());
+    assert_eq!(overview["services"][0]["sent_to"], serde_json::json!(["shop/web-canary"]), "{overview}");
 }
 
 #[test]
