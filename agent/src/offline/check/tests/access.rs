@@ -1,0 +1,127 @@
+//! AccessPolicies: those that allow more than was meant, do nothing, or too much.
+
+use super::check;
+
+#[test]
+fn an_expression_that_allows_more_than_whole_paths_is_noted() {
+    let access = |action: &str, value: &str| {
+        format!(
+            "apiVersion: sluice.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: a, namespace: shop}}\nspec:\n  targetRefs: [{{name: x}}]\n  rules: [{{name: r, action: {action}, to: [{{paths: [{{type: RegularExpression, value: '{value}'}}]}}]}}]\n"
+        )
+    };
+    for (action, value, noted) in [
+        ("Allow", "/public/.*", true),
+        ("Allow", "^/public/", true),
+        ("Allow", "^/public/.*$", false),
+        ("Deny", "/admin", false),
+    ] {
+        let (good, said, complaints) = check(&access(action, value), &["-"]);
+        assert!(good, "{complaints}");
+        let told = format!("{said}{complaints}").contains("allows every path that it matches a part of");
+        assert_eq!(told, noted, "{action} {value}: {said}{complaints}");
+    }
+}
+
+/// What an AccessPolicy asks for that can never hold, or has no effect, is noted; what makes sense is not.
+#[test]
+fn access_policies_that_do_nothing_or_too_much_are_noted() {
+    let base = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, annotations: {sluice.dev/capture: enabled}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: outside}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cache, namespace: shop}
+spec: {ports: [{name: redis, port: 6379}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: gateway, namespace: shop}
+spec: {template: {spec: {serviceAccountName: gateway}}}
+---
+";
+    let access = |target: &str, spec: &str| {
+        format!(
+            "{base}apiVersion: sluice.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: a, namespace: shop}}\nspec:\n  targetRefs: [{{{target}}}]\n  {spec}\n"
+        )
+    };
+    let web = "name: web";
+    for (target, spec, field, message) in [
+        (
+            web,
+            "rules: [{name: r, from: [{serviceAccount: gatway}]}]",
+            "spec.rules[0].from[0].serviceAccount",
+            "no pod in shop has the service account gatway in these files: did you mean gateway?",
+        ),
+        (
+            web,
+            "rules: [{name: r, from: [{namespace: outside}]}]",
+            "spec.rules[0].from[0].namespace",
+            "Namespace outside is not enrolled in these files",
+        ),
+        (
+            web,
+            "hidden: [{name: r, paths: [{value: /a}], from: [{namespace: shopp}]}]",
+            "spec.hidden[0].from[0].namespace",
+            "there is no Namespace shopp in these files: did you mean shop?",
+        ),
+        (
+            web,
+            "rules: [{name: r, to: [{methods: ['*']}]}]",
+            "spec.rules[0].to[0].methods",
+            "* is a method by itself",
+        ),
+        (
+            web,
+            "hidden: [{name: r, paths: [{value: /}]}]",
+            "spec.hidden[0].paths[0].value",
+            "every path is hidden",
+        ),
+        ("name: cache", "rules: [{name: r, to: [{methods: [GET]}]}]", "spec.targetRefs[0]", "all are reset"),
+        (
+            "name: cache",
+            "hidden: [{name: r, paths: [{value: /a}]}]",
+            "spec.targetRefs[0]",
+            "hidden has no effect on it",
+        ),
+        (
+            "name: cache",
+            "rules: [{name: r, action: Deny, to: [{methods: [GET]}]}]",
+            "spec.targetRefs[0]",
+            "rules with methods or paths have no effect on it",
+        ),
+        (
+            "kind: Namespace, group: '', name: shop",
+            "rules: [{name: r, to: [{methods: [GET]}]}]",
+            "spec.targetRefs[0]",
+            "all ports of Service cache are declared not to speak HTTP: no rule with methods",
+        ),
+    ] {
+        let (good, _, complaints) = check(&access(target, spec), &["-"]);
+        assert!(good, "{spec}: {complaints}");
+        let noted = complaints.contains(&format!("{field}: note: ")) && complaints.contains(message);
+        assert!(noted && complaints.lines().count() == 1, "{spec}: {complaints}");
+    }
+    for (target, spec) in [
+        (
+            web,
+            "rules: [{name: r, from: [{serviceAccount: gateway}], to: [{methods: [GET], paths: [{value: /%61/../b/}]}]}]",
+        ),
+        (web, "hidden: [{name: r, paths: [{value: /actuator}], from: [{namespace: shop}]}]"),
+        ("name: cache", "rules: [{name: r, from: [{workload: gateway}]}]"),
+        ("kind: Namespace, group: '', name: shop", "hidden: [{name: r, paths: [{value: /actuator}]}]"),
+    ] {
+        let (_, _, complaints) = check(&access(target, spec), &["-"]);
+        assert_eq!(complaints, "", "{spec}");
+    }
+}
