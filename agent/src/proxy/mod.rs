@@ -35,6 +35,8 @@ mod pressure;
 mod pulse;
 mod record;
 mod share;
+#[cfg(test)]
+pub(crate) mod testing;
 mod timing;
 mod traced;
 mod tunnel;

@@ -94,53 +94,18 @@ fn ids(scan: &Scan<'_>) -> SmallVec<[Trace; 3]> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, net::SocketAddr, os::fd::BorrowedFd, sync::Arc};
+    use std::sync::Arc;
 
     use arc_swap::ArcSwap;
 
     use super::*;
-    use crate::proxy::{Network, Origin, http1::View};
+    use crate::proxy::{http1::View, testing::Here};
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-    struct Nowhere;
-
-    impl Network for Nowhere {
-        fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<Origin>> {
-            Ok(None)
-        }
-        fn has_closed(&self, _: u64) -> bool {
-            false
-        }
-        fn unacknowledged(&self, _: BorrowedFd<'_>) -> io::Result<usize> {
-            Ok(0)
-        }
-        fn redirected(&self) -> u64 {
-            0
-        }
-        fn allow(&self, _: u32) -> io::Result<()> {
-            Ok(())
-        }
-        fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
-            0
-        }
-        fn let_buffers_grow(&self, _: BorrowedFd<'_>) -> io::Result<()> {
-            Ok(())
-        }
-        fn socket(&self, _: SocketAddr, _: Option<SocketAddr>) -> io::Result<socket2::Socket> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-        fn connecting(&self, _: &socket2::Socket) -> io::Result<()> {
-            Ok(())
-        }
-        fn is_at_urgent_byte(&self, _: BorrowedFd<'_>) -> bool {
-            false
-        }
-    }
-
     fn pod(remembers_traces: bool) -> Pod {
         let workload = Workload { remembers_traces, ..Workload::new("uid", "shop", "orders") };
-        Pod::new(ArcSwap::from_pointee(workload), Arc::new(Nowhere))
+        Pod::new(ArcSwap::from_pointee(workload), Arc::new(Here))
     }
 
     fn names() -> TagNames {

@@ -1,6 +1,6 @@
 //! Every route on both listeners, held against the OpenAPI document.
 
-use std::{collections::BTreeSet, os::fd::BorrowedFd};
+use std::collections::BTreeSet;
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::{
         access_log::AccessLog,
         trace::{Tracer, context::Propagation},
     },
-    proxy::{Limits, Network, OpenPod, Options, Origin, Pod, Proxy},
+    proxy::{Limits, OpenPod, Options, Pod, Proxy, testing::Here},
 };
 
 /// An agent that governs `orders.shop:80` and has enrolled `shop/client`.
@@ -47,52 +47,6 @@ impl view::Agent for Shop {
         let workload = Arc::new(client());
         let pod = PodStatus::enrolled(workload);
         view::Look { snapshot: self.snapshot(), pods: [pod].into(), ..view::Look::default() }
-    }
-}
-
-/// The pod's network is that of the test.
-struct Here;
-
-impl Network for Here {
-    fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<Origin>> {
-        Ok(None)
-    }
-
-    fn has_closed(&self, _: u64) -> bool {
-        false
-    }
-
-    fn unacknowledged(&self, _: BorrowedFd<'_>) -> io::Result<usize> {
-        Ok(0)
-    }
-
-    fn redirected(&self) -> u64 {
-        0
-    }
-
-    fn allow(&self, _: u32) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn connecting(&self, _: &socket2::Socket) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
-        crate::capture::is_at_urgent_byte(socket)
-    }
-
-    fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
-        0
-    }
-
-    fn let_buffers_grow(&self, _: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn socket(&self, to: SocketAddr, _: Option<SocketAddr>) -> io::Result<socket2::Socket> {
-        let kind = socket2::Type::STREAM.nonblocking();
-        socket2::Socket::new(socket2::Domain::for_address(to), kind, None)
     }
 }
 

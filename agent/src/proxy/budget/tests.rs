@@ -1,17 +1,13 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::BorrowedFd,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use arc_swap::ArcSwap;
 
 use super::*;
-use crate::{
-    cluster::model::Workload,
-    proxy::{Network, Origin},
-};
+use crate::{cluster::model::Workload, proxy::testing::Double};
 
 const SECOND: Nanos = Nanos::of(Duration::from_secs(1));
 const HALF: Nanos = Nanos::of(Duration::from_millis(500));
@@ -27,19 +23,7 @@ struct Kernel {
     refuses: AtomicBool,
 }
 
-impl Network for Arc<Kernel> {
-    fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<Origin>> {
-        Ok(None)
-    }
-
-    fn has_closed(&self, _: u64) -> bool {
-        false
-    }
-
-    fn unacknowledged(&self, _: BorrowedFd<'_>) -> io::Result<usize> {
-        Ok(0)
-    }
-
+impl Double for Arc<Kernel> {
     fn redirected(&self) -> u64 {
         self.redirected.swap(0, Relaxed)
     }
@@ -56,23 +40,7 @@ impl Network for Arc<Kernel> {
         Ok(())
     }
 
-    fn connecting(&self, _: &socket2::Socket) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn is_at_urgent_byte(&self, _: BorrowedFd<'_>) -> bool {
-        false
-    }
-
-    fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
-        0
-    }
-
-    fn let_buffers_grow(&self, _: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn socket(&self, _: SocketAddr, _: Option<SocketAddr>) -> io::Result<socket2::Socket> {
+    fn socket(&self, _: SocketAddr) -> io::Result<socket2::Socket> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

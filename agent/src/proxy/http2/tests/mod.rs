@@ -18,9 +18,7 @@ mod traces;
 
 use std::{
     future::{Future, poll_fn},
-    io,
     net::SocketAddr,
-    os::fd::BorrowedFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -45,7 +43,7 @@ use crate::{
     cluster::model::{Current, Destination, Protocol, Service, Snapshot, Workload},
     govern::{endpoint::Endpoint, lane::TagNames, tag::Tag},
     observe::{access_log::AccessLog, metrics::Metrics, trace::Tracer},
-    proxy::{Limits, Network, OpenPod, Options, Origin, Pod, Proxy, SocketOptions},
+    proxy::{Limits, OpenPod, Options, Origin, Pod, Proxy, SocketOptions, testing::Double},
 };
 
 /// Far more than anything here takes.
@@ -63,54 +61,14 @@ const SOCKET_MEMORY: usize = 1 << 30;
 /// A pod whose every connection was meant for [`SERVICE`].
 struct Loopback;
 
-impl Network for Loopback {
-    fn origin(&self, _: BorrowedFd<'_>) -> io::Result<Option<Origin>> {
-        Ok(Some(Origin {
-            destination: SERVICE.parse().expect("an address"),
-            socket: 0,
-            options: SocketOptions::default(),
-        }))
+impl Double for Loopback {
+    fn origin(&self) -> Option<Origin> {
+        let destination = SERVICE.parse().expect("an address");
+        Some(Origin { destination, socket: 0, options: SocketOptions::default() })
     }
 
-    fn has_closed(&self, _: u64) -> bool {
-        false
-    }
-
-    fn unacknowledged(&self, _: BorrowedFd<'_>) -> io::Result<usize> {
-        Ok(0)
-    }
-
-    fn redirected(&self) -> u64 {
-        0
-    }
-
-    fn allow(&self, _: u32) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn connecting(&self, _: &socket2::Socket) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
-        crate::capture::is_at_urgent_byte(socket)
-    }
-
-    fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
+    fn memory(&self) -> usize {
         SOCKET_MEMORY
-    }
-
-    fn let_buffers_grow(&self, _: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn socket(&self, to: SocketAddr, _: Option<SocketAddr>) -> io::Result<socket2::Socket> {
-        let socket = socket2::Socket::new(
-            socket2::Domain::for_address(to),
-            socket2::Type::STREAM.nonblocking(),
-            None,
-        )?;
-        Ok(socket)
     }
 }
 

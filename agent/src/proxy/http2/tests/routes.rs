@@ -78,6 +78,17 @@ async fn each_stream_takes_its_route() {
     bed.metric(&["sluice_requests_total", "destination_service=\"canary\""], |value| value == 2).await;
 }
 
+/// Requests are copied to `canary`.
+fn copied() -> serde_json::Value {
+    json!({
+        "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }],
+        "rules": [{
+            "filters": [{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "canary", "port": 80 } } }],
+            "backendRefs": [{ "name": "orders", "port": 80 }],
+        }],
+    })
+}
+
 #[tokio::test]
 async fn a_stream_is_copied_with_its_body() {
     let (seen, mut copies) = tokio::sync::mpsc::unbounded_channel();
@@ -94,14 +105,7 @@ async fn a_stream_is_copied_with_its_body() {
     })
     .await;
     let bed = bed(&[(base, None)]);
-    let spec = json!({
-        "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }],
-        "rules": [{
-            "filters": [{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "canary", "port": 80 } } }],
-            "backendRefs": [{ "name": "orders", "port": 80 }],
-        }],
-    });
-    bed.current.store(Arc::new(routed(&spec, base, mirror)));
+    bed.current.store(Arc::new(routed(&copied(), base, mirror)));
     let mut caller = bed.caller().await;
     let request =
         Request::post("http://orders.shop/shop.Orders/Get").header("content-type", "application/grpc");
@@ -136,14 +140,7 @@ async fn a_mirrors_long_answer_is_not_waited_for() {
     })
     .await;
     let bed = bed(&[(base, None)]);
-    let spec = json!({
-        "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }],
-        "rules": [{
-            "filters": [{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "canary", "port": 80 } } }],
-            "backendRefs": [{ "name": "orders", "port": 80 }],
-        }],
-    });
-    bed.current.store(Arc::new(routed(&spec, base, mirror)));
+    bed.current.store(Arc::new(routed(&copied(), base, mirror)));
     let mut caller = bed.caller().await;
     ask(&mut caller, post("application/grpc")).await;
     bed.metric(&["sluice_mirrored_requests_total", "outcome=\"answered\""], |value| value == 1).await;
@@ -165,13 +162,6 @@ async fn a_copy_enters_the_lane_of_its_mirror() {
     })
     .await;
     let bed = bed(&[(base, None)]);
-    let spec = json!({
-        "parentRefs": [{ "group": "", "kind": "Service", "name": "orders" }],
-        "rules": [{
-            "filters": [{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "canary", "port": 80 } } }],
-            "backendRefs": [{ "name": "orders", "port": 80 }],
-        }],
-    });
     let gray: Tag = "gray".parse().expect("a tag");
     let endpoints = vec![Arc::new(Endpoint { tag: Some(gray.clone()), ..Endpoint::new(mirror) })];
     let lane = Arc::new(Lane {
@@ -189,7 +179,7 @@ async fn a_copy_enters_the_lane_of_its_mirror() {
         entry: Arc::new(Entry::new([&lane])),
         ..Service::new("shop", "canary", 80).with_endpoints(endpoints)
     };
-    bed.current.store(Arc::new(routed_to(&spec, base, canary)));
+    bed.current.store(Arc::new(routed_to(&copied(), base, canary)));
     let mut caller = bed.caller().await;
     let answer = ask(&mut caller, get()).await;
     assert_eq!(

@@ -1,7 +1,7 @@
 //! What collectors and the access log are told of streams.
 
 use std::{
-    io::Write,
+    io::{self, Write},
     sync::{Mutex, atomic::AtomicU32},
 };
 
