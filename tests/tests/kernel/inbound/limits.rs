@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sluice_tests::{Capture, Pod, Process, World, eventually, test};
 
-use super::{PORT, agent, get, get_from_node, guarded, urls};
+use super::{PORT, agent, get, get_from_node, guarded, policy_of_kind, urls};
 use crate::python;
 
 /// A server of one request at a time, each of 10 ms, that goes on with what its clients have given up, and knows how many it has.
@@ -69,16 +69,7 @@ print(json.dumps(said))
 ";
 
 fn traffic_policy(world: &World, spec: &Value) -> Result<()> {
-    let mut whole = json!({"targetRefs": [{"name": "orders"}]});
-    for (field, value) in spec.as_object().into_iter().flatten() {
-        whole[field] = value.clone();
-    }
-    world.apply(json!({
-        "apiVersion": "sluice.dev/v1alpha1",
-        "kind": "TrafficPolicy",
-        "metadata": {"name": "orders", "namespace": "shop"},
-        "spec": whole,
-    }))
+    policy_of_kind(world, "TrafficPolicy", spec)
 }
 
 /// An application that is overloaded by clients that no agent knows serves next to none of them, and with a limit at its endpoint

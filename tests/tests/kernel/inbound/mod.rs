@@ -31,13 +31,18 @@ fn guarded(world: &World, address: &str) -> Result<Guarded> {
 }
 
 fn policy(world: &World, spec: &Value) -> Result<()> {
+    policy_of_kind(world, "AccessPolicy", spec)
+}
+
+/// A policy for the Service.
+fn policy_of_kind(world: &World, kind: &str, spec: &Value) -> Result<()> {
     let mut whole = json!({"targetRefs": [{"name": "orders"}]});
     for (field, value) in spec.as_object().into_iter().flatten() {
         whole[field] = value.clone();
     }
     world.apply(json!({
         "apiVersion": "sluice.dev/v1alpha1",
-        "kind": "AccessPolicy",
+        "kind": kind,
         "metadata": {"name": "orders", "namespace": "shop"},
         "spec": whole,
     }))
