@@ -64,10 +64,10 @@ impl Handle {
 /// Written by the worker, read by anyone.
 #[derive(Default)]
 pub(crate) struct Status {
-    /// When the worker last beat ([`Nanos`]). Capture stops redirecting when that is a second ago.
+    /// When the worker last beat ([`Nanos`](crate::clock::Nanos)). Capture stops redirecting when that is a second ago.
     pub(crate) beat: AtomicU64,
-    /// When its thread last ran, however much it has to do ([`Nanos`]).
+    /// When its thread last ran, however much it has to do ([`Nanos`](crate::clock::Nanos)).
     pub(crate) ran: AtomicU64,
-    /// The longest that a ready task had to wait of late ([`Nanos`]).
+    /// The longest that a ready task had to wait of late ([`Nanos`](crate::clock::Nanos)).
     pub(crate) delay: AtomicU64,
 }
