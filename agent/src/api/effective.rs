@@ -60,8 +60,20 @@ impl Effective {
         let metadata = serde_json::json!({"namespace": namespace, "name": name});
         let object = serde_json::json!({"metadata": metadata, "spec": spec});
         let Ok((_, mut policy)) = read::<TrafficPolicy>(&object) else { return own.clone() };
-        policy.inherit(sources(parts, &defaults.policy));
+        let mut inherited = own.policy.inherited.clone();
+        inherited.extend(sources(parts, &defaults.policy));
+        policy.inherit(inherited);
         Self { spec: Arc::new(spec), policy: Arc::new(policy) }
+    }
+
+    /// The same for a Service that has none of its own: what the policy says of inheriting is about the Service that it targets.
+    #[must_use]
+    pub fn given(&self) -> Self {
+        let mut spec = (*self.spec).clone();
+        if let Some(fields) = spec.as_object_mut() {
+            fields.remove("inherit");
+        }
+        Self { spec: Arc::new(spec), policy: self.policy.clone() }
     }
 
     /// What a policy that targets a route comes to for the requests that the route sends to a Service. `service`: what governs it,

@@ -121,8 +121,10 @@ fn listed(names: &BTreeSet<String>) -> String {
 fn unenforced(look: &Look) -> Vec<Problem> {
     let guarded = unenforced::guarded(look);
     let of = |((namespace, service), guarded): (_, unenforced::Guarded)| {
-        guarded.unenforced.into_iter().map(move |(unenforced, pods)| {
+        guarded.unenforced.into_iter().filter_map(move |(unenforced, pods)| {
             let action = match unenforced.cause {
+                // Said by `over_budget`, with the client.
+                Unguarded::Budget => return None,
                 Unguarded::Node => {
                     "Use a newer kernel, or add the capability NET_ADMIN to the agent's container if Linux is older than 6.9. NetworkPolicies hold all the same."
                 }
@@ -139,7 +141,7 @@ fn unenforced(look: &Look) -> Vec<Problem> {
                 "{asked} {} {are} not enforced for Service {namespace}/{service} at Pod {}, which clients reach directly: {}.",
                 unenforced.policy, listed(&pods), unenforced.why.trim_end_matches('.')
             );
-            problem(what, action)
+            Some(problem(what, action))
         }).collect::<Vec<_>>()
     };
     guarded.into_iter().flat_map(of).collect()

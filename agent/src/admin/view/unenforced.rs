@@ -44,6 +44,8 @@ pub enum Cause {
     Pod,
     /// The pod is enrolled, and its connections from outside are not steered, or not yet.
     Steering,
+    /// The pod has more connections than its part, so that new ones go past the agent. Told with who has them.
+    Budget,
 }
 
 /// The namespace and name of a Service.
@@ -79,12 +81,15 @@ pub fn guarded(look: &Look) -> BTreeMap<ServiceName, Guarded> {
             Some(((&*pod.workload.namespace, &*pod.workload.name), pod.steered.trouble.as_deref()?))
         })
         .collect();
+    let over_budget: AHashSet<_> = look
+        .uses
+        .iter()
+        .filter(|pod| pod.direct.is_some())
+        .map(|pod| (&*pod.namespace, &*pod.name))
+        .collect();
     for (address, port) in look.snapshot.inbound.iter() {
         for service in &port.guards {
             let of = guarded.entry((service.namespace.to_string(), service.name.to_string())).or_default();
-            if steered.contains(&address) {
-                continue;
-            }
             let access = service.access.as_ref().map(|access| (What::AccessPolicy, access.name.clone()));
             let policy = service.governor.policy();
             let limits = policy.name.clone().filter(|_| policy.limits_endpoints());
@@ -96,7 +101,14 @@ pub fn guarded(look: &Look) -> BTreeMap<ServiceName, Guarded> {
                 continue;
             };
             let name = (&*service.namespace, pod);
+            let passes_by = over_budget.contains(&name);
+            if steered.contains(&address) && !passes_by {
+                continue;
+            }
             let (cause, why) = match (causes.get(&name), troubles.get(&name)) {
+                (Some((Cause::Steering, _)), _) if passes_by => {
+                    (Cause::Budget, "it has more connections than its part".to_owned())
+                }
                 (Some((Cause::Steering, _)), Some(trouble)) => (Cause::Steering, (*trouble).to_owned()),
                 (Some((cause, why)), _) => (*cause, why.clone()),
                 (None, _) => (Cause::Pod, "it is not known".to_owned()),

@@ -833,6 +833,47 @@ fn services_that_a_route_sends_to_take_from_the_policy_of_the_service_that_is_ca
     assert_eq!(all(&next(&mut builder)), [Some(1), Some(9), Some(9)]);
 }
 
+/// Each is asked by itself: what the called Service does not want of its Namespace is no word about others, and of several
+/// Services that are called one gives, which is told.
+#[test]
+fn who_gives_to_a_service_that_routes_send_to_is_told() {
+    const CANARY: &str = "10.96.0.4:80";
+    let route = |name: &str, parent: &str| {
+        format!(
+            "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: {name}, namespace: shop}}, \
+             spec: {{parentRefs: [{{group: '', kind: Service, name: {parent}}}], rules: [{{backendRefs: [{{name: canary, port: 80}}]}}]}}}}\n"
+        )
+    };
+    let drain = |snapshot: &Snapshot, address: &str| {
+        service(snapshot, address).governor.policy().drain.timeout.map(|timeout| timeout.as_secs())
+    };
+    let defaults = "targetRefs: [{kind: Namespace, name: shop}], drain: {timeout: 7s}";
+    let apart = "targetRefs: [{name: orders}], timeouts: {request: 1s}, inherit: None";
+    let mut builder = start(
+        Options::default(),
+        &(shop()
+            + &svc("canary", "10.96.0.4", "")
+            + &own("TrafficPolicy", "all", &created(1), defaults)
+            + &own("TrafficPolicy", "orders", &created(2), apart)
+            + &route("r", "orders")),
+    );
+    let snapshot = next(&mut builder);
+    assert_eq!((in_force(&snapshot, CANARY), drain(&snapshot, CANARY)), (Some(1), Some(7)));
+    assert_eq!((in_force(&snapshot, ORDERS), drain(&snapshot, ORDERS)), (Some(1), None));
+    // Another one without a policy has nothing to give.
+    apply(&mut builder, &route("also", "users"));
+    builder.build(Instant::now());
+    assert_eq!(messages(&builder), [""; 0]);
+    apply(&mut builder, &policy("users", &created(3), "{name: users}", 3));
+    assert_eq!(in_force(&next(&mut builder), CANARY), Some(1));
+    let said = messages(&builder);
+    let wanted = "Services orders and users here, whose TrafficPolicies shop/orders and shop/users differ: it takes from shop/orders alone";
+    assert!(said.len() == 1 && said[0].contains(wanted), "{said:?}");
+    delete(&mut builder, &route("r", ""));
+    assert_eq!(in_force(&next(&mut builder), CANARY), Some(3));
+    assert_eq!(messages(&builder), [""; 0]);
+}
+
 /// A consumer's route gives the Services of its namespace nothing of another one's.
 #[test]
 fn policies_do_not_cross_namespaces_by_a_route() {

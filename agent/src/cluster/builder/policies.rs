@@ -168,16 +168,22 @@ impl Policies {
     ) -> Option<Cow<'_, Effective>> {
         let own = self.of_port(service, port);
         let called = called.and_then(|called| self.of_port(&called.service, called.port.as_ref()));
-        match (own, called) {
-            (None, None) => {
+        let Some(called) = called.filter(|called| Some(*called) != own) else {
+            let Some(own) = own else {
                 let (_, defaults) = self.of_namespace(&service.namespace)?;
-                Some(Cow::Borrowed(&defaults.effective))
-            }
-            (Some(own), Some(called)) if own != called => {
-                Some(Cow::Owned(Effective::new(self.alone(own)?, self.with_defaults(called)?)))
-            }
-            (Some(only), _) | (None, Some(only)) => self.with_defaults(only).map(Cow::Borrowed),
-        }
+                return Some(Cow::Borrowed(&defaults.effective));
+            };
+            return self.inheriting.get(&own.name).or_else(|| self.alone(own)).map(Cow::Borrowed);
+        };
+        let called = self.alone(called)?;
+        let near = match own {
+            Some(own) => Effective::new(self.alone(own)?, called),
+            None => called.given(),
+        };
+        Some(Cow::Owned(match self.of_namespace(&service.namespace) {
+            Some((_, defaults)) => Effective::new(&near, &defaults.effective),
+            None => near,
+        }))
     }
 
     /// The policy for a port, or its Service.
@@ -190,9 +196,9 @@ impl Policies {
         Some(&self.all.get(&policy.name)?.asked()?.effective)
     }
 
-    /// What a policy of a Service comes to with what it inherits of its namespace.
-    fn with_defaults(&self, policy: &Age) -> Option<&Effective> {
-        self.inheriting.get(&policy.name).or_else(|| self.alone(policy))
+    /// The policy of a Service itself.
+    pub(super) fn own(&self, called: &Called) -> Option<&Name> {
+        self.of_port(&called.service, called.port.as_ref()).map(|age| &age.name)
     }
 
     pub(super) fn verdict<'s>(

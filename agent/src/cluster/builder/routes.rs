@@ -192,27 +192,26 @@ impl Routing {
         routes.flat_map(|route| self.services_of(route)).collect()
     }
 
-    /// The port of another Service of the namespace whose requests come to this one by a route that is for all clients. Where several
-    /// Services send theirs, the first by name.
-    pub(super) fn called_for(&self, service: &Name, port: u16, store: &Store) -> Option<Called> {
-        let routes = self.to.get(service)?.iter().filter(|key| key.name.namespace == service.namespace);
-        let found = routes.filter_map(|key| {
-            let asked = self.all.get(key).and_then(asked)?;
+    /// The ports of other Services of the namespace whose requests come to this one by routes that are for all clients, by name.
+    pub(super) fn called_for(&self, service: &Name, port: u16, store: &Store) -> BTreeSet<Called> {
+        let mut found = BTreeSet::new();
+        let routes = self.to.get(service).into_iter().flatten();
+        for key in routes.filter(|key| key.name.namespace == service.namespace) {
+            let Some(asked) = self.all.get(key).and_then(asked) else { continue };
             if !asked.backends().any(|backend| backend.port == port && service_of(backend) == *service) {
-                return None;
+                continue;
             }
             let parents = asked.parents.iter().map(|parent| (parent, parent_name(parent)));
             let others = parents.filter(|(_, name)| name.namespace == service.namespace && name != service);
-            let called = others.filter_map(|(parent, service)| {
+            found.extend(others.filter_map(|(parent, service)| {
                 let ports = &store.services.get(&service)?.ports;
                 let port = ports.iter().find(|port| {
                     port.protocol != Protocol::Opaque && is_about(parent, port.port, port.name.as_ref())
                 })?;
                 Some(Called { service, port: port.name.clone() })
-            });
-            called.min()
-        });
-        found.min()
+            }));
+        }
+        found
     }
 
     /// The names of a route's rules; `None`: there is no such route, or nothing in it is about Services.

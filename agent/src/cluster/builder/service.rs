@@ -1,7 +1,7 @@
 //! From one Service, its slices and its pods to what the model has of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -15,6 +15,7 @@ use super::{
     doubt::{self, Gone},
     merge::{Described, merge},
     moment::{Moment, Ready, Standing},
+    policies::Called,
     routes::Routing,
     store::Store,
     topology::{self, Candidate, Options},
@@ -156,7 +157,8 @@ impl Built {
         for (index, port) in service.ports.iter().enumerate() {
             built.check_port_name(service, port, &slices);
             let called = routing.called_for(&service.name, port.port, store);
-            let effective = store.policies.in_force(&service.name, port.name.as_ref(), called.as_ref());
+            let called = built.giver(service, port, &called, store);
+            let effective = store.policies.in_force(&service.name, port.name.as_ref(), called);
             let effective = effective.as_deref();
             let called = called.and_then(|called| store.services.get(&called.service));
             let (policy, said) =
@@ -315,6 +317,31 @@ impl Built {
                 }
             }
         }
+    }
+
+    /// Of the Services whose requests routes send here the one from whose policy this one takes: the first that has one. Where
+    /// others have other ones, somebody has to say what is meant.
+    fn giver<'c>(
+        &mut self,
+        service: &Service,
+        port: &ServicePort,
+        called: &'c BTreeSet<Called>,
+        store: &Store,
+    ) -> Option<&'c Called> {
+        let mut governed = called.iter().filter_map(|called| Some((called, store.policies.own(called)?)));
+        let Some((giver, policy)) = governed.next() else { return called.first() };
+        let rivals: Vec<_> = governed.filter(|(_, other)| *other != policy).collect();
+        if let Some((rival, other)) = rivals.first() {
+            let message = format!(
+                "port {}: routes send requests of Services {} and {} here, whose TrafficPolicies {policy} and {other} differ: it takes \
+                 from {policy} alone what its own does not say. Give it a TrafficPolicy with `inherit: None`, or each of them \
+                 Services of their own to send to",
+                port.port, giver.service.name, rival.service.name
+            );
+            let key = Key { kind: Kind::Service, name: service.name.clone() };
+            self.problems.push(Problem::of(key, message));
+        }
+        Some(giver)
     }
 
     /// Slices with endpoints but none with this port: nearly always a name written differently.

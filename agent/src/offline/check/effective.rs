@@ -101,11 +101,11 @@ fn effective(objects: &Objects, winners: &Winners<'_>, service: Service) -> Effe
     let called = called_for(objects, &service)
         .and_then(|called| winners.of_target(&service.namespace, &called))
         .filter(|called| Some(*called) != winner);
-    // The nearest first: each gives what those before it do not say.
-    let givers = winner.into_iter().chain(called).chain(defaults);
-    let both = givers.collect::<Vec<_>>().into_iter().rev().fold(None, |given, name| {
-        let own = alone(name);
-        Some(given.map_or_else(|| own.clone(), |given| effective::Effective::new(own, &given)))
+    // The nearest first: each gives what those before it do not say. The first says whether it takes anything.
+    let first = winner.map(|own| alone(own).clone()).or_else(|| called.map(|called| alone(called).given()));
+    let givers = called.filter(|_| winner.is_some()).into_iter().chain(defaults);
+    let both = givers.fold(first, |own, giver| {
+        Some(own.map_or_else(|| alone(giver).clone(), |own| effective::Effective::new(&own, alone(giver))))
     });
     let values = both.as_ref().map_or_else(
         || effective::values(&json!({})).into_iter().map(|effect| (effect, None)).collect(),
