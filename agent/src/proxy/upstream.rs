@@ -57,6 +57,8 @@ pub(crate) const CONNECT_ATTEMPTS: usize = 4;
 pub(crate) struct Opened {
     stream: TcpStream,
     counted: Counted,
+    /// It has brought a response. One that has not is no server's that has grown tired of it.
+    pub(crate) proven: bool,
 }
 
 /// Counts something as open.
@@ -65,7 +67,7 @@ pub(crate) struct Counted(Arc<Metrics>);
 impl Opened {
     pub(crate) fn new(stream: TcpStream, metrics: &Arc<Metrics>) -> Self {
         metrics.endpoints_open.inc();
-        Self { stream, counted: Counted(metrics.clone()) }
+        Self { stream, counted: Counted(metrics.clone()), proven: false }
     }
 
     /// See [`reset`].

@@ -1,5 +1,7 @@
 //! What is tried again: only what nobody can have processed, or what may be processed twice.
 
+use sluice::cluster::model::Protocol;
+
 use crate::{origin::Origin, rig::Rig};
 
 #[test]
@@ -227,4 +229,22 @@ fn a_body_that_comes_late_is_sent_again_over_a_stale_connection() {
     caller.send("body");
     assert_eq!(caller.answer().body, "ok");
     assert_eq!(origin.noted(), ["head", "body"]);
+}
+
+/// The connection was made while it was not known what the caller speaks, and has brought no response yet: that it ends says nothing of
+/// an idle server that has grown tired of it.
+#[test]
+fn a_request_over_a_connection_that_has_not_been_used_is_not_sent_again() {
+    let origin = Origin::new(|number, peer, note| {
+        note(format!("{number} connected"));
+        let Some(head) = peer.request() else { return };
+        note(format!("{number} {}", head.split(' ').take(2).collect::<Vec<_>>().join(" ")));
+    });
+    let rig = Rig::speaking(Protocol::Detect, &origin);
+    let mut caller = rig.dial();
+    origin.await_notes(1);
+    caller.get("/once");
+    caller.answer().made_up(502, "upstream_reset");
+    assert_eq!(origin.noted(), ["0 connected", "0 GET /once"]);
+    assert!(rig.metric("sluice_retries_total", &[]).abs() < 0.1);
 }

@@ -142,12 +142,10 @@ impl Access {
             forms.any(|form| hidden.paths.iter().any(|path| holds_loosely(path, form)))
                 && !hidden.from.iter().any(|party| party.is(client))
         };
-        let decision = self.most_specific(|rule| rule.matches(client, request.method(), &forms));
-        // What is denied anyway is denied like everything else, or the difference would tell what is hidden.
-        match self.hidden.iter().find(hides) {
-            Some(hidden) if decision.is_allowed() => Decision::Hidden(hidden),
-            _ => decision,
+        if let Some(hidden) = self.hidden.iter().find(hides) {
+            return Decision::Hidden(hidden);
         }
+        self.most_specific(|rule| rule.matches(client, request.method(), &forms))
     }
 
     /// What it says of a connection that is no HTTP, or encrypted: only rules about clients alone are about it.

@@ -59,7 +59,10 @@ pub(super) async fn stand_in<E: Exchange>(
         exchange.call().finish(status, Some(failed.cause.reason));
         return ended;
     }
-    let answer = MadeUp::of(&failed.cause, exchange.kind());
+    let mut answer = MadeUp::of(&failed.cause, exchange.kind());
+    // At the endpoint a client's connection ends with the application's, as it would without Sluice.
+    let is_gone = matches!(failed.cause.reason, Reason::UpstreamConnect | Reason::UpstreamReset);
+    answer.closes |= is_gone && exchange.call().pod.arrival.is_some();
     give(exchange, &answer, &failed.cause).await
 }
 

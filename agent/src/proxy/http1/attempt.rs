@@ -184,14 +184,16 @@ impl Exchange<'_> {
     }
 
     /// The endpoint's connection, which has ended, had been closed before the request came, and the request may be sent
-    /// again: doing it twice is doing it once, or nothing of it can have been read. If the endpoint was told that its caller
+    /// again: doing it twice is doing it once, or nothing of it can have been read. Only the latter counts where the connection has
+    /// brought no response yet, and at the endpoint, where a client that hears of the end decides for itself. If the endpoint was told that its caller
     /// has ended its side, it may have closed it for that, having seen the request.
     async fn is_stale(&self, upstream: &Upstream, read: &io::Result<usize>) -> bool {
         let unheard = upstream.incoming.is_empty() && !self.interim;
         if !upstream.reused || !unheard || self.up.has_told_end() || !self.up.flow.is_repeatable() {
             return false;
         }
-        if self.request.method.is_idempotent() {
+        let guessed = upstream.stream.proven && self.call.pod.arrival.is_none();
+        if guessed && self.request.method.is_idempotent() {
             return true;
         }
         let stream = &*upstream.stream;

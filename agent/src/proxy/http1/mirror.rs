@@ -65,7 +65,8 @@ impl Sends for Sender {
             answered = self.ask(&worker, stream, &data).await;
         }
         let Some(answered) = answered else { return false };
-        if let Some((stream, idle_seconds)) = answered {
+        if let Some((mut stream, idle_seconds)) = answered {
+            stream.proven = true;
             seat.give(endpoint, stream, idle_seconds, Nanos::now());
         }
         true

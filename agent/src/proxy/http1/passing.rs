@@ -81,7 +81,8 @@ impl Exchange<'_> {
 
     /// The endpoint's connection may be used again.
     fn give_back(&self, upstream: Upstream, idle_seconds: Option<u32>, now: Nanos) {
-        let Upstream { stream, endpoint, incoming, .. } = upstream;
+        let Upstream { mut stream, endpoint, incoming, .. } = upstream;
+        stream.proven = true;
         let worker = &self.call.worker;
         worker.buffers.give(incoming);
         if !self.request.closes {

@@ -113,8 +113,10 @@ impl Exchange {
             // GOAWAY fails exactly the streams that it says were not processed; the others go on.
             Broken::Unprocessed => Some(RetryCause::StreamRefused),
             // A pooled connection that was closed without a word. Most likely it was while it was idle, but what cannot be
-            // done twice is not.
-            Broken::Lost if sent.place.reused && self.idempotent => Some(RetryCause::StaleConnection),
+            // done twice is not. At the endpoint its client decides that for itself.
+            Broken::Lost if sent.place.reused && self.idempotent && self.call.pod.arrival.is_none() => {
+                Some(RetryCause::StaleConnection)
+            }
             // The connection had too much to do. The next one is another.
             Broken::Reset(Code::ENHANCE_YOUR_CALM) if sent.place.reused && self.idempotent => {
                 Some(RetryCause::StreamRefused)

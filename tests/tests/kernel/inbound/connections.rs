@@ -164,3 +164,60 @@ fn no_client_turns_a_policy_off_with_its_connections() {
         Ok(())
     });
 }
+
+/// Reads a request, and ends its connection without a response. Says so.
+const ABORTS: &str = "
+import socket, sys, threading, time
+listener = socket.create_server(('0.0.0.0', int(sys.argv[1])))
+print('listening', flush=True)
+def serve(connection):
+    got = connection.recv(65536)
+    if got:
+        print('seen ' + got.split(b' ')[1].decode(), flush=True)
+        time.sleep(0.2)
+    connection.close()
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],)).start()
+";
+
+/// Asks once, and tells what came until the connection ended.
+const ASKS_ONCE: &str = "
+import socket, sys
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 30)
+connection.sendall(b'GET /once HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n')
+connection.settimeout(20)
+said = b''
+while got := connection.recv(65536):
+    said += got
+print(said.split(b'\\r\\n')[0].decode())
+";
+
+/// The application sees it once, as it would without a policy, and the client's connection ends with its own: the client decides
+/// whether to ask again.
+#[test]
+fn a_request_that_the_application_aborts_is_not_sent_again() {
+    test("inbound-aborts", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let Guarded { pod, server } = guarded(world, "0.0.0.0")?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().start()?;
+        agent.enrolled(&pod)?;
+        policy(world, &only("shop"))?;
+        let ip = pod.ipv4().to_string();
+        denies(world, &format!("http://{ip}:{PORT}/orders"))?;
+        drop(server);
+        let mut aborts = pod.spawn("aborts", python(), &["-c", ABORTS, &PORT.to_string()])?;
+        aborts.says("listening")?;
+        let asked = || client.run(python(), &["-c", ASKS_ONCE, &ip, &PORT.to_string()]);
+        eventually("the application is asked", || {
+            ensure!(asked()?.starts_with("HTTP/1.1 502"), "another response");
+            Ok(())
+        })?;
+        let seen = || aborts.log().matches("seen /once").count();
+        let before = seen();
+        let said = asked()?;
+        ensure!(said.trim() == "HTTP/1.1 502 Bad Gateway", "{said}");
+        ensure!(seen() == before + 1, "{} times: {}", seen() - before, aborts.log());
+        Ok(())
+    });
+}
