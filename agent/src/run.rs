@@ -192,6 +192,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         node: config.node.as_deref().map(Into::into),
         zone: config.zone.as_deref().map(Into::into),
         tag_headers: config.tag_header.clone(),
+        refuse_trouble: capture::pinning_trouble(&config.bpf_file_system).map(Into::into),
     };
     let cluster = Arc::new(Cluster::start_with(feed, options, start(&config, client.as_ref())));
     lock(&running).cluster = Some(cluster.clone());
@@ -220,6 +221,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         without_flows: !config.kernel_flows,
         node_is_known: config.node.is_some(),
         reclaim: Reclaim { per_second: config.reclaim_rate.into(), idle: config.reclaim_idle },
+        bpf_file_system: config.bpf_file_system.clone(),
         ..capture::Options::default()
     };
     let capture = Capture::start(&capturing, proxy.clone(), cluster.snapshots())?;

@@ -25,6 +25,23 @@ pub struct Steered {
     pub reserved: u32,
 }
 
+/// Addresses of the node that are known to the programs, from which the kubelet probes.
+pub const MAX_NODE_ADDRESSES: usize = 1024;
+
+/// Value of `REFUSED`; the key is the address and port of a pod to which nothing may go past the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Refused {
+    /// The pod's network namespace.
+    pub netns_cookie: u64,
+    /// `CLOCK_MONOTONIC` in nanoseconds, from when on connections pass. An agent that attends the pod moves it on.
+    pub until: u64,
+    /// Not 0: connections from the node's own addresses pass, because probes of the pod go there.
+    pub probed: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
 /// Key of `LISTENING`: a place at which an application may listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

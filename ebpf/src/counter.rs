@@ -54,10 +54,12 @@ pub enum Counter {
     InboundNoListener,
     /// The client's address did not reach the application's socket, which is told the agent's.
     CallerLost,
+    /// No agent attends the port, and nothing may go past it.
+    InboundRefused,
 }
 
 impl Counter {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NotTcp,
         Self::NotEnrolled,
         Self::NotGoverned,
@@ -83,6 +85,7 @@ impl Counter {
         Self::InboundNotListening,
         Self::InboundNoListener,
         Self::CallerLost,
+        Self::InboundRefused,
     ];
 
     /// What it means, for the reference.
@@ -137,6 +140,9 @@ impl Counter {
             Self::CallerLost => {
                 "The address of the client did not reach the application's socket, which shows a loopback address instead."
             }
+            Self::InboundRefused => {
+                "A connection to such a port was refused while the agent hung: its AccessPolicy has whenUnattended: Refuse. (What is refused while there is no agent nobody counts.)"
+            }
         }
     }
 
@@ -168,6 +174,7 @@ impl Counter {
             Self::InboundNotListening => "inbound_not_listening",
             Self::InboundNoListener => "inbound_bypassed_no_listener",
             Self::CallerLost => "inbound_client_lost",
+            Self::InboundRefused => "inbound_refused_unattended",
         }
     }
 }

@@ -11,7 +11,10 @@ mod numbers;
 mod origin;
 
 pub use address::{Address, words};
-pub use arrivals::{Arrival, Listening, MAX_LISTENERS, MAX_LISTENING, MAX_STEERED, Place, Steered};
+pub use arrivals::{
+    Arrival, Listening, MAX_LISTENERS, MAX_LISTENING, MAX_NODE_ADDRESSES, MAX_STEERED, Place, Refused,
+    Steered,
+};
 pub use counter::Counter;
 pub use numbers::{AGENTS, DIRECT, FlowCounts, FlowKey, MAX_FLOWS, OTHER};
 pub use origin::{Options, Origin};
@@ -29,6 +32,8 @@ pub mod map {
     pub const LISTENING: &str = "LISTENING";
     pub const LISTENERS: &str = "LISTENERS";
     pub const CALLING: &str = "CALLING";
+    pub const REFUSED: &str = "REFUSED";
+    pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
 }
 
 /// Names of the programs (function names, and what `bpftool prog` shows).
@@ -43,6 +48,7 @@ pub mod program {
     pub const FLOW_CONNECT6: &str = "sluice_flow6";
     pub const FLOWS: &str = "sluice_flows";
     pub const STEER: &str = "sluice_steer";
+    pub const REFUSE: &str = "sluice_refuse";
     pub const LISTENERS: &str = "sluice_listeners";
     pub const GETPEERNAME4: &str = "sluice_getpeername4";
     pub const GETPEERNAME6: &str = "sluice_getpeername6";

@@ -2,7 +2,7 @@
 //! [`connect`] (a connection is redirected), [`established`] (its original destination reaches the agent's socket),
 //! [`release`] (the agent can tell a caller that has gone), [`names`] (the application sees what it dialled, and who
 //! called it), [`flows`] (what becomes of connections is counted), [`steer`] (a connection from outside goes to the agent),
-//! [`listeners`] (where applications listen).
+//! [`refuse`] (or to nobody, where it must not pass while no agent is there), [`listeners`] (where applications listen).
 //!
 //! `cargo xtask build` compiles this for `bpfel-unknown-none`. By hand, from the workspace's root, with Debian's
 //! packages (with rustup's nightly and its rust-src, `cargo +nightly` takes the place of the two variables):
@@ -33,6 +33,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod names;
 #[cfg(target_arch = "bpf")]
+mod refuse;
+#[cfg(target_arch = "bpf")]
 mod release;
 #[cfg(target_arch = "bpf")]
 mod steer;
@@ -45,9 +47,9 @@ mod entry {
         programs::{SkLookupContext, SockAddrContext, SockContext, SockOpsContext},
     };
 
-    use crate::{connect, established, flows, listeners, names, release, steer};
+    use crate::{connect, established, flows, listeners, names, refuse, release, steer};
 
-    /// The verdict of every program: go on. Sluice never forbids anything.
+    /// The verdict of every program but one ([`refuse`]): go on.
     const PROCEED: i32 = 1;
 
     #[cgroup_sock_addr(connect4)]
@@ -102,6 +104,11 @@ mod entry {
     pub(crate) fn sluice_steer(ctx: SkLookupContext) -> u32 {
         steer::on(&ctx);
         PROCEED as u32
+    }
+
+    #[sk_lookup]
+    pub(crate) fn sluice_refuse(ctx: SkLookupContext) -> u32 {
+        refuse::on(&ctx)
     }
 
     #[sock_ops]

@@ -9,7 +9,8 @@ use aya_ebpf::{
 };
 use sluice_ebpf::{
     Address, Arrival, Counter, Flow, FlowCounts, FlowKey, Listening, MAX_FLOWS, MAX_IN_FLIGHT, MAX_LISTENERS,
-    MAX_LISTENING, MAX_PODS, MAX_RELEASED, MAX_SERVICES, MAX_STEERED, Origin, Place, Pod, Steered,
+    MAX_LISTENING, MAX_NODE_ADDRESSES, MAX_PODS, MAX_RELEASED, MAX_SERVICES, MAX_STEERED, Origin, Place, Pod,
+    Refused, Steered,
 };
 
 // Entries of these come and go while programs hold references into them. Without preallocation an element is
@@ -69,6 +70,14 @@ pub(crate) static LISTENING: HashMap<Place, Listening, MAX_LISTENING, ON_DEMAND>
 /// and load the others where the kernel does not let it make one of these.)
 #[map]
 pub(crate) static LISTENERS: SockMap = SockMap::with_max_entries(MAX_LISTENERS as u32, 0);
+
+/// Ports of pods to which nothing may go past the agent, not even while there is none.
+#[btf_map]
+pub(crate) static REFUSED: HashMap<Address, Refused, MAX_STEERED, ON_DEMAND> = HashMap::new();
+
+/// The addresses of the node itself, with port 0.
+#[btf_map]
+pub(crate) static NODE_ADDRESSES: HashMap<Address, u32, MAX_NODE_ADDRESSES, ON_DEMAND> = HashMap::new();
 
 /// On the agent's socket to an application: the client that it stands for.
 #[btf_map]

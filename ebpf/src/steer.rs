@@ -22,7 +22,7 @@ use crate::{
 };
 
 const AF_INET: u32 = 2;
-const IPPROTO_TCP: u32 = 6;
+pub(crate) const IPPROTO_TCP: u32 = 6;
 /// All addresses of IPv6, and of IPv4 as well unless the socket says otherwise.
 const ANY: [u32; 4] = [0; 4];
 
@@ -89,7 +89,7 @@ fn at(netns_cookie: u64, address: Address) -> bool {
 
 /// 127.0.0.0/8 or `::1`.
 #[inline(always)]
-fn is_loopback(ip: &[u32; 4]) -> bool {
+pub(crate) fn is_loopback(ip: &[u32; 4]) -> bool {
     let address = Address::v6(*ip, 0);
     *ip == LOOPBACK_V6 || address.is_v4() && u32::from_be(ip[3]) >> 24 == 127
 }
@@ -97,32 +97,32 @@ fn is_loopback(ip: &[u32; 4]) -> bool {
 // Volatile, and both families' fields before one is chosen: the verifier knows only accesses at constant offsets.
 
 #[inline(always)]
-fn family(ctx: &SkLookupContext) -> u32 {
+pub(crate) fn family(ctx: &SkLookupContext) -> u32 {
     // SAFETY: the kernel passes a valid context to the program.
     unsafe { read_volatile(addr_of!((*ctx.lookup).family)) }
 }
 
 #[inline(always)]
-fn protocol(ctx: &SkLookupContext) -> u32 {
+pub(crate) fn protocol(ctx: &SkLookupContext) -> u32 {
     // SAFETY: as above.
     unsafe { read_volatile(addr_of!((*ctx.lookup).protocol)) }
 }
 
 /// In host byte order.
 #[inline(always)]
-fn local_port(ctx: &SkLookupContext) -> u32 {
+pub(crate) fn local_port(ctx: &SkLookupContext) -> u32 {
     // SAFETY: as above.
     unsafe { read_volatile(addr_of!((*ctx.lookup).local_port)) }
 }
 
 #[inline(always)]
-fn local_ip(ctx: &SkLookupContext, family: u32) -> [u32; 4] {
+pub(crate) fn local_ip(ctx: &SkLookupContext, family: u32) -> [u32; 4] {
     // SAFETY: as above.
     unsafe { choose(family, addr_of!((*ctx.lookup).local_ip4), addr_of!((*ctx.lookup).local_ip6).cast()) }
 }
 
 #[inline(always)]
-fn remote_ip(ctx: &SkLookupContext, family: u32) -> [u32; 4] {
+pub(crate) fn remote_ip(ctx: &SkLookupContext, family: u32) -> [u32; 4] {
     // SAFETY: as above.
     unsafe { choose(family, addr_of!((*ctx.lookup).remote_ip4), addr_of!((*ctx.lookup).remote_ip6).cast()) }
 }

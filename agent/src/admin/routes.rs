@@ -15,7 +15,7 @@ use schemars::{Schema, SchemaGenerator};
 
 use super::{
     Rights,
-    desk::{CallAnswer, CallAsked, Question, Status, Wrong},
+    desk::{CallAnswer, CallAsked, Question, Released, Status, Wrong},
     live::{self, Parameters},
     openapi, page,
     pages::{Answer, JSON, Pages, TEXT, text},
@@ -279,6 +279,7 @@ fn root() -> Vec<Route> {
     let past = is_json("Decisions, the newest first.", SchemaGenerator::subschema_for::<Vec<Explanation>>);
     let explanation = is_json("The decision.", SchemaGenerator::subschema_for::<Explanation>);
     let answer = is_json("The answer.", SchemaGenerator::subschema_for::<CallAnswer>);
+    let released = is_json("What was taken away.", SchemaGenerator::subschema_for::<Released>);
     let takes = |schema, example| Taken {
         content: Content { media_type: JSON, schema: Some(schema) },
         most_bytes: 256 << 10,
@@ -344,6 +345,18 @@ fn root() -> Vec<Route> {
                 .or(404, "No such pod or service, or no answer.")
                 .or(413, "More than 256 KiB.")
                 .or(503, "There is no proxy to ask: the agent starts or stops.")
+        },
+        Route {
+            verb: Verb::Post,
+            act: Act::Tell(|pages, _| say(pages.desk.release())),
+            ..Route::read(
+                "/release",
+                "Takes away what would refuse connections without an agent",
+                released,
+                none,
+            )
+            .for_root()
+            .or(503, "The agent starts or stops, or something is left.")
         },
     ]
 }

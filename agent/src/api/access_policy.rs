@@ -2,7 +2,7 @@
 //!
 //! It is enforced where the pods of the Services run, for all their clients.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -14,6 +14,7 @@ use super::{
     field::{At, Errors, FieldError, quoted, refuse_repeated},
     matching::{PathMatch, check_method, each},
     schema, selector,
+    span::{self, Span},
     target::{
         self, NAMESPACE_ALONE, NAMESPACE_ALONE_MESSAGE, NO_ROUTES, NO_ROUTES_MESSAGE, TargetRef,
         UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE,
@@ -26,8 +27,8 @@ use crate::govern::{
 };
 
 /// Who may call its target Services. It is enforced at the pods of the Services, for all clients: enrolled or not, of other
-/// nodes, ingresses and hosts. While no agent attends a pod, its connections go direct and nothing is enforced;
-/// NetworkPolicies are the fence beneath.
+/// nodes, ingresses and hosts. While no agent attends a pod, its connections go direct and nothing is enforced, unless
+/// whenUnattended says otherwise; NetworkPolicies are the fence beneath.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "sluice.dev",
@@ -66,7 +67,10 @@ use crate::govern::{
 #[x_kube(
     validation = Rule::new(
         "has(self.rules) && self.rules.size() > 0 || has(self.hidden) && self.hidden.size() > 0"
-    ).message("empty: rules or hidden is needed")
+    ).message("empty: rules or hidden is needed"),
+    validation = Rule::new(
+        "!has(self.unattendedFor) || has(self.whenUnattended) && self.whenUnattended == 'Refuse'"
+    ).message(WITHOUT_REFUSE)
 )]
 pub struct AccessPolicySpec {
     /// The Services of this namespace that the policy applies to, or ports of them. Or the Namespace itself, alone: then it
@@ -103,6 +107,31 @@ pub struct AccessPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = OnInvalid::default()))]
     pub on_invalid: Option<OnInvalid>,
+    /// What becomes of new connections while no agent attends a pod: it was killed, hangs, or is being started anew. Allow, the
+    /// default: they go direct, and nothing is enforced. Refuse: they are refused, on the ports of the Services that the policy
+    /// targets and on no others, for as long as unattendedFor says after the last heartbeat of the agent. What comes from the
+    /// pod itself passes, and where probes of the pod go, what comes from its node (of clients of a NodePort or load
+    /// balancer, too, that the node shows with its own address). A pod that starts meanwhile is open. Needs a BPF file system
+    /// (--bpf-file-system); has no effect with mode: Observe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = WhenUnattended::default()))]
+    pub when_unattended: Option<WhenUnattended>,
+    /// With whenUnattended: Refuse, after which time without an agent new connections go direct all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = span::text(UNATTENDED_FOR)))]
+    pub unattended_for: Option<Span<10_000, 86_400_000>>,
+}
+
+/// How long connections are refused without an agent.
+const UNATTENDED_FOR: Duration = Duration::from_mins(10);
+const WITHOUT_REFUSE: &str = "unattendedFor: has no effect without whenUnattended: Refuse";
+
+/// What becomes of connections while no agent attends a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenUnattended {
+    #[default]
+    Allow,
+    Refuse,
 }
 
 /// What an agent does that cannot read the policy.
@@ -261,11 +290,23 @@ impl AccessPolicy {
                 })
             }),
             closed: false,
+            refuse_unattended: spec.check_unattended(&at),
         };
         // Last: of two complaints about a field the first is kept, and those above say more.
         schema::check(<Self as Kind>::schema(), spec, &at);
         target::check_namespace(&spec.target_refs, own, &at.field("targetRefs"));
         errors.end(access)
+    }
+}
+
+impl AccessPolicySpec {
+    fn check_unattended(&self, at: &At<'_>) -> Option<Duration> {
+        let time = self.unattended_for.as_ref().map(|time| time.check(&at.field("unattendedFor")));
+        let refuses = self.when_unattended == Some(WhenUnattended::Refuse);
+        if time.is_some() && !refuses {
+            at.refuse(WITHOUT_REFUSE);
+        }
+        refuses.then(|| time.unwrap_or(UNATTENDED_FOR))
     }
 }
 

@@ -1,5 +1,5 @@
 //! The commands that ask the agent of this node, over its Unix socket: `sluice get`, `log-level`, `explain`, `status`, `top`,
-//! `call`, `dump`.
+//! `call`, `dump`, `release`.
 //!
 //! For people by default, tables; `-o json` is what the agent said. What comes from elsewhere (paths, labels, bodies) is made
 //! [mod@inert] before it is shown. Exit status: 0, the answer is there (`status`: and nothing is wrong; `call`: and some status
@@ -16,7 +16,7 @@ mod status;
 pub(crate) mod table;
 pub(crate) mod top;
 
-use std::io;
+use std::{io, path::Path};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -37,9 +37,10 @@ use self::{
 use crate::{
     admin::{
         client::{self, Answer, ClientError},
-        desk::{CallAnswer, Status},
+        desk::{CallAnswer, Released, Status},
     },
     api::plain,
+    capture,
     observe::log,
     proxy::explain::Explanation,
 };
@@ -104,6 +105,7 @@ pub fn example(command: &str) -> Option<&'static str> {
         "get" => "get /readyz",
         "log-level" => "log-level info,sluice::proxy=debug",
         "completions" => "completions bash",
+        "release" => "release",
         "check" => "check policy.yaml",
         _ => return None,
     })
@@ -170,6 +172,28 @@ pub fn status(args: &StatusArgs, agent: &impl Reach) -> Result<bool, Failed> {
     show(&args.how, &said, |status: &Status| status::shown(status))?;
     let status: Status = serde_json::from_str(&said)?;
     Ok(status.problems.is_empty())
+}
+
+/// `sluice release`: by the agent, which leaves nothing behind any more; or without it, if there is none.
+pub fn release(agent: &Running, file_system: &Path) -> Result<(), Failed> {
+    let Released { removed } = match agent.ask(&Asked::post("/release", &())?) {
+        Ok(said) => serde_json::from_str(&answered(said)?)?,
+        Err(Failed::Client(ClientError::Connect { source, .. }))
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+        {
+            let removed = capture::release(file_system).map_err(|error| {
+                Failed::Refused(format!("{}: something is left: {error}", file_system.display()))
+            })?;
+            Released { removed }
+        }
+        Err(error) => return Err(error),
+    };
+    let said = match removed {
+        0 => "nothing would stay behind the agent".to_owned(),
+        1 => "released 1 pod".to_owned(),
+        pods => format!("released {pods} pods"),
+    };
+    Ok(print(said)?)
 }
 
 /// `sluice dump`

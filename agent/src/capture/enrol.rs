@@ -62,7 +62,9 @@ pub(crate) trait World {
     /// Steers what the snapshot asks for of the pod's connections from outside, and nothing else.
     fn steer(&mut self, _: &mut Self::Enrolment, _: &Arc<Workload>, _: &Snapshot) {}
     /// Looks which of the steered ports are listened on.
-    fn look_at_listeners(&mut self, _: &mut Self::Enrolment) {}
+    fn look_at_listeners(&mut self, _: &mut Self::Enrolment, _closely: bool) {}
+    /// Removes what is left of pods for which nobody wants it any more. `wanted`: a pod that is to be enrolled, by its uid.
+    fn sweep(&mut self, _: &Snapshot, _wanted: impl Fn(&str) -> Option<Arc<Workload>>) {}
     /// What is steered of a pod.
     fn steered(_: &Self::Enrolment) -> Steered {
         Steered::default()
@@ -76,6 +78,10 @@ pub struct Steered {
     pub addresses: Arc<[SocketAddr]>,
     /// Why these are not all that are asked for. It is tried again.
     pub trouble: Option<String>,
+    /// Those that refuse connections while no agent is there.
+    pub closed: Arc<[SocketAddr]>,
+    /// Why these are not all that are to. It is tried again.
+    pub unclosed: Option<String>,
 }
 
 /// A look at the connections of a pod that are older than its enrolment.
@@ -198,10 +204,16 @@ impl<W: World> Enroller<W> {
     }
 
     /// Looks which of the steered ports are listened on.
-    pub(crate) fn look_at_listeners(&mut self) {
+    pub(crate) fn look_at_listeners(&mut self, closely: bool) {
         for (enrolment, _) in self.pods.values_mut().filter_map(|pod| pod.enrolment.as_mut()) {
-            self.world.look_at_listeners(enrolment);
+            self.world.look_at_listeners(enrolment, closely);
         }
+    }
+
+    /// Removes what earlier agents have left behind, and nobody wants any more.
+    pub(crate) fn sweep(&mut self) {
+        let snapshot = &self.snapshot;
+        self.world.sweep(snapshot, |uid| wanted(snapshot, uid).0);
     }
 
     /// All pods whose groups are there.

@@ -49,7 +49,7 @@ impl Drop for Beating {
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds, as `bpf_ktime_get_ns` tells it.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a local that outlives the call. It cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };

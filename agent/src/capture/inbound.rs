@@ -153,6 +153,11 @@ impl Steering {
         self.entries.look();
     }
 
+    /// Nothing may go past the agent at these addresses: one where the application has refused a connection is not left alone.
+    pub(crate) fn close(&self, addresses: Arc<[SocketAddr]>) {
+        self.entries.lock().closed = addresses;
+    }
+
     /// The addresses that are steered.
     pub(crate) fn addresses(&self) -> Arc<[SocketAddr]> {
         self.entries.lock().steered.iter().copied().collect()
@@ -202,6 +207,8 @@ struct Entries {
 #[derive(Default)]
 struct State {
     direct: bool,
+    /// Where nothing may go past the agent.
+    closed: Arc<[SocketAddr]>,
     steered: BTreeSet<SocketAddr>,
     /// Those of them where a connection was refused although somebody listens: they are left alone until the next look.
     paused: BTreeSet<SocketAddr>,
@@ -305,7 +312,10 @@ impl Entries {
     /// An application has refused a connection.
     fn refused(&self, address: SocketAddr) {
         let mut state = self.lock();
-        if !state.steered.contains(&address) || self.count(&[address]).is_err() {
+        if state.closed.contains(&address)
+            || !state.steered.contains(&address)
+            || self.count(&[address]).is_err()
+        {
             return;
         }
         let listens =

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -11,7 +11,9 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SkStorage, SockMap},
 };
-use sluice_ebpf::{Address, Counter, FlowCounts, FlowKey, Listening, Origin, Place, Pod, Steered, map};
+use sluice_ebpf::{
+    Address, Counter, FlowCounts, FlowKey, Listening, Origin, Place, Pod, Refused, Steered, map,
+};
 
 use super::{EnrolError, error::with_causes};
 use crate::proxy;
@@ -35,6 +37,8 @@ unsafe impl aya::Pod for Plain<FlowCounts> {}
 unsafe impl aya::Pod for Plain<Steered> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Place> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Refused> {}
 
 /// All of them. Each has one user.
 pub(crate) struct Maps {
@@ -45,6 +49,7 @@ pub(crate) struct Maps {
     pub(crate) counters: Counters,
     pub(crate) flows: Flows,
     pub(crate) inbound: Inbound,
+    pub(crate) refuse: Refuse,
 }
 
 impl Maps {
@@ -67,6 +72,10 @@ impl Maps {
                 // Of another type where the kernel makes none of sockets.
                 listeners: take(map::LISTENERS)?.try_into().ok().map(Mutex::new),
                 calling: Mutex::new(take(map::CALLING)?.try_into()?),
+            },
+            refuse: Refuse {
+                refused: Mutex::new(take(map::REFUSED)?.try_into()?),
+                node: Mutex::new(take(map::NODE_ADDRESSES)?.try_into()?),
             },
         })
     }
@@ -247,6 +256,35 @@ impl Inbound {
     pub(crate) fn set_client(&self, socket: BorrowedFd<'_>, client: SocketAddr) -> io::Result<()> {
         let set = lock(&self.calling).insert(&socket, Plain(client.into()), 0);
         set.map_err(|error| io::Error::other(with_causes(&error)))
+    }
+}
+
+/// What may not be reached while no agent attends it.
+pub(crate) struct Refuse {
+    refused: Mutex<HashMap<MapData, Plain<Address>, Plain<Refused>>>,
+    node: Mutex<HashMap<MapData, Plain<Address>, u32>>,
+}
+
+impl Refuse {
+    /// Connections that no agent takes are refused there.
+    pub(crate) fn close(&self, address: SocketAddr, value: Refused) -> Result<(), MapError> {
+        lock(&self.refused).insert(Plain(address.into()), Plain(value), 0)
+    }
+
+    /// No longer, unless another pod has the address by now.
+    pub(crate) fn open(&self, address: SocketAddr, netns_cookie: u64) -> Result<(), MapError> {
+        let (mut refused, key) = (lock(&self.refused), Plain(address.into()));
+        match refused.get(&key, 0) {
+            Ok(Plain(of)) if of.netns_cookie == netns_cookie => absent_is_fine(refused.remove(&key)),
+            Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the node has this address.
+    pub(crate) fn set_node_address(&self, address: IpAddr, is_there: bool) -> Result<(), MapError> {
+        let (mut node, key) = (lock(&self.node), Plain(SocketAddr::new(address, 0).into()));
+        if is_there { node.insert(key, 1, 0) } else { absent_is_fine(node.remove(&key)) }
     }
 }
 

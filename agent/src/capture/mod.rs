@@ -12,6 +12,7 @@
 //!   ends it where it is asked to; `buffers` are what the kernel keeps for sockets.
 //! - `inbound` steers connections from outside to listeners of the agent, where policies ask for it; `listening` finds who
 //!   listens, `node_addresses` from where the kubelet probes.
+//! - `refuse` leaves behind what closes ports while no agent is there, for policies that ask for it: all that is ever pinned.
 //! - `flows` puts names to what the programs count of pods' connections, redirected or not.
 //!
 //! All `unsafe` of the agent is in here.
@@ -38,16 +39,18 @@ mod pod;
 mod probe;
 mod programs;
 mod reclaim;
+mod refuse;
 mod services;
 mod sight;
 mod watch;
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -66,8 +69,9 @@ pub use flows::Flow;
 pub use pod::{is_at_urgent_byte, unacknowledged};
 pub use programs::embedded as embedded_programs;
 pub use reclaim::Reclaim;
+pub use refuse::remove_all as release;
 
-use crate::{cluster::model::Snapshot, proxy::Proxy};
+use crate::{cluster::model::Snapshot, config, proxy::Proxy};
 use attachment::{Found, Keeper};
 use enrol::Enroller;
 use error::with_causes;
@@ -79,6 +83,7 @@ use node_addresses::NodeAddresses;
 use probe::Machine;
 use programs::{FailOpen, Links, Programs};
 use reclaim::Reclaimed;
+use refuse::Refusing;
 use services::Services;
 use watch::Watch;
 
@@ -89,7 +94,7 @@ const LOOKS_AT_OLDER: u64 = 10;
 type Silence = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// What capture needs to know beforehand.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The control group (v2) that holds all pods. `None`: the only `kubepods*` below the mount.
     pub pods_cgroup: Option<PathBuf>,
@@ -102,6 +107,26 @@ pub struct Options {
     pub node_is_known: bool,
     /// What becomes of connections that are older than their pod's enrolment, where a Service asks for it.
     pub reclaim: Reclaim,
+    /// The BPF file system in which that is pinned which refuses connections while no agent is there.
+    pub bpf_file_system: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pods_cgroup: None,
+            listeners_per_pod: None,
+            without_flows: false,
+            node_is_known: false,
+            reclaim: Reclaim::default(),
+            bpf_file_system: config::BPF_FILE_SYSTEM.into(),
+        }
+    }
+}
+
+/// Why nothing can be pinned at the path of a BPF file system; `None`: it can be.
+pub fn pinning_trouble(file_system: &Path) -> Option<String> {
+    refuse::usable(file_system).err()
 }
 
 /// What capture does at the moment, for metrics and readiness.
@@ -148,6 +173,8 @@ pub struct Capture {
     table: Arc<ArcSwap<Table>>,
     bypassed: Arc<AtomicU64>,
     reclaimed: Arc<Reclaimed>,
+    released: Arc<AtomicBool>,
+    file_system: PathBuf,
     close: Option<oneshot::Sender<oneshot::Sender<()>>>,
     _heartbeat: heartbeat::Beating,
 }
@@ -178,6 +205,7 @@ impl Capture {
         let (mut programs, maps) = Programs::load(agent_cgroup)?;
         let following = !options.without_flows && programs.load_flows();
         let steer = programs.load_steering();
+        let refuse = programs.load_refusing();
         let watch = Watch::start(&machine.pods)
             .map_err(|source| CaptureError::Watch { path: machine.pods.clone(), source })?;
         let silence: Silence = {
@@ -208,6 +236,10 @@ impl Capture {
             node: addresses.clone(),
             slots: Slots::new(),
         });
+        let released = Arc::<AtomicBool>::default();
+        let file_system = options.bpf_file_system.clone();
+        let mut refusing = Refusing::new(refuse, maps.refuse, file_system.clone(), released.clone());
+        addresses.tell(|known| refusing.know_node(known));
         let flows = Arc::new(Flows::new(follow.then_some(maps.flows)));
         tracing::info!(pods, agent, listeners_per_pod, flows = follow, "eBPF programs attached");
 
@@ -231,6 +263,8 @@ impl Capture {
             jobs: Vec::new(),
             flows: flows.clone(),
             inbound,
+            refusing,
+            leaving: false,
         };
         let (close, closed) = oneshot::channel();
         tokio::spawn(run(
@@ -250,6 +284,8 @@ impl Capture {
             table,
             bypassed,
             reclaimed,
+            released,
+            file_system,
             close: Some(close),
             _heartbeat: heartbeat,
         })
@@ -273,6 +309,16 @@ impl Capture {
             // The task ends after it has answered, or it panicked, and its pods were closed by being dropped.
             let _ = wait.await;
         }
+    }
+
+    /// Removes all that refuses connections while no agent is there, whoever has pinned it, and pins nothing more. Says how much it
+    /// was.
+    ///
+    /// # Errors
+    /// Something is left; it is tried again every second.
+    pub fn release(&self) -> io::Result<usize> {
+        self.released.store(true, Ordering::Relaxed);
+        release(&self.file_system)
     }
 
     /// What the kernel has counted of the connections of enrolled pods; empty where it does not. Reads its map.
@@ -334,6 +380,7 @@ async fn run(
     let mut synced = false;
     let mut sourced = true;
     let mut looks = 0_u64;
+    let mut swept = false;
     let mut look = tokio::time::interval(attachment::LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     snapshots.mark_changed();
@@ -346,6 +393,7 @@ async fn run(
         tokio::select! {
             biased;
             done = &mut close => {
+                enroller.world().leaving = true;
                 enroller.withdraw_all();
                 let closing = enroller.world().closing.clone();
                 closing.close();
@@ -385,9 +433,15 @@ async fn run(
                 let at_older = looks.is_multiple_of(LOOKS_AT_OLDER);
                 enroller.look_at_older(at_older);
                 if at_older {
-                    addresses.look(&enroller.world().home.clone());
+                    let world = enroller.world();
+                    addresses.look(&world.home.clone());
+                    addresses.tell(|known| world.refusing.know_node(known));
                 }
-                enroller.look_at_listeners();
+                enroller.look_at_listeners(at_older);
+                if synced && (at_older || !swept || enroller.world().refusing.is_released()) {
+                    enroller.sweep();
+                    swept = true;
+                }
                 if keeper.look() == Found::Anew {
                     match Watch::start(keeper.group()) {
                         Ok(new) => {

@@ -25,6 +25,7 @@ use super::{
     pod::{Opened, PodNetwork},
     programs::FailOpen,
     reclaim::{self, Job, Reclaim, Reclaimed},
+    refuse::{self, Of, Pinned, Refusing},
     services::Services,
     sight::{self, Sighting},
 };
@@ -60,6 +61,9 @@ pub(crate) struct Node {
     pub(crate) flows: Arc<Flows>,
     /// `None`: connections from outside cannot be steered on this node.
     pub(crate) inbound: Option<Inbound>,
+    pub(crate) refusing: Refusing,
+    /// The agent stops: what refuses connections while none is there stays.
+    pub(crate) leaving: bool,
 }
 
 /// An enrolled pod.
@@ -78,6 +82,9 @@ pub(crate) struct Enrolment {
     steering: Option<Steering>,
     /// Why not all of it is that should be, as it was told last.
     unsteered: Option<String>,
+    /// What of it is closed while no agent is there; and why not all of that is which should be, as it was told last.
+    pinned: Option<Pinned>,
+    unpinned: Option<String>,
 }
 
 impl World for Node {
@@ -124,8 +131,20 @@ impl World for Node {
         }
         let older_to = older.iter().map(|connection| connection.peer).collect();
         let open = Some(open);
-        let (steering, unsteered) = (None, None);
-        Ok(Enrolment { netns: id, cookie, entry, pod, open, network, older, older_to, steering, unsteered })
+        Ok(Enrolment {
+            netns: id,
+            cookie,
+            entry,
+            pod,
+            open,
+            network,
+            older,
+            older_to,
+            steering: None,
+            unsteered: None,
+            pinned: None,
+            unpinned: None,
+        })
     }
 
     fn look_at_older(&mut self, enrolment: &mut Enrolment, look: Older<'_>) {
@@ -193,17 +212,39 @@ impl World for Node {
             }
             enrolment.unsteered = outcome;
         }
+        self.refuse(enrolment, workload, snapshot);
     }
 
-    fn look_at_listeners(&mut self, enrolment: &mut Enrolment) {
+    fn look_at_listeners(&mut self, enrolment: &mut Enrolment, closely: bool) {
         if let Some(steering) = &enrolment.steering {
             steering.look();
         }
+        if let Some(pinned) = &mut enrolment.pinned {
+            let attended = self.refusing.attend(pinned, self.proxy.silent_for());
+            let looked = if closely { self.refusing.look(pinned, &enrolment.network.netns) } else { Ok(()) };
+            let workload = enrolment.pod.workload.load();
+            tell_unpinned(&mut enrolment.unpinned, attended.and(looked).err(), &workload);
+        }
+    }
+
+    fn sweep(&mut self, snapshot: &Snapshot, wanted: impl Fn(&str) -> Option<Arc<Workload>>) {
+        let owners = &self.owners;
+        self.refusing.sweep(|uid, cookie| {
+            let Some(workload) = wanted(uid) else { return false };
+            let elsewhere = || owners.iter().any(|(at, owner)| **owner == *uid && *at != cookie);
+            !refuse::wanted(&workload, snapshot).is_empty() && !elsewhere()
+        });
     }
 
     fn steered(enrolment: &Enrolment) -> Steered {
         let addresses = enrolment.steering.as_ref().map(Steering::addresses).unwrap_or_default();
-        Steered { addresses, trouble: enrolment.unsteered.clone() }
+        let closed = enrolment.pinned.as_ref().map(Pinned::addresses).unwrap_or_default();
+        Steered {
+            addresses,
+            trouble: enrolment.unsteered.clone(),
+            closed,
+            unclosed: enrolment.unpinned.clone(),
+        }
     }
 
     fn withdraw(&mut self, enrolment: &mut Enrolment) -> Result<(), EnrolError> {
@@ -218,6 +259,16 @@ impl World for Node {
             };
             inbound.end(&mut enrolment.steering, &at);
         }
+        if self.leaving {
+            let pinned = enrolment.pinned.take();
+            let attended =
+                pinned.map_or(Ok(()), |pinned| self.refusing.attend(&pinned, self.proxy.silent_for()));
+            if let Err(error) = attended {
+                tracing::warn!(error, "cannot say for how long connections are refused without an agent");
+            }
+        } else {
+            self.refusing.end(&mut enrolment.pinned);
+        }
         enrolment.entry.unlist()?;
         self.owners.remove(&enrolment.cookie);
         self.flows.pod_gone(enrolment.cookie, Instant::now());
@@ -227,4 +278,40 @@ impl World for Node {
         }
         Ok(())
     }
+}
+
+impl Node {
+    /// Closes what policies want to be closed while no agent is there, of what this agent attends.
+    fn refuse(&mut self, enrolment: &mut Enrolment, workload: &Arc<Workload>, snapshot: &Snapshot) {
+        let wanted = refuse::wanted(workload, snapshot);
+        if wanted.is_empty() && enrolment.pinned.is_none() {
+            enrolment.unpinned = None;
+            return;
+        }
+        let attended = enrolment.steering.as_ref().map(Steering::addresses).unwrap_or_default();
+        let of = Of {
+            workload,
+            netns: &enrolment.network.netns,
+            netns_cookie: enrolment.cookie,
+            silence: self.proxy.silent_for(),
+        };
+        let outcome = self.refusing.sync(&mut enrolment.pinned, &wanted, &attended, &of);
+        if let Some(steering) = &enrolment.steering {
+            steering.close(enrolment.pinned.as_ref().map(Pinned::addresses).unwrap_or_default());
+        }
+        tell_unpinned(&mut enrolment.unpinned, outcome.err(), workload);
+    }
+}
+
+fn tell_unpinned(told: &mut Option<String>, outcome: Option<String>, workload: &Workload) {
+    if outcome == *told {
+        return;
+    }
+    if let Some(error) = &outcome {
+        tracing::error!(
+            namespace = %workload.namespace, pod = %workload.name, error,
+            "whenUnattended: Refuse is not active at a pod: without an agent it is reached directly; trying again"
+        );
+    }
+    *told = outcome;
 }

@@ -17,6 +17,11 @@ impl NodeAddresses {
         self.0.load().contains(&address)
     }
 
+    /// Says those that are known.
+    pub(crate) fn tell(&self, to: impl FnOnce(&AHashSet<IpAddr>)) {
+        to(&self.0.load());
+    }
+
     /// Looks which addresses there are: in the agent's own network namespace, and in that of the node's first process. What cannot
     /// be seen stays as it was.
     pub(crate) fn look(&self, home: &Netns) {

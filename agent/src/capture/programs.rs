@@ -1,7 +1,7 @@
 //! The eBPF programs: loads them, attaches them, and takes them off again.
 //!
-//! The process holds every link, and nothing is pinned: when it ends, however it ends, the kernel detaches the
-//! programs and frees the maps, and the next connect goes direct.
+//! The process holds every link, and nothing is pinned but what `refuse` pins where a policy asks for it: when the process ends,
+//! however it ends, the kernel detaches the programs and frees the maps, and the next connect goes direct.
 
 use std::{
     borrow::Cow,
@@ -215,6 +215,28 @@ impl Programs {
                 None
             }
         }
+    }
+
+    /// Loads what refuses connections while no agent is there.
+    pub(crate) fn load_refusing(&mut self) -> Result<SkLookup, Arc<String>> {
+        if let Some(why) = &self.steering_trouble {
+            return Err(why.clone());
+        }
+        let name = program::REFUSE;
+        let wrong = || CaptureError::ForeignObject { name };
+        let program = self.ebpf.program_mut(name).ok_or_else(wrong);
+        let program = program.and_then(|program| <&mut SkLookup>::try_from(program).map_err(|_| wrong()));
+        let handle = program.and_then(|program| {
+            let handle = program.load().and_then(|()| {
+                // A handle of its own, for who attaches it to one pod after the other.
+                SkLookup::from_program_info(program.info()?, Cow::Borrowed(name))
+            });
+            handle.map_err(|error| load_error(name, &error.into()))
+        });
+        handle.map_err(|error| {
+            tracing::error!(%error, "whenUnattended: Refuse of AccessPolicies is not active on this node");
+            Arc::new(error.to_string())
+        })
     }
 
     fn attach_listeners(

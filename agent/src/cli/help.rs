@@ -18,6 +18,9 @@ cannot be used.";
 pub(super) const STATUS: &str = "\
 Exit status: 0, nothing is wrong; 1, something is wrong, or the agent cannot be reached; 2, the command line cannot be used.";
 
+pub(super) const RELEASE: &str = "\
+Exit status: 0, nothing is left; 1, something is, or the agent does not answer; 2, the command line cannot be used.";
+
 pub(super) const CHECK: &str = "\
 Exit status: 0, all policies are valid; 1, something is wrong with one, or with --strict there is a note; 2, the command line \
 cannot be used, or nothing can be read.";

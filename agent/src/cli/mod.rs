@@ -23,7 +23,7 @@ use crate::{
         inert::inert,
         print::{complain, print},
     },
-    config::{Config, Settings},
+    config::{self, Config, Settings},
     observe::log::LogFilter,
     offline, run,
 };
@@ -92,6 +92,24 @@ enum Command {
     /// Print everything that this node's agent knows, as JSON; it contains no header, body or token
     #[command(after_help = help::ANSWER)]
     Dump {
+        #[command(flatten)]
+        agent: Running,
+    },
+    /// Take away what would refuse connections without an agent, before Sluice is uninstalled
+    ///
+    /// AccessPolicies with whenUnattended: Refuse leave something behind on the node that refuses connections while no agent is there.
+    /// This removes all of it from this node. The agent, if there is one, leaves nothing behind any more until it is started anew.
+    #[command(after_help = help::RELEASE)]
+    Release {
+        /// The BPF file system, where no agent is there to ask
+        #[arg(
+            long,
+            value_name = "DIR",
+            env = "SLUICE_BPF_FILE_SYSTEM",
+            default_value = config::BPF_FILE_SYSTEM,
+            value_parser = config::directory
+        )]
+        bpf_file_system: PathBuf,
         #[command(flatten)]
         agent: Running,
     },
@@ -167,6 +185,7 @@ fn sluice() -> ExitCode {
         Command::Top { args, agent } => answered(ask::top(&args, &agent)),
         Command::Call { args, agent } => answered(ask::call(&args, &agent)),
         Command::Dump { agent } => answered(ask::dump(&agent)),
+        Command::Release { bpf_file_system, agent } => answered(ask::release(&agent, &bpf_file_system)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command, "sluice", &mut script);

@@ -107,7 +107,7 @@ enum Command {
 fn example(command: &str) -> Option<&'static str> {
     Some(match command {
         "dump" => "dump --node node-1 > dump.json",
-        "get" | "log-level" | "completions" => return None,
+        "get" | "log-level" | "release" | "completions" => return None,
         other => return crate::ask::example(other),
     })
 }

@@ -8,6 +8,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use ahash::{AHashMap, AHashSet};
@@ -181,6 +182,14 @@ pub struct InboundPort {
     /// The Services that have it as an endpoint and a policy that asks for something there. What each says about who may call
     /// holds. Empty if the pod only asks for what comes to it to be read ([`Workload::remembers_traces`]).
     pub guards: Vec<Arc<Service>>,
+}
+
+impl InboundPort {
+    /// How long connections are refused there while no agent attends it; `None`: they go direct.
+    pub fn closed_unattended(&self) -> Option<Duration> {
+        let policies = self.guards.iter().filter_map(|guard| guard.access.as_ref());
+        policies.filter_map(|access| access.closed_unattended()).max()
+    }
 }
 
 impl Inbound {

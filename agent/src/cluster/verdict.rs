@@ -82,12 +82,20 @@ pub enum Reason {
     Conflicted,
     /// Nothing in its namespace is managed.
     NamespaceNotEnrolled,
+    /// The node that says so lacks what something of it needs.
+    Unsupported,
 }
 
 impl Reason {
     /// Those of the condition `Programmed`.
-    pub const OF_PROGRAMMED: [Self; 5] =
-        [Self::Programmed, Self::Invalid, Self::TargetNotFound, Self::Conflicted, Self::NamespaceNotEnrolled];
+    pub const OF_PROGRAMMED: [Self; 6] = [
+        Self::Programmed,
+        Self::Invalid,
+        Self::TargetNotFound,
+        Self::Conflicted,
+        Self::NamespaceNotEnrolled,
+        Self::Unsupported,
+    ];
 
     /// What it means, for the reference.
     pub fn meaning(self) -> &'static str {
@@ -106,6 +114,9 @@ impl Reason {
             Self::NamespaceNotEnrolled => {
                 "The object's namespace is not enrolled, so nothing of it is active."
             }
+            Self::Unsupported => {
+                "The node whose agent writes the status lacks something that the object asks for; the message says what. All else of it is active. `sluice status` of each node says where it is so."
+            }
         }
     }
 
@@ -117,6 +128,7 @@ impl Reason {
             Self::TargetNotFound => "TargetNotFound",
             Self::Conflicted => "Conflicted",
             Self::NamespaceNotEnrolled => "NamespaceNotEnrolled",
+            Self::Unsupported => "Unsupported",
         }
     }
 }

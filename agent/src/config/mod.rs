@@ -27,6 +27,8 @@ pub use self::{
 
 use crate::{govern::lane::DEFAULT_TAG_HEADER, observe::sampling::Ratio};
 
+/// Where a BPF file system is mounted as a rule.
+pub const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// Where the admin socket is, if nobody says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/sluice/sluice.sock";
 
@@ -194,6 +196,17 @@ pub struct Config {
     )]
     pub reclaim_idle: Duration,
 
+    /// The BPF file system in which the agent pins what refuses connections while no agent is there, for AccessPolicies with
+    /// whenUnattended: Refuse; it pins nothing else
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "SLUICE_BPF_FILE_SYSTEM",
+        default_value = BPF_FILE_SYSTEM,
+        value_parser = directory
+    )]
+    pub bpf_file_system: PathBuf,
+
     /// How long a stopping agent waits for requests in flight before it closes them
     #[arg(long, value_name = "SECONDS", env = "SLUICE_DRAIN_TIMEOUT", default_value = "30", value_parser = seconds)]
     pub drain_timeout: Duration,
@@ -250,6 +263,14 @@ fn taint_key(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("the key of a taint, as in sluice.dev/agent-not-ready".to_owned())
+}
+
+/// The absolute path of a directory.
+///
+/// # Errors
+/// What is allowed.
+pub fn directory(text: &str) -> Result<PathBuf, String> {
+    absolute(text).map_err(|_| "the absolute path of a directory".to_owned())
 }
 
 fn absolute(text: &str) -> Result<PathBuf, String> {

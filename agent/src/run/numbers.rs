@@ -7,7 +7,7 @@ use sluice_ebpf::Counter;
 use super::{Running, Shared, lock};
 use crate::{
     admin::view::{
-        Look,
+        Look, unattended,
         unenforced::{self, What},
     },
     capture::{self, Attachment, Capture},
@@ -109,6 +109,7 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
     metrics.document("sluice_watch_ends_total", "cause", ends.chain([status]));
     policies(metrics, running)?;
     unenforced(metrics, running)?;
+    unattended(metrics, running)?;
     gauge(
         "sluice_capture_running",
         "1 while the eBPF programs redirect the connections of enrolled pods, else 0.",
@@ -267,4 +268,35 @@ fn unenforced(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Err
             }
         }),
     })
+}
+
+/// Pods that AccessPolicies want closed while no agent is there.
+fn unattended(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
+    let running = running.clone();
+    metrics.pull(Pulled {
+        name: "sluice_access_refuse_unattended_pods",
+        help: "Pods of this node behind a Service whose AccessPolicy has whenUnattended: Refuse.",
+        kind: Kind::Gauge,
+        labels: &["destination_namespace", "destination_service", "state"],
+        read: Box::new(move |write| {
+            let running = lock(&running);
+            let Some(cluster) = &running.cluster else { return };
+            let snapshot = cluster.current().load_full();
+            let pods = running.capture.as_ref().map(|capture| capture.status().pods).unwrap_or_default();
+            drop(running);
+            let look = Look { snapshot, pods, ..Look::default() };
+            for ((namespace, service), closing) in unattended::closing(&look) {
+                let missing: BTreeSet<_> = closing.missing.values().flatten().collect();
+                let active = closing.active.iter().filter(|pod| !missing.contains(pod));
+                write(&[&namespace, &service, "active"], active.count() as f64);
+                write(&[&namespace, &service, "missing"], missing.len() as f64);
+            }
+        }),
+    })?;
+    let states = [
+        ("active", "Its ports refuse connections once no agent attends them"),
+        ("missing", "They do not: `sluice status` says why"),
+    ];
+    metrics.document("sluice_access_refuse_unattended_pods", "state", states);
+    Ok(())
 }

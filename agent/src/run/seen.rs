@@ -48,4 +48,12 @@ impl view::Agent for Seen {
             steering_trouble: capture.and_then(|status| status.steering_trouble),
         }
     }
+
+    fn release(&self) -> Result<usize, String> {
+        let running = lock(&self.running);
+        let Some(capture) = &running.capture else {
+            return Err("the agent is starting or stopping: try again".to_owned());
+        };
+        capture.release().map_err(|error| format!("something is left, and will be tried again: {error}"))
+    }
 }

@@ -15,7 +15,7 @@ use crate::{agent::Agent, help, said, sluice};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Commands that print and end. What they ask is answered, with an answer or with a complaint.
-const ENDING: [&str; 26] = [
+const ENDING: [&str; 27] = [
     "agent --help",
     "agent --workers 0",
     "get /metrics",
@@ -33,6 +33,7 @@ const ENDING: [&str; 26] = [
     "call --pod shop/client --to orders.shop:80",
     "call --pod client --to orders.shop:80",
     "dump",
+    "release",
     "completions bash",
     "check ../deploy/examples/gray-release/release.yaml",
     "check Cargo.toml",

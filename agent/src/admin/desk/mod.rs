@@ -12,6 +12,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use self::{
@@ -33,6 +35,13 @@ use crate::{
 
 /// Past requests that are told at once, at most.
 const MOST_PAST: usize = 100;
+
+/// What was taken away that would stay behind the agent.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Released {
+    /// Pods whose ports would have been closed without an agent.
+    pub removed: usize,
+}
 
 /// Where root asks.
 pub struct Desk {
@@ -61,6 +70,16 @@ impl Desk {
     /// Lets go of the proxy, whose threads end with its last handle.
     pub fn close(&self) {
         self.proxy.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Removes what would stay behind the agent.
+    pub(super) fn release(&self) -> Result<Released, Wrong> {
+        let removed = self.agent.release().map_err(Wrong::Unavailable)?;
+        tracing::info!(
+            removed,
+            "what refuses connections while no agent is there was released over the admin socket"
+        );
+        Ok(Released { removed })
     }
 
     fn proxy(&self) -> Result<Proxy, Wrong> {

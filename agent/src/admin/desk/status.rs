@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     admin::view::{
-        Look, Older,
+        Look, Older, unattended,
         unenforced::{self, Cause as Unguarded, What},
     },
     clock::Nanos,
@@ -145,6 +145,21 @@ fn unenforced(look: &Look) -> Vec<Problem> {
         }).collect::<Vec<_>>()
     };
     guarded.into_iter().flat_map(of).collect()
+}
+
+/// Pods that policies want closed while no agent is there, and that are not.
+fn open_unattended(look: &Look) -> Vec<Problem> {
+    let of = |((namespace, service), closing): (_, unattended::Closing)| {
+        closing.missing.into_iter().map(move |(missing, pods)| {
+            let pods = pods.into_iter().map(|pod| format!("{namespace}/{pod}")).collect();
+            let what = format!(
+                "whenUnattended: Refuse of AccessPolicy {} is not active for Service {namespace}/{service} at Pod {}, which clients reach directly while no agent is there: {}.",
+                missing.policy, listed(&pods), missing.why.trim_end_matches('.')
+            );
+            problem(what, "Mount a BPF file system where --bpf-file-system is, and give it to the agent's container. The agent retries. While the agent runs, the policy is enforced as ever.")
+        }).collect::<Vec<_>>()
+    };
+    unattended::closing(look).into_iter().flat_map(of).collect()
 }
 
 /// Pods that lose tags, and those that ask for what is read of them in vain.
@@ -292,6 +307,7 @@ impl Status {
         let pods = Self::pods(look, &mut problems);
         problems.extend(look.uses.iter().filter_map(|pod| over_budget(pod, look)));
         problems.extend(unenforced(look));
+        problems.extend(open_unattended(look));
         let policies = Self::policies(look, &mut problems);
         let services = Self::services(look, &mut problems);
         problems.extend(without_effect(look));

@@ -14,6 +14,13 @@ pub trait Agent: Send + Sync + 'static {
     /// The cluster as of now; empty while it is not known.
     fn snapshot(&self) -> Arc<Snapshot>;
     fn look(&self) -> Look;
+    /// Removes what refuses connections while no agent is there, and leaves nothing of it behind any more. Says how much it was.
+    ///
+    /// # Errors
+    /// Why it cannot, or not yet.
+    fn release(&self) -> Result<usize, String> {
+        Ok(0)
+    }
 }
 
 /// The agent at a moment.

@@ -17,6 +17,7 @@ mod sampler;
 mod service;
 #[cfg(test)]
 mod tests;
+pub mod unattended;
 pub mod unenforced;
 mod warmth;
 

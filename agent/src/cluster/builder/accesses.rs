@@ -117,6 +117,7 @@ impl Accesses {
         &self,
         name: &Name,
         service: impl Fn(&Name) -> Option<&'s Service>,
+        refuse_trouble: Option<&str>,
     ) -> Option<Verdict> {
         let kept = self.all.get(name)?;
         if let Some(invalid) = kept.invalid() {
@@ -145,6 +146,10 @@ impl Accesses {
                 Some(first) if first.name != *name => shortfalls.push(conflict(what, first)),
                 _ => in_force.push(format!("{what}, where Services have no AccessPolicy of their own")),
             }
+        }
+        if let Some(why) = refuse_trouble.filter(|_| asked.access.closed_unattended().is_some()) {
+            let message = format!("whenUnattended: Refuse is not active: {why}");
+            shortfalls.push(Shortfall { reason: Reason::Unsupported, message });
         }
         let in_force = (!in_force.is_empty()).then(|| format!("active for {}", in_force.join(", ")));
         Some(Verdict::of(in_force, &shortfalls))

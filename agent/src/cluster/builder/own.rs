@@ -140,7 +140,10 @@ impl Builder {
                 Some(judged(policies.get(name)?, policies.verdict(name, service, rules)?))
             }
             Kind::TrafficLane => Some(judged(lanes.get(name)?, lanes.verdict(name, service)?)),
-            Kind::AccessPolicy => Some(judged(accesses.get(name)?, accesses.verdict(name, service)?)),
+            Kind::AccessPolicy => {
+                let trouble = self.options.refuse_trouble.as_deref();
+                Some(judged(accesses.get(name)?, accesses.verdict(name, service, trouble)?))
+            }
             _ => None,
         }
     }

@@ -20,6 +20,8 @@ pub struct Options {
     pub zone: Option<Arc<str>>,
     /// The headers that carry the tag.
     pub tag_headers: Vec<HeaderName>,
+    /// Why nothing can refuse connections on this node while no agent is there.
+    pub refuse_trouble: Option<Arc<str>>,
 }
 
 /// An endpoint and for whom it is meant.

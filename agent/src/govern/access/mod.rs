@@ -14,7 +14,7 @@ pub mod probe;
 #[cfg(test)]
 mod tests;
 
-use std::{cmp::Ordering, net::IpAddr, sync::Arc};
+use std::{cmp::Ordering, net::IpAddr, sync::Arc, time::Duration};
 
 use http::Method;
 
@@ -42,6 +42,8 @@ pub struct Access {
     pub hidden: Vec<Hidden>,
     /// The policy cannot be read, and says that everything is to be denied then.
     pub closed: bool,
+    /// How long connections are refused while no agent attends a pod; `None`: they go direct.
+    pub refuse_unattended: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -131,6 +133,11 @@ impl<'a> Decision<'a> {
 }
 
 impl Access {
+    /// How long connections are refused while no agent attends a pod; with `mode: Observe` nothing is ever.
+    pub fn closed_unattended(&self) -> Option<Duration> {
+        self.refuse_unattended.filter(|_| self.mode == Mode::Enforce)
+    }
+
     /// What it says of a request.
     pub fn decide(&self, client: Client<'_>, request: &impl Request) -> Decision<'_> {
         if self.closed {

@@ -4,7 +4,7 @@
 use super::objects::{Guarded, Name, Objects, Problem, shown};
 use crate::govern::{
     access::{Action, Party},
-    policy::{PathMatch, Pattern},
+    policy::{Mode, PathMatch, Pattern},
 };
 
 pub(super) fn notes(objects: &Objects, name: &Name, guarded: &Guarded) -> Vec<Problem> {
@@ -38,6 +38,10 @@ pub(super) fn notes(objects: &Objects, name: &Name, guarded: &Guarded) -> Vec<Pr
         notes.extend(
             all.map(|path| note(at(path), "every path is hidden, so nobody else gets anything".into())),
         );
+    }
+    if access.refuse_unattended.is_some() && access.mode == Mode::Observe {
+        let message = "Refuse has no effect with mode: Observe, in which nothing is denied";
+        notes.push(note("spec.whenUnattended".to_owned(), message.to_owned()));
     }
     notes.extend(without_http(objects, name, guarded).map(|(field, message)| note(field, message)));
     notes

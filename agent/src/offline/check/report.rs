@@ -64,9 +64,12 @@ pub(super) fn text(
         let mode = if access.mode == Mode::Enforce { "Enforce" } else { "Observe" };
         let allow = access.rules.iter().any(|rule| rule.action == Action::Allow);
         let others = if allow { "denied" } else { "allowed" };
+        let unattended = access.closed_unattended().map_or_else(String::new, |time| {
+            format!(", refuses connections for {} s without an agent", time.as_secs())
+        });
         writeln!(
             out,
-            "AccessPolicy {}: {about}, mode {mode}, rules: {}, what none matches is {others}, hidden: {}",
+            "AccessPolicy {}: {about}, mode {mode}, rules: {}, what none matches is {others}, hidden: {}{unattended}",
             shown(name),
             access.rules.len(),
             access.hidden.len(),

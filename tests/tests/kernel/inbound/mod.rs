@@ -6,6 +6,7 @@ mod callers;
 mod connections;
 mod hidden;
 mod limits;
+mod unattended;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};

@@ -324,6 +324,7 @@ async fn access_policies_that_are_not_enforced_are_told_with_the_pod() {
         steered: crate::capture::Steered {
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             trouble: trouble.map(str::to_owned),
+            ..Default::default()
         },
         ..enrolled()
     };
@@ -350,6 +351,29 @@ async fn access_policies_that_are_not_enforced_are_told_with_the_pod() {
         assert_eq!(message, &format!("{begin}{why}"));
         assert!(what_to_do.starts_with(action), "{what_to_do}");
     }
+}
+
+#[tokio::test]
+async fn pods_that_stay_open_without_an_agent_are_told_where_they_must_not() {
+    use crate::capture::{PodStatus, Steered};
+    let closed = GUARDED.replace("targetRefs:", "whenUnattended: Refuse, targetRefs:");
+    let watched = Watched::open(&[("shop.yaml", format!("{SHOP}{closed}"))]).await;
+    let snapshot = watched.cluster.current().load_full();
+    let workload = snapshot.pods.values().next().expect("one pod").clone();
+    let told = |steered: Steered| {
+        let pods = [PodStatus { steered, ..PodStatus::enrolled(workload.clone()) }].into();
+        let status = Status::of(&Look { snapshot: snapshot.clone(), pods, ..Look::default() });
+        let problems = status.problems.into_iter().map(|problem| problem.message);
+        problems.filter(|what| what.starts_with("whenUnattended")).collect::<Vec<_>>()
+    };
+    let address: Arc<[_]> = ["10.244.0.9:8080".parse().unwrap()].into();
+    let steered = Steered { addresses: address.clone(), ..Steered::default() };
+    let begin = "whenUnattended: Refuse of AccessPolicy shop/ours is not active for Service shop/orders at Pod shop/orders-1, which clients reach directly while no agent is there: ";
+    assert_eq!(told(Steered { closed: address, ..steered.clone() }), [""; 0]);
+    let why = "/sys/fs/bpf is no BPF file system: mount one there (mount -t bpf bpf /sys/fs/bpf)";
+    let open = Steered { unclosed: Some(why.to_owned()), ..steered.clone() };
+    assert_eq!(told(open), [format!("{begin}{why}.")]);
+    assert_eq!(told(steered), [format!("{begin}the agent does not attend it, or not yet.")]);
 }
 
 #[test]

@@ -26,6 +26,9 @@ fn about_access() {
             to(json!({"paths": [{"value": "/a"}, {"type": "RegularExpression", "value": "^/[0-9]+$"}]})),
             hidden(json!({"name": "management", "paths": [{"value": "/actuator"}]})),
             access(&json!({"mode": "Observe", "onInvalid": "Deny", "rules": [{"name": "a"}]})),
+            access(&json!({"whenUnattended": "Allow", "rules": [{"name": "a"}]})),
+            access(&json!({"whenUnattended": "Refuse", "rules": [{"name": "a"}]})),
+            access(&json!({"whenUnattended": "Refuse", "unattendedFor": "24h", "rules": [{"name": "a"}]})),
             access(&json!({"targetRefs": [{"kind": "Namespace", "name": "shop"}], "rules": [{"name": "a"}]})),
         ],
         vec![
@@ -72,6 +75,24 @@ fn about_access() {
                 Everywhere,
             ),
             (
+                access(&json!({"rules": [{"name": "a"}], "whenUnattended": "Deny"})),
+                "spec.whenUnattended",
+                "\"Allow\", \"Refuse\"",
+                Everywhere,
+            ),
+            (
+                access(&json!({"rules": [{"name": "a"}], "unattendedFor": "1m"})),
+                "spec",
+                "has no effect without whenUnattended: Refuse",
+                Everywhere,
+            ),
+            (
+                access(&json!({"rules": [{"name": "a"}], "whenUnattended": "Refuse", "unattendedFor": "9s"})),
+                "spec.unattendedFor",
+                "allowed are 10s to 24h",
+                Everywhere,
+            ),
+            (
                 access(&json!({"rules": [{"name": "a"}], "onInvalid": "Close"})),
                 "spec.onInvalid",
                 "\"Allow\", \"Deny\"",
@@ -91,6 +112,23 @@ fn a_client_without_a_namespace_is_of_the_policys_own() {
     assert_eq!((&*checked.name, checked.mode), ("shop/main", Mode::Observe));
     let namespaces: Vec<_> = checked.rules[0].from.iter().map(|party| party.namespace.as_deref()).collect();
     assert_eq!(namespaces, [Some("shop"), None]);
+}
+
+#[test]
+fn what_becomes_of_connections_without_an_agent_is_said_explicitly() {
+    let time = |spec: &Value| {
+        let mut whole = json!({"rules": [{"name": "a"}]});
+        for (field, value) in spec.as_object().into_iter().flatten() {
+            whole[field] = value.clone();
+        }
+        let (_, checked) = read::<AccessPolicy>(&access(&whole)).expect("it is good");
+        checked.closed_unattended().map(|time| time.as_secs())
+    };
+    assert_eq!(time(&json!({})), None, "they go direct");
+    assert_eq!(time(&json!({"whenUnattended": "Allow"})), None);
+    assert_eq!(time(&json!({"whenUnattended": "Refuse"})), Some(600));
+    assert_eq!(time(&json!({"whenUnattended": "Refuse", "unattendedFor": "90s"})), Some(90));
+    assert_eq!(time(&json!({"whenUnattended": "Refuse", "mode": "Observe"})), None, "nothing is denied then");
 }
 
 #[test]

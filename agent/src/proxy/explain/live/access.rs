@@ -50,7 +50,13 @@ impl Walk<'_> {
                 (_, None) => format!("AccessPolicy {}", policy.name),
             };
             let what = format!("{named}the agent at the endpoint {what}: the client is {who}");
-            self.steps.say(Stage::Access, verdict, what, Some(source));
+            let unattended = policy.closed_unattended().map_or_else(String::new, |time| {
+                let seconds = time.as_secs();
+                format!(
+                    "; without an agent there connections are refused for {seconds} s (whenUnattended: Refuse)"
+                )
+            });
+            self.steps.say(Stage::Access, verdict, what + &unattended, Some(source));
             let strictest = stops.is_none_or(|known| access::stricter(&decision, &known).is_gt());
             if verdict == Verdict::Stops && strictest {
                 stops = Some(decision);
