@@ -15,9 +15,11 @@ use crate::shell::{self, say};
 use crate::{apt, workspace};
 
 /// From `PyPI`.
-const PACKAGES: [&str; 2] = ["grpcio==1.85.1", "prometheus-client==0.26.0"];
+const PACKAGES: [&str; 4] =
+    ["grpcio==1.85.1", "prometheus-client==0.26.0", "pyjwt==2.15.1", "cryptography==50.0.2"];
 /// What they are for.
-const IMPORTS: &str = "import grpc, prometheus_client.openmetrics.parser";
+const IMPORTS: &str =
+    "import grpc, prometheus_client.openmetrics.parser, jwt, cryptography.hazmat.primitives.asymmetric.rsa";
 const NODE_MAJOR: u32 = 18;
 const JAVA_MAJOR: u32 = 11;
 

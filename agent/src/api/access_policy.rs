@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{
     Kind, Status,
     field::{At, Errors, FieldError, quoted, refuse_repeated},
+    jwt::{JwtPolicy, TokenMatch},
     matching::{PathMatch, check_method, each},
     schema, selector,
     span::{self, Span},
@@ -41,7 +42,7 @@ use crate::govern::{
     status = "Status",
     derive = "PartialEq",
     doc = "AccessPolicy says who may call Services of its namespace: pods by namespace, service account, workload and \
-           labels, addresses, methods and paths; and which paths are hidden.",
+           labels, addresses, tokens, methods and paths; and which paths are hidden.",
     label("gateway.networking.k8s.io/policy", "Direct"),
     label("app.kubernetes.io/part-of", "sluice"),
     printcolumn(name = "Targets", type_ = "string", json_path = ".status.targets"),
@@ -102,6 +103,10 @@ pub struct AccessPolicySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub hidden: Vec<HiddenPaths>,
+    /// Tokens (JWT) that rules may ask for with jwt in from. A request for which a rule asks for one and that has no valid one
+    /// gets 401; one whose token is valid and says something else gets 403.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtPolicy>,
     /// What an agent does that cannot read the policy and knows no valid version of it. Allow, the default: nothing of it is
     /// active. Deny: all requests to its targets are denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -196,8 +201,8 @@ pub struct HiddenPaths {
     // (A reserved word of CEL is escaped.)
     validation = Rule::new(
         "has(self.__namespace__) || has(self.serviceAccount) || has(self.workload) || \
-         has(self.podLabels) && self.podLabels.size() > 0 || has(self.ipBlocks) && self.ipBlocks.size() > 0"
-    ).message("empty: namespace, serviceAccount, workload, podLabels or ipBlocks is needed")
+         has(self.podLabels) && self.podLabels.size() > 0 || has(self.ipBlocks) && self.ipBlocks.size() > 0 || has(self.jwt)"
+    ).message("empty: namespace, serviceAccount, workload, podLabels, ipBlocks or jwt is needed")
 )]
 pub struct AccessClient {
     /// The pod's namespace. Where serviceAccount, workload or podLabels is set, the policy's own if not set.
@@ -225,6 +230,9 @@ pub struct AccessClient {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub ip_blocks: Vec<String>,
+    /// A valid token that the request has. Connections that are encrypted or are not HTTP have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<TokenMatch>,
 }
 
 /// A condition on a request. Both of its parts must match.
@@ -266,8 +274,14 @@ impl AccessPolicy {
             at.refuse("empty: rules or hidden is needed");
         }
         let own = self.metadata.namespace.as_deref().unwrap_or("default");
-        let from =
-            |from: &[AccessClient], at: &At<'_>| each(from, at, |client, at| Some(client.check(own, at)));
+        let from = |from: &[AccessClient], at: &At<'_>| {
+            each(from, at, |client, at| {
+                if let Some(token) = &client.jwt {
+                    token.check_provider(spec.jwt.as_ref(), &at.field("jwt"));
+                }
+                Some(client.check(own, at))
+            })
+        };
         let access = Access {
             name: super::full_name(&self.metadata).into(),
             mode: spec.mode.unwrap_or_default().policy(),
@@ -289,6 +303,7 @@ impl AccessPolicy {
                     from: from(&hidden.from, &at.field("from")),
                 })
             }),
+            jwt: spec.jwt.as_ref().map(|jwt| jwt.check(&at.field("jwt"))),
             closed: false,
             refuse_unattended: spec.check_unattended(&at),
         };
@@ -314,8 +329,8 @@ impl AccessClient {
     fn check(&self, own: &str, at: &At<'_>) -> access::Party {
         let names_pod =
             self.service_account.is_some() || self.workload.is_some() || !self.pod_labels.is_empty();
-        if self.namespace.is_none() && !names_pod && self.ip_blocks.is_empty() {
-            at.refuse("empty: namespace, serviceAccount, workload, podLabels or ipBlocks is needed");
+        if self.namespace.is_none() && !names_pod && self.ip_blocks.is_empty() && self.jwt.is_none() {
+            at.refuse("empty: namespace, serviceAccount, workload, podLabels, ipBlocks or jwt is needed");
         }
         selector::check_keys(self.pod_labels.keys(), &at.field("podLabels"));
         let blocks_at = at.field("ipBlocks");
@@ -334,6 +349,7 @@ impl AccessClient {
             workload: self.workload.as_deref().map(Into::into),
             labels: labels.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
             blocks,
+            token: self.jwt.as_ref().map(|token| token.check(&at.field("jwt"))),
         }
     }
 }

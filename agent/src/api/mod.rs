@@ -19,6 +19,7 @@ mod field;
 mod foreign;
 pub mod gateway;
 mod hint;
+pub mod jwt;
 mod matching;
 pub mod notes;
 pub mod plain;

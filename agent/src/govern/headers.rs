@@ -127,8 +127,17 @@ pub fn may_carry_a_tag(name: &[u8]) -> bool {
 
 /// The names that a policy [must not set](may_be_set), as a list in CEL: `['te', 'host', ...]`.
 pub fn reserved_in_cel() -> String {
-    let reserved = TABLE.iter().map(|(name, _)| *name).filter(|name| !may_be_set(name.as_bytes()));
-    format!("[{}]", reserved.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", "))
+    in_cel(|name| !may_be_set(name))
+}
+
+/// The same of those that mean something else than [a value of somebody's own](may_carry_a_tag).
+pub fn meaningful_in_cel() -> String {
+    in_cel(|name| !may_carry_a_tag(name))
+}
+
+fn in_cel(is: impl Fn(&[u8]) -> bool) -> String {
+    let names = TABLE.iter().map(|(name, _)| *name).filter(|name| is(name.as_bytes()));
+    format!("[{}]", names.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]

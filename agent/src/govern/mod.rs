@@ -6,7 +6,7 @@
 //! asks for it, [`remembered`] knows the tags that came to the calling pod, [`edit`] puts it into the head that is sent on, [`throttle`], [`concurrency`] and [`breaker`] admit it or refuse, [`route`] finds the endpoints that may
 //! answer it ([`outlier`] and [`warmup`] hold some back), [`balance`] chooses one of them. What came of it is an
 //! [`outcome`]; [`retry`] sends it again, [`fallback`] answers in the service's place. [`policy`] is what was asked for,
-//! checked and with every default filled in; [`access`] is who may call at all, asked where the request arrives; [`request`] is what rules may ask of a request and its [`caller`], with its [`path`] as its server will see
+//! checked and with every default filled in; [`access`] is who may call at all, asked where the request arrives, and [`jwt`] the tokens that it may ask for; [`request`] is what rules may ask of a request and its [`caller`], with its [`path`] as its server will see
 //! it.
 
 pub mod access;
@@ -24,6 +24,7 @@ pub mod entry;
 pub mod fallback;
 pub mod governor;
 pub mod headers;
+pub mod jwt;
 pub mod lane;
 pub mod outcome;
 pub mod outlier;

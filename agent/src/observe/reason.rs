@@ -60,6 +60,7 @@ pub enum Reason {
     RouteRedirect,
     RoutePreflight,
     AccessDenied,
+    Unauthenticated,
     PathHidden,
     /// Not a response: nobody is there to get one.
     ClientClosed,
@@ -83,10 +84,11 @@ mod grpc {
     pub(super) const UNIMPLEMENTED: u8 = 12;
     pub(super) const INTERNAL: u8 = 13;
     pub(super) const UNAVAILABLE: u8 = 14;
+    pub(super) const UNAUTHENTICATED: u8 = 16;
 }
 
 impl Reason {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::NoEndpoint,
         Self::LaneUnavailable,
         Self::UpstreamConnect,
@@ -113,6 +115,7 @@ impl Reason {
         Self::RouteRedirect,
         Self::RoutePreflight,
         Self::AccessDenied,
+        Self::Unauthenticated,
         Self::PathHidden,
         Self::ClientClosed,
     ];
@@ -302,6 +305,13 @@ impl Reason {
                 message: "the client may not make this request",
                 action: "Look at the rules of the AccessPolicy that the response names, and at who the client is: `sluice_access_requests_total` has the rule.",
             },
+            Self::Unauthenticated => Facts {
+                code: "unauthenticated",
+                status: 401,
+                grpc_status: grpc::UNAUTHENTICATED,
+                message: "the request needs a valid token",
+                action: "The response header `www-authenticate` says what is wrong with the token, and `sluice_access_tokens_total` counts it. Compare the token with `jwt` of the AccessPolicy that the response names: `sluice explain` shows the step.",
+            },
             Self::PathHidden => Facts {
                 code: "not_found",
                 status: 404,
@@ -362,6 +372,7 @@ impl Reason {
             | Self::RouteRedirect
             | Self::RoutePreflight
             | Self::AccessDenied
+            | Self::Unauthenticated
             | Self::PathHidden
             | Self::Draining => true,
             Self::NoEndpoint

@@ -4,19 +4,22 @@
 //! An answer is made here for HTTP and for gRPC, whose clients look for a status in trailers, and written by the
 //! protocols ([`http1`] is the former's way; HTTP/2 has its own).
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER, SERVER},
+    header::{CONTENT_TYPE, RETRY_AFTER, SERVER, WWW_AUTHENTICATE},
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
-use crate::observe::{
-    fault::Fault,
-    reason::{REASON_HEADER, Reason},
+use crate::{
+    govern::jwt::Failure,
+    observe::{
+        fault::Fault,
+        reason::{REASON_HEADER, Reason},
+    },
 };
 
 /// What the caller has to be answered with.
@@ -38,6 +41,8 @@ pub(crate) struct Cause {
     pub(crate) fault: Option<Fault>,
     /// What else there is to say, where no rule is behind it.
     because: Option<Box<str>>,
+    /// What is wrong with its token.
+    token: Option<Failure>,
 }
 
 /// The rule that is behind an answer.
@@ -53,7 +58,7 @@ pub(crate) struct Rule {
 
 impl From<Reason> for Cause {
     fn from(reason: Reason) -> Self {
-        Self { reason, rule: None, fault: None, because: None }
+        Self { reason, rule: None, fault: None, because: None, token: None }
     }
 }
 
@@ -65,7 +70,7 @@ impl Cause {
         retry_after: Option<Duration>,
     ) -> Self {
         let rule = Rule { name: name.clone(), policy: policy.cloned(), retry_after };
-        Self { reason, rule: Some(Box::new(rule)), fault: None, because: None }
+        Self { reason, rule: Some(Box::new(rule)), fault: None, because: None, token: None }
     }
 
     /// The same, and what is wrong with the message.
@@ -78,18 +83,27 @@ impl Cause {
         Self { because: because.map(Into::into), ..self }
     }
 
+    /// The same, and what is wrong with the token of the request.
+    pub(crate) fn lacks(self, token: Option<Failure>) -> Self {
+        Self { token, ..self }
+    }
+
     /// The sentence for people.
     fn message(&self) -> String {
-        let message = self.reason.message();
+        let message = match self.token {
+            None => Cow::from(self.reason.message()),
+            Some(failure) => format!("{}: {}", self.reason.message(), failure.message()).into(),
+        };
         match self.rule.as_deref() {
             None => match (self.fault, &self.because) {
-                (None, None) => message.to_owned(),
+                (None, None) => message.into_owned(),
                 (None, Some(because)) => format!("{message}: {because}"),
                 (Some(fault), _) => format!("{message}: it has {fault}"),
             },
             Some(Rule { name, policy: None, .. }) => format!("{message} (rule {name})"),
             Some(Rule { name, policy: Some(policy), .. }) => {
-                let kind = if self.reason == Reason::AccessDenied { "AccessPolicy" } else { "TrafficPolicy" };
+                let of_access = matches!(self.reason, Reason::AccessDenied | Reason::Unauthenticated);
+                let kind = if of_access { "AccessPolicy" } else { "TrafficPolicy" };
                 format!("{message} (rule {name} of {kind} {policy})")
             }
         }
@@ -164,6 +178,9 @@ impl MadeUp {
             headers.insert(REASON_HEADER, HeaderValue::from_static(reason.code()));
             body(cause, &message)
         };
+        if let Some(failure) = cause.token {
+            headers.insert(WWW_AUTHENTICATE, challenge(failure));
+        }
         if let Some(after) = cause.rule.as_deref().and_then(|rule| rule.retry_after) {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
         }
@@ -176,6 +193,17 @@ impl MadeUp {
             closes: reason == Reason::BadRequest,
         }
     }
+}
+
+/// What a client is told of the token that it should have (RFC 6750, section 3): of one that has none, only that it is needed.
+fn challenge(failure: Failure) -> HeaderValue {
+    if failure == Failure::Missing {
+        return HeaderValue::from_static("Bearer");
+    }
+    let message = failure.message();
+    let text = format!("Bearer error=\"invalid_token\", error_description=\"{message}\"");
+    // The messages are plain ASCII without quotes.
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("Bearer error=\"invalid_token\""))
 }
 
 /// The least that the header can say is a second, and nobody is to come back too early.
@@ -303,6 +331,32 @@ mod tests {
         assert_eq!((grpc.status, grpc.headers.len()), (200, 3), "{:?}", grpc.headers);
         assert_eq!(grpc.headers["grpc-status"], "12");
         assert_eq!(grpc.headers["grpc-message"], "");
+    }
+
+    #[test]
+    fn a_client_without_a_good_token_is_challenged() {
+        let cause = |failure| {
+            let rule =
+                Cause::of_rule(Reason::Unauthenticated, &"users".into(), Some(&"shop/orders".into()), None);
+            rule.lacks(Some(failure))
+        };
+        let none = MadeUp::of(&cause(Failure::Missing), Kind::Http);
+        assert_eq!((none.status, &none.headers["www-authenticate"]), (401, &"Bearer".parse().unwrap()));
+        for failure in Failure::ALL.into_iter().filter(|failure| *failure != Failure::Missing) {
+            let bad = MadeUp::of(&cause(failure), Kind::Grpc);
+            let challenge = bad.headers["www-authenticate"].to_str().unwrap();
+            let wanted =
+                format!("Bearer error=\"invalid_token\", error_description=\"{}\"", failure.message());
+            assert_eq!((challenge, &bad.headers["grpc-status"]), (&*wanted, &"16".parse().unwrap()));
+            let message = bad.headers["grpc-message"].to_str().unwrap();
+            assert!(
+                message.contains(failure.message()) && message.contains("of AccessPolicy shop/orders"),
+                "{message}"
+            );
+        }
+        assert!(
+            !MadeUp::of(&Reason::AccessDenied.into(), Kind::Http).headers.contains_key("www-authenticate")
+        );
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::{
     cluster::model::{InboundPort, Service},
     govern::{
         access::{self, Access, CLIENT_CONNECTIONS, Client, Decision, Identity, NO_RULE, probe::Probe},
+        jwt::{Found, HeaderPlan, Jwt},
         policy::Mode,
         request::Request,
     },
@@ -87,7 +88,7 @@ pub(crate) fn receive(
     let snapshot = worker.snapshot();
     let Some(port) = snapshot.inbound.port(dialled) else { return Ok(None) };
     let found = snapshot.clients.find(address);
-    let known = Client { address, pod: found.as_deref() };
+    let known = Client::new(address, found.as_deref());
     let enforced = || {
         let guards = port.guards.iter().filter_map(|service| Some((service, service.access.as_deref()?)));
         guards.filter(|(_, access)| access.mode == Mode::Enforce)
@@ -200,9 +201,37 @@ impl Arrival {
         metrics
     }
 
-    /// Why a request is not passed on; `None`: it is.
-    pub(crate) fn admit(&self, worker: &Worker, request: &impl Request) -> Option<Cause> {
-        self.ask(worker, |access, client| access.decide(client, request))
+    /// Why a request is not passed on; or what is changed in its head if it is.
+    pub(crate) fn admit(
+        &self,
+        worker: &Worker,
+        request: &impl Request,
+        now: Nanos,
+    ) -> Result<HeaderPlan, Cause> {
+        let mut plan = HeaderPlan::default();
+        let lacking = Cell::new(None);
+        let denied = self.ask(worker, |access, client, metrics| {
+            let Some(jwt) = &access.jwt else { return access.decide(client, request) };
+            let Token { found, place } = Token::of(worker, jwt, request, now);
+            let failure = Access::lacks(&found);
+            metrics.token(failure);
+            let decision = access.decide(client.with((&found).into()), request);
+            let enforced = access.mode == Mode::Enforce;
+            if enforced && lacking.get().is_none() && matches!(decision, Decision::Unauthenticated(_)) {
+                lacking.set(failure);
+            }
+            let verified = match &found {
+                Found::Valid(verified) => Some((&**verified, place)),
+                Found::Invalid(_) | Found::Unverifiable(_) => None,
+            };
+            plan.add(jwt, verified);
+            decision
+        });
+        match denied {
+            Some(cause) if cause.reason == Reason::Unauthenticated => Err(cause.lacks(lacking.get())),
+            Some(cause) => Err(cause),
+            None => Ok(plan),
+        }
     }
 
     /// Whether what is passed on depends on what is asked for, so that all has to be read that a server may take for a request.
@@ -217,14 +246,14 @@ impl Arrival {
         if self.may_be_probe(pod, spoke) {
             return None;
         }
-        self.ask(worker, Access::decide_connection)
+        self.ask(worker, |access, client, _| access.decide_connection(client))
     }
 
     /// Asks all policies. The strictest has it.
     fn ask(
         &self,
         worker: &Worker,
-        decide: impl for<'a> Fn(&'a Access, Client<'_>) -> Decision<'a>,
+        mut decide: impl for<'a> FnMut(&'a Access, Client<'_>, &ServiceMetrics) -> Decision<'a>,
     ) -> Option<Cause> {
         let snapshot = worker.snapshot();
         // No longer asked for: the connection goes on as one of nobody's concern.
@@ -233,7 +262,7 @@ impl Arrival {
             return None;
         }
         let pod = self.identity(snapshot.clients.find(self.client.ip()));
-        let client = Client { address: self.client.ip(), pod: pod.as_deref() };
+        let client = Client::new(self.client.ip(), pod.as_deref());
         let mut strictest: Option<(Decision<'_>, &Access)> = None;
         let mut counted = self.counted.borrow_mut();
         let counted = match &mut *counted {
@@ -242,7 +271,7 @@ impl Arrival {
         };
         for (service, (metrics, of_client)) in port.guards.iter().zip(&counted.metrics) {
             let Some(access) = service.access.as_deref() else { continue };
-            let decision = decide(access, client);
+            let decision = decide(access, client, metrics);
             let outcome = outcome(&decision, access.mode);
             metrics.accessed(decision.rule().map_or(NO_RULE, |rule| rule), outcome);
             of_client.count(outcome);
@@ -258,6 +287,9 @@ impl Arrival {
             }
             (Decision::Denied(Some(rule)), access) => {
                 Some(Cause::of_rule(Reason::AccessDenied, &rule.name, Some(&access.name), None))
+            }
+            (Decision::Unauthenticated(rule), access) => {
+                Some(Cause::of_rule(Reason::Unauthenticated, &rule.name, Some(&access.name), None))
             }
             // What is hidden has no rule either.
             (Decision::Hidden(_), _) => Some(Reason::PathHidden.into()),
@@ -354,11 +386,30 @@ impl Counted {
     }
 }
 
+/// The token of a request, and where it was.
+struct Token {
+    found: Found,
+    place: Option<usize>,
+}
+
+impl Token {
+    fn of(worker: &Worker, jwt: &Jwt, request: &impl Request, now: Nanos) -> Self {
+        match jwt.carried(request) {
+            Ok(carried) => {
+                let found = worker.tokens.borrow_mut().check(jwt, &carried.token, worker.unix_time(now));
+                Self { found, place: Some(carried.place) }
+            }
+            Err(failure) => Self { found: Found::Invalid(failure), place: None },
+        }
+    }
+}
+
 fn outcome(decision: &Decision<'_>, mode: Mode) -> AccessDecision {
     match (decision, mode) {
         (Decision::Allowed(_), _) => AccessDecision::Allowed,
         (Decision::Denied(_), Mode::Enforce) => AccessDecision::Denied,
-        (Decision::Denied(_), Mode::Observe) => AccessDecision::WouldDeny,
+        (Decision::Unauthenticated(_), Mode::Enforce) => AccessDecision::Unauthenticated,
+        (Decision::Denied(_) | Decision::Unauthenticated(_), Mode::Observe) => AccessDecision::WouldDeny,
         (Decision::Hidden(_), Mode::Enforce) => AccessDecision::Hidden,
         (Decision::Hidden(_), Mode::Observe) => AccessDecision::WouldHide,
     }

@@ -240,6 +240,7 @@ impl Decisions {
                 decision.reason,
                 Some(
                     Reason::AccessDenied
+                        | Reason::Unauthenticated
                         | Reason::PathHidden
                         | Reason::RateLimited
                         | Reason::ConcurrencyLimited

@@ -7,6 +7,9 @@
 //! Paths are compared as their server will see them ([`crate::govern::path`]). Servers differ in what they make of one, so
 //! what denies or hides holds for a path in each of the [`Forms`] that some server takes it for, whatever its case, and what allows
 //! must hold in all of them.
+//!
+//! A rule may ask for a token ([`crate::govern::jwt`]). A request that has none that is good is not one of its clients; where that
+//! alone is why it is denied, the decision says so.
 
 mod block;
 mod forms;
@@ -22,6 +25,7 @@ pub use self::block::{Block, BlockError};
 use self::forms::Forms;
 use super::{
     caller::Labels,
+    jwt::{self, ClaimTest, Failure, Found, Jwt, OnNoKeys, Provider},
     policy::{Mode, PathMatch},
     request::Request,
 };
@@ -40,6 +44,8 @@ pub struct Access {
     pub mode: Mode,
     pub rules: Vec<Rule>,
     pub hidden: Vec<Hidden>,
+    /// Whose tokens count.
+    pub jwt: Option<Jwt>,
     /// The policy cannot be read, and says that everything is to be denied then.
     pub closed: bool,
     /// How long connections are refused while no agent attends a pod; `None`: they go direct.
@@ -80,6 +86,16 @@ pub struct Party {
     pub labels: Vec<(Arc<str>, Arc<str>)>,
     /// One of these; empty: any address.
     pub blocks: Vec<Block>,
+    /// The request has a token that is valid, and says this.
+    pub token: Option<TokenTest>,
+}
+
+/// A condition on a request's token. Both parts must hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenTest {
+    /// By its name; `None`: any of the policy's.
+    pub provider: Option<Arc<str>>,
+    pub claims: Vec<ClaimTest>,
 }
 
 /// A condition on a request. Both parts must hold.
@@ -107,6 +123,43 @@ pub struct Client<'c> {
     pub address: IpAddr,
     /// The pod that has the address; `None`: none that is known has it.
     pub pod: Option<&'c Identity>,
+    pub token: Token<'c>,
+}
+
+/// What its request has of tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Token<'c> {
+    /// None that is good.
+    #[default]
+    None,
+    Valid(&'c jwt::Verified),
+    /// One that says that it is from this provider, of which no keys have ever been known.
+    Unverifiable(&'c Provider),
+    /// Whatever is asked for: the question is what a request could do that had it.
+    Any,
+}
+
+impl<'c> From<&'c Found> for Token<'c> {
+    fn from(found: &'c Found) -> Self {
+        match found {
+            Found::Valid(verified) => Self::Valid(verified),
+            Found::Invalid(_) => Self::None,
+            Found::Unverifiable(provider) => Self::Unverifiable(provider),
+        }
+    }
+}
+
+impl<'c> Client<'c> {
+    /// One that has no token.
+    pub fn new(address: IpAddr, pod: Option<&'c Identity>) -> Self {
+        Self { address, pod, token: Token::None }
+    }
+
+    /// The same, with what was found of its token.
+    #[must_use]
+    pub fn with(self, token: Token<'c>) -> Self {
+        Self { token, ..self }
+    }
 }
 
 /// What is said of a request, or of a connection that is no HTTP.
@@ -115,6 +168,8 @@ pub enum Decision<'a> {
     /// By this rule; `None`: no rule is about it.
     Allowed(Option<&'a Rule>),
     Denied(Option<&'a Rule>),
+    /// This rule would allow it if it had the token that it asks for.
+    Unauthenticated(&'a Rule),
     Hidden(&'a Hidden),
 }
 
@@ -123,6 +178,7 @@ impl<'a> Decision<'a> {
     pub fn rule(&self) -> Option<&'a Arc<str>> {
         match self {
             Self::Allowed(rule) | Self::Denied(rule) => rule.map(|rule| &rule.name),
+            Self::Unauthenticated(rule) => Some(&rule.name),
             Self::Hidden(hidden) => Some(&hidden.name),
         }
     }
@@ -147,12 +203,29 @@ impl Access {
         let forms = Forms::of(path);
         let hides = |hidden: &&Hidden| {
             forms.any(|form| hidden.paths.iter().any(|path| holds_loosely(path, form)))
-                && !hidden.from.iter().any(|party| party.is(client))
+                && !hidden.from.iter().any(|party| party.is_for(client, Action::Allow))
         };
         if let Some(hidden) = self.hidden.iter().find(hides) {
             return Decision::Hidden(hidden);
         }
-        self.most_specific(|rule| rule.matches(client, request.method(), &forms))
+        let by = |client| self.most_specific(|rule| rule.matches(client, request.method(), &forms));
+        let decision = by(client);
+        if decision.is_allowed() || self.jwt.is_none() || matches!(client.token, Token::Valid(_)) {
+            return decision;
+        }
+        match by(client.with(Token::Any)) {
+            Decision::Allowed(Some(rule)) => Decision::Unauthenticated(rule),
+            _ => decision,
+        }
+    }
+
+    /// What there is to say of the token of a request that is denied for want of one.
+    pub fn lacks(found: &Found) -> Option<Failure> {
+        match found {
+            Found::Valid(_) => None,
+            Found::Invalid(failure) => Some(*failure),
+            Found::Unverifiable(_) => Some(Failure::NoKeys),
+        }
     }
 
     /// What it says of a connection that is no HTTP, or encrypted: only rules about clients alone are about it.
@@ -165,16 +238,24 @@ impl Access {
 
     /// Whether there is anything that this client may ask for, hidden or not.
     pub fn may_allow(&self, client: Client<'_>) -> bool {
-        let allows =
-            |rule: &Rule| rule.action == Action::Allow && !rule.to.is_empty() && rule.is_from(client);
+        let client = client.with(Token::Any);
+        let allows = |rule: &Rule| {
+            let of_requests = !rule.to.is_empty() || rule.asks_for_token();
+            rule.action == Action::Allow && of_requests && rule.is_from(client)
+        };
         // A rule that says what may be asked for is more specific than each that does not.
         !self.closed && (self.rules.iter().any(allows) || self.decide_connection(client).is_allowed())
     }
 
     /// Whether it denies or hides by what is asked for.
     pub fn depends_on_requests(&self) -> bool {
-        self.mode == Mode::Enforce
-            && (!self.hidden.is_empty() || self.rules.iter().any(|rule| !rule.to.is_empty()))
+        let of_rules = || self.rules.iter().any(|rule| !rule.to.is_empty() || rule.asks_for_token());
+        self.mode == Mode::Enforce && (!self.hidden.is_empty() || of_rules()) || self.changes_requests()
+    }
+
+    /// Whether what a request's headers say is changed before it is passed on.
+    pub fn changes_requests(&self) -> bool {
+        self.jwt.as_ref().is_some_and(|jwt| !jwt.forward || jwt.own_headers().next().is_some())
     }
 
     fn most_specific<'a>(&'a self, rank: impl Fn(&'a Rule) -> Option<Rank>) -> Decision<'a> {
@@ -228,7 +309,11 @@ impl PathRank {
 
 impl Rule {
     fn is_from(&self, client: Client<'_>) -> bool {
-        self.from.is_empty() || self.from.iter().any(|party| party.is(client))
+        self.from.is_empty() || self.from.iter().any(|party| party.is_for(client, self.action))
+    }
+
+    fn asks_for_token(&self) -> bool {
+        self.from.iter().any(|party| party.token.is_some())
     }
 
     fn matches(&self, client: Client<'_>, method: &[u8], forms: &Forms<'_>) -> Option<Rank> {
@@ -272,6 +357,11 @@ fn holds_loosely(test: &PathMatch, path: &[u8]) -> bool {
 }
 
 impl Party {
+    /// Whether it is the client, as far as can be said: for what denies a token that cannot be verified is the one that is meant.
+    fn is_for(&self, client: Client<'_>, action: Action) -> bool {
+        self.token.as_ref().is_none_or(|test| test.holds(client.token, action)) && self.is(client)
+    }
+
     fn is(&self, client: Client<'_>) -> bool {
         let in_block = self.blocks.is_empty() || self.blocks.iter().any(|block| block.has(client.address));
         let asks_for_pod = self.namespace.is_some()
@@ -290,12 +380,29 @@ impl Party {
     }
 }
 
+impl TokenTest {
+    fn holds(&self, token: Token<'_>, action: Action) -> bool {
+        let is_of = |provider: &Provider| self.provider.as_ref().is_none_or(|name| *name == provider.name);
+        match token {
+            Token::None => false,
+            Token::Any => action == Action::Allow,
+            Token::Valid(verified) => {
+                is_of(&verified.provider) && self.claims.iter().all(|test| test.holds(&verified.claims))
+            }
+            Token::Unverifiable(provider) => {
+                is_of(provider) && (provider.on_no_keys == OnNoKeys::Allow) == (action == Action::Allow)
+            }
+        }
+    }
+}
+
 /// Orders decisions of several policies that hold for one port, the strictest last.
 pub fn stricter(one: &Decision<'_>, other: &Decision<'_>) -> Ordering {
     let rank = |decision: &Decision<'_>| match decision {
         Decision::Allowed(_) => 0,
-        Decision::Denied(_) => 1,
-        Decision::Hidden(_) => 2,
+        Decision::Unauthenticated(_) => 1,
+        Decision::Denied(_) => 2,
+        Decision::Hidden(_) => 3,
     };
     rank(one).cmp(&rank(other))
 }

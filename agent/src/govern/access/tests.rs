@@ -19,10 +19,10 @@ fn identity(namespace: &str, service_account: &str, labels: &[(&str, &str)]) -> 
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 2, 3));
 
 fn known(pod: &Identity) -> Client<'_> {
-    Client { address: ADDRESS, pod: Some(pod) }
+    Client::new(ADDRESS, Some(pod))
 }
 
-const UNKNOWN: Client<'static> = Client { address: ADDRESS, pod: None };
+const UNKNOWN: Client<'static> = Client { address: ADDRESS, pod: None, token: Token::None };
 
 fn of(namespace: &str, service_account: &str) -> Party {
     Party {
@@ -408,4 +408,159 @@ fn who_may_ask_for_nothing_is_known() {
     }
     let closed = Access { closed: true, ..Access::default() };
     assert!(!closed.may_allow(known(&shop)));
+}
+
+mod tokens {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::govern::jwt::{
+        ClaimPath, ClaimTest, Found, Jwt, OnNoKeys, Provider,
+        testing::{NOW, Signer, jwt, of, provider, set},
+        token::check,
+    };
+
+    /// A client that has a token which says this.
+    fn token(provider: Option<&str>, scope: Option<&str>) -> Party {
+        let claim =
+            |scope: &str| ClaimTest { path: ClaimPath(vec!["scope".into()]), values: vec![scope.into()] };
+        let test =
+            TokenTest { provider: provider.map(Into::into), claims: scope.map(claim).into_iter().collect() };
+        Party { token: Some(test), ..Party::default() }
+    }
+
+    fn policy(jwt: Jwt, rules: Vec<Rule>) -> Access {
+        Access { rules, jwt: Some(jwt), ..Access::default() }
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Is {
+        Allowed,
+        Denied,
+        Unauthenticated,
+        Hidden,
+    }
+
+    fn is(access: &Access, client: Client<'_>, target: &'static str) -> Is {
+        match access.decide(client, &Plain::get(target)) {
+            Decision::Allowed(_) => Is::Allowed,
+            Decision::Denied(_) => Is::Denied,
+            Decision::Unauthenticated(_) => Is::Unauthenticated,
+            Decision::Hidden(_) => Is::Hidden,
+        }
+    }
+
+    /// What is said of a request whose token says this; null: it has none.
+    fn said(access: &Access, signer: &Signer, more: &Value, target: &'static str) -> Is {
+        let jwt = access.jwt.as_ref().expect("it asks for tokens");
+        let found = match more {
+            Value::Null => Found::Invalid(Failure::Missing),
+            more => check(jwt, signer.good(more.clone()).as_bytes(), NOW),
+        };
+        is(access, UNKNOWN.with((&found).into()), target)
+    }
+
+    #[test]
+    fn without_a_token_nobody_is_known_and_with_another_one_somebody_else() {
+        let signer = Signer::ed25519();
+        let access = policy(
+            jwt(&[signer.jwk(json!({}))]),
+            vec![
+                rule("health", Action::Allow, Vec::new(), vec![exact("/health")]),
+                rule("read", Action::Allow, vec![token(None, Some("read"))], Vec::new()),
+                rule(
+                    "admin",
+                    Action::Allow,
+                    vec![token(Some("login"), Some("admin"))],
+                    vec![prefix("/admin")],
+                ),
+                rule("no-guests", Action::Deny, vec![token(None, Some("guest"))], vec![prefix("/a")]),
+            ],
+        );
+        for (more, target, wanted) in [
+            (json!(null), "/health", Is::Allowed),
+            (json!({"exp": 0}), "/health", Is::Allowed),
+            (json!(null), "/", Is::Unauthenticated),
+            (json!({"exp": 0}), "/", Is::Unauthenticated),
+            (json!({"scope": "read"}), "/", Is::Allowed),
+            (json!({"scope": "write"}), "/", Is::Denied),
+            (json!({}), "/", Is::Denied),
+            (json!({"scope": "read"}), "/admin", Is::Allowed),
+            (json!({"scope": "admin"}), "/admin/x", Is::Allowed),
+            (json!({"scope": "admin"}), "/", Is::Denied),
+            (json!({"scope": "read guest"}), "/a/b", Is::Denied),
+            (json!({"scope": "read guest"}), "/b", Is::Allowed),
+        ] {
+            assert_eq!(said(&access, &signer, &more, target), wanted, "{more} {target}");
+        }
+        assert!(access.may_allow(UNKNOWN) && access.depends_on_requests());
+        assert!(!access.decide_connection(UNKNOWN).is_allowed(), "what is no HTTP has no token");
+    }
+
+    #[test]
+    fn all_conditions_on_a_client_hold_and_a_token_is_one_of_them() {
+        let signer = Signer::ed25519();
+        let both = Party { token: Some(TokenTest::default()), ..of_shop() };
+        let access =
+            policy(jwt(&[signer.jwk(json!({}))]), vec![rule("both", Action::Allow, vec![both], Vec::new())]);
+        let (shop, other) = (identity("shop", "web", &[]), identity("other", "web", &[]));
+        let found = check(access.jwt.as_ref().unwrap(), signer.good(json!({})).as_bytes(), NOW);
+        assert_eq!(is(&access, known(&shop).with((&found).into()), "/"), Is::Allowed);
+        assert_eq!(is(&access, known(&other).with((&found).into()), "/"), Is::Denied);
+        assert_eq!(is(&access, known(&shop), "/"), Is::Unauthenticated);
+        assert_eq!(is(&access, known(&other), "/"), Is::Denied, "a token would not help");
+        assert!(access.may_allow(known(&shop)) && !access.may_allow(known(&other)));
+    }
+
+    fn of_shop() -> Party {
+        super::of("shop", "")
+    }
+
+    #[test]
+    fn hidden_paths_are_there_for_those_with_a_token() {
+        let signer = Signer::ed25519();
+        let hidden = Hidden {
+            name: "management".into(),
+            paths: vec![PathMatch::Prefix("/actuator".into())],
+            from: vec![token(None, Some("ops"))],
+        };
+        let access = Access { hidden: vec![hidden], ..policy(jwt(&[signer.jwk(json!({}))]), Vec::new()) };
+        assert_eq!(said(&access, &signer, &json!(null), "/actuator/env"), Is::Hidden);
+        assert_eq!(said(&access, &signer, &json!({"scope": "read"}), "/actuator"), Is::Hidden);
+        assert_eq!(said(&access, &signer, &json!({"scope": "ops"}), "/actuator"), Is::Allowed);
+    }
+
+    #[test]
+    fn without_keys_what_needs_them_is_denied_unless_the_policy_says_otherwise() {
+        let signer = Signer::ed25519();
+        let keyless = |on_no_keys| {
+            let provider = Provider {
+                on_no_keys,
+                ..provider("login", "https://login.example.com/", set(&[signer.jwk(json!({}))]))
+            };
+            provider.keys.put(None);
+            let rules = vec![
+                rule("users", Action::Allow, vec![token(None, None)], Vec::new()),
+                rule(
+                    "no-guests",
+                    Action::Deny,
+                    vec![token(Some("login"), Some("guest"))],
+                    vec![prefix("/a")],
+                ),
+                rule("health", Action::Allow, Vec::new(), vec![exact("/health")]),
+            ];
+            policy(of(vec![provider]), rules)
+        };
+        let (deny, allow) = (keyless(OnNoKeys::Deny), keyless(OnNoKeys::Allow));
+        for (access, target, wanted) in [
+            (&deny, "/", Is::Unauthenticated),
+            (&deny, "/a", Is::Unauthenticated),
+            (&deny, "/health", Is::Allowed),
+            (&allow, "/", Is::Allowed),
+            (&allow, "/a", Is::Allowed),
+        ] {
+            assert_eq!(said(access, &signer, &json!({}), target), wanted, "{target}");
+            assert_eq!(said(access, &signer, &json!(null), "/"), Is::Unauthenticated);
+        }
+    }
 }

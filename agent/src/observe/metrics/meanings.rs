@@ -3,7 +3,7 @@
 use super::{
     AccessDecision, Attempt, Connect, Described, Detection, EjectionCause, FallbackAction, LimitDecision,
     Meaning, MirrorOutcome, Overdue, RetryCause, TagOutcome,
-    outcomes::{CLASSES, MODES, described},
+    outcomes::{CLASSES, MODES, described, tokens},
 };
 use crate::{
     govern::{carrier::Carrier, lane::TagSource},
@@ -34,6 +34,7 @@ pub(super) fn document(registry: &Described) {
         ("sluice_circuit_breaker_requests_total", "decision", described(&LimitDecision::ALL)),
         ("sluice_access_requests_total", "decision", described(&AccessDecision::ALL)),
         ("sluice_access_client_requests_total", "decision", described(&AccessDecision::ALL)),
+        ("sluice_access_tokens_total", "result", described(&tokens())),
         ("sluice_ejections_total", "cause", described(&EjectionCause::ALL)),
         ("sluice_ejections_total", "mode", described(&MODES)),
         ("sluice_attempts_total", "outcome", described(&Attempt::ALL)),

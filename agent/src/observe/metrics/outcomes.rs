@@ -1,5 +1,7 @@
 //! How things ended: values of labels, each a closed list with what the value means.
 
+use crate::govern::jwt::Failure;
+
 /// A value of a label, its name in metrics, and what it means.
 type Word<T> = (T, &'static str, &'static str);
 
@@ -176,15 +178,21 @@ impl LimitDecision {
 pub enum AccessDecision {
     Allowed,
     Denied,
+    Unauthenticated,
     WouldDeny,
     Hidden,
     WouldHide,
 }
 
 impl AccessDecision {
-    pub(super) const ALL: [Word<Self>; 5] = [
+    pub(super) const ALL: [Word<Self>; 6] = [
         (Self::Allowed, "allowed", "The request was passed on."),
         (Self::Denied, "denied", "The request was denied with 403, or the connection was reset."),
+        (
+            Self::Unauthenticated,
+            "unauthenticated",
+            "The request was denied with 401: it has no valid token, and the rule asks for one.",
+        ),
         (Self::WouldDeny, "would_deny", "The policy has `mode: Observe`; enforced, it would have denied it."),
         (Self::Hidden, "hidden", "The path is hidden from the client, which got 404."),
         (
@@ -194,6 +202,16 @@ impl AccessDecision {
         ),
     ];
 }
+
+/// What was found of the token of a request, where a policy says which tokens count.
+pub(super) fn tokens() -> [Word<()>; TOKENS] {
+    std::array::from_fn(|at| match at.checked_sub(1) {
+        None => ((), "valid", "The token is valid."),
+        Some(failure) => ((), Failure::ALL[failure].code(), Failure::ALL[failure].message()),
+    })
+}
+
+pub(super) const TOKENS: usize = 1 + Failure::ALL.len();
 
 /// Which timeout a request has exceeded that only observes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

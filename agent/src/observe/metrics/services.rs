@@ -22,11 +22,11 @@ use super::{
     distribution::Distribution,
     outcomes::{
         AccessDecision, CLASSES, EjectionCause, FallbackAction, LimitCounts, LimitDecision, MODES,
-        MirrorOutcome, Overdue,
+        MirrorOutcome, Overdue, TOKENS,
     },
 };
 use crate::{
-    govern::{routes, tally::Tally},
+    govern::{jwt::Failure, routes, tally::Tally},
     observe::fault::{Fault, MessagePart, Sender},
 };
 use ahash::AHashMap;
@@ -82,6 +82,8 @@ pub struct ServiceMetrics {
     /// Requests by the rule of a route that sent them here, or was asked for them: how they ended.
     routes: Named<{ CLASSES.len() }, RouteRule>,
     access: Named<{ AccessDecision::ALL.len() }>,
+    /// Tokens of requests: those that are valid, then the others by [`Failure`].
+    tokens: [AtomicU64; TOKENS],
     /// By who calls.
     clients: Named<{ AccessDecision::ALL.len() }, ClientName>,
     /// Requests by the rule that held for them: how they ended, and what they took.
@@ -219,6 +221,11 @@ impl ServiceMetrics {
     /// What an AccessPolicy said of a request, by the name of the rule.
     pub fn accessed(&self, rule: &str, decision: AccessDecision) {
         self.access.count(rule, decision as usize);
+    }
+
+    /// What was found of the token of a request.
+    pub fn token(&self, failure: Option<Failure>) {
+        self.tokens[failure.map_or(0, |failure| 1 + failure.index())].fetch_add(1, Relaxed);
     }
 
     /// Where it is counted what AccessPolicies say of this client, to be kept by a connection.

@@ -9,7 +9,10 @@ use super::{
     objects::{Guarded, Objects, Problem, shown},
     routes::Routing,
 };
-use crate::govern::{access::Action, policy::Mode};
+use crate::govern::{
+    access::{Access, Action},
+    policy::Mode,
+};
 
 /// What is in force.
 pub(super) struct Found<'f> {
@@ -69,10 +72,11 @@ pub(super) fn text(
         });
         writeln!(
             out,
-            "AccessPolicy {}: {about}, mode {mode}, rules: {}, what none matches is {others}, hidden: {}{unattended}",
+            "AccessPolicy {}: {about}, mode {mode}, rules: {}, what none matches is {others}, hidden: {}{}{unattended}",
             shown(name),
             access.rules.len(),
             access.hidden.len(),
+            tokens(access),
         )?;
     }
     for effective in services {
@@ -155,6 +159,7 @@ pub(super) fn json(
                 "mode": if guarded.access.mode == Mode::Enforce { "Enforce" } else { "Observe" },
                 "rules": guarded.access.rules.len(),
                 "hidden": guarded.access.hidden.len(),
+                "tokens": issuers(&guarded.access),
             }))
             .collect::<Vec<_>>(),
         "services": services.iter().map(service).collect::<Vec<_>>(),
@@ -195,4 +200,14 @@ fn shown_value(value: &Value) -> String {
         }
         value => value.to_string(),
     }
+}
+
+/// Whose tokens count.
+fn issuers(access: &Access) -> Vec<&str> {
+    access.jwt.iter().flat_map(|jwt| &jwt.providers).map(|provider| &*provider.issuer).collect()
+}
+
+fn tokens(access: &Access) -> String {
+    let issuers = issuers(access);
+    if issuers.is_empty() { String::new() } else { format!(", tokens of: {}", issuers.join(", ")) }
 }

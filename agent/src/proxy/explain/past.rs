@@ -99,7 +99,9 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
             format!("rule {name}")
         };
         match (decision.reason, &policy) {
-            (Some(Reason::AccessDenied), Some(policy)) => format!("rule {name} of AccessPolicy {policy}"),
+            (Some(Reason::AccessDenied | Reason::Unauthenticated), Some(policy)) => {
+                format!("rule {name} of AccessPolicy {policy}")
+            }
             _ => rule(&named, policy.as_deref()),
         }
     });
@@ -185,7 +187,7 @@ fn stage_of(reason: Option<Reason>) -> Stage {
         Some(Reason::ConcurrencyLimited | Reason::Overloaded) => Stage::Concurrency,
         Some(Reason::LaneUnavailable) => Stage::Lane,
         Some(Reason::CircuitOpen) => Stage::CircuitBreaker,
-        Some(Reason::AccessDenied | Reason::PathHidden) => Stage::Access,
+        Some(Reason::AccessDenied | Reason::Unauthenticated | Reason::PathHidden) => Stage::Access,
         Some(Reason::Timeout | Reason::RequestTimeout) => Stage::Timeout,
         Some(
             Reason::NoEndpoint

@@ -5,10 +5,10 @@ use std::task::{Context, Poll};
 use super::{Call, Elapsed, Held, Left};
 use crate::{
     clock::Nanos,
-    govern::{fallback::stale::Collector, request::Request},
+    govern::{fallback::stale::Collector, jwt::HeaderPlan, request::Request},
     observe::reason::Reason,
     proxy::{
-        answer::{Kind, MadeUp},
+        answer::{Cause, Kind, MadeUp},
         choose::Chosen,
     },
 };
@@ -49,6 +49,10 @@ pub(crate) trait Exchange {
 
     /// When the endpoint had been given the whole request; `None` if it has not.
     fn sent_at(&self, answer: &Self::Answer) -> Option<Nanos>;
+
+    /// Changes the request's head as its policies at the endpoint say, and what it may have behind it: what they say themselves is
+    /// not the client's to say in trailers either. Nothing of it has been sent yet.
+    fn change_head(&mut self, plan: HeaderPlan) -> Result<(), Cause>;
 
     /// What is sent from now on is kept, as far as there is room, so that it can be sent again.
     fn keep(&mut self);

@@ -71,7 +71,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     let is_probe = is_inbound && is_probe(exchange);
     if is_inbound
         && !is_probe
-        && let Some(cause) = denied(exchange)
+        && let Err(cause) = admit_from_outside(exchange)
     {
         log_denied(exchange, &cause);
         exchange.call().count_tags(None);
@@ -222,16 +222,19 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     }
 }
 
-/// What the policies at the endpoint say of a request from outside that is not to be passed on. One that is passed on is noted, if
-/// its pod asks for that.
-fn denied<E: Exchange>(exchange: &mut E) -> Option<Cause> {
+/// Asks the policies at the endpoint about a request from outside. One that is passed on has what they change in its head, and is
+/// noted, if its pod asks for that.
+fn admit_from_outside<E: Exchange>(exchange: &mut E) -> Result<(), Cause> {
     let (worker, pod) = (exchange.call().worker.clone(), exchange.call().pod.clone());
-    let cause = pod.arrival.as_ref()?.admit(&worker, &exchange.request());
-    if cause.is_none() {
-        let unanswered = traced::came(&pod.pod, &worker.names, &exchange.request(), Nanos::now());
-        exchange.call().unanswered = unanswered;
+    let Some(arrival) = &pod.arrival else { return Ok(()) };
+    let started = exchange.call().record.started;
+    let plan = arrival.admit(&worker, &exchange.request(), started)?;
+    if !plan.is_empty() {
+        exchange.change_head(plan)?;
     }
-    cause
+    let unanswered = traced::came(&pod.pod, &worker.names, &exchange.request(), Nanos::now());
+    exchange.call().unanswered = unanswered;
+    Ok(())
 }
 
 /// Whether it is a probe of the pod that it has come to: nothing holds for it.

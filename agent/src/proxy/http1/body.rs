@@ -44,7 +44,21 @@ impl Body {
     /// A chunked body. A `lenient` reader lets white space follow a chunk size, as some old servers write it.
     pub(crate) fn chunked(lenient: bool) -> Self {
         let state = State::Size { value: 0, digits: 0 };
-        Self::Chunked(Chunked { state, line: 0, name: [0; LONGEST_FRAMING], name_length: 0, lenient })
+        Self::Chunked(Chunked {
+            state,
+            line: 0,
+            name: [0; LONGEST_FRAMING],
+            name_length: 0,
+            lenient,
+            bare: false,
+        })
+    }
+
+    /// From now on trailers are an error.
+    pub(crate) fn forbid_trailers(&mut self) {
+        if let Self::Chunked(chunked) = self {
+            chunked.bare = true;
+        }
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -87,6 +101,8 @@ pub(crate) struct Chunked {
     name: [u8; LONGEST_FRAMING],
     name_length: u8,
     lenient: bool,
+    /// None may have trailers.
+    bare: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +201,9 @@ impl Chunked {
                 return Err(BadChunk("a trailer that says where a message ends, or whom it is for"));
             }
             (State::TrailerName, b':') => State::TrailerValue,
+            (State::TrailerStart | State::TrailerName, _) if self.bare => {
+                return Err(BadChunk("trailers, where a policy sets headers by the token"));
+            }
             (State::TrailerStart | State::TrailerName, _) if is_token(byte) => {
                 self.note_name(byte);
                 State::TrailerName
@@ -291,6 +310,15 @@ mod tests {
             assert!(whole(bad, false).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
         assert_eq!(whole(b"5 \r\nhello\r\n0\r\n\r\n", true), Ok((16, true)));
+    }
+
+    #[test]
+    fn trailers_may_be_forbidden() {
+        for (bytes, good) in [(&b"1\r\nx\r\n0\r\n\r\n"[..], true), (b"0\r\nx-user: eve\r\n\r\n", false)] {
+            let mut body = Body::chunked(false);
+            body.forbid_trailers();
+            assert_eq!(body.take(bytes).is_ok(), good);
+        }
     }
 
     #[test]

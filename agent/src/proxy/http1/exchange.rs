@@ -11,15 +11,19 @@ use super::{
     body::Body,
     flow::Flow,
     mirror::Sender as MirrorSender,
-    outgoing::edit_request,
+    outgoing::{change_request, edit_request},
     request::{Method, Request},
     sending::Sending,
     view::View,
 };
 use crate::{
     clock::Nanos,
-    govern::{self, fallback::stale::Collector},
-    observe::{fault::Sender, reason::Reason, trace::context},
+    govern::{self, fallback::stale::Collector, jwt::HeaderPlan},
+    observe::{
+        fault::{Fault, MessagePart, Sender},
+        reason::Reason,
+        trace::context,
+    },
     proxy::{
         answer::{self, Cause, Kind, MadeUp},
         choose::Chosen,
@@ -143,6 +147,25 @@ impl governed::Exchange for Exchange<'_> {
 
     fn discard(&mut self, answer: Answer) {
         self.discard(answer);
+    }
+
+    fn change_head(&mut self, plan: HeaderPlan) -> Result<(), Cause> {
+        if !plan.own.is_empty() && self.up.flow.forbid_trailers(self.incoming).is_err() {
+            let fault = Fault::new(MessagePart::Chunk, "trailers, where a policy sets headers by the token");
+            self.call.note_fault(Sender::Client, fault);
+            return Err(Cause::from(Reason::BadRequest).with(Some(fault)));
+        }
+        let buffers = &self.connection.worker.buffers;
+        let mut changed = buffers.take();
+        change_request(self.up.flow.head_alone(), &plan, &mut changed);
+        self.up.flow.replace_head(&changed);
+        if let Some(seen) = &mut self.seen {
+            changed.clear();
+            change_request(seen, &plan, &mut changed);
+            std::mem::swap(seen, &mut changed);
+        }
+        buffers.give(changed);
+        Ok(())
     }
 
     fn keep(&mut self) {

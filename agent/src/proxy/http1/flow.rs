@@ -137,6 +137,26 @@ impl Flow {
         self.record = Some(room);
     }
 
+    /// From now on a trailer is an error, as is one that has come already; `source` as in [`Self::new`].
+    pub(super) fn forbid_trailers(&mut self, source: &[u8]) -> Result<(), BadChunk> {
+        let mut came = self.whole;
+        came.forbid_trailers();
+        came.take(&self.head[self.head_length..])?;
+        came.take(&source[..self.cleared])?;
+        self.body.forbid_trailers();
+        self.whole.forbid_trailers();
+        Ok(())
+    }
+
+    /// Another head in the place of the one that it has, of which nothing has been written.
+    pub(super) fn replace_head(&mut self, head: &[u8]) {
+        let mut whole = BytesMut::with_capacity(head.len() + self.head.len() - self.head_length);
+        whole.extend_from_slice(head);
+        whole.extend_from_slice(&self.head[self.head_length..]);
+        self.head = whole;
+        self.head_length = head.len();
+    }
+
     /// Shows the body to `collector` as it passes; what has come with the head is in `source`, if it is not in the head.
     pub(super) fn show(&mut self, collector: Collector, source: &[u8]) {
         let mut shown = Box::new(Shown { collector, body: self.whole });

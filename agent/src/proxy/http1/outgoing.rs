@@ -11,6 +11,7 @@ use super::{
 use crate::{
     govern::{
         edit::{self, Head},
+        jwt::HeaderPlan,
         lane::{RequestTag, TagNames, TagScan},
         policy::Edits,
         request::Request as _,
@@ -35,6 +36,19 @@ pub(super) fn edit_request(
     let mut parsed = httparse::Request::new(&mut slots);
     let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
     edited(head, if whole { parsed.headers } else { &[] }, edits, is_kept, out);
+}
+
+/// Writes a request's head, as this hop has written it, with what its token changes in it.
+pub(super) fn change_request(head: &[u8], plan: &HeaderPlan, out: &mut BytesMut) {
+    let mut slots = [httparse::EMPTY_HEADER; ORDINARY];
+    let mut parsed = httparse::Request::new(&mut slots);
+    let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
+    let mut outgoing = Outgoing::new(head, if whole { parsed.headers } else { &[] });
+    outgoing.leave_out(|name| plan.removes(name));
+    for (name, value) in &plan.set {
+        outgoing.add(name, value.as_bytes());
+    }
+    outgoing.write(out);
 }
 
 /// Writes a request's head, as this hop has written it, with a tag.
@@ -201,6 +215,20 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn what_a_token_says_takes_the_place_of_what_the_client_says() {
+        let (user, plan) = (HeaderName::from_static("x-user"), HeaderName::from_static("x-plan"));
+        let changes = HeaderPlan {
+            own: vec![user.clone(), plan],
+            token: Some(http::header::AUTHORIZATION),
+            set: vec![(user, HeaderValue::from_static("ann"))],
+        };
+        let head = "GET / HTTP/1.1\r\nHost: a\r\nX-User: eve\r\nauthorization: Bearer t\r\nX_USER: eve\r\nx-user: eve\r\nx_plan: free\r\nAccept: b\r\n\r\n";
+        let mut out = BytesMut::new();
+        change_request(head.as_bytes(), &changes, &mut out);
+        assert_eq!(out, "GET / HTTP/1.1\r\nHost: a\r\nAccept: b\r\nx-user: ann\r\n\r\n".as_bytes());
+    }
 
     #[test]
     fn a_response_with_very_many_lines_is_changed_like_any_other() {

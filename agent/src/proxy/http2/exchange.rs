@@ -28,6 +28,7 @@ use crate::{
     govern::{
         self, edit,
         fallback::stale::Collector,
+        jwt::HeaderPlan,
         lane::{RequestTag, TagNames, TagScan, Tagging},
         request::Request as _,
         tag::Tag,
@@ -454,6 +455,17 @@ impl governed::Exchange for Exchange {
     }
 
     /// It is kept in any case.
+    fn change_head(&mut self, plan: HeaderPlan) -> Result<(), Cause> {
+        for head in std::iter::once(&mut self.head).chain(&mut self.seen) {
+            head.remove(|name| plan.removes(name));
+            for (name, value) in &plan.set {
+                head.add(name.as_str().as_bytes(), value.as_bytes());
+            }
+        }
+        self.up.without_trailers(plan);
+        Ok(())
+    }
+
     fn keep(&mut self) {}
 
     fn copy(&mut self) {

@@ -12,7 +12,7 @@ use super::{
     mirror::Sender,
 };
 use crate::{
-    govern::fallback::stale::Collector,
+    govern::{fallback::stale::Collector, jwt::HeaderPlan},
     proxy::{mirror::Copy, share::Taken},
 };
 
@@ -38,6 +38,8 @@ pub(super) struct Pipe {
     shown: Option<Box<Collector>>,
     /// What copies the data as it passes.
     copied: Option<Box<Copy<Sender>>>,
+    /// Trailers that do not get through.
+    without: Option<Box<HeaderPlan>>,
     /// The status of gRPC, if trailers with one have been passed on.
     grpc_status: Option<u8>,
     /// Bytes of data passed on, each counted once.
@@ -59,6 +61,7 @@ impl Pipe {
             done: from.is_taken(),
             shown: None,
             copied: None,
+            without: None,
             grpc_status: None,
             bytes: 0,
         }
@@ -68,6 +71,11 @@ impl Pipe {
     /// What is kept for that is charged to `kept`.
     pub(super) fn replayable(from: &Handle, kept: Taken) -> Self {
         Self { sent: Some(Sent { data: BytesMut::new(), kept }), ..Self::new(from) }
+    }
+
+    /// Trailers of these names do not get through.
+    pub(super) fn without_trailers(&mut self, plan: HeaderPlan) {
+        self.without = Some(Box::new(plan));
     }
 
     /// Shows the data to `collector` as it passes.
@@ -196,7 +204,10 @@ impl Pipe {
             return Poll::Ready(Err(Cut::To(broken)));
         }
         let passed = match from.take_trailers() {
-            Some(trailers) => {
+            Some(mut trailers) => {
+                if let Some(without) = &self.without {
+                    trailers.remove(|name| without.removes(name));
+                }
                 // Not kept, so it cannot be sent again.
                 self.sent = None;
                 // Nor can what came before them be given again without them.

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     clock::Nanos,
     cluster::model::Snapshot,
-    govern::lane::TagNames,
+    govern::{jwt::cache::Cache as Tokens, lane::TagNames},
     observe::{
         access_log::{AccessLog, Lines},
         metrics::Metrics,
@@ -57,6 +57,8 @@ pub(crate) struct Worker {
     pub(crate) h2: http2::Pool,
     pub(crate) rng: RefCell<fastrand::Rng>,
     pub(crate) decisions: Decisions,
+    /// What was found of tokens.
+    pub(crate) tokens: RefCell<Tokens>,
     /// Timers that requests leave for those after them.
     pub(crate) alarms: Alarms,
     pub(crate) rounds: Rc<Rounds>,
@@ -155,6 +157,7 @@ impl Worker {
             h2: http2::Pool::default(),
             rng: RefCell::new(fastrand::Rng::new()),
             decisions,
+            tokens: RefCell::default(),
             alarms: Alarms::default(),
             rounds,
             pods: RefCell::default(),
@@ -189,6 +192,11 @@ impl Worker {
     pub(crate) fn wall_clock(&self, moment: Nanos) -> SystemTime {
         let (then, wall) = self.wall.get();
         wall + Duration::from(moment.since(then))
+    }
+
+    /// The same in whole seconds since 1970, as tokens have it.
+    pub(crate) fn unix_time(&self, moment: Nanos) -> u64 {
+        self.wall_clock(moment).duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 
     /// What to show a request's headers to; `None` if nobody will be told of their traces.

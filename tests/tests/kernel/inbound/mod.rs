@@ -6,6 +6,7 @@ mod callers;
 mod connections;
 mod hidden;
 mod limits;
+mod tokens;
 mod unattended;
 
 use anyhow::{Context as _, Result, ensure};

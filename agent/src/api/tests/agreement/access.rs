@@ -103,6 +103,152 @@ fn about_access() {
 }
 
 #[test]
+fn about_tokens() {
+    use crate::govern::jwt::testing::Signer;
+    let set = |more: Value| json!({"keys": [Signer::p256().jwk(more)]}).to_string();
+    let good = set(json!({"kid": "a", "use": "sig"}));
+    let provider = |more: Value| {
+        let mut whole = json!({
+            "name": "login",
+            "issuer": "https://login.example.com/",
+            "audiences": ["orders"],
+            "jwks": {"inline": good},
+        });
+        for (field, value) in more.as_object().into_iter().flatten() {
+            whole[field] = value.clone();
+        }
+        whole
+    };
+    let jwt = |more: Value| {
+        let mut whole = json!({"providers": [provider(json!({}))]});
+        for (field, value) in more.as_object().into_iter().flatten() {
+            whole[field] = value.clone();
+        }
+        access(&json!({"jwt": whole, "rules": [{"name": "a", "from": [{"jwt": {}}]}]}))
+    };
+    let one = |more: Value| jwt(json!({"providers": [provider(more)]}));
+    let token = |token: Value| {
+        access(&json!({
+            "jwt": {"providers": [provider(json!({}))]},
+            "rules": [{"name": "a", "from": [{"jwt": token}]}],
+        }))
+    };
+    let at = "spec.jwt.providers[0]";
+    let field = |name: &str| -> &'static str { Box::leak(format!("{at}.{name}").into_boxed_str()) };
+    agree::<AccessPolicy>(
+        vec![
+            jwt(json!({})),
+            jwt(json!({"forwardToken": false, "tokenFrom": [{"header": {"name": "x-token", "prefix": ""}}]})),
+            jwt(json!({"tokenFrom": [{"cookie": "session"}, {"queryParameter": "access_token"}]})),
+            one(json!({"clockSkew": "0s"})),
+            one(json!({"claimsToHeaders": [{"header": "x-user", "claim": ["sub"]}]})),
+            token(json!({"provider": "login", "claims": [{"claim": ["a", "b"], "values": ["c"]}]})),
+        ],
+        vec![
+            (jwt(json!({"providers": []})), "spec.jwt.providers", "", Everywhere),
+            (
+                jwt(json!({"providers": [provider(json!({})), provider(json!({"issuer": "b"}))]})),
+                "spec.jwt.providers[1].name",
+                "already",
+                Everywhere,
+            ),
+            (
+                jwt(json!({"providers": [provider(json!({})), provider(json!({"name": "b"}))]})),
+                "spec.jwt.providers[1].issuer",
+                "the same issuer",
+                Everywhere,
+            ),
+            (one(json!({"audiences": []})), field("audiences"), "", Everywhere),
+            (one(json!({"audiences": [""]})), field("audiences[0]"), "", Everywhere),
+            (one(json!({"issuer": ""})), field("issuer"), "", Everywhere),
+            (one(json!({"clockSkew": "6m"})), field("clockSkew"), "0s to 5m", Everywhere),
+            (
+                one(json!({"jwks": {"inline": "none"}})),
+                field("jwks.inline"),
+                "no set of keys: not JSON",
+                ToSluice,
+            ),
+            (one(json!({"jwks": {"inline": "{}"}})), field("jwks.inline"), "\"keys\" with a list", ToSluice),
+            (
+                one(json!({"jwks": {"inline": set(json!({"use": "enc"}))}})),
+                field("jwks.inline"),
+                "it is not for signatures",
+                ToSluice,
+            ),
+            (
+                one(json!({"jwks": {"inline": set(json!({"alg": "none"}))}})),
+                field("jwks.inline"),
+                "its alg is not accepted",
+                ToSluice,
+            ),
+            (
+                one(json!({"jwks": {"inline": json!({"keys": [{"kty": "oct", "kid": "a"}]}).to_string()}})),
+                field("jwks.inline"),
+                "symmetric",
+                ToSluice,
+            ),
+            (
+                one(json!({"jwks": {"inline": set(json!({"d": "c2VjcmV0"}))}})),
+                field("jwks.inline"),
+                "keys[0] has d, which is secret",
+                ToSluice,
+            ),
+            (
+                one(json!({"claimsToHeaders": [{"header": "Authorization", "claim": ["sub"]}]})),
+                field("claimsToHeaders[0].header"),
+                "a meaning of its own",
+                Everywhere,
+            ),
+            (
+                one(json!({"claimsToHeaders": [{"header": "x-user", "claim": []}]})),
+                field("claimsToHeaders[0].claim"),
+                "",
+                Everywhere,
+            ),
+            (
+                one(json!({"claimsToHeaders": [
+                    {"header": "x-user", "claim": ["sub"]}, {"header": "X-User", "claim": ["name"]},
+                ]})),
+                field("claimsToHeaders[1].header"),
+                "already",
+                ToSluice,
+            ),
+            (jwt(json!({"tokenFrom": [{}]})), "spec.jwt.tokenFrom[0]", "one of header", Everywhere),
+            (
+                jwt(json!({"tokenFrom": [{"cookie": "a", "queryParameter": "b"}]})),
+                "spec.jwt.tokenFrom[0]",
+                "one of header",
+                Everywhere,
+            ),
+            (
+                jwt(json!({"forwardToken": false, "tokenFrom": [{"cookie": "a"}]})),
+                "spec.jwt.forwardToken",
+                "only a token in a header",
+                Everywhere,
+            ),
+            (
+                token(json!({"provider": "other"})),
+                "spec.rules[0].from[0].jwt.provider",
+                "these are \"login\"",
+                ToSluice,
+            ),
+            (
+                token(json!({"claims": [{"claim": ["a"], "values": []}]})),
+                "spec.rules[0].from[0].jwt.claims[0].values",
+                "",
+                Everywhere,
+            ),
+            (
+                access(&json!({"rules": [{"name": "a", "from": [{"jwt": {}}]}]})),
+                "spec.rules[0].from[0].jwt",
+                "spec.jwt is not set",
+                ToSluice,
+            ),
+        ],
+    );
+}
+
+#[test]
 fn a_client_without_a_namespace_is_of_the_policys_own() {
     let object = access(&json!({
         "mode": "Observe",

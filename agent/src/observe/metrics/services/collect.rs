@@ -17,7 +17,7 @@ use super::{
         families::{counter, family, label},
         outcomes::{
             AccessDecision, CLASSES, EjectionCause, FallbackAction, LimitDecision, MODES, MirrorOutcome,
-            Overdue,
+            Overdue, tokens,
         },
     },
     BOUNDS_NANOS, ClientName, RouteRule, Services,
@@ -28,7 +28,7 @@ use crate::observe::fault::{MessagePart, Sender};
 const DESTINATION: [&str; 3] = ["destination_namespace", "destination_service", "destination_port"];
 
 /// The families, in the order in which they are collected: name, help, further labels.
-const FAMILIES: [(&str, &str, &[&str]); 20] = [
+const FAMILIES: [(&str, &str, &[&str]); 21] = [
     ("sluice_tags_total", "Tags of requests to a service, by what routing made of them.", &["outcome"]),
     ("sluice_retries_total", "Retries of requests to a service, by cause.", &["cause"]),
     (
@@ -103,6 +103,11 @@ const FAMILIES: [(&str, &str, &[&str]); 20] = [
         &["source_namespace", "source_workload", "decision"],
     ),
     (
+        "sluice_access_tokens_total",
+        "Requests to pods of this node that an AccessPolicy with jwt applies to, by what was found of their token.",
+        &["result"],
+    ),
+    (
         "sluice_rule_request_duration_seconds",
         "Time from the headers of a request to the end of its response, by the rule of a policy that applied.",
         &["policy_rule"],
@@ -120,7 +125,7 @@ const FAMILIES: [(&str, &str, &[&str]); 20] = [
 ];
 
 /// Those from here on are histograms.
-const HISTOGRAMS: usize = 17;
+const HISTOGRAMS: usize = 18;
 
 /// The collector of [`Services`].
 pub(in super::super) struct Collected {
@@ -233,10 +238,15 @@ impl Collector for Collected {
                         writer.write(9, &[&rule, class], count);
                     }
                 }
-                writer.write_histogram(17, &[&rule], &of_rule.took, &BOUNDS_NANOS);
+                writer.write_histogram(18, &[&rule], &of_rule.took, &BOUNDS_NANOS);
             }
             for (rule, values) in metrics.access.all() {
                 writer.write_all(15, Some(&rule), &AccessDecision::ALL, values);
+            }
+            for (((), result, _), count) in tokens().iter().zip(loaded(&metrics.tokens)) {
+                if count > 0 {
+                    writer.write(17, &[result], count);
+                }
             }
             for (ClientName { namespace, workload }, values) in metrics.clients.all() {
                 for ((_, decision, _), value) in AccessDecision::ALL.iter().zip(values) {
@@ -266,8 +276,8 @@ impl Collector for Collected {
                     }
                 }
             }
-            writer.write_histogram(18, &[], &metrics.upstream, &BOUNDS_NANOS);
-            writer.write_histogram(19, &[], &metrics.added, &BOUNDS_NANOS);
+            writer.write_histogram(19, &[], &metrics.upstream, &BOUNDS_NANOS);
+            writer.write_histogram(20, &[], &metrics.added, &BOUNDS_NANOS);
         }
         let all = self.descs.iter().zip(families).enumerate();
         all.map(|(at, (desc, metrics))| {

@@ -1,12 +1,13 @@
 //! What the endpoint's side says: the AccessPolicies that the agent of its node asks.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::SystemTime};
 
 use super::walk::{Chosen, Stopped, Walk};
 use crate::{
     cluster::model::{Service, Snapshot},
     govern::{
         access::{self, Access, Client, Decision, Identity},
+        jwt::{Found, Jwt, token},
         policy::Mode,
     },
     observe::reason::Reason,
@@ -24,14 +25,24 @@ impl Walk<'_> {
         let from = ips.iter().copied().find(|ip| ip.is_ipv4() == to.is_ipv4());
         let from = from.unwrap_or_else(|| self.caller.address());
         let pod = self.snapshot.clients.find(from);
-        let client = Client { address: from, pod: pod.as_deref() };
+        let client = Client::new(from, pod.as_deref());
         let who = whom(&client);
         let mut stops: Option<Decision<'_>> = None;
         for policy in guards(self.snapshot, to) {
-            let decision = policy.decide(client, &View(&self.forwarded));
+            let token = policy.jwt.as_ref().map(|jwt| self.token(jwt));
+            let known = token.as_ref().map_or(client, |token| client.with(token.into()));
+            let decision = policy.decide(known, &View(&self.forwarded));
+            if let Some(token) = &token {
+                let source = Some(format!("jwt of AccessPolicy {}", policy.name));
+                self.steps.say(Stage::Access, Verdict::Passes, of_token(token), source);
+            }
             let (does, would) = match &decision {
                 Decision::Allowed(_) => ("allows it", ""),
                 Decision::Denied(_) => ("denies it", "would deny it"),
+                Decision::Unauthenticated(_) => (
+                    "denies it, for the rule asks for a valid token",
+                    "would deny it: the rule asks for a valid token",
+                ),
                 Decision::Hidden(_) => ("hides the path", "would hide the path"),
             };
             let (verdict, what) = match policy.mode {
@@ -65,7 +76,36 @@ impl Walk<'_> {
         match stops {
             None => Ok(chosen),
             Some(Decision::Hidden(_)) => Err(Stopped { reason: Reason::PathHidden, on: None, because: None }),
+            Some(Decision::Unauthenticated(_)) => {
+                Err(Stopped { reason: Reason::Unauthenticated, on: None, because: None })
+            }
             Some(_) => Err(Stopped { reason: Reason::AccessDenied, on: None, because: None }),
+        }
+    }
+}
+
+impl Walk<'_> {
+    fn token(&self, jwt: &Jwt) -> Found {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        match jwt.carried(&View(&self.forwarded)) {
+            Ok(carried) => token::check(jwt, &carried.token, now),
+            Err(failure) => Found::Invalid(failure),
+        }
+    }
+}
+
+/// What was found of a token, without anything of it that is secret.
+fn of_token(found: &Found) -> String {
+    match found {
+        Found::Valid(verified) => {
+            format!(
+                "the token is valid, of provider {} ({})",
+                verified.provider.name, verified.provider.issuer
+            )
+        }
+        Found::Invalid(failure) => format!("{}: no rule that asks for one matches", failure.message()),
+        Found::Unverifiable(provider) => {
+            format!("the token says that it is of provider {}, whose keys are not known yet", provider.name)
         }
     }
 }

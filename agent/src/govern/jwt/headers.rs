@@ -1,0 +1,48 @@
+//! What a verified token changes in a request's headers: claims go into some, and what clients send under those names, or under
+//! names that servers take for them, never gets through.
+
+use http::{HeaderName, HeaderValue};
+
+use super::{Jwt, Place, Verified};
+
+/// What is changed in a request's head.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeaderPlan {
+    /// Names that are not the client's to send.
+    pub own: Vec<HeaderName>,
+    /// The header that had the token.
+    pub token: Option<HeaderName>,
+    pub set: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeaderPlan {
+    pub fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.token.is_none() && self.set.is_empty()
+    }
+
+    /// Adds what a policy changes, given the token that is good and where it was.
+    pub fn add(&mut self, jwt: &Jwt, verified: Option<(&Verified, Option<usize>)>) {
+        self.own.extend(jwt.own_headers().cloned());
+        let Some((verified, place)) = verified else { return };
+        for (name, path) in &verified.provider.to_headers {
+            let value = verified.claims.header_value(path);
+            self.set.extend(value.and_then(|value| Some((name.clone(), HeaderValue::try_from(value).ok()?))));
+        }
+        let place = place.and_then(|place| jwt.places.get(place)).filter(|_| !jwt.forward);
+        if let Some(Place::Header { name, .. }) = place {
+            self.token = Some(name.clone());
+        }
+    }
+
+    /// Whether a line that came is not to go on. Many servers make no difference between a dash and an underscore (CGI, WSGI, PHP),
+    /// so neither is made here.
+    pub fn removes(&self, name: &[u8]) -> bool {
+        self.own.iter().any(|own| is_taken_for(name, own.as_str().as_bytes()))
+            || self.token.as_ref().is_some_and(|token| name.eq_ignore_ascii_case(token.as_str().as_bytes()))
+    }
+}
+
+fn is_taken_for(name: &[u8], own: &[u8]) -> bool {
+    let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() == own.len() && name.iter().zip(own).all(|(a, b)| plain(a) == plain(b))
+}

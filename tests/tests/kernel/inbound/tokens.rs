@@ -1,0 +1,192 @@
+//! Tokens: who has a valid one, what applications learn from it, and what clients that have none are told. The issuer is PyJWT.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use sluice_tests::{Capture, Pod, eventually, test};
+
+use super::{ANSWER, Got, agent, guarded, policy, urls};
+use crate::{clients::grpc_server, python, script};
+
+/// What an issuer has made.
+struct Issued {
+    jwks: String,
+    tokens: Vec<String>,
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is made for the call")]
+fn claims(more: Value) -> Value {
+    let mut claims = json!({"iss": "https://login.example.com/", "aud": "orders", "sub": "ann", "exp": 600});
+    for (name, value) in more.as_object().into_iter().flatten() {
+        claims[name] = value.clone();
+    }
+    claims
+}
+
+fn issue(pod: &Pod, keys: &Value, tokens: &Value) -> Result<Issued> {
+    let asked = json!({"keys": keys, "tokens": tokens}).to_string();
+    let said = pod.run(python(), &[&script("jwt_issuer.py"), &asked])?;
+    let said: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+    let tokens = said["tokens"].as_array().context("tokens")?.iter().filter_map(Value::as_str);
+    Ok(Issued { jwks: said["jwks"].to_string(), tokens: tokens.map(str::to_owned).collect() })
+}
+
+fn provider(issued: &Issued) -> Value {
+    json!({
+        "name": "login",
+        "issuer": "https://login.example.com/",
+        "audiences": ["orders"],
+        "jwks": {"inline": issued.jwks},
+        "claimsToHeaders": [{"header": "x-user", "claim": ["sub"]}],
+    })
+}
+
+/// As [`super::get`], with these further arguments.
+fn ask(client: &Pod, url: &str, more: &[&str]) -> Result<Got> {
+    let more = more.iter().flat_map(|header| ["-H", header]);
+    let args: Vec<&str> = ANSWER.into_iter().chain(more).chain(["-D", "/dev/stdout", url]).collect();
+    Got::of(&client.run("curl", &args)?)
+}
+
+#[test]
+fn only_those_with_a_token_of_the_issuer_may_call() {
+    test("tokens", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let guarded = guarded(world, "::")?;
+        let client = world.pod("shop", "client").start()?;
+        let algorithms = ["RS256", "PS512", "ES256", "ES384", "EdDSA"];
+        let keys: Vec<_> = algorithms.iter().map(|alg| json!({"kid": alg, "alg": alg})).collect();
+        let mut tokens: Vec<_> = (0..keys.len())
+            .map(|key| json!({"key": key, "claims": claims(json!({"scope": "a orders.read"}))}))
+            .collect();
+        for (more, kid) in [
+            (json!({}), "ES256"),
+            (json!({"exp": -600}), "ES256"),
+            (json!({"nbf": 600}), "ES256"),
+            (json!({"aud": "billing"}), "ES256"),
+            (json!({"iss": "https://evil.example.com/"}), "ES256"),
+            (json!({}), "other"),
+        ] {
+            tokens.push(json!({"key": 2, "kid": kid, "claims": claims(more)}));
+        }
+        let issued = issue(&client, &json!(keys), &json!(tokens))?;
+        let (good, bad) = issued.tokens.split_at(algorithms.len());
+        let agent = agent(world, &guarded)?;
+        let spec = json!({
+            "jwt": {"providers": [provider(&issued)]},
+            "rules": [{
+                "name": "users",
+                "from": [{"jwt": {"claims": [{"claim": ["scope"], "values": ["orders.read"]}]}}],
+            }],
+        });
+        policy(world, &spec)?;
+        let [url, _] = urls(&guarded.pod);
+        eventually("the policy is in force", || {
+            let got = ask(&client, &url, &[])?;
+            ensure!(got.status == "401", "{} {}", got.status, got.body);
+            Ok(())
+        })?;
+        for url in urls(&guarded.pod) {
+            for token in good {
+                let spoofed = ["X-User: eve", "x_user: eve", &format!("Authorization: Bearer {token}")];
+                let got = ask(&client, &url, &spoofed)?;
+                ensure!(got.status == "200", "{} {}", got.status, got.body);
+                let (_, answer) = got.body.split_once("\r\n\r\n").context("a head")?;
+                let answer: Value = serde_json::from_str(answer)?;
+                let headers = &answer["headers"];
+                ensure!(headers["x-user"] == "ann" && headers["x_user"].is_null(), "{headers}");
+                ensure!(headers["authorization"] == format!("Bearer {token}"), "{headers}");
+            }
+        }
+        // In the order in which they were asked for.
+        for (token, (status, told)) in bad.iter().zip([
+            ("403", "\"reason\":\"access_denied\""),
+            ("401", "the token has expired"),
+            ("401", "the token is not valid yet"),
+            ("401", "the token is for another audience"),
+            ("401", "the token is not from an accepted issuer"),
+            ("401", "the token is signed with an unknown key"),
+        ]) {
+            let got = ask(&client, &url, &[&format!("Authorization: Bearer {token}")])?;
+            ensure!(got.status == status && got.body.contains(told), "{told}: {} {}", got.status, got.body);
+            let challenge = "www-authenticate: Bearer error=\"invalid_token\", error_description=";
+            ensure!(got.body.contains(challenge) == (status == "401"), "{}", got.body);
+        }
+        let got = ask(&client, &url, &["Authorization: Basic YTpi"])?;
+        ensure!(got.status == "401" && got.body.contains("www-authenticate: Bearer\r\n"), "{}", got.body);
+        let counted = |result| {
+            Ok::<_, anyhow::Error>(agent.metrics()?.sum("sluice_access_tokens_total", &[("result", result)]))
+        };
+        ensure!(counted("valid")? >= 11.0 && counted("expired")? >= 1.0 && counted("missing")? >= 1.0);
+        let request = ["explain", "--pod", "shop/client", "--to", "orders.shop:80", "GET", "/"];
+        let (_, explained, _) = agent.sluice(&request)?;
+        ensure!(
+            explained.contains("there is no token") && explained.contains("rule users of AccessPolicy"),
+            "{explained}"
+        );
+
+        // Nobody is denied while it is only observed, and claims are put into headers all the same.
+        let mut observed = spec.clone();
+        observed["mode"] = "Observe".into();
+        observed["jwt"]["forwardToken"] = false.into();
+        policy(world, &observed)?;
+        eventually("nobody is denied", || {
+            let got = ask(&client, &url, &["x-user: eve"])?;
+            ensure!(got.status == "200" && !got.body.contains("eve"), "{} {}", got.status, got.body);
+            Ok(())
+        })?;
+        let got = ask(&client, &url, &[&format!("Authorization: Bearer {}", good[0])])?;
+        ensure!(
+            got.body.contains("\"x-user\": \"ann\"") && !got.body.contains("authorization"),
+            "{}",
+            got.body
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn grpc_clients_without_a_token_are_told() {
+    test("tokens-grpc", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let (_server, pod) = grpc_server(world, "v1")?;
+        world.service("shop", "echo").port("grpc", 80, 50051).apply()?;
+        let client = world.pod("shop", "client").start()?;
+        let tokens = json!([
+            {"key": 0, "claims": claims(json!({}))},
+            {"key": 0, "claims": claims(json!({"exp": -600}))},
+        ]);
+        let issued = issue(&client, &json!([{"kid": "a", "alg": "ES256"}]), &tokens)?;
+        let agent = world.agent().start()?;
+        agent.enrolled(&pod)?;
+        world.apply(json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "AccessPolicy",
+            "metadata": {"name": "echo", "namespace": "shop"},
+            "spec": {
+                "targetRefs": [{"name": "echo"}],
+                "jwt": {"providers": [provider(&issued)]},
+                "rules": [{"name": "users", "from": [{"jwt": {}}]}],
+            },
+        }))?;
+        let target = format!("{}:50051", pod.ipv4());
+        let call = |token: Option<&str>| {
+            let metadata = token.map(|token| format!("authorization=Bearer {token}"));
+            let args = [script("grpc_unary.py"), target.clone()];
+            let args: Vec<&str> = args.iter().map(String::as_str).chain(metadata.as_deref()).collect();
+            client.run(python(), &args)
+        };
+        eventually("the policy is in force", || {
+            let said = call(None)?;
+            ensure!(
+                said.starts_with("UNAUTHENTICATED the request needs a valid token: there is no token"),
+                "{said}"
+            );
+            Ok(())
+        })?;
+        let said = call(Some(&issued.tokens[0]))?;
+        ensure!(said.trim() == "OK v1:hello", "{said}");
+        let said = call(Some(&issued.tokens[1]))?;
+        ensure!(said.starts_with("UNAUTHENTICATED") && said.contains("the token has expired"), "{said}");
+        Ok(())
+    });
+}
