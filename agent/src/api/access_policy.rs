@@ -15,7 +15,7 @@ use super::{
     jwt::{JwtPolicy, TokenMatch},
     matching::{PathMatch, check_method, each},
     schema, selector,
-    span::{self, Span},
+    span::Span,
     target::{
         self, NAMESPACE_ALONE, NAMESPACE_ALONE_MESSAGE, NO_ROUTES, NO_ROUTES_MESSAGE, TargetRef,
         UNIQUE_TARGETS, UNIQUE_TARGETS_MESSAGE,
@@ -121,14 +121,14 @@ pub struct AccessPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = WhenUnattended::default()))]
     pub when_unattended: Option<WhenUnattended>,
-    /// With whenUnattended: Refuse, after which time without an agent new connections go direct all the same.
+    /// With whenUnattended: Refuse, after which time without an agent new connections go direct all the same: 10m if not set.
+    // Without a default in the schema: the API server would put it into each policy, and then refuse those without Refuse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("default" = span::text(UNATTENDED_FOR)))]
     pub unattended_for: Option<Span<10_000, 86_400_000>>,
 }
 
 /// How long connections are refused without an agent.
-const UNATTENDED_FOR: Duration = Duration::from_mins(10);
+const UNATTENDED_FOR: Duration = Duration::from_secs(600);
 const WITHOUT_REFUSE: &str = "unattendedFor: has no effect without whenUnattended: Refuse";
 
 /// What becomes of connections while no agent attends a pod.

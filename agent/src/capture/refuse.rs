@@ -257,7 +257,7 @@ impl Refusing {
 
     /// Attaches the program, and puts it in the place of what is pinned there, if anything is. Returns the file's number.
     fn pin(&self, path: &Path, netns: &Netns) -> Result<u64, String> {
-        let program = self.program.as_ref().map_err(|why| why.to_string())?;
+        let program = self.program.as_ref().map_err(ToString::to_string)?;
         let mut program = SkLookup::from_program_info(
             program.info().map_err(|error| with_causes(&error))?,
             "refuse".into(),
