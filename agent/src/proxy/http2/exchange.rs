@@ -454,7 +454,6 @@ impl governed::Exchange for Exchange {
         answer.sent.stream.reset(Code::CANCEL);
     }
 
-    /// It is kept in any case.
     fn change_head(&mut self, plan: HeaderPlan) -> Result<(), Cause> {
         for head in std::iter::once(&mut self.head).chain(&mut self.seen) {
             head.remove(|name| plan.removes(name));
@@ -466,6 +465,7 @@ impl governed::Exchange for Exchange {
         Ok(())
     }
 
+    /// It is kept in any case.
     fn keep(&mut self) {}
 
     fn copy(&mut self) {
