@@ -102,7 +102,7 @@ pub struct ClaimToHeader {
     #[x_kube(validation = Rule::new(format!("!(self.lowerAscii() in {})", headers::meaningful_in_cel()))
         .message("this header has a meaning of its own"))]
     pub header: String,
-    /// The names on the way to the claim, each as it is: [sub], or [realm_access, roles]. Texts, numbers and booleans become the
+    /// The names on the way to the claim, each as it is: sub alone, or realm_access and roles. Texts, numbers and booleans become the
     /// value, lists of them with commas between; what is not printable ASCII is percent-encoded.
     #[schemars(length(min = 1, max = 8), inner(length(min = 1, max = 256)))]
     pub claim: Vec<String>,
@@ -162,7 +162,7 @@ pub struct TokenMatch {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClaimMatch {
-    /// The names on the way to the claim, each as it is: [scope], or [realm_access, roles].
+    /// The names on the way to the claim, each as it is: scope alone, or realm_access and roles.
     #[schemars(length(min = 1, max = 8), inner(length(min = 1, max = 256)))]
     pub claim: Vec<String>,
     /// Values, of which the claim must be one; of a list an item, of scope and scp a word. Numbers and booleans are compared as they
