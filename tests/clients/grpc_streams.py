@@ -15,6 +15,8 @@ import grpc
 target = sys.argv[1]
 ROUNDS, DEADLINES = int(sys.argv[2]), int(sys.argv[3])
 PAUSE = 2
+# Only what hangs takes that long, on a slow machine, too.
+PATIENCE = 300
 
 
 def channel():
@@ -31,7 +33,7 @@ def neighbour(number):
     call = (ours if number < 8 else other).unary_unary("/test.Echo/Unary")
     while not stop.is_set():
         try:
-            call(b"x", timeout=20)
+            call(b"x", timeout=60)
             calls[number] += 1
         except grpc.RpcError as error:
             failures.append(f"{number}: {error.code().name} {error.details()}")
@@ -39,7 +41,7 @@ def neighbour(number):
         time.sleep(0.01)
 
 
-threads = [threading.Thread(target=neighbour, args=(number,)) for number in range(16)]
+threads = [threading.Thread(target=neighbour, args=(number,), daemon=True) for number in range(16)]
 for thread in threads:
     thread.start()
 seen = {}
@@ -53,7 +55,7 @@ def row(name, what):
     before = list(calls)
     seen[name] = what()
     # All of them have gone on meanwhile, or do now.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(now <= then for now, then in zip(calls, before)) and not failures and time.monotonic() < deadline:
         time.sleep(0.01)
     stalled = [number for number in range(16) if calls[number] <= before[number]]
@@ -71,20 +73,20 @@ both = ours.stream_stream("/test.Echo/Both")
 pause = ours.stream_unary("/test.Echo/Pause")
 hang = ours.unary_unary("/test.Echo/Hang")
 
-row("client_stream", lambda: client_stream(small(20_000), timeout=60).decode().split(":")[1])
-row("server_stream", lambda: count(server_stream(b"20000", timeout=60)))
-row("both", lambda: count(both(small(20_000), timeout=60)))
+row("client_stream", lambda: client_stream(small(20_000), timeout=PATIENCE).decode().split(":")[1])
+row("server_stream", lambda: count(server_stream(b"20000", timeout=PATIENCE)))
+row("both", lambda: count(both(small(20_000), timeout=PATIENCE)))
 
 
 def uploads():
     metadata = (("pause", str(PAUSE)),)
     parts = lambda: (b"y" * 10_000 for _ in range(40))
-    futures = [pause.future(parts(), metadata=metadata, timeout=60) for _ in range(12)]
+    futures = [pause.future(parts(), metadata=metadata, timeout=PATIENCE) for _ in range(12)]
     return sorted({future.result().decode() for future in futures})
 
 
 def consumers():
-    answers = [server_stream(b"8000", timeout=60) for _ in range(12)]
+    answers = [server_stream(b"8000", timeout=PATIENCE) for _ in range(12)]
     for answer in answers:
         next(answer)
     time.sleep(PAUSE)
@@ -92,9 +94,9 @@ def consumers():
 
 
 def given_up():
-    long = both(iter(lambda: time.sleep(0.02) or b"x", None), timeout=60)
+    long = both(iter(lambda: time.sleep(0.02) or b"x", None), timeout=PATIENCE)
     for _ in range(ROUNDS):
-        futures = [hang.future(b"", timeout=20) for _ in range(60)]
+        futures = [hang.future(b"", timeout=PATIENCE) for _ in range(60)]
         time.sleep(0.02)
         for future in futures:
             future.cancel()

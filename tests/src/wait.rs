@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 /// processor is emulated all takes longer: the seconds in `SLUICE_TEST_PATIENCE` go before it.
 pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
     let set = std::env::var("SLUICE_TEST_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(set.unwrap_or(20))
+    Duration::from_secs(set.unwrap_or(60))
 });
 
 /// Repeats `attempt` until it succeeds, and gives its value; fails with its last error when that takes too long.

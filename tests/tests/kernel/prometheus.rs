@@ -22,6 +22,9 @@ use crate::{python, script, sockets};
 /// A trace that its sender records.
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
+/// The public key of an issuer that issues nothing.
+const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256", "x": "b9BYl-KsQxTHI-0-zdvkiCh8YMyfLgUvoVkgC65Zzss", "y": "cB0ddl9n9TVLMvX1Jc8_ASIfCPhbhJeQN_t-pvVz7uk"}]}"#;
+
 fn deploy(file: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "deploy", file].iter().collect()
 }
@@ -141,8 +144,20 @@ impl Bazaar {
             "metadata": {"namespace": "shop", "name": "web"},
             "spec": {"targetRefs": [{"name": "web"}], "mode": "Observe", "hidden": [{"name": "none", "paths": [{"value": "/none"}]}]},
         }))?;
+        // Tokens, and ports that are to be closed while nobody attends to them, which this agent cannot do: it has no BPF file system.
+        world.apply(json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "AccessPolicy",
+            "metadata": {"namespace": "shop", "name": "relay"},
+            "spec": {
+                "targetRefs": [{"name": "relay"}],
+                "whenUnattended": "Refuse",
+                "jwt": {"providers": [{"name": "login", "issuer": "https://login.example", "audiences": ["relay"], "jwks": {"inline": KEYS}}]},
+                "rules": [{"name": "all"}],
+            },
+        }))?;
         let client = world.pod("shop", "client").start()?;
-        let agent = world.agent().start()?;
+        let agent = world.agent().args(&["--bpf-file-system", "/var/empty"]).start()?;
         agent.enrolled(&client)?;
         ask(&client, &web.url(), &[])?;
         second.set_terminating()?;

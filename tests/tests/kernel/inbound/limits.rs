@@ -37,7 +37,7 @@ print('listening', flush=True)
 server.serve_forever()
 ";
 
-/// Ever more clients that wait for 300 ms, and come again soon: prints how many were answered 200 and 429, and how many gave up, in the
+/// Ever more clients that wait for 300 ms, and come again: prints how many were answered 200 and 429, and how many gave up, in the
 /// second half of the time, when all are there.
 const IMPATIENT: &str = "
 import collections, http.client, json, sys, threading, time
@@ -55,7 +55,7 @@ def ask():
             response.read()
             note(str(response.status))
             if response.status == 429:
-                time.sleep(0.03)
+                time.sleep(0.2)
         except OSError:
             note('gave up')
         finally:
