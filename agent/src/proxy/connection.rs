@@ -24,7 +24,7 @@ use super::{
     budget::Place,
     buffers::Buffers,
     detect::{self, Spoken},
-    governed::Held,
+    governed::Attempt,
     http1, http2,
     pool::Seat,
     presence::Presence,
@@ -174,7 +174,7 @@ enum Heard {
     /// Bytes to be tunnelled, or to be tunnelled without a look.
     Bytes(Detection),
     /// Bytes to be tunnelled to an endpoint that has been dialled meanwhile.
-    Dialled(Detection, Box<(Opened, Held)>),
+    Dialled(Detection, Box<(Opened, Attempt)>),
     /// The caller waits for the server, and there is none.
     NoServer(Reason),
     /// The caller has left.
@@ -316,20 +316,20 @@ async fn listen(connection: &mut Connection, destination: &Destination, early: &
 struct Dialled {
     stream: Opened,
     endpoint: Arc<Endpoint>,
-    /// What the connection counts as until it is settled what it is for; `None` on a port that is declared to speak HTTP,
-    /// where a connection that waits for requests counts as nothing.
-    held: Option<Held>,
+    /// `None` on a port that is declared to speak HTTP, where a connection that waits for requests counts as nothing.
+    attempt: Option<Attempt>,
 }
 
 impl Dialled {
-    fn new(port: Port, (stream, held): (Opened, Held)) -> Self {
-        let endpoint = held.chosen.endpoint().clone();
-        Self { stream, endpoint, held: (!port.is_declared()).then_some(held) }
+    fn new(port: Port, (stream, attempt): (Opened, Attempt)) -> Self {
+        let endpoint = attempt.chosen.endpoint().clone();
+        Self { stream, endpoint, attempt: (!port.is_declared()).then_some(attempt) }
     }
 
-    fn tunnel(self, detection: Detection) -> Heard {
-        let held = self.held.unwrap_or_else(|| tunnel::hold(&self.endpoint, Nanos::now()));
-        Heard::Dialled(detection, Box::new((self.stream, held)))
+    fn tunnel(self, connection: &Connection, destination: &Destination, detection: Detection) -> Heard {
+        let begin = || tunnel::begin(connection, destination, &self.endpoint, Nanos::now());
+        let attempt = self.attempt.unwrap_or_else(begin);
+        Heard::Dialled(detection, Box::new((self.stream, attempt)))
     }
 
     /// What the endpoint does, without taking it in.
@@ -418,7 +418,9 @@ async fn wait_for_either(
             None => Some(port.timed_out()),
         };
         match (heard, dialled) {
-            (Some(Heard::Bytes(detection)), Some(dialled)) => return dialled.tunnel(detection),
+            (Some(Heard::Bytes(detection)), Some(dialled)) => {
+                return dialled.tunnel(connection, destination, detection);
+            }
             (Some(Heard::Http1), Some(Dialled { stream, endpoint, .. })) => {
                 connection.seat.give(&endpoint, stream, None, Nanos::now());
                 return Heard::Http1;

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     choose::{self, Chosen},
     governed::Call,
-    known::Known,
+    resolved::Resolved,
     share::{Share, Taken},
     upstream,
     worker::{PodHere, Worker},
@@ -54,7 +54,7 @@ impl Default for Allowance {
 }
 
 /// The Services that get a copy of a request; mostly none.
-pub(crate) type Targets = Vec<Known>;
+pub(crate) type Targets = Vec<Resolved>;
 
 /// The tags that a request without one gets where its copies enter, one for each of its targets. Empty: it has a tag.
 pub(crate) type Entered = Vec<Option<RequestTag>>;
@@ -66,7 +66,7 @@ pub(crate) fn entered(call: &Call, request: &impl Request) -> Entered {
     }
     let client = call.pod.pod.workload.load().address();
     let targets = call.way.iter().flat_map(|way| &way.mirrors);
-    targets.map(|known| known.destination.service.colour(request, client)).collect()
+    targets.map(|resolved| resolved.destination.service.colour(request, client)).collect()
 }
 
 /// A request that is being copied. Dropped before its end, it has no copy.
@@ -158,10 +158,10 @@ impl<S: Sends> Copy<S> {
         let data = std::mem::take(&mut self.data).freeze();
         let room = Rc::new(std::mem::replace(&mut self.room, self.pod.mirrors.bytes.take_none()));
         let mut entered = std::mem::take(&mut self.entered).into_iter();
-        for known in std::mem::take(&mut self.targets) {
+        for resolved in std::mem::take(&mut self.targets) {
             let entered = entered.next().flatten();
             let Some(place) = self.pod.mirrors.on_the_way.take_one() else {
-                known.numbers.mirrored(MirrorOutcome::OverBudget);
+                resolved.numbers.mirrored(MirrorOutcome::OverBudget);
                 continue;
             };
             let (worker, pod, mut sends) = (self.worker.clone(), self.pod.clone(), self.sends.clone());
@@ -169,23 +169,23 @@ impl<S: Sends> Copy<S> {
             let mut apart = self.pod.mirrors.bytes.take_none();
             if let Some(tag) = &entered {
                 if !apart.grow(sends.apart(&data)) {
-                    known.numbers.mirrored(MirrorOutcome::OverBudget);
+                    resolved.numbers.mirrored(MirrorOutcome::OverBudget);
                     continue;
                 }
                 data = sends.colour(tag, &self.worker.options.tag_names, self.head, data);
             }
             self.pod.spawn(&self.worker, async move {
                 let _held = (place, room, apart);
-                let outcome = send(worker, pod, &known, tag.as_ref(), sends, data).await;
-                known.numbers.mirrored(outcome);
+                let outcome = send(worker, pod, &resolved, tag.as_ref(), sends, data).await;
+                resolved.numbers.mirrored(outcome);
             });
         }
     }
 
     /// There is no copy.
     fn give_up(&mut self, outcome: MirrorOutcome) {
-        for known in std::mem::take(&mut self.targets) {
-            known.numbers.mirrored(outcome);
+        for resolved in std::mem::take(&mut self.targets) {
+            resolved.numbers.mirrored(outcome);
         }
         self.data = BytesMut::new();
         self.room.release();
@@ -201,12 +201,12 @@ impl<S: Sends> Drop for Copy<S> {
 async fn send(
     worker: Rc<Worker>,
     pod: Rc<PodHere>,
-    known: &Known,
+    resolved: &Resolved,
     tag: Option<&RequestTag>,
     sends: impl Sends,
     data: Bytes,
 ) -> MirrorOutcome {
-    let chosen = choose::choose(&worker, &pod, &known.destination, tag, &[], Within::Any, Nanos::now());
+    let chosen = choose::choose(&worker, &pod, &resolved.destination, tag, &[], Within::Any, Nanos::now());
     let Ok(Some(chosen)) = chosen else { return MirrorOutcome::NoEndpoint };
     let sent = tokio::time::timeout(WITHIN, sends.send(worker, pod, chosen, data)).await;
     if sent.unwrap_or_default() { MirrorOutcome::Answered } else { MirrorOutcome::Failed }

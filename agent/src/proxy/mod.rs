@@ -9,7 +9,6 @@
 //! caller is and how to make sockets where it lives.
 
 mod accept;
-mod alarm;
 mod answer;
 mod arrival;
 mod budget;
@@ -27,16 +26,17 @@ mod gauges;
 mod governed;
 mod http1;
 mod http2;
-mod known;
 mod mirror;
 mod pool;
 mod presence;
 mod pressure;
 mod pulse;
 mod record;
+mod resolved;
 mod share;
 #[cfg(test)]
 pub(crate) mod testing;
+mod timer;
 mod timing;
 mod traced;
 mod tunnel;

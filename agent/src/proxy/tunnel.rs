@@ -5,6 +5,7 @@
 //! of bulk transfers, and nearly everything in the cost of idle ones.
 
 use std::{
+    cell::RefCell,
     future::poll_fn,
     io::{self, Read as _},
     net::SocketAddr,
@@ -29,12 +30,12 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     Network,
-    alarm::Alarms,
     buffers::{BUFFER_BYTES, Buffers},
     choose,
     connection::Connection,
-    governed::{self, Elapsed, Held, Idle, Until},
+    governed::{self, Attempt, AttemptDeadline, Elapsed, Idle, Parties, Purpose},
     pressure::Pressure,
+    timer::Timers,
     upstream::{self, CONNECT_ATTEMPTS, Opened, Terms},
     worker::PodHere,
 };
@@ -70,7 +71,7 @@ pub(crate) struct Early {
 pub(crate) async fn dial(
     connection: &Connection,
     destination: &Destination,
-) -> Result<(Opened, Held), Reason> {
+) -> Result<(Opened, Attempt), Reason> {
     let Connection { worker, pod, .. } = connection;
     let tag = pod.pod.workload.load().tag.as_ref().map(Into::into);
     let mut tried = SmallVec::<[SocketAddr; CONNECT_ATTEMPTS]>::new();
@@ -85,7 +86,7 @@ pub(crate) async fn dial(
         let numbers = series.service();
         let lane = chosen.endpoint().tag.as_ref();
         // Of what goes on in a tunnel nothing is known: to the breaker the connection is the request.
-        let leave = governed::ask_breaker(
+        let permit = governed::ask_breaker(
             &destination.service,
             &destination.service.governor,
             pod,
@@ -105,40 +106,52 @@ pub(crate) async fn dial(
         }
         let warmup = destination.service.governor.policy().load_balancer.warmup.as_ref();
         warmup::note_connection(warmup, chosen.endpoint(), now.0);
-        let mut held = Held::new(chosen, leave, None, now);
+        let parties = parties(connection, destination);
+        let mut attempt = Attempt::begin(chosen, parties, Purpose::Tunnel, permit, now);
         let timeouts = destination.service.governor.policy().timeouts;
         let within = upstream::time_to_connect(timeouts, || {
-            choose::has_another(pod, destination, tag.as_ref(), &tried, held.chosen.endpoint(), now)
+            choose::has_another(pod, destination, tag.as_ref(), &tried, attempt.chosen.endpoint(), now)
         });
         let terms = Terms { options: connection.options, within };
-        let connected = upstream::connect(worker, pod, held.chosen.endpoint(), terms).await;
+        let connected = upstream::connect(worker, pod, attempt.chosen.endpoint(), terms).await;
         match connected {
             Ok(stream) => {
-                held.answered(None, None, Nanos::now());
-                return Ok((stream, held));
+                attempt.answered(None, None, Nanos::now());
+                return Ok((stream, attempt));
             }
             Err(error) => {
-                held.settle(worker, pod, numbers, destination, Some(ErrorKind::Connect.into()), Nanos::now());
-                let chosen = held.chosen;
+                attempt.settle(Some(ErrorKind::Connect.into()), Nanos::now());
+                let address = attempt.chosen.address();
                 worker.complain(|| {
-                    tracing::warn!(pod = %pod.name(), service = %destination.service, endpoint = %chosen.address(), %error, "cannot connect to an endpoint");
+                    tracing::warn!(pod = %pod.name(), service = %destination.service, endpoint = %address, %error, "cannot connect to an endpoint");
                 });
-                tried.push(chosen.address());
+                tried.push(address);
             }
         }
     }
     Err(Reason::UpstreamConnect)
 }
 
-/// What a tunnel holds to an endpoint that was connected to before it was known to be one.
-pub(crate) fn hold(endpoint: &Arc<Endpoint>, now: Nanos) -> Held {
+/// The attempt at an endpoint that was connected to before it was clear that the connection is a tunnel's.
+pub(crate) fn begin(
+    connection: &Connection,
+    destination: &Destination,
+    endpoint: &Arc<Endpoint>,
+    now: Nanos,
+) -> Attempt {
     let in_flight = InFlight::begin(endpoint.clone(), now.0);
-    Held::new(
-        choose::Chosen { in_flight, lane: Lane::Baseline, panic: false, yields: false },
-        None,
-        None,
-        now,
-    )
+    let chosen = choose::Chosen { in_flight, lane: Lane::Baseline, panic: false, yields: false };
+    Attempt::begin(chosen, parties(connection, destination), Purpose::Tunnel, None, now)
+}
+
+fn parties(connection: &Connection, destination: &Destination) -> Parties {
+    Parties {
+        worker: Rc::clone(&connection.worker),
+        pod: Rc::clone(&connection.pod),
+        destination: Rc::new(destination.clone()),
+        series: Rc::new(RefCell::new(connection.series(destination))),
+        ruled: None,
+    }
 }
 
 /// Dials an endpoint, unless one has been dialled already, and carries bytes.
@@ -148,7 +161,7 @@ pub(crate) fn hold(endpoint: &Arc<Endpoint>, now: Nanos) -> Held {
 pub(crate) async fn serve(
     connection: Connection,
     destination: Destination,
-    dialled: Option<(Opened, Held)>,
+    dialled: Option<(Opened, Attempt)>,
     early: BytesMut,
 ) {
     let numbers = connection.series(&destination).service().clone();
@@ -178,12 +191,11 @@ pub(crate) async fn serve(
         dialled
     };
     match dialled {
-        Ok((stream, mut held)) => {
-            let Connection { worker, pod, .. } = &connection;
-            held.settle(worker, pod, &numbers, &destination, Some(Outcome::Success), Nanos::now());
-            held.set_place(place);
+        Ok((stream, mut attempt)) => {
+            attempt.settle(Some(Outcome::Success), Nanos::now());
+            attempt.keep(place);
             let early = Early { from_caller: early, ..Early::default() };
-            carry(connection, &destination, stream, held, early, None).await;
+            carry(connection, &destination, stream, attempt, early, None).await;
         }
         Err(reason) => refuse(connection, &destination, reason),
     }
@@ -204,13 +216,13 @@ pub(crate) async fn carry(
     connection: Connection,
     destination: &Destination,
     endpoint: Opened,
-    held: Held,
+    attempt: Attempt,
     early: Early,
     idle: Option<Idle>,
 ) {
     let _busy = connection.worker.busy_tunnel();
     let mut series = connection.series(destination);
-    let active = series.lane(held.chosen.endpoint().tag.as_ref()).begin_tunnel();
+    let active = series.lane(attempt.chosen.endpoint().tag.as_ref()).begin_tunnel();
     let numbers = series.service().clone();
     let mut moved = 0;
     let mut count = |up, down| {
@@ -221,10 +233,10 @@ pub(crate) async fn carry(
             idle.note(moved);
         }
     };
-    let until = Until::drained(destination.service.governor.policy().drain);
-    let over = Some((until, &**held.chosen.endpoint(), idle.as_ref()));
+    let until = AttemptDeadline::drained(destination.service.governor.policy().drain);
+    let over = Some((until, &**attempt.chosen.endpoint(), idle.as_ref()));
     let relayed = relay(connection, endpoint, early, over, &mut count).await;
-    governed::note_tunnel(&numbers, until, idle.as_ref(), held.chosen.endpoint());
+    governed::note_tunnel(&numbers, until, idle.as_ref(), attempt.chosen.endpoint());
     active.finish(relayed.err().map(|cut| match cut {
         Cut::Caller => Reason::ClientClosed,
         Cut::Endpoint => Reason::UpstreamReset,
@@ -270,7 +282,7 @@ async fn relay(
     connection: Connection,
     mut endpoint: Opened,
     early: Early,
-    over: Option<(Until, &Endpoint, Option<&Idle>)>,
+    over: Option<(AttemptDeadline, &Endpoint, Option<&Idle>)>,
     count: &mut impl FnMut(u64, u64),
 ) -> Result<(), Cut> {
     let Connection { worker, pod, stream: mut caller, mut presence, _place, .. } = connection;
@@ -305,7 +317,7 @@ async fn relay(
         match over {
             None => relaying.await,
             Some((until, endpoint, idle)) => {
-                let relayed = until.wait_stream(&Alarms::default(), endpoint, idle, relaying.as_mut()).await;
+                let relayed = until.wait_stream(&Timers::default(), endpoint, idle, relaying.as_mut()).await;
                 relayed.unwrap_or_else(|elapsed| Err(Cut::Time(elapsed)))
             }
         }

@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::{
     answer::{Cause, Kind, MadeUp},
     by_caller::ByCaller,
-    known::Known,
     mirror::Targets,
+    resolved::Resolved,
     traced::Asking,
     worker::{PodHere, Worker},
 };
@@ -136,30 +136,30 @@ pub(crate) fn find(
     worker: &Worker,
     pod: &PodHere,
     client: &Workload,
-    known: &Known,
+    resolved: &Resolved,
     request: &impl Came,
-) -> Option<(Known, Box<Way>)> {
-    let group = known.routed()?.of(&client.namespace)?;
+) -> Option<(Resolved, Box<Way>)> {
+    let group = resolved.routed()?.of(&client.namespace)?;
     let mut rng = worker.rng.borrow_mut();
     let whence = Whence {
         names: &worker.options.tag_names,
         client,
         remembered: Some(&pod.pod.remembered),
-        called: &known.destination.service,
+        called: &resolved.destination.service,
     };
     let (course, next) = course(group, request, whence, &mut rng);
-    let called = known.destination.clone();
+    let called = resolved.destination.clone();
     let came = course.rewrites_path().then(|| request.target().to_vec());
     Some(match next {
         Ok(service) => {
             let drawn = course.mirrors().filter(|mirror| mirror.fraction.draws(&mut rng));
             let there = drawn.filter_map(|mirror| group.backends.get(mirror.service.as_ref()?));
-            let mirrors = there.map(|service| known.backend(pod, service)).collect();
-            (known.backend(pod, service), Box::new(Way { course, called, came, mirrors, answer: None }))
+            let mirrors = there.map(|service| resolved.backend(pod, service)).collect();
+            (resolved.backend(pod, service), Box::new(Way { course, called, came, mirrors, answer: None }))
         }
         Err(answer) => {
             let way = Way { course, called, came: None, mirrors: Targets::new(), answer: Some(answer) };
-            (known.clone(), Box::new(way))
+            (resolved.clone(), Box::new(way))
         }
     })
 }

@@ -203,6 +203,8 @@ fn a_malformed_chunk_later_on_ends_the_request() {
         assert_eq!(caller.rest(), "");
         assert_eq!(origin.await_notes(2)[1], "3\r\nabc\r\n", "nothing of it is passed on: {chunks:?}");
         rig.await_requests("4xx", "bad_request", 1.0);
+        // It is settled like every attempt, and not the endpoint's fault.
+        rig.await_metric("sluice_attempts_total", &["outcome=\"left\""], 1.0);
         drop(caller);
         rig.await_rest();
     }

@@ -13,7 +13,7 @@ use prometheus::{
 use super::{
     distribution::Total,
     exemplars::{self, Kept},
-    outcomes::{Attempt, CLASSES},
+    outcomes::{AttemptOutcome, CLASSES},
     pods::{Key, PodMetrics, Pods},
     series::{BOUNDS_NANOS, Series},
 };
@@ -49,7 +49,7 @@ struct Sum {
     request_faults: BTreeMap<(usize, usize), u64>,
     tunnels: u64,
     tunnel_faults: BTreeMap<usize, u64>,
-    attempts: [u64; Attempt::ALL.len()],
+    attempts: [u64; AttemptOutcome::ALL.len()],
     durations: Total<{ BOUNDS_NANOS.len() }>,
     requests_in_flight: i64,
     tunnels_in_flight: i64,
@@ -273,7 +273,7 @@ impl Collector for Families {
                 in_flight.push(gauge(labels(&[]), sum.requests_in_flight as f64));
             }
             if sum.attempts.iter().any(|count| *count > 0) {
-                for ((_, outcome, _), count) in Attempt::ALL.iter().zip(sum.attempts) {
+                for ((_, outcome, _), count) in AttemptOutcome::ALL.iter().zip(sum.attempts) {
                     attempts.push(counter(labels(&[("outcome", outcome)]), count as f64));
                 }
             }

@@ -1,8 +1,8 @@
 //! What the values of this room's labels mean, for the reference.
 
 use super::{
-    AccessDecision, Attempt, Connect, Described, Detection, EjectionCause, FallbackAction, LimitDecision,
-    Meaning, MirrorOutcome, Overdue, RetryCause, TagOutcome,
+    AccessDecision, AttemptOutcome, Connect, Described, Detection, EjectionCause, FallbackAction,
+    LimitDecision, Meaning, MirrorOutcome, Overdue, RetryCause, TagOutcome,
     outcomes::{CLASSES, MODES, described, tokens},
 };
 use crate::{
@@ -37,7 +37,7 @@ pub(super) fn document(registry: &Described) {
         ("sluice_access_tokens_total", "result", described(&tokens())),
         ("sluice_ejections_total", "cause", described(&EjectionCause::ALL)),
         ("sluice_ejections_total", "mode", described(&MODES)),
-        ("sluice_attempts_total", "outcome", described(&Attempt::ALL)),
+        ("sluice_attempts_total", "outcome", described(&AttemptOutcome::ALL)),
         ("sluice_timeouts_observed_total", "timeout", described(&Overdue::ALL)),
         ("sluice_invalid_messages_total", "peer", described(&Sender::ALL)),
         ("sluice_invalid_messages_total", "part", described(&MessagePart::ALL)),

@@ -37,8 +37,8 @@ use prometheus::{
 
 pub use describe::{Description, Meaning};
 pub use outcomes::{
-    AccessDecision, Attempt, Connect, Detection, EjectionCause, FallbackAction, LimitCounts, LimitDecision,
-    MirrorOutcome, Overdue, RetryCause, TagOutcome,
+    AccessDecision, AttemptOutcome, Connect, Detection, EjectionCause, FallbackAction, LimitCounts,
+    LimitDecision, MirrorOutcome, Overdue, RetryCause, TagOutcome,
 };
 pub use pods::{MAX_SERIES, PodMetrics, PodTags, ServiceSeries};
 pub use pull::{Kind, Part, Pulled, PulledParts, Value, Write, WritePart};

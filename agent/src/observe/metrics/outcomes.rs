@@ -233,13 +233,13 @@ impl Overdue {
 
 /// How an attempt at an endpoint ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attempt {
+pub enum AttemptOutcome {
     Answered,
     Failed,
     Left,
 }
 
-impl Attempt {
+impl AttemptOutcome {
     pub(super) const ALL: [Word<Self>; 3] = [
         (Self::Answered, "answered", "The endpoint responded, and not with an error."),
         (Self::Failed, "failed", "An error status, a connection that failed or broke, or a timeout"),

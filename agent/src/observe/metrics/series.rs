@@ -11,7 +11,7 @@ use std::{
 use super::{
     distribution::Distribution,
     exemplars::{Exemplar, Exemplars, Kept},
-    outcomes::{Attempt, CLASSES},
+    outcomes::{AttemptOutcome, CLASSES},
 };
 use crate::{
     govern::{tag::Tag, tally::Tally},
@@ -89,7 +89,7 @@ pub struct Series {
     /// Requests that Sluice refused.
     pub(super) refused: AtomicU64,
     /// Attempts at endpoints, of which a request may have several.
-    pub(super) attempts: [AtomicU64; Attempt::ALL.len()],
+    pub(super) attempts: [AtomicU64; AttemptOutcome::ALL.len()],
     /// Where the same requests are counted for the service as a whole.
     pub(super) service: Arc<Tally>,
 }
@@ -160,7 +160,7 @@ impl Series {
     }
 
     /// An attempt at an endpoint of the lane has ended.
-    pub fn attempted(&self, how: Attempt) {
+    pub fn attempted(&self, how: AttemptOutcome) {
         self.attempts[how as usize].fetch_add(1, Relaxed);
     }
 

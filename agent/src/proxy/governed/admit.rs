@@ -13,7 +13,7 @@ use std::{
 use super::{
     Call, Exchange,
     attempt::open_breaker,
-    deadline::{Deadline, Elapsed},
+    deadline::{Elapsed, RequestDeadline},
     stand_in::Failed,
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
         metrics::{LimitDecision, ServiceMetrics},
         reason::Reason,
     },
-    proxy::{alarm::Alarms, answer::Cause, choose, decisions::Event, worker::PodHere},
+    proxy::{answer::Cause, choose, decisions::Event, timer::Timers, worker::PodHere},
 };
 
 /// When it is worth asking again where as many requests are in flight as may be: nobody knows, but not at once.
@@ -43,7 +43,7 @@ pub(super) enum Stop {
 
 /// What a caller does while its request waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Left {
+pub(crate) enum ClientClose {
     /// It is gone.
     Gone,
     /// It has ended its side. Most likely it is gone; if it is not, it still hears an answer.
@@ -64,7 +64,7 @@ pub(super) struct Admitted {
 pub(super) async fn admit<E: Exchange>(
     exchange: &mut E,
     governor: &Governor,
-    deadline: Deadline,
+    deadline: RequestDeadline,
     now: Nanos,
 ) -> Result<Admitted, Stop> {
     if exchange.call().pod.budget.refuses() {
@@ -94,7 +94,7 @@ pub(super) async fn admit<E: Exchange>(
     let Some(limiter) = governor.limiter() else { return Ok(Admitted { place: None, at, queued }) };
     let call = exchange.call();
     let at_endpoint = call.limited();
-    let numbers = at_endpoint.as_ref().unwrap_or(&call.known.numbers);
+    let numbers = at_endpoint.as_ref().unwrap_or(&call.resolved.numbers);
     let acquired = acquire(limiter, &call.pod, numbers, at);
     acquired.map(|place| Admitted { place, at, queued }).map_err(|Full { .. }| {
         if let Some(verdict) = verdict {
@@ -111,19 +111,19 @@ pub(super) async fn admit<E: Exchange>(
 fn broken<E: Exchange>(exchange: &mut E, governor: &Governor, now: Nanos) -> Option<Failed> {
     governor.breakers()?;
     let call = exchange.call();
-    let lane = match call.known.destination.held() {
+    let lane = match call.resolved.destination.held() {
         Some(pinned) => pinned.tag.clone(),
         None => subset(call, now)?.first()?.tag.clone(),
     };
-    let service = &*call.known.destination.service;
-    let open = open_breaker(service, governor, &call.pod, lane.as_ref(), &call.known.numbers, now)?;
+    let service = &*call.resolved.destination.service;
+    let open = open_breaker(service, governor, &call.pod, lane.as_ref(), &call.resolved.numbers, now)?;
     call.count_tags(None);
     Some(Failed::open(governor, open))
 }
 
 /// What the request would be sent to.
 fn subset(call: &Call, now: Nanos) -> Option<&Subset> {
-    choose::subset(&call.pod, &call.known.destination, call.tagging.tag.as_ref(), now)
+    choose::subset(&call.pod, &call.resolved.destination, call.tagging.tag.as_ref(), now)
 }
 
 /// Asks the limit on what is in flight; `None`: it only observes, and there is no room.
@@ -147,7 +147,7 @@ pub(crate) fn acquire(
 fn ask<'g, E: Exchange>(
     exchange: &mut E,
     governor: &'g Governor,
-    deadline: Deadline,
+    deadline: RequestDeadline,
     now: Nanos,
 ) -> Result<Verdict<'g>, Stop> {
     let pod = Rc::clone(&exchange.call().pod);
@@ -169,7 +169,7 @@ fn ask<'g, E: Exchange>(
 async fn take_turn<'g, E: Exchange>(
     exchange: &mut E,
     governor: &'g Governor,
-    deadline: Deadline,
+    deadline: RequestDeadline,
     verdict: Verdict<'g>,
 ) -> Result<Verdict<'g>, Stop> {
     let most = governor.throttles().longest_wait();
@@ -192,8 +192,8 @@ async fn take_turn<'g, E: Exchange>(
             let name = queued.map_or_else(|| "rateLimits".into(), |(rule, _)| rule.name.clone());
             verdict.give_back(Nanos::now().0);
             Err(match left {
-                Left::Gone => Stop::CallerGone,
-                Left::Ended => {
+                ClientClose::Gone => Stop::CallerGone,
+                ClientClose::Ended => {
                     let cause = Cause::of_rule(Reason::RateLimited, &name, policy, None);
                     Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded))
                 }
@@ -210,21 +210,21 @@ async fn take_turn<'g, E: Exchange>(
 pub(super) async fn pause<E: Exchange>(
     exchange: &mut E,
     time: Duration,
-    deadline: Deadline,
+    deadline: RequestDeadline,
     ends: bool,
-) -> Result<Option<Left>, Elapsed> {
+) -> Result<Option<ClientClose>, Elapsed> {
     let mut over = pin!(tokio::time::sleep(time));
-    let waiting = poll_fn(|cx: &mut Context<'_>| match exchange.poll_left(cx) {
-        Poll::Ready(left) if ends || left == Left::Gone => Poll::Ready(Some(left)),
+    let waiting = poll_fn(|cx: &mut Context<'_>| match exchange.poll_client_close(cx) {
+        Poll::Ready(left) if ends || left == ClientClose::Gone => Poll::Ready(Some(left)),
         _ => over.as_mut().poll(cx).map(|()| None),
     });
-    deadline.request().wait_only(&Alarms::default(), pin!(waiting)).await
+    deadline.request().wait_only(&Timers::default(), pin!(waiting)).await
 }
 
 fn count<E: Exchange>(exchange: &mut E, verdict: &Verdict<'_>) {
     let call = exchange.call();
     let at_endpoint = call.limited();
-    let mut series = call.known.series();
+    let mut series = call.resolved.series();
     for (rule, admission) in verdict.decisions() {
         let decision = match (admission, rule.mode) {
             (Admission::After(_), Mode::Enforce) => LimitDecision::Queued,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Call, Exchange, admit::pause, call::Addresses, deadline::Deadline};
+use super::{Call, Exchange, admit::pause, call::Addresses, deadline::RequestDeadline};
 use crate::{
     clock::Nanos,
     govern::{
@@ -40,9 +40,9 @@ impl Tried {
     /// An endpoint that has failed the request is asked again before its lane is left: whoever asks for the new version means
     /// to see how that does, and a lane whose requests all fail would look well if others answered them.
     pub(super) fn choose(&self, call: &Call, now: Nanos) -> Result<Option<Chosen>, Refusal> {
-        let Call { worker, pod, known, tagging, ruled_out: out, .. } = call;
+        let Call { worker, pod, resolved, tagging, ruled_out: out, .. } = call;
         let among = |tried: &[SocketAddr], within: Within<'_>| {
-            choose::choose(worker, pod, &known.destination, tagging.tag.as_ref(), tried, within, now)
+            choose::choose(worker, pod, &resolved.destination, tagging.tag.as_ref(), tried, within, now)
         };
         if self.failed.is_empty() {
             return among(out, Within::Any);
@@ -85,7 +85,7 @@ impl Tried {
         }
         let paid = governor.budget().is_none_or(|budget| budget.try_withdraw(policy, Nanos::now().0));
         if !paid {
-            exchange.call().known.numbers.budget_exhausted();
+            exchange.call().resolved.numbers.budget_exhausted();
         }
         paid
     }
@@ -98,7 +98,7 @@ impl Tried {
         governor: &Governor,
         failure: Failure,
         failed: (SocketAddr, Option<Tag>),
-        deadline: Deadline,
+        deadline: RequestDeadline,
     ) -> Result<bool, super::Elapsed> {
         self.retries += 1;
         self.failed.push(failed.0);

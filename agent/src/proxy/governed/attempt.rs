@@ -1,9 +1,8 @@
-//! An attempt at an endpoint: the leave to make it, and what is learnt from how it ends (ARCHITECTURE.md#choosing-an-endpoint,
+//! An attempt at an endpoint: the circuit breaker's permit to make it, and what is learnt from how it ends (ARCHITECTURE.md#choosing-an-endpoint,
 //! ARCHITECTURE.md#circuit-breaker).
 
-use std::sync::Arc;
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use super::Call;
 use crate::{
     clock::Nanos,
     cluster::model::{Destination, Service},
@@ -17,133 +16,197 @@ use crate::{
         policy::{Mode, Part, Timeouts},
         tag::Tag,
     },
-    observe::metrics::{Attempt, EjectionCause, LimitDecision, ServiceMetrics},
+    observe::metrics::{AttemptOutcome, EjectionCause, LimitDecision, ServiceMetrics, ServiceSeries},
     proxy::{
         choose::Chosen,
         worker::{PodHere, Worker},
     },
 };
 
-/// What a request holds as long as it lasts, or the tunnel that it becomes.
-pub(crate) struct Held {
-    pub(crate) chosen: Chosen,
-    /// The circuit breaker's leave, until it has been told what came of it.
-    leave: Option<breaker::Permit>,
-    /// Its place among the requests in flight, if they are limited.
-    place: Option<concurrency::Permit>,
-    /// The rule whose breaker it is.
-    ruled: Option<Arc<Ruled>>,
-    began: Nanos,
-    /// How long the endpoint took to its answer's head, since it had the whole request.
-    latency: Option<u64>,
-    /// The same, or where that is not known since the attempt began.
-    answered_after: Option<u64>,
-    /// How it has ended has been told to the balancer.
-    told: bool,
+/// Who makes an attempt of whom, and whose numbers it is in. Cheap to clone: nothing of it is shared between workers.
+#[derive(Clone)]
+pub(crate) struct Parties {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) pod: Rc<PodHere>,
+    pub(crate) destination: Rc<Destination>,
+    pub(crate) series: Rc<RefCell<ServiceSeries>>,
+    /// The rule of the policy that holds for the request, if one does.
+    pub(crate) ruled: Option<Arc<Ruled>>,
 }
 
-impl Held {
-    pub(crate) fn new(
+impl Parties {
+    fn governor(&self) -> &Governor {
+        self.ruled.as_ref().map_or(&*self.destination.service.governor, |ruled| &ruled.governor)
+    }
+}
+
+/// What an attempt is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It is counted with the attempts of the service and of the endpoint.
+    Request,
+    /// A connection of which is carried what comes.
+    Tunnel,
+}
+
+/// How far an attempt has come. It goes on in this order, and skips what does not happen to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// The endpoint has not answered.
+    Awaited,
+    /// The head of its response has come.
+    Answered,
+    /// And what it says of the endpoint, which is not good, was told to the balancer.
+    Blamed,
+    /// All were told how it has ended.
+    Settled,
+}
+
+/// When an endpoint answered.
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    /// After it had the whole request; `None`: it answered before that, so that it may have waited for the request.
+    latency: Option<u64>,
+    /// The same, or where that is not known after the attempt began.
+    after: u64,
+}
+
+/// One try to get a response from one endpoint, or the tunnel that it becomes.
+///
+/// Whatever ends it, the balancer, the circuit breaker, outlier detection and the endpoint's numbers are told once:
+/// by [`Self::settle`], or when it is dropped before that, which means that its client has left.
+pub(crate) struct Attempt {
+    pub(crate) chosen: Chosen,
+    parties: Parties,
+    /// The circuit breaker's.
+    permit: Option<breaker::Permit>,
+    purpose: Purpose,
+    /// Kept for as long as a tunnel lasts.
+    place: Option<concurrency::Permit>,
+    began: Nanos,
+    answered: Option<Answered>,
+    phase: Phase,
+}
+
+impl Attempt {
+    pub(crate) fn begin(
         chosen: Chosen,
-        leave: Option<breaker::Permit>,
-        place: Option<concurrency::Permit>,
+        parties: Parties,
+        purpose: Purpose,
+        permit: Option<breaker::Permit>,
         began: Nanos,
     ) -> Self {
-        Self { chosen, leave, place, ruled: None, began, latency: None, answered_after: None, told: false }
-    }
-
-    /// A rule of the policy holds for the request.
-    pub(super) fn under(mut self, ruled: Option<Arc<Ruled>>) -> Self {
-        self.ruled = ruled;
-        self
+        let phase = Phase::Awaited;
+        Self { chosen, parties, purpose, permit, place: None, began, answered: None, phase }
     }
 
     /// The policy's times for it.
-    pub(crate) fn timeouts(&self, service: &Service) -> Timeouts {
-        let governor = self.ruled.as_ref().map_or(&*service.governor, |ruled| &ruled.governor);
-        governor.policy().timeouts
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.parties.governor().policy().timeouts
     }
 
-    /// Takes a place among the requests in flight, if they are limited.
-    pub(crate) fn set_place(&mut self, place: Option<concurrency::Permit>) {
+    /// Keeps a place among the requests in flight, if they are limited, until it is dropped.
+    pub(crate) fn keep(&mut self, place: Option<concurrency::Permit>) {
         self.place = place;
     }
 
-    /// Gives the place back for the next attempt.
-    pub(super) fn take_place(&mut self) -> Option<concurrency::Permit> {
-        self.place.take()
-    }
-
-    /// The answer's head is there, now. `sent`: since when the endpoint had the whole request. `ending`: what the head says of
+    /// The response's head is there, now. `sent`: since when the endpoint had the whole request. `ending`: what the head says of
     /// the endpoint, if that is not good.
     pub(crate) fn answered(&mut self, sent: Option<Nanos>, ending: Option<Ending>, now: Nanos) {
-        let after = now.since(sent.unwrap_or(self.began)).0;
-        self.answered_after = Some(after);
-        self.chosen.endpoint().load.backoff.heard();
-        if let Some(leave) = &mut self.leave {
-            leave.answered(now.0);
-        }
         // While the request goes on the endpoint may have waited for it: that says nothing of the endpoint.
-        self.latency = sent.map(|sent| now.since(sent).0);
+        let latency = sent.map(|sent| now.since(sent).0);
+        let after = latency.unwrap_or_else(|| now.since(self.began).0);
+        self.answered = Some(Answered { latency, after });
+        self.phase = Phase::Answered;
+        self.chosen.endpoint().load.backoff.heard();
+        if let Some(permit) = &mut self.permit {
+            permit.answered(now.0);
+        }
         match ending {
-            None => self.chosen.in_flight.answered(self.latency, now.0),
-            Some(ending) => self.tell_balancer(ending, after, now),
+            None => self.chosen.in_flight.answered(latency, now.0),
+            Some(ending) => self.blame(ending, after, now),
         }
     }
 
-    /// The end of the answer says of the endpoint what its head did not.
+    /// The end of the response says of the endpoint what its head did not: that it is asked too much.
     pub(super) fn sheds(&mut self, now: Nanos) {
-        self.tell_balancer(Ending::Shed(None), self.waited(now), now);
+        if self.phase < Phase::Blamed {
+            self.blame(Ending::Shed(None), self.waited(now), now);
+        }
     }
 
-    fn tell_balancer(&mut self, ending: Ending, after: u64, now: Nanos) {
-        if !std::mem::replace(&mut self.told, true) {
-            self.chosen.in_flight.ended(ending, after, now.0);
-        }
+    fn blame(&mut self, ending: Ending, after: u64, now: Nanos) {
+        self.chosen.in_flight.ended(ending, after, now.0);
+        self.phase = Phase::Blamed;
     }
 
     /// How long the endpoint took to answer, or has not answered by now.
-    pub(super) fn waited(&self, now: Nanos) -> u64 {
-        self.answered_after.unwrap_or_else(|| now.since(self.began).0)
+    fn waited(&self, now: Nanos) -> u64 {
+        self.answered.map_or_else(|| now.since(self.began).0, |answered| answered.after)
     }
 
-    /// The attempt has ended; `None`: the caller left, so that nobody knows how it would have.
-    pub(crate) fn settle(
-        &mut self,
-        worker: &Worker,
-        pod: &PodHere,
-        numbers: &ServiceMetrics,
-        destination: &Destination,
-        outcome: Option<Outcome>,
-        now: Nanos,
-    ) {
+    /// The attempt has ended; `None`: nobody knows how it would have, since its client left or had no time left.
+    pub(crate) fn settle(&mut self, outcome: Option<Outcome>, now: Nanos) {
+        let before = std::mem::replace(&mut self.phase, Phase::Settled);
+        let waited = self.waited(now);
+        let ending = match outcome {
+            Some(outcome) if outcome.is_error() => Some((Ending::Failed, waited)),
+            Some(_) => Some((Ending::Good, 0)),
+            None if self.answered.is_none() => Some((Ending::Left, waited)),
+            None => None,
+        };
+        match before {
+            Phase::Settled => return,
+            Phase::Blamed => {}
+            Phase::Awaited | Phase::Answered => {
+                if let Some((ending, after)) = ending {
+                    self.chosen.in_flight.ended(ending, after, now.0);
+                }
+            }
+        }
+        let Parties { worker, pod, destination, series, .. } = &self.parties;
         let service = &*destination.service;
-        match outcome {
-            Some(outcome) if outcome.is_error() => self.tell_balancer(Ending::Failed, self.waited(now), now),
-            Some(_) => self.tell_balancer(Ending::Good, 0, now),
-            None if self.answered_after.is_none() => self.tell_balancer(Ending::Left, self.waited(now), now),
-            None => {}
+        let lane = self.chosen.endpoint().tag.as_ref();
+        if self.purpose == Purpose::Request {
+            let tally = self.chosen.endpoint().load.tally();
+            match outcome {
+                Some(outcome) => tally.answered(waited, outcome.is_error()),
+                None => tally.left(),
+            }
+            series.borrow_mut().lane(lane).attempted(match outcome {
+                Some(outcome) if outcome.is_error() => AttemptOutcome::Failed,
+                Some(_) => AttemptOutcome::Answered,
+                None => AttemptOutcome::Left,
+            });
         }
-        if let Some(mut leave) = self.leave.take() {
-            leave.end(outcome, now.0);
-            let governor = self.ruled.as_ref().map_or(&*service.governor, |ruled| &ruled.governor);
-            tell_of_breaker(leave.breaker(), service, governor, pod, self.chosen.endpoint().tag.as_ref());
+        if let Some(mut permit) = self.permit.take() {
+            permit.end(outcome, now.0);
+            tell_of_breaker(permit.breaker(), service, self.parties.governor(), pod, lane);
         }
-        // A caller that has chosen for itself is not to be given another endpoint, so there is nothing to eject it from.
+        // A client that has chosen for itself is not to be given another endpoint, so there is nothing to eject it from.
         if destination.held().is_none()
             && let Some(outcome) = outcome
         {
-            observe_outlier(worker, numbers, service, &self.chosen, (pod.by, outcome), now);
+            observe_outlier(worker, &series.borrow(), service, &self.chosen, (pod.by, outcome), now);
         }
     }
 
-    /// The request has ended, and its place is free. What an endpoint took to answer tells an adaptive limit how the
-    /// service copes.
-    pub(super) fn complete(&mut self, failed: bool, now: Nanos) {
-        let Some(place) = self.place.take() else { return };
+    /// The request has ended with this attempt, and its place is free. What an endpoint took to answer tells an adaptive limit
+    /// how the service copes.
+    pub(super) fn release(&self, place: Option<concurrency::Permit>, failed: bool, now: Nanos) {
+        let Some(place) = place else { return };
+        let latency = self.answered.and_then(|answered| answered.latency);
         // One that was not answered took at least so long.
-        if let Some(latency) = self.latency.or_else(|| failed.then(|| now.since(self.began).0)) {
+        if let Some(latency) = latency.or_else(|| failed.then(|| now.since(self.began).0)) {
             place.complete(latency, now.0, failed);
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.phase != Phase::Settled {
+            self.settle(None, Nanos::now());
         }
     }
 }
@@ -178,7 +241,7 @@ pub(crate) fn ask_breaker(
     breakers.with(&pod.caller, lane, |breaker| {
         let asked = breaker.try_acquire(now.0);
         numbers.broken(match &asked {
-            Ok(leave) if leave.would_reject().is_some() => LimitDecision::WouldReject,
+            Ok(permit) if permit.would_reject().is_some() => LimitDecision::WouldReject,
             Ok(_) => LimitDecision::Allowed,
             Err(_) => LimitDecision::Rejected,
         });
@@ -209,7 +272,7 @@ fn tell_of_breaker(
 
 fn observe_outlier(
     worker: &Worker,
-    numbers: &ServiceMetrics,
+    series: &ServiceSeries,
     service: &Service,
     chosen: &Chosen,
     (by, outcome): (CallerId, Outcome),
@@ -221,7 +284,7 @@ fn observe_outlier(
     let ejections = subset.observe(config, endpoint, by, outcome, now.0, &mut worker.rng.borrow_mut());
     for ejection in ejections {
         let enforced = ejection.mode == Mode::Enforce;
-        numbers.ejected(
+        series.service().ejected(
             match ejection.cause {
                 outlier::Cause::ConsecutiveErrors => EjectionCause::ConsecutiveErrors,
                 outlier::Cause::SuccessRate => EjectionCause::SuccessRate,
@@ -234,24 +297,5 @@ fn observe_outlier(
             cause = ejection.cause.as_str(), seconds, enforced,
             "ejected an endpoint that fails: it gets no requests for a while",
         );
-    }
-}
-
-impl Call {
-    /// See [`Held::settle`]. The endpoint's numbers have every attempt, those of the service have the request.
-    pub(super) fn settle(&self, held: &mut Held, outcome: Option<Outcome>, now: Nanos) {
-        let tally = held.chosen.endpoint().load.tally();
-        match outcome {
-            Some(outcome) => {
-                tally.answered(held.waited(now), outcome.is_error());
-            }
-            None => tally.left(),
-        }
-        self.record.settled(match outcome {
-            Some(outcome) if outcome.is_error() => Attempt::Failed,
-            Some(_) => Attempt::Answered,
-            None => Attempt::Left,
-        });
-        held.settle(&self.worker, &self.pod, &self.known.numbers, &self.known.destination, outcome, now);
     }
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
-use super::{Elapsed, stream::Idle};
+use super::{Elapsed, attempt::Parties, stream::Idle};
 use crate::{
     clock::Nanos,
     cluster::model::Service,
@@ -25,8 +25,8 @@ use crate::{
         by_caller::{ByCaller, OfLate},
         choose::{self, Chosen},
         decisions::Event,
-        known::Known,
         record::Record,
+        resolved::Resolved,
         traced,
         upstream::{self, CONNECT_ATTEMPTS},
         way::Way,
@@ -41,7 +41,7 @@ pub(super) type Addresses = SmallVec<[SocketAddr; CONNECT_ATTEMPTS]>;
 pub(crate) struct Call {
     pub(crate) worker: Rc<Worker>,
     pub(crate) pod: Rc<PodHere>,
-    pub(crate) known: Known,
+    pub(crate) resolved: Resolved,
     pub(crate) tagging: Tagging,
     pub(crate) record: Record,
     /// The rule of the policy that holds for the request, if one does.
@@ -65,7 +65,7 @@ impl Call {
     pub(crate) fn new(
         worker: Rc<Worker>,
         pod: Rc<PodHere>,
-        known: Known,
+        resolved: Resolved,
         tagging: Tagging,
         mut record: Record,
         view: impl Request,
@@ -81,7 +81,7 @@ impl Call {
         if let Some(way) = &way {
             record.routed(way);
         }
-        let governor = &known.destination.service.governor;
+        let governor = &resolved.destination.service.governor;
         let on_route = way.as_ref().and_then(|way| way.course.policy.as_deref());
         let ruled = if governor.rules().is_empty() && on_route.is_none() {
             None
@@ -95,7 +95,7 @@ impl Call {
         Self {
             worker,
             pod,
-            known,
+            resolved,
             tagging,
             record,
             ruled,
@@ -127,13 +127,13 @@ impl Call {
     /// Where it is counted what limits at the endpoint decide; `None`: it is not at the endpoint.
     pub(super) fn limited(&self) -> Option<Arc<ServiceMetrics>> {
         let arrival = self.pod.arrival.as_ref()?;
-        Some(arrival.limited(&self.worker, &self.known.destination.service))
+        Some(arrival.limited(&self.worker, &self.resolved.destination.service))
     }
 
     /// How long an endpoint that was chosen may take to accept a connection; `None`: as long as the kernel tries.
     pub(crate) fn time_to_connect(&self, chosen: &Chosen) -> Option<Duration> {
         upstream::time_to_connect(self.times, || {
-            let (destination, tag) = (&self.known.destination, self.tagging.tag.as_ref());
+            let (destination, tag) = (&self.resolved.destination, self.tagging.tag.as_ref());
             let (tried, than) = (&self.ruled_out, chosen.endpoint());
             choose::has_another(&self.pod, destination, tag, tried, than, Nanos::now())
         })
@@ -150,7 +150,7 @@ impl Call {
     pub(crate) fn headers(&self) -> &HeaderEdits {
         let policy = match &self.ruled {
             Some(ruled) => ruled.governor.policy(),
-            None => self.known.destination.service.governor.policy(),
+            None => self.resolved.destination.service.governor.policy(),
         };
         &policy.headers
     }
@@ -160,13 +160,24 @@ impl Call {
         ByCaller { view, workload: OfLate::new(&self.pod) }
     }
 
+    /// Who makes its attempts.
+    pub(super) fn parties(&self) -> Parties {
+        Parties {
+            worker: Rc::clone(&self.worker),
+            pod: Rc::clone(&self.pod),
+            destination: Rc::clone(&self.resolved.destination),
+            series: self.resolved.later_series(),
+            ruled: self.ruled.clone(),
+        }
+    }
+
     pub(crate) fn service(&self) -> &Service {
-        &self.known.destination.service
+        &self.resolved.destination.service
     }
 
     /// The request goes to this endpoint.
     pub(super) fn chosen(&mut self, chosen: &Chosen) {
-        self.record.chosen(&mut self.known.series(), chosen);
+        self.record.chosen(&mut self.resolved.series(), chosen);
     }
 
     /// The endpoint did not take the request.
@@ -175,23 +186,23 @@ impl Call {
     }
 
     pub(crate) fn retried(&mut self, cause: RetryCause) {
-        self.known.numbers.retried(cause);
+        self.resolved.numbers.retried(cause);
         self.record.retried();
     }
 
     /// What became of the request's tags; `None`: it had none, or nothing became of it.
     pub(super) fn count_tags(&mut self, outcome: Option<TagOutcome>) {
-        self.record.count_tags(&self.known.numbers, &self.tagging, outcome);
+        self.record.count_tags(&self.resolved.numbers, &self.tagging, outcome);
     }
 
     /// The request has ended. Returns when.
     pub(crate) fn finish(&mut self, status: u16, reason: Option<Reason>) -> Nanos {
-        let now = self.record.finish(&mut self.known.series(), status, reason);
+        let now = self.record.finish(&mut self.resolved.series(), status, reason);
         if let Some(ruled) = &self.ruled {
-            self.known.numbers.ruled(&ruled.rule.name, status, now.since(self.record.started).0);
+            self.resolved.numbers.ruled(&ruled.rule.name, status, now.since(self.record.started).0);
         }
         if let Some(rule) = self.way.as_ref().and_then(|way| way.course.rule.as_ref()) {
-            self.known.count_routed(rule, status);
+            self.resolved.count_routed(rule, status);
         }
         now
     }
@@ -208,7 +219,7 @@ impl Call {
 
     /// A message cannot be passed on: the answer will say why.
     pub(crate) fn note_fault(&mut self, sender: Sender, fault: Fault) {
-        self.known.numbers.invalid(sender, fault);
+        self.resolved.numbers.invalid(sender, fault);
         self.fault = Some(fault);
     }
 

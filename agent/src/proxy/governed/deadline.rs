@@ -22,8 +22,8 @@ use crate::{
     },
     observe::reason::Reason,
     proxy::{
-        alarm::Alarms,
         answer::{Cause, Kind},
+        timer::Timers,
     },
 };
 
@@ -72,7 +72,7 @@ impl Elapsed {
 
 /// When a request's time is over. Without a policy that says so it never is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Deadline {
+pub(super) struct RequestDeadline {
     /// And whose time that is.
     request: Option<(Nanos, Elapsed)>,
     /// How long the request may take as a whole.
@@ -93,7 +93,7 @@ struct Observed {
     drain: Option<Duration>,
 }
 
-impl Deadline {
+impl RequestDeadline {
     /// The request's time begins now. Where a policy limits it, the caller's own `grpc-timeout` counts if it is shorter.
     /// `queues`: the request may have to wait for its turn, which it does not longer than its caller does.
     pub(super) fn begin(
@@ -155,7 +155,7 @@ impl Deadline {
     }
 
     /// The time of an attempt begins now.
-    pub(super) fn attempt(self, now: Nanos) -> Until {
+    pub(super) fn attempt(self, now: Nanos) -> AttemptDeadline {
         let attempt = self.backend_request.map(|most| now + most);
         let at = match (self.request, attempt) {
             (Some((request, _)), Some(attempt)) if attempt < request => {
@@ -168,18 +168,18 @@ impl Deadline {
             backend_request: self.observed.backend_request.map(|most| now + most),
             ..self.observed
         };
-        Until { at, drain: self.drain.map(Nanos::of), began: now, whole: self.whole, observed }
+        AttemptDeadline { at, drain: self.drain.map(Nanos::of), began: now, whole: self.whole, observed }
     }
 
     /// For what is waited for between attempts.
-    pub(super) fn request(self) -> Until {
-        Until { at: self.request, ..Until::no_time() }
+    pub(super) fn request(self) -> AttemptDeadline {
+        AttemptDeadline { at: self.request, ..AttemptDeadline::no_time() }
     }
 }
 
-/// Until when something may take.
+/// Until when an attempt may take, or what follows of it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Until {
+pub(crate) struct AttemptDeadline {
     at: Option<(Nanos, Elapsed)>,
     drain: Option<Nanos>,
     /// When the attempt began, and what its request has in all.
@@ -191,7 +191,7 @@ pub(crate) struct Until {
 /// How often it is looked whether an endpoint has begun to shut down.
 const LOOK: Nanos = Nanos::of(Duration::from_secs(1));
 
-impl Until {
+impl AttemptDeadline {
     /// For ever.
     fn no_time() -> Self {
         Self { at: None, drain: None, began: Nanos::ZERO, whole: Nanos::ZERO, observed: Observed::default() }
@@ -199,12 +199,12 @@ impl Until {
 
     /// What goes on with an endpoint ends only when that has been shutting down for too long.
     pub(crate) fn drained(drain: Drain) -> Self {
-        let mut until = Self::no_time();
+        let mut deadline = Self::no_time();
         match drain.mode {
-            Mode::Enforce => until.drain = drain.timeout.map(Nanos::of),
-            Mode::Observe => until.observed.drain = drain.timeout,
+            Mode::Enforce => deadline.drain = drain.timeout.map(Nanos::of),
+            Mode::Observe => deadline.observed.drain = drain.timeout,
         }
-        until
+        deadline
     }
 
     /// The same without the request's time: it is a stream.
@@ -242,23 +242,23 @@ impl Until {
     /// Waits no longer for what goes on with an endpoint. (Takes a pinned future, because a moved one would be kept twice.)
     pub(crate) async fn wait<F: Future>(
         self,
-        alarms: &Alarms,
+        timers: &Timers,
         endpoint: &Endpoint,
         future: Pin<&mut F>,
     ) -> Result<F::Output, Elapsed> {
-        self.wait_stream(alarms, endpoint, None, future).await
+        self.wait_stream(timers, endpoint, None, future).await
     }
 
     /// The same for what may not be silent for too long.
     pub(crate) async fn wait_stream<F: Future>(
         self,
-        alarms: &Alarms,
+        timers: &Timers,
         endpoint: &Endpoint,
         idle: Option<&Idle>,
         future: Pin<&mut F>,
     ) -> Result<F::Output, Elapsed> {
         if self.drain.is_none() && idle.is_none() {
-            return self.wait_only(alarms, future).await;
+            return self.wait_only(timers, future).await;
         }
         let over = |now: Nanos| {
             let drained = || {
@@ -272,39 +272,39 @@ impl Until {
                 None => Ok(now + LOOK),
             }
         };
-        wait_until(alarms, over, future).await
+        wait_until(timers, over, future).await
     }
 
     /// Waits no longer.
     pub(super) async fn wait_only<F: Future>(
         self,
-        alarms: &Alarms,
+        timers: &Timers,
         future: Pin<&mut F>,
     ) -> Result<F::Output, Elapsed> {
         let Some((at, elapsed)) = self.at else { return Ok(future.await) };
-        wait_until(alarms, |now| if at <= now { Err(elapsed) } else { Ok(at) }, future).await
+        wait_until(timers, |now| if at <= now { Err(elapsed) } else { Ok(at) }, future).await
     }
 }
 
 /// Waits until the time is over: `over` says so, or when it is to be asked again. What is there at once costs neither a
 /// timer nor a look at the clock.
 async fn wait_until<F: Future>(
-    alarms: &Alarms,
+    timers: &Timers,
     over: impl Fn(Nanos) -> Result<Nanos, Elapsed>,
     mut future: Pin<&mut F>,
 ) -> Result<F::Output, Elapsed> {
-    let mut alarm = alarms.alarm();
+    let mut timer = timers.timer();
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
         loop {
-            if alarm.poll_rings(cx).is_pending() {
+            if timer.poll_elapsed(cx).is_pending() {
                 return Poll::Pending;
             }
             match over(Nanos::now()) {
                 Err(elapsed) => return Poll::Ready(Err(elapsed)),
-                Ok(next) => alarm.set(next),
+                Ok(next) => timer.set(next),
             }
         }
     })
@@ -365,7 +365,7 @@ mod tests {
             let request = request.map(|after| now + seconds(after));
             let backend_request = backend.map(seconds);
             let request = request.map(|request| (request, Elapsed::Request));
-            Deadline { request, backend_request, ..Deadline::default() }
+            RequestDeadline { request, backend_request, ..RequestDeadline::default() }
                 .attempt(now)
                 .at
                 .map(|(_, elapsed)| elapsed)
@@ -380,8 +380,8 @@ mod tests {
     #[tokio::test]
     async fn time_runs_out_for_what_always_has_something_to_do() {
         let at = Nanos::now() + Nanos::of(Duration::from_millis(20));
-        let until = Until { at: Some((at, Elapsed::Request)), ..Until::no_time() };
-        let alarms = Alarms::default();
+        let deadline = AttemptDeadline { at: Some((at, Elapsed::Request)), ..AttemptDeadline::no_time() };
+        let timers = Timers::default();
         let mut busy = pin!(async {
             loop {
                 // Uses up what the runtime lets a task do in one go, as a relay between two fast peers does.
@@ -389,7 +389,7 @@ mod tests {
             }
         });
         let waited =
-            tokio::time::timeout(Duration::from_secs(20), until.wait_only(&alarms, busy.as_mut())).await;
+            tokio::time::timeout(Duration::from_secs(20), deadline.wait_only(&timers, busy.as_mut())).await;
         let ended: Result<(), Elapsed> = waited.expect("it ends by itself");
         assert_eq!(ended, Err(Elapsed::Request));
     }

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::{Call, Elapsed, Held, Left};
+use super::{Attempt, Call, ClientClose, Elapsed};
 use crate::{
     clock::Nanos,
     govern::{fallback::stale::Collector, jwt::HeaderPlan, request::Request},
@@ -73,7 +73,12 @@ pub(crate) trait Exchange {
     fn passed(&self, answer: Option<&Self::Answer>) -> (u64, u64);
 
     /// The answer has ended, and how: leaves both connections as they should be.
-    async fn conclude(&mut self, answer: Self::Answer, held: Held, ended: Result<(), Break>) -> Self::Ended;
+    async fn conclude(
+        &mut self,
+        answer: Self::Answer,
+        attempt: Attempt,
+        ended: Result<(), Break>,
+    ) -> Self::Ended;
 
     /// Answers in the place of an endpoint. Returns the status that the caller got; 0 if it has gone.
     async fn make_up(&mut self, answer: &MadeUp) -> (u16, Self::Ended);
@@ -82,7 +87,7 @@ pub(crate) trait Exchange {
     fn request(&self) -> impl Request;
 
     /// Whether the caller leaves, while its request is not yet sent.
-    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left>;
+    fn poll_client_close(&mut self, cx: &mut Context<'_>) -> Poll<ClientClose>;
 
     /// The host that the caller means.
     fn authority(&self) -> &[u8];

@@ -1,6 +1,6 @@
 //! The way of a request through the rules, the same for HTTP/1 and HTTP/2.
 //!
-//! [`carry`] calls the stages in order: the limits ([`admit`]); for each [`attempt`] an endpoint, and the leave of its
+//! [`carry`] calls the stages in order: the limits ([`admit`]); for each [`attempt`] an endpoint, and the permit of its
 //! circuit breaker; the time that it may take ([`deadline`]); whether a failure is tried [`again`]; and what is
 //! answered where no endpoint did ([`mod@stand_in`]). What moves bytes is an [`Exchange`], one for each protocol: it sends a
 //! request to an endpoint, passes an answer on, or answers in an endpoint's place, and decides nothing.
@@ -25,14 +25,14 @@ use std::{
 use self::{
     admit::Stop,
     again::{Tried, error_kind},
-    deadline::Deadline,
+    deadline::RequestDeadline,
     stand_in::{Failed, find, give, stand_in},
 };
 pub(crate) use self::{
-    admit::{Left, acquire},
-    attempt::{Held, ask_breaker},
+    admit::{ClientClose, acquire},
+    attempt::{Attempt, Parties, Purpose, ask_breaker},
     call::Call,
-    deadline::{Elapsed, Until},
+    deadline::{AttemptDeadline, Elapsed},
     exchange::{Break, Exchange, Failure},
     stream::Idle,
 };
@@ -43,7 +43,6 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    cluster::model::Destination,
     govern::{
         concurrency,
         endpoint::Endpoint,
@@ -78,7 +77,7 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
         let made_up = MadeUp::of(&cause, exchange.kind());
         return give(exchange, &made_up, &cause).await;
     }
-    let destination = Rc::clone(&exchange.call().known.destination);
+    let destination = Rc::clone(&exchange.call().resolved.destination);
     let worker = Rc::clone(&exchange.call().worker);
     let ruled = exchange.call().ruled.clone();
     let unlimited = is_probe.then(Box::<Governor>::default);
@@ -89,19 +88,18 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     let (policy, queues) = (governor.policy(), governor.throttles().longest_wait());
     let deadline = {
         let timeouts = exchange.call().timeouts(policy.timeouts);
-        Deadline::begin(policy, timeouts, exchange.kind(), &exchange.request(), queues.is_some(), now)
+        RequestDeadline::begin(policy, timeouts, exchange.kind(), &exchange.request(), queues.is_some(), now)
     };
     let key = governor.stale().and_then(|stale| stale_key(exchange, stale));
-    let admit::Admitted { mut place, at, queued } =
-        match admit::admit(exchange, governor, deadline, now).await {
-            Ok(admitted) => admitted,
-            Err(Stop::CallerGone) => return gone(exchange),
-            Err(Stop::Failed(failed)) => {
-                log_denied(exchange, &failed.cause);
-                exchange.call().count_tags(None);
-                return stand_in(exchange, governor, key, &failed).await;
-            }
-        };
+    let admit::Admitted { place, at, queued } = match admit::admit(exchange, governor, deadline, now).await {
+        Ok(admitted) => admitted,
+        Err(Stop::CallerGone) => return gone(exchange),
+        Err(Stop::Failed(failed)) => {
+            log_denied(exchange, &failed.cause);
+            exchange.call().count_tags(None);
+            return stand_in(exchange, governor, key, &failed).await;
+        }
+    };
     if let Some(budget) = governor.budget() {
         budget.deposit(at.0);
         exchange.keep();
@@ -113,35 +111,38 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     let mut first = Some(at);
     loop {
         let now = first.take().unwrap_or_else(Nanos::now);
-        let mut held = match begin(exchange, governor, &destination, &mut tried, place.take(), now) {
-            Ok(held) => held,
-            Err(failed) => return stand_in(exchange, governor, key, &failed).await,
+        let mut attempt = match begin(exchange, governor, &mut tried, now) {
+            Ok(attempt) => attempt,
+            Err(failed) => {
+                // Nothing is in flight any more.
+                drop(place);
+                return stand_in(exchange, governor, key, &failed).await;
+            }
         };
         let until = deadline.attempt(now);
-        let attempted = {
-            let attempt = pin!(exchange.attempt(&held.chosen));
-            until.wait(&worker.alarms, held.chosen.endpoint(), attempt).await
+        let responded = {
+            let responding = pin!(exchange.attempt(&attempt.chosen));
+            until.wait(&worker.timers, attempt.chosen.endpoint(), responding).await
         };
         if queued && let Some(most) = queues {
-            note_patience(exchange, governor, &attempted, most);
+            note_patience(exchange, governor, &responded, most);
         }
-        let failure = match attempted {
+        let failure = match responded {
             Ok(Ok(answer)) => {
                 let now = Nanos::now();
                 let (status, grpc) = (E::status(&answer), exchange.grpc_status(&answer));
                 let outcome = Outcome::of_answer(&policy.errors, status, grpc);
                 let wall = || exchange.call().worker.wall_clock(now);
                 let ending = shed::ending(status, grpc, outcome, E::headers(&answer), wall);
-                held.answered(exchange.sent_at(&answer), ending, now);
+                attempt.answered(exchange.sent_at(&answer), ending, now);
                 exchange.call().record.timing.heard(now);
                 let failure = retry::Failure::of_answer(status, grpc);
                 if (status >= 429 || grpc.is_some()) && tried.may_retry(exchange, governor, failure) {
-                    exchange.call().settle(&mut held, Some(outcome), Nanos::now());
+                    attempt.settle(Some(outcome), Nanos::now());
                     exchange.call().record.attempted(status, grpc, None);
                     exchange.discard(answer);
-                    place = held.take_place();
-                    let failed = held.chosen.place();
-                    drop(held);
+                    let failed = attempt.chosen.place();
+                    drop(attempt);
                     match tried.begin_again(exchange, governor, failure, failed, deadline).await {
                         Ok(true) => continue,
                         Ok(false) => return gone(exchange),
@@ -153,14 +154,14 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
                     && let Some(fallback) = find(exchange, governor, key, on, &cause)
                 {
                     let (call, now) = (exchange.call(), Nanos::now());
-                    call.settle(&mut held, Some(outcome), now);
+                    attempt.settle(Some(outcome), now);
                     call.record.attempted(status, grpc, None);
-                    call.count_tags(held.chosen.tag_outcome());
-                    held.complete(true, now);
+                    call.count_tags(attempt.chosen.tag_outcome());
+                    attempt.release(place, true, now);
                     exchange.discard(answer);
                     return give(exchange, &fallback, &cause).await;
                 }
-                return pass_on(exchange, governor, key, answer, held, until).await;
+                return pass_on(exchange, governor, key, answer, (attempt, place), until).await;
             }
             Ok(Err(failure)) => failure,
             Err(elapsed) => Failure::TimedOut(elapsed),
@@ -170,54 +171,48 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
         exchange.call().record.attempted(0, None, Some(reason_of(failure)));
         if failure == Failure::Broken(Reason::UpstreamReset) && exchange.is_forsaken() {
             // What its caller's leaving has ended is nobody's failure, and most likely nobody waits for another attempt.
-            exchange.call().settle(&mut held, None, Nanos::now());
-            return fail(exchange, governor, key, &mut held, failure).await;
+            attempt.settle(None, Nanos::now());
+            return fail(exchange, governor, key, (attempt, place), failure).await;
         }
         let ended = Nanos::now();
-        note_overdue(exchange, &held, until, ended);
+        note_overdue(exchange, &attempt, until, ended);
         let kind = error_kind(failure);
-        if kind.is_some() || matches!(failure, Failure::CallerGone | Failure::TimedOut(Elapsed::Client)) {
-            let blamed = !matches!(failure, Failure::TimedOut(elapsed) if !until.blames(elapsed, ended));
-            let outcome = kind.filter(|_| blamed).map(Outcome::Error);
-            exchange.call().settle(&mut held, outcome, ended);
-        }
+        let blamed = !matches!(failure, Failure::TimedOut(elapsed) if !until.blames(elapsed, ended));
+        attempt.settle(kind.filter(|_| blamed).map(Outcome::Error), ended);
         let again = kind.and_then(retry::Failure::of_error);
         match (failure, again) {
             (Failure::CallerGone, _) => {
-                held.complete(true, Nanos::now());
+                attempt.release(place, true, Nanos::now());
                 return gone(exchange);
             }
             (Failure::Connect, _) => {
-                exchange.call().rule_out(&held.chosen);
+                exchange.call().rule_out(&attempt.chosen);
                 tried.unconnected += 1;
-                place = held.take_place();
             }
             // Once, and on another endpoint: if there is none, the caller hears what this one said.
             (Failure::Refused, _) if !tried.refused && exchange.can_repeat() => {
                 tried.refused = true;
-                exchange.call().rule_out(&held.chosen);
+                exchange.call().rule_out(&attempt.chosen);
                 if !matches!(tried.choose(exchange.call(), Nanos::now()), Ok(Some(_))) {
-                    return fail(exchange, governor, key, &mut held, failure).await;
+                    return fail(exchange, governor, key, (attempt, place), failure).await;
                 }
                 exchange.call().retried(RetryCause::StreamRefused);
                 exchange.repeat();
-                place = held.take_place();
             }
             (_, Some(again))
                 if !matches!(failure, Failure::TimedOut(Elapsed::Request | Elapsed::Client))
                     && tried.may_retry(exchange, governor, again) =>
             {
-                exchange.call().complain(&held.chosen, reason_of(failure));
-                place = held.take_place();
-                let failed = held.chosen.place();
-                drop(held);
+                exchange.call().complain(&attempt.chosen, reason_of(failure));
+                let failed = attempt.chosen.place();
+                drop(attempt);
                 match tried.begin_again(exchange, governor, again, failed, deadline).await {
                     Ok(true) => {}
                     Ok(false) => return gone(exchange),
                     Err(elapsed) => return timed_out(exchange, governor, key, elapsed).await,
                 }
             }
-            _ => return fail(exchange, governor, key, &mut held, failure).await,
+            _ => return fail(exchange, governor, key, (attempt, place), failure).await,
         }
     }
 }
@@ -253,15 +248,14 @@ fn log_denied<E: Exchange>(exchange: &mut E, cause: &Cause) {
     }
 }
 
-/// Chooses an endpoint, and gets the leave to ask it.
+/// Chooses an endpoint, and gets the permit to ask it.
 fn begin<E: Exchange>(
     exchange: &mut E,
     governor: &Governor,
-    destination: &Destination,
     tried: &mut Tried,
-    place: Option<concurrency::Permit>,
     now: Nanos,
-) -> Result<Held, Failed> {
+) -> Result<Attempt, Failed> {
+    let destination = Rc::clone(&exchange.call().resolved.destination);
     let service = &*destination.service;
     let policy = governor.policy();
     let call = exchange.call();
@@ -279,8 +273,8 @@ fn begin<E: Exchange>(
         }
     };
     let lane = chosen.endpoint().tag.as_ref();
-    let leave =
-        ask_breaker(service, governor, &call.pod, lane, &call.known.numbers, now).map_err(|open| {
+    let permit =
+        ask_breaker(service, governor, &call.pod, lane, &call.resolved.numbers, now).map_err(|open| {
             call.count_tags(chosen.tag_outcome());
             Failed::open(governor, open)
         })?;
@@ -288,18 +282,18 @@ fn begin<E: Exchange>(
         call.retried(RetryCause::ConnectRefused);
     }
     if chosen.panic {
-        call.known.numbers.panicked();
+        call.resolved.numbers.panicked();
     }
     if chosen.yields {
-        call.known.numbers.warm_up_yielded();
+        call.resolved.numbers.warm_up_yielded();
     }
     call.chosen(&chosen);
     call.times = call.timeouts(policy.timeouts);
     if let Some(warmup) = &policy.load_balancer.warmup {
         warmup::note_request(Some(warmup), chosen.endpoint(), &exchange.request(), now.0);
     }
-    let ruled = exchange.call().ruled.clone();
-    Ok(Held::new(chosen, leave, place, now).under(ruled))
+    let parties = exchange.call().parties();
+    Ok(Attempt::begin(chosen, parties, Purpose::Request, permit, now))
 }
 
 /// Passes an answer on.
@@ -308,10 +302,10 @@ async fn pass_on<E: Exchange>(
     governor: &Governor,
     key: Option<stale::Key>,
     mut answer: E::Answer,
-    mut held: Held,
-    mut until: Until,
+    (mut attempt, place): (Attempt, Option<concurrency::Permit>),
+    mut until: AttemptDeadline,
 ) -> E::Ended {
-    exchange.call().count_tags(held.chosen.tag_outcome());
+    exchange.call().count_tags(attempt.chosen.tag_outcome());
     let status = E::status(&answer);
     let timeouts = governor.policy().timeouts;
     if timeouts.stream_idle.is_some()
@@ -344,7 +338,7 @@ async fn pass_on<E: Exchange>(
             }
             passed
         }));
-        until.wait_stream(&worker.alarms, held.chosen.endpoint(), idle.as_deref(), noting).await
+        until.wait_stream(&worker.timers, attempt.chosen.endpoint(), idle.as_deref(), noting).await
     };
     exchange.call().record.timing.passed_on(handed);
     let ended = passed.unwrap_or_else(|elapsed| Err(Break::TimedOut(elapsed)));
@@ -372,13 +366,13 @@ async fn pass_on<E: Exchange>(
             (status, Some(elapsed.reason()), kind.map(Outcome::Error))
         }
     };
-    note_overdue(exchange, &held, until, Nanos::now());
+    note_overdue(exchange, &attempt, until, Nanos::now());
     if idle.is_some_and(|idle| idle.would_have_ended()) {
-        exchange.call().known.numbers.overdue(Overdue::StreamIdle);
+        exchange.call().resolved.numbers.overdue(Overdue::StreamIdle);
     }
     let call = exchange.call();
     if let Some(reason) = reason.filter(|reason| *reason != Reason::ClientClosed) {
-        call.complain(&held.chosen, reason);
+        call.complain(&attempt.chosen, reason);
     }
     if outcome.is_some_and(Outcome::is_error) {
         call.record.failed();
@@ -386,14 +380,15 @@ async fn pass_on<E: Exchange>(
     call.record.set_grpc_status(grpc);
     let now = call.finish(got, reason);
     if shed::is_exhausted(grpc) {
-        held.sheds(now);
+        attempt.sheds(now);
     }
-    call.settle(&mut held, outcome, now);
-    // A tunnel keeps its place for as long as it lasts.
-    if !E::is_tunnel(&answer) {
-        held.complete(outcome.is_none_or(Outcome::is_error), now);
+    attempt.settle(outcome, now);
+    if E::is_tunnel(&answer) {
+        attempt.keep(place);
+    } else {
+        attempt.release(place, outcome.is_none_or(Outcome::is_error), now);
     }
-    exchange.conclude(answer, held, ended).await
+    exchange.conclude(answer, attempt, ended).await
 }
 
 /// The endpoint did not answer.
@@ -401,17 +396,17 @@ async fn fail<E: Exchange>(
     exchange: &mut E,
     governor: &Governor,
     key: Option<stale::Key>,
-    held: &mut Held,
+    (attempt, place): (Attempt, Option<concurrency::Permit>),
     failure: Failure,
 ) -> E::Ended {
     let call = exchange.call();
     let reason = reason_of(failure);
     if !matches!(failure, Failure::Unfit(_)) {
-        call.complain(&held.chosen, reason);
+        call.complain(&attempt.chosen, reason);
     }
-    call.count_tags(held.chosen.tag_outcome());
+    call.count_tags(attempt.chosen.tag_outcome());
     if error_kind(failure).is_some() {
-        held.complete(true, Nanos::now());
+        attempt.release(place, true, Nanos::now());
     }
     let on = error_kind(failure).and_then(|kind| FallbackOn::of_outcome(kind.into()));
     let cause = match failure {
@@ -449,7 +444,12 @@ fn note_patience<E: Exchange>(
 }
 
 /// Counts a tunnel that a timeout which only observes would have ended by now.
-pub(crate) fn note_tunnel(numbers: &ServiceMetrics, until: Until, idle: Option<&Idle>, endpoint: &Endpoint) {
+pub(crate) fn note_tunnel(
+    numbers: &ServiceMetrics,
+    until: AttemptDeadline,
+    idle: Option<&Idle>,
+    endpoint: &Endpoint,
+) {
     if until.would_have_ended(endpoint, Nanos::now()).is_some() {
         numbers.overdue(Overdue::Drain);
     }
@@ -459,9 +459,9 @@ pub(crate) fn note_tunnel(numbers: &ServiceMetrics, until: Until, idle: Option<&
 }
 
 /// Counts a request that a timeout which only observes would have ended by now.
-fn note_overdue<E: Exchange>(exchange: &mut E, held: &Held, until: Until, now: Nanos) {
-    let Some(elapsed) = until.would_have_ended(held.chosen.endpoint(), now) else { return };
-    exchange.call().known.numbers.overdue(match elapsed {
+fn note_overdue<E: Exchange>(exchange: &mut E, attempt: &Attempt, until: AttemptDeadline, now: Nanos) {
+    let Some(elapsed) = until.would_have_ended(attempt.chosen.endpoint(), now) else { return };
+    exchange.call().resolved.numbers.overdue(match elapsed {
         Elapsed::Request | Elapsed::Client => Overdue::Request,
         Elapsed::BackendRequest => Overdue::BackendRequest,
         Elapsed::StreamIdle => Overdue::StreamIdle,

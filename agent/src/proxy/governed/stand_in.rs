@@ -118,7 +118,7 @@ pub(super) fn find<E: Exchange>(
 }
 
 fn count(call: &Call, name: &std::sync::Arc<str>, action: metrics::FallbackAction) {
-    call.known.numbers.fell_back(name, action);
+    call.resolved.numbers.fell_back(name, action);
 }
 
 fn of_static(name: &str, answer: &StaticAnswer, kind: Kind) -> MadeUp {

@@ -30,7 +30,7 @@ use crate::{
     },
     proxy::{
         choose::Chosen,
-        governed::{Call, Exchange as _, Failure, Left},
+        governed::{Call, ClientClose, Exchange as _, Failure},
         pool::Need,
         upstream::{self, Opened, Terms},
     },
@@ -122,8 +122,8 @@ impl Exchange<'_> {
         }
         let terms = Terms { options: self.connection.options, within: self.call.time_to_connect(chosen) };
         let connecting = pin!(upstream::connect(&worker, &pod, endpoint, terms));
-        let gone = |cx: &mut Context<'_>| match self.poll_left(cx) {
-            Poll::Ready(Left::Gone) => Poll::Ready(()),
+        let gone = |cx: &mut Context<'_>| match self.poll_client_close(cx) {
+            Poll::Ready(ClientClose::Gone) => Poll::Ready(()),
             _ => Poll::Pending,
         };
         match upstream::while_awaited(connecting, gone).await {

@@ -28,7 +28,7 @@ use crate::{
         answer::{self, Cause, Kind, MadeUp},
         choose::Chosen,
         connection::Connection,
-        governed::{self, Break, Call, Failure, Held, Left},
+        governed::{self, Attempt, Break, Call, ClientClose, Failure},
         mirror::{self, Copy},
         pool,
         upstream::Opened,
@@ -45,7 +45,7 @@ pub(super) enum Ended {
     /// The answer was broken off, or the caller has gone.
     Broken,
     /// Both sides have agreed to speak something else.
-    Tunnel(Box<(Opened, Held, BytesMut)>),
+    Tunnel(Box<(Opened, Attempt, BytesMut)>),
 }
 
 /// A request on its way, and where its caller is.
@@ -212,23 +212,23 @@ impl governed::Exchange for Exchange<'_> {
         (self.up.flow.body_bytes, answer.map_or(0, |answer| answer.down.body_bytes))
     }
 
-    async fn conclude(&mut self, answer: Answer, held: Held, ended: Result<(), Break>) -> Ended {
-        self.conclude(answer, held, ended).await
+    async fn conclude(&mut self, answer: Answer, attempt: Attempt, ended: Result<(), Break>) -> Ended {
+        self.conclude(answer, attempt, ended).await
     }
 
     fn request(&self) -> impl govern::request::Request {
         self.call.asked(View(self.seen.as_deref().unwrap_or(self.up.flow.head())))
     }
 
-    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left> {
+    fn poll_client_close(&mut self, cx: &mut Context<'_>) -> Poll<ClientClose> {
         let (mut reads, _) = self.connection.stream.split();
         let presence = &mut self.connection.presence;
         match self.up.watch(cx, &mut reads, self.incoming, &self.call.worker.buffers) {
-            Err(_) => Poll::Ready(Left::Gone),
+            Err(_) => Poll::Ready(ClientClose::Gone),
             Ok(()) if self.up.is_half_closed() && presence.poll_gone(cx).is_ready() => {
-                Poll::Ready(Left::Gone)
+                Poll::Ready(ClientClose::Gone)
             }
-            Ok(()) if self.up.is_half_closed() => Poll::Ready(Left::Ended),
+            Ok(()) if self.up.is_half_closed() => Poll::Ready(ClientClose::Ended),
             Ok(()) => Poll::Pending,
         }
     }

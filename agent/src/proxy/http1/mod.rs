@@ -40,8 +40,8 @@ use super::{
     connection::{Connection, HEAD_TIMEOUT},
     decisions::{Event, Ids},
     governed::{Call, Idle},
-    known::Known,
     record::{Described, Record},
+    resolved::Resolved,
     traced::Asking,
     tunnel, way,
 };
@@ -72,7 +72,7 @@ enum Incoming {
 
 /// Carries a caller's requests until its connection ends.
 pub(crate) async fn serve(mut connection: Connection, destination: Destination, mut incoming: BytesMut) {
-    let mut known = Known::new(&connection.worker, &connection.pod, connection.original, destination);
+    let mut resolved = Resolved::new(&connection.worker, &connection.pod, connection.original, destination);
     loop {
         let length = match next_head(&mut connection, &mut incoming).await {
             Incoming::Head(length) => length,
@@ -80,17 +80,21 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
             Incoming::Refused(cause) => {
                 let reason = cause.reason;
                 if let Some(fault) = cause.fault {
-                    known.numbers.invalid(Sender::Client, fault);
+                    resolved.numbers.invalid(Sender::Client, fault);
                 }
-                Record::begin(&connection.worker).finish(&mut known.series(), reason.status(), Some(reason));
+                Record::begin(&connection.worker).finish(
+                    &mut resolved.series(),
+                    reason.status(),
+                    Some(reason),
+                );
                 refuse(&mut connection, &cause).await;
                 break;
             }
         };
         // What is known of the service may have changed since the last request. A service that is no longer governed
         // is served from what was last known of it, and its caller is told to reconnect.
-        known.refresh(&connection.worker, &connection.pod, connection.original);
-        let leaving = !known.governed || connection.pod.gate.is_shut();
+        resolved.refresh(&connection.worker, &connection.pod, connection.original);
+        let leaving = !resolved.governed || connection.pod.gate.is_shut();
 
         let head = &incoming[..length];
         let mut outgoing = connection.worker.buffers.take();
@@ -99,8 +103,8 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let mut record = Record::begin(&connection.worker);
         let (to, way) = {
             let (worker, pod, view) = (&connection.worker, &connection.pod, View(head));
-            way::find(worker, pod, &workload, &known, &view)
-                .map_or_else(|| (known.clone(), None), |(to, way)| (to, Some(way)))
+            way::find(worker, pod, &workload, &resolved, &view)
+                .map_or_else(|| (resolved.clone(), None), |(to, way)| (to, Some(way)))
         };
         let (service, entered) = (&to.destination.service, way.as_ref().map(|way| &way.course.entered));
         let mut strip = entered.is_some_and(|entered| entered.strip) || service.strips_tags(&workload);
@@ -182,10 +186,10 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
                 return;
             }
             Ended::Tunnel(tunnel) => {
-                let (endpoint, held, from_endpoint) = *tunnel;
+                let (endpoint, attempt, from_endpoint) = *tunnel;
                 let early = tunnel::Early { from_caller: incoming, from_endpoint };
-                let idle = Idle::begin(held.timeouts(&destination.service));
-                Box::pin(tunnel::carry(connection, &destination, endpoint, held, early, idle)).await;
+                let idle = Idle::begin(attempt.timeouts());
+                Box::pin(tunnel::carry(connection, &destination, endpoint, attempt, early, idle)).await;
                 return;
             }
         }

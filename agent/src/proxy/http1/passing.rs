@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::Nanos,
     observe::{fault::Sender, reason::Reason},
-    proxy::governed::{Break, Held},
+    proxy::governed::{Attempt, Break},
 };
 
 impl Exchange<'_> {
@@ -50,14 +50,19 @@ impl Exchange<'_> {
     }
 
     /// What becomes of the connections.
-    pub(super) async fn conclude(&mut self, answer: Answer, held: Held, ended: Result<(), Break>) -> Ended {
+    pub(super) async fn conclude(
+        &mut self,
+        answer: Answer,
+        attempt: Attempt,
+        ended: Result<(), Break>,
+    ) -> Ended {
         let worker = self.call.worker.clone();
         let buffers = &worker.buffers;
         let Answer { mut upstream, response, keep, mut down } = answer;
         down.pressure.settle(&upstream.stream);
         buffers.give(down.into_head());
         match ended {
-            Ok(()) if response.tunnel => return self.switch(upstream, held),
+            Ok(()) if response.tunnel => return self.switch(upstream, attempt),
             Ok(()) => {}
             Err(Break::CallerGone(_) | Break::Answer(_) | Break::TimedOut(_)) => return Ended::Broken,
             // What came is passed on; that something is missing the caller sees as it would have without Sluice.
@@ -133,7 +138,7 @@ impl Exchange<'_> {
     }
 
     /// Both sides speak something else from here on.
-    fn switch(&mut self, upstream: Upstream, held: Held) -> Ended {
+    fn switch(&mut self, upstream: Upstream, attempt: Attempt) -> Ended {
         let rest = self.up.flow.rest_of_head();
         if !rest.is_empty() {
             // An endpoint that was in a hurry: what it has not yet got of the request goes ahead of everything else.
@@ -142,7 +147,7 @@ impl Exchange<'_> {
             *self.incoming = first;
         }
         let Upstream { stream, incoming, .. } = upstream;
-        Ended::Tunnel(Box::new((stream, held, incoming)))
+        Ended::Tunnel(Box::new((stream, attempt, incoming)))
     }
 }
 

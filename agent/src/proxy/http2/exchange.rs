@@ -39,16 +39,16 @@ use crate::{
         trace::context::{self, Scan},
     },
     proxy::{
-        alarm::Alarms,
         answer::{Cause, Kind, MadeUp},
         by_caller::ByCaller,
         choose::Chosen,
         decisions::Ids,
-        governed::{self, Break, Call, Failure, Held, Idle, Left, Until},
-        known::Known,
+        governed::{self, Attempt, AttemptDeadline, Break, Call, ClientClose, Failure, Idle},
         mirror::{self, Copy},
         record::{Described, Record},
+        resolved::Resolved,
         share::Taken,
+        timer::Timers,
         traced::Asking,
         way::{self, Course},
     },
@@ -132,17 +132,17 @@ pub(super) struct Answer {
 
 impl Exchange {
     /// A request has come: reads its tag, and sets it.
-    pub(super) fn begin(caller: &Rc<Caller>, known: Known, request: Request, stream: Handle) -> Self {
+    pub(super) fn begin(caller: &Rc<Caller>, resolved: Resolved, request: Request, stream: Handle) -> Self {
         let mut record = Record::begin(&caller.worker);
         let Request { fields: mut head, facts } = request;
         let Caller { worker, pod, .. } = &**caller;
         let mut traces = worker.scan();
         let names = &worker.options.tag_names;
         let workload = pod.pod.workload.load();
-        let found = way::find(worker, pod, &workload, &known, &View(&head));
-        let (known, way) = found.map_or((known, None), |(to, way)| (to, Some(way)));
+        let found = way::find(worker, pod, &workload, &resolved, &View(&head));
+        let (resolved, way) = found.map_or((resolved, None), |(to, way)| (to, Some(way)));
         let (tagging, ids) = {
-            let service = &known.destination.service;
+            let service = &resolved.destination.service;
             let entered = way.as_ref().map(|way| &way.course.entered);
             let mut strip = entered.is_some_and(|entered| entered.strip) || service.strips_tags(&workload);
             if let Some(course) =
@@ -163,14 +163,12 @@ impl Exchange {
         };
         drop(workload);
         let view = View(&head);
-        record.note(pod, &known.destination, Some(&tagging), ids, (view.method_of(), view.path()));
+        record.note(pod, &resolved.destination, Some(&tagging), ids, (view.method_of(), view.path()));
         let mut begun = None;
         if let Some(traces) = traces {
             let found = traces.finish();
-            begun = record.describe(worker, pod, &known.destination, Some(&tagging), found, || Described {
-                protocol: "HTTP/2",
-                method: view.method_of(),
-                target: view.path(),
+            begun = record.describe(worker, pod, &resolved.destination, Some(&tagging), found, || {
+                Described { protocol: "HTTP/2", method: view.method_of(), target: view.path() }
             });
         }
         let idempotent =
@@ -181,7 +179,7 @@ impl Exchange {
         }
         let up = Pipe::replayable(&stream, pod.kept.take_none());
         let (worker, pod) = (worker.clone(), pod.clone());
-        let call = Call::new(worker, pod, known, tagging, record, View(&head), way);
+        let call = Call::new(worker, pod, resolved, tagging, record, View(&head), way);
         let edits = &call.headers().request;
         let seen = (!edits.is_empty()).then(|| head.clone());
         if seen.is_some() {
@@ -329,15 +327,15 @@ impl Exchange {
     }
 
     /// Both sides speak another protocol, within the streams: bytes go both ways until both have ended.
-    async fn carry_tunnel(&mut self, answer: &mut Answer, held: Held) {
+    async fn carry_tunnel(&mut self, answer: &mut Answer, attempt: Attempt) {
         let _busy = self.call.worker.busy_tunnel();
-        let destination = self.call.known.destination.clone();
+        let destination = self.call.resolved.destination.clone();
         let active = {
-            let mut series = self.call.known.series();
-            series.lane(held.chosen.endpoint().tag.as_ref()).begin_tunnel()
+            let mut series = self.call.resolved.series();
+            series.lane(attempt.chosen.endpoint().tag.as_ref()).begin_tunnel()
         };
-        let until = Until::drained(destination.service.governor.policy().drain);
-        let idle = Idle::begin(held.timeouts(&destination.service));
+        let until = AttemptDeadline::drained(destination.service.governor.policy().drain);
+        let idle = Idle::begin(attempt.timeouts());
         let (mut up, mut down) = (0, 0);
         let both = poll_fn(|cx| {
             let ended = match self.poll_both(cx, answer) {
@@ -364,9 +362,9 @@ impl Exchange {
             }
             ended
         });
-        let alarms = Alarms::default();
-        let ended = until.wait_stream(&alarms, held.chosen.endpoint(), idle.as_ref(), pin!(both)).await;
-        governed::note_tunnel(&self.call.known.numbers, until, idle.as_ref(), held.chosen.endpoint());
+        let timers = Timers::default();
+        let ended = until.wait_stream(&timers, attempt.chosen.endpoint(), idle.as_ref(), pin!(both)).await;
+        governed::note_tunnel(&self.call.resolved.numbers, until, idle.as_ref(), attempt.chosen.endpoint());
         let ended = ended.unwrap_or_else(|elapsed| Err(Break::TimedOut(elapsed)));
         active.finish(match ended {
             Ok(()) => None,
@@ -506,10 +504,10 @@ impl governed::Exchange for Exchange {
         (self.up.bytes, answer.map_or(0, |answer| answer.down.bytes))
     }
 
-    async fn conclude(&mut self, mut answer: Answer, held: Held, ended: Result<(), Break>) {
+    async fn conclude(&mut self, mut answer: Answer, attempt: Attempt, ended: Result<(), Break>) {
         match ended {
             // Boxed, for they are rare, and every request's task would carry their state.
-            Ok(()) if answer.tunnel => Box::pin(self.carry_tunnel(&mut answer, held)).await,
+            Ok(()) if answer.tunnel => Box::pin(self.carry_tunnel(&mut answer, attempt)).await,
             Ok(()) if !self.up.is_done() && !answer.sent.is_deaf() => {
                 Box::pin(self.send_rest(&mut answer.sent)).await;
             }
@@ -521,8 +519,8 @@ impl governed::Exchange for Exchange {
         self.call.asked(View(self.seen.as_ref().unwrap_or(&self.head)))
     }
 
-    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Left> {
-        self.stream.poll_broken(cx).map(|_| Left::Gone)
+    fn poll_client_close(&mut self, cx: &mut Context<'_>) -> Poll<ClientClose> {
+        self.stream.poll_broken(cx).map(|_| ClientClose::Gone)
     }
 
     fn authority(&self) -> &[u8] {

@@ -42,7 +42,7 @@ use self::{
 use super::{
     connection::Connection,
     detect::H2_PREFACE,
-    known::Known,
+    resolved::Resolved,
     worker::{PodHere, Worker},
 };
 use crate::{clock::Nanos, cluster::model::Destination, observe::reason::Reason};
@@ -52,7 +52,7 @@ struct Caller {
     worker: Rc<Worker>,
     pod: Rc<PodHere>,
     original: SocketAddr,
-    known: RefCell<Known>,
+    resolved: RefCell<Resolved>,
     /// The caller was told to reconnect.
     leaving: Cell<bool>,
 }
@@ -60,10 +60,10 @@ struct Caller {
 impl Caller {
     /// What stands behind the dialled address now. A service that is no longer governed is served from what was last
     /// known of it, and its caller is told to reconnect.
-    fn look_up(&self) -> Known {
-        let mut known = self.known.borrow_mut();
-        known.refresh(&self.worker, &self.pod, self.original);
-        known.clone()
+    fn look_up(&self) -> Resolved {
+        let mut resolved = self.resolved.borrow_mut();
+        resolved.refresh(&self.worker, &self.pod, self.original);
+        resolved.clone()
     }
 
     /// GOAWAY: streams that are open go on to their end, new ones go elsewhere.
@@ -81,11 +81,11 @@ impl Caller {
         if stream.broken().is_some() {
             return;
         }
-        let known = self.look_up();
-        if !known.governed {
+        let resolved = self.look_up();
+        if !resolved.governed {
             self.leave(core);
         }
-        let mut exchange = Exchange::begin(self, known, request, stream);
+        let mut exchange = Exchange::begin(self, resolved, request, stream);
         match fit {
             Err(unfit) => exchange.refuse_unfit(unfit),
             Ok(()) if self.pod.http2.is_scarce() => exchange.refuse(Reason::Overloaded),
@@ -100,14 +100,19 @@ impl Caller {
 /// Carries a caller's HTTP/2 connection, whose preface is in `early`.
 pub(crate) async fn serve(connection: Connection, destination: Destination, mut early: BytesMut) {
     // In the same turn in which the destination was found.
-    let known = Known::new(&connection.worker, &connection.pod, connection.original, destination);
+    let resolved = Resolved::new(&connection.worker, &connection.pod, connection.original, destination);
     let Connection { worker, pod, stream, original, _place, .. } = connection;
     let gate = pod.gate.watch();
     early.advance(H2_PREFACE.len().min(early.len()));
     let core = Rc::new(RefCell::new(Core::new(Role::Server, pod.http2.clone(), Nanos::now())));
     let mut driver = Driver::new(core.clone(), stream, worker.clone(), pod.clone(), early);
-    let caller =
-        Rc::new(Caller { worker, pod, original, known: RefCell::new(known), leaving: Cell::new(false) });
+    let caller = Rc::new(Caller {
+        worker,
+        pod,
+        original,
+        resolved: RefCell::new(resolved),
+        leaving: Cell::new(false),
+    });
     poll_fn(|cx| {
         if !caller.leaving.get() {
             // At the endpoint a client's connection ends with the application's own.
@@ -129,7 +134,7 @@ pub(crate) async fn serve(connection: Connection, destination: Destination, mut 
     if let Some(Ended::Violation(code, why)) = core.borrow().ended() {
         caller.worker.complain(|| {
             tracing::warn!(
-                pod = %caller.pod.name(), service = %caller.known.borrow().destination.service, %code, why,
+                pod = %caller.pod.name(), service = %caller.resolved.borrow().destination.service, %code, why,
                 "closed a client's HTTP/2 connection",
             );
         });

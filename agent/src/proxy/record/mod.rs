@@ -1,11 +1,11 @@
 //! What is told of one request when it has ended: numbers always, a log line and spans if asked for.
 
-mod told;
+mod details;
 
 use std::{rc::Rc, sync::Arc};
 
-pub(crate) use self::told::{Described, MAX_METHOD, MAX_PATH, cut};
-use self::told::{End, Told};
+pub(crate) use self::details::{Described, MAX_METHOD, MAX_PATH, cut};
+use self::details::{Details, End};
 use super::{
     answer::Cause,
     choose::Chosen,
@@ -19,7 +19,7 @@ use crate::{
     cluster::model::Destination,
     govern::lane::Tagging,
     observe::{
-        metrics::{ActiveRequest, Attempt, Series, ServiceMetrics, ServiceSeries, TagOutcome},
+        metrics::{ActiveRequest, Series, ServiceMetrics, ServiceSeries, TagOutcome},
         reason::Reason,
         trace::context::{Found, Sender, TraceId},
     },
@@ -33,10 +33,8 @@ pub(crate) struct Record {
     /// Whose time it was.
     pub(crate) timing: Timing,
     active: Option<(ActiveRequest, Arc<Series>)>,
-    /// Of the endpoint that was chosen last; also when the request has ended.
-    asked: Option<Arc<Series>>,
     /// `None` if nobody is told of it, or has been told already.
-    told: Option<Box<Told>>,
+    details: Option<Box<Details>>,
     /// What is decided about it, for those who ask later.
     draft: Option<Draft>,
     /// The trace that it belongs to, if that is sampled: here, or by whoever sent it.
@@ -54,8 +52,7 @@ impl Record {
             response_bytes: 0,
             timing: Timing::default(),
             active: None,
-            asked: None,
-            told: None,
+            details: None,
             draft: None,
             sampled: None,
             busy: worker.busy(),
@@ -103,29 +100,28 @@ impl Record {
         found: Found,
         request: impl FnOnce() -> Described<'r>,
     ) -> Option<(&'static str, Vec<u8>)> {
-        let told = Told::begin(worker, pod, destination, tagging, found, request)?;
-        self.sampled = told.trace().or(self.sampled);
-        self.told.insert(Box::new(told)).first_header()
+        let details = Details::begin(worker, pod, destination, tagging, found, request)?;
+        self.sampled = details.trace().or(self.sampled);
+        self.details.insert(Box::new(details)).first_header()
     }
 
     /// What its routes have decided.
     pub(crate) fn routed(&mut self, way: &Way) {
-        if let Some(told) = &mut self.told {
-            told.routed(way);
+        if let Some(details) = &mut self.details {
+            details.routed(way);
         }
         self.decided(|| Event::Routed { rule: way.course.rule.clone(), goes_on: way.goes_on() });
     }
 
     /// Who the endpoint that was chosen is told has sent the request; `None`: its headers are passed on as they are.
     pub(crate) fn sender(&self) -> Option<Sender> {
-        self.told.as_ref()?.sender()
+        self.details.as_ref()?.sender()
     }
 
     /// The request goes to this endpoint. Said again if it goes to another one after all.
     pub(crate) fn chosen(&mut self, series: &mut ServiceSeries, chosen: &Chosen) {
         let lane = chosen.endpoint().tag.as_ref();
         let series = series.lane(lane);
-        self.asked = Some(series.clone());
         match &self.active {
             Some((_, active)) if Arc::ptr_eq(active, series) => {}
             _ => {
@@ -135,8 +131,8 @@ impl Record {
                 self.active = Some((series.begin(), series.clone()));
             }
         }
-        if let Some(told) = &mut self.told {
-            told.chosen(chosen);
+        if let Some(details) = &mut self.details {
+            details.chosen(chosen);
         }
         self.decided(|| Event::Chosen {
             endpoint: chosen.address(),
@@ -147,31 +143,24 @@ impl Record {
 
     /// The attempt at the endpoint has ended and another one may follow; `status` is 0 if there was no answer.
     pub(crate) fn attempted(&mut self, status: u16, grpc_status: Option<u8>, error: Option<Reason>) {
-        if let Some(told) = &mut self.told {
-            told.attempted(status, grpc_status, error);
+        if let Some(details) = &mut self.details {
+            details.attempted(status, grpc_status, error);
         }
         self.decided(|| Event::Failed { status, reason: error });
     }
 
-    /// The attempt at the endpoint that was chosen has ended so.
-    pub(crate) fn settled(&self, how: Attempt) {
-        if let Some(series) = &self.asked {
-            series.attempted(how);
-        }
-    }
-
     /// It is sent again.
     pub(crate) fn retried(&mut self) {
-        if let Some(told) = &mut self.told {
-            told.retried();
+        if let Some(details) = &mut self.details {
+            details.retried();
         }
         self.decided(|| Event::Retried);
     }
 
     /// The status of gRPC that the caller gets.
     pub(crate) fn set_grpc_status(&mut self, status: Option<u8>) {
-        if let Some(told) = &mut self.told {
-            told.set_grpc_status(status);
+        if let Some(details) = &mut self.details {
+            details.set_grpc_status(status);
         }
     }
 
@@ -184,8 +173,8 @@ impl Record {
 
     /// The answer is made up because of a rule.
     pub(crate) fn ruled(&mut self, cause: &Cause) {
-        if let Some(told) = &mut self.told {
-            told.ruled(cause);
+        if let Some(details) = &mut self.details {
+            details.ruled(cause);
         }
         if let Some(rule) = &cause.rule {
             self.decided(|| Event::Ruled { rule: rule.name.clone(), policy: rule.policy.clone() });
@@ -225,8 +214,8 @@ impl Record {
         tagging: &Tagging,
         outcome: Option<TagOutcome>,
     ) {
-        if let Some(told) = &mut self.told {
-            told.set_tag_outcome(outcome.filter(|_| tagging.tag.is_some()));
+        if let Some(details) = &mut self.details {
+            details.set_tag_outcome(outcome.filter(|_| tagging.tag.is_some()));
         }
         if let Some(draft) = &mut self.draft {
             draft.decision.tag_outcome = outcome.filter(|_| tagging.tag.is_some());
@@ -249,8 +238,8 @@ impl Record {
             (decision.status, decision.reason) = (status, reason);
             self.busy.worker().decisions.end(draft);
         }
-        let Some(told) = self.told.take() else { return };
-        told.tell(End {
+        let Some(details) = self.details.take() else { return };
+        details.tell(End {
             now,
             upstream: self.timing.upstream(now),
             started: self.started,
@@ -265,7 +254,7 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         // The series count themselves when `active` is dropped.
-        if self.told.is_some() || self.draft.is_some() {
+        if self.details.is_some() || self.draft.is_some() {
             self.tell(0, Some(Reason::ClientClosed), Nanos::now());
         }
     }

@@ -26,7 +26,7 @@ pub(crate) use self::{
     thread::start,
 };
 use super::{
-    Direction, Options, alarm::Alarms, buffers::Buffers, decisions::Decisions, http2, pool::Pool,
+    Direction, Options, buffers::Buffers, decisions::Decisions, http2, pool::Pool, timer::Timers,
     turns::Rounds,
 };
 use crate::{
@@ -60,7 +60,7 @@ pub(crate) struct Worker {
     /// What was found of tokens.
     pub(crate) tokens: RefCell<Tokens>,
     /// Timers that requests leave for those after them.
-    pub(crate) alarms: Alarms,
+    pub(crate) timers: Timers,
     pub(crate) rounds: Rc<Rounds>,
     pods: RefCell<AHashMap<u64, Rc<PodHere>>>,
     /// Exchanges and tunnels that are going on.
@@ -158,7 +158,7 @@ impl Worker {
             rng: RefCell::new(fastrand::Rng::new()),
             decisions,
             tokens: RefCell::default(),
-            alarms: Alarms::default(),
+            timers: Timers::default(),
             rounds,
             pods: RefCell::default(),
             busy: Cell::new(0),

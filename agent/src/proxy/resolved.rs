@@ -1,4 +1,4 @@
-//! What is known of the address that a connection's caller dialled, and the numbers that go with it.
+//! What the address that a connection's client dialled resolves to, and the numbers that go with it.
 //!
 //! A connection looks again before each request, and goes on with what it last knew where the service is no longer there:
 //! its caller is then told to reconnect.
@@ -17,9 +17,9 @@ use crate::{
     observe::metrics::{RouteCounts, RouteRule, ServiceMetrics, ServiceSeries},
 };
 
-/// Cheap to clone, so that a request takes what was known when it came.
+/// Cheap to clone, so that a request keeps what was there when it came.
 #[derive(Clone)]
-pub(crate) struct Known {
+pub(crate) struct Resolved {
     /// Of the snapshot that it was found in.
     generation: u64,
     pub(crate) destination: Rc<Destination>,
@@ -37,8 +37,8 @@ pub(crate) struct Known {
 /// What routes need with each request.
 #[derive(Default)]
 struct LookedUp {
-    /// What is known of the Services that requests were routed to.
-    backends: Vec<Known>,
+    /// The Services that requests were routed to.
+    backends: Vec<Resolved>,
     /// Where requests are counted, by the rule that sent them here. Mostly one or two.
     counts: Vec<(Arc<Rule>, RouteCounts)>,
 }
@@ -46,7 +46,7 @@ struct LookedUp {
 /// Of more rules the counts are looked up again.
 const MOST_COUNTS: usize = 32;
 
-impl Known {
+impl Resolved {
     /// `destination` must have been found in the present turn of the worker, so that it is of the present snapshot.
     /// `dialled`: where it was found.
     pub(crate) fn new(worker: &Worker, pod: &PodHere, dialled: SocketAddr, destination: Destination) -> Self {
@@ -96,12 +96,14 @@ impl Known {
             return self.clone();
         }
         let backends = &mut self.looked_up.borrow_mut().backends;
-        if let Some(known) = backends.iter().find(|known| Arc::ptr_eq(service, &known.destination.service)) {
-            return known.clone();
+        if let Some(resolved) =
+            backends.iter().find(|resolved| Arc::ptr_eq(service, &resolved.destination.service))
+        {
+            return resolved.clone();
         }
         let destination = Destination { service: service.clone(), pinned: None };
         let series = series(pod, &destination);
-        let known = Self {
+        let resolved = Self {
             generation: self.generation,
             numbers: series.service().clone(),
             series: Rc::new(RefCell::new(series)),
@@ -110,14 +112,14 @@ impl Known {
             routed: None,
             looked_up: Rc::default(),
         };
-        backends.push(known.clone());
-        known
+        backends.push(resolved.clone());
+        resolved
     }
 
     /// A request that a rule of a route holds for has ended, with this status (0: without any).
     pub(crate) fn count_routed(&self, rule: &Arc<Rule>, status: u16) {
         let counts = &mut self.looked_up.borrow_mut().counts;
-        if let Some((_, counts)) = counts.iter().find(|(known, _)| Arc::ptr_eq(known, rule)) {
+        if let Some((_, counts)) = counts.iter().find(|(counted, _)| Arc::ptr_eq(counted, rule)) {
             return counts.count(status);
         }
         if counts.len() >= MOST_COUNTS {
@@ -126,6 +128,11 @@ impl Known {
         let found = self.numbers.route(RouteRule::from(&**rule));
         found.count(status);
         counts.push((rule.clone(), found));
+    }
+
+    /// The numbers of the service and its lanes, for one who needs them later.
+    pub(crate) fn later_series(&self) -> Rc<RefCell<ServiceSeries>> {
+        Rc::clone(&self.series)
     }
 
     /// Not to be held while anything is waited for.

@@ -48,7 +48,7 @@ pub(crate) struct Described<'r> {
     pub(crate) target: &'r [u8],
 }
 
-pub(super) struct Told {
+pub(super) struct Details {
     worker: Rc<Worker>,
     pod: Rc<PodHere>,
     service: Arc<Service>,
@@ -118,7 +118,7 @@ pub(super) struct End {
     pub(super) response_bytes: u64,
 }
 
-impl Told {
+impl Details {
     /// `None`: nobody will be told of it.
     pub(super) fn begin<'r>(
         worker: &Rc<Worker>,
