@@ -104,6 +104,7 @@ impl StatusWriter {
             lease,
             pace,
             attempts: BTreeMap::new(),
+            last: None,
             held_off: BTreeMap::new(),
             complained: BTreeSet::new(),
             patient: None,
@@ -128,6 +129,9 @@ struct Writer {
     lease: Lease,
     pace: Pace,
     attempts: BTreeMap<Key, Attempt>,
+    /// What was written last: the next in order has its turn, so that nothing waits for ever behind what changes faster than it can
+    /// be written.
+    last: Option<Key>,
     /// Kinds whose statuses cannot be written at the moment, and when to try again.
     held_off: BTreeMap<Kind, Instant>,
     /// What has been complained about: by resource.
@@ -221,6 +225,7 @@ impl Writer {
         self.attempts.retain(|key, _| verdicts.contains_key(key) || of_gateway.contains_key(key));
         let now = Instant::now();
         let mut next: Option<Instant> = None;
+        let mut due: Option<Due> = None;
         let own = verdicts.iter().filter(|(_, judged)| !plan::says_so(judged));
         let own = own.map(|(key, judged)| (key, Saying::Own(judged.clone())));
         let of_gateway = of_gateway.iter().filter(|(_, object)| !gateway::says_so(object));
@@ -231,10 +236,13 @@ impl Writer {
             let not_before = attempt.map(|attempt| attempt.not_before).max(held_off);
             match not_before.filter(|not_before| *not_before > now) {
                 Some(not_before) => next = Some(next.map_or(not_before, |other| other.min(not_before))),
-                None => return (Some(Due { key: key.clone(), saying }), None),
+                None if due.as_ref().is_none_or(|due| is_sooner(key, &due.key, self.last.as_ref())) => {
+                    due = Some(Due { key: key.clone(), saying });
+                }
+                None => {}
             }
         }
-        (None, next)
+        (due, next)
     }
 
     /// Waits for the right to write. Tells whether it has come; if not, it is to be seen what there is still to write.
@@ -275,6 +283,7 @@ impl Writer {
     }
 
     async fn write(&mut self, Due { key, saying }: Due) {
+        self.last = Some(key.clone());
         let said = saying.said();
         let wait = match self.attempts.get(&key).filter(|attempt| attempt.said == said) {
             Some(attempt) => (attempt.wait * 2).min(LONGEST_WAIT),
@@ -353,6 +362,12 @@ impl Writer {
     }
 }
 
+/// Whether the turn of `one` comes before that of `other`, after `last` had its own: in their order, and round again.
+fn is_sooner<K: Ord>(one: &K, other: &K, last: Option<&K>) -> bool {
+    let turn = |key| (last.is_some_and(|last| key <= last), key);
+    turn(one) < turn(other)
+}
+
 /// As RBAC names it.
 fn status_of(kind: Kind) -> &'static str {
     match kind {
@@ -392,5 +407,27 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_have_their_turn_however_often_one_changes() {
+        let sooner = |last: Option<u32>, due: &[u32]| {
+            let first = |one, other| if is_sooner(&other, &one, last.as_ref()) { other } else { one };
+            due.iter().copied().reduce(first)
+        };
+        assert_eq!(sooner(None, &[3, 1, 2]), Some(1));
+        let mut last = None;
+        // All change faster than they are written.
+        let written = [0; 6].map(|_| {
+            last = sooner(last, &[1, 2, 3]);
+            last.unwrap_or_default()
+        });
+        assert_eq!(written, [1, 2, 3, 1, 2, 3]);
+        assert_eq!(sooner(Some(2), &[1, 2]), Some(1), "round again");
     }
 }
