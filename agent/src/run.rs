@@ -32,6 +32,10 @@ use crate::{
     capture::{self, Capture, CaptureError, Reclaim},
     cluster::{
         self, Cluster, builder,
+        jwks::{
+            self,
+            https::{Https, NoTrust},
+        },
         kept::StateFile,
         kubernetes::{
             self,
@@ -78,6 +82,8 @@ pub enum RunError {
     Source,
     #[error("--access-log-file: cannot open {}: {source}", path.display())]
     AccessLogFile { path: PathBuf, source: std::io::Error },
+    #[error("--jwks-ca-file: {0}")]
+    JwksCaFile(#[from] NoTrust),
     #[error("--otlp-traces: {0}")]
     Traces(#[from] opentelemetry_otlp::ExporterBuildError),
     #[error("--otlp-metrics: {0}")]
@@ -98,6 +104,7 @@ impl RunError {
             | Self::Admin(_)
             | Self::AdminSocket(_)
             | Self::AccessLogFile { .. }
+            | Self::JwksCaFile(_)
             | Self::Traces(_)
             | Self::SentMetrics(_) => 2,
             Self::Kubernetes(_) | Self::Capture(_) | Self::Source | Self::Start { .. } | Self::Metrics(_) => {
@@ -142,6 +149,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     pass_over_idle_signals().map_err(|source| RunError::Start { what: "signal handlers", source })?;
     let tag_names = Arc::new(TagNames::new(&config.tag_header)?);
     let addresses = config.admin_addresses()?;
+    let fetched_by = Https::new(config.jwks_ca_file.clone())?;
     let directory = config.manifests.as_deref().map(manifests::open).transpose()?;
     // Before anything else is logged, and after what a mistake on the command line ends with one line of its own.
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %settings, "starting");
@@ -188,11 +196,15 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         asking.spawn(socket.serve());
     }
     lock(&running).source = Some(feed.health.clone());
+    let jwks = Arc::new(jwks::Sources::new(config.jwks_hosts.clone()));
+    // To the end, for as long as there may be requests with tokens.
+    let _fetching = AbortOnDropHandle::new(tokio::spawn(jwks::fetch::run(jwks.clone(), fetched_by)));
     let options = builder::Options {
         node: config.node.as_deref().map(Into::into),
         zone: config.zone.as_deref().map(Into::into),
         tag_headers: config.tag_header.clone(),
         refuse_trouble: capture::pinning_trouble(&config.bpf_file_system).map(Into::into),
+        jwks,
     };
     let cluster = Arc::new(Cluster::start_with(feed, options, start(&config, client.as_ref())));
     lock(&running).cluster = Some(cluster.clone());

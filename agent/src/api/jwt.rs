@@ -15,7 +15,10 @@ use super::{
 };
 use crate::govern::{
     access, headers,
-    jwt::{self, ClaimPath, ClaimTest, Jwt, Keys, Place, Provider, Slot, Source, keys::KeysError},
+    jwt::{
+        self, ClaimPath, ClaimTest, Jwt, Keys, Location, Place, Provider, Slot, Source, keys::KeysError,
+        source,
+    },
 };
 
 /// How far clocks may be apart, unless the policy says otherwise, in milliseconds.
@@ -50,9 +53,15 @@ pub struct JwtPolicy {
     pub forward_token: Option<bool>,
 }
 
+const INLINE_IS_KNOWN: &str =
+    "onNoKeys: has no effect without jwks.uri, for keys that the policy has are always known";
+const ONE_SOURCE: &str = "one of inline and uri is needed";
+const NOT_FETCHED: &str = "cacheDuration: has no effect without uri";
+
 /// Who issues tokens, and what one of them must be.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.onNoKeys) || has(self.jwks.uri)").message(INLINE_IS_KNOWN))]
 pub struct JwtProvider {
     /// Name of the provider, for rules.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -69,6 +78,13 @@ pub struct JwtProvider {
     pub audiences: Vec<String>,
     /// The public keys of the issuer.
     pub jwks: Jwks,
+    /// With jwks.uri, what becomes of requests that have a token of this issuer for as long as an agent has not fetched its keys even
+    /// once: after a start of the agent until they are fetched, and where they cannot be. Deny if not set: no condition on its tokens
+    /// holds, and they get 401. Allow: those of rules that allow hold, whatever the token says and whoever has made it. Once keys were
+    /// fetched this has no effect: the last ones stay in use.
+    // Without a default in the schema: the API server would put it into each policy, and then refuse those with inline keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_no_keys: Option<OnNoKeys>,
     /// Headers of the request that the application gets claims of a verified token in. What clients send under these names, also
     /// with underscores for dashes, is always removed, whether there is a token or not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -87,10 +103,38 @@ pub struct JwtProvider {
 /// kinds, or for another use than sig, are passed over.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.inline) != has(self.uri)").message(ONE_SOURCE),
+    validation = Rule::new("!has(self.cacheDuration) || has(self.uri)").message(NOT_FETCHED)
+)]
 pub struct Jwks {
     /// The set itself, as JSON. It holds public keys only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]
-    pub inline: String,
+    pub inline: Option<String>,
+    /// Where each agent fetches the set, over HTTPS, in the background: no request waits for it. The operator has to allow the host
+    /// (setting --jwks-hosts of the agents). Redirects are not followed. If it cannot be fetched, the last keys stay in use. A token
+    /// with an unknown key has the set fetched again, at most every 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 2048),
+        regex(
+            pattern = r"^https://([A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?][-A-Za-z0-9._~!$&'()*+,;=:@/?%]*)?$"
+        )
+    )]
+    pub uri: Option<String>,
+    /// With uri, how often the set is fetched: 5m if not set. A key that the issuer takes out of the set is used for so long.
+    // Without a default in the schema, for the same reason as onNoKeys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_duration: Option<Span<30_000, 3_600_000>>,
+}
+
+/// What becomes of tokens whose issuer's keys were never known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnNoKeys {
+    #[default]
+    Deny,
+    Allow,
 }
 
 /// A header that gets the value of a claim.
@@ -224,40 +268,73 @@ impl JwtProvider {
             .clone()
             .unwrap_or_else(|| Span(span::text(std::time::Duration::from_millis(SKEW))));
         let skew = skew.check(&at.field("clockSkew")).as_secs();
-        let keys = Arc::new(self.jwks.check(&at.field("jwks"))?);
+        if self.on_no_keys.is_some() && self.jwks.uri.is_none() {
+            at.refuse(INLINE_IS_KNOWN);
+        }
+        let source = self.jwks.check(&at.field("jwks"))?;
+        let keys = match &source {
+            Source::Inline(keys) => Slot::of(keys.clone()),
+            Source::Remote { .. } => Slot::default(),
+        };
         Some(Provider {
             name: self.name.as_str().into(),
             issuer: self.issuer.as_str().into(),
             audiences: self.audiences.iter().map(|one| one.as_str().into()).collect(),
             skew,
-            source: Source::Inline(keys.clone()),
-            on_no_keys: jwt::OnNoKeys::default(),
+            source,
+            on_no_keys: match self.on_no_keys.unwrap_or_default() {
+                OnNoKeys::Deny => jwt::OnNoKeys::Deny,
+                OnNoKeys::Allow => jwt::OnNoKeys::Allow,
+            },
             to_headers: claims,
-            keys: Slot::of(keys),
+            keys,
         })
     }
 }
 
 impl Jwks {
-    fn check(&self, at: &At<'_>) -> Option<Keys> {
-        let at = at.field("inline");
-        if let Some((index, name)) = Keys::private(self.inline.as_bytes()) {
-            at.refuse(format!(
-                "keys[{index}] has {name}, which is secret: anybody who may read the policy could sign tokens with it. Take the key \
-                 out of use, and write public keys only"
-            ));
-            return None;
+    fn check(&self, at: &At<'_>) -> Option<Source> {
+        let every = self.cache_duration.as_ref().map(|every| every.check(&at.field("cacheDuration")));
+        if every.is_some() && self.uri.is_none() {
+            at.refuse(NOT_FETCHED);
         }
-        match Keys::read(self.inline.as_bytes()) {
-            Ok(keys) => Some(keys),
-            Err(error) => {
-                let allowed = match error {
-                    KeysError::Json(_) | KeysError::Shape => "; as in {\"keys\": [{\"kty\": \"RSA\", ...}]}",
-                    _ => "",
-                };
-                at.refuse(format!("no set of keys: {error}{allowed}"));
+        match (&self.inline, &self.uri) {
+            (Some(inline), None) => {
+                let keys = inline_keys(inline, &at.field("inline"))?;
+                Some(Source::Inline(Arc::new(keys)))
+            }
+            (None, Some(uri)) => match uri.parse::<Location>() {
+                Ok(location) => Some(Source::Remote { location, every: every.unwrap_or(source::EVERY) }),
+                Err(error) => {
+                    at.field("uri").refuse(format!("{}: {error}", quoted(uri)));
+                    None
+                }
+            },
+            _ => {
+                at.refuse(ONE_SOURCE);
                 None
             }
+        }
+    }
+}
+
+fn inline_keys(text: &str, at: &At<'_>) -> Option<Keys> {
+    if let Some((index, name)) = Keys::private(text.as_bytes()) {
+        at.refuse(format!(
+            "keys[{index}] has {name}, which is secret: anybody who may read the policy could sign tokens with it. Take the key out of \
+             use, and write public keys only"
+        ));
+        return None;
+    }
+    match Keys::read(text.as_bytes()) {
+        Ok(keys) => Some(keys),
+        Err(error) => {
+            let allowed = match error {
+                KeysError::Json(_) | KeysError::Shape => "; as in {\"keys\": [{\"kty\": \"RSA\", ...}]}",
+                _ => "",
+            };
+            at.refuse(format!("no set of keys: {error}{allowed}"));
+            None
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod builder;
 pub mod clients;
 mod intern;
+pub mod jwks;
 pub mod kept;
 pub mod kubernetes;
 pub mod manifests;
@@ -44,6 +45,7 @@ use self::{
     source::{Batch, Feed, Health, Unread, Watches},
     verdict::{GatewayVerdicts, Verdicts},
 };
+use crate::clock::Nanos;
 
 /// Snapshots come no faster than this: what changes together (a rollout) is published together.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -60,6 +62,7 @@ pub struct Cluster {
     verdicts: watch::Receiver<Arc<Verdicts>>,
     gateway_verdicts: watch::Receiver<Arc<GatewayVerdicts>>,
     health: watch::Receiver<Health>,
+    jwks: Arc<jwks::Sources>,
     task: JoinHandle<()>,
 }
 
@@ -90,6 +93,8 @@ pub struct Status {
     pub unread: Vec<Unread>,
     /// How the source's watches fare, by resource.
     pub watches: BTreeMap<&'static str, Watches>,
+    /// How the sources of keys fare that policies name.
+    pub jwks: Vec<jwks::State>,
 }
 
 #[derive(Clone, Default)]
@@ -116,8 +121,10 @@ impl Cluster {
         let (verdicts, verdicts_receiver) = watch::channel(Arc::default());
         let (gateway_verdicts, gateway_receiver) = watch::channel(Arc::default());
         let health = feed.health.clone();
+        let jwks = options.jwks.clone();
         let follower = Follower {
             feed,
+            keys: jwks.changes(),
             builder: Builder::new(options),
             current: current.clone(),
             snapshots,
@@ -141,6 +148,7 @@ impl Cluster {
             verdicts: verdicts_receiver,
             gateway_verdicts: gateway_receiver,
             health,
+            jwks,
             task,
         }
     }
@@ -185,7 +193,8 @@ impl Cluster {
         let Report { generation, restored, counts, problems } = self.report.borrow().clone();
         let Health { heard, unread, watches, .. } = self.health.borrow().clone();
         let (heard, restored) = (restored.unwrap_or(heard), restored.is_some());
-        Status { generation, heard, restored, counts, problems: problems.to_vec(), unread, watches }
+        let (problems, jwks) = (problems.to_vec(), self.jwks.states(Nanos::now()));
+        Status { generation, heard, restored, counts, problems, unread, watches, jwks }
     }
 }
 
@@ -198,6 +207,8 @@ impl Drop for Cluster {
 /// Follows the source, and publishes.
 struct Follower {
     feed: Feed,
+    /// Tells that there is something else to be said of keys.
+    keys: watch::Receiver<()>,
     builder: Builder,
     current: Current,
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -263,6 +274,10 @@ impl Follower {
                 // What is not whole yet is not worth keeping.
                 work = due_of(&mut self.keeper), if self.fresh && self.builder.is_synced() => self.keep(work),
                 Ok(()) = self.feed.health.changed() => {
+                    due.get_or_insert_with(|| not_before.max(Instant::now()));
+                }
+                Ok(()) = self.keys.changed() => {
+                    self.builder.keys_changed();
                     due.get_or_insert_with(|| not_before.max(Instant::now()));
                 }
                 () = sleep_until(due) => {

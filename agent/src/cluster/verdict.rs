@@ -84,17 +84,20 @@ pub enum Reason {
     NamespaceNotEnrolled,
     /// The node that says so lacks what something of it needs.
     Unsupported,
+    /// Keys that tokens are verified by were never fetched.
+    KeysMissing,
 }
 
 impl Reason {
     /// Those of the condition `Programmed`.
-    pub const OF_PROGRAMMED: [Self; 6] = [
+    pub const OF_PROGRAMMED: [Self; 7] = [
         Self::Programmed,
         Self::Invalid,
         Self::TargetNotFound,
         Self::Conflicted,
         Self::NamespaceNotEnrolled,
         Self::Unsupported,
+        Self::KeysMissing,
     ];
 
     /// What it means, for the reference.
@@ -117,6 +120,9 @@ impl Reason {
             Self::Unsupported => {
                 "The node whose agent writes the status lacks something that the object asks for; the message says what. All else of it is active. `sluice status` of each node says where it is so."
             }
+            Self::KeysMissing => {
+                "The agent that writes the status has not been able to fetch the keys of a provider of tokens (`jwks.uri`); the message says why. All else of the policy is active."
+            }
         }
     }
 
@@ -129,6 +135,7 @@ impl Reason {
             Self::Conflicted => "Conflicted",
             Self::NamespaceNotEnrolled => "NamespaceNotEnrolled",
             Self::Unsupported => "Unsupported",
+            Self::KeysMissing => "KeysMissing",
         }
     }
 }

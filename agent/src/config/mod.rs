@@ -25,7 +25,10 @@ pub use self::{
     telemetry::Telemetry,
 };
 
-use crate::{govern::lane::DEFAULT_TAG_HEADER, observe::sampling::Ratio};
+use crate::{
+    govern::{jwt::AllowedHost, lane::DEFAULT_TAG_HEADER},
+    observe::sampling::Ratio,
+};
 
 /// Where a BPF file system is mounted as a rule.
 pub const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
@@ -87,6 +90,17 @@ pub struct Config {
     /// it; not used with --manifests [default: none]
     #[arg(long, value_name = "PATH", env = "SLUICE_STATE_FILE", value_parser = absolute)]
     pub state_file: Option<PathBuf>,
+
+    /// Host that AccessPolicies may have keys of tokens fetched from (`jwks.uri`), as in login.example.com, *.corp.example (all
+    /// below the domain) or 10.0.0.7:8443; port 443 if none is named; may be given more than once [default: none]
+    // Who writes a policy must not make the agents call whatever they can reach.
+    #[arg(long, value_name = "HOST", env = "SLUICE_JWKS_HOSTS", value_delimiter = ',')]
+    pub jwks_hosts: Vec<AllowedHost>,
+
+    /// File with the CAs, as PEM, that certificates of these hosts have to be of; it is read again when keys are fetched
+    /// [default: the public CAs that Mozilla trusts]
+    #[arg(long, value_name = "PATH", env = "SLUICE_JWKS_CA_FILE", value_parser = absolute)]
+    pub jwks_ca_file: Option<PathBuf>,
 
     /// Key of a taint that the agent takes off its node when it is ready, so that no pod starts there before, as in
     /// `sluice.dev/agent-not-ready`; needs --node and the permission to patch nodes [default: none]

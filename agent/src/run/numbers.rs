@@ -12,6 +12,7 @@ use crate::{
     },
     capture::{self, Attachment, Capture},
     cluster::{
+        jwks::{self, Outcome},
         object,
         source::{WatchEnd, Watches},
         verdict::Reason,
@@ -110,6 +111,7 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
     policies(metrics, running)?;
     unenforced(metrics, running)?;
     unattended(metrics, running)?;
+    jwks(metrics, running)?;
     gauge(
         "sluice_capture_running",
         "1 while the eBPF programs redirect the connections of enrolled pods, else 0.",
@@ -268,6 +270,56 @@ fn unenforced(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Err
             }
         }),
     })
+}
+
+/// Keys of issuers, and what came of fetching them.
+fn jwks(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
+    type Tell = fn(&jwks::State, &str, &mut Write<'_>);
+    let each = |name, help, kind, labels, tell: Tell| {
+        let running = running.clone();
+        metrics.pull(Pulled {
+            name,
+            help,
+            kind,
+            labels,
+            read: Box::new(move |write| {
+                let Some(status) = lock(&running).cluster.as_ref().map(|cluster| cluster.status()) else {
+                    return;
+                };
+                for state in &status.jwks {
+                    tell(state, &state.location.to_string(), write);
+                }
+            }),
+        })
+    };
+    each(
+        "sluice_jwks_keys",
+        "Keys of tokens that are known of this URI (jwks.uri of AccessPolicies); 0 while they are missing.",
+        Kind::Gauge,
+        &["uri"],
+        |state, uri, write| write(&[uri], state.keys as f64),
+    )?;
+    each(
+        "sluice_jwks_age_seconds",
+        "Time since the keys of tokens were last fetched from this URI; while they are missing, since a policy first named it.",
+        Kind::Gauge,
+        &["uri"],
+        |state, uri, write| write(&[uri], state.age.as_secs_f64()),
+    )?;
+    each(
+        "sluice_jwks_fetches_total",
+        "How often the keys of tokens were fetched from this URI, by result.",
+        Kind::Counter,
+        &["uri", "result"],
+        |state, uri, write| {
+            for (outcome, count) in Outcome::ALL.iter().zip(state.counts) {
+                write(&[uri, outcome.code()], count as f64);
+            }
+        },
+    )?;
+    let results = Outcome::ALL.map(|outcome| (outcome.code(), outcome.meaning()));
+    metrics.document("sluice_jwks_fetches_total", "result", results);
+    Ok(())
 }
 
 /// Pods that AccessPolicies want closed while no agent is there.

@@ -142,7 +142,16 @@ impl Bazaar {
             "apiVersion": "sluice.dev/v1alpha1",
             "kind": "AccessPolicy",
             "metadata": {"namespace": "shop", "name": "web"},
-            "spec": {"targetRefs": [{"name": "web"}], "mode": "Observe", "hidden": [{"name": "none", "paths": [{"value": "/none"}]}]},
+            "spec": {
+                "targetRefs": [{"name": "web"}],
+                "mode": "Observe",
+                "hidden": [{"name": "none", "paths": [{"value": "/none"}]}],
+                // Keys that nobody is allowed to fetch.
+                "jwt": {"providers": [{
+                    "name": "login", "issuer": "https://login.example.com/", "audiences": ["web"],
+                    "jwks": {"uri": "https://login.example.com/keys"},
+                }]},
+            },
         }))?;
         // Tokens, and ports that are to be closed while nobody attends to them, which this agent cannot do: it has no BPF file system.
         world.apply(json!({

@@ -276,6 +276,18 @@ fn over_budget(pod: &PodUse, look: &Look) -> Option<Problem> {
     ))
 }
 
+/// Keys that cannot be fetched any more. Of those that never were their policies tell.
+fn old_keys(state: &cluster::jwks::State) -> Option<Problem> {
+    let why = state.trouble.as_ref().filter(|_| state.keys > 0)?;
+    let (uri, minutes) = (&state.location, state.age.as_secs() / 60);
+    Some(problem(
+        format!(
+            "The keys of tokens cannot be fetched from {uri}: {why}. Those of {minutes} minutes ago stay in use: tokens with newer keys are not accepted, and keys that were withdrawn since are."
+        ),
+        "Check that this node reaches the host, and what it answers. The agent retries by itself.",
+    ))
+}
+
 impl Status {
     pub(super) fn of(look: &Look) -> Self {
         let mut problems = Self::source(look);
@@ -310,6 +322,7 @@ impl Status {
         problems.extend(open_unattended(look));
         let policies = Self::policies(look, &mut problems);
         let services = Self::services(look, &mut problems);
+        problems.extend(look.cluster.iter().flat_map(|cluster| &cluster.jwks).filter_map(old_keys));
         problems.extend(without_effect(look));
         problems.extend(propagation(look));
         problems.extend(look.access_log_trouble.as_ref().map(|why| {
@@ -419,6 +432,8 @@ impl Status {
             let what = format!("{key} {so}: {}: {}", programmed.reason.as_str(), programmed.message);
             let action = if programmed.reason == Reason::NamespaceNotEnrolled {
                 "Enroll the namespace, or delete the object."
+            } else if programmed.reason == Reason::KeysMissing {
+                "Check that the nodes reach the host, that its certificate is of a CA that the agents trust (--jwks-ca-file), and that --jwks-hosts of the agents names it. They retry by themselves."
             } else {
                 "Correct the object. `kubectl describe` shows the same conditions; `sluice check FILE` checks a file offline."
             };

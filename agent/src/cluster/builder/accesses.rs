@@ -10,6 +10,7 @@ use ahash::AHashMap;
 
 use super::{
     kept::Kept,
+    keys,
     policies::{look_for, shown},
 };
 use crate::{
@@ -17,7 +18,11 @@ use crate::{
         object::{AccessPolicy, Age, Guarded, Name, Service},
         verdict::{Reason, Shortfall, Verdict},
     },
-    govern::{access::Access, policy::Target},
+    govern::{
+        access::Access,
+        jwt::{OnNoKeys, Provider},
+        policy::Target,
+    },
 };
 
 #[derive(Default)]
@@ -97,6 +102,11 @@ impl Accesses {
         self.all.keys()
     }
 
+    /// What each asks for, as far as it makes sense or did.
+    pub(super) fn all_asked(&self) -> impl Iterator<Item = (&Name, &Guarded)> {
+        self.all.iter().filter_map(|(name, kept)| Some((name, kept.asked()?)))
+    }
+
     pub(super) fn get(&self, name: &Name) -> Option<&AccessPolicy> {
         self.all.get(name).map(|kept| &kept.object)
     }
@@ -151,6 +161,7 @@ impl Accesses {
             let message = format!("whenUnattended: Refuse is not active: {why}");
             shortfalls.push(Shortfall { reason: Reason::Unsupported, message });
         }
+        shortfalls.extend(keys::fetched(asked).filter_map(|(_, provider)| missing_keys(provider)));
         let in_force = (!in_force.is_empty()).then(|| format!("active for {}", in_force.join(", ")));
         Some(Verdict::of(in_force, &shortfalls))
     }
@@ -163,4 +174,19 @@ impl Accesses {
             asked.is_some_and(|asked| asked.targets.iter().any(is))
         })
     }
+}
+
+/// What there is to say of a provider whose keys were never known, once it is known why.
+fn missing_keys(provider: &Provider) -> Option<Shortfall> {
+    let known = provider.keys.known();
+    let why = known.trouble().filter(|_| known.keys().is_none())?;
+    let so = match provider.on_no_keys {
+        OnNoKeys::Deny => "none of its tokens is accepted",
+        OnNoKeys::Allow => {
+            "whatever says that it is a token of it is accepted by rules that allow (onNoKeys: Allow)"
+        }
+    };
+    let name = &provider.name;
+    let message = format!("the keys of provider {name} are missing: {why}; until they are fetched {so}");
+    Some(Shortfall { reason: Reason::KeysMissing, message })
 }

@@ -9,6 +9,7 @@ mod claims;
 mod doubt;
 mod inbound;
 mod kept;
+mod keys;
 mod lanes;
 mod merge;
 mod moment;
@@ -39,6 +40,7 @@ pub use self::topology::Options;
 use self::{
     claims::Claims,
     inbound::Guards,
+    keys::KeySources,
     moment::Moment,
     routes::{Look, Routing},
     service::{Built, Owner, Rank},
@@ -74,6 +76,7 @@ pub struct Builder {
     by_uid: Claims<Arc<str>, Name, Arc<Workload>>,
     routing: Routing,
     guards: Guards,
+    keys: KeySources,
     clients: Arc<Clients>,
     /// Kinds on which the source has not said its first word.
     awaited: BTreeSet<Kind>,
@@ -120,6 +123,7 @@ impl Builder {
             by_uid: Claims::default(),
             routing: Routing::default(),
             guards: Guards::default(),
+            keys: KeySources::default(),
             clients: Arc::default(),
             awaited: Kind::ALL.into(),
             generation: 0,
@@ -167,6 +171,9 @@ impl Builder {
         self.changed |= self.guard(dirty.iter(), moment.nanos);
         let look = Look { store: &self.store, built: &self.built };
         self.changed |= self.routing.build(look, &dirty);
+        let enrolled = |name: &&Name| self.store.is_opted_in(&name.namespace);
+        let policies = self.store.accesses.all_asked().filter(|(name, _)| enrolled(name));
+        self.keys.want(&self.options.jwks, policies.map(|(_, guarded)| guarded), Nanos(moment.nanos));
         self.judge();
         self.tell_verdicts();
         self.judge_gateway();
@@ -387,6 +394,7 @@ impl Builder {
     /// It came, went, or was opted in or out, which concerns all that is in it.
     fn namespace_changed(&mut self, namespace: &Arc<str>) {
         self.routing.namespace_changed();
+        self.keys.changed = true;
         let services = self.store.services.keys().filter(|name| name.namespace == *namespace);
         self.dirty.extend(services.cloned());
         let pods = self.store.pods.keys().filter(|name| name.namespace == *namespace);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Builder, accesses, lanes, policies, store::Store};
+use super::{Builder, accesses, keys, lanes, policies, store::Store};
 use crate::cluster::{
     object::{AccessPolicy, Key, Kind, Name, Own, TrafficLane, TrafficPolicy},
     verdict::{Judged, Verdict},
@@ -30,6 +30,10 @@ impl Builder {
     }
 
     pub(super) fn set_access(&mut self, name: &Name, policy: Option<AccessPolicy>) {
+        if let Some(policy) = &policy {
+            self.keys.link(policy);
+        }
+        self.keys.changed = true;
         let accesses::Concerned { services, namespace, policies } = self.store.accesses.set(name, policy);
         self.dirty.extend(services);
         if namespace {
@@ -37,6 +41,14 @@ impl Builder {
             self.dirty.extend(here.cloned());
         }
         self.unjudged.extend(policies.into_iter().map(|name| Key { kind: Kind::AccessPolicy, name }));
+    }
+
+    /// Keys came that were missing, or it is known why they are missing.
+    pub fn keys_changed(&mut self) {
+        let all = self.store.accesses.all_asked();
+        let fetched = all.filter(|(_, guarded)| keys::fetched(guarded).next().is_some());
+        let fetched = fetched.map(|(name, _)| Key { kind: Kind::AccessPolicy, name: name.clone() });
+        self.unjudged.extend(fetched);
     }
 
     pub(super) fn set_lane(&mut self, name: &Name, lane: Option<TrafficLane>) {

@@ -106,6 +106,79 @@ fn a_policy_governs_what_it_targets_live() {
     assert!(builder.verdicts().is_empty() && messages(&builder).is_empty());
 }
 
+/// An AccessPolicy for `orders` that asks for tokens, with keys from there.
+fn tokens(name: &str, uri: &str, more: &str) -> String {
+    let provider = format!("{{name: login, issuer: i, audiences: [a], jwks: {{uri: '{uri}'{more}}}}}");
+    let spec = format!(
+        "targetRefs: [{{name: {name}}}], jwt: {{providers: [{provider}]}}, rules: [{{name: users, from: [{{jwt: {{}}}}]}}]"
+    );
+    own("AccessPolicy", name, "", &spec)
+}
+
+#[test]
+fn policies_that_name_one_uri_share_its_keys_and_tell_when_they_are_missing() {
+    use crate::{
+        cluster::jwks::{Failed, Sources},
+        govern::jwt::{Keys, Known, testing::Signer},
+    };
+    let sources = Arc::new(Sources::new(vec!["login.example.com".parse().unwrap()]));
+    let options = Options { jwks: sources.clone(), ..Options::default() };
+    let uri = "https://login.example.com/keys";
+    let location = uri.parse().unwrap();
+    let text = tokens("orders", uri, "")
+        + &tokens("users", "https://LOGIN.example.com:443/keys", ", cacheDuration: 30s");
+    let mut builder = start(options, &(shop() + &text));
+    let known = |snapshot: &Snapshot, address: &str| -> Arc<Known> {
+        let access = service(snapshot, address).access.clone().unwrap();
+        access.jwt.as_ref().unwrap().providers[0].keys.known().clone()
+    };
+    let snapshot = next(&mut builder);
+    let ours = known(&snapshot, ORDERS);
+    assert!(Arc::ptr_eq(&ours, &known(&snapshot, USERS)));
+    let at = |seconds| Nanos::of(Duration::from_secs(seconds));
+    assert_eq!(sources.due(at(0), 8), [location], "one fetch for both");
+    let is_active = "Accepted=true/Accepted Programmed=true/Programmed active for Service orders";
+    assert_eq!(said(&builder, "AccessPolicy shop/orders"), is_active, "nothing is known to be wrong yet");
+
+    let mut fetch = |fetched, seconds| {
+        sources.end(&uri.parse().unwrap(), fetched, at(seconds), 0.0);
+        builder.keys_changed();
+        assert!(builder.build(Instant::now()).is_none(), "only what is said of it is other");
+        said(&builder, "AccessPolicy shop/orders")
+    };
+    let missing = fetch(Err(Failed::Status(503)), 0);
+    let why = "the keys of provider login are missing: the status of the response is 503";
+    assert!(missing.contains("Programmed=false/KeysMissing") && missing.contains(why), "{missing}");
+    let keys = serde_json::json!({"keys": [Signer::p256().jwk(serde_json::json!({}))]}).to_string();
+    assert_eq!(sources.due(at(2), 8).len(), 1);
+    assert_eq!(fetch(Keys::read(keys.as_bytes()).map_err(Failed::from), 2), is_active);
+    assert_eq!(sources.due(at(31), 8).len(), 0);
+    assert_eq!(sources.due(at(32), 8).len(), 1, "as often as one of them says");
+    sources.end(&uri.parse().unwrap(), Err(Failed::Timeout), at(32), 0.0);
+
+    // An edit of the policy does not lose the keys, whose other policy has gone.
+    delete(&mut builder, &tokens("users", uri, ""));
+    apply(&mut builder, &tokens("orders", uri, ", cacheDuration: 1h"));
+    let snapshot = next(&mut builder);
+    assert!(Arc::ptr_eq(&ours, &known(&snapshot, ORDERS)) && ours.keys().is_some());
+    // One that may not be fetched says so at once.
+    apply(&mut builder, &tokens("orders", "https://login.example.com:8443/keys", ""));
+    let snapshot = next(&mut builder);
+    assert!(known(&snapshot, ORDERS).keys().is_none());
+    let told = said(&builder, "AccessPolicy shop/orders");
+    assert!(told.contains("KeysMissing") && told.contains("--jwks-hosts"), "{told}");
+    let all = sources.states(at(40));
+    assert_eq!(
+        all.iter().map(|state| state.location.to_string()).collect::<Vec<_>>(),
+        ["https://login.example.com:8443/keys"]
+    );
+    // Nobody asks for what nobody is enrolled for.
+    let namespace = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n";
+    apply(&mut builder, namespace);
+    let _ = builder.build(Instant::now());
+    assert!(sources.states(at(41)).is_empty());
+}
+
 #[test]
 fn what_changes_only_the_status_builds_nothing() {
     let text = policy("slow", ", generation: 1", "{name: orders}", 5);

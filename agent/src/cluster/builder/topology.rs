@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use crate::{cluster::object::Prefer, govern::endpoint::Endpoint};
+use crate::{
+    cluster::{jwks::Sources, object::Prefer},
+    govern::endpoint::Endpoint,
+};
 
 /// Where this agent runs.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +25,8 @@ pub struct Options {
     pub tag_headers: Vec<HeaderName>,
     /// Why nothing can refuse connections on this node while no agent is there.
     pub refuse_trouble: Option<Arc<str>>,
+    /// Where the sources of keys go that policies name.
+    pub jwks: Arc<Sources>,
 }
 
 /// An endpoint and for whom it is meant.

@@ -538,7 +538,7 @@ mod tokens {
                 on_no_keys,
                 ..provider("login", "https://login.example.com/", set(&[signer.jwk(json!({}))]))
             };
-            provider.keys.put(None);
+            provider.keys.known().put(None);
             let rules = vec![
                 rule("users", Action::Allow, vec![token(None, None)], Vec::new()),
                 rule(

@@ -41,7 +41,7 @@ impl Default for Cache {
 }
 
 impl Cache {
-    /// As [`token::check`].
+    /// As [`token::check`]; and keys that are not known are asked for.
     pub fn check(&mut self, jwt: &Jwt, token: &[u8], now: u64) -> Found {
         let id = id_of(jwt, token);
         if let Some(good) = self.good.get(&id) {
@@ -51,7 +51,7 @@ impl Cache {
             return Found::Invalid(*failure);
         }
         self.checked += 1;
-        match token::verify(jwt, token) {
+        match token::verify(jwt, token, |provider| provider.keys.known().ask()) {
             Ok(Found::Valid(verified)) => {
                 let found = at(&verified, now);
                 // A map of JSON takes some times what it is written in.

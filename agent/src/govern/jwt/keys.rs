@@ -6,7 +6,7 @@
 use std::hash::{Hash, Hasher};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
+use ring::signature::{self, RsaParameters, UnparsedPublicKey, VerificationAlgorithm};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -83,28 +83,32 @@ impl Algorithm {
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 
-    const fn family(self) -> Family {
+    fn scheme(self) -> Scheme {
         match self {
-            Self::Rs256 | Self::Rs384 | Self::Rs512 | Self::Ps256 | Self::Ps384 | Self::Ps512 => Family::Rsa,
-            Self::Es256 => Family::P256,
-            Self::Es384 => Family::P384,
-            Self::EdDsa => Family::Ed25519,
+            Self::Rs256 => Scheme::Rsa(&signature::RSA_PKCS1_2048_8192_SHA256),
+            Self::Rs384 => Scheme::Rsa(&signature::RSA_PKCS1_2048_8192_SHA384),
+            Self::Rs512 => Scheme::Rsa(&signature::RSA_PKCS1_2048_8192_SHA512),
+            Self::Ps256 => Scheme::Rsa(&signature::RSA_PSS_2048_8192_SHA256),
+            Self::Ps384 => Scheme::Rsa(&signature::RSA_PSS_2048_8192_SHA384),
+            Self::Ps512 => Scheme::Rsa(&signature::RSA_PSS_2048_8192_SHA512),
+            Self::Es256 => Scheme::Point(Family::P256, &signature::ECDSA_P256_SHA256_FIXED),
+            Self::Es384 => Scheme::Point(Family::P384, &signature::ECDSA_P384_SHA384_FIXED),
+            Self::EdDsa => Scheme::Point(Family::Ed25519, &signature::ED25519),
         }
     }
 
-    fn verification(self) -> &'static dyn VerificationAlgorithm {
-        match self {
-            Self::Es256 => &signature::ECDSA_P256_SHA256_FIXED,
-            Self::Es384 => &signature::ECDSA_P384_SHA384_FIXED,
-            Self::EdDsa => &signature::ED25519,
-            Self::Rs256 => &signature::RSA_PKCS1_2048_8192_SHA256,
-            Self::Rs384 => &signature::RSA_PKCS1_2048_8192_SHA384,
-            Self::Rs512 => &signature::RSA_PKCS1_2048_8192_SHA512,
-            Self::Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
-            Self::Ps384 => &signature::RSA_PSS_2048_8192_SHA384,
-            Self::Ps512 => &signature::RSA_PSS_2048_8192_SHA512,
+    fn family(self) -> Family {
+        match self.scheme() {
+            Scheme::Rsa(_) => Family::Rsa,
+            Scheme::Point(family, _) => family,
         }
     }
+}
+
+/// How the signatures of an algorithm are verified: with which kind of key, and with what of ring.
+enum Scheme {
+    Rsa(&'static RsaParameters),
+    Point(Family, &'static dyn VerificationAlgorithm),
 }
 
 /// A set of keys.
@@ -345,23 +349,15 @@ impl Key {
     }
 
     fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        match &self.material {
-            Material::Rsa { n, e } => {
-                let parameters = match algorithm {
-                    Algorithm::Rs256 => &signature::RSA_PKCS1_2048_8192_SHA256,
-                    Algorithm::Rs384 => &signature::RSA_PKCS1_2048_8192_SHA384,
-                    Algorithm::Rs512 => &signature::RSA_PKCS1_2048_8192_SHA512,
-                    Algorithm::Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
-                    Algorithm::Ps384 => &signature::RSA_PSS_2048_8192_SHA384,
-                    Algorithm::Ps512 => &signature::RSA_PSS_2048_8192_SHA512,
-                    Algorithm::Es256 | Algorithm::Es384 | Algorithm::EdDsa => return false,
-                };
+        match (&self.material, algorithm.scheme()) {
+            (Material::Rsa { n, e }, Scheme::Rsa(parameters)) => {
                 let key = signature::RsaPublicKeyComponents { n, e };
                 key.verify(parameters, message, signature).is_ok()
             }
-            Material::Point(point) => {
-                UnparsedPublicKey::new(algorithm.verification(), point).verify(message, signature).is_ok()
+            (Material::Point(point), Scheme::Point(family, verification)) if family == self.family => {
+                UnparsedPublicKey::new(verification, point).verify(message, signature).is_ok()
             }
+            _ => false,
         }
     }
 }

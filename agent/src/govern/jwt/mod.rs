@@ -2,13 +2,16 @@
 //!
 //! A token is believed only if a key that its provider has published verifies its signature, with an algorithm that fits the key.
 //! What the token says of keys itself (`jku`, `jwk`, `x5u`, `x5c`) is never looked at, and an algorithm without a public key (`none`,
-//! `HS256`) is never accepted. Time is an argument; [`keys`] has the keys, [`token`] the check, and [`cache`] what was found before.
+//! `HS256`) is never accepted. Time is an argument; [`keys`] has the keys, [`source`] and [`refresh`] say
+//! where they are fetched and when, [`token`] has the check, and [`cache`] what was found before.
 
 pub mod cache;
 pub mod claims;
 pub mod headers;
 pub mod keys;
+pub mod refresh;
 pub mod slot;
+pub mod source;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -29,7 +32,8 @@ pub use self::{
     claims::{ClaimPath, ClaimTest, Claims},
     headers::HeaderPlan,
     keys::Keys,
-    slot::Slot,
+    slot::{Known, Slot},
+    source::{AllowedHost, Location, Source},
 };
 use super::request::Request;
 
@@ -78,13 +82,6 @@ pub struct Provider {
     pub to_headers: Vec<(HeaderName, ClaimPath)>,
     /// The keys as they are known now.
     pub keys: Slot,
-}
-
-/// Where its keys are from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// The policy has them itself.
-    Inline(Arc<Keys>),
 }
 
 /// What holds of conditions on its tokens for as long as none of its keys has ever been known.

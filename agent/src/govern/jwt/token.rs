@@ -19,9 +19,9 @@ struct Header {
     crit: Option<Value>,
 }
 
-/// Checks a token at this time, in seconds since 1970.
+/// Checks a token at this time, in seconds since 1970. That changes nothing: a key that is not known is not asked for.
 pub fn check(jwt: &Jwt, token: &[u8], now: u64) -> Found {
-    match verify(jwt, token) {
+    match verify(jwt, token, |_| {}) {
         Ok(Found::Valid(verified)) => match verified.at(now) {
             Ok(()) => Found::Valid(verified),
             Err(failure) => Found::Invalid(failure),
@@ -31,8 +31,9 @@ pub fn check(jwt: &Jwt, token: &[u8], now: u64) -> Found {
     }
 }
 
-/// The same, but for the time: what does not change for as long as the keys do not.
-pub(super) fn verify(jwt: &Jwt, token: &[u8]) -> Result<Found, Failure> {
+/// The same, but for the time: what does not change for as long as the keys do not. `unknown` is told whose keys may be newer than
+/// those that are known.
+pub(super) fn verify(jwt: &Jwt, token: &[u8], unknown: impl FnOnce(&Provider)) -> Result<Found, Failure> {
     if token.len() > MAX_TOKEN {
         return Err(Failure::TooLarge);
     }
@@ -62,11 +63,11 @@ pub(super) fn verify(jwt: &Jwt, token: &[u8]) -> Result<Found, Failure> {
         Verdict::Bad => return Err(Failure::Signature),
         Verdict::Unfit => return Err(Failure::Algorithm),
         Verdict::BadOrUnknown => {
-            provider.keys.ask();
+            unknown(provider);
             return Err(Failure::Signature);
         }
         Verdict::Unknown => {
-            provider.keys.ask();
+            unknown(provider);
             return Err(Failure::UnknownKey);
         }
     }

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::govern::{
     access::{Access, Action},
+    jwt::{Provider, Source},
     policy::Mode,
 };
 
@@ -208,6 +209,20 @@ fn issuers(access: &Access) -> Vec<&str> {
 }
 
 fn tokens(access: &Access) -> String {
-    let issuers = issuers(access);
+    let providers = access.jwt.iter().flat_map(|jwt| &jwt.providers);
+    let issuers: Vec<_> = providers.map(|provider| of(provider)).collect();
     if issuers.is_empty() { String::new() } else { format!(", tokens of: {}", issuers.join(", ")) }
+}
+
+/// An issuer, and where its keys are from if the policy does not have them.
+fn of(provider: &Provider) -> String {
+    let issuer = &provider.issuer;
+    match &provider.source {
+        Source::Inline(_) => issuer.to_string(),
+        Source::Remote { location, every } => format!(
+            "{issuer} (keys from {location} every {} s, if --jwks-hosts of the agents allows {})",
+            every.as_secs(),
+            location.authority()
+        ),
+    }
 }

@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn every_label_with_a_closed_list_of_values_says_what_they_mean() {
-        const OPEN: [&str; 19] = [
+        const OPEN: [&str; 20] = [
             "destination_lane",
             "destination_namespace",
             "destination_pod",
@@ -87,6 +87,7 @@ mod tests {
             "source_namespace",
             "source_pod",
             "source_workload",
+            "uri",
             "version",
             "worker",
             "le",

@@ -1,11 +1,16 @@
 //! Tokens: who has a valid one, what applications learn from it, and what clients that have none are told. The issuer is PyJWT.
 
+use std::{fs, net::IpAddr, path::Path, time::Instant};
+
 use anyhow::{Context as _, Result, ensure};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use serde_json::{Value, json};
 use sluice_tests::{Capture, Pod, eventually, test};
 
 use super::{ANSWER, Got, agent, guarded, policy, urls};
 use crate::{clients::grpc_server, python, script};
+
+const HTTPS: u16 = 8443;
 
 /// What an issuer has made.
 struct Issued {
@@ -187,6 +192,126 @@ fn grpc_clients_without_a_token_are_told() {
         ensure!(said.trim() == "OK v1:hello", "{said}");
         let said = call(Some(&issued.tokens[1]))?;
         ensure!(said.starts_with("UNAUTHENTICATED") && said.contains("the token has expired"), "{said}");
+        Ok(())
+    });
+}
+
+/// Writes an authority (`ca.pem`), and a certificate of it with its key (`server.pem`).
+fn certify(directory: &Path, address: IpAddr) -> Result<()> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    let mut params = CertificateParams::default();
+    params.subject_alt_names.push(SanType::IpAddress(address));
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, &issuer)?;
+    fs::write(directory.join("ca.pem"), issuer.pem())?;
+    fs::write(directory.join("server.pem"), certificate.pem() + &key.serialize_pem())?;
+    Ok(())
+}
+
+#[test]
+fn keys_are_fetched_and_rotate_while_the_agent_runs() {
+    test("jwks", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let guarded = guarded(world, "::")?;
+        let client = world.pod("shop", "client").start()?;
+        let issuer = world.pod("shop", "issuer").start()?;
+        let directory = world.directory().join("jwks");
+        fs::create_dir_all(&directory)?;
+        certify(&directory, issuer.ipv4().into())?;
+        let file = |name: &str| directory.join(name).display().to_string();
+        let keys = json!([{"kid": "a", "alg": "ES256"}, {"kid": "b", "alg": "ES256"}]);
+        let mut tokens: Vec<_> = (0..2).map(|key| json!({"key": key, "claims": claims(json!({}))})).collect();
+        tokens.extend(
+            (0..100).map(|n| json!({"key": 0, "kid": format!("no-{n}"), "claims": claims(json!({}))})),
+        );
+        let issued = issue(&client, &keys, &json!(tokens))?;
+        let (known, unknown) = issued.tokens.split_at(2);
+        let all: Value = serde_json::from_str(&issued.jwks)?;
+        let publish = |key: usize| {
+            let set = json!({"keys": [all["keys"][key]]}).to_string();
+            // In one go, as the server reads it at any time.
+            fs::write(file("next"), set)?;
+            fs::rename(file("next"), file("keys"))
+        };
+        publish(0)?;
+        let port = HTTPS.to_string();
+        let serve = || {
+            let args = [&script("jwks_server.py"), &port, &file("server.pem"), &file("keys")];
+            let mut server = issuer.spawn("issuer", python(), &args.map(|arg| arg as &str))?;
+            server.says("listening")?;
+            Ok::<_, anyhow::Error>(server)
+        };
+        let mut server = serve()?;
+
+        let host = format!("{}:{HTTPS}", issuer.ipv4());
+        let agent = world
+            .agent()
+            .args(&["--jwks-hosts", &format!("login.example.com,{host}"), "--jwks-ca-file", &file("ca.pem")])
+            .start()?;
+        agent.enrolled(&guarded.pod)?;
+        let apply = |uri: &str| {
+            let mut provider = provider(&issued);
+            provider["jwks"] = json!({"uri": uri});
+            let rule = json!({"name": "users", "from": [{"jwt": {}}]});
+            policy(world, &json!({"jwt": {"providers": [provider]}, "rules": [rule]}))
+        };
+        let [url, _] = urls(&guarded.pod);
+        let gets = |token: &str, status: &str, told: &str| {
+            let got = ask(&client, &url, &[&format!("Authorization: Bearer {token}")])?;
+            ensure!(got.status == status && got.body.contains(told), "{} {}", got.status, got.body);
+            Ok(())
+        };
+
+        // Another port than the operator has named.
+        apply(&format!("https://{}:8444/keys", issuer.ipv4()))?;
+        eventually("the policy is in force", || gets(&known[0], "401", "the keys of the token's issuer"))?;
+        let (_, said, _) = agent.sluice(&["status"])?;
+        ensure!(said.contains("KeysMissing") && said.contains("--jwks-hosts"), "{said}");
+
+        let uri = format!("https://{host}/keys?p=a");
+        apply(&uri)?;
+        eventually("the keys are fetched", || gets(&known[0], "200", "\"x-user\": \"ann\""))?;
+        let (_, said, _) = agent.sluice(&["status"])?;
+        ensure!(!said.contains("KeysMissing"), "{said}");
+        let asked = |server: &sluice_tests::Process| server.log().matches("asked /keys?p=a").count();
+        ensure!(asked(&server) == 1, "{}", server.log());
+
+        // The issuer is away when somebody comes with a new key.
+        server.kill()?;
+        let fetches = |result: &str| {
+            let labels = [("uri", &*uri), ("result", result)];
+            Ok::<_, anyhow::Error>(agent.metrics()?.sum("sluice_jwks_fetches_total", &labels))
+        };
+        gets(&known[1], "401", "unknown key")?;
+        eventually("the agent has noticed it", || {
+            let failed = fetches("connect")?;
+            ensure!(failed >= 2.0, "{failed}");
+            Ok(())
+        })?;
+        gets(&known[0], "200", "\"x-user\": \"ann\"")?;
+        let (_, said, _) = agent.sluice(&["status"])?;
+        ensure!(said.contains(&format!("cannot be fetched from {uri}")), "{said}");
+
+        // It is back, with the new key only.
+        publish(1)?;
+        let server = serve()?;
+        eventually("the new key is known", || gets(&known[1], "200", "\"x-user\": \"ann\""))?;
+        gets(&known[0], "401", "unknown key")?;
+        let (_, said, _) = agent.sluice(&["status"])?;
+        ensure!(!said.contains("cannot be fetched"), "{said}");
+
+        // Whoever makes keys up does not make the agent ask for each.
+        let (before, began) = (asked(&server), Instant::now());
+        for token in unknown {
+            gets(token, "401", "unknown key")?;
+        }
+        gets(&known[1], "200", "\"x-user\": \"ann\"")?;
+        let (made, bound) = (asked(&server) - before, 1 + began.elapsed().as_secs() as usize / 30);
+        ensure!(made <= bound, "{made} fetches, and {bound} are allowed");
+        let keys = agent.metrics()?.sum("sluice_jwks_keys", &[("uri", &uri)]);
+        ensure!((0.9..1.1).contains(&keys), "{keys}");
         Ok(())
     });
 }

@@ -131,6 +131,7 @@ async fn a_policy_in_a_namespace_that_is_not_enrolled_is_told_with_what_to_do() 
 /// The status of a node of which only this is known.
 fn status_of(change: impl FnOnce(&mut Look, &mut cluster::Status)) -> Status {
     let mut cluster = cluster::Status {
+        jwks: Vec::new(),
         generation: 1,
         heard: tokio::time::Instant::now(),
         restored: false,

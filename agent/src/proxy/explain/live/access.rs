@@ -105,7 +105,11 @@ fn of_token(found: &Found) -> String {
         }
         Found::Invalid(failure) => format!("{}: no rule that asks for one matches", failure.message()),
         Found::Unverifiable(provider) => {
-            format!("the token says that it is of provider {}, whose keys are not known yet", provider.name)
+            let why = provider.keys.known().trouble().map_or_else(String::new, |why| format!(": {why}"));
+            format!(
+                "the token says that it is of provider {}, whose keys are not known yet{why}",
+                provider.name
+            )
         }
     }
 }

@@ -1,0 +1,25 @@
+"""Keys of an issuer over HTTPS: jwks_server.py <port> <file with certificate and key> <file with the keys>. Says each request."""
+
+import http.server
+import pathlib
+import ssl
+import sys
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = pathlib.Path(sys.argv[3]).read_bytes()
+        print("asked", self.path, flush=True)
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[2])
+server = http.server.ThreadingHTTPServer(("", int(sys.argv[1])), Handler)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print("listening", flush=True)
+server.serve_forever()
