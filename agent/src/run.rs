@@ -38,8 +38,9 @@ use crate::{
         },
         kept::StateFile,
         kubernetes::{
-            self,
+            self, Patience,
             status::{self, StatusWriter},
+            warm_gate::GateWriter,
         },
         manifests,
         source::{Feed, Health},
@@ -199,10 +200,17 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     let jwks = Arc::new(jwks::Sources::new(config.jwks_hosts.clone()));
     // To the end, for as long as there may be requests with tokens.
     let _fetching = AbortOnDropHandle::new(tokio::spawn(jwks::fetch::run(jwks.clone(), fetched_by)));
+    let warm_gates = config.warm_gate && config.node.is_some();
+    if config.warm_gate && !warm_gates {
+        tracing::warn!(
+            "--warm-gate has no effect without --node: it is not known which pods are this node's"
+        );
+    }
     let options = builder::Options {
         node: config.node.as_deref().map(Into::into),
         zone: config.zone.as_deref().map(Into::into),
         tag_headers: config.tag_header.clone(),
+        warm_gates,
         refuse_trouble: capture::pinning_trouble(&config.bpf_file_system).map(Into::into),
         jwks,
     };
@@ -243,6 +251,11 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         let taking = take_off_taint(client.clone(), node.clone(), taint.clone(), running.clone());
         AbortOnDropHandle::new(tokio::spawn(taking))
     });
+    let gates = client.as_ref().zip(config.node.as_ref()).filter(|_| warm_gates);
+    let gating = gates.map(|(client, node)| {
+        let setting = set_gates(client.clone(), cluster.clone(), node.clone());
+        AbortOnDropHandle::new(tokio::spawn(setting))
+    });
     let status_writer = client.map(|client| {
         let writing = write_statuses(client, cluster.clone(), config.node.clone());
         AbortOnDropHandle::new(tokio::spawn(writing))
@@ -250,7 +263,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     tracing::info!(admin = ?addresses, workers, "running");
 
     signals.any().await;
-    drop((status_writer, untainting));
+    drop((status_writer, untainting, gating));
     tokio::select! {
         () = drain(&running, &proxy, config.drain_timeout, config.tunnel_drain_timeout, &listening) => {}
         () = signals.any() => tracing::warn!("stopping at once: told to stop a second time"),
@@ -297,6 +310,15 @@ async fn take_off_taint(client: kube::Client, node: String, taint: String, runni
         tokio::time::sleep(LOOK_AT_READY).await;
     }
     kubernetes::take_off_taint(&client, &node, &taint).await;
+}
+
+/// Tells of pods that are warm, once it is known what the API server says now.
+async fn set_gates(client: kube::Client, cluster: Arc<Cluster>, node: String) {
+    cluster.fresh().await;
+    let (gates, trouble) = (cluster.gates(), cluster.gate_trouble());
+    let _writer =
+        GateWriter::start(client, &node, gates, trouble, status::Pace::default(), Patience::default());
+    std::future::pending::<()>().await;
 }
 
 /// Writes statuses, once they are of what the API server says now.

@@ -88,6 +88,12 @@ impl PodBuilder {
         self
     }
 
+    /// Gives it a readiness gate.
+    pub fn readiness_gate(mut self, condition: &str) -> Self {
+        self.object["spec"]["readinessGates"] = json!([{"conditionType": condition}]);
+        self
+    }
+
     /// A pod that takes no requests before it is [set ready](Pod::set_ready).
     pub fn unready(mut self) -> Self {
         self.ready = false;

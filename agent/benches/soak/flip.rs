@@ -13,6 +13,7 @@ use sluice::cluster::{
     },
     source::{Change, Sighting},
 };
+use sluice::govern::caller::Labels;
 use tokio::time::Instant;
 
 /// To a Service.
@@ -94,6 +95,7 @@ fn service(number: usize) -> Object {
         node_local: false,
         prefer: Prefer::Any,
         publish_not_ready_addresses: false,
+        selector: Labels::default(),
         access_log: None,
         reclaim: None,
         endpoints: None,
@@ -144,6 +146,7 @@ fn pod(number: usize) -> Object {
         zone: None,
         host_network: false,
         ready_since: None,
+        warm_gate: None,
         started: None,
         own_proxy: None,
         terminating: false,

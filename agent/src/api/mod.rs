@@ -97,6 +97,9 @@ pub const ENDPOINTS_ANNOTATION: &str = "sluice.dev/endpoints";
 /// requests get their tag by the trace that they share. A Pod's own word wins over its Namespace's.
 pub const PROPAGATION_ANNOTATION: &str = "sluice.dev/propagation";
 
+/// Readiness gate of a Pod, and the condition that the agent of its node sets: the pod has warmed up.
+pub const WARM_CONDITION: &str = "sluice.dev/warm";
+
 /// An annotation or a label that users put on their own objects.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {

@@ -23,6 +23,7 @@ pub mod strip;
 #[cfg(test)]
 mod tests;
 pub mod verdict;
+pub mod warm_gate;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,6 +45,7 @@ use self::{
     problem::Problem,
     source::{Batch, Feed, Health, Unread, Watches},
     verdict::{GatewayVerdicts, Verdicts},
+    warm_gate::{Gates, Troubles},
 };
 use crate::clock::Nanos;
 
@@ -61,6 +63,8 @@ pub struct Cluster {
     report: watch::Receiver<Report>,
     verdicts: watch::Receiver<Arc<Verdicts>>,
     gateway_verdicts: watch::Receiver<Arc<GatewayVerdicts>>,
+    gates: watch::Receiver<Arc<Gates>>,
+    gate_trouble: watch::Sender<Troubles>,
     health: watch::Receiver<Health>,
     jwks: Arc<jwks::Sources>,
     task: JoinHandle<()>,
@@ -120,6 +124,8 @@ impl Cluster {
         let (report, report_receiver) = watch::channel(Report::default());
         let (verdicts, verdicts_receiver) = watch::channel(Arc::default());
         let (gateway_verdicts, gateway_receiver) = watch::channel(Arc::default());
+        let (gates, gates_receiver) = watch::channel(Arc::default());
+        let (gate_trouble, gate_trouble_receiver) = watch::channel(Troubles::default());
         let health = feed.health.clone();
         let jwks = options.jwks.clone();
         let follower = Follower {
@@ -131,6 +137,8 @@ impl Cluster {
             report,
             verdicts,
             gateway_verdicts,
+            gates,
+            gate_trouble: gate_trouble_receiver,
             retired: Vec::new(),
             restore: Restore::new(start.state.as_ref()),
             keeper: start.state.map(Keeper::new),
@@ -147,6 +155,8 @@ impl Cluster {
             report: report_receiver,
             verdicts: verdicts_receiver,
             gateway_verdicts: gateway_receiver,
+            gates: gates_receiver,
+            gate_trouble,
             health,
             jwks,
             task,
@@ -189,6 +199,16 @@ impl Cluster {
         self.gateway_verdicts.clone()
     }
 
+    /// The pods of this node that are not Ready before they are warm.
+    pub fn gates(&self) -> watch::Receiver<Arc<Gates>> {
+        self.gates.clone()
+    }
+
+    /// Where is said why their condition cannot be set, so that it is among the other problems.
+    pub fn gate_trouble(&self) -> watch::Sender<Troubles> {
+        self.gate_trouble.clone()
+    }
+
     pub fn status(&self) -> Status {
         let Report { generation, restored, counts, problems } = self.report.borrow().clone();
         let Health { heard, unread, watches, .. } = self.health.borrow().clone();
@@ -215,6 +235,8 @@ struct Follower {
     report: watch::Sender<Report>,
     verdicts: watch::Sender<Arc<Verdicts>>,
     gateway_verdicts: watch::Sender<Arc<GatewayVerdicts>>,
+    gates: watch::Sender<Arc<Gates>>,
+    gate_trouble: watch::Receiver<Troubles>,
     /// Snapshots that were replaced. Taking one of a large cluster apart takes milliseconds, which the last to hold
     /// it must not be a worker with requests to serve: so the last to hold it is here.
     retired: Vec<Arc<Snapshot>>,
@@ -273,6 +295,9 @@ impl Follower {
                 }
                 // What is not whole yet is not worth keeping.
                 work = due_of(&mut self.keeper), if self.fresh && self.builder.is_synced() => self.keep(work),
+                Ok(()) = self.gate_trouble.changed() => {
+                    due.get_or_insert_with(|| not_before.max(Instant::now()));
+                }
                 Ok(()) = self.feed.health.changed() => {
                     due.get_or_insert_with(|| not_before.max(Instant::now()));
                 }
@@ -359,7 +384,9 @@ impl Follower {
         // After the snapshot in which they are true.
         publish(&self.verdicts, self.builder.verdicts());
         publish(&self.gateway_verdicts, self.builder.gateway_verdicts());
+        publish(&self.gates, self.builder.gates());
         let mut problems = self.feed.health.borrow_and_update().problems.clone();
+        problems.extend(self.gate_trouble.borrow_and_update().values().cloned());
         if self.builder.is_synced() {
             problems.extend(self.builder.problems(now));
         }

@@ -211,6 +211,8 @@ pub struct Service {
     /// `trafficDistribution`.
     pub prefer: Prefer,
     pub publish_not_ready_addresses: bool,
+    /// The labels of the pods behind it; empty where somebody else writes its EndpointSlices.
+    pub selector: Labels,
     /// The annotation `sluice.dev/access-log`.
     pub access_log: Option<Ratio>,
     /// The annotation `sluice.dev/reclaim`.
@@ -314,6 +316,8 @@ pub struct Pod {
     pub host_network: bool,
     /// When its condition `Ready` became true; `None` where it is not, or nobody says.
     pub ready_since: Option<SystemTime>,
+    /// It has the readiness gate `sluice.dev/warm`.
+    pub warm_gate: Option<Box<WarmGate>>,
     /// When the last of its containers started that runs now, in seconds of Unix time; `None` where nobody says.
     pub started: Option<NonZeroU32>,
     /// Ports that its containers declare, or are probed at, as far as a listener of the agent could be in their way.
@@ -327,6 +331,26 @@ pub struct Pod {
     pub terminating: bool,
     /// Its phase is Succeeded or Failed.
     pub finished: bool,
+}
+
+/// Of a pod that becomes Ready only when an agent says that it is warm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarmGate {
+    /// Since when it waits for nothing else: its containers are ready, and its other readiness gates hold. `None`: it does wait
+    /// for something else.
+    pub waits_since: Option<SystemTime>,
+    /// One of its containers does not run.
+    pub is_down: bool,
+    /// What stands in its status.
+    pub told: Option<ToldWarm>,
+}
+
+/// The condition `sluice.dev/warm` of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToldWarm {
+    pub is_warm: bool,
+    pub reason: Arc<str>,
+    pub since: Option<SystemTime>,
 }
 
 pub type TrafficPolicy = Own<Attached>;

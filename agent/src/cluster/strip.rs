@@ -6,6 +6,7 @@
 mod gateway;
 mod own;
 mod ports;
+mod warm_gate;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -39,7 +40,11 @@ use super::{
     protocol,
     source::Sighting,
 };
-use crate::{api, govern::tag::Tag, observe::sampling::Ratio};
+use crate::{
+    api,
+    govern::{caller::Labels, tag::Tag},
+    observe::sampling::Ratio,
+};
 
 /// On an EndpointSlice: the Service that it belongs to.
 pub(super) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -114,6 +119,7 @@ pub fn service(object: core::Service) -> Result<Sighting, Problem> {
             ],
         ),
         publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or(false),
+        selector: pairs(spec.selector.as_ref()),
         access_log: check.access_log(object.metadata.annotations.as_ref()),
         reclaim: check.reclaim(object.metadata.annotations.as_ref()),
         endpoints: check.endpoints(object.metadata.annotations.as_ref()),
@@ -222,7 +228,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         uid,
         ips,
         tag,
-        labels: labels.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+        labels: pairs(labels),
         workload: workload(metadata.owner_references.as_deref().unwrap_or_default(), labels),
         capture: check.capture(annotations),
         propagation: check.propagation(annotations),
@@ -230,6 +236,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         zone: labels.and_then(|labels| common(labels.get(ZONE_LABEL).map(|s| &**s))),
         host_network: spec.host_network.unwrap_or(false),
         ready_since: ready_since(status.conditions.as_deref().unwrap_or_default()),
+        warm_gate: warm_gate::of(&spec, &status).map(Box::new),
         started: started(status.container_statuses.as_deref().unwrap_or_default()),
         ports: ports::declared(&spec),
         probes: probes::probes(&spec),
@@ -486,6 +493,10 @@ fn common(value: Option<&str>) -> Option<Arc<str>> {
 
 fn text(value: Option<&str>) -> Option<Arc<str>> {
     value.filter(|value| !value.is_empty()).map(Arc::from)
+}
+
+fn pairs(labels: Option<&BTreeMap<String, String>>) -> Labels {
+    labels.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
 fn ready_since(conditions: &[core::PodCondition]) -> Option<SystemTime> {

@@ -10,7 +10,7 @@ use super::{
     source::{Change, Sighting},
     *,
 };
-use crate::cluster::model::Protocol;
+use crate::{cluster::model::Protocol, govern::caller::Labels};
 
 fn sighting(object: Object) -> Sighting {
     Sighting { object, problems: Vec::new() }
@@ -36,6 +36,7 @@ fn service(number: u8) -> Sighting {
         node_local: false,
         prefer: Prefer::Any,
         publish_not_ready_addresses: false,
+        selector: Labels::default(),
         access_log: None,
         reclaim: None,
         endpoints: None,

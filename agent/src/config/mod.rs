@@ -107,6 +107,18 @@ pub struct Config {
     #[arg(long, value_name = "KEY", env = "SLUICE_STARTUP_TAINT", value_parser = taint_key)]
     pub startup_taint: Option<String>,
 
+    /// Whether the agent sets the readiness gate `sluice.dev/warm` of its node's pods when they have warmed up, and sends them
+    /// requests until then: `enabled` or `disabled`; needs --node and the permission to patch pods/status
+    #[arg(
+        long,
+        value_name = "STATE",
+        env = "SLUICE_WARM_GATE",
+        default_value = "disabled",
+        value_parser = enabled,
+        action = clap::ArgAction::Set
+    )]
+    pub warm_gate: bool,
+
     /// Threads that carry traffic [default: one per core, at most 4]
     #[arg(long, value_name = "N", env = "SLUICE_WORKERS", value_parser = whole::<u16>(1..=64))]
     pub workers: Option<u16>,

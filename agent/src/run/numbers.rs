@@ -11,11 +11,13 @@ use crate::{
         unenforced::{self, What},
     },
     capture::{self, Attachment, Capture},
+    clock::Nanos,
     cluster::{
         jwks::{self, Outcome},
         object,
         source::{WatchEnd, Watches},
         verdict::Reason,
+        warm_gate::State,
     },
     observe::metrics::{Kind, Metrics, Pulled, Write},
 };
@@ -110,6 +112,7 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
     metrics.document("sluice_watch_ends_total", "cause", ends.chain([status]));
     policies(metrics, running)?;
     unenforced(metrics, running)?;
+    gates(metrics, running)?;
     unattended(metrics, running)?;
     jwks(metrics, running)?;
     gauge(
@@ -243,6 +246,31 @@ fn policies(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error
     metrics.document("sluice_policies", "kind", kinds);
     let reasons = Reason::OF_PROGRAMMED.map(|reason| (reason.as_str(), reason.meaning()));
     metrics.document("sluice_policies", "reason", reasons);
+    Ok(())
+}
+
+/// Pods that are not Ready before they are warm.
+fn gates(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
+    let running = running.clone();
+    metrics.pull(Pulled {
+        name: "sluice_readiness_gates",
+        help: "Pods of this node, in enrolled namespaces, that have the readiness gate sluice.dev/warm; none without --warm-gate.",
+        kind: Kind::Gauge,
+        labels: &["state"],
+        read: Box::new(move |write| {
+            let Some(gates) = lock(&running).cluster.as_ref().map(|cluster| cluster.gates()) else { return };
+            let (gates, now) = (gates.borrow().clone(), Nanos::now().0);
+            for state in State::ALL {
+                let pods = gates.pods.values().filter(|gated| gated.state(now) == state);
+                write(&[state.as_str()], pods.count() as f64);
+            }
+        }),
+    })?;
+    metrics.document(
+        "sluice_readiness_gates",
+        "state",
+        State::ALL.map(|state| (state.as_str(), state.meaning())),
+    );
     Ok(())
 }
 

@@ -11,4 +11,5 @@ mod rig;
 mod routes;
 mod silence;
 mod taint;
+mod warm_gate;
 mod zone;

@@ -141,13 +141,15 @@ pub(super) async fn answer(
         _ => {
             let Ok(body) = body.collect().await else { return refusal(400, "the body broke off") };
             let body = serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null);
+            let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+            let by_type = kind.starts_with("application/strategic-merge-patch");
             if query.get("fieldValidation").is_some_and(|how| how == "Strict") && path.part.is_none() {
                 let refusals = shared.state().refusals(&path.resource, &body);
                 if !refusals.is_empty() {
                     return refusal(422, &refusals.join("; "));
                 }
             }
-            write(&mut shared.state(), verb, &path, body)
+            write(&mut shared.state(), verb, &path, body, by_type)
         }
     }
 }
@@ -260,13 +262,16 @@ fn list(
     respond(200, full(text))
 }
 
-fn write(state: &mut State, verb: &'static str, path: &Path, body: Value) -> Response<Body> {
+/// `by_type`: what a patch says of a condition is merged with the condition of that type, as with a strategic merge patch.
+fn write(state: &mut State, verb: &'static str, path: &Path, body: Value, by_type: bool) -> Response<Body> {
     let name =
         path.name.clone().unwrap_or_else(|| body["metadata"]["name"].as_str().unwrap_or_default().to_owned());
     let current = state.get(&path.resource, &path.namespace, &name);
     let conflict = |current: &Value| {
         let asked = &body["metadata"]["resourceVersion"];
+        let uid = &body["metadata"]["uid"];
         asked.is_string() && *asked != current["metadata"]["resourceVersion"]
+            || by_type && uid.is_string() && *uid != current["metadata"]["uid"]
     };
     let object = match (verb, current) {
         ("create", Some(_)) => return refusal(409, "AlreadyExists"),
@@ -287,7 +292,7 @@ fn write(state: &mut State, verb: &'static str, path: &Path, body: Value) -> Res
             current
         }
         ("patch", Some(mut current)) => {
-            merge(&mut current, body);
+            merge(&mut current, body, by_type);
             current
         }
         ("create", None) | ("update", Some(_)) => body,
@@ -305,8 +310,23 @@ fn write(state: &mut State, verb: &'static str, path: &Path, body: Value) -> Res
     respond(if verb == "create" { 201 } else { 200 }, full(object.to_string()))
 }
 
-/// JSON merge patch, RFC 7396.
-fn merge(target: &mut Value, patch: Value) {
+/// JSON merge patch, RFC 7396; or of a strategic one as much as is about lists of conditions.
+fn merge(target: &mut Value, patch: Value, by_type: bool) {
+    match (patch, &mut *target) {
+        (Value::Array(patch), Value::Array(target)) if by_type => {
+            for condition in patch {
+                let same = |known: &&mut Value| known["type"] == condition["type"];
+                match target.iter_mut().find(same) {
+                    Some(known) => merge(known, condition, by_type),
+                    None => target.push(condition),
+                }
+            }
+        }
+        (patch, _) => replace(target, patch, by_type),
+    }
+}
+
+fn replace(target: &mut Value, patch: Value, by_type: bool) {
     match patch {
         Value::Object(patch) => {
             if !target.is_object() {
@@ -316,7 +336,7 @@ fn merge(target: &mut Value, patch: Value) {
                 if value.is_null() {
                     target.as_object_mut().map(|target| target.remove(&key));
                 } else {
-                    merge(&mut target[key.as_str()], value);
+                    merge(&mut target[key.as_str()], value, by_type);
                 }
             }
         }

@@ -36,6 +36,7 @@ mod status;
 mod throttling;
 mod traces;
 mod tunnel;
+mod warm_gate;
 
 use std::{collections::BTreeMap, path::PathBuf};
 

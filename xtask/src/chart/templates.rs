@@ -22,6 +22,15 @@ pub(super) fn all(source: &Source) -> Result<BTreeMap<String, String>> {
     add("daemonset.yaml", "base/daemonset.yaml", daemon_set(&source.daemon_set)?);
     add("configmap.yaml", "base/config.env", CONFIG_MAP.to_owned());
     add("rbac.yaml", "base/rbac.yaml", rbac(&source.rbac)?);
+    // The setting asks for the permission.
+    let warm_gate = rbac(&source.warm_gate)?;
+    add(
+        "warm-gate.yaml",
+        "overlays/warm-gate/role.yaml",
+        format!(
+            "{{{{- if eq (toString ((.Values.config).SLUICE_WARM_GATE)) \"enabled\" }}}}\n{warm_gate}{{{{- end }}}}\n"
+        ),
+    );
     let switched =
         |switch: &str, text: String| format!("{{{{- if .Values.{switch} }}}}\n{text}{{{{- end }}}}\n");
     add("quota.yaml", "base/quota.yaml", quota(&source.quota)?);

@@ -75,7 +75,7 @@ fn what_is_said_arrives() {
             "type": "LeastRequest", "panicThresholdPercent": 30, "directEndpoints": "Rebalance",
             "warmUp": {
                 "duration": "1m30s", "aggression": 2, "minimumPercent": 5, "delay": "3s", "startOn": "FirstRequest",
-                "healthCheckPaths": ["/healthz", "/actuator/*"],
+                "healthCheckPaths": ["/healthz", "/actuator/*"], "maxWait": "4m",
             },
         },
         "drain": {"timeout": "20s"},
@@ -112,6 +112,7 @@ fn what_is_said_arrives() {
                     delay: seconds(3),
                     start_on: to::StartOn::FirstRequest,
                     health_check_paths: vec!["/healthz".into(), "/actuator/*".into()],
+                    max_wait: Some(seconds(240)),
                 }),
                 panic_threshold_percent: 30.0,
                 direct_endpoints: to::DirectEndpoints::Rebalance,

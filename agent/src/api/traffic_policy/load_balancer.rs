@@ -94,6 +94,11 @@ pub struct WarmUp {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub health_check_paths: Vec<String>,
+    /// For pods with the readiness gate sluice.dev/warm, which get managed requests before they are Ready: the longest
+    /// time from when their containers are ready until the gate is set, though the warm-up has not ended (with
+    /// FirstRequest, where no request comes from the pod's own node). Twice delay and duration if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_wait: Option<Span<1000, 172_800_000>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -158,6 +163,7 @@ impl WarmUp {
                 StartOn::FirstRequest => policy::StartOn::FirstRequest,
             },
             health_check_paths: self.health_check_paths.iter().map(|path| path.as_str().into()).collect(),
+            max_wait: self.max_wait.as_ref().map(|span| span.check(&at.field("maxWait"))),
         }
     }
 }

@@ -47,7 +47,7 @@ impl Gone {
         let pod = store.pods.get(&Name { namespace: service.name.namespace.clone(), name });
         pod.is_some_and(|pod| {
             let same = uid.zip(pod.uid.as_ref()).is_none_or(|(meant, uid)| meant == uid);
-            let runs = pod.ready_since.is_some() && !pod.terminating && !pod.finished;
+            let runs = store.ready_since(pod).is_some() && !pod.terminating && !pod.finished;
             same && runs && pod.ips.contains(&endpoint.address.ip().to_canonical())
         })
     }

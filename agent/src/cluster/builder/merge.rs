@@ -26,6 +26,10 @@ pub(super) struct Described<'a> {
     ready: bool,
     serving: bool,
     terminating: bool,
+    /// Since when the pod may be called, as it says.
+    ready_since: Option<SystemTime>,
+    /// It is not Ready because it is not warm: it has the readiness gate, and waits for nothing else.
+    pub(super) waits: bool,
     /// The slice names a pod that is not there (yet, or any more).
     pub(super) unknown: bool,
 }
@@ -34,15 +38,19 @@ pub(super) struct Described<'a> {
 ///
 /// While an endpoint moves between slices it is in both, perhaps not alike: what is true in one is true. Two pods at
 /// one address are an address that has found its next owner: the one in better standing counts.
+///
+/// `warms`: the port has a warm-up, so that pods are called that only wait to be warm.
 pub(super) fn merge<'a>(
     port: &ServicePort,
     ipv6: bool,
+    warms: bool,
     slices: &[(&'a EndpointSlice, Vec<Described<'a>>)],
 ) -> BTreeMap<SocketAddr, Described<'a>> {
     let mut merged = BTreeMap::new();
     for (slice, endpoints) in slices.iter().filter(|(slice, _)| slice.ipv6 == ipv6) {
         for number in slice.ports.iter().filter(|slice| slice.name == port.name).map(|slice| slice.port) {
             for new in endpoints {
+                let new = if warms { &new.warming() } else { new };
                 match merged.entry(SocketAddr::new(new.slice.ip, number)) {
                     btree_map::Entry::Vacant(entry) => {
                         entry.insert(*new);
@@ -76,6 +84,8 @@ impl<'a> Described<'a> {
         };
         // Evicted or done: nothing runs there any more, whatever a slice says that is behind.
         let finished = pod.is_some_and(|pod| pod.finished);
+        let ready_since = pod.and_then(|pod| store.ready_since(pod));
+        let waits = store.warm_gates && pod.is_some_and(|pod| pod.warm_gate.is_some());
         Self {
             slice,
             pod,
@@ -83,6 +93,8 @@ impl<'a> Described<'a> {
             ready: !finished && (slice.ready || service.publish_not_ready_addresses),
             serving: !finished && slice.serving,
             terminating: slice.terminating || pod.is_some_and(|pod| pod.terminating),
+            ready_since,
+            waits: waits && ready_since.is_some() && !finished && !slice.ready,
             unknown,
         }
     }
@@ -97,7 +109,16 @@ impl<'a> Described<'a> {
 
     /// When the pod says that it became ready.
     pub(super) fn ready_since(&self) -> Option<SystemTime> {
-        self.pod.and_then(|pod| pod.ready_since)
+        self.ready_since
+    }
+
+    /// The same where a warm-up is what makes the pod Ready: until then Kubernetes says that it is not.
+    fn warming(&self) -> Self {
+        Self {
+            ready: self.ready || self.waits && !self.terminating,
+            serving: self.serving || self.waits,
+            ..*self
+        }
     }
 
     /// When the pod's containers started.
@@ -159,6 +180,7 @@ impl<'a> Described<'a> {
             ready: self.ready || other.ready,
             serving: self.serving || other.serving,
             terminating: self.terminating || other.terminating,
+            waits: self.waits && other.waits,
             unknown: self.unknown && other.unknown,
             ..*better
         }

@@ -7,6 +7,7 @@
 mod accesses;
 mod claims;
 mod doubt;
+mod gates;
 mod inbound;
 mod kept;
 mod keys;
@@ -53,6 +54,7 @@ use super::{
     problem::Problem,
     source::{Change, Sighting},
     verdict::{GatewayVerdicts, Reason, Verdict, Verdicts},
+    warm_gate::Gates,
 };
 use crate::clock::Nanos;
 
@@ -78,6 +80,11 @@ pub struct Builder {
     guards: Guards,
     keys: KeySources,
     clients: Arc<Clients>,
+    /// Pods of this node with the readiness gate `sluice.dev/warm`.
+    gated: AHashSet<Name>,
+    gates: Arc<Gates>,
+    /// What `gates` comes from may be another.
+    gates_changed: bool,
     /// Kinds on which the source has not said its first word.
     awaited: BTreeSet<Kind>,
     generation: u64,
@@ -108,8 +115,8 @@ pub struct Counts {
 impl Builder {
     pub fn new(options: Options) -> Self {
         Self {
+            store: Store::new(options.warm_gates),
             options,
-            store: Store::default(),
             problems: BTreeMap::new(),
             dirty: AHashSet::new(),
             unjudged: BTreeSet::new(),
@@ -125,6 +132,9 @@ impl Builder {
             guards: Guards::default(),
             keys: KeySources::default(),
             clients: Arc::default(),
+            gated: AHashSet::new(),
+            gates: Arc::default(),
+            gates_changed: true,
             awaited: Kind::ALL.into(),
             generation: 0,
             changed: false,
@@ -174,6 +184,8 @@ impl Builder {
         let enrolled = |name: &&Name| self.store.is_opted_in(&name.namespace);
         let policies = self.store.accesses.all_asked().filter(|(name, _)| enrolled(name));
         self.keys.want(&self.options.jwks, policies.map(|(_, guarded)| guarded), Nanos(moment.nanos));
+        self.gates_changed |= !dirty.is_empty() && !self.gated.is_empty();
+        self.find_gates(moment);
         self.judge();
         self.tell_verdicts();
         self.judge_gateway();
@@ -272,6 +284,7 @@ impl Builder {
             .chain(uids)
             .chain(self.judged.1.iter().cloned())
             .chain(self.routing.problems())
+            .chain(self.unset_gates())
             .collect();
         problems.sort();
         problems
@@ -395,6 +408,7 @@ impl Builder {
     fn namespace_changed(&mut self, namespace: &Arc<str>) {
         self.routing.namespace_changed();
         self.keys.changed = true;
+        self.gates_changed = true;
         let services = self.store.services.keys().filter(|name| name.namespace == *namespace);
         self.dirty.extend(services.cloned());
         let pods = self.store.pods.keys().filter(|name| name.namespace == *namespace);
@@ -454,6 +468,7 @@ impl Builder {
             return;
         }
         let before = self.store.set_pod(name, pod);
+        self.note_gate(name);
         self.select(name);
         self.pod_changed(name, before.as_ref().map(|pod| &*pod.ips).unwrap_or_default());
     }

@@ -22,7 +22,7 @@ pub(super) struct Moment {
 impl Moment {
     /// A time in the past on the monotonic clock; negative if it was before that began. What is yet to come, by a clock that
     /// is ahead of ours, is now.
-    fn nanos_of(&self, past: SystemTime) -> i64 {
+    pub(super) fn nanos_of(&self, past: SystemTime) -> i64 {
         let elapsed = self.wall.duration_since(past).unwrap_or_default().as_nanos();
         (self.nanos as i64).saturating_sub(i64::try_from(elapsed).unwrap_or(i64::MAX))
     }

@@ -190,7 +190,8 @@ impl Built {
                     .unwrap_or(false),
             };
             for &ipv6 in families {
-                let described = merge(port, ipv6, &slices);
+                let warms = rules.governor.policy().load_balancer.warmup.is_some();
+                let described = merge(port, ipv6, warms, &slices);
                 let unknown: Vec<_> = described
                     .iter()
                     .filter(|(_, described)| described.unknown)
@@ -225,6 +226,11 @@ impl Built {
 
     pub(super) fn services(&self) -> impl Iterator<Item = &Arc<model::Service>> {
         self.parts.values().map(|part| &part.service)
+    }
+
+    /// By port.
+    pub(super) fn governors(&self) -> impl Iterator<Item = (u16, &Arc<Governor>)> {
+        self.governors.iter().map(|(port, governor)| (*port, governor))
     }
 
     /// A port in one family; `None`: it has no such port, or no address of that family.
@@ -445,6 +451,7 @@ impl Part {
                     endpoint: reuse_endpoint(before.as_deref(), endpoint),
                     for_zones: &described.slice.for_zones,
                     for_nodes: &described.slice.for_nodes,
+                    without_hints: described.waits,
                 }
             })
             .collect();
@@ -458,7 +465,8 @@ impl Part {
             let endpoint =
                 Endpoint { tag: Some(tag.clone()), load: kept.load.clone(), ..Endpoint::new(address) };
             let endpoint = reuse_endpoint(before.as_deref(), endpoint);
-            candidates.insert(at, Candidate { endpoint, for_zones: &[], for_nodes: &[] });
+            candidates
+                .insert(at, Candidate { endpoint, for_zones: &[], for_nodes: &[], without_hints: false });
         }
         // One whose address has another key now, or another pod, is not gone.
         let there = |address| candidates.binary_search_by_key(&address, |c| c.endpoint.address).is_ok();
@@ -472,6 +480,7 @@ impl Part {
                 endpoint: endpoint.clone(),
                 for_zones: &[],
                 for_nodes: &[],
+                without_hints: false,
             }));
             candidates.sort_by_key(|candidate| candidate.endpoint.address);
         }

@@ -1,6 +1,6 @@
 //! The objects as they are, and the indices to find them by.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::SystemTime};
 
 use ahash::{AHashMap, AHashSet};
 use smallvec::SmallVec;
@@ -22,6 +22,8 @@ pub(super) struct Store {
     pub(super) policies: Policies,
     pub(super) lanes: Lanes,
     pub(super) accesses: Accesses,
+    /// Agents set the readiness gate of pods that are warm.
+    pub(super) warm_gates: bool,
     /// All that pods have, each once.
     labels: AHashSet<Labels>,
     /// Names of slices by their Service.
@@ -31,6 +33,10 @@ pub(super) struct Store {
 }
 
 impl Store {
+    pub(super) fn new(warm_gates: bool) -> Self {
+        Self { warm_gates, ..Self::default() }
+    }
+
     pub(super) fn is_opted_in(&self, namespace: &str) -> bool {
         self.namespaces.get(namespace).is_some_and(|namespace| namespace.capture == Some(true))
     }
@@ -60,6 +66,15 @@ impl Store {
     pub(super) fn pod_at(&self, ip: IpAddr) -> Option<&Pod> {
         let pods = self.pods_at.get(&ip)?.iter().filter_map(|name| self.pods.get(name));
         pods.map(|pod| &**pod).min_by_key(|pod| (pod.terminating, &pod.name))
+    }
+
+    /// Since when a pod may be called; `None`: it may not. One with the readiness gate `sluice.dev/warm` may be before it is
+    /// Ready, which it becomes when it is warm.
+    pub(super) fn ready_since(&self, pod: &Pod) -> Option<SystemTime> {
+        match &pod.warm_gate {
+            Some(gate) if self.warm_gates => gate.waits_since,
+            _ => pod.ready_since,
+        }
     }
 
     /// A pod's own tag, or that of the lane that selects it.

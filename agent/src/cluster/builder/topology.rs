@@ -23,6 +23,8 @@ pub struct Options {
     pub zone: Option<Arc<str>>,
     /// The headers that carry the tag.
     pub tag_headers: Vec<HeaderName>,
+    /// Agents set the readiness gate of pods that are warm.
+    pub warm_gates: bool,
     /// Why nothing can refuse connections on this node while no agent is there.
     pub refuse_trouble: Option<Arc<str>>,
     /// Where the sources of keys go that policies name.
@@ -34,6 +36,8 @@ pub(super) struct Candidate<'a> {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) for_zones: &'a [Arc<str>],
     pub(super) for_nodes: &'a [Arc<str>],
+    /// Kubernetes has not written hints for it yet, as it does for what is ready: it is for those that are nearest to it.
+    pub(super) without_hints: bool,
 }
 
 /// Those of the candidates that are for us.
@@ -44,25 +48,29 @@ pub(super) fn near<'a>(
 ) -> Vec<Arc<Endpoint>> {
     // Where nobody has written hints (the EndpointSlice controller does), `trafficDistribution` says what they would be.
     let zones = |candidate: &'a Candidate<'a>| match candidate.for_zones {
-        [] if prefer != Prefer::Any => candidate.endpoint.zone.as_slice(),
+        [] if prefer != Prefer::Any || candidate.without_hints => candidate.endpoint.zone.as_slice(),
         hints => hints,
     };
     let nodes = |candidate: &'a Candidate<'a>| match candidate.for_nodes {
-        [] if prefer == Prefer::SameNode => candidate.endpoint.node.as_slice(),
+        [] if prefer == Prefer::SameNode || candidate.without_hints => candidate.endpoint.node.as_slice(),
         hints => hints,
     };
-    pick(candidates, options.node.as_ref(), nodes)
-        .or_else(|| pick(candidates, options.zone.as_ref(), zones))
+    // One that has no hints yet says nothing of whether the others have.
+    let decides = |candidate: &Candidate<'a>| prefer != Prefer::Any || !candidate.without_hints;
+    pick(candidates, options.node.as_ref(), decides, nodes)
+        .or_else(|| pick(candidates, options.zone.as_ref(), decides, zones))
         .unwrap_or_else(|| candidates.iter().map(|candidate| candidate.endpoint.clone()).collect())
 }
 
 fn pick<'a>(
     candidates: &[&'a Candidate<'a>],
     here: Option<&Arc<str>>,
+    decides: impl Fn(&Candidate<'a>) -> bool,
     hints: impl Fn(&'a Candidate<'a>) -> &'a [Arc<str>],
 ) -> Option<Vec<Arc<Endpoint>>> {
     let here = here?;
-    let mut usable = candidates.iter().filter(|candidate| candidate.endpoint.is_usable());
+    let mut usable =
+        candidates.iter().filter(|candidate| candidate.endpoint.is_usable() && decides(candidate));
     let all_hinted = usable.clone().all(|candidate| !hints(candidate).is_empty());
     if !all_hinted || !usable.any(|candidate| hints(candidate).contains(here)) {
         return None;

@@ -26,6 +26,7 @@ use crate::{
         source::Sighting,
         strip,
     },
+    govern::caller::Labels,
     observe::sampling::Ratio,
 };
 
@@ -122,6 +123,7 @@ fn service(service: &Service) -> Value {
                 Prefer::SameNode => Some("PreferSameNode"),
             },
             "publishNotReadyAddresses": service.publish_not_ready_addresses,
+            "selector": pairs(&service.selector),
         },
     })
 }
@@ -177,8 +179,7 @@ fn pod(pod: &Pod) -> Value {
     containers.extend(pod.probes.iter().map(probes::written));
     let mut metadata = metadata(&pod.name, &annotations);
     metadata["uid"] = json!(pod.uid.as_deref());
-    metadata["labels"] =
-        pod.labels.iter().map(|(key, value)| (key.to_owned(), value.into())).collect::<Map<_, _>>().into();
+    metadata["labels"] = pairs(&pod.labels);
     if pod.terminating {
         metadata["deletionTimestamp"] = json!(Timestamp::UNIX_EPOCH.to_string());
     }
@@ -186,22 +187,38 @@ fn pod(pod: &Pod) -> Value {
         let owner = json!({ "kind": "Workload", "name": workload.as_ref(), "controller": true });
         metadata["ownerReferences"] = json!([owner]);
     }
-    let ready = pod.ready_since.and_then(timestamp);
+    let condition = |kind: &str, is_true: bool, reason: &str, since: Option<SystemTime>| {
+        json!({ "type": kind, "status": if is_true { "True" } else { "False" }, "reason": reason,
+            "lastTransitionTime": since.and_then(timestamp).map(|since| since.to_string()) })
+    };
+    let mut conditions: Vec<_> =
+        pod.ready_since.map(|since| condition("Ready", true, "", Some(since))).into_iter().collect();
+    let container = |state: Value| json!({ "name": "", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": state });
     let started = pod.started.and_then(|seconds| Timestamp::from_second(seconds.get().into()).ok());
+    let mut statuses: Vec<_> = started
+        .map(|started| container(json!({ "running": { "startedAt": started.to_string() } })))
+        .into_iter()
+        .collect();
+    let gate = pod.warm_gate.as_deref();
+    if let Some(gate) = gate {
+        let told = gate.told.as_ref();
+        let waits = gate.waits_since.map(|since| condition("ContainersReady", true, "", Some(since)));
+        let told = told.map(|told| condition(api::WARM_CONDITION, told.is_warm, &told.reason, told.since));
+        conditions.extend(waits.into_iter().chain(told));
+        if gate.is_down {
+            statuses.push(container(json!({ "waiting": {} })));
+        }
+    }
     json!({
         "metadata": metadata,
         "spec": { "nodeName": pod.node.as_deref(), "hostNetwork": pod.host_network, "containers": containers,
-            "serviceAccountName": pod.service_account.as_ref() },
+            "serviceAccountName": pod.service_account.as_ref(),
+            "readinessGates": gate.map(|_| json!([{ "conditionType": api::WARM_CONDITION }])) },
         "status": {
             "phase": if pod.finished { "Succeeded" } else { "Running" },
             "podIPs": pod.ips.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>(),
-            "conditions": ready.map(|ready| json!([
-                { "type": "Ready", "status": "True", "lastTransitionTime": ready.to_string() },
-            ])),
-            "containerStatuses": started.map(|started| json!([{
-                "name": "", "image": "", "imageID": "", "ready": true, "restartCount": 0,
-                "state": { "running": { "startedAt": started.to_string() } },
-            }])),
+            "conditions": conditions,
+            "containerStatuses": statuses,
         },
     })
 }
@@ -301,6 +318,10 @@ fn with_propagation(mut annotations: Value, propagation: Option<bool>) -> Value 
     annotations
 }
 
+fn pairs(labels: &Labels) -> Value {
+    labels.iter().map(|(key, value)| (key.to_owned(), value.into())).collect::<Map<_, _>>().into()
+}
+
 fn timestamp(time: SystemTime) -> Option<Timestamp> {
     Timestamp::try_from(time).ok()
 }
@@ -319,7 +340,7 @@ mod tests {
                 "sluice.dev/access-log": "1", "sluice.dev/reclaim": "disabled", "sluice.dev/endpoints": "direct" } },
                 "spec": {
                     "clusterIPs": ["10.96.0.1", "fd00::1"], "sessionAffinity": "ClientIP",
-                    "internalTrafficPolicy": "Local", "trafficDistribution": "PreferClose",
+                    "internalTrafficPolicy": "Local", "trafficDistribution": "PreferClose", "selector": { "app": "orders" },
                     "ports": [
                         { "name": "http", "port": 80 }, { "name": "web", "port": 81, "appProtocol": "kubernetes.io/h2c" },
                         { "name": "mysql-main", "port": 82 }, { "name": "other", "port": 83 },
@@ -361,6 +382,14 @@ mod tests {
                 "status": { "phase": "Failed" } }],
             ["Pod", { "metadata": { "namespace": "shop", "name": "ambient", "uid": "u3",
                     "annotations": { "ambient.istio.io/redirection": "enabled" } } }],
+            ["Pod", { "metadata": { "namespace": "shop", "name": "warming", "uid": "u5" },
+                "spec": { "containers": [], "readinessGates": [{ "conditionType": "sluice.dev/warm" }] },
+                "status": {
+                    "conditions": [
+                        { "type": "ContainersReady", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z" },
+                        { "type": "sluice.dev/warm", "status": "False", "reason": "WarmingUp", "lastTransitionTime": "2026-01-01T00:00:02Z" }],
+                    "containerStatuses": [{ "name": "app", "image": "", "imageID": "", "ready": false, "restartCount": 1,
+                        "state": { "waiting": {} } }] } }],
             ["Pod", { "metadata": { "namespace": "shop", "name": "labelled", "uid": "u4",
                     "labels": { "istio.io/dataplane-mode": "ambient" } } }],
             ["TrafficPolicy", { "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficPolicy",

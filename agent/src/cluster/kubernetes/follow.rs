@@ -51,7 +51,7 @@ const END_OF_LIST: &str = "k8s.io/initial-events-end";
 /// What a watch goes by.
 pub(super) struct Follow {
     /// Of fields.
-    pub(super) selector: Option<&'static str>,
+    pub(super) selector: Option<Arc<str>>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) common: Common,
     pub(super) voice: Voice,
@@ -165,7 +165,7 @@ where
     /// Page by page, so that what is not used of the objects is held for a page at a time.
     async fn list(&mut self) -> Result<(Vec<Sighting>, String), End> {
         let mut params = ListParams {
-            field_selector: self.follow.selector.map(str::to_owned),
+            field_selector: self.follow.selector.as_deref().map(str::to_owned),
             limit: (!std::mem::take(&mut self.in_one_page)).then_some(PAGE),
             ..ListParams::default()
         };
@@ -208,7 +208,7 @@ where
 
     fn watch_params(&self, initial: bool) -> WatchParams {
         WatchParams {
-            field_selector: self.follow.selector.map(str::to_owned),
+            field_selector: self.follow.selector.as_deref().map(str::to_owned),
             send_initial_events: initial,
             ..WatchParams::default()
         }

@@ -11,7 +11,7 @@
 //! enough to be told; [`standing`] knows how the watches fare. The watches'
 //! first lists, and those after a resync, become the difference from what was known: the model is never emptied.
 //! While the API server is away nothing is told, and the last state stays in force. [`status`] writes back what became of
-//! policies.
+//! policies, and [`warm_gate`] which pods of this node are warm.
 
 mod client;
 mod connections;
@@ -21,6 +21,7 @@ mod picture;
 mod standing;
 pub mod status;
 mod taint;
+pub mod warm_gate;
 mod watch;
 mod zone;
 

@@ -174,7 +174,7 @@ pub(super) async fn run(client: Client, scope: Scope, pulse: Arc<Pulse>, common:
             start_in::<discovery::EndpointSlice>(client, &scope, follow, strip::endpoint_slice).await;
         }
         Kind::Pod => {
-            let follow = Follow { selector: Some(LIVE_PODS), ..follow };
+            let follow = Follow { selector: Some(LIVE_PODS.into()), ..follow };
             start_in::<core::Pod>(client, &scope, follow, strip::pod).await;
         }
         Kind::TrafficPolicy => {
@@ -206,6 +206,13 @@ pub(super) async fn run(client: Client, scope: Scope, pulse: Arc<Pulse>, common:
                 .await;
         }
     }
+}
+
+/// Watches the pods of a node, in whatever namespace.
+pub(super) async fn pods_of(client: Client, node: String, pulse: Arc<Pulse>, common: Common, voice: Voice) {
+    let selector = format!("spec.nodeName={node},{LIVE_PODS}");
+    let follow = Follow { selector: Some(selector.into()), pulse, common, voice };
+    start(Api::<core::Pod>::all(client), follow, strip::pod).await;
 }
 
 /// On a namespace; or on the whole cluster, of which the namespaces that are wanted are kept, and nothing else.

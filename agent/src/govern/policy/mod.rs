@@ -155,6 +155,15 @@ pub struct WarmUp {
     pub start_on: StartOn,
     /// Paths whose requests are health checks and never start a warm-up: exact, or a prefix that ends with `*`.
     pub health_check_paths: Vec<Arc<str>>,
+    /// How long a pod waits at most to be Ready because it is not warm; see [`WarmUp::max_wait`].
+    pub max_wait: Option<Duration>,
+}
+
+impl WarmUp {
+    /// How long a pod with the readiness gate `sluice.dev/warm` waits at most. Twice what it takes unless something else is said.
+    pub fn max_wait(&self) -> Duration {
+        self.max_wait.unwrap_or_else(|| self.delay.saturating_add(self.duration).saturating_mul(2))
+    }
 }
 
 impl Default for WarmUp {
@@ -166,6 +175,7 @@ impl Default for WarmUp {
             delay: Duration::ZERO,
             start_on: StartOn::default(),
             health_check_paths: Vec::new(),
+            max_wait: None,
         }
     }
 }

@@ -153,6 +153,8 @@ fn about_load_balancing() {
             warmup(json!({"duration": "1s", "aggression": 0.01, "minimumPercent": 0.01, "delay": "0s"})),
             warmup(json!({"duration": "24h", "aggression": 100, "minimumPercent": 100, "delay": "1h"})),
             warmup(json!({"startOn": "FirstRequest", "healthCheckPaths": ["/healthz", "/actuator/*"]})),
+            warmup(json!({"maxWait": "1s"})),
+            warmup(json!({"maxWait": "48h"})),
             policy(&json!({"drain": {}})),
             policy(&json!({"drain": {"timeout": "1m30s"}})),
         ],
@@ -182,6 +184,7 @@ fn about_load_balancing() {
                 Everywhere,
             ),
             (balancer(json!([])), "spec.loadBalancer", "an object is needed", Everywhere),
+            (warmup(json!({"maxWait": "0s"})), "spec.loadBalancer.warmUp.maxWait", "1s to 48h", Everywhere),
             (warmup(json!({"duration": "0s"})), "spec.loadBalancer.warmUp.duration", "1s to 24h", Everywhere),
             (
                 warmup(json!({"duration": "-5s"})),

@@ -2,6 +2,7 @@
 
 mod doubt;
 mod endpoints;
+mod gates;
 mod histories;
 mod lives;
 mod pods;

@@ -37,6 +37,7 @@ fn pod(namespace: &str, name: &str) -> Sighting {
         zone: None,
         host_network: false,
         ready_since: None,
+        warm_gate: None,
         started: None,
         ports: Box::default(),
         probes: Arc::default(),

@@ -14,7 +14,7 @@
 mod events;
 mod gateway;
 mod lease;
-mod plan;
+pub(super) mod plan;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// Who owns the fields, for the API server.
-const MANAGER: &str = "sluice";
+pub(super) const MANAGER: &str = "sluice";
 
 /// How fast statuses are written, and how long is waited for whom.
 #[derive(Clone, Copy, Debug)]
@@ -76,9 +76,9 @@ impl Default for Pace {
 }
 
 /// The longest wait before another attempt.
-const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 /// A request that takes longer is given up.
-const ANSWER: Duration = Duration::from_secs(3);
+pub(super) const ANSWER: Duration = Duration::from_secs(3);
 
 /// Writes until it is dropped.
 #[derive(Debug)]

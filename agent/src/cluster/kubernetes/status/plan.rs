@@ -79,7 +79,7 @@ pub(super) fn short(message: &str) -> &str {
 }
 
 /// Now, as an object's times are written.
-pub(super) fn now() -> Value {
+pub(in crate::cluster::kubernetes) fn now() -> Value {
     serde_json::to_value(Time(Timestamp::now())).unwrap_or_default()
 }
 
