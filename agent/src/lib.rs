@@ -6,6 +6,7 @@
 //! - [`capture`]: how a connection gets here. eBPF programs, the pods' network namespaces, the listeners inside them.
 //! - [`proxy`]: what happens to it. Accept, detect, HTTP, tunnel, pool, upstream.
 //! - [`govern`]: what is decided about it. Tag, lane, balance. Pure: no sockets, no clock of its own.
+//! - [`lease`]: its part of a limit of the whole cluster, from a store that all agents share.
 //! - [`observe`]: what is told about it. Metrics, the last 15 minutes, traces and the access log.
 //! - [`admin`]: who can ask. `/metrics`, `/healthz`, `/readyz`, and a live page.
 //! - [`ask`]: how: `sluice get`, `explain`, `status`, `top`, `call`, `dump`; and [`kubectl`], `kubectl sluice`, from elsewhere.
@@ -28,6 +29,7 @@ pub mod config;
 pub mod fuzzing;
 pub mod govern;
 pub mod kubectl;
+pub mod lease;
 pub mod observe;
 pub mod offline;
 pub mod proxy;

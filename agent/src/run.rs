@@ -47,6 +47,7 @@ use crate::{
     },
     config::{AccessLogFormat, Config, NoNodeAddress, Settings},
     govern::lane::{TagNames, TagNamesError},
+    lease::{self, Leases},
     observe::{
         access_log::Trouble,
         log::LogFilter,
@@ -85,6 +86,8 @@ pub enum RunError {
     AccessLogFile { path: PathBuf, source: std::io::Error },
     #[error("--jwks-ca-file: {0}")]
     JwksCaFile(#[from] NoTrust),
+    #[error("--limit-store: {0}")]
+    LimitStore(#[from] lease::Unusable),
     #[error("--otlp-traces: {0}")]
     Traces(#[from] opentelemetry_otlp::ExporterBuildError),
     #[error("--otlp-metrics: {0}")]
@@ -106,6 +109,7 @@ impl RunError {
             | Self::AdminSocket(_)
             | Self::AccessLogFile { .. }
             | Self::JwksCaFile(_)
+            | Self::LimitStore(_)
             | Self::Traces(_)
             | Self::SentMetrics(_) => 2,
             Self::Kubernetes(_) | Self::Capture(_) | Self::Source | Self::Start { .. } | Self::Metrics(_) => {
@@ -137,6 +141,7 @@ struct Running {
     /// How the source fares, for as long as there is no cluster.
     source: Option<watch::Receiver<Health>>,
     access_log_trouble: Trouble,
+    leases: Option<Arc<Leases>>,
     /// Everything that was there at the start has been taken up. Later troubles of single pods are told by metrics.
     ready: bool,
     stopping: bool,
@@ -213,9 +218,13 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         warm_gates,
         refuse_trouble: capture::pinning_trouble(&config.bpf_file_system).map(Into::into),
         jwks,
+        limit_store: config.limit_store.limit_store.is_some(),
     };
     let cluster = Arc::new(Cluster::start_with(feed, options, start(&config, client.as_ref())));
     lock(&running).cluster = Some(cluster.clone());
+    let (leases, leasing) = Leases::start(&config.limit_store, cluster.current())?;
+    lock(&running).leases = Some(leases);
+    asking.spawn(leasing);
     let workers = config.workers.map_or_else(default_workers, usize::from);
     let proxy = Proxy::start(&proxy::Options {
         workers,

@@ -36,6 +36,8 @@ pub(crate) enum Part {
     Browser,
     /// qemu, for trying other kernels in virtual machines
     Vm,
+    /// Redis, in which the kernel tests keep limits of the whole cluster
+    Store,
     /// nginx, haproxy and nghttpx, which the bench compares with and the kernel tests put before and behind the agent; h2load
     Proxies,
 }
@@ -74,6 +76,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Vm => {
                 vm::prepare()?;
                 say("virtual machines: qemu is there");
+            }
+            Part::Store => {
+                store()?;
+                say("store: redis-server is there");
             }
             Part::Proxies => {
                 proxies()?;
@@ -164,6 +170,15 @@ pub(crate) fn browser() -> Result<()> {
         "looking at the page",
         "install Chromium and its chromedriver",
     )
+}
+
+pub(crate) fn store() -> Result<()> {
+    if which("redis-server").is_some() {
+        return Ok(());
+    }
+    apt::install(&["redis-server"], "keeping limits of the whole cluster", "install redis-server")?;
+    // Debian starts it; the tests start their own.
+    stop_services(&["redis-server"])
 }
 
 pub(crate) fn proxies() -> Result<()> {

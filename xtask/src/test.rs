@@ -77,6 +77,7 @@ fn kernel() -> Result<Command> {
     setup::pods()?;
     setup::browser()?;
     setup::proxies()?;
+    setup::store()?;
     let clients = clients::install()?;
     let programs = prometheus::programs()?;
     let built = build::all(false)?;

@@ -3,6 +3,7 @@
 //! [`settings`] tells what is in force and where it comes from, and takes care of the environment.
 
 mod address;
+mod limit_store;
 pub(crate) mod number;
 pub mod settings;
 mod telemetry;
@@ -21,6 +22,7 @@ use http::HeaderName;
 use self::number::whole;
 pub use self::{
     address::{AdminAddress, NoNodeAddress},
+    limit_store::{LimitStore, NoStoreAddress, StoreAddress},
     settings::{Origin, Setting, Settings},
     telemetry::Telemetry,
 };
@@ -149,6 +151,9 @@ pub struct Config {
 
     #[command(flatten)]
     pub telemetry: Telemetry,
+
+    #[command(flatten)]
+    pub limit_store: LimitStore,
 
     /// The agent's log level (off, error, warn, info or debug), or one per module as in `info,sluice::proxy=debug`
     #[arg(long, value_name = "FILTER", env = "SLUICE_LOG", default_value = "info")]

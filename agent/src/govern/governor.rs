@@ -300,6 +300,14 @@ impl Governor {
         self.limiter().map(|limiter| (None, limiter)).into_iter().chain(rules)
     }
 
+    /// Every set of rate limits once, with the rule or the policy on routes that it is of.
+    pub fn all_throttles(&self) -> impl Iterator<Item = (Option<&Arc<str>>, &Throttles)> {
+        let all = self.rules.iter().chain(self.routes());
+        let own = all.filter(|ruled| ruled.rule.own.has(Part::RateLimits));
+        let rules = own.map(|ruled| (Some(&ruled.rule.name), ruled.governor.throttles()));
+        std::iter::once((None, self.throttles())).chain(rules)
+    }
+
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }

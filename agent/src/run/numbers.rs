@@ -19,6 +19,7 @@ use crate::{
         verdict::Reason,
         warm_gate::State,
     },
+    lease::{self, Counted},
     observe::metrics::{Kind, Metrics, Pulled, Write},
 };
 
@@ -111,6 +112,7 @@ pub(super) fn pull(metrics: &Metrics, running: &Shared) -> Result<(), prometheus
     let status = ("403, 404, 500 ...".into(), "The HTTP status that the API server answered with");
     metrics.document("sluice_watch_ends_total", "cause", ends.chain([status]));
     policies(metrics, running)?;
+    leases(metrics, running)?;
     unenforced(metrics, running)?;
     gates(metrics, running)?;
     unattended(metrics, running)?;
@@ -271,6 +273,62 @@ fn gates(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
         "state",
         State::ALL.map(|state| (state.as_str(), state.meaning())),
     );
+    Ok(())
+}
+
+/// Limits of the whole cluster, and their store.
+fn leases(metrics: &Metrics, running: &Shared) -> Result<(), prometheus::Error> {
+    let pull = |name, help, kind, labels, write: fn(&lease::Status, &mut Write<'_>)| {
+        let running = running.clone();
+        metrics.pull(Pulled {
+            name,
+            help,
+            kind,
+            labels,
+            read: Box::new(move |say| {
+                let status = lock(&running).leases.as_ref().map(|leases| leases.status());
+                if let Some(status) = status {
+                    write(&status, say);
+                }
+            }),
+        })
+    };
+    pull(
+        "sluice_limit_store_connected",
+        "1 while the store of rate limits with scope Cluster answers, else 0; it is not asked while there are no such limits.",
+        Kind::Gauge,
+        &[],
+        |status, say| say(&[], f64::from(u8::from(status.answers))),
+    )?;
+    pull(
+        "sluice_limit_store_calls_total",
+        "Calls to the store by which the agent renews its share of a rate limit with scope Cluster.",
+        Kind::Counter,
+        &["result"],
+        |status, say| {
+            say(&["answered"], status.answered as f64);
+            say(&["failed"], status.failed as f64);
+        },
+    )?;
+    let results = [
+        ("answered", "The store answered in time."),
+        ("failed", "It did not; the agent goes on with its last share until it does again."),
+    ];
+    metrics.document("sluice_limit_store_calls_total", "result", results);
+    pull(
+        "sluice_cluster_rate_limits",
+        "Rate limits with scope Cluster, by how this agent counts them.",
+        Kind::Gauge,
+        &["counted"],
+        |status, say| {
+            for counted in Counted::ALL {
+                let those = status.limits.values().filter(|by| **by == counted);
+                say(&[counted.as_str()], those.count() as f64);
+            }
+        },
+    )?;
+    let counted = Counted::ALL.map(|counted| (counted.as_str(), counted.meaning()));
+    metrics.document("sluice_cluster_rate_limits", "counted", counted);
     Ok(())
 }
 

@@ -46,6 +46,7 @@ impl view::Agent for Seen {
             reclaim: self.reclaim,
             reclaim_trouble: capture.as_ref().and_then(|status| status.reclaim_trouble.clone()),
             steering_trouble: capture.and_then(|status| status.steering_trouble),
+            leases: running.leases.as_ref().map(|leases| leases.status()).unwrap_or_default(),
         }
     }
 

@@ -20,6 +20,7 @@ mod inbound;
 mod intermediaries;
 mod lanes;
 mod leaving;
+mod limit_store;
 mod live;
 mod page;
 mod policies;

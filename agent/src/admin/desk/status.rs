@@ -21,6 +21,7 @@ use crate::{
         verdict::{Extent, Reason},
     },
     govern::{breaker::State, outlier, tag::Tag},
+    lease::{self, Counted},
     proxy::{Cause, PodUse},
 };
 
@@ -145,6 +146,30 @@ fn unenforced(look: &Look) -> Vec<Problem> {
         }).collect::<Vec<_>>()
     };
     guarded.into_iter().flat_map(of).collect()
+}
+
+/// The store of limits of the whole cluster, if it does not answer and is needed.
+fn limit_store(look: &Look) -> Option<Problem> {
+    let lease::Status { store, trouble, limits, .. } = &look.leases;
+    let ((store, (why, since)), true) = (store.as_ref().zip(trouble.as_ref())?, !limits.is_empty()) else {
+        return None;
+    };
+    let alone: BTreeSet<_> =
+        limits.iter().filter(|(_, by)| **by == Counted::Node).map(|(name, _)| name.to_string()).collect();
+    let but = if alone.is_empty() {
+        String::new()
+    } else {
+        format!(" It has none of {}, which it counts by itself, as with scope Node.", listed(&alone))
+    };
+    let what = format!(
+        "The store of rate limits with scope Cluster, {store}, has not answered for {} s: {}. The agent goes on with its last share of them.{but}",
+        since.elapsed().as_secs(),
+        why.trim_end_matches('.')
+    );
+    Some(problem(
+        what,
+        "Check the store, this node's way to it, and the password. The agent tries again by itself.",
+    ))
 }
 
 /// Pods that policies want closed while no agent is there, and that are not.
@@ -325,6 +350,7 @@ impl Status {
         problems.extend(look.cluster.iter().flat_map(|cluster| &cluster.jwks).filter_map(old_keys));
         problems.extend(without_effect(look));
         problems.extend(propagation(look));
+        problems.extend(limit_store(look));
         problems.extend(look.access_log_trouble.as_ref().map(|why| {
             problem(
                 format!("The access log cannot be written, and its lines are lost: {why}."),

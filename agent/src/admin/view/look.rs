@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     capture::PodStatus,
     cluster::{self, model::Snapshot, verdict::Verdicts},
+    lease,
     observe::metrics::PodTags,
     proxy::PodUse,
 };
@@ -50,6 +51,8 @@ pub struct Look {
     pub reclaim_trouble: Option<Arc<String>>,
     /// Why no AccessPolicy can be enforced on this node.
     pub steering_trouble: Option<Arc<String>>,
+    /// How limits of the whole cluster stand.
+    pub leases: lease::Status,
 }
 
 /// Connections of a pod to a service that are older than its enrolment.

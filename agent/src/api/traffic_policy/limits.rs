@@ -32,7 +32,11 @@ const COLD_FACTOR: f64 = 3.0;
     validation = Rule::new("!has(self.warmUp) || self.type == 'WarmUp'")
         .message("warmUp goes with type WarmUp only").field_path(".warmUp"),
     validation = Rule::new("!has(self.burst) || self.type != 'Queue'")
-        .message("burst does not go with type Queue, which lets requests through one by one").field_path(".burst")
+        .message("burst does not go with type Queue, which lets requests through one by one").field_path(".burst"),
+    validation = Rule::new("!has(self.scope) || self.scope != 'Cluster' || !has(self.key)")
+        .message("key does not go with scope Cluster, which counts all requests together").field_path(".key"),
+    validation = Rule::new("!has(self.scope) || self.scope != 'Cluster' || !has(self.type) || self.type == 'Reject'")
+        .message("scope Cluster goes with type Reject only").field_path(".type")
 )]
 pub struct RateLimit {
     /// Name of the limit in metrics and in the responses to rejected requests. Unique within the policy.
@@ -65,8 +69,10 @@ pub struct RateLimit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<LimitKey>,
     /// Whose requests are counted together. Node: those of all calling pods on a node. Caller: those of each calling
-    /// pod. Agents do not count together: what a Service gets in all is this limit times the number of nodes (or pods)
-    /// that call it. Endpoint: all that come to an endpoint (a pod), whoever calls, enrolled or not; the agent of its node counts them,
+    /// pod. Their agents do not count together: what a Service gets in all is this limit times the number of nodes (or pods)
+    /// that call it. Cluster: those of all calling pods of the cluster, as one limit, which the agents share by way of a
+    /// Valkey or Redis (their setting --limit-store); without that it is counted on each node, as with Node. It goes with type
+    /// Reject and without key. Endpoint: all that come to an endpoint (a pod), whoever calls, enrolled or not; the agent of its node counts them,
     /// and a client is an address. Not to be confused with key type Caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = Scope::default()))]
@@ -148,6 +154,7 @@ pub enum Scope {
     Node,
     Caller,
     Endpoint,
+    Cluster,
 }
 
 /// Whose requests in flight are counted together.
@@ -183,7 +190,7 @@ pub struct Concurrency {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive: Option<Adaptive>,
     /// Whose requests are counted together. Node: those of all calling pods on a node. Endpoint: all that come to an endpoint (a
-    /// pod), whoever calls, enrolled or not; the agent of its node counts them. It goes with maxRequests alone.
+    /// pod), whoever calls, enrolled or not; the agent of its node counts them. It goes with maxRequests alone. There is no scope Cluster, as rate limits have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = ConcurrencyScope::default()))]
     pub scope: Option<ConcurrencyScope>,
@@ -231,6 +238,15 @@ impl RateLimit {
                 "{burst} is set: burst does not go with type Queue, which lets requests through one by one"
             ));
         }
+        if self.scope == Some(Scope::Cluster) {
+            if self.key.is_some() {
+                at.field("key")
+                    .refuse("key does not go with scope Cluster, which counts all requests together");
+            }
+            if behaviour != RateLimitType::Reject {
+                at.field("type").refuse(format!("{behaviour:?}: scope Cluster goes with type Reject only"));
+            }
+        }
         let (queue, warm_up) =
             (self.queue.clone().unwrap_or_default(), self.warm_up.clone().unwrap_or_default());
         policy::RateLimit {
@@ -251,6 +267,7 @@ impl RateLimit {
                 Scope::Node => policy::Scope::Node,
                 Scope::Caller => policy::Scope::Caller,
                 Scope::Endpoint => policy::Scope::Endpoint,
+                Scope::Cluster => policy::Scope::Cluster,
             },
             matches: self
                 .matches

@@ -149,7 +149,10 @@ impl Builder {
             Kind::AccessPolicy if !self.store.is_opted_in(&name.namespace) => accesses.get(name).map(outside),
             Kind::TrafficPolicy => {
                 let rules = |route: &Key| self.routing.rules_of(route);
-                Some(judged(policies.get(name)?, policies.verdict(name, service, rules)?))
+                Some(judged(
+                    policies.get(name)?,
+                    policies.verdict(name, service, rules, self.options.limit_store)?,
+                ))
             }
             Kind::TrafficLane => Some(judged(lanes.get(name)?, lanes.verdict(name, service)?)),
             Kind::AccessPolicy => {

@@ -80,6 +80,28 @@ fn apply_anyhow(builder: &mut Builder, text: &str) {
 }
 
 #[test]
+fn a_limit_of_the_whole_cluster_needs_a_store() {
+    let limit = "rateLimits: [{name: all, requests: 10, scope: Cluster}]";
+    for spec in [limit.to_owned(), format!("rules: [{{name: some, {limit}}}]")] {
+        let spec = format!("targetRefs: [{{name: orders}}], {spec}");
+        for (limit_store, wanted) in [
+            (true, "Accepted=true/Accepted Programmed=true/Programmed active for Service orders"),
+            (
+                false,
+                "Accepted=true/Accepted Programmed=false/Unsupported active for Service orders; rateLimits with scope Cluster \
+                 are counted on each node by itself, as with scope Node: the agent has no --limit-store, by which agents share \
+                 them",
+            ),
+        ] {
+            let options = Options { limit_store, ..Options::default() };
+            let mut builder = start(options, &(shop() + &own("TrafficPolicy", "all", "", &spec)));
+            next(&mut builder);
+            assert_eq!(said(&builder, "TrafficPolicy shop/all"), wanted);
+        }
+    }
+}
+
+#[test]
 fn a_policy_governs_what_it_targets_live() {
     let mut builder = start(Options::default(), &shop());
     let first = next(&mut builder);

@@ -26,6 +26,10 @@ use crate::{
     },
 };
 
+/// Of a policy with limits of the whole cluster, where the agents cannot share them.
+const WITHOUT_STORE: &str = "rateLimits with scope Cluster are counted on each node by itself, as with scope Node: the agent has no \
+     --limit-store, by which agents share them";
+
 #[derive(Default)]
 pub(super) struct Policies {
     all: AHashMap<Name, Kept<Attached>>,
@@ -206,6 +210,7 @@ impl Policies {
         name: &Name,
         service: impl Fn(&Name) -> Option<&'s Service>,
         rules: impl Fn(&Key) -> Option<Vec<Arc<str>>>,
+        limit_store: bool,
     ) -> Option<Verdict> {
         let kept = self.all.get(name)?;
         if let Some(invalid) = kept.invalid() {
@@ -246,6 +251,9 @@ impl Policies {
             } else {
                 in_force.push(target.to_string());
             }
+        }
+        if !limit_store && kept.asked().is_some_and(|asked| asked.effective.policy.limits_cluster()) {
+            shortfalls.push(Shortfall { reason: Reason::Unsupported, message: WITHOUT_STORE.to_owned() });
         }
         let for_namespace = kept.asked().is_some_and(|asked| asked.for_namespace);
         match self.of_namespace(&name.namespace).filter(|_| for_namespace) {

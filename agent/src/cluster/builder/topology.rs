@@ -29,6 +29,8 @@ pub struct Options {
     pub refuse_trouble: Option<Arc<str>>,
     /// Where the sources of keys go that policies name.
     pub jwks: Arc<Sources>,
+    /// There is a store by which the agents of the cluster share limits.
+    pub limit_store: bool,
 }
 
 /// An endpoint and for whom it is meant.

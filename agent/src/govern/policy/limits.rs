@@ -31,6 +31,12 @@ impl RateLimit {
     pub fn rate(&self) -> f64 {
         self.requests / self.interval.as_secs_f64()
     }
+
+    /// A part of it, as a limit of its own: with that part of the rate and of the burst.
+    #[must_use]
+    pub fn part(&self, part: f64) -> Self {
+        Self { requests: self.requests * part, burst: (self.burst * part).max(1.0), ..self.clone() }
+    }
 }
 
 /// What becomes of a request above the limit.
@@ -61,7 +67,8 @@ pub enum LimitKey {
     QueryParameter(Arc<str>),
 }
 
-/// What a limit holds for. Agents do not count together: nothing multiplies by the number of nodes silently.
+/// What a limit holds for. Agents count together with [`Scope::Cluster`] only: nothing multiplies by the number of nodes
+/// silently.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
     /// All callers on a node together.
@@ -71,6 +78,9 @@ pub enum Scope {
     Caller,
     /// Each endpoint, whoever calls: kept by the agent of its node.
     Endpoint,
+    /// All callers of the cluster together: each agent has a [share](crate::govern::throttle::Share) of it. Without a
+    /// key, and with [`Behaviour::Reject`].
+    Cluster,
 }
 
 /// A limit on how many requests are in flight, of the callers on a node together, or to an endpoint.

@@ -77,6 +77,11 @@ impl Policy {
         })
     }
 
+    /// Whether it limits what all clients of the cluster together ask for.
+    pub fn limits_cluster(&self) -> bool {
+        self.all().any(|policy| policy.rate_limits.iter().any(|limit| limit.scope == Scope::Cluster))
+    }
+
     /// What of it holds at an endpoint: its limits, what they take for a failure, and for which requests they are.
     #[must_use]
     pub fn at_endpoint(&self) -> Self {

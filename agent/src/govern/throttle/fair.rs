@@ -43,6 +43,23 @@ struct Account {
     asked_nanos: u64,
 }
 
+/// When something happens to a bucket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// By the bucket's own clock, as it regains.
+    pub(super) nanos: u64,
+    /// By that of those who ask.
+    pub(super) real_nanos: u64,
+    /// In what time of theirs it regains a request; `None`: its clock is theirs.
+    pub(super) turn_nanos: Option<u64>,
+}
+
+impl From<u64> for Moment {
+    fn from(nanos: u64) -> Self {
+        Self { nanos, real_nanos: nanos, turn_nanos: None }
+    }
+}
+
 impl Accounts {
     /// Whether a request of this caller may be taken out of the bucket, as far as others are concerned; `Err`: no, but after
     /// this time its own account is certain to have enough.
@@ -52,9 +69,11 @@ impl Accounts {
         backlog: Ticks,
         cost: Ticks,
         room: Room,
-        now_nanos: u64,
+        moment: impl Into<Moment>,
     ) -> Result<(), Ticks> {
-        self.note(caller, now_nanos);
+        let moment = moment.into();
+        let now_nanos = moment.nanos;
+        self.note(caller, moment.real_nanos);
         if self.open.len() == 1 {
             return Ok(());
         }
@@ -64,7 +83,7 @@ impl Accounts {
             self.booked = ticks(now_nanos);
             return Ok(());
         }
-        self.forget(room, now_nanos);
+        self.forget(room, moment);
         let callers = self.open.len() as u128;
         let most = self.most_held(room);
         if callers == 1 || most < room.cost {
@@ -126,9 +145,10 @@ impl Accounts {
     }
 
     /// Closes the accounts of callers that have let their turns pass.
-    fn forget(&mut self, room: Room, now_nanos: u64) {
-        let turn =
-            u64::try_from((room.cost >> 32).saturating_mul(self.open.len() as u128)).unwrap_or(u64::MAX);
+    fn forget(&mut self, room: Room, moment: Moment) {
+        let now_nanos = moment.real_nanos;
+        let turn = moment.turn_nanos.map_or(room.cost >> 32, u128::from);
+        let turn = u64::try_from(turn.saturating_mul(self.open.len() as u128)).unwrap_or(u64::MAX);
         let around = turn.saturating_mul(TURNS).clamp(AROUND_NANOS, AROUND_AT_MOST_NANOS);
         self.open.retain(|account| now_nanos.saturating_sub(account.asked_nanos) <= around);
     }

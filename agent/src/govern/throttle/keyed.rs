@@ -19,6 +19,7 @@ use lru::LruCache;
 use super::{
     fair::Accounts,
     pace::{Bucket, Pace, Taken, Ticks},
+    share::{Clock, Tally},
 };
 
 /// Buckets of a rule that are kept at once, all shards together.
@@ -38,9 +39,12 @@ pub(super) enum Buckets {
 
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
-    pace: Pace,
-    bucket: Bucket,
-    accounts: Accounts,
+    pub(super) pace: Pace,
+    pub(super) bucket: Bucket,
+    pub(super) accounts: Accounts,
+    /// By what it regains.
+    pub(super) clock: Clock,
+    pub(super) tally: Tally,
 }
 
 /// Some of the keys, on cache lines of their own.
@@ -58,7 +62,8 @@ pub(super) type Short = Ticks;
 impl Buckets {
     pub(super) fn shared(pace: Pace) -> Self {
         let bucket = Bucket::new(&pace);
-        Self::Shared(Box::new(Mutex::new(Shared { pace, bucket, accounts: Accounts::default() })))
+        let (accounts, clock, tally) = Default::default();
+        Self::Shared(Box::new(Mutex::new(Shared { pace, bucket, accounts, clock, tally })))
     }
 
     pub(super) fn keyed(pace: &Pace) -> Self {
@@ -84,8 +89,10 @@ impl Buckets {
     pub(super) fn give_back(&self, key: u128, taken: &Taken, now_nanos: u64) {
         match self {
             Self::Shared(shared) => {
-                let Shared { pace, bucket, accounts } = &mut *lock(shared);
+                let Shared { pace, bucket, accounts, clock, tally } = &mut *lock(shared);
+                let now_nanos = clock.now(now_nanos);
                 if bucket.give_back(taken, pace, now_nanos) {
+                    tally.taken = tally.taken.wrapping_sub(1);
                     accounts.give_back(key as u64, taken.cost, bucket.room(pace, now_nanos));
                 }
             }
@@ -102,7 +109,11 @@ impl Buckets {
     pub(super) fn convert(&self, after: &Pace, now_nanos: u64) {
         match self {
             Self::Shared(shared) => {
-                let Shared { pace, bucket, accounts } = &mut *lock(shared);
+                let Shared { pace, bucket, accounts, clock, .. } = &mut *lock(shared);
+                if clock.is_leased() {
+                    // What it gets from elsewhere will be by the new rule.
+                    return;
+                }
                 let after = Pace { epoch: pace.epoch.wrapping_add(1), ..after.clone() };
                 bucket.convert(pace, &after, now_nanos);
                 accounts.convert(now_nanos);
@@ -131,6 +142,14 @@ impl Buckets {
         }
     }
 
+    /// The one that all callers share.
+    pub(super) fn as_shared(&self) -> Option<MutexGuard<'_, Shared>> {
+        match self {
+            Self::Shared(shared) => Some(lock(shared)),
+            Self::Keyed(_) => None,
+        }
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         match self {
@@ -142,17 +161,21 @@ impl Buckets {
 
 impl Shared {
     fn take(&mut self, caller: u64, at_most: Ticks, now_nanos: u64) -> Result<Taken, Short> {
-        let Self { pace, bucket, accounts } = self;
+        let Self { pace, bucket, accounts, clock, tally } = self;
+        tally.asked = tally.asked.wrapping_add(1);
+        let moment = clock.moment(now_nanos);
+        let now_nanos = moment.nanos;
         let backlog = bucket.backlog(pace, now_nanos);
         let cost = bucket.cost(pace, now_nanos);
         let short = bucket.short(pace, at_most, now_nanos);
-        let claim = accounts.claim(caller, backlog, cost, bucket.room(pace, now_nanos), now_nanos);
+        let claim = accounts.claim(caller, backlog, cost, bucket.room(pace, now_nanos), moment);
         let short = short.max(claim.err().unwrap_or(0));
         if short > 0 {
             bucket.refuse(pace, now_nanos);
-            return Err(short);
+            return Err(clock.time_for(short));
         }
         accounts.pay(caller, cost);
+        tally.taken = tally.taken.wrapping_add(1);
         Ok(bucket.take(pace, now_nanos))
     }
 }

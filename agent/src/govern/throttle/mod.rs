@@ -6,6 +6,9 @@
 //! bucket (`pace`) for each of its keys (`keyed`), whose price falls after a cold start (`cold`), and which callers
 //! share fairly if they share it at all (`fair`).
 //!
+//! Of a limit of the whole cluster (`scope: Cluster`) the bucket is this agent's [`Share`], which changes as it is told
+//! (`share`).
+//!
 //! Workers share the state. A lock is held for the arithmetic of one bucket, and rules with keys have one for
 //! each sixteenth of them.
 
@@ -14,6 +17,7 @@ mod fair;
 mod keyed;
 mod pace;
 mod patience;
+mod share;
 mod verdict;
 
 use std::{hash::Hash, sync::Arc, time::Duration};
@@ -26,6 +30,7 @@ use self::{
 };
 pub use self::{
     patience::Patience,
+    share::{Holds, Share, Tally},
     verdict::{Refusal, Throttles, Verdict},
 };
 use super::{
@@ -93,8 +98,10 @@ impl Throttle {
         if self.rule.key != rule.key || self.rule.scope != rule.scope {
             return Arc::new(Self::new(rule));
         }
-        let pace = Pace::of(&rule);
-        if pace != Pace::of(&self.rule) {
+        let part = self.part();
+        let of = |rule: &RateLimit| if part < 1.0 { Pace::of(&rule.part(part)) } else { Pace::of(rule) };
+        let pace = of(&rule);
+        if pace != of(&self.rule) {
             self.state.buckets.convert(&pace, now_nanos);
         }
         Arc::new(Self::of(rule, Arc::clone(&self.state)))

@@ -148,6 +148,17 @@ impl Bucket {
         bucket
     }
 
+    /// One of which so much is taken.
+    pub(super) fn with_backlog(pace: &Pace, backlog: Ticks, now_nanos: u64) -> Self {
+        Self { arrival: ticks(now_nanos).saturating_add(backlog), fresh: false, ..Self::new(pace) }
+    }
+
+    /// How many requests are left in it; below 0 if more were taken than there were.
+    pub(super) fn left(&self, pace: &Pace, now_nanos: u64) -> f64 {
+        let backlog = self.arrival.saturating_sub(ticks(now_nanos));
+        1.0 + (pace.tolerance as f64 - backlog as f64) / pace.cost as f64
+    }
+
     /// What has been taken and not been regained.
     pub(super) fn backlog(&self, pace: &Pace, now_nanos: u64) -> Ticks {
         let now = ticks(now_nanos);

@@ -282,6 +282,27 @@ fn an_access_log_that_cannot_be_written_is_told() {
     );
 }
 
+#[test]
+fn a_store_of_limits_that_does_not_answer_is_told_where_there_are_limits() {
+    let since = std::time::Instant::now();
+    let status = |limits: &[(&str, Counted)]| {
+        let limits = limits.iter().map(|(name, by)| (Arc::from(*name), *by)).collect();
+        let leases = lease::Status {
+            store: Some("redis://valkey:6379".into()),
+            trouble: Some(("cannot connect: refused".into(), since)),
+            limits: Arc::new(limits),
+            ..lease::Status::default()
+        };
+        Status::of(&Look { leases, ..Look::default() }).problems
+    };
+    assert_eq!(status(&[]), []);
+    let [one] = &status(&[("web.shop:80 all", Counted::LastShare)])[..] else { panic!("one problem") };
+    assert!(one.message.contains("redis://valkey:6379, has not answered for"), "{one:?}");
+    assert!(one.message.ends_with("cannot connect: refused. The agent goes on with its last share of them."));
+    let [one] = &status(&[("web.shop:80 all", Counted::Node)])[..] else { panic!("one problem") };
+    assert!(one.message.contains("none of web.shop:80 all, which it counts by itself"), "{one:?}");
+}
+
 const GUARDED: &str = "
 ---
 apiVersion: v1

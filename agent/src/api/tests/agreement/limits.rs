@@ -24,6 +24,8 @@ fn about_limits() {
             limit(&json!({"type": "Queue", "queue": {"timeout": "1m"}})),
             limit(&json!({"type": "WarmUp", "warmUp": {}})),
             limit(&json!({"type": "WarmUp", "warmUp": {"duration": "1s", "coldFactor": 1.1}})),
+            limit(&json!({"scope": "Cluster"})),
+            limit(&json!({"scope": "Cluster", "type": "Reject", "burst": 5, "mode": "Observe"})),
             limit(&json!({"key": {"type": "Caller"}})),
             limit(&json!({"key": {"type": "Workload"}})),
             limit(&json!({"key": {"type": "Header", "name": "X-User"}})),
@@ -95,6 +97,24 @@ fn about_limits() {
                 limit(&json!({"type": "WarmUp", "warmUp": {"coldFactor": 1}})),
                 "spec.rateLimits[0].warmUp.coldFactor",
                 "1.1 to 100",
+                Everywhere,
+            ),
+            (
+                limit(&json!({"scope": "Cluster", "key": {"type": "Caller"}})),
+                "spec.rateLimits[0].key",
+                "does not go with scope Cluster",
+                Everywhere,
+            ),
+            (
+                limit(&json!({"scope": "Cluster", "type": "Queue"})),
+                "spec.rateLimits[0].type",
+                "goes with type Reject only",
+                Everywhere,
+            ),
+            (
+                concurrency(json!({"maxRequests": 1, "scope": "Cluster"})),
+                "spec.concurrency.scope",
+                "Cluster",
                 Everywhere,
             ),
             (

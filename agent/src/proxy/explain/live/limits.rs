@@ -8,7 +8,7 @@ use crate::{
     govern::{
         policy::{FallbackOn, Mode, Part, Scope},
         tag::Tag,
-        throttle::Admission,
+        throttle::{Admission, Holds},
     },
     observe::reason::Reason,
     proxy::{
@@ -71,6 +71,13 @@ impl Walk<'_> {
             self.steps.say(Stage::Concurrency, Verdict::Passes, at_endpoint, because);
         }
         let view = ByCaller { view: View(&self.forwarded), workload: self.caller };
+        let shares: Vec<_> = governor
+            .throttles()
+            .iter()
+            .filter_map(|throttle| {
+                Some((throttle.rule().name.clone(), throttle.tally(self.now)?, throttle.holds()?))
+            })
+            .collect();
         let rules = governor.throttles().copy_for(&view, &self.caller.uid, self.now);
         let verdict = rules.admit(&view, &self.caller.uid, None, self.now);
         for (limit, admission) in verdict.decisions() {
@@ -90,6 +97,20 @@ impl Walk<'_> {
                     (Verdict::WouldStop, "mode Observe: it would reject it".to_owned())
                 }
             };
+            let share = shares.iter().find(|(name, ..)| *name == limit.name).map(|(_, tally, holds)| {
+                let left = tally.left.max(0.0);
+                match holds {
+                    Holds::Leased => format!(" (the cluster's limit: this node holds {left:.1} requests)"),
+                    Holds::Part(part) if *part < 1.0 => format!(
+                        " (the cluster's limit, without its store: this node has {:.0} % of it, and {left:.1} requests left)",
+                        part * 100.0
+                    ),
+                    Holds::Part(_) => {
+                        format!(" (the cluster's limit, counted on this node alone: {left:.1} requests left)")
+                    }
+                }
+            });
+            let what = what + share.as_deref().unwrap_or_default();
             let because = self.rule(&format!("rule {}", limit.name), Part::RateLimits);
             self.steps.say(Stage::RateLimit, verdict, what, because);
         }

@@ -1,0 +1,242 @@
+//! Agents that share a limit, request by request: five of them at ten times the limit, whose load moves from one to another;
+//! and a store that is away, slow to answer, and wiped. Time is counted here, and randomness has a seed.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use super::{
+    double::Ledger,
+    holder::Holder,
+    ledger::{Call, Reply},
+};
+use crate::govern::{
+    policy::{Behaviour, LimitKey, Mode, RateLimit, RequestMatch, Scope},
+    request::tests::Plain,
+    throttle::{Admission, Throttle},
+};
+
+const MILLI: u64 = 1_000_000;
+const AGENTS: usize = 5;
+/// How often an agent looks, and how long an answer takes, in milliseconds.
+const LOOK: u64 = 20;
+const ANSWER: u64 = 2;
+
+struct Agent {
+    throttle: Throttle,
+    holder: Holder,
+    /// What has been asked of the store and was answered: when the answer is there, and what was said.
+    waiting: Option<(u64, Call, Reply)>,
+    asked: Vec<u32>,
+    admitted: Vec<u32>,
+}
+
+struct World {
+    agents: Vec<Agent>,
+    ledger: Ledger,
+    away: bool,
+    random: fastrand::Rng,
+    millis: u64,
+    burst: f64,
+}
+
+impl World {
+    fn new(rate: f64, seed: u64) -> Self {
+        let rule = Arc::new(RateLimit {
+            name: "all".into(),
+            requests: rate,
+            interval: Duration::from_secs(1),
+            burst: rate,
+            behaviour: Behaviour::Reject,
+            key: LimitKey::None,
+            scope: Scope::Cluster,
+            matches: RequestMatch::default(),
+            mode: Mode::Enforce,
+        });
+        let agent = |_| Agent {
+            throttle: Throttle::new(rule.clone()),
+            holder: Holder::default(),
+            waiting: None,
+            asked: Vec::new(),
+            admitted: Vec::new(),
+        };
+        let agents = (0..AGENTS).map(agent).collect();
+        let random = fastrand::Rng::with_seed(seed);
+        Self { agents, ledger: Ledger::default(), away: false, random, millis: 0, burst: rate }
+    }
+
+    /// A second, in which each agent is asked for so many requests.
+    fn second(&mut self, loads: [f64; AGENTS]) {
+        for agent in &mut self.agents {
+            agent.asked.push(0);
+            agent.admitted.push(0);
+        }
+        for _ in 0..1000 {
+            self.milli(loads);
+            self.millis += 1;
+        }
+    }
+
+    fn milli(&mut self, loads: [f64; AGENTS]) {
+        let Self { agents, ledger, away, random, millis, .. } = self;
+        // Nanoseconds of agents do not begin at 0, and not together.
+        let now = (*millis + 5000) * MILLI;
+        let time = 1_700_000_000.0 + *millis as f64 / 1000.0;
+        for (i, agent) in agents.iter_mut().enumerate() {
+            for _ in 0..arrivals(random, loads[i] / 1000.0) {
+                let admitted = agent.throttle.admit(&Plain::get("/"), "pod", now) == Some(Admission::Now);
+                *agent.asked.last_mut().unwrap() += 1;
+                *agent.admitted.last_mut().unwrap() += u32::from(admitted);
+            }
+            if let Some((_, call, reply)) = agent.waiting.take_if(|(at, ..)| *at <= *millis) {
+                let tally = agent.throttle.tally(now).unwrap();
+                let share = agent.holder.answered(reply, call.used, &tally);
+                agent.throttle.set_share(share, now);
+            }
+            if !(*millis + i as u64 * 3).is_multiple_of(LOOK) || agent.waiting.is_some() {
+                continue;
+            }
+            let tally = agent.throttle.tally(now).unwrap();
+            if !agent.holder.is_due(&tally, now) {
+                continue;
+            }
+            let call = agent.holder.call(agent.throttle.rule(), &tally, random.f64(), now);
+            if *away {
+                if let Some(share) = agent.holder.lost(&tally) {
+                    agent.throttle.set_share(share, now);
+                }
+            } else {
+                let reply = ledger.renew(&i.to_string(), &call, time);
+                agent.waiting = Some((*millis + ANSWER, call, reply));
+            }
+        }
+    }
+
+    /// What all agents admitted, second by second.
+    fn admitted(&self) -> Vec<f64> {
+        let seconds = self.agents[0].admitted.len();
+        let sum = |second| self.agents.iter().map(|agent| f64::from(agent.admitted[second])).sum();
+        (0..seconds).map(sum).collect()
+    }
+
+    /// The least and the most of any ten seconds from this one on, as a part of the limit.
+    fn windows(&self, from: usize) -> (f64, f64) {
+        let admitted = self.admitted();
+        let parts = admitted[from..].windows(10).map(|window| window.iter().sum::<f64>() / 10.0 / self.burst);
+        parts.fold((f64::MAX, 0.0), |(least, most), part| (least.min(part), most.max(part)))
+    }
+
+    /// What part of what it was asked for an agent admitted.
+    fn part(&self, agent: usize, seconds: std::ops::Range<usize>) -> f64 {
+        let sum = |counts: &[u32]| f64::from(counts[seconds.clone()].iter().sum::<u32>());
+        sum(&self.agents[agent].admitted) / sum(&self.agents[agent].asked)
+    }
+}
+
+/// How many requests come in a millisecond of which so many are expected: a Poisson process.
+fn arrivals(random: &mut fastrand::Rng, expected: f64) -> u32 {
+    if expected <= 0.0 {
+        return 0;
+    }
+    let (mut product, end, mut count) = (random.f64(), (-expected).exp(), 0);
+    while product > end {
+        product *= random.f64();
+        count += 1;
+    }
+    count
+}
+
+/// All the load at one agent.
+fn only(agent: usize, load: f64) -> [f64; AGENTS] {
+    std::array::from_fn(|i| if i == agent { load } else { 0.0 })
+}
+
+#[test]
+fn at_ten_times_the_limit_it_holds_within_five_percent_wherever_the_load_is() {
+    for (seed, rate) in [(1, 100.0), (2, 1000.0), (3, 50.0)] {
+        let load = 10.0 * rate;
+        let mut world = World::new(rate, seed);
+        // Nobody asks, evenly, all at one agent after another for some seconds and for one, unevenly.
+        let mut plan: VecDeque<[f64; AGENTS]> = VecDeque::from([[0.0; AGENTS]; 3]);
+        plan.extend([[load / 5.0; AGENTS]; 20]);
+        for agent in 0..AGENTS {
+            plan.extend([only(agent, load); 4]);
+        }
+        for agent in 0..15 {
+            plan.push_back(only(agent % AGENTS, load));
+        }
+        plan.extend([[load * 0.6, load * 0.2, load * 0.1, load * 0.05, load * 0.05]; 20]);
+        for loads in plan {
+            world.second(loads);
+        }
+        // The first seconds have the burst of a limit that nobody had used.
+        let (least, most) = world.windows(5);
+        assert!(least > 0.95 && most < 1.05, "seed {seed}: {least} to {most}: {:?}", world.admitted());
+        let all: f64 = world.admitted()[3..6].iter().sum();
+        assert!(all < 4.1 * rate, "no more than the burst and three seconds' worth: {all}");
+        // Each is admitted the same part of what it is asked for.
+        for agent in 0..AGENTS {
+            for seconds in [8..23, 63..78] {
+                let part = world.part(agent, seconds.clone());
+                assert!((0.07..0.14).contains(&part), "seed {seed}: agent {agent} in {seconds:?}: {part}");
+            }
+        }
+    }
+}
+
+#[test]
+fn below_the_limit_nobody_is_rejected() {
+    let mut world = World::new(100.0, 4);
+    for second in 0..40 {
+        let loads = if second % 8 < 4 { [16.0; AGENTS] } else { only(second / 8 % AGENTS, 80.0) };
+        world.second(loads);
+    }
+    let asked: u32 = world.agents.iter().flat_map(|agent| &agent.asked).sum();
+    let admitted: f64 = world.admitted().iter().sum();
+    assert!(admitted >= f64::from(asked) * 0.99, "{admitted} of {asked}");
+}
+
+#[test]
+fn a_slow_limit_is_one_limit_too() {
+    // Ten, and one more every 20 seconds, and requests now and then that go to any of the agents.
+    let mut world = World::new(0.05, 5);
+    let rule = RateLimit { burst: 10.0, ..(**world.agents[0].throttle.rule()).clone() };
+    for agent in &mut world.agents {
+        agent.throttle = Throttle::new(Arc::new(rule.clone()));
+    }
+    (0..5).for_each(|_| world.second([0.0; AGENTS]));
+    (0..6).for_each(|_| world.second([0.1; AGENTS]));
+    let asked: u32 = world.agents.iter().flat_map(|agent| &agent.asked).sum();
+    let admitted: f64 = world.admitted().iter().sum();
+    assert!((admitted - f64::from(asked)).abs() < 0.5, "{admitted} of {asked}");
+    (0..400).for_each(|_| world.second([1.0; AGENTS]));
+    let admitted = world.admitted().iter().sum::<f64>();
+    // The burst, 411 seconds' worth, and at most one more for each agent.
+    assert!((25.0..=36.0).contains(&admitted), "{admitted}");
+}
+
+#[test]
+fn while_the_store_is_away_each_goes_on_with_its_last_share() {
+    let mut world = World::new(100.0, 6);
+    let uneven = [600.0, 200.0, 100.0, 50.0, 50.0];
+    (0..15).for_each(|_| world.second(uneven));
+    world.away = true;
+    (0..20).for_each(|_| world.second(uneven));
+    let (least, most) = world.windows(4);
+    assert!(least > 0.95 && most < 1.05, "{least} to {most}: {:?}", world.admitted());
+    // The load moves: the agent that has it has at least a part of an even share, and the limit is not exceeded.
+    (0..10).for_each(|_| world.second(only(4, 1000.0)));
+    let admitted = &world.admitted()[36..45];
+    assert!(admitted.iter().all(|admitted| (10.0..=100.0).contains(admitted)), "{admitted:?}");
+    // Back again, and it makes no difference that all is forgotten in the store.
+    for wiped in [false, true] {
+        if wiped {
+            world.ledger = Ledger::default();
+        }
+        world.away = false;
+        let from = world.admitted().len();
+        (0..15).for_each(|_| world.second(uneven));
+        let (least, most) = world.windows(from);
+        assert!(least > 0.95 && most < 1.05, "{least} to {most}: {:?}", world.admitted());
+        world.away = true;
+        (0..3).for_each(|_| world.second(uneven));
+    }
+}

@@ -1,0 +1,358 @@
+//! The connection with the store.
+//!
+//! All that is due goes out at once, and the answers come back in the same order. Whatever is wrong ends the connection:
+//! an answer that comes too late must not be taken for another one's.
+
+use std::{fmt::Write as _, io, path::PathBuf, sync::Arc, time::Duration};
+
+use ring::digest;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring::default_provider,
+        pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject as _},
+    },
+};
+
+use super::{
+    ledger::{Call, Reply, SCRIPT},
+    resp::{self, Malformed, Value},
+};
+use crate::config::{LimitStore, StoreAddress};
+
+/// How long it may take until there is a connection.
+const CONNECT: Duration = Duration::from_secs(1);
+/// How long it may take until everything is answered: what is slower does not renew anything in time.
+const ANSWER: Duration = Duration::from_millis(250);
+/// Before the name of each limit.
+const PREFIX: &str = "sluice:limit:";
+
+/// Why the store cannot be used as the operator says.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    #[error("rediss:// needs --limit-store-ca-file")]
+    NoAuthorities,
+    #[error("--limit-store-ca-file: cannot read {}: {why}", path.display())]
+    Authorities { path: PathBuf, why: String },
+    #[error("{0} is no name that a certificate can have")]
+    Name(#[from] InvalidDnsNameError),
+    #[error("TLS: {0}")]
+    Tls(#[from] tokio_rustls::rustls::Error),
+}
+
+/// Why the store does not answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    #[error("no connection within {} ms", CONNECT.as_millis())]
+    ConnectLate,
+    #[error("cannot read --limit-store-password-file: {0}")]
+    Password(io::Error),
+    #[error("{0}")]
+    Broken(#[from] io::Error),
+    #[error("it ended the connection")]
+    Ended,
+    #[error("no answer within {} ms", ANSWER.as_millis())]
+    Late,
+    #[error("{0}")]
+    Malformed(#[from] Malformed),
+    #[error("it says: {0}")]
+    Said(String),
+    #[error("the script's answer makes no sense")]
+    Nonsense,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
+
+pub(super) struct Store {
+    address: StoreAddress,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    hash: String,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    stream: Box<dyn Stream>,
+    /// What has come and not been read.
+    read: Vec<u8>,
+}
+
+/// A call about one limit.
+pub(super) struct Asked {
+    pub(super) limit: Arc<str>,
+    /// Who calls.
+    pub(super) holder: String,
+    pub(super) call: Call,
+}
+
+impl Store {
+    /// `None`: there is none.
+    pub(super) fn new(config: &LimitStore) -> Result<Option<Self>, Unusable> {
+        let Some(address) = config.limit_store.clone() else { return Ok(None) };
+        let tls = if address.tls {
+            let path = config.limit_store_ca_file.clone().ok_or(Unusable::NoAuthorities)?;
+            Some((connector(path)?, ServerName::try_from(address.host.to_string())?))
+        } else {
+            None
+        };
+        let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, SCRIPT.as_bytes());
+        Ok(Some(Self {
+            address,
+            user: config.limit_store_user.clone(),
+            password_file: config.limit_store_password_file.clone(),
+            tls,
+            hash: hex(hash.as_ref()),
+            connection: None,
+        }))
+    }
+
+    pub(super) fn address(&self) -> &StoreAddress {
+        &self.address
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    pub(super) fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
+    /// Connects and signs in.
+    pub(super) async fn connect(&mut self) -> Result<(), Trouble> {
+        self.connection = None;
+        let connection = timeout(CONNECT, self.opened()).await.map_err(|_| Trouble::ConnectLate)??;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn opened(&self) -> Result<Connection, Trouble> {
+        let mut hello = Vec::new();
+        let mut commands = 0;
+        if let Some(path) = &self.password_file {
+            let path = path.clone();
+            let read = tokio::task::spawn_blocking(|| std::fs::read_to_string(path));
+            let password = read.await.map_err(io::Error::from)?.map_err(Trouble::Password)?;
+            let password = password.trim_end_matches(['\r', '\n']).as_bytes();
+            match &self.user {
+                Some(user) => resp::encode(&[b"AUTH", user.as_bytes(), password], &mut hello),
+                None => resp::encode(&[b"AUTH", password], &mut hello),
+            }
+            commands += 1;
+        }
+        if self.address.database > 0 {
+            resp::encode(&[b"SELECT", self.address.database.to_string().as_bytes()], &mut hello);
+            commands += 1;
+        }
+        let socket =
+            TcpStream::connect((&*self.address.host, self.address.port)).await.map_err(Trouble::Connect)?;
+        socket.set_nodelay(true)?;
+        let stream: Box<dyn Stream> = match &self.tls {
+            Some((connector, name)) => {
+                Box::new(connector.connect(name.clone(), socket).await.map_err(Trouble::Connect)?)
+            }
+            None => Box::new(socket),
+        };
+        let mut connection = Connection { stream, read: Vec::new() };
+        if commands > 0 {
+            connection.send(&hello).await?;
+        }
+        for _ in 0..commands {
+            if let Value::Error(why) = connection.receive().await? {
+                return Err(Trouble::Said(why));
+            }
+        }
+        Ok(connection)
+    }
+
+    /// Renews what is held of each limit. After an error nothing of it counts, and there is no connection.
+    pub(super) async fn renew(&mut self, asked: &[Asked]) -> Result<Vec<Reply>, Trouble> {
+        let Some(mut connection) = self.connection.take() else { return Err(Trouble::Ended) };
+        let replies =
+            timeout(ANSWER, self.renewed(&mut connection, asked)).await.map_err(|_| Trouble::Late)??;
+        self.connection = Some(connection);
+        Ok(replies)
+    }
+
+    async fn renewed(&self, connection: &mut Connection, asked: &[Asked]) -> Result<Vec<Reply>, Trouble> {
+        let mut commands = Vec::new();
+        for one in asked {
+            write_call(one, [b"EVALSHA", self.hash.as_bytes()], &mut commands);
+        }
+        connection.send(&commands).await?;
+        let mut replies = Vec::with_capacity(asked.len());
+        let mut unknown = Vec::new();
+        for _ in asked {
+            match connection.receive().await? {
+                // One that is new, was restarted, or has been told to forget its scripts.
+                Value::Error(why) if why.starts_with("NOSCRIPT") => {
+                    unknown.push(replies.len());
+                    replies.push(None);
+                }
+                value => replies.push(Some(reply(value)?)),
+            }
+        }
+        commands.clear();
+        for &at in &unknown {
+            write_call(&asked[at], [b"EVAL", SCRIPT.as_bytes()], &mut commands);
+        }
+        if !unknown.is_empty() {
+            connection.send(&commands).await?;
+        }
+        for at in unknown {
+            replies[at] = Some(reply(connection.receive().await?)?);
+        }
+        Ok(replies.into_iter().flatten().collect())
+    }
+}
+
+impl Connection {
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await?;
+        Ok(())
+    }
+
+    async fn receive(&mut self) -> Result<Value, Trouble> {
+        loop {
+            if let Some((value, length)) = resp::decode(&self.read)? {
+                self.read.drain(..length);
+                return Ok(value);
+            }
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                return Err(Trouble::Ended);
+            }
+        }
+    }
+}
+
+fn write_call(asked: &Asked, [command, script]: [&[u8]; 2], out: &mut Vec<u8>) {
+    let Asked { limit, holder, call } = asked;
+    // In braces, so that in a Redis Cluster all of a limit is in one place.
+    let key = format!("{PREFIX}{{{limit}}}");
+    let numbers =
+        [call.rate.to_string(), call.burst.to_string(), call.used.to_string(), call.demand.to_string()];
+    let [rate, burst, used, demand] = numbers.each_ref().map(String::as_bytes);
+    let pace: &[u8] = if call.idle { b"idle" } else { b"busy" };
+    let words = [
+        command,
+        script,
+        b"1",
+        key.as_bytes(),
+        holder.as_bytes(),
+        rate,
+        burst,
+        used,
+        demand,
+        call.standing.as_str().as_bytes(),
+        pace,
+    ];
+    resp::encode(&words, out);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Nothing can go wrong with a string.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// What the script says.
+fn reply(value: Value) -> Result<Reply, Trouble> {
+    let items = match value {
+        Value::Items(items) => items,
+        Value::Error(why) => return Err(Trouble::Said(why)),
+        _ => return Err(Trouble::Nonsense),
+    };
+    let words: Vec<&str> = items
+        .iter()
+        .filter_map(|item| match item {
+            Value::Text(text) => Some(&**text),
+            _ => None,
+        })
+        .collect();
+    let [held, rate, part, period, agents, short] = words[..] else { return Err(Trouble::Nonsense) };
+    // Whatever the store says, the agent goes on with what makes sense.
+    let number = |text: &str, most: f64| match text.parse::<f64>() {
+        Ok(number) if (0.0..=most).contains(&number) => Ok(number),
+        _ => Err(Trouble::Nonsense),
+    };
+    Ok(Reply {
+        held: number(held, 1e12)?,
+        rate: number(rate, 1e12)?,
+        part: number(part, 1.0)?.max(1e-6),
+        period: number(period, 60.0)?.max(0.05),
+        agents: agents.parse().map_err(|_| Trouble::Nonsense)?,
+        short: short == "short",
+    })
+}
+
+fn connector(path: PathBuf) -> Result<TlsConnector, Unusable> {
+    let mut roots = RootCertStore::empty();
+    let added = CertificateDer::pem_file_iter(&path).map_err(|error| error.to_string()).and_then(|all| {
+        for certificate in all {
+            let certificate = certificate.map_err(|error| error.to_string())?;
+            roots.add(certificate).map_err(|error| error.to_string())?;
+        }
+        if roots.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(()) }
+    });
+    added.map_err(|why| Unusable::Authorities { path, why })?;
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_answers_that_make_sense_count() {
+        let text =
+            |words: &[&str]| Value::Items(words.iter().map(|word| Value::Text((*word).into())).collect());
+        let good = reply(text(&["12.5", "50", "0.25", "0.1", "4", "short"])).unwrap();
+        let wanted = Reply { held: 12.5, rate: 50.0, part: 0.25, period: 0.1, agents: 4, short: true };
+        assert_eq!(good, wanted);
+        for bad in [
+            text(&["-1", "50", "0.25", "0.1", "4", "short"]),
+            text(&["nan", "50", "0.25", "0.1", "4", "short"]),
+            text(&["inf", "50", "0.25", "0.1", "4", "short"]),
+            text(&["1", "50", "1.5", "0.1", "4", "enough"]),
+            text(&["1", "50", "0.5", "0.1", "x", "enough"]),
+            text(&["1", "50"]),
+            Value::Text("OK".to_owned()),
+            Value::Nil,
+        ] {
+            assert!(matches!(reply(bad.clone()), Err(Trouble::Nonsense)), "{bad:?}");
+        }
+        let said = reply(Value::Error("OOM command not allowed".to_owned()));
+        assert!(matches!(said, Err(Trouble::Said(why)) if why.starts_with("OOM")));
+    }
+
+    #[test]
+    fn tls_needs_to_know_whom_to_trust() {
+        let config = |address: &str, file: Option<PathBuf>| LimitStore {
+            limit_store: Some(address.parse().unwrap()),
+            limit_store_ca_file: file,
+            ..LimitStore::default()
+        };
+        assert!(matches!(Store::new(&LimitStore::default()), Ok(None)));
+        assert!(matches!(Store::new(&config("redis://valkey", None)), Ok(Some(_))));
+        assert!(matches!(Store::new(&config("rediss://valkey", None)), Err(Unusable::NoAuthorities)));
+        let missing = config("rediss://valkey", Some("/nowhere/ca.pem".into()));
+        assert!(matches!(Store::new(&missing), Err(Unusable::Authorities { .. })));
+    }
+}

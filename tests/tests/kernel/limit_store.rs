@@ -1,0 +1,233 @@
+//! Limits of the whole cluster, with a real Redis as their store: they hold, for whoever else has a part of them; and the
+//! store that dies, hangs and comes back fails no request.
+
+use std::{
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use sluice_tests::{
+    Agent, App, Capture, Load, LoadReport, Pod, Process, Service, World, bench::proxies::program, eventually,
+    test,
+};
+
+use crate::{python, script};
+
+const PASSWORD: &str = "open sesame";
+/// Requests a second that the limit allows.
+const RATE: u64 = 100;
+
+fn source(file: &str) -> String {
+    format!("{}/../agent/src/lease/{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Starts a Redis in a pod that is not enrolled.
+fn store(world: &World, pod: &Pod) -> Result<Process> {
+    store_with(world, pod, &[])
+}
+
+fn store_with(world: &World, pod: &Pod, more: &[&str]) -> Result<Process> {
+    let (address, folder) = (pod.ipv4().to_string(), world.directory().display().to_string());
+    let args = [
+        ["--bind", &address],
+        ["--requirepass", PASSWORD],
+        ["--protected-mode", "no"],
+        ["--save", ""],
+        ["--appendonly", "no"],
+        ["--dir", &folder],
+    ];
+    let mut process = pod.spawn("redis", program("redis-server")?, &[args.as_flattened(), more].concat())?;
+    process.says("Ready to accept connections")?;
+    Ok(process)
+}
+
+struct Shop {
+    service: Service,
+    _app: App,
+    client: Pod,
+    store: Pod,
+    agent: Agent,
+}
+
+impl Shop {
+    fn open(world: &World) -> Result<(Self, Process)> {
+        Self::open_with(world, "redis", "", |_| Ok((Vec::new(), Vec::new())))
+    }
+
+    /// `more`: what the store and the agent are told besides, by the store's address.
+    fn open_with(
+        world: &World,
+        scheme: &str,
+        path: &str,
+        more: impl FnOnce(&str) -> Result<(Vec<String>, Vec<String>)>,
+    ) -> Result<(Self, Process)> {
+        world.namespace("shop", Capture::Enabled)?;
+        world.namespace("stores", Capture::Unmentioned)?;
+        let app = App::start(world, "web", "v1", None)?;
+        let service = world.service("shop", "web").port("http", 80, 8080).apply()?;
+        let store_pod = world.pod("stores", "redis").start()?;
+        let (of_store, of_agent) = more(&store_pod.ipv4().to_string())?;
+        let of_store: Vec<&str> = of_store.iter().map(String::as_str).collect();
+        let redis = store_with(world, &store_pod, &of_store)?;
+        world.apply(json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "TrafficPolicy",
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {
+                "targetRefs": [{"group": "", "kind": "Service", "name": "web"}],
+                "rateLimits": [{"name": "all", "requests": RATE, "scope": "Cluster"}],
+            },
+        }))?;
+        let client = world.pod("shop", "client").start()?;
+        let password = world.directory().join("password");
+        std::fs::write(&password, format!("{PASSWORD}\n"))?;
+        let address = format!("{scheme}://{}{path}", store_pod.ipv4());
+        let password = password.display().to_string();
+        let mut args = vec!["--limit-store", &address, "--limit-store-password-file", &password];
+        args.extend(of_agent.iter().map(String::as_str));
+        let agent = world.agent().args(&args).start()?;
+        agent.enrolled(&client)?;
+        Ok((Self { service, _app: app, client, store: store_pod, agent }, redis))
+    }
+
+    fn counted(&self, how: &str) -> Result<()> {
+        eventually(&format!("the limit is counted as {how}"), || {
+            let limits = self.agent.metrics()?.sum("sluice_cluster_rate_limits", &[("counted", how)]);
+            ensure!(limits > 0.5, "{limits}: {}", self.agent.log());
+            Ok(())
+        })
+    }
+
+    fn is_connected(&self) -> Result<bool> {
+        Ok(self.agent.metrics()?.sum("sluice_limit_store_connected", &[]) > 0.5)
+    }
+
+    /// Load far above the limit.
+    fn load(&self) -> Result<Load> {
+        Load::start(&self.client, &self.service.url(), &["--connections", "8", "--rate", "800"])
+    }
+
+    /// Load for some seconds: how many requests were admitted, and in what time at most.
+    fn admitted(&self, seconds: u64) -> Result<(f64, f64)> {
+        let begin = Instant::now();
+        let load = self.load()?;
+        thread::sleep(Duration::from_secs(seconds));
+        let report = load.stop()?;
+        only_limited(&report)?;
+        Ok((report.ok as f64, begin.elapsed().as_secs_f64()))
+    }
+
+    /// Another agent, which is asked for as much and uses all that it gets.
+    fn other(&self) -> Result<Process> {
+        let mut command = self.store.command(python())?;
+        let (rate, host) = (RATE.to_string(), self.store.ipv4().to_string());
+        let key = "sluice:limit:{web.shop:80 all}";
+        command.args([&script("limit_store.py"), "hold", &source("script.lua"), key, &rate, "800", &host]);
+        command.arg(PASSWORD).stdin(Stdio::piped());
+        let mut process = self.store.spawn_command("other", &mut command)?;
+        process.says("holding")?;
+        Ok(process)
+    }
+}
+
+/// No request failed but those that the limit rejected.
+fn only_limited(report: &LoadReport) -> Result<()> {
+    ensure!(report.ok > 0, "{report:?}");
+    ensure!(report.failures.keys().all(|kind| kind == "status 429 rate_limited"), "{report:?}");
+    Ok(())
+}
+
+#[test]
+fn a_limit_of_the_whole_cluster_is_shared_and_outlives_its_store() {
+    test("limit-store", |world| {
+        let (shop, mut redis) = Shop::open(world)?;
+        let rate = RATE as f64;
+        shop.counted("leased")?;
+        ensure!(shop.is_connected()?);
+        let (_, said, _) = shop.agent.sluice(&["explain", "--pod", "shop/client", "--to", "web.shop:80"])?;
+        ensure!(said.contains("this node holds"), "{said}");
+
+        // Alone it has all of it, and another one has its part.
+        let (admitted, seconds) = shop.admitted(5)?;
+        ensure!(admitted <= rate * (seconds * 1.05 + 1.1), "{admitted} in {seconds}");
+        ensure!(admitted >= rate * 4.0, "{admitted} in {seconds}");
+        let begin = Instant::now();
+        let mut other = shop.other()?;
+        let (admitted, _) = shop.admitted(6)?;
+        // So far, so that it is known when the store dies.
+        let load = shop.load()?;
+        thread::sleep(Duration::from_secs(1));
+        redis.kill()?;
+        shop.counted("last_share")?;
+        let used = begin.elapsed().as_secs_f64();
+        ensure!(admitted <= rate * (used * 0.75 + 1.1), "{admitted} in {used}");
+        ensure!(admitted >= rate * 6.0 * 0.25, "{admitted}");
+        only_limited(&load.stop()?)?;
+        ensure!(other.wait().is_ok() && !shop.is_connected()?);
+
+        // The last share: half of it.
+        let (admitted, seconds) = shop.admitted(5)?;
+        ensure!(admitted <= rate * (seconds * 0.7 + 0.6), "{admitted} in {seconds}");
+        ensure!(admitted >= rate * 5.0 * 0.3, "{admitted} in {seconds}");
+        let log = shop.agent.log();
+        ensure!(log.matches("scope Cluster does not answer").count() == 1, "{log}");
+        let (_, status, _) = shop.agent.sluice(&["status"])?;
+        ensure!(status.contains("goes on with its last share"), "{status}");
+
+        // One that has forgotten everything.
+        redis = store(world, &shop.store)?;
+        shop.counted("leased")?;
+        let (admitted, seconds) = shop.admitted(5)?;
+        ensure!(admitted <= rate * (seconds * 1.05 + 1.1), "{admitted} in {seconds}");
+        ensure!(admitted >= rate * 3.0, "{admitted} in {seconds}");
+
+        // One that hangs, and goes on.
+        let load = shop.load()?;
+        redis.signal(Signal::SIGSTOP)?;
+        shop.counted("last_share")?;
+        redis.signal(Signal::SIGCONT)?;
+        shop.counted("leased")?;
+        only_limited(&load.stop()?)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_store_is_spoken_to_over_tls_and_in_another_database() {
+    test("limit-tls", |world| {
+        let (shop, _redis) = Shop::open_with(world, "rediss", "/3", |address| {
+            let made = rcgen::generate_simple_self_signed([address.to_owned()])?;
+            let [certificate, key] = ["redis.crt", "redis.key"].map(|name| world.directory().join(name));
+            std::fs::write(&certificate, made.cert.pem())?;
+            std::fs::write(&key, made.signing_key.serialize_pem())?;
+            let [certificate, key] = [certificate, key].map(|path| path.display().to_string());
+            let store = format!(
+                "--port 0 --tls-port 6379 --tls-cert-file {certificate} --tls-key-file {key} --tls-ca-cert-file {certificate} \
+                 --tls-auth-clients no"
+            );
+            let store = store.split(' ').map(str::to_owned).collect();
+            Ok((store, vec!["--limit-store-ca-file".to_owned(), certificate]))
+        })?;
+        shop.counted("leased")?;
+        ensure!(shop.is_connected()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn the_script_says_in_a_store_what_its_double_says() {
+    test("limit-script", |world| {
+        world.namespace("stores", Capture::Unmentioned)?;
+        let pod = world.pod("stores", "redis").start()?;
+        let _redis = store(world, &pod)?;
+        let (script, host) = (script("limit_store.py"), pod.ipv4().to_string());
+        let args = [&script, "replay", &source("script.lua"), &source("calls.txt"), &host, PASSWORD];
+        let said = pod.run(python(), &args).context("the script and its double do not agree")?;
+        ensure!(said.contains(" 0 wrong"), "{said}");
+        Ok(())
+    });
+}
