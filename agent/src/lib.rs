@@ -12,6 +12,7 @@
 //! - [`ask`]: how: `sluice get`, `explain`, `status`, `top`, `call`, `dump`; and [`kubectl`], `kubectl sluice`, from elsewhere.
 //! - [`config`]: what the operator chose. [`api`]: the words of the Kubernetes objects that Sluice reads.
 //! - [`offline`]: what `sluice` does without a cluster: `sluice check`, `sluice crds`, `sluice reference`.
+//! - [`tls`]: whom the agent trusts where it connects itself.
 //! - [`run`]: wires everything; owns start, drain and stop. [`cli`]: the command line.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -34,3 +35,4 @@ pub mod observe;
 pub mod offline;
 pub mod proxy;
 pub mod run;
+pub mod tls;

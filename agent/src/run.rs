@@ -32,10 +32,7 @@ use crate::{
     capture::{self, Capture, CaptureError, Reclaim},
     cluster::{
         self, Cluster, builder,
-        jwks::{
-            self,
-            https::{Https, NoTrust},
-        },
+        jwks::{self, https::Https},
         kept::StateFile,
         kubernetes::{
             self, Patience,
@@ -55,6 +52,7 @@ use crate::{
         otlp,
     },
     proxy::{self, Proxy},
+    tls::NoTrust,
 };
 
 /// Threads that carry traffic, if the operator does not say: more than this rarely pays on a node that others share.
@@ -86,7 +84,7 @@ pub enum RunError {
     AccessLogFile { path: PathBuf, source: std::io::Error },
     #[error("--jwks-ca-file: {0}")]
     JwksCaFile(#[from] NoTrust),
-    #[error("--limit-store: {0}")]
+    #[error(transparent)]
     LimitStore(#[from] lease::Unusable),
     #[error("--otlp-traces: {0}")]
     Traces(#[from] opentelemetry_otlp::ExporterBuildError),

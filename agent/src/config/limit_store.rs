@@ -31,7 +31,8 @@ pub struct LimitStore {
     #[arg(long, value_name = "PATH", env = "SLUICE_LIMIT_STORE_PASSWORD_FILE")]
     pub limit_store_password_file: Option<PathBuf>,
 
-    /// File with the certificates (PEM) of the authorities that the store's certificate is from; needed with `rediss://`
+    /// File with the CAs, as PEM, that the store's certificate has to be of with `rediss://` [default: the public CAs that
+    /// Mozilla trusts]
     #[arg(long, value_name = "PATH", env = "SLUICE_LIMIT_STORE_CA_FILE")]
     pub limit_store_ca_file: Option<PathBuf>,
 }

@@ -13,18 +13,17 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
-    rustls::{
-        ClientConfig, RootCertStore,
-        crypto::ring::default_provider,
-        pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject as _},
-    },
+    rustls::pki_types::{InvalidDnsNameError, ServerName},
 };
 
 use super::{
     ledger::{Call, Reply, SCRIPT},
     resp::{self, Malformed, Value},
 };
-use crate::config::{LimitStore, StoreAddress};
+use crate::{
+    config::{LimitStore, StoreAddress},
+    tls::{self, NoTrust},
+};
 
 /// How long it may take until there is a connection.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -36,14 +35,10 @@ const PREFIX: &str = "sluice:limit:";
 /// Why the store cannot be used as the operator says.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    #[error("rediss:// needs --limit-store-ca-file")]
-    NoAuthorities,
-    #[error("--limit-store-ca-file: cannot read {}: {why}", path.display())]
-    Authorities { path: PathBuf, why: String },
-    #[error("{0} is no name that a certificate can have")]
+    #[error("--limit-store-ca-file: {0}")]
+    Authorities(#[from] NoTrust),
+    #[error("--limit-store: its host is no name that a certificate can have: {0}")]
     Name(#[from] InvalidDnsNameError),
-    #[error("TLS: {0}")]
-    Tls(#[from] tokio_rustls::rustls::Error),
 }
 
 /// Why the store does not answer.
@@ -100,8 +95,11 @@ impl Store {
     pub(super) fn new(config: &LimitStore) -> Result<Option<Self>, Unusable> {
         let Some(address) = config.limit_store.clone() else { return Ok(None) };
         let tls = if address.tls {
-            let path = config.limit_store_ca_file.clone().ok_or(Unusable::NoAuthorities)?;
-            Some((connector(path)?, ServerName::try_from(address.host.to_string())?))
+            let trusted = match &config.limit_store_ca_file {
+                Some(path) => tls::trusting(path, &tls::read(path)?),
+                None => tls::trusting_public(),
+            };
+            Some((TlsConnector::from(trusted?), ServerName::try_from(address.host.to_string())?))
         } else {
             None
         };
@@ -298,23 +296,6 @@ fn reply(value: Value) -> Result<Reply, Trouble> {
     })
 }
 
-fn connector(path: PathBuf) -> Result<TlsConnector, Unusable> {
-    let mut roots = RootCertStore::empty();
-    let added = CertificateDer::pem_file_iter(&path).map_err(|error| error.to_string()).and_then(|all| {
-        for certificate in all {
-            let certificate = certificate.map_err(|error| error.to_string())?;
-            roots.add(certificate).map_err(|error| error.to_string())?;
-        }
-        if roots.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(()) }
-    });
-    added.map_err(|why| Unusable::Authorities { path, why })?;
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,8 +332,9 @@ mod tests {
         };
         assert!(matches!(Store::new(&LimitStore::default()), Ok(None)));
         assert!(matches!(Store::new(&config("redis://valkey", None)), Ok(Some(_))));
-        assert!(matches!(Store::new(&config("rediss://valkey", None)), Err(Unusable::NoAuthorities)));
+        assert!(matches!(Store::new(&config("rediss://valkey", None)), Ok(Some(_))), "the public CAs");
         let missing = config("rediss://valkey", Some("/nowhere/ca.pem".into()));
-        assert!(matches!(Store::new(&missing), Err(Unusable::Authorities { .. })));
+        let error = Store::new(&missing).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.starts_with("--limit-store-ca-file: cannot read /nowhere/ca.pem: "), "{error}");
     }
 }

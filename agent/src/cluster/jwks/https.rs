@@ -2,7 +2,7 @@
 //! that it is never captured. No proxy is used, no redirect is followed, no cookie or credential is sent.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,30 +14,18 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
-    rustls::{
-        ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-    },
+    rustls::{ClientConfig, pki_types::ServerName},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fetch::{Failed, Transport};
-use crate::govern::jwt::{Location, keys::MAX_BYTES};
+use crate::{
+    govern::jwt::{Location, keys::MAX_BYTES},
+    tls::{self, NoTrust},
+};
 
 /// The next address is tried after so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Why nobody can be trusted.
-#[derive(Debug, thiserror::Error)]
-pub enum NoTrust {
-    #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{} has no certificate in PEM that can be used{why}", path.display())]
-    NoCertificate { path: PathBuf, why: String },
-    #[error("TLS cannot be used: {0}")]
-    Tls(#[from] tokio_rustls::rustls::Error),
-}
 
 /// A client, and whom it trusts.
 pub struct Https {
@@ -59,11 +47,11 @@ impl Https {
     pub fn new(ca_file: Option<PathBuf>) -> Result<Self, NoTrust> {
         let (text, tls) = match &ca_file {
             Some(path) => {
-                let text = read(path)?;
-                let tls = config(from_pem(path, &text)?)?;
+                let text = tls::read(path)?;
+                let tls = tls::trusting(path, &text)?;
                 (text, tls)
             }
-            None => (Vec::new(), config(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() })?),
+            None => (Vec::new(), tls::trusting_public()?),
         };
         Ok(Self { ca_file, last: Mutex::new(Last { text, tls, trouble: None }) })
     }
@@ -72,9 +60,9 @@ impl Https {
     fn tls(&self) -> Arc<ClientConfig> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(path) = &self.ca_file else { return last.tls.clone() };
-        let trouble = match read(path) {
+        let trouble = match tls::read(path) {
             Ok(text) if text == last.text => None,
-            Ok(text) => match from_pem(path, &text).and_then(config) {
+            Ok(text) => match tls::trusting(path, &text) {
                 Ok(tls) => {
                     (last.text, last.tls) = (text, tls);
                     None
@@ -94,10 +82,10 @@ impl Https {
 impl Transport for Https {
     async fn get(&self, at: &Location) -> Result<Vec<u8>, Failed> {
         let stream = connect(at).await?;
-        let tls = |error: String| Failed::Tls(at.authority(), error);
-        let name = ServerName::try_from(at.name().to_owned()).map_err(|error| tls(error.to_string()))?;
+        let failed = |error: String| Failed::Tls(at.authority(), error);
+        let name = ServerName::try_from(at.name().to_owned()).map_err(|error| failed(error.to_string()))?;
         let connector = TlsConnector::from(self.tls());
-        let stream = connector.connect(name, stream).await.map_err(|error| tls(error.to_string()))?;
+        let stream = connector.connect(name, stream).await.map_err(|error| failed(error.to_string()))?;
         let broken = |error: hyper::Error| Failed::Http(error.to_string());
         let (mut send, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -137,24 +125,4 @@ async fn connect(at: &Location) -> Result<TcpStream, Failed> {
         }
     }
     Err(Failed::Connect(at.authority(), last))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, NoTrust> {
-    std::fs::read(path).map_err(|source| NoTrust::Read { path: path.into(), source })
-}
-
-fn from_pem(path: &Path, text: &[u8]) -> Result<RootCertStore, NoTrust> {
-    let none = |why: String| NoTrust::NoCertificate { path: path.into(), why };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(text) {
-        let certificate = certificate.map_err(|error| none(format!(": {error}")))?;
-        roots.add(certificate).map_err(|error| none(format!(": {error}")))?;
-    }
-    if roots.is_empty() { Err(none(String::new())) } else { Ok(roots) }
-}
-
-fn config(roots: RootCertStore) -> Result<Arc<ClientConfig>, NoTrust> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions()?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }

@@ -28,11 +28,12 @@ use tokio_rustls::{
 use super::{
     Failed, MOST_SOURCES, Outcome, Sources, State, Wanted,
     fetch::{self, Transport},
-    https::{Https, NoTrust},
+    https::Https,
 };
 use crate::{
     clock::Nanos,
     govern::jwt::{Keys, Known, Location, keys::MAX_BYTES, testing::Signer},
+    tls::NoTrust,
 };
 
 const EVERY: Duration = Duration::from_secs(300);
