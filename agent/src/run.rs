@@ -232,6 +232,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         tracer,
         tag_names,
         limits: limits::limits(config.connections_per_pod, config.connection_memory),
+        trace_link: config.telemetry.trace_link,
         drain_idle_timeout: config.drain_idle_timeout.min(config.drain_timeout),
     })
     .map_err(|source| RunError::Start { what: "proxy's threads", source })?;

@@ -89,6 +89,7 @@ pub(crate) fn run(requests: u64, grpc: bool, directory: &Path) -> Result<()> {
         tracer: Tracer::off(&[Propagation::W3c]),
         tag_names: Arc::new(TagNames::new(&["x-mse-tag".parse()?])?),
         limits: proxy::Limits::default(),
+        trace_link: false,
         drain_idle_timeout: Duration::from_millis(50),
     })?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("the pod cannot listen")?;

@@ -47,6 +47,19 @@ pub struct Telemetry {
     )]
     pub trace_propagation: Vec<Propagation>,
 
+    /// Whether a request that a pod with `sluice.dev/propagation: trace` sends gets a `traceparent` of its own B3 headers, where it has
+    /// none, its trace came to the pod, and they say clearly who sends it and whether it is recorded: `enabled` or `disabled`.
+    /// No trace is begun by it, no header is changed, and B3 is not written
+    #[arg(
+        long,
+        value_name = "STATE",
+        env = "SLUICE_TRACE_LINK",
+        default_value = "disabled",
+        value_parser = super::enabled,
+        action = clap::ArgAction::Set
+    )]
+    pub trace_link: bool,
+
     /// Head sampling ratio of requests without a trace: for how many of them a root span is made, from 0 (none) to 1
     #[arg(long, value_name = "RATIO", env = "SLUICE_TRACE_SAMPLING_RATIO", default_value = "0")]
     pub trace_sampling_ratio: Ratio,

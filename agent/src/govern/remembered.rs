@@ -66,6 +66,11 @@ impl Remembered {
         said.all(|other| other == first).then_some(first)?.tag()
     }
 
+    /// Whether a request of that trace has come, whatever its tag.
+    pub(crate) fn knows(&self, trace: Trace, now: Nanos) -> bool {
+        self.lock().find(trace, now).is_some()
+    }
+
     /// Requests are being answered in the pod, and all of them came with a tag: what it sends now ought to have one.
     pub fn has_only_tagged(&self) -> bool {
         let unanswered = self.unanswered.load(Relaxed);
@@ -228,6 +233,8 @@ mod tests {
         assert_eq!(pod.tag([1, 3], at(1)), None, "two traces that say different things");
         assert_eq!(pod.tag([1, 2], at(1)), None);
         assert_eq!(pod.tag([], at(1)), None);
+        assert_eq!([1, 2, 5].map(|trace| pod.knows(trace, at(1))), [true, true, false]);
+        assert!(!pod.knows(1, at(1000)), "it is long ago");
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub(crate) fn hash(id: &[u8]) -> u64 {
 /// What happened to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
+    /// It got a `traceparent` of its B3 context.
+    Linked,
     /// What its routes have decided: the rule, and whether it goes on.
     Routed {
         rule: Option<Arc<routes::Rule>>,

@@ -182,6 +182,8 @@ pub struct Options {
     pub tag_names: Arc<TagNames>,
     /// What pods may use, so that none can starve the others.
     pub limits: Limits,
+    /// Pods' requests whose trace is told in B3's forms alone, and came to the pod, get a `traceparent`, too.
+    pub trace_link: bool,
     /// How long draining waits for callers with idle connections to learn at their next request that they are to reconnect.
     pub drain_idle_timeout: Duration,
 }
@@ -205,6 +207,7 @@ pub struct Proxy {
     workers: Arc<[worker::Handle]>,
     budget: Arc<Budget>,
     next_pod: Arc<AtomicU64>,
+    trace_link: bool,
 }
 
 impl Proxy {
@@ -218,7 +221,8 @@ impl Proxy {
         let workers = workers?;
         let statuses = workers.iter().map(|worker| worker.status.clone()).collect();
         pulse::register(&options.metrics, statuses).map_err(io::Error::other)?;
-        Ok(Self { workers: workers.into(), budget, next_pod: Arc::default() })
+        let trace_link = options.trace_link;
+        Ok(Self { workers: workers.into(), budget, next_pod: Arc::default(), trace_link })
     }
 
     /// How many threads carry traffic. A pod needs at least as many listeners for all of them to carry its own.
@@ -285,6 +289,11 @@ impl Proxy {
     /// What is known of requests that came to an enrolled pod.
     pub fn remembered(&self, namespace: &str, name: &str) -> Option<Arc<Remembered>> {
         self.budget.remembered(namespace, name)
+    }
+
+    /// Whether requests get a `traceparent` of their B3 context.
+    pub fn links_traces(&self) -> bool {
+        self.trace_link
     }
 
     /// What became of requests that have ended, the newest first, no more than `most`: of those that are kept (all that

@@ -16,7 +16,7 @@ use crate::{
         remembered::{Remembered, Trace, Unanswered},
         request::Request,
     },
-    observe::trace::context::{Propagation, Scan, TraceId},
+    observe::trace::context::{Propagation, Scan, TraceId, link::Link},
 };
 
 /// Whatever a tracer writes: a pod's may use another form than the agent is told to.
@@ -38,23 +38,40 @@ static SW8: HeaderName = HeaderName::from_static("sw8");
 pub(crate) struct Asking<'p> {
     remembered: &'p Remembered,
     scan: Scan<'static>,
+    /// `None`: it is not asked for.
+    link: Option<Link>,
 }
 
 impl<'p> Asking<'p> {
-    /// `None`: the pod does not ask for it.
-    pub(crate) fn of(remembered: &'p Remembered, workload: &Workload) -> Option<Self> {
-        workload.remembers_traces.then(|| Self { remembered, scan: Scan::new(&FORMS) })
+    /// `None`: the pod does not ask for it. `links`: a trace that the request tells in B3's forms is told in W3C's, too.
+    pub(crate) fn of(remembered: &'p Remembered, workload: &Workload, links: bool) -> Option<Self> {
+        workload.remembers_traces.then(|| Self {
+            remembered,
+            scan: Scan::new(&FORMS),
+            link: links.then(Link::default),
+        })
     }
 
     /// Sees a header, its name in any case.
     pub(crate) fn see(&mut self, name: &[u8], value: &[u8]) {
         self.scan.see(name, value);
+        if let Some(link) = &mut self.link {
+            link.see(name, value);
+        }
     }
 
     /// The tag with which its trace came.
     pub(crate) fn tag(&self, now: Nanos) -> Option<RequestTag> {
         let ids = ids(&self.scan);
         if ids.is_empty() { None } else { self.remembered.tag(ids, now) }
+    }
+}
+
+impl Asking<'_> {
+    /// The `traceparent` that the request is to have: that of its own B3 context, if its trace came to the pod.
+    pub(crate) fn traceparent(&self, now: Nanos) -> Option<[u8; 55]> {
+        let linked = self.link.as_ref()?.finish()?;
+        self.remembered.knows(linked.trace.get(), now).then_some(linked.traceparent)
     }
 }
 
@@ -122,7 +139,7 @@ mod tests {
 
     fn sends(pod: &Pod, headers: &[(&str, &str)]) -> Option<String> {
         let workload = pod.workload.load();
-        let mut asking = Asking::of(&pod.remembered, &workload)?;
+        let mut asking = Asking::of(&pod.remembered, &workload, false)?;
         for (name, value) in headers {
             asking.see(name.as_bytes(), value.as_bytes());
         }
@@ -145,6 +162,28 @@ mod tests {
                 assert_eq!(sends(&pod, sent).as_deref(), Some("gray"), "{came:?} {sent:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_trace_in_b3_is_told_in_w3c_where_it_came_and_where_that_is_asked_for() {
+        let traceparent = |pod: &Pod, links: bool, headers: &[(&str, &str)]| {
+            let workload = pod.workload.load();
+            let mut asking = Asking::of(&pod.remembered, &workload, links)?;
+            for (name, value) in headers {
+                asking.see(name.as_bytes(), value.as_bytes());
+            }
+            asking.traceparent(Nanos(2)).map(|value| String::from_utf8(value.to_vec()).unwrap())
+        };
+        let w3c = format!("00-{TRACE}-b7ad6b7169203331-01");
+        let b3 = format!("{TRACE}-e457b5a2e4d86bd1-1");
+        let wanted = format!("00-{TRACE}-e457b5a2e4d86bd1-01");
+        let known = pod(true);
+        drop(comes(&known, &[("traceparent", &w3c)]));
+        assert_eq!(traceparent(&known, true, &[("b3", &b3)]), Some(wanted), "without a tag, too");
+        assert_eq!(traceparent(&known, false, &[("b3", &b3)]), None, "it is off");
+        assert_eq!(traceparent(&known, true, &[("b3", &b3), ("traceparent", &w3c)]), None);
+        assert_eq!(traceparent(&pod(true), true, &[("b3", &b3)]), None, "it never came");
+        assert_eq!(traceparent(&pod(false), true, &[("b3", &b3)]), None, "the pod does not ask for it");
     }
 
     #[test]

@@ -247,7 +247,7 @@ fn draw(
 fn came_with(request: &impl Came, whence: Whence<'_>) -> Tagging {
     let Whence { names, client, remembered, called } = whence;
     let mut scan = TagScan::new(names).stripping(called.strips_tags(client));
-    let mut traced = remembered.and_then(|remembered| Asking::of(remembered, client));
+    let mut traced = remembered.and_then(|remembered| Asking::of(remembered, client, false));
     request.each_line(&mut |name, value| {
         scan.see(name, value);
         if let Some(traced) = &mut traced {

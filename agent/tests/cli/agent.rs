@@ -119,6 +119,7 @@ async fn serve(directory: &Path, socket: &Path, node: &str) {
         tracer: Tracer::off(&[]),
         tag_names: tag_names.clone(),
         limits: Limits { connections_per_pod: 100, ..Limits::default() },
+        trace_link: false,
         drain_idle_timeout: Duration::ZERO,
     })
     .unwrap();

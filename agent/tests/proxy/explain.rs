@@ -57,6 +57,7 @@ fn ask(rig: &Rig, headers: &str) -> Explanation {
         dialled: "10.96.0.1:80".parse().unwrap(),
         head: format!("GET /a?b HTTP/1.1\r\nhost: a\r\n{headers}\r\n").into_bytes(),
         remembered: None,
+        links: false,
     };
     explain(&rig.snapshot(), &tag_names(), &asked)
 }
@@ -120,6 +121,7 @@ fn a_limit_on_the_tag_header_is_foretold_for_a_pod_with_a_tag_of_its_own() {
             dialled: "10.96.0.1:80".parse().unwrap(),
             head: b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
             remembered: None,
+            links: false,
         };
         explain(&rig.snapshot(), &tag_names(), &asked)
     };
@@ -271,6 +273,7 @@ fn who_may_call_is_told_with_the_rule() {
             dialled: "10.96.0.1:80".parse().unwrap(),
             head: b"GET /actuator/env HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
             remembered: None,
+            links: false,
         };
         let said = explain(&snapshot, &tag_names(), &asked);
         let Step { verdict, message, source, .. } = step(&said, Stage::Access).clone();

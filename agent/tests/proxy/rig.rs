@@ -379,6 +379,7 @@ impl Builder {
             tracer: self.tracer.take().unwrap_or_else(|| Tracer::off(&[Propagation::W3c])),
             tag_names: tag_names(),
             limits: self.limits.unwrap_or_default(),
+            trace_link: false,
             drain_idle_timeout: Duration::from_millis(50),
         })
         .unwrap();

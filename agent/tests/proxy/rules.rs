@@ -62,6 +62,7 @@ fn explained(rig: &Rig, head: &str) -> Explanation {
         dialled: "10.96.0.1:80".parse().unwrap(),
         head: head.as_bytes().to_vec(),
         remembered: None,
+        links: false,
     };
     explain(&rig.snapshot(), &tag_names(), &asked)
 }

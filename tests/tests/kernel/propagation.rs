@@ -16,6 +16,7 @@ const CLIENTS: &str = "64";
 struct Chain {
     client: Pod,
     relay: Pod,
+    next: Service,
     service: Service,
     agent: Agent,
     _server: Process,
@@ -24,6 +25,15 @@ struct Chain {
 
 impl Chain {
     fn open(world: &World, server: impl FnOnce(&Pod, &Service) -> Result<Process>) -> Result<Self> {
+        Self::open_with(world, &[], server)
+    }
+
+    /// The same with more arguments for the agent.
+    fn open_with(
+        world: &World,
+        args: &[&str],
+        server: impl FnOnce(&Pod, &Service) -> Result<Process>,
+    ) -> Result<Self> {
         world.namespace("shop", Capture::Enabled)?;
         let stock = ["v1", "gray"].map(|version| App::start(world, "stock", version, None));
         let stock = stock.into_iter().collect::<Result<Vec<_>>>()?;
@@ -31,13 +41,13 @@ impl Chain {
         let service = world.service("shop", "relay").port("http", 80, 8080).apply()?;
         let relay = world.pod("shop", "relay-1").label("app", "relay").start()?;
         let client = world.pod("shop", "client").start()?;
-        let agent = world.agent().start()?;
+        let agent = world.agent().args(args).start()?;
         for pod in [&relay, &client] {
             agent.enrolled(pod)?;
         }
         let mut server = server(&relay, &next)?;
         server.says("listening")?;
-        Ok(Self { client, relay, service, agent, _server: server, _stock: stock })
+        Ok(Self { client, relay, next, service, agent, _server: server, _stock: stock })
     }
 
     fn propagation(&self, value: Option<&str>) -> Result<()> {
@@ -286,5 +296,56 @@ fn a_namespace_asks_for_all_its_pods_and_one_of_them_says_no() {
             ensure!(ask()? == "v1");
             Ok(())
         })
+    });
+}
+
+#[test]
+fn a_trace_in_b3_is_told_in_w3c_too_where_the_operator_asks_for_it() {
+    test("trace-link", |world| {
+        let chain = Chain::open_with(world, &["--trace-link", "enabled"], relay_py("threads"))?;
+        let (trace, span) = (format!("{:032x}", 0xb3), "e457b5a2e4d86bd1");
+        let b3 = format!("b3: {trace}-{span}-1");
+        // What the relay itself sends, as its tracer would, and what comes of it at the next one.
+        let sends = |how: &str, headers: &[&str]| -> Result<Option<String>> {
+            let url = format!("{}/?headers", chain.next.url());
+            let headers: Vec<_> = headers.iter().flat_map(|header| ["-H", header]).collect();
+            let said = chain.relay.run("curl", &[&["-sS", "-m", "20", how, &url], &headers[..]].concat())?;
+            let answer: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+            Ok(answer["chain"][0]["headers"]["traceparent"].as_str().map(str::to_owned))
+        };
+        let http1 = "--http1.1";
+        chain.one(&[&b3])?;
+        ensure!(sends(http1, &[&b3])?.is_none(), "the pod does not ask for it");
+        chain.propagation(Some("trace"))?;
+        let wanted = format!("00-{trace}-{span}-01");
+        eventually("it is told", || {
+            chain.one(&[&b3])?;
+            ensure!(sends(http1, &[&b3])?.as_ref() == Some(&wanted));
+            Ok(())
+        })?;
+        for how in [http1, "--http2-prior-knowledge"] {
+            ensure!(sends(how, &[&b3])?.as_ref() == Some(&wanted), "{how}");
+            let ids = [format!("x-b3-traceid: {trace}"), format!("x-b3-spanid: {span}")];
+            let sampled = [ids[0].as_str(), &ids[1], "x-b3-sampled: 0"];
+            ensure!(sends(how, &sampled)? == Some(format!("00-{trace}-{span}-00")), "{how}");
+            // Its own stays, and nothing is made up.
+            let own = format!("00-{trace}-00f067aa0ba902b7-01");
+            ensure!(sends(how, &[&b3, &format!("traceparent: {own}")])? == Some(own), "{how}");
+            for headers in [
+                &["b3: 1"][..],
+                &["x-request-id: 7"],
+                &sampled[..2],
+                &["b3: 000000000000000000000000000000c7-e457b5a2e4d86bd1-1"],
+            ] {
+                ensure!(sends(how, headers)?.is_none(), "{how} {headers:?}");
+            }
+        }
+        let asked = ["explain", "--pod", "shop/relay-1", "--to", "stock:80", "GET", "/", "-H", &b3];
+        let (_, said, complaint) = chain.agent.sluice(&asked)?;
+        ensure!(said.contains("--trace-link"), "{said} {complaint}");
+        ensure!(sends(http1, &[&b3])? == Some(wanted));
+        let (_, said, _) = chain.agent.sluice(&["explain", "--trace-id", &trace])?;
+        ensure!(said.contains("--trace-link"), "{said}");
+        Ok(())
     });
 }

@@ -95,6 +95,7 @@ impl Desk {
         let mut asked = question.resolve(&look)?;
         // Without a proxy nothing came to the pod by way of it.
         let proxy = self.proxy().ok();
+        asked.links = proxy.as_ref().is_some_and(Proxy::links_traces);
         asked.remembered =
             proxy.and_then(|proxy| proxy.remembered(&asked.caller.namespace, &asked.caller.name));
         Ok(explain::explain(&look.snapshot, &self.tag_names, &asked))

@@ -73,7 +73,7 @@ impl Question {
         let not_captured = not_captured(&caller, look);
         let (dialled, host) = self.dialled(look, &caller)?;
         let head = self.head(&host)?;
-        Ok(Asked { caller, not_captured, dialled, head, remembered: None })
+        Ok(Asked { caller, not_captured, dialled, head, remembered: None, links: false })
     }
 
     /// Whether it makes sense, whatever there is in the cluster: whoever asks can find out before an agent is asked.

@@ -60,6 +60,7 @@ fn proxy(snapshot: Arc<Snapshot>) -> (Proxy, OpenPod) {
         tracer: Tracer::off(&[Propagation::W3c]),
         tag_names: Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a name")),
         limits: Limits { connections_per_pod: 100, ..Limits::default() },
+        trace_link: false,
         drain_idle_timeout: Duration::ZERO,
     })
     .expect("a thread");

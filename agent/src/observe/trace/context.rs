@@ -7,6 +7,8 @@
 //! - W3C trace context: <https://www.w3.org/TR/trace-context/>
 //! - B3: <https://github.com/openzipkin/b3-propagation>
 
+pub mod link;
+
 use std::fmt;
 
 /// The form in which a request carries its trace.

@@ -54,6 +54,9 @@ pub struct Step {
     pub source: Option<String>,
 }
 
+/// What `--trace-link` does to a request.
+const LINKED: &str = "its trace came to the pod, and it tells it in B3's headers alone: it gets a traceparent that says the same (--trace-link)";
+
 /// In the order in which a request meets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -45,6 +45,7 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
     let mut asked = 0;
     for event in &decision.events {
         match event {
+            Event::Linked => steps.say(Stage::Request, Verdict::Changes, super::LINKED, None),
             Event::Routed { rule, goes_on } => {
                 let verdict = if *goes_on { Verdict::Changes } else { Verdict::Stops };
                 let what = match rule {

@@ -46,6 +46,7 @@ use super::{
     tunnel, way,
 };
 use crate::{
+    clock::Nanos,
     cluster::model::Destination,
     govern::request::Request as _,
     observe::{
@@ -122,7 +123,8 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
             entered.or_else(|| service.colour(&asked, workload.address()))
         };
         let mut traces = connection.worker.scan();
-        let mut traced = Asking::of(&connection.pod.pod.remembered, &workload);
+        let mut traced =
+            Asking::of(&connection.pod.pod.remembered, &workload, connection.worker.options.trace_link);
         let sources = Sources { strip, traced: traced.as_mut(), caller: workload.tag.as_ref(), entry };
         let read = read(head, names, sources, traces.as_mut(), &mut outgoing);
         drop(workload);
@@ -131,6 +133,14 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
             .map_or_else(|_| (None, Ids::default()), |request| (Some(&request.tagging), request.ids));
         let view = View(head);
         record.note(&connection.pod, &to.destination, tagging, ids, (view.method(), view.path()));
+        let linked = traced.filter(|_| read.is_ok()).and_then(|traced| traced.traceparent(Nanos::now()));
+        if let Some(value) = &linked {
+            record.link_trace(value);
+            head::add_last(&mut outgoing, b"traceparent", value);
+            if let Some(traces) = &mut traces {
+                traces.see(b"traceparent", value);
+            }
+        }
         if let Some(traces) = traces {
             // Of what is not forwarded no trace is told.
             let found = if read.is_ok() { traces.finish() } else { Found::Unusable { denied: false } };

@@ -141,7 +141,7 @@ impl Exchange {
         let workload = pod.pod.workload.load();
         let found = way::find(worker, pod, &workload, &resolved, &View(&head));
         let (resolved, way) = found.map_or((resolved, None), |(to, way)| (to, Some(way)));
-        let (tagging, ids) = {
+        let (tagging, ids, linked) = {
             let service = &resolved.destination.service;
             let entered = way.as_ref().map(|way| &way.course.entered);
             let mut strip = entered.is_some_and(|entered| entered.strip) || service.strips_tags(&workload);
@@ -157,15 +157,20 @@ impl Exchange {
                 let entered = entered.and_then(|entered| entered.tag);
                 entered.or_else(|| service.colour(&asked, workload.address()))
             };
-            let mut traced = Asking::of(&pod.pod.remembered, &workload);
+            let mut traced = Asking::of(&pod.pod.remembered, &workload, worker.options.trace_link);
             let caller = workload.tag.as_ref();
-            tag(&mut head, names, caller, entry, strip, traced.as_mut(), traces.as_mut())
+            let (tagging, ids) =
+                tag(&mut head, names, caller, entry, strip, traced.as_mut(), traces.as_mut());
+            (tagging, ids, traced.and_then(|traced| traced.traceparent(Nanos::now())))
         };
         drop(workload);
         let view = View(&head);
         record.note(pod, &resolved.destination, Some(&tagging), ids, (view.method_of(), view.path()));
         let mut begun = None;
-        if let Some(traces) = traces {
+        if let Some(mut traces) = traces {
+            if let Some(value) = &linked {
+                traces.see(b"traceparent", value);
+            }
             let found = traces.finish();
             begun = record.describe(worker, pod, &resolved.destination, Some(&tagging), found, || {
                 Described { protocol: "HTTP/2", method: view.method_of(), target: view.path() }
@@ -173,6 +178,10 @@ impl Exchange {
         }
         let idempotent =
             matches!(view.method_of(), b"GET" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"TRACE");
+        if let Some(value) = &linked {
+            record.link_trace(value);
+            head.add(b"traceparent", value);
+        }
         if let Some((name, value)) = begun {
             record.note_trace(&value);
             head.add(name.as_bytes(), &value);

@@ -82,6 +82,12 @@ impl Record {
         }
     }
 
+    /// The request's trace is told in another form, too.
+    pub(crate) fn link_trace(&mut self, traceparent: &[u8]) {
+        self.note_trace(traceparent);
+        self.decided(|| Event::Linked);
+    }
+
     /// Something was decided.
     pub(crate) fn decided(&mut self, event: impl FnOnce() -> Event) {
         if let Some(draft) = &mut self.draft {

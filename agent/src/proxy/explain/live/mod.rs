@@ -40,6 +40,8 @@ pub struct Asked {
     pub head: Vec<u8>,
     /// What came to the pod; `None`: it is not known here.
     pub remembered: Option<Arc<Remembered>>,
+    /// A trace that it tells in B3's headers alone is told in another form, too.
+    pub links: bool,
 }
 
 /// Goes through the decision. Nothing is changed by it: what the rules remember is asked as a copy.
@@ -100,6 +102,7 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
         strip,
         caller,
         remembered: remembered.as_deref(),
+        links: asked.links,
         came: if edited.is_empty() { view } else { View(&edited) },
         forwarded: BytesMut::new(),
         ruled: None,

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use super::walk::{Walk, made_up};
 use crate::{
+    clock::Nanos,
     cluster::model::Protocol,
     govern::lane::{TagNames, TagSource, Tagging},
     proxy::{
         by_caller::ByCaller,
-        explain::{Outcome, Stage, Verdict},
+        explain::{LINKED, Outcome, Stage, Verdict},
         http1::{self, Sources},
         traced::Asking,
         way,
@@ -51,13 +52,16 @@ impl Walk<'_> {
 
     /// Reads the request as the proxy does.
     pub(super) fn request(&mut self, names: &TagNames) -> Result<Tagging, Outcome> {
-        let Self { service, caller, came, forwarded, strip, routed, remembered, .. } = self;
+        let Self { service, caller, came, forwarded, strip, routed, remembered, links, .. } = self;
         let entered = routed.and_then(|(course, _)| course.entered.tag);
         let asked = ByCaller { view: *came, workload: *caller };
         let entry = || entered.or_else(|| service.colour(&asked, caller.address()));
-        let mut traced = remembered.and_then(|remembered| Asking::of(remembered, caller));
+        let mut traced = remembered.and_then(|remembered| Asking::of(remembered, caller, *links));
         let sources = Sources { strip: *strip, traced: traced.as_mut(), caller: caller.tag.as_ref(), entry };
         let read = http1::read(came.0, names, sources, None, forwarded);
+        if read.is_ok() && traced.is_some_and(|traced| traced.traceparent(Nanos::now()).is_some()) {
+            self.steps.say(Stage::Request, Verdict::Changes, LINKED, None);
+        }
         read.map(|request| request.tagging).map_err(|refused| {
             let reason = http1::reason_of(refused);
             self.steps.say(Stage::Request, Verdict::Stops, refused.to_string(), None);

@@ -47,6 +47,7 @@ pub(super) struct Walk<'a> {
     pub(super) strip: bool,
     pub(super) caller: &'a Workload,
     pub(super) remembered: Option<&'a Remembered>,
+    pub(super) links: bool,
     /// The head as it came, with what routes change in it, which is asked for the tag.
     pub(super) came: View<'a>,
     /// The head with its tag, which policies are asked about.

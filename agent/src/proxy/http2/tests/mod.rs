@@ -133,6 +133,7 @@ fn bed_told_of(
         tracer,
         tag_names: Arc::new(TagNames::new(&[http::HeaderName::from_static("x-mse-tag")]).expect("a name")),
         limits,
+        trace_link: false,
         drain_idle_timeout: Duration::ZERO,
     };
     let proxy = Proxy::start(&options).expect("threads can be started");
