@@ -62,7 +62,7 @@ pub(crate) trait World {
     /// Steers what the snapshot asks for of the pod's connections from outside, and nothing else.
     fn steer(&mut self, _: &mut Self::Enrolment, _: &Arc<Workload>, _: &Snapshot) {}
     /// Looks which of the steered ports are listened on.
-    fn look_at_listeners(&mut self, _: &mut Self::Enrolment, _closely: bool) {}
+    fn look_at_listeners(&mut self, _: &mut Self::Enrolment) {}
     /// Removes what is left of pods for which nobody wants it any more. `wanted`: a pod that is to be enrolled, by its uid.
     fn sweep(&mut self, _: &Snapshot, _wanted: impl Fn(&str) -> Option<Arc<Workload>>) {}
     /// What is steered of a pod.
@@ -204,9 +204,9 @@ impl<W: World> Enroller<W> {
     }
 
     /// Looks which of the steered ports are listened on.
-    pub(crate) fn look_at_listeners(&mut self, closely: bool) {
+    pub(crate) fn look_at_listeners(&mut self) {
         for (enrolment, _) in self.pods.values_mut().filter_map(|pod| pod.enrolment.as_mut()) {
-            self.world.look_at_listeners(enrolment, closely);
+            self.world.look_at_listeners(enrolment);
         }
     }
 

@@ -437,7 +437,7 @@ async fn run(
                     addresses.look(&world.home.clone());
                     addresses.tell(|known| world.refusing.know_node(known));
                 }
-                enroller.look_at_listeners(at_older);
+                enroller.look_at_listeners();
                 if synced && (at_older || !swept || enroller.world().refusing.is_released()) {
                     enroller.sweep();
                     swept = true;

@@ -215,13 +215,13 @@ impl World for Node {
         self.refuse(enrolment, workload, snapshot);
     }
 
-    fn look_at_listeners(&mut self, enrolment: &mut Enrolment, closely: bool) {
+    fn look_at_listeners(&mut self, enrolment: &mut Enrolment) {
         if let Some(steering) = &enrolment.steering {
             steering.look();
         }
         if let Some(pinned) = &mut enrolment.pinned {
             let attended = self.refusing.attend(pinned, self.proxy.silent_for());
-            let looked = if closely { self.refusing.look(pinned, &enrolment.network.netns) } else { Ok(()) };
+            let looked = self.refusing.look(pinned, &enrolment.network.netns);
             let workload = enrolment.pod.workload.load();
             tell_unpinned(&mut enrolment.unpinned, attended.and(looked).err(), &workload);
         }
@@ -238,7 +238,9 @@ impl World for Node {
 
     fn steered(enrolment: &Enrolment) -> Steered {
         let addresses = enrolment.steering.as_ref().map(Steering::addresses).unwrap_or_default();
-        let closed = enrolment.pinned.as_ref().map(Pinned::addresses).unwrap_or_default();
+        // With what is wrong with the pin nobody knows whether it outlives the agent.
+        let pinned = enrolment.pinned.as_ref().filter(|_| enrolment.unpinned.is_none());
+        let closed = pinned.map(Pinned::addresses).unwrap_or_default();
         Steered {
             addresses,
             trouble: enrolment.unsteered.clone(),

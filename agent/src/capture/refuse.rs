@@ -129,7 +129,8 @@ impl Refusing {
             .collect();
         if let Some(pinned) = pinned {
             if pinned.ports == ports {
-                return Ok(());
+                // What is wrong with the file stays said until it is not.
+                return self.look(pinned, of.netns);
             }
             let gone: Vec<_> =
                 pinned.ports.keys().filter(|address| !wanted.contains_key(address)).copied().collect();

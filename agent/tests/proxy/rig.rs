@@ -38,7 +38,7 @@ use sluice::{
 use crate::{origin::Origin, peer::Peer};
 
 /// No test waits for longer than this for something that is to happen.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// The address that callers mean.
 const DIALLED: &str = "10.96.0.1:80";

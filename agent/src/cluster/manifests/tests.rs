@@ -241,7 +241,7 @@ impl Followed {
         let mut snapshots = self.cluster.snapshots();
         let wait = snapshots.wait_for(|snapshot| services(snapshot) == expected);
         assert!(
-            tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(),
+            tokio::time::timeout(Duration::from_secs(60), wait).await.is_ok(),
             "{expected:?} expected, {:?} in force, {:?}",
             self.services(),
             self.cluster.status().problems
@@ -256,7 +256,7 @@ impl Followed {
                 && report.problems.iter().zip(expected).all(|(found, part)| found.to_string().contains(part))
         });
         assert!(
-            tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(),
+            tokio::time::timeout(Duration::from_secs(60), wait).await.is_ok(),
             "{expected:?} expected, {:#?}",
             self.cluster.status().problems
         );

@@ -1,9 +1,9 @@
-//! What of an AccessPolicy is allowed, and worth a word: conditions that can never hold, what hides
-//! everything, and what does not act where no HTTP is spoken.
+//! What of an AccessPolicy is allowed, and worth a word: conditions that can never hold, rules that change nothing, what hides
+//! everything, what another policy is about, too, and what does not act where no HTTP is spoken.
 
 use super::objects::{Guarded, Name, Objects, Problem, shown};
 use crate::govern::{
-    access::{Action, Party},
+    access::{Access, Action, Party, Rule},
     policy::{Mode, PathMatch, Pattern},
 };
 
@@ -44,7 +44,59 @@ pub(super) fn notes(objects: &Objects, name: &Name, guarded: &Guarded) -> Vec<Pr
         notes.push(note("spec.whenUnattended".to_owned(), message.to_owned()));
     }
     notes.extend(without_http(objects, name, guarded).map(|(field, message)| note(field, message)));
+    notes.extend(idle_rules(access).map(|(field, message)| note(field, message)));
+    notes.extend(contested(objects, name, guarded).map(|(field, message)| note(field, message)));
     notes
+}
+
+/// Rules that let in nobody whom another rule does not let in anyway. Who writes one as a rule means to keep everybody else out of what
+/// it is about; but a rule that does not match decides nothing.
+fn idle_rules(access: &Access) -> impl Iterator<Item = (String, String)> {
+    let rules = &access.rules;
+    rules.iter().enumerate().filter(|(_, rule)| rule.action == Action::Allow && !rule.from.is_empty()).filter_map(
+        |(i, rule)| {
+            let same = |other: &&Rule| other.to == rule.to;
+            let open = rules.iter().find(|other| {
+                other.action == Action::Allow
+                    && other.from.is_empty()
+                    && (other.to.is_empty() || other.to == rule.to)
+            })?;
+            if rules.iter().filter(same).any(|other| other.action == Action::Deny) {
+                return None;
+            }
+            let message = format!(
+                "rule {} allows nothing that rule {} does not allow anyway, which decides where the client is none of these: to keep \
+                 others out, add a rule with action Deny and the same to",
+                rule.name, open.name
+            );
+            Some((format!("spec.rules[{i}].from"), message))
+        },
+    )
+}
+
+/// What another AccessPolicy is about, too. The older one is in force; files have no times, so that here it is not known which.
+fn contested<'o>(
+    objects: &'o Objects,
+    name: &'o Name,
+    guarded: &'o Guarded,
+) -> impl Iterator<Item = (String, String)> + 'o {
+    let rivals =
+        move || objects.accesses.iter().filter(move |(other, _)| other.0 == name.0 && **other != *name);
+    let message = |what: &str, other: &Name| {
+        format!(
+            "AccessPolicy {} is about {what}, too: only the older of them is in force there",
+            shown(other)
+        )
+    };
+    let of_services = guarded.targets.iter().enumerate().filter_map(move |(i, target)| {
+        let (other, _) = rivals().find(|(_, rival)| rival.targets.contains(target))?;
+        Some((format!("spec.targetRefs[{i}]"), message(&format!("Service {}", target.service), other)))
+    });
+    let of_namespace =
+        rivals().find(|(_, rival)| guarded.for_namespace && rival.for_namespace).map(move |(other, _)| {
+            ("spec.targetRefs".to_owned(), message(&format!("Namespace {}", name.0), other))
+        });
+    of_services.chain(of_namespace)
 }
 
 /// Why no pod is meant, and by which field.

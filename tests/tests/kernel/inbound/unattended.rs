@@ -346,3 +346,32 @@ fn without_a_bpf_file_system_the_agent_says_so_and_enforces_all_the_same() {
         Ok(())
     });
 }
+
+#[test]
+fn a_bpf_file_system_that_is_unmounted_is_told_and_used_again_when_it_is_back() {
+    test("unattended-unmounted", |world| {
+        let (closed, agent) = Closed::open(world, None)?;
+        closed.is_pinned()?;
+        umount2(&closed.bpf.0, MntFlags::MNT_DETACH)?;
+        let pods = |state: &str| {
+            let labels = [("state", state), ("destination_service", "orders")];
+            Ok::<_, anyhow::Error>(
+                agent.metrics()?.sum("sluice_access_refuse_unattended_pods", &labels) as u64
+            )
+        };
+        eventually("it is told", || {
+            let (_, status) = agent.get("/status")?;
+            let what = "whenUnattended: Refuse of AccessPolicy shop/orders is not active";
+            ensure!(status.contains(what) && status.contains("is no BPF file system"), "{status}");
+            ensure!(pods("missing")? == 1);
+            Ok(())
+        })?;
+        closed.is_served()?;
+        mount(Some("bpf"), &closed.bpf.0, Some("bpf"), MsFlags::empty(), None::<&str>)?;
+        closed.is_pinned()?;
+        eventually("it is active again", || {
+            ensure!(pods("active")? == 1);
+            Ok(())
+        })
+    });
+}

@@ -87,6 +87,12 @@ spec: {template: {spec: {serviceAccountName: gateway}}}
             "spec.hidden[0].paths[0].value",
             "every path is hidden",
         ),
+        (
+            web,
+            "rules: [{name: pub}, {name: adm, from: [{workload: gateway}], to: [{paths: [{value: /actuator}]}]}]",
+            "spec.rules[1].from",
+            "rule adm allows nothing that rule pub does not allow anyway",
+        ),
         ("name: cache", "rules: [{name: r, to: [{methods: [GET]}]}]", "spec.targetRefs[0]", "all are reset"),
         (
             "name: cache",
@@ -119,9 +125,24 @@ spec: {template: {spec: {serviceAccountName: gateway}}}
         ),
         (web, "hidden: [{name: r, paths: [{value: /actuator}], from: [{namespace: shop}]}]"),
         ("name: cache", "rules: [{name: r, from: [{workload: gateway}]}]"),
+        (
+            web,
+            "rules: [{name: pub}, {name: adm, from: [{workload: gateway}], to: [{paths: [{value: /a}]}]}, {name: rest, action: Deny, to: [{paths: [{value: /a}]}]}]",
+        ),
         ("kind: Namespace, group: '', name: shop", "hidden: [{name: r, paths: [{value: /actuator}]}]"),
     ] {
         let (_, _, complaints) = check(&access(target, spec), &["-"]);
         assert_eq!(complaints, "", "{spec}");
+    }
+    let first = access(web, "rules: [{name: r}]");
+    let second = first.rsplit("---\n").next().unwrap_or_default().replace("name: a,", "name: b,");
+    let (good, _, complaints) = check(&format!("{first}---\n{second}"), &["-"]);
+    assert!(good, "{complaints}");
+    for (one, other) in [("shop/a", "shop/b"), ("shop/b", "shop/a")] {
+        let said = format!(
+            "AccessPolicy {other} is about Service web, too: only the older of them is in force there"
+        );
+        let line = complaints.lines().find(|line| line.contains(&format!("AccessPolicy {one}: ")));
+        assert!(line.is_some_and(|line| line.contains(&said)), "{complaints}");
     }
 }
