@@ -168,7 +168,7 @@ pub struct TokenPlace {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$"))]
     pub cookie: Option<String>,
-    /// Name of a query parameter. Paths with their queries are written to logs: prefer a header.
+    /// Name of a query parameter. Applications and other proxies write queries into their logs (Sluice does not): prefer a header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub query_parameter: Option<String>,

@@ -252,7 +252,7 @@ fn under_load_refusals_are_kept_and_the_rest_is_a_sample() {
 fn who_may_call_is_told_with_the_rule() {
     let party = |block: &str| Party { blocks: vec![block.parse().unwrap()], ..Party::default() };
     let rule = |from| Rule { name: "ours".into(), action: Action::Allow, from, to: Vec::new() };
-    let told = |access: Access| {
+    let explained = |access: Access, dialled: &str| {
         let mut snapshot = Snapshot { generation: 1, ..Snapshot::default() };
         let service = Service { access: Some(Arc::new(access)), ..Service::new("shop", "orders", 80) };
         let endpoint = Arc::new(Endpoint::new("10.244.0.9:8080".parse().unwrap()));
@@ -270,12 +270,15 @@ fn who_may_call_is_told_with_the_rule() {
         let asked = Asked {
             caller: Arc::new(caller),
             not_captured: None,
-            dialled: "10.96.0.1:80".parse().unwrap(),
+            dialled: dialled.parse().unwrap(),
             head: b"GET /actuator/env HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
             remembered: None,
             links: false,
         };
-        let said = explain(&snapshot, &tag_names(), &asked);
+        explain(&snapshot, &tag_names(), &asked)
+    };
+    let told = |access: Access| {
+        let said = explained(access, "10.96.0.1:80");
         let Step { verdict, message, source, .. } = step(&said, Stage::Access).clone();
         (verdict, message, source.unwrap(), said.outcome.status, said.outcome.reason)
     };
@@ -313,4 +316,12 @@ fn who_may_call_is_told_with_the_rule() {
     let (verdict, message, ..) = told(named(Access { closed: true, ..Access::default() }));
     assert_eq!(verdict, Verdict::Stops);
     assert!(message.starts_with("the policy is invalid and has onInvalid: Deny"), "{message}");
+
+    // Past the Service the client's agent has no say, and that of the endpoint has.
+    let said = explained(named(Access { rules: others(), ..Access::default() }), "10.244.0.9:8080");
+    let access = step(&said, Stage::Access);
+    assert_eq!(access.source.as_deref(), Some("AccessPolicy shop/orders"));
+    assert!(said.outcome.message.contains("whose AccessPolicies may deny it"), "{:?}", said.outcome);
+    let said = explained(named(Access::default()), "10.244.0.7:8080");
+    assert!(said.outcome.message.contains("as if Sluice were not there"), "{:?}", said.outcome);
 }

@@ -115,7 +115,7 @@ fn of_token(found: &Found) -> String {
 }
 
 /// The AccessPolicies of Services that have this endpoint, each once.
-fn guards(snapshot: &Snapshot, endpoint: SocketAddr) -> Vec<&Access> {
+pub(super) fn guards(snapshot: &Snapshot, endpoint: SocketAddr) -> Vec<&Access> {
     let services = snapshot.destinations.values().map(|destination| &*destination.service);
     let has = |service: &&Service| service.endpoints.iter().any(|one| one.address == endpoint);
     let policies = services.filter(|service| service.access.is_some()).filter(has);

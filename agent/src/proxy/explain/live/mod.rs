@@ -61,8 +61,7 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
     let mut steps = Steps::default();
     if let Some(why) = &asked.not_captured {
         steps.say(Stage::Enrolled, Verdict::Stops, why, Some(format!("Pod {}", explanation.caller)));
-        explanation.steps = steps.0;
-        return explanation;
+        return goes_direct(explanation, steps, snapshot, *dialled);
     }
     let enrolled = "the pod is enrolled: its new connections to managed addresses go to the agent";
     steps.say(Stage::Enrolled, Verdict::Passes, enrolled, Some(format!("Pod {}", explanation.caller)));
@@ -71,8 +70,7 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
             "{dialled} is not managed: no service of an enrolled namespace has that address and port"
         );
         steps.say(Stage::Managed, Verdict::Stops, what, None);
-        explanation.steps = steps.0;
-        return explanation;
+        return goes_direct(explanation, steps, snapshot, *dialled);
     };
     explanation.service = Some(destination.service.to_string());
     let mut rng = Rng::new();
@@ -112,6 +110,27 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
     explanation.outcome = walk.go(names, *dialled);
     explanation.steps = walk.steps.0;
     explanation.candidates = walk.candidates;
+    explanation
+}
+
+/// The caller's agent does nothing. That of the endpoint, if it is one, asks its policies all the same.
+fn goes_direct(
+    mut explanation: Explanation,
+    mut steps: Steps,
+    snapshot: &Snapshot,
+    dialled: SocketAddr,
+) -> Explanation {
+    let guards = access::guards(snapshot, dialled);
+    for policy in &guards {
+        let what = "the agent at the endpoint asks it, as it does for whoever calls; what it says of a request is shown where the \
+                    Service is asked about (--to NAME.NAMESPACE:PORT)";
+        steps.say(Stage::Access, Verdict::Passes, what, Some(format!("AccessPolicy {}", policy.name)));
+    }
+    if !guards.is_empty() {
+        explanation.outcome =
+            Outcome::of("the connection goes direct to the endpoint, whose AccessPolicies may deny it");
+    }
+    explanation.steps = steps.0;
     explanation
 }
 
