@@ -184,7 +184,9 @@ pub struct HiddenPaths {
     /// Name, in metrics.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// Conditions on the path, whatever its case; one must match, in any form that servers may take the path for.
+    /// Conditions on the path, whatever its case; one must match, in any form in which servers are known to read a path (/%61, /x/..;/a,
+    /// //x/a). What servers make of other paths is not known: PathPrefix /a does not hide /a.json, /ab or "/a ", which a server that
+    /// compares prefixes of text serves with /a, too. RegularExpression (?i)^/a does.
     #[schemars(length(min = 1, max = 16))]
     pub paths: Vec<PathMatch>,
     /// Clients for which the paths exist all the same. Nobody if empty, but the probes of the pod itself.
@@ -244,7 +246,8 @@ pub struct AccessClient {
     ).message("empty: methods or paths is needed")
 )]
 pub struct AccessRequest {
-    /// Methods, of which one must match; any if empty. In upper case: GET, not get. GET is HEAD, too.
+    /// Methods, of which one must match; any if empty. In upper case: GET, not get. GET is HEAD, too. With action Deny they match in
+    /// any case, since some servers take post for POST.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -254,7 +257,8 @@ pub struct AccessRequest {
     pub methods: Vec<String>,
     /// Conditions on the path as the server sees it; one must match. Any path if empty. A path that servers take for
     /// different ones (/a%2fb, /a/..%5cb, /a/../b, //a/b) is denied if one of these is, whatever its case, and allowed if all are as they
-    /// are written here.
+    /// are written here. PathPrefix /a is not about /a.json, /ab or "/a ", which a server that compares prefixes of text serves with /a,
+    /// too: to deny these use RegularExpression (?i)^/a.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub paths: Vec<PathMatch>,

@@ -95,8 +95,8 @@ pub struct CallerMatch {
         .message("no regular expression (RE2)").field_path(".value")
 )]
 pub struct PathMatch {
-    /// How the path is compared: Exact; PathPrefix, by path elements (/a matches /a and /a/b, not /ab);
-    /// RegularExpression (RE2), which may match anywhere in the path unless it is anchored with ^ and $.
+    /// How the path is compared: Exact; PathPrefix, by path elements (/a matches /a and /a/b, not /ab, /a.json or "/a ", which servers
+    /// that compare text may serve, too); RegularExpression (RE2), which may match anywhere in the path unless it is anchored with ^ and $.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = PathMatchType::default()))]
     pub test: Option<PathMatchType>,

@@ -103,6 +103,29 @@ fn a_method_in_lower_case_is_told_in_upper_case() {
 }
 
 #[test]
+fn of_a_target_that_the_proxy_rejects_is_told_what_it_says() {
+    for (target, wanted) in [
+        ("http:/actuator", "a request target that is neither a path nor an http URI with a host"),
+        ("actuator", "a request target that is neither a path nor an http URI with a host"),
+        ("*", "the request target * with another method than OPTIONS"),
+    ] {
+        let request = Request {
+            pod: Some("shop/client".to_owned()),
+            to: Some("orders.shop:80".to_owned()),
+            headers: Vec::new(),
+            line: vec!["GET".to_owned(), target.to_owned()],
+        };
+        let Err(Failed::Question(why)) = request.question("sluice", EXPLAIN) else {
+            panic!("{target:?} is good")
+        };
+        let told = format!(
+            "PATH: {target:?} is none, as in /orders/7?full=1: the proxy answers such a request 400 bad_request: it has {wanted}"
+        );
+        assert_eq!(why, told);
+    }
+}
+
+#[test]
 fn a_request_line_is_a_path_or_a_method_and_a_path() {
     for (line, method, target) in [
         (&[][..], "GET", "/"),

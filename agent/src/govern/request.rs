@@ -30,6 +30,10 @@ pub trait Request {
     /// The path as it was sent, without the query.
     fn path(&self) -> &[u8] {
         let target = self.target();
+        // Of `http://a?b` (RFC 9110, section 4.2.3: an empty path is `/`).
+        if target.starts_with(b"?") {
+            return b"/";
+        }
         &target[..question_mark(target).unwrap_or(target.len())]
     }
 
@@ -127,6 +131,7 @@ pub(crate) mod tests {
         assert_eq!(request.query_parameter("flag").as_deref(), Some(&b""[..]));
         assert_eq!(request.query_parameter("use"), None);
         assert_eq!(Plain::get("/a").path(), b"/a");
+        assert_eq!(Plain::get("?a").path(), b"/");
         assert_eq!(Plain::get("/a").query_parameter("user"), None);
     }
 

@@ -77,7 +77,13 @@ fn may_ask(line: &[u8]) -> bool {
     let names = |window: &[u8]| window.eq_ignore_ascii_case(b"HTTP/");
     let method = line.iter().take_while(|byte| is_token(**byte)).count();
     let target = line[method..].trim_ascii_start();
-    let asks = method > 0 && target.len() < line.len() - method && target.starts_with(b"/");
+    // A scheme before the path goes for one to some servers of HTTP/0.9. Its only method is GET, and in other protocols a key may
+    // have a colon (`get user:1`).
+    let path = |target: &[u8]| {
+        let colon = memchr::memchr(b':', target).filter(|_| line[..method] == *b"GET");
+        target.starts_with(b"/") || colon.is_some_and(|at| matches!(target.get(at + 1), Some(b'/' | b'\\')))
+    };
+    let asks = method > 0 && target.len() < line.len() - method && path(target);
     asks || line.windows(5).any(names)
 }
 
@@ -224,12 +230,18 @@ mod tests {
             (b"GET / HTTP/2.0\r\n", Spoken::Http1),
             (b"GET /actuator\r\n", Spoken::Http1),
             (b"GET a HTTP/1.1\r\n", Spoken::Http1),
+            (b"GET x:/actuator\r\n", Spoken::Http1),
+            (b"GET x:\\actuator\r\n", Spoken::Http1),
+            (b"GET http://a/actuator\r\n", Spoken::Http1),
+            (b"GET x:/actuator HTTP/1.1\r\n", Spoken::Http1),
             (b"GET / HTTP/1.1\rHost: a\r\n", Spoken::Http1),
             (H2_PREFACE, Spoken::Http2),
             (b"\x16\x03\x01", Spoken::Tls),
             // What no server of HTTP answers.
             (b"PING\r\n", Spoken::Other),
             (b"GET key\r\n", Spoken::Other),
+            (b"GET user:1\r\n", Spoken::Other),
+            (b"get http://a/b\r\n", Spoken::Other),
             (b"/a\r\n", Spoken::Other),
             (b"EHLO a\r\n", Spoken::Other),
             (b"*1\r\n$4\r\nPING", Spoken::Other),

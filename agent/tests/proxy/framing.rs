@@ -138,6 +138,41 @@ fn a_host_too_few_or_too_many() {
     );
 }
 
+/// Servers find a path in these, and rules about that path would not hold for them.
+#[test]
+fn targets_that_are_neither_a_path_nor_a_uri_of_http() {
+    let with = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let targets = [
+        "http:/actuator",
+        "HtTp:/actuator/env",
+        "https:/actuator",
+        "h-t:/",
+        "x:/",
+        "file:/actuator",
+        "x:y/..",
+        "file://a/actuator",
+        "http:///actuator",
+        "http://:80/actuator",
+        "http:\\\\a\\actuator",
+        "http://a\\actuator",
+        "actuator",
+        "\\\\x\\actuator",
+        "*",
+    ];
+    let requests = targets.map(with);
+    refused(400, "bad_request", &requests.each_ref().map(String::as_str));
+    refused(
+        400,
+        "bad_request",
+        &[
+            "CONNECT a:80/actuator HTTP/1.1\r\nHost: a\r\n\r\n",
+            "CONNECT http:/actuator HTTP/1.1\r\nHost: a\r\n\r\n",
+            // The rest of the head is not waited for.
+            "GET http:/actuator HTTP/1.1\r\nHost: a\r\n",
+        ],
+    );
+}
+
 #[test]
 fn versions_that_nobody_here_speaks() {
     refused(505, "http_version", &["GET / HTTP/1.7\r\nHost: a\r\n\r\n", "GET / HTTP/3.0\r\nHost: a\r\n\r\n"]);
@@ -379,6 +414,11 @@ fn a_client_is_told_what_is_wrong_with_its_request() {
     let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (request, part, what) in [
         ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", "first_line", "white space in the request target"),
+        (
+            "GET http:/a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "first_line",
+            "a request target that is neither a path nor an http URI with a host",
+        ),
         ("GET / HTTP/1.1\r\nHost: a\r\nX y: z\r\n\r\n", "header", "a header name that is no token"),
         (
             "GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",

@@ -13,7 +13,7 @@ use crate::{
         strip,
         verdict::Reason,
     },
-    proxy::explain::Asked,
+    proxy::explain::{self, Asked},
 };
 
 const POD: &str = "as in shop/client";
@@ -196,6 +196,12 @@ impl Question {
         }
         let method =
             Method::from_bytes(self.method.as_bytes()).map_err(|_| wrong("method", &self.method, "GET"))?;
+        if let Some(rejected) = explain::rejects(&self.method, &self.target) {
+            return Err(Wrong::Question(format!(
+                "target: {:?} is none, as in /orders/7?full=1: the proxy answers such a request {rejected}",
+                self.target
+            )));
+        }
         let good_target = self.target.starts_with('/') || self.target == "*";
         if !good_target || self.target.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
             return Err(wrong("target", &self.target, "/orders/7?full=1"));

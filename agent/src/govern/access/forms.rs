@@ -1,9 +1,10 @@
 //! What servers may take a path for.
 //!
 //! The normal form is what most do. Others decode an encoded slash or backslash, before or after they remove dot segments, and
-//! decode again what comes of it; take a backslash for a slash; end a path at a NUL, a question mark or a number sign that was encoded;
-//! know no parameters (`..;` is a name to them); remove dot segments before empty elements (RFC 3986, section 5.2.4, has
-//! no rule that joins slashes), or not at all; take what is behind two slashes for an authority. Each of that makes of `/public/..%2fadmin`, `/admin%2fx/../env` or
+//! decode again what comes of it; know `%u0061` (IIS, Jetty 9); take a backslash for a slash; end a path at a NUL, a question mark or a
+//! number sign that was encoded; know no parameters (`..;` is a name to them); remove dot segments before empty elements (RFC 3986,
+//! section 5.2.4, has no rule that joins slashes), or not at all; read the whole as a reference, so that a scheme at its beginning, or
+//! what is behind two slashes, is none of the path. Each of that makes of `/public/..%2fadmin`, `/admin%2fx/../env`, `/\x/admin` or
 //! `/admin//../env` another path. A path in which there is anything of the kind has all of these forms.
 
 use std::borrow::Cow;
@@ -28,25 +29,47 @@ impl<'p> Forms<'p> {
             return forms;
         }
         // A target without a slash is none of a server's paths, and some servers put one before it.
-        let rooted = if path.starts_with(b"/") { path.into() } else { Cow::from([b"/", path].concat()) };
-        let path = &*rooted;
-        forms.add(path);
-        // Who reads a target as a reference (RFC 3986, section 4.2) takes `//x` for an authority.
-        if let Some(behind) = path.strip_prefix(b"//") {
-            let authority = memchr::memchr(b'/', behind).unwrap_or(behind.len());
-            forms.add(&behind[authority..]);
+        forms.add_decoded(&rooted(path));
+        // Others take what is behind a scheme (`http:/admin`). HTTP's readers let none through; this is for whatever else asks.
+        if let Some(behind) = behind_scheme(path) {
+            forms.add_decoded(&rooted(behind));
         }
+        forms
+    }
+
+    /// A path as it came, and what it is for those who decode it.
+    fn add_decoded(&mut self, path: &[u8]) {
+        let without = without_authority(path);
+        for each in std::iter::once(path).chain(without) {
+            self.add(each);
+            let known = self.add_stages(each, false);
+            if known {
+                self.add_stages(each, true);
+            }
+        }
+    }
+
+    /// What comes of a path that is decoded once, twice and so on. Whether there was a `%uXXXX` in any of that.
+    fn add_stages(&mut self, path: &[u8], units: bool) -> bool {
         let mut written = path.to_vec();
+        let mut has_units = false;
         for _ in 0..DECODINGS {
-            let next = decoded(&written);
+            has_units |= unit_in(&written);
+            let next = decoded(&written, units);
             if next == written {
                 break;
             }
             // Whoever decodes no further takes a percent sign for itself.
-            forms.add(&next.split(|byte| *byte == b'%').collect::<Vec<_>>().join(&b"%25"[..]));
+            let literal =
+                |path: &[u8]| path.split(|byte| *byte == b'%').collect::<Vec<_>>().join(&b"%25"[..]);
+            self.add(&literal(&next));
+            // Slashes that were encoded may be in the place of those before an authority.
+            if let Some(behind) = without_authority(&next) {
+                self.add(&literal(behind));
+            }
             written = next;
         }
-        forms
+        has_units
     }
 
     /// What becomes of a path by what is done about its dot segments and empty elements, and in which order.
@@ -108,12 +131,73 @@ fn joined<'e>(elements: impl Iterator<Item = &'e Vec<u8>>) -> Vec<u8> {
     path
 }
 
-/// Everything is decoded once, and means what it may mean.
-fn decoded(path: &[u8]) -> Vec<u8> {
-    percent_encoding::percent_decode(path)
-        .map(|byte| if byte == b'\\' { b'/' } else { byte })
-        .take_while(|byte| !matches!(byte, 0 | b'?' | b'#'))
-        .collect()
+/// Everything is decoded once, and means what it may mean. `units`: `%u0061`, a unit of UTF-16, is `a`.
+fn decoded(path: &[u8], units: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        let encoded = if *first == b'%' { behind } else { &[] };
+        if let Some((unit, behind)) = unit(encoded).filter(|_| units) {
+            out.extend_from_slice(unit.encode_utf8(&mut [0; 4]).as_bytes());
+            rest = behind;
+        } else if let Some((byte, behind)) = octet(encoded) {
+            out.push(byte);
+            rest = behind;
+        } else {
+            out.push(*first);
+        }
+    }
+    let end = out.iter().position(|byte| matches!(byte, 0 | b'?' | b'#')).unwrap_or(out.len());
+    out.truncate(end);
+    out.iter_mut().filter(|byte| **byte == b'\\').for_each(|byte| *byte = b'/');
+    out
+}
+
+/// What two digits behind a percent sign stand for, and what follows them.
+fn octet(behind: &[u8]) -> Option<(u8, &[u8])> {
+    let (digits, rest) = behind.split_at_checked(2)?;
+    Some((u8::try_from(number(digits)?).ok()?, rest))
+}
+
+/// The same of `u` and four digits.
+fn unit(behind: &[u8]) -> Option<(char, &[u8])> {
+    let (digits, rest) =
+        behind.strip_prefix(b"u").or_else(|| behind.strip_prefix(b"U"))?.split_at_checked(4)?;
+    // Halves of pairs stand for no character that a rule would be about.
+    Some((char::from_u32(number(digits)?).unwrap_or(char::REPLACEMENT_CHARACTER), rest))
+}
+
+fn unit_in(path: &[u8]) -> bool {
+    memchr::memchr_iter(b'%', path).any(|at| unit(&path[at + 1..]).is_some())
+}
+
+fn number(digits: &[u8]) -> Option<u32> {
+    digits.iter().try_fold(0, |sum, digit| Some(sum * 16 + char::from(*digit).to_digit(16)?))
+}
+
+/// With a slash at its beginning. One that has a backslash there is read as if that were the slash.
+fn rooted(path: &[u8]) -> Cow<'_, [u8]> {
+    if path.starts_with(b"/") { path.into() } else { [b"/", path].concat().into() }
+}
+
+/// What is behind a scheme and its colon (RFC 3986, section 3.1).
+fn behind_scheme(path: &[u8]) -> Option<&[u8]> {
+    let colon = memchr::memchr(b':', path)?;
+    let (first, others) = path[..colon].split_first()?;
+    let rest = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    (first.is_ascii_alphabetic() && others.iter().all(rest)).then(|| &path[colon + 1..])
+}
+
+/// What is left of a path that has an authority before it, for who reads it as a reference. RFC 3986 (section 4.2) has `//x` for
+/// that; who parses URLs as browsers do (WHATWG's URL Standard, "special authority ignore slashes state") takes any two slashes or more,
+/// and a backslash for each of them.
+fn without_authority(path: &[u8]) -> Option<&[u8]> {
+    let is_slash = |byte: &u8| matches!(byte, b'/' | b'\\');
+    let slashes = path.iter().take_while(|byte| is_slash(byte)).count();
+    let behind = path.get(slashes..).filter(|_| slashes >= 2)?;
+    // Without a path it asks for `/`.
+    Some(behind.iter().position(|byte| is_slash(byte)).map_or(b"/", |at| &behind[at..]))
 }
 
 #[cfg(test)]
@@ -143,6 +227,7 @@ mod tests {
             ("/a/..", &["/", "/a/.."]),
             ("//x/admin/env", &["/x/admin/env", "/admin/env"]),
             ("admin/env", &["admin/env", "/admin/env"]),
+            ("http:/admin", &["http:/admin", "/http:/admin", "/admin"]),
             ("*", &["*"]),
         ] {
             assert_eq!(of(path), wanted, "{path}");
@@ -154,6 +239,46 @@ mod tests {
             ("/x\\..\\admin", "/admin"),
             ("/%2561dmin", "/admin"),
             ("/%25252561dmin", "/admin"),
+            // What servers read as URLs.
+            ("x:/admin/env", "/admin/env"),
+            ("h-t.p+1:/%61dmin", "/admin"),
+            ("x:y/../admin", "/admin"),
+            ("x:admin", "/admin"),
+            ("x:\\admin", "/admin"),
+            ("x:", "/"),
+            ("file://y/admin", "/admin"),
+            ("http:///admin", "/admin"),
+            ("http:\\\\y\\admin", "/admin"),
+            ("///x/admin", "/admin"),
+            ("////x//admin", "/admin"),
+            ("/\\x/admin", "/admin"),
+            ("/\\x\\admin", "/admin"),
+            ("/\\/x/admin", "/admin"),
+            ("//\\x/admin", "/admin"),
+            ("\\\\x/admin", "/admin"),
+            ("\\/x/admin", "/admin"),
+            ("/\\x/%61dmin", "/admin"),
+            ("//x/%2561dmin", "/admin"),
+            ("//x/y/..%2fadmin", "/admin"),
+            ("/%5cx/admin", "/admin"),
+            ("/%2fx/admin", "/admin"),
+            ("/%252fx/admin", "/admin"),
+            ("//x%2fy/admin", "/admin"),
+            // Behind an authority, nothing is `/`.
+            ("//x", "/"),
+            // As IIS and Jetty 9 decode.
+            ("/%u0061dmin", "/admin"),
+            ("/%U0061%64min", "/admin"),
+            ("/x%u002f..%u002fadmin", "/admin"),
+            ("/x/%u002e%u002E/admin", "/admin"),
+            ("/%25u0061dmin", "/admin"),
+            ("/%u0025%u0036%u0031dmin", "/admin"),
+            ("//x/%u0061dmin", "/admin"),
+            ("/admin%u003bx", "/admin"),
+            ("/k%u00e4ufer", "/k\u{e4}ufer"),
+            ("/%ud83d", "/\u{fffd}"),
+            // None of those.
+            ("/%u006", "/%25u006"),
             // Decoded first, then without dot segments.
             ("/admin%2fx/../env", "/admin/env"),
             ("/x/%2f/../admin/env", "/admin/env"),
@@ -170,7 +295,29 @@ mod tests {
 
     #[test]
     fn there_are_not_many_forms_of_the_longest_path() {
-        let path = format!("/{}", "%252525252e%252525252e%252525252f//..;/".repeat(1000));
-        assert!(Forms::of(path.as_bytes()).others.len() <= 3 * (DECODINGS + 1));
+        for (path, most) in [
+            ("/%252525252e%252525252e%252525252f//..;/", DECODINGS + 1),
+            ("//%252525252e%252525252e%252525252f//..;/", 4 * DECODINGS + 2),
+            ("/\\x/%2525252525u002e%2525252e%252525252f//..;/", 8 * DECODINGS + 2),
+        ] {
+            let path = format!("{path}{}", path.repeat(1000));
+            assert!(Forms::of(path.as_bytes()).others.len() <= 3 * most, "{path:.30}");
+        }
+    }
+
+    proptest::proptest! {
+        /// However its beginning is written, a path that a server reads behind a scheme or an authority is one of the forms.
+        #[test]
+        fn neither_a_scheme_nor_an_authority_hides_a_path(
+            scheme in "([a-zA-Z][a-zA-Z0-9+.-]{0,3}:)?",
+            slashes in "[/\\\\]{2,4}",
+            authority in "[a-z0-9.:@]{1,4}",
+            slash in "[/\\\\]",
+        ) {
+            let path = format!("{scheme}{slashes}{authority}{slash}admin");
+            proptest::prop_assert!(of(&path).iter().any(|form| form == "/admin"), "{path} {:?}", of(&path));
+            let path = format!("{scheme}{slash}admin");
+            proptest::prop_assert!(of(&path).iter().any(|form| form == "/admin"), "{path} {:?}", of(&path));
+        }
     }
 }

@@ -330,7 +330,7 @@ impl Rule {
 impl To {
     fn matches(&self, method: &[u8], forms: &Forms<'_>, action: Action) -> Option<Rank> {
         let methods = !self.methods.is_empty();
-        if methods && !self.methods.iter().any(|one| is_method(one, method)) {
+        if methods && !self.methods.iter().any(|one| is_method(one, method, action)) {
             return None;
         }
         if self.paths.is_empty() {
@@ -345,9 +345,15 @@ impl To {
     }
 }
 
-/// What is said of GET holds for HEAD, which gets the same without the content (RFC 9110, section 9.3.2).
-fn is_method(said: &Method, method: &[u8]) -> bool {
-    said.as_str().as_bytes() == method || (*said == Method::GET && method == b"HEAD")
+/// What is said of GET holds for HEAD, which gets the same without the content (RFC 9110, section 9.3.2). Methods are
+/// case-sensitive (section 9.1), so `post` is not what a rule allows that allows POST. But some servers put methods into upper case
+/// before they look at them, and what denies POST is not to be passed by `post` there.
+fn is_method(said: &Method, method: &[u8], action: Action) -> bool {
+    let is = |name: &[u8]| match action {
+        Action::Allow => name == method,
+        Action::Deny => name.eq_ignore_ascii_case(method),
+    };
+    is(said.as_str().as_bytes()) || (*said == Method::GET && is(b"HEAD"))
 }
 
 /// Some servers take a path with a slash at its end for the one without, and some make no difference between cases.

@@ -175,7 +175,7 @@ fn management() -> Access {
 }
 
 /// Ways to write `/actuator/env` and `/metrics` that some server takes for them.
-const EVASIONS: [&str; 46] = [
+const EVASIONS: [&str; 54] = [
     "/actuator",
     "/actuator/",
     "/actuator/env",
@@ -227,6 +227,16 @@ const EVASIONS: [&str; 46] = [
     "/metrics#x",
     "/metrics%23x",
     "/metrics%3fx",
+    // What is read as a URL.
+    "x:/actuator",
+    "HtTp:/actuator/env",
+    "x:y/../actuator",
+    "file:/metrics",
+    "/\\x/actuator",
+    "/\\x\\actuator/env",
+    "///x/actuator",
+    // As IIS and Jetty 9 decode.
+    "/%u0061ctuator",
 ];
 
 #[test]
@@ -242,6 +252,30 @@ fn hidden_paths_are_not_there_however_they_are_written() {
     }
 }
 
+/// As the recipe says: prefixes go by elements, and not all servers' do.
+#[test]
+fn an_expression_hides_what_only_begins_as_a_path_does() {
+    let regex = |pattern: &str| {
+        PathMatch::Regex(crate::govern::policy::Pattern(regex::bytes::Regex::new(pattern).expect("one")))
+    };
+    let hidden = |paths: PathMatch| {
+        let hidden = Hidden { name: "management".into(), paths: vec![paths], from: Vec::new() };
+        Access { hidden: vec![hidden], ..Access::default() }
+    };
+    let (expression, elements) =
+        (hidden(regex("(?i)^/actuator")), hidden(PathMatch::Prefix("/actuator".into())));
+    for target in
+        ["/actuator.json", "/actuators", "/actuator%20", "/Actuator-x", "/%61ctuator.json", "//x/actuators"]
+    {
+        assert!(!by(&expression, UNKNOWN, target).0, "{target}");
+        assert!(by(&elements, UNKNOWN, target).0, "{target}");
+    }
+    for target in ["/actuator", "/actuator/env", "x:/actuator/env"] {
+        assert!(!by(&expression, UNKNOWN, target).0 && !by(&elements, UNKNOWN, target).0, "{target}");
+    }
+    assert!(by(&expression, UNKNOWN, "/x/actuator").0);
+}
+
 #[test]
 fn what_is_allowed_is_allowed_in_each_form_or_not_at_all() {
     let rules = vec![rule("public", Action::Allow, Vec::new(), vec![prefix("/public")])];
@@ -252,6 +286,9 @@ fn what_is_allowed_is_allowed_in_each_form_or_not_at_all() {
     for target in [
         // An authority, to some.
         "//public/a",
+        "/\\public/a",
+        "http:/public/a",
+        "/public/..%u002fadmin",
         "/public/../admin",
         "/public/..%2fadmin",
         "/public%2f..%2fadmin",
@@ -276,6 +313,7 @@ fn disguised() -> impl Strategy<Value = String> {
             Just(format!("%{:02x}", c as u32)),
             Just(format!("%{:02X}", c as u32)),
             Just(format!("%25{:02x}", c as u32)),
+            Just(format!("%u{:04x}", c as u32)),
         ]
     };
     let word: Vec<_> = "actuator".chars().map(letter).collect();
@@ -293,6 +331,14 @@ fn disguised() -> impl Strategy<Value = String> {
         Just("/\\"),
         Just("/x%2f..%2f"),
         Just("/%252f"),
+        Just("//x/"),
+        Just("/\\x/"),
+        Just("///x\\"),
+        Just("/\\/x/"),
+        Just("http:/"),
+        Just("h-t:/"),
+        Just("x:y/../"),
+        Just("file://x/"),
     ];
     let end = prop_oneof![
         Just(""),
@@ -370,7 +416,16 @@ fn what_is_said_of_get_holds_for_head() {
     for action in [Action::Allow, Action::Deny] {
         let access =
             Access { rules: vec![rule("r", action, Vec::new(), vec![get.clone()])], ..Access::default() };
-        for (method, held) in [("GET", true), ("HEAD", true), ("POST", false), ("get", false)] {
+        // Some servers take `get` for GET, so what denies one denies the other.
+        let denies = action == Action::Deny;
+        for (method, held) in [
+            ("GET", true),
+            ("HEAD", true),
+            ("POST", false),
+            ("get", denies),
+            ("Head", denies),
+            ("post", false),
+        ] {
             let request = Plain { method, ..Plain::get("/a") };
             let decision = access.decide(UNKNOWN, &request);
             assert_eq!(decision.rule().is_some(), held, "{action:?} {method}");

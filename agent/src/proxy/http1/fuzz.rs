@@ -7,8 +7,12 @@ use super::{
     head::{HeadEnd, MAX_RESPONSE_HEADERS},
     request::{self, Method, Sources},
     response::{self, Caller},
+    view::View,
 };
-use crate::{fuzzing::pieces, govern::lane::TagNames};
+use crate::{
+    fuzzing::pieces,
+    govern::{lane::TagNames, request::Request as _},
+};
 
 /// What the tag and this hop's own lines add at most.
 const ADDED: usize = 256;
@@ -41,6 +45,9 @@ pub(crate) fn http1_request(input: &[u8]) {
             continue;
         };
         assert!(out.len() <= head.len() + ADDED);
+        let view = View(&out);
+        let is_path = view.path().starts_with(b"/") || view.method() == b"CONNECT";
+        assert!(is_path || view.path() == b"*" && view.method() == b"OPTIONS", "rules see a path");
         assert_eq!(HeadEnd::default().find(&out, false), Ok(Some(out.len())), "one head");
         let mut again = BytesMut::new();
         let second = request::read(&out, &names, Sources::of(false, caller.as_ref()), None, &mut again)

@@ -31,7 +31,7 @@ pub(crate) use self::head::MAX_HEAD_BYTES;
 use self::{exchange::Ended, head::HeadEnd, request::Refused};
 pub(crate) use self::{
     outgoing::edit_routed,
-    request::{Sources, read},
+    request::{Sources, check_target, read},
     view::View,
 };
 use super::{

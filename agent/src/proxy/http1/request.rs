@@ -173,6 +173,7 @@ pub(crate) fn read<E: FnOnce() -> Option<RequestTag>>(
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(malformed(MessagePart::FirstLine, "no request line"));
     };
+    check_target(method, target)?;
     let http10 = version == 0;
     let headers: &[httparse::Header<'_>] = parsed.headers;
 
@@ -224,9 +225,51 @@ pub(crate) fn read<E: FnOnce() -> Option<RequestTag>>(
 /// empty line that ends a head, and is not to wait for it.
 pub(crate) fn never_a_request(begun: &[u8]) -> Option<Refused> {
     use httparse::Error::{NewLine, Token, Version};
-    let parsed = httparse::Request::new(&mut []).parse(begun);
+    let mut parsed = httparse::Request::new(&mut []);
     // Without room for headers the first of them is an error, which is none here.
-    parsed.err().filter(|error| matches!(error, NewLine | Token | Version)).map(|error| refusal(begun, error))
+    match parsed.parse(begun) {
+        Err(error) if matches!(error, NewLine | Token | Version) => Some(refusal(begun, error)),
+        // The version comes last, so the target before it is whole.
+        _ => match (parsed.method, parsed.path, parsed.version) {
+            (Some(method), Some(target), Some(_)) => check_target(method, target).err(),
+            _ => None,
+        },
+    }
+}
+
+/// Whether a request's target is one (RFC 9112, section 3.2): a path; an http or https URI with a host; `*` of OPTIONS; host and
+/// port of CONNECT. Servers take much more for a path: Go, the JDK and Jetty find `/a` in `http:/a`, `x:/a` and `x:y/../a`, Go in
+/// `CONNECT h:1/a`, and who parses URLs as browsers do in `http://h\a`. No rule about `/a` would hold for these.
+pub(crate) fn check_target(method: &str, target: &str) -> Result<(), Refused> {
+    let what = match (method, target) {
+        (_, target) if target.starts_with('/') => return Ok(()),
+        ("OPTIONS", "*") => return Ok(()),
+        (_, "*") => "the request target * with another method than OPTIONS",
+        ("CONNECT", target) => match target.rsplit_once(':') {
+            Some((host, port)) if is_host(host) && is_port(port) => return Ok(()),
+            _ => "a request target of CONNECT that is not host and port",
+        },
+        (_, target) if authority(target).is_some_and(is_authority) => return Ok(()),
+        _ => "a request target that is neither a path nor an http URI with a host",
+    };
+    Err(malformed(MessagePart::FirstLine, what))
+}
+
+/// Has a host, and nothing in which some readers would see its end (RFC 3986, section 3.2).
+fn is_authority(authority: &[u8]) -> bool {
+    let Ok(authority) = std::str::from_utf8(authority) else { return false };
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    // The port may be empty; the colons of an IPv6 address are in brackets.
+    let port = host.rsplit_once(':').filter(|(_, port)| !port.contains(']'));
+    is_host(port.map_or(host, |(host, _)| host)) && !authority.contains(['\\', '#'])
+}
+
+fn is_host(host: &str) -> bool {
+    !host.is_empty() && !host.contains(['/', '\\', '?', '#', '@'])
+}
+
+fn is_port(port: &str) -> bool {
+    !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The request line ends with a version that is understood, so it is not the version that is wrong.
@@ -235,13 +278,12 @@ fn has_known_version(head: &[u8]) -> bool {
     line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")
 }
 
-/// Whom a target in absolute form is for (RFC 9112, section 3.2.2).
+/// Whom a target in absolute form is for (RFC 9112, section 3.2.2). Its scheme is one of HTTP's, in any case.
 fn authority(target: &str) -> Option<&[u8]> {
-    if target.starts_with('/') {
-        return None;
-    }
-    let (_, rest) = target.split_once("://")?;
-    rest.split(['/', '?', '#']).next().map(str::as_bytes)
+    let (scheme, rest) = target.split_once("://")?;
+    let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    // Up to where rules see the path begin.
+    is_http.then(|| rest.split(['/', '?']).next().unwrap_or_default().as_bytes())
 }
 
 /// The same host and port; 80 need not be said.

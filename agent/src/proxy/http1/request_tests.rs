@@ -197,7 +197,8 @@ fn a_target_and_a_host_that_differ_are_refused() {
         ("http://a", "A:80"),
         ("http://a:8080?q", "a:8080"),
         ("/x?y=http://b/", "a"),
-        ("*", "a"),
+        ("HtTpS://a/", "a"),
+        ("http://[::1]:8080/", "[::1]:8080"),
     ] {
         assert!(read(target, host).is_ok(), "{target} {host}");
     }
@@ -205,6 +206,91 @@ fn a_target_and_a_host_that_differ_are_refused() {
     {
         let wrong = malformed(MessagePart::Host, "a request target and a Host that differ");
         assert_eq!(read(target, host).unwrap_err(), wrong, "{target} {host}");
+    }
+}
+
+/// Requests with such targets reach handlers of `/a` at one server or another.
+#[test]
+fn a_target_is_a_path_or_a_uri_of_http() {
+    for target in [
+        "http:/a",
+        "HtTp:/a",
+        "https:/a",
+        "x:/",
+        "h-t:/a",
+        "file:/a",
+        "x:y/../a",
+        "x:a",
+        "a",
+        "a/b",
+        "?a",
+        "\\a",
+        "\\\\x\\a",
+        "%2fa",
+        ":/a",
+        "http:///a",
+        "http://",
+        "http://?a",
+        "http://:80/a",
+        "http://u@/a",
+        "http://u@:80/a",
+        "http:\\\\h\\a",
+        "http:/\\h/a",
+        "http://h\\a",
+        "http://h#/a",
+        "file:///a",
+        "file://h/a",
+        "ftp://h/a",
+        "x://h/a",
+        "*a",
+        "*/a",
+        "h:1",
+        "http",
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let wanted = malformed(
+            MessagePart::FirstLine,
+            "a request target that is neither a path nor an http URI with a host",
+        );
+        assert_eq!(refused(&head), wanted, "{target}");
+        // No more has to come than the first line.
+        let line = head.split_inclusive('\n').next().unwrap();
+        assert_eq!(never_a_request(line.as_bytes()), Some(wanted), "{target}");
+    }
+    for (line, host) in [
+        ("OPTIONS *", "a"),
+        ("CONNECT a:1", "a:1"),
+        ("CONNECT [::1]:443", "[::1]:443"),
+        // Rules see the path.
+        ("CONNECT /a", "a"),
+        ("GET //a", "a"),
+        ("GET /a:b", "a"),
+        ("GET http://a_b.c", "a_b.c"),
+        ("GET http://a:/", "a:"),
+        ("GET http://u@a/", "u@a"),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert!(read_for(&head, None).is_ok(), "{line}");
+        assert_eq!(never_a_request(head.as_bytes()), None, "{line}");
+    }
+    for line in ["GET *", "options *", "M-SEARCH *"] {
+        let what = "the request target * with another method than OPTIONS";
+        let head = format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(refused(&head), malformed(MessagePart::FirstLine, what), "{line}");
+    }
+    for target in
+        ["a", "a:", ":1", "a:1/b", "a:b", "http:/a", "http://a:1", "a/b:1", "a\\b:1", "a?b:1", "x@a:1"]
+    {
+        let what = "a request target of CONNECT that is not host and port";
+        let head = format!("CONNECT {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(refused(&head), malformed(MessagePart::FirstLine, what), "{target}");
+    }
+}
+
+#[test]
+fn what_has_come_of_a_target_is_not_judged() {
+    for begun in ["GET ht", "GET http:/a", "GET http:/a HTTP/1", "GET *"] {
+        assert_eq!(never_a_request(begun.as_bytes()), None, "{begun}");
     }
 }
 

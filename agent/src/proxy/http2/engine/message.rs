@@ -34,6 +34,9 @@ pub(crate) struct Reading {
     protocol: bool,
     status: Option<u16>,
     is_connect: bool,
+    is_options: bool,
+    /// `:path` is `*`.
+    is_asterisk: bool,
     is_head: bool,
     is_grpc: bool,
     length: Option<u64>,
@@ -120,6 +123,7 @@ impl Reading {
         let seen = match known {
             StaticName::METHOD => {
                 self.is_connect = value == b"CONNECT";
+                self.is_options = value == b"OPTIONS";
                 self.is_head = value == b"HEAD";
                 if value.is_empty() || !value.iter().all(|byte| NAME[usize::from(*byte)] & METHOD != 0) {
                     return Err(Malformed("`:method` is no method"));
@@ -143,6 +147,7 @@ impl Reading {
                 if !(value.starts_with(b"/") || value == b"*") {
                     return Err(Malformed("`:path` does not begin with `/`"));
                 }
+                self.is_asterisk = value == b"*";
                 &mut self.path
             }
             _ => {
@@ -224,6 +229,10 @@ impl Reading {
             };
         }
         match (self.scheme, self.path) {
+            // RFC 9113, section 8.3.1: of the whole server only OPTIONS asks.
+            (true, true) if self.is_asterisk && !self.is_options => {
+                Err(Malformed("`:path` is `*` without OPTIONS"))
+            }
             (true, true) => Ok(()),
             (false, _) => Err(Malformed("no `:scheme`")),
             (_, false) => Err(Malformed("no `:path`")),
@@ -425,16 +434,22 @@ mod tests {
             lines[index].1 = value;
             reading(&lines).into_request().1
         };
-        for path in ["/", "*", "/<a>`\"{}|^\\", "/é", "//", "/a#b"] {
+        for path in ["/", "/<a>`\"{}|^\\", "/é", "//", "/a#b"] {
             assert_eq!(with(3, path), Ok(()), "{path}");
         }
-        for path in ["", "a", "http://a/", "/a b", "/a\tb", "/\u{7f}"] {
+        for path in ["", "a", "*", "http://a/", "http:/a", "\\a", "/a b", "/a\tb", "/\u{7f}"] {
             assert!(with(3, path).is_err(), "{path}");
         }
         for (index, value) in [(0, ""), (0, "G T"), (0, "GET:"), (1, ""), (1, "ht tp"), (2, "a b")] {
             assert!(with(index, value).is_err(), "{value}");
         }
         assert_eq!(with(0, "m-search"), Ok(()));
+        let asterisk = [("OPTIONS", true), ("M-SEARCH", false), ("options", false)];
+        for (method, fits) in asterisk {
+            let mut lines = GET;
+            (lines[0].1, lines[3].1) = (method, "*");
+            assert_eq!(reading(&lines).into_request().1.is_ok(), fits, "{method}");
+        }
     }
 
     #[test]

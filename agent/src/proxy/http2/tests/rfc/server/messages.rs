@@ -160,6 +160,18 @@ pub(super) fn rows() -> Vec<Row> {
         ),
         (
             "8.3.1",
+            "* for another method",
+            lines(&[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "*")]),
+            Malformed,
+        ),
+        (
+            "8.3.1",
+            ":path with a scheme alone",
+            lines(&[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "http:/a")]),
+            Malformed,
+        ),
+        (
+            "8.3.1",
             "host in the place of :authority",
             lines(&[(":method", "GET"), (":scheme", "http"), (":path", "/"), ("host", "a")]),
             Answer(200),
