@@ -100,7 +100,8 @@ pub struct JwtProvider {
 }
 
 /// Public keys: a JSON Web Key Set (RFC 7517). RSA keys of 2048 to 4096 bits, P-256, P-384 and Ed25519 are used; keys of other
-/// kinds, or for another use than sig, are passed over.
+/// kinds, or for another use than sig, are passed over. For a token without a kid at most four keys that fit its algorithm are tried,
+/// of P-384 one: where there are more, each needs a kid.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -146,8 +147,9 @@ pub struct ClaimToHeader {
     #[x_kube(validation = Rule::new(format!("!(self.lowerAscii() in {})", headers::meaningful_in_cel()))
         .message("this header has a meaning of its own"))]
     pub header: String,
-    /// The names on the way to the claim, each as it is: sub alone, or realm_access and roles. Texts, numbers and booleans become the
-    /// value, lists of them with commas between; what is not printable ASCII is percent-encoded.
+    /// The names on the way to the claim, each as it is: sub alone, or realm_access and roles. Texts, booleans and integers of 64 bits
+    /// become the value, lists of them with commas between; what is not printable ASCII is percent-encoded. Other numbers and objects
+    /// become no header.
     #[schemars(length(min = 1, max = 8), inner(length(min = 1, max = 256)))]
     pub claim: Vec<String>,
 }
@@ -161,14 +163,16 @@ pub struct ClaimToHeader {
     ).message("one of header, cookie and queryParameter is needed")
 )]
 pub struct TokenPlace {
-    /// A header. A request with two tokens in it has no valid one.
+    /// A header. A request with two tokens in it, or another line of it beside the token, has no valid one. What clients send under
+    /// its name with underscores for dashes is always removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<TokenHeader>,
-    /// Name of a cookie.
+    /// Name of a cookie. A request with two of them has no valid token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9!#$%&'*+\-.^_`|~]+$"))]
     pub cookie: Option<String>,
-    /// Name of a query parameter. Applications and other proxies write queries into their logs (Sluice does not): prefer a header.
+    /// Name of a query parameter. A request with two of them has no valid token. Applications and other proxies write queries into
+    /// their logs (Sluice does not): prefer a header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub query_parameter: Option<String>,
@@ -209,8 +213,8 @@ pub struct ClaimMatch {
     /// The names on the way to the claim, each as it is: scope alone, or realm_access and roles.
     #[schemars(length(min = 1, max = 8), inner(length(min = 1, max = 256)))]
     pub claim: Vec<String>,
-    /// Values, of which the claim must be one; of a list an item, of scope and scp a word. Numbers and booleans are compared as they
-    /// are written in JSON.
+    /// Values, of which the claim must be one; of a list an item, of scope and scp a word. Booleans and integers of 64 bits are
+    /// compared as they are written in JSON; other numbers and objects are no values.
     #[schemars(
         length(min = 1, max = 32),
         inner(length(min = 1, max = 1024)),

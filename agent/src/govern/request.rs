@@ -44,14 +44,20 @@ pub trait Request {
 
     /// The first value of a query parameter, decoded (`application/x-www-form-urlencoded`).
     fn query_parameter(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        self.query_parameters(name).next()
+    }
+
+    /// All values of a query parameter, decoded.
+    fn query_parameters<'r>(&'r self, name: &str) -> impl Iterator<Item = Cow<'r, [u8]>> {
         let target = self.target();
-        let query = &target[question_mark(target)? + 1..];
-        let mut pairs = query.split(|byte| *byte == b'&').map(|pair| {
+        let query = question_mark(target).map(|at| &target[at + 1..]);
+        let pairs = query.into_iter().flat_map(|query| query.split(|byte| *byte == b'&')).map(|pair| {
             let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
             (&pair[..end], pair.get(end + 1..).unwrap_or_default())
         });
-        let (_, value) = pairs.find(|(key, _)| *form_decoded(key) == *name.as_bytes())?;
-        Some(form_decoded(value))
+        pairs
+            .filter(move |(key, _)| *form_decoded(key) == *name.as_bytes())
+            .map(|(_, value)| form_decoded(value))
     }
 
     /// The first value of a cookie, as it was sent.

@@ -197,7 +197,7 @@ fn without_authority(path: &[u8]) -> Option<&[u8]> {
     let slashes = path.iter().take_while(|byte| is_slash(byte)).count();
     let behind = path.get(slashes..).filter(|_| slashes >= 2)?;
     // Without a path it asks for `/`.
-    Some(behind.iter().position(|byte| is_slash(byte)).map_or(b"/", |at| &behind[at..]))
+    Some(behind.iter().position(is_slash).map_or(b"/", |at| &behind[at..]))
 }
 
 #[cfg(test)]

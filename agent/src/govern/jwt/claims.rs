@@ -34,7 +34,7 @@ impl Claims {
         self.0.get(name)?.as_str()
     }
 
-    /// A claim as the value of a header: texts, numbers, booleans, and lists of them with commas between. What is not printable
+    /// A claim as the value of a header: texts, integers, booleans, and lists of them with commas between. What is not printable
     /// ASCII is percent-encoded, as is the percent sign. `None`: it is not there, or cannot be told from another so.
     pub fn header_value(&self, path: &ClaimPath) -> Option<String> {
         let mut value = String::new();
@@ -81,10 +81,12 @@ impl ClaimTest {
     }
 }
 
-/// A text, a number or a boolean, as JSON writes it.
+/// A text, an integer of 64 bits or a boolean, as JSON writes it. Another number is known only as the nearest one that a float can be, so
+/// that two that differ could be taken for each other: it is no value.
 fn scalar(value: &Value) -> Option<std::borrow::Cow<'_, str>> {
     match value {
         Value::String(text) => Some(text.into()),
+        Value::Number(number) if number.is_f64() => None,
         Value::Number(number) => Some(number.to_string().into()),
         Value::Bool(is) => Some(if *is { "true" } else { "false" }.into()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,

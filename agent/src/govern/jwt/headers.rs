@@ -10,6 +10,8 @@ use super::{Jwt, Place, Verified};
 pub struct HeaderPlan {
     /// Names that are not the client's to send.
     pub own: Vec<HeaderName>,
+    /// Headers that tokens are looked for in: a client's line under another spelling could be taken for what was verified.
+    pub misspelt: Vec<HeaderName>,
     /// The header that had the token.
     pub token: Option<HeaderName>,
     pub set: Vec<(HeaderName, HeaderValue)>,
@@ -17,12 +19,13 @@ pub struct HeaderPlan {
 
 impl HeaderPlan {
     pub fn is_empty(&self) -> bool {
-        self.own.is_empty() && self.token.is_none() && self.set.is_empty()
+        self.own.is_empty() && self.misspelt.is_empty() && self.token.is_none() && self.set.is_empty()
     }
 
     /// Adds what a policy changes, given the token that is good and where it was.
     pub fn add(&mut self, jwt: &Jwt, verified: Option<(&Verified, Option<usize>)>) {
         self.own.extend(jwt.own_headers().cloned());
+        self.misspelt.extend(jwt.misspelt_headers().cloned());
         let Some((verified, place)) = verified else { return };
         for (name, path) in &verified.provider.to_headers {
             let value = verified.claims.header_value(path);
@@ -37,8 +40,21 @@ impl HeaderPlan {
     /// Whether a line that came is not to go on. Many servers make no difference between a dash and an underscore (CGI, WSGI, PHP),
     /// so neither is made here.
     pub fn removes(&self, name: &[u8]) -> bool {
-        self.own.iter().any(|own| is_taken_for(name, own.as_str().as_bytes()))
-            || self.token.as_ref().is_some_and(|token| name.eq_ignore_ascii_case(token.as_str().as_bytes()))
+        let is = |known: &HeaderName| name.eq_ignore_ascii_case(known.as_str().as_bytes());
+        let is_taken_for = |known: &HeaderName| is_taken_for(name, known.as_str().as_bytes());
+        self.own.iter().any(is_taken_for)
+            || (self.misspelt.iter().any(is_taken_for) && !self.misspelt.iter().any(is))
+            || self.token.as_ref().is_some_and(is)
+    }
+
+    /// The same of a line of the trailers. A token there was never looked at, however its name is spelt.
+    pub fn removes_trailer(&self, name: &[u8]) -> bool {
+        self.removes(name) || self.misspelt.iter().any(|known| is_taken_for(name, known.as_str().as_bytes()))
+    }
+
+    /// Whether trailers would have to be looked at.
+    pub fn minds_trailers(&self) -> bool {
+        !(self.own.is_empty() && self.misspelt.is_empty())
     }
 }
 

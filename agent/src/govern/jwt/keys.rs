@@ -6,7 +6,11 @@
 use std::hash::{Hash, Hasher};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use ring::signature::{self, RsaParameters, UnparsedPublicKey, VerificationAlgorithm};
+use ring::{
+    agreement::{self, EphemeralPrivateKey},
+    rand::SystemRandom,
+    signature::{self, RsaParameters, UnparsedPublicKey, VerificationAlgorithm},
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -159,6 +163,14 @@ pub struct PassedOver {
     pub why: Unfit,
 }
 
+/// More keys fit an algorithm than are tried for a token without a key id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untried {
+    pub algorithm: Algorithm,
+    pub fit: usize,
+    pub tried: usize,
+}
+
 /// Why a key is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
@@ -176,6 +188,8 @@ pub enum Unfit {
     Algorithm,
     #[error("n, e, x or y is missing, or not base64url")]
     Parameter,
+    #[error("x and y are no point of its curve")]
+    Point,
     #[error("an RSA key has 2048 to 4096 bits, and an exponent that is odd and of at most 33 bits")]
     Weak,
 }
@@ -257,6 +271,22 @@ impl Keys {
         self.usable.is_empty()
     }
 
+    /// Where a token without a key id may be of a key that is not tried: a key that has no id can be meant by no other token, and more
+    /// fit its algorithm than are tried. Of each kind of key the first algorithm is told.
+    pub fn untried(&self) -> impl Iterator<Item = Untried> + '_ {
+        let mut told = Vec::new();
+        Algorithm::ALL.into_iter().filter_map(move |algorithm| {
+            let fitting = || self.usable.iter().filter(|key| key.fits(algorithm));
+            let (fit, tried) = (fitting().count(), most_tried(algorithm));
+            let is_new =
+                fit > tried && fitting().any(|key| key.id.is_none()) && !told.contains(&algorithm.family());
+            is_new.then(|| {
+                told.push(algorithm.family());
+                Untried { algorithm, fit, tried }
+            })
+        })
+    }
+
     /// Whether one of the keys signed this. A key id that is said has to be that of the key; several keys may have one.
     pub(super) fn verify(
         &self,
@@ -267,15 +297,15 @@ impl Keys {
     ) -> Verdict {
         let named = self.usable.iter().filter(|key| id.is_none() || key.id.as_deref() == id);
         let mut is_known = false;
-        let mut fitting = named
-            .inspect(|_| is_known = true)
-            .filter(|key| key.family == algorithm.family() && key.only.is_none_or(|only| only == algorithm))
-            .peekable();
+        let mut fitting = named.inspect(|_| is_known = true).filter(|key| key.fits(algorithm)).peekable();
         if fitting.peek().is_none() {
             return if is_known && id.is_some() { Verdict::Unfit } else { Verdict::Unknown };
         }
-        if fitting.take(most_tried(algorithm)).any(|key| key.verifies(algorithm, message, signature)) {
+        let mut tried = fitting.by_ref().take(most_tried(algorithm));
+        if tried.any(|key| key.verifies(algorithm, message, signature)) {
             Verdict::Good
+        } else if fitting.peek().is_some() {
+            Verdict::NotAllTried
         } else if id.is_some() {
             Verdict::Bad
         } else {
@@ -291,6 +321,8 @@ pub(super) enum Verdict {
     Good,
     Bad,
     BadOrUnknown,
+    /// It is of none of those that were tried, and more would fit.
+    NotAllTried,
     /// The key is for another algorithm.
     Unfit,
     Unknown,
@@ -331,7 +363,7 @@ impl Key {
                 }
                 point.extend_from_slice(&part);
             }
-            Ok(Material::Point(point.into()))
+            if is_off_curve(family, &point) { Err(Unfit::Point) } else { Ok(Material::Point(point.into())) }
         };
         let material = match family {
             Family::Rsa => rsa(&number(&jwk.n)?, &number(&jwk.e)?)?,
@@ -348,6 +380,10 @@ impl Key {
         Ok(Self { id: jwk.kid.as_deref().map(Into::into), family, only, material })
     }
 
+    fn fits(&self, algorithm: Algorithm) -> bool {
+        self.family == algorithm.family() && self.only.is_none_or(|only| only == algorithm)
+    }
+
     fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         match (&self.material, algorithm.scheme()) {
             (Material::Rsa { n, e }, Scheme::Rsa(parameters)) => {
@@ -360,6 +396,19 @@ impl Key {
             _ => false,
         }
     }
+}
+
+/// Whether a point is none of its curve. A verification would not tell that from a wrong signature, but to agree on a secret with
+/// the owner of such a point fails, whatever the own key is: so what is drawn here decides nothing.
+fn is_off_curve(family: Family, point: &[u8]) -> bool {
+    let algorithm = match family {
+        Family::P256 => &agreement::ECDH_P256,
+        Family::P384 => &agreement::ECDH_P384,
+        Family::Rsa | Family::Ed25519 => return false,
+    };
+    EphemeralPrivateKey::generate(algorithm, &SystemRandom::new()).is_ok_and(|own| {
+        agreement::agree_ephemeral(own, &agreement::UnparsedPublicKey::new(algorithm, point), |_| ()).is_err()
+    })
 }
 
 /// A key for RSA, without the zeros that some write before it.

@@ -13,6 +13,8 @@ pub mod refresh;
 pub mod slot;
 pub mod source;
 #[cfg(test)]
+mod strict_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
@@ -125,13 +127,19 @@ impl PartialEq for Provider {
 pub enum Failure {
     Missing,
     Several,
+    SeveralLines,
     TooLarge,
     Malformed,
+    NotJson,
+    Repeated,
+    Header,
     Algorithm,
     Critical,
     Issuer,
     UnknownKey,
     Signature,
+    NotAllTried,
+    Time,
     NoExpiry,
     Expired,
     NotYetValid,
@@ -140,16 +148,22 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 20] = [
         Self::Missing,
         Self::Several,
+        Self::SeveralLines,
         Self::TooLarge,
         Self::Malformed,
+        Self::NotJson,
+        Self::Repeated,
+        Self::Header,
         Self::Algorithm,
         Self::Critical,
         Self::Issuer,
         Self::UnknownKey,
         Self::Signature,
+        Self::NotAllTried,
+        Self::Time,
         Self::NoExpiry,
         Self::Expired,
         Self::NotYetValid,
@@ -162,13 +176,19 @@ impl Failure {
         match self {
             Self::Missing => "missing",
             Self::Several => "several",
+            Self::SeveralLines => "several_lines",
             Self::TooLarge => "too_large",
             Self::Malformed => "malformed",
+            Self::NotJson => "not_json",
+            Self::Repeated => "repeated",
+            Self::Header => "header",
             Self::Algorithm => "algorithm",
             Self::Critical => "critical_header",
             Self::Issuer => "issuer",
             Self::UnknownKey => "unknown_key",
             Self::Signature => "signature",
+            Self::NotAllTried => "not_all_tried",
+            Self::Time => "time",
             Self::NoExpiry => "no_expiry",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
@@ -182,13 +202,23 @@ impl Failure {
         match self {
             Self::Missing => "there is no token",
             Self::Several => "there is more than one token",
+            Self::SeveralLines => "the header that has the token is there more than once",
             Self::TooLarge => "the token is longer than 16 KiB",
             Self::Malformed => "the token is not a signed JWT",
+            Self::NotJson => {
+                "the header or the payload of the token is not a JSON object (in UTF-8, without a byte order mark)"
+            }
+            Self::Repeated => "the token has a header parameter or a claim twice",
+            Self::Header => "the header of the token has no alg, or an alg or kid that is not a string",
             Self::Algorithm => "the token is signed with an algorithm that is not accepted",
             Self::Critical => "the token has a header parameter that must be understood and is not (crit)",
             Self::Issuer => "the token is not from an accepted issuer",
             Self::UnknownKey => "the token is signed with an unknown key",
             Self::Signature => "the signature of the token is wrong",
+            Self::NotAllTried => {
+                "not all keys that fit the token were tried, and none of those that were has signed it: its issuer has to give it a kid that one key alone has"
+            }
+            Self::Time => "the exp or nbf of the token is not a number",
             Self::NoExpiry => "the token has no expiry (exp)",
             Self::Expired => "the token has expired",
             Self::NotYetValid => "the token is not valid yet",
@@ -244,13 +274,13 @@ pub struct Carried<'r> {
 }
 
 impl Jwt {
-    /// The token that a request has.
+    /// The token that a request has. Where a place has two, the application could take the other one for that which was verified.
     pub fn carried<'r>(&self, request: &'r impl Request) -> Result<Carried<'r>, Failure> {
         for (place, at) in self.places.iter().enumerate() {
             let found = match at {
                 Place::Header { name, prefix } => in_header(request, name, prefix)?.map(Cow::Owned),
-                Place::Cookie(name) => request.cookie(name).map(Cow::Owned),
-                Place::QueryParameter(name) => request.query_parameter(name),
+                Place::Cookie(name) => in_cookie(request, name)?.map(Cow::Owned),
+                Place::QueryParameter(name) => in_query(request, name)?,
             };
             if let Some(token) = found {
                 return if token.len() > MAX_TOKEN {
@@ -268,24 +298,65 @@ impl Jwt {
         self.providers.iter().find(|provider| *provider.name == *name)
     }
 
+    /// Headers that may have a token, and have a name that servers may not tell from others.
+    pub(super) fn misspelt_headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.places.iter().filter_map(|place| match place {
+            Place::Header { name, .. } if name.as_str().contains(['-', '_']) => Some(name),
+            Place::Header { .. } | Place::Cookie(_) | Place::QueryParameter(_) => None,
+        })
+    }
+
     /// Names that are the policy's own: what clients send under them does not count.
     pub fn own_headers(&self) -> impl Iterator<Item = &HeaderName> {
         self.providers.iter().flat_map(|provider| provider.to_headers.iter().map(|(name, _)| name))
     }
 }
 
-/// What a header has behind the prefix. Other values are somebody else's, such as `Basic`; two tokens could be taken for either.
+/// What a header has behind the prefix. Other values are somebody else's, such as `Basic`, but not beside a token: who reads the
+/// first line, or the last, or all as one, may find something else.
 fn in_header(request: &impl Request, name: &HeaderName, prefix: &str) -> Result<Option<Vec<u8>>, Failure> {
     let mut found = None;
-    let mut several = false;
+    let (mut several, mut lines) = (false, 0);
     request.each_header(name, &mut |value| {
+        lines += 1;
         let value = value.trim_ascii();
         let Some((start, token)) = value.split_at_checked(prefix.len()) else { return };
         if start.eq_ignore_ascii_case(prefix.as_bytes()) {
             several |= found.is_some();
-            // Beyond what is looked at nothing is copied.
-            found = Some(token[..token.len().min(MAX_TOKEN + 1)].trim_ascii().to_vec());
+            found = Some(copied(token));
+        }
+    });
+    if several {
+        return Err(Failure::Several);
+    }
+    match found.filter(|token| !token.is_empty()) {
+        Some(_) if lines > 1 => Err(Failure::SeveralLines),
+        found => Ok(found),
+    }
+}
+
+/// The value of a cookie. Some servers do not mind blanks around its name, so they are not minded here.
+fn in_cookie(request: &impl Request, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let (mut found, mut several) = (None, false);
+    request.each_header(&http::header::COOKIE, &mut |line| {
+        for pair in line.split(|byte| *byte == b';') {
+            let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+            if pair[..end].trim_ascii() == name.as_bytes() {
+                several |= found.is_some();
+                found = Some(copied(pair.get(end + 1..).unwrap_or_default()));
+            }
         }
     });
     if several { Err(Failure::Several) } else { Ok(found.filter(|token| !token.is_empty())) }
+}
+
+fn in_query<'r>(request: &'r impl Request, name: &str) -> Result<Option<Cow<'r, [u8]>>, Failure> {
+    let mut all = request.query_parameters(name);
+    let found = all.next();
+    if all.next().is_some() { Err(Failure::Several) } else { Ok(found.filter(|token| !token.is_empty())) }
+}
+
+/// Beyond what is looked at nothing is copied.
+fn copied(token: &[u8]) -> Vec<u8> {
+    token[..token.len().min(MAX_TOKEN + 1)].trim_ascii().to_vec()
 }

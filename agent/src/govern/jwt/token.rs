@@ -1,9 +1,12 @@
 //! The check of one token: its form (JWS compact serialisation, RFC 7515), its signature, and what it says of itself.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::{Map, Value};
 
 use super::{
@@ -11,12 +14,43 @@ use super::{
     keys::{Algorithm, Verdict},
 };
 
-#[derive(Deserialize)]
-struct Header {
-    alg: String,
-    kid: Option<String>,
-    /// What must be understood; nothing is.
-    crit: Option<Value>,
+/// A JSON object, and whether it says something twice: readers differ in which of the two counts.
+struct Object {
+    members: Map<String, Value>,
+    repeats: bool,
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let (mut members, mut repeats) = (Map::new(), false);
+                while let Some((name, value)) = map.next_entry()? {
+                    repeats |= members.insert(name, value).is_some();
+                }
+                Ok(Object { members, repeats })
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+fn decoded(part: &[u8]) -> Result<Vec<u8>, Failure> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| Failure::Malformed)
+}
+
+fn object(part: &[u8]) -> Result<Map<String, Value>, Failure> {
+    let object: Object = serde_json::from_slice(&decoded(part)?).map_err(|_| Failure::NotJson)?;
+    if object.repeats { Err(Failure::Repeated) } else { Ok(object.members) }
 }
 
 /// Checks a token at this time, in seconds since 1970. That changes nothing: a key that is not known is not asked for.
@@ -44,27 +78,37 @@ pub(super) fn verify(jwt: &Jwt, token: &[u8], unknown: impl FnOnce(&Provider)) -
         return Err(Failure::Malformed);
     };
     let message = &token[..header.len() + 1 + payload.len()];
-    let decoded = |part: &[u8]| URL_SAFE_NO_PAD.decode(part).map_err(|_| Failure::Malformed);
-    let header: Header = serde_json::from_slice(&decoded(header)?).map_err(|_| Failure::Malformed)?;
-    let Some(algorithm) = Algorithm::named(&header.alg) else { return Err(Failure::Algorithm) };
-    if header.crit.is_some() {
+    let header = object(header)?;
+    let algorithm = header.get("alg").and_then(Value::as_str).ok_or(Failure::Header)?;
+    let id = match header.get("kid") {
+        None | Some(Value::Null) => None,
+        Some(id) => Some(id.as_str().ok_or(Failure::Header)?),
+    };
+    let algorithm = Algorithm::named(algorithm).ok_or(Failure::Algorithm)?;
+    // It names what must be understood; nothing is.
+    if header.contains_key("crit") {
         return Err(Failure::Critical);
     }
     let signature = decoded(signature)?;
     // Not believed yet: it says only whose keys are to be asked.
-    let claims: Map<String, Value> =
-        serde_json::from_slice(&decoded(payload)?).map_err(|_| Failure::Malformed)?;
+    let claims = object(payload)?;
     let issuer = claims.get("iss").and_then(Value::as_str).ok_or(Failure::Issuer)?;
     let provider = jwt.providers.iter().find(|provider| *provider.issuer == *issuer);
     let provider = provider.ok_or(Failure::Issuer)?;
     let Some(keys) = provider.keys.keys() else { return Ok(Found::Unverifiable(provider.clone())) };
-    match keys.verify(algorithm, header.kid.as_deref(), message, &signature) {
+    match keys.verify(algorithm, id, message, &signature) {
         Verdict::Good => {}
         Verdict::Bad => return Err(Failure::Signature),
         Verdict::Unfit => return Err(Failure::Algorithm),
         Verdict::BadOrUnknown => {
             unknown(provider);
             return Err(Failure::Signature);
+        }
+        Verdict::NotAllTried => {
+            if id.is_none() {
+                unknown(provider);
+            }
+            return Err(Failure::NotAllTried);
         }
         Verdict::Unknown => {
             unknown(provider);
@@ -87,21 +131,21 @@ fn verified(provider: &Arc<Provider>, claims: Map<String, Value>) -> Result<Veri
     if !for_us {
         return Err(Failure::Audience);
     }
-    let expires = time(claims.get("exp"))?.ok_or(Failure::NoExpiry)?;
-    let not_before = time(claims.get("nbf"))?;
+    // Whole seconds are compared: a token never counts for longer than it says.
+    let expires = time(claims.get("exp"), f64::floor)?.ok_or(Failure::NoExpiry)?;
+    let not_before = time(claims.get("nbf"), f64::ceil)?;
     Ok(Verified { provider: provider.clone(), claims: Claims(claims), expires, not_before })
 }
 
-/// A `NumericDate` (RFC 7519, section 2): seconds, with or without a fraction.
-fn time(claim: Option<&Value>) -> Result<Option<u64>, Failure> {
+/// A `NumericDate` (RFC 7519, section 2): seconds, with or without a fraction. What is before 1970 ends there, and what is larger
+/// than any time at the largest.
+fn time(claim: Option<&Value>, whole: fn(f64) -> f64) -> Result<Option<u64>, Failure> {
     match claim {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Number(number)) => {
-            let fraction = || number.as_f64().filter(|seconds| *seconds >= 0.0 && seconds.is_finite());
-            // What is larger than any time ends there.
-            let seconds = number.as_u64().or_else(|| fraction().map(|seconds| seconds as u64));
-            seconds.map(Some).ok_or(Failure::Malformed)
+            let fraction = || number.as_f64().map(|seconds| whole(seconds) as u64);
+            number.as_u64().or_else(fraction).map(Some).ok_or(Failure::Time)
         }
-        Some(_) => Err(Failure::Malformed),
+        Some(_) => Err(Failure::Time),
     }
 }

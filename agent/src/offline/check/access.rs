@@ -4,6 +4,7 @@
 use super::objects::{Guarded, Name, Objects, Problem, shown};
 use crate::govern::{
     access::{Access, Action, Party, Rule},
+    jwt::{Source, keys::Untried},
     policy::{Mode, PathMatch, Pattern},
 };
 
@@ -43,6 +44,7 @@ pub(super) fn notes(objects: &Objects, name: &Name, guarded: &Guarded) -> Vec<Pr
         let message = "Refuse has no effect with mode: Observe, in which nothing is denied";
         notes.push(note("spec.whenUnattended".to_owned(), message.to_owned()));
     }
+    notes.extend(keys(access).map(|(field, message)| note(field, message)));
     notes.extend(without_http(objects, name, guarded).map(|(field, message)| note(field, message)));
     notes.extend(idle_rules(access).map(|(field, message)| note(field, message)));
     notes.extend(contested(objects, name, guarded).map(|(field, message)| note(field, message)));
@@ -97,6 +99,26 @@ fn contested<'o>(
             ("spec.targetRefs".to_owned(), message(&format!("Namespace {}", name.0), other))
         });
     of_services.chain(of_namespace)
+}
+
+/// Keys of tokens that are not used, or may not be.
+fn keys(access: &Access) -> impl Iterator<Item = (String, String)> + '_ {
+    let providers = access.jwt.iter().flat_map(|jwt| jwt.providers.iter().enumerate());
+    let inline = providers.filter_map(|(i, provider)| match &provider.source {
+        Source::Inline(keys) => Some((format!("spec.jwt.providers[{i}].jwks.inline"), keys)),
+        Source::Remote { .. } => None,
+    });
+    inline.flat_map(|(field, keys)| {
+        let unused = keys.passed_over.iter().map(|key| format!("keys[{}] is not used: {}", key.index, key.why));
+        let untried = keys.untried().map(|Untried { algorithm, fit, tried }| {
+            format!(
+                "{fit} keys fit {}, and for a token without a kid only the first {tried} of them in the set are tried: give each key a kid, and \
+                 have the issuer put it into its tokens",
+                algorithm.name()
+            )
+        });
+        unused.chain(untried).map(move |message| (field.clone(), message)).collect::<Vec<_>>()
+    })
 }
 
 /// Why no pod is meant, and by which field.

@@ -202,7 +202,9 @@ impl Chunked {
             }
             (State::TrailerName, b':') => State::TrailerValue,
             (State::TrailerStart | State::TrailerName, _) if self.bare => {
-                return Err(BadChunk("trailers, where a policy sets headers by the token"));
+                return Err(BadChunk(
+                    "trailers, where a policy says what headers have a token or its claims",
+                ));
             }
             (State::TrailerStart | State::TrailerName, _) if is_token(byte) => {
                 self.note_name(byte);

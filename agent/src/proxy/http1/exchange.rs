@@ -150,8 +150,11 @@ impl governed::Exchange for Exchange<'_> {
     }
 
     fn change_head(&mut self, plan: HeaderPlan) -> Result<(), Cause> {
-        if !plan.own.is_empty() && self.up.flow.forbid_trailers(self.incoming).is_err() {
-            let fault = Fault::new(MessagePart::Chunk, "trailers, where a policy sets headers by the token");
+        if plan.minds_trailers() && self.up.flow.forbid_trailers(self.incoming).is_err() {
+            let fault = Fault::new(
+                MessagePart::Chunk,
+                "trailers, where a policy says what headers have a token or its claims",
+            );
             self.call.note_fault(Sender::Client, fault);
             return Err(Cause::from(Reason::BadRequest).with(Some(fault)));
         }

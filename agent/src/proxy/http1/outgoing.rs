@@ -221,6 +221,7 @@ mod tests {
         let (user, plan) = (HeaderName::from_static("x-user"), HeaderName::from_static("x-plan"));
         let changes = HeaderPlan {
             own: vec![user.clone(), plan],
+            misspelt: Vec::new(),
             token: Some(http::header::AUTHORIZATION),
             set: vec![(user, HeaderValue::from_static("ann"))],
         };

@@ -206,7 +206,7 @@ impl Pipe {
         let passed = match from.take_trailers() {
             Some(mut trailers) => {
                 if let Some(without) = &self.without {
-                    trailers.remove(|name| without.removes(name));
+                    trailers.remove(|name| without.removes_trailer(name));
                 }
                 // Not kept, so it cannot be sent again.
                 self.sent = None;

@@ -146,3 +146,64 @@ spec: {template: {spec: {serviceAccountName: gateway}}}
         assert!(line.is_some_and(|line| line.contains(&said)), "{complaints}");
     }
 }
+
+/// Keys that are not used, and keys that tokens without a kid may not reach.
+#[test]
+fn keys_that_have_no_use_are_noted() {
+    use crate::govern::jwt::testing::Signer;
+    use serde_json::{Value, json};
+
+    let told = |keys: &[Value]| {
+        let jwk = json!({"keys": keys}).to_string();
+        let policy = json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "AccessPolicy", "metadata": {"name": "a", "namespace": "shop"},
+            "spec": {
+                "targetRefs": [{"name": "web"}],
+                "jwt": {"providers": [
+                    {"name": "login", "issuer": "https://a.example", "audiences": ["a"], "jwks": {"inline": jwk}},
+                ]},
+                "rules": [{"name": "r", "from": [{"jwt": {}}]}],
+            },
+        });
+        let (good, _, complaints) = check(&policy.to_string(), &["-"]);
+        assert!(good, "{complaints}");
+        complaints
+    };
+    let (p256, p384, rsa) = (Signer::p256(), Signer::p384(), Signer::rsa());
+    let good = p256.jwk(json!({}));
+    for (bad, message) in [
+        (p256.jwk(json!({"crv": "P-521"})), "its crv is none of"),
+        (p256.jwk(json!({"use": "enc"})), "it is not for signatures"),
+        (rsa.jwk(json!({"alg": "HS256"})), "its alg is not accepted"),
+        (rsa.jwk(json!({"n": "ab+/"})), "not base64url"),
+        (rsa.jwk(json!({"n": "AQAB"})), "an RSA key has 2048"),
+        (p256.jwk(json!({"y": p256.jwk(json!({}))["x"]})), "no point of its curve"),
+    ] {
+        let complaints = told(&[good.clone(), bad]);
+        let wanted = "spec.jwt.providers[0].jwks.inline: note: keys[1] is not used: ";
+        assert!(complaints.contains(wanted) && complaints.contains(message), "{message}: {complaints}");
+        assert_eq!(complaints.lines().count(), 1, "{complaints}");
+    }
+    let named = |signer: &Signer, kid: &str| signer.jwk(json!({"kid": kid}));
+    let untried = |keys: &[Value], what: &str| {
+        let complaints = told(keys);
+        let is_told =
+            complaints.contains("spec.jwt.providers[0].jwks.inline: note: ") && complaints.contains(what);
+        assert!(is_told && complaints.lines().count() == 1, "{what}: {complaints}");
+    };
+    let of = |make: fn() -> Signer, count: usize| -> Vec<_> {
+        (0..count).map(|_| make().jwk(json!({}))).collect()
+    };
+    untried(&of(Signer::p384, 2), "2 keys fit ES384");
+    untried(&of(Signer::p256, 5), "5 keys fit ES256");
+    untried(&vec![rsa.jwk(json!({})); 5], "5 keys fit RS256");
+    untried(&[named(&p384, "a"), Signer::p384().jwk(json!({}))], "2 keys fit ES384");
+    for keys in [
+        of(Signer::p256, 4),
+        of(Signer::p384, 1),
+        vec![named(&p384, "a"), named(&Signer::p384(), "b")],
+        vec![p384.jwk(json!({})), good],
+    ] {
+        assert_eq!(told(&keys), "");
+    }
+}
