@@ -176,6 +176,7 @@ pub fn status(args: &StatusArgs, agent: &impl Reach) -> Result<bool, Failed> {
 
 /// `sluice release`: by the agent, which leaves nothing behind any more; or without it, if there is none.
 pub fn release(agent: &Running, file_system: &Path) -> Result<(), Failed> {
+    let mut nowhere = None;
     let Released { removed } = match agent.ask(&Asked::post("/release", &())?) {
         Ok(said) => serde_json::from_str(&answered(said)?)?,
         Err(Failed::Client(ClientError::Connect { source, .. }))
@@ -184,14 +185,18 @@ pub fn release(agent: &Running, file_system: &Path) -> Result<(), Failed> {
             let removed = capture::release(file_system).map_err(|error| {
                 Failed::Refused(format!("{}: something is left: {error}", file_system.display()))
             })?;
+            nowhere = capture::pinning_trouble(file_system);
             Released { removed }
         }
         Err(error) => return Err(error),
     };
     let said = match removed {
-        0 => "nothing would stay behind the agent".to_owned(),
-        1 => "released 1 pod".to_owned(),
-        pods => format!("released {pods} pods"),
+        0 => match nowhere {
+            Some(why) => format!("no agent answers, and nothing was found: {why}\n"),
+            None => "nothing would stay behind the agent\n".to_owned(),
+        },
+        1 => "released 1 pod\n".to_owned(),
+        pods => format!("released {pods} pods\n"),
     };
     Ok(print(said)?)
 }

@@ -253,9 +253,8 @@ impl File {
         if self.stamp == Some(stamp) {
             return;
         }
-        let failed = |message: String| {
-            Problem::in_file(name.clone(), format!("{message}; the last good state of this file stays"))
-        };
+        let left = self.left();
+        let failed = |message: String| Problem::in_file(name.clone(), format!("{message}; {left}"));
         let bytes = if metadata.len() > MAX_FILE_BYTES {
             Err(failed(format!("{} bytes are too many: allowed are {MAX_FILE_BYTES}", metadata.len())))
         } else {
@@ -284,7 +283,19 @@ impl File {
         self.hash = hash;
         match file::read(name, &text) {
             Ok(content) => self.take(content),
-            Err(problem) => self.problems = vec![problem],
+            Err(problem) => {
+                self.problems =
+                    vec![Problem { message: format!("{}; {}", problem.message, self.left()), ..problem }];
+            }
+        }
+    }
+
+    /// What is in force of it while it cannot be read.
+    fn left(&self) -> &'static str {
+        if self.entries.is_empty() {
+            "nothing of this file is in force"
+        } else {
+            "the last good state of this file stays"
         }
     }
 

@@ -36,10 +36,7 @@ pub(super) struct Entry {
 pub(super) fn read(file: &Arc<str>, text: &str) -> Result<Content, Problem> {
     let documents = tree::parse(text).map_err(|e| Problem {
         line: e.line,
-        ..Problem::in_file(
-            file.clone(),
-            format!("no valid YAML: {}; the last good state of this file stays", e.message),
-        )
+        ..Problem::in_file(file.clone(), format!("no valid YAML: {}", e.message))
     })?;
     let mut content = Content::default();
     for document in &documents {

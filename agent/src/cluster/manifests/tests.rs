@@ -378,6 +378,13 @@ async fn a_broken_file_keeps_its_last_good_state_and_hinders_nobody() {
 
     followed.write("a.yaml", &service("a", 7));
     followed.until(&["a 10.96.0.7", "c 10.96.0.4"]).await;
+    fs::write(followed.root().join("d.yaml"), b"kind: \xff\n").unwrap();
+    followed.until_problems(&["d.yaml:1: is not UTF-8; nothing of this file is in force"]).await;
+    followed.write("d.yaml", "{{{");
+    followed.until_problems(&["no valid YAML: "]).await;
+    followed.until_problems(&["; nothing of this file is in force"]).await;
+    fs::remove_file(followed.root().join("d.yaml")).unwrap();
+    followed.until_problems(&[]).await;
     followed.until_problems(&[]).await;
 }
 
