@@ -1,14 +1,17 @@
-"""An HTTPS server: tls_server.py <port> <file with certificate and key>"""
+"""An HTTPS server that says each request: tls_server.py <port> <file with certificate and key> [<file to serve, read each time>]"""
 
 import http.server
+import pathlib
 import ssl
 import sys
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = b"over TLS"
+        print("asked", self.path, flush=True)
+        body = pathlib.Path(sys.argv[3]).read_bytes() if len(sys.argv) > 3 else b"over TLS"
         self.send_response(200)
+        self.send_header("content-type", "application/json" if len(sys.argv) > 3 else "text/plain")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -238,7 +238,7 @@ fn keys_are_fetched_and_rotate_while_the_agent_runs() {
         publish(0)?;
         let port = HTTPS.to_string();
         let serve = || {
-            let args = [&script("jwks_server.py"), &port, &file("server.pem"), &file("keys")];
+            let args = [&script("tls_server.py"), &port, &file("server.pem"), &file("keys")];
             let mut server = issuer.spawn("issuer", python(), &args.map(|arg| arg as &str))?;
             server.says("listening")?;
             Ok::<_, anyhow::Error>(server)
