@@ -1,24 +1,23 @@
 //! From one Service, its slices and its pods to what the model has of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use ahash::{AHashMap, AHashSet};
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
-    doubt::{self, Gone},
     merge::{Described, merge},
-    moment::{Moment, Ready, Standing},
+    moment::Moment,
+    part::{Known, LoadKey, Part, Rules},
     policies::Called,
     routes::Routing,
     store::Store,
-    topology::{self, Candidate, Options},
+    topology::Options,
 };
 use crate::{
     cluster::{
@@ -26,21 +25,8 @@ use crate::{
         object::{EndpointSlice, Frontend, Key, Kind, Name, Service, ServicePort, SliceEndpoint},
         problem::Problem,
     },
-    govern::{
-        access::Access,
-        endpoint::{Endpoint, Load},
-        entry::Entry,
-        governor::Governor,
-        policy::Detour,
-        subset::Subset,
-        tag::Tag,
-    },
-    observe::sampling::Ratio,
+    govern::{endpoint::Endpoint, governor::Governor},
 };
-
-/// How long the load of an endpoint outlives it. An endpoint that moves from one slice to another is in neither for
-/// a moment; that must not make it look new. A pod that comes back at the same address is another endpoint.
-const LOAD_OUTLIVES: Duration = Duration::from_secs(60);
 
 /// A pod's end is often seen a moment before that of its endpoint, and an endpoint a moment before its pod: that is
 /// nothing to speak of.
@@ -73,49 +59,6 @@ pub(super) struct Built {
     governors: AHashMap<u16, Arc<Governor>>,
     /// By port and family.
     parts: AHashMap<(u16, bool), Part>,
-}
-
-/// What the Service and its Namespace say of a port, in both families.
-struct Rules {
-    governor: Arc<Governor>,
-    /// As the policy says it.
-    said: Option<Arc<Value>>,
-    entry: Arc<Entry>,
-    detours: Arc<BTreeMap<Tag, Detour>>,
-    access_log: Option<Ratio>,
-    reclaim: bool,
-    direct: bool,
-    access: Option<Arc<Access>>,
-}
-
-/// What an endpoint's place in the world depends on.
-#[derive(Clone, Copy)]
-struct Known<'a> {
-    store: &'a Store,
-    options: &'a Options,
-}
-
-/// A port of a Service in one family.
-struct Part {
-    service: Arc<model::Service>,
-    loads: AHashMap<LoadKey, Kept>,
-    /// Endpoints that are in no slice any more, and not believed to be gone.
-    held: Vec<Arc<Endpoint>>,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct LoadKey {
-    address: SocketAddr,
-    pod: Option<Arc<str>>,
-}
-
-#[derive(Default)]
-struct Kept {
-    load: Arc<Load>,
-    ready: Option<Ready>,
-    gone: Option<Gone>,
-    /// Since when its pod is not there.
-    unknown: Option<Instant>,
 }
 
 /// An endpoint whose pod is not there.
@@ -396,202 +339,4 @@ impl Built {
         let problem = Problem::of(Key { kind: Kind::Service, name: service.name.clone() }, message);
         self.problems.push(if field.is_empty() { problem } else { problem.at(field) });
     }
-}
-
-impl Part {
-    fn build(
-        service: &Service,
-        (port, ipv6): (&ServicePort, bool),
-        mut described: BTreeMap<SocketAddr, Described<'_>>,
-        Known { store, options }: Known<'_>,
-        rules: &Rules,
-        before: Option<Self>,
-        now: Moment,
-    ) -> Self {
-        let headless = service.frontend == Frontend::Headless;
-        if let Some(node) = options.node.as_ref().filter(|_| service.node_local && !headless) {
-            described.retain(|_, described| described.node() == Some(node));
-        }
-        let (before, mut loads) = before.map(|part| (part.service, part.loads)).unzip();
-        // Endpoints that are there already when the service is met for the first time.
-        let found = before.is_none();
-        let loads = loads.get_or_insert_default();
-        for (key, kept) in loads.iter_mut() {
-            let was =
-                || find(before.as_deref(), key.address).filter(|was| Arc::ptr_eq(&was.load, &kept.load));
-            if kept.gone.is_none() {
-                kept.gone = Some(Gone::new(now.instant, was().cloned()));
-            }
-        }
-        let warm_up = rules.governor.policy().load_balancer.warmup.as_ref();
-        let curve = warm_up.map_or(Duration::ZERO, |curve| curve.delay.saturating_add(curve.duration));
-        let mut candidates: Vec<Candidate<'_>> = described
-            .into_iter()
-            .map(|(address, described)| {
-                let kept = loads.entry(LoadKey { address, pod: described.pod_uid() }).or_default();
-                kept.gone = None;
-                kept.unknown = described.unknown.then(|| kept.unknown.unwrap_or(now.instant));
-                let standing = Standing {
-                    ready: described.is_ready(),
-                    told: described.ready_since(),
-                    started: described.started(),
-                };
-                let since = Ready::next(&mut kept.ready, standing, found, curve, now);
-                let ready_since_nanos = since.nanos;
-                if since.paused > 0 {
-                    kept.load.pause_warm_up(since.paused);
-                }
-                if found && let Some(since) = ready_since_nanos {
-                    // When it was asked first, nobody can say any more.
-                    kept.load.note_first_request(Some(since), since);
-                }
-                let endpoint = described.endpoint(address, ready_since_nanos, kept.load.clone());
-                kept.load.set_terminating(endpoint.terminating, now.nanos);
-                Candidate {
-                    endpoint: reuse_endpoint(before.as_deref(), endpoint),
-                    for_zones: &described.slice.for_zones,
-                    for_nodes: &described.slice.for_nodes,
-                    without_hints: described.waits,
-                }
-            })
-            .collect();
-        // Who dials the endpoints of a headless service has not chosen these.
-        let outside = store.lanes.endpoints(&service.name, port.name.as_ref());
-        for (address, tag) in outside.filter(|(address, _)| !headless && address.is_ipv6() == ipv6) {
-            let order = |candidate: &Candidate<'_>| candidate.endpoint.address.cmp(&address);
-            let Err(at) = candidates.binary_search_by(order) else { continue };
-            let kept = loads.entry(LoadKey { address, pod: None }).or_default();
-            kept.gone = None;
-            let endpoint =
-                Endpoint { tag: Some(tag.clone()), load: kept.load.clone(), ..Endpoint::new(address) };
-            let endpoint = reuse_endpoint(before.as_deref(), endpoint);
-            candidates
-                .insert(at, Candidate { endpoint, for_zones: &[], for_nodes: &[], without_hints: false });
-        }
-        // One whose address has another key now, or another pod, is not gone.
-        let there = |address| candidates.binary_search_by_key(&address, |c| c.endpoint.address).is_ok();
-        let gone = loads.iter_mut().filter(|(key, kept)| kept.gone.is_some() && !there(key.address));
-        let gone = gone.filter_map(|(key, kept)| Some((key.pod.as_ref(), kept.gone.as_mut()?)));
-        let left = candidates.iter().filter(|candidate| candidate.endpoint.is_usable()).count();
-        let threshold = rules.governor.policy().load_balancer.panic_threshold_percent;
-        let held = doubt::held(gone, left, threshold, service, store, now.instant);
-        if !held.is_empty() {
-            candidates.extend(held.iter().map(|endpoint| Candidate {
-                endpoint: endpoint.clone(),
-                for_zones: &[],
-                for_nodes: &[],
-                without_hints: false,
-            }));
-            candidates.sort_by_key(|candidate| candidate.endpoint.address);
-        }
-        let mut subsets: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for candidate in &candidates {
-            subsets.entry(candidate.endpoint.tag.clone()).or_default().push(candidate);
-        }
-        let near = |candidates: Vec<_>, subset: Option<&Subset>| {
-            Subset::new(topology::near(&candidates, options, service.prefer), subset)
-        };
-        let baseline = subsets.remove(&None).unwrap_or_default();
-        let baseline = near(baseline, before.as_deref().map(|before| &before.baseline));
-        let lanes = subsets.into_iter().filter_map(|(tag, subset)| {
-            let tag = tag?;
-            let subset = near(subset, before.as_deref().and_then(|before| before.lanes.get(&tag)));
-            Some((tag, subset))
-        });
-        let lanes = lanes.collect();
-        let new = model::Service {
-            namespace: service.name.namespace.clone(),
-            name: service.name.name.clone(),
-            port: port.port,
-            port_name: port.name.clone(),
-            protocol: port.protocol,
-            endpoints: candidates.into_iter().map(|candidate| candidate.endpoint).collect(),
-            baseline,
-            lanes,
-            session_affinity: service.session_affinity,
-            governor: rules.governor.clone(),
-            said: rules.said.clone(),
-            entry: rules.entry.clone(),
-            detours: rules.detours.clone(),
-            access_log: rules.access_log,
-            reclaim: rules.reclaim,
-            direct: rules.direct,
-            access: rules.access.clone(),
-        };
-        let service = before.filter(|before| is_same_service(before, &new)).unwrap_or_else(|| Arc::new(new));
-        let mut part = Self { service, loads: std::mem::take(loads), held };
-        part.forget(now.instant);
-        part
-    }
-
-    /// True if an endpoint was let go of that was still used.
-    fn forget(&mut self, now: Instant) -> bool {
-        let mut used = false;
-        self.loads.retain(|_, kept| {
-            let over = kept.gone.as_ref().is_some_and(|gone| now >= gone.since + LOAD_OUTLIVES);
-            used |= over && kept.gone.as_ref().is_some_and(Gone::is_held);
-            !over
-        });
-        used
-    }
-}
-
-fn find(before: Option<&model::Service>, address: SocketAddr) -> Option<&Arc<Endpoint>> {
-    let endpoints = &before?.endpoints;
-    let at = endpoints.binary_search_by_key(&address, |endpoint| endpoint.address).ok()?;
-    Some(&endpoints[at])
-}
-
-fn reuse_endpoint(before: Option<&model::Service>, new: Endpoint) -> Arc<Endpoint> {
-    match find(before, new.address) {
-        Some(old) if is_same_endpoint(old, &new) => old.clone(),
-        _ => Arc::new(new),
-    }
-}
-
-fn is_same_endpoint(old: &Endpoint, new: &Endpoint) -> bool {
-    // Taken apart, so that a new field cannot be forgotten here.
-    let Endpoint { address, tag, ready, serving, terminating, ready_since_nanos, zone, node, pod, load } =
-        new;
-    (&old.address, &old.tag, &old.zone, &old.node, &old.pod) == (address, tag, zone, node, pod)
-        && (old.ready, old.serving, old.terminating) == (*ready, *serving, *terminating)
-        && old.ready_since_nanos == *ready_since_nanos
-        && Arc::ptr_eq(&old.load, load)
-}
-
-fn is_same_service(old: &model::Service, new: &model::Service) -> bool {
-    let model::Service {
-        namespace,
-        name,
-        port,
-        port_name,
-        protocol,
-        endpoints,
-        baseline,
-        lanes,
-        session_affinity,
-        entry,
-        governor,
-        said,
-        detours,
-        access_log,
-        reclaim,
-        direct,
-        access,
-    } = new;
-    let same = |old: &[Arc<Endpoint>], new: &[Arc<Endpoint>]| {
-        old.len() == new.len() && old.iter().zip(new).all(|(old, new)| Arc::ptr_eq(old, new))
-    };
-    (&old.namespace, &old.name, &old.port_name) == (namespace, name, port_name)
-        && (old.port, old.protocol, old.session_affinity) == (*port, *protocol, *session_affinity)
-        && Arc::ptr_eq(&old.governor, governor)
-        && old.said == *said
-        // Mostly the same one, which spares looking at every rule.
-        && (Arc::ptr_eq(&old.entry, entry) || old.entry == *entry)
-        && (&old.detours, old.access_log, &old.access) == (detours, *access_log, access)
-        && (old.reclaim, old.direct) == (*reclaim, *direct)
-        && same(&old.endpoints, endpoints)
-        && same(&old.baseline, baseline)
-        && old.lanes.len() == lanes.len()
-        && old.lanes.iter().zip(lanes).all(|((tag, old), (tag2, new))| tag == tag2 && same(old, new))
 }

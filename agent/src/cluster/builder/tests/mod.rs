@@ -11,6 +11,7 @@ mod services;
 mod sharing;
 
 use super::*;
+use crate::cluster::source::Sighting;
 use crate::cluster::{manifests, model::Service};
 
 pub(super) const SHOP: &str = "
