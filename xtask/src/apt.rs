@@ -75,6 +75,48 @@ pub(crate) fn unpack(package: &str, home: &Path, by_hand: &str) -> Result<()> {
     std::fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
 }
 
+/// `package` and the packages that installing it would install with it; nothing is installed.
+pub(crate) fn would_install(package: &str, by_hand: &str) -> Result<Vec<String>> {
+    let simulate = || {
+        let mut apt = Command::new("apt-get");
+        apt.env("LC_ALL", "C").args(["install", "--simulate", "-qq", "--no-install-recommends", package]);
+        shell::ask(&mut apt).map(|said| simulated(&said)).filter(|found| !found.is_empty())
+    };
+    if !available() {
+        bail!("this system has no package manager of Debian; by hand: {by_hand}");
+    }
+    if let Some(found) = simulate() {
+        return Ok(found);
+    }
+    say(&format!("the package lists lack {package} or what it needs: updating the lists"));
+    update()?;
+    simulate().with_context(|| {
+        format!("the package sources of this system do not have {package} and all that it needs; by hand: {by_hand}")
+    })
+}
+
+/// The packages that a simulated installation names.
+fn simulated(said: &str) -> Vec<String> {
+    let lines = said.lines().filter_map(|line| line.strip_prefix("Inst "));
+    lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+/// Puts the files of packages into the directory `home` instead of installing them, all or nothing.
+pub(crate) fn unpack_all(packages: &[String], home: &Path, by_hand: &str) -> Result<()> {
+    let partial = home.with_extension("partial");
+    shell::remove_dir(home)?;
+    shell::remove_dir(&partial)?;
+    std::fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
+    for package in packages {
+        let folder = partial.join("archive");
+        std::fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let archive = download(package, &folder, by_hand)?;
+        shell::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&partial))?;
+        shell::remove_dir(&folder)?;
+    }
+    std::fs::rename(&partial, home).with_context(|| format!("cannot write {}", home.display()))
+}
+
 /// Brings installed packages to the newest version that the package sources have.
 pub(crate) fn upgrade(packages: &[&str]) -> Result<()> {
     update()?;
@@ -107,7 +149,15 @@ fn policy_names_candidate(policy: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::policy_names_candidate;
+    use super::{policy_names_candidate, simulated};
+
+    #[test]
+    fn what_would_be_installed_is_read_from_the_simulation() {
+        let said = "Remv qemu-utils [1:10.0.2]\nInst libslirp0 (4.7.0-1 Debian:12 [amd64])\n\
+                    Inst qemu-system-x86 [1:7.1] (1:7.2 Debian:12 [amd64])\nConf libslirp0 (4.7.0-1)\n";
+        assert_eq!(simulated(said), ["libslirp0", "qemu-system-x86"]);
+        assert!(simulated("").is_empty());
+    }
 
     #[test]
     fn a_candidate_is_read_from_the_policy() {

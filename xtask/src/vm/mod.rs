@@ -6,6 +6,7 @@
 
 mod cpio;
 mod kernels;
+mod qemu;
 mod root;
 
 use std::io::{BufRead as _, BufReader};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use self::kernels::Kernel;
+use self::qemu::Qemu;
 use crate::shell::{self, say};
 use crate::{apt, build, image, setup, workspace};
 
@@ -116,13 +118,7 @@ fn row(kernel: &Kernel, release: &str, report: &Report, took: Duration) -> Strin
 /// Installs what runs the machines and what is in them.
 pub(crate) fn prepare() -> Result<()> {
     setup::pods()?;
-    if shell::which("qemu-system-x86_64").is_none() {
-        apt::install(
-            &["qemu-system-x86"],
-            "running other kernels in virtual machines",
-            "install qemu-system-x86_64",
-        )?;
-    }
+    Qemu::get()?;
     if shell::which("curl").is_none() {
         apt::install(&["curl"], "requests inside virtual machines", "install curl")?;
     }
@@ -146,7 +142,7 @@ fn boot(kernel: &Kernel, programs: &[(&str, PathBuf)], folder: &Path) -> Result<
         .with_context(|| format!("cannot write {}", initramfs.display()))?;
     say(&format!("booting {} ({})", kernel.name, fetched.release));
     let begun = Instant::now();
-    let mut qemu = Command::new("qemu-system-x86_64");
+    let mut qemu = Qemu::get()?.command();
     // Two processors by turns on one thread. With a thread each, the emulator lets one run into the breakpoint that the
     // other has put into the kernel's code while it changes it (static keys), after the kernel has taken it away again:
     // "Oops: int3". It is no slower, on two processors.
