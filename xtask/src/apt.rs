@@ -45,14 +45,22 @@ pub(crate) fn install(packages: &[&str], purpose: &str, by_hand: &str) -> Result
 
 /// Fetches a package's archive into `directory`, without installing anything. Needs no root but for updating the lists.
 pub(crate) fn download(package: &str, directory: &Path, by_hand: &str) -> Result<PathBuf> {
+    let mut archives = download_all(&[package], directory, by_hand)?;
+    archives.pop().with_context(|| format!("apt-get left no package in {}", directory.display()))
+}
+
+fn download_all(packages: &[&str], directory: &Path, by_hand: &str) -> Result<Vec<PathBuf>> {
     let attempt = || {
         let mut apt = Command::new("apt-get");
-        shell::run(apt.args(["download", "-qq", package]).current_dir(directory))
+        // As root it would change to a user who may not write into our directories, and warn of it.
+        apt.args(["download", "-qq", "-oAPT::Sandbox::User=root"]).args(packages);
+        shell::run(apt.current_dir(directory))
     };
-    if !has_candidate(package) || attempt().is_err() {
+    let lacking = || packages.iter().find(|package| !has_candidate(package));
+    if lacking().is_some() || attempt().is_err() {
         say("that failed: updating the package lists and trying once more");
         update()?;
-        if !has_candidate(package) {
+        if let Some(package) = lacking() {
             bail!("the package sources of this system have no package `{package}`; by hand: {by_hand}");
         }
         attempt()?;
@@ -60,19 +68,8 @@ pub(crate) fn download(package: &str, directory: &Path, by_hand: &str) -> Result
     let entries = std::fs::read_dir(directory)
         .with_context(|| format!("cannot read {}", directory.display()))?
         .collect::<Result<Vec<_>, _>>()?;
-    let mut archives = entries.into_iter().map(|entry| entry.path());
-    archives
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt-get left no package in {}", directory.display()))
-}
-
-/// Puts the files of a package into the empty directory `home` instead of installing it.
-pub(crate) fn unpack(package: &str, home: &Path, by_hand: &str) -> Result<()> {
-    shell::remove_dir(home)?;
-    std::fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
-    let archive = download(package, home, by_hand)?;
-    shell::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(home))?;
-    std::fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
+    let files = entries.into_iter().map(|entry| entry.path());
+    Ok(files.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect())
 }
 
 /// `package` and the packages that installing it would install with it; nothing is installed.
@@ -102,18 +99,16 @@ fn simulated(said: &str) -> Vec<String> {
 }
 
 /// Puts the files of packages into the directory `home` instead of installing them, all or nothing.
-pub(crate) fn unpack_all(packages: &[String], home: &Path, by_hand: &str) -> Result<()> {
+pub(crate) fn unpack(packages: &[&str], home: &Path, by_hand: &str) -> Result<()> {
     let partial = home.with_extension("partial");
+    let archives = partial.join("archives");
     shell::remove_dir(home)?;
     shell::remove_dir(&partial)?;
-    std::fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
-    for package in packages {
-        let folder = partial.join("archive");
-        std::fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let archive = download(package, &folder, by_hand)?;
+    std::fs::create_dir_all(&archives).with_context(|| format!("cannot make {}", archives.display()))?;
+    for archive in download_all(packages, &archives, by_hand)? {
         shell::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&partial))?;
-        shell::remove_dir(&folder)?;
     }
+    shell::remove_dir(&archives)?;
     std::fs::rename(&partial, home).with_context(|| format!("cannot write {}", home.display()))
 }
 

@@ -57,7 +57,7 @@ pub(crate) fn programs() -> Result<Programs> {
         "checking metrics and rules needs Debian's package {PACKAGE}: unpacking it into {}",
         home.display()
     ));
-    apt::unpack(PACKAGE, &home, by_hand)?;
+    apt::unpack(&[PACKAGE], &home, by_hand)?;
     let programs = Programs::at(&home);
     programs.with_context(|| format!("the programs of the package do not run; by hand: {by_hand}"))
 }

@@ -36,7 +36,7 @@ pub(crate) fn profile() -> Result<PathBuf> {
         bail!("{PURPOSE} needs what this system's package manager has to give; by hand: {by_hand}");
     }
     say(&format!("{PURPOSE} needs Debian's package {PACKAGE}: unpacking it into {}", home.display()));
-    apt::unpack(PACKAGE, &home, by_hand)?;
+    apt::unpack(&[PACKAGE], &home, by_hand)?;
     profile
         .is_file()
         .then_some(profile)

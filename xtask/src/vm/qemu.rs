@@ -31,12 +31,13 @@ impl Qemu {
             return Ok(Self { program, libraries: None });
         }
         let _lock = workspace::lock_cache()?;
-        let home = workspace::cache_dir()?.join("qemu");
+        let home = workspace::cache_dir()?.join("qemu-system");
         if let Some(unpacked) = Self::at(&home)? {
             return Ok(unpacked);
         }
         say(&format!("unpacking Debian's {PACKAGE} into {}", home.display()));
-        apt::unpack_all(&apt::would_install(PACKAGE, BY_HAND)?, &home, BY_HAND)?;
+        let packages = apt::would_install(PACKAGE, BY_HAND)?;
+        apt::unpack(&packages.iter().map(String::as_str).collect::<Vec<_>>(), &home, BY_HAND)?;
         match Self::at(&home)? {
             Some(unpacked) => Ok(unpacked),
             None => {
