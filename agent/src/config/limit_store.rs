@@ -1,6 +1,6 @@
 //! Where limits of the whole cluster are kept: the flags of the store, a Valkey or Redis.
 
-use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
+use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr, sync::Arc};
 
 use clap::Args;
 
@@ -28,12 +28,12 @@ pub struct LimitStore {
     pub limit_store_user: Option<String>,
 
     /// File with the password of the store, read at each connection [default: no password]
-    #[arg(long, value_name = "PATH", env = "SLUICE_LIMIT_STORE_PASSWORD_FILE")]
+    #[arg(long, value_name = "PATH", env = "SLUICE_LIMIT_STORE_PASSWORD_FILE", requires = "limit_store")]
     pub limit_store_password_file: Option<PathBuf>,
 
     /// File with the CAs, as PEM, that the store's certificate has to be of with `rediss://` [default: the public CAs that
     /// Mozilla trusts]
-    #[arg(long, value_name = "PATH", env = "SLUICE_LIMIT_STORE_CA_FILE")]
+    #[arg(long, value_name = "PATH", env = "SLUICE_LIMIT_STORE_CA_FILE", requires = "limit_store")]
     pub limit_store_ca_file: Option<PathBuf>,
 }
 
@@ -47,38 +47,67 @@ pub struct StoreAddress {
     pub database: u32,
 }
 
-/// Not the address of a store.
+/// Why something is not the address of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "an address as in redis://HOST:PORT, rediss://HOST:PORT or redis://HOST:PORT/DATABASE is needed; user and password have \
-     settings of their own"
-)]
-pub struct NoStoreAddress;
+pub enum NoStoreAddress {
+    #[error("an address as in redis://HOST:PORT, rediss://HOST:PORT or redis://HOST:PORT/DATABASE is needed")]
+    Form,
+    #[error(
+        "a user and a password are not allowed in it: --limit-store-user and --limit-store-password-file say them"
+    )]
+    Credentials,
+    #[error("its port is none of 1 to 65535")]
+    Port,
+    #[error("its database, after the last /, is none of 0 to {}", MOST_DATABASES - 1)]
+    Database,
+    #[error("a query (?) or a fragment (#) is not allowed in it")]
+    More,
+}
 
 impl FromStr for StoreAddress {
     type Err = NoStoreAddress;
 
     fn from_str(text: &str) -> Result<Self, NoStoreAddress> {
-        let uri: http::Uri = text.parse().map_err(|_| NoStoreAddress)?;
-        let tls = match uri.scheme_str() {
-            Some("redis") => false,
-            Some("rediss") => true,
-            _ => return Err(NoStoreAddress),
-        };
-        let authority = uri.authority().ok_or(NoStoreAddress)?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        // A password in it would be told by `/config`.
-        if authority.as_str().contains('@') || host.is_empty() || uri.query().is_some() {
-            return Err(NoStoreAddress);
+        // The parser of URIs leaves a fragment out without a word.
+        if text.contains(['?', '#']) {
+            return Err(NoStoreAddress::More);
         }
-        let after = authority.as_str().strip_prefix(authority.host()).ok_or(NoStoreAddress)?;
-        let port = match after.strip_prefix(':') {
-            None => PORT,
-            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(NoStoreAddress)?,
+        let (scheme, rest) = text.split_once("://").ok_or(NoStoreAddress::Form)?;
+        let tls = match scheme {
+            "redis" => false,
+            "rediss" => true,
+            _ => return Err(NoStoreAddress::Form),
         };
-        let database = match uri.path().trim_start_matches('/') {
+        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+        // A password in it would be told by `/config`.
+        if authority.contains('@') {
+            return Err(NoStoreAddress::Credentials);
+        }
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(ipv6) => {
+                let (ip, after) = ipv6.split_once(']').ok_or(NoStoreAddress::Form)?;
+                let _: Ipv6Addr = ip.parse().map_err(|_| NoStoreAddress::Form)?;
+                if !after.is_empty() && !after.starts_with(':') {
+                    return Err(NoStoreAddress::Form);
+                }
+                (ip, after.strip_prefix(':'))
+            }
+            None => match authority.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            },
+        };
+        let is_of_names = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+        if host.is_empty() || !host.bytes().all(is_of_names) {
+            return Err(NoStoreAddress::Form);
+        }
+        let port = match port {
+            None => PORT,
+            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(NoStoreAddress::Port)?,
+        };
+        let database = match database {
             "" => 0,
-            number => number.parse().ok().filter(|n| *n < MOST_DATABASES).ok_or(NoStoreAddress)?,
+            number => number.parse().ok().filter(|n| *n < MOST_DATABASES).ok_or(NoStoreAddress::Database)?,
         };
         Ok(Self { tls, host: host.into(), port, database })
     }
@@ -108,19 +137,26 @@ mod tests {
         ] {
             assert_eq!(text.parse::<StoreAddress>().map(|address| address.to_string()), Ok(shown.to_owned()));
         }
-        for bad in [
-            "",
-            "valkey:6379",
-            "http://valkey:6379",
-            "redis://:6379",
-            "redis://user:secret@valkey:6379",
-            "redis://valkey:0",
-            "redis://valkey:port",
-            "redis://valkey:6379/first",
-            "redis://valkey:6379/70000",
-            "redis://valkey?db=1",
+        use NoStoreAddress::{Credentials, Database, Form, More, Port};
+        for (bad, why) in [
+            ("", Form),
+            ("valkey:6379", Form),
+            ("http://valkey:6379", Form),
+            ("redis://:6379", Form),
+            ("redis://,h", Form),
+            ("redis://fd00::7:6379", Port),
+            ("redis://[fd00::7", Form),
+            ("redis://[valkey]", Form),
+            ("redis://user:secret@valkey:6379", Credentials),
+            ("redis://valkey:0", Port),
+            ("redis://valkey:port", Port),
+            ("redis://valkey:6379/first", Database),
+            ("redis://valkey:6379/-1", Database),
+            ("redis://valkey:6379/70000", Database),
+            ("redis://valkey?db=1", More),
+            ("redis://valkey#1", More),
         ] {
-            assert_eq!(bad.parse::<StoreAddress>(), Err(NoStoreAddress), "{bad}");
+            assert_eq!(bad.parse::<StoreAddress>(), Err(why), "{bad}");
         }
     }
 }

@@ -19,6 +19,7 @@ struct Entry {
     demand: f64,
     until: f64,
     called: f64,
+    credit: f64,
 }
 
 impl Ledger {
@@ -50,26 +51,42 @@ impl Ledger {
             pot += left;
             left = 0.0;
         }
-        pot = pot.min((most - others_held - left).max(0.0)).max(-most);
-        let share = (demand + rate / 10.0 / count) / (all_demand + rate / 10.0);
-        let spread = if count < 2.0 { 1.0 } else { 1.0 / (2.0 * (count - 1.0)) };
-        let mut want = (2.0 * demand * period).max(most * spread).max(1.0);
-        let held = if all_demand > rate {
-            let more = share * (rate * since + (pot - rate * period) / 2.0);
-            want = (2.0 * share * pot.max(rate * period)).max(1.0);
-            want.min(left + more.min(pot).max(0.0))
+        pot = pot.min(most + 2.0 * rate * period - others_held - left).max(-most - count);
+        let (want, held, credit);
+        if all_demand > rate {
+            let share = demand / all_demand;
+            let usual = (rate * period).max(1.0);
+            let before = own.map_or(0.0, |own| own.credit);
+            let grown = before + share * (rate * since + (pot - usual).max(0.0) / 2.0);
+            want = if demand > 0.0 {
+                (1.0 + 2.0 * share * pot.max(usual)).ceil()
+            } else {
+                f64::from(u8::from(most >= 2.0 * count))
+            };
+            let kept = want.min(left.floor());
+            let most_more = (pot + left - kept).floor().min(want - kept);
+            let more = if grown > 0.0 { grown.ceil().min(most_more).max(0.0) } else { 0.0 };
+            held = kept + more;
+            credit = (grown - more).min(want);
         } else {
-            match want.min((pot + left).max(0.0) * share) {
+            let share = (demand + rate / 10.0 / count) / (all_demand + rate / 10.0);
+            let spread = if count < 2.0 { 1.0 } else { 1.0 / (2.0 * (count - 1.0)) };
+            want = (2.0 * demand * period).max(most * spread).max(1.0);
+            let there = (pot + left).max(0.0);
+            held = match want.min(there * share).ceil().min(there.floor()) {
                 held if held < 1.0 && pot + left + others_held >= 1.0 => 1.0,
                 held => held,
-            }
-        };
+            };
+            credit = 0.0;
+        }
         self.pot = Some((pot + left - held, now));
         let even = 1.0 / count;
         let part = if all_demand > 0.0 { f64::midpoint(demand / all_demand, even) } else { even };
         let lifetime = if call.idle { 3.5 } else { (5.0 * period).max(2.0) };
-        self.agents.insert(id.to_owned(), Entry { held, used, demand, until: now + lifetime, called: now });
-        Reply { held, rate: rate * share, part, period, agents: count as u64, short: want > held }
+        self.agents
+            .insert(id.to_owned(), Entry { held, used, demand, until: now + lifetime, called: now, credit });
+        let expected = rate * (demand + rate / 10.0 / count) / (all_demand + rate / 10.0);
+        Reply { held, rate: expected, part, period, agents: count as u64, short: want > held }
     }
 }
 
@@ -146,9 +163,11 @@ mod tests {
                 1 => Standing::Away,
                 _ => Standing::Known,
             };
+            // The last ones are about a limit of fewer requests than there are agents.
+            let (rate, burst) = if i < 120 { (100.0, 60.0) } else { (2.0, 1.0) };
             let call = Call {
-                rate: 100.0,
-                burst: 60.0,
+                rate,
+                burst,
                 used: used[agent],
                 demand: [0.0, 12.5, 100.0, 640.0][random.usize(0..4)],
                 standing,
@@ -156,7 +175,7 @@ mod tests {
             };
             (now, format!("agent-{agent}"), call)
         };
-        (0..120).map(call).collect()
+        (0..200).map(call).collect()
     }
 
     #[test]

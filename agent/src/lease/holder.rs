@@ -22,11 +22,18 @@ const CLOSEST: u64 = SECOND / 50;
 const AVERAGED: f64 = 0.2;
 /// Of what it holds, when it calls before its time.
 const LOW: f64 = 0.25;
+/// After an absence of the store that was no longer, what was taken meanwhile is counted as all else: the store may still know
+/// what it had given, and has regained no more than was taken.
+const SHORT: u64 = SECOND;
+/// For so long the store has to answer without a break before a part is believed that is larger than the one before the break.
+/// Until then others may not be back that share the limit.
+const SETTLED: u64 = 10 * SECOND;
+/// How long it waits after the store has refused to answer about this limit.
+const REFUSED: u64 = SECOND;
 
 /// How much of a limit an agent holds, and since when.
 #[derive(Debug)]
 pub(super) struct Holder {
-    standing: Standing,
     reply: Option<Reply>,
     /// When it last called, and what had been asked then.
     called: Option<(u64, u64)>,
@@ -38,21 +45,36 @@ pub(super) struct Holder {
     demand: f64,
     /// What was taken without a lease, and is no business of the store.
     alone: u64,
-    /// What had been taken when it began to be alone.
-    left: Option<u64>,
+    /// It is without a lease.
+    without: Option<Without>,
+    /// Since when the store has answered without a break.
+    answers_since: Option<u64>,
+    /// Its part of the limit, should the store be away.
+    part: Option<f64>,
+    /// The store answers, but not about this limit.
+    refused: bool,
+}
+
+/// Since when it is without a lease, and what had been taken then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Without {
+    since: u64,
+    taken: u64,
 }
 
 impl Default for Holder {
     fn default() -> Self {
         Self {
-            standing: Standing::New,
             reply: None,
             called: None,
             busy: None,
             stagger: 1.0,
             demand: 0.0,
             alone: 0,
-            left: Some(0),
+            without: Some(Without { since: 0, taken: 0 }),
+            answers_since: None,
+            part: None,
+            refused: false,
         }
     }
 }
@@ -65,7 +87,7 @@ impl Holder {
         if tally.asked != asked {
             self.busy = Some(now);
         }
-        if since < CLOSEST {
+        if since < if self.refused { REFUSED } else { CLOSEST } {
             return false;
         }
         let Some(reply) = self.reply else { return true };
@@ -90,39 +112,57 @@ impl Holder {
         }
         self.called = Some((now, tally.asked));
         self.stagger = 0.8 + 0.4 * lot;
+        // What was taken in a long absence was never the store's to give.
+        if let Some(without) = self.without
+            && !self.is_short(without, now)
+        {
+            self.alone = self.alone.wrapping_add(tally.taken.wrapping_sub(without.taken));
+            self.without = Some(Without { taken: tally.taken, ..without });
+        }
         Call {
             rate: limit.rate(),
             burst: limit.burst,
-            used: self.used(tally),
+            used: tally.taken.wrapping_sub(self.alone),
             demand: self.demand,
-            standing: self.standing,
+            standing: match self.without {
+                _ if self.reply.is_none() => Standing::New,
+                Some(without) if !self.is_short(without, now) => Standing::Away,
+                _ => Standing::Known,
+            },
             idle: self.is_idle(now),
         }
     }
 
     /// The store has answered the call that said that so much was used.
-    pub(super) fn answered(&mut self, reply: Reply, used: u64, tally: &Tally) -> Share {
-        // From the next request on, what is taken is taken from the lease.
-        if let Some(left) = self.left.take() {
-            self.alone = self.alone.wrapping_add(tally.taken.wrapping_sub(left));
-        }
-        self.standing = Standing::Known;
+    pub(super) fn answered(&mut self, reply: Reply, used: u64, now: u64) -> Share {
+        let settled = *self.answers_since.get_or_insert(now);
+        let is_settled = now.saturating_sub(settled) >= SETTLED;
+        self.part = Some(match self.part {
+            Some(before) if !is_settled => before.min(reply.part),
+            _ => reply.part,
+        });
+        self.without = None;
+        self.refused = false;
         self.reply = Some(reply);
         Share::Lease { held: reply.held, taken: used.wrapping_add(self.alone), rate: reply.rate }
     }
 
     /// The store is away: what goes on is its last share. `None`: it has none.
-    pub(super) fn lost(&mut self, tally: &Tally) -> Option<Share> {
-        if self.left.is_none() {
-            self.left = Some(tally.taken);
-            self.standing = Standing::Away;
-        }
-        Some(Share::Part(self.reply?.part))
+    pub(super) fn lost(&mut self, tally: &Tally, now: u64) -> Option<Share> {
+        self.without.get_or_insert(Without { since: now, taken: tally.taken });
+        self.answers_since = None;
+        self.part.map(Share::Part)
+    }
+
+    /// The store is there, but does not answer about this limit.
+    pub(super) fn refused(&mut self, tally: &Tally, now: u64) -> Option<Share> {
+        self.refused = true;
+        self.lost(tally, now)
     }
 
     /// Whether what it holds is leased.
     pub(super) fn is_leased(&self) -> bool {
-        self.left.is_none()
+        self.without.is_none()
     }
 
     /// Whether it has ever been given a share.
@@ -130,8 +170,8 @@ impl Holder {
         self.reply.is_some()
     }
 
-    fn used(&self, tally: &Tally) -> u64 {
-        self.left.unwrap_or(tally.taken).wrapping_sub(self.alone)
+    fn is_short(&self, without: Without, now: u64) -> bool {
+        self.reply.is_some() && now.saturating_sub(without.since) <= SHORT
     }
 
     fn is_idle(&self, now: u64) -> bool {

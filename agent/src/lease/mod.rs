@@ -33,6 +33,7 @@ use tokio::time::{MissedTickBehavior, interval};
 pub use self::store::Unusable;
 use self::{
     holder::Holder,
+    ledger::Reply,
     store::{Asked, Store, Trouble},
 };
 use crate::{
@@ -51,16 +52,20 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Calls that go out together: more of them would not be answered in time.
 const MOST_CALLS: usize = 500;
+/// For so long the store has to answer without a failure until nothing is wrong with it any more.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// How limits of the whole cluster stand on this node.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
     /// Where the store is; `None`: there is none.
     pub store: Option<Arc<str>>,
-    /// Why it does not answer, and since when.
+    /// What was wrong with it last, and since when something is: until it has answered for a while without a failure.
     pub trouble: Option<(Arc<str>, Instant)>,
-    /// It has answered since it was last connected.
+    /// The last call was answered.
     pub answers: bool,
+    /// Limits about which the store answers with an error although it answers others, and with which.
+    pub refused: BTreeMap<Arc<str>, Arc<str>>,
     /// The limits, by service and name, as in `shop/orders:80 all`.
     pub limits: Arc<BTreeMap<Arc<str>, Counted>>,
     /// Calls that were answered, and those that were not.
@@ -110,6 +115,7 @@ pub struct Leases {
     trouble: ArcSwap<Option<(Arc<str>, Instant)>>,
     answers: std::sync::atomic::AtomicBool,
     limits: ArcSwap<BTreeMap<Arc<str>, Counted>>,
+    refused: ArcSwap<BTreeMap<Arc<str>, Arc<str>>>,
     answered: AtomicU64,
     failed: AtomicU64,
 }
@@ -136,6 +142,8 @@ impl Leases {
             followed: None,
             wait: FIRST_WAIT,
             retry: Instant::now(),
+            answers_since: None,
+            has_answered: false,
         };
         Ok((leases, task.run()))
     }
@@ -146,6 +154,7 @@ impl Leases {
             trouble: (**self.trouble.load()).clone(),
             answers: self.answers.load(Relaxed),
             limits: self.limits.load_full(),
+            refused: (**self.refused.load()).clone(),
             answered: self.answered.load(Relaxed),
             failed: self.failed.load(Relaxed),
         }
@@ -168,6 +177,10 @@ struct Task {
     followed: Option<(u64, Instant)>,
     wait: Duration,
     retry: Instant,
+    /// Since when the store has answered without a failure.
+    answers_since: Option<Instant>,
+    /// It has ever answered.
+    has_answered: bool,
 }
 
 impl Task {
@@ -207,6 +220,9 @@ impl Task {
             self.limits.insert(name, limit);
         }
         drop(snapshot);
+        let mut refused = (**self.leases.refused.load()).clone();
+        refused.retain(|name, _| self.limits.contains_key(name));
+        self.leases.refused.store(Arc::new(refused));
         self.tell();
     }
 
@@ -240,21 +256,8 @@ impl Task {
         }
         match store.renew(&asked).await {
             Ok(replies) => {
-                let mut changed = false;
-                let now = Nanos::now().0;
-                for (asked, reply) in asked.iter().zip(replies) {
-                    let Some(Limit { throttle, holder }) = self.limits.get_mut(&asked.limit) else {
-                        continue;
-                    };
-                    let Some(tally) = throttle.tally(now) else { continue };
-                    changed |= !holder.is_leased();
-                    throttle.set_share(holder.answered(reply, asked.call.used, &tally), now);
-                }
-                self.leases.answered.fetch_add(asked.len() as u64, Relaxed);
+                self.take(&asked, replies);
                 self.found(store);
-                if changed {
-                    self.tell();
-                }
             }
             Err(trouble) => {
                 self.leases.failed.fetch_add(asked.len() as u64, Relaxed);
@@ -263,15 +266,57 @@ impl Task {
         }
     }
 
+    /// Gives each limit what the store has said of it.
+    fn take(&mut self, asked: &[Asked], replies: Vec<Result<Reply, String>>) {
+        let now = Nanos::now().0;
+        let (mut changed, mut answered) = (false, 0);
+        let mut refused = (**self.leases.refused.load()).clone();
+        for (asked, reply) in asked.iter().zip(replies) {
+            let Some(Limit { throttle, holder }) = self.limits.get_mut(&asked.limit) else { continue };
+            let was_leased = holder.is_leased();
+            let share = match reply {
+                Ok(reply) => {
+                    answered += 1;
+                    refused.remove(&asked.limit);
+                    Some(holder.answered(reply, asked.call.used, now))
+                }
+                Err(why) => {
+                    let Some(tally) = throttle.tally(now) else { continue };
+                    let told = refused.insert(asked.limit.clone(), why.as_str().into());
+                    if told.is_none() {
+                        tracing::warn!(limit = %asked.limit, why, "the store of rate limits with scope Cluster answers with an error about this one");
+                    }
+                    holder.refused(&tally, now)
+                }
+            };
+            changed |= was_leased != holder.is_leased();
+            if let Some(share) = share {
+                throttle.set_share(share, now);
+            }
+        }
+        self.leases.answered.fetch_add(answered, Relaxed);
+        self.leases.failed.fetch_add(asked.len() as u64 - answered, Relaxed);
+        if **self.leases.refused.load() != refused {
+            self.leases.refused.store(Arc::new(refused));
+        }
+        if changed {
+            self.tell();
+        }
+    }
+
     /// The store answers.
     fn found(&mut self, store: &Store) {
         self.wait = FIRST_WAIT;
-        if !self.leases.answers.swap(true, Relaxed) {
+        self.leases.answers.store(true, Relaxed);
+        let since = *self.answers_since.get_or_insert_with(Instant::now);
+        let troubled = self.leases.trouble.load().is_some();
+        if troubled && since.elapsed() >= STEADY {
+            self.leases.trouble.store(Arc::new(None));
+            tracing::info!(store = %store.address(), "the store of rate limits with scope Cluster answers again");
+        } else if !troubled && !self.has_answered {
             tracing::info!(store = %store.address(), "the store of rate limits with scope Cluster answers");
         }
-        if self.leases.trouble.load().is_some() {
-            self.leases.trouble.store(Arc::new(None));
-        }
+        self.has_answered = true;
     }
 
     /// The store is away: each limit goes on with the last share.
@@ -279,18 +324,19 @@ impl Task {
         let now = Nanos::now().0;
         for Limit { throttle, holder } in self.limits.values_mut() {
             let Some(tally) = throttle.tally(now) else { continue };
-            if let Some(share) = holder.lost(&tally) {
+            if let Some(share) = holder.lost(&tally, now) {
                 throttle.set_share(share, now);
             }
         }
         self.leases.answers.store(false, Relaxed);
+        self.answers_since = None;
         let before = self.leases.trouble.load_full();
         let since = (*before).as_ref().map_or_else(Instant::now, |(_, since)| *since);
         if before.is_none() {
             tracing::warn!(
                 store = self.leases.store.as_deref().unwrap_or_default(),
                 %trouble,
-                "the store of rate limits with scope Cluster does not answer: each agent goes on with its last share of them, or on \
+                "the store of rate limits with scope Cluster fails: each agent goes on with its last share of them, or on \
                  its own where it has none, and tries again"
             );
         }

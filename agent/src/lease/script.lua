@@ -2,7 +2,7 @@
 -- ARCHITECTURE.md#limits-of-the-whole-cluster. agent/src/lease/ledger.rs has the same arithmetic in Rust, and tests compare.
 --
 -- KEYS[1]  a hash: 'pot' and 'at' (what nobody holds, and when that was), and for each agent, by its id,
---          'held used demand until called'
+--          'held used demand until called credit'
 -- ARGV     id, requests a second, burst, used so far, demand a second, state (new, known, away), pace (busy, idle);
 --          and, in tests only, the time
 local key = KEYS[1]
@@ -18,7 +18,7 @@ end
 
 local pot, at
 local count, others_held, all_demand = 1, 0, demand
-local own_held, own_used, own_called
+local own_held, own_used, own_called, credit
 local gone = {}
 local fields = redis.call('HGETALL', key)
 for i = 1, #fields, 2 do
@@ -28,11 +28,12 @@ for i = 1, #fields, 2 do
   elseif name == 'at' then
     at = tonumber(value)
   else
-    local held, was_used, was_demand, till, called = string.match(value, '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+    local held, was_used, was_demand, till, called, was_credit =
+      string.match(value, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
     held, was_used, was_demand = tonumber(held), tonumber(was_used), tonumber(was_demand)
     till, called = tonumber(till), tonumber(called)
     if name == id then
-      own_held, own_used, own_called = held, was_used, called
+      own_held, own_used, own_called, credit = held, was_used, called, tonumber(was_credit)
     elseif not till or till < now then
       gone[#gone + 1] = name
     else
@@ -61,25 +62,40 @@ if left < 0 then
   -- It has used more than it held, while it waited for the answer.
   pot, left = pot + left, 0
 end
-pot = math.max(-most, math.min(pot, math.max(0, most - others_held - left)))
+-- What agents hold has partly been used since they called, so what is regained meanwhile is not too much.
+pot = math.max(-most - count, math.min(pot, most + 2 * rate * period - others_held - left))
 
-local base = rate / 10 / count
-local share = (demand + base) / (all_demand + rate / 10)
-local spread = count == 1 and 1 or 1 / (2 * (count - 1))
-local want = math.max(1, 2 * demand * period, most * spread)
-local held
+local held, want
 if all_demand > rate then
-  -- Everybody's share of what is regained, so that the pot stays at what is regained in a period.
-  local more = share * (rate * since + (pot - rate * period) / 2)
-  -- Who is asked for less than before does not keep what others need.
-  want = math.max(1, 2 * share * math.max(rate * period, pot))
-  held = math.min(want, left + math.max(0, math.min(more, pot)))
+  -- Everybody's share of what is regained, in whole requests: of a part of one nobody can make use, and if each kept a part
+  -- there might be no whole one left. What of a share is no whole request is its credit.
+  local share = demand / all_demand
+  local usual = math.max(1, rate * period)
+  credit = (credit or 0) + share * (rate * since + math.max(0, pot - usual) / 2)
+  if demand > 0 then
+    want = math.ceil(1 + 2 * share * math.max(usual, pot))
+  else
+    -- Who is asked for nothing does not keep the only request there is.
+    want = most >= 2 * count and 1 or 0
+  end
+  held = math.min(want, math.floor(left))
+  local more = 0
+  if credit > 0 then
+    more = math.max(0, math.min(math.ceil(credit), math.floor(pot + left - held), want - held))
+  end
+  held = held + more
+  credit = math.min(credit - more, want)
 else
-  held = math.min(want, math.max(0, pot + left) * share)
+  local share = (demand + rate / 10 / count) / (all_demand + rate / 10)
+  local spread = count == 1 and 1 or 1 / (2 * (count - 1))
+  want = math.max(1, 2 * demand * period, most * spread)
+  local there = math.max(0, pot + left)
+  held = math.min(math.ceil(math.min(want, there * share)), math.floor(there))
   if held < 1 and pot + left + others_held >= 1 then
     -- Nobody is turned away while others hold what they are not asked for.
     held = 1
   end
+  credit = 0
 end
 pot = pot + left - held
 
@@ -99,7 +115,8 @@ if #gone > 0 then
   end
 end
 redis.call('HSET', key, 'pot', text(pot), 'at', text(now), id,
-  text(held) .. ' ' .. text(used) .. ' ' .. text(demand) .. ' ' .. text(now + lifetime) .. ' ' .. text(now))
+  text(held) .. ' ' .. text(used) .. ' ' .. text(demand) .. ' ' .. text(now + lifetime) .. ' ' .. text(now) .. ' ' ..
+  text(credit))
 -- By then it is as if it had never been there.
 redis.call('PEXPIRE', key, math.floor(math.min(2592000, 60 + (most - pot) / rate) * 1000))
-return { text(held), text(rate * share), text(part), text(period), tostring(count), want > held and 'short' or 'enough' }
+return { text(held), text(rate * (demand + rate / 10 / count) / (all_demand + rate / 10)), text(part), text(period), tostring(count), want > held and 'short' or 'enough' }

@@ -39,6 +39,12 @@ pub enum Unusable {
     Authorities(#[from] NoTrust),
     #[error("--limit-store: its host is no name that a certificate can have: {0}")]
     Name(#[from] InvalidDnsNameError),
+    #[error(
+        "--limit-store-ca-file has no effect on {0}, which is spoken to without TLS: rediss:// is needed"
+    )]
+    InClear(StoreAddress),
+    #[error("--limit-store-password-file: cannot read {path}: {error}")]
+    Password { path: String, error: io::Error },
 }
 
 /// Why the store does not answer.
@@ -50,6 +56,8 @@ pub(super) enum Trouble {
     ConnectLate,
     #[error("cannot read --limit-store-password-file: {0}")]
     Password(io::Error),
+    #[error("--limit-store-password-file has more than one line: the password has to be alone in it")]
+    Lines,
     #[error("{0}")]
     Broken(#[from] io::Error),
     #[error("it ended the connection")]
@@ -60,6 +68,8 @@ pub(super) enum Trouble {
     Malformed(#[from] Malformed),
     #[error("it says: {0}")]
     Said(String),
+    #[error("it wants a password (--limit-store-password-file): it says: {0}")]
+    Unauthenticated(String),
     #[error("the script's answer makes no sense")]
     Nonsense,
 }
@@ -100,9 +110,16 @@ impl Store {
                 None => tls::trusting_public(),
             };
             Some((TlsConnector::from(trusted?), ServerName::try_from(address.host.to_string())?))
+        } else if config.limit_store_ca_file.is_some() {
+            return Err(Unusable::InClear(address));
         } else {
             None
         };
+        if let Some(path) = &config.limit_store_password_file {
+            let path_shown = || path.display().to_string();
+            std::fs::read_to_string(path)
+                .map_err(|error| Unusable::Password { path: path_shown(), error })?;
+        }
         let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, SCRIPT.as_bytes());
         Ok(Some(Self {
             address,
@@ -141,7 +158,11 @@ impl Store {
             let path = path.clone();
             let read = tokio::task::spawn_blocking(|| std::fs::read_to_string(path));
             let password = read.await.map_err(io::Error::from)?.map_err(Trouble::Password)?;
-            let password = password.trim_end_matches(['\r', '\n']).as_bytes();
+            let password = password.trim_end_matches(['\r', '\n']);
+            if password.contains(['\r', '\n']) {
+                return Err(Trouble::Lines);
+            }
+            let password = password.as_bytes();
             match &self.user {
                 Some(user) => resp::encode(&[b"AUTH", user.as_bytes(), password], &mut hello),
                 None => resp::encode(&[b"AUTH", password], &mut hello),
@@ -152,6 +173,8 @@ impl Store {
             resp::encode(&[b"SELECT", self.address.database.to_string().as_bytes()], &mut hello);
             commands += 1;
         }
+        // Who has not signed in is told so: of a script a store that wants a password would say that it is too long.
+        resp::encode(&[b"PING"], &mut hello);
         let socket =
             TcpStream::connect((&*self.address.host, self.address.port)).await.map_err(Trouble::Connect)?;
         socket.set_nodelay(true)?;
@@ -162,19 +185,23 @@ impl Store {
             None => Box::new(socket),
         };
         let mut connection = Connection { stream, read: Vec::new() };
-        if commands > 0 {
-            connection.send(&hello).await?;
-        }
+        connection.send(&hello).await?;
         for _ in 0..commands {
             if let Value::Error(why) = connection.receive().await? {
                 return Err(Trouble::Said(why));
             }
         }
-        Ok(connection)
+        match connection.receive().await? {
+            Value::Error(why) if why.starts_with("NOAUTH") => Err(Trouble::Unauthenticated(why)),
+            // A user who may run the script need not have the permission to ask this.
+            Value::Error(why) if !why.starts_with("NOPERM") => Err(Trouble::Said(why)),
+            _ => Ok(connection),
+        }
     }
 
-    /// Renews what is held of each limit. After an error nothing of it counts, and there is no connection.
-    pub(super) async fn renew(&mut self, asked: &[Asked]) -> Result<Vec<Reply>, Trouble> {
+    /// Renews what is held of each limit, or says with what error the store answers about it. After an error of its own nothing of it
+    /// counts, and there is no connection.
+    pub(super) async fn renew(&mut self, asked: &[Asked]) -> Result<Vec<Result<Reply, String>>, Trouble> {
         let Some(mut connection) = self.connection.take() else { return Err(Trouble::Ended) };
         let replies =
             timeout(ANSWER, self.renewed(&mut connection, asked)).await.map_err(|_| Trouble::Late)??;
@@ -182,7 +209,11 @@ impl Store {
         Ok(replies)
     }
 
-    async fn renewed(&self, connection: &mut Connection, asked: &[Asked]) -> Result<Vec<Reply>, Trouble> {
+    async fn renewed(
+        &self,
+        connection: &mut Connection,
+        asked: &[Asked],
+    ) -> Result<Vec<Result<Reply, String>>, Trouble> {
         let mut commands = Vec::new();
         for one in asked {
             write_call(one, [b"EVALSHA", self.hash.as_bytes()], &mut commands);
@@ -210,7 +241,12 @@ impl Store {
         for at in unknown {
             replies[at] = Some(reply(connection.receive().await?)?);
         }
-        Ok(replies.into_iter().flatten().collect())
+        let replies: Vec<_> = replies.into_iter().flatten().collect();
+        // It is nothing about a limit if it says the same of all: that it has no memory left, may not be written to, or is not ready.
+        match &replies[..] {
+            [Err(why), others @ ..] if others.iter().all(Result::is_err) => Err(Trouble::Said(why.clone())),
+            _ => Ok(replies),
+        }
     }
 }
 
@@ -267,10 +303,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// What the script says.
-fn reply(value: Value) -> Result<Reply, Trouble> {
+fn reply(value: Value) -> Result<Result<Reply, String>, Trouble> {
     let items = match value {
         Value::Items(items) => items,
-        Value::Error(why) => return Err(Trouble::Said(why)),
+        Value::Error(why) => return Ok(Err(why)),
         _ => return Err(Trouble::Nonsense),
     };
     let words: Vec<&str> = items
@@ -286,14 +322,14 @@ fn reply(value: Value) -> Result<Reply, Trouble> {
         Ok(number) if (0.0..=most).contains(&number) => Ok(number),
         _ => Err(Trouble::Nonsense),
     };
-    Ok(Reply {
+    Ok(Ok(Reply {
         held: number(held, 1e12)?,
         rate: number(rate, 1e12)?,
         part: number(part, 1.0)?.max(1e-6),
         period: number(period, 60.0)?.max(0.05),
         agents: agents.parse().map_err(|_| Trouble::Nonsense)?,
         short: short == "short",
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -304,7 +340,7 @@ mod tests {
     fn only_answers_that_make_sense_count() {
         let text =
             |words: &[&str]| Value::Items(words.iter().map(|word| Value::Text((*word).into())).collect());
-        let good = reply(text(&["12.5", "50", "0.25", "0.1", "4", "short"])).unwrap();
+        let good = reply(text(&["12.5", "50", "0.25", "0.1", "4", "short"])).unwrap().unwrap();
         let wanted = Reply { held: 12.5, rate: 50.0, part: 0.25, period: 0.1, agents: 4, short: true };
         assert_eq!(good, wanted);
         for bad in [
@@ -320,7 +356,7 @@ mod tests {
             assert!(matches!(reply(bad.clone()), Err(Trouble::Nonsense)), "{bad:?}");
         }
         let said = reply(Value::Error("OOM command not allowed".to_owned()));
-        assert!(matches!(said, Err(Trouble::Said(why)) if why.starts_with("OOM")));
+        assert!(matches!(said, Ok(Err(why)) if why.starts_with("OOM")));
     }
 
     #[test]
@@ -336,5 +372,11 @@ mod tests {
         let missing = config("rediss://valkey", Some("/nowhere/ca.pem".into()));
         let error = Store::new(&missing).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.starts_with("--limit-store-ca-file: cannot read /nowhere/ca.pem: "), "{error}");
+        let clear = Store::new(&config("redis://valkey", Some("/nowhere/ca.pem".into())));
+        assert!(matches!(clear, Err(Unusable::InClear(_))));
+        let mut secret = config("redis://valkey", None);
+        secret.limit_store_password_file = Some("/nowhere/password".into());
+        let error = Store::new(&secret).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.starts_with("--limit-store-password-file: cannot read /nowhere/password: "), "{error}");
     }
 }

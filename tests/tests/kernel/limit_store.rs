@@ -174,7 +174,7 @@ fn a_limit_of_the_whole_cluster_is_shared_and_outlives_its_store() {
         ensure!(admitted <= rate * (seconds * 0.7 + 0.6), "{admitted} in {seconds}");
         ensure!(admitted >= rate * 5.0 * 0.3, "{admitted} in {seconds}");
         let log = shop.agent.log();
-        ensure!(log.matches("scope Cluster does not answer").count() == 1, "{log}");
+        ensure!(log.matches("scope Cluster fails").count() == 1, "{log}");
         let (_, status, _) = shop.agent.sluice(&["status"])?;
         ensure!(status.contains("goes on with its last share"), "{status}");
 
