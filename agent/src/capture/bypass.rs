@@ -12,7 +12,7 @@ const OPEN: [&str; 2] = ["01", "02"];
 /// An open connection, by its two ends. One that is redirected has another peer, so nothing else is ever the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Connection {
-    local: SocketAddr,
+    pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
     /// By which a process's descriptor names its socket.
     pub(crate) inode: u64,

@@ -51,7 +51,7 @@ pub(crate) trait World {
     /// The redirection, then the listeners. Connections that exist go on. Done already as far as it succeeded, when it
     /// fails and is tried again.
     fn withdraw(&mut self, enrolment: &mut Self::Enrolment) -> Result<(), EnrolError>;
-    /// Looks which of the connections are still open that are older than the enrolment.
+    /// Looks which of the connections are still open that are older than the enrolment, or than what is asked for at the pod.
     fn look_at_older(&mut self, _: &mut Self::Enrolment, _: Older<'_>) {}
     /// Ends what the looks have found that may be ended.
     fn reclaim(&mut self) {}
@@ -60,7 +60,7 @@ pub(crate) trait World {
         Arc::default()
     }
     /// Steers what the snapshot asks for of the pod's connections from outside, and nothing else.
-    fn steer(&mut self, _: &mut Self::Enrolment, _: &Arc<Workload>, _: &Snapshot) {}
+    fn steer(&mut self, _: &mut Self::Enrolment, _: &Arc<Workload>, _group: Option<&Path>, _: &Snapshot) {}
     /// Looks which of the steered ports are listened on.
     fn look_at_listeners(&mut self, _: &mut Self::Enrolment) {}
     /// Removes what is left of pods for which nobody wants it any more. `wanted`: a pod that is to be enrolled, by its uid.
@@ -82,6 +82,8 @@ pub struct Steered {
     pub closed: Arc<[SocketAddr]>,
     /// Why these are not all that are to. It is tried again.
     pub unclosed: Option<String>,
+    /// Which of the addresses have connections that are older than what is asked for there; one entry a connection.
+    pub older: Arc<[SocketAddr]>,
 }
 
 /// A look at the connections of a pod that are older than its enrolment.
@@ -198,8 +200,9 @@ impl<W: World> Enroller<W> {
 
     /// Steers what the snapshot asks for of all pods' connections from outside. What stays as it is costs a comparison.
     pub(crate) fn steer(&mut self) {
-        for (enrolment, workload) in self.pods.values_mut().filter_map(|pod| pod.enrolment.as_mut()) {
-            self.world.steer(enrolment, workload, &self.snapshot);
+        for pod in self.pods.values_mut() {
+            let Some((enrolment, workload)) = &mut pod.enrolment else { continue };
+            self.world.steer(enrolment, workload, pod.group.as_deref(), &self.snapshot);
         }
     }
 

@@ -17,6 +17,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -35,6 +36,7 @@ use super::{
     node_addresses::NodeAddresses,
     pod::{Opened, is_at_urgent_byte, unacknowledged},
     programs::Links,
+    unsteered::Unsteered,
 };
 use crate::{
     cluster::model::Workload,
@@ -57,10 +59,13 @@ pub(crate) struct Steering {
     open: Option<OpenPod>,
     entries: Arc<Entries>,
     slots: Range<u32>,
+    /// Connections that are older.
+    older: Unsteered,
 }
 
 /// Where a pod is, and who carries its connections.
 pub(crate) struct Where<'a> {
+    pub(crate) group: Option<&'a Path>,
     pub(crate) netns: &'a Arc<Netns>,
     pub(crate) home: &'a Arc<Netns>,
     pub(crate) netns_cookie: u64,
@@ -90,7 +95,10 @@ impl Inbound {
         if !Arc::ptr_eq(&steering.pod.workload.load(), workload) {
             steering.pod.workload.store(workload.clone());
         }
-        steering.entries.sync(wanted)
+        let before = steering.entries.lock().steered.clone();
+        let outcome = steering.entries.sync(wanted);
+        steering.look_for_older(&before, workload, at);
+        outcome
     }
 
     fn begin(&mut self, workload: &Arc<Workload>, at: &Where<'_>) -> Result<Steering, String> {
@@ -122,7 +130,7 @@ impl Inbound {
         let pod = Pod::new(ArcSwap::new(workload.clone()), network).with(at.remembered.clone());
         let pod = Arc::new(pod);
         let open = Some(at.proxy.open_inbound(&pod, opened.listeners));
-        Ok(Steering { pod, open, entries, slots })
+        Ok(Steering { pod, open, entries, slots, older: Unsteered::default() })
     }
 
     fn attach(&mut self, at: &Where<'_>) -> Result<(), String> {
@@ -148,6 +156,33 @@ impl Inbound {
 }
 
 impl Steering {
+    /// Finds the connections that are older than what has come to be steered since `before`.
+    fn look_for_older(&mut self, before: &BTreeSet<SocketAddr>, workload: &Workload, at: &Where<'_>) {
+        let now = self.entries.lock().steered.clone();
+        if now == *before {
+            return;
+        }
+        self.older.keep(&now);
+        let new = now.difference(before).copied().collect();
+        let count = self.older.steered(&new, at.group, at.netns, at.home);
+        if count > 0 {
+            tracing::info!(
+                namespace = %workload.namespace, pod = %workload.name, connections = count,
+                "connections from clients to a pod are older than what policies ask for there, and are not governed at the endpoint"
+            );
+        }
+    }
+
+    /// Looks which of the connections are still open that are older than the steering.
+    pub(crate) fn look_at_older(&mut self, netns: &Netns, home: &Netns) {
+        self.older.look(netns, home);
+    }
+
+    /// The addresses that they are to, one entry a connection.
+    pub(crate) fn older(&self) -> Arc<[SocketAddr]> {
+        self.older.addresses()
+    }
+
     /// Looks who listens: of sockets that are older than the programs the kernel does not tell.
     pub(crate) fn look(&self) {
         self.entries.look();

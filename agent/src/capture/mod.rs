@@ -42,6 +42,8 @@ mod reclaim;
 mod refuse;
 mod services;
 mod sight;
+mod sockets;
+mod unsteered;
 mod watch;
 
 use std::{

@@ -148,6 +148,9 @@ impl World for Node {
     }
 
     fn look_at_older(&mut self, enrolment: &mut Enrolment, look: Older<'_>) {
+        if let Some(steering) = enrolment.steering.as_mut().filter(|_| look.all) {
+            steering.look_at_older(&enrolment.network.netns, &self.home);
+        }
         let may_end = |connection: &bypass::Connection| {
             let found = look.snapshot.destination(connection.peer);
             found.is_some_and(|destination| destination.service.is_reclaimed())
@@ -188,13 +191,20 @@ impl World for Node {
         enrolment.entry.set_addresses(workload)
     }
 
-    fn steer(&mut self, enrolment: &mut Enrolment, workload: &Arc<Workload>, snapshot: &Snapshot) {
+    fn steer(
+        &mut self,
+        enrolment: &mut Enrolment,
+        workload: &Arc<Workload>,
+        group: Option<&Path>,
+        snapshot: &Snapshot,
+    ) {
         let wanted = inbound::wanted(workload, |ip| snapshot.inbound.ports(ip));
         let Some(inbound) = &mut self.inbound else { return };
         if wanted.is_empty() && enrolment.steering.is_none() {
             return;
         }
         let at = Where {
+            group,
             netns: &enrolment.network.netns,
             home: &self.home,
             netns_cookie: enrolment.cookie,
@@ -246,12 +256,14 @@ impl World for Node {
             trouble: enrolment.unsteered.clone(),
             closed,
             unclosed: enrolment.unpinned.clone(),
+            older: enrolment.steering.as_ref().map(Steering::older).unwrap_or_default(),
         }
     }
 
     fn withdraw(&mut self, enrolment: &mut Enrolment) -> Result<(), EnrolError> {
         if let Some(inbound) = &mut self.inbound {
             let at = Where {
+                group: None,
                 netns: &enrolment.network.netns,
                 home: &self.home,
                 netns_cookie: enrolment.cookie,

@@ -13,8 +13,9 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File},
+    fs::File,
     io,
+    ops::ControlFlow,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -30,7 +31,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use socket2::SockRef;
 
-use super::{bypass::Connection, cgroup};
+use super::{bypass::Connection, sockets};
 
 /// How much of it is done, and when a connection is idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,41 +118,33 @@ fn look_through(
 ) -> io::Result<()> {
     // A process that forked shares it: once is enough.
     let mut wanted: HashSet<u64> = connections.iter().map(|connection| connection.inode).collect();
-    for pid in cgroup::processes_by_level(group).into_iter().flatten().filter(|pid| *pid != 0) {
-        let directory = match fs::read_dir(format!("/proc/{pid}/fd")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            directory => directory?,
-        };
-        let mut process = None;
-        for entry in directory.flatten() {
-            let link = fs::read_link(entry.path()).ok();
-            let Some(inode) = link.as_deref().and_then(inode) else { continue };
-            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            let Some(number) = number.filter(|_| wanted.contains(&inode)) else { continue };
-            // The process, or the descriptor, may be gone or another's meanwhile.
-            let opened = match process.take() {
-                Some(process) => Ok(process),
-                None => pidfd(pid),
-            };
-            let socket = opened.and_then(|opened| duplicate(process.insert(opened).as_fd(), number));
-            match socket {
-                Ok(socket) => {
-                    let socket = File::from(socket);
-                    if socket.metadata()?.ino() == inode && wanted.remove(&inode) && !see(socket.as_fd())? {
-                        return Ok(());
-                    }
-                }
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EBADF)) => {}
-                Err(error) => return Err(error),
-            }
+    let mut process: Option<(u32, OwnedFd)> = None;
+    sockets::of_group(group, &mut |found| {
+        if !wanted.contains(&found.inode) {
+            return Ok(ControlFlow::Continue(()));
         }
-    }
-    Ok(())
-}
-
-/// `socket:[4711]`
-fn inode(link: &Path) -> Option<u64> {
-    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        let opened = match process.take().filter(|(pid, _)| *pid == found.pid) {
+            Some((_, process)) => Ok(process),
+            None => pidfd(found.pid),
+        };
+        let socket = opened.and_then(|opened| {
+            let (_, process) = process.insert((found.pid, opened));
+            duplicate(process.as_fd(), found.number)
+        });
+        match socket {
+            Ok(socket) => {
+                let socket = File::from(socket);
+                let is_it = socket.metadata()?.ino() == found.inode && wanted.remove(&found.inode);
+                if is_it && !see(socket.as_fd())? {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            // The process, or the descriptor, is gone.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EBADF)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
 /// Ends a connection if it is idle, and says whether it was.
@@ -284,6 +277,7 @@ fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use std::{
+        fs,
         io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
         process, thread,
@@ -331,14 +325,6 @@ mod tests {
         assert!(!Info { unsent: 1, established: false, ..IDLE }.wrote_since(&IDLE), "the end of the side");
         assert!(Info { segments_sent: 8, ..IDLE }.wrote_since(&IDLE));
         assert!(Info { unsent: 2, ..IDLE }.wrote_since(&IDLE), "and it has no room");
-    }
-
-    #[test]
-    fn links_name_sockets() {
-        assert_eq!(inode(Path::new("socket:[4711]")), Some(4711));
-        for other in ["socket:[x]", "pipe:[4711]", "/dev/null", "socket:[4711"] {
-            assert_eq!(inode(Path::new(other)), None, "{other}");
-        }
     }
 
     /// A connection, and its other end.

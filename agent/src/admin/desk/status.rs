@@ -1,7 +1,7 @@
 //! How things stand on this node, on one screen: and what is wrong, with what to do about it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -13,6 +13,7 @@ use crate::{
         Look, Older, unattended,
         unenforced::{self, Cause as Unguarded, What},
     },
+    capture::PodStatus,
     clock::Nanos,
     cluster::{
         self,
@@ -118,6 +119,34 @@ fn listed(names: &BTreeSet<String>) -> String {
     }
 }
 
+/// Connections of a pod that are older than its enrolment, or than what is asked for at its ports.
+fn older(look: &Look, pod: &PodStatus, name: &str) -> Vec<Problem> {
+    let so = |count: usize| if count == 1 { "connection that is" } else { "connections that are" };
+    let mut ports: BTreeMap<u16, usize> = BTreeMap::new();
+    for address in &*pod.steered.older {
+        *ports.entry(address.port()).or_default() += 1;
+    }
+    let inbound = ports.into_iter().map(|(port, count)| {
+        let them = if count == 1 { "it" } else { "them" };
+        problem(
+            format!("{name} has {count} {} older than what policies ask for at its port {port}: AccessPolicies, limits with scope: Endpoint and sluice.dev/propagation: trace do not apply to {them}.", so(count)),
+            "Restart the pod or its clients, or wait until they reconnect.",
+        )
+    });
+    let outbound = look.older(pod).into_iter().map(|Older { service, connections, reclaimed }| {
+        let action = if reclaimed {
+            "The agent ends them when they are idle (sluice.dev/reclaim). Restart the pod if you cannot wait for it."
+        } else {
+            "Restart the pod, or wait until it reconnects, or annotate the Service with sluice.dev/reclaim: enabled if it speaks HTTP/1."
+        };
+        problem(
+            format!("{name} has {connections} {} older than its enrolment, to {service}: what it sends there bypasses the agent.", so(connections)),
+            action,
+        )
+    });
+    inbound.chain(outbound).collect()
+}
+
 /// What policies ask for at the endpoint, and clients reach pods of this node without.
 fn unenforced(look: &Look) -> Vec<Problem> {
     let guarded = unenforced::guarded(look);
@@ -150,9 +179,19 @@ fn unenforced(look: &Look) -> Vec<Problem> {
 
 /// The store of limits of the whole cluster, if it does not answer and is needed.
 fn limit_store(look: &Look) -> Option<Problem> {
-    let lease::Status { store, trouble, limits, .. } = &look.leases;
-    let ((store, (why, since)), true) = (store.as_ref().zip(trouble.as_ref())?, !limits.is_empty()) else {
-        return None;
+    let lease::Status { store, trouble, limits, answers, refused, .. } = &look.leases;
+    let store = store.as_ref().filter(|_| !limits.is_empty())?;
+    let Some((why, since)) = trouble else {
+        let (limit, why) = refused.iter().next()?;
+        let names = refused.keys().map(|name| name.to_string()).collect();
+        return Some(problem(
+            format!(
+                "The store of rate limits with scope Cluster, {store}, answers with an error about {}: the agent goes on with its last share there. About {limit} it says: {}.",
+                listed(&names),
+                why.trim_end_matches('.')
+            ),
+            "Look at the key sluice:limit:{LIMIT} in the store, with the name of the limit, and at what its user may do. Nobody else may write there: delete the key if it is not a hash.",
+        ));
     };
     let alone: BTreeSet<_> =
         limits.iter().filter(|(_, by)| **by == Counted::Node).map(|(name, _)| name.to_string()).collect();
@@ -162,9 +201,11 @@ fn limit_store(look: &Look) -> Option<Problem> {
         format!(" It has none of {}, which it counts by itself, as with scope Node.", listed(&alone))
     };
     let what = format!(
-        "The store of rate limits with scope Cluster, {store}, has not answered for {} s: {}. The agent goes on with its last share of them.{but}",
+        "The store of rate limits with scope Cluster, {store}, {} for {} s: {}. The agent goes on with its last share of them{}.{but}",
+        if *answers { "has failed now and then" } else { "has not answered as it should" },
         since.elapsed().as_secs(),
-        why.trim_end_matches('.')
+        why.trim_end_matches('.'),
+        if *answers { " meanwhile" } else { "" }
     );
     Some(problem(
         what,
@@ -304,10 +345,14 @@ fn over_budget(pod: &PodUse, look: &Look) -> Option<Problem> {
 /// Keys that cannot be fetched any more. Of those that never were their policies tell.
 fn old_keys(state: &cluster::jwks::State) -> Option<Problem> {
     let why = state.trouble.as_ref().filter(|_| state.keys > 0)?;
-    let (uri, minutes) = (&state.location, state.age.as_secs() / 60);
+    let uri = &state.location;
+    let ago = match state.age.as_secs() {
+        seconds @ 0..=119 => format!("{seconds} s"),
+        seconds => format!("{} minutes", seconds / 60),
+    };
     Some(problem(
         format!(
-            "The keys of tokens cannot be fetched from {uri}: {why}. Those of {minutes} minutes ago stay in use: tokens with newer keys are not accepted, and keys that were withdrawn since are."
+            "The keys of tokens cannot be fetched from {uri}: {why}. Those of {ago} ago stay in use: tokens with newer keys are not accepted, and keys that were withdrawn since are."
         ),
         "Check that this node reaches the host, and what it answers. The agent retries by itself.",
     ))
@@ -408,18 +453,7 @@ impl Status {
                 (_, Some(_)) => pods.other_mesh += 1,
                 (None, None) => {
                     pods.enrolled += 1;
-                    for Older { service, connections, reclaimed } in look.older(pod) {
-                        let so = if connections == 1 { "connection that is" } else { "connections that are" };
-                        let action = if reclaimed {
-                            "The agent ends them when they are idle (sluice.dev/reclaim). Restart the pod if you cannot wait for it."
-                        } else {
-                            "Restart the pod, or wait until it reconnects, or annotate the Service with sluice.dev/reclaim: enabled if it speaks HTTP/1."
-                        };
-                        problems.push(problem(
-                            format!("{name} has {connections} {so} older than its enrolment, to {service}: what it sends there bypasses the agent."),
-                            action,
-                        ));
-                    }
+                    problems.extend(older(look, pod, &name));
                 }
                 (Some(why), None) => {
                     pods.pending += 1;

@@ -93,6 +93,17 @@ fn bypassing(numbers: &Numbers<'_>) -> Result<(), prometheus::Error> {
         }
     })?;
     let metric = Metric {
+        name: "sluice_preexisting_inbound_connections_open",
+        kind: Kind::Gauge,
+        labels: &["destination_namespace", "destination_pod"],
+        help: "Connections from clients to a pod that are older than what policies ask for at its ports and still open: AccessPolicies and limits with scope Endpoint do not apply to them.",
+    };
+    numbers.pull(metric, status, |status, write| {
+        for pod in status.pods.iter().filter(|pod| !pod.steered.addresses.is_empty()) {
+            write(&[&pod.workload.namespace, &pod.workload.name], pod.steered.older.len() as f64);
+        }
+    })?;
+    let metric = Metric {
         name: "sluice_preexisting_connections_total",
         kind: Kind::Counter,
         labels: &[],

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use sluice_tests::{Capture, Pod, Process, eventually, test};
+use sluice_tests::{Agent, Capture, Pod, Process, eventually, test};
 
 use super::{Guarded, PORT, denies, get, get_from_node, guarded, only, policy, urls};
 use crate::{python, script};
@@ -48,6 +48,49 @@ fn an_application_is_started_anew_at_once() {
             })?;
         }
         Ok(())
+    });
+}
+
+/// They go past the agent for as long as they last, so they are named; what the agent has accepted itself is not, by the agent that
+/// takes over neither.
+#[test]
+fn connections_that_are_older_than_a_policy_are_named() {
+    test("inbound-older", |world| {
+        world.namespace("shop", Capture::Enabled)?;
+        let Guarded { pod, server: _server } = guarded(world, "0.0.0.0")?;
+        let client = world.pod("shop", "client").start()?;
+        let agent = world.agent().start()?;
+        agent.enrolled(&pod)?;
+        let ip = pod.ipv4().to_string();
+        let keep = |name: &str| {
+            let mut keeps = client.spawn(name, python(), &["-c", KEEPS, &ip, &PORT.to_string()])?;
+            keeps.says("held").map(|()| keeps)
+        };
+        let [early, other] = [keep("early")?, keep("other")?];
+        policy(world, &only("shop"))?;
+        denies(world, &format!("http://{ip}:{PORT}/orders"))?;
+        let _late = keep("late")?;
+        let named = |agent: &Agent, count: usize| {
+            eventually(&format!("{count} are named"), || {
+                let labels = [("destination_namespace", "shop"), ("destination_pod", "orders-1")];
+                let counted = agent.metrics()?.sum("sluice_preexisting_inbound_connections_open", &labels);
+                ensure!(counted == count as f64, "{counted}");
+                let (_, said, _) = agent.sluice(&["status"])?;
+                let are = if count == 1 { "connection that is" } else { "connections that are" };
+                let line = format!(
+                    "Pod shop/orders-1 has {count} {are} older than what policies ask for at its port {PORT}"
+                );
+                ensure!(said.contains(&line) == (count > 0), "{said}");
+                Ok(())
+            })
+        };
+        named(&agent, 2)?;
+        drop(other);
+        named(&agent, 1)?;
+        let newer = world.agent().start()?;
+        named(&newer, 1)?;
+        drop(early);
+        named(&newer, 0)
     });
 }
 

@@ -138,7 +138,7 @@ fn status_of(change: impl FnOnce(&mut Look, &mut cluster::Status)) -> Status {
         counts: cluster::builder::Counts::default(),
         problems: Vec::new(),
         unread: Vec::new(),
-        watches: std::collections::BTreeMap::new(),
+        watches: BTreeMap::new(),
     };
     let mut look = Look::default();
     change(&mut look, &mut cluster);
@@ -224,8 +224,7 @@ async fn connections_that_are_older_than_the_enrolment_are_named() {
     let watched = Watched::open(&[("shop.yaml", SHOP.to_owned())]).await;
     let workload = Arc::new(cluster::model::Workload::new("a", "shop", "client"));
     let older = ["10.96.0.7:80", "10.96.0.7:80", "10.9.9.9:1"].map(|to| to.parse().unwrap());
-    let pod =
-        crate::capture::PodStatus { older: older.into(), ..crate::capture::PodStatus::enrolled(workload) };
+    let pod = PodStatus { older: older.into(), ..PodStatus::enrolled(workload) };
     let snapshot = watched.cluster.current().load_full();
     let status = Status::of(&Look { snapshot, pods: [pod].into(), ..Look::default() });
     let told: Vec<_> = status.problems.iter().map(|problem| &*problem.message).collect();
@@ -241,13 +240,29 @@ async fn connections_that_are_older_than_the_enrolment_are_named() {
 }
 
 #[tokio::test]
+async fn connections_that_are_older_than_what_is_asked_for_at_a_pod_are_named() {
+    let workload = Arc::new(cluster::model::Workload::new("a", "shop", "orders-1"));
+    let older = ["10.0.0.1:8080", "[fd00::1]:8080", "10.0.0.1:9000"].map(|to| to.parse().unwrap());
+    let steered = crate::capture::Steered { older: older.into(), ..Default::default() };
+    let pod = PodStatus { steered, ..PodStatus::enrolled(workload) };
+    let status = Status::of(&Look { pods: [pod].into(), ..Look::default() });
+    let told: Vec<_> = status.problems.iter().map(|problem| &*problem.message).collect();
+    assert_eq!(
+        told,
+        [
+            "Pod shop/orders-1 has 2 connections that are older than what policies ask for at its port 8080: AccessPolicies, limits with scope: Endpoint and sluice.dev/propagation: trace do not apply to them.",
+            "Pod shop/orders-1 has 1 connection that is older than what policies ask for at its port 9000: AccessPolicies, limits with scope: Endpoint and sluice.dev/propagation: trace do not apply to it.",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn connections_that_are_ended_by_and_by_ask_for_nothing() {
     let shop = SHOP.replace("name: orders,", "name: orders, annotations: {sluice.dev/reclaim: enabled},");
     let watched = Watched::open(&[("shop.yaml", shop)]).await;
     let workload = Arc::new(cluster::model::Workload::new("a", "shop", "client"));
     let older = ["10.96.0.7:80", "10.9.9.9:1"].map(|to| to.parse().unwrap());
-    let pod =
-        crate::capture::PodStatus { older: older.into(), ..crate::capture::PodStatus::enrolled(workload) };
+    let pod = PodStatus { older: older.into(), ..PodStatus::enrolled(workload) };
     let look = Look {
         snapshot: watched.cluster.current().load_full(),
         pods: [pod].into(),
@@ -297,7 +312,7 @@ fn a_store_of_limits_that_does_not_answer_is_told_where_there_are_limits() {
     };
     assert_eq!(status(&[]), []);
     let [one] = &status(&[("web.shop:80 all", Counted::LastShare)])[..] else { panic!("one problem") };
-    assert!(one.message.contains("redis://valkey:6379, has not answered for"), "{one:?}");
+    assert!(one.message.contains("redis://valkey:6379, has not answered as it should for"), "{one:?}");
     assert!(one.message.ends_with("cannot connect: refused. The agent goes on with its last share of them."));
     let [one] = &status(&[("web.shop:80 all", Counted::Node)])[..] else { panic!("one problem") };
     assert!(one.message.contains("none of web.shop:80 all, which it counts by itself"), "{one:?}");
@@ -329,7 +344,7 @@ async fn access_policies_that_are_not_enforced_are_told_with_the_pod() {
     let watched = Watched::open(&[("shop.yaml", format!("{SHOP}{GUARDED}"))]).await;
     let snapshot = watched.cluster.current().load_full();
     let workload = snapshot.pods.values().next().expect("one pod").clone();
-    let told = |pods: Vec<crate::capture::PodStatus>, trouble: Option<&str>| {
+    let told = |pods: Vec<PodStatus>, trouble: Option<&str>| {
         let steering_trouble = trouble.map(|why| Arc::new(why.to_owned()));
         let status = Status::of(&Look {
             snapshot: snapshot.clone(),
@@ -341,8 +356,8 @@ async fn access_policies_that_are_not_enforced_are_told_with_the_pod() {
         let told = status.problems.into_iter().filter(of_access);
         told.map(|Problem { message, action }| (message, action)).collect::<Vec<_>>()
     };
-    let enrolled = || crate::capture::PodStatus::enrolled(workload.clone());
-    let with = |addresses: &[&str], trouble: Option<&str>| crate::capture::PodStatus {
+    let enrolled = || PodStatus::enrolled(workload.clone());
+    let with = |addresses: &[&str], trouble: Option<&str>| PodStatus {
         steered: crate::capture::Steered {
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             trouble: trouble.map(str::to_owned),
@@ -357,7 +372,7 @@ async fn access_policies_that_are_not_enforced_are_told_with_the_pod() {
         (vec![with(&["10.244.0.9:81"], Some("no room"))], None, "no room.", "The agent retries."),
         (vec![enrolled()], Some("no map of sockets"), "no map of sockets.", "Use a newer kernel"),
         (
-            vec![crate::capture::PodStatus { own_proxy: Some("Istio"), ..enrolled() }],
+            vec![PodStatus { own_proxy: Some("Istio"), ..enrolled() }],
             None,
             "it is not enrolled: the proxy of Istio redirects its connections already.",
             "Have the pod enrolled.",
