@@ -21,6 +21,8 @@ const PACKAGE: &str = "sluice-instructions";
 /// The runs differ in the number of requests alone, and so by what those cost.
 const FEW: u64 = 1_000;
 const MANY: u64 = 3_000;
+/// Of how many runs of gRPC calls the least counts.
+const GRPC_RUNS: usize = 4;
 /// Compilers differ by about this from version to version.
 const TOLERANCE_PERCENT: u64 = 6;
 
@@ -57,8 +59,8 @@ pub(crate) fn run() -> Result<()> {
     let program = image::static_program(Arch::native()?, &build::ebpf()?, PACKAGE)?;
     let (mut over, mut found) = (Vec::new(), BTreeMap::new());
     for load in LOADS {
-        let few = count(&program, &load, FEW)?;
-        let many = count(&program, &load, MANY)?;
+        let few = least(&program, &load, FEW)?;
+        let many = least(&program, &load, MANY)?;
         ensure!(many > few, "{MANY} requests cost {many} instructions, and {FEW} {few}");
         let each = (many - few) / (MANY - FEW);
         let compared = load.known.map_or_else(String::new, |known| {
@@ -84,6 +86,17 @@ pub(crate) fn run() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The least of some runs. Over HTTP/2 a request takes more tasks to be woken where they are interrupted: by some percent, and
+/// by chance.
+fn least(program: &Path, load: &Load, requests: u64) -> Result<u64> {
+    let runs = if load.grpc { GRPC_RUNS } else { 1 };
+    let mut least = u64::MAX;
+    for _ in 0..runs {
+        least = least.min(count(program, load, requests)?);
+    }
+    Ok(least)
 }
 
 /// The instructions of a proxy that carries so many requests.

@@ -98,7 +98,8 @@ impl Walk<'_> {
                 }
             };
             let share = shares.iter().find(|(name, ..)| *name == limit.name).map(|(_, tally, holds)| {
-                let left = tally.left.max(0.0);
+                // Never more than there is: of what is nearly one, none can be taken.
+                let left = (tally.left.max(0.0) * 10.0).floor() / 10.0;
                 match holds {
                     Holds::Leased => format!(" (the cluster's limit: this node holds {left:.1} requests)"),
                     Holds::Part(part) if *part < 1.0 => format!(
