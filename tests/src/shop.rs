@@ -95,6 +95,17 @@ impl App {
 
     /// [`App::start`], but nothing is sent to the pod before it is set ready.
     pub fn start_unready(world: &World, name: &str, version: &str, next: Option<&str>) -> Result<Self> {
+        Self::start_with(world, name, version, next, &[])
+    }
+
+    /// The same with more arguments for `sluice-service`.
+    pub fn start_with(
+        world: &World,
+        name: &str,
+        version: &str,
+        next: Option<&str>,
+        more: &[&str],
+    ) -> Result<Self> {
         let mut pod =
             world.pod("shop", &format!("{name}-{version}")).label("app", name).label("version", version);
         if version != "v1" {
@@ -104,6 +115,7 @@ impl App {
         let mut args = vec!["--name", name, "--version", version];
         // Connections from before an enrolment stay direct: soon there shall be none.
         args.extend(next.into_iter().flat_map(|next| ["--next", next, "--next-idle", "500"]));
+        args.extend(more);
         let process = pod.serve(&args)?;
         Ok(Self { process, pod })
     }

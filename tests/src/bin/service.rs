@@ -73,6 +73,9 @@ struct Options {
     /// Pass the caller's `traceparent` on as it came, as an application does that only copies headers
     #[arg(long)]
     copy_trace: bool,
+    /// Pass no `baggage` on, as a tracer does that knows of ids alone: the next service hears of the trace and of nothing else
+    #[arg(long)]
+    no_baggage: bool,
     /// Milliseconds before each answer; a third of that from the first SIGUSR1 on
     #[arg(long, default_value_t = 0)]
     delay: u64,
@@ -318,8 +321,10 @@ impl Service {
         } else if let Some(trace) = trace {
             headers.insert(TRACEPARENT, trace.clone());
         }
-        for baggage in request.headers().get_all(BAGGAGE) {
-            headers.append(BAGGAGE, baggage.clone());
+        if !self.options.no_baggage {
+            for baggage in request.headers().get_all(BAGGAGE) {
+                headers.append(BAGGAGE, baggage.clone());
+            }
         }
         let response = self.client.request(onward).await?;
         let status = response.status();

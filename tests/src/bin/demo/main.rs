@@ -5,6 +5,7 @@
 
 mod governance;
 mod story;
+mod trace;
 
 use std::{
     collections::BTreeMap,
@@ -105,6 +106,7 @@ fn show(world: &World, options: &Options, story: &mut Story) -> Result<()> {
     ));
 
     lanes(&shop, story)?;
+    trace::show(world, &shop, &agent, story)?;
     canary(world, &shop, &agent, story)?;
     other_connections(&shop, &sides, &agent, story)?;
     numbers(&agent, story)?;
