@@ -87,6 +87,18 @@ pub fn of_lane(spec: &TrafficLaneSpec) -> Vec<Note> {
         let message = "without targetRefs requests enter the lane at every Service of the namespace";
         notes.say(&entry, message, &[]);
     }
+    if spec.trust_incoming_tag == Some(false) {
+        let trust = at.field("trustIncomingTag");
+        if spec.entry.is_empty() {
+            let message =
+                "false has no effect without entry: tags are removed where requests may enter the lane";
+            notes.say(&trust, message, &[]);
+        } else if spec.target_refs.is_empty() {
+            let message = "without targetRefs false holds at every Service of the namespace: pods without a tag that pass one on lose \
+                           it there, too, and requests leave the lane; name the Services that are called from outside";
+            notes.say(&trust, message, &[]);
+        }
+    }
     let matches = |i: usize| spec.entry[i].matches.clone().unwrap_or_default();
     for (i, rule) in spec.entry.iter().enumerate() {
         let at = entry.index(i);

@@ -112,6 +112,14 @@ pub struct TrafficLaneSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000), extend("default" = 0))]
     pub priority: Option<i64>,
+    /// Whether a request keeps the tag of this lane that it carries when it comes to a Service at which requests may enter
+    /// (targetRefs). true: it does. false: the tag is removed there, from all headers and whoever sends it, and the entry rules are
+    /// asked as for a request without one; other tags stay, and so do pods of the lane in it. Where a tag was set first cannot be
+    /// told: a pod without a tag that passes one on to such a Service loses it, too. So target Services that are called from
+    /// outside only; between all others tags are kept. Without entry rules it has no effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
+    pub trust_incoming_tag: Option<bool>,
     /// The requests that enter the lane: those that one of these rules matches. Requests that have a tag, and requests
     /// of pods that have one, keep it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -272,6 +280,7 @@ impl TrafficLane {
             endpoints,
             priority: i32::try_from(spec.priority.unwrap_or_default()).unwrap_or_default(),
             targets: spec.target_refs.iter().filter_map(TargetRef::policy).collect(),
+            trusts_incoming_tag: spec.trust_incoming_tag.unwrap_or(true),
             entry,
         })
     }

@@ -23,7 +23,7 @@ use crate::{
         endpoint::Endpoint,
         entry::Entry,
         governor::Governor,
-        lane::RequestTag,
+        lane::{Distrust, RequestTag},
         policy::{Detour, LaneFallback, is_from},
         request::Request,
         route::{Candidates, Yielded},
@@ -362,10 +362,12 @@ impl Service {
         Some(coloured.tag.into())
     }
 
-    /// Whether the tags of this caller's requests come from outside, and are not believed.
-    pub fn strips_tags(&self, caller: &Workload) -> bool {
+    /// Which tags of this caller's requests come from outside, and are not believed.
+    pub fn distrusts(&self, caller: &Workload) -> Distrust<'_> {
         let strip = self.governor.policy().strip_tags.as_ref();
-        strip.is_some_and(|strip| strip.from.is_empty() || is_from(&strip.from, Some(caller.caller())))
+        let all =
+            strip.is_some_and(|strip| strip.from.is_empty() || is_from(&strip.from, Some(caller.caller())));
+        Distrust::new(all, self.entry.untrusted())
     }
 
     /// What becomes of a request with this tag where its lane has nobody to answer.

@@ -23,6 +23,7 @@
 use std::{cmp::Reverse, io::Write as _, net::IpAddr, sync::Arc};
 
 use super::{
+    lane::Untrusted,
     policy::{EntryRule, Lane, PercentageKey},
     request::Request,
     tag::Tag,
@@ -32,6 +33,7 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry {
     rules: Vec<Rule>,
+    untrusted: Untrusted,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -59,18 +61,30 @@ impl Entry {
         let of_lane = |lane: &'l Arc<Lane>| {
             (0..lane.entry.len()).map(|index| Rule { lane: lane.clone(), index, share: 1.0 })
         };
+        let lanes: Vec<_> = lanes.into_iter().collect();
+        // A lane that lets nobody in holds nowhere.
+        let guarded = lanes.iter().filter(|lane| !lane.trusts_incoming_tag && !lane.entry.is_empty());
+        let mut untrusted = Untrusted::new();
+        for lane in guarded {
+            untrusted.entry(lane.tag.clone()).or_insert_with(|| lane.name.clone());
+        }
         let mut rules: Vec<Rule> = lanes.into_iter().flat_map(of_lane).collect();
         // Stable: what is left is the lanes' age.
         rules.sort_by_key(|rule| (Reverse(rule.lane.priority), rule.asked().percentage.is_some()));
         for at in 0..rules.len() {
             rules[at].share = share_of_rest(&rules[..at], &rules[at]);
         }
-        Self { rules }
+        Self { rules, untrusted }
     }
 
     /// Whether it colours nothing.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// The tags that requests must not bring along, with the TrafficLanes that say so.
+    pub fn untrusted(&self) -> &Untrusted {
+        &self.untrusted
     }
 
     /// The tag for a request that has none. `caller` is the calling pod's address.

@@ -5,6 +5,8 @@
 //! which the operator lists them), the [carriers](super::carrier) in their order, the trace that it came with
 //! ([`super::remembered`]), the caller workload's own tag (ARCHITECTURE.md#lanes). Nothing here allocates, but for a value that is encoded.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use http::HeaderName;
 
 use super::{
@@ -197,12 +199,57 @@ impl TagSource {
     }
 }
 
+/// Tags that requests must not bring along, with the TrafficLanes that say so, as `shop/gray`.
+pub type Untrusted = BTreeMap<Tag, Arc<str>>;
+
+/// What a request says of its own tag that does not count: its headers, and the trace by which its client knows it. It is taken
+/// out of the request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Distrust<'d> {
+    /// All of it (`stripTags` of a TrafficPolicy).
+    all: bool,
+    /// These tags (`trustIncomingTag: false` of TrafficLanes): those of the Service that the request goes to, and those of the one
+    /// that was called, if a route leads from there.
+    tags: [Option<&'d Untrusted>; 2],
+}
+
+impl<'d> Distrust<'d> {
+    pub const ALL: Self = Self { all: true, tags: [None, None] };
+
+    pub fn new(all: bool, tags: &'d Untrusted) -> Self {
+        Self { all, tags: [(!tags.is_empty()).then_some(tags), None] }
+    }
+
+    /// That of two Services.
+    #[must_use]
+    pub fn and(self, called: Self) -> Self {
+        Self { all: self.all || called.all, tags: [self.tags[0], called.tags[0]] }
+    }
+
+    /// Whether nothing that a request says counts.
+    pub fn is_of_all(self) -> bool {
+        self.all
+    }
+
+    /// Whether there are tags that must not be brought along.
+    pub fn is_of_some(self) -> bool {
+        self.tags.iter().any(Option::is_some)
+    }
+
+    /// The TrafficLane that does not let this tag be brought along.
+    pub fn lane_of(self, tag: &RequestTag) -> Option<&'d Arc<str>> {
+        self.tags.into_iter().flatten().find_map(|tags| tags.get(tag.as_str()))
+    }
+}
+
 /// What a walk through the headers has found.
 #[derive(Debug)]
 pub struct TagScan<'n> {
     names: &'n TagNames,
-    /// What the headers say is not believed.
-    strip: bool,
+    /// What the headers say that is not believed.
+    distrust: Distrust<'n>,
+    /// The first tag that they say and that is not believed.
+    distrusted: Option<RequestTag>,
     /// The best answer of a tag header so far, and its rank.
     header: Option<(usize, RequestTag)>,
     /// Occurrences of the header that is set on forwarded requests, valid or not.
@@ -267,6 +314,8 @@ pub struct Tagging {
     pub conflict: bool,
     /// Values that were ignored because they are no tags.
     pub invalid: u32,
+    /// The request brought a tag along that it must not: see [`Untrusted`]. `strip` is set then.
+    pub distrusted: bool,
 }
 
 impl<'n> TagScan<'n> {
@@ -275,7 +324,8 @@ impl<'n> TagScan<'n> {
         used.insert(Carrier::Baggage);
         Self {
             names,
-            strip: false,
+            distrust: Distrust::default(),
+            distrusted: None,
             header: None,
             header_seen: 0,
             members: [Members::None; Carrier::ALL.len()],
@@ -284,11 +334,16 @@ impl<'n> TagScan<'n> {
         }
     }
 
-    /// The same for a request from outside: what its headers say of its tag does not count, and does not travel on.
+    /// The same for a request from outside: not all that its headers say of its tag counts, and that does not travel on.
     #[must_use]
-    pub fn stripping(mut self, strip: bool) -> Self {
-        self.strip = strip;
+    pub fn distrusting(mut self, distrust: Distrust<'n>) -> Self {
+        self.distrust = distrust;
         self
+    }
+
+    /// The first tag that the headers say and that must not be brought along; `None` where nothing that they say counts.
+    pub fn distrusted(&self) -> Option<RequestTag> {
+        self.distrusted
     }
 
     /// Shows a header, in the order of the head. Names in any case; values without the white space around them.
@@ -299,7 +354,7 @@ impl<'n> TagScan<'n> {
         }
         match Line::of(name) {
             Some(Line::Beside(carrier)) => self.used.insert(carrier),
-            _ if self.strip => {}
+            _ if self.distrust.all => {}
             Some(Line::Of(carrier)) => self.see_carrier(carrier, value),
             None => {
                 if let Some(rank) = self.names.rank(name) {
@@ -314,6 +369,9 @@ impl<'n> TagScan<'n> {
             self.header_seen += 1;
         }
         match RequestTag::new(value.trim_ascii()) {
+            Some(tag) if self.distrust.lane_of(&tag).is_some() => {
+                self.distrusted.get_or_insert(tag);
+            }
             // Among several of one name the first wins.
             Some(tag) if self.header.is_none_or(|(best, _)| rank < best) => self.header = Some((rank, tag)),
             Some(_) => {}
@@ -323,8 +381,13 @@ impl<'n> TagScan<'n> {
 
     fn see_carrier(&mut self, carrier: Carrier, value: &[u8]) {
         let (members, invalid) = (&mut self.members[carrier as usize], &mut self.invalid);
+        let (distrust, distrusted) = (self.distrust, &mut self.distrusted);
         carrier.values(value, self.names.key(), |value| {
             let tag = RequestTag::new(&value);
+            if let Some(tag) = tag.filter(|tag| distrust.lane_of(tag).is_some()) {
+                distrusted.get_or_insert(tag);
+                return;
+            }
             *invalid += u32::from(tag.is_none());
             *members = members.and(tag);
         });
@@ -348,9 +411,13 @@ impl<'n> TagScan<'n> {
                 set: Carriers::default(),
                 conflict: false,
                 invalid: 0,
+                distrusted: false,
             };
         }
-        let Self { names, strip, header, header_seen, members, used, invalid } = self;
+        let Self { names, distrust, distrusted, header, header_seen, members, used, invalid } = self;
+        let believed = traced.filter(|tag| !distrust.all && distrust.lane_of(tag).is_none());
+        let distrusted = distrusted.is_some() || !distrust.all && traced.is_some() && believed.is_none();
+        let strip = distrust.all || distrusted;
         let usable =
             || Carrier::ALL.into_iter().filter(|one| used.contains(*one) && names.carriers.contains(*one));
         let of_carrier = |one: Carrier| Some((members[one as usize].tag()?, TagSource::Carrier(one)));
@@ -358,7 +425,7 @@ impl<'n> TagScan<'n> {
             .map(|(_, tag)| (tag, TagSource::Header))
             .into_iter()
             .chain(usable().filter_map(of_carrier))
-            .chain(traced.filter(|_| !strip).map(|tag| (tag, TagSource::Trace)));
+            .chain(believed.map(|tag| (tag, TagSource::Trace)));
         let first = said.next();
         let conflict = first.is_some_and(|(first, _)| said.any(|(tag, _)| tag != first));
         let of_caller = || Some((RequestTag::from(caller?), TagSource::Workload));
@@ -372,12 +439,23 @@ impl<'n> TagScan<'n> {
                 set: Carriers::default(),
                 conflict,
                 invalid,
+                distrusted,
             };
         };
         let mut set = Carriers::default();
-        usable().filter(|one| !members[*one as usize].say(tag)).for_each(|one| set.insert(one));
-        let set_header = header_seen != 1 || header != Some((0, tag));
-        Tagging { tag: Some(tag), source: Some(source), strip, set_header, set, conflict, invalid }
+        // What is stripped is gone, and what is believed has to be said again.
+        usable().filter(|one| strip || !members[*one as usize].say(tag)).for_each(|one| set.insert(one));
+        let set_header = strip || header_seen != 1 || header != Some((0, tag));
+        Tagging {
+            tag: Some(tag),
+            source: Some(source),
+            strip,
+            set_header,
+            set,
+            conflict,
+            invalid,
+            distrusted,
+        }
     }
 }
 

@@ -141,6 +141,8 @@ pub(crate) struct Decision {
     pub(crate) path: SmallVec<[u8; MAX_PATH]>,
     pub(crate) tag: Option<RequestTag>,
     pub(crate) tag_source: Option<TagSource>,
+    /// A tag that it brought along was removed.
+    pub(crate) tag_distrusted: bool,
     pub(crate) tag_outcome: Option<TagOutcome>,
     pub(crate) events: SmallVec<[Event; MAX_EVENTS]>,
     pub(crate) ended: Nanos,
@@ -229,6 +231,7 @@ impl Decisions {
         if let Some(tagging) = tagging {
             decision.tag = tagging.tag;
             decision.tag_source = tagging.source;
+            decision.tag_distrusted = tagging.distrusted;
         }
         Draft { pod: pod.clone(), destination: destination.clone(), decision }
     }

@@ -24,7 +24,7 @@ use crate::{
     cluster::model::{Destination, Group, Service, Workload},
     govern::{
         edit::{self, Head},
-        lane::{RequestTag, TagNames, TagScan, TagSource, Tagging},
+        lane::{Distrust, RequestTag, TagNames, TagScan, TagSource, Tagging},
         policy::{self, Edits, Mode},
         remembered::Remembered,
         request::Request,
@@ -83,17 +83,9 @@ pub(crate) struct Course {
     cors: Option<Said>,
     /// The policy that targets the rule, or its route, as `shop/slow`.
     pub(crate) policy: Option<Arc<str>>,
-    /// What the Service that was called makes of the request's tag: it is where the request comes in, wherever it goes on.
-    pub(crate) entered: Entered,
-}
-
-/// The rules for tags of the Service that was called.
-#[derive(Default)]
-pub(crate) struct Entered {
-    /// The tag that its lanes give the request, which came with none.
-    pub(crate) tag: Option<RequestTag>,
-    /// What the client says of its tag does not count.
-    pub(crate) strip: bool,
+    /// The tag that the lanes of the Service that was called give the request, which came with none: it is where the request comes
+    /// in, wherever it goes on.
+    pub(crate) entered: Option<RequestTag>,
 }
 
 /// What responses say of cross-origin requests.
@@ -202,11 +194,10 @@ pub(crate) fn course<'g>(
         Action::Forward { backends, .. } => {
             let service = |backend: &Backend| group.backends.get(backend.service.as_ref()?);
             let called = whence.called;
-            course.entered.strip = called.strips_tags(whence.client);
             let tagging = OnceCell::new();
             let tagging = || tagging.get_or_init(|| came_with(request, whence));
             if !called.entry.is_empty() && tagging().source == Some(TagSource::Entry) {
-                course.entered.tag = tagging().tag;
+                course.entered = tagging().tag;
             }
             let found = draw(group, backends, || tagging().tag, rng)
                 .and_then(|found| Some((found, service(backends.get(found.0)?)?)));
@@ -246,7 +237,7 @@ fn draw(
 /// The tag that a request has where it comes in, before any route has changed it.
 fn came_with(request: &impl Came, whence: Whence<'_>) -> Tagging {
     let Whence { names, client, remembered, called } = whence;
-    let mut scan = TagScan::new(names).stripping(called.strips_tags(client));
+    let mut scan = TagScan::new(names).distrusting(called.distrusts(client));
     let mut traced = remembered.and_then(|remembered| Asking::of(remembered, client, false));
     request.each_line(&mut |name, value| {
         scan.see(name, value);
@@ -258,6 +249,17 @@ fn came_with(request: &impl Came, whence: Whence<'_>) -> Tagging {
     scan.decide(traced, client.tag.as_ref(), || {
         called.colour(&ByCaller { view: *request, workload: client }, client.address())
     })
+}
+
+/// The first tag that the headers of a request say and that must not be brought along.
+pub(crate) fn distrusted(
+    request: &impl Came,
+    names: &TagNames,
+    distrust: Distrust<'_>,
+) -> Option<RequestTag> {
+    let mut scan = TagScan::new(names).distrusting(distrust);
+    request.each_line(&mut |name, value| scan.see(name, value));
+    scan.distrusted()
 }
 
 impl Way {
@@ -298,15 +300,21 @@ impl Course {
     }
 
     /// Changes headers: those of the rule, then those of the backend. The tag is read of what is there then, so that a route may
-    /// set it. `strip`: what the client says of its tag does not count; the route's word does.
+    /// set it. `strip`: see [`Course::strips`].
     pub(crate) fn edit(&self, head: &mut impl Head, names: &TagNames, strip: bool) {
         let Some((rule, _, of_backend)) = self.forward() else { return };
-        if strip && self.sets_tag(names) {
+        if strip {
             edit::strip(head, names);
         }
         for edits in [&rule.headers.request, &of_backend.request] {
             edit::modify(head, edits, |_| false);
         }
+    }
+
+    /// Whether what the client says of the tag is to be taken out before the route says it: it does not count, the route's word does.
+    pub(crate) fn strips(&self, request: &impl Came, names: &TagNames, distrust: Distrust<'_>) -> bool {
+        let said = || distrust.is_of_some() && distrusted(request, names, distrust).is_some();
+        self.sets_tag(names) && (distrust.is_of_all() || said())
     }
 
     /// Whether the route says which tag the request has.

@@ -39,3 +39,20 @@ fn a_tag_that_is_there_is_not_overruled() {
     assert_eq!(caller.answer().body, "baseline");
     assert!(baseline.await_notes(1)[0].contains("\r\nx-mse-tag: blue\r\n"));
 }
+
+#[test]
+fn a_tag_that_must_not_be_brought_along_is_removed_before_the_rules_are_asked() {
+    let (baseline, gray) = (Origin::fixed("baseline"), Origin::fixed("gray"));
+    let service = Rig::builder().endpoint(baseline.address).lane("gray", gray.address);
+    let rig = service.strict_entry("gray", vec![below("/beta")]).start();
+    let mut caller = rig.dial();
+    let tagged = "Host: a\r\nx-mse-tag: gray\r\nbaggage: a=b,x-mse-tag=gray\r\n\r\n";
+    caller.send(format!("GET / HTTP/1.1\r\n{tagged}"));
+    assert_eq!(caller.answer().body, "baseline");
+    let head = baseline.await_notes(1).remove(0);
+    assert!(!head.contains("x-mse-tag") && head.contains("\r\nbaggage: a=b\r\n"), "{head}");
+    caller.send(format!("GET /beta HTTP/1.1\r\n{tagged}"));
+    assert_eq!(caller.answer().body, "gray");
+    let head = gray.await_notes(1).remove(0);
+    assert!(head.contains("\r\nx-mse-tag: gray\r\n") && head.contains("a=b,x-mse-tag=gray\r\n"), "{head}");
+}

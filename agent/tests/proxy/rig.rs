@@ -281,11 +281,17 @@ impl Builder {
 
     /// Entry rules of a lane.
     pub(crate) fn entry(mut self, tag: &str, rules: Vec<EntryRule>) -> Self {
-        self.entry = Self::entry_of(tag, rules);
+        self.entry = Self::entry_of(tag, rules, true);
         self
     }
 
-    fn entry_of(tag: &str, rules: Vec<EntryRule>) -> Arc<Entry> {
+    /// The same of a lane whose tag requests must not bring along.
+    pub(crate) fn strict_entry(mut self, tag: &str, rules: Vec<EntryRule>) -> Self {
+        self.entry = Self::entry_of(tag, rules, false);
+        self
+    }
+
+    fn entry_of(tag: &str, rules: Vec<EntryRule>, trusts_incoming_tag: bool) -> Arc<Entry> {
         let lane = Arc::new(Lane {
             endpoints: Vec::new(),
             name: format!("shop/{tag}").into(),
@@ -294,6 +300,7 @@ impl Builder {
             fallback: Detour::default(),
             service_fallbacks: BTreeMap::default(),
             priority: 0,
+            trusts_incoming_tag,
             targets: Vec::new(),
             entry: rules,
         });
@@ -352,7 +359,7 @@ impl Builder {
             let all = || vec![EntryRule { matches: RequestMatch::default(), percentage: None }];
             let canary = Service {
                 protocol: self.protocol,
-                entry: self.canary_lane.map(|tag| Self::entry_of(tag, all())).unwrap_or_default(),
+                entry: self.canary_lane.map(|tag| Self::entry_of(tag, all(), true)).unwrap_or_default(),
                 ..Service::new("shop", "canary", 80).with_endpoints(endpoints)
             };
             backends.insert(port("canary"), Arc::new(canary));

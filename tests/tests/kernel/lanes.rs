@@ -185,3 +185,90 @@ fn a_computer_outside_the_cluster_joins_a_lane() {
         })
     });
 }
+
+/// Where requests enter a lane only its rules decide who is in, if it says so; behind that the tag holds as ever.
+#[test]
+fn a_tag_that_is_not_trusted_is_removed_where_requests_enter() {
+    test("untrusted", |world| {
+        let (shop, agent) = open(world)?;
+        let lane = |trust: bool| {
+            world.apply(json!({
+                "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficLane",
+                "metadata": { "name": "gray", "namespace": "shop" },
+                "spec": {
+                    "tag": "gray", "trustIncomingTag": trust, "targetRefs": [{ "name": "gateway" }],
+                    "entry": [{ "match": { "headers": [{ "name": "x-tester", "type": "Present" }] } }],
+                },
+            }))
+        };
+        let tag = "x-mse-tag: gray";
+        ensure!(shop.ask(&[tag])?.versions() == "v1 gray v1 gray");
+        lane(false)?;
+        eventually("the tag is not trusted", || {
+            ensure!(shop.ask(&[tag])?.versions() == "v1 v1 v1 v1");
+            Ok(())
+        })?;
+        let counted = || -> Result<u64> {
+            let labels = [("destination_service", "gateway"), ("outcome", "untrusted")];
+            Ok(agent.metrics()?.sum("sluice_tags_total", &labels) as u64)
+        };
+        let before = counted()?;
+        for (headers, expected) in [
+            (&[tag][..], "v1 v1 v1 v1"),
+            (&["baggage: x-mse-tag=gray"], "v1 v1 v1 v1"),
+            (&["x-tester: 1"], "v1 gray v1 gray"),
+            (&[tag, "x-tester: 1"], "v1 gray v1 gray"),
+            (&["x-mse-tag: blue"], "v1 v1 v1 v1"),
+        ] {
+            for _ in 0..5 {
+                let answer = shop.ask(headers)?;
+                ensure!(answer.versions() == expected, "{headers:?}: {answer:?}");
+            }
+        }
+        ensure!(counted()? == before + 15, "{before}, then {}", counted()?);
+        // No other Service is an entry.
+        let answer = ask(&shop.client, &shop.services[1].url(), &[tag])?;
+        ensure!(answer.versions() == "gray v1 gray", "{answer:?}");
+        let asked = ["explain", "--pod", "shop/client", "--to", "gateway.shop:80", "-H", tag, "GET", "/"];
+        let (_, said, error) = agent.sluice(&asked)?;
+        let wanted =
+            "gray, which it came with, is removed (trustIncomingTag: false of TrafficLane shop/gray)";
+        ensure!(said.contains(wanted), "{said} {error}");
+        // The same behind a route, whose own word counts.
+        let stable =
+            world.service("shop", "gateway-stable").port("http", 80, 8080).selector("app", "gateway");
+        let stable = stable.apply()?;
+        let route = |filters: serde_json::Value| {
+            world.apply(json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+                "metadata": { "name": "gateway", "namespace": "shop" },
+                "spec": {
+                    "parentRefs": [{ "group": "", "kind": "Service", "name": "gateway" }],
+                    "rules": [{ "backendRefs": [{ "name": "gateway-stable", "port": 80, "filters": filters }] }],
+                },
+            }))
+        };
+        route(json!([{
+            "type": "RequestHeaderModifier",
+            "requestHeaderModifier": { "set": [{ "name": "x-mse-tag", "value": "gray" }] },
+        }]))?;
+        eventually("the route says the tag", || {
+            ensure!(shop.ask(&[])?.versions() == "v1 gray v1 gray");
+            Ok(())
+        })?;
+        route(json!([]))?;
+        eventually("the route says no tag", || {
+            ensure!(shop.ask(&[])?.versions() == "v1 v1 v1 v1");
+            Ok(())
+        })?;
+        ensure!(shop.ask(&[tag])?.versions() == "v1 v1 v1 v1");
+        ensure!(shop.ask(&[tag, "x-tester: 1"])?.versions() == "v1 gray v1 gray");
+        world.delete("HTTPRoute", "shop", "gateway")?;
+        stable.delete()?;
+        lane(true)?;
+        eventually("the tag is trusted again", || {
+            ensure!(shop.ask(&[tag])?.versions() == "v1 gray v1 gray");
+            Ok(())
+        })
+    });
+}

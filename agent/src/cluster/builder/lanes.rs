@@ -132,7 +132,8 @@ impl Lanes {
         };
         let enters = |side: &Option<(Age, Arc<Lane>)>| {
             let (age, lane) = side.as_ref().filter(|(_, lane)| !lane.entry.is_empty())?;
-            Some((age.clone(), lane.tag.clone(), lane.targets.clone(), lane.entry.clone(), lane.priority))
+            let rules = (lane.targets.clone(), lane.entry.clone(), lane.priority, lane.trusts_incoming_tag);
+            Some((age.clone(), lane.tag.clone(), rules))
         };
         let services = if fallback_changes {
             Services::All

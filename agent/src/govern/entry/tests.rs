@@ -23,6 +23,7 @@ fn lane(name: &str, entry: Vec<EntryRule>) -> Arc<Lane> {
         fallback: Detour::default(),
         service_fallbacks: BTreeMap::default(),
         priority: 0,
+        trusts_incoming_tag: true,
         targets: Vec::new(),
         entry,
     })
@@ -276,4 +277,21 @@ proptest! {
             prop_assert_eq!(left.count(), 0, "whoever leaves the younger lane is in the older");
         }
     }
+}
+
+#[test]
+fn only_lanes_with_entry_rules_distrust_a_tag_that_comes_along() {
+    let strict =
+        |name: &str, rules| Arc::new(Lane { trusts_incoming_tag: false, ..(*lane(name, rules)).clone() });
+    let all = || vec![rule(RequestMatch::default(), None)];
+    let tags = |lanes: &[Arc<Lane>]| {
+        let entry = entry(lanes);
+        entry.untrusted().iter().map(|(tag, lane)| format!("{tag} of {lane}")).collect::<Vec<_>>()
+    };
+    assert_eq!(tags(&[lane("shop/gray", all())]), [""; 0]);
+    assert_eq!(tags(&[strict("shop/gray", vec![])]), [""; 0]);
+    assert_eq!(
+        tags(&[strict("shop/gray", all()), lane("shop/red", all()), strict("shop/blue", all())]),
+        ["blue of shop/blue", "gray of shop/gray"]
+    );
 }

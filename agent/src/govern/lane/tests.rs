@@ -42,8 +42,9 @@ fn without_names_nothing_is_read_or_written() {
 fn the_trace_answers_after_headers_and_before_the_workload() {
     let names = names();
     let [gray, red] = ["gray", "red"].map(|tag| RequestTag::new(tag.as_bytes()));
+    let none = Untrusted::new();
     let decide = |headers: &[(&str, &str)], strip: bool, traced: Option<RequestTag>| {
-        let mut scan = TagScan::new(&names).stripping(strip);
+        let mut scan = TagScan::new(&names).distrusting(Distrust::new(strip, &none));
         for (name, value) in headers {
             scan.see(name.as_bytes(), value.as_bytes());
         }
@@ -265,4 +266,62 @@ proptest! {
         prop_assert_eq!(next.source, Some(TagSource::Header));
         prop_assert!(!next.set_header && next.set == full && !next.conflict, "{:?}", next);
     }
+}
+
+/// A tag that must not be brought along is as if nobody had said it, and does not travel on; all others count as ever.
+#[test]
+fn a_tag_that_is_not_trusted_is_taken_out() {
+    use TagSource::{Carrier as By, Entry, Header, Trace, Workload};
+    let names = names();
+    let untrusted: Untrusted = [("gray".parse().expect("a tag"), "shop/gray".into())].into();
+    let decide = |headers: &[(&str, &str)], [traced, caller, entry]: [Option<&str>; 3]| {
+        let mut scan = TagScan::new(&names).distrusting(Distrust::new(false, &untrusted));
+        for (name, value) in headers {
+            scan.see(name.as_bytes(), value.as_bytes());
+        }
+        let tag = |tag: &str| RequestTag::new(tag.as_bytes()).expect("a tag");
+        let caller: Option<Tag> = caller.map(|tag| tag.parse().expect("a tag"));
+        let it = scan.decide(traced.map(tag), caller.as_ref(), || entry.map(tag));
+        assert_eq!(it.strip, it.distrusted, "{headers:?}: what is not trusted is taken out");
+        // What was taken out is said again where it counts.
+        let again = it.set_header && it.set.contains(Carrier::Baggage);
+        assert!(!it.strip || it.tag.is_none() || again, "{headers:?}");
+        (it.tag.map(|tag| tag.as_str().to_owned()), it.source, it.distrusted)
+    };
+    let is = |tag: &str, source, distrusted| (Some(tag.to_owned()), Some(source), distrusted);
+    let (gray, red) = (("x-mse-tag", "gray"), ("x-mse-tag", "red"));
+    let member = |tag| ("baggage", if tag == "gray" { "x-mse-tag=gray" } else { "x-mse-tag=red" });
+    for (headers, others, wanted) in [
+        (&[][..], [None; 3], (None, None, false)),
+        (&[red], [None; 3], is("red", Header, false)),
+        (&[gray], [None; 3], (None, None, true)),
+        (&[member("gray")], [None; 3], (None, None, true)),
+        (&[("x-lane", "gray")], [None; 3], (None, None, true)),
+        (&[], [Some("gray"), None, None], (None, None, true)),
+        (&[], [Some("red"), None, None], is("red", Trace, false)),
+        // What else says a tag is asked as if nobody had.
+        (&[gray], [None, Some("blue"), None], is("blue", Workload, true)),
+        (&[gray], [None, Some("gray"), None], is("gray", Workload, true)),
+        (&[gray], [None, None, Some("gray")], is("gray", Entry, true)),
+        (&[gray], [Some("red"), None, None], is("red", Trace, true)),
+        (&[gray, member("red")], [None; 3], is("red", By(Carrier::Baggage), true)),
+        (&[red, member("gray")], [None; 3], is("red", Header, true)),
+        (&[gray, red], [None; 3], is("red", Header, true)),
+        (&[("x-mse-tag", "gr/ay")], [None; 3], (None, None, false)),
+    ] {
+        assert_eq!(decide(headers, others), wanted, "{headers:?} {others:?}");
+    }
+}
+
+#[test]
+fn two_services_distrust_what_either_does() {
+    let of = |tag: &str| Untrusted::from([(tag.parse().expect("a tag"), format!("shop/{tag}").into())]);
+    let (gray, red, none) = (of("gray"), of("red"), Untrusted::new());
+    let tag = |tag: &str| RequestTag::new(tag.as_bytes()).expect("a tag");
+    let both = Distrust::new(false, &gray).and(Distrust::new(false, &red));
+    assert_eq!(both.lane_of(&tag("gray")).map(|lane| &**lane), Some("shop/gray"));
+    assert_eq!(both.lane_of(&tag("red")).map(|lane| &**lane), Some("shop/red"));
+    assert!(both.lane_of(&tag("blue")).is_none() && both.is_of_some() && !both.is_of_all());
+    assert!(!Distrust::new(false, &none).is_of_some());
+    assert!(Distrust::new(false, &none).and(Distrust::ALL).is_of_all());
 }

@@ -25,6 +25,8 @@ pub struct Lane {
     pub endpoints: Vec<LaneEndpoint>,
     /// The Services of the namespace whose calls the entry rules are about; empty: all.
     pub targets: Vec<Target>,
+    /// Requests that come to the targets with its tag keep it; else it is taken from them there, before the entry rules are asked.
+    pub trusts_incoming_tag: bool,
     /// A request without a tag enters if one of these holds.
     pub entry: Vec<EntryRule>,
 }
@@ -68,6 +70,14 @@ pub struct Target {
     pub service: Arc<str>,
     /// The port's name; `None`: every port.
     pub port: Option<Arc<str>>,
+}
+
+/// `stock`, or `stock:http` for a port
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.service)?;
+        self.port.as_ref().map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
 }
 
 /// A condition on the labels of a pod: all requirements must hold. Never empty.

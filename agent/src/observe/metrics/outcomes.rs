@@ -69,10 +69,11 @@ pub enum TagOutcome {
     Rejected,
     Invalid,
     Conflict,
+    Untrusted,
 }
 
 impl TagOutcome {
-    pub(super) const ALL: [Word<Self>; 5] = [
+    pub(super) const ALL: [Word<Self>; 6] = [
         (Self::Routed, "routed", "An endpoint of the lane got the request."),
         (Self::FellBack, "fell_back", "The lane had no usable endpoint; another one got the request."),
         (Self::Rejected, "rejected", "The lane had no usable endpoint, and none to fall back to: 503."),
@@ -81,6 +82,11 @@ impl TagOutcome {
             Self::Conflict,
             "conflict",
             "Headers of the request said different tags: the first counts, in the order of `carrier` of `sluice_tag_carriers_total`.",
+        ),
+        (
+            Self::Untrusted,
+            "untrusted",
+            "The request came with a tag that was removed: `trustIncomingTag: false` of its TrafficLane.",
         ),
     ];
 

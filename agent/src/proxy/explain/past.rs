@@ -157,7 +157,14 @@ fn tag(decision: &Decision, steps: &mut Steps, caller: &str) {
         TagSource::Workload => format!("Pod {caller}, whose own tag it is"),
         TagSource::Entry => "an entry rule of a TrafficLane".to_owned(),
     });
+    let removed = "the tag that it came with was removed (trustIncomingTag: false)";
     match &decision.tag {
+        Some(tag) if decision.tag_distrusted => {
+            steps.say(Stage::Tag, Verdict::Changes, format!("{}; {removed}", tag.as_str()), because);
+        }
+        None if decision.tag_distrusted => {
+            steps.say(Stage::Tag, Verdict::Changes, format!("none: {removed}"), because);
+        }
         Some(tag) => steps.say(Stage::Tag, Verdict::Changes, tag.as_str(), because),
         None => steps.say(Stage::Tag, Verdict::Passes, "none", because),
     }

@@ -48,7 +48,7 @@ use super::{
 use crate::{
     clock::Nanos,
     cluster::model::Destination,
-    govern::request::Request as _,
+    govern::{lane::Distrust, request::Request as _},
     observe::{
         fault::{Fault, MessagePart, Sender},
         reason::Reason,
@@ -107,25 +107,29 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
             way::find(worker, pod, &workload, &resolved, &view)
                 .map_or_else(|| (resolved.clone(), None), |(to, way)| (to, Some(way)))
         };
-        let (service, entered) = (&to.destination.service, way.as_ref().map(|way| &way.course.entered));
-        let mut strip = entered.is_some_and(|entered| entered.strip) || service.strips_tags(&workload);
+        let (service, entered) = (&to.destination.service, way.as_ref().and_then(|way| way.course.entered));
+        let mut distrust = service.distrusts(&workload);
+        if let Some(way) = &way {
+            distrust = distrust.and(way.called.service.distrusts(&workload));
+        }
         let mut edited = None;
         if let Some(course) = way.as_ref().map(|way| &way.course).filter(|course| course.changes_request()) {
             let out = edited.insert(connection.worker.buffers.take());
-            edit_routed(head, course, names, strip, out);
-            // What is there now is the route's word.
-            strip &= !course.sets_tag(names);
+            edit_routed(head, course, names, distrust, out);
+            if course.sets_tag(names) {
+                // What is there now is the route's word.
+                distrust = Distrust::default();
+            }
         }
         let head = edited.as_deref().unwrap_or(head);
         let entry = || {
             let asked = ByCaller { view: View(head), workload: &**workload };
-            let entered = entered.and_then(|entered| entered.tag);
             entered.or_else(|| service.colour(&asked, workload.address()))
         };
         let mut traces = connection.worker.scan();
         let mut traced =
             Asking::of(&connection.pod.pod.remembered, &workload, connection.worker.options.trace_link);
-        let sources = Sources { strip, traced: traced.as_mut(), caller: workload.tag.as_ref(), entry };
+        let sources = Sources { distrust, traced: traced.as_mut(), caller: workload.tag.as_ref(), entry };
         let read = read(head, names, sources, traces.as_mut(), &mut outgoing);
         drop(workload);
         let (tagging, ids) = read

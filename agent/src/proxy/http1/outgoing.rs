@@ -12,7 +12,7 @@ use crate::{
     govern::{
         edit::{self, Head},
         jwt::HeaderPlan,
-        lane::{RequestTag, TagNames, TagScan},
+        lane::{Distrust, RequestTag, TagNames, TagScan},
         policy::Edits,
         request::Request as _,
     },
@@ -68,7 +68,13 @@ pub(super) fn tag_request(head: &[u8], tag: &RequestTag, names: &TagNames, out: 
 
 /// Writes a request's head as it is to be where it goes: what its routes change in it. One that cannot be read is written as it
 /// came, to be refused by whoever reads it next.
-pub(crate) fn edit_routed(head: &[u8], course: &Course, names: &TagNames, strip: bool, out: &mut BytesMut) {
+pub(crate) fn edit_routed(
+    head: &[u8],
+    course: &Course,
+    names: &TagNames,
+    distrust: Distrust<'_>,
+    out: &mut BytesMut,
+) {
     let mut slots = [httparse::EMPTY_HEADER; ORDINARY];
     let mut parsed = httparse::Request::new(&mut slots);
     let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
@@ -77,7 +83,7 @@ pub(crate) fn edit_routed(head: &[u8], course: &Course, names: &TagNames, strip:
         return;
     };
     let mut outgoing = Outgoing::new(head, parsed.headers);
-    course.edit(&mut outgoing, names, strip);
+    course.edit(&mut outgoing, names, course.strips(&View(head), names, distrust));
     let target = course.target(View(head).target());
     let (host, authority) = (course.hostname().map(str::as_bytes), way::authority_of(came.as_bytes()));
     // What names another host than `Host` does would count in its place.

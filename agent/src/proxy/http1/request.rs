@@ -18,7 +18,7 @@ use crate::{
     govern::{
         edit::{self, Head},
         headers,
-        lane::{RequestTag, TagNames, TagScan, Tagging},
+        lane::{Distrust, RequestTag, TagNames, TagScan, Tagging},
         tag::Tag,
     },
     observe::{
@@ -136,8 +136,8 @@ struct Lines<'h> {
 
 /// Who says a request's tag besides its headers: see [`TagScan::decide`].
 pub(crate) struct Sources<'s, 'p, E> {
-    /// What the headers say does not count.
-    pub(crate) strip: bool,
+    /// What the headers say that does not count.
+    pub(crate) distrust: Distrust<'s>,
     pub(crate) traced: Option<&'s mut Asking<'p>>,
     pub(crate) caller: Option<&'s Tag>,
     pub(crate) entry: E,
@@ -147,7 +147,8 @@ pub(crate) struct Sources<'s, 'p, E> {
 impl<'s> Sources<'s, '_, fn() -> Option<RequestTag>> {
     /// Those of a pod that remembers nothing, for a Service that no lane targets.
     pub(crate) fn of(strip: bool, caller: Option<&'s Tag>) -> Self {
-        Self { strip, traced: None, caller, entry: || None }
+        let distrust = if strip { Distrust::ALL } else { Distrust::default() };
+        Self { distrust, traced: None, caller, entry: || None }
     }
 }
 
@@ -160,7 +161,7 @@ pub(crate) fn read<E: FnOnce() -> Option<RequestTag>>(
     mut traces: Option<&mut Scan<'_>>,
     out: &mut BytesMut,
 ) -> Result<Request, Refused> {
-    let Sources { strip, mut traced, caller, entry } = sources;
+    let Sources { distrust, mut traced, caller, entry } = sources;
     let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     match parsed.parse_with_uninit_headers(head, &mut slots) {
@@ -177,7 +178,7 @@ pub(crate) fn read<E: FnOnce() -> Option<RequestTag>>(
     let http10 = version == 0;
     let headers: &[httparse::Header<'_>] = parsed.headers;
 
-    let mut tags = TagScan::new(names).stripping(strip);
+    let mut tags = TagScan::new(names).distrusting(distrust);
     let mut lines = Lines::default();
     for header in headers {
         lines.see(head, header, http10)?;

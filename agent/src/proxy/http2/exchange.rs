@@ -29,7 +29,7 @@ use crate::{
         self, edit,
         fallback::stale::Collector,
         jwt::HeaderPlan,
-        lane::{RequestTag, TagNames, TagScan, Tagging},
+        lane::{Distrust, RequestTag, TagNames, TagScan, Tagging},
         request::Request as _,
         tag::Tag,
     },
@@ -60,11 +60,11 @@ fn tag(
     names: &TagNames,
     caller: Option<&Tag>,
     entry: impl FnOnce(&Fields) -> Option<RequestTag>,
-    strip: bool,
+    distrust: Distrust<'_>,
     mut traced: Option<&mut Asking<'_>>,
     mut traces: Option<&mut Scan<'_>>,
 ) -> (Tagging, Ids) {
-    let mut scan = TagScan::new(names).stripping(strip);
+    let mut scan = TagScan::new(names).distrusting(distrust);
     let (mut request_id, mut traceparent) = (None, None);
     for field in head.iter() {
         scan.see(field.name, field.value);
@@ -88,7 +88,8 @@ fn tag(
 }
 
 /// Changes what routes change in a request.
-fn rewrite(head: &mut Fields, course: &Course, names: &TagNames, strip: bool) {
+fn rewrite(head: &mut Fields, course: &Course, names: &TagNames, distrust: Distrust<'_>) {
+    let strip = course.strips(&View(head), names, distrust);
     course.edit(head, names, strip);
     if let Some(target) = course.target(View(head).target_of()) {
         head.set_known(StaticName::PATH, &target);
@@ -143,24 +144,28 @@ impl Exchange {
         let (resolved, way) = found.map_or((resolved, None), |(to, way)| (to, Some(way)));
         let (tagging, ids, linked) = {
             let service = &resolved.destination.service;
-            let entered = way.as_ref().map(|way| &way.course.entered);
-            let mut strip = entered.is_some_and(|entered| entered.strip) || service.strips_tags(&workload);
+            let entered = way.as_ref().and_then(|way| way.course.entered);
+            let mut distrust = service.distrusts(&workload);
+            if let Some(way) = &way {
+                distrust = distrust.and(way.called.service.distrusts(&workload));
+            }
             if let Some(course) =
                 way.as_ref().map(|way| &way.course).filter(|course| course.changes_request())
             {
-                rewrite(&mut head, course, names, strip);
-                // What is there now is the route's word.
-                strip &= !course.sets_tag(names);
+                rewrite(&mut head, course, names, distrust);
+                if course.sets_tag(names) {
+                    // What is there now is the route's word.
+                    distrust = Distrust::default();
+                }
             }
             let entry = |head: &Fields| {
                 let asked = ByCaller { view: View(head), workload: &**workload };
-                let entered = entered.and_then(|entered| entered.tag);
                 entered.or_else(|| service.colour(&asked, workload.address()))
             };
             let mut traced = Asking::of(&pod.pod.remembered, &workload, worker.options.trace_link);
             let caller = workload.tag.as_ref();
             let (tagging, ids) =
-                tag(&mut head, names, caller, entry, strip, traced.as_mut(), traces.as_mut());
+                tag(&mut head, names, caller, entry, distrust, traced.as_mut(), traces.as_mut());
             (tagging, ids, traced.and_then(|traced| traced.traceparent(Nanos::now())))
         };
         drop(workload);

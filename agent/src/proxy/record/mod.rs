@@ -232,6 +232,9 @@ impl Record {
         if tagging.conflict {
             numbers.tag(TagOutcome::Conflict);
         }
+        if tagging.distrusted {
+            numbers.tag(TagOutcome::Untrusted);
+        }
         if let (Some(_), Some(outcome)) = (tagging.tag, outcome) {
             numbers.tag(outcome);
         }

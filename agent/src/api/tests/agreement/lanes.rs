@@ -13,6 +13,8 @@ fn about_lanes() {
     agree::<TrafficLane>(
         vec![
             lane(&json!({})),
+            lane(&json!({"trustIncomingTag": false, "targetRefs": [{"name": "gateway"}]})),
+            lane(&json!({"trustIncomingTag": true})),
             lane(&json!({"priority": -1000, "fallbackLanes": ["staging", "dev.2"]})),
             lane(&json!({"fallback": "Fail", "serviceFallbacks": [
                 {"name": "gateway", "fallback": "Baseline"}, {"name": "stock", "lanes": []},

@@ -112,6 +112,10 @@ fn lanes_are_noted_too() {
             "spec.entry: note: without targetRefs requests enter the lane at every Service of the namespace",
         ),
         (
+            "targetRefs: [{name: orders}], trustIncomingTag: false".to_owned(),
+            "spec.trustIncomingTag: note: false has no effect without entry",
+        ),
+        (
             format!("targetRefs: [{{name: orders}}], entry: [{{percentage: {{percent: 0, {key}}}}}]"),
             "spec.entry[0].percentage.percent: note: 0: no request enters",
         ),

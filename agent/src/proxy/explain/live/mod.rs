@@ -19,7 +19,12 @@ use fastrand::Rng;
 use crate::{
     clock::Nanos,
     cluster::model::{Snapshot, Workload},
-    govern::{lane::TagNames, remembered::Remembered, request::Request as _, route::Lane},
+    govern::{
+        lane::{Distrust, TagNames},
+        remembered::Remembered,
+        request::Request as _,
+        route::Lane,
+    },
     proxy::{
         explain::{Explanation, Outcome, Stage, Steps, Verdict, text},
         http1::{self, View},
@@ -85,11 +90,15 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
         _ => &destination.service,
     };
     let mut edited = BytesMut::new();
-    let entered = routed.as_ref().map(|(course, _)| &course.entered);
-    let mut strip = entered.is_some_and(|entered| entered.strip) || service.strips_tags(caller);
+    let mut distrust = service.distrusts(caller);
+    if routed.is_some() {
+        distrust = distrust.and(destination.service.distrusts(caller));
+    }
     if let Some((course, _)) = routed.as_ref().filter(|(course, _)| course.changes_request()) {
-        http1::edit_routed(head, course, names, strip, &mut edited);
-        strip &= !course.sets_tag(names);
+        http1::edit_routed(head, course, names, distrust, &mut edited);
+        if course.sets_tag(names) {
+            distrust = Distrust::default();
+        }
     }
     let mut walk = Walk {
         snapshot,
@@ -97,7 +106,7 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
         service,
         dialled: destination,
         routed: routed.as_ref().map(|(course, next)| (course, next.as_ref().err())),
-        strip,
+        distrust,
         caller,
         remembered: remembered.as_deref(),
         links: asked.links,

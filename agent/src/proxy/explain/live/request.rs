@@ -52,12 +52,13 @@ impl Walk<'_> {
 
     /// Reads the request as the proxy does.
     pub(super) fn request(&mut self, names: &TagNames) -> Result<Tagging, Outcome> {
-        let Self { service, caller, came, forwarded, strip, routed, remembered, links, .. } = self;
-        let entered = routed.and_then(|(course, _)| course.entered.tag);
+        let Self { service, caller, came, forwarded, distrust, routed, remembered, links, .. } = self;
+        let entered = routed.and_then(|(course, _)| course.entered);
         let asked = ByCaller { view: *came, workload: *caller };
         let entry = || entered.or_else(|| service.colour(&asked, caller.address()));
         let mut traced = remembered.and_then(|remembered| Asking::of(remembered, caller, *links));
-        let sources = Sources { strip: *strip, traced: traced.as_mut(), caller: caller.tag.as_ref(), entry };
+        let sources =
+            Sources { distrust: *distrust, traced: traced.as_mut(), caller: caller.tag.as_ref(), entry };
         let read = http1::read(came.0, names, sources, None, forwarded);
         if read.is_ok() && traced.is_some_and(|traced| traced.traceparent(Nanos::now()).is_some()) {
             self.steps.say(Stage::Request, Verdict::Changes, LINKED, None);
@@ -105,7 +106,7 @@ impl Walk<'_> {
             }
             Some(TagSource::Entry) => {
                 // Where the request came in, or where its route leads.
-                let entered = self.routed.is_some_and(|(course, _)| course.entered.tag.is_some());
+                let entered = self.routed.is_some_and(|(course, _)| course.entered.is_some());
                 let service = if entered { &self.dialled.service } else { self.service };
                 let coloured = service
                     .entry
@@ -119,8 +120,16 @@ impl Walk<'_> {
         };
         let conflict =
             if tagging.conflict { "; other headers say another tag, which does not count" } else { "" };
+        let removed = tagging.distrusted.then(|| self.removed(names));
         let (verdict, what) = match &tagging.tag {
-            Some(tag) => (Verdict::Changes, format!("{}{conflict}{ignored}", tag.as_str())),
+            Some(tag) => {
+                let removed = removed.map(|removed| format!("; {removed}")).unwrap_or_default();
+                (Verdict::Changes, format!("{}{removed}{conflict}{ignored}", tag.as_str()))
+            }
+            None if tagging.distrusted => (
+                Verdict::Changes,
+                format!("none: {}, and no entry rule matches{ignored}", removed.unwrap_or_default()),
+            ),
             None if tagging.strip => (
                 Verdict::Changes,
                 "none: its own tag comes from outside and is removed (stripTags), and no entry rule matches"
@@ -129,5 +138,18 @@ impl Walk<'_> {
             None => (Verdict::Passes, format!("none, and no entry rule matches{ignored}")),
         };
         self.steps.say(Stage::Tag, verdict, what, because);
+    }
+
+    /// Which tag the request must not bring along, and who says so.
+    fn removed(&self, names: &TagNames) -> String {
+        let tag = way::distrusted(&self.came, names, self.distrust);
+        let lane = tag.and_then(|tag| Some((tag, self.distrust.lane_of(&tag)?)));
+        match lane {
+            Some((tag, lane)) => format!(
+                "{}, which it came with, is removed (trustIncomingTag: false of TrafficLane {lane})",
+                tag.as_str()
+            ),
+            None => "the tag of its trace does not count (trustIncomingTag: false)".to_owned(),
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     govern::{
         endpoint::Endpoint,
         governor::{Governor, Ruled},
+        lane::Distrust,
         policy::{FallbackOn, Part},
         remembered::Remembered,
         route::Lane,
@@ -43,8 +44,8 @@ pub(super) struct Walk<'a> {
     pub(super) dialled: &'a Destination,
     /// What its routes have decided, if it has any, and what is answered if it goes nowhere.
     pub(super) routed: Option<(&'a Course, Option<&'a way::Answer>)>,
-    /// What the client says of its tag does not count.
-    pub(super) strip: bool,
+    /// What the client says of its tag that does not count.
+    pub(super) distrust: Distrust<'a>,
     pub(super) caller: &'a Workload,
     pub(super) remembered: Option<&'a Remembered>,
     pub(super) links: bool,

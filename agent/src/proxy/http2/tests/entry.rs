@@ -10,6 +10,10 @@ use crate::govern::{
 
 /// A service with a lane that takes such requests.
 async fn bed_with_entry(matches: RequestMatch) -> Bed {
+    bed_with_lane(matches, true).await
+}
+
+async fn bed_with_lane(matches: RequestMatch, trusts_incoming_tag: bool) -> Bed {
     let endpoints = [(named("base").await, None), (named("gray").await, Some("gray"))];
     let bed = bed(&endpoints);
     let lane = Arc::new(Lane {
@@ -20,6 +24,7 @@ async fn bed_with_entry(matches: RequestMatch) -> Bed {
         fallback: Detour::default(),
         service_fallbacks: BTreeMap::default(),
         priority: 0,
+        trusts_incoming_tag,
         targets: Vec::new(),
         entry: vec![EntryRule { matches, percentage: None }],
     });
@@ -34,6 +39,31 @@ async fn a_request_gets_its_tag_in_both_places() {
     let headers = answer.headers();
     assert_eq!((header(headers, "x-name"), header(headers, "seen-x-mse-tag")), ("gray", "gray"));
     assert_eq!(header(headers, "seen-baggage"), "x-mse-tag=gray");
+}
+
+/// Who is in the lane is the rules' word alone, and pods of the lane stay in it.
+#[tokio::test]
+async fn a_tag_that_comes_along_does_not_count_where_the_lane_says_so() {
+    let beta = ValueTest::Is(ValueMatch::Exact("1".to_owned()));
+    let headers = vec![(http::HeaderName::from_static("x-beta"), beta)];
+    let bed = bed_with_lane(RequestMatch { headers, ..RequestMatch::default() }, false).await;
+    let mut caller = bed.caller().await;
+    let with = |name: &'static str, value: &'static str| {
+        Request::get("http://orders.shop/").header(name, value).header("baggage", "a=b,x-mse-tag=gray")
+    };
+    let answer = ask(&mut caller, with("x-mse-tag", "gray").body(()).expect("a request")).await;
+    let headers = answer.headers();
+    assert_eq!(header(headers, "x-name"), "base");
+    assert!(!headers.contains_key("seen-x-mse-tag"), "{headers:?}");
+    assert_eq!(header(headers, "seen-baggage"), "a=b");
+    let answer = ask(&mut caller, with("x-beta", "1").body(()).expect("a request")).await;
+    assert_eq!(header(answer.headers(), "x-name"), "gray", "it enters by a rule");
+    assert_eq!(header(answer.headers(), "seen-x-mse-tag"), "gray");
+    assert_eq!(header(answer.headers(), "seen-baggage"), "a=b,x-mse-tag=gray");
+    let answer = ask(&mut caller, with("x-mse-tag", "red").body(()).expect("a request")).await;
+    assert_eq!(header(answer.headers(), "seen-x-mse-tag"), "red", "another lane's is not its affair");
+    assert_eq!(header(answer.headers(), "seen-baggage"), "a=b,x-mse-tag=red");
+    bed.metric(&["sluice_tags_total", "untrusted"], |value| value == 3).await;
 }
 
 #[tokio::test]

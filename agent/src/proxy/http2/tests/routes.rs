@@ -172,6 +172,7 @@ async fn a_copy_enters_the_lane_of_its_mirror() {
         fallback: Detour::default(),
         service_fallbacks: BTreeMap::default(),
         priority: 0,
+        trusts_incoming_tag: true,
         targets: Vec::new(),
         entry: vec![EntryRule { matches: RequestMatch::default(), percentage: None }],
     });
