@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     page,
     pages::{Answer, JSON, TEXT, text},
-    view::{Name, View},
+    view::{LaneName, Name, View, Watched},
 };
 use crate::observe::history::SECONDS;
 
@@ -43,13 +43,29 @@ pub(super) fn service(view: &View, asked: &Uri) -> Answer {
     }
 }
 
-/// `/api/events`, with the details of a service if one is named as above.
+/// `/api/lane?tag=`, in all namespaces or in that of `&namespace=`.
+pub(super) fn lane(view: &View, asked: &Uri) -> Answer {
+    let Some(name) = Parameters(asked.query().unwrap_or_default()).lane() else {
+        return wrong("tag says which lane, as in /api/lane?tag=gray&namespace=shop");
+    };
+    match view.lane(&name) {
+        Some(detail) => json(&detail),
+        None => text(StatusCode::NOT_FOUND, TEXT, "there is no lane of that name\n"),
+    }
+}
+
+/// `/api/events`, with the details of a service or a lane if one is named as above.
 pub(super) fn events(view: &Arc<View>, asked: &Uri) -> Answer {
-    let service = match Parameters(asked.query().unwrap_or_default()).service() {
-        Ok(service) => service,
+    let parameters = Parameters(asked.query().unwrap_or_default());
+    let watched = match parameters.lane() {
+        Some(lane) => Ok(Some(Watched::Lane(lane))),
+        None => parameters.service().map(|service| service.map(Watched::Service)),
+    };
+    let watched = match watched {
+        Ok(watched) => watched,
         Err(why) => return wrong(&why),
     };
-    match view.events(service) {
+    match view.events(watched) {
         Ok(events) => {
             let mut response = Response::new(Either::Right(events));
             let headers = response.headers_mut();
@@ -90,6 +106,11 @@ impl Parameters<'_> {
         let mut pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
         let (_, value) = pairs.find(|(key, _)| *key == name)?;
         Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
+    }
+
+    /// `None`: none is named.
+    fn lane(&self) -> Option<LaneName> {
+        Some(LaneName { tag: self.get("tag")?, namespace: self.get("namespace") })
     }
 
     /// `None`: none is named.

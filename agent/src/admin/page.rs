@@ -47,7 +47,7 @@ macro_rules! file {
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-static FILES: [File; 10] = [
+static FILES: [File; 11] = [
     file!("/", "text/html; charset=utf-8", "index.html"),
     file!("/page/style.css", "text/css; charset=utf-8", "style.css"),
     file!("/page/icon.svg", "image/svg+xml", "icon.svg"),
@@ -56,6 +56,7 @@ static FILES: [File; 10] = [
     file!("/page/order.js", SCRIPT, "order.js"),
     file!("/page/overview.js", SCRIPT, "overview.js"),
     file!("/page/service.js", SCRIPT, "service.js"),
+    file!("/page/lane.js", SCRIPT, "lane.js"),
     file!("/page/draw.js", SCRIPT, "draw.js"),
     file!("/page/format.js", SCRIPT, "format.js"),
 ];

@@ -19,7 +19,7 @@ use super::{
     live::{self, Parameters},
     openapi, page,
     pages::{Answer, JSON, Pages, TEXT, text},
-    view::{Detail, Overview},
+    view::{Detail, LaneDetail, Overview},
 };
 use crate::{
     api::{self, plain},
@@ -168,6 +168,7 @@ const fn parameter(name: &'static str, about: &'static str, example: &'static st
 
 const NAMESPACE: Parameter = parameter("namespace", "The namespace of the Service.", "shop");
 const NAME: Parameter = parameter("name", "The name of the Service.", "orders");
+const TAG: Parameter = parameter("tag", "The tag of a lane.", "gray");
 const PORT: Parameter = parameter("port", "The number of the Service's port.", "80");
 static SERVICE: [Parameter; 4] = [
     Parameter { required: true, ..NAMESPACE },
@@ -175,7 +176,15 @@ static SERVICE: [Parameter; 4] = [
     Parameter { required: true, ..PORT },
     parameter("seconds", "How many of the last seconds, at most and by default 900.", "60"),
 ];
-static OPTIONAL_SERVICE: [Parameter; 3] = [NAMESPACE, NAME, PORT];
+static LANE: [Parameter; 2] = [
+    Parameter { required: true, ..TAG },
+    parameter(
+        "namespace",
+        "Only what is in this namespace; by default all that have to do with the lane.",
+        "shop",
+    ),
+];
+static WATCHED: [Parameter; 4] = [NAMESPACE, NAME, PORT, TAG];
 
 /// All routes.
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
@@ -210,7 +219,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         ),
         Route::read(
             "/api/overview",
-            "Services, calls, pods and policies of this node, with the last minute",
+            "Services, lanes, calls, pods and policies of this node, with the last minute",
             is_json("How things stand.", SchemaGenerator::subschema_for::<Overview>),
             |pages, _| live::overview(&pages.view),
         ),
@@ -224,12 +233,21 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         .or(400, "A parameter is missing or not valid.")
         .or(404, "There is no managed service port of that name."),
         Route::read(
+            "/api/lane",
+            "A lane: its pods by Service, where it falls back, its entry rules",
+            is_json("Beside the baseline.", SchemaGenerator::subschema_for::<LaneDetail>),
+            |pages, asked| live::lane(&pages.view, &asked.uri),
+        )
+        .with(&LANE)
+        .or(400, "No tag is named.")
+        .or(404, "There is no lane of that name."),
+        Route::read(
             "/api/events",
-            "The overview, and a service port if one is named, whenever a second is over",
+            "The overview, and a service port or a lane if one is named, whenever a second is over",
             is_text(EVENTS, "Server-sent events."),
             |pages, asked| live::events(&pages.view, &asked.uri),
         )
-        .with(&OPTIONAL_SERVICE)
+        .with(&WATCHED)
         .or(400, "A parameter is missing or not valid.")
         .or(503, "Too many clients listen already."),
         Route::read("/log-filter", "The log filter", is_text(TEXT, "The active filter."), |pages, _| {

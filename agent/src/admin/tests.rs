@@ -399,7 +399,7 @@ async fn the_page_is_served_with_a_strict_policy_and_once() {
     let answer = exchange(address, &again).await;
     assert!(answer.starts_with("HTTP/1.1 304 ") && answer.ends_with("\r\n\r\n"), "{answer}");
     for method in ["POST", "PUT", "DELETE", "PATCH"] {
-        for path in ["/", "/page/main.js", "/api/overview", "/api/service", "/api/events"] {
+        for path in ["/", "/page/main.js", "/api/overview", "/api/service", "/api/lane", "/api/events"] {
             let request = format!(
                 "{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             );
@@ -428,4 +428,14 @@ async fn an_agent_that_knows_nothing_yet_says_so() {
         assert!(got == status && body.contains(part), "{query}: {got} {body}");
     }
     assert_eq!(get(address, "/api/events?namespace=shop").await.0, 400);
+    for (query, status, part) in [
+        ("", 400, "tag says which lane"),
+        ("?namespace=shop", 400, "tag says which lane"),
+        ("?tag=gray", 404, "no lane of that name"),
+        ("?tag=gray&namespace=shop", 404, "no lane of that name"),
+        ("?tag=%00%20", 404, "no lane of that name"),
+    ] {
+        let (got, body) = get(address, &format!("/api/lane{query}")).await;
+        assert!(got == status && body.contains(part), "{query}: {got} {body}");
+    }
 }

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::object::{AtParent, Key, Told};
-use crate::api;
+use crate::{api, govern::policy::Lane};
 
 /// The verdicts on all objects of Sluice's own kinds.
 pub type Verdicts = BTreeMap<Key, Judged>;
@@ -22,6 +22,17 @@ pub struct Judged {
     /// The targets that it is to show, and those that it shows.
     pub targets: Option<Arc<str>>,
     pub shown: Option<Arc<str>>,
+    /// Of a TrafficLane.
+    pub lane: Option<OfLane>,
+}
+
+/// What is known of a lane of which a TrafficLane is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OfLane {
+    /// As the object says it, valid or not.
+    pub tag: Arc<str>,
+    /// What is active of it: the last version that made sense. `None`: no version did, or its namespace is not enrolled.
+    pub active: Option<Arc<Lane>>,
 }
 
 /// What is to be said of objects of Gateway API. Of those that are none of Sluice's business nothing is.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use sluice_tests::{Agent, Browser, Capture, Depot, Pod, Scheme, World, eventually, test};
+use sluice_tests::{Agent, Browser, CHAIN, Capture, Depot, Load, Pod, Scheme, Shop, World, eventually, test};
 
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
@@ -354,6 +354,90 @@ fn the_page_shows_a_circuit_breaker_that_opens() {
         says(&browser, "h1", "Services")?;
         screenshots(&browser, "services")?;
         load.stop().map(drop)
+    });
+}
+
+/// A lane, from where its tag is shown: which pods it has, where its requests go, who enters it.
+#[test]
+fn the_page_shows_a_lane() {
+    test("page-lane", |world| {
+        let shop = Shop::open(world, Capture::Enabled)?;
+        let agent = world.agent().start()?;
+        for pod in shop.pods() {
+            agent.enrolled(pod)?;
+        }
+        world.apply(json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficLane",
+            "metadata": { "name": "gray", "namespace": "shop" },
+            "spec": {
+                "tag": "gray", "targetRefs": [{ "name": "gateway" }],
+                "serviceFallbacks": [{ "name": "pricing", "fallback": "Baseline" }], "fallback": "Fail",
+                "entry": [{ "match": { "path": { "value": "/beta" } } }],
+            },
+        }))?;
+        // The gateway has no pod in the lane, and the lane does not let it answer.
+        let orders = &shop.services[1];
+        let load = Load::start(
+            &shop.client,
+            &orders.url(),
+            &["--rate", "50", "--connections", "2", "--header", "x-mse-tag: gray"],
+        )?;
+        let browser = world.browser()?;
+        browser.resize(1280, 800)?;
+        browser.go(&format!("http://{}/#/pods", agent.admin()))?;
+        says(&browser, "main", "shop/orders-gray")?;
+        browser.click("Lanes")?;
+        says(&browser, "main", "Find a lane")?;
+        screenshots(&browser, "lanes")?;
+        browser.click("gray")?;
+        says(&browser, "h1", "Lane gray")?;
+        let table = "main table[aria-label^='Attempts by']";
+        let row = |name: &str| -> Result<Vec<String>> {
+            let rows = browser.table(table)?;
+            rows.iter().find(|row| row[0] == name).cloned().with_context(|| format!("no {name}: {rows:?}"))
+        };
+        let goes = |name: &str, wanted: [&str; 3]| {
+            eventually(&format!("{name} is told"), || {
+                let row = row(name)?;
+                ensure!(row[1..4] == wanted, "{row:?}");
+                Ok(())
+            })
+        };
+        goes("gateway.shop:80", ["none", "nobody: rejected with 503 (Fail)", "Fail"])?;
+        goes("orders.shop:80", ["orders-gray", "the lane", "Fail"])?;
+        goes("pricing.shop:80", ["none", "the baseline", "Baseline"])?;
+        goes("stock.shop:80", ["stock-gray", "the lane", "Fail"])?;
+        let names = || -> Result<Vec<String>> {
+            Ok(browser.table(table)?.into_iter().map(|row| row[0].clone()).collect())
+        };
+        let placed = names()?;
+        ensure!(placed == CHAIN.map(|name| format!("{name}.shop:80")), "{placed:?}");
+        eventually("its requests are told", || {
+            let row = row("orders.shop:80")?;
+            ensure!(row[4] != "0/s" && row[5] == "0/s", "{row:?}");
+            Ok(())
+        })?;
+        ensure!(names()? == placed, "rows have moved: {:?}", names()?);
+        let entry = browser.table("main table[aria-label^='A request without']")?;
+        ensure!(entry[0][..3] == ["entry[0] of shop/gray", "requests with /beta/*", "gateway"], "{entry:?}");
+        let objects = browser.table("main table[aria-label='As this agent took them']")?;
+        let conditions = &objects[0];
+        ensure!(conditions[0] == "shop/gray" && conditions[1].starts_with("accepted"), "{objects:?}");
+        screenshots(&browser, "lane")?;
+        // A pod that is not ready gets nothing, and it is seen at once who does.
+        shop.app("stock-gray")?.pod.set_ready(false)?;
+        goes("stock.shop:80", ["stock-gray (not ready)", "nobody: rejected with 503 (Fail)", "Fail"])?;
+        shop.app("stock-gray")?.pod.set_ready(true)?;
+        goes("stock.shop:80", ["stock-gray", "the lane", "Fail"])?;
+        // In all namespaces, and where there is nothing of it.
+        browser.click("all namespaces")?;
+        goes("orders.shop:80", ["orders-gray", "the lane", "Fail"])?;
+        browser.go(&format!("http://{}/#/lane/blue", agent.admin()))?;
+        says(&browser, "main", "knows no such lane")?;
+        load.stop()?;
+        let complaints = browser.complaints()?;
+        ensure!(complaints.is_empty(), "{complaints:?}");
+        Ok(())
     });
 }
 

@@ -67,6 +67,15 @@ export const servicePath = (service) =>
 
 export const serviceLink = (service) => element("a", { href: servicePath(service) }, serviceName(service));
 
+export const lanePath = (tag, namespace) => `#/lane/${[tag, ...(namespace ? [namespace] : [])].map(encodeURIComponent).join("/")}`;
+
+export const laneLink = (tag, namespace) => element("a", { href: lanePath(tag, namespace) }, tag);
+
+// As they are in the status of an object.
+export const conditions = (row) => element("ul", { class: "plain" }, row.conditions.map((condition) =>
+  element("li", {}, element("span", { class: condition.status ? "good" : "bad" }, `${condition.status ? "" : "not "}${condition.type.toLowerCase()}`),
+    condition.status ? "" : ` (${condition.reason})`, condition.message ? `: ${condition.message}` : "")));
+
 export const lane = (tag) => tag ?? "baseline";
 
 export const BREAKER = { closed: "closed", half_open: "half-open", open: "open" };

@@ -1,6 +1,7 @@
 // Follows the agent's events, and shows the view that the address names.
 
 import { age, element, patch, plural } from "./format.js";
+import { lane, lanes } from "./lane.js";
 import { Memory } from "./merge.js";
 import { choose, SEARCH, seek } from "./order.js";
 import { calls, pods, policies, services } from "./overview.js";
@@ -11,10 +12,10 @@ const lost = document.getElementById("lost");
 // The agent speaks once a second; silence for longer than this is worth saying.
 const SILENCE = 4000;
 
-const VIEWS = { services, calls, pods, policies };
+const VIEWS = { services, lanes, calls, pods, policies };
 
 let overview = null;
-// What is known of the service that is shown; undefined: not yet, null: there is none.
+// What is known of the service or the lane that is shown; undefined: not yet, null: there is none.
 let detail;
 let memory = new Memory();
 let minutes = 5;
@@ -23,9 +24,11 @@ let events = null;
 
 function route() {
   const parts = location.hash.replace(/^#\/?/, "").split("/").map(decode);
-  return parts[0] === "service" && parts.length === 4
-    ? { view: "service", key: new URLSearchParams({ namespace: parts[1], name: parts[2], port: parts[3] }) }
-    : { view: Object.hasOwn(VIEWS, parts[0]) ? parts[0] : "services" };
+  if (parts[0] === "service" && parts.length === 4) return { view: "service", key: new URLSearchParams({ namespace: parts[1], name: parts[2], port: parts[3] }) };
+  if (parts[0] === "lane" && (parts.length === 2 || parts.length === 3)) {
+    return { view: "lane", key: new URLSearchParams({ tag: parts[1], ...(parts.length === 3 ? { namespace: parts[2] } : {}) }) };
+  }
+  return { view: Object.hasOwn(VIEWS, parts[0]) ? parts[0] : "services" };
 }
 
 function decode(part) {
@@ -38,8 +41,9 @@ function decode(part) {
 
 function show() {
   const { view } = route();
-  for (const link of document.querySelectorAll("nav a")) {
-    const here = link.getAttribute("href") === (view === "services" || view === "service" ? "#/" : `#/${view}`);
+  const entry = { service: "#/", services: "#/", lane: "#/lanes" }[view] ?? `#/${view}`;
+  for (const link of document.querySelectorAll("header nav a")) {
+    const here = link.getAttribute("href") === entry;
     if (here) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -50,15 +54,22 @@ function show() {
   document.getElementById("health").className = overview.ready && problems === 0 ? "" : "warn";
   tell("age", `snapshot ${age(overview.snapshot.age_seconds)} old`);
   const node = overview.node ? `${overview.node} - Sluice` : "Sluice";
-  document.title = view === "service" ? `${decode(location.hash.split("/")[3] ?? "")} - ${node}` : node;
+  const subject = { service: 3, lane: 2 }[view];
+  document.title = subject === undefined ? node : `${decode(location.hash.split("/")[subject] ?? "")} - ${node}`;
   // Whoever looks elsewhere sees it as it is when they come back.
   if (document.hidden) return;
-  patch(content, view === "service" ? ofService() : VIEWS[view](overview));
+  patch(content, Object.hasOwn(DETAILS, view) ? DETAILS[view]() : VIEWS[view](overview));
 }
 
-function ofService() {
+// What shows more than the overview has.
+const DETAILS = {
+  service: () => known("service", () => service(detail, minutes)),
+  lane: () => known("lane", () => lane(detail)),
+};
+
+function known(what, shown) {
   if (detail === undefined) return [element("p", { class: "empty" }, "Waiting for the agent…")];
-  return detail === null ? [element("p", { class: "empty" }, "This node's agent knows no such service.")] : service(detail, minutes);
+  return detail === null ? [element("p", { class: "empty" }, `This node's agent knows no such ${what}.`)] : shown();
 }
 
 // Said again only if it is something else, so that it is read out only then.
@@ -72,16 +83,21 @@ function follow() {
   const { view, key } = route();
   detail = undefined;
   memory = new Memory();
-  events = new EventSource(view === "service" ? `api/events?${key}` : "api/events");
+  events = new EventSource(key ? `api/events?${key}` : "api/events");
   // The first event of a connection has everything.
   events.addEventListener("open", () => { memory = new Memory(); });
   events.addEventListener("overview", (event) => {
     overview = memory.overview(JSON.parse(event.data));
     heard = Date.now();
-    if (view !== "service") show();
+    if (!key) show();
   });
   events.addEventListener("service", (event) => {
     detail = memory.detail(JSON.parse(event.data));
+    show();
+  });
+  // It has no series: each event has all of it.
+  events.addEventListener("lane", (event) => {
+    detail = JSON.parse(event.data);
     show();
   });
 }

@@ -1,6 +1,6 @@
 // The views that need nothing but the overview: services, calls, pods, policies.
 
-import { BREAKER, count, element, errorTone, micros, number, percent, plural, rate, serviceLink, serviceName, table } from "./format.js";
+import { BREAKER, conditions, count, element, errorTone, laneLink, lanePath, micros, number, percent, plural, rate, serviceLink, serviceName, table } from "./format.js";
 import { map, spark } from "./draw.js";
 import { arranged, by, head, search } from "./order.js";
 
@@ -58,8 +58,9 @@ function state(row) {
   if (row.ejected > 0) words.push(`${row.ejected} ejected`);
   if (row.warming > 0) words.push(`${row.warming} warming up`);
   if (row.sent_to.length > 0) words.push(`its routes send on to ${row.sent_to.join(", ")}`);
-  if (row.lanes.length > 0) words.push(`${row.lanes.length === 1 ? "lane" : "lanes"} ${row.lanes.join(", ")}`);
-  return words.join("; ");
+  if (row.lanes.length === 0) return words.join("; ");
+  const links = row.lanes.flatMap((tag, at) => (at === 0 ? [laneLink(tag, row.namespace)] : [", ", laneLink(tag, row.namespace)]));
+  return element("span", {}, [...words, row.lanes.length === 1 ? "lane " : "lanes "].join("; "), links);
 }
 
 const MOST_LINES = 40;
@@ -84,7 +85,7 @@ export function calls(overview) {
   const columns = [
     { title: "Caller", cell: (row) => pod(row.source) },
     { title: "Service", cell: (row) => serviceLink(row.destination) },
-    { title: "Lane", cell: (row) => row.lane || "–" },
+    { title: "Lane", cell: (row) => (row.lane === "" ? "–" : row.lane === "baseline" ? row.lane : laneLink(row.lane, row.destination.namespace)) },
     number("Requests", (row) => rate(row.rate), null, (row) => row.rate),
     number("Errors", (row) => percent(row.error_ratio), (row) => errorTone(row.error_ratio), (row) => row.error_ratio),
     number("Rejected", (row) => rate(row.rejected_rate), (row) => (row.rejected_rate > 0 ? "warn" : null), (row) => row.rejected_rate),
@@ -108,7 +109,7 @@ const POD = { enrolled: "enrolled", pending: "not yet enrolled", other_mesh: "le
 export function pods(overview) {
   return [element("h1", {}, "Pods"), table("Pods of this node in enrolled namespaces", [
     { title: "Pod", cell: pod },
-    { title: "Lane", cell: (row) => row.tag ?? "baseline" },
+    { title: "Lane", cell: (row) => (row.tag === null ? "baseline" : laneLink(row.tag, row.namespace)) },
     { title: "State", cell: (row) => POD[row.state] ?? row.state, tone: (row) => (row.state === "pending" ? "warn" : null) },
     { title: "Tags by (5 min)", cell: (row) => row.tag_carriers.map((carrier) => CARRIER[carrier] ?? carrier).join(", ") || "–" },
     { title: "Tags lost", cell: (row) => (row.tags_lost > 0 ? count(row.tags_lost) : "–"), tone: (row) => (row.tags_lost > 0 ? "warn" : null) },
@@ -117,14 +118,18 @@ export function pods(overview) {
 }
 
 export function policies(overview) {
-  const conditions = (row) => element("ul", { class: "plain" }, row.conditions.map((condition) =>
-    element("li", {}, element("span", { class: condition.status ? "good" : "bad" }, `${condition.status ? "" : "not "}${condition.type.toLowerCase()}`),
-      condition.status ? "" : ` (${condition.reason})`, condition.message ? `: ${condition.message}` : "")));
+  // A TrafficLane leads to its lane.
+  const policyName = (row) => {
+    const is = (lane) => row.kind === "TrafficLane" && lane.namespace === row.namespace && lane.traffic_lanes.includes(row.name);
+    const lane = overview.lanes.find(is);
+    const name = `${row.kind} ${row.namespace}/${row.name}`;
+    return lane === undefined ? name : element("a", { href: lanePath(lane.tag, lane.namespace) }, name);
+  };
   const problems = overview.snapshot.invalid_objects.map((problem) => element("li", { class: "bad" }, problem));
   return [
     element("h1", {}, "Policies"),
     table("As this agent took them", [
-      { title: "Policy", cell: (row) => `${row.kind} ${row.namespace}/${row.name}` },
+      { title: "Policy", cell: policyName },
       { title: "Conditions", cell: conditions },
     ], overview.policies, "No TrafficPolicy or TrafficLane in an enrolled namespace: load balancing, lanes by label and metrics, and no limits."),
     element("h2", {}, "Problems"),

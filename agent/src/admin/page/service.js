@@ -1,6 +1,6 @@
 // One service: its golden signals, its lanes, its endpoints with their warm-up, its limits, its circuit breakers.
 
-import { BREAKER, age, count, element, errorTone, lane, micros, number, percent, plural, rate, serviceName, table } from "./format.js";
+import { BREAKER, age, count, element, errorTone, lane, laneLink, micros, number, percent, plural, rate, serviceName, table } from "./format.js";
 import { chart, spark, strip } from "./draw.js";
 
 const last = (numbers, seconds) => numbers.slice(-seconds);
@@ -61,7 +61,7 @@ function warmUps(detail) {
 
 function lanes(detail) {
   return table("In the last 10 seconds", [
-    { title: "Lane", cell: (row) => lane(row.tag) },
+    { title: "Lane", cell: (row) => (row.tag === null ? lane(row.tag) : laneLink(row.tag, detail.service.namespace)) },
     { title: "Last minute", class: "wide", cell: (row) => spark(`Requests and errors of ${lane(row.tag)} in the last minute`, [
       { numbers: last(row.seconds.requests, 60), tone: "good" }, { numbers: last(row.seconds.errors, 60), tone: "bad" }], last(row.seconds.circuit, 60)) },
     number("Attempts", (row) => rate(row.rate)),

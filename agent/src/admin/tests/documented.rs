@@ -19,7 +19,7 @@ use crate::{
     proxy::{Limits, OpenPod, Options, Pod, Proxy, testing::Here},
 };
 
-/// An agent that governs `orders.shop:80` and has enrolled `shop/client`.
+/// An agent that governs `orders.shop:80`, has enrolled `shop/client` and knows a pod of the lane `gray`.
 struct Shop(Arc<Snapshot>);
 
 impl Shop {
@@ -30,6 +30,9 @@ impl Shop {
         let address = SocketAddr::from(([10, 96, 0, 1], 80));
         snapshot.destinations.insert(address, Destination { service, pinned: None });
         snapshot.pods.insert("uid-1".into(), Arc::new(client()));
+        let mut gray = Workload::new("uid-2", "shop", "orders-gray");
+        gray.tag = "gray".parse().ok();
+        snapshot.pods.insert("uid-2".into(), Arc::new(gray));
         Self(Arc::new(snapshot))
     }
 }

@@ -163,7 +163,7 @@ fn ranked<'s>(
     all
 }
 
-fn state(endpoint: &Endpoint, policy: &Policy, ejected: bool, now_nanos: u64) -> EndpointState {
+pub(super) fn state(endpoint: &Endpoint, policy: &Policy, ejected: bool, now_nanos: u64) -> EndpointState {
     if endpoint.terminating {
         return EndpointState::Terminating;
     }

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Name, SPARK, View};
+use super::{LaneName, Name, SPARK, View};
 use crate::observe::history::SECONDS;
 
 /// The page is for a few people at a time; each of them costs as much a second as a request for all that it shows.
@@ -33,12 +33,19 @@ const RETRY_MILLIS: u32 = 1000;
 #[error("{MAX_SUBSCRIBERS} live views are open already: close one, or ask for /api/overview")]
 pub struct TooMany;
 
+/// What is told besides the overview.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Watched {
+    Service(Name),
+    Lane(LaneName),
+}
+
 /// The body of an answer that goes on.
 pub type EventStream = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
 
 struct Subscriber {
     view: Arc<View>,
-    service: Option<Name>,
+    watched: Option<Watched>,
     seconds: watch::Receiver<u64>,
     /// The newest second that was sent; `None`: nothing was.
     sent: Option<u64>,
@@ -47,12 +54,12 @@ struct Subscriber {
 }
 
 impl View {
-    /// Sends the overview each second, and the details of a service if one is named.
-    pub fn events(self: &Arc<Self>, service: Option<Name>) -> Result<EventStream, TooMany> {
+    /// Sends the overview each second, and the details of a service or a lane if one is named.
+    pub fn events(self: &Arc<Self>, watched: Option<Watched>) -> Result<EventStream, TooMany> {
         let place = Arc::clone(&self.subscribers).try_acquire_owned().map_err(|_| TooMany)?;
         let subscriber = Subscriber {
             view: Arc::clone(self),
-            service,
+            watched,
             seconds: self.second.subscribe(),
             sent: None,
             until: Instant::now() + LASTS,
@@ -88,8 +95,10 @@ impl Subscriber {
 
     fn write(&self, out: &mut String, spark: usize, seconds: usize) {
         write(out, "overview", &self.view.overview_since(spark));
-        if let Some(name) = &self.service {
-            write(out, "service", &self.view.service(name, seconds));
+        match &self.watched {
+            Some(Watched::Service(name)) => write(out, "service", &self.view.service(name, seconds)),
+            Some(Watched::Lane(name)) => write(out, "lane", &self.view.lane(name)),
+            None => {}
         }
     }
 }

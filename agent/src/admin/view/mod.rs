@@ -2,13 +2,14 @@
 //! second.
 //!
 //! Once a second the [`sampler`] reads what the workers have counted ([`crate::govern::tally`]) and keeps it: the last 15
-//! minutes ([`crate::observe::history`]), and who has called whom ([`calls`]). [`overview`] and [`service`] make of it, and
+//! minutes ([`crate::observe::history`]), and who has called whom ([`calls`]). [`overview`], [`service`] and [`lane`] make of it, and
 //! of the cluster's snapshot, what is served as JSON; [`events`] sends the same whenever a second is over. Nothing here
 //! changes anything.
 
 mod calls;
 mod endpoints;
 mod events;
+mod lane;
 mod look;
 mod objects;
 mod overview;
@@ -35,7 +36,8 @@ use tokio::{
 
 use self::sampler::Sampler;
 pub use self::{
-    events::{EventStream, TooMany},
+    events::{EventStream, TooMany, Watched},
+    lane::{LaneDetail, LaneName},
     look::{Agent, Look, Missing, Older},
     overview::Overview,
     service::Detail,
@@ -124,6 +126,12 @@ impl View {
         let numbers = self.metrics.service(&name.namespace, &name.name, name.port);
         let routes = routes::list(name, &snapshot, &self.metrics);
         Some(Detail { routes, ..Detail::of(name, services, &numbers, &sampler, seconds, Nanos::now().0) })
+    }
+
+    /// All that is known of a lane; `None`: there is none of that name.
+    pub fn lane(&self, name: &LaneName) -> Option<LaneDetail> {
+        let look = self.agent.look();
+        lane::detail(name, &look, &self.sampler(&look.snapshot), Nanos::now().0)
     }
 
     /// What was sampled, and the services of this snapshot.

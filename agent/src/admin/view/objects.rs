@@ -115,20 +115,21 @@ pub(super) fn pods(look: &Look) -> Vec<PodLine> {
 
 /// The policies, with what became of them.
 pub(super) fn policies(look: &Look) -> Vec<PolicyLine> {
-    let conditions = |verdict: &verdict::Verdict| {
-        let of = |(kind, condition): (_, &verdict::Condition)| Condition {
-            kind,
-            status: condition.holds,
-            reason: condition.reason.as_str(),
-            message: condition.message.clone(),
-        };
-        verdict.conditions().into_iter().map(of).collect()
+    look.verdicts.iter().map(|(key, judged)| policy(key, judged)).collect()
+}
+
+/// One of them.
+pub(super) fn policy(key: &object::Key, judged: &verdict::Judged) -> PolicyLine {
+    let condition = |(kind, condition): (_, &verdict::Condition)| Condition {
+        kind,
+        status: condition.holds,
+        reason: condition.reason.as_str(),
+        message: condition.message.clone(),
     };
-    let line = |(key, judged): (&object::Key, &verdict::Judged)| PolicyLine {
+    PolicyLine {
         kind: key.kind.as_str(),
         namespace: key.name.namespace.to_string(),
         name: key.name.name.to_string(),
-        conditions: conditions(&judged.verdict),
-    };
-    look.verdicts.iter().map(line).collect()
+        conditions: judged.verdict.conditions().into_iter().map(condition).collect(),
+    }
 }

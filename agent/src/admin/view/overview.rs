@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     Look, Name,
+    lane::{self, LaneSummary},
     objects::{self, PodLine, PodName, PolicyLine},
     part, rounded,
     sampler::Sampler,
@@ -35,6 +36,8 @@ pub struct Overview {
     pub snapshot: SnapshotState,
     pub history: Kept,
     pub services: Vec<ServiceLine>,
+    /// By tag and namespace.
+    pub lanes: Vec<LaneSummary>,
     pub calls: Vec<CallLine>,
     /// Calls that are left out because there are too many.
     pub calls_omitted: usize,
@@ -201,6 +204,7 @@ impl Overview {
                 .all()
                 .map(|(name, services)| ServiceLine::of(name, services, sampler, seconds, now_nanos))
                 .collect(),
+            lanes: lane::index(look, sampler),
             calls: calls(sampler),
             calls_omitted: sampler.calls.not_shown,
             pods: objects::pods(look),

@@ -25,6 +25,8 @@ use crate::{
     },
 };
 
+mod lanes;
+
 const S: u64 = 1_000_000_000;
 const MS: Duration = Duration::from_millis(1);
 /// What Kubernetes would not let anybody name a thing; an event is to stay one all the same.
@@ -395,7 +397,7 @@ async fn events_begin_with_all_and_go_on_with_what_is_new() {
         ask(&view, &mut client, 1, second, 200);
         tick(&view, second);
     }
-    let mut stream = view.events(Some(name())).unwrap();
+    let mut stream = view.events(Some(Watched::Service(name()))).unwrap();
     let first = next(&mut stream).await.unwrap();
     assert!(first.starts_with("retry: 1000\n\n"), "{first}");
     assert_eq!(data(&first, "overview")["services"][0]["spark"]["requests"].as_array().unwrap().len(), 60);
@@ -418,7 +420,7 @@ async fn events_begin_with_all_and_go_on_with_what_is_new() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_ends_by_itself_after_a_while() {
     let view = view(snapshot(1, vec![]));
-    let mut stream = view.events(Some(name())).unwrap();
+    let mut stream = view.events(Some(Watched::Service(name()))).unwrap();
     let first = next(&mut stream).await.unwrap();
     assert_eq!(data(&first, "service"), Value::Null, "there is no such service");
     let frame = timeout(Duration::from_secs(3600), stream.frame()).await.expect("it ends");

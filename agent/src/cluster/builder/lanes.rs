@@ -167,6 +167,11 @@ impl Lanes {
         self.all.get(name).map(|kept| &kept.object)
     }
 
+    /// What is active of a lane.
+    pub(super) fn active(&self, name: &Name) -> Option<&Arc<Lane>> {
+        self.all.get(name)?.asked()
+    }
+
     /// The lanes of a namespace, oldest first.
     pub(super) fn of<'s>(&'s self, namespace: &str) -> impl Iterator<Item = &'s Name> + use<'s> {
         self.ages(namespace).map(|age| &age.name)

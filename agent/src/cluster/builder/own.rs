@@ -5,9 +5,12 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{Builder, accesses, keys, lanes, policies, store::Store};
-use crate::cluster::{
-    object::{AccessPolicy, Key, Kind, Name, Own, TrafficLane, TrafficPolicy},
-    verdict::{Judged, Verdict},
+use crate::{
+    cluster::{
+        object::{AccessPolicy, Key, Kind, Name, Own, TrafficLane, TrafficPolicy},
+        verdict::{Judged, OfLane, Verdict},
+    },
+    govern::policy::Lane,
 };
 
 impl Builder {
@@ -131,6 +134,7 @@ impl Builder {
                 told: told.clone(),
                 targets: targets(spec),
                 shown: shown.clone(),
+                lane: None,
             }
         }
         fn outside<T>(object: &Own<T>) -> Judged {
@@ -145,7 +149,10 @@ impl Builder {
             Kind::TrafficPolicy if !self.store.is_opted_in(&name.namespace) => {
                 policies.get(name).map(outside)
             }
-            Kind::TrafficLane if !self.store.is_opted_in(&name.namespace) => lanes.get(name).map(outside),
+            Kind::TrafficLane if !self.store.is_opted_in(&name.namespace) => {
+                let lane = lanes.get(name)?;
+                Some(Judged { lane: of_lane(lane, None), ..outside(lane) })
+            }
             Kind::AccessPolicy if !self.store.is_opted_in(&name.namespace) => accesses.get(name).map(outside),
             Kind::TrafficPolicy => {
                 let rules = |route: &Key| self.routing.rules_of(route);
@@ -154,7 +161,11 @@ impl Builder {
                     policies.verdict(name, service, rules, self.options.limit_store)?,
                 ))
             }
-            Kind::TrafficLane => Some(judged(lanes.get(name)?, lanes.verdict(name, service)?)),
+            Kind::TrafficLane => {
+                let lane = lanes.get(name)?;
+                let active = of_lane(lane, lanes.active(name));
+                Some(Judged { lane: active, ..judged(lane, lanes.verdict(name, service)?) })
+            }
             Kind::AccessPolicy => {
                 let trouble = self.options.refuse_trouble.as_deref();
                 Some(judged(accesses.get(name)?, accesses.verdict(name, service, trouble)?))
@@ -162,6 +173,13 @@ impl Builder {
             _ => None,
         }
     }
+}
+
+/// The lane that an object is about; `None`: it does not say.
+fn of_lane(object: &TrafficLane, active: Option<&Arc<Lane>>) -> Option<OfLane> {
+    let said = object.spec["tag"].as_str().map(Into::into);
+    let tag = said.or_else(|| Some(active?.tag.as_str().into()))?;
+    Some(OfLane { tag, active: active.cloned() })
 }
 
 /// What an object is for, on one line; `None`: it does not say.

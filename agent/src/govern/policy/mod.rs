@@ -9,6 +9,7 @@ mod lane;
 mod limits;
 mod matching;
 mod rule;
+mod words;
 
 use std::{sync::Arc, time::Duration};
 

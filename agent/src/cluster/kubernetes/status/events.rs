@@ -146,6 +146,7 @@ mod tests {
             told: Arc::default(),
             targets: None,
             shown: None,
+            lane: None,
         }
     }
 

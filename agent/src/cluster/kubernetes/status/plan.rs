@@ -109,6 +109,7 @@ mod tests {
             told: told.collect(),
             targets: Some("orders".into()),
             shown: Some("orders".into()),
+            lane: None,
         }
     }
 
