@@ -129,6 +129,8 @@ mod tests {
 
     #[test]
     fn a_store_has_an_address() {
+        use NoStoreAddress::{Credentials, Database, Form, More, Port};
+
         for (text, shown) in [
             ("redis://valkey.sluice-system:6379", "redis://valkey.sluice-system:6379"),
             ("rediss://valkey", "rediss://valkey:6379"),
@@ -137,7 +139,6 @@ mod tests {
         ] {
             assert_eq!(text.parse::<StoreAddress>().map(|address| address.to_string()), Ok(shown.to_owned()));
         }
-        use NoStoreAddress::{Credentials, Database, Form, More, Port};
         for (bad, why) in [
             ("", Form),
             ("valkey:6379", Form),

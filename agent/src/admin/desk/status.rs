@@ -183,7 +183,7 @@ fn limit_store(look: &Look) -> Option<Problem> {
     let store = store.as_ref().filter(|_| !limits.is_empty())?;
     let Some((why, since)) = trouble else {
         let (limit, why) = refused.iter().next()?;
-        let names = refused.keys().map(|name| name.to_string()).collect();
+        let names = refused.keys().map(ToString::to_string).collect();
         return Some(problem(
             format!(
                 "The store of rate limits with scope Cluster, {store}, answers with an error about {}: the agent goes on with its last share there. About {limit} it says: {}.",

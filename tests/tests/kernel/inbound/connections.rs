@@ -74,7 +74,7 @@ fn connections_that_are_older_than_a_policy_are_named() {
             eventually(&format!("{count} are named"), || {
                 let labels = [("destination_namespace", "shop"), ("destination_pod", "orders-1")];
                 let counted = agent.metrics()?.sum("sluice_preexisting_inbound_connections_open", &labels);
-                ensure!(counted == count as f64, "{counted}");
+                ensure!((counted - count as f64).abs() < 0.5, "{counted}");
                 let (_, said, _) = agent.sluice(&["status"])?;
                 let are = if count == 1 { "connection that is" } else { "connections that are" };
                 let line = format!(
