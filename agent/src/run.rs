@@ -203,6 +203,10 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     let jwks = Arc::new(jwks::Sources::new(config.jwks_hosts.clone()));
     // To the end, for as long as there may be requests with tokens.
     let _fetching = AbortOnDropHandle::new(tokio::spawn(jwks::fetch::run(jwks.clone(), fetched_by)));
+    let _following = client.clone().map(|client| {
+        let following = kubernetes::follow_keys(client, jwks.clone(), Patience::default());
+        AbortOnDropHandle::new(tokio::spawn(following))
+    });
     let warm_gates = config.warm_gate && config.node.is_some();
     if config.warm_gate && !warm_gates {
         tracing::warn!(

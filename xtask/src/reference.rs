@@ -127,7 +127,8 @@ fn permissions(manifest: &str) -> Result<String> {
         "{MADE}\
 # Permissions
 
-The service account `sluice` has these permissions and no others. A missing permission stops only what needs it; the log,
+The service account `sluice` has these permissions and no others, but for those of overlays that you apply (`startup-taint`,
+`warm-gate`, `token-keys`, `token-keys-secrets`). A missing permission stops only what needs it; the log,
 `/readyz` and `sluice_invalid_objects` name it. A test compares them with what the agent asks for.
 
 | resource | verbs | where | for | without it |

@@ -16,8 +16,8 @@ use super::{
 use crate::govern::{
     access, headers,
     jwt::{
-        self, ClaimPath, ClaimTest, Jwt, Keys, Location, Place, Provider, Slot, Source, keys::KeysError,
-        source,
+        self, ClaimPath, ClaimTest, Entry, Holder, Jwt, Keys, Location, Place, Provider, Slot, Source,
+        keys::KeysError, source,
     },
 };
 
@@ -54,14 +54,16 @@ pub struct JwtPolicy {
 }
 
 const INLINE_IS_KNOWN: &str =
-    "onNoKeys: has no effect without jwks.uri, for keys that the policy has are always known";
-const ONE_SOURCE: &str = "one of inline and uri is needed";
+    "onNoKeys: has no effect with jwks.inline, for keys that the policy has are always known";
+const ONE_SOURCE: &str = "exactly one of inline, uri, configMap and secret is needed";
+/// The entry of an object, unless the policy says otherwise.
+const ENTRY: &str = "jwks.json";
 const NOT_FETCHED: &str = "cacheDuration: has no effect without uri";
 
 /// Who issues tokens, and what one of them must be.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("!has(self.onNoKeys) || has(self.jwks.uri)").message(INLINE_IS_KNOWN))]
+#[x_kube(validation = Rule::new("!has(self.onNoKeys) || !has(self.jwks.inline)").message(INLINE_IS_KNOWN))]
 pub struct JwtProvider {
     /// Name of the provider, for rules.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -78,10 +80,10 @@ pub struct JwtProvider {
     pub audiences: Vec<String>,
     /// The public keys of the issuer.
     pub jwks: Jwks,
-    /// With jwks.uri, what becomes of requests that have a token of this issuer for as long as an agent has not fetched its keys even
-    /// once: after a start of the agent until they are fetched, and where they cannot be. Deny if not set: no condition on its tokens
+    /// Unless the keys are inline, what becomes of requests that have a token of this issuer for as long as an agent has not read its
+    /// keys even once: after a start of the agent until they are read, and where they cannot be. Deny if not set: no condition on its tokens
     /// holds, and they get 401. Allow: those of rules that allow hold, whatever the token says and whoever has made it. Once keys were
-    /// fetched this has no effect: the last ones stay in use.
+    /// read this has no effect: the last ones stay in use.
     // Without a default in the schema: the API server would put it into each policy, and then refuse those with inline keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_no_keys: Option<OnNoKeys>,
@@ -105,7 +107,9 @@ pub struct JwtProvider {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("has(self.inline) != has(self.uri)").message(ONE_SOURCE),
+    validation = Rule::new(
+        "(has(self.inline) ? 1 : 0) + (has(self.uri) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.secret) ? 1 : 0) == 1"
+    ).message(ONE_SOURCE),
     validation = Rule::new("!has(self.cacheDuration) || has(self.uri)").message(NOT_FETCHED)
 )]
 pub struct Jwks {
@@ -128,6 +132,30 @@ pub struct Jwks {
     // Without a default in the schema, for the same reason as onNoKeys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_duration: Option<Span<30_000, 3_600_000>>,
+    /// A ConfigMap in the policy's namespace that has the set. The agents read it through the API server and follow its changes, which
+    /// needs a permission of its own (deploy/overlays/token-keys). If it cannot be read, or is no set, the last keys stay in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<KeysObject>,
+    /// The same with a Secret (deploy/overlays/token-keys-secrets). Public keys are no secret: a ConfigMap is the normal place, and the
+    /// permission lets agents read Secrets. A set with private or symmetric keys is not taken from here either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<KeysObject>,
+}
+
+/// An entry of an object in the policy's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeysObject {
+    /// Name of the object.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub name: String,
+    /// Which entry of its data has the set. Its value may have 256 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._A-Za-z0-9]+$"), extend("default" = ENTRY))]
+    pub key: Option<String>,
 }
 
 /// What becomes of tokens whose issuer's keys were never known.
@@ -236,6 +264,7 @@ impl JwtPolicy {
                 ));
             }
         }
+        self.refuse_look_alikes(at);
         let forward = self.forward_token.unwrap_or(true);
         if !forward && self.token_from.iter().any(|place| place.header.is_none()) {
             at.field("forwardToken")
@@ -251,6 +280,40 @@ impl JwtPolicy {
             places,
             forward,
             number: jwt::Number::default(),
+        }
+    }
+}
+
+impl JwtPolicy {
+    /// Many servers make no difference between a dash and an underscore in the name of a header (CGI, WSGI, PHP): of two that differ in
+    /// nothing else the application may read the one that was not verified.
+    fn refuse_look_alikes(&self, at: &At<'_>) {
+        let mut known: HashMap<String, (String, String)> = HashMap::new();
+        let mut look = |name: &str, at: &At<'_>| {
+            let name = name.to_ascii_lowercase();
+            let (first, there) =
+                known.entry(name.replace('_', "-")).or_insert_with(|| (name.clone(), at.to_string()));
+            if *first != name {
+                at.refuse(format!(
+                    "{} and {} ({there}) are one header to servers that make no difference between - and _: choose another name",
+                    quoted(&name),
+                    quoted(first)
+                ));
+            }
+        };
+        let places = at.field("tokenFrom");
+        for (i, place) in self.token_from.iter().enumerate() {
+            if let Some(header) = &place.header {
+                look(&header.name, &places.index(i).field("header").field("name"));
+            }
+        }
+        let providers = at.field("providers");
+        for (i, provider) in self.providers.iter().enumerate() {
+            let provider_at = providers.index(i);
+            let claims = provider_at.field("claimsToHeaders");
+            for (i, claim) in provider.claims_to_headers.iter().enumerate() {
+                look(&claim.header, &claims.index(i).field("header"));
+            }
         }
     }
 }
@@ -272,13 +335,13 @@ impl JwtProvider {
             .clone()
             .unwrap_or_else(|| Span(span::text(std::time::Duration::from_millis(SKEW))));
         let skew = skew.check(&at.field("clockSkew")).as_secs();
-        if self.on_no_keys.is_some() && self.jwks.uri.is_none() {
+        if self.on_no_keys.is_some() && self.jwks.inline.is_some() {
             at.refuse(INLINE_IS_KNOWN);
         }
         let source = self.jwks.check(&at.field("jwks"))?;
         let keys = match &source {
             Source::Inline(keys) => Slot::of(keys.clone()),
-            Source::Remote { .. } => Slot::default(),
+            Source::Remote { .. } | Source::Entry(_) => Slot::default(),
         };
         Some(Provider {
             name: self.name.as_str().into(),
@@ -302,12 +365,14 @@ impl Jwks {
         if every.is_some() && self.uri.is_none() {
             at.refuse(NOT_FETCHED);
         }
-        match (&self.inline, &self.uri) {
-            (Some(inline), None) => {
+        match (&self.inline, &self.uri, &self.config_map, &self.secret) {
+            (Some(inline), None, None, None) => {
                 let keys = inline_keys(inline, &at.field("inline"))?;
                 Some(Source::Inline(Arc::new(keys)))
             }
-            (None, Some(uri)) => match uri.parse::<Location>() {
+            (None, None, Some(object), None) => Some(object.entry(Holder::ConfigMap)),
+            (None, None, None, Some(object)) => Some(object.entry(Holder::Secret)),
+            (None, Some(uri), None, None) => match uri.parse::<Location>() {
                 Ok(location) => Some(Source::Remote { location, every: every.unwrap_or(source::EVERY) }),
                 Err(error) => {
                     at.field("uri").refuse(format!("{}: {error}", quoted(uri)));
@@ -319,6 +384,13 @@ impl Jwks {
                 None
             }
         }
+    }
+}
+
+impl KeysObject {
+    fn entry(&self, of: Holder) -> Source {
+        let key = self.key.as_deref().unwrap_or(ENTRY);
+        Source::Entry(Entry { of, name: self.name.as_str().into(), key: key.into() })
     }
 }
 

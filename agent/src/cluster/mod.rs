@@ -37,6 +37,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, MissedTickBehavior},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     builder::{Builder, Counts, Options},
@@ -68,6 +69,8 @@ pub struct Cluster {
     health: watch::Receiver<Health>,
     jwks: Arc<jwks::Sources>,
     task: JoinHandle<()>,
+    /// Keys that are in the source's objects.
+    _reading: Option<AbortOnDropHandle<()>>,
 }
 
 /// What else there is at the start, besides a source.
@@ -128,6 +131,9 @@ impl Cluster {
         let (gate_trouble, gate_trouble_receiver) = watch::channel(Troubles::default());
         let health = feed.health.clone();
         let jwks = options.jwks.clone();
+        let held = feed.held.clone();
+        let reading =
+            held.map(|held| AbortOnDropHandle::new(tokio::spawn(jwks::objects::follow(held, jwks.clone()))));
         let follower = Follower {
             feed,
             keys: jwks.changes(),
@@ -160,6 +166,7 @@ impl Cluster {
             health,
             jwks,
             task,
+            _reading: reading,
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::{
+    jwks::objects::AllHeld,
     object::{Key, Kind, Object},
     problem::Problem,
 };
@@ -127,4 +128,6 @@ impl WatchEnd {
 pub struct Feed {
     pub changes: mpsc::Receiver<Batch>,
     pub health: watch::Receiver<Health>,
+    /// All ConfigMaps and Secrets, where they are at hand, for the keys that are in them.
+    pub held: Option<watch::Receiver<Arc<AllHeld>>>,
 }

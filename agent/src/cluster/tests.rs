@@ -47,7 +47,8 @@ fn service(number: u8) -> Sighting {
 fn follow() -> (mpsc::Sender<Batch>, watch::Sender<Health>, Cluster) {
     let (changes, receiver) = mpsc::channel(64);
     let (health, health_receiver) = watch::channel(Health::new(Instant::now()));
-    let cluster = Cluster::start(Feed { changes: receiver, health: health_receiver }, Options::default());
+    let cluster =
+        Cluster::start(Feed { changes: receiver, health: health_receiver, held: None }, Options::default());
     (changes, health, cluster)
 }
 
@@ -142,7 +143,7 @@ fn kept(number: u8) -> (tempfile::TempDir, StateFile) {
 fn follow_with(start: Start) -> (mpsc::Sender<Batch>, watch::Sender<Health>, Cluster) {
     let (changes, receiver) = mpsc::channel(64);
     let (health, health_receiver) = watch::channel(Health::new(Instant::now()));
-    let feed = Feed { changes: receiver, health: health_receiver };
+    let feed = Feed { changes: receiver, health: health_receiver, held: None };
     (changes, health, Cluster::start_with(feed, Options::default(), start))
 }
 

@@ -95,13 +95,15 @@ pub enum Reason {
     NamespaceNotEnrolled,
     /// The node that says so lacks what something of it needs.
     Unsupported,
-    /// Keys that tokens are verified by were never fetched.
+    /// Keys that tokens are verified by were never read.
     KeysMissing,
+    /// The object that has keys cannot be read any more, or has become bad.
+    KeysOutdated,
 }
 
 impl Reason {
     /// Those of the condition `Programmed`.
-    pub const OF_PROGRAMMED: [Self; 7] = [
+    pub const OF_PROGRAMMED: [Self; 8] = [
         Self::Programmed,
         Self::Invalid,
         Self::TargetNotFound,
@@ -109,6 +111,7 @@ impl Reason {
         Self::NamespaceNotEnrolled,
         Self::Unsupported,
         Self::KeysMissing,
+        Self::KeysOutdated,
     ];
 
     /// What it means, for the reference.
@@ -132,7 +135,10 @@ impl Reason {
                 "The node whose agent writes the status lacks something that the object asks for; the message says what. All else of it is active. `sluice status` of each node says where it is so."
             }
             Self::KeysMissing => {
-                "The agent that writes the status has not been able to fetch the keys of a provider of tokens (`jwks.uri`); the message says why. All else of the policy is active."
+                "The agent that writes the status has not been able to read the keys of a provider of tokens (`jwks.uri`, `jwks.configMap`, `jwks.secret`); the message says why. All else of the policy is active."
+            }
+            Self::KeysOutdated => {
+                "The ConfigMap or Secret with the keys of a provider of tokens is gone, may not be read any more, or has no valid keys; the message says which, and why. The last keys stay in use."
             }
         }
     }
@@ -147,6 +153,7 @@ impl Reason {
             Self::NamespaceNotEnrolled => "NamespaceNotEnrolled",
             Self::Unsupported => "Unsupported",
             Self::KeysMissing => "KeysMissing",
+            Self::KeysOutdated => "KeysOutdated",
         }
     }
 }

@@ -310,7 +310,7 @@ impl Reason {
                 status: 401,
                 grpc_status: grpc::UNAUTHENTICATED,
                 message: "the request needs a valid token",
-                action: "The response header `www-authenticate` says what is wrong with the token, and `sluice_access_tokens_total` counts it. Compare the token with `jwt` of the AccessPolicy that the response names: `sluice explain` shows the step.",
+                action: "The response header `www-authenticate` says what is wrong with the token, as does `token` in the access log, and `sluice_access_tokens_total` counts it. Compare the token with `jwt` of the AccessPolicy that the response names: `sluice explain` shows the step.",
             },
             Self::PathHidden => Facts {
                 code: "not_found",

@@ -88,6 +88,11 @@ impl Cause {
         Self { token, ..self }
     }
 
+    /// What is wrong with the token of the request, if that is the reason.
+    pub(crate) fn token(&self) -> Option<Failure> {
+        self.token
+    }
+
     /// The sentence for people.
     fn message(&self) -> String {
         let message = match self.token {

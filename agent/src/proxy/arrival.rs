@@ -25,7 +25,7 @@ use crate::{
     cluster::model::{InboundPort, Service},
     govern::{
         access::{self, Access, CLIENT_CONNECTIONS, Client, Decision, Identity, NO_RULE, probe::Probe},
-        jwt::{Found, HeaderPlan, Jwt},
+        jwt::{Failure, Found, HeaderPlan, Jwt},
         policy::Mode,
         request::Request,
     },
@@ -349,6 +349,7 @@ impl Arrival {
             reason: Some(cause.reason),
             rule: rule.map(|rule| &*rule.name),
             policy: rule.and_then(|rule| rule.policy.as_deref()),
+            token: cause.token().map(Failure::code),
             route: None,
             called: None,
             called_path: None,

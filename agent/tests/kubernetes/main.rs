@@ -11,5 +11,6 @@ mod rig;
 mod routes;
 mod silence;
 mod taint;
+mod token_keys;
 mod warm_gate;
 mod zone;

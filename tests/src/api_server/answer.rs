@@ -541,6 +541,8 @@ fn kind(resource: &str) -> String {
         "services" => "Service",
         "pods" => "Pod",
         "endpointslices" => "EndpointSlice",
+        "configmaps" => "ConfigMap",
+        "secrets" => "Secret",
         other => other,
     }
     .to_owned()

@@ -33,6 +33,16 @@ pub(super) fn all(source: &Source) -> Result<BTreeMap<String, String>> {
     );
     let switched =
         |switch: &str, text: String| format!("{{{{- if .Values.{switch} }}}}\n{text}{{{{- end }}}}\n");
+    add(
+        "token-keys.yaml",
+        "overlays/token-keys/role.yaml",
+        switched("tokenKeys.configMaps", rbac(&source.token_keys)?),
+    );
+    add(
+        "token-keys-secrets.yaml",
+        "overlays/token-keys-secrets/role.yaml",
+        switched("tokenKeys.secrets", rbac(&source.token_keys_secrets)?),
+    );
     add("quota.yaml", "base/quota.yaml", quota(&source.quota)?);
     add("namespace.yaml", "base/namespace.yaml", switched("namespace.create", namespace(&source.namespace)?));
     add(

@@ -14,6 +14,8 @@ pub(super) struct Source {
     pub(super) quota: String,
     pub(super) rbac: String,
     pub(super) warm_gate: String,
+    pub(super) token_keys: String,
+    pub(super) token_keys_secrets: String,
     pub(super) namespace: String,
     pub(super) pod_monitor: String,
     pub(super) rules: String,
@@ -52,6 +54,8 @@ impl Source {
             quota: read("base/quota.yaml")?,
             rbac: read("base/rbac.yaml")?,
             warm_gate: read("overlays/warm-gate/role.yaml")?,
+            token_keys: read("overlays/token-keys/role.yaml")?,
+            token_keys_secrets: read("overlays/token-keys-secrets/role.yaml")?,
             namespace: read("base/namespace.yaml")?,
             pod_monitor: read("overlays/monitoring/pod-monitor.yaml")?,
             rules: read("overlays/monitoring/rules.yml")?,
@@ -235,6 +239,19 @@ pub(super) fn all(source: &Source) -> Result<Vec<OneValue>> {
             json!(true),
             switch(),
             "Create the ResourceQuota without which some managed clusters reject pods with a system priority class.",
+        ),
+        value(
+            "tokenKeys.configMaps",
+            json!(false),
+            switch(),
+            "Let the agents read ConfigMaps, for keys of tokens that AccessPolicies have there (`jwks.configMap`).",
+        ),
+        value(
+            "tokenKeys.secrets",
+            json!(false),
+            switch(),
+            "Let the agents read **all Secrets of the cluster**, for keys of tokens that AccessPolicies have there (`jwks.secret`). \
+             Public keys belong into a ConfigMap: leave it off if you can.",
         ),
         value(
             "podMonitor.enabled",

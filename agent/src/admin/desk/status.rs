@@ -345,7 +345,8 @@ fn over_budget(pod: &PodUse, look: &Look) -> Option<Problem> {
 /// Keys that cannot be fetched any more. Of those that never were their policies tell.
 fn old_keys(state: &cluster::jwks::State) -> Option<Problem> {
     let why = state.trouble.as_ref().filter(|_| state.keys > 0)?;
-    let uri = &state.location;
+    // Of objects the policy tells that, too.
+    let cluster::jwks::Origin::Uri(uri) = &state.origin else { return None };
     let ago = match state.age.as_secs() {
         seconds @ 0..=119 => format!("{seconds} s"),
         seconds => format!("{} minutes", seconds / 60),
@@ -492,8 +493,10 @@ impl Status {
             let what = format!("{key} {so}: {}: {}", programmed.reason.as_str(), programmed.message);
             let action = if programmed.reason == Reason::NamespaceNotEnrolled {
                 "Enroll the namespace, or delete the object."
+            } else if programmed.reason == Reason::KeysOutdated {
+                "Correct the ConfigMap or Secret, or the permission, as the message says: a change of the object is seen at once."
             } else if programmed.reason == Reason::KeysMissing {
-                "Check that the nodes reach the host, that its certificate is of a CA that the agents trust (--jwks-ca-file), and that --jwks-hosts of the agents names it. They retry by themselves."
+                "Of a ConfigMap or a Secret: correct what the message names; changes are seen at once. Of a URI: check that the nodes reach the host, that its certificate is of a CA that the agents trust (--jwks-ca-file), and that --jwks-hosts of the agents names it. They retry by themselves."
             } else {
                 "Correct the object. `kubectl describe` shows the same conditions; `sluice check FILE` checks a file offline."
             };

@@ -20,7 +20,7 @@ use crate::{
     },
     govern::{
         access::Access,
-        jwt::{OnNoKeys, Provider},
+        jwt::{OnNoKeys, Provider, Source},
         policy::Target,
     },
 };
@@ -161,7 +161,7 @@ impl Accesses {
             let message = format!("whenUnattended: Refuse is not active: {why}");
             shortfalls.push(Shortfall { reason: Reason::Unsupported, message });
         }
-        shortfalls.extend(keys::fetched(asked).filter_map(|(_, provider)| missing_keys(provider)));
+        shortfalls.extend(keys::providers(asked).filter_map(|provider| missing_keys(provider)));
         let in_force = (!in_force.is_empty()).then(|| format!("active for {}", in_force.join(", ")));
         Some(Verdict::of(in_force, &shortfalls))
     }
@@ -176,17 +176,26 @@ impl Accesses {
     }
 }
 
-/// What there is to say of a provider whose keys were never known, once it is known why.
+/// What there is to say of a provider whose keys were never known, once it is known why, or are not those of its object any more.
 fn missing_keys(provider: &Provider) -> Option<Shortfall> {
     let known = provider.keys.known();
-    let why = known.trouble().filter(|_| known.keys().is_none())?;
+    let (why, name) = (known.trouble()?, &provider.name);
+    if known.keys().is_some() {
+        // A URI that cannot be fetched for a while is no fault of the policy.
+        return matches!(provider.source, Source::Entry(_)).then(|| Shortfall {
+            reason: Reason::KeysOutdated,
+            message: format!(
+                "the keys of provider {name} cannot be read any more, and the last ones stay in use: {why}"
+            ),
+        });
+    }
     let so = match provider.on_no_keys {
         OnNoKeys::Deny => "none of its tokens is accepted",
         OnNoKeys::Allow => {
             "whatever says that it is a token of it is accepted by rules that allow (onNoKeys: Allow)"
         }
     };
-    let name = &provider.name;
-    let message = format!("the keys of provider {name} are missing: {why}; until they are fetched {so}");
+    let until = if matches!(provider.source, Source::Entry(_)) { "read" } else { "fetched" };
+    let message = format!("the keys of provider {name} are missing: {why}; until they are {until} {so}");
     Some(Shortfall { reason: Reason::KeysMissing, message })
 }

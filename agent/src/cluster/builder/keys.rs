@@ -10,16 +10,16 @@ use ahash::AHashMap;
 use crate::{
     clock::Nanos,
     cluster::{
-        jwks::{Sources, Wanted},
-        object::{AccessPolicy, Guarded},
+        jwks::{Origin, Sources, Wanted, objects::Id},
+        object::{AccessPolicy, Guarded, Name},
     },
-    govern::jwt::{Known, Location, Provider, Source},
+    govern::jwt::{Entry, Known, Provider, Source, source},
 };
 
 /// What providers are linked to, by their source.
 #[derive(Default)]
 pub(super) struct KeySources {
-    known: AHashMap<Location, Weak<Known>>,
+    known: AHashMap<Origin, Weak<Known>>,
     /// Policies may want others than was said last.
     pub(super) changed: bool,
 }
@@ -28,8 +28,8 @@ impl KeySources {
     /// Links the providers of a policy to what is known of their sources.
     pub(super) fn link(&mut self, policy: &AccessPolicy) {
         let Ok(guarded) = &policy.asked else { return };
-        for (location, provider) in fetched(guarded) {
-            let known = self.known.entry(location.clone()).or_default();
+        for (origin, provider) in read(&policy.name.namespace, guarded) {
+            let known = self.known.entry(origin).or_default();
             provider.keys.link(|| {
                 known.upgrade().unwrap_or_else(|| {
                     let new = Arc::default();
@@ -44,18 +44,19 @@ impl KeySources {
     pub(super) fn want<'g>(
         &mut self,
         sources: &Sources,
-        policies: impl Iterator<Item = &'g Guarded>,
+        policies: impl Iterator<Item = (&'g Name, &'g Guarded)>,
         now: Nanos,
     ) {
         if !std::mem::take(&mut self.changed) {
             return;
         }
-        let mut wanted: BTreeMap<Location, Wanted> = BTreeMap::new();
-        for guarded in policies {
-            for (location, provider) in fetched(guarded) {
-                let Source::Remote { every, .. } = provider.source else { continue };
+        let mut wanted: BTreeMap<Origin, Wanted> = BTreeMap::new();
+        for (name, guarded) in policies {
+            for (origin, provider) in read(&name.namespace, guarded) {
+                let every =
+                    if let Source::Remote { every, .. } = provider.source { every } else { source::EVERY };
                 let new = || Wanted { known: provider.keys.known().clone(), every };
-                let wanted = wanted.entry(location.clone()).or_insert_with(new);
+                let wanted = wanted.entry(origin).or_insert_with(new);
                 wanted.every = wanted.every.min(every);
             }
         }
@@ -64,11 +65,26 @@ impl KeySources {
     }
 }
 
-/// Providers whose keys are fetched, and where from.
-pub(super) fn fetched(guarded: &Guarded) -> impl Iterator<Item = (&Location, &Arc<Provider>)> {
-    let providers = guarded.access.jwt.iter().flat_map(|jwt| &jwt.providers);
-    providers.filter_map(|provider| match &provider.source {
-        Source::Inline(_) => None,
-        Source::Remote { location, .. } => Some((location, provider)),
+/// Providers whose keys are read from somewhere, and where, for a policy in that namespace.
+fn read<'g>(
+    namespace: &'g Arc<str>,
+    guarded: &'g Guarded,
+) -> impl Iterator<Item = (Origin, &'g Arc<Provider>)> {
+    providers(guarded).filter_map(|provider| {
+        let origin = match &provider.source {
+            Source::Inline(_) => return None,
+            Source::Remote { location, .. } => Origin::Uri(location.clone()),
+            Source::Entry(Entry { of, name, key }) => {
+                let name = Name { namespace: namespace.clone(), name: name.clone() };
+                Origin::Entry(Id { of: *of, name }, key.clone())
+            }
+        };
+        Some((origin, provider))
     })
+}
+
+/// Providers whose keys the policy does not have itself.
+pub(super) fn providers(guarded: &Guarded) -> impl Iterator<Item = &Arc<Provider>> {
+    let providers = guarded.access.jwt.iter().flat_map(|jwt| &jwt.providers);
+    providers.filter(|provider| !matches!(provider.source, Source::Inline(_)))
 }

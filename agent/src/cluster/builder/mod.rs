@@ -185,7 +185,7 @@ impl Builder {
         self.changed |= self.routing.build(look, &dirty);
         let enrolled = |name: &&Name| self.store.is_opted_in(&name.namespace);
         let policies = self.store.accesses.all_asked().filter(|(name, _)| enrolled(name));
-        self.keys.want(&self.options.jwks, policies.map(|(_, guarded)| guarded), Nanos(moment.nanos));
+        self.keys.want(&self.options.jwks, policies, Nanos(moment.nanos));
         self.gates_changed |= !dirty.is_empty() && !self.gated.is_empty();
         self.find_gates(moment);
         self.judge();

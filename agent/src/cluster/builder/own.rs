@@ -49,9 +49,9 @@ impl Builder {
     /// Keys came that were missing, or it is known why they are missing.
     pub fn keys_changed(&mut self) {
         let all = self.store.accesses.all_asked();
-        let fetched = all.filter(|(_, guarded)| keys::fetched(guarded).next().is_some());
-        let fetched = fetched.map(|(name, _)| Key { kind: Kind::AccessPolicy, name: name.clone() });
-        self.unjudged.extend(fetched);
+        let concerned = all.filter(|(_, guarded)| keys::providers(guarded).next().is_some());
+        let concerned = concerned.map(|(name, _)| Key { kind: Kind::AccessPolicy, name: name.clone() });
+        self.unjudged.extend(concerned);
     }
 
     pub(super) fn set_lane(&mut self, name: &Name, lane: Option<TrafficLane>) {

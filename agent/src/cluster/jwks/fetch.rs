@@ -1,6 +1,6 @@
-//! Fetches the keys of sources in the background, when it is time, a few at once.
+//! Fetches the keys of URIs in the background, when it is time, a few at once; and why keys cannot be had, from wherever.
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
@@ -8,7 +8,7 @@ use super::{Outcome, Sources};
 use crate::{
     clock::Nanos,
     govern::jwt::{
-        Keys, Location,
+        Holder, Keys, Location,
         keys::{KeysError, MAX_BYTES},
     },
 };
@@ -43,20 +43,63 @@ pub enum Failed {
     Invalid(#[from] KeysError),
     #[error("keys[{0}] has {1}, which is secret: whoever can read the set can sign tokens")]
     Private(usize, &'static str),
+    #[error("there is no such {}: it has to be in the namespace of the policy", .0.as_str())]
+    NoObject(Holder),
+    #[error("it has no such key in its data{0}")]
+    NoEntry(Has),
+    #[error("the value has {0} bytes, and may have {MAX_BYTES}")]
+    EntryTooLarge(usize),
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
+    #[error("the agents may not {verb} it ({code}: {message}): {}", remedy(*.of))]
+    Refused { of: Holder, verb: &'static str, code: u16, message: String },
+    #[error("the API server does not give it: {0}")]
+    Away(String),
+}
+
+/// What an object has instead of the entry that is looked for.
+#[derive(Debug)]
+pub struct Has(pub Vec<Arc<str>>);
+
+/// So many are named.
+const NAMED: usize = 5;
+
+impl fmt::Display for Has {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(names) = self;
+        if names.is_empty() {
+            return f.write_str(": it has none at all");
+        }
+        let more = if names.len() > NAMED { " and others" } else { "" };
+        write!(f, ": it has {}{more}", names[..names.len().min(NAMED)].join(", "))
+    }
+}
+
+fn remedy(of: Holder) -> &'static str {
+    match of {
+        Holder::ConfigMap => {
+            "apply deploy/overlays/token-keys, or give their service account list and watch on this one ConfigMap"
+        }
+        Holder::Secret => {
+            "have the keys in a ConfigMap, or give the agents' service account list and watch on this one Secret, or apply deploy/overlays/token-keys-secrets"
+        }
+    }
 }
 
 impl Failed {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Resolve(..) => Outcome::Resolve,
-            Self::Connect(..) => Outcome::Connect,
+            Self::Connect(..) | Self::Away(_) => Outcome::Connect,
             Self::Tls(..) => Outcome::Tls,
             Self::Timeout => Outcome::Timeout,
             Self::Redirect(_) => Outcome::Redirect,
             Self::Status(_) => Outcome::Status,
-            Self::TooLarge => Outcome::TooLarge,
+            Self::TooLarge | Self::EntryTooLarge(_) => Outcome::TooLarge,
             Self::Http(_) => Outcome::Http,
-            Self::Invalid(_) | Self::Private(..) => Outcome::Invalid,
+            Self::Invalid(_) | Self::Private(..) | Self::Unreadable(_) => Outcome::Invalid,
+            Self::NoObject(_) | Self::NoEntry(_) => Outcome::Missing,
+            Self::Refused { .. } => Outcome::Forbidden,
         }
     }
 }

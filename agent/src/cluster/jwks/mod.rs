@@ -1,16 +1,23 @@
-//! Keys of issuers that policies name by `jwks.uri`: one source for each URI, however many policies name it.
+//! Keys of issuers that policies name by `jwks.uri`, `jwks.configMap` and `jwks.secret`: one source for each URI and each entry of an
+//! object, however many policies name it.
 //!
 //! The [`builder`](super::builder) says which sources its policies want (`Sources::want`), and links each provider to what is known
-//! of its source, where requests look. [`fetch`] gets the keys in the background, when [`Refresh`] says so, and puts them there. What
-//! is fetched badly leaves the last good keys in use. A source that no policy wants any more is forgotten.
+//! of its source, where requests look. [`fetch`] gets the keys of URIs in the background, when [`Refresh`] says so, and puts them there;
+//! what is in [`objects`] is put there by whoever follows these: [`kubernetes`](super::kubernetes) or
+//! [`manifests`](super::manifests). What is read badly leaves the last good keys in use. A source that no policy wants any more is
+//! forgotten.
 
 pub mod fetch;
 pub mod https;
+pub mod objects;
+#[cfg(test)]
+mod objects_tests;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,6 +25,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 pub use self::fetch::Failed;
+use self::objects::{Asked, Id};
 use crate::{
     clock::Nanos,
     govern::jwt::{AllowedHost, Keys, Known, Location, refresh::Refresh},
@@ -26,12 +34,39 @@ use crate::{
 /// So many sources are fetched at most, for the memory that keys take and what is called.
 pub const MOST_SOURCES: usize = 256;
 
+/// So many entries of objects are read at most: each agent follows each object by a watch.
+pub const MOST_ENTRIES: usize = 128;
+
+/// Where keys are from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    Uri(Location),
+    /// An entry of an object.
+    Entry(Id, Arc<str>),
+}
+
+impl From<Location> for Origin {
+    fn from(location: Location) -> Self {
+        Self::Uri(location)
+    }
+}
+
+/// `https://login.example.com/keys`, `ConfigMap shop/login-keys, key jwks.json`
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uri(location) => location.fmt(f),
+            Self::Entry(object, key) => write!(f, "{object}, key {key}"),
+        }
+    }
+}
+
 /// What policies ask for.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// Where the keys are looked for.
     pub known: Arc<Known>,
-    /// As often as the policy says that asks for it most often.
+    /// As often as the policy says that asks for it most often. Of a URI only.
     pub every: Duration,
 }
 
@@ -39,9 +74,11 @@ pub struct Wanted {
 #[derive(Debug)]
 pub struct Sources {
     allowed: Vec<AllowedHost>,
-    all: Mutex<BTreeMap<Location, Source>>,
+    all: Mutex<BTreeMap<Origin, Source>>,
     /// Tells the fetcher that there are others.
     wanted: Notify,
+    /// Which objects are to be read.
+    objects: watch::Sender<Arc<BTreeMap<Id, Asked>>>,
     /// Changes when there is something else to be said of policies.
     told: watch::Sender<()>,
 }
@@ -53,8 +90,10 @@ struct Source {
     refresh: Refresh,
     /// It may be fetched.
     is_allowed: bool,
-    /// When the keys came that are known, or when it was first wanted.
+    /// When the keys were known to be those of the source, or when it was first wanted.
     since: Nanos,
+    /// Another one for each source that there ever was.
+    number: u64,
     /// How often what came of fetching it, by [`Outcome`].
     counts: [u64; Outcome::ALL.len()],
 }
@@ -62,10 +101,10 @@ struct Source {
 /// How a source fares.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
-    pub location: Location,
+    pub origin: Origin,
     /// How many keys are known.
     pub keys: usize,
-    /// Since the keys came that are known, or since it was first wanted.
+    /// Since the keys were known to be those of the source, or since it was first wanted.
     pub age: Duration,
     /// Why the last try failed.
     pub trouble: Option<Arc<String>>,
@@ -85,10 +124,12 @@ pub enum Outcome {
     TooLarge,
     Http,
     Invalid,
+    Forbidden,
+    Missing,
 }
 
 impl Outcome {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Ok,
         Self::Resolve,
         Self::Connect,
@@ -99,6 +140,8 @@ impl Outcome {
         Self::TooLarge,
         Self::Http,
         Self::Invalid,
+        Self::Forbidden,
+        Self::Missing,
     ];
 
     pub const fn code(self) -> &'static str {
@@ -113,23 +156,33 @@ impl Outcome {
             Self::TooLarge => "too_large",
             Self::Http => "http",
             Self::Invalid => "invalid",
+            Self::Forbidden => "forbidden",
+            Self::Missing => "missing",
         }
     }
 
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Ok => "The keys were fetched.",
+            Self::Ok => "The keys were fetched, or read from an object that has come or changed.",
             Self::Resolve => "The name of the host could not be resolved.",
-            Self::Connect => "No address of the host accepted a connection.",
+            Self::Connect => {
+                "No address of the host accepted a connection; or the API server, which has the object, did not answer as it should."
+            }
             Self::Tls => {
                 "The TLS handshake failed, as with a certificate of a CA that is not trusted (`--jwks-ca-file`) or of another name."
             }
             Self::Timeout => "The response was not complete within 10 seconds.",
             Self::Redirect => "The response is a redirect, which is not followed.",
             Self::Status => "The response has another status than 200.",
-            Self::TooLarge => "The response has more than 256 KiB.",
+            Self::TooLarge => "The response, or the value in the object, has more than 256 KiB.",
             Self::Http => "The connection broke, or the response is no HTTP.",
-            Self::Invalid => "The response is no set of public keys of which one can be used.",
+            Self::Invalid => {
+                "The response, or the value in the object, is no set of public keys of which one can be used."
+            }
+            Self::Forbidden => {
+                "The API server does not let the agent read the ConfigMap (`deploy/overlays/token-keys`) or Secret (`deploy/overlays/token-keys-secrets`)."
+            }
+            Self::Missing => "There is no such ConfigMap or Secret, or no such entry in it.",
         }
     }
 }
@@ -143,7 +196,13 @@ impl Default for Sources {
 impl Sources {
     /// None yet, and only these hosts are ever called.
     pub fn new(allowed: Vec<AllowedHost>) -> Self {
-        Self { allowed, all: Mutex::default(), wanted: Notify::new(), told: watch::Sender::default() }
+        Self {
+            allowed,
+            all: Mutex::default(),
+            wanted: Notify::new(),
+            objects: watch::Sender::default(),
+            told: watch::Sender::default(),
+        }
     }
 
     /// Changes when keys came that were missing, or when it is known why they are missing.
@@ -151,53 +210,75 @@ impl Sources {
         self.told.subscribe()
     }
 
+    /// The objects that are to be read. Where one is asked for otherwise than before it has to be read anew.
+    pub(crate) fn asked(&self) -> watch::Receiver<Arc<BTreeMap<Id, Asked>>> {
+        self.objects.subscribe()
+    }
+
     /// From now on policies want these sources, and no others.
-    pub(crate) fn want(&self, wanted: BTreeMap<Location, Wanted>, now: Nanos) {
+    pub(crate) fn want(&self, wanted: BTreeMap<Origin, Wanted>, now: Nanos) {
         let mut all = self.all();
-        all.retain(|location, _| wanted.contains_key(location));
-        let mut room = MOST_SOURCES.saturating_sub(all.values().filter(|source| source.is_allowed).count());
-        for (location, Wanted { known, every }) in wanted {
+        all.retain(|origin, _| wanted.contains_key(origin));
+        let used = |of: fn(&Origin) -> bool| {
+            all.iter().filter(|(origin, source)| of(origin) && source.is_allowed).count()
+        };
+        let mut uris = MOST_SOURCES.saturating_sub(used(|origin| matches!(origin, Origin::Uri(_))));
+        let mut entries = MOST_ENTRIES.saturating_sub(used(|origin| matches!(origin, Origin::Entry(..))));
+        let mut number = all.values().map(|source| source.number).max().unwrap_or_default();
+        for (origin, Wanted { known, every }) in wanted {
             // (Others are of a policy that was deleted and written anew, or have been waiting for room.)
             let is_same = |source: &&mut Source| source.is_allowed && Arc::ptr_eq(&source.known, &known);
-            if let Some(source) = all.get_mut(&location).filter(is_same) {
+            if let Some(source) = all.get_mut(&origin).filter(is_same) {
                 source.every = every;
                 continue;
             }
-            let trouble = if !self.allowed.iter().any(|host| host.allows(&location)) {
-                Some(format!(
+            let trouble = match &origin {
+                Origin::Uri(location) if !self.allowed.iter().any(|host| host.allows(location)) => Some(format!(
                     "the agents may not fetch keys from {}: their setting --jwks-hosts (SLUICE_JWKS_HOSTS) does not name it",
                     location.authority()
-                ))
-            } else if room == 0 {
-                Some(format!(
-                    "an agent fetches keys from {MOST_SOURCES} URIs at most, and policies name more"
-                ))
-            } else {
-                room -= 1;
-                None
+                )),
+                Origin::Uri(_) => take(&mut uris).then(|| {
+                    format!("an agent fetches keys from {MOST_SOURCES} URIs at most, and policies name more")
+                }),
+                Origin::Entry(..) => take(&mut entries).then(|| {
+                    format!(
+                        "{origin}: an agent reads keys from {MOST_ENTRIES} entries of ConfigMaps and Secrets at most, and policies \
+                         name more"
+                    )
+                }),
             };
             let is_allowed = trouble.is_none();
             known.set_trouble(trouble.map(Arc::new));
             // Left over from a time when they were wanted, and nobody has looked after them since.
             known.put(None);
+            number += 1;
             let source = Source {
                 known,
                 every,
                 refresh: Refresh::default(),
                 is_allowed,
                 since: now,
+                number,
                 counts: Default::default(),
             };
-            all.insert(location, source);
+            all.insert(origin, source);
         }
+        let objects = Arc::new(objects::asked(&all));
         drop(all);
         self.wanted.notify_one();
+        self.objects.send_if_modified(|before| {
+            let is_news = *before != objects;
+            *before = objects;
+            is_news
+        });
     }
 
     /// Sources that are to be fetched now, at most so many. Each has to be told the [`end`](Self::end).
     pub(crate) fn due(&self, now: Nanos, most: usize) -> Vec<Location> {
         let mut due = Vec::new();
-        for (location, source) in &mut *self.all() {
+        for (origin, source) in &mut *self.all() {
+            // Objects are followed as they change.
+            let Origin::Uri(location) = origin else { continue };
             let asked = source.known.take_asked();
             if source.is_allowed && source.refresh.is_due(now.0, source.every, asked) && due.len() < most {
                 source.refresh.begin(now.0, source.every);
@@ -207,11 +288,37 @@ impl Sources {
         due
     }
 
-    /// A source has been fetched. `random` is from 0 to 1.
+    /// A URI has been fetched. `random` is from 0 to 1.
     pub(crate) fn end(&self, location: &Location, fetched: Result<Keys, Failed>, now: Nanos, random: f64) {
+        self.take(&Origin::Uri(location.clone()), fetched, now, random);
+    }
+
+    /// An entry of an object has been read.
+    pub(crate) fn read(&self, object: &Id, key: &Arc<str>, read: Result<Keys, Failed>, now: Nanos) {
+        self.take(&Origin::Entry(object.clone(), key.clone()), read, now, 0.0);
+    }
+
+    /// Whether keys were ever read there, as far as somebody wants them.
+    pub(crate) fn knows(&self, object: &Id, key: &Arc<str>) -> bool {
+        let all = self.all();
+        let source = all.get(&Origin::Entry(object.clone(), key.clone()));
+        source.is_some_and(|source| source.known.keys().is_some())
+    }
+
+    /// What was read last of an object is still what is in it.
+    pub(crate) fn confirm(&self, object: &Id, now: Nanos) {
+        for (origin, source) in &mut *self.all() {
+            let is_of = matches!(origin, Origin::Entry(id, _) if id == object);
+            if is_of && source.known.trouble().is_none() && source.known.keys().is_some() {
+                source.since = source.since.max(now);
+            }
+        }
+    }
+
+    fn take(&self, origin: &Origin, fetched: Result<Keys, Failed>, now: Nanos, random: f64) {
         let mut all = self.all();
-        // Nobody wants it any more.
-        let Some(source) = all.get_mut(location) else { return };
+        // Nobody wants it any more, or it was never to be read.
+        let Some(source) = all.get_mut(origin).filter(|source| source.is_allowed) else { return };
         source.refresh.end(now.0, fetched.is_ok(), random);
         let known = &source.known;
         let (before, was_wrong) = (known.keys(), known.trouble());
@@ -222,12 +329,12 @@ impl Sources {
                 source.since = now;
                 known.set_trouble(None);
                 if was_wrong.is_some() && before.is_some() {
-                    tracing::info!(uri = %location, "the keys of tokens can be fetched again");
+                    tracing::info!(source = %origin, "the keys of tokens can be read again");
                 }
                 // The same ones stay, and with them what was verified by them.
                 if before.as_deref() != Some(&keys) {
                     tracing::info!(
-                        uri = %location,
+                        source = %origin,
                         keys = keys.len(),
                         passed_over = keys.passed_over.len(),
                         "the keys of tokens are others"
@@ -236,22 +343,26 @@ impl Sources {
                 }
             }
             Err(error) => {
-                let trouble = error.to_string();
+                let trouble = match origin {
+                    Origin::Uri(_) => error.to_string(),
+                    Origin::Entry(..) => format!("{origin}: {error}"),
+                };
                 if was_wrong.as_deref() == Some(&trouble) {
                     return;
                 }
                 if before.is_some() && was_wrong.is_none() {
                     tracing::warn!(
-                        uri = %location,
+                        source = %origin,
                         error = trouble,
-                        "the keys of tokens cannot be fetched: the last ones stay in use"
+                        "the keys of tokens cannot be read: the last ones stay in use"
                     );
                 }
                 known.set_trouble(Some(Arc::new(trouble)));
             }
         }
-        // Of keys that are missing policies tell.
-        if before.is_none() {
+        // Of keys that are missing policies tell; and of what is wrong with an object, which does not pass by itself.
+        let is_object = matches!(origin, Origin::Entry(..));
+        if before.is_none() || (is_object && was_wrong != source.known.trouble()) {
             drop(all);
             self.told.send_replace(());
         }
@@ -260,8 +371,8 @@ impl Sources {
     /// How all of them fare.
     pub(crate) fn states(&self, now: Nanos) -> Vec<State> {
         let all = self.all();
-        let state = |(location, source): (&Location, &Source)| State {
-            location: location.clone(),
+        let state = |(origin, source): (&Origin, &Source)| State {
+            origin: origin.clone(),
             keys: source.known.keys().map_or(0, |keys| keys.len()),
             age: now.since(source.since).into(),
             trouble: source.known.trouble(),
@@ -270,8 +381,15 @@ impl Sources {
         all.iter().map(state).collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<Location, Source>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<Origin, Source>> {
         // Nothing that holds it can leave it half-changed.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes one of what there is room for; true if there is none.
+fn take(room: &mut usize) -> bool {
+    let is_full = *room == 0;
+    *room = room.saturating_sub(1);
+    is_full
 }

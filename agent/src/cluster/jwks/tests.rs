@@ -26,7 +26,7 @@ use tokio_rustls::{
 };
 
 use super::{
-    Failed, MOST_SOURCES, Outcome, Sources, State, Wanted,
+    Failed, MOST_SOURCES, Origin, Outcome, Sources, State, Wanted,
     fetch::{self, Transport},
     https::Https,
 };
@@ -50,9 +50,9 @@ fn sources(hosts: &[&str]) -> Sources {
     Sources::new(hosts.iter().map(|host| host.parse().unwrap()).collect())
 }
 
-fn wanted(uris: &[(&str, &Arc<Known>)]) -> BTreeMap<Location, Wanted> {
+fn wanted(uris: &[(&str, &Arc<Known>)]) -> BTreeMap<Origin, Wanted> {
     let wanted = |known: &Arc<Known>| Wanted { known: known.clone(), every: EVERY };
-    uris.iter().map(|(uri, known)| (location(uri), wanted(known))).collect()
+    uris.iter().map(|(uri, known)| (location(uri).into(), wanted(known))).collect()
 }
 
 fn set(kids: &[(&Signer, &str)]) -> String {

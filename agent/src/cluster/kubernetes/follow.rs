@@ -37,7 +37,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     client::chain,
     pace::{AT_MOST, Pace, UNKNOWN_AT_MOST},
-    watch::{Common, Failure, News, Pulse, Said, Unheard, Voice},
+    watch::{Common, Failure, News, Pulse, Said, Told, Unheard, Voice},
 };
 use crate::cluster::source::{Sighting, WatchEnd};
 
@@ -49,17 +49,17 @@ const PAGE_TIME: Duration = Duration::from_secs(60);
 const END_OF_LIST: &str = "k8s.io/initial-events-end";
 
 /// What a watch goes by.
-pub(super) struct Follow {
+pub(super) struct Follow<T: Told = Sighting> {
     /// Of fields.
     pub(super) selector: Option<Arc<str>>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) common: Common,
-    pub(super) voice: Voice,
+    pub(super) voice: Voice<T>,
 }
 
-pub(super) struct Reader<K, S> {
+pub(super) struct Reader<K, S, T: Told = Sighting> {
     api: Api<K>,
-    follow: Follow,
+    follow: Follow<T>,
     strip: S,
     /// Everything up to this version has been told; `None`: nothing is known.
     version: Option<String>,
@@ -85,12 +85,13 @@ impl From<Unheard> for End {
     }
 }
 
-impl<K, S> Reader<K, S>
+impl<K, S, T> Reader<K, S, T>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    S: Fn(K) -> Option<Sighting>,
+    S: Fn(K) -> Option<T>,
+    T: Told,
 {
-    pub(super) fn new(api: Api<K>, follow: Follow, strip: S) -> Self {
+    pub(super) fn new(api: Api<K>, follow: Follow<T>, strip: S) -> Self {
         Self { api, follow, strip, version: None, in_pages: false, in_one_page: false }
     }
 
@@ -163,7 +164,7 @@ where
     }
 
     /// Page by page, so that what is not used of the objects is held for a page at a time.
-    async fn list(&mut self) -> Result<(Vec<Sighting>, String), End> {
+    async fn list(&mut self) -> Result<(Vec<T>, String), End> {
         let mut params = ListParams {
             field_selector: self.follow.selector.as_deref().map(str::to_owned),
             limit: (!std::mem::take(&mut self.in_one_page)).then_some(PAGE),
@@ -223,7 +224,7 @@ where
     async fn read(
         &mut self,
         events: impl Stream<Item = kube::Result<WatchEvent<K>>>,
-        mut list: Option<Vec<Sighting>>,
+        mut list: Option<Vec<T>>,
     ) -> End {
         let mut events = pin!(events);
         loop {
@@ -268,12 +269,8 @@ where
                     None if self.is_past(&version) => return self.went_back(&version),
                     None => {
                         self.version = Some(version);
-                        (self.strip)(object).map(|sighting| {
-                            if is_there {
-                                News::Applied(sighting)
-                            } else {
-                                News::Deleted(sighting.object.key())
-                            }
+                        (self.strip)(object).map(|told| {
+                            if is_there { News::Applied(told) } else { News::Deleted(told.key()) }
                         })
                     }
                 }

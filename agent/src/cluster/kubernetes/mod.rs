@@ -11,11 +11,12 @@
 //! enough to be told; [`standing`] knows how the watches fare. The watches'
 //! first lists, and those after a resync, become the difference from what was known: the model is never emptied.
 //! While the API server is away nothing is told, and the last state stays in force. [`status`] writes back what became of
-//! policies, and [`warm_gate`] which pods of this node are warm.
+//! policies, and [`warm_gate`] which pods of this node are warm. What policies have in ConfigMaps and Secrets [`mod@keys`] reads.
 
 mod client;
 mod connections;
 mod follow;
+mod keys;
 mod pace;
 mod picture;
 mod standing;
@@ -40,6 +41,7 @@ use tokio::{
 
 pub(crate) use self::client::chain;
 pub use self::client::{client, client_of};
+pub use self::keys::follow_keys;
 pub use self::taint::take_off as take_off_taint;
 pub use self::zone::zone;
 use self::{
@@ -125,7 +127,7 @@ pub fn open_with(client: Client, patience: Patience) -> Feed {
         health,
     };
     tokio::spawn(source.run());
-    Feed { changes: receiver, health: health_receiver }
+    Feed { changes: receiver, health: health_receiver, held: None }
 }
 
 /// What tells a watch from all others, also from an earlier one of the same scope.

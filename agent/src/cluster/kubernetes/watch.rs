@@ -67,21 +67,37 @@ pub(super) fn resource(kind: Kind) -> &'static str {
     }
 }
 
+/// What a watch tells of.
+pub(super) trait Told: Debug + Send + 'static {
+    /// What is told of one that is no more.
+    type Key: Debug + Send;
+
+    fn key(&self) -> Self::Key;
+}
+
+impl Told for Sighting {
+    type Key = Key;
+
+    fn key(&self) -> Key {
+        self.object.key()
+    }
+}
+
 /// What a watch has to say.
 #[derive(Debug)]
-pub(super) enum Said {
-    Objects(News),
+pub(super) enum Said<T: Told = Sighting> {
+    Objects(News<T>),
     Failed(Failure),
     /// It is opened again, for this reason. Every failure is also such an end.
     Ended(WatchEnd),
 }
 
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum News<T: Told = Sighting> {
     /// These are all that there are.
-    Listed(Vec<Sighting>),
-    Applied(Sighting),
-    Deleted(Key),
+    Listed(Vec<T>),
+    Applied(T),
+    Deleted(T::Key),
 }
 
 /// Why a watch does not stand at the moment. It tries again by itself.
@@ -143,15 +159,15 @@ pub(super) struct Common {
 pub(super) type Covered = ArcSwap<BTreeSet<Arc<str>>>;
 
 /// Where a watch says what it has to say.
-#[derive(Clone, Debug)]
-pub(super) struct Voice {
+#[derive(Debug)]
+pub(super) struct Voice<T: Told = Sighting> {
     pub(super) id: Id,
-    pub(super) says: mpsc::Sender<(Id, Said)>,
+    pub(super) says: mpsc::Sender<(Id, Said<T>)>,
 }
 
-impl Voice {
+impl<T: Told> Voice<T> {
     /// Fails when nobody listens any more.
-    pub(super) async fn say(&self, said: Said) -> Result<(), Unheard> {
+    pub(super) async fn say(&self, said: Said<T>) -> Result<(), Unheard> {
         self.says.send((self.id, said)).await.map_err(|_| Unheard)
     }
 }

@@ -14,10 +14,11 @@ use std::{
 };
 
 use super::{
-    file::{self, Content, Entry},
+    file::{self, Content, Entry, Holding},
     watches::Watches,
 };
 use crate::cluster::{
+    jwks::objects::{AllHeld, Held, Id},
     object::{Key, Kind},
     problem::Problem,
     source::{Batch, Change, Sighting},
@@ -58,6 +59,7 @@ struct File {
     stamp: Option<Stamp>,
     hash: u64,
     entries: Vec<Entry>,
+    held: Vec<Holding>,
     problems: Vec<Problem>,
 }
 
@@ -155,6 +157,25 @@ impl Directory {
         let batch = self.difference(&mut problems);
         problems.sort();
         Outcome { batch, problems, heard: false, again: true }
+    }
+
+    /// All ConfigMaps and Secrets. Of one that is there twice nobody knows what is in it.
+    pub(super) fn held(&self) -> AllHeld {
+        let mut all: BTreeMap<&Id, (String, &Held)> = BTreeMap::new();
+        let mut twice = BTreeMap::new();
+        for (name, file) in &self.files {
+            for Holding { object, line, held } in &file.held {
+                let here = format!("{name}:{line}");
+                if let Some((first, _)) = all.get(object) {
+                    let why = format!("it is in {first} and in {here}: which one counts is not known");
+                    twice.entry(object.clone()).or_insert_with(|| Held::unreadable(why));
+                } else {
+                    all.insert(object, (here, held));
+                }
+            }
+        }
+        let all = all.into_iter().map(|(object, (_, held))| (object.clone(), held.clone()));
+        all.chain(twice).collect()
     }
 
     /// What all files add up to, against what was told before. The first of several objects of one name wins.
@@ -299,7 +320,7 @@ impl File {
         }
     }
 
-    fn take(&mut self, Content { mut entries, problems }: Content) {
+    fn take(&mut self, Content { mut entries, held, problems }: Content) {
         // An object that could not be taken this time, but could before, stays as it was.
         let broken =
             problems.iter().filter_map(|problem| problem.object.as_ref().map(|key| (key, problem.line)));
@@ -310,6 +331,7 @@ impl File {
             }
         }
         self.entries = entries;
+        self.held = held;
         self.problems = problems;
     }
 }

@@ -9,17 +9,21 @@ use super::tree::{self, Node, Value};
 use crate::{
     api,
     cluster::{
-        object::{Key, Kind},
+        jwks::objects::{Held, Id},
+        object::{Key, Kind, Name},
         problem::Problem,
         source::Sighting,
         strip,
     },
+    govern::jwt::Holder,
 };
 
 /// What a file says.
 #[derive(Debug, Default)]
 pub(super) struct Content {
     pub(super) entries: Vec<Entry>,
+    /// What may have keys of tokens.
+    pub(super) held: Vec<Holding>,
     /// Documents that could not be taken. Where the object is known, its last good state may stay.
     pub(super) problems: Vec<Problem>,
 }
@@ -30,6 +34,14 @@ pub(super) struct Entry {
     pub(super) key: Key,
     pub(super) line: u32,
     pub(super) sighting: Sighting,
+}
+
+/// A ConfigMap or a Secret, and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Holding {
+    pub(super) object: Id,
+    pub(super) line: u32,
+    pub(super) held: Held,
 }
 
 /// Reads a file's text. An error means that not even the documents could be told apart.
@@ -72,6 +84,7 @@ impl Content {
     fn take_one(&mut self, node: &Node, what: Result<What<'_>, Problem>) {
         let entry = match what {
             Ok(What::Object(kind)) => one(node, kind),
+            Ok(What::Holder(of)) => return self.held.extend(holding(node, of)),
             Ok(What::List(..) | What::Other) => return,
             Err(problem) => Err(problem),
         };
@@ -87,8 +100,16 @@ enum What<'a> {
     Object(Kind),
     /// The items, and the kind of those that do not name theirs (in a `PodList`, say).
     List(&'a [Node], Option<Kind>),
+    /// Something that may have keys of tokens.
+    Holder(Holder),
     /// A kind that Sluice does not read.
     Other,
+}
+
+/// The kind of object that may have keys of tokens, if it is one.
+pub(crate) fn holder(version: &str, kind: &str) -> Option<Holder> {
+    let all = [Holder::ConfigMap, Holder::Secret].into_iter();
+    all.filter(|_| version == "v1").find(|of| of.as_str() == kind)
 }
 
 fn identify(node: &Node, default: Option<Kind>) -> Result<What<'_>, Problem> {
@@ -128,6 +149,9 @@ fn identify(node: &Node, default: Option<Kind>) -> Result<What<'_>, Problem> {
                 found.api_version()
             ),
         ));
+    }
+    if let Some(of) = holder(version, kind) {
+        return Ok(What::Holder(of));
     }
     if let Some(of) = kind.strip_suffix("List").filter(|_| !is_foreign(version))
         && let Some(items) = node.get("items")
@@ -216,6 +240,23 @@ fn one(node: &Node, kind: Kind) -> Result<Entry, Problem> {
         problem.line = Some(node.line_of(problem.field.as_deref().unwrap_or_default()));
     }
     Ok(Entry { key: sighting.object.key(), line: node.line, sighting })
+}
+
+/// What may have keys. Whether it is what Kubernetes would take matters only if a policy names it.
+fn holding(node: &Node, of: Holder) -> Option<Holding> {
+    let metadata = |name| node.get("metadata").and_then(|node| node.get(name)).and_then(Node::as_str);
+    let namespace = metadata("namespace").unwrap_or("default").into();
+    let name = Name { namespace, name: metadata("name")?.into() };
+    Some(Holding { object: Id { of, name }, line: node.line, held: held(node, of) })
+}
+
+/// What is in a ConfigMap or a Secret.
+pub(crate) fn held(node: &Node, of: Holder) -> Held {
+    let read = match of {
+        Holder::ConfigMap => node.read().map(|object| Held::of_config_map(&object)),
+        Holder::Secret => node.read().map(|object| Held::of_secret(&object)),
+    };
+    read.unwrap_or_else(|(field, message)| Held::unreadable(format!("{field}: {message}")))
 }
 
 fn at_line(node: &Node, problem: Problem) -> Problem {

@@ -6,7 +6,7 @@
 //! written in place, renamed over, or swapped by a symbolic link as in a mounted `ConfigMap`.
 
 mod directory;
-mod file;
+pub(crate) mod file;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 #[cfg(test)]
@@ -17,6 +17,7 @@ mod watches;
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,7 +32,10 @@ use self::{
     directory::{Directory, Outcome},
     watches::{Watches, Writers},
 };
-use super::source::{Batch, Feed, Health};
+use super::{
+    jwks::objects::AllHeld,
+    source::{Batch, Feed, Health},
+};
 
 /// An edit seldom comes alone (an editor's rename, a `git checkout`): wait until nothing has happened for so long...
 const QUIET: Duration = Duration::from_millis(50);
@@ -77,6 +81,7 @@ pub fn open(root: &Path) -> Result<Feed, Error> {
     let (changes, receiver) = mpsc::channel(16);
     let (health, health_receiver) =
         watch::channel(Health { problems: outcome.problems, ..Health::new(Instant::now()) });
+    let (held, held_receiver) = watch::channel(Arc::new(directory.held()));
     // The channel is new and has room.
     let _ = changes.try_send(outcome.batch);
     let watcher = Watcher {
@@ -85,9 +90,10 @@ pub fn open(root: &Path) -> Result<Feed, Error> {
         writers: Writers::default(),
         changes,
         health,
+        held,
     };
     tokio::spawn(watcher.run());
-    Ok(Feed { changes: receiver, health: health_receiver })
+    Ok(Feed { changes: receiver, health: health_receiver, held: Some(held_receiver) })
 }
 
 /// What a scan needs; moves to a thread that may block and back.
@@ -104,6 +110,7 @@ struct Watcher {
     writers: Writers,
     changes: mpsc::Sender<Batch>,
     health: watch::Sender<Health>,
+    held: watch::Sender<Arc<AllHeld>>,
 }
 
 impl Watcher {
@@ -155,6 +162,7 @@ impl Watcher {
                 };
                 self.scanner = Some(scanner);
                 again = outcome.again;
+                self.hold();
                 if self.tell(outcome).await.is_err() {
                     return;
                 }
@@ -172,6 +180,19 @@ impl Watcher {
                 scanner.watches = Watches::new(Err(&e));
             }
         }
+    }
+
+    /// Tells what may have keys, if that is other.
+    fn hold(&self) {
+        let Some(scanner) = &self.scanner else { return };
+        let now = scanner.directory.held();
+        self.held.send_if_modified(|held| {
+            let is_news = **held != now;
+            if is_news {
+                *held = Arc::new(now);
+            }
+            is_news
+        });
     }
 
     async fn tell(&self, outcome: Outcome) -> Result<(), mpsc::error::SendError<Batch>> {

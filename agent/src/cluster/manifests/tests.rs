@@ -467,3 +467,71 @@ async fn without_inotify_changes_are_found_by_looking() {
     assert_eq!(directory.scan(&mut watches, &std::collections::HashSet::new()).batch.len(), 1);
     assert!(directory.scan(&mut watches, &std::collections::HashSet::new()).batch.is_empty());
 }
+
+#[tokio::test]
+async fn keys_of_tokens_come_from_documents_of_the_directory() {
+    use crate::{cluster::jwks::Outcome, govern::jwt::testing::Signer};
+    use serde_json::json;
+
+    let set = |count: usize| {
+        let keys: Vec<_> = (0..count).map(|_| Signer::p256().jwk(json!({}))).collect();
+        json!({ "keys": keys }).to_string()
+    };
+    let provider = |name: &str, jwks: &str| {
+        format!("{{name: {name}, issuer: {name}, audiences: [a], jwks: {{{jwks}}}}}")
+    };
+    let policy = format!(
+        "apiVersion: sluice.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: a, namespace: shop}}\nspec:\n  \
+         targetRefs: [{{name: a}}]\n  jwt: {{providers: [{}, {}]}}\n  rules: [{{name: users, from: [{{jwt: {{}}}}]}}]\n",
+        provider("one", "configMap: {name: keys}"),
+        provider("two", "secret: {name: keys, key: b}"),
+    );
+    let holder = |kind: &str, field: &str, key: &str, value: &str| {
+        json!({
+            "apiVersion": "v1", "kind": kind, "metadata": {"name": "keys", "namespace": "shop"}, field: {key: value},
+        })
+        .to_string()
+    };
+    let followed = Followed::new(|root| {
+        fs::write(root.join("ns.yaml"), format!("{NAMESPACE}---\n{}---\n{policy}", service("a", 1))).unwrap();
+        fs::write(root.join("map.json"), holder("ConfigMap", "data", "jwks.json", &set(1))).unwrap();
+    })
+    .await;
+    let until = async |what: &str, so: &dyn Fn(&[crate::cluster::jwks::State]) -> bool| {
+        let waiting = async {
+            while !so(&followed.cluster.status().jwks) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let came = tokio::time::timeout(Duration::from_secs(60), waiting).await.is_ok();
+        assert!(came, "{what}: {:#?}", followed.cluster.status().jwks);
+    };
+    let has = |states: &[crate::cluster::jwks::State], keys: [usize; 2]| {
+        states.iter().map(|state| state.keys).eq(keys)
+    };
+    until("what is there, and what is not", &|states| has(states, [1, 0]) && states[1].trouble.is_some())
+        .await;
+    followed.until_problems(&["KeysMissing"]).await;
+    followed.write("secret.json", &holder("Secret", "stringData", "b", &set(2)));
+    until("what comes", &|states| has(states, [1, 2])).await;
+    followed.until_problems(&[]).await;
+    followed.write("map.json", &holder("ConfigMap", "data", "jwks.json", &set(3)));
+    until("what changes", &|states| has(states, [3, 2])).await;
+    // What is no base64, and what is there twice.
+    followed.write("secret.json", &holder("Secret", "data", "b", "?"));
+    followed.write("map2.json", &holder("ConfigMap", "data", "jwks.json", &set(4)));
+    until("what is bad", &|states| states.iter().all(|state| state.trouble.is_some())).await;
+    let states = followed.cluster.status().jwks;
+    assert!(has(&states, [3, 2]), "the last good ones stay: {states:#?}");
+    let why = |at: usize| states[at].trouble.as_ref().unwrap().to_string();
+    assert!(
+        why(0).contains("it is in map.json:1 and in map2.json:1: which one counts is not known"),
+        "{}",
+        why(0)
+    );
+    assert!(why(1).contains("Secret shop/keys, key b: it cannot be read: data"), "{}", why(1));
+    assert_eq!(states[1].counts[Outcome::Invalid as usize], 1, "it is looked at once");
+    followed.until_problems(&["KeysOutdated"]).await;
+    fs::remove_file(followed.root().join("map.json")).unwrap();
+    until("the one that is left", &|states| has(states, [4, 2])).await;
+}

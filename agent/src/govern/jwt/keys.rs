@@ -127,7 +127,7 @@ pub struct Keys {
 
 impl PartialEq for Keys {
     fn eq(&self, other: &Self) -> bool {
-        self.usable == other.usable
+        self.usable == other.usable && self.passed_over == other.passed_over
     }
 }
 
@@ -160,6 +160,7 @@ enum Material {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassedOver {
     pub index: usize,
+    pub id: Option<Box<str>>,
     pub why: Unfit,
 }
 
@@ -245,7 +246,10 @@ impl Keys {
         for (index, one) in all.iter().enumerate() {
             match Jwk::deserialize(one).map_err(|_| Unfit::Parameter).and_then(|jwk| Key::of(&jwk)) {
                 Ok(key) => keys.push(key),
-                Err(why) => passed_over.push(PassedOver { index, why }),
+                Err(why) => {
+                    let id = one.get("kid").and_then(Value::as_str).map(Into::into);
+                    passed_over.push(PassedOver { index, id, why });
+                }
             }
         }
         if keys.is_empty() {
@@ -299,7 +303,11 @@ impl Keys {
         let mut is_known = false;
         let mut fitting = named.inspect(|_| is_known = true).filter(|key| key.fits(algorithm)).peekable();
         if fitting.peek().is_none() {
-            return if is_known && id.is_some() { Verdict::Unfit } else { Verdict::Unknown };
+            if is_known && id.is_some() {
+                return Verdict::Unfit;
+            }
+            let mut useless = self.passed_over.iter().filter(|key| id.is_some() && key.id.as_deref() == id);
+            return useless.next().map_or(Verdict::Unknown, |key| Verdict::PassedOver(key.why));
         }
         let mut tried = fitting.by_ref().take(most_tried(algorithm));
         if tried.any(|key| key.verifies(algorithm, message, signature)) {
@@ -325,6 +333,8 @@ pub(super) enum Verdict {
     NotAllTried,
     /// The key is for another algorithm.
     Unfit,
+    /// The key is in the set, and not used.
+    PassedOver(Unfit),
     Unknown,
 }
 

@@ -35,7 +35,7 @@ pub use self::{
     headers::HeaderPlan,
     keys::Keys,
     slot::{Known, Slot},
-    source::{AllowedHost, Location, Source},
+    source::{AllowedHost, Entry, Holder, Location, Source},
 };
 use super::request::Request;
 
@@ -134,9 +134,16 @@ pub enum Failure {
     Repeated,
     Header,
     Algorithm,
+    Unsigned,
+    SharedSecret,
+    Curve,
     Critical,
     Issuer,
     UnknownKey,
+    KeyAlgorithm,
+    KeyKind,
+    KeyCurve,
+    KeyUnfit,
     Signature,
     NotAllTried,
     Time,
@@ -148,7 +155,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 27] = [
         Self::Missing,
         Self::Several,
         Self::SeveralLines,
@@ -158,9 +165,16 @@ impl Failure {
         Self::Repeated,
         Self::Header,
         Self::Algorithm,
+        Self::Unsigned,
+        Self::SharedSecret,
+        Self::Curve,
         Self::Critical,
         Self::Issuer,
         Self::UnknownKey,
+        Self::KeyAlgorithm,
+        Self::KeyKind,
+        Self::KeyCurve,
+        Self::KeyUnfit,
         Self::Signature,
         Self::NotAllTried,
         Self::Time,
@@ -183,9 +197,16 @@ impl Failure {
             Self::Repeated => "repeated",
             Self::Header => "header",
             Self::Algorithm => "algorithm",
+            Self::Unsigned => "unsigned",
+            Self::SharedSecret => "shared_secret",
+            Self::Curve => "curve",
             Self::Critical => "critical_header",
             Self::Issuer => "issuer",
             Self::UnknownKey => "unknown_key",
+            Self::KeyAlgorithm => "key_algorithm",
+            Self::KeyKind => "key_kind",
+            Self::KeyCurve => "key_curve",
+            Self::KeyUnfit => "key_unfit",
             Self::Signature => "signature",
             Self::NotAllTried => "not_all_tried",
             Self::Time => "time",
@@ -208,12 +229,33 @@ impl Failure {
             Self::NotJson => {
                 "the header or the payload of the token is not a JSON object (in UTF-8, without a byte order mark)"
             }
-            Self::Repeated => "the token has a header parameter or a claim twice",
+            Self::Repeated => "the token has a header parameter or a claim twice, or a name in one of them",
             Self::Header => "the header of the token has no alg, or an alg or kid that is not a string",
-            Self::Algorithm => "the token is signed with an algorithm that is not accepted",
+            Self::Algorithm => {
+                "the token is signed with an algorithm (alg) that is not accepted: RS256 to RS512, PS256 to PS512, ES256, ES384 and EdDSA are"
+            }
+            Self::Unsigned => "the token is not signed (alg none)",
+            Self::SharedSecret => {
+                "the token is signed with a shared secret (alg HS256 or the like), which is never accepted"
+            }
+            Self::Curve => {
+                "the token is signed on a curve that is not accepted (alg ES512, ES256K or Ed448): P-256, P-384 and Ed25519 are"
+            }
             Self::Critical => "the token has a header parameter that must be understood and is not (crit)",
             Self::Issuer => "the token is not from an accepted issuer",
             Self::UnknownKey => "the token is signed with an unknown key",
+            Self::KeyAlgorithm => {
+                "the key that the token names (kid) is for another algorithm than that of the token (alg)"
+            }
+            Self::KeyKind => {
+                "the key that the token names (kid) is of a kind that is not used (kty): RSA, EC and OKP are"
+            }
+            Self::KeyCurve => {
+                "the key that the token names (kid) is on a curve that is not used (crv): P-256, P-384 and Ed25519 are"
+            }
+            Self::KeyUnfit => {
+                "the key that the token names (kid) is among those of its issuer, but is not fit to verify with: sluice check says why"
+            }
             Self::Signature => "the signature of the token is wrong",
             Self::NotAllTried => {
                 "not all keys that fit the token were tried, and none of those that were has signed it: its issuer has to give it a kid that one key alone has"

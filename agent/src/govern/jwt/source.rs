@@ -1,7 +1,8 @@
 //! Where the keys of a provider are from; and which hosts the operator lets them be from.
 //!
 //! Who writes a policy makes the agents of all nodes call what it names, from the nodes' own network. So nothing is called that the
-//! operator has not allowed, and only over HTTPS: whoever could change the keys on their way could sign tokens.
+//! operator has not allowed, and only over HTTPS: whoever could change the keys on their way could sign tokens. What is in an object
+//! of the policy's own namespace is read through the API server, as far as the operator has permitted that.
 
 use std::{fmt, net::Ipv6Addr, str::FromStr, sync::Arc, time::Duration};
 
@@ -22,6 +23,33 @@ pub enum Source {
     Inline(Arc<Keys>),
     /// They are fetched from there, this often.
     Remote { location: Location, every: Duration },
+    /// They are in an object of the policy's namespace.
+    Entry(Entry),
+}
+
+/// A kind of object that can have keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Holder {
+    ConfigMap,
+    Secret,
+}
+
+impl Holder {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+        }
+    }
+}
+
+/// An entry of an object in the policy's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Entry {
+    pub of: Holder,
+    pub name: Arc<str>,
+    /// In the object's `data`.
+    pub key: Arc<str>,
 }
 
 /// Where keys are fetched from.

@@ -103,6 +103,26 @@ fn what_is_said_twice_counts_for_nothing() {
     }
     let escaped = format!("{{{members},\"s\\u0075b\":\"eve\"}}");
     assert_eq!(code(&jwt, &signed(&signer, header, escaped.as_bytes())), "repeated");
+    // At whatever depth, in objects and in lists.
+    for nested in [
+        r#"{"b":1,"b":2}"#,
+        r#"{"b":{"c":1,"c":1}}"#,
+        r#"[{"b":1,"c":2},{"b":1,"b":1}]"#,
+        r#"{"roles":["a"],"r\u006fles":["b"]}"#,
+        r#"[[[{"":1,"":2}]]]"#,
+    ] {
+        let payload = format!("{{{members},\"a\":{nested}}}");
+        assert_eq!(code(&jwt, &signed(&signer, header, payload.as_bytes())), "repeated", "{payload}");
+        let header = format!(r#"{{"alg":"EdDSA","a":{nested}}}"#);
+        assert_eq!(
+            code(&jwt, &signed(&signer, header.as_bytes(), good.to_string().as_bytes())),
+            "repeated",
+            "{header}"
+        );
+    }
+    // The same name in two objects is none twice.
+    let payload = format!(r#"{{{members},"a":{{"sub":1,"b":{{"b":[{{"b":1}},{{"b":-1.5}},null,true]}}}}}}"#);
+    assert_eq!(code(&jwt, &signed(&signer, header, payload.as_bytes())), "valid", "{payload}");
     for header in [r#"{"alg":"EdDSA","alg":"EdDSA"}"#, r#"{"alg":"EdDSA","typ":"JWT","typ":"JWT"}"#] {
         assert_eq!(code(&jwt, &signed(&signer, header.as_bytes(), good.to_string().as_bytes())), "repeated");
     }

@@ -54,9 +54,21 @@ fn no_algorithm_without_a_public_key_is_accepted() {
     let signer = Signer::rsa();
     let jwk = signer.jwk(json!({"kid": "a"}));
     let jwt = jwt(std::slice::from_ref(&jwk));
-    for algorithm in
-        ["none", "None", "NONE", "", "HS256", "HS384", "HS512", "RS1", "ES512", "ES256K", "dir", "rs256"]
-    {
+    for (algorithm, failure) in [
+        ("none", Failure::Unsigned),
+        ("None", Failure::Unsigned),
+        ("NONE", Failure::Unsigned),
+        ("", Failure::Algorithm),
+        ("HS256", Failure::SharedSecret),
+        ("HS384", Failure::SharedSecret),
+        ("HS512", Failure::SharedSecret),
+        ("RS1", Failure::Algorithm),
+        ("ES512", Failure::Curve),
+        ("ES256K", Failure::Curve),
+        ("Ed448", Failure::Curve),
+        ("dir", Failure::Algorithm),
+        ("rs256", Failure::Algorithm),
+    ] {
         let header = json!({"alg": algorithm, "kid": "a"});
         let message =
             format!("{}.{}", base64url(header.to_string()), base64url(claims(json!({})).to_string()));
@@ -64,13 +76,9 @@ fn no_algorithm_without_a_public_key_is_accepted() {
         for secret in [jwk["n"].as_str().unwrap(), &jwk.to_string()] {
             let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
             let signature = base64url(ring::hmac::sign(&key, message.as_bytes()));
-            assert_eq!(
-                found(&jwt, &format!("{message}.{signature}")),
-                Err(Failure::Algorithm),
-                "{algorithm}"
-            );
+            assert_eq!(found(&jwt, &format!("{message}.{signature}")), Err(failure), "{algorithm}");
         }
-        assert_eq!(found(&jwt, &format!("{message}.")), Err(Failure::Algorithm), "{algorithm}");
+        assert_eq!(found(&jwt, &format!("{message}.")), Err(failure), "{algorithm}");
     }
 }
 
@@ -210,11 +218,26 @@ fn a_key_that_says_what_it_is_for_is_for_nothing_else() {
     let token = |algorithm: &str| rsa.token(&json!({"alg": algorithm, "kid": "a"}), &claims(json!({})));
     assert!(found(&only, &token("RS256")).is_ok());
     for other in ["RS512", "PS256"] {
-        assert_eq!(found(&only, &token(other)), Err(Failure::Algorithm));
+        assert_eq!(found(&only, &token(other)), Err(Failure::KeyAlgorithm));
     }
     // An elliptic curve for RSA's name.
     let confused = p256.token(&json!({"alg": "RS256", "kid": "a"}), &claims(json!({})));
-    assert_eq!(found(&jwt(&[p256.jwk(json!({"kid": "a"}))]), &confused), Err(Failure::Algorithm));
+    assert_eq!(found(&jwt(&[p256.jwk(json!({"kid": "a"}))]), &confused), Err(Failure::KeyAlgorithm));
+    // A key that is in the set and not used is said to be that, if the token names it.
+    for (unused, failure) in [
+        (p256.jwk(json!({"kid": "b", "crv": "P-521"})), Failure::KeyCurve),
+        (p256.jwk(json!({"kid": "b", "kty": "AKP"})), Failure::KeyKind),
+        (p256.jwk(json!({"kid": "b", "kty": "oct"})), Failure::KeyKind),
+        (p256.jwk(json!({"kid": "b", "use": "enc"})), Failure::KeyUnfit),
+        (p256.jwk(json!({"kid": "b", "y": "AA"})), Failure::KeyUnfit),
+        (p256.jwk(json!({"kid": "c", "crv": "P-521"})), Failure::UnknownKey),
+    ] {
+        let both = jwt(&[rsa.jwk(json!({"kid": "a"})), unused.clone()]);
+        let token = p256.token(&json!({"alg": "ES256", "kid": "b"}), &claims(json!({})));
+        assert_eq!(found(&both, &token), Err(failure), "{unused}");
+        let without = p256.token(&json!({"alg": "ES256"}), &claims(json!({})));
+        assert_eq!(found(&both, &without), Err(Failure::UnknownKey), "{unused}");
+    }
     let keys = |jwk: Value| Keys::read(json!({"keys": [jwk]}).to_string().as_bytes());
     let unfit = |jwk: Value| match keys(jwk) {
         Err(KeysError::NoneFits(one)) => one.why,
@@ -265,6 +288,10 @@ fn a_set_says_what_is_wrong_with_it() {
     let mixed = json!({"keys": [7, {"kty": "EC"}, signer.jwk(json!({"use": "enc"})), signer.jwk(json!({}))]});
     let keys = read(&mixed.to_string()).unwrap();
     assert_eq!((keys.len(), keys.passed_over.len()), (1, 3));
+    assert!(
+        keys != read(&json!({"keys": [signer.jwk(json!({}))]}).to_string()).unwrap(),
+        "others are unused"
+    );
     let private = json!({"keys": [signer.jwk(json!({})), signer.jwk(json!({"d": "c2VjcmV0"}))]}).to_string();
     assert_eq!(Keys::private(private.as_bytes()), Some((1, "d")));
     assert_eq!(Keys::private(mixed.to_string().as_bytes()), None);

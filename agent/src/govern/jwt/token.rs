@@ -5,42 +5,86 @@ use std::{fmt, sync::Arc};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value};
 
 use super::{
     Claims, Failure, Found, Jwt, MAX_TOKEN, Provider, Verified,
-    keys::{Algorithm, Verdict},
+    keys::{Algorithm, Unfit, Verdict},
 };
 
-/// A JSON object, and whether it says something twice: readers differ in which of the two counts.
-struct Object {
-    members: Map<String, Value>,
+/// JSON, and whether an object in it says something twice, at whatever depth: readers differ in which of the two counts.
+struct Read {
+    value: Value,
     repeats: bool,
 }
 
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
+impl Read {
+    fn of(value: impl Into<Value>) -> Self {
+        Self { value: value.into(), repeats: false }
+    }
+}
 
-        impl<'de> Visitor<'de> for Members {
-            type Value = Object;
+impl<'de> Deserialize<'de> for Read {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Read;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
+                f.write_str("JSON")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-                let (mut members, mut repeats) = (Map::new(), false);
-                while let Some((name, value)) = map.next_entry()? {
-                    repeats |= members.insert(name, value).is_some();
+            fn visit_unit<E>(self) -> Result<Read, E> {
+                Ok(Read::of(Value::Null))
+            }
+
+            fn visit_bool<E>(self, is: bool) -> Result<Read, E> {
+                Ok(Read::of(is))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Read, E> {
+                Ok(Read::of(number))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Read, E> {
+                Ok(Read::of(number))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Read, E> {
+                Ok(Read::of(number))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Read, E> {
+                Ok(Read::of(text))
+            }
+
+            fn visit_string<E>(self, text: String) -> Result<Read, E> {
+                Ok(Read::of(text))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Read, A::Error> {
+                let (mut all, mut repeats) = (Vec::new(), false);
+                while let Some(item) = items.next_element::<Read>()? {
+                    repeats |= item.repeats;
+                    all.push(item.value);
                 }
-                Ok(Object { members, repeats })
+                Ok(Read { value: Value::Array(all), repeats })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Read, A::Error> {
+                let (mut members, mut repeats) = (Map::new(), false);
+                while let Some((name, read)) = map.next_entry::<String, Read>()? {
+                    repeats |= read.repeats;
+                    repeats |= members.insert(name, read.value).is_some();
+                }
+                Ok(Read { value: Value::Object(members), repeats })
             }
         }
 
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_any(Any)
     }
 }
 
@@ -49,8 +93,12 @@ fn decoded(part: &[u8]) -> Result<Vec<u8>, Failure> {
 }
 
 fn object(part: &[u8]) -> Result<Map<String, Value>, Failure> {
-    let object: Object = serde_json::from_slice(&decoded(part)?).map_err(|_| Failure::NotJson)?;
-    if object.repeats { Err(Failure::Repeated) } else { Ok(object.members) }
+    let Read { value, repeats } = serde_json::from_slice(&decoded(part)?).map_err(|_| Failure::NotJson)?;
+    match value {
+        Value::Object(_) if repeats => Err(Failure::Repeated),
+        Value::Object(members) => Ok(members),
+        _ => Err(Failure::NotJson),
+    }
 }
 
 /// Checks a token at this time, in seconds since 1970. That changes nothing: a key that is not known is not asked for.
@@ -84,7 +132,7 @@ pub(super) fn verify(jwt: &Jwt, token: &[u8], unknown: impl FnOnce(&Provider)) -
         None | Some(Value::Null) => None,
         Some(id) => Some(id.as_str().ok_or(Failure::Header)?),
     };
-    let algorithm = Algorithm::named(algorithm).ok_or(Failure::Algorithm)?;
+    let algorithm = Algorithm::named(algorithm).ok_or_else(|| not_accepted(algorithm))?;
     // It names what must be understood; nothing is.
     if header.contains_key("crit") {
         return Err(Failure::Critical);
@@ -99,7 +147,18 @@ pub(super) fn verify(jwt: &Jwt, token: &[u8], unknown: impl FnOnce(&Provider)) -
     match keys.verify(algorithm, id, message, &signature) {
         Verdict::Good => {}
         Verdict::Bad => return Err(Failure::Signature),
-        Verdict::Unfit => return Err(Failure::Algorithm),
+        Verdict::Unfit => return Err(Failure::KeyAlgorithm),
+        Verdict::PassedOver(why) => {
+            // A fit one may have come in its place.
+            unknown(provider);
+            return Err(match why {
+                Unfit::Symmetric | Unfit::Kind => Failure::KeyKind,
+                Unfit::Curve => Failure::KeyCurve,
+                Unfit::Use | Unfit::Algorithm | Unfit::Parameter | Unfit::Point | Unfit::Weak => {
+                    Failure::KeyUnfit
+                }
+            });
+        }
         Verdict::BadOrUnknown => {
             unknown(provider);
             return Err(Failure::Signature);
@@ -116,6 +175,17 @@ pub(super) fn verify(jwt: &Jwt, token: &[u8], unknown: impl FnOnce(&Provider)) -
         }
     }
     verified(provider, claims).map(|verified| Found::Valid(Arc::new(verified)))
+}
+
+/// What to say of an algorithm that is none of those that are accepted.
+fn not_accepted(name: &str) -> Failure {
+    match name {
+        // Some readers take any spelling of it, which is why attackers try them.
+        _ if name.eq_ignore_ascii_case("none") => Failure::Unsigned,
+        "HS256" | "HS384" | "HS512" => Failure::SharedSecret,
+        "ES512" | "ES256K" | "Ed448" => Failure::Curve,
+        _ => Failure::Algorithm,
+    }
 }
 
 /// What a token says that is signed as it should be.

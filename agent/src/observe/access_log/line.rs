@@ -38,6 +38,7 @@ impl Entry<'_> {
             ("reason", reason),
             ("rule", self.rule),
             ("policy", self.policy),
+            ("token", self.token),
             ("route", self.route),
             ("called_service", self.called),
         ] {
@@ -101,6 +102,10 @@ impl Entry<'_> {
         ] {
             out.extend_from_slice(key.as_bytes());
             escape(out, value.unwrap_or("-").as_bytes(), hexadecimal);
+        }
+        if let Some(token) = self.token {
+            out.extend_from_slice(b" token=");
+            escape(out, token.as_bytes(), hexadecimal);
         }
         // Only where there are routes: nothing else has a column for them.
         let (route, called) = (self.route.map(str::as_bytes), self.called.map(str::as_bytes));

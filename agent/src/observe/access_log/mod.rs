@@ -111,6 +111,8 @@ pub struct Entry<'e> {
     pub rule: Option<&'e str>,
     /// The TrafficPolicy that has the rule, as in `shop/orders`.
     pub policy: Option<&'e str>,
+    /// What is wrong with the token that the rule asks for, as metrics have it.
+    pub token: Option<&'e str>,
     /// The route that has sent it where it went, and its rule.
     pub route: Option<&'e str>,
     /// The service that was called, if a route has sent it to another, as in `orders.shop:80`.

@@ -26,6 +26,7 @@ fn entry(path: &[u8]) -> Entry<'_> {
         reason: None,
         rule: None,
         policy: None,
+        token: None,
         route: None,
         called: None,
         called_path: None,
@@ -100,6 +101,16 @@ fn what_routes_have_done_is_told() {
     assert_eq!((&value["called_service"], &value["path"]), (&"orders.shop:80".into(), &"/b".into()));
     assert_eq!(value["called_path"], "/a\"b");
     assert!(!text(&entry(b"/")).contains("route") && !json(&entry(b"/")).contains("called"));
+}
+
+#[test]
+fn what_is_wrong_with_a_token_is_told() {
+    let denied = Entry { policy: Some("shop/orders"), token: Some("expired"), ..entry(b"/") };
+    let line = text(&denied);
+    assert!(line.contains(" policy=shop/orders token=expired retries="), "{line}");
+    let value: serde_json::Value = serde_json::from_str(&json(&denied)).expect("JSON");
+    assert_eq!(value["token"], "expired");
+    assert!(!text(&entry(b"/")).contains("token") && !json(&entry(b"/")).contains("token"));
 }
 
 #[test]

@@ -2,20 +2,31 @@
 //! everything, what another policy is about, too, and what does not act where no HTTP is spoken.
 
 use super::objects::{Guarded, Name, Objects, Problem, shown};
-use crate::govern::{
-    access::{Access, Action, Party, Rule},
-    jwt::{Source, keys::Untried},
-    policy::{Mode, PathMatch, Pattern},
+use crate::{
+    cluster::{jwks::objects::Id, object},
+    govern::{
+        access::{Access, Action, Party, Rule},
+        jwt::{Entry, Holder, Keys, Source, keys::Untried},
+        policy::{Mode, PathMatch, Pattern},
+    },
 };
+
+/// What cannot be right.
+pub(super) fn problems(objects: &Objects, name: &Name, guarded: &Guarded) -> Vec<Problem> {
+    let keys = keys(objects, name, &guarded.access).into_iter().filter(|said| said.is_wrong);
+    keys.map(|said| about(objects, name, said.field, said.message)).collect()
+}
+
+fn about(objects: &Objects, name: &Name, field: String, message: String) -> Problem {
+    let (file, line) = objects.place("AccessPolicy", name, &field);
+    let object = Some(format!("AccessPolicy {}", shown(name)));
+    Problem { file, line, object, field: Some(field), message }
+}
 
 pub(super) fn notes(objects: &Objects, name: &Name, guarded: &Guarded) -> Vec<Problem> {
     let mut notes: Vec<_> = targets(objects, name, guarded).collect();
     notes.extend(loose_paths(objects, name, guarded));
-    let note = |field: String, message: String| {
-        let (file, line) = objects.place("AccessPolicy", name, &field);
-        let object = Some(format!("AccessPolicy {}", shown(name)));
-        Problem { file, line, object, field: Some(field), message }
-    };
+    let note = |field: String, message: String| about(objects, name, field, message);
     let access = &guarded.access;
     let rules = access.rules.iter().enumerate().map(|(i, rule)| (format!("spec.rules[{i}]"), &rule.from));
     let hidden = access.hidden.iter().enumerate().map(|(i, it)| (format!("spec.hidden[{i}]"), &it.from));
@@ -44,7 +55,8 @@ pub(super) fn notes(objects: &Objects, name: &Name, guarded: &Guarded) -> Vec<Pr
         let message = "Refuse has no effect with mode: Observe, in which nothing is denied";
         notes.push(note("spec.whenUnattended".to_owned(), message.to_owned()));
     }
-    notes.extend(keys(access).map(|(field, message)| note(field, message)));
+    let keys = keys(objects, name, access).into_iter().filter(|said| !said.is_wrong);
+    notes.extend(keys.map(|said| note(said.field, said.message)));
     notes.extend(without_http(objects, name, guarded).map(|(field, message)| note(field, message)));
     notes.extend(idle_rules(access).map(|(field, message)| note(field, message)));
     notes.extend(contested(objects, name, guarded).map(|(field, message)| note(field, message)));
@@ -101,24 +113,62 @@ fn contested<'o>(
     of_services.chain(of_namespace)
 }
 
-/// Keys of tokens that are not used, or may not be.
-fn keys(access: &Access) -> impl Iterator<Item = (String, String)> + '_ {
+/// What there is to say of the keys of a provider.
+struct SaidOfKeys {
+    field: String,
+    message: String,
+    is_wrong: bool,
+}
+
+/// Keys of tokens that are not used, or may not be; and what is wrong with objects that have some.
+fn keys(objects: &Objects, name: &Name, access: &Access) -> Vec<SaidOfKeys> {
+    let mut said = Vec::new();
     let providers = access.jwt.iter().flat_map(|jwt| jwt.providers.iter().enumerate());
-    let inline = providers.filter_map(|(i, provider)| match &provider.source {
-        Source::Inline(keys) => Some((format!("spec.jwt.providers[{i}].jwks.inline"), keys)),
-        Source::Remote { .. } => None,
+    for (i, provider) in providers {
+        let mut say = |field: &str, message: String, is_wrong: bool| {
+            let field = format!("spec.jwt.providers[{i}].jwks.{field}");
+            said.push(SaidOfKeys { field, message, is_wrong });
+        };
+        match &provider.source {
+            Source::Inline(keys) => unused(keys).for_each(|message| say("inline", message, false)),
+            Source::Remote { .. } => {}
+            Source::Entry(Entry { of, name: holder, key }) => {
+                let field = match of {
+                    Holder::ConfigMap => "configMap",
+                    Holder::Secret => "secret",
+                };
+                let object = object::Name { namespace: name.0.as_str().into(), name: holder.clone() };
+                let object = Id { of: *of, name: object };
+                match objects.held.get(&object).map(|held| held.keys(key)) {
+                    None => {
+                        let message = format!(
+                            "there is no {object} in these files: unless it is in the cluster, with the keys as {key}, the keys of provider {} \
+                             are missing",
+                            provider.name
+                        );
+                        say(field, message, false);
+                    }
+                    Some(Ok(keys)) => unused(&keys)
+                        .for_each(|message| say(field, format!("{object}, key {key}: {message}"), false)),
+                    Some(Err(error)) => say(field, format!("{object}, key {key}: {error}"), true),
+                }
+            }
+        }
+    }
+    said
+}
+
+fn unused(keys: &Keys) -> impl Iterator<Item = String> + '_ {
+    let passed_over =
+        keys.passed_over.iter().map(|key| format!("keys[{}] is not used: {}", key.index, key.why));
+    let untried = keys.untried().map(|Untried { algorithm, fit, tried }| {
+        format!(
+            "{fit} keys fit {}, and for a token without a kid only the first {tried} of them in the set are tried: give each key a kid, and \
+             have the issuer put it into its tokens",
+            algorithm.name()
+        )
     });
-    inline.flat_map(|(field, keys)| {
-        let unused = keys.passed_over.iter().map(|key| format!("keys[{}] is not used: {}", key.index, key.why));
-        let untried = keys.untried().map(|Untried { algorithm, fit, tried }| {
-            format!(
-                "{fit} keys fit {}, and for a token without a kid only the first {tried} of them in the set are tried: give each key a kid, and \
-                 have the issuer put it into its tokens",
-                algorithm.name()
-            )
-        });
-        unused.chain(untried).map(move |message| (field.clone(), message)).collect::<Vec<_>>()
-    })
+    passed_over.chain(untried)
 }
 
 /// Why no pod is meant, and by which field.

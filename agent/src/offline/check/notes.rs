@@ -55,9 +55,12 @@ pub(super) fn all(objects: &mut Objects) {
     for (name, lane) in &objects.lanes {
         notes.extend(of_lane(objects, &tags, name, lane));
     }
+    let mut problems = Vec::new();
     for (name, guarded) in &objects.accesses {
         notes.extend(access::notes(objects, name, guarded));
+        problems.extend(access::problems(objects, name, guarded));
     }
+    objects.problems.append(&mut problems);
     objects.notes.append(&mut notes);
 }
 

@@ -19,7 +19,11 @@ use crate::{
         gateway::{self, Asked},
         notes::Note,
     },
-    cluster::{manifests::tree::Node, strip},
+    cluster::{
+        jwks::objects::{AllHeld, Id},
+        manifests::{file as manifest, tree::Node},
+        object, strip,
+    },
     govern::{
         access::Access,
         policy::{Lane, Target},
@@ -38,6 +42,8 @@ pub(super) struct Objects {
     /// Routes whose parents are Services.
     pub(super) routes: BTreeMap<(routes::Kind, Name), Route>,
     pub(super) accesses: BTreeMap<Name, Guarded>,
+    /// What may have keys of tokens.
+    pub(super) held: AllHeld,
     /// Services that happen to be there, with the names of their ports.
     pub(super) services: BTreeMap<Name, Vec<String>>,
     shapes: BTreeMap<Name, fit::Shape>,
@@ -248,6 +254,11 @@ impl Objects {
             self.shapes.insert(name.clone(), fit::Shape::of(node));
             let port_name = |port: &Node| Some(port.get("name")?.as_str()?.to_owned());
             self.services.insert(name, ports.unwrap_or_default().iter().filter_map(port_name).collect());
+            return;
+        }
+        if let Some(of) = manifest::holder(version, kind) {
+            let object = Id { of, name: object::Name { namespace: name.0.into(), name: name.1.into() } };
+            self.held.insert(object, manifest::held(node, of));
             return;
         }
         if version == "apps/v1" && kind == "Deployment" {

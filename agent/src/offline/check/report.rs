@@ -11,7 +11,7 @@ use super::{
 };
 use crate::govern::{
     access::{Access, Action},
-    jwt::{Provider, Source},
+    jwt::{Entry, Provider, Source},
     policy::Mode,
 };
 
@@ -224,5 +224,8 @@ fn of(provider: &Provider) -> String {
             every.as_secs(),
             location.authority()
         ),
+        Source::Entry(Entry { of, name, key }) => {
+            format!("{issuer} (keys from {} {name}, key {key})", of.as_str())
+        }
     }
 }

@@ -267,6 +267,8 @@ impl Details {
             reason: end.reason,
             rule: self.rule.as_ref().map(|(rule, _)| &**rule),
             policy: self.rule.as_ref().and_then(|(_, policy)| policy.as_deref()),
+            // Only who is called asks for one.
+            token: None,
             route: self.routed.as_ref().and_then(|routed| routed.by.as_deref()),
             called: self.routed.as_ref().and_then(|routed| routed.called.as_deref()),
             called_path: self.routed.as_ref().and_then(|routed| routed.path.as_deref()),

@@ -159,34 +159,34 @@ fn jwks(numbers: &Numbers<'_>) -> Result<(), prometheus::Error> {
         name: "sluice_jwks_keys",
         kind: Kind::Gauge,
         labels: &["uri"],
-        help: "Keys of tokens that are known of this URI (jwks.uri of AccessPolicies); 0 while they are missing.",
+        help: "Keys of tokens that are known of this URI (jwks.uri of AccessPolicies) or entry (jwks.configMap, jwks.secret; uri is then as in \"ConfigMap shop/login-keys, key jwks.json\"); 0 while they are missing.",
     };
     numbers.pull(metric, status, |status, write| {
         for state in &status.jwks {
-            write(&[&state.location.to_string()], state.keys as f64);
+            write(&[&state.origin.to_string()], state.keys as f64);
         }
     })?;
     let metric = Metric {
         name: "sluice_jwks_age_seconds",
         kind: Kind::Gauge,
         labels: &["uri"],
-        help: "Time since the keys of tokens were last fetched from this URI; while they are missing, since a policy first named it.",
+        help: "Time since the keys of tokens were last known to be those of this URI or entry; while they are missing, since a policy first named it.",
     };
     numbers.pull(metric, status, |status, write| {
         for state in &status.jwks {
-            write(&[&state.location.to_string()], state.age.as_secs_f64());
+            write(&[&state.origin.to_string()], state.age.as_secs_f64());
         }
     })?;
     let metric = Metric {
         name: "sluice_jwks_fetches_total",
         kind: Kind::Counter,
         labels: &["uri", "result"],
-        help: "How often the keys of tokens were fetched from this URI, by result.",
+        help: "How often the keys of tokens were fetched from this URI, or read from this entry, by result.",
     };
     let name = metric.name;
     numbers.pull(metric, status, |status, write| {
         for state in &status.jwks {
-            let uri = state.location.to_string();
+            let uri = state.origin.to_string();
             for (outcome, count) in Outcome::ALL.iter().zip(state.counts) {
                 write(&[&uri, outcome.code()], count as f64);
             }

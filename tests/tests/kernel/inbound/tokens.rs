@@ -3,9 +3,10 @@
 use std::{fs, net::IpAddr, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use serde_json::{Value, json};
-use sluice_tests::{Capture, Pod, eventually, test};
+use sluice_tests::{Capture, Pod, World, eventually, test, test_with_both};
 
 use super::{ANSWER, Got, agent, guarded, policy, urls};
 use crate::{clients::grpc_server, python, script};
@@ -314,4 +315,93 @@ fn keys_are_fetched_and_rotate_while_the_agent_runs() {
         ensure!((0.9..1.1).contains(&keys), "{keys}");
         Ok(())
     });
+}
+
+/// Keys in a ConfigMap and a Secret: once of a directory of manifests, once of the API server.
+fn keys_in_objects(world: &World) -> Result<()> {
+    world.namespace("shop", Capture::Enabled)?;
+    let guarded = guarded(world, "::")?;
+    let client = world.pod("shop", "client").start()?;
+    let keys = json!([{"kid": "a", "alg": "ES256"}, {"kid": "b", "alg": "ES256"}]);
+    let mut tokens: Vec<_> = (0..2).map(|key| json!({"key": key, "claims": claims(json!({}))})).collect();
+    // Made up, and said to be of somebody else.
+    tokens.push(json!({"key": 0, "claims": claims(json!({"iss": "https://evil.example.com/"}))}));
+    let issued = issue(&client, &keys, &json!(tokens))?;
+    let all: Value = serde_json::from_str(&issued.jwks)?;
+    let set = |key: usize| json!({"keys": [all["keys"][key]]}).to_string();
+    let holder = |kind: &str, field: &str, data: Value| {
+        let metadata = json!({"name": "login-keys", "namespace": "shop"});
+        world.apply(json!({"apiVersion": "v1", "kind": kind, "metadata": metadata, field: data}))
+    };
+    let agent = agent(world, &guarded)?;
+    let apply = |jwks: Value, on_no_keys: &str| {
+        let mut provider = provider(&issued);
+        provider["jwks"] = jwks;
+        provider["onNoKeys"] = on_no_keys.into();
+        let rule = json!({"name": "users", "from": [{"jwt": {}}]});
+        policy(world, &json!({"jwt": {"providers": [provider]}, "rules": [rule]}))
+    };
+    let [url, _] = urls(&guarded.pod);
+    let gets = |token: &str, status: &str, told: &str| {
+        let got = ask(&client, &url, &[&format!("Authorization: Bearer {token}")])?;
+        ensure!(got.status == status && got.body.contains(told), "{} {}", got.status, got.body);
+        Ok(())
+    };
+    let says = |told: &str| {
+        eventually("the status says it", || {
+            let (_, said, _) = agent.sluice(&["status"])?;
+            ensure!(said.contains(told), "{said}");
+            Ok(())
+        })
+    };
+    let [first, second, foreign] = [0, 1, 2].map(|at: usize| issued.tokens[at].as_str());
+
+    // While no key was ever read onNoKeys decides, and only of tokens that say they are of this issuer.
+    let map = || json!({"configMap": {"name": "login-keys"}});
+    apply(map(), "Deny")?;
+    eventually("the policy is in force", || gets(first, "401", "the keys of the token's issuer"))?;
+    says(
+        "KeysMissing: active for Service orders; the keys of provider login are missing: ConfigMap shop/login-keys, key jwks.json: there is no such ConfigMap",
+    )?;
+    apply(map(), "Allow")?;
+    eventually("what cannot be verified is let in", || gets(first, "200", ""))?;
+    gets(second, "200", "")?;
+    let got = ask(&client, &url, &[&format!("Authorization: Bearer {second}")])?;
+    ensure!(!got.body.contains("\"x-user\""), "what nobody has verified is told to nobody: {}", got.body);
+    gets(foreign, "401", "not from an accepted issuer")?;
+    let got = ask(&client, &url, &[])?;
+    ensure!(got.status == "401", "without a token: {}", got.status);
+
+    // They come: from now on they count.
+    holder("ConfigMap", "data", json!({"jwks.json": set(0)}))?;
+    eventually("the keys are known", || gets(second, "401", "unknown key"))?;
+    gets(first, "200", "\"x-user\": \"ann\"")?;
+    // They rotate.
+    holder("ConfigMap", "data", json!({"jwks.json": set(1)}))?;
+    eventually("the new key is known", || gets(second, "200", "\"x-user\": \"ann\""))?;
+    gets(first, "401", "unknown key")?;
+    let uri = "ConfigMap shop/login-keys, key jwks.json";
+    let known = agent.metrics()?.sum("sluice_jwks_keys", &[("uri", uri)]);
+    ensure!((0.9..1.1).contains(&known), "{known}");
+    // They become bad, and are deleted: the last good ones stay, whatever onNoKeys says.
+    holder("ConfigMap", "data", json!({"jwks.json": "none"}))?;
+    says("KeysOutdated")?;
+    world.delete("ConfigMap", "shop", "login-keys")?;
+    says("there is no such ConfigMap")?;
+    gets(second, "200", "\"x-user\": \"ann\"")?;
+    gets(first, "401", "unknown key")?;
+    // Another source, of which nothing was ever read.
+    apply(json!({"secret": {"name": "login-keys", "key": "keys"}}), "Deny")?;
+    eventually("the policy is in force", || gets(second, "401", "the keys of the token's issuer"))?;
+    let encoded = STANDARD.encode(set(0));
+    holder("Secret", "data", json!({"keys": encoded}))?;
+    eventually("the keys of the Secret are known", || gets(first, "200", "\"x-user\": \"ann\""))?;
+    let (_, said, _) = agent.sluice(&["status"])?;
+    ensure!(!said.contains("KeysMissing") && !said.contains("KeysOutdated"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn keys_in_objects_rotate_while_the_agent_runs() {
+    test_with_both("jwks-objects", keys_in_objects);
 }

@@ -146,6 +146,13 @@ fn about_tokens() {
                 json!({"jwks": {"uri": "https://[fd00::1]:8443?p=a", "cacheDuration": "30s"}, "onNoKeys": "Allow"}),
             ),
             one(json!({"claimsToHeaders": [{"header": "x-user", "claim": ["sub"]}]})),
+            one(json!({"jwks": {"configMap": {"name": "login.keys"}}, "onNoKeys": "Allow"})),
+            one(json!({"jwks": {"secret": {"name": "a", "key": "Keys_1.json"}}, "onNoKeys": "Deny"})),
+            jwt(json!({"tokenFrom": [
+                {"header": {"name": "Authorization"}},
+                {"header": {"name": "authorization", "prefix": "Token "}},
+                {"header": {"name": "x-token"}},
+            ]})),
             token(json!({"provider": "login", "claims": [{"claim": ["a", "b"], "values": ["c"]}]})),
         ],
         vec![
@@ -166,11 +173,16 @@ fn about_tokens() {
             (one(json!({"audiences": [""]})), field("audiences[0]"), "", Everywhere),
             (one(json!({"issuer": ""})), field("issuer"), "", Everywhere),
             (one(json!({"clockSkew": "6m"})), field("clockSkew"), "0s to 5m", Everywhere),
-            (one(json!({"jwks": {}})), field("jwks"), "one of inline and uri", Everywhere),
+            (
+                one(json!({"jwks": {}})),
+                field("jwks"),
+                "exactly one of inline, uri, configMap and secret",
+                Everywhere,
+            ),
             (
                 one(json!({"jwks": {"inline": good, "uri": "https://login.example.com/keys"}})),
                 field("jwks"),
-                "one of inline and uri",
+                "exactly one of inline, uri, configMap and secret",
                 Everywhere,
             ),
             (
@@ -185,7 +197,62 @@ fn about_tokens() {
                 "30s to 1h",
                 Everywhere,
             ),
-            (one(json!({"onNoKeys": "Allow"})), at, "no effect without jwks.uri", Everywhere),
+            (
+                one(json!({"jwks": {"configMap": {"name": "a"}, "secret": {"name": "a"}}})),
+                field("jwks"),
+                "exactly one of inline, uri, configMap and secret",
+                Everywhere,
+            ),
+            (
+                one(json!({"jwks": {"configMap": {"name": "a"}, "cacheDuration": "5m"}})),
+                field("jwks"),
+                "no effect without uri",
+                Everywhere,
+            ),
+            (
+                one(json!({"jwks": {"configMap": {"name": "A"}}})),
+                field("jwks.configMap.name"),
+                "",
+                Everywhere,
+            ),
+            (one(json!({"jwks": {"secret": {"name": "shop/a"}}})), field("jwks.secret.name"), "", Everywhere),
+            (
+                one(json!({"jwks": {"secret": {"name": "a", "key": "a/b"}}})),
+                field("jwks.secret.key"),
+                "",
+                Everywhere,
+            ),
+            (
+                one(json!({"jwks": {"configMap": {"key": "a"}}})),
+                field("jwks.configMap.name"),
+                "it is needed",
+                Everywhere,
+            ),
+            (
+                jwt(json!({"tokenFrom": [{"header": {"name": "x-token"}}, {"header": {"name": "X_Token"}}]})),
+                "spec.jwt.tokenFrom[1].header.name",
+                "are one header to servers",
+                ToSluice,
+            ),
+            (
+                one(json!({"claimsToHeaders": [
+                    {"header": "x-user", "claim": ["sub"]},
+                    {"header": "x_user", "claim": ["name"]},
+                ]})),
+                field("claimsToHeaders[1].header"),
+                "are one header to servers",
+                ToSluice,
+            ),
+            (
+                jwt(json!({
+                    "tokenFrom": [{"header": {"name": "x-token"}}],
+                    "providers": [provider(json!({"claimsToHeaders": [{"header": "x_token", "claim": ["sub"]}]}))],
+                })),
+                field("claimsToHeaders[0].header"),
+                "\"x_token\" and \"x-token\" (spec.jwt.tokenFrom[0].header.name)",
+                ToSluice,
+            ),
+            (one(json!({"onNoKeys": "Allow"})), at, "no effect with jwks.inline", Everywhere),
             (
                 one(json!({"jwks": {"uri": "https://login.example.com/keys"}, "onNoKeys": "Maybe"})),
                 field("onNoKeys"),

@@ -143,7 +143,7 @@ fn policies_that_name_one_uri_share_its_keys_and_tell_when_they_are_missing() {
     let sources = Arc::new(Sources::new(vec!["login.example.com".parse().unwrap()]));
     let options = Options { jwks: sources.clone(), ..Options::default() };
     let uri = "https://login.example.com/keys";
-    let location = uri.parse().unwrap();
+    let location: crate::govern::jwt::Location = uri.parse().unwrap();
     let text = tokens("orders", uri, "")
         + &tokens("users", "https://LOGIN.example.com:443/keys", ", cacheDuration: 30s");
     let mut builder = start(options, &(shop() + &text));
@@ -188,7 +188,7 @@ fn policies_that_name_one_uri_share_its_keys_and_tell_when_they_are_missing() {
     assert!(told.contains("KeysMissing") && told.contains("--jwks-hosts"), "{told}");
     let all = sources.states(at(40));
     assert_eq!(
-        all.iter().map(|state| state.location.to_string()).collect::<Vec<_>>(),
+        all.iter().map(|state| state.origin.to_string()).collect::<Vec<_>>(),
         ["https://login.example.com:8443/keys"]
     );
     // Nobody asks for what nobody is enrolled for.
@@ -196,6 +196,67 @@ fn policies_that_name_one_uri_share_its_keys_and_tell_when_they_are_missing() {
     apply(&mut builder, namespace);
     let _ = builder.build(Instant::now());
     assert!(sources.states(at(41)).is_empty());
+}
+
+#[test]
+fn keys_in_objects_are_of_the_policy_s_namespace_and_tell_what_is_wrong() {
+    use crate::{
+        cluster::jwks::{Sources, objects::Held},
+        govern::jwt::{Known, testing::Signer},
+    };
+    let sources = Arc::new(Sources::default());
+    let options = Options { jwks: sources.clone(), ..Options::default() };
+    let tokens = |name: &str, jwks: &str, more: &str| {
+        let provider = format!("{{name: login, issuer: i, audiences: [a], jwks: {{{jwks}}}{more}}}");
+        let spec = format!(
+            "targetRefs: [{{name: {name}}}], jwt: {{providers: [{provider}]}}, rules: [{{name: users, from: [{{jwt: {{}}}}]}}]"
+        );
+        own("AccessPolicy", name, "", &spec)
+    };
+    let named = "configMap: {name: keys}";
+    let text = tokens("orders", named, "")
+        + &tokens("users", "configMap: {name: keys, key: jwks.json}", ", onNoKeys: Allow");
+    // What is wanted in a namespace that is not enrolled is not read.
+    let elsewhere = tokens("away", named, "").replace("namespace: shop", "namespace: bank");
+    let mut builder = start(options, &(shop() + &text + &elsewhere));
+    let known = |snapshot: &Snapshot, address: &str| -> Arc<Known> {
+        let access = service(snapshot, address).access.clone().unwrap();
+        access.jwt.as_ref().unwrap().providers[0].keys.known().clone()
+    };
+    let snapshot = next(&mut builder);
+    assert!(Arc::ptr_eq(&known(&snapshot, ORDERS), &known(&snapshot, USERS)));
+    let asked = sources.asked().borrow().clone();
+    let all: Vec<_> = asked.keys().map(ToString::to_string).collect();
+    assert_eq!(all, ["ConfigMap shop/keys"]);
+    let (object, asked) = asked.first_key_value().unwrap();
+    let mut read = |data: Option<serde_json::Value>| {
+        let data = data.map(|data| serde_json::from_value(serde_json::json!({"data": data})).unwrap());
+        let held = data.map(|object| Held::of_config_map(&object));
+        sources.read_object(object, asked, held.as_ref(), Nanos::default());
+        builder.keys_changed();
+        let _ = builder.build(Instant::now());
+        [said(&builder, "AccessPolicy shop/orders"), said(&builder, "AccessPolicy shop/users")]
+    };
+    let [denied, allowed] = read(None);
+    let why = "the keys of provider login are missing: ConfigMap shop/keys, key jwks.json: there is no such ConfigMap: it has to be \
+               in the namespace of the policy; until they are read ";
+    assert!(denied.contains("Programmed=false/KeysMissing") && denied.contains(why), "{denied}");
+    assert!(
+        denied.contains("none of its tokens is accepted") && allowed.contains("onNoKeys: Allow"),
+        "{allowed}"
+    );
+    let set = serde_json::json!({"keys": [Signer::p256().jwk(serde_json::json!({}))]}).to_string();
+    let active = "Accepted=true/Accepted Programmed=true/Programmed active for Service orders";
+    assert_eq!(read(Some(serde_json::json!({"jwks.json": set})))[0], active);
+    let [outdated, _] = read(Some(serde_json::json!({"jwks": set})));
+    let why = "the keys of provider login cannot be read any more, and the last ones stay in use: ConfigMap shop/keys, key \
+               jwks.json: it has no such key in its data: it has jwks";
+    assert!(outdated.contains("Programmed=false/KeysOutdated") && outdated.contains(why), "{outdated}");
+    assert!(known(&snapshot, ORDERS).keys().is_some());
+    assert_eq!(read(Some(serde_json::json!({"jwks.json": set})))[0], active);
+    delete(&mut builder, &text);
+    let _ = builder.build(Instant::now());
+    assert!(sources.states(Nanos::default()).is_empty() && sources.asked().borrow().is_empty());
 }
 
 #[test]

@@ -207,3 +207,57 @@ fn keys_that_have_no_use_are_noted() {
         assert_eq!(told(&keys), "");
     }
 }
+
+/// Keys that are in an object are checked with it, if the files have it.
+#[test]
+fn keys_in_objects_are_checked_where_they_are() {
+    use crate::govern::jwt::testing::Signer;
+    use serde_json::{Value, json};
+
+    let check_with = |jwks: Value, holder: &Value| {
+        let policy = json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "AccessPolicy", "metadata": {"name": "a", "namespace": "shop"},
+            "spec": {
+                "targetRefs": [{"name": "web"}],
+                "jwt": {"providers": [
+                    {"name": "login", "issuer": "https://a.example", "audiences": ["a"], "jwks": jwks},
+                ]},
+                "rules": [{"name": "r", "from": [{"jwt": {}}]}],
+            },
+        });
+        check(&format!("{policy}\n---\n{holder}\n"), &["-"])
+    };
+    let set = |more: Value| json!({"keys": [Signer::p256().jwk(more)]}).to_string();
+    let holder = |kind: &str, data: Value| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "keys", "namespace": "shop"}, "data": data});
+    let at = "spec.jwt.providers[0].jwks.configMap: ";
+    let named = || json!({"configMap": {"name": "keys"}});
+    let good = holder("ConfigMap", json!({"jwks.json": set(json!({}))}));
+    let (is_good, said, complaints) = check_with(named(), &good);
+    assert!(is_good && complaints.is_empty(), "{complaints}");
+    assert!(said.contains("https://a.example (keys from ConfigMap keys, key jwks.json)"), "{said}");
+    for elsewhere in [holder("Secret", json!({})), {
+        let mut other = good.clone();
+        other["metadata"]["namespace"] = "bank".into();
+        other
+    }] {
+        let (is_good, _, complaints) = check_with(named(), &elsewhere);
+        let wanted = format!("{at}note: there is no ConfigMap shop/keys in these files: ");
+        assert!(is_good && complaints.contains(&wanted), "{complaints}");
+    }
+    for (data, message) in [
+        (json!({"other": "a"}), "it has no such key in its data: it has other"),
+        (json!({}), "it has none at all"),
+        (json!({"jwks.json": "a"}), "no set of keys: not JSON"),
+        (json!({"jwks.json": set(json!({"d": "AA"}))}), "keys[0] has d, which is secret"),
+        (json!({"jwks.json": {"keys": []}}), "it cannot be read: data"),
+    ] {
+        let (is_good, _, complaints) = check_with(named(), &holder("ConfigMap", data));
+        let wanted = format!("{at}ConfigMap shop/keys, key jwks.json: ");
+        assert!(!is_good && complaints.contains(&wanted) && complaints.contains(message), "{complaints}");
+        assert_eq!(complaints.lines().count(), 1, "{complaints}");
+    }
+    let mut secret = holder("Secret", json!({}));
+    secret["stringData"] = json!({"a": set(json!({}))});
+    let (is_good, _, complaints) = check_with(json!({"secret": {"name": "keys", "key": "a"}}), &secret);
+    assert!(is_good && complaints.is_empty(), "{complaints}");
+}
