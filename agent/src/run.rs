@@ -36,6 +36,7 @@ use crate::{
         kept::StateFile,
         kubernetes::{
             self, Patience,
+            first_request::FirstWriter,
             status::{self, StatusWriter},
             warm_gate::GateWriter,
         },
@@ -324,12 +325,19 @@ async fn take_off_taint(client: kube::Client, node: String, taint: String, runni
     kubernetes::take_off_taint(&client, &node, &taint).await;
 }
 
-/// Tells of pods that are warm, once it is known what the API server says now.
+/// Tells of pods that are warm, and of first requests, once it is known what the API server says now.
 async fn set_gates(client: kube::Client, cluster: Arc<Cluster>, node: String) {
     cluster.fresh().await;
     let (gates, trouble) = (cluster.gates(), cluster.gate_trouble());
-    let _writer =
-        GateWriter::start(client, &node, gates, trouble, status::Pace::default(), Patience::default());
+    let _writer = GateWriter::start(
+        client.clone(),
+        &node,
+        gates,
+        trouble.clone(),
+        status::Pace::default(),
+        Patience::default(),
+    );
+    let _firsts = FirstWriter::start(client, cluster.firsts(), trouble, status::Pace::default());
     std::future::pending::<()>().await;
 }
 

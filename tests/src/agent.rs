@@ -25,16 +25,31 @@ pub struct AgentBuilder {
     among_pods: bool,
     capabilities: Option<Vec<String>>,
     open_files: Option<u32>,
+    on: Option<String>,
 }
 
 impl AgentBuilder {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, args: Vec::new(), admin: None, among_pods: false, capabilities: None, open_files: None }
+        Self {
+            node,
+            args: Vec::new(),
+            admin: None,
+            among_pods: false,
+            capabilities: None,
+            open_files: None,
+            on: None,
+        }
     }
 
     /// Adds arguments to the command line.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// The agent of the node of that name: of this one, or of another that shares its network and has its own pods.
+    pub fn on(mut self, node: &str) -> Self {
+        self.on = Some(node.to_owned());
         self
     }
 
@@ -74,8 +89,10 @@ impl AgentBuilder {
     pub fn spawn(self) -> Result<Agent> {
         let number = self.node.number();
         let name = format!("agent-{number}");
+        let node = self.on.as_deref().unwrap_or(&self.node.name);
+        let pods_cgroup = self.node.pods_cgroup_of(node)?;
         // Each in a cgroup of its own, as two pods of a DaemonSet are during a rollout.
-        let parent = if self.among_pods { &self.node.pods_cgroup } else { &self.node.agents_cgroup };
+        let parent = if self.among_pods { &pods_cgroup } else { &self.node.agents_cgroup };
         let cgroup = parent.join(&name);
         cgroup::create(&cgroup)?;
         let own = SocketAddr::from((Ipv4Addr::LOCALHOST, 9465 + number as u16));
@@ -106,10 +123,11 @@ impl AgentBuilder {
             None => command.arg("--manifests").arg(self.node.manifests()),
         }
         .arg("--pods-cgroup")
-        .arg(&self.node.pods_cgroup)
+        .arg(&pods_cgroup)
         .args(["--admin", &admin.to_string()])
         .arg("--admin-socket")
         .arg(&socket)
+        .args(self.on.iter().flat_map(|node| ["--node", node]))
         .args(&self.args);
         let process = Process::spawn(&name, &mut command, self.node.logs().join(format!("{name}.log")))?;
         Ok(Agent { process, socket, admin })

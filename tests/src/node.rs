@@ -99,6 +99,16 @@ impl Node {
         kube_proxy::sync(&self.netns, &cluster.manifests)
     }
 
+    /// The cgroup of the pods of a node: of this one, or of another that shares its network.
+    pub(crate) fn pods_cgroup_of(&self, node: &str) -> Result<PathBuf> {
+        if node == self.name {
+            return Ok(self.pods_cgroup.clone());
+        }
+        let pods_cgroup = self.cgroup.join(node).join("kubepods");
+        cgroup::create(&pods_cgroup)?;
+        Ok(pods_cgroup)
+    }
+
     pub(crate) fn manifests(&self) -> PathBuf {
         self.directory.join("manifests")
     }

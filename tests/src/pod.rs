@@ -100,12 +100,23 @@ impl PodBuilder {
         self
     }
 
+    /// A pod of another node, which shares its network with this one: whose cgroup is among those of that node's pods.
+    pub fn on(mut self, node: &str) -> Self {
+        self.object["spec"]["nodeName"] = node.into();
+        self
+    }
+
     /// Starts the sandbox, and then writes the manifest of a pod that is ready, unless told otherwise.
     pub fn start(self) -> Result<Pod> {
         let text = |field: &str| self.object["metadata"][field].as_str().unwrap_or_default().to_owned();
         let (namespace, name, uid) = (text("namespace"), text("name"), text("uid"));
-        let sandbox = Sandbox::start(&self.node, &name, &uid, self.addresses, self.ipv6)?;
-        let pod = Pod { node: self.node, namespace, name, uid, has_ipv6: self.ipv6, sandbox };
+        let pods_cgroup = match self.object["spec"]["nodeName"].as_str() {
+            Some(node) => self.node.pods_cgroup_of(node)?,
+            None => self.node.pods_cgroup.clone(),
+        };
+        let sandbox = Sandbox::start(&self.node, &pods_cgroup, (&name, &uid), self.addresses, self.ipv6)?;
+        let has_ipv6 = self.ipv6;
+        let pod = Pod { node: self.node, namespace, name, uid, has_ipv6, pods_cgroup, sandbox };
         pod.publish(self.object, self.ready)?;
         Ok(pod)
     }
@@ -119,6 +130,8 @@ pub struct Pod {
     pub name: String,
     pub uid: String,
     has_ipv6: bool,
+    /// That of its node's pods.
+    pods_cgroup: PathBuf,
     sandbox: Sandbox,
 }
 
@@ -231,8 +244,9 @@ impl Pod {
     /// What ran in the pod is killed.
     pub fn replace_sandbox(&mut self) -> Result<()> {
         self.sandbox.end()?;
+        let named = (&*self.name, &*self.uid);
         self.sandbox =
-            Sandbox::start(&self.node, &self.name, &self.uid, self.node.pod_addresses(), self.has_ipv6)?;
+            Sandbox::start(&self.node, &self.pods_cgroup, named, self.node.pod_addresses(), self.has_ipv6)?;
         let addresses = self.addresses();
         self.edit(|pod| {
             pod["status"]["podIP"] = addresses[0].clone();
@@ -295,8 +309,8 @@ struct Sandbox {
 impl Sandbox {
     fn start(
         node: &Arc<Node>,
-        name: &str,
-        uid: &str,
+        pods_cgroup: &Path,
+        (name, uid): (&str, &str),
         (ipv4, ipv6): (Ipv4Addr, Ipv6Addr),
         with_ipv6: bool,
     ) -> Result<Self> {
@@ -308,10 +322,10 @@ impl Sandbox {
         let id = |role: u32| format!("{:064x}", (u64::from(node.number()) << 32) | u64::from(role));
         let (cgroup, [sandbox, container]) = if node.systemd {
             let slice = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
-            let cgroup = node.pods_cgroup.join("kubepods-burstable.slice").join(slice);
+            let cgroup = pods_cgroup.join("kubepods-burstable.slice").join(slice);
             (cgroup, [id(0), id(1)].map(|id| format!("cri-containerd-{id}.scope")))
         } else {
-            (node.pods_cgroup.join("burstable").join(format!("pod{uid}")), [id(0), id(1)])
+            (pods_cgroup.join("burstable").join(format!("pod{uid}")), [id(0), id(1)])
         };
         let (sandbox, container) = (cgroup.join(sandbox), cgroup.join(container));
         cgroup::create(&sandbox)?;

@@ -148,6 +148,7 @@ fn pod(number: usize) -> Object {
         ready_since: None,
         warm_gate: None,
         started: None,
+        first_request: None,
         own_proxy: None,
         terminating: false,
         finished: false,

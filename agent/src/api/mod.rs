@@ -100,6 +100,9 @@ pub const PROPAGATION_ANNOTATION: &str = "sluice.dev/propagation";
 /// Readiness gate of a Pod, and the condition that the agent of its node sets: the pod has warmed up.
 pub const WARM_CONDITION: &str = "sluice.dev/warm";
 
+/// Condition of a Pod that the agent of its node sets: since when requests come to it that are no health checks.
+pub const FIRST_REQUEST_CONDITION: &str = "sluice.dev/first-request";
+
 /// An annotation or a label that users put on their own objects.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {

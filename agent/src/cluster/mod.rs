@@ -6,6 +6,7 @@
 
 pub mod builder;
 pub mod clients;
+pub mod first_request;
 mod intern;
 pub mod jwks;
 pub mod kept;
@@ -41,6 +42,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     builder::{Builder, Counts, Options},
+    first_request::Firsts,
     kept::{Due, Keeper, Restore, Restored, StateFile},
     model::{Current, Snapshot},
     problem::Problem,
@@ -65,6 +67,7 @@ pub struct Cluster {
     verdicts: watch::Receiver<Arc<Verdicts>>,
     gateway_verdicts: watch::Receiver<Arc<GatewayVerdicts>>,
     gates: watch::Receiver<Arc<Gates>>,
+    firsts: watch::Receiver<Arc<Firsts>>,
     gate_trouble: watch::Sender<Troubles>,
     health: watch::Receiver<Health>,
     jwks: Arc<jwks::Sources>,
@@ -128,6 +131,7 @@ impl Cluster {
         let (verdicts, verdicts_receiver) = watch::channel(Arc::default());
         let (gateway_verdicts, gateway_receiver) = watch::channel(Arc::default());
         let (gates, gates_receiver) = watch::channel(Arc::default());
+        let (firsts, firsts_receiver) = watch::channel(Arc::default());
         let (gate_trouble, gate_trouble_receiver) = watch::channel(Troubles::default());
         let health = feed.health.clone();
         let jwks = options.jwks.clone();
@@ -144,6 +148,7 @@ impl Cluster {
             verdicts,
             gateway_verdicts,
             gates,
+            firsts,
             gate_trouble: gate_trouble_receiver,
             retired: Vec::new(),
             restore: Restore::new(start.state.as_ref()),
@@ -162,6 +167,7 @@ impl Cluster {
             verdicts: verdicts_receiver,
             gateway_verdicts: gateway_receiver,
             gates: gates_receiver,
+            firsts: firsts_receiver,
             gate_trouble,
             health,
             jwks,
@@ -211,7 +217,12 @@ impl Cluster {
         self.gates.clone()
     }
 
-    /// Where is said why their condition cannot be set, so that it is among the other problems.
+    /// The pods of this node whose first request is to be told.
+    pub fn firsts(&self) -> watch::Receiver<Arc<Firsts>> {
+        self.firsts.clone()
+    }
+
+    /// Where is said why their conditions cannot be set, so that it is among the other problems.
     pub fn gate_trouble(&self) -> watch::Sender<Troubles> {
         self.gate_trouble.clone()
     }
@@ -243,6 +254,7 @@ struct Follower {
     verdicts: watch::Sender<Arc<Verdicts>>,
     gateway_verdicts: watch::Sender<Arc<GatewayVerdicts>>,
     gates: watch::Sender<Arc<Gates>>,
+    firsts: watch::Sender<Arc<Firsts>>,
     gate_trouble: watch::Receiver<Troubles>,
     /// Snapshots that were replaced. Taking one of a large cluster apart takes milliseconds, which the last to hold
     /// it must not be a worker with requests to serve: so the last to hold it is here.
@@ -392,6 +404,7 @@ impl Follower {
         publish(&self.verdicts, self.builder.verdicts());
         publish(&self.gateway_verdicts, self.builder.gateway_verdicts());
         publish(&self.gates, self.builder.gates());
+        publish(&self.firsts, self.builder.firsts());
         let mut problems = self.feed.health.borrow_and_update().problems.clone();
         problems.extend(self.gate_trouble.borrow_and_update().values().cloned());
         if self.builder.is_synced() {

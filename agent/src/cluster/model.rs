@@ -24,7 +24,7 @@ use crate::{
         entry::Entry,
         governor::Governor,
         lane::{Distrust, RequestTag},
-        policy::{Detour, LaneFallback, is_from},
+        policy::{Detour, LaneFallback, StartOn, is_from},
         request::Request,
         route::{Candidates, Yielded},
         routes::{Routes, Rule, backends::ServicePort},
@@ -182,6 +182,15 @@ pub struct InboundPort {
     /// The Services that have it as an endpoint and a policy that asks for something there. What each says about who may call
     /// holds. Empty if the pod only asks for what comes to it to be read ([`Workload::remembers_traces`]).
     pub guards: Vec<Arc<Service>>,
+    /// Where is noted that the first request has come, for warm-ups that begin with it.
+    pub starts: Vec<Start>,
+}
+
+/// The port as an endpoint of a Service whose warm-up begins with the first request.
+#[derive(Clone, Debug)]
+pub struct Start {
+    pub service: Arc<Service>,
+    pub endpoint: Arc<Endpoint>,
 }
 
 impl InboundPort {
@@ -330,6 +339,12 @@ impl Service {
     /// Whether policies ask for anything at its endpoints.
     pub(super) fn asks_at_endpoints(&self) -> bool {
         self.access.is_some() || self.governor.policy().limits_endpoints()
+    }
+
+    /// Whether the warm-up of its endpoints begins with their first request.
+    pub(super) fn starts_on_first_request(&self) -> bool {
+        let warmup = self.governor.policy().load_balancer.warmup.as_ref();
+        warmup.is_some_and(|warmup| warmup.start_on == StartOn::FirstRequest)
     }
 
     /// Whether a policy or a lane asks for anything.

@@ -320,6 +320,9 @@ pub struct Pod {
     pub warm_gate: Option<Box<WarmGate>>,
     /// When the last of its containers started that runs now, in seconds of Unix time; `None` where nobody says.
     pub started: Option<NonZeroU32>,
+    /// When its first request came, as its condition `sluice.dev/first-request` says, in seconds of Unix time. It may be one of before
+    /// its containers started: [`super::first_request::told`].
+    pub first_request: Option<NonZeroU32>,
     /// Ports that its containers declare, or are probed at, as far as a listener of the agent could be in their way.
     pub ports: Box<[u16]>,
     /// What the kubelet probes it by.

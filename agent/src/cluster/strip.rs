@@ -19,7 +19,7 @@ use std::{
 
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
 };
 
 pub use self::{
@@ -238,6 +238,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         ready_since: ready_since(status.conditions.as_deref().unwrap_or_default()),
         warm_gate: warm_gate::of(&spec, &status).map(Box::new),
         started: started(status.container_statuses.as_deref().unwrap_or_default()),
+        first_request: first_request(status.conditions.as_deref().unwrap_or_default()),
         ports: ports::declared(&spec),
         probes: probes::probes(&spec),
         // What the API server writes where nobody says another.
@@ -507,12 +508,20 @@ fn ready_since(conditions: &[core::PodCondition]) -> Option<SystemTime> {
 
 fn started(containers: &[core::ContainerStatus]) -> Option<NonZeroU32> {
     let running = containers.iter().filter_map(|container| container.state.as_ref()?.running.as_ref());
-    let seconds = |running: &core::ContainerStateRunning| {
-        let started: SystemTime = running.started_at.as_ref()?.0.into();
-        let since = started.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        NonZeroU32::new(u32::try_from(since.as_secs()).ok()?)
+    running.filter_map(|running| seconds(running.started_at.as_ref()?)).max()
+}
+
+fn first_request(conditions: &[core::PodCondition]) -> Option<NonZeroU32> {
+    let ours = |condition: &&core::PodCondition| {
+        condition.type_ == api::FIRST_REQUEST_CONDITION && condition.status == "True"
     };
-    running.filter_map(seconds).max()
+    seconds(conditions.iter().find(ours)?.last_transition_time.as_ref()?)
+}
+
+/// In whole seconds, as the API tells all times.
+fn seconds(time: &Time) -> Option<NonZeroU32> {
+    let since = SystemTime::from(time.0).duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    NonZeroU32::new(u32::try_from(since.as_secs()).ok()?)
 }
 
 fn port_number(number: i32) -> Option<u16> {

@@ -109,8 +109,9 @@ pub struct Config {
     #[arg(long, value_name = "KEY", env = "SLUICE_STARTUP_TAINT", value_parser = taint_key)]
     pub startup_taint: Option<String>,
 
-    /// Whether the agent sets the readiness gate `sluice.dev/warm` of its node's pods when they have warmed up, and sends them
-    /// requests until then: `enabled` or `disabled`; needs --node and the permission to patch pods/status
+    /// Whether the agent sets conditions of its node's pods: the readiness gate `sluice.dev/warm` when they have warmed up, with
+    /// requests to them until then, and `sluice.dev/first-request` for warm-ups that begin with that: `enabled` or `disabled`; needs
+    /// --node and the permission to patch pods/status
     #[arg(
         long,
         value_name = "STATE",

@@ -96,7 +96,7 @@ impl Load {
         self.tally.get().map(|tally| &**tally)
     }
 
-    /// When the first governed request since it is ready was sent to it; `None`: none was.
+    /// When its first request since it is ready came, as far as is known here; `None`: none did.
     pub fn first_request(&self, ready_since_nanos: Option<i64>) -> Option<i64> {
         let first = self.first_request_nanos.load(Relaxed);
         (first != 0 && ready_since_nanos.is_none_or(|ready| first >= ready)).then_some(first)
@@ -111,6 +111,16 @@ impl Load {
         let _ = self.first_request_nanos.fetch_update(Relaxed, Relaxed, |first| {
             let known = first != 0 && ready_since_nanos.is_none_or(|ready| first >= ready);
             (!known).then_some(at)
+        });
+    }
+
+    /// Takes over from elsewhere when its first request since it is ready came: the earliest that is known counts.
+    pub fn hear_first_request(&self, ready_since_nanos: i64, at_nanos: i64) {
+        let at = at_nanos.max(ready_since_nanos);
+        let at = if at == 0 { 1 } else { at };
+        let _ = self.first_request_nanos.fetch_update(Relaxed, Relaxed, |first| {
+            let known = first != 0 && first >= ready_since_nanos;
+            (!known || at < first).then_some(at)
         });
     }
 

@@ -8,9 +8,9 @@
 //!   curve, and an agent that is restarted in the middle goes on where the other was. A container that restarts becomes
 //!   Ready anew, and is warmed again. A pod that is not Ready for less than its curve takes, while its containers run on,
 //!   goes on where it was: the time in which it was not Ready does not count;
-//! - or the first governed request that this agent sent it since (`startOn: FirstRequest`), health checks aside. That is
-//!   this agent's own knowledge. Of endpoints that are there when the agent begins it cannot tell when their first request
-//!   was, and takes them to have been asked since they are Ready.
+//! - or the first request that came to it since (`startOn: FirstRequest`), health checks aside: the earliest of what this agent
+//!   sent it, what this agent saw arrive at it, and what the agent of its node has written down for all
+//!   (`cluster/first_request.rs`). Agents that know that agree, as far as their clocks do.
 //!
 //! `delay` comes before the curve and counts from Ready in both cases: until the first request nobody could say when
 //! it ends. An endpoint of which nobody knows since when it is ready is warm.
@@ -137,7 +137,8 @@ pub fn note_connection(policy: Option<&WarmUp>, endpoint: &Endpoint, now_nanos: 
     }
 }
 
-fn awaits_first<'p>(policy: Option<&'p WarmUp>, endpoint: &Endpoint) -> Option<&'p WarmUp> {
+/// The policy, if what it begins the curve with has not come yet.
+pub fn awaits_first<'p>(policy: Option<&'p WarmUp>, endpoint: &Endpoint) -> Option<&'p WarmUp> {
     policy.filter(|policy| {
         policy.start_on == StartOn::FirstRequest
             && endpoint.load.first_request(endpoint.ready_since_nanos).is_none()

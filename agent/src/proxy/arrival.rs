@@ -22,12 +22,13 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    cluster::model::{InboundPort, Service},
+    cluster::model::{InboundPort, Service, Start},
     govern::{
         access::{self, Access, CLIENT_CONNECTIONS, Client, Decision, Identity, NO_RULE, probe::Probe},
         jwt::{Failure, Found, HeaderPlan, Jwt},
         policy::Mode,
         request::Request,
+        warmup,
     },
     observe::{
         access_log::Entry,
@@ -49,6 +50,8 @@ pub(crate) struct Arrival {
     pod: RefCell<Option<Arc<Identity>>>,
     /// By which others know the port.
     service: Option<Arc<Service>>,
+    /// The port as it was, if a warm-up begins with what comes to it.
+    starts: Option<Arc<InboundPort>>,
     /// Where it is counted what its limits decide.
     limited: RefCell<Option<(Arc<Service>, Arc<ServiceMetrics>)>>,
     counted: RefCell<Option<Counted>>,
@@ -143,6 +146,7 @@ impl Arrival {
         let snapshot = worker.snapshot();
         let port = snapshot.inbound.port(dialled);
         let service = port.map(|port| port.destination.service.clone());
+        let starts = port.filter(|port| !port.starts.is_empty()).cloned();
         let from_node = pod.pod.network.is_node(client.ip());
         Self {
             client,
@@ -150,6 +154,7 @@ impl Arrival {
             from_node,
             pod: RefCell::new(snapshot.clients.find(client.ip())),
             service,
+            starts,
             limited: RefCell::default(),
             counted: RefCell::default(),
             ended: Cell::default(),
@@ -188,6 +193,24 @@ impl Arrival {
     pub(crate) fn may_be_probe(&self, pod: &PodHere, spoke: bool) -> bool {
         self.from_node
             && Probe::may_be_connection(&pod.pod.workload.load().probes, self.dialled.port(), spoke)
+    }
+
+    /// Notes that a request is passed on, where that begins a warm-up.
+    pub(crate) fn note_request(&self, pod: &PodHere, request: &impl Request, now: Nanos) {
+        for Start { service, endpoint } in self.starts.iter().flat_map(|port| &port.starts) {
+            let warmup = service.governor.policy().load_balancer.warmup.as_ref();
+            if warmup::awaits_first(warmup, endpoint).is_some() && !self.is_probe(pod, request) {
+                warmup::note_request(warmup, endpoint, request, now.0);
+            }
+        }
+    }
+
+    /// The same of a connection of which the bytes are not known, and that is no probe.
+    pub(crate) fn note_connection(&self, now: Nanos) {
+        for Start { service, endpoint } in self.starts.iter().flat_map(|port| &port.starts) {
+            let warmup = service.governor.policy().load_balancer.warmup.as_ref();
+            warmup::note_connection(warmup, endpoint, now.0);
+        }
     }
 
     /// Where it is counted what the limits of this Service decide, which is that of the port.

@@ -192,7 +192,11 @@ pub(crate) async fn serve(
     };
     match dialled {
         Ok((stream, mut attempt)) => {
-            attempt.settle(Some(Outcome::Success), Nanos::now());
+            let now = Nanos::now();
+            attempt.settle(Some(Outcome::Success), now);
+            if let Some(arrival) = arrival.filter(|_| !is_free) {
+                arrival.note_connection(now);
+            }
             attempt.keep(place);
             let early = Early { from_caller: early, ..Early::default() };
             carry(connection, &destination, stream, attempt, early, None).await;

@@ -3,6 +3,7 @@
 mod connections;
 mod credentials;
 mod faults;
+mod first_request;
 mod kept;
 mod opting;
 mod permissions;

@@ -16,7 +16,7 @@ use sluice_tests::api_server::Fault;
 use crate::rig::{PATIENCE, Server, eventually, fill, namespace, pod, slice};
 
 const GATE: &str = "sluice.dev/warm";
-const PACE: Pace = Pace {
+pub(crate) const PACE: Pace = Pace {
     lease: Duration::from_secs(2),
     patience: Duration::from_millis(400),
     settle: Duration::from_millis(20),
@@ -46,7 +46,7 @@ impl Agent {
     }
 }
 
-fn ago(seconds: u64) -> String {
+pub(crate) fn ago(seconds: u64) -> String {
     let then = SystemTime::now() - Duration::from_secs(seconds);
     k8s_openapi::jiff::Timestamp::try_from(then).unwrap().to_string()
 }

@@ -13,6 +13,7 @@ mod enrolment;
 mod examples;
 mod fail_open;
 mod faithful;
+mod first_request;
 mod flows;
 mod grpc;
 mod hand_over;

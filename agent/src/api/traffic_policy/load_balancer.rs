@@ -81,8 +81,11 @@ pub struct WarmUp {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = span::text(policy::WarmUp::default().delay)))]
     pub delay: Option<Span<0, 3_600_000>>,
-    /// When the warm-up starts. Ready: when the pod becomes Ready. FirstRequest: with the first request that is not a
-    /// health check.
+    /// When the warm-up starts. Ready: when the pod becomes Ready. FirstRequest: with the first request since its
+    /// containers started that is not a health check. The agent of the pod's node sees the requests of its own enrolled
+    /// pods, and all requests where a policy asks for something at the endpoint (an AccessPolicy, limits with scope
+    /// Endpoint). With --warm-gate it writes what it saw to the pod's condition sluice.dev/first-request, so that agents
+    /// of all nodes start at the same time; other agents go by what they sent themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = StartOn::default()))]
     pub start_on: Option<StartOn>,
@@ -96,7 +99,7 @@ pub struct WarmUp {
     pub health_check_paths: Vec<String>,
     /// For pods with the readiness gate sluice.dev/warm, which get managed requests before they are Ready: the longest
     /// time from when their containers are ready until the gate is set, though the warm-up has not ended (with
-    /// FirstRequest, where no request comes from the pod's own node). Twice delay and duration if not set.
+    /// FirstRequest, where the agent of the pod's node sees no request). Twice delay and duration if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_wait: Option<Span<1000, 172_800_000>>,
 }

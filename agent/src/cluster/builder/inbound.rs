@@ -12,7 +12,7 @@ use ahash::AHashMap;
 use super::{Builder, service::Built};
 use crate::{
     cluster::{
-        model::{Destination, Inbound, InboundPort, Protocol, Service},
+        model::{Destination, Inbound, InboundPort, Protocol, Service, Start},
         object::{Name, Pod},
     },
     govern::{access::Identity, endpoint::Endpoint, governor::Governor},
@@ -41,7 +41,10 @@ impl Builder {
         for name in built {
             let here = self.built.get(name).into_iter().flat_map(Built::services);
             let concerns = here.into_iter().any(|service| {
-                service.asks_at_endpoints() || service.endpoints.iter().any(|one| self.is_read(service, one))
+                let mut endpoints = service.endpoints.iter();
+                let starts = service.starts_on_first_request();
+                service.asks_at_endpoints()
+                    || endpoints.any(|one| self.is_read(service, one) || starts && self.is_here(one))
             });
             concerned |= if concerns {
                 services.insert(name.clone());
@@ -55,9 +58,15 @@ impl Builder {
         }
         let mut ports: BTreeMap<SocketAddr, Vec<Arc<Service>>> = BTreeMap::new();
         let mut pods: AHashMap<SocketAddr, PodPort> = AHashMap::new();
+        let mut starts: AHashMap<SocketAddr, Vec<Start>> = AHashMap::new();
         for service in services.iter().filter_map(|name| self.built.get(name)).flat_map(Built::services) {
             let guarded = service.asks_at_endpoints();
+            let is_started = service.starts_on_first_request();
             for endpoint in &service.endpoints {
+                if is_started && self.is_here(endpoint) {
+                    let start = Start { service: service.clone(), endpoint: endpoint.clone() };
+                    starts.entry(endpoint.address).or_default().push(start);
+                }
                 if let Some(pod) = endpoint.pod.clone()
                     && self.is_here(endpoint)
                     && (guarded || self.is_read(service, endpoint))
@@ -102,7 +111,8 @@ impl Builder {
             let service = Arc::new(service.with_endpoints(vec![application.clone()]));
             let destination = Destination { service, pinned: Some(application.clone()) };
             guards.retain(|guard| guard.asks_at_endpoints());
-            inbound.insert(address, InboundPort { destination, guards });
+            let starts = starts.remove(&address).unwrap_or_default();
+            inbound.insert(address, InboundPort { destination, guards, starts });
         }
         self.guards.services = services;
         self.guards.ports = Arc::new(inbound);
@@ -110,7 +120,7 @@ impl Builder {
     }
 
     /// It is of a pod of this node. Outside of the cluster nobody is steered.
-    fn is_here(&self, endpoint: &Endpoint) -> bool {
+    pub(super) fn is_here(&self, endpoint: &Endpoint) -> bool {
         let elsewhere = self.options.node.is_some() && endpoint.node != self.options.node;
         !elsewhere && endpoint.pod.is_some()
     }

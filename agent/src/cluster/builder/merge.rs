@@ -10,7 +10,10 @@ use std::{
 
 use super::store::Store;
 use crate::{
-    cluster::object::{EndpointSlice, Pod, Service, ServicePort, SliceEndpoint},
+    cluster::{
+        first_request,
+        object::{EndpointSlice, Pod, Service, ServicePort, SliceEndpoint},
+    },
     govern::{
         endpoint::{Endpoint, Load},
         tag::Tag,
@@ -28,6 +31,8 @@ pub(super) struct Described<'a> {
     terminating: bool,
     /// Since when the pod may be called, as it says.
     ready_since: Option<SystemTime>,
+    /// When its first request came, as it says.
+    first_request: Option<SystemTime>,
     /// It is not Ready because it is not warm: it has the readiness gate, and waits for nothing else.
     pub(super) waits: bool,
     /// The slice names a pod that is not there (yet, or any more).
@@ -94,6 +99,7 @@ impl<'a> Described<'a> {
             serving: !finished && slice.serving,
             terminating: slice.terminating || pod.is_some_and(|pod| pod.terminating),
             ready_since,
+            first_request: pod.and_then(|pod| first_request::told(pod, ready_since)),
             waits: waits && ready_since.is_some() && !finished && !slice.ready,
             unknown,
         }
@@ -110,6 +116,11 @@ impl<'a> Described<'a> {
     /// When the pod says that it became ready.
     pub(super) fn ready_since(&self) -> Option<SystemTime> {
         self.ready_since
+    }
+
+    /// When the pod says that its first request came.
+    pub(super) fn first_request(&self) -> Option<SystemTime> {
+        self.first_request
     }
 
     /// The same where a warm-up is what makes the pod Ready: until then Kubernetes says that it is not.

@@ -7,6 +7,7 @@
 mod accesses;
 mod claims;
 mod doubt;
+mod firsts;
 mod gates;
 mod inbound;
 mod kept;
@@ -51,6 +52,7 @@ use self::{
 };
 use super::{
     clients::Clients,
+    first_request::Firsts,
     model::{Destination, Snapshot, Workload},
     object::{Key, Kind, Name, Object, Pod},
     problem::Problem,
@@ -87,6 +89,9 @@ pub struct Builder {
     gates: Arc<Gates>,
     /// What `gates` comes from may be another.
     gates_changed: bool,
+    /// Pods of this node whose first request is to be told, and the Services that they come from.
+    firsts: Arc<Firsts>,
+    starting: AHashSet<Name>,
     /// Kinds on which the source has not said its first word.
     awaited: BTreeSet<Kind>,
     generation: u64,
@@ -137,6 +142,8 @@ impl Builder {
             gated: AHashSet::new(),
             gates: Arc::default(),
             gates_changed: true,
+            firsts: Arc::default(),
+            starting: AHashSet::new(),
             awaited: Kind::ALL.into(),
             generation: 0,
             changed: false,
@@ -188,6 +195,7 @@ impl Builder {
         self.keys.want(&self.options.jwks, policies, Nanos(moment.nanos));
         self.gates_changed |= !dirty.is_empty() && !self.gated.is_empty();
         self.find_gates(moment);
+        self.find_firsts(&dirty);
         self.judge();
         self.tell_verdicts();
         self.judge_gateway();

@@ -1,6 +1,11 @@
 //! A port of a Service in one family: its endpoints, and what of them outlives a change.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use ahash::AHashMap;
 use serde_json::Value;
@@ -23,7 +28,7 @@ use crate::{
         endpoint::{Endpoint, Load},
         entry::Entry,
         governor::Governor,
-        policy::Detour,
+        policy::{Detour, StartOn},
         subset::Subset,
         tag::Tag,
     },
@@ -45,6 +50,16 @@ pub(super) struct Rules {
     pub(super) reclaim: bool,
     pub(super) direct: bool,
     pub(super) access: Option<Arc<Access>>,
+}
+
+impl Rules {
+    /// Whether warm-ups begin with the first request, and all that come to the endpoints go through the agents of their nodes.
+    fn tells_first_request(&self) -> bool {
+        let policy = self.governor.policy();
+        let warmup = policy.load_balancer.warmup.as_ref();
+        let starts = warmup.is_some_and(|warmup| warmup.start_on == StartOn::FirstRequest);
+        starts && (self.access.is_some() || policy.limits_endpoints())
+    }
 }
 
 /// What an endpoint's place in the world depends on.
@@ -72,6 +87,8 @@ pub(super) struct LoadKey {
 pub(super) struct Kept {
     pub(super) load: Arc<Load>,
     pub(super) ready: Option<Ready>,
+    /// When its pod says that its first request came, as it was taken over last.
+    pub(super) first_told: Option<SystemTime>,
     pub(super) gone: Option<Gone>,
     /// Since when its pod is not there.
     pub(super) unknown: Option<Instant>,
@@ -104,6 +121,8 @@ impl Part {
         }
         let warm_up = rules.governor.policy().load_balancer.warmup.as_ref();
         let curve = warm_up.map_or(Duration::ZERO, |curve| curve.delay.saturating_add(curve.duration));
+        // Its node's agent sees all that comes to it, and would have said so.
+        let would_tell = options.warm_gates && rules.tells_first_request();
         let mut candidates: Vec<Candidate<'_>> = described
             .into_iter()
             .map(|(address, described)| {
@@ -120,9 +139,17 @@ impl Part {
                 if since.paused > 0 {
                     kept.load.pause_warm_up(since.paused);
                 }
-                if found && let Some(since) = ready_since_nanos {
-                    // When it was asked first, nobody can say any more.
-                    kept.load.note_first_request(Some(since), since);
+                if let Some(since) = ready_since_nanos {
+                    let told = described.first_request();
+                    if let Some(first) = told
+                        && (kept.first_told != told || kept.load.first_request(Some(since)).is_none())
+                    {
+                        kept.load.hear_first_request(since, now.nanos_of(first));
+                    } else if told.is_none() && found && !would_tell {
+                        // When it was asked first, nobody can say any more.
+                        kept.load.note_first_request(Some(since), since);
+                    }
+                    kept.first_told = told;
                 }
                 let endpoint = described.endpoint(address, ready_since_nanos, kept.load.clone());
                 kept.load.set_terminating(endpoint.terminating, now.nanos);

@@ -4,7 +4,10 @@
 //! true: what is rendered and read again is the same object. Of pods there is nothing in it that is secret; of Sluice's own
 //! kinds there is what anybody reads who may read policies.
 
-use std::{io, time::SystemTime};
+use std::{
+    io,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
@@ -193,6 +196,8 @@ fn pod(pod: &Pod) -> Value {
     };
     let mut conditions: Vec<_> =
         pod.ready_since.map(|since| condition("Ready", true, "", Some(since))).into_iter().collect();
+    let first = pod.first_request.map(|first| UNIX_EPOCH + Duration::from_secs(first.get().into()));
+    conditions.extend(first.map(|first| condition(api::FIRST_REQUEST_CONDITION, true, "", Some(first))));
     let container = |state: Value| json!({ "name": "", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": state });
     let started = pod.started.and_then(|seconds| Timestamp::from_second(seconds.get().into()).ok());
     let mut statuses: Vec<_> = started
@@ -373,7 +378,9 @@ mod tests {
                     "livenessProbe": { "httpGet": { "port": 8080, "path": "/live" } },
                     "readinessProbe": { "grpc": { "port": 9090 } } }] },
                 "status": { "phase": "Running", "podIPs": [{ "ip": "10.1.0.1" }, { "ip": "fd00:1::2" }],
-                    "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z" }],
+                    "conditions": [
+                        { "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z" },
+                        { "type": "sluice.dev/first-request", "status": "True", "lastTransitionTime": "2026-01-01T00:00:07Z" }],
                     "containerStatuses": [{ "name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 0,
                         "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } } }] } }],
             ["Pod", { "metadata": { "namespace": "shop", "name": "static", "uid": "u2",

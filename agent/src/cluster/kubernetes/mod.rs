@@ -11,10 +11,12 @@
 //! enough to be told; [`standing`] knows how the watches fare. The watches'
 //! first lists, and those after a resync, become the difference from what was known: the model is never emptied.
 //! While the API server is away nothing is told, and the last state stays in force. [`status`] writes back what became of
-//! policies, and [`warm_gate`] which pods of this node are warm. What policies have in ConfigMaps and Secrets [`mod@keys`] reads.
+//! policies, [`warm_gate`] which pods of this node are warm, and [`mod@first_request`] when the first request came to each.
+//! What policies have in ConfigMaps and Secrets [`mod@keys`] reads.
 
 mod client;
 mod connections;
+pub mod first_request;
 mod follow;
 mod keys;
 mod pace;

@@ -19,7 +19,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -46,7 +46,7 @@ use crate::{
 /// How often is looked whether a warm-up has ended.
 const LOOK: Duration = Duration::from_millis(500);
 /// After it was refused, which somebody has to see to.
-const REFUSED: Duration = Duration::from_secs(60);
+pub(super) const REFUSED: Duration = Duration::from_secs(60);
 
 /// Writes until it is dropped.
 #[derive(Debug)]
@@ -248,8 +248,6 @@ fn gated(sighting: Sighting) -> Option<(Name, Gated)> {
     Some((pod.name.clone(), Gated::alone(&pod)?))
 }
 
-/// The pod's UID is named, so that another one of the same name is left alone. Conditions are merged by their type: what others say
-/// of the pod stays.
 async fn patch(client: &Client, name: &Name, gated: &Gated, word: Word) -> Result<(), kube::Error> {
     let mut condition = json!({
         "type": api::WARM_CONDITION,
@@ -261,9 +259,20 @@ async fn patch(client: &Client, name: &Name, gated: &Gated, word: Word) -> Resul
     if told.is_none_or(|told| told.is_warm != word.is_warm()) {
         condition["lastTransitionTime"] = now();
     }
+    set_condition(client, name, gated.uid.as_deref(), condition).await
+}
+
+/// Sets a condition of a pod. The pod's UID is named, so that another one of the same name is left alone. Conditions are merged by
+/// their type: what others say of the pod stays.
+pub(super) async fn set_condition(
+    client: &Client,
+    name: &Name,
+    uid: Option<&str>,
+    condition: Value,
+) -> Result<(), kube::Error> {
     let mut body = json!({ "status": { "conditions": [condition] } });
-    if let Some(uid) = &gated.uid {
-        body["metadata"] = json!({ "uid": &**uid });
+    if let Some(uid) = uid {
+        body["metadata"] = json!({ "uid": uid });
     }
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     let pods: Api<Pod> = Api::namespaced(client.clone(), &name.namespace);

@@ -62,6 +62,26 @@ fn the_first_request_is_the_first_since_it_is_ready() {
 }
 
 #[test]
+fn of_what_is_known_of_the_first_request_the_earliest_counts() {
+    let load = Load::default();
+    load.hear_first_request(100, 130);
+    assert_eq!(load.first_request(Some(100)), Some(130));
+    load.hear_first_request(100, 140);
+    load.note_first_request(Some(100), 150);
+    assert_eq!(load.first_request(Some(100)), Some(130));
+    load.hear_first_request(100, 120);
+    assert_eq!(load.first_request(Some(100)), Some(120));
+    // Before it was ready it was not asked; zero means that it was not.
+    load.hear_first_request(100, 90);
+    assert_eq!(load.first_request(Some(100)), Some(100));
+    load.hear_first_request(-5, 0);
+    assert_eq!(load.first_request(Some(-5)), Some(1));
+    // Ready anew: what was before is not known any more.
+    load.hear_first_request(200, 230);
+    assert_eq!(load.first_request(Some(200)), Some(230));
+}
+
+#[test]
 fn termination_is_seen_by_those_who_hold_the_endpoint_of_before() {
     let endpoint = endpoint();
     assert_eq!(endpoint.load.terminating_since(), None);

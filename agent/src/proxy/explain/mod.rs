@@ -130,7 +130,8 @@ pub struct Candidate {
     pub pod: Option<String>,
     /// Absent: the baseline.
     pub lane: Option<String>,
-    /// `usable`, `warming`, `delayed`, `ejected`, `draining`, `not ready`, `not answering` (connection requests).
+    /// `usable`, `warming`, `waiting for its first request` (which begins its warm-up), `delayed`, `ejected`, `draining`, `not
+    /// ready`, `not answering` (connection requests).
     pub state: String,
     /// The part of a warm endpoint's share that it gets, 0 to 1.
     pub share: f64,

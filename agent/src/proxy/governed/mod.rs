@@ -238,6 +238,14 @@ fn is_probe<E: Exchange>(exchange: &mut E) -> bool {
     pod.arrival.as_ref().is_some_and(|arrival| arrival.is_probe(&pod, &exchange.request()))
 }
 
+/// Notes that a request from outside is passed on, where a warm-up begins with that.
+fn note_arrival<E: Exchange>(exchange: &mut E, now: Nanos) {
+    let pod = exchange.call().pod.clone();
+    if let Some(arrival) = &pod.arrival {
+        arrival.note_request(&pod, &exchange.request(), now);
+    }
+}
+
 /// Logs that a request from outside is not passed on.
 fn log_denied<E: Exchange>(exchange: &mut E, cause: &Cause) {
     let (worker, pod) = (exchange.call().worker.clone(), exchange.call().pod.clone());
@@ -291,6 +299,9 @@ fn begin<E: Exchange>(
     call.times = call.timeouts(policy.timeouts);
     if let Some(warmup) = &policy.load_balancer.warmup {
         warmup::note_request(Some(warmup), chosen.endpoint(), &exchange.request(), now.0);
+    }
+    if exchange.call().pod.arrival.is_some() {
+        note_arrival(exchange, now);
     }
     let parties = exchange.call().parties();
     Ok(Attempt::begin(chosen, parties, Purpose::Request, permit, now))

@@ -2,6 +2,7 @@
 
 mod doubt;
 mod endpoints;
+mod firsts;
 mod gates;
 mod histories;
 mod lives;

@@ -39,6 +39,7 @@ fn pod(namespace: &str, name: &str) -> Sighting {
         ready_since: None,
         warm_gate: None,
         started: None,
+        first_request: None,
         ports: Box::default(),
         probes: Arc::default(),
         service_account: "default".into(),

@@ -35,6 +35,9 @@ pub(super) fn candidate(
     } else {
         match warmup.map(|warmup| warmup::stage(warmup, endpoint, now)) {
             Some(Warmth::Delayed) => "delayed".to_owned(),
+            Some(Warmth::Warming(_)) if warmup::awaits_first(warmup, endpoint).is_some() => {
+                "waiting for its first request".to_owned()
+            }
             Some(Warmth::Warming(_)) => "warming".to_owned(),
             Some(Warmth::Warm) | None => "usable".to_owned(),
         }

@@ -1,0 +1,196 @@
+//! Sets the condition `sluice.dev/first-request` of this node's pods, so that agents of other nodes begin the same warm-up
+//! ([`crate::cluster::first_request`] says of which pods, and what counts).
+//!
+//! Only this node's agent writes, so there is no lease. A pod is written once; what does not come about is written again after ever
+//! longer waits, and a pod whose containers keep starting anew at most once in [`HELD`] times the pace's wait. Where writing is
+//! forbidden that is told once, as a problem of the cluster's objects, until it is allowed.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    client::chain,
+    status::{ANSWER, LONGEST_WAIT, Pace},
+    warm_gate::{REFUSED, set_condition},
+};
+use crate::{
+    api,
+    clock::Nanos,
+    cluster::{
+        first_request::{First, Firsts},
+        object::Name,
+        problem::Problem,
+        warm_gate::Troubles,
+    },
+};
+
+/// How often is looked whether a request has come.
+const LOOK: Duration = Duration::from_millis(500);
+/// How many times [`Pace::again`] lie between two that were written of one pod.
+const HELD: u32 = 6;
+/// By what the trouble is known among others.
+const TROUBLE: &str = "first request";
+
+/// Writes until it is dropped.
+#[derive(Debug)]
+pub struct FirstWriter {
+    _task: AbortOnDropHandle<()>,
+}
+
+impl FirstWriter {
+    /// Starts to write of these pods. What stands in the way goes to `trouble`. Must be called within a Tokio runtime.
+    pub fn start(
+        client: Client,
+        firsts: watch::Receiver<Arc<Firsts>>,
+        trouble: watch::Sender<Troubles>,
+        pace: Pace,
+    ) -> Self {
+        let writer = Writer { client, firsts, trouble, pace, attempts: BTreeMap::new(), held_off: None };
+        Self { _task: AbortOnDropHandle::new(tokio::spawn(writer.run())) }
+    }
+}
+
+struct Writer {
+    client: Client,
+    firsts: watch::Receiver<Arc<Firsts>>,
+    trouble: watch::Sender<Troubles>,
+    pace: Pace,
+    attempts: BTreeMap<Name, Attempt>,
+    /// Nothing is written before.
+    held_off: Option<Instant>,
+}
+
+/// The last time that something was written of a pod, or was to be.
+struct Attempt {
+    uid: Option<Arc<str>>,
+    /// It is not written of before.
+    not_before: Instant,
+    wait: Duration,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        loop {
+            let firsts = self.firsts.borrow_and_update().clone();
+            if let Some((name, uid, seen)) = self.due(&firsts) {
+                self.write(name, uid, seen).await;
+                tokio::time::sleep(self.pace.spacing).await;
+                continue;
+            }
+            let look = async {
+                if firsts.is_empty() { std::future::pending().await } else { tokio::time::sleep(LOOK).await }
+            };
+            tokio::select! {
+                changed = self.firsts.changed() => if changed.is_err() { return },
+                () = look => {}
+            }
+        }
+    }
+
+    /// What is to be written first.
+    fn due(&mut self, firsts: &Firsts) -> Option<(Name, Option<Arc<str>>, i64)> {
+        let now = Instant::now();
+        self.attempts.retain(|name, attempt| attempt.not_before > now || firsts.contains_key(name));
+        if self.held_off.is_some_and(|until| until > now) {
+            return None;
+        }
+        let waits = |name: &Name, first: &First| {
+            let attempt = self.attempts.get(name).filter(|attempt| attempt.uid == first.uid);
+            attempt.is_some_and(|attempt| attempt.not_before > now)
+        };
+        let mut due = firsts.iter().filter(|(name, first)| !waits(name, first));
+        due.find_map(|(name, first)| Some((name.clone(), first.uid.clone(), first.seen()?)))
+    }
+
+    async fn write(&mut self, name: Name, uid: Option<Arc<str>>, seen: i64) {
+        let before = self.attempts.get(&name).filter(|attempt| attempt.uid == uid);
+        let mut wait = before.map_or(self.pace.again, |attempt| (attempt.wait * 2).min(LONGEST_WAIT));
+        let condition = condition(seen, Nanos::now(), SystemTime::now());
+        match timeout(ANSWER, set_condition(&self.client, &name, uid.as_deref(), condition)).await {
+            Ok(Ok(())) => {
+                self.trouble.send_if_modified(|troubles| troubles.remove(TROUBLE).is_some());
+                tracing::info!(pod = %name, "told of the pod's first request (condition sluice.dev/first-request)");
+                wait = self.pace.again * HELD;
+            }
+            // It is gone, or another by now: the watch will tell.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => wait = self.pace.again,
+            // This pod's own trouble.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 413 | 422) => {
+                tracing::warn!(
+                    "cannot set the condition sluice.dev/first-request of Pod {name} ({}: {}): agents of other nodes begin its \
+                     warm-up when they see a request themselves; retrying",
+                    status.code,
+                    status.message
+                );
+            }
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => {
+                let message = format!(
+                    "warm-up with startOn FirstRequest: cannot patch pods/status ({}: {}): each agent begins the warm-up of this \
+                     node's pods when it sees a request itself; apply deploy/overlays/warm-gate",
+                    status.code, status.message
+                );
+                let problem = Problem { file: None, line: None, object: None, field: None, message };
+                self.trouble
+                    .send_if_modified(|troubles| troubles.insert(TROUBLE, problem.clone()) != Some(problem));
+                (self.held_off, wait) = (Some(Instant::now() + REFUSED), self.pace.again);
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(pod = %name, error = chain(&error), "the first request is not told of yet");
+                (self.held_off, wait) = (Some(Instant::now() + self.pace.again), self.pace.again);
+            }
+            Err(_) => (self.held_off, wait) = (Some(Instant::now() + self.pace.again), self.pace.again),
+        }
+        self.attempts.insert(name, Attempt { uid, not_before: Instant::now() + wait, wait });
+    }
+}
+
+/// What is said of a request that was seen at this moment of the monotonic clock: its time, in the API's whole seconds.
+fn condition(seen: i64, now: Nanos, wall: SystemTime) -> Value {
+    let ago = u64::try_from((now.0 as i64).saturating_sub(seen)).unwrap_or_default();
+    let at = wall.checked_sub(Duration::from_nanos(ago)).unwrap_or(wall);
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let at = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    json!({
+        "type": api::FIRST_REQUEST_CONDITION,
+        "status": "True",
+        "reason": "FirstRequest",
+        "message": "the first request that is no health check has come: its warm-up begins",
+        "lastTransitionTime": at.map(Time),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_when_the_request_came() {
+        const S: u64 = 1_000_000_000;
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_630_900);
+        for (seen, now, said) in [
+            (10 * S as i64, 20 * S, "2026-01-01T00:00:20Z"),
+            (-5 * S as i64, 20 * S, "2026-01-01T00:00:05Z"),
+            (20 * S as i64, 20 * S, "2026-01-01T00:00:30Z"),
+            // Never later than now.
+            (25 * S as i64, 20 * S, "2026-01-01T00:00:30Z"),
+        ] {
+            let condition = condition(seen, Nanos(now), wall);
+            assert_eq!(
+                (&condition["lastTransitionTime"], &condition["status"]),
+                (&json!(said), &json!("True"))
+            );
+        }
+    }
+}
