@@ -116,6 +116,7 @@ pub struct Leases {
     answers: std::sync::atomic::AtomicBool,
     limits: ArcSwap<BTreeMap<Arc<str>, Counted>>,
     refused: ArcSwap<BTreeMap<Arc<str>, Arc<str>>>,
+    throttles: ArcSwap<Vec<(Rule, Arc<Throttle>)>>,
     answered: AtomicU64,
     failed: AtomicU64,
 }
@@ -159,6 +160,27 @@ impl Leases {
             failed: self.failed.load(Relaxed),
         }
     }
+
+    /// How many requests a second of each limit this agent may send on at the moment. Limits of one name count together, as rules of
+    /// a policy may have them.
+    pub fn shares(&self) -> BTreeMap<Rule, f64> {
+        let mut shares = BTreeMap::new();
+        for (rule, throttle) in &**self.throttles.load() {
+            if let Some(rate) = throttle.share_rate() {
+                *shares.entry(rule.clone()).or_default() += rate;
+            }
+        }
+        shares
+    }
+}
+
+/// A limit by its name, for metrics.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    pub namespace: Arc<str>,
+    pub service: Arc<str>,
+    pub port: u16,
+    pub rule: Arc<str>,
 }
 
 /// A limit, and what this agent holds of it.
@@ -212,7 +234,9 @@ impl Task {
         }
         self.followed = Some((snapshot.generation, Instant::now()));
         let mut before = std::mem::take(&mut self.limits);
-        for (name, throttle) in limits(&snapshot) {
+        let mut throttles = Vec::new();
+        for (name, (rule, throttle)) in limits(&snapshot) {
+            throttles.push((rule, throttle.clone()));
             let limit = match before.remove(&name) {
                 Some(limit) if limit.throttle.is_same(&throttle) => Limit { throttle, ..limit },
                 _ => Limit { throttle, holder: Holder::default() },
@@ -223,6 +247,7 @@ impl Task {
         let mut refused = (**self.leases.refused.load()).clone();
         refused.retain(|name, _| self.limits.contains_key(name));
         self.leases.refused.store(Arc::new(refused));
+        self.leases.throttles.store(Arc::new(throttles));
         self.tell();
     }
 
@@ -358,24 +383,32 @@ impl Task {
     }
 }
 
+type Limits = BTreeMap<Arc<str>, (Rule, Arc<Throttle>)>;
+
 /// The limits of the whole cluster that a snapshot has, by their names.
-fn limits(snapshot: &Snapshot) -> BTreeMap<Arc<str>, Arc<Throttle>> {
+fn limits(snapshot: &Snapshot) -> Limits {
     let dialled = snapshot.destinations.iter().map(|(_, destination)| &destination.service);
     let groups = snapshot.routes.values().flat_map(|routed| routed.groups());
-    let mut all: BTreeMap<Arc<str>, Arc<Throttle>> = BTreeMap::new();
+    let mut all = Limits::new();
     for service in dialled.chain(groups.flat_map(|group| group.backends.values())) {
         add(service, &mut all);
     }
     all
 }
 
-fn add(service: &Service, all: &mut BTreeMap<Arc<str>, Arc<Throttle>>) {
+fn add(service: &Service, all: &mut Limits) {
     for (of, throttles) in service.governor.all_throttles() {
         for throttle in throttles.iter().filter(|throttle| throttle.rule().scope == Scope::Cluster) {
             let of = of.map_or_else(String::new, |of| format!("{of} "));
             let name = format!("{service} {of}{}", throttle.rule().name);
             // Both families of a service have the same governor, and so has each of its addresses.
-            all.entry(name.into()).or_insert_with(|| throttle.clone());
+            let rule = || Rule {
+                namespace: service.namespace.clone(),
+                service: service.name.clone(),
+                port: service.port,
+                rule: throttle.rule().name.clone(),
+            };
+            all.entry(name.into()).or_insert_with(|| (rule(), throttle.clone()));
         }
     }
 }

@@ -7,7 +7,8 @@ use crate::{
     admin::view::{self, Look},
     capture::Capture,
     clock::Nanos,
-    cluster::model::Snapshot,
+    cluster::{jwks, model::Snapshot},
+    lease,
     observe::metrics::Metrics,
     proxy::Proxy,
 };
@@ -48,6 +49,15 @@ impl view::Agent for Seen {
             steering_trouble: capture.and_then(|status| status.steering_trouble),
             leases: running.leases.as_ref().map(|leases| leases.status()).unwrap_or_default(),
         }
+    }
+
+    fn leases(&self) -> lease::Status {
+        lock(&self.running).leases.as_ref().map(|leases| leases.status()).unwrap_or_default()
+    }
+
+    fn jwks(&self) -> Vec<jwks::State> {
+        let running = lock(&self.running);
+        running.cluster.as_ref().map(|cluster| cluster.status().jwks).unwrap_or_default()
     }
 
     fn release(&self) -> Result<usize, String> {

@@ -104,7 +104,8 @@ impl Bazaar {
             "web",
             json!({
                 "loadBalancer": {"warmUp": {"duration": "10m"}},
-                "rateLimits": [burst],
+                // (There is no store: its agent counts it by itself.)
+                "rateLimits": [burst, {"name": "all", "requests": 100_000, "scope": "Cluster"}],
                 "concurrency": {"maxRequests": 100},
                 "timeouts": {"request": "20ms", "mode": "Observe"},
                 "rules": [{"name": "all", "headers": {"response": {"remove": ["x-none"]}}}],

@@ -25,6 +25,7 @@ export function service(detail, minutes) {
     element("h2", {}, "Endpoints"), endpoints(detail),
     ...routes(detail),
     element("h2", {}, "Limits"), limits(detail),
+    ...tokenKeys(detail),
     element("h2", {}, "Circuit breaker"), breaker(detail, minutes),
     element("h2", {}, "Policy"), policy(detail),
   ];
@@ -111,16 +112,58 @@ function routes(detail) {
   ], detail.routes, "")];
 }
 
+// Of a limit of the whole cluster also what this agent has of it, and how its store fares.
 function limits(detail) {
+  const shown = limitTable(detail);
+  const store = detail.limit_store ?? null;
+  if (store === null) return shown;
+  return element("div", {}, shown, element("p", { class: store.trouble === null ? "faint" : "warn" }, storeState(store)));
+}
+
+function storeState(store) {
+  if (store.address === null) return "There is no store of limits with scope Cluster (--limit-store): each agent counts by itself.";
+  if (store.trouble === null) return `The store of limits with scope Cluster, ${store.address}, ${store.connected ? "answers" : "has not been asked yet"}.`;
+  return `The store of limits with scope Cluster, ${store.address}, has not answered for ${age(store.trouble_seconds ?? 0)}: ${store.trouble}`;
+}
+
+const COUNTED = { leased: "leased", last_share: "without the store: the last share", node: "on this node alone" };
+
+function share(row) {
+  if (!row.cluster) return "";
+  return `${rate(row.cluster.requests_per_second)}, ${COUNTED[row.cluster.counted]}`;
+}
+
+function limitTable(detail) {
+  const shared = detail.limits.some((row) => row.cluster);
   return table("Since the agent started", [
     { title: "Rule", cell: (row) => row.rule },
     { title: "Allows", cell: (row) => row.limit },
+    ...(shared ? [{ title: "This agent's share", cell: share, tone: (row) => (row.cluster && row.cluster.counted !== "leased" ? "warn" : null) }] : []),
     { title: "Mode", cell: (row) => row.mode },
     number("Allowed", (row) => count(row.allowed)),
     number("Queued", (row) => count(row.queued)),
     number("Rejected", (row) => count(row.rejected), (row) => (row.rejected > 0 ? "warn" : null)),
     number("Would reject", (row) => count(row.would_reject)),
   ], detail.limits, "No limits.");
+}
+
+// Where its AccessPolicy has the keys of tokens from. Most services have none.
+function tokenKeys(detail) {
+  if ((detail.token_keys ?? []).length === 0) return [];
+  return [element("h2", {}, "Keys of tokens"), table("As this agent has fetched them", [
+    { title: "AccessPolicy", cell: (row) => row.policy },
+    { title: "Provider", cell: (row) => row.provider },
+    { title: "From", class: "wide", cell: (row) => row.uri },
+    number("Keys", (row) => count(row.keys), (row) => (row.keys === 0 ? "bad" : null)),
+    { title: "Fetched", cell: keysAge, tone: (row) => (row.keys === 0 ? "bad" : row.trouble === null ? null : "warn") },
+  ], detail.token_keys, "")];
+}
+
+function keysAge(row) {
+  const why = row.trouble === null ? "" : `: ${row.trouble}`;
+  if (row.age_seconds === null) return "not asked for yet";
+  if (row.keys === 0) return `never, for ${age(row.age_seconds)}${why}`;
+  return `${age(row.age_seconds)} ago${row.trouble === null ? "" : `; not since${why}`}`;
 }
 
 // Every value that is in force and is no default, then the defaults.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     capture::PodStatus,
-    cluster::{self, model::Snapshot, verdict::Verdicts},
+    cluster::{self, jwks, model::Snapshot, verdict::Verdicts},
     lease,
     observe::metrics::PodTags,
     proxy::PodUse,
@@ -15,6 +15,14 @@ pub trait Agent: Send + Sync + 'static {
     /// The cluster as of now; empty while it is not known.
     fn snapshot(&self) -> Arc<Snapshot>;
     fn look(&self) -> Look;
+    /// How limits of the whole cluster stand.
+    fn leases(&self) -> lease::Status {
+        self.look().leases
+    }
+    /// How the sources of keys fare that policies name.
+    fn jwks(&self) -> Vec<jwks::State> {
+        self.look().cluster.map(|cluster| cluster.jwks).unwrap_or_default()
+    }
     /// Removes what refuses connections while no agent is there, and leaves nothing of it behind any more. Says how much it was.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod overview;
 mod routes;
 mod sampler;
 mod service;
+mod shared;
 #[cfg(test)]
 mod tests;
 pub mod unattended;
@@ -125,7 +126,11 @@ impl View {
         services.first()?;
         let numbers = self.metrics.service(&name.namespace, &name.name, name.port);
         let routes = routes::list(name, &snapshot, &self.metrics);
-        Some(Detail { routes, ..Detail::of(name, services, &numbers, &sampler, seconds, Nanos::now().0) })
+        let detail = Detail::of(name, services, &numbers, &sampler, seconds, Nanos::now().0);
+        let shared = detail.limits.iter().any(|limit| limit.cluster.is_some());
+        let limit_store = shared.then(|| shared::store(&self.agent.leases()));
+        let token_keys = shared::keys(services, || self.agent.jwks());
+        Some(Detail { routes, limit_store, token_keys, ..detail })
     }
 
     /// All that is known of a lane; `None`: there is none of that name.

@@ -12,6 +12,7 @@ use super::{
     rounded,
     routes::RouteLine,
     sampler::Sampler,
+    shared::{self, ClusterShare, KeysLine, LimitStore},
 };
 use crate::{
     api::effective::{self, Effective},
@@ -44,6 +45,10 @@ pub struct Detail {
     /// Rules of routes for requests to it, in the order in which they apply.
     pub routes: Vec<RouteLine>,
     pub limits: Vec<LimitLine>,
+    /// The store by which agents share limits with scope Cluster; `null` if it has none.
+    pub limit_store: Option<LimitStore>,
+    /// Where the keys of tokens are from that its AccessPolicy names (`jwks.uri`).
+    pub token_keys: Vec<KeysLine>,
     /// Every value that is in force, and which policy says it; empty if no policy does.
     pub policy_values: Vec<PolicyValue>,
     /// The last changes of its circuit breakers, the newest first.
@@ -135,6 +140,8 @@ pub struct LimitLine {
     pub queued: u64,
     pub rejected: u64,
     pub would_reject: u64,
+    /// This agent's part of a limit with scope Cluster; `null`: it has another scope.
+    pub cluster: Option<ClusterShare>,
 }
 
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -183,7 +190,9 @@ impl Detail {
                 aggression: warmup.aggression,
             }),
             routes: Vec::new(),
-            limits: limits(policy, services, numbers),
+            limits: limits(policy, services, numbers, now_nanos),
+            limit_store: None,
+            token_keys: Vec::new(),
             policy_values: policy_values(services),
             transitions: transitions(services, now_nanos),
         }
@@ -253,7 +262,12 @@ fn lanes(
     lanes.into_iter().map(line).collect()
 }
 
-fn limits(policy: &Policy, services: &[Arc<Service>], numbers: &ServiceMetrics) -> Vec<LimitLine> {
+fn limits(
+    policy: &Policy,
+    services: &[Arc<Service>],
+    numbers: &ServiceMetrics,
+    now_nanos: u64,
+) -> Vec<LimitLine> {
     let mode = |mode: Mode| match mode {
         Mode::Enforce => "enforce",
         Mode::Observe => "observe",
@@ -266,6 +280,7 @@ fn limits(policy: &Policy, services: &[Arc<Service>], numbers: &ServiceMetrics) 
         queued: counts.queued,
         rejected: counts.rejected,
         would_reject: counts.would_reject,
+        cluster: None,
     };
     let counts = numbers.rate_limit_counts();
     let of_routes = services.first().into_iter().flat_map(|service| service.governor.routes());
@@ -277,12 +292,9 @@ fn limits(policy: &Policy, services: &[Arc<Service>], numbers: &ServiceMetrics) 
         .map(|limit| {
             let counts = counts.iter().find(|(rule, _)| *rule == limit.name);
             let text = format!("{} in {}", limit.requests, span(limit.interval));
-            line(
-                &limit.name,
-                mode(limit.mode),
-                text,
-                counts.map(|(_, counts)| counts.clone()).unwrap_or_default(),
-            )
+            let counts = counts.map(|(_, counts)| counts.clone()).unwrap_or_default();
+            let cluster = shared::share(services, &limit.name, now_nanos);
+            LimitLine { cluster, ..line(&limit.name, mode(limit.mode), text, counts) }
         })
         .collect();
     // Rules that say nothing else have the very limits of the policy.

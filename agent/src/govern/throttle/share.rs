@@ -127,6 +127,17 @@ impl Throttle {
         })
     }
 
+    /// How many requests a second it may expect; `None` if it is no limit of the whole cluster.
+    pub fn share_rate(&self) -> Option<f64> {
+        if self.rule.scope != Scope::Cluster {
+            return None;
+        }
+        Some(match self.state.buckets.as_shared()?.clock {
+            Clock::Leased { rate, .. } => rate,
+            Clock::Time { part } => part * self.rule.rate(),
+        })
+    }
+
     /// Gives a limit of the whole cluster another share; nothing else has one.
     pub fn set_share(&self, share: Share, now_nanos: u64) {
         if self.rule.scope != Scope::Cluster {
@@ -302,6 +313,7 @@ mod tests {
         let throttle = limit(10.0);
         let rule = RateLimit { scope: Scope::Node, ..(**throttle.rule()).clone() };
         let throttle = Throttle::new(Arc::new(rule));
+        assert_eq!(throttle.share_rate(), None);
         throttle.set_share(Share::Part(0.1), 0);
         assert_eq!((throttle.tally(0), admitted(&throttle, "a", 20, 0)), (None, 10));
     }

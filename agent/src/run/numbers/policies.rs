@@ -16,7 +16,7 @@ use crate::{
         verdict::{Reason, Verdicts},
         warm_gate::{Gates, State},
     },
-    lease::{self, Counted},
+    lease::{self, Counted, Rule},
     observe::metrics::Kind,
 };
 
@@ -150,7 +150,18 @@ fn leases(numbers: &Numbers<'_>) -> Result<(), prometheus::Error> {
     })?;
     let counted = Counted::ALL.map(|counted| (counted.as_str(), counted.meaning()));
     numbers.metrics.document(name, "counted", counted);
-    Ok(())
+    let metric = Metric {
+        name: "sluice_cluster_rate_limit_share",
+        kind: Kind::Gauge,
+        labels: &["destination_namespace", "destination_service", "destination_port", "rule"],
+        help: "Requests a second of a rate limit with scope Cluster that this agent may send on: its part of what all agents may together.",
+    };
+    let shares = |running: &Running| Some(running.leases.as_ref()?.shares());
+    numbers.pull(metric, shares, |shares, write| {
+        for (Rule { namespace, service, port, rule }, share) in shares {
+            write(&[namespace, service, &port.to_string(), rule], *share);
+        }
+    })
 }
 
 /// Keys of issuers, and what came of fetching them.
