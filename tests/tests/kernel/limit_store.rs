@@ -196,6 +196,96 @@ fn a_limit_of_the_whole_cluster_is_shared_and_outlives_its_store() {
     });
 }
 
+/// The part of a report that is judged: after what it takes to settle.
+const SETTLED: std::ops::Range<usize> = 4..14;
+/// Requests a second that are asked for in all, by whomever.
+const OFFERED: u64 = 800;
+
+/// So many seconds of load on the service, of so many requests a second.
+fn load_of(client: &Pod, url: &str, rate: u64, seconds: usize) -> Result<Load> {
+    let (rate, seconds) = (rate.to_string(), seconds.to_string());
+    Load::start(client, url, &["--connections", "8", "--rate", &rate, "--seconds", &seconds])
+}
+
+/// What was admitted, and what was asked for, in the settled seconds of a report.
+fn settled(report: &LoadReport) -> Result<(u64, u64)> {
+    only_limited(report)?;
+    let seconds = report.timeline.get(SETTLED).with_context(|| format!("{report:?}"))?;
+    let sum = |counts: &dyn Fn(&str) -> bool| {
+        seconds.iter().flatten().filter(|(what, _)| counts(what)).map(|(_, count)| count).sum()
+    };
+    Ok((sum(&|what| !what.starts_with("status ")), sum(&|_| true)))
+}
+
+/// Together it is the limit, give or take 5 % and a burst. What was not asked for cannot be admitted.
+fn is_the_limit(what: &str, (admitted, offered): (u64, u64), seconds: f64) -> Result<()> {
+    let (wanted, burst) = (RATE as f64 * seconds, RATE as f64);
+    let counted = format!("{what}: {admitted} of {offered} in {seconds} s");
+    ensure!(admitted as f64 <= wanted * 1.05 + burst, "{counted}");
+    ensure!((offered as f64) < 2.0 * wanted || admitted as f64 >= wanted * 0.95 - burst, "{counted}");
+    Ok(())
+}
+
+#[test]
+fn the_agents_of_two_nodes_share_a_limit_however_the_load_moves() {
+    test("limit-agents", |world| {
+        let here = world.node_name().to_owned();
+        let node = move |_: &str| Ok((Vec::new(), vec!["--node".to_owned(), here]));
+        let (shop, _redis) = Shop::open_with(world, "redis", "", node)?;
+        let other_client = world.pod("shop", "other-client").on("other").start()?;
+        let store = format!("redis://{}", shop.store.ipv4());
+        let password = world.directory().join("password").display().to_string();
+        let args = ["--limit-store", &store, "--limit-store-password-file", &password];
+        let other = world.agent().on("other").args(&args).start()?;
+        other.enrolled(&other_client)?;
+        let shop = &shop;
+        let (clients, agents) = ([&shop.client, &other_client], [&shop.agent, &other]);
+        shop.counted("leased")?;
+        let url = shop.service.url();
+        let share = |agent: &Agent| -> Result<f64> {
+            Ok(agent.metrics()?.sum("sluice_cluster_rate_limit_share", &[("rule", "all")]) / RATE as f64)
+        };
+
+        // Both are asked for as much.
+        let loads = clients.map(|client| load_of(client, &url, OFFERED / 2, SETTLED.end + 1));
+        eventually("each agent has a good part", || {
+            for agent in agents {
+                let share = share(agent)?;
+                ensure!((0.3..0.7).contains(&share), "{share}");
+            }
+            Ok(())
+        })?;
+        let mut counted = (0, 0);
+        for load in loads {
+            let (admitted, offered) = settled(&load?.finish()?)?;
+            counted = (counted.0 + admitted, counted.1 + offered);
+        }
+        is_the_limit("evenly", counted, SETTLED.len() as f64)?;
+
+        // All of it is asked of one.
+        let load = load_of(&shop.client, &url, OFFERED, SETTLED.end + 1)?;
+        eventually("it has nearly all", || {
+            let shares = [share(&shop.agent)?, share(&other)?];
+            ensure!(shares[0] > 0.8 && shares[1] < 0.2, "{shares:?}");
+            Ok(())
+        })?;
+        is_the_limit("one", settled(&load.finish()?)?, SETTLED.len() as f64)?;
+
+        // Of one, then of the other, and so on: five turns of two seconds, after two to settle.
+        let mut counted = (0, 0, 0.0);
+        for turn in 0..7 {
+            let begin = Instant::now();
+            let report = load_of(clients[turn % 2], &url, OFFERED, 2)?.finish()?;
+            only_limited(&report)?;
+            if turn >= 2 {
+                let seconds = begin.elapsed().as_secs_f64();
+                counted = (counted.0 + report.ok, counted.1 + report.sent, counted.2 + seconds);
+            }
+        }
+        is_the_limit("in turns", (counted.0, counted.1), counted.2)
+    });
+}
+
 #[test]
 fn a_store_is_spoken_to_over_tls_and_in_another_database() {
     test("limit-tls", |world| {
