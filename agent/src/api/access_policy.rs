@@ -185,7 +185,7 @@ pub struct HiddenPaths {
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// Conditions on the path, whatever its case; one must match, in any form in which servers are known to read a path (/%61, /x/..;/a,
-    /// //x/a). What servers make of other paths is not known: PathPrefix /a does not hide /a.json, /ab or "/a ", which a server that
+    /// //x/a, /x?/../a). What servers make of other paths is not known: PathPrefix /a does not hide /a.json, /ab or "/a ", which a server that
     /// compares prefixes of text serves with /a, too. RegularExpression (?i)^/a does.
     #[schemars(length(min = 1, max = 16))]
     pub paths: Vec<PathMatch>,
@@ -258,7 +258,8 @@ pub struct AccessRequest {
     /// Conditions on the path as the server sees it; one must match. Any path if empty. A path that servers take for
     /// different ones (/a%2fb, /a/..%5cb, /a/../b, //a/b) is denied if one of these is, whatever its case, and allowed if all are as they
     /// are written here. PathPrefix /a is not about /a.json, /ab or "/a ", which a server that compares prefixes of text serves with /a,
-    /// too: to deny these use RegularExpression (?i)^/a.
+    /// too: to deny these use RegularExpression (?i)^/a. A query that leads elsewhere as a part of the path (/x?/../a, /x?file=../../a) makes
+    /// such a path, too: some servers join their root with the whole target. One that stays there (/x?next=/b/../a) does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub paths: Vec<PathMatch>,

@@ -35,7 +35,10 @@ pub struct RequestMatch {
     )]
     pub methods: Vec<String>,
     /// Condition on the path as the server sees it: decoded, without the query, parameters such as ;v=1, empty elements
-    /// and dot segments. So /a matches //a, /%61, /./a, /x/../a and /a;v=1, too. The forwarded path is not changed.
+    /// and dot segments. So /a matches //a, /%61, /./a, /x/../a and /a;v=1, too. The forwarded path is not changed. Some servers
+    /// take a path for another one (/a%2fb, /x/..%2fa, //h/a, /x?/../a): a limit counts a request if it matches for one of them, in
+    /// the case that is written here, and counts it also for each rule that would apply then. Which rule or lane applies is decided by
+    /// the path as most servers see it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathMatch>,
     /// Conditions on headers; all must match. Names are compared regardless of case. Of a header that is sent more than

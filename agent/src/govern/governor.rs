@@ -4,11 +4,15 @@
 //! changes, and what the policy did not change goes on as it was (a bucket's tokens, a breaker's window). Endpoints keep
 //! their own state ([`super::endpoint::Load`]).
 
+mod beside;
 mod breakers;
 
 use std::sync::Arc;
 
-pub use self::breakers::{Breakers, OneBreaker};
+pub use self::{
+    beside::Beside,
+    breakers::{Breakers, OneBreaker},
+};
 use super::{
     concurrency::Limiter,
     fallback::stale::{Memory, Store},
@@ -258,12 +262,16 @@ impl Governor {
     /// What holds for a request in the place of the policy: a policy that targets its route, which is called `on_route`, or the rule
     /// that matches; `None`: the policy itself governs it.
     pub fn ruled(&self, on_route: Option<&str>, request: &impl Request) -> Option<&Arc<Ruled>> {
-        let of = on_route.and_then(|name| self.routes.iter().find(|of| *of.policy.name == *name));
-        if of.is_none() && self.rules.is_empty() {
+        if on_route.is_none() && self.rules.is_empty() {
             return None;
         }
         let rule = self.rules.iter().position(|ruled| ruled.rule.matches.matches(request));
-        match of {
+        self.over(on_route, rule)
+    }
+
+    /// The same, where this one of the rules matches.
+    fn over(&self, on_route: Option<&str>, rule: Option<usize>) -> Option<&Arc<Ruled>> {
+        match on_route.and_then(|name| self.routes.iter().find(|of| *of.policy.name == *name)) {
             Some(of) => of.over.get(rule.map_or(0, |at| at + 1)),
             None => self.rules.get(rule?),
         }

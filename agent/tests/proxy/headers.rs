@@ -1,5 +1,10 @@
 //! What a request and an answer look like at the other side: everything as it was but what was meant for one hop.
 
+use sluice::{
+    cluster::model::Protocol,
+    govern::policy::{Edits, HeaderEdits, Policy},
+};
+
 use crate::{origin::Origin, rig::Rig};
 
 /// What the origin gets of this request.
@@ -26,6 +31,45 @@ fn a_request_keeps_its_bytes() {
     let request = "DELETE //a/%2e%2e/b;c?q=%zz&d={\"e\"} HTTP/1.1\r\nhOST: Orders.shop:8080\r\nX-Two: 1\r\n\
                    accept:*/*\r\nX-Two:   2  \r\nX-Empty:\r\nX-Bytes: \u{fc}\r\nCookie: a=b; c=d\r\n\r\n";
     assert_eq!(forwarded(request), request);
+}
+
+/// Clients that write GBK or Latin-1.
+#[test]
+fn a_target_keeps_bytes_that_are_no_text() {
+    for protocol in [Protocol::Http, Protocol::Detect] {
+        let (sent, received) = std::sync::mpsc::channel();
+        let origin = Origin::new(move |_, peer, _| {
+            for _ in 0..2 {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.extend(peer.exactly(1));
+                }
+                sent.send(head).unwrap();
+                peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            }
+        });
+        let set = vec![("x-a".parse().unwrap(), "b".parse().unwrap())];
+        let headers = HeaderEdits { request: Edits { set, ..Edits::default() }, ..HeaderEdits::default() };
+        let policy = Policy { headers, ..Policy::default() };
+        let mut rig = Rig::speaking(protocol, &origin);
+        let mut caller = rig.dial();
+        let line = b"GET /\xd6\xd0/k\xe4ufer?q=\xff\xc3 HTTP/1.1\r\nHost: a\r\n";
+        caller.send([&line[..], b"\r\n"].concat());
+        assert_eq!(caller.answer().body, "ok");
+        let head = received.recv().unwrap();
+        assert_eq!(head.escape_ascii().to_string(), [&line[..], b"\r\n"].concat().escape_ascii().to_string());
+        // What is changed in its head is changed there, too.
+        rig.change(|service| service.policy(policy));
+        caller.send([&line[..], b"\r\n"].concat());
+        assert_eq!(caller.answer().body, "ok");
+        let head = received.recv().unwrap();
+        assert_eq!(
+            head.escape_ascii().to_string(),
+            [&line[..], b"x-a: b\r\n\r\n"].concat().escape_ascii().to_string()
+        );
+        caller.send(b"GET /\xd6\x01 HTTP/1.1\r\nHost: a\r\n\r\n");
+        caller.answer().made_up(400, "bad_request");
+    }
 }
 
 #[test]

@@ -6,8 +6,9 @@ use http::{HeaderName, HeaderValue};
 use sluice::{
     cluster::model::Workload,
     govern::policy::{
-        Behaviour, CallerMatch, CircuitBreaker, Edits, EntryRule, HeaderEdits, LimitKey, Mode, Part, Parts,
-        PathMatch, Policy, RateLimit, RequestMatch, Rule, Scope, StripTags, Timeouts, ValueMatch, ValueTest,
+        Behaviour, CallerMatch, CircuitBreaker, Concurrency, Edits, EntryRule, HeaderEdits, LimitKey, Mode,
+        Part, Parts, PathMatch, Policy, RateLimit, RequestMatch, Rule, Scope, StripTags, Timeouts,
+        ValueMatch, ValueTest,
     },
     proxy::explain::{Asked, Explanation, Stage, explain},
 };
@@ -101,6 +102,73 @@ fn the_first_rule_that_matches_holds_and_is_named() {
     assert_eq!(said.outcome.reason.as_deref(), Some("rate_limited"));
     let said = explained(&rig, "GET /x HTTP/1.1\r\nhost: a\r\n\r\n");
     assert!(said.outcome.endpoint.is_some(), "{said:#?}");
+}
+
+/// No server's reading of a path takes a request past the limits of the rule that is about it, and none changes its rule.
+#[test]
+fn the_limits_of_a_rule_cannot_be_evaded_by_another_rule() {
+    let origin = Origin::fixed("ok");
+    let own = [Part::RateLimits].into_iter().collect();
+    let limited = Policy { rate_limits: vec![Arc::new(rare("secret/few"))], ..named(Policy::default()) };
+    let policy = with_rules(vec![
+        rule("open", under("/open"), named(Policy::default()), own),
+        rule("secret", under("/secret"), limited, own),
+    ]);
+    let rig = Rig::builder().endpoint(origin.address).policy(policy).start();
+    let mut caller = rig.dial();
+    assert_eq!(ask(&mut caller, "/secret").body, "ok");
+    for path in ["/open/..%2fsecret/x", "/secret%2fx", "//h/secret", "/open?/../secret", "/open\\..\\secret"]
+    {
+        let refused = ask(&mut caller, path);
+        refused.made_up(429, "rate_limited");
+        assert!(refused.body.contains("\"rule\":\"secret/few\""), "{path} {refused:?}");
+    }
+    for path in ["/open", "/open/a%2fb", "/open?next=/x/../secret", "/other"] {
+        assert_eq!(ask(&mut caller, path).body, "ok", "{path}");
+    }
+    rig.await_metric("sluice_rule_requests_total", &["policy_rule=\"open\"", "code=\"4xx\""], 2.0);
+    rig.await_metric("sluice_rule_requests_total", &["policy_rule=\"open\"", "code=\"2xx\""], 3.0);
+
+    let said = explained(&rig, "GET /open/..%2fsecret/x HTTP/1.1\r\nhost: a\r\n\r\n");
+    let steps: Vec<_> = said.steps.iter().filter(|step| step.stage == Stage::Rule).collect();
+    assert_eq!(steps[0].source.as_deref(), Some("rule open of TrafficPolicy shop/orders"), "{said:#?}");
+    assert!(steps[1].message.contains("the limits of rule secret count it, too"), "{said:#?}");
+    let limit = said.steps.iter().find(|step| step.stage == Stage::RateLimit).expect("a step");
+    assert_eq!(limit.source.as_deref(), Some("rule secret/few of TrafficPolicy shop/orders"));
+    assert_eq!(said.outcome.reason.as_deref(), Some("rate_limited"));
+    let said = explained(&rig, "GET /open/a%2fb HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert!(
+        said.outcome.endpoint.is_some() && said.steps.iter().all(|step| !step.message.contains("count it"))
+    );
+}
+
+#[test]
+fn requests_in_flight_count_for_each_rule_that_may_be_about_them() {
+    let slow = Origin::new(|_, peer, note| {
+        while let Some(head) = peer.request() {
+            note(head);
+            peer.until("go");
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        }
+    });
+    let one = Some(Concurrency { max_requests: 1, adaptive: None, scope: Scope::Node, mode: Mode::Enforce });
+    let own = [Part::Concurrency].into_iter().collect();
+    let policy = with_rules(vec![
+        rule("open", under("/open"), named(Policy::default()), own),
+        rule("secret", under("/secret"), named(Policy { concurrency: one, ..Policy::default() }), own),
+    ]);
+    let rig = Rig::builder().endpoint(slow.address).policy(policy).start();
+    let (mut first, mut second) = (rig.dial(), rig.dial());
+    first.send("POST /open/..%2fsecret HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n");
+    slow.await_notes(1);
+    second.get("/secret");
+    second.answer().made_up(429, "concurrency_limited");
+    let said = explained(&rig, "GET /open/..%2fsecret HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(said.outcome.reason.as_deref(), Some("concurrency_limited"), "{said:#?}");
+    first.send("go");
+    assert_eq!(first.answer().body, "ok");
+    second.send("POST /secret HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\ngo");
+    assert_eq!(second.answer().body, "ok", "its place is free");
 }
 
 #[test]

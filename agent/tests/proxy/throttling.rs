@@ -90,6 +90,40 @@ fn a_limit_on_a_path_cannot_be_walked_around_and_the_path_is_forwarded_as_it_cam
     }
 }
 
+/// What nginx, Go, the JDK, Jetty and Node serve `/a` for.
+#[test]
+fn a_limit_on_a_path_cannot_be_evaded_by_what_only_some_servers_take_for_it() {
+    let origin = Origin::fixed("ok");
+    let matches = RequestMatch { path: Some(PathMatch::Prefix("/a".to_owned())), ..RequestMatch::default() };
+    let policy = rates(RateLimit { matches, ..rare() });
+    let rig = Rig::builder().endpoint(origin.address).policy(policy).start();
+    let mut caller = rig.dial();
+    caller.get("/a");
+    assert_eq!(caller.answer().body, "ok");
+    for path in [
+        "/a%2fx.txt",
+        "/open/..%2fa/x.txt",
+        "/open/%2e%2e%2fa",
+        "/%u0061",
+        "/open\\..\\a",
+        "//h/a",
+        "/%2561",
+        "/a%00",
+        "/open?/../a",
+        "/?/%2e%2e/a/x",
+        "http://orders/open?/../../a",
+    ] {
+        caller.get(path);
+        caller.answer().made_up(429, "rate_limited");
+    }
+    for path in ["/open", "/open?a=1..5", "/open?next=/b/../a", "/ab%2fc", "/open/%25", "/A"] {
+        caller.get(path);
+        assert_eq!(caller.answer().body, "ok", "{path}");
+    }
+    caller.send(b"GET /\xd6\xd0/..%2fa HTTP/1.1\r\nHost: orders\r\n\r\n");
+    caller.answer().made_up(429, "rate_limited");
+}
+
 #[test]
 fn a_limit_may_be_about_some_callers_and_count_by_their_workload() {
     let origin = Origin::fixed("ok");

@@ -12,7 +12,6 @@
 //! alone is why it is denied, the decision says so.
 
 mod block;
-mod forms;
 pub mod probe;
 #[cfg(test)]
 mod tests;
@@ -22,10 +21,10 @@ use std::{cmp::Ordering, net::IpAddr, sync::Arc, time::Duration};
 use http::Method;
 
 pub use self::block::{Block, BlockError};
-use self::forms::Forms;
 use super::{
     caller::Labels,
     jwt::{self, ClaimTest, Failure, Found, Jwt, OnNoKeys, Provider},
+    path::Forms,
     policy::{Mode, PathMatch},
     request::Request,
 };
@@ -199,8 +198,7 @@ impl Access {
         if self.closed {
             return Decision::Denied(None);
         }
-        let path = request.path();
-        let forms = Forms::of(path);
+        let forms = Forms::of(request);
         let hides = |hidden: &&Hidden| {
             forms.any(|form| hidden.paths.iter().any(|path| holds_loosely(path, form)))
                 && !hidden.from.iter().any(|party| party.is_for(client, Action::Allow))
@@ -337,7 +335,7 @@ impl To {
             return Some(Rank { path: PathRank::Any, methods });
         }
         let holds = |path: &&PathMatch| match action {
-            Action::Allow => forms.all(|form| path.matches(form)),
+            Action::Allow => forms.all(|form| path.matches_bytes(form)),
             Action::Deny => forms.any(|form| holds_loosely(path, form)),
         };
         let path = self.paths.iter().filter(holds).map(PathRank::of).max_by(PathRank::cmp)?;

@@ -4,7 +4,10 @@ use http::Method;
 use proptest::prelude::*;
 
 use super::*;
-use crate::govern::request::tests::Plain;
+use crate::govern::{
+    path::disguise::{EVASIONS, Of, disguised},
+    request::tests::Plain,
+};
 
 fn identity(namespace: &str, service_account: &str, labels: &[(&str, &str)]) -> Identity {
     Identity {
@@ -174,71 +177,6 @@ fn management() -> Access {
     Access { hidden: vec![hidden], ..Access::default() }
 }
 
-/// Ways to write `/actuator/env` and `/metrics` that some server takes for them.
-const EVASIONS: [&str; 54] = [
-    "/actuator",
-    "/actuator/",
-    "/actuator/env",
-    "//actuator/env",
-    "/./actuator/env",
-    "/x/../actuator/env",
-    "/actuator;jsessionid=1/env",
-    "/;/actuator/env",
-    "/.;/actuator/env",
-    "/x/..;/actuator/env",
-    "/%61ctuator/env",
-    "/%61%63%74%75%61%74%6f%72/env",
-    "/actuator%2fenv",
-    "/actuator%2Fenv",
-    "/actuator%5cenv",
-    "/actuator\\env",
-    "/\\actuator\\env",
-    "/x%2f..%2factuator%2fenv",
-    "/x/%2e%2e/actuator",
-    "/x/%2e%2e%2factuator",
-    "/x/..%5cactuator",
-    "/%2e/actuator",
-    "/%2factuator",
-    "/%2f%2factuator/env",
-    "/%2561ctuator/env",
-    "/%252factuator",
-    "/actuator%253bx/env",
-    "/actuator%3bx/env",
-    "/actuator%00/env",
-    "/actuator/env?x=/public",
-    "/actuator/..;/actuator/env",
-    "/metrics",
-    "/metrics/",
-    "/metrics;x",
-    "/ACTUATOR/env",
-    "/Metrics",
-    // Dot segments are removed after an encoded slash was decoded (nginx),
-    "/actuator%2fx/../env",
-    "/actuator%5cx/../env",
-    // before slashes are joined (RFC 3986),
-    "/actuator//../env",
-    "/x//..//../actuator/env",
-    // or not at all.
-    "/actuator/../orders",
-    "/actuator/..;/orders",
-    // Decoded once and no further.
-    "/actuator%2f%252e%252e%252fx",
-    // What ends a path.
-    "/metrics#x",
-    "/metrics%23x",
-    "/metrics%3fx",
-    // What is read as a URL.
-    "x:/actuator",
-    "HtTp:/actuator/env",
-    "x:y/../actuator",
-    "file:/metrics",
-    "/\\x/actuator",
-    "/\\x\\actuator/env",
-    "///x/actuator",
-    // As IIS and Jetty 9 decode.
-    "/%u0061ctuator",
-];
-
 #[test]
 fn hidden_paths_are_not_there_however_they_are_written() {
     let access = management();
@@ -247,7 +185,16 @@ fn hidden_paths_are_not_there_however_they_are_written() {
         assert_eq!(by(&access, UNKNOWN, target), (false, Some("management")), "{target}");
         assert!(by(&access, known(&prometheus), target).0, "{target}");
     }
-    for target in ["/", "/actuators", "/public/actuator", "/x/../orders", "/metrics2", "/a?x=/actuator"] {
+    for target in [
+        "/",
+        "/actuators",
+        "/public/actuator",
+        "/x/../orders",
+        "/metrics2",
+        "/a?x=/actuator",
+        "/a?x=/b/../actuator",
+        "/a?x=1..5",
+    ] {
         assert_eq!(by(&access, UNKNOWN, target), (true, None), "{target}");
     }
 }
@@ -280,7 +227,15 @@ fn an_expression_hides_what_only_begins_as_a_path_does() {
 fn what_is_allowed_is_allowed_in_each_form_or_not_at_all() {
     let rules = vec![rule("public", Action::Allow, Vec::new(), vec![prefix("/public")])];
     let access = Access { rules, ..Access::default() };
-    for target in ["/public", "/public/a", "/%70ublic", "/public/a%2fb", "/public/100%25"] {
+    for target in [
+        "/public",
+        "/public/a",
+        "/%70ublic",
+        "/public/a%2fb",
+        "/public/100%25",
+        "/public?next=/a/../b",
+        "/public/a?range=1..5&a=%2e%2e",
+    ] {
         assert!(by(&access, UNKNOWN, target).0, "{target}");
     }
     for target in [
@@ -300,78 +255,12 @@ fn what_is_allowed_is_allowed_in_each_form_or_not_at_all() {
         "/secret//../public",
         "/public/..%2fsecret/%252e%252e%252fpublic",
         "/PUBLIC",
+        "/public?/../secret",
+        "/public?/%2e%2e/secret",
+        "/public/a?x=%2f..%2f..%2fsecret",
     ] {
         assert!(!by(&access, UNKNOWN, target).0, "{target}");
     }
-}
-
-/// One element of a path, and ways to write what stays the same path.
-fn disguised() -> impl Strategy<Value = String> {
-    let letter = |c: char| {
-        prop_oneof![
-            Just(c.to_string()),
-            Just(format!("%{:02x}", c as u32)),
-            Just(format!("%{:02X}", c as u32)),
-            Just(format!("%25{:02x}", c as u32)),
-            Just(format!("%u{:04x}", c as u32)),
-        ]
-    };
-    let word: Vec<_> = "actuator".chars().map(letter).collect();
-    let slash = prop_oneof![
-        Just("/"),
-        Just("//"),
-        Just("/./"),
-        Just("/x/../"),
-        Just("/;a/"),
-        Just("/%2e/"),
-        Just("/x/%2e%2e/"),
-        Just("/.;b/"),
-        Just("/%2f"),
-        Just("/%5c"),
-        Just("/\\"),
-        Just("/x%2f..%2f"),
-        Just("/%252f"),
-        Just("//x/"),
-        Just("/\\x/"),
-        Just("///x\\"),
-        Just("/\\/x/"),
-        Just("http:/"),
-        Just("h-t:/"),
-        Just("x:y/../"),
-        Just("file://x/"),
-    ];
-    let end = prop_oneof![
-        Just(""),
-        Just("/"),
-        Just("/env"),
-        Just(";a=1"),
-        Just(";/env"),
-        Just("%2fenv"),
-        Just("%5cenv"),
-        Just("?a=b"),
-        Just("/."),
-        Just("%3ba/env"),
-        Just("%00"),
-    ];
-    (slash, word, end).prop_map(|(slash, word, end)| format!("{slash}{}{end}", word.concat()))
-}
-
-struct Of(String);
-
-impl Request for Of {
-    fn method(&self) -> &[u8] {
-        b"GET"
-    }
-
-    fn target(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-
-    fn header(&self, _: &http::HeaderName) -> Option<&[u8]> {
-        None
-    }
-
-    fn each_header(&self, _: &http::HeaderName, _: &mut dyn FnMut(&[u8])) {}
 }
 
 proptest! {

@@ -101,7 +101,7 @@ impl Limiter {
             return Err(Full { limit });
         }
         holder.takes();
-        Ok(Permit { state: Arc::clone(state), holder, acquired_nanos: now_nanos, held: true })
+        Ok(Permit { state: Arc::clone(state), holder, acquired_nanos: now_nanos, held: true, beside: None })
     }
 
     /// Whether a request of the pod with this UID would be refused now. Nothing is changed.
@@ -183,9 +183,18 @@ pub struct Permit {
     holder: Arc<Holder>,
     acquired_nanos: u64,
     held: bool,
+    /// Of another limit, for the same request.
+    beside: Option<Box<Permit>>,
 }
 
 impl Permit {
+    /// Both places, for as long as the request is in flight. How the service copes is told to the limit of this one.
+    pub fn and(mut self, mut other: Self) -> Self {
+        other.beside = self.beside.take();
+        self.beside = Some(Box::new(other));
+        self
+    }
+
     /// The answer has ended, and says how the service copes. Answers of Sluice itself say nothing: for them, as for requests
     /// that never reached an endpoint, just drop the permit.
     ///

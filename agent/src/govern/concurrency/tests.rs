@@ -40,6 +40,22 @@ fn a_fixed_limit_counts_what_is_in_flight() {
 }
 
 #[test]
+fn a_request_may_have_places_of_several_limits() {
+    let (pod, limiters) = (pod(), [1, 2, 3].map(|most| limiter(&fixed(most))));
+    let in_flight = || limiters.each_ref().map(|limiter| limiter.in_flight());
+    let all = || {
+        let places = limiters.each_ref().map(|limiter| limiter.try_acquire(&pod, 0).expect("there is room"));
+        places.into_iter().reduce(Permit::and).expect("there are three")
+    };
+    let held = all();
+    assert_eq!(in_flight(), [1, 1, 1]);
+    drop(held);
+    assert_eq!(in_flight(), [0, 0, 0]);
+    all().complete(MILLI, MILLI, false);
+    assert_eq!(in_flight(), [0, 0, 0]);
+}
+
+#[test]
 fn requests_in_flight_count_on_when_the_limit_changes() {
     let pod = pod();
     let before = limiter(&fixed(3));

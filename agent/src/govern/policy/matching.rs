@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use regex::bytes::Regex;
 
-use crate::govern::{caller::Caller, request::Request};
+use crate::govern::{caller::Caller, path::Seen, request::Request};
 
 /// A condition on a request. All of its parts must hold; without any it matches every request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -70,10 +70,25 @@ impl PartialEq for Pattern {
 }
 
 impl RequestMatch {
+    /// For what is chosen by it: the path is the normal one.
     pub fn matches(&self, request: &impl Request) -> bool {
+        self.holds(request, |path| path.matches(&request.normal_path()))
+    }
+
+    /// For what restricts: the path is whatever some server takes it for.
+    pub(in crate::govern) fn may_match<R: Request>(&self, seen: &Seen<'_, R>) -> bool {
+        self.holds(seen.request(), |path| seen.forms().any(|form| path.matches(form)))
+    }
+
+    /// If the path were this one.
+    pub(in crate::govern) fn matches_as(&self, request: &impl Request, path: &[u8]) -> bool {
+        self.holds(request, |test| test.matches(path))
+    }
+
+    fn holds(&self, request: &impl Request, path_holds: impl Fn(&PathMatch) -> bool) -> bool {
         (self.methods.is_empty()
             || self.methods.iter().any(|method| method.as_str().as_bytes() == request.method()))
-            && self.path.as_ref().is_none_or(|path| path.matches(&request.normal_path()))
+            && self.path.as_ref().is_none_or(path_holds)
             && self.headers.iter().all(|(name, test)| test.holds(request.header(name)))
             && self
                 .query_parameters
@@ -98,7 +113,15 @@ impl CallerMatch {
 }
 
 impl PathMatch {
+    /// A byte that is no UTF-8 is a character to an expression (U+FFFD, as it is to RE2): `.*` goes on behind it.
     pub(in crate::govern) fn matches(&self, path: &[u8]) -> bool {
+        self.matches_bytes(path)
+            || matches!(self, Self::Regex(Pattern(regex)) if std::str::from_utf8(path).is_err()
+                && regex.is_match(String::from_utf8_lossy(path).as_bytes()))
+    }
+
+    /// The same, but an expression that asks for a character does not find one in a byte that is none.
+    pub(in crate::govern) fn matches_bytes(&self, path: &[u8]) -> bool {
         match self {
             Self::Exact(exact) => path == exact.as_bytes(),
             Self::Prefix(prefix) => {
@@ -219,6 +242,47 @@ mod tests {
             assert_eq!(either.matches(&web), wanted, "{rule:?}");
             assert!(!only.matches(&From(None)), "who calls is not known");
         }
+    }
+
+    #[test]
+    fn what_restricts_holds_for_each_form_of_a_path_and_what_is_chosen_for_the_normal_one() {
+        let secret = RequestMatch {
+            methods: vec![Method::GET],
+            path: Some(PathMatch::Prefix("/secret".to_owned())),
+            ..RequestMatch::default()
+        };
+        for target in [
+            "/secret%2fx.txt",
+            "/open/..%2fsecret/x",
+            "/%u0073ecret",
+            "/\\secret",
+            "//h/secret",
+            "/o?/../secret",
+        ] {
+            let request = Plain::get(target);
+            assert!(secret.may_match(&Seen::new(&request)) && !secret.matches(&request), "{target}");
+            let other = Plain { method: "POST", ..request };
+            assert!(!secret.may_match(&Seen::new(&other)), "{target}");
+        }
+        for (target, wanted) in
+            [("/secret/x", true), ("/open", false), ("/SECRET", false), ("/o?next=/secret", false)]
+        {
+            let request = Plain::get(target);
+            assert_eq!(secret.may_match(&Seen::new(&request)), wanted, "{target}");
+            assert_eq!(secret.matches(&request), wanted, "{target}");
+        }
+    }
+
+    #[test]
+    fn an_expression_does_not_end_at_a_byte_that_is_no_text() {
+        let regex = |pattern: &str| PathMatch::Regex(Pattern(Regex::new(pattern).expect("one")));
+        for pattern in ["^/a/.*$", "^/a/[^/]+/b$", "^/a/..?/b$"] {
+            for path in [&b"/a/\xd6\xd0/b"[..], b"/a/\xff/b"] {
+                assert!(regex(pattern).matches(path), "{pattern}");
+                assert!(!regex(pattern).matches_bytes(path), "{pattern}");
+            }
+        }
+        assert!(!regex("^/b").matches(b"/a/\xff/b") && regex("^/a/").matches_bytes(b"/a/\xff"));
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub use self::{
     verdict::{Refusal, Throttles, Verdict},
 };
 use super::{
+    path::Seen,
     policy::{LimitKey, RateLimit, RequestMatch, Scope},
     request::Request,
 };
@@ -127,21 +128,22 @@ impl Throttle {
     /// What the rule says of this request, which is counted if it is admitted; `None` if the rule is not about it.
     /// `caller` is the calling pod's identity. To ask several rules about one request, see [`Throttles`].
     pub fn admit(&self, request: &impl Request, caller: &str, now_nanos: u64) -> Option<Admission> {
-        Some(self.charge(request, caller, Ticks::MAX, now_nanos)?.0)
+        Some(self.charge(&Seen::new(request), caller, Ticks::MAX, now_nanos)?.0)
     }
 
-    /// `left`: a request that would have to wait for longer is refused.
-    fn charge(
+    /// `left`: a request that would have to wait for longer is refused. A rule is about what some server may take for a request that
+    /// it matches, or it could be evaded by writing a path in another way.
+    fn charge<R: Request>(
         &self,
-        request: &impl Request,
+        seen: &Seen<'_, R>,
         caller: &str,
         left: Ticks,
         now_nanos: u64,
     ) -> Option<(Admission, Option<Charge>)> {
-        if !self.for_all && !self.rule.matches.matches(request) {
+        if !self.for_all && !self.rule.matches.may_match(seen) {
             return None;
         }
-        let key = self.key(request, caller);
+        let key = self.key(seen.request(), caller);
         Some(match self.state.buckets.take(key, left, now_nanos) {
             Ok(taken) if taken.wait == 0 => (Admission::Now, Some(Charge { key, taken })),
             Ok(taken) => (Admission::After(duration(taken.wait)), Some(Charge { key, taken })),

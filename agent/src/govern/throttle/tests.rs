@@ -9,7 +9,8 @@ use http::{HeaderName, Method};
 
 use super::*;
 use crate::govern::{
-    policy::{Behaviour, Mode, RequestMatch},
+    path::disguise::{EVASIONS, Of, disguised},
+    policy::{Behaviour, Mode, PathMatch, RequestMatch},
     request::tests::Plain,
 };
 
@@ -229,4 +230,45 @@ fn a_caller_that_asks_for_half_its_share_loses_nothing_to_one_that_asks_for_ten_
         }
     }
     assert!(lost <= 2, "it lost {lost} of 475");
+}
+
+/// A limit on this path that nothing is left of.
+fn exhausted(path: &str) -> Arc<Throttle> {
+    let matches = RequestMatch { path: Some(PathMatch::Prefix(path.to_owned())), ..RequestMatch::default() };
+    let limit = throttle(RateLimit { matches, ..reject(0.001, 1.0) });
+    let request = Of(path.to_owned());
+    assert_eq!(limit.admit(&request, "a", 0), Some(Admission::Now));
+    limit
+}
+
+fn is_counted(limit: &Throttle, target: &str) -> bool {
+    matches!(limit.admit(&Of(target.to_owned()), "a", 0), Some(Admission::Refused { .. }))
+}
+
+#[test]
+fn a_limit_on_a_path_counts_what_some_server_takes_for_it() {
+    let (actuator, metrics) = (exhausted("/actuator"), exhausted("/metrics"));
+    // Case matters, for a limit is not about another path than it says.
+    for target in EVASIONS.iter().filter(|target| !matches!(**target, "/ACTUATOR/env" | "/Metrics")) {
+        assert!(is_counted(&actuator, target) || is_counted(&metrics, target), "{target}");
+    }
+    for target in [
+        "/",
+        "/actuators",
+        "/ACTUATOR",
+        "/public/actuator",
+        "/a?x=/actuator",
+        "/a?x=/b/../actuator",
+        "*",
+        "/%61",
+    ] {
+        assert_eq!(actuator.admit(&Of(target.to_owned()), "a", 0), None, "{target}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_disguise_evades_a_limit(target in disguised()) {
+        proptest::prop_assert!(is_counted(&exhausted("/actuator"), &target), "{target}");
+    }
 }

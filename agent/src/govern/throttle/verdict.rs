@@ -9,6 +9,7 @@ use super::{
     pace::{Ticks, span},
 };
 use crate::govern::{
+    path::Seen,
     policy::{Behaviour, Mode, RateLimit},
     request::Request,
 };
@@ -29,15 +30,31 @@ impl Throttles {
     /// ([`Throttle::with_rule`]).
     #[must_use]
     pub fn with_rules(&self, rules: &[Arc<RateLimit>], now_nanos: u64) -> Self {
-        let mut rules: Vec<_> = rules
+        let rules: Vec<_> = rules
             .iter()
             .map(|rule| match self.rules.iter().find(|throttle| throttle.rule().name == rule.name) {
                 Some(throttle) => throttle.with_rule(Arc::clone(rule), now_nanos),
                 None => Arc::new(Throttle::new(Arc::clone(rule))),
             })
             .collect();
+        Self::ordered(rules)
+    }
+
+    fn ordered(mut rules: Vec<Arc<Throttle>>) -> Self {
         rules.sort_by_key(|throttle| matches!(throttle.rule().behaviour, Behaviour::Queue { .. }));
         Self { rules }
+    }
+
+    /// These rules and those of others that are not among them.
+    #[must_use]
+    pub(in crate::govern) fn and<'t>(&self, others: impl Iterator<Item = &'t Self>) -> Self {
+        let mut rules = self.rules.clone();
+        for rule in others.flat_map(|other| &other.rules) {
+            if !rules.iter().any(|known| Arc::ptr_eq(known, rule)) {
+                rules.push(Arc::clone(rule));
+            }
+        }
+        Self::ordered(rules)
     }
 
     /// The rules in the state that this request would find ([`Throttle::copy_for`]).
@@ -79,8 +96,9 @@ impl Throttles {
         // At most one allocation, however many rules there are, and none for one.
         let decisions = SmallVec::with_capacity(self.rules.len());
         let mut verdict = Verdict { decisions, wait: Duration::ZERO, refused: false };
+        let seen = Seen::new(request);
         for throttle in &self.rules {
-            let Some((admission, charge)) = throttle.charge(request, caller, left, now_nanos) else {
+            let Some((admission, charge)) = throttle.charge(&seen, caller, left, now_nanos) else {
                 continue;
             };
             let refused = matches!(admission, Admission::Refused { .. });

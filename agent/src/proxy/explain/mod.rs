@@ -17,7 +17,7 @@ use super::http1;
 
 /// What the proxy answers to a request of HTTP/1 with such a target, where it passes none on, and what it says is wrong.
 pub fn rejects(method: &str, target: &str) -> Option<String> {
-    let refused = http1::check_target(method, target).err()?;
+    let refused = http1::check_target(method, target.as_bytes()).err()?;
     let reason = http1::reason_of(refused);
     Some(format!("{} {}: it has {}", reason.status(), reason.code(), refused.fault()))
 }

@@ -20,10 +20,10 @@ use crate::{
     clock::Nanos,
     govern::{
         concurrency::{Full, Limiter, Permit},
-        governor::Governor,
-        policy::{FallbackOn, Mode, Part},
+        governor::{Beside, Governor},
+        policy::{FallbackOn, Mode, Part, Policy, RateLimit},
         subset::Subset,
-        throttle::{Admission, Verdict},
+        throttle::{Admission, Throttles, Verdict},
     },
     observe::{
         metrics::{LimitDecision, ServiceMetrics},
@@ -60,17 +60,45 @@ pub(super) struct Admitted {
     pub(super) queued: bool,
 }
 
+/// The limits that are about a request.
+#[derive(Clone, Copy)]
+pub(super) struct Limits<'g> {
+    pub(super) governor: &'g Governor,
+    /// Those of rules that hold for what some server may take its path for.
+    pub(super) beside: Option<&'g Beside>,
+}
+
+impl<'g> Limits<'g> {
+    pub(super) fn throttles(self) -> &'g Throttles {
+        self.beside.map_or(self.governor.throttles(), |beside| &beside.throttles)
+    }
+
+    /// The limits on requests in flight, each with the policy that says it.
+    fn limiters(self) -> impl Iterator<Item = (&'g Arc<Limiter>, &'g Policy)> {
+        let beside = self.beside.into_iter().flat_map(|beside| &beside.limiters);
+        let own = self.governor.limiter().map(|limiter| (limiter, &**self.governor.policy()));
+        own.into_iter().chain(beside.map(|(limiter, policy)| (limiter, &**policy)))
+    }
+
+    /// The policy that says a rate limit.
+    fn said_by(self, limit: &RateLimit) -> Option<&'g Arc<str>> {
+        let own = self.governor.policy();
+        self.beside.map_or_else(|| own.said_by(Part::RateLimits), |beside| beside.said_by(limit, own))
+    }
+}
+
 /// Asks the limits about a request that comes `now`, the pod's own budget first. Without any it costs a look at each.
 pub(super) async fn admit<E: Exchange>(
     exchange: &mut E,
-    governor: &Governor,
+    limits: Limits<'_>,
     deadline: RequestDeadline,
     now: Nanos,
 ) -> Result<Admitted, Stop> {
+    let governor = limits.governor;
     if exchange.call().pod.budget.refuses() {
         return Err(Stop::Failed(Failed::new(Cause::from(Reason::Overloaded), FallbackOn::LimitExceeded)));
     }
-    let (verdict, at) = match governor.throttles() {
+    let (verdict, at) = match limits.throttles() {
         throttles if throttles.is_empty() => (None, now),
         // Nobody waits to be refused.
         throttles
@@ -80,31 +108,37 @@ pub(super) async fn admit<E: Exchange>(
             return Err(Stop::Failed(failed));
         }
         _ => {
-            let verdict = ask(exchange, governor, deadline, now)?;
+            let verdict = ask(exchange, limits, deadline, now)?;
             if verdict.wait().is_zero() {
                 (Some(verdict), now)
             } else {
                 // Boxed, for few requests wait, and every request's task would carry the state of one that does.
-                let verdict = Box::pin(take_turn(exchange, governor, deadline, verdict)).await?;
+                let verdict = Box::pin(take_turn(exchange, limits, deadline, verdict)).await?;
                 (Some(verdict), Nanos::now())
             }
         }
     };
     let queued = verdict.as_ref().is_some_and(|verdict| !verdict.wait().is_zero());
-    let Some(limiter) = governor.limiter() else { return Ok(Admitted { place: None, at, queued }) };
-    let call = exchange.call();
-    let at_endpoint = call.limited();
-    let numbers = at_endpoint.as_ref().unwrap_or(&call.resolved.numbers);
-    let acquired = acquire(limiter, &call.pod, numbers, at);
-    acquired.map(|place| Admitted { place, at, queued }).map_err(|Full { .. }| {
-        if let Some(verdict) = verdict {
-            verdict.give_back(Nanos::now().0);
-        }
-        let policy = governor.policy().said_by(Part::Concurrency);
-        let name = "concurrency.maxRequests".into();
-        let cause = Cause::of_rule(Reason::ConcurrencyLimited, &name, policy, Some(RETRY_AFTER));
-        Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded))
-    })
+    let mut admitted = Admitted { place: None, at, queued };
+    for (limiter, policy) in limits.limiters() {
+        let call = exchange.call();
+        let at_endpoint = call.limited();
+        let numbers = at_endpoint.as_ref().unwrap_or(&call.resolved.numbers);
+        let Ok(place) = acquire(limiter, &call.pod, numbers, at) else {
+            if let Some(verdict) = verdict {
+                verdict.give_back(Nanos::now().0);
+            }
+            let name = "concurrency.maxRequests".into();
+            let policy = policy.said_by(Part::Concurrency);
+            let cause = Cause::of_rule(Reason::ConcurrencyLimited, &name, policy, Some(RETRY_AFTER));
+            return Err(Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded)));
+        };
+        admitted.place = match (admitted.place.take(), place) {
+            (Some(first), Some(place)) => Some(first.and(place)),
+            (first, place) => first.or(place),
+        };
+    }
+    Ok(admitted)
 }
 
 /// Refuses what would be sent to a lane whose circuit breaker is open.
@@ -146,21 +180,21 @@ pub(crate) fn acquire(
 /// Asks the rate limits.
 fn ask<'g, E: Exchange>(
     exchange: &mut E,
-    governor: &'g Governor,
+    limits: Limits<'g>,
     deadline: RequestDeadline,
     now: Nanos,
 ) -> Result<Verdict<'g>, Stop> {
     let pod = Rc::clone(&exchange.call().pod);
-    let most = governor.throttles().longest_wait();
-    let may_wait = most.and_then(|_| {
+    let (governor, throttles) = (limits.governor, limits.throttles());
+    let may_wait = throttles.longest_wait().and_then(|_| {
         let call = exchange.call();
         let shown = governor.patience(&call.pod.caller).shown();
         deadline.may_wait(shown, || subset(call, now)?.likely(), now)
     });
-    let verdict = governor.throttles().admit(&exchange.request(), &pod.caller.uid, may_wait, now.0);
+    let verdict = throttles.admit(&exchange.request(), &pod.caller.uid, may_wait, now.0);
     count(exchange, &verdict);
     let Some(refusal) = verdict.refusal() else { return Ok(verdict) };
-    let policy = governor.policy().said_by(Part::RateLimits);
+    let policy = limits.said_by(refusal.rule);
     let cause = Cause::of_rule(Reason::RateLimited, &refusal.rule.name, policy, Some(refusal.retry_after));
     Err(Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded)))
 }
@@ -168,12 +202,11 @@ fn ask<'g, E: Exchange>(
 /// Waits as long as the rate limits say.
 async fn take_turn<'g, E: Exchange>(
     exchange: &mut E,
-    governor: &'g Governor,
+    limits: Limits<'g>,
     deadline: RequestDeadline,
     verdict: Verdict<'g>,
 ) -> Result<Verdict<'g>, Stop> {
-    let most = governor.throttles().longest_wait();
-    let policy = governor.policy().said_by(Part::RateLimits);
+    let (governor, most) = (limits.governor, limits.throttles().longest_wait());
     let wait = verdict.wait();
     for (rule, admission) in verdict.decisions() {
         if let (Admission::After(wait), Mode::Enforce) = (admission, rule.mode) {
@@ -189,6 +222,7 @@ async fn take_turn<'g, E: Exchange>(
         Ok(None) => Ok(verdict),
         Ok(Some(left)) => {
             let queued = verdict.decisions().find(|(_, admission)| matches!(admission, Admission::After(_)));
+            let policy = queued.as_ref().and_then(|(rule, _)| limits.said_by(rule));
             let name = queued.map_or_else(|| "rateLimits".into(), |(rule, _)| rule.name.clone());
             verdict.give_back(Nanos::now().0);
             Err(match left {

@@ -9,7 +9,7 @@ use crate::{
     clock::Nanos,
     cluster::model::Service,
     govern::{
-        governor::{Governor, Ruled},
+        governor::{Beside, Governor, Ruled},
         lane::Tagging,
         policy::{Edits, HeaderEdits, Timeouts},
         remembered::Unanswered,
@@ -46,6 +46,8 @@ pub(crate) struct Call {
     pub(crate) record: Record,
     /// The rule of the policy that holds for the request, if one does.
     pub(crate) ruled: Option<Arc<Ruled>>,
+    /// The limits of others that could.
+    pub(super) beside: Option<Box<Beside>>,
     /// Who is told of what passes, if its answer is a stream that may not be silent.
     pub(crate) idle: Option<Rc<Idle>>,
     /// What its routes have decided, if it has any.
@@ -83,11 +85,11 @@ impl Call {
         }
         let governor = &resolved.destination.service.governor;
         let on_route = way.as_ref().and_then(|way| way.course.policy.as_deref());
-        let ruled = if governor.rules().is_empty() && on_route.is_none() {
-            None
+        let (ruled, beside) = if governor.rules().is_empty() && on_route.is_none() {
+            (None, None)
         } else {
             let asked = ByCaller { view, workload: OfLate::new(&pod) };
-            governor.ruled(on_route, &asked).cloned()
+            (governor.ruled(on_route, &asked).cloned(), governor.beside(on_route, &asked))
         };
         if let Some(ruled) = &ruled {
             record.decided(|| Event::Matched { rule: ruled.rule.name.clone() });
@@ -99,6 +101,7 @@ impl Call {
             tagging,
             record,
             ruled,
+            beside,
             idle: None,
             way,
             times: Timeouts::default(),

@@ -22,12 +22,6 @@ use std::{
     time::Duration,
 };
 
-use self::{
-    admit::Stop,
-    again::{Tried, error_kind},
-    deadline::RequestDeadline,
-    stand_in::{Failed, find, give, stand_in},
-};
 pub(crate) use self::{
     admit::{ClientClose, acquire},
     attempt::{Attempt, Parties, Purpose, ask_breaker},
@@ -35,6 +29,12 @@ pub(crate) use self::{
     deadline::{AttemptDeadline, Elapsed},
     exchange::{Break, Exchange, Failure},
     stream::Idle,
+};
+use self::{
+    admit::{Limits, Stop},
+    again::{Tried, error_kind},
+    deadline::RequestDeadline,
+    stand_in::{Failed, find, give, stand_in},
 };
 use super::{
     answer::{Cause, MadeUp},
@@ -81,17 +81,19 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
     let worker = Rc::clone(&exchange.call().worker);
     let ruled = exchange.call().ruled.clone();
     let unlimited = is_probe.then(Box::<Governor>::default);
+    let beside = exchange.call().beside.take().filter(|_| !is_probe);
     let governor = ruled.as_ref().map_or(&*destination.service.governor, |ruled| &ruled.governor);
     let governor = unlimited.as_deref().unwrap_or(governor);
     // The clock is read where something has been waited for, not for each rule.
     let now = exchange.call().record.started;
-    let (policy, queues) = (governor.policy(), governor.throttles().longest_wait());
+    let limits = Limits { governor, beside: beside.as_deref() };
+    let (policy, queues) = (governor.policy(), limits.throttles().longest_wait());
     let deadline = {
         let timeouts = exchange.call().timeouts(policy.timeouts);
         RequestDeadline::begin(policy, timeouts, exchange.kind(), &exchange.request(), queues.is_some(), now)
     };
     let key = governor.stale().and_then(|stale| stale_key(exchange, stale));
-    let admit::Admitted { place, at, queued } = match admit::admit(exchange, governor, deadline, now).await {
+    let admit::Admitted { place, at, queued } = match admit::admit(exchange, limits, deadline, now).await {
         Ok(admitted) => admitted,
         Err(Stop::CallerGone) => return gone(exchange),
         Err(Stop::Failed(failed)) => {

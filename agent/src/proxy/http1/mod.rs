@@ -13,6 +13,7 @@ pub(super) mod fuzz;
 mod head;
 mod mirror;
 mod outgoing;
+mod parse;
 mod passing;
 mod request;
 mod response;

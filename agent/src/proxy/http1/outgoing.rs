@@ -1,11 +1,14 @@
 //! A head on its way out, while its lines are edited: for requests and for responses. Pure.
 
+use std::mem::MaybeUninit;
+
 use bytes::BytesMut;
 use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::{
     head::{Copier, MAX_HEADERS, MAX_RESPONSE_HEADERS, add},
+    parse::{Parsed, parse},
     view::View,
 };
 use crate::{
@@ -32,18 +35,16 @@ pub(super) fn edit_request(
     is_kept: impl Fn(&HeaderName) -> bool,
     out: &mut BytesMut,
 ) {
-    let mut slots = [httparse::EMPTY_HEADER; ORDINARY];
-    let mut parsed = httparse::Request::new(&mut slots);
-    let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
-    edited(head, if whole { parsed.headers } else { &[] }, edits, is_kept, out);
+    let (mut slots, mut spare) = ([const { MaybeUninit::uninit() }; ORDINARY], Vec::new());
+    let parsed = parse(head, &mut slots, &mut spare).ok().flatten();
+    edited(head, parsed.map_or(&[], |parsed| parsed.headers), edits, is_kept, out);
 }
 
 /// Writes a request's head, as this hop has written it, with what its token changes in it.
 pub(super) fn change_request(head: &[u8], plan: &HeaderPlan, out: &mut BytesMut) {
-    let mut slots = [httparse::EMPTY_HEADER; ORDINARY];
-    let mut parsed = httparse::Request::new(&mut slots);
-    let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
-    let mut outgoing = Outgoing::new(head, if whole { parsed.headers } else { &[] });
+    let (mut slots, mut spare) = ([const { MaybeUninit::uninit() }; ORDINARY], Vec::new());
+    let parsed = parse(head, &mut slots, &mut spare).ok().flatten();
+    let mut outgoing = Outgoing::new(head, parsed.map_or(&[], |parsed| parsed.headers));
     outgoing.leave_out(|name| plan.removes(name));
     for (name, value) in &plan.set {
         outgoing.add(name, value.as_bytes());
@@ -53,10 +54,9 @@ pub(super) fn change_request(head: &[u8], plan: &HeaderPlan, out: &mut BytesMut)
 
 /// Writes a request's head, as this hop has written it, with a tag.
 pub(super) fn tag_request(head: &[u8], tag: &RequestTag, names: &TagNames, out: &mut BytesMut) {
-    let mut slots = [httparse::EMPTY_HEADER; ORDINARY];
-    let mut parsed = httparse::Request::new(&mut slots);
-    let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
-    let headers: &[httparse::Header<'_>] = if whole { parsed.headers } else { &[] };
+    let (mut slots, mut spare) = ([const { MaybeUninit::uninit() }; ORDINARY], Vec::new());
+    let parsed = parse(head, &mut slots, &mut spare).ok().flatten();
+    let headers: &[httparse::Header<'_>] = parsed.map_or(&[], |parsed| parsed.headers);
     let mut scan = TagScan::new(names);
     for header in headers {
         scan.see(header.name.as_bytes(), header.value);
@@ -75,21 +75,19 @@ pub(crate) fn edit_routed(
     distrust: Distrust<'_>,
     out: &mut BytesMut,
 ) {
-    let mut slots = [httparse::EMPTY_HEADER; ORDINARY];
-    let mut parsed = httparse::Request::new(&mut slots);
-    let whole = parsed.parse(head).is_ok_and(|status| status.is_complete());
-    let (true, Some(method), Some(came)) = (whole, parsed.method, parsed.path) else {
+    let (mut slots, mut spare) = ([const { MaybeUninit::uninit() }; ORDINARY], Vec::new());
+    let parsed = parse(head, &mut slots, &mut spare).ok().flatten();
+    let Some(Parsed { method, target: came, version, headers }) = parsed else {
         out.extend_from_slice(head);
         return;
     };
-    let mut outgoing = Outgoing::new(head, parsed.headers);
+    let mut outgoing = Outgoing::new(head, headers);
     course.edit(&mut outgoing, names, course.strips(&View(head), names, distrust));
     let target = course.target(View(head).target());
-    let (host, authority) = (course.hostname().map(str::as_bytes), way::authority_of(came.as_bytes()));
+    let (host, authority) = (course.hostname().map(str::as_bytes), way::authority_of(came));
     // What names another host than `Host` does would count in its place.
     if target.is_some() || (host.is_some() && authority.is_some()) {
         let target = target.unwrap_or_else(|| View(head).target().to_vec());
-        let version = parsed.version.unwrap_or(1);
         outgoing.first_line =
             [method.as_bytes(), b" ", &target, format!(" HTTP/1.{version}\r\n").as_bytes()].concat();
         if let (None, Some(authority)) = (host, authority) {

@@ -11,6 +11,7 @@ use super::{
     body::Body,
     head::{MAX_HEADERS, elements, is_plain},
     outgoing::Outgoing,
+    parse::{Parsed, as_text, parse},
 };
 use crate::proxy::{decisions::Ids, traced::Asking};
 use crate::{
@@ -163,20 +164,13 @@ pub(crate) fn read<E: FnOnce() -> Option<RequestTag>>(
 ) -> Result<Request, Refused> {
     let Sources { distrust, mut traced, caller, entry } = sources;
     let mut slots = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
-    let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(head, &mut slots) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => {
-            return Err(malformed(MessagePart::Header, "a head that ends too early"));
-        }
-        Err(error) => return Err(refusal(head, error)),
-    }
-    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(malformed(MessagePart::FirstLine, "no request line"));
+    let mut spare = Vec::new();
+    let parsed = parse(head, &mut slots, &mut spare).map_err(|error| refusal(head, error))?;
+    let Some(Parsed { method, target, version, headers }) = parsed else {
+        return Err(malformed(MessagePart::Header, "a head that ends too early"));
     };
     check_target(method, target)?;
     let http10 = version == 0;
-    let headers: &[httparse::Header<'_>] = parsed.headers;
 
     let mut tags = TagScan::new(names).distrusting(distrust);
     let mut lines = Lines::default();
@@ -226,13 +220,14 @@ pub(crate) fn read<E: FnOnce() -> Option<RequestTag>>(
 /// empty line that ends a head, and is not to wait for it.
 pub(crate) fn never_a_request(begun: &[u8]) -> Option<Refused> {
     use httparse::Error::{NewLine, Token, Version};
+    let begun = &*as_text(begun);
     let mut parsed = httparse::Request::new(&mut []);
     // Without room for headers the first of them is an error, which is none here.
     match parsed.parse(begun) {
         Err(error) if matches!(error, NewLine | Token | Version) => Some(refusal(begun, error)),
         // The version comes last, so the target before it is whole.
         _ => match (parsed.method, parsed.path, parsed.version) {
-            (Some(method), Some(target), Some(_)) => check_target(method, target).err(),
+            (Some(method), Some(target), Some(_)) => check_target(method, target.as_bytes()).err(),
             _ => None,
         },
     }
@@ -241,13 +236,13 @@ pub(crate) fn never_a_request(begun: &[u8]) -> Option<Refused> {
 /// Whether a request's target is one (RFC 9112, section 3.2): a path; an http or https URI with a host; `*` of OPTIONS; host and
 /// port of CONNECT. Servers take much more for a path: Go, the JDK and Jetty find `/a` in `http:/a`, `x:/a` and `x:y/../a`, Go in
 /// `CONNECT h:1/a`, and who parses URLs as browsers do in `http://h\a`. No rule about `/a` would hold for these.
-pub(crate) fn check_target(method: &str, target: &str) -> Result<(), Refused> {
+pub(crate) fn check_target(method: &str, target: &[u8]) -> Result<(), Refused> {
     let what = match (method, target) {
-        (_, target) if target.starts_with('/') => return Ok(()),
-        ("OPTIONS", "*") => return Ok(()),
-        (_, "*") => "the request target * with another method than OPTIONS",
-        ("CONNECT", target) => match target.rsplit_once(':') {
-            Some((host, port)) if is_host(host) && is_port(port) => return Ok(()),
+        (_, [b'/', ..]) => return Ok(()),
+        ("OPTIONS", b"*") => return Ok(()),
+        (_, b"*") => "the request target * with another method than OPTIONS",
+        ("CONNECT", target) => match target.iter().rposition(|byte| *byte == b':') {
+            Some(colon) if is_host(&target[..colon]) && is_port(&target[colon + 1..]) => return Ok(()),
             _ => "a request target of CONNECT that is not host and port",
         },
         (_, target) if authority(target).is_some_and(is_authority) => return Ok(()),
@@ -258,19 +253,21 @@ pub(crate) fn check_target(method: &str, target: &str) -> Result<(), Refused> {
 
 /// Has a host, and nothing in which some readers would see its end (RFC 3986, section 3.2).
 fn is_authority(authority: &[u8]) -> bool {
-    let Ok(authority) = std::str::from_utf8(authority) else { return false };
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let place = |wanted: u8| authority.iter().rposition(|byte| *byte == wanted);
+    let host = place(b'@').map_or(authority, |at| &authority[at + 1..]);
     // The port may be empty; the colons of an IPv6 address are in brackets.
-    let port = host.rsplit_once(':').filter(|(_, port)| !port.contains(']'));
-    is_host(port.map_or(host, |(host, _)| host)) && !authority.contains(['\\', '#'])
+    let port = host.iter().rposition(|byte| *byte == b':').filter(|at| !host[at + 1..].contains(&b']'));
+    is_host(port.map_or(host, |at| &host[..at])) && !authority.iter().any(|byte| matches!(byte, b'\\' | b'#'))
 }
 
-fn is_host(host: &str) -> bool {
-    !host.is_empty() && !host.contains(['/', '\\', '?', '#', '@'])
+fn is_host(host: &[u8]) -> bool {
+    let is_of_host = |byte: &u8| !matches!(byte, b'/' | b'\\' | b'?' | b'#' | b'@');
+    // Names in other alphabets are UTF-8 to who sends them as they are.
+    !host.is_empty() && host.iter().all(is_of_host) && std::str::from_utf8(host).is_ok()
 }
 
-fn is_port(port: &str) -> bool {
-    !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
+fn is_port(port: &[u8]) -> bool {
+    !port.is_empty() && port.iter().all(u8::is_ascii_digit)
 }
 
 /// The request line ends with a version that is understood, so it is not the version that is wrong.
@@ -280,11 +277,12 @@ fn has_known_version(head: &[u8]) -> bool {
 }
 
 /// Whom a target in absolute form is for (RFC 9112, section 3.2.2). Its scheme is one of HTTP's, in any case.
-fn authority(target: &str) -> Option<&[u8]> {
-    let (scheme, rest) = target.split_once("://")?;
-    let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+fn authority(target: &[u8]) -> Option<&[u8]> {
+    let colon = memchr::memmem::find(target, b"://")?;
+    let (scheme, rest) = (&target[..colon], &target[colon + 3..]);
+    let is_http = scheme.eq_ignore_ascii_case(b"http") || scheme.eq_ignore_ascii_case(b"https");
     // Up to where rules see the path begin.
-    is_http.then(|| rest.split(['/', '?']).next().unwrap_or_default().as_bytes())
+    is_http.then(|| rest.split(|byte| matches!(byte, b'/' | b'?')).next().unwrap_or_default())
 }
 
 /// The same host and port; 80 need not be said.

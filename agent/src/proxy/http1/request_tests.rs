@@ -288,6 +288,37 @@ fn a_target_is_a_path_or_a_uri_of_http() {
 }
 
 #[test]
+fn a_target_that_is_no_text_is_forwarded_byte_for_byte() {
+    let head = b"\r\nGET /\xd6\xd0/k\xe4ufer?q=\xff HTTP/1.1\r\nHost: a\r\nConnection: x-hop\r\nX-Hop: 1\r\nX-MSE-Tag: gray\r\n\r\n";
+    let mut out = BytesMut::new();
+    let request = read(head, &names(), Sources::of(false, None), None, &mut out).unwrap();
+    assert_eq!(request.method, Method::Get);
+    assert_eq!(request.tagging.tag.unwrap().as_str(), "gray");
+    let wanted = b"GET /\xd6\xd0/k\xe4ufer?q=\xff HTTP/1.1\r\nHost: a\r\nX-MSE-Tag: gray\r\nbaggage: x-mse-tag=gray\r\n\r\n";
+    assert_eq!(out.escape_ascii().to_string(), wanted.escape_ascii().to_string());
+    for begun in [&head[2..], b"GET /\xd6", b"GET /\xd6\xd0 HTT", b"GET /\xd6\xd0 HTTP/1.1\r\nA: \xff"] {
+        assert_eq!(never_a_request(begun), None, "{}", begun.escape_ascii());
+    }
+    for bad in [
+        &b"GET /\xd6\x00 HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+        b"GET /\xd6\x7f HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET \xd6 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://\xd6/ HTTP/1.1\r\nHost: \xd6\r\n\r\n",
+        b"CONNECT \xd6:1 HTTP/1.1\r\nHost: \xd6:1\r\n\r\n",
+        b"GET /\xd6 HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        b"GET /\xd6 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ] {
+        let mut out = BytesMut::new();
+        let read = read(bad, &names(), Sources::of(false, None), None, &mut out);
+        assert!(read.is_err() && out.is_empty(), "{}", bad.escape_ascii());
+    }
+    let mut out = BytesMut::new();
+    let absolute = b"GET http://a/\xd6 HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert!(read(absolute, &names(), Sources::of(false, None), None, &mut out).is_ok());
+    assert_eq!(&out[..], absolute);
+}
+
+#[test]
 fn what_has_come_of_a_target_is_not_judged() {
     for begun in ["GET ht", "GET http:/a", "GET http:/a HTTP/1", "GET *"] {
         assert_eq!(never_a_request(begun.as_bytes()), None, "{begun}");

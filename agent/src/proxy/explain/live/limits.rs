@@ -6,14 +6,15 @@ use http::HeaderName;
 use super::walk::{Chosen, Stopped, Walk, shown};
 use crate::{
     govern::{
-        policy::{FallbackOn, Mode, Part, Scope},
+        concurrency::Limiter,
+        policy::{FallbackOn, Mode, Part, Policy, Scope},
         tag::Tag,
         throttle::{Admission, Holds},
     },
     observe::reason::Reason,
     proxy::{
         by_caller::ByCaller,
-        explain::{Stage, Verdict},
+        explain::{Stage, Verdict, rule},
         http1::View,
     },
 };
@@ -40,6 +41,19 @@ impl Walk<'_> {
                 self.ruled.map_or_else(|| "rules".to_owned(), |ruled| format!("rule {}", ruled.rule.name));
             let because = self.rule(&name, Part::Rules);
             self.steps.say(Stage::Rule, verdict, what, because);
+        }
+        self.beside = service.governor.beside(on_route, &view);
+        if let Some(beside) = &self.beside {
+            let names = beside.rules.iter().map(|name| match name {
+                Some(name) => format!("rule {name}"),
+                None => "the policy".to_owned(),
+            });
+            let what = format!(
+                "some servers take the path for another one: the limits of {} count it, too",
+                names.collect::<Vec<_>>().join(", ")
+            );
+            let because = self.rule("rules", Part::Rules);
+            self.steps.say(Stage::Rule, Verdict::Changes, what, because);
         }
         let headers = &self.governor().policy().headers;
         for (edits, of) in [(&headers.request, "request"), (&headers.response, "response")] {
@@ -71,14 +85,15 @@ impl Walk<'_> {
             self.steps.say(Stage::Concurrency, Verdict::Passes, at_endpoint, because);
         }
         let view = ByCaller { view: View(&self.forwarded), workload: self.caller };
-        let shares: Vec<_> = governor
-            .throttles()
+        let beside = self.beside.take();
+        let throttles = beside.as_ref().map_or(governor.throttles(), |beside| &beside.throttles);
+        let shares: Vec<_> = throttles
             .iter()
             .filter_map(|throttle| {
                 Some((throttle.rule().name.clone(), throttle.tally(self.now)?, throttle.holds()?))
             })
             .collect();
-        let rules = governor.throttles().copy_for(&view, &self.caller.uid, self.now);
+        let rules = throttles.copy_for(&view, &self.caller.uid, self.now);
         let verdict = rules.admit(&view, &self.caller.uid, None, self.now);
         for (limit, admission) in verdict.decisions() {
             let enforced = limit.mode == Mode::Enforce;
@@ -112,7 +127,11 @@ impl Walk<'_> {
                 }
             });
             let what = what + share.as_deref().unwrap_or_default();
-            let because = self.rule(&format!("rule {}", limit.name), Part::RateLimits);
+            let said_by = match &beside {
+                Some(beside) => beside.said_by(limit, governor.policy()),
+                None => governor.policy().said_by(Part::RateLimits),
+            };
+            let because = Some(rule(&format!("rule {}", limit.name), said_by.map(|name| &**name)));
             self.steps.say(Stage::RateLimit, verdict, what, because);
         }
         if verdict.refusal().is_some() {
@@ -122,7 +141,13 @@ impl Walk<'_> {
                 because: None,
             });
         }
-        let Some(limiter) = governor.limiter() else { return Ok(()) };
+        let own = governor.limiter().map(|limiter| (limiter, governor.policy()));
+        let others =
+            beside.iter().flat_map(|beside| &beside.limiters).map(|(limiter, policy)| (limiter, policy));
+        own.into_iter().chain(others).try_for_each(|(limiter, policy)| self.ask_limiter(limiter, policy))
+    }
+
+    fn ask_limiter(&mut self, limiter: &Limiter, policy: &Policy) -> Result<(), Stopped> {
         let (in_flight, limit) = (limiter.in_flight(), limiter.limit());
         let full = limiter.would_refuse(&self.caller.uid, self.now);
         let kept =
@@ -133,7 +158,8 @@ impl Walk<'_> {
             (true, Mode::Enforce) => Verdict::Stops,
             (true, Mode::Observe) => Verdict::WouldStop,
         };
-        let because = self.rule("concurrency", Part::Concurrency);
+        let said_by = policy.said_by(Part::Concurrency).map(|name| &**name);
+        let because = Some(rule("concurrency", said_by));
         self.steps.say(Stage::Concurrency, verdict, counted, because);
         match verdict {
             Verdict::Stops => Err(Stopped {

@@ -113,6 +113,7 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
         came: if edited.is_empty() { view } else { View(&edited) },
         forwarded: BytesMut::new(),
         ruled: None,
+        beside: None,
         now: Nanos::now().0,
         candidates: Vec::new(),
     };

@@ -8,7 +8,7 @@ use crate::{
     cluster::model::{Destination, Service, Snapshot, Workload},
     govern::{
         endpoint::Endpoint,
-        governor::{Governor, Ruled},
+        governor::{Beside, Governor, Ruled},
         lane::Distrust,
         policy::{FallbackOn, Part},
         remembered::Remembered,
@@ -55,6 +55,8 @@ pub(super) struct Walk<'a> {
     pub(super) forwarded: BytesMut,
     /// The rule of the policy that holds for the request.
     pub(super) ruled: Option<&'a Ruled>,
+    /// The limits of others that could.
+    pub(super) beside: Option<Box<Beside>>,
     pub(super) now: u64,
     pub(super) candidates: Vec<Candidate>,
 }

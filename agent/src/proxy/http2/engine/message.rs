@@ -361,6 +361,25 @@ mod tests {
     }
 
     #[test]
+    fn a_path_may_have_bytes_that_are_no_text() {
+        for (path, fits) in [
+            (&b"/a?q=\xd6\xd0"[..], true),
+            (b"/k\xe4ufer", true),
+            (b"/\xff\x80", true),
+            (b"/\xff\x00", false),
+            (b"/\xff \xff", false),
+            (b"/\xff\x7f", false),
+        ] {
+            let mut reading = reading(&GET[..3]);
+            let name = b":path";
+            reading.take(Field { name, value: path, known: StaticName::find(name), never_indexed: false });
+            let (request, fit) = reading.into_request();
+            assert_eq!(fit.is_ok(), fits, "{}", path.escape_ascii());
+            assert!(!fits || request.fields.known(StaticName::PATH) == Some(path));
+        }
+    }
+
+    #[test]
     fn a_request_has_its_pseudo_fields_once_and_first() {
         assert_eq!(request(&[("x-a", " b\t"), ("te", "trailers"), ("x-empty", "")]), Ok(()));
         for missing in [0, 1, 3] {

@@ -11,15 +11,25 @@
 //! 3. Empty elements and dot segments are removed (section 5.2.4): `//`, `/./`, `/../`.
 //!
 //! A normal form is its own normal form, so that a rule may be written either way. Case matters, and so does a slash at the end.
+//!
+//! Servers differ, and what restricts must hold for whatever one of them makes of a target: those are its [`Forms`].
+
+#[cfg(test)]
+pub(in crate::govern) mod disguise;
+mod forms;
 
 use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
+pub use self::forms::{Forms, Seen};
+
 /// The normal form of a path without its query. What does not begin with a slash (`*`, the authority of CONNECT) is none, and
 /// stays as it is.
 pub fn normal(path: &[u8]) -> Cow<'_, [u8]> {
-    let Some(elements) = path.strip_prefix(b"/").filter(|rest| !is_normal(rest)) else { return path.into() };
+    let Some(elements) = path.strip_prefix(b"/").filter(|rest| !is_normal::<false>(rest)) else {
+        return path.into();
+    };
     let mut out = Vec::with_capacity(path.len() + 8);
     let mut elements = elements.split(|byte| *byte == b'/').peekable();
     while let Some(element) = elements.next() {
@@ -66,7 +76,7 @@ pub fn after(path: &[u8], elements: usize) -> &[u8] {
 }
 
 /// The elements of a path behind its first slash, decoded and without their parameters: empty ones and dot segments, too.
-pub(super) fn elements(path: &[u8]) -> Vec<Vec<u8>> {
+fn elements(path: &[u8]) -> Vec<Vec<u8>> {
     let element = |element: &[u8]| {
         let mut out = Vec::with_capacity(element.len());
         decode(element.split(|byte| *byte == b';').next().unwrap_or_default(), &mut out);
@@ -75,12 +85,19 @@ pub(super) fn elements(path: &[u8]) -> Vec<Vec<u8>> {
     path.strip_prefix(b"/").unwrap_or(path).split(|byte| *byte == b'/').map(element).collect()
 }
 
-/// Whether there is nothing to do, which is nearly always. `rest` is what is behind the first slash.
-fn is_normal(rest: &[u8]) -> bool {
+/// Whether all servers take a path for the same one, which is nearly always so: it is in its normal form, and has nothing in it that
+/// some read otherwise.
+fn is_plain(path: &[u8]) -> bool {
+    path.strip_prefix(b"/").is_some_and(is_normal::<true>)
+}
+
+/// Whether there is nothing to do, which is nearly always. `rest` is what is behind the first slash. `PLAIN`: see [`is_plain`].
+fn is_normal<const PLAIN: bool>(rest: &[u8]) -> bool {
     let mut at_start = true;
     for (at, byte) in rest.iter().enumerate() {
         let more = match byte {
             b'%' | b';' => true,
+            b'\\' | b'#' => PLAIN,
             b'/' => at_start,
             // `.gitignore` is none, and looked at all the same.
             b'.' => at_start && matches!(rest.get(at + 1), None | Some(b'/' | b'.')),
@@ -190,7 +207,10 @@ mod tests {
     #[test]
     fn what_is_normal_already_is_not_copied() {
         for path in ["/", "/orders/7", "/a/.well-known", "/a.b/c..d", "/a/"] {
-            assert!(matches!(normal(path.as_bytes()), Cow::Borrowed(_)), "{path}");
+            assert!(
+                matches!(normal(path.as_bytes()), Cow::Borrowed(_)) && is_plain(path.as_bytes()),
+                "{path}"
+            );
         }
     }
 

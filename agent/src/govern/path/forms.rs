@@ -1,4 +1,4 @@
-//! What servers may take a path for.
+//! What servers may take a request's path for.
 //!
 //! The normal form is what most do. Others decode an encoded slash or backslash, before or after they remove dot segments, and
 //! decode again what comes of it; know `%u0061` (IIS, Jetty 9); take a backslash for a slash; end a path at a NUL, a question mark or a
@@ -6,33 +6,69 @@
 //! section 5.2.4, has no rule that joins slashes), or not at all; read the whole as a reference, so that a scheme at its beginning, or
 //! what is behind two slashes, is none of the path. Each of that makes of `/public/..%2fadmin`, `/admin%2fx/../env`, `/\x/admin` or
 //! `/admin//../env` another path. A path in which there is anything of the kind has all of these forms.
+//!
+//! Servers that join their root with the whole target (`path.join(root, request.url)` in Node) take the query for a part of the
+//! path, so that `/open?/../admin` is `/admin` to them. A target whose query has such a segment has those forms, too.
+//!
+//! What restricts (a rule that denies, a hidden path, a limit) holds for a request if it holds for one form, what allows if for all.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cell::OnceCell};
 
-use crate::govern::path;
+use crate::govern::{path, request::Request};
 
 /// So often a server may decode in a row, and more than that no known one does.
 const DECODINGS: usize = 4;
 
 /// The forms of one path.
-pub(super) struct Forms<'p> {
+#[derive(Debug)]
+pub struct Forms<'p> {
     normal: Cow<'p, [u8]>,
     others: Vec<Vec<u8>>,
 }
 
+/// The forms of a request's path, made when they are first asked for.
+#[derive(Debug)]
+pub struct Seen<'r, R> {
+    request: &'r R,
+    forms: OnceCell<Forms<'r>>,
+}
+
+impl<'r, R: Request> Seen<'r, R> {
+    pub fn new(request: &'r R) -> Self {
+        Self { request, forms: OnceCell::new() }
+    }
+
+    pub fn request(&self) -> &'r R {
+        self.request
+    }
+
+    pub fn forms(&self) -> &Forms<'r> {
+        self.forms.get_or_init(|| Forms::of(self.request))
+    }
+}
+
 impl<'p> Forms<'p> {
-    pub(super) fn of(path: &'p [u8]) -> Self {
-        let normal = path::normal(path);
-        let plain = matches!(normal, Cow::Borrowed(_)) && memchr::memchr2(b'\\', b'#', path).is_none();
-        let mut forms = Self { normal, others: Vec::new() };
-        if plain && path.starts_with(b"/") || path == b"*" {
-            return forms;
+    pub fn of(request: &'p impl Request) -> Self {
+        Self::of_path(request.path(), request.target())
+    }
+
+    /// `target`: the path with its query.
+    fn of_path(path: &'p [u8], target: &[u8]) -> Self {
+        let query = target.get(path.len()..).filter(|query| may_climb(query));
+        if query.is_none() && (path::is_plain(path) || path == b"*") {
+            return Self { normal: path.into(), others: Vec::new() };
         }
-        // A target without a slash is none of a server's paths, and some servers put one before it.
-        forms.add_decoded(&rooted(path));
-        // Others take what is behind a scheme (`http:/admin`). HTTP's readers let none through; this is for whatever else asks.
-        if let Some(behind) = behind_scheme(path) {
-            forms.add_decoded(&rooted(behind));
+        let mut forms = Self { normal: path::normal(path), others: Vec::new() };
+        if !path::is_plain(path) {
+            // A target without a slash is none of a server's paths, and some servers put one before it.
+            forms.add_decoded(&rooted(path));
+            // Others take what is behind a scheme (`http:/admin`). HTTP's readers let none through; this is for whatever else asks.
+            if let Some(behind) = behind_scheme(path) {
+                forms.add_decoded(&rooted(behind));
+            }
+        }
+        if query.is_some() {
+            forms.add_whole(&rooted(target));
         }
         forms
     }
@@ -59,9 +95,6 @@ impl<'p> Forms<'p> {
             if next == written {
                 break;
             }
-            // Whoever decodes no further takes a percent sign for itself.
-            let literal =
-                |path: &[u8]| path.split(|byte| *byte == b'%').collect::<Vec<_>>().join(&b"%25"[..]);
             self.add(&literal(&next));
             // Slashes that were encoded may be in the place of those before an authority.
             if let Some(behind) = without_authority(&next) {
@@ -70,6 +103,64 @@ impl<'p> Forms<'p> {
             written = next;
         }
         has_units
+    }
+
+    /// What the whole target is for those who take it for a path.
+    fn add_whole(&mut self, target: &[u8]) {
+        for units in [false, true] {
+            let mut written = target.to_vec();
+            let mut has_units = false;
+            for _ in 0..=DECODINGS {
+                self.add_climbed(&written);
+                has_units |= unit_in(&written);
+                let mut slashes = written.clone();
+                turn_backslashes(&mut slashes);
+                if slashes != written {
+                    self.add_climbed(&slashes);
+                }
+                let next = decoded_whole(&written, units);
+                if next == written {
+                    break;
+                }
+                written = next;
+            }
+            if !has_units {
+                return;
+            }
+        }
+    }
+
+    /// What becomes of a whole target by its dot segments, if it has any that go up.
+    fn add_climbed(&mut self, target: &[u8]) {
+        let elements = || target.split(|byte| *byte == b'/').skip(1);
+        let name = |element: &[u8]| memchr::memchr(b';', element).unwrap_or(element.len());
+        if !elements().any(|element| element[..name(element)] == *b"..") {
+            return;
+        }
+        let has_parameters = memchr::memchr(b';', target).is_some();
+        for without_parameters in [false, true].into_iter().take(1 + usize::from(has_parameters)) {
+            for keeps_empty in [false, true] {
+                let mut left: Vec<&[u8]> = Vec::new();
+                for element in elements() {
+                    match if without_parameters { &element[..name(element)] } else { element } {
+                        b"." => {}
+                        b"" if !keeps_empty => {}
+                        b".." => drop(left.pop()),
+                        element => left.push(element),
+                    }
+                }
+                let mut path = Vec::with_capacity(target.len());
+                left.iter().for_each(|element| {
+                    path.push(b'/');
+                    path.extend_from_slice(element);
+                });
+                end(&mut path);
+                // A query that has stayed was none of the path.
+                let path = rooted(&path);
+                self.push(path::normal(&path).into_owned());
+                self.push(path::normal(&literal(&path)).into_owned());
+            }
+        }
     }
 
     /// What becomes of a path by what is done about its dot segments and empty elements, and in which order.
@@ -103,13 +194,18 @@ impl<'p> Forms<'p> {
         std::iter::once(&*self.normal).chain(self.others.iter().map(Vec::as_slice))
     }
 
+    /// All but the normal one; nearly always none.
+    pub(in crate::govern) fn others(&self) -> &[Vec<u8>] {
+        &self.others
+    }
+
     /// Whether it is so for one of them.
-    pub(super) fn any(&self, test: impl Fn(&[u8]) -> bool) -> bool {
+    pub(in crate::govern) fn any(&self, test: impl Fn(&[u8]) -> bool) -> bool {
         self.all_of_them().any(test)
     }
 
     /// Whether it is so for all of them.
-    pub(super) fn all(&self, test: impl Fn(&[u8]) -> bool) -> bool {
+    pub(in crate::govern) fn all(&self, test: impl Fn(&[u8]) -> bool) -> bool {
         self.all_of_them().all(test)
     }
 }
@@ -133,8 +229,16 @@ fn joined<'e>(elements: impl Iterator<Item = &'e Vec<u8>>) -> Vec<u8> {
 
 /// Everything is decoded once, and means what it may mean. `units`: `%u0061`, a unit of UTF-16, is `a`.
 fn decoded(path: &[u8], units: bool) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len());
-    let mut rest = path;
+    let mut out = decoded_whole(path, units);
+    end(&mut out);
+    turn_backslashes(&mut out);
+    out
+}
+
+/// The same of a target, in which nothing ends the path, and a backslash is one.
+fn decoded_whole(target: &[u8], units: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(target.len());
+    let mut rest = target;
     while let Some((first, behind)) = rest.split_first() {
         rest = behind;
         let encoded = if *first == b'%' { behind } else { &[] };
@@ -148,10 +252,33 @@ fn decoded(path: &[u8], units: bool) -> Vec<u8> {
             out.push(*first);
         }
     }
-    let end = out.iter().position(|byte| matches!(byte, 0 | b'?' | b'#')).unwrap_or(out.len());
-    out.truncate(end);
-    out.iter_mut().filter(|byte| **byte == b'\\').for_each(|byte| *byte = b'/');
     out
+}
+
+/// What some servers take for the end of a path ends it.
+fn end(path: &mut Vec<u8>) {
+    let end = path.iter().position(|byte| matches!(byte, 0 | b'?' | b'#')).unwrap_or(path.len());
+    path.truncate(end);
+}
+
+fn turn_backslashes(path: &mut [u8]) {
+    path.iter_mut().filter(|byte| **byte == b'\\').for_each(|byte| *byte = b'/');
+}
+
+/// Whoever decodes no further takes a percent sign for itself.
+fn literal(path: &[u8]) -> Vec<u8> {
+    path.split(|byte| *byte == b'%').collect::<Vec<_>>().join(&b"%25"[..])
+}
+
+/// Whether there may be a segment `..` in a query, decoded so often as you like. A look at its dots and percent signs.
+fn may_climb(query: &[u8]) -> bool {
+    memchr::memchr2_iter(b'.', b'%', query).any(|at| match (query[at], &query[at + 1..]) {
+        (b'.', rest) => matches!(rest, [b'.' | b'%', ..]),
+        // A dot, or what becomes a percent sign or one of its digits.
+        (_, rest) => {
+            matches!(rest, [b'2', b'e' | b'E' | b'5' | b'%', ..] | [b'u' | b'U' | b'%', ..])
+        }
+    })
 }
 
 /// What two digits behind a percent sign stand for, and what follows them.
@@ -203,9 +330,11 @@ fn without_authority(path: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::govern::path::disguise::Of;
 
     fn of(path: &str) -> Vec<String> {
-        let forms = Forms::of(path.as_bytes());
+        let request = Of(path.to_owned());
+        let forms = Forms::of(&request);
         forms.all_of_them().map(|form| String::from_utf8_lossy(form).into_owned()).collect()
     }
 
@@ -294,14 +423,85 @@ mod tests {
     }
 
     #[test]
+    fn a_query_that_goes_up_is_a_part_of_the_path_to_some() {
+        for target in [
+            "/open?/../admin",
+            "/?/../admin",
+            "/open?a=1&b=/../admin",
+            "/a/b?/../../admin",
+            "/open?/../../../admin",
+            "/open?/%2e%2e/admin",
+            "/open?/.%2E/admin",
+            "/open?%2f..%2fadmin",
+            "/open?%2F%2e%2e%2Fadmin",
+            "/open?\\..\\admin",
+            "/open?%5c..%5cadmin",
+            "/open?/%252e%252e/admin",
+            "/open?%252f..%252fadmin",
+            "/open?/%252e./admin",
+            "/open?/%%32e%%32e/admin",
+            "/open?/%2%65%2%65/admin",
+            "/open?/%u002e%u002e/admin",
+            "/open?%u002f..%u002fadmin",
+            "/open?/../%61dmin",
+            "/open?/../admin?x",
+            "/open?/../admin#x",
+            "/open?/../admin%3fx",
+            "/open?/../admin%00.txt",
+            "/open?/./../admin",
+            "/open?//../admin",
+            "/open?/x/../../admin",
+            "/open?;/../admin",
+            "/open?/..;x/admin",
+            "//open?/../../admin",
+            "?/../admin",
+        ] {
+            assert!(of(target).iter().any(|form| form == "/admin"), "{target} {:?}", of(target));
+        }
+        // Parameters are names to these, and empty elements none.
+        assert!(of("/a/b?//;/../../admin").contains(&"/a/admin".to_owned()));
+        // Nothing that some read otherwise.
+        for target in [
+            "/open?next=/a/../b",
+            "/open?range=1..5",
+            "/open?a=1.%20b",
+            "/open?a=...&b=/.../",
+            "/open?%2e%2e",
+            "/open?a=%25&b=/./c",
+            "/open?a=100%",
+        ] {
+            assert_eq!(of(target), ["/open"], "{target}");
+        }
+        assert_eq!(of("/open/a?next=/../b"), ["/open/a", "/open/b"]);
+        assert_eq!(of("/open/a?next=/.."), ["/open/a", "/open"]);
+        assert!(!may_climb(b"?a=%E4%BD%A0&b=1.5&c=a.b"), "most queries are not looked at twice");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_bytes() {
+        let forms = |target: &'static [u8]| {
+            let forms =
+                Forms::of_path(&target[..memchr::memchr(b'?', target).unwrap_or(target.len())], target);
+            forms.all_of_them().map(<[u8]>::to_vec).collect::<Vec<_>>()
+        };
+        assert_eq!(forms(b"/\xd6\xd0"), [b"/\xd6\xd0"]);
+        assert_eq!(forms(b"/%d6\xd0"), [b"/\xd6\xd0"]);
+        assert_eq!(forms(b"/a?q=\xd6\xd0"), [b"/a"]);
+        assert!(forms(b"/\xd6\xd0/..%2fadmin").contains(&b"/admin".to_vec()));
+        assert!(forms(b"/\xff?/../admin").contains(&b"/admin".to_vec()));
+        // The second byte of a character of GBK may be a backslash, and is one to servers that do not know of GBK.
+        assert!(forms(b"/x/\xd5\\../admin").contains(&b"/x/admin".to_vec()));
+    }
+
+    #[test]
     fn there_are_not_many_forms_of_the_longest_path() {
         for (path, most) in [
             ("/%252525252e%252525252e%252525252f//..;/", DECODINGS + 1),
             ("//%252525252e%252525252e%252525252f//..;/", 4 * DECODINGS + 2),
             ("/\\x/%2525252525u002e%2525252e%252525252f//..;/", 8 * DECODINGS + 2),
         ] {
-            let path = format!("{path}{}", path.repeat(1000));
-            assert!(Forms::of(path.as_bytes()).others.len() <= 3 * most, "{path:.30}");
+            let path = format!("{path}{0}?{0}", path.repeat(1000));
+            assert!(Forms::of(&Of(path)).others.len() <= 3 * most + 2 * 16 * (DECODINGS + 1));
         }
     }
 
