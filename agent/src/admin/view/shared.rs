@@ -9,10 +9,7 @@ use serde::Serialize;
 use super::rounded;
 use crate::{
     cluster::{jwks, model::Service},
-    govern::{
-        jwt::{Location, Provider, Source},
-        throttle::Holds,
-    },
+    govern::{jwt::Provider, throttle::Holds},
     lease::{self, Counted},
 };
 
@@ -45,6 +42,7 @@ pub struct KeysLine {
     /// The AccessPolicy, as in `shop/orders`.
     pub policy: String,
     pub provider: String,
+    /// A URI without its query, or as in `ConfigMap shop/login-keys, key jwks.json`.
     pub uri: String,
     /// How many are known; 0 while none has been fetched.
     pub keys: usize,
@@ -88,21 +86,20 @@ pub(super) fn keys(services: &[Arc<Service>], states: impl FnOnce() -> Vec<jwks:
     let Some((access, jwt)) = access.and_then(|access| Some((access, access.jwt.as_ref()?))) else {
         return Vec::new();
     };
-    let remote = jwt.providers.iter().filter_map(|provider| match &provider.source {
-        Source::Remote { location, .. } => Some((provider, location)),
-        Source::Inline(_) => None,
-    });
-    let remote: Vec<_> = remote.collect();
+    // An AccessPolicy is of the namespace of the Services that it targets.
+    let origin = |provider: &Arc<Provider>| jwks::Origin::of(&provider.source, &services.first()?.namespace);
+    let remote: Vec<_> =
+        jwt.providers.iter().filter_map(|provider| Some((provider, origin(provider)?))).collect();
     if remote.is_empty() {
         return Vec::new();
     }
     let states = states();
-    let line = |(provider, location): (&Arc<Provider>, &Location)| {
-        let state = states.iter().find(|state| state.location == *location);
+    let line = |(provider, origin): (&Arc<Provider>, jwks::Origin)| {
+        let state = states.iter().find(|state| state.origin == origin);
         KeysLine {
             policy: access.name.to_string(),
             provider: provider.name.to_string(),
-            uri: location.to_string(),
+            uri: origin.without_query(),
             keys: state.map_or(0, |state| state.keys),
             age_seconds: state.map(|state| seconds(state.age)),
             trouble: state.and_then(|state| state.trouble.as_ref()).map(ToString::to_string),
@@ -123,7 +120,7 @@ mod tests {
     use crate::govern::{
         access::Access,
         governor::Governor,
-        jwt::{Jwt, Number, OnNoKeys, Slot},
+        jwt::{Jwt, Location, Number, OnNoKeys, Slot, Source},
         policy::{Behaviour, LimitKey, Mode, Policy, RateLimit, RequestMatch, Scope},
         throttle::Share,
     };
@@ -205,7 +202,7 @@ mod tests {
         let access = Access { name: "shop/web".into(), jwt: Some(jwt), ..Access::default() };
         let service = Service { access: Some(Arc::new(access)), ..Service::new("shop", "web", 80) };
         let state = |keys, trouble: Option<&str>| jwks::State {
-            location: location.clone(),
+            origin: location.clone().into(),
             keys,
             age: Duration::from_secs(90),
             trouble: trouble.map(|why| Arc::new(why.to_owned())),

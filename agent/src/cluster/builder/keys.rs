@@ -10,10 +10,10 @@ use ahash::AHashMap;
 use crate::{
     clock::Nanos,
     cluster::{
-        jwks::{Origin, Sources, Wanted, objects::Id},
+        jwks::{Origin, Sources, Wanted},
         object::{AccessPolicy, Guarded, Name},
     },
-    govern::jwt::{Entry, Known, Provider, Source, source},
+    govern::jwt::{Known, Provider, Source, source},
 };
 
 /// What providers are linked to, by their source.
@@ -70,17 +70,7 @@ fn read<'g>(
     namespace: &'g Arc<str>,
     guarded: &'g Guarded,
 ) -> impl Iterator<Item = (Origin, &'g Arc<Provider>)> {
-    providers(guarded).filter_map(|provider| {
-        let origin = match &provider.source {
-            Source::Inline(_) => return None,
-            Source::Remote { location, .. } => Origin::Uri(location.clone()),
-            Source::Entry(Entry { of, name, key }) => {
-                let name = Name { namespace: namespace.clone(), name: name.clone() };
-                Origin::Entry(Id { of: *of, name }, key.clone())
-            }
-        };
-        Some((origin, provider))
-    })
+    providers(guarded).filter_map(|provider| Some((Origin::of(&provider.source, namespace)?, provider)))
 }
 
 /// Providers whose keys the policy does not have itself.

@@ -28,7 +28,8 @@ pub use self::fetch::Failed;
 use self::objects::{Asked, Id};
 use crate::{
     clock::Nanos,
-    govern::jwt::{AllowedHost, Keys, Known, Location, refresh::Refresh},
+    cluster::object::Name,
+    govern::jwt::{self, AllowedHost, Keys, Known, Location, refresh::Refresh},
 };
 
 /// So many sources are fetched at most, for the memory that keys take and what is called.
@@ -43,6 +44,34 @@ pub enum Origin {
     Uri(Location),
     /// An entry of an object.
     Entry(Id, Arc<str>),
+}
+
+impl Origin {
+    /// Where the keys of a provider of a policy in this namespace are from; `None`: the policy has them itself.
+    pub fn of(source: &jwt::Source, namespace: &Arc<str>) -> Option<Self> {
+        Some(match source {
+            jwt::Source::Inline(_) => return None,
+            jwt::Source::Remote { location, .. } => Self::Uri(location.clone()),
+            jwt::Source::Entry(jwt::Entry { of, name, key }) => {
+                let name = Name { namespace: namespace.clone(), name: name.clone() };
+                Self::Entry(Id { of: *of, name }, key.clone())
+            }
+        })
+    }
+
+    /// As everybody may see it who reads metrics: a query may hold a key of the API that it asks.
+    pub fn without_query(&self) -> String {
+        match self {
+            Self::Uri(location) => {
+                let shown = location.to_string();
+                match shown.split_once('?') {
+                    Some((before, _)) => format!("{before}?..."),
+                    None => shown,
+                }
+            }
+            Self::Entry(..) => self.to_string(),
+        }
+    }
 }
 
 impl From<Location> for Origin {

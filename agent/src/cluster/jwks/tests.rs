@@ -359,3 +359,10 @@ fn each_outcome_has_its_place() {
         assert_eq!(outcome as usize, at);
     }
 }
+
+#[test]
+fn a_query_is_shown_to_nobody() {
+    let origin = |uri: &str| Origin::from(uri.parse::<Location>().unwrap()).without_query();
+    assert_eq!(origin("https://login.example.com/keys?apikey=secret"), "https://login.example.com/keys?...");
+    assert_eq!(origin("https://login.example.com/keys"), "https://login.example.com/keys");
+}

@@ -150,10 +150,10 @@ impl<'p> Forms<'p> {
                     }
                 }
                 let mut path = Vec::with_capacity(target.len());
-                left.iter().for_each(|element| {
+                for element in left {
                     path.push(b'/');
                     path.extend_from_slice(element);
-                });
+                }
                 end(&mut path);
                 // A query that has stayed was none of the path.
                 let path = rooted(&path);

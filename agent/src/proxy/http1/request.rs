@@ -238,8 +238,7 @@ pub(crate) fn never_a_request(begun: &[u8]) -> Option<Refused> {
 /// `CONNECT h:1/a`, and who parses URLs as browsers do in `http://h\a`. No rule about `/a` would hold for these.
 pub(crate) fn check_target(method: &str, target: &[u8]) -> Result<(), Refused> {
     let what = match (method, target) {
-        (_, [b'/', ..]) => return Ok(()),
-        ("OPTIONS", b"*") => return Ok(()),
+        (_, [b'/', ..]) | ("OPTIONS", b"*") => return Ok(()),
         (_, b"*") => "the request target * with another method than OPTIONS",
         ("CONNECT", target) => match target.iter().rposition(|byte| *byte == b':') {
             Some(colon) if is_host(&target[..colon]) && is_port(&target[colon + 1..]) => return Ok(()),

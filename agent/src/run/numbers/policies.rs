@@ -1,6 +1,9 @@
 //! Numbers of policies: what became of them, where they have no effect, and what they need of others.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{Metric, Numbers, Running, cluster::status};
 use crate::{
@@ -11,7 +14,8 @@ use crate::{
     capture::Capture,
     clock::Nanos,
     cluster::{
-        jwks::Outcome,
+        Status,
+        jwks::{Outcome, State as KeysState},
         object,
         verdict::{Reason, Verdicts},
         warm_gate::{Gates, State},
@@ -170,11 +174,11 @@ fn jwks(numbers: &Numbers<'_>) -> Result<(), prometheus::Error> {
         name: "sluice_jwks_keys",
         kind: Kind::Gauge,
         labels: &["uri"],
-        help: "Keys of tokens that are known of this URI (jwks.uri of AccessPolicies) or entry (jwks.configMap, jwks.secret; uri is then as in \"ConfigMap shop/login-keys, key jwks.json\"); 0 while they are missing.",
+        help: "Keys of tokens that are known of this URI (jwks.uri of AccessPolicies, without its query) or entry (jwks.configMap, jwks.secret; uri is then as in \"ConfigMap shop/login-keys, key jwks.json\"); 0 while they are missing.",
     };
     numbers.pull(metric, status, |status, write| {
-        for state in &status.jwks {
-            write(&[&state.origin.to_string()], state.keys as f64);
+        for (uri, of) in by_uri(status) {
+            write(&[&uri], of.keys as f64);
         }
     })?;
     let metric = Metric {
@@ -184,8 +188,8 @@ fn jwks(numbers: &Numbers<'_>) -> Result<(), prometheus::Error> {
         help: "Time since the keys of tokens were last known to be those of this URI or entry; while they are missing, since a policy first named it.",
     };
     numbers.pull(metric, status, |status, write| {
-        for state in &status.jwks {
-            write(&[&state.origin.to_string()], state.age.as_secs_f64());
+        for (uri, of) in by_uri(status) {
+            write(&[&uri], of.age.as_secs_f64());
         }
     })?;
     let metric = Metric {
@@ -196,9 +200,8 @@ fn jwks(numbers: &Numbers<'_>) -> Result<(), prometheus::Error> {
     };
     let name = metric.name;
     numbers.pull(metric, status, |status, write| {
-        for state in &status.jwks {
-            let uri = state.origin.to_string();
-            for (outcome, count) in Outcome::ALL.iter().zip(state.counts) {
+        for (uri, of) in by_uri(status) {
+            for (outcome, count) in Outcome::ALL.iter().zip(of.counts) {
                 write(&[&uri, outcome.code()], count as f64);
             }
         }
@@ -206,6 +209,21 @@ fn jwks(numbers: &Numbers<'_>) -> Result<(), prometheus::Error> {
     let results = Outcome::ALL.map(|outcome| (outcome.code(), outcome.meaning()));
     numbers.metrics.document(name, "result", results);
     Ok(())
+}
+
+/// How the keys of each source are, those together that differ by their query alone: the worst of them.
+fn by_uri(status: &Status) -> BTreeMap<String, KeysState> {
+    let mut all: BTreeMap<String, KeysState> = BTreeMap::new();
+    for state in &status.jwks {
+        all.entry(state.origin.without_query())
+            .and_modify(|of| {
+                of.keys = of.keys.min(state.keys);
+                of.age = of.age.max(state.age);
+                of.counts.iter_mut().zip(state.counts).for_each(|(all, count)| *all += count);
+            })
+            .or_insert_with(|| state.clone());
+    }
+    all
 }
 
 /// Pods that are not Ready before they are warm.
