@@ -243,7 +243,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         .or(404, "There is no lane of that name."),
         Route::read(
             "/api/events",
-            "The overview, and a service port or a lane if one is named, whenever a second is over",
+            "The overview, and a service port or a lane if named, every second",
             is_text(EVENTS, "Server-sent events."),
             |pages, asked| live::events(&pages.view, &asked.uri),
         )

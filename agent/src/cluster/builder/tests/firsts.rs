@@ -1,5 +1,7 @@
 //! First requests: what pods say of them, and of which pods something is to be said.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -25,9 +27,10 @@ const STARTS: &str = "---\n{apiVersion: sluice.dev/v1alpha1, kind: TrafficPolicy
 const CAPTURED: &str = "---\n{apiVersion: sluice.dev/v1alpha1, kind: AccessPolicy, metadata: {name: a, namespace: shop}, \
                         spec: {targetRefs: [{name: orders}], rules: [{name: ours, from: [{namespace: shop}]}]}}\n";
 
+/// Times of the API server are whole seconds. All are from the same moment, so that none is a second off.
 fn seconds_ago(seconds: u64) -> String {
-    let then = SystemTime::now() - std::time::Duration::from_secs(seconds);
-    k8s_openapi::jiff::Timestamp::try_from(then).unwrap().to_string()
+    static NOW: LazyLock<i64> = LazyLock::new(|| k8s_openapi::jiff::Timestamp::now().as_second());
+    k8s_openapi::jiff::Timestamp::from_second(*NOW - seconds.cast_signed()).unwrap().to_string()
 }
 
 /// A pod whose containers started, that became Ready, and was asked first so many seconds ago.
