@@ -16,7 +16,7 @@ mod objects_tests;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -247,12 +247,16 @@ impl Sources {
     /// From now on policies want these sources, and no others.
     pub(crate) fn want(&self, wanted: BTreeMap<Origin, Wanted>, now: Nanos) {
         let mut all = self.all();
-        all.retain(|origin, _| wanted.contains_key(origin));
-        let used = |of: fn(&Origin) -> bool| {
-            all.iter().filter(|(origin, source)| of(origin) && source.is_allowed).count()
-        };
-        let mut uris = MOST_SOURCES.saturating_sub(used(|origin| matches!(origin, Origin::Uri(_))));
-        let mut entries = MOST_ENTRIES.saturating_sub(used(|origin| matches!(origin, Origin::Entry(..))));
+        let is_read = |origin: &Origin| all.get(origin).is_some_and(|source| source.is_allowed);
+        let entries = entries_of_all(wanted.keys(), is_read);
+        all.retain(|origin, source| {
+            let is_other =
+                matches!(origin, Origin::Entry(..)) && source.is_allowed != entries.contains(origin);
+            wanted.contains_key(origin) && !is_other
+        });
+        let is_used =
+            |(origin, source): &(&Origin, &Source)| matches!(origin, Origin::Uri(_)) && source.is_allowed;
+        let mut uris = MOST_SOURCES.saturating_sub(all.iter().filter(is_used).count());
         let mut number = all.values().map(|source| source.number).max().unwrap_or_default();
         for (origin, Wanted { known, every }) in wanted {
             // (Others are of a policy that was deleted and written anew, or have been waiting for room.)
@@ -269,10 +273,10 @@ impl Sources {
                 Origin::Uri(_) => take(&mut uris).then(|| {
                     format!("an agent fetches keys from {MOST_SOURCES} URIs at most, and policies name more")
                 }),
-                Origin::Entry(..) => take(&mut entries).then(|| {
+                Origin::Entry(..) => (!entries.contains(&origin)).then(|| {
                     format!(
-                        "{origin}: an agent reads keys from {MOST_ENTRIES} entries of ConfigMaps and Secrets at most, and policies \
-                         name more"
+                        "{origin}: an agent reads keys from {MOST_ENTRIES} entries of ConfigMaps and Secrets at most, of each namespace \
+                         as many as of others, and policies name more"
                     )
                 }),
             };
@@ -414,6 +418,27 @@ impl Sources {
         // Nothing that holds it can leave it half-changed.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Which entries of objects are read: of each namespace as many as of others, as far as there is room, so that no namespace takes away the
+/// keys of another. Of one namespace those stay that are read.
+fn entries_of_all<'o>(
+    wanted: impl Iterator<Item = &'o Origin>,
+    is_read: impl Fn(&Origin) -> bool,
+) -> BTreeSet<Origin> {
+    let mut namespaces: BTreeMap<&str, Vec<&Origin>> = BTreeMap::new();
+    for origin in wanted {
+        if let Origin::Entry(object, _) = origin {
+            namespaces.entry(&object.name.namespace).or_default().push(origin);
+        }
+    }
+    let mut turns: Vec<(usize, &Origin)> = Vec::new();
+    for mut entries in namespaces.into_values() {
+        entries.sort_by_key(|origin| !is_read(origin));
+        turns.extend(entries.into_iter().enumerate());
+    }
+    turns.sort_by_key(|(turn, _)| *turn);
+    turns.into_iter().take(MOST_ENTRIES).map(|(_, origin)| origin.clone()).collect()
 }
 
 /// Takes one of what there is room for; true if there is none.

@@ -161,6 +161,30 @@ fn objects_are_shared_and_there_is_an_end_to_them() {
     assert!(of("k128").is_some() && known[MOST_ENTRIES].trouble().is_none());
 }
 
+#[test]
+fn no_namespace_takes_the_keys_of_another_away() {
+    let sources = Sources::default();
+    let known: Vec<Arc<Known>> = (0..MOST_ENTRIES + 9).map(|_| Arc::default()).collect();
+    let of = |namespace: &str, key: usize| {
+        let name = Name { namespace: namespace.into(), name: "k".into() };
+        Origin::Entry(Id { of: Holder::ConfigMap, name }, format!("k{key:03}").into())
+    };
+    // Of objects that need not be there.
+    let mut all: Vec<_> = (0..MOST_ENTRIES + 8).map(|n| (of("aaa", n), &known[n])).collect();
+    want(&sources, &all, at(0));
+    all.push((of("shop", 0), &known[MOST_ENTRIES + 8]));
+    for sources in [sources, Sources::default()] {
+        want(&sources, &all, at(1));
+        assert!(known[MOST_ENTRIES + 8].trouble().is_none(), "it has a place, also of one who came later");
+        let waiting = known.iter().filter(|known| known.trouble().is_some()).count();
+        assert_eq!(waiting, 9);
+        assert!(known[0].trouble().is_none() && known[MOST_ENTRIES - 1].trouble().is_some());
+        let asked = sources.asked();
+        let entries: usize = asked.borrow().values().map(|asked| asked.keys.len()).sum();
+        assert_eq!(entries, MOST_ENTRIES);
+    }
+}
+
 #[tokio::test]
 async fn a_directory_s_objects_are_followed() {
     let (sources, known) = (Arc::new(Sources::default()), Arc::<Known>::default());
