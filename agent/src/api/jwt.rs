@@ -82,8 +82,8 @@ pub struct JwtProvider {
     pub jwks: Jwks,
     /// Unless the keys are inline, what becomes of requests that have a token of this issuer for as long as an agent has not read its
     /// keys even once: after a start of the agent until they are read, and where they cannot be. Deny if not set: no condition on its tokens
-    /// holds, and they get 401. Allow: those of rules that allow hold, whatever the token says and whoever has made it. Once keys were
-    /// read this has no effect: the last ones stay in use.
+    /// holds, and they get 401. Allow: those of rules that allow hold for a token with an algorithm that is supported, whatever else it says
+    /// and whoever has made it. Once keys were read this has no effect: the last ones stay in use.
     // Without a default in the schema: the API server would put it into each policy, and then refuse those with inline keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_no_keys: Option<OnNoKeys>,

@@ -94,7 +94,7 @@ pub struct Config {
     pub state_file: Option<PathBuf>,
 
     /// Host that AccessPolicies may have keys of tokens fetched from (`jwks.uri`), as in login.example.com, *.corp.example (all
-    /// below the domain) or 10.0.0.7:8443; port 443 if none is named; may be given more than once [default: none]
+    /// below the domain) or 10.0.0.7:8443; port 443 if none is named; may be given more than once, in the variable separated by commas [default: none]
     // Who writes a policy must not make the agents call whatever they can reach.
     #[arg(long, value_name = "HOST", env = "SLUICE_JWKS_HOSTS", value_delimiter = ',')]
     pub jwks_hosts: Vec<AllowedHost>,
