@@ -110,7 +110,10 @@ impl Parameters<'_> {
 
     /// `None`: none is named.
     fn lane(&self) -> Option<LaneName> {
-        Some(LaneName { tag: self.get("tag")?, namespace: self.get("namespace") })
+        Some(LaneName {
+            tag: self.get("tag")?,
+            namespace: self.get("namespace").filter(|name| !name.is_empty()),
+        })
     }
 
     /// `None`: none is named.

@@ -36,6 +36,9 @@ pub trait Head {
 
     /// Takes out all lines with this name.
     fn remove(&mut self, name: &HeaderName);
+
+    /// Takes out all lines that servers take for ones with this name ([`super::headers::is_misspelt`]) and that are spelt otherwise.
+    fn remove_misspelt(&mut self, name: &HeaderName);
 }
 
 /// Puts a request's tag where the next hop looks for it: in the tag header and in the [carriers](super::carrier) that it has.
@@ -55,13 +58,15 @@ pub fn tag(head: &mut impl Head, names: &TagNames, tagging: &Tagging) {
     }
 }
 
-/// Takes out all that says what the request's tag is.
+/// Takes out all that says what the request's tag is, or says it to the service that passes it on.
 pub fn strip(head: &mut impl Head, names: &TagNames) {
     for name in names.iter() {
         head.remove(name);
+        head.remove_misspelt(name);
     }
     for carrier in Carrier::ALL {
         let header = carrier.header();
+        head.remove_misspelt(header);
         if let Some(edited) = carrier.remove(head.get_all(header), names.key()) {
             head.remove(header);
             if !edited.is_empty() {
@@ -91,7 +96,7 @@ pub(crate) mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::govern::lane::TagScan;
+    use crate::govern::{headers::is_misspelt, lane::TagScan};
 
     /// Goes through a head that has the lines `accept: a`, `x-twice: 1`, `accept: b`, `X-Twice: 2`.
     pub(crate) fn behaves(head: &mut impl Head) {
@@ -116,6 +121,12 @@ pub(crate) mod tests {
         head.remove(&new);
         head.remove(&new);
         assert_eq!(lines!(&new), b"");
+        let misspelt = HeaderName::from_static("x_twice");
+        head.add(&misspelt, b"8");
+        head.remove_misspelt(&accept);
+        assert_eq!(lines!(&misspelt), b"8");
+        head.remove_misspelt(&twice);
+        assert_eq!((lines!(&misspelt), lines!(&twice)), (b"".to_vec(), b"3,4".to_vec()));
         head.remove(&accept);
         head.add(&accept, b"7");
         assert_eq!(lines!(&accept), b"7");
@@ -138,6 +149,10 @@ pub(crate) mod tests {
 
         fn remove(&mut self, name: &HeaderName) {
             self.0.retain(|(key, _)| key != name);
+        }
+
+        fn remove_misspelt(&mut self, name: &HeaderName) {
+            self.0.retain(|(key, _)| !is_misspelt(key.as_str().as_bytes(), name));
         }
     }
 
@@ -187,6 +202,9 @@ pub(crate) mod tests {
             ("baggage", "a=1, x-mse-tag=gray;p ,c=2"),
             ("x-a", "b"),
             ("x-lane", "gray"),
+            ("x_mse_tag", "gray"),
+            ("x_mse-tag", "gray"),
+            ("sw8_correlation", "gray"),
             ("baggage", "x-mse-tag=blue"),
         ] {
             head.add(&HeaderName::from_static(name), value.as_bytes());

@@ -3,6 +3,8 @@
 //! Each name has a row and its classes; whoever drops, keeps, refuses or reserves headers asks for a class, so that a name
 //! that is added here is known everywhere. Names are compared regardless of case.
 
+use http::HeaderName;
+
 /// About one connection only: never passed on as it came (RFC 9110, section 7.6.1, and what is sent all the same).
 const CONNECTION: u8 = 1;
 /// Says where a message ends, or whom it is for. HTTP/1 passes it on with the body that it frames; whoever makes a message
@@ -138,6 +140,19 @@ pub fn meaningful_in_cel() -> String {
 fn in_cel(is: impl Fn(&[u8]) -> bool) -> String {
     let names = TABLE.iter().map(|(name, _)| *name).filter(|name| is(name.as_bytes()));
     format!("[{}]", names.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", "))
+}
+
+/// Whether servers may take a header for the one with this name: many make no difference between a dash and an underscore (CGI, WSGI,
+/// PHP).
+pub fn is_taken_for(name: &[u8], known: &[u8]) -> bool {
+    let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() == known.len() && name.iter().zip(known).all(|(a, b)| plain(a) == plain(b))
+}
+
+/// Whether a line is spelt otherwise than the header for which servers take it.
+pub fn is_misspelt(line: &[u8], name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    is_taken_for(line, name) && !line.eq_ignore_ascii_case(name)
 }
 
 #[cfg(test)]

@@ -100,6 +100,11 @@ impl TagNames {
         self.names.contains(name) || Carrier::ALL.iter().any(|carrier| carrier.header() == name)
     }
 
+    /// Whether servers take `name` for one of them, although it is spelt otherwise.
+    fn is_misspelt(&self, name: &[u8]) -> bool {
+        self.names.iter().any(|listed| headers::is_misspelt(name, listed))
+    }
+
     /// The place of `name` in the list: lower answers first.
     fn rank(&self, name: &[u8]) -> Option<usize> {
         self.names.iter().position(|listed| name.eq_ignore_ascii_case(listed.as_str().as_bytes()))
@@ -359,8 +364,18 @@ impl<'n> TagScan<'n> {
             None => {
                 if let Some(rank) = self.names.rank(name) {
                     self.see_header(rank, value);
+                } else if self.distrust.is_of_some() && self.names.is_misspelt(name) {
+                    self.see_misspelt(value);
                 }
             }
+        }
+    }
+
+    /// It is no tag here, but to a service behind the door it may be one.
+    fn see_misspelt(&mut self, value: &[u8]) {
+        let tag = RequestTag::new(value.trim_ascii());
+        if let Some(tag) = tag.filter(|tag| self.distrust.lane_of(tag).is_some()) {
+            self.distrusted.get_or_insert(tag);
         }
     }
 

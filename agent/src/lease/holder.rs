@@ -18,8 +18,10 @@ const IDLE: u64 = SECOND;
 const BUSY: u64 = 2 * SECOND;
 /// Calls are not closer together.
 const CLOSEST: u64 = SECOND / 50;
-/// Over what time demand is averaged, in seconds: so that a load that moves from one agent to another takes its share along.
-const AVERAGED: f64 = 0.2;
+/// Over what time demand is averaged, in seconds: over two requests of the limit, so that who asks for more than a limit of a request a
+/// minute is not forgotten before the next one is due; but not for longer than it takes until a load that moves from one agent to
+/// another should have taken its share along.
+const AVERAGED: std::ops::RangeInclusive<f64> = 0.2..=30.0;
 /// Of what it holds, when it calls before its time.
 const LOW: f64 = 0.25;
 /// After an absence of the store that was no longer, what was taken meanwhile is counted as all else: the store may still know
@@ -104,7 +106,8 @@ impl Holder {
         if let Some((at, asked)) = self.called {
             let elapsed = now.saturating_sub(at) as f64 / SECOND as f64;
             let new = tally.asked.wrapping_sub(asked) as f64 / elapsed.max(1e-3);
-            let weight = 1.0 - (-elapsed / AVERAGED).exp();
+            let averaged = (2.0 / limit.rate()).clamp(*AVERAGED.start(), *AVERAGED.end());
+            let weight = 1.0 - (-elapsed / averaged).exp();
             self.demand += (new - self.demand) * weight;
             if self.demand < 1e-3 {
                 self.demand = 0.0;

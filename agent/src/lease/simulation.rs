@@ -297,6 +297,19 @@ fn a_limit_of_fewer_requests_than_agents_is_used_and_nobody_is_starved() {
 }
 
 #[test]
+fn a_request_a_minute_is_one_a_minute_whoever_asks() {
+    for seed in [61, 62, 63] {
+        let mut world = World::of(3, 1.0 / 60.0, 1.0, seed);
+        (0..600).for_each(|_| world.second([0.5; 3]));
+        let admitted = world.admitted();
+        let most = admitted[10..].windows(59).map(|window| window.iter().sum::<f64>()).fold(0.0, f64::max);
+        assert!(most < 1.5, "seed {seed}: {most} in a minute");
+        let all: f64 = admitted.iter().sum();
+        assert!((9.0..=12.0).contains(&all), "seed {seed}: {all} in ten minutes");
+    }
+}
+
+#[test]
 fn who_asks_for_little_has_its_share_of_it_beside_who_asks_for_much() {
     for (rate, quiet, loud) in [(50.0, 20.0, 190.0), (50.0, 20.0, 1000.0), (10.0, 10.0, 90.0)] {
         let mut world = World::of(2, rate, rate, 31);

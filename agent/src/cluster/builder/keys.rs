@@ -1,7 +1,7 @@
 //! Which sources of keys AccessPolicies name, and which of them are wanted: those of policies in enrolled namespaces.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Weak},
 };
 
@@ -55,9 +55,11 @@ impl KeySources {
             for (origin, provider) in read(&name.namespace, guarded) {
                 let every =
                     if let Source::Remote { every, .. } = provider.source { every } else { source::EVERY };
-                let new = || Wanted { known: provider.keys.known().clone(), every };
+                let known = provider.keys.known();
+                let new = || Wanted { known: known.clone(), every, namespaces: BTreeSet::new() };
                 let wanted = wanted.entry(origin).or_insert_with(new);
                 wanted.every = wanted.every.min(every);
+                wanted.namespaces.insert(name.namespace.clone());
             }
         }
         self.known.retain(|_, known| known.strong_count() > 0);

@@ -97,6 +97,8 @@ pub struct Wanted {
     pub known: Arc<Known>,
     /// As often as the policy says that asks for it most often. Of a URI only.
     pub every: Duration,
+    /// Of the policies that ask for it.
+    pub namespaces: BTreeSet<Arc<str>>,
 }
 
 /// All sources that policies name.
@@ -248,39 +250,42 @@ impl Sources {
     pub(crate) fn want(&self, wanted: BTreeMap<Origin, Wanted>, now: Nanos) {
         let mut all = self.all();
         let is_read = |origin: &Origin| all.get(origin).is_some_and(|source| source.is_allowed);
-        let entries = entries_of_all(wanted.keys(), is_read);
+        let barred = |origin: &Origin| match origin {
+            Origin::Uri(location) => !self.allowed.iter().any(|host| host.allows(location)),
+            Origin::Entry(..) => false,
+        };
+        let is_uri = |origin: &Origin| matches!(origin, Origin::Uri(_));
+        let of =
+            |uris: bool| wanted.iter().filter(move |(origin, _)| is_uri(origin) == uris && !barred(origin));
+        let mut room = fairly(of(true), is_read, MOST_SOURCES);
+        room.append(&mut fairly(of(false), is_read, MOST_ENTRIES));
         all.retain(|origin, source| {
-            let is_other =
-                matches!(origin, Origin::Entry(..)) && source.is_allowed != entries.contains(origin);
-            wanted.contains_key(origin) && !is_other
+            wanted.contains_key(origin) && source.is_allowed == room.contains(origin)
         });
-        let is_used =
-            |(origin, source): &(&Origin, &Source)| matches!(origin, Origin::Uri(_)) && source.is_allowed;
-        let mut uris = MOST_SOURCES.saturating_sub(all.iter().filter(is_used).count());
         let mut number = all.values().map(|source| source.number).max().unwrap_or_default();
-        for (origin, Wanted { known, every }) in wanted {
+        for (origin, Wanted { known, every, .. }) in wanted {
             // (Others are of a policy that was deleted and written anew, or have been waiting for room.)
             let is_same = |source: &&mut Source| source.is_allowed && Arc::ptr_eq(&source.known, &known);
             if let Some(source) = all.get_mut(&origin).filter(is_same) {
                 source.every = every;
                 continue;
             }
+            let is_allowed = room.contains(&origin);
             let trouble = match &origin {
-                Origin::Uri(location) if !self.allowed.iter().any(|host| host.allows(location)) => Some(format!(
+                _ if is_allowed => None,
+                Origin::Uri(location) if barred(&origin) => Some(format!(
                     "the agents may not fetch keys from {}: their setting --jwks-hosts (SLUICE_JWKS_HOSTS) does not name it",
                     location.authority()
                 )),
-                Origin::Uri(_) => take(&mut uris).then(|| {
-                    format!("an agent fetches keys from {MOST_SOURCES} URIs at most, and policies name more")
-                }),
-                Origin::Entry(..) => (!entries.contains(&origin)).then(|| {
-                    format!(
-                        "{origin}: an agent reads keys from {MOST_ENTRIES} entries of ConfigMaps and Secrets at most, of each namespace \
-                         as many as of others, and policies name more"
-                    )
-                }),
+                Origin::Uri(_) => Some(format!(
+                    "an agent fetches keys from {MOST_SOURCES} URIs at most, of each namespace as many as of others, and policies name \
+                     more"
+                )),
+                Origin::Entry(..) => Some(format!(
+                    "{origin}: an agent reads keys from {MOST_ENTRIES} entries of ConfigMaps and Secrets at most, of each namespace \
+                     as many as of others, and policies name more"
+                )),
             };
-            let is_allowed = trouble.is_none();
             known.set_trouble(trouble.map(Arc::new));
             // Left over from a time when they were wanted, and nobody has looked after them since.
             known.put(None);
@@ -420,30 +425,30 @@ impl Sources {
     }
 }
 
-/// Which entries of objects are read: of each namespace as many as of others, as far as there is room, so that no namespace takes away the
-/// keys of another. Of one namespace those stay that are read.
-fn entries_of_all<'o>(
-    wanted: impl Iterator<Item = &'o Origin>,
+/// Which sources there is room for: for those of each namespace as much as for those of others, so that no namespace takes away the keys of
+/// another. Of one namespace those stay that are read.
+fn fairly<'w>(
+    wanted: impl Iterator<Item = (&'w Origin, &'w Wanted)>,
     is_read: impl Fn(&Origin) -> bool,
+    most: usize,
 ) -> BTreeSet<Origin> {
     let mut namespaces: BTreeMap<&str, Vec<&Origin>> = BTreeMap::new();
-    for origin in wanted {
-        if let Origin::Entry(object, _) = origin {
-            namespaces.entry(&object.name.namespace).or_default().push(origin);
+    for (origin, wanted) in wanted {
+        for namespace in &wanted.namespaces {
+            namespaces.entry(namespace).or_default().push(origin);
         }
     }
     let mut turns: Vec<(usize, &Origin)> = Vec::new();
-    for mut entries in namespaces.into_values() {
-        entries.sort_by_key(|origin| !is_read(origin));
-        turns.extend(entries.into_iter().enumerate());
+    for mut origins in namespaces.into_values() {
+        origins.sort_by_key(|origin| !is_read(origin));
+        turns.extend(origins.into_iter().enumerate());
     }
     turns.sort_by_key(|(turn, _)| *turn);
-    turns.into_iter().take(MOST_ENTRIES).map(|(_, origin)| origin.clone()).collect()
-}
-
-/// Takes one of what there is room for; true if there is none.
-fn take(room: &mut usize) -> bool {
-    let is_full = *room == 0;
-    *room = room.saturating_sub(1);
-    is_full
+    let mut room = BTreeSet::new();
+    for (_, origin) in turns {
+        if room.len() < most {
+            room.insert(origin.clone());
+        }
+    }
+    room
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock::Nanos,
     cluster::object::Name,
-    govern::jwt::{Holder, Known, keys::MAX_BYTES, testing::Signer},
+    govern::jwt::{Holder, Known, Location, keys::MAX_BYTES, testing::Signer},
 };
 
 fn at(seconds: u64) -> Nanos {
@@ -29,8 +29,15 @@ fn entry(name: &str, key: &str) -> Origin {
 }
 
 fn want(sources: &Sources, all: &[(Origin, &Arc<Known>)], now: Nanos) {
-    let wanted = |known: &Arc<Known>| Wanted { known: known.clone(), every: Duration::from_secs(300) };
-    sources.want(all.iter().map(|(origin, known)| (origin.clone(), wanted(known))).collect(), now);
+    let wanted = |origin: &Origin, known: &Arc<Known>| {
+        let namespace = match origin {
+            Origin::Entry(object, _) => object.name.namespace.clone(),
+            // The first label of its host, so that a test can say it.
+            Origin::Uri(location) => location.host.split('.').next().unwrap().into(),
+        };
+        Wanted { known: known.clone(), every: Duration::from_secs(300), namespaces: [namespace].into() }
+    };
+    sources.want(all.iter().map(|(origin, known)| (origin.clone(), wanted(origin, known))).collect(), now);
 }
 
 fn set(signer: &Signer) -> String {
@@ -183,6 +190,26 @@ fn no_namespace_takes_the_keys_of_another_away() {
         let entries: usize = asked.borrow().values().map(|asked| asked.keys.len()).sum();
         assert_eq!(entries, MOST_ENTRIES);
     }
+}
+
+#[test]
+fn no_namespace_takes_the_uris_of_another_away() {
+    let sources = Sources::new(vec!["*.example.com".parse().unwrap()]);
+    let known: Vec<Arc<Known>> = (0..MOST_SOURCES + 9).map(|_| Arc::default()).collect();
+    let of = |namespace: &str, key: usize| {
+        Origin::from(format!("https://{namespace}.example.com/{key:03}").parse::<Location>().unwrap())
+    };
+    let mut all: Vec<_> = (0..MOST_SOURCES + 8).map(|n| (of("aaa", n), &known[n])).collect();
+    want(&sources, &all, at(0));
+    all.push((of("shop", 0), &known[MOST_SOURCES + 8]));
+    want(&sources, &all, at(1));
+    assert!(known[MOST_SOURCES + 8].trouble().is_none(), "it has a place");
+    assert_eq!(known.iter().filter(|known| known.trouble().is_some()).count(), 9);
+    // What may not be fetched at all takes no place.
+    let barred: Arc<Known> = Arc::default();
+    let elsewhere: Location = "https://other.test/keys".parse().unwrap();
+    want(&sources, &[(elsewhere.into(), &barred), (of("shop", 0), &known[MOST_SOURCES + 8])], at(2));
+    assert!(barred.trouble().unwrap().contains("--jwks-hosts"));
 }
 
 #[tokio::test]

@@ -51,7 +51,11 @@ fn sources(hosts: &[&str]) -> Sources {
 }
 
 fn wanted(uris: &[(&str, &Arc<Known>)]) -> BTreeMap<Origin, Wanted> {
-    let wanted = |known: &Arc<Known>| Wanted { known: known.clone(), every: EVERY };
+    let wanted = |known: &Arc<Known>| Wanted {
+        known: known.clone(),
+        every: EVERY,
+        namespaces: ["shop".into()].into(),
+    };
     uris.iter().map(|(uri, known)| (location(uri).into(), wanted(known))).collect()
 }
 

@@ -4,6 +4,7 @@
 use http::{HeaderName, HeaderValue};
 
 use super::{Jwt, Place, Verified};
+use crate::govern::headers::is_taken_for;
 
 /// What is changed in a request's head.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,8 +38,7 @@ impl HeaderPlan {
         }
     }
 
-    /// Whether a line that came is not to go on. Many servers make no difference between a dash and an underscore (CGI, WSGI, PHP),
-    /// so neither is made here.
+    /// Whether a line that came is not to go on, also where it is only taken for one.
     pub fn removes(&self, name: &[u8]) -> bool {
         let is = |known: &HeaderName| name.eq_ignore_ascii_case(known.as_str().as_bytes());
         let is_taken_for = |known: &HeaderName| is_taken_for(name, known.as_str().as_bytes());
@@ -56,9 +56,4 @@ impl HeaderPlan {
     pub fn minds_trailers(&self) -> bool {
         !(self.own.is_empty() && self.misspelt.is_empty())
     }
-}
-
-fn is_taken_for(name: &[u8], own: &[u8]) -> bool {
-    let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    name.len() == own.len() && name.iter().zip(own).all(|(a, b)| plain(a) == plain(b))
 }

@@ -308,6 +308,10 @@ fn a_tag_that_is_not_trusted_is_taken_out() {
         (&[red, member("gray")], [None; 3], is("red", Header, true)),
         (&[gray, red], [None; 3], is("red", Header, true)),
         (&[("x-mse-tag", "gr/ay")], [None; 3], (None, None, false)),
+        // It is none here, but to a service that passes it on under the name for which it takes it.
+        (&[("X_Mse-Tag", "gray")], [None; 3], (None, None, true)),
+        (&[("x_mse_tag", "red")], [None; 3], (None, None, false)),
+        (&[red, ("x_lane", "gray")], [None; 3], is("red", Header, true)),
     ] {
         assert_eq!(decide(headers, others), wanted, "{headers:?} {others:?}");
     }

@@ -20,7 +20,7 @@ use crate::{
         notes::Note,
     },
     cluster::{
-        jwks::objects::{AllHeld, Id},
+        jwks::objects::{AllHeld, Held, Id},
         manifests::{file as manifest, tree::Node},
         object, strip,
     },
@@ -44,6 +44,8 @@ pub(super) struct Objects {
     pub(super) accesses: BTreeMap<Name, Guarded>,
     /// What may have keys of tokens.
     pub(super) held: AllHeld,
+    /// Where the first of each was found.
+    held_at: BTreeMap<Id, String>,
     /// Services that happen to be there, with the names of their ports.
     pub(super) services: BTreeMap<Name, Vec<String>>,
     shapes: BTreeMap<Name, fit::Shape>,
@@ -258,7 +260,16 @@ impl Objects {
         }
         if let Some(of) = manifest::holder(version, kind) {
             let object = Id { of, name: object::Name { namespace: name.0.into(), name: name.1.into() } };
-            self.held.insert(object, manifest::held(node, of));
+            // As agents take it that read the same files.
+            let here = format!("{file}:{}", node.line_of("metadata.name"));
+            let held = match self.held_at.get(&object) {
+                Some(first) => {
+                    Held::unreadable(format!("it is in {first} and in {here}: which one counts is not known"))
+                }
+                None => manifest::held(node, of),
+            };
+            self.held_at.entry(object.clone()).or_insert(here);
+            self.held.insert(object, held);
             return;
         }
         if version == "apps/v1" && kind == "Deployment" {

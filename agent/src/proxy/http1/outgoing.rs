@@ -14,6 +14,7 @@ use super::{
 use crate::{
     govern::{
         edit::{self, Head},
+        headers,
         jwt::HeaderPlan,
         lane::{Distrust, RequestTag, TagNames, TagScan},
         policy::Edits,
@@ -211,6 +212,11 @@ impl Head for Outgoing<'_> {
     fn remove(&mut self, name: &HeaderName) {
         self.leave_out(|line| line.eq_ignore_ascii_case(name.as_str().as_bytes()));
         self.added.retain(|(key, _)| key != name);
+    }
+
+    fn remove_misspelt(&mut self, name: &HeaderName) {
+        self.leave_out(|line| headers::is_misspelt(line, name));
+        self.added.retain(|(key, _)| !headers::is_misspelt(key.as_str().as_bytes(), name));
     }
 }
 

@@ -4,7 +4,7 @@ use http::{HeaderName, header::HOST};
 
 use super::{engine::fields::Fields, hpack::StaticName};
 use crate::{
-    govern::{edit::Head, request::Request},
+    govern::{edit::Head, headers, request::Request},
     proxy::way::Came,
 };
 
@@ -79,6 +79,10 @@ impl Head for Fields {
 
     fn remove(&mut self, name: &HeaderName) {
         self.remove(|other| other == name.as_str().as_bytes());
+    }
+
+    fn remove_misspelt(&mut self, name: &HeaderName) {
+        self.remove(|other| headers::is_misspelt(other, name));
     }
 }
 

@@ -1,7 +1,11 @@
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use super::*;
-use crate::cluster::{Cluster, builder::Options, manifests};
+use crate::{
+    capture::PodStatus,
+    cluster::{Cluster, builder::Options, manifests},
+    lease::{self, Counted},
+};
 
 const SHOP: &str = "
 apiVersion: v1

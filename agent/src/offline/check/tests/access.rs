@@ -256,6 +256,10 @@ fn keys_in_objects_are_checked_where_they_are() {
         assert!(!is_good && complaints.contains(&wanted) && complaints.contains(message), "{complaints}");
         assert_eq!(complaints.lines().count(), 1, "{complaints}");
     }
+    // As agents say it that read the same files.
+    let twice = json!({"apiVersion": "v1", "kind": "List", "items": [good.clone(), good]});
+    let (is_good, _, complaints) = check_with(named(), &twice);
+    assert!(!is_good && complaints.contains("which one counts is not known"), "{complaints}");
     let mut secret = holder("Secret", json!({}));
     secret["stringData"] = json!({"a": set(json!({}))});
     let (is_good, _, complaints) = check_with(json!({"secret": {"name": "keys", "key": "a"}}), &secret);
