@@ -19,16 +19,16 @@ use aya_ebpf::{
     },
     btf_maps::SkStorage,
     helpers::generated::{
-        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_getsockopt, bpf_sk_storage_get,
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_getsockopt, bpf_ktime_get_ns, bpf_sk_storage_get,
         bpf_skc_to_mptcp_sock,
     },
     programs::SockOpsContext,
 };
-use sluice_ebpf::{Address, Arrival, Counter, Flow, Options, Origin};
+use sluice_ebpf::{Address, Arrival, Arriving, Counter, Flow, Inbound, Options, Origin, Server};
 
 use crate::{
     context::{LOOPBACK_V4, LOOPBACK_V6, write_address},
-    maps::{ACCEPTED, ARRIVING, CALLING, CLIENT, DIALLED, IN_FLIGHT, count},
+    maps::{ACCEPTED, ARRIVING, CALLING, CLIENT, DIALLED, IN_FLIGHT, INBOUND, count},
 };
 
 const AF_INET: u32 = 2;
@@ -56,7 +56,9 @@ fn dialling_end<const MPTCP: bool>(ctx: &SockOpsContext) {
     // SAFETY: `sk` was checked; the storage lives as long as the socket.
     if let Some(client) = unsafe { storage(&CALLING, sk, null_mut(), 0).as_ref() } {
         let (agent, application) = ((local_ip(ctx), local_port(ctx)), (remote_ip(ctx), remote_port(ctx)));
-        if ARRIVING.insert(&arrival(ctx, agent, application), client, 0).is_err() {
+        // SAFETY: the helper takes the context itself.
+        let arriving = Arriving { client: *client, call: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) } };
+        if ARRIVING.insert(&arrival(ctx, agent, application), &arriving, 0).is_err() {
             count(Counter::CallerLost);
         }
         return;
@@ -156,15 +158,23 @@ fn accepting_end(ctx: &SockOpsContext) {
 fn called_end(ctx: &SockOpsContext, here: [u32; 4]) {
     let key = arrival(ctx, (remote_ip(ctx), remote_port(ctx)), (here, local_port(ctx)));
     // SAFETY: copied at once, as above.
-    let Some(mut client) = (unsafe { ARRIVING.get(&key) }).copied() else { return };
+    let Some(Arriving { mut client, call }) = (unsafe { ARRIVING.get(&key) }).copied() else { return };
     let _removed_by_a_twin = ARRIVING.remove(&key);
-    let stored = match socket(ctx) {
+    let create = BPF_SK_STORAGE_GET_F_CREATE.into();
+    let mut stored = false;
+    if let Some(sk) = socket(ctx) {
         // SAFETY: `sk` was checked.
-        Some(sk) => {
-            !unsafe { storage(&CLIENT, sk, &mut client, BPF_SK_STORAGE_GET_F_CREATE.into()) }.is_null()
+        stored = !unsafe { storage(&CLIENT, sk, &mut client.address, create) }.is_null();
+        if client.followed != 0 {
+            let server = Server::new(netns_cookie(ctx), local_port(ctx));
+            // SAFETY: no arguments.
+            let established = unsafe { bpf_ktime_get_ns() };
+            let mut inbound = Inbound { server, call, established, number: 0, reader: 0, last_reader: 0 };
+            // Without it, what is read there is tied to nothing.
+            // SAFETY: `sk` was checked.
+            let _no_memory = unsafe { storage(&INBOUND, sk, &mut inbound, create) };
         }
-        None => false,
-    };
+    }
     if !stored {
         count(Counter::CallerLost);
     }

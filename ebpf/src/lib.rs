@@ -7,6 +7,7 @@
 mod address;
 mod arrivals;
 mod counter;
+mod handling;
 mod numbers;
 mod origin;
 
@@ -16,6 +17,10 @@ pub use arrivals::{
     Steered,
 };
 pub use counter::Counter;
+pub use handling::{
+    Arriving, Call, Client, Conduct, Inbound, MAX_CALLS, MAX_SERVERS, MAX_THREADS, MAX_TIES, Server, TRIAL,
+    Thread, Tie, WAITED_NANOS,
+};
 pub use numbers::{AGENTS, DIRECT, FlowCounts, FlowKey, MAX_FLOWS, OTHER};
 pub use origin::{Options, Origin};
 
@@ -33,6 +38,9 @@ pub mod map {
     pub const LISTENERS: &str = "LISTENERS";
     pub const CALLING: &str = "CALLING";
     pub const REFUSED: &str = "REFUSED";
+    pub const SERVERS: &str = "SERVERS";
+    pub const CALLS: &str = "CALLS";
+    pub const TIES: &str = "TIES";
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
 }
 
@@ -50,6 +58,12 @@ pub mod program {
     pub const STEER: &str = "sluice_steer";
     pub const REFUSE: &str = "sluice_refuse";
     pub const LISTENERS: &str = "sluice_listeners";
+    pub const RECEIVED: &str = "sluice_received";
+    pub const SENDING: &str = "sluice_sending";
+    /// The same, for kernels without the tracepoint (before Linux 6.15).
+    pub const SENDING_FENTRY: &str = "sluice_sending_f";
+    pub const THREADS_RELEASE: &str = "sluice_threads_release";
+    pub const EXITED: &str = "sluice_exited";
     pub const GETPEERNAME4: &str = "sluice_getpeername4";
     pub const GETPEERNAME6: &str = "sluice_getpeername6";
     pub const GETSOCKNAME4: &str = "sluice_getsockname4";

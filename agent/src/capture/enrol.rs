@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{EnrolError, sight::Sighting};
+use super::{EnrolError, sight::Sighting, threads::Followed};
 use crate::cluster::model::{Snapshot, Workload};
 
 /// How soon a pod is looked at again whose processes are still on their way into its namespace; doubled each time.
@@ -84,6 +84,8 @@ pub struct Steered {
     pub unclosed: Option<String>,
     /// Which of the addresses have connections that are older than what is asked for there; one entry a connection.
     pub older: Arc<[SocketAddr]>,
+    /// Its servers whose threads are followed.
+    pub followed: Arc<[Followed]>,
 }
 
 /// A look at the connections of a pod that are older than its enrolment.
@@ -196,6 +198,14 @@ impl<W: World> Enroller<W> {
             self.world.look_at_older(enrolment, look);
         }
         self.world.reclaim();
+    }
+
+    /// Whether a pod wants its threads to be followed.
+    pub(crate) fn asks_for_threads(&self) -> bool {
+        let asks = |pod: &Tracked<W::Enrolment>| {
+            pod.enrolment.as_ref().is_some_and(|(_, workload)| workload.follows_threads())
+        };
+        self.pods.values().any(asks)
     }
 
     /// Steers what the snapshot asks for of all pods' connections from outside. What stays as it is costs a comparison.

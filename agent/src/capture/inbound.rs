@@ -11,37 +11,42 @@
 //! Listeners come first, then what is known of the applications that listen, then the ports, last the program on the pod's
 //! namespace. When it ends the other way round.
 
+mod network;
+
 use std::{
     collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    os::fd::AsFd as _,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use ahash::AHashSet;
 use arc_swap::ArcSwap;
 use aya::programs::SkLookup;
 use sluice_ebpf::{Address, Listening, MAX_LISTENERS, Place, Steered};
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio_util::task::TaskTracker;
 
+use self::network::InboundNetwork;
 use super::{
-    buffers,
     error::with_causes,
     listening, maps,
     netns::Netns,
     node_addresses::NodeAddresses,
-    pod::{Opened, is_at_urgent_byte, unacknowledged},
+    pod::Opened,
     programs::Links,
+    threads::{self, Followed},
     unsteered::Unsteered,
 };
 use crate::{
     cluster::model::Workload,
     govern::remembered::Remembered,
-    proxy::{Network, OpenPod, Origin, Pod, Proxy, SocketOptions},
+    proxy::{OpenPod, Pod, Proxy},
 };
 
 /// What steering needs, on this node.
@@ -49,6 +54,7 @@ pub(crate) struct Inbound {
     pub(crate) program: SkLookup,
     pub(crate) links: Arc<Mutex<Links>>,
     pub(crate) maps: Arc<maps::Inbound>,
+    pub(crate) threads: Arc<threads::Maps>,
     pub(crate) node: Arc<NodeAddresses>,
     pub(crate) slots: Slots,
 }
@@ -97,6 +103,7 @@ impl Inbound {
         }
         let before = steering.entries.lock().steered.clone();
         let outcome = steering.entries.sync(wanted);
+        steering.entries.follow(workload.follows_threads() && self.threads.is_followed());
         steering.look_for_older(&before, workload, at);
         outcome
     }
@@ -114,11 +121,13 @@ impl Inbound {
         });
         let entries = Arc::new(Entries {
             maps: self.maps.clone(),
+            threads: self.threads.clone(),
             netns: at.netns.clone(),
             home: at.home.clone(),
             netns_cookie: at.netns_cookie,
             v4: slots.start..first_v6,
             v6: first_v6..slots.end,
+            follows: AtomicBool::new(false),
             state: Mutex::default(),
         });
         let attached = set.and_then(|()| self.attach(at));
@@ -148,6 +157,7 @@ impl Inbound {
         if let Err(error) = steering.entries.sync(&BTreeSet::new()) {
             tracing::warn!(error, "cannot remove a port from the kernel's list of steered ones");
         }
+        steering.entries.follow(false);
         self.slots.give(steering.slots.clone());
         if let Some(open) = steering.open.take() {
             at.closing.spawn(open.close());
@@ -181,6 +191,12 @@ impl Steering {
     /// The addresses that they are to, one entry a connection.
     pub(crate) fn older(&self) -> Arc<[SocketAddr]> {
         self.older.addresses()
+    }
+
+    /// What the threads of its applications have shown, where they are followed.
+    pub(crate) fn followed(&self) -> Arc<[Followed]> {
+        let state = self.entries.lock();
+        self.entries.threads.shown(self.entries.netns_cookie, &state.followed)
     }
 
     /// Looks who listens: of sockets that are older than the programs the kernel does not tell.
@@ -231,11 +247,14 @@ impl Slots {
 /// A pod's elements of the maps. Two write them: the enrolling task, and the proxy, which says where new connections are to go.
 struct Entries {
     maps: Arc<maps::Inbound>,
+    threads: Arc<threads::Maps>,
     netns: Arc<Netns>,
     home: Arc<Netns>,
     netns_cookie: u64,
     v4: Range<u32>,
     v6: Range<u32>,
+    /// The threads of its applications are followed.
+    follows: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -247,6 +266,8 @@ struct State {
     steered: BTreeSet<SocketAddr>,
     /// Those of them where a connection was refused although somebody listens: they are left alone until the next look.
     paused: BTreeSet<SocketAddr>,
+    /// Ports whose readers are followed.
+    followed: BTreeSet<u16>,
 }
 
 impl Entries {
@@ -298,6 +319,15 @@ impl Entries {
             state.steered.insert(address);
         }
         Ok(())
+    }
+
+    /// From now on the threads that read from the steered ports are followed, or none is.
+    fn follow(&self, follow: bool) {
+        self.follows.store(follow, Relaxed);
+        let mut state = self.lock();
+        let State { steered, followed, .. } = &mut *state;
+        let ports = steered.iter().filter(|_| follow).map(SocketAddr::port).collect();
+        self.threads.follow(self.netns_cookie, followed, &ports);
     }
 
     /// Where an application may listen that is called at this address.
@@ -370,99 +400,6 @@ impl Entries {
         }
         Ok(())
     }
-}
-
-/// A pod's network, for connections from outside.
-struct InboundNetwork {
-    entries: Arc<Entries>,
-    node: Arc<NodeAddresses>,
-}
-
-impl Network for InboundNetwork {
-    /// What the client has dialled is the accepted socket's own address.
-    fn origin(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<Origin>> {
-        let own = SockRef::from(&accepted).local_addr()?.as_socket();
-        let own = own.map(|own| SocketAddr::new(own.ip().to_canonical(), own.port()));
-        Ok(own.filter(|own| !own.ip().is_loopback()).map(|destination| Origin {
-            destination,
-            socket: 0,
-            options: SocketOptions::default(),
-        }))
-    }
-
-    fn has_closed(&self, _: u64) -> bool {
-        false
-    }
-
-    fn unacknowledged(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        unacknowledged(socket)
-    }
-
-    /// The programs do not count what they steer here: it is counted when it is accepted.
-    fn redirected(&self) -> u64 {
-        0
-    }
-
-    fn allow(&self, connections: u32) -> io::Result<()> {
-        self.entries.set_direct(connections == 0)
-    }
-
-    fn memory_of(&self, socket: BorrowedFd<'_>) -> usize {
-        buffers::memory_of(socket)
-    }
-
-    fn let_buffers_grow(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        buffers::let_grow(socket)
-    }
-
-    /// From loopback, which tells the programs that the connection is the agent's, and where the kernel uses ports again
-    /// that are in TIME_WAIT.
-    fn socket(&self, to: SocketAddr, client: Option<SocketAddr>) -> io::Result<Socket> {
-        let kind = Type::STREAM.nonblocking().cloexec();
-        let make = || Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP));
-        let socket = self.entries.netns.within(&self.entries.home, make)??;
-        socket.set_priority(sluice_ebpf::AGENT_PRIORITY)?;
-        let from: IpAddr = if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-        choose_port_late(&socket)?;
-        socket.bind(&SockAddr::from(SocketAddr::new(from, 0)))?;
-        if let Some(client) = client {
-            self.entries.maps.set_client(socket.as_fd(), client)?;
-        }
-        Ok(socket)
-    }
-
-    fn connecting(&self, socket: &Socket) -> io::Result<()> {
-        socket.set_priority(0)
-    }
-
-    fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
-        is_at_urgent_byte(socket)
-    }
-
-    fn refused(&self, address: SocketAddr) {
-        self.entries.refused(address);
-    }
-
-    fn is_node(&self, address: IpAddr) -> bool {
-        self.node.has(address)
-    }
-}
-
-/// The port is chosen when the socket connects, so that it has to differ only from those to the same destination
-/// (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
-fn choose_port_late(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the pointer is to a local of the size that is told.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What of a pod's addresses is asked for.

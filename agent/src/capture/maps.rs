@@ -4,7 +4,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use aya::{
@@ -12,16 +12,17 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SkStorage, SockMap},
 };
 use sluice_ebpf::{
-    Address, Counter, FlowCounts, FlowKey, Listening, Origin, Place, Pod, Refused, Steered, map,
+    Address, Call, Client, Conduct, Counter, FlowCounts, FlowKey, Listening, Origin, Place, Pod, Refused,
+    Server, Steered, Tie, map,
 };
 
-use super::{EnrolError, error::with_causes};
+use super::{EnrolError, error::with_causes, threads};
 use crate::proxy;
 
 /// A value of the ABI, as aya wants it.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Plain<T>(T);
+pub(super) struct Plain<T>(pub(super) T);
 
 // SAFETY: `repr(C)` of integers without padding, so any bytes are one, and all of its bytes are initialised.
 unsafe impl aya::Pod for Plain<Address> {}
@@ -39,6 +40,16 @@ unsafe impl aya::Pod for Plain<Steered> {}
 unsafe impl aya::Pod for Plain<Place> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Refused> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Client> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Server> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Conduct> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Call> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Tie> {}
 
 /// All of them. Each has one user.
 pub(crate) struct Maps {
@@ -50,10 +61,12 @@ pub(crate) struct Maps {
     pub(crate) flows: Flows,
     pub(crate) inbound: Inbound,
     pub(crate) refuse: Refuse,
+    pub(crate) threads: Arc<threads::Maps>,
 }
 
 impl Maps {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        let threads = Arc::new(threads::Maps::take(ebpf)?);
         let mut take =
             |name: &str| ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() });
         Ok(Self {
@@ -77,6 +90,7 @@ impl Maps {
                 refused: Mutex::new(take(map::REFUSED)?.try_into()?),
                 node: Mutex::new(take(map::NODE_ADDRESSES)?.try_into()?),
             },
+            threads,
         })
     }
 }
@@ -210,7 +224,7 @@ pub(crate) struct Inbound {
     steered: Mutex<HashMap<MapData, Plain<Address>, Plain<Steered>>>,
     listening: Mutex<HashMap<MapData, Plain<Place>, Listening>>,
     listeners: Option<Mutex<SockMap<MapData>>>,
-    calling: Mutex<SkStorage<MapData, Plain<Address>>>,
+    calling: Mutex<SkStorage<MapData, Plain<Client>>>,
 }
 
 impl Inbound {
@@ -252,9 +266,15 @@ impl Inbound {
         lock(self.listeners.as_ref().ok_or_else(missing)?).set(at, &listener, 0)
     }
 
-    /// This socket, which is not connected yet, stands for a client.
-    pub(crate) fn set_client(&self, socket: BorrowedFd<'_>, client: SocketAddr) -> io::Result<()> {
-        let set = lock(&self.calling).insert(&socket, Plain(client.into()), 0);
+    /// This socket, which is not connected yet, stands for a client. `followed`: so are the threads that read from its peer.
+    pub(crate) fn set_client(
+        &self,
+        socket: BorrowedFd<'_>,
+        client: SocketAddr,
+        followed: bool,
+    ) -> io::Result<()> {
+        let client = Client { address: client.into(), followed: followed.into() };
+        let set = lock(&self.calling).insert(&socket, Plain(client), 0);
         set.map_err(|error| io::Error::other(with_causes(&error)))
     }
 }

@@ -43,6 +43,7 @@ mod refuse;
 mod services;
 mod sight;
 mod sockets;
+mod threads;
 mod unsteered;
 mod watch;
 
@@ -72,6 +73,7 @@ pub use pod::{is_at_urgent_byte, unacknowledged};
 pub use programs::embedded as embedded_programs;
 pub use reclaim::Reclaim;
 pub use refuse::remove_all as release;
+pub use threads::{Followed, Handling};
 
 use crate::{cluster::model::Snapshot, config, proxy::Proxy};
 use attachment::{Found, Keeper};
@@ -147,6 +149,8 @@ pub struct Status {
     pub destinations: usize,
     /// Why connections from outside cannot be steered, so that no AccessPolicy is enforced on this node.
     pub steering_trouble: Option<Arc<String>>,
+    /// Why threads of pods that ask for it cannot be followed.
+    pub threads_trouble: Option<Arc<String>>,
     /// Connections to governed services that were open before their pod was enrolled.
     pub bypassed: u64,
     /// Those of them that were ended when they were idle, and why none can be.
@@ -164,6 +168,7 @@ struct Table {
     attachment: Attachment,
     pods: Arc<[PodStatus]>,
     destinations: usize,
+    threads_trouble: Option<Arc<String>>,
 }
 
 /// The running capture. Dropping it takes the programs off `connect()` and ends all enrolments, without waiting.
@@ -223,7 +228,13 @@ impl Capture {
         };
         let heartbeat = heartbeat::start(write, silence).map_err(CaptureError::Thread)?;
         let (pods, agent) = (machine.pods.display().to_string(), machine.agent.display().to_string());
-        let keeper = Keeper::attach(programs, machine, options.pods_cgroup.as_deref(), following)?;
+        let keeper = Keeper::attach(
+            programs,
+            machine,
+            options.pods_cgroup.as_deref(),
+            following,
+            maps.threads.clone(),
+        )?;
         let links = keeper.links();
         let (follow, steering_trouble) = {
             let links = links.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,6 +246,7 @@ impl Capture {
             program,
             links: links.clone(),
             maps: Arc::new(maps.inbound),
+            threads: maps.threads.clone(),
             node: addresses.clone(),
             slots: Slots::new(),
         });
@@ -254,6 +266,7 @@ impl Capture {
             pods: Arc::new(maps.pods),
             services: Services::new(maps.services, flows.clone()),
             accepted: Arc::new(maps.accepted),
+            threads: maps.threads,
             home,
             hosts,
             listeners_per_pod,
@@ -338,6 +351,7 @@ impl Capture {
             pods: table.pods.clone(),
             destinations: table.destinations,
             steering_trouble: self.steering_trouble.clone(),
+            threads_trouble: table.threads_trouble.clone(),
             bypassed: self.bypassed.load(Ordering::Relaxed),
             reclaimed: self.reclaimed.ended.load(Ordering::Relaxed),
             reclaim_trouble: self.reclaimed.trouble.load_full(),
@@ -465,6 +479,8 @@ async fn run(
                 }
             }
         }
+        // Before what is steered, so that the programs see the first connection.
+        keeper.follow_threads(enroller.asks_for_threads());
         enroller.steer();
         publish(&table, &mut enroller, &keeper, synced);
     }
@@ -473,7 +489,8 @@ async fn run(
 fn publish(table: &ArcSwap<Table>, enroller: &mut Enroller<Node>, keeper: &Keeper, synced: bool) {
     let pods = enroller.status().into();
     let (attachment, destinations) = (keeper.state().clone(), enroller.world().services.len());
-    table.store(Arc::new(Table { synced, attachment, pods, destinations }));
+    let threads_trouble = keeper.threads_trouble();
+    table.store(Arc::new(Table { synced, attachment, pods, destinations, threads_trouble }));
 }
 
 async fn at(time: Option<Instant>) {

@@ -100,6 +100,15 @@ impl Netns {
 /// The cookie of the namespace that a socket belongs to, by which the eBPF programs know it (Linux 5.14).
 /// <https://git.kernel.org/torvalds/c/e8b9eab99232c4e62ada9d7976c80fd5e8118289>
 pub(crate) fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    number(socket, libc::SO_NETNS_COOKIE)
+}
+
+/// The number by which the kernel knows a socket (`SO_COOKIE`), as no other that lives.
+pub(crate) fn cookie_of(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    number(socket, libc::SO_COOKIE)
+}
+
+fn number(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: both pointers are to locals of the sizes that are told.
@@ -107,7 +116,7 @@ pub(crate) fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
+            option,
             (&raw mut cookie).cast(),
             &raw mut length,
         )

@@ -1,7 +1,7 @@
 //! What enrolling really does on this node.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     path::Path,
     sync::{
@@ -28,6 +28,7 @@ use super::{
     refuse::{self, Of, Pinned, Refusing},
     services::Services,
     sight::{self, Sighting},
+    threads::{self, Followed},
 };
 use crate::{
     cluster::model::{Snapshot, Workload},
@@ -42,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) pods: Arc<Pods>,
     pub(crate) services: Services,
     pub(crate) accepted: Arc<Accepted>,
+    /// What is known of the threads of pods that ask for it.
+    pub(crate) threads: Arc<threads::Maps>,
     /// The agent's own network namespace, to which its threads always return.
     pub(crate) home: Arc<Netns>,
     /// Namespaces that are nobody's own: the agent's, and that of the node.
@@ -82,6 +85,8 @@ pub(crate) struct Enrolment {
     steering: Option<Steering>,
     /// Why not all of it is that should be, as it was told last.
     unsteered: Option<String>,
+    /// Ports of which was told that nothing is known by threads.
+    faulty: BTreeSet<u16>,
     /// What of it is closed while no agent is there; and why not all of that is which should be, as it was told last.
     pinned: Option<Pinned>,
     unpinned: Option<String>,
@@ -108,6 +113,7 @@ impl World for Node {
             netns: Arc::new(netns),
             home: self.home.clone(),
             accepted: self.accepted.clone(),
+            threads: self.threads.clone(),
             entry: entry.clone(),
         });
         let pod = Arc::new(Pod::new(ArcSwap::new(workload.clone()), network.clone()));
@@ -142,6 +148,7 @@ impl World for Node {
             older_to,
             steering: None,
             unsteered: None,
+            faulty: BTreeSet::new(),
             pinned: None,
             unpinned: None,
         })
@@ -228,6 +235,7 @@ impl World for Node {
     fn look_at_listeners(&mut self, enrolment: &mut Enrolment) {
         if let Some(steering) = &enrolment.steering {
             steering.look();
+            tell_faulty(&mut enrolment.faulty, &steering.followed(), &enrolment.pod.workload.load());
         }
         if let Some(pinned) = &mut enrolment.pinned {
             let attended = self.refusing.attend(pinned, self.proxy.silent_for());
@@ -257,6 +265,7 @@ impl World for Node {
             closed,
             unclosed: enrolment.unpinned.clone(),
             older: enrolment.steering.as_ref().map(Steering::older).unwrap_or_default(),
+            followed: enrolment.steering.as_ref().map(Steering::followed).unwrap_or_default(),
         }
     }
 
@@ -314,6 +323,20 @@ impl Node {
             steering.close(enrolment.pinned.as_ref().map(Pinned::addresses).unwrap_or_default());
         }
         tell_unpinned(&mut enrolment.unpinned, outcome.err(), workload);
+    }
+}
+
+/// Tells once of each server whose threads say nothing.
+fn tell_faulty(told: &mut BTreeSet<u16>, followed: &[Followed], workload: &Workload) {
+    for Followed { port, handling } in followed {
+        if !handling.is_faulty() {
+            told.remove(port);
+        } else if told.insert(*port) {
+            tracing::warn!(
+                namespace = %workload.namespace, pod = %workload.name, port,
+                "nothing is known by threads of what is sent for requests to this port of a pod with sluice.dev/propagation: thread: {handling}"
+            );
+        }
     }
 }
 

@@ -16,10 +16,11 @@ use super::{
     entry::Entry,
     maps::Accepted,
     netns::{self, Netns},
+    threads,
 };
 use crate::{
     cluster::model::{LOWEST_LISTENER_PORT, Workload},
-    proxy::{Network, Origin},
+    proxy::{Network, Origin, Tie},
 };
 
 /// As much as the kernel allows (`net.core.somaxconn` of the namespace).
@@ -30,6 +31,7 @@ pub(crate) struct PodNetwork {
     pub(crate) netns: Arc<Netns>,
     pub(crate) home: Arc<Netns>,
     pub(crate) accepted: Arc<Accepted>,
+    pub(crate) threads: Arc<threads::Maps>,
     pub(crate) entry: Arc<Entry>,
 }
 
@@ -77,6 +79,10 @@ impl Network for PodNetwork {
 
     fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
         is_at_urgent_byte(socket)
+    }
+
+    fn tie(&self, socket: u64) -> Tie {
+        self.threads.tie(socket)
     }
 }
 

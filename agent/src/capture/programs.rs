@@ -256,6 +256,11 @@ impl Programs {
         attached.map_err(|error| attach_error(name, &machine.pods, &error))
     }
 
+    /// The object that they are of.
+    pub(super) fn object(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
     /// The kernel's number of a loaded program.
     pub(crate) fn id(&mut self, name: &'static str) -> Option<u32> {
         Some(sock_addr(&mut self.ebpf, name).ok()?.info().ok()?.id())
@@ -443,7 +448,7 @@ fn load_error(what: &'static str, error: &EbpfError) -> CaptureError {
 }
 
 /// In one line: the verifier's log has thousands, and its last but one says what is wrong.
-fn brief(error: &ProgramError) -> String {
+pub(super) fn brief(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::{clients::Clients, shared::SharedMap};
 use crate::{
+    api::TagPropagation,
     govern::{
         access::{Access, probe::Probe},
         caller::{Caller, Labels},
@@ -180,7 +181,7 @@ pub struct InboundPort {
     /// of its guards that has any, whose name it has.
     pub destination: Destination,
     /// The Services that have it as an endpoint and a policy that asks for something there. What each says about who may call
-    /// holds. Empty if the pod only asks for what comes to it to be read ([`Workload::remembers_traces`]).
+    /// holds. Empty if the pod only asks for what comes to it to be read ([`Workload::is_read`]).
     pub guards: Vec<Arc<Service>>,
     /// Where is noted that the first request has come, for warm-ups that begin with it.
     pub starts: Vec<Start>,
@@ -467,9 +468,8 @@ pub struct Workload {
     pub host_network: bool,
     /// The outcome of the namespace's opt-in and the pod's override (false for host-network pods).
     pub capture: bool,
-    /// What comes to it is read, so that its own requests get the tag of those whose trace they share
-    /// (`sluice.dev/propagation: trace`).
-    pub remembers_traces: bool,
+    /// By what its own requests get the tag of those that they are sent for (`sluice.dev/propagation`).
+    pub propagation: TagPropagation,
     /// Ports that it declares: the agent listens at none of them.
     pub ports: Box<[u16]>,
     /// What the kubelet probes it by.
@@ -493,6 +493,16 @@ impl Workload {
         Caller { namespace: &self.namespace, workload: &self.workload, labels: &self.labels }
     }
 
+    /// Whether what comes to it is read, so that its own requests get the tag of those that they are sent for.
+    pub fn is_read(&self) -> bool {
+        self.propagation >= TagPropagation::Trace
+    }
+
+    /// Whether its threads are followed.
+    pub fn follows_threads(&self) -> bool {
+        self.propagation >= TagPropagation::Thread
+    }
+
     /// A pod that runs, is captured, and of which nothing else is known.
     pub fn new(uid: &str, namespace: &str, name: &str) -> Self {
         Self {
@@ -507,7 +517,7 @@ impl Workload {
             zone: None,
             host_network: false,
             capture: true,
-            remembers_traces: false,
+            propagation: TagPropagation::default(),
             ports: Box::default(),
             probes: Arc::default(),
             own_proxy: None,

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::model::Protocol;
 use crate::{
-    api::{self, FieldError, effective::Effective, gateway},
+    api::{self, FieldError, TagPropagation, effective::Effective, gateway},
     govern::{
         access::{Access, probe::Probe},
         caller::Labels,
@@ -192,8 +192,8 @@ pub struct Namespace {
     pub reclaim: Option<bool>,
     /// The annotation `sluice.dev/endpoints`: governed, direct or not set.
     pub endpoints: Option<bool>,
-    /// The annotation `sluice.dev/propagation`: trace, headers or not set.
-    pub propagation: Option<bool>,
+    /// The annotation `sluice.dev/propagation`.
+    pub propagation: Option<TagPropagation>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -308,8 +308,8 @@ pub struct Pod {
     pub workload: Option<Arc<str>>,
     /// The annotation `sluice.dev/capture`.
     pub capture: Option<bool>,
-    /// The annotation `sluice.dev/propagation`: trace, headers or not set.
-    pub propagation: Option<bool>,
+    /// The annotation `sluice.dev/propagation`.
+    pub propagation: Option<TagPropagation>,
     pub node: Option<Arc<str>>,
     /// The label `topology.kubernetes.io/zone`, which recent clusters copy from the node.
     pub zone: Option<Arc<str>>,

@@ -38,7 +38,11 @@ use super::{
     protocol,
     source::Sighting,
 };
-use crate::{api, govern::caller::Labels, observe::sampling::Ratio};
+use crate::{
+    api::{self, TagPropagation},
+    govern::caller::Labels,
+    observe::sampling::Ratio,
+};
 
 /// On an EndpointSlice: the Service that it belongs to.
 pub(super) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -234,7 +238,7 @@ impl Check {
         self.annotation(annotations, api::ENDPOINTS_ANNOTATION, api::parse_endpoints)
     }
 
-    fn propagation(&mut self, annotations: Option<&BTreeMap<String, String>>) -> Option<bool> {
+    fn propagation(&mut self, annotations: Option<&BTreeMap<String, String>>) -> Option<TagPropagation> {
         self.annotation(annotations, api::PROPAGATION_ANNOTATION, api::parse_propagation)
     }
 

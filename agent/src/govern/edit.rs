@@ -96,7 +96,10 @@ pub(crate) mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::govern::{headers::is_misspelt, lane::TagScan};
+    use crate::govern::{
+        headers::is_misspelt,
+        lane::{Caused, TagScan},
+    };
 
     /// Goes through a head that has the lines `accept: a`, `x-twice: 1`, `accept: b`, `X-Twice: 2`.
     pub(crate) fn behaves(head: &mut impl Head) {
@@ -173,7 +176,7 @@ pub(crate) mod tests {
         }
         let mut scan = TagScan::new(&names);
         head.0.iter().for_each(|(name, value)| scan.see(name.as_str().as_bytes(), value));
-        tag(&mut head, &names, &scan.decide(None, None, || None));
+        tag(&mut head, &names, &scan.decide(Caused::default(), None, || None));
         let written: Vec<_> = head
             .0
             .iter()
@@ -182,7 +185,7 @@ pub(crate) mod tests {
         assert_eq!(written, ["x-a: b", "x-mse-tag: gray", "baggage: a=1,c=2,x-mse-tag=gray"]);
         let mut scan = TagScan::new(&names);
         head.0.iter().for_each(|(name, value)| scan.see(name.as_str().as_bytes(), value));
-        let next = scan.decide(None, None, || None);
+        let next = scan.decide(Caused::default(), None, || None);
         assert!(!next.set_header && next.set.is_empty(), "the next hop has nothing to do: {next:?}");
     }
 

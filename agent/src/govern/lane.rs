@@ -162,6 +162,8 @@ pub enum TagSource {
     Carrier(Carrier),
     /// The request's trace, with which it came to the pod ([`super::remembered`]).
     Trace,
+    /// The thread that sends it, which handles a request that came with it ([`super::handled`]).
+    Thread,
     /// The caller workload's own tag.
     Workload,
     /// An entry rule of a lane.
@@ -170,12 +172,13 @@ pub enum TagSource {
 
 impl TagSource {
     /// In the order in which they are asked.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Header,
         Self::Carrier(Carrier::Baggage),
         Self::Carrier(Carrier::Tracestate),
         Self::Carrier(Carrier::Correlation),
         Self::Trace,
+        Self::Thread,
         Self::Workload,
         Self::Entry,
     ];
@@ -187,6 +190,7 @@ impl TagSource {
             Self::Carrier(Carrier::Tracestate) => "tracestate",
             Self::Carrier(Carrier::Correlation) => "sw8_correlation",
             Self::Trace => "trace_id",
+            Self::Thread => "thread",
             Self::Workload => "workload",
             Self::Entry => "entry",
         }
@@ -198,9 +202,26 @@ impl TagSource {
             Self::Header => 0,
             Self::Carrier(carrier) => 1 + carrier as usize,
             Self::Trace => 4,
-            Self::Workload => 5,
-            Self::Entry => 6,
+            Self::Thread => 5,
+            Self::Workload => 6,
+            Self::Entry => 7,
         }
+    }
+}
+
+/// The tags of requests that came to the pod which sends this one, as far as they are known to be what it is sent for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caused {
+    /// That with which its trace came ([`super::remembered`]).
+    pub by_trace: Option<RequestTag>,
+    /// That of the request which the thread that sends it is handling ([`super::handled`]).
+    pub by_thread: Option<RequestTag>,
+}
+
+impl Caused {
+    fn each(self) -> impl Iterator<Item = (RequestTag, TagSource)> {
+        let trace = self.by_trace.map(|tag| (tag, TagSource::Trace));
+        trace.into_iter().chain(self.by_thread.map(|tag| (tag, TagSource::Thread)))
     }
 }
 
@@ -315,7 +336,7 @@ pub struct Tagging {
     pub set_header: bool,
     /// In these the forwarded request must get the tag: [`Carrier::set`].
     pub set: Carriers,
-    /// Headers, or the trace, say different tags: that of `source` counts.
+    /// Headers, the trace, or the thread say different tags: that of `source` counts.
     pub conflict: bool,
     /// Values that were ignored because they are no tags.
     pub invalid: u32,
@@ -408,12 +429,11 @@ impl<'n> TagScan<'n> {
         });
     }
 
-    /// Decides, once all headers have been seen. `traced` is the tag with which the request's trace came, if that is known
-    /// ([`super::remembered`]); `caller` is the caller workload's own tag; `entry` asks the entry rules
+    /// Decides, once all headers have been seen. `caused` are the tags of what the request is sent for; `caller` is the caller workload's own tag; `entry` asks the entry rules
     /// ([`super::entry`]), if nobody else has an answer.
     pub fn decide(
         self,
-        traced: Option<RequestTag>,
+        caused: Caused,
         caller: Option<&Tag>,
         entry: impl FnOnce() -> Option<RequestTag>,
     ) -> Tagging {
@@ -430,8 +450,9 @@ impl<'n> TagScan<'n> {
             };
         }
         let Self { names, distrust, distrusted, header, header_seen, members, used, invalid } = self;
-        let believed = traced.filter(|tag| !distrust.all && distrust.lane_of(tag).is_none());
-        let distrusted = distrusted.is_some() || !distrust.all && traced.is_some() && believed.is_none();
+        let believes = |tag: &RequestTag| !distrust.all && distrust.lane_of(tag).is_none();
+        let distrusted =
+            distrusted.is_some() || !distrust.all && caused.each().any(|(tag, _)| !believes(&tag));
         let strip = distrust.all || distrusted;
         let usable =
             || Carrier::ALL.into_iter().filter(|one| used.contains(*one) && names.carriers.contains(*one));
@@ -440,7 +461,7 @@ impl<'n> TagScan<'n> {
             .map(|(_, tag)| (tag, TagSource::Header))
             .into_iter()
             .chain(usable().filter_map(of_carrier))
-            .chain(believed.map(|tag| (tag, TagSource::Trace)));
+            .chain(caused.each().filter(|(tag, _)| believes(tag)));
         let first = said.next();
         let conflict = first.is_some_and(|(first, _)| said.any(|(tag, _)| tag != first));
         let of_caller = || Some((RequestTag::from(caller?), TagSource::Workload));

@@ -23,6 +23,7 @@ pub mod endpoint;
 pub mod entry;
 pub mod fallback;
 pub mod governor;
+pub mod handled;
 pub mod headers;
 pub mod jwt;
 pub mod lane;

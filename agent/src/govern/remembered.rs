@@ -15,7 +15,10 @@ use std::sync::{
 
 use ahash::AHashMap;
 
-use super::lane::RequestTag;
+use super::{
+    handled::{Handled, Inherited, Sent, Shape},
+    lane::RequestTag,
+};
 use crate::clock::Nanos;
 
 /// The id of a trace.
@@ -36,6 +39,8 @@ pub struct Remembered {
     traces: Mutex<Traces>,
     /// Requests that came and have not been answered: those with a tag in the upper half, those without in the lower one.
     unanswered: AtomicU64,
+    /// Those that are with the application now, where its threads are followed.
+    pub handled: Handled,
 }
 
 const ONE_TAGGED: u64 = 1 << 32;
@@ -45,9 +50,11 @@ impl Remembered {
     pub(crate) fn came(
         self: &Arc<Self>,
         traces: impl IntoIterator<Item = Trace>,
-        tag: Option<RequestTag>,
+        said: impl Into<Inherited>,
         now: Nanos,
     ) -> Unanswered {
+        let said = said.into();
+        let tag = said.tag;
         let mut kept = self.lock();
         for trace in traces {
             kept.note(trace, tag, now);
@@ -55,7 +62,7 @@ impl Remembered {
         drop(kept);
         let weight = if tag.is_some() { ONE_TAGGED } else { 1 };
         self.unanswered.fetch_add(weight, Relaxed);
-        Unanswered { of: self.clone(), weight }
+        Unanswered { of: self.clone(), weight, said, shape: Shape::default(), sent: None }
     }
 
     /// The tag of the requests that came with these ids; `None` if there were none, or not all say the same.
@@ -88,10 +95,42 @@ impl Remembered {
 pub struct Unanswered {
     of: Arc<Remembered>,
     weight: u64,
+    /// What it has, for those that are sent for it.
+    said: Inherited,
+    /// Where threads are followed.
+    shape: Shape,
+    sent: Option<Sent>,
+}
+
+impl Unanswered {
+    /// The same of a pod whose threads are followed.
+    #[must_use]
+    pub(crate) fn shaped(mut self, shape: Shape) -> Self {
+        self.shape = shape;
+        self
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// It is being sent to the application, whose threads are followed.
+    pub(crate) fn sent(&mut self, sent: Sent) {
+        self.end();
+        self.of.handled.begin(sent, self.said, self.shape);
+        self.sent = Some(sent);
+    }
+
+    fn end(&mut self) {
+        if let Some(sent) = self.sent.take() {
+            self.of.handled.end(sent);
+        }
+    }
 }
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
+        self.end();
         self.of.unanswered.fetch_sub(self.weight, Relaxed);
     }
 }

@@ -15,6 +15,7 @@ use super::{
     pool,
     presence::Presence,
     pressure,
+    threads::Writer,
     worker::{PodHere, Worker},
 };
 use crate::{clock::Nanos, govern::per_pod::CallingPod, observe::metrics::Detection};
@@ -146,5 +147,16 @@ fn identify(
     let seat = worker.pool.enter(pool::Key { pod: pod.id, dialled: original, options });
     // What is dialled for a client from outside is there before its first request, whatever that is.
     let rested = pod.arrival.is_some().then(Nanos::now);
-    Some(Connection { worker, pod, stream, original, presence, options, seat, rested, _place: place })
+    Some(Connection {
+        worker,
+        pod,
+        stream,
+        original,
+        presence,
+        options,
+        seat,
+        rested,
+        writer: Writer::new(socket),
+        _place: place,
+    })
 }

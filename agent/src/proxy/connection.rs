@@ -28,6 +28,7 @@ use super::{
     http1, http2,
     pool::Seat,
     presence::Presence,
+    threads::Writer,
     tunnel,
     upstream::Opened,
     worker::{PodHere, Worker},
@@ -74,6 +75,8 @@ pub(crate) struct Connection {
     pub(crate) seat: Seat,
     /// Since when nothing is asked over it; `None`: nothing was yet, or not answered by an endpoint.
     pub(crate) rested: Option<Nanos>,
+    /// For what its application writes to it.
+    pub(crate) writer: Writer,
     pub(crate) _place: Place,
 }
 

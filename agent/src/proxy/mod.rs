@@ -36,6 +36,7 @@ mod resolved;
 mod share;
 #[cfg(test)]
 pub(crate) mod testing;
+mod threads;
 mod timer;
 mod timing;
 mod traced;
@@ -61,12 +62,13 @@ use tokio::sync::oneshot;
 
 use self::{budget::Budget, decisions::Wanted, explain::Explanation};
 pub use budget::{Cause, Limits, PodUse};
+pub use threads::Tie;
 pub use worker::PodName;
 
 use crate::{
     clock::Nanos,
     cluster::model::{Current, Workload},
-    govern::{lane::TagNames, per_pod::CallingPod, remembered::Remembered},
+    govern::{handled::Sent, lane::TagNames, per_pod::CallingPod, remembered::Remembered},
     observe::{access_log::AccessLog, metrics::Metrics, trace::Tracer},
 };
 
@@ -130,6 +132,29 @@ pub trait Network: Send + Sync + 'static {
 
     /// The pod's own application has refused a connection that came from outside.
     fn refused(&self, _address: SocketAddr) {}
+
+    /// For which request that came to the pod its application writes to a socket that was redirected here, named as in [`Origin`].
+    fn tie(&self, _socket: u64) -> Tie {
+        Tie::default()
+    }
+
+    /// What names a connection to the pod's own application, whose threads are followed; `None`: they are not.
+    fn call(&self, _socket: BorrowedFd<'_>) -> Option<u64> {
+        None
+    }
+
+    /// This request is the next that is sent over such a connection. False: there is no room to note that.
+    fn sends(&self, _request: Sent) -> bool {
+        false
+    }
+
+    /// Whether the thread that has read it was the one to respond to it, of the request that was the last over its connection.
+    fn responded(&self, _request: Sent) -> bool {
+        false
+    }
+
+    /// Such a connection has ended.
+    fn forget(&self, _call: u64) {}
 
     /// Whether this is an address of the node itself, from which it probes its pods.
     fn is_node(&self, _address: IpAddr) -> bool {

@@ -12,11 +12,15 @@ use crate::{
     cluster::model::Workload,
     govern::{
         carrier::Carrier,
-        lane::{RequestTag, TagNames, TagScan},
+        handled::{Inherited, Shape},
+        lane::{Caused, TagNames, TagScan},
         remembered::{Remembered, Trace, Unanswered},
         request::Request,
     },
-    observe::trace::context::{Propagation, Scan, TraceId, link::Link},
+    observe::trace::context::{
+        Propagation, Scan, TraceId,
+        link::{Link, Said},
+    },
 };
 
 /// Whatever a tracer writes: a pod's may use another form than the agent is told to.
@@ -37,6 +41,7 @@ static SW8: HeaderName = HeaderName::from_static("sw8");
 /// A request that its pod sends, whose trace may have come to it with a tag.
 pub(crate) struct Asking<'p> {
     remembered: &'p Remembered,
+    inherited: Inherited,
     scan: Scan<'static>,
     /// `None`: it is not asked for.
     link: Option<Link>,
@@ -44,9 +49,16 @@ pub(crate) struct Asking<'p> {
 
 impl<'p> Asking<'p> {
     /// `None`: the pod does not ask for it. `links`: a trace that the request tells in B3's forms is told in W3C's, too.
-    pub(crate) fn of(remembered: &'p Remembered, workload: &Workload, links: bool) -> Option<Self> {
-        workload.remembers_traces.then(|| Self {
+    /// `inherited` is what the request has from the one that its thread is handling, where that is known.
+    pub(crate) fn of(
+        remembered: &'p Remembered,
+        inherited: Option<Inherited>,
+        workload: &Workload,
+        links: bool,
+    ) -> Option<Self> {
+        workload.is_read().then(|| Self {
             remembered,
+            inherited: inherited.unwrap_or_default(),
             scan: Scan::new(&FORMS),
             link: links.then(Link::default),
         })
@@ -60,43 +72,57 @@ impl<'p> Asking<'p> {
         }
     }
 
-    /// The tag with which its trace came.
-    pub(crate) fn tag(&self, now: Nanos) -> Option<RequestTag> {
+    /// The tags of the requests that it is sent for.
+    pub(crate) fn caused(&self, now: Nanos) -> Caused {
         let ids = ids(&self.scan);
-        if ids.is_empty() { None } else { self.remembered.tag(ids, now) }
+        let by_trace = if ids.is_empty() { None } else { self.remembered.tag(ids, now) };
+        Caused { by_trace, by_thread: self.inherited.tag }
     }
 }
 
 impl Asking<'_> {
-    /// The `traceparent` that the request is to have: that of its own B3 context, if its trace came to the pod.
+    /// The `traceparent` that the request is to have: that of its own B3 context, if its trace came to the pod; if it says nothing of
+    /// a trace, that of the request which its thread is handling.
     pub(crate) fn traceparent(&self, now: Nanos) -> Option<[u8; 55]> {
-        let linked = self.link.as_ref()?.finish()?;
+        let link = self.link.as_ref()?;
+        if link.is_silent() {
+            return self.inherited.traceparent;
+        }
+        let linked = link.finish()?;
         self.remembered.knows(linked.trace.get(), now).then_some(linked.traceparent)
     }
 }
 
 /// Notes a request that comes to a pod; `None`: the pod does not ask for it.
 pub(crate) fn came(pod: &Pod, names: &TagNames, request: &impl Request, now: Nanos) -> Option<Unanswered> {
-    if !pod.workload.load().remembers_traces {
+    let workload = pod.workload.load();
+    if !workload.is_read() {
         return None;
     }
-    let (mut tags, mut traces) = (TagScan::new(names), Scan::new(&FORMS));
+    let (mut tags, mut traces, mut parent) = (TagScan::new(names), Scan::new(&FORMS), Said::default());
     let carriers = Carrier::ALL.into_iter().map(Carrier::header);
     let mut show = |name: &HeaderName| {
         request.each_header(name, &mut |value| {
             tags.see(name.as_str().as_bytes(), value);
             traces.see(name.as_str().as_bytes(), value);
+            parent.see(name.as_str().as_bytes(), value);
         });
     };
     names.iter().for_each(&mut show);
     carriers.chain(&TRACES).chain([&SW8]).for_each(show);
-    let tag = tags.decide(None, None, || None).tag;
-    Some(pod.remembered.came(ids(&traces), tag, now))
+    let tag = tags.decide(Caused::default(), None, || None).tag;
+    let said = Inherited { tag, traceparent: parent.finish() };
+    let unanswered = pod.remembered.came(ids(&traces), said, now);
+    Some(if workload.follows_threads() {
+        unanswered.shaped(Shape::of(request.method(), request.path()))
+    } else {
+        unanswered
+    })
 }
 
 /// A pod calls without a tag, although all that it is answering have one.
 pub(crate) fn has_lost_tag(pod: &Pod) -> bool {
-    pod.remembered.has_only_tagged() && pod.workload.load().remembers_traces
+    pod.remembered.has_only_tagged() && pod.workload.load().is_read()
 }
 
 fn ids(scan: &Scan<'_>) -> SmallVec<[Trace; 3]> {
@@ -116,12 +142,16 @@ mod tests {
     use arc_swap::ArcSwap;
 
     use super::*;
-    use crate::proxy::{http1::View, testing::Here};
+    use crate::{
+        api::TagPropagation,
+        proxy::{http1::View, testing::Here},
+    };
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-    fn pod(remembers_traces: bool) -> Pod {
-        let workload = Workload { remembers_traces, ..Workload::new("uid", "shop", "orders") };
+    fn pod(is_read: bool) -> Pod {
+        let propagation = if is_read { TagPropagation::Trace } else { TagPropagation::Headers };
+        let workload = Workload { propagation, ..Workload::new("uid", "shop", "orders") };
         Pod::new(ArcSwap::from_pointee(workload), Arc::new(Here))
     }
 
@@ -139,11 +169,11 @@ mod tests {
 
     fn sends(pod: &Pod, headers: &[(&str, &str)]) -> Option<String> {
         let workload = pod.workload.load();
-        let mut asking = Asking::of(&pod.remembered, &workload, false)?;
+        let mut asking = Asking::of(&pod.remembered, None, &workload, false)?;
         for (name, value) in headers {
             asking.see(name.as_bytes(), value.as_bytes());
         }
-        asking.tag(Nanos(2)).map(|tag| tag.as_str().to_owned())
+        asking.caused(Nanos(2)).by_trace.map(|tag| tag.as_str().to_owned())
     }
 
     #[test]
@@ -168,7 +198,7 @@ mod tests {
     fn a_trace_in_b3_is_told_in_w3c_where_it_came_and_where_that_is_asked_for() {
         let traceparent = |pod: &Pod, links: bool, headers: &[(&str, &str)]| {
             let workload = pod.workload.load();
-            let mut asking = Asking::of(&pod.remembered, &workload, links)?;
+            let mut asking = Asking::of(&pod.remembered, None, &workload, links)?;
             for (name, value) in headers {
                 asking.see(name.as_bytes(), value.as_bytes());
             }

@@ -19,8 +19,9 @@ use tokio::{
 };
 
 use super::{
-    SocketOptions,
+    Pod, SocketOptions,
     pressure::{self, UNSENT},
+    threads::Followed,
     worker::{PodHere, Worker},
 };
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
         backoff::UNANSWERED_AFTER,
         endpoint::Endpoint,
         policy::{Mode, Timeouts},
+        remembered::Unanswered,
     },
     observe::metrics::{Connect, Metrics},
 };
@@ -57,6 +59,8 @@ pub(crate) const CONNECT_ATTEMPTS: usize = 4;
 pub(crate) struct Opened {
     stream: TcpStream,
     counted: Counted,
+    /// It leads to an application whose threads are followed.
+    followed: Option<Followed>,
     /// It has brought a response. One that has not is no server's that has grown tired of it.
     pub(crate) proven: bool,
 }
@@ -67,7 +71,17 @@ pub(crate) struct Counted(Arc<Metrics>);
 impl Opened {
     pub(crate) fn new(stream: TcpStream, metrics: &Arc<Metrics>) -> Self {
         metrics.endpoints_open.inc();
-        Self { stream, counted: Counted(metrics.clone()), proven: false }
+        Self { stream, counted: Counted(metrics.clone()), followed: None, proven: false }
+    }
+
+    /// A request that came to the pod is to be sent over it.
+    pub(crate) fn number(&mut self, pod: &Pod, request: &mut Unanswered) {
+        if self.followed.is_none() {
+            self.followed = Followed::of(pod, &self.stream);
+        }
+        if let Some(sent) = self.followed.as_mut().and_then(|followed| followed.next(request.shape())) {
+            request.sent(sent);
+        }
     }
 
     /// See [`reset`].

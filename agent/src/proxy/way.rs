@@ -24,6 +24,7 @@ use crate::{
     cluster::model::{Destination, Group, Service, Workload},
     govern::{
         edit::{self, Head},
+        handled::Inherited,
         lane::{Distrust, RequestTag, TagNames, TagScan, TagSource, Tagging},
         policy::{self, Edits, Mode},
         remembered::Remembered,
@@ -128,7 +129,7 @@ pub(crate) fn find(
     worker: &Worker,
     pod: &PodHere,
     client: &Workload,
-    resolved: &Resolved,
+    (resolved, inherited): (&Resolved, Option<Inherited>),
     request: &impl Came,
 ) -> Option<(Resolved, Box<Way>)> {
     let group = resolved.routed()?.of(&client.namespace)?;
@@ -137,6 +138,7 @@ pub(crate) fn find(
         names: &worker.options.tag_names,
         client,
         remembered: Some(&pod.pod.remembered),
+        inherited,
         called: &resolved.destination.service,
     };
     let (course, next) = course(group, request, whence, &mut rng);
@@ -163,6 +165,8 @@ pub(crate) struct Whence<'w> {
     pub(crate) client: &'w Workload,
     /// What the client's pod remembers of what came to it.
     pub(crate) remembered: Option<&'w Remembered>,
+    /// What the request has from the one that the thread which sends it is handling.
+    pub(crate) inherited: Option<Inherited>,
     /// The Service that was called.
     pub(crate) called: &'w Service,
 }
@@ -236,17 +240,17 @@ fn draw(
 
 /// The tag that a request has where it comes in, before any route has changed it.
 fn came_with(request: &impl Came, whence: Whence<'_>) -> Tagging {
-    let Whence { names, client, remembered, called } = whence;
+    let Whence { names, client, remembered, inherited, called } = whence;
     let mut scan = TagScan::new(names).distrusting(called.distrusts(client));
-    let mut traced = remembered.and_then(|remembered| Asking::of(remembered, client, false));
+    let mut traced = remembered.and_then(|remembered| Asking::of(remembered, inherited, client, false));
     request.each_line(&mut |name, value| {
         scan.see(name, value);
         if let Some(traced) = &mut traced {
             traced.see(name, value);
         }
     });
-    let traced = traced.and_then(|traced| traced.tag(Nanos::now()));
-    scan.decide(traced, client.tag.as_ref(), || {
+    let caused = traced.map(|traced| traced.caused(Nanos::now())).unwrap_or_default();
+    scan.decide(caused, client.tag.as_ref(), || {
         called.colour(&ByCaller { view: *request, workload: client }, client.address())
     })
 }

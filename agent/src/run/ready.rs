@@ -180,6 +180,7 @@ mod tests {
             pods: Arc::default(),
             destinations: 0,
             steering_trouble: None,
+            threads_trouble: None,
             bypassed: 0,
             reclaimed: 0,
             reclaim_trouble: None,

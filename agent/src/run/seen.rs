@@ -33,6 +33,7 @@ impl view::Agent for Seen {
         let running = lock(&self.running);
         let cluster = running.cluster.as_ref();
         let capture = running.capture.as_ref().map(Capture::status);
+        let threads_trouble = capture.as_ref().and_then(|status| status.threads_trouble.clone());
         Look {
             node: self.node.clone(),
             missing,
@@ -47,6 +48,7 @@ impl view::Agent for Seen {
             reclaim: self.reclaim,
             reclaim_trouble: capture.as_ref().and_then(|status| status.reclaim_trouble.clone()),
             steering_trouble: capture.and_then(|status| status.steering_trouble),
+            threads_trouble,
             leases: running.leases.as_ref().map(|leases| leases.status()).unwrap_or_default(),
         }
     }

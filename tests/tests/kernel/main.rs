@@ -35,6 +35,7 @@ mod routes;
 mod standing;
 mod startup;
 mod status;
+mod threads;
 mod throttling;
 mod traces;
 mod tunnel;

@@ -13,18 +13,21 @@ const ANNOTATION: &str = "sluice.dev/propagation";
 const CLIENTS: &str = "64";
 
 /// `client -> relay -> stock`, of which `stock` also exists in the lane `gray`.
-struct Chain {
+pub(crate) struct Chain {
     client: Pod,
     relay: Pod,
     next: Service,
     service: Service,
-    agent: Agent,
+    pub(crate) agent: Agent,
     _server: Process,
     _stock: Vec<App>,
 }
 
 impl Chain {
-    fn open(world: &World, server: impl FnOnce(&Pod, &Service) -> Result<Process>) -> Result<Self> {
+    pub(crate) fn open(
+        world: &World,
+        server: impl FnOnce(&Pod, &Service) -> Result<Process>,
+    ) -> Result<Self> {
         Self::open_with(world, &[], server)
     }
 
@@ -50,7 +53,7 @@ impl Chain {
         Ok(Self { client, relay, next, service, agent, _server: server, _stock: stock })
     }
 
-    fn propagation(&self, value: Option<&str>) -> Result<()> {
+    pub(crate) fn propagation(&self, value: Option<&str>) -> Result<()> {
         self.relay.edit(|pod| {
             pod["metadata"]["annotations"] =
                 value.map_or_else(|| json!({}), |value| json!({ ANNOTATION: value }));
@@ -59,9 +62,14 @@ impl Chain {
 
     /// So many requests of each of 64 clients at once. Of the tagged ones how many reached the lane, and how many did not; of the
     /// others how many did all the same.
-    fn load(&self, form: &str, requests: u32) -> Result<Seen> {
+    pub(crate) fn load(&self, form: &str, requests: u32) -> Result<Seen> {
+        self.load_at("/", form, requests)
+    }
+
+    /// The same at another path.
+    pub(crate) fn load_at(&self, path: &str, form: &str, requests: u32) -> Result<Seen> {
         let (host, port) = (self.service.ipv4.to_string(), self.service.port.to_string());
-        let args = [&script("traced_load.py"), &host, &port, form, CLIENTS, &requests.to_string()];
+        let args = [&script("traced_load.py"), &host, &port, form, CLIENTS, &requests.to_string(), path];
         let said = self.client.run(python(), &args.map(|arg| arg as &str))?;
         let counted: BTreeMap<String, u64> =
             serde_json::from_str(&said).with_context(|| format!("traced_load.py said {said:?}"))?;
@@ -87,18 +95,18 @@ impl Chain {
         Ok(answer["chain"][0]["version"].as_str().unwrap_or_default().to_owned())
     }
 
-    fn counted(&self, metric: &str, labels: &[(&str, &str)]) -> Result<u64> {
+    pub(crate) fn counted(&self, metric: &str, labels: &[(&str, &str)]) -> Result<u64> {
         let labels = [&[("source_pod", "relay-1")], labels].concat();
         Ok(self.agent.metrics()?.sum(metric, &labels) as u64)
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    right: u64,
-    lost: u64,
-    wrong: u64,
-    baseline: u64,
+pub(crate) struct Seen {
+    pub(crate) right: u64,
+    pub(crate) lost: u64,
+    pub(crate) wrong: u64,
+    pub(crate) baseline: u64,
 }
 
 /// A trace that nobody else has.
@@ -134,18 +142,23 @@ fn holds(name: &str, server: impl Fn(&Pod, &Service) -> Result<Process>) {
     });
 }
 
-fn relay_py(kind: &'static str) -> impl Fn(&Pod, &Service) -> Result<Process> {
+pub(crate) fn relay_py(kind: &'static str) -> impl Fn(&Pod, &Service) -> Result<Process> {
     move |pod, next| {
         let (host, port) = (next.ipv4.to_string(), next.port.to_string());
         pod.spawn("relay", python(), &[&script("relay.py"), kind, "8080", &host, &port])
     }
 }
 
-fn relay_java(kind: &'static str) -> impl Fn(&Pod, &Service) -> Result<Process> {
+pub(crate) fn relay_java(kind: &'static str) -> impl Fn(&Pod, &Service) -> Result<Process> {
     move |pod, next| {
         let (host, port) = (next.ipv4.to_string(), next.port.to_string());
         pod.spawn("relay", "java", &[&script("Relay.java"), kind, "8080", &host, &port])
     }
+}
+
+pub(crate) fn relay_node(pod: &Pod, next: &Service) -> Result<Process> {
+    let (host, port) = (next.ipv4.to_string(), next.port.to_string());
+    pod.spawn("relay", "node", &[&script("relay.mjs"), "8080", &host, &port])
 }
 
 #[test]
@@ -165,10 +178,7 @@ fn python_with_an_event_loop() {
 
 #[test]
 fn node() {
-    holds("trace-node", |pod, next| {
-        let (host, port) = (next.ipv4.to_string(), next.port.to_string());
-        pod.spawn("relay", "node", &[&script("relay.mjs"), "8080", &host, &port])
-    });
+    holds("trace-node", relay_node);
 }
 
 #[test]

@@ -102,7 +102,14 @@ export function calls(overview) {
 }
 
 const CARRIER = { header: "tag header", baggage: "baggage", tracestate: "tracestate", sw8_correlation: "sw8-correlation",
-  trace_id: "trace id", workload: "its own tag", entry: "entry rule" };
+  trace_id: "trace id", thread: "thread", workload: "its own tag", entry: "entry rule" };
+
+const HANDLING = {
+  on_trial: (server) => `on trial, ${server.shown} of ${server.needed}`,
+  by_thread: () => "one request each",
+  multiplexes: (server) => `"${server.thread}" reads several at a time`,
+  hands_over: (server) => `handed over to "${server.thread}"`,
+};
 
 const POD = { enrolled: "enrolled", pending: "not yet enrolled", other_mesh: "left to another mesh", not_enrolled: "not enrolled" };
 
@@ -113,6 +120,8 @@ export function pods(overview) {
     { title: "State", cell: (row) => POD[row.state] ?? row.state, tone: (row) => (row.state === "pending" ? "warn" : null) },
     { title: "Tags by (5 min)", cell: (row) => row.tag_carriers.map((carrier) => CARRIER[carrier] ?? carrier).join(", ") || "–" },
     { title: "Tags lost", cell: (row) => (row.tags_lost > 0 ? count(row.tags_lost) : "–"), tone: (row) => (row.tags_lost > 0 ? "warn" : null) },
+    { title: "Threads", cell: (row) => row.threads.map((server) => `${server.port}: ${HANDLING[server.handling](server)}`).join("; ") || "–",
+      tone: (row) => (row.threads.some((server) => server.thread !== null) ? "warn" : null) },
     { title: "Why", cell: (row) => row.reason ?? "" },
   ], overview.pods, "No pod of this node is in an enrolled namespace.")];
 }

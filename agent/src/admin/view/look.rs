@@ -59,6 +59,8 @@ pub struct Look {
     pub reclaim_trouble: Option<Arc<String>>,
     /// Why no AccessPolicy can be enforced on this node.
     pub steering_trouble: Option<Arc<String>>,
+    /// Why threads of pods that ask for it cannot be followed on this node.
+    pub threads_trouble: Option<Arc<String>>,
     /// How limits of the whole cluster stand.
     pub leases: lease::Status,
 }
@@ -78,9 +80,9 @@ impl Look {
         self.tags.iter().find(|tags| (&*tags.namespace, &*tags.name) == (namespace, name))
     }
 
-    /// Why requests to a pod that asks for it (`sluice.dev/propagation: trace`) are not read.
+    /// Why requests to a pod that asks for it (`sluice.dev/propagation`) are not read.
     pub fn unread<'a>(&'a self, pod: &'a PodStatus) -> Option<&'a str> {
-        if !pod.workload.remembers_traces {
+        if !pod.workload.is_read() {
             return None;
         }
         self.steering_trouble.as_deref().or(pod.steered.trouble.as_ref()).map(String::as_str)

@@ -5,7 +5,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Look;
-use crate::cluster::{model::Workload, object, verdict};
+use crate::{
+    capture::{Followed, Handling},
+    cluster::{model::Workload, object, verdict},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct PodName {
@@ -26,6 +29,33 @@ pub struct PodLine {
     pub tag_carriers: Vec<&'static str>,
     /// Its requests without a tag while all that it was answering had one, since the agent has known it.
     pub tags_lost: u64,
+    /// Its ports whose threads are followed (`sluice.dev/propagation: thread`).
+    pub threads: Vec<ThreadsLine>,
+}
+
+/// A port of a pod, and how the threads behind it handle requests.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ThreadsLine {
+    pub port: u16,
+    /// `on_trial`, `by_thread`, `multiplexes` or `hands_over`: what its requests are sent for is known with `by_thread` only.
+    pub handling: &'static str,
+    /// While it is on trial: so many requests have shown that its threads handle one at a time ...
+    pub shown: Option<u64>,
+    /// ... of so many that are needed.
+    pub needed: u64,
+    /// The name of the thread that has shown that they do not.
+    pub thread: Option<String>,
+}
+
+impl From<&Followed> for ThreadsLine {
+    fn from(Followed { port, handling }: &Followed) -> Self {
+        let (shown, thread) = match handling {
+            Handling::OnTrial { shown } => (Some(*shown), None),
+            Handling::ByThread => (None, None),
+            Handling::Multiplexes { thread } | Handling::HandsOver { thread } => (None, Some(thread.clone())),
+        };
+        Self { port: *port, handling: handling.as_str(), shown, needed: Handling::NEEDED, thread }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
@@ -70,6 +100,7 @@ pub(super) fn pods(look: &Look) -> Vec<PodLine> {
             reason: why,
             tag_carriers: tags.iter().flat_map(|tags| &tags.carriers).map(|source| source.as_str()).collect(),
             tags_lost: tags.map_or(0, |tags| tags.lost),
+            threads: Vec::new(),
         }
     };
     let mut pods: Vec<_> = look
@@ -90,7 +121,8 @@ pub(super) fn pods(look: &Look) -> Vec<PodLine> {
                     let why = (!older.is_empty()).then(|| {
                         format!("connections that are older than its enrolment: {}", older.join(", "))
                     });
-                    line(workload, PodState::Enrolled, why)
+                    let threads = status.steered.followed.iter().map(ThreadsLine::from).collect();
+                    PodLine { threads, ..line(workload, PodState::Enrolled, why) }
                 }
             }
         })

@@ -1,5 +1,5 @@
 //! From the Services for whose endpoints policies ask something to the ports of this node's pods that are theirs; and to those of
-//! pods that ask for what comes to them to be read (`sluice.dev/propagation: trace`).
+//! pods that ask for what comes to them to be read (`sluice.dev/propagation: trace` or `thread`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,6 +11,7 @@ use ahash::AHashMap;
 
 use super::{Builder, service::Built};
 use crate::{
+    api::TagPropagation,
     cluster::{
         model::{Destination, Inbound, InboundPort, Protocol, Service, Start},
         object::{Name, Pod},
@@ -130,8 +131,10 @@ impl Builder {
         if service.protocol == Protocol::Opaque || !self.is_here(endpoint) {
             return false;
         }
-        let asks =
-            |pod: &Pod| self.store.is_opted_in(&pod.name.namespace) && self.store.remembers_traces(pod);
+        let asks = |pod: &Pod| {
+            self.store.is_opted_in(&pod.name.namespace)
+                && self.store.propagation(pod) >= TagPropagation::Trace
+        };
         self.store.pod_at(endpoint.address.ip()).is_some_and(asks)
     }
 

@@ -350,7 +350,7 @@ impl Builder {
                 zone: pod.zone.clone().or_else(|| self.options.zone.clone().filter(|_| here)),
                 host_network: pod.host_network,
                 capture: pod.capture.unwrap_or(true) && !pod.host_network,
-                remembers_traces: self.store.remembers_traces(pod),
+                propagation: self.store.propagation(pod),
                 ports: pod.ports.clone(),
                 probes: pod.probes.clone(),
                 own_proxy: pod.own_proxy,

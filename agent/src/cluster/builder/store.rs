@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::{accesses::Accesses, lanes::Lanes, policies::Policies};
 use crate::{
+    api::TagPropagation,
     cluster::object::{EndpointSlice, Name, Namespace, Pod, PodReference, Service},
     govern::{caller::Labels, governor::Governor, tag::Tag},
 };
@@ -41,10 +42,10 @@ impl Store {
         self.namespaces.get(namespace).is_some_and(|namespace| namespace.capture == Some(true))
     }
 
-    /// Whether what comes to a pod is to be read, so that its own requests get the tag of those whose trace they share.
-    pub(super) fn remembers_traces(&self, pod: &Pod) -> bool {
+    /// By what a pod's requests get the tag of those that they are sent for.
+    pub(super) fn propagation(&self, pod: &Pod) -> TagPropagation {
         let of_namespace = || self.namespaces.get(&pod.name.namespace)?.propagation;
-        pod.propagation.or_else(of_namespace).unwrap_or(false)
+        pod.propagation.or_else(of_namespace).unwrap_or_default()
     }
 
     /// A Service's slices, by name.

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api,
+    api::{self, TagPropagation},
     cluster::{
         mesh,
         model::Protocol,
@@ -316,9 +316,9 @@ fn annotations(
     annotations
 }
 
-fn with_propagation(mut annotations: Value, propagation: Option<bool>) -> Value {
-    if let Some(trace) = propagation {
-        annotations[api::PROPAGATION_ANNOTATION] = if trace { "trace" } else { "headers" }.into();
+fn with_propagation(mut annotations: Value, propagation: Option<TagPropagation>) -> Value {
+    if let Some(propagation) = propagation {
+        annotations[api::PROPAGATION_ANNOTATION] = propagation.as_str().into();
     }
     annotations
 }

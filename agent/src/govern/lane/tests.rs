@@ -14,7 +14,11 @@ fn tagging(headers: &[(&str, &str)], caller: Option<&str>) -> Tagging {
     for (name, value) in headers {
         scan.see(name.as_bytes(), value.as_bytes());
     }
-    scan.decide(None, caller.map(|tag| tag.parse().expect("a tag")).as_ref(), || None)
+    scan.decide(Caused::default(), caller.map(|tag| tag.parse().expect("a tag")).as_ref(), || None)
+}
+
+fn by_trace(by_trace: Option<RequestTag>) -> Caused {
+    Caused { by_trace, by_thread: None }
 }
 
 /// The tag, its source, whether the header and the baggage must be set, and how many values were invalid.
@@ -34,7 +38,8 @@ fn without_names_nothing_is_read_or_written() {
     scan.see(b"x-mse-tag", b"gray");
     scan.see(b"baggage", b"x-mse-tag=gray");
     let workload = "blue".parse().ok();
-    let tagging = scan.decide(None, workload.as_ref(), || Some(RequestTag::from(&"red".parse().unwrap())));
+    let tagging =
+        scan.decide(Caused::default(), workload.as_ref(), || Some(RequestTag::from(&"red".parse().unwrap())));
     assert_eq!((tagging.tag, tagging.set_header, tagging.set.is_empty()), (None, false, true));
 }
 
@@ -48,7 +53,7 @@ fn the_trace_answers_after_headers_and_before_the_workload() {
         for (name, value) in headers {
             scan.see(name.as_bytes(), value.as_bytes());
         }
-        let it = scan.decide(traced, "blue".parse().ok().as_ref(), || None);
+        let it = scan.decide(by_trace(traced), "blue".parse().ok().as_ref(), || None);
         (it.tag.map(|tag| tag.as_str().to_owned()), it.source, it.conflict)
     };
     let said = |tag: &str, source: TagSource, conflict: bool| (Some(tag.to_owned()), Some(source), conflict);
@@ -62,9 +67,23 @@ fn the_trace_answers_after_headers_and_before_the_workload() {
     // What comes from outside says no tag, and neither does what came to it.
     assert_eq!(decide(&header, true, gray), said("blue", TagSource::Workload, false));
     assert!(tagging(&[("traceparent", "x")], None).set.is_empty());
+    // The thread comes after the trace.
+    let by_thread = |headers: &[(&str, &str)], by_trace, strip| {
+        let mut scan = TagScan::new(&names).distrusting(Distrust::new(strip, &none));
+        for (name, value) in headers {
+            scan.see(name.as_bytes(), value.as_bytes());
+        }
+        let it = scan.decide(Caused { by_trace, by_thread: gray }, "blue".parse().ok().as_ref(), || None);
+        (it.tag.map(|tag| tag.as_str().to_owned()), it.source, it.conflict)
+    };
+    assert_eq!(by_thread(&[], None, false), said("gray", TagSource::Thread, false));
+    assert_eq!(by_thread(&[], gray, false), said("gray", TagSource::Trace, false));
+    assert_eq!(by_thread(&[], red, false), said("red", TagSource::Trace, true));
+    assert_eq!(by_thread(&header, None, false), said("red", TagSource::Header, true));
+    assert_eq!(by_thread(&[], None, true), said("blue", TagSource::Workload, false));
     let mut scan = TagScan::new(&names);
     scan.see(b"traceparent", b"x");
-    let it = scan.decide(gray, None, || None);
+    let it = scan.decide(by_trace(gray), None, || None);
     assert!(it.set_header && it.set.contains(Carrier::Baggage) && it.set.contains(Carrier::Tracestate));
 }
 
@@ -169,7 +188,7 @@ fn a_header_that_is_no_key_of_tracestate_leaves_it_alone() {
     for (name, value) in [("traceparent", "00-"), ("tracestate", "x.tag=blue"), ("x.tag", "gray")] {
         scan.see(name.as_bytes(), value.as_bytes());
     }
-    let it = scan.decide(None, None, || None);
+    let it = scan.decide(Caused::default(), None, || None);
     assert_eq!(it.set.iter().collect::<Vec<_>>(), [Carrier::Baggage]);
     assert!(!it.conflict);
 }
@@ -234,7 +253,7 @@ proptest! {
         for (name, value) in &headers {
             scan.see(name.as_bytes(), value);
         }
-        let decision = scan.decide(None, caller.as_ref(), || None);
+        let decision = scan.decide(Caused::default(), caller.as_ref(), || None);
         let Some(tag) = decision.tag else {
             prop_assert!(!decision.set_header && decision.set.is_empty() && caller.is_none());
             return Ok(());
@@ -261,7 +280,7 @@ proptest! {
         for (name, value) in &sent {
             scan.see(name.as_bytes(), value);
         }
-        let next = scan.decide(None, None, || None);
+        let next = scan.decide(Caused::default(), None, || None);
         prop_assert_eq!(next.tag, Some(tag));
         prop_assert_eq!(next.source, Some(TagSource::Header));
         prop_assert!(!next.set_header && next.set == full && !next.conflict, "{:?}", next);
@@ -281,7 +300,7 @@ fn a_tag_that_is_not_trusted_is_taken_out() {
         }
         let tag = |tag: &str| RequestTag::new(tag.as_bytes()).expect("a tag");
         let caller: Option<Tag> = caller.map(|tag| tag.parse().expect("a tag"));
-        let it = scan.decide(traced.map(tag), caller.as_ref(), || entry.map(tag));
+        let it = scan.decide(by_trace(traced.map(tag)), caller.as_ref(), || entry.map(tag));
         assert_eq!(it.strip, it.distrusted, "{headers:?}: what is not trusted is taken out");
         // What was taken out is said again where it counts.
         let again = it.set_header && it.set.contains(Carrier::Baggage);

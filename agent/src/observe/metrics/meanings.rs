@@ -79,6 +79,9 @@ fn carriers() -> Vec<Meaning> {
         TagSource::Trace => {
             "Nothing but the id of its trace, with which it came to the pod (`sluice.dev/propagation: trace`)"
         }
+        TagSource::Thread => {
+            "Nothing in the request: the thread that sends it is handling a request that came with the tag (`sluice.dev/propagation: thread`)"
+        }
         TagSource::Workload => "Nothing in the request: the calling pod has this tag itself.",
         TagSource::Entry => "Nothing in the request: an entry rule of a TrafficLane",
     };

@@ -63,7 +63,14 @@ pub struct Step {
 }
 
 /// What `--trace-link` does to a request.
-const LINKED: &str = "its trace came to the pod, and it tells it in B3's headers alone: it gets a traceparent that says the same (--trace-link)";
+const LINKED: &str = "it gets a traceparent that says what its B3 headers do, whose trace came to the pod, or, without any, that of the request which its thread is handling (--trace-link)";
+
+/// Why a request has the tag of another one that came to its pod.
+fn by_thread(caller: &str) -> String {
+    format!(
+        "the thread of Pod {caller} that sends it: it is handling a request that came with this tag (sluice.dev/propagation: thread)"
+    )
+}
 
 /// In the order in which a request meets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]

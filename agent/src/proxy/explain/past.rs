@@ -1,6 +1,6 @@
 //! What became of a request that has ended.
 
-use super::{Ended, Explanation, Outcome, Stage, Steps, Verdict, rule, text};
+use super::{Ended, Explanation, Outcome, Stage, Steps, Verdict, by_thread, rule, text};
 use crate::{
     clock::Nanos,
     govern::lane::TagSource,
@@ -154,6 +154,7 @@ fn tag(decision: &Decision, steps: &mut Steps, caller: &str) {
                 "the request's trace: it came to Pod {caller} with this tag (sluice.dev/propagation: trace)"
             )
         }
+        TagSource::Thread => by_thread(caller),
         TagSource::Workload => format!("Pod {caller}, whose own tag it is"),
         TagSource::Entry => "an entry rule of a TrafficLane".to_owned(),
     });

@@ -59,7 +59,7 @@ pub(crate) struct Call {
     /// What is wrong with the message that could not be passed on.
     fault: Option<Fault>,
     /// It came from outside to a pod that wants it to be known until it is answered.
-    pub(super) unanswered: Option<Unanswered>,
+    pub(crate) unanswered: Option<Unanswered>,
 }
 
 impl Call {

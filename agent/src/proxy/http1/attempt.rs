@@ -79,6 +79,10 @@ impl Exchange<'_> {
             let mut upstream = self.obtain(chosen, fresh_only, now).await?;
             self.up.sent = if upstream.reused { now } else { Nanos::now() };
             self.call.record.timing.asked(self.up.sent);
+            let Call { pod, unanswered, .. } = &mut self.call;
+            if let Some(unanswered) = unanswered {
+                upstream.stream.number(&pod.pod, unanswered);
+            }
             match self.answer(&mut upstream).await {
                 Ok((response, keep, head)) => {
                     // What follows a switch of protocols is no body.

@@ -103,9 +103,10 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let workload = connection.pod.pod.workload.load();
         let names = &connection.worker.options.tag_names;
         let mut record = Record::begin(&connection.worker);
+        let inherited = connection.writer.inherits(&connection.pod.pod, &workload, incoming.len() == length);
         let (to, way) = {
             let (worker, pod, view) = (&connection.worker, &connection.pod, View(head));
-            way::find(worker, pod, &workload, &resolved, &view)
+            way::find(worker, pod, &workload, (&resolved, inherited), &view)
                 .map_or_else(|| (resolved.clone(), None), |(to, way)| (to, Some(way)))
         };
         let (service, entered) = (&to.destination.service, way.as_ref().and_then(|way| way.course.entered));
@@ -128,8 +129,12 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
             entered.or_else(|| service.colour(&asked, workload.address()))
         };
         let mut traces = connection.worker.scan();
-        let mut traced =
-            Asking::of(&connection.pod.pod.remembered, &workload, connection.worker.options.trace_link);
+        let mut traced = Asking::of(
+            &connection.pod.pod.remembered,
+            inherited,
+            &workload,
+            connection.worker.options.trace_link,
+        );
         let sources = Sources { distrust, traced: traced.as_mut(), caller: workload.tag.as_ref(), entry };
         let read = read(head, names, sources, traces.as_mut(), &mut outgoing);
         drop(workload);

@@ -16,7 +16,7 @@ use crate::{
         edit::{self, Head},
         headers,
         jwt::HeaderPlan,
-        lane::{Distrust, RequestTag, TagNames, TagScan},
+        lane::{Caused, Distrust, RequestTag, TagNames, TagScan},
         policy::Edits,
         request::Request as _,
     },
@@ -63,7 +63,7 @@ pub(super) fn tag_request(head: &[u8], tag: &RequestTag, names: &TagNames, out: 
         scan.see(header.name.as_bytes(), header.value);
     }
     let mut outgoing = Outgoing::new(head, headers);
-    edit::tag(&mut outgoing, names, &scan.decide(None, None, || Some(*tag)));
+    edit::tag(&mut outgoing, names, &scan.decide(Caused::default(), None, || Some(*tag)));
     outgoing.write(out);
 }
 

@@ -196,8 +196,8 @@ pub(crate) fn read<E: FnOnce() -> Option<RequestTag>>(
         return Err(malformed(MessagePart::Framing, "both Content-Length and Transfer-Encoding"));
     }
     let upgrade = lines.connection_upgrade && lines.upgrade && !http10;
-    let traced = traced.and_then(|traced| traced.tag(Nanos::now()));
-    let tagging = tags.decide(traced, caller, entry);
+    let caused = traced.map(|traced| traced.caused(Nanos::now())).unwrap_or_default();
+    let tagging = tags.decide(caused, caller, entry);
     let mut outgoing = Outgoing::new(head, headers);
     lines.keep_to_this_hop(&mut outgoing, upgrade, names);
     edit::tag(&mut outgoing, names, &tagging);

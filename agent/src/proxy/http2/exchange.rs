@@ -81,8 +81,8 @@ fn tag(
         }
     }
     let ids = Ids::new(request_id, traceparent);
-    let traced = traced.and_then(|traced| traced.tag(Nanos::now()));
-    let tagging = scan.decide(traced, caller, || entry(head));
+    let caused = traced.map(|traced| traced.caused(Nanos::now())).unwrap_or_default();
+    let tagging = scan.decide(caused, caller, || entry(head));
     edit::tag(head, names, &tagging);
     (tagging, ids)
 }
@@ -140,7 +140,7 @@ impl Exchange {
         let mut traces = worker.scan();
         let names = &worker.options.tag_names;
         let workload = pod.pod.workload.load();
-        let found = way::find(worker, pod, &workload, &resolved, &View(&head));
+        let found = way::find(worker, pod, &workload, (&resolved, None), &View(&head));
         let (resolved, way) = found.map_or((resolved, None), |(to, way)| (to, Some(way)));
         let (tagging, ids, linked) = {
             let service = &resolved.destination.service;
@@ -162,7 +162,7 @@ impl Exchange {
                 let asked = ByCaller { view: View(head), workload: &**workload };
                 entered.or_else(|| service.colour(&asked, workload.address()))
             };
-            let mut traced = Asking::of(&pod.pod.remembered, &workload, worker.options.trace_link);
+            let mut traced = Asking::of(&pod.pod.remembered, None, &workload, worker.options.trace_link);
             let caller = workload.tag.as_ref();
             let (tagging, ids) =
                 tag(&mut head, names, caller, entry, distrust, traced.as_mut(), traces.as_mut());

@@ -16,7 +16,7 @@ use super::engine::{
 use crate::{
     govern::{
         edit,
-        lane::{RequestTag, TagNames, TagScan},
+        lane::{Caused, RequestTag, TagNames, TagScan},
     },
     proxy::{
         choose::Chosen,
@@ -49,7 +49,7 @@ impl Sends for Sender {
         for field in head.iter() {
             scan.see(field.name, field.value);
         }
-        let tagging = scan.decide(None, None, || Some(*tag));
+        let tagging = scan.decide(Caused::default(), None, || Some(*tag));
         edit::tag(&mut head, names, &tagging);
         self.head = Rc::new(head);
         data

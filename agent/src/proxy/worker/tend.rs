@@ -31,6 +31,7 @@ use crate::{
         presence::Presence,
         pressure::UNSENT,
         share::Share,
+        threads::Writer,
     },
 };
 
@@ -162,6 +163,7 @@ impl Worker {
             options,
             seat,
             rested: None,
+            writer: Writer::new(0),
             _place: place,
         };
         pod.spawn(self, connection::serve(connection));

@@ -192,7 +192,32 @@ pub(super) fn propagation(look: &Look) -> Vec<Problem> {
         };
         Some(problem(what, action))
     });
-    losing.chain(unread).collect()
+    losing.chain(unread).chain(threads(look)).collect()
+}
+
+/// Pods that ask for their threads to be followed, of which nothing is known by them.
+fn threads(look: &Look) -> impl Iterator<Item = Problem> {
+    const ASK: &str = "What else carries tags does so all the same. Have the application pass on the tag header or the headers of its tracer, and take the annotation away, or set it to trace.";
+    let faulty = look.pods.iter().flat_map(|pod| {
+        let (namespace, name) = (&pod.workload.namespace, &pod.workload.name);
+        pod.steered.followed.iter().filter(|server| server.handling.is_faulty()).map(move |server| {
+            let what = format!(
+                "The annotation sluice.dev/propagation: thread has no effect on requests to port {} of Pod {namespace}/{name}: {}.",
+                server.port, server.handling
+            );
+            problem(what, ASK)
+        })
+    });
+    let asks = |pod: &&PodStatus| pod.workload.follows_threads();
+    let nowhere = look.threads_trouble.as_ref().filter(|_| look.pods.iter().any(|pod| asks(&pod))).map(|why| {
+        let pods = look.pods.iter().filter(asks).count();
+        let what = format!(
+            "The annotation sluice.dev/propagation: thread is as trace on this node, for {pods} pods: {}.",
+            why.trim_end_matches('.')
+        );
+        problem(what, "Use a kernel from 6.15 on, or one that lets programs be attached to its functions (fentry). Tags in headers and traces are passed on all the same.")
+    });
+    nowhere.into_iter().chain(faulty)
 }
 
 /// Services that ask for an access log which this agent does not write.

@@ -2,6 +2,7 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use super::*;
 use crate::{
+    api::TagPropagation,
     capture::PodStatus,
     cluster::{Cluster, builder::Options, manifests},
     lease::{self, Counted},
@@ -432,9 +433,9 @@ fn pods_that_lose_tags_and_those_that_cannot_be_read_are_told() {
         lost,
         is_losing,
     };
-    let pod = |name: &str, remembers_traces: bool, trouble: Option<&str>| PodStatus {
+    let pod = |name: &str, propagation: TagPropagation, trouble: Option<&str>| PodStatus {
         steered: Steered { trouble: trouble.map(str::to_owned), ..Steered::default() },
-        ..PodStatus::enrolled(Arc::new(Workload { remembers_traces, ..Workload::new(name, "shop", name) }))
+        ..PodStatus::enrolled(Arc::new(Workload { propagation, ..Workload::new(name, "shop", name) }))
     };
     let told = |look: &Look| {
         let of = |problem: Problem| (problem.message, problem.action);
@@ -448,9 +449,9 @@ fn pods_that_lose_tags_and_those_that_cannot_be_read_are_told() {
             tags("good", 0, false, &[TagSource::Trace]),
         ],
         pods: [
-            pod("read", true, None),
-            pod("full", true, Some("no room.")),
-            pod("guarded", false, Some("no room")),
+            pod("read", TagPropagation::Trace, None),
+            pod("full", TagPropagation::Trace, Some("no room.")),
+            pod("guarded", TagPropagation::Headers, Some("no room")),
         ]
         .into(),
         ..Look::default()
@@ -468,7 +469,7 @@ fn pods_that_lose_tags_and_those_that_cannot_be_read_are_told() {
     assert!(retries.starts_with("The agent retries."), "{retries}");
     // The kernel has it for nobody.
     let look = Look {
-        pods: [pod("read", true, None), pod("plain", false, None)].into(),
+        pods: [pod("read", TagPropagation::Trace, None), pod("plain", TagPropagation::Headers, None)].into(),
         steering_trouble: Some(Arc::new("no map of sockets".to_owned())),
         ..Look::default()
     };

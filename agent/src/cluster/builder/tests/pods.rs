@@ -178,12 +178,8 @@ fn ports_of_pods_that_ask_for_it_are_read() {
         ports
     };
     let remembers = |snapshot: &Snapshot| {
-        let mut pods: Vec<_> = snapshot
-            .pods
-            .values()
-            .filter(|pod| pod.remembers_traces)
-            .map(|pod| pod.name.to_string())
-            .collect();
+        let mut pods: Vec<_> =
+            snapshot.pods.values().filter(|pod| pod.is_read()).map(|pod| pod.name.to_string()).collect();
         pods.sort();
         pods
     };

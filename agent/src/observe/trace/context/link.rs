@@ -4,7 +4,9 @@
 //! so that nothing has to be made up to say the one in the other's words: the trace, the span that sends, and whether it is recorded.
 //! What B3 leaves open (whether it is recorded), says twice and differently, or says wrongly cannot be told in W3C's words, and is not.
 
-use super::{Parent, Propagation, SpanId, TraceId, b3_sampled, form, parse_b3, traceparent};
+use super::{
+    Parent, Propagation, SpanId, TraceId, b3_sampled, form, parse_b3, parse_traceparent, traceparent,
+};
 
 /// Looks in a request's headers for one context of B3.
 #[derive(Debug, Default)]
@@ -69,6 +71,11 @@ impl Link {
         self.seen |= bit;
     }
 
+    /// Whether the request says nothing of a trace.
+    pub fn is_silent(&self) -> bool {
+        !self.none && self.seen == 0 && self.single.is_none()
+    }
+
     /// `None`: there is no B3, or `traceparent` is there already, or nobody can say what it would be.
     pub fn finish(&self) -> Option<Linked> {
         if self.none || self.debug && self.sampled == Some(false) {
@@ -89,6 +96,37 @@ impl Link {
             (None, multi) => multi?,
         };
         Some(Linked { trace, traceparent: traceparent(trace, span, sampled?) })
+    }
+}
+
+/// Looks in a request's headers for its place in a trace, in whichever form.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// The `traceparent`; if there are several, or it is none, nobody can say what it is.
+    w3c: Option<Option<Parent>>,
+    b3: Link,
+}
+
+impl Said {
+    /// Sees a header, its name in any case.
+    pub fn see(&mut self, name: &[u8], value: &[u8]) {
+        if form(name) == Some(Propagation::W3c) {
+            let parent = if self.w3c.is_none() { parse_traceparent(value.trim_ascii()) } else { None };
+            self.w3c = Some(parent);
+        } else {
+            self.b3.see(name, value);
+        }
+    }
+
+    /// As `traceparent` says it.
+    pub fn finish(&self) -> Option<[u8; 55]> {
+        match &self.w3c {
+            Some(parent) => {
+                let Parent { trace, span, sampled, .. } = (*parent)?;
+                Some(traceparent(trace, span, sampled?))
+            }
+            None => self.b3.finish().map(|linked| linked.traceparent),
+        }
     }
 }
 
@@ -118,6 +156,24 @@ mod tests {
 
     fn said(trace: &str, flags: &str) -> String {
         format!("00-{trace}-{SPAN}-{flags}")
+    }
+
+    #[test]
+    fn a_place_in_a_trace_is_said_in_one_form() {
+        let said_in = |headers: &[(&str, &str)]| {
+            let mut said = Said::default();
+            for (name, value) in headers {
+                said.see(name.as_bytes(), value.as_bytes());
+            }
+            said.finish().map(|value| String::from_utf8(value.to_vec()).unwrap())
+        };
+        let (w3c, b3) = (said(TRACE, "01"), format!("{TRACE}-{SPAN}-0"));
+        assert_eq!(said_in(&[("Traceparent", &w3c)]), Some(w3c.clone()));
+        assert_eq!(said_in(&[("b3", &b3), ("traceparent", &w3c)]), Some(w3c.clone()), "W3C's goes before");
+        assert_eq!(said_in(&[("b3", &b3)]), Some(said(TRACE, "00")));
+        assert_eq!(said_in(&[("traceparent", &w3c), ("traceparent", &w3c)]), None);
+        assert_eq!(said_in(&[("traceparent", "00-none")]), None);
+        assert_eq!(said_in(&[]), None);
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub fn explain(snapshot: &Snapshot, names: &TagNames, asked: &Asked) -> Explanat
     let routed = snapshot.routed(*dialled, destination).and_then(|routed| routed.of(&caller.namespace));
     let routed = routed.map(|group| {
         let (client, called) = (&**caller, &*destination.service);
-        let whence = Whence { names, client, remembered: remembered.as_deref(), called };
+        let whence = Whence { names, client, remembered: remembered.as_deref(), inherited: None, called };
         way::course(group, &view, whence, &mut rng)
     });
     let service = match &routed {

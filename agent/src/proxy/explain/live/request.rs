@@ -9,7 +9,7 @@ use crate::{
     govern::lane::{TagNames, TagSource, Tagging},
     proxy::{
         by_caller::ByCaller,
-        explain::{LINKED, Outcome, Stage, Verdict},
+        explain::{LINKED, Outcome, Stage, Verdict, by_thread},
         http1::{self, Sources},
         traced::Asking,
         way,
@@ -56,7 +56,7 @@ impl Walk<'_> {
         let entered = routed.and_then(|(course, _)| course.entered);
         let asked = ByCaller { view: *came, workload: *caller };
         let entry = || entered.or_else(|| service.colour(&asked, caller.address()));
-        let mut traced = remembered.and_then(|remembered| Asking::of(remembered, caller, *links));
+        let mut traced = remembered.and_then(|remembered| Asking::of(remembered, None, caller, *links));
         let sources =
             Sources { distrust: *distrust, traced: traced.as_mut(), caller: caller.tag.as_ref(), entry };
         let read = http1::read(came.0, names, sources, None, forwarded);
@@ -101,6 +101,9 @@ impl Walk<'_> {
                 "the request's trace: it came to Pod {}/{} with this tag (sluice.dev/propagation: trace)",
                 self.caller.namespace, self.caller.name
             )),
+            Some(TagSource::Thread) => {
+                Some(by_thread(&format!("{}/{}", self.caller.namespace, self.caller.name)))
+            }
             Some(TagSource::Workload) => {
                 Some(format!("Pod {}/{}, whose own tag it is", self.caller.namespace, self.caller.name))
             }
