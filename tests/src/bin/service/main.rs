@@ -4,6 +4,8 @@
 //! `traceparent` and `baggage` on, as any traced service does, and knows nothing of Sluice. Or it plays a database:
 //! a TCP server that speaks first.
 
+mod blocking;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -76,6 +78,9 @@ struct Options {
     /// Pass no `baggage` on, as a tracer does that knows of ids alone: the next service hears of the trace and of nothing else
     #[arg(long)]
     no_baggage: bool,
+    /// Be a blocking server: handle each connection, of one request, on a thread of its own, and pass nothing on
+    #[arg(long)]
+    blocking: bool,
     /// Milliseconds before each answer; a third of that from the first SIGUSR1 on
     #[arg(long, default_value_t = 0)]
     delay: u64,
@@ -120,6 +125,17 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     let mut terminate = signal(SignalKind::terminate())?;
     let listeners = options.port.iter().map(|&port| listen(port)).collect::<Result<Vec<_>>>()?;
+    if options.blocking {
+        let options: &Options = Box::leak(Box::new(options));
+        for listener in listeners {
+            let listener = listener.into_std()?;
+            listener.set_nonblocking(false)?;
+            std::thread::spawn(move || blocking::accept(&listener, options));
+        }
+        println!("listening");
+        terminate.recv().await;
+        return Ok(());
+    }
     let client = Client::builder(TokioExecutor::new())
         .http2_only(options.next_http2)
         // A failure is to be seen, not smoothed over.
