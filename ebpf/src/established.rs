@@ -19,7 +19,7 @@ use aya_ebpf::{
     },
     btf_maps::SkStorage,
     helpers::generated::{
-        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_getsockopt, bpf_ktime_get_ns, bpf_sk_storage_get,
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_getsockopt, bpf_sk_storage_get,
         bpf_skc_to_mptcp_sock,
     },
     programs::SockOpsContext,
@@ -167,9 +167,7 @@ fn called_end(ctx: &SockOpsContext, here: [u32; 4]) {
         stored = !unsafe { storage(&CLIENT, sk, &mut client.address, create) }.is_null();
         if client.followed != 0 {
             let server = Server::new(netns_cookie(ctx), local_port(ctx));
-            // SAFETY: no arguments.
-            let established = unsafe { bpf_ktime_get_ns() };
-            let mut inbound = Inbound { server, call, established, number: 0, reader: 0, last_reader: 0 };
+            let mut inbound = Inbound { server, call, number: 0, reader: 0, last_reader: 0 };
             // Without it, what is read there is tied to nothing.
             // SAFETY: `sk` was checked.
             let _no_memory = unsafe { storage(&INBOUND, sk, &mut inbound, create) };

@@ -7,18 +7,16 @@
 pub const MAX_THREADS: usize = 8192;
 /// Ports of pods whose threads are followed.
 pub const MAX_SERVERS: usize = 4096;
+/// Processes that read from them. The least recent go first.
+pub const MAX_PROCESSES: usize = 4096;
 /// Connections to their applications.
 pub const MAX_CALLS: usize = 65_536;
 /// Connections that their threads send requests over.
 pub const MAX_TIES: usize = 65_536;
 
-/// So many requests have to show that a server's threads each handle one request at a time, before what these send is tied to what
-/// they read. Other servers show within a few requests that they do not.
-pub const TRIAL: u64 = 64;
-
-/// A request that waited while a thread waited for a response of its own for longer than this was not read by that thread, which
-/// an event loop would have done.
-pub const WAITED_NANOS: u64 = 2_000_000;
+/// So many requests have to show that the threads of a server's process each handle one request at a time, before what these send
+/// is tied to what they read. Others show within a few requests that they do not.
+pub const TRIAL: u64 = 32;
 
 /// Value of `CALLING`: whom an application is to see at the other end of a connection of the agent's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +36,7 @@ pub struct Arriving {
     pub call: u64,
 }
 
-/// Key of `SERVERS`: what listens on a port of a pod.
+/// Key of `SERVERS`: what listens on a port of a pod. The value means nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Server {
@@ -66,7 +64,27 @@ pub struct Call {
     pub answered: u64,
 }
 
-/// Value of `SERVERS`: how a server's threads handle requests, as far as it was seen.
+/// Key of `PROCESSES`: a process that reads from a server's connections. Another one, after a restart say, begins anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Process {
+    pub server: Server,
+    /// In the node's numbers.
+    pub process: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+impl Process {
+    /// `thread`: the process in the upper half, the thread in the lower one.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the programs must not get subprograms from it")]
+    pub fn of(server: Server, thread: u64) -> Self {
+        Self { server, process: (thread >> 32) as u32, reserved: 0 }
+    }
+}
+
+/// Value of `PROCESSES`: how its threads handle requests, as far as it was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Conduct {
@@ -74,8 +92,8 @@ pub struct Conduct {
     pub shown: u64,
     /// 0, or what forbids to tie anything: one of the constants below, for good.
     pub fault: u32,
-    /// The thread that showed it, in the node's numbers.
-    pub thread: u32,
+    /// Always 0.
+    pub reserved: u32,
     /// Its name, with a zero after it.
     pub name: [u8; 16],
 }
@@ -94,8 +112,6 @@ pub struct Inbound {
     pub server: Server,
     /// See [`Arriving`].
     pub call: u64,
-    /// `CLOCK_MONOTONIC` in nanoseconds.
-    pub established: u64,
     /// The request that was read last, as `CALLS` numbers them.
     pub number: u64,
     /// The thread that has read it and not answered it yet, as the kernel numbers it (process and thread); 0: it is answered.
@@ -114,10 +130,8 @@ pub struct Thread {
     pub number: u64,
     /// Whether it does.
     pub handles: u64,
-    /// When it began to send a request of its own for it; 0: it has not.
-    pub sent_at: u64,
-    /// When it had answered.
-    pub answered_at: u64,
+    /// Whether it has begun to send a request of its own for it.
+    pub calls: u64,
     /// How many connections it has read from, one after the other.
     pub connections: u64,
     /// How many requests it has answered for which it had sent some of its own.

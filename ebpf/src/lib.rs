@@ -18,8 +18,8 @@ pub use arrivals::{
 };
 pub use counter::Counter;
 pub use handling::{
-    Arriving, Call, Client, Conduct, Inbound, MAX_CALLS, MAX_SERVERS, MAX_THREADS, MAX_TIES, Server, TRIAL,
-    Thread, Tie, WAITED_NANOS,
+    Arriving, Call, Client, Conduct, Inbound, MAX_CALLS, MAX_PROCESSES, MAX_SERVERS, MAX_THREADS, MAX_TIES,
+    Process, Server, TRIAL, Thread, Tie,
 };
 pub use numbers::{AGENTS, DIRECT, FlowCounts, FlowKey, MAX_FLOWS, OTHER};
 pub use origin::{Options, Origin};
@@ -39,6 +39,7 @@ pub mod map {
     pub const CALLING: &str = "CALLING";
     pub const REFUSED: &str = "REFUSED";
     pub const SERVERS: &str = "SERVERS";
+    pub const PROCESSES: &str = "PROCESSES";
     pub const CALLS: &str = "CALLS";
     pub const TIES: &str = "TIES";
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";

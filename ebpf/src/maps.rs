@@ -10,8 +10,8 @@ use aya_ebpf::{
 use sluice_ebpf::{
     Address, Arrival, Arriving, Call, Client, Conduct, Counter, Flow, FlowCounts, FlowKey, Inbound,
     Listening, MAX_CALLS, MAX_FLOWS, MAX_IN_FLIGHT, MAX_LISTENERS, MAX_LISTENING, MAX_NODE_ADDRESSES,
-    MAX_PODS, MAX_RELEASED, MAX_SERVERS, MAX_SERVICES, MAX_STEERED, MAX_THREADS, MAX_TIES, Origin, Place,
-    Pod, Refused, Server, Steered, Thread, Tie,
+    MAX_PODS, MAX_PROCESSES, MAX_RELEASED, MAX_SERVERS, MAX_SERVICES, MAX_STEERED, MAX_THREADS, MAX_TIES,
+    Origin, Place, Pod, Process, Refused, Server, Steered, Thread, Tie,
 };
 
 // Entries of these come and go while programs hold references into them. Without preallocation an element is
@@ -92,9 +92,13 @@ pub(crate) static ARRIVING: LruHashMap<Arrival, Arriving, MAX_IN_FLIGHT> = LruHa
 #[btf_map]
 pub(crate) static CLIENT: SkStorage<Address> = SkStorage::new();
 
-/// Servers whose threads are followed, and how these handle requests.
+/// Servers whose threads are followed.
 #[btf_map]
-pub(crate) static SERVERS: HashMap<Server, Conduct, MAX_SERVERS, ON_DEMAND> = HashMap::new();
+pub(crate) static SERVERS: HashMap<Server, u32, MAX_SERVERS, ON_DEMAND> = HashMap::new();
+
+/// How the threads of their processes handle requests.
+#[btf_map]
+pub(crate) static PROCESSES: LruHashMap<Process, Conduct, MAX_PROCESSES> = LruHashMap::new();
 
 /// The agent's connections to them, and the number of the request that it sends over each. Written before the request is.
 #[btf_map]

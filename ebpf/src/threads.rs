@@ -7,12 +7,15 @@
 //!     reads another one: MULTIPLEXES        another thread reads it on or responds to it: HANDS_OVER
 //! ```
 //!
-//! A server of which either fault is seen is marked for good: nothing is known of it by its threads. Until then an event loop looks
+//! A process of which either fault is seen is marked for good: nothing is known of it by its threads. Until then an event loop looks
 //! like a thread that handles one request at a time. So nothing is tied before [`TRIAL`] requests have shown what only the latter
-//! does, while it waits for a response of its own:
-//! - A request on a connection that it has read from before is read by another thread. An event loop keeps its connections.
-//! - A connection waits to be accepted, and is read from by this thread when it has responded. An event loop would have taken it.
-//! - Or it ends after the one connection of its life. An event loop does not.
+//! does:
+//! - While it waits for a response of its own, a request on a connection that it has read from before is read by another thread. An
+//!   event loop keeps its connections, and a process that handles one request at a time has no other thread.
+//! - It ends after the one connection of its life, and its process goes on. An event loop does not.
+//!
+//! What a single thread does that runs one request at a time cannot be told from one that runs others beside it (gevent, asyncio,
+//! a scheduler of its own), so it is never trusted.
 //!
 //! These programs run for each read and write of TCP on the node while a pod asks for it. Almost all leave at the first look for
 //! storage on the socket. What the kernel keeps in its structures is not read, which programs of this licence may not.
@@ -25,16 +28,16 @@ use core::{
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::BPF_NOEXIST,
     btf_maps::SkStorage,
     helpers::generated::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_ktime_get_ns,
-        bpf_sk_storage_get,
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_sk_storage_get,
     },
     programs::SockContext,
 };
-use sluice_ebpf::{Call, Conduct, Inbound, Server, TRIAL, Thread, Tie, WAITED_NANOS};
+use sluice_ebpf::{Call, Conduct, Inbound, Process, Server, TRIAL, Thread, Tie};
 
-use crate::maps::{CALLS, DIALLED, INBOUND, SERVERS, THREADS, TIES};
+use crate::maps::{CALLS, DIALLED, INBOUND, PROCESSES, SERVERS, THREADS, TIES};
 
 /// Bytes were copied out of a socket's receive queue, by the thread that runs.
 #[inline(always)]
@@ -42,8 +45,8 @@ pub(crate) fn received(sk: *mut c_void) {
     let Some(inbound) = of(&INBOUND, sk) else { return };
     // What the agent does not number is no request.
     let Some(call) = call(inbound.call) else { return };
-    let Some(conduct) = conduct(inbound.server) else { return };
     let thread = current();
+    let Some(conduct) = begun(inbound.server, thread) else { return };
     if inbound.number == call.number {
         // More of it; or, without a reader, what is left of one that has a response already.
         if inbound.reader != thread && inbound.reader != 0 {
@@ -64,9 +67,6 @@ pub(crate) fn received(sk: *mut c_void) {
             mark(conduct, Conduct::MULTIPLEXES);
             return;
         }
-        if before.handles == 0 && inbound.number == 0 && has_left_waiting(before, inbound) {
-            add(&raw mut conduct.shown);
-        }
         handles.connections = before.connections + u64::from(before.call != inbound.call);
         handles.answered = before.answered;
     }
@@ -74,22 +74,15 @@ pub(crate) fn received(sk: *mut c_void) {
     if last != thread
         && let Some(other) = of_thread(last)
         && other.handles != 0
-        && other.sent_at != 0
+        && other.calls != 0
         && other.server == inbound.server
+        && last >> 32 == thread >> 32
     {
         add(&raw mut conduct.shown);
     }
     (inbound.number, inbound.reader, inbound.last_reader) = (call.number, thread, thread);
     // If it cannot be kept, the thread handles nothing that is known.
     let _full = THREADS.insert(&thread, &handles, 0);
-}
-
-/// Whether the connection was there while this thread waited for a response of its own, for a while.
-#[inline(always)]
-fn has_left_waiting(before: &Thread, inbound: &Inbound) -> bool {
-    before.sent_at != 0
-        && inbound.established < before.sent_at
-        && before.answered_at.wrapping_sub(before.sent_at) >= WAITED_NANOS
 }
 
 /// The thread that runs writes to a socket, before the bytes leave.
@@ -116,13 +109,13 @@ fn responding(inbound: &mut Inbound) {
     }
     handling.handles = 0;
     if reader != current() {
-        if let Some(conduct) = conduct(inbound.server) {
+        // Whose it was, should it be another process.
+        if let Some(conduct) = conduct(inbound.server, reader) {
             mark(conduct, Conduct::HANDS_OVER);
         }
         return;
     }
-    handling.answered_at = now();
-    handling.answered += u64::from(handling.sent_at != 0);
+    handling.answered += u64::from(handling.calls != 0);
     if let Some(call) = CALLS.get_ptr_mut(inbound.call) {
         // SAFETY: not preallocated, so the element outlives this program's run even if it is removed meanwhile.
         unsafe { (*call).answered = inbound.number };
@@ -133,13 +126,12 @@ fn responding(inbound: &mut Inbound) {
 #[inline(always)]
 fn calling(sk: *mut c_void) {
     let (mut call, mut number) = (0, 0);
-    if let Some(handling) = of_thread(current())
+    let thread = current();
+    if let Some(handling) = of_thread(thread)
         && handling.handles != 0
     {
-        if handling.sent_at == 0 {
-            handling.sent_at = now();
-        }
-        if let Some(conduct) = conduct(handling.server)
+        handling.calls = 1;
+        if let Some(conduct) = conduct(handling.server, thread)
             && conduct.shown >= TRIAL
         {
             (call, number) = (handling.call, handling.number);
@@ -174,7 +166,6 @@ pub(crate) fn released(ctx: &SockContext) {
             && handling.call == inbound.call
         {
             handling.handles = 0;
-            handling.sent_at = 0;
         }
     } else if of(&DIALLED, sk).is_some() {
         // SAFETY: the helper takes the context itself.
@@ -190,7 +181,8 @@ pub(crate) fn exited() {
     if ended.handles == 0
         && ended.connections == 1
         && ended.answered != 0
-        && let Some(conduct) = conduct(ended.server)
+        && thread >> 32 != thread & u64::from(u32::MAX)
+        && let Some(conduct) = conduct(ended.server, thread)
     {
         add(&raw mut conduct.shown);
     }
@@ -218,19 +210,30 @@ fn call(call: u64) -> Option<Call> {
     unsafe { CALLS.get(call) }.copied()
 }
 
-/// `None`: the server is not followed, or has shown that it cannot be.
+/// That of the process of a thread; `None`: it is not followed, or has shown that it cannot be.
 #[inline(always)]
-fn conduct(server: Server) -> Option<&'static mut Conduct> {
-    // SAFETY: as above.
-    let conduct = unsafe { &mut *SERVERS.get_ptr_mut(server)? };
+fn conduct(server: Server, thread: u64) -> Option<&'static mut Conduct> {
+    SERVERS.get_ptr(server)?;
+    // SAFETY: an LRU element may be used again meanwhile only when the map is full of younger ones.
+    let conduct = unsafe { &mut *PROCESSES.get_ptr_mut(Process::of(server, thread))? };
     (conduct.fault == 0).then_some(conduct)
+}
+
+/// The same, which begins with the first request that it reads.
+#[inline(always)]
+fn begun(server: Server, thread: u64) -> Option<&'static mut Conduct> {
+    SERVERS.get_ptr(server)?;
+    let process = Process::of(server, thread);
+    if PROCESSES.get_ptr(process).is_none() {
+        let _another_was_first = PROCESSES.insert(&process, &Conduct::default(), BPF_NOEXIST.into());
+    }
+    conduct(server, thread)
 }
 
 #[inline(always)]
 fn mark(conduct: &mut Conduct, fault: u32) {
     // SAFETY: the helper writes as many bytes as it is told.
     unsafe { bpf_get_current_comm((&raw mut conduct.name).cast(), size_of_val(&conduct.name) as u32) };
-    conduct.thread = current() as u32;
     conduct.fault = fault;
 }
 
@@ -246,10 +249,4 @@ fn add(to: *mut u64) {
 fn current() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_get_current_pid_tgid() }
-}
-
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: no arguments.
-    unsafe { bpf_ktime_get_ns() }
 }

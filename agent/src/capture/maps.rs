@@ -12,8 +12,8 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, SkStorage, SockMap},
 };
 use sluice_ebpf::{
-    Address, Call, Client, Conduct, Counter, FlowCounts, FlowKey, Listening, Origin, Place, Pod, Refused,
-    Server, Steered, Tie, map,
+    Address, Call, Client, Conduct, Counter, FlowCounts, FlowKey, Listening, Origin, Place, Pod, Process,
+    Refused, Server, Steered, Tie, map,
 };
 
 use super::{EnrolError, error::with_causes, threads};
@@ -46,6 +46,8 @@ unsafe impl aya::Pod for Plain<Client> {}
 unsafe impl aya::Pod for Plain<Server> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Conduct> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Process> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Call> {}
 // SAFETY: as above.

@@ -85,8 +85,8 @@ pub(crate) struct Enrolment {
     steering: Option<Steering>,
     /// Why not all of it is that should be, as it was told last.
     unsteered: Option<String>,
-    /// Ports of which was told that nothing is known by threads.
-    faulty: BTreeSet<u16>,
+    /// Ports and processes of which was told that nothing is known by threads.
+    faulty: BTreeSet<(u16, u32)>,
     /// What of it is closed while no agent is there; and why not all of that is which should be, as it was told last.
     pinned: Option<Pinned>,
     unpinned: Option<String>,
@@ -326,14 +326,13 @@ impl Node {
     }
 }
 
-/// Tells once of each server whose threads say nothing.
-fn tell_faulty(told: &mut BTreeSet<u16>, followed: &[Followed], workload: &Workload) {
-    for Followed { port, handling } in followed {
-        if !handling.is_faulty() {
-            told.remove(port);
-        } else if told.insert(*port) {
+/// Tells once of each process whose threads say nothing.
+fn tell_faulty(told: &mut BTreeSet<(u16, u32)>, followed: &[Followed], workload: &Workload) {
+    told.retain(|known| followed.iter().any(|one| (one.port, one.process) == *known));
+    for Followed { port, process, handling } in followed.iter().filter(|one| one.handling.is_faulty()) {
+        if told.insert((*port, *process)) {
             tracing::warn!(
-                namespace = %workload.namespace, pod = %workload.name, port,
+                namespace = %workload.namespace, pod = %workload.name, port, process,
                 "nothing is known by threads of what is sent for requests to this port of a pod with sluice.dev/propagation: thread: {handling}"
             );
         }

@@ -11,18 +11,25 @@
 
 use std::{
     hash::{BuildHasher as _, Hasher as _},
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{
+        LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use ahash::{AHashMap, RandomState};
 
 use super::lane::RequestTag;
+use crate::clock::Nanos;
 
 /// So many requests of a shape have to show it.
 const PROOFS: u8 = 3;
 
 /// Shapes of a pod that are known at a time. What is beyond tells nothing, until the pod is served by another agent.
 const MOST_SHAPES: usize = 4096;
+
+/// For how long a request is believed to be handled by the thread that has read it, however fast others are.
+const LEAST_PATIENCE: Nanos = Nanos(1_000_000_000);
 
 /// Segments of a path that are longer are taken for names of things, not of kinds.
 const LONGEST_WORD: usize = 32;
@@ -71,43 +78,85 @@ impl Shape {
     }
 }
 
+/// A request that went to an application.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    inherited: Inherited,
+    shape: Shape,
+    began: Nanos,
+    /// How long it took; `None`: it has no response yet.
+    took: Option<Nanos>,
+}
+
+/// What requests of one shape have shown.
+#[derive(Clone, Copy, Debug, Default)]
+struct Proof {
+    /// So many were responded to by the thread that had read them.
+    count: u8,
+    /// The longest that one of them took.
+    longest: Nanos,
+}
+
+impl Proof {
+    /// For how long a request is believed to be handled by the thread that has read it: one that takes much longer than others of its
+    /// shape may have been put aside.
+    fn patience(self) -> Nanos {
+        Nanos(self.longest.0.saturating_mul(4)).max(LEAST_PATIENCE)
+    }
+}
+
 /// The requests that one pod is handling. As many as there are connections to it at most.
 #[derive(Debug, Default)]
 pub struct Handled {
-    requests: Mutex<AHashMap<Sent, (Inherited, Shape)>>,
-    /// How many requests of each shape were responded to by the thread that had read them.
-    proofs: Mutex<AHashMap<Shape, u8>>,
+    requests: Mutex<AHashMap<Sent, Request>>,
+    proofs: Mutex<AHashMap<Shape, Proof>>,
+    pipelines: AtomicBool,
 }
 
 impl Handled {
     /// It is being sent to the application.
-    pub(super) fn begin(&self, sent: Sent, inherited: Inherited, shape: Shape) {
-        lock(&self.requests).insert(sent, (inherited, shape));
+    pub(super) fn begin(&self, sent: Sent, inherited: Inherited, shape: Shape, now: Nanos) {
+        lock(&self.requests).insert(sent, Request { inherited, shape, began: now, took: None });
     }
 
     /// Its response has ended.
-    pub(super) fn end(&self, sent: Sent) {
-        lock(&self.requests).remove(&sent);
+    pub(super) fn end(&self, sent: Sent, now: Nanos) {
+        if let Some(request) = lock(&self.requests).get_mut(&sent) {
+            request.took = Some(now.since(request.began));
+        }
     }
 
     /// What is known of it; `None`: it is not being handled, or no more, or nobody can say by which thread.
-    pub fn get(&self, sent: Sent) -> Option<Inherited> {
-        let (inherited, shape) = lock(&self.requests).get(&sent).copied()?;
-        self.is_proven(shape).then_some(inherited)
+    pub(crate) fn get(&self, sent: Sent, now: Nanos) -> Option<Inherited> {
+        let request = lock(&self.requests).get(&sent).copied().filter(|request| request.took.is_none())?;
+        let proof = lock(&self.proofs).get(&request.shape).copied()?;
+        let is_known = proof.count >= PROOFS && now.since(request.began) <= proof.patience();
+        is_known.then_some(request.inherited)
     }
 
-    /// Whether requests of this shape are known to be responded to by the thread that reads them.
-    pub fn is_proven(&self, shape: Shape) -> bool {
-        lock(&self.proofs).get(&shape).is_some_and(|proofs| *proofs >= PROOFS)
-    }
-
-    /// One more of them was.
-    pub fn prove(&self, shape: Shape) {
-        let mut proofs = lock(&self.proofs);
-        if proofs.len() < MOST_SHAPES || proofs.contains_key(&shape) {
-            let proofs = proofs.entry(shape).or_default();
-            *proofs = proofs.saturating_add(1);
+    /// Its connection is used for another one, or has ended. `responded`: whether the thread that had read it was the one to respond.
+    pub fn settle(&self, sent: Sent, responded: impl FnOnce() -> bool) {
+        let Some(Request { shape, took: Some(took), .. }) = lock(&self.requests).remove(&sent) else {
+            return;
+        };
+        let known = lock(&self.proofs).get(&shape).copied().unwrap_or_default();
+        if (known.count < PROOFS || took > known.longest) && responded() {
+            let mut proofs = lock(&self.proofs);
+            if proofs.len() < MOST_SHAPES || proofs.contains_key(&shape) {
+                let proof = proofs.entry(shape).or_default();
+                proof.count = proof.count.saturating_add(1);
+                proof.longest = proof.longest.max(took);
+            }
         }
+    }
+
+    /// A client of the pod has sent a request before the one before it had its response.
+    pub fn pipelines(&self) {
+        self.pipelines.store(true, Relaxed);
+    }
+
+    pub fn has_pipelined(&self) -> bool {
+        self.pipelines.load(Relaxed)
     }
 }
 
@@ -119,6 +168,19 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn sent(number: u64) -> Sent {
+        Sent { call: 1, number }
+    }
+
+    /// A request of this shape, with a response after so many milliseconds.
+    fn shows(handled: &Handled, number: u64, shape: Shape, took: u64, responded: bool) {
+        handled.begin(sent(number), Inherited::default(), shape, Nanos(0));
+        handled.end(sent(number), Nanos(took * MS));
+        handled.settle(sent(number), || responded);
+    }
 
     #[test]
     fn what_differs_in_names_of_things_is_of_one_shape() {
@@ -147,29 +209,46 @@ mod tests {
     fn only_shapes_that_were_seen_to_stay_on_their_threads_tell_something() {
         let handled = Handled::default();
         let (sync, other) = (Shape::of(b"GET", b"/sync"), Shape::of(b"GET", b"/async"));
-        let sent = |call| Sent { call, number: 1 };
         let gray = Inherited::from(RequestTag::new(b"gray"));
-        handled.begin(sent(1), gray, sync);
-        handled.begin(sent(2), gray, other);
-        for proofs in 0..PROOFS {
-            assert_eq!(handled.get(sent(1)), None, "{proofs}");
-            handled.prove(sync);
+        handled.begin(sent(1), gray, sync, Nanos(0));
+        handled.begin(sent(2), gray, other, Nanos(0));
+        for number in 0..u64::from(PROOFS) {
+            assert_eq!(handled.get(sent(1), Nanos(1)), None, "{number}");
+            shows(&handled, 10 + number, sync, 1, true);
+            shows(&handled, 20 + number, other, 1, false);
         }
-        assert_eq!(handled.get(sent(1)), Some(gray));
-        assert_eq!(handled.get(sent(2)), None);
-        handled.end(sent(1));
-        assert_eq!(handled.get(sent(1)), None);
+        assert_eq!(handled.get(sent(1), Nanos(1)), Some(gray));
+        assert_eq!(handled.get(sent(2), Nanos(1)), None);
+        handled.end(sent(1), Nanos(2));
+        assert_eq!(handled.get(sent(1), Nanos(2)), None, "it has its response");
+    }
+
+    #[test]
+    fn one_that_takes_much_longer_than_others_of_its_shape_tells_nothing_any_more() {
+        let handled = Handled::default();
+        let shape = Shape::of(b"GET", b"/");
+        let gray = Inherited::from(RequestTag::new(b"gray"));
+        for number in 0..3 {
+            shows(&handled, 10 + number, shape, 5, true);
+        }
+        handled.begin(sent(1), gray, shape, Nanos(0));
+        assert_eq!(handled.get(sent(1), Nanos(1000 * MS)), Some(gray));
+        assert_eq!(handled.get(sent(1), Nanos(1001 * MS)), None);
+        // They are slower now, and show that they are handled as ever.
+        shows(&handled, 20, shape, 2000, false);
+        assert_eq!(handled.get(sent(1), Nanos(1001 * MS)), None);
+        shows(&handled, 21, shape, 2000, true);
+        assert_eq!(handled.get(sent(1), Nanos(8000 * MS)), Some(gray));
+        assert_eq!(handled.get(sent(1), Nanos(8001 * MS)), None);
     }
 
     #[test]
     fn shapes_are_bounded() {
         let handled = Handled::default();
         for number in 0..2 * MOST_SHAPES as u64 {
-            handled.prove(Shape(number));
+            shows(&handled, 1, Shape(number), 1, true);
         }
         assert_eq!(lock(&handled.proofs).len(), MOST_SHAPES);
-        handled.prove(Shape(1));
-        handled.prove(Shape(1));
-        assert!(handled.is_proven(Shape(1)) && !handled.is_proven(Shape(2)));
+        assert!(lock(&handled.requests).is_empty(), "nothing is left of what is settled");
     }
 }

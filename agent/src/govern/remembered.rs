@@ -110,20 +110,17 @@ impl Unanswered {
         self
     }
 
-    pub(crate) fn shape(&self) -> Shape {
-        self.shape
-    }
-
     /// It is being sent to the application, whose threads are followed.
     pub(crate) fn sent(&mut self, sent: Sent) {
         self.end();
-        self.of.handled.begin(sent, self.said, self.shape);
+        self.of.handled.begin(sent, self.said, self.shape, Nanos::now());
         self.sent = Some(sent);
     }
 
-    fn end(&mut self) {
+    /// Its response has ended.
+    pub(crate) fn end(&mut self) {
         if let Some(sent) = self.sent.take() {
-            self.of.handled.end(sent);
+            self.of.handled.end(sent, Nanos::now());
         }
     }
 }

@@ -10,9 +10,10 @@ use tokio::net::TcpStream;
 
 use super::{Network, Pod};
 use crate::{
+    clock::Nanos,
     cluster::model::Workload,
     govern::{
-        handled::{Inherited, Sent, Shape},
+        handled::{Inherited, Sent},
         remembered::Remembered,
     },
 };
@@ -40,20 +41,29 @@ impl Writer {
         Self { socket, changes: 0 }
     }
 
-    /// The head of a request has come: what it inherits from the request that the thread which sends it is handling. `is_last`:
-    /// nothing has come after it.
+    /// The head of a request has come: what it inherits from the request that the thread which sends it is handling. `next_is_here`:
+    /// so has what follows the request.
     ///
     /// A client sends a request when the one before is answered. So all of a request comes from one thread, unless who writes
-    /// changed more than once since the head before: then nothing is told. Nor where the next request may be here already, whose
-    /// sender it would be.
-    pub(crate) fn inherits(&mut self, pod: &Pod, workload: &Workload, is_last: bool) -> Option<Inherited> {
+    /// changed more than once since the head before: then nothing is told. Nor is anything of a pod one of whose clients was seen
+    /// not to wait (pipelining): what follows may be another thread's, and come while the kernel is asked.
+    pub(crate) fn inherits(
+        &mut self,
+        pod: &Pod,
+        workload: &Workload,
+        next_is_here: impl FnOnce() -> bool,
+    ) -> Option<Inherited> {
         if !workload.follows_threads() {
             return None;
         }
+        let handled = &pod.remembered.handled;
+        if next_is_here() {
+            handled.pipelines();
+        }
         let tie = pod.network.tie(self.socket);
         let before = std::mem::replace(&mut self.changes, tie.changes);
-        let is_clear = is_last && (before..=before + 1).contains(&tie.changes);
-        pod.remembered.handled.get(tie.sent.filter(|_| is_clear)?)
+        let is_clear = (before..=before + 1).contains(&tie.changes) && !handled.has_pipelined();
+        handled.get(tie.sent.filter(|_| is_clear)?, Nanos::now())
     }
 }
 
@@ -61,8 +71,7 @@ impl Writer {
 pub(crate) struct Followed {
     network: Arc<dyn Network>,
     remembered: Arc<Remembered>,
-    last: Option<(Sent, Shape)>,
-    call: u64,
+    last: Sent,
 }
 
 impl Followed {
@@ -71,35 +80,27 @@ impl Followed {
         if !pod.workload.load().follows_threads() {
             return None;
         }
-        let call = pod.network.call(stream.as_fd())?;
-        Some(Self { network: pod.network.clone(), remembered: pod.remembered.clone(), last: None, call })
+        let last = Sent { call: pod.network.call(stream.as_fd())?, number: 0 };
+        Some(Self { network: pod.network.clone(), remembered: pod.remembered.clone(), last })
     }
 
     /// The next request is to be sent over it, when the one before has its response. `None`: the kernel has no room for that.
-    pub(crate) fn next(&mut self, shape: Shape) -> Option<Sent> {
-        self.prove();
-        let number = self.last.map_or(0, |(last, _)| last.number) + 1;
-        let sent = Sent { call: self.call, number };
-        self.last = Some((sent, shape));
-        self.network.sends(sent).then_some(sent)
+    pub(crate) fn next(&mut self) -> Option<Sent> {
+        self.settle();
+        self.last.number += 1;
+        self.network.sends(self.last).then_some(self.last)
     }
 
     /// Learns from the last request how such are handled.
-    fn prove(&self) {
-        let handled = &self.remembered.handled;
-        if let Some((last, shape)) = self.last
-            && !handled.is_proven(shape)
-            && self.network.responded(last)
-        {
-            handled.prove(shape);
-        }
+    fn settle(&self) {
+        self.remembered.handled.settle(self.last, || self.network.responded(self.last));
     }
 }
 
 impl Drop for Followed {
     fn drop(&mut self) {
-        self.prove();
-        self.network.forget(self.call);
+        self.settle();
+        self.network.forget(self.last.call);
     }
 }
 
@@ -177,20 +178,23 @@ mod tests {
     fn handles(pod: &Pod, number: u64, tag: &[u8]) -> crate::govern::remembered::Unanswered {
         let tag = RequestTag::new(tag);
         let mut unanswered = pod.remembered.came([], tag, Nanos(1));
-        for _ in 0..3 {
-            pod.remembered.handled.prove(unanswered.shape());
+        for earlier in 100..103 {
+            let earlier = Sent { call: 3, number: earlier };
+            unanswered.sent(earlier);
+            unanswered.end();
+            pod.remembered.handled.settle(earlier, || true);
         }
         unanswered.sent(Sent { call: 3, number });
         unanswered
     }
 
-    fn tags(pod: &Pod, is_last: &[bool]) -> Vec<String> {
+    fn tags(pod: &Pod, next_is_here: &[bool]) -> Vec<String> {
         let mut writer = Writer::new(7);
         let tag = |inherited: Option<Inherited>| {
             let tag = inherited.and_then(|inherited| inherited.tag);
             tag.map_or_else(String::new, |tag| tag.as_str().to_owned())
         };
-        is_last.iter().map(|&is_last| tag(writer.inherits(pod, &pod.workload.load(), is_last))).collect()
+        next_is_here.iter().map(|&here| tag(writer.inherits(pod, &pod.workload.load(), || here))).collect()
     }
 
     #[test]
@@ -198,7 +202,7 @@ mod tests {
         let pod = pod(TagPropagation::Thread, &[(1, 1), (1, 1), (2, 2), (0, 3), (1, 4), (9, 5)]);
         let _gray = handles(&pod, 1, b"gray");
         let _blue = handles(&pod, 2, b"blue");
-        assert_eq!(tags(&pod, &[true; 6]), ["gray", "gray", "blue", "", "gray", ""], "none handles a ninth");
+        assert_eq!(tags(&pod, &[false; 6]), ["gray", "gray", "blue", "", "gray", ""], "none handles a ninth");
     }
 
     #[test]
@@ -206,14 +210,14 @@ mod tests {
         let pod = pod(TagPropagation::Thread, &[(1, 2), (1, 2), (1, 5), (1, 4), (1, 5)]);
         let _gray = handles(&pod, 1, b"gray");
         // The fourth: the kernel had forgotten the socket, and counts anew.
-        assert_eq!(tags(&pod, &[true; 5]), ["", "gray", "", "", "gray"]);
+        assert_eq!(tags(&pod, &[false; 5]), ["", "gray", "", "", "gray"]);
     }
 
     #[test]
-    fn a_request_behind_which_another_came_inherits_nothing() {
-        let pod = pod(TagPropagation::Thread, &[(1, 1), (1, 1)]);
+    fn a_pod_that_does_not_wait_for_responses_inherits_nothing_any_more() {
+        let pod = pod(TagPropagation::Thread, &[(1, 1), (1, 1), (1, 1)]);
         let _gray = handles(&pod, 1, b"gray");
-        assert_eq!(tags(&pod, &[false, true]), ["", "gray"]);
+        assert_eq!(tags(&pod, &[false, true, false]), ["gray", "", ""]);
     }
 
     #[test]
@@ -221,17 +225,17 @@ mod tests {
         let pod = pod(TagPropagation::Thread, &[(1, 1), (1, 1), (1, 1)]);
         let gray = handles(&pod, 1, b"gray");
         let mut writer = Writer::new(7);
-        assert!(writer.inherits(&pod, &pod.workload.load(), true).is_some());
+        assert!(writer.inherits(&pod, &pod.workload.load(), || false).is_some());
         drop(gray);
-        assert!(writer.inherits(&pod, &pod.workload.load(), true).is_none());
+        assert!(writer.inherits(&pod, &pod.workload.load(), || false).is_none());
         let untagged = handles(&pod, 1, b"");
-        assert_eq!(writer.inherits(&pod, &pod.workload.load(), true), Some(Inherited::default()));
+        assert_eq!(writer.inherits(&pod, &pod.workload.load(), || false), Some(Inherited::default()));
         drop(untagged);
     }
 
     #[test]
     fn of_a_pod_that_does_not_ask_the_kernel_is_not_asked() {
         let pod = pod(TagPropagation::Trace, &[]);
-        assert_eq!(Writer::new(7).inherits(&pod, &pod.workload.load(), true), None);
+        assert_eq!(Writer::new(7).inherits(&pod, &pod.workload.load(), || false), None);
     }
 }

@@ -79,7 +79,7 @@ impl Opened {
         if self.followed.is_none() {
             self.followed = Followed::of(pod, &self.stream);
         }
-        if let Some(sent) = self.followed.as_mut().and_then(|followed| followed.next(request.shape())) {
+        if let Some(sent) = self.followed.as_mut().and_then(Followed::next) {
             request.sent(sent);
         }
     }

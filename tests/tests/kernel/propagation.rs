@@ -19,7 +19,7 @@ pub(crate) struct Chain {
     next: Service,
     service: Service,
     pub(crate) agent: Agent,
-    _server: Process,
+    server: Process,
     _stock: Vec<App>,
 }
 
@@ -50,7 +50,14 @@ impl Chain {
         }
         let mut server = server(&relay, &next)?;
         server.says("listening")?;
-        Ok(Self { client, relay, next, service, agent, _server: server, _stock: stock })
+        Ok(Self { client, relay, next, service, agent, server, _stock: stock })
+    }
+
+    /// Another server in the relay's place.
+    pub(crate) fn replace(&mut self, server: impl FnOnce(&Pod, &Service) -> Result<Process>) -> Result<()> {
+        self.server.kill()?;
+        self.server = server(&self.relay, &self.next)?;
+        self.server.says("listening")
     }
 
     pub(crate) fn propagation(&self, value: Option<&str>) -> Result<()> {

@@ -82,11 +82,6 @@ fn python_with_threads() {
 }
 
 #[test]
-fn python_with_processes() {
-    holds("thread-py-fork", relay_py("prefork"));
-}
-
-#[test]
 fn java_with_a_pool_of_threads() {
     holds("thread-java-pool", relay_java("classic"));
 }
@@ -97,13 +92,61 @@ fn tomcat() {
 }
 
 #[test]
-fn gunicorn_with_processes() {
-    holds("thread-gunicorn", relay_gunicorn(&["--workers", "8"]));
+fn gunicorn_with_threads() {
+    holds("thread-gthread", relay_gunicorn(&["--worker-class", "gthread", "--threads", "64"]));
+}
+
+/// A thread that handles one request at a time cannot be told from one that runs others beside it, as gevent does: it is never
+/// trusted.
+fn is_never_trusted(name: &str, server: impl Fn(&Pod, &Service) -> Result<Process>) {
+    test(name, |world| {
+        let chain = Chain::open(world, server)?;
+        chain.propagation(Some("thread"))?;
+        eventually("its threads are followed", || {
+            chain.load("none", 2)?;
+            handling(&chain).map(drop)
+        })?;
+        let seen = chain.load("none", 20)?;
+        ensure!(seen == Seen { right: 0, lost: HALF, wrong: 0, baseline: HALF }, "{seen:?}");
+        let (handling, _) = handling(&chain)?;
+        ensure!(handling == "on_trial", "{handling}");
+        let (_, status, _) = chain.agent.sluice(&["status"])?;
+        ensure!(status.contains("Port 8080: 0 of 32 requests have shown"), "{status}");
+        Ok(())
+    });
 }
 
 #[test]
-fn gunicorn_with_threads() {
-    holds("thread-gthread", relay_gunicorn(&["--worker-class", "gthread", "--threads", "64"]));
+fn python_with_processes() {
+    is_never_trusted("thread-py-fork", relay_py("prefork"));
+}
+
+#[test]
+fn gunicorn_with_processes() {
+    is_never_trusted("thread-gunicorn", relay_gunicorn(&["--workers", "8"]));
+}
+
+#[test]
+fn another_process_on_the_port_begins_anew() {
+    test("thread-restart", |world| {
+        let mut chain = Chain::open(world, relay_java("classic"))?;
+        chain.propagation(Some("thread"))?;
+        eventually("its threads are trusted", || {
+            chain.load("none", 4)?;
+            let (handling, thread) = handling(&chain)?;
+            ensure!(handling == "by_thread", "{handling} {thread:?}");
+            Ok(())
+        })?;
+        chain.replace(relay_node)?;
+        let seen = chain.load("none", 20)?;
+        ensure!((seen.right, seen.wrong) == (0, 0), "{seen:?}");
+        eventually("its threads are found not to tell", || {
+            chain.load("none", 2)?;
+            let (handling, _) = handling(&chain)?;
+            ensure!(handling == "multiplexes", "{handling}");
+            Ok(())
+        })
+    });
 }
 
 #[test]

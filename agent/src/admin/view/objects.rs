@@ -33,28 +33,37 @@ pub struct PodLine {
     pub threads: Vec<ThreadsLine>,
 }
 
-/// A port of a pod, and how the threads behind it handle requests.
+/// A process that reads from a port of a pod, and how its threads handle requests.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ThreadsLine {
     pub port: u16,
+    /// Its PID on the node.
+    pub process: u32,
     /// `on_trial`, `by_thread`, `multiplexes` or `hands_over`: what its requests are sent for is known with `by_thread` only.
     pub handling: &'static str,
     /// While it is on trial: so many requests have shown that its threads handle one at a time ...
     pub shown: Option<u64>,
     /// ... of so many that are needed.
     pub needed: u64,
-    /// The name of the thread that has shown that they do not.
+    /// The name of the thread that has shown that they do not, its first 15 bytes.
     pub thread: Option<String>,
 }
 
 impl From<&Followed> for ThreadsLine {
-    fn from(Followed { port, handling }: &Followed) -> Self {
+    fn from(Followed { port, process, handling }: &Followed) -> Self {
         let (shown, thread) = match handling {
             Handling::OnTrial { shown } => (Some(*shown), None),
             Handling::ByThread => (None, None),
             Handling::Multiplexes { thread } | Handling::HandsOver { thread } => (None, Some(thread.clone())),
         };
-        Self { port: *port, handling: handling.as_str(), shown, needed: Handling::NEEDED, thread }
+        Self {
+            port: *port,
+            process: *process,
+            handling: handling.as_str(),
+            shown,
+            needed: Handling::NEEDED,
+            thread,
+        }
     }
 }
 

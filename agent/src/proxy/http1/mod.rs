@@ -103,7 +103,8 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let workload = connection.pod.pod.workload.load();
         let names = &connection.worker.options.tag_names;
         let mut record = Record::begin(&connection.worker);
-        let inherited = connection.writer.inherits(&connection.pod.pod, &workload, incoming.len() == length);
+        let next_is_here = || View(head).is_followed_by_another(incoming.len() - length);
+        let inherited = connection.writer.inherits(&connection.pod.pod, &workload, next_is_here);
         let (to, way) = {
             let (worker, pod, view) = (&connection.worker, &connection.pod, View(head));
             way::find(worker, pod, &workload, (&resolved, inherited), &view)

@@ -1,6 +1,9 @@
 //! A request's head as rules see it: bytes, looked through for what a rule asks.
 
-use http::{HeaderName, header::HOST};
+use http::{
+    HeaderName,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+};
 
 use crate::{govern::request::Request, proxy::way::Came};
 
@@ -34,6 +37,16 @@ impl<'h> View<'h> {
                 return None;
             }
         }
+    }
+
+    /// Whether some of the bytes that have come behind the head are no body of its request. Of a chunked one that is not known.
+    pub(super) fn is_followed_by_another(&self, bytes: usize) -> bool {
+        if bytes == 0 || self.find(&TRANSFER_ENCODING).is_some() {
+            return false;
+        }
+        let length =
+            self.find(&CONTENT_LENGTH).map_or(Some(0), |value| std::str::from_utf8(value).ok()?.parse().ok());
+        length.is_some_and(|length: usize| bytes > length)
     }
 
     /// What is behind the first line.
@@ -105,6 +118,22 @@ mod tests {
 
     const HEAD: &[u8] =
         b"\r\nPUT /a/b?c=d HTTP/1.1\r\nHOST: x\r\nAccept:  one \r\naccept:two\r\nEmpty:\r\n\r\nAccept: body\r\n";
+
+    #[test]
+    fn what_comes_behind_a_head_is_its_body_or_another_request() {
+        for (lines, bytes, another) in [
+            ("", 0, false),
+            ("", 1, true),
+            ("content-length: 5\r\n", 4, false),
+            ("Content-Length: 5\r\n", 5, false),
+            ("content-length: 5\r\n", 6, true),
+            ("transfer-encoding: chunked\r\n", 99, false),
+            ("content-length: x\r\n", 99, false),
+        ] {
+            let head = format!("POST / HTTP/1.1\r\nhost: x\r\n{lines}\r\n");
+            assert_eq!(View(head.as_bytes()).is_followed_by_another(bytes), another, "{lines:?} {bytes}");
+        }
+    }
 
     #[test]
     fn the_parts_of_a_head_are_found() {

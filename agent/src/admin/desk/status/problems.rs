@@ -13,7 +13,7 @@ use crate::{
         Look, Older, unattended,
         unenforced::{self, Cause as Unguarded, What},
     },
-    capture::PodStatus,
+    capture::{Handling, PodStatus},
     cluster::{self, model::Service},
     lease::{self, Counted},
     proxy::{Cause, PodUse},
@@ -171,9 +171,10 @@ pub(super) fn propagation(look: &Look) -> Vec<Problem> {
         } else {
             format!("Others of its requests had theirs by {}.", by.join(", "))
         };
+        let on_trial = on_trial(look, &tags.namespace, &tags.name);
         problem(
             format!(
-                "Pod {}/{} loses tags: it sent {} requests without one while all that it was answering had one, some of them in the last five minutes. {others}",
+                "Pod {}/{} loses tags: it sent {} requests without one while all that it was answering had one, some of them in the last five minutes. {others}{on_trial}",
                 tags.namespace, tags.name, tags.lost
             ),
             "Have the application pass on the tag header, or the headers of its tracer. Requests that it sends on its own account are counted, too, if they happen to be sent meanwhile.",
@@ -195,12 +196,25 @@ pub(super) fn propagation(look: &Look) -> Vec<Problem> {
     losing.chain(unread).chain(threads(look)).collect()
 }
 
+/// How far the trials of a pod's servers are whose threads are followed, as a sentence with a blank before it.
+fn on_trial(look: &Look, namespace: &str, name: &str) -> String {
+    let is = |pod: &&PodStatus| (&*pod.workload.namespace, &*pod.workload.name) == (namespace, name);
+    let followed = look.pods.iter().find(is).into_iter().flat_map(|pod| &*pod.steered.followed);
+    let trials = followed.filter(|one| matches!(one.handling, Handling::OnTrial { .. }));
+    let told: Vec<_> =
+        trials.map(|one| format!(" Port {}: {}.", one.port, one.handling)).take(NAMED).collect();
+    told.concat()
+}
+
 /// Pods that ask for their threads to be followed, of which nothing is known by them.
 fn threads(look: &Look) -> impl Iterator<Item = Problem> {
     const ASK: &str = "What else carries tags does so all the same. Have the application pass on the tag header or the headers of its tracer, and take the annotation away, or set it to trace.";
     let faulty = look.pods.iter().flat_map(|pod| {
         let (namespace, name) = (&pod.workload.namespace, &pod.workload.name);
-        pod.steered.followed.iter().filter(|server| server.handling.is_faulty()).map(move |server| {
+        // Of several processes of a port the first tells of them all.
+        let faulty = pod.steered.followed.iter().filter(|server| server.handling.is_faulty());
+        let by_port: BTreeMap<_, _> = faulty.rev().map(|server| (server.port, server)).collect();
+        by_port.into_values().map(move |server| {
             let what = format!(
                 "The annotation sluice.dev/propagation: thread has no effect on requests to port {} of Pod {namespace}/{name}: {}.",
                 server.port, server.handling

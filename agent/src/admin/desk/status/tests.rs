@@ -477,3 +477,53 @@ fn pods_that_lose_tags_and_those_that_cannot_be_read_are_told() {
     assert!(read.ends_with("Pod shop/read: no map of sockets."), "{read}");
     assert!(newer.starts_with("Use a newer kernel"), "{newer}");
 }
+
+#[test]
+fn servers_whose_threads_say_nothing_are_told() {
+    use crate::{
+        capture::{Followed, Handling, Steered},
+        cluster::model::Workload,
+    };
+    let followed = |port, handling| Followed { port, process: 7, handling };
+    let pod = |name: &str, followed: Vec<Followed>| PodStatus {
+        steered: Steered { followed: followed.into(), ..Steered::default() },
+        ..PodStatus::enrolled(Arc::new(Workload {
+            propagation: TagPropagation::Thread,
+            ..Workload::new(name, "shop", name)
+        }))
+    };
+    let told = |look: &Look| propagation(look).into_iter().map(|told| told.message).collect::<Vec<_>>();
+    let good = vec![followed(80, Handling::ByThread), followed(81, Handling::OnTrial { shown: 7 })];
+    let node = Handling::Multiplexes { thread: "node".to_owned() };
+    let pool = Handling::HandsOver { thread: "pool-1".to_owned() };
+    let look = Look {
+        pods: [pod("good", good), pod("bad", vec![followed(8080, node), followed(8081, pool)])].into(),
+        ..Look::default()
+    };
+    let begins = |port: u16| {
+        format!(
+            "The annotation sluice.dev/propagation: thread has no effect on requests to port {port} of Pod shop/bad: "
+        )
+    };
+    assert_eq!(
+        told(&look),
+        [
+            begins(8080) + "its thread \"node\" has read a request while it had not answered another one.",
+            begins(8081)
+                + "its thread \"pool-1\" has answered, or read on, a request that another thread had read.",
+        ]
+    );
+    let look = Look {
+        threads_trouble: Some(Arc::new("the kernel refused it".to_owned())),
+        pods: [pod("one", Vec::new()), pod("two", Vec::new())].into(),
+        ..Look::default()
+    };
+    assert_eq!(
+        told(&look),
+        [
+            "The annotation sluice.dev/propagation: thread is as trace on this node, for 2 pods: the kernel refused it."
+        ]
+    );
+    // Where nobody asks for it nothing is missed.
+    assert!(told(&Look { pods: Arc::default(), ..look }).is_empty());
+}
