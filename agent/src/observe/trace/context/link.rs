@@ -102,17 +102,29 @@ impl Link {
 /// Looks in a request's headers for its place in a trace, in whichever form.
 #[derive(Debug, Default)]
 pub struct Said {
-    /// The `traceparent`; if there are several, or it is none, nobody can say what it is.
-    w3c: Option<Option<Parent>>,
+    w3c: W3c,
     b3: Link,
+}
+
+/// What `traceparent` says.
+#[derive(Debug, Default)]
+enum W3c {
+    #[default]
+    Absent,
+    Says(Parent),
+    /// There are several, or it is malformed: nobody can say.
+    Unclear,
 }
 
 impl Said {
     /// Sees a header, its name in any case.
     pub fn see(&mut self, name: &[u8], value: &[u8]) {
         if form(name) == Some(Propagation::W3c) {
-            let parent = if self.w3c.is_none() { parse_traceparent(value.trim_ascii()) } else { None };
-            self.w3c = Some(parent);
+            let parent = parse_traceparent(value.trim_ascii());
+            self.w3c = match (&self.w3c, parent) {
+                (W3c::Absent, Some(parent)) => W3c::Says(parent),
+                _ => W3c::Unclear,
+            };
         } else {
             self.b3.see(name, value);
         }
@@ -121,11 +133,9 @@ impl Said {
     /// As `traceparent` says it.
     pub fn finish(&self) -> Option<[u8; 55]> {
         match &self.w3c {
-            Some(parent) => {
-                let Parent { trace, span, sampled, .. } = (*parent)?;
-                Some(traceparent(trace, span, sampled?))
-            }
-            None => self.b3.finish().map(|linked| linked.traceparent),
+            W3c::Says(Parent { trace, span, sampled, .. }) => Some(traceparent(*trace, *span, (*sampled)?)),
+            W3c::Unclear => None,
+            W3c::Absent => self.b3.finish().map(|linked| linked.traceparent),
         }
     }
 }
