@@ -3,8 +3,12 @@
 //! The programs go to `<target>/bpf/sluice.bpf.o`, and every build that needs them is told so (`SLUICE_BPF_OBJECT`). They
 //! have a target directory of their own, `<target>/bpf-build`: another compiler builds them, and sharing one would make each
 //! rebuild the other's. It is not below `<target>/bpf`, as whatever changes there makes cargo build the agent anew.
+//!
+//! What is not a release is built with the features that the tests ask for ([`workspace::whole`]), so that the tests build nothing
+//! of it again.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
@@ -41,14 +45,37 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Builds the eBPF programs, the agent and the programs of the tests crate.
 pub(crate) fn all(release: bool) -> Result<Built> {
-    let mut cargo = workspace::cargo_with_programs(&ebpf()?);
-    cargo.args(["build", "--package=sluice", "--package=sluice-tests"]);
+    let object = ebpf()?;
     if release {
-        cargo.arg("--release");
+        // With the features of the agent that ships.
+        let mut cargo = workspace::cargo_with_programs(&object);
+        shell::run(cargo.args(["build", "--package=sluice", "--package=sluice-tests", "--release"]))?;
+    } else {
+        let mut cargo = with_test_features("build");
+        let programs = workspace::programs(|package, _| ["sluice", "sluice-tests"].contains(&package))?;
+        cargo.args(programs.iter().map(|name| format!("--bin={name}")));
+        shell::run(&mut cargo)?;
     }
-    shell::run(&mut cargo)?;
     let bin = workspace::target_dir()?.join(if release { "release" } else { "debug" });
     Ok(Built { bin })
+}
+
+/// The agent for what it prints of itself, with the eBPF programs if those are there. Builds it quietly.
+pub(crate) fn agent_command() -> Result<Command> {
+    shell::run(with_test_features("build").args(["--quiet", "--bin=sluice"]))?;
+    Ok(workspace::command(workspace::target_dir()?.join("debug/sluice")))
+}
+
+/// Everything that the tests consist of, at once: one crate after the other leaves processors idle.
+pub(crate) fn tests() -> Result<()> {
+    shell::run(workspace::whole("test").args(["--no-run", "--lib", "--bins", "--tests"]))
+}
+
+/// Only commands about tests or examples take in what these depend upon. There are no examples.
+fn with_test_features(subcommand: &str) -> Command {
+    let mut cargo = workspace::whole(subcommand);
+    cargo.arg("--examples");
+    cargo
 }
 
 /// Builds the eBPF programs for this machine, if anything of them changed.

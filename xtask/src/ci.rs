@@ -19,8 +19,8 @@ const CHECKS: &[Check] = &[
     ("what the project refers to is there", references::check),
     ("formatting", || shell::run(workspace::cargo().args(["fmt", "--all", "--check"]))),
     ("the eBPF programs build", || build::ebpf().map(drop)),
-    ("clippy, without the tests in the kernel", || clippy(&[])),
-    ("clippy, with the tests in the kernel", || clippy(&["--features=sluice-tests/kernel"])),
+    ("clippy", clippy),
+    ("the tests build", build::tests),
     ("the CustomResourceDefinitions are what the Rust types say", crds::check),
     ("the reference and the PrometheusRule are up to date", reference::check),
     ("the Helm chart is what the manifests say", chart::check),
@@ -68,15 +68,19 @@ fn lock() -> Result<()> {
     Ok(())
 }
 
-fn clippy(features: &[&str]) -> Result<()> {
-    let mut cargo = workspace::cargo();
-    cargo.args(["clippy", "--workspace", "--all-targets"]).args(features);
-    shell::run(cargo.args(["--", "-D", "warnings"]))
+/// With the tests in the kernel: nothing but whole targets depends on their feature, so that there is no more to see without it.
+fn clippy() -> Result<()> {
+    shell::run(workspace::whole("clippy").args(["--all-targets", "--", "-D", "warnings"]))
 }
 
 fn documentation() -> Result<()> {
-    let mut cargo = workspace::cargo();
-    cargo.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
+    let mut cargo = workspace::whole("doc");
+    cargo.args(["--no-deps", "--document-private-items", "--lib"]);
+    // The agent's program has the name of its library, and would overwrite that.
+    let programs = workspace::programs(|_, program| program != "sluice")?;
+    cargo.args(programs.iter().map(|name| format!("--bin={name}")));
+    // With the features of clippy's libraries, which are checked already. There are no examples.
+    cargo.arg("--examples");
     // The pages are for those who work on Sluice: links to private items lead somewhere in them.
     shell::run(cargo.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"))
 }
@@ -86,4 +90,22 @@ fn readme_test() -> Result<()> {
     let file = workspace::root().join("README.md");
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     shell::run(Command::new("bash").args(["-c", readme::test_command(&text)?]).current_dir(workspace::root()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_of_the_tests_crate_does_not_depend_on_its_feature() {
+        let mut files = Vec::new();
+        for folder in ["src", "tests"] {
+            chart::list(&workspace::root().join("tests").join(folder), &mut files).unwrap();
+        }
+        assert!(files.len() > 50, "{files:?}");
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap();
+            assert!(!text.contains("feature = \"kernel\""), "clippy sees {} with it only", file.display());
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::generated::{Args, Generated};
-use crate::{chart, shell, workspace};
+use crate::{build, chart, shell, workspace};
 
 const COMMITTED: &str = "deploy/base/crds";
 
@@ -29,8 +29,7 @@ fn made() -> Result<Generated> {
     if made.exists() {
         fs::remove_dir_all(&made).with_context(|| format!("cannot remove {}", made.display()))?;
     }
-    let mut cargo = workspace::cargo();
-    shell::run(cargo.args(["run", "--quiet", "--package=sluice", "--", "crds"]).arg(&made))?;
+    shell::run(build::agent_command()?.arg("crds").arg(&made))?;
     let mut files = Vec::new();
     for entry in fs::read_dir(&made).with_context(|| format!("cannot read {}", made.display()))? {
         let entry = entry.with_context(|| format!("cannot read {}", made.display()))?;

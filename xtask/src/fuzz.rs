@@ -86,8 +86,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// The same targets in the tests of the agent, which are built already.
 pub(crate) fn run_in_ci() -> Result<()> {
-    let mut cargo = workspace::cargo();
-    cargo.args(["test", "--package=sluice", "--lib", "--", "fuzzing::", "--nocapture"]);
+    let mut cargo = workspace::whole("test");
+    cargo.args(["--lib", "--", "fuzzing::", "--nocapture"]);
     shell::run(cargo.env("SLUICE_FUZZ_SECONDS", SECONDS_IN_CI.to_string()))
 }
 

@@ -27,8 +27,8 @@ pub(crate) fn check() -> Result<()> {
         Ok(_) => chart::check_rendered(&rendered)?,
         Err(missing) => say(&format!("the chart is left out: {missing:#}")),
     }
-    let mut cargo = workspace::cargo();
-    cargo.args(["test", "--package=sluice", "--test=deploy"]).env("SLUICE_RENDERED", rendered);
+    let mut cargo = workspace::whole("test");
+    cargo.arg("--test=deploy").env("SLUICE_RENDERED", rendered);
     shell::run(&mut cargo)
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::generated::{Args, Generated};
-use crate::{chart, prometheus, shell, workspace};
+use crate::{build, chart, prometheus, shell, workspace};
 
 const DIRECTORY: &str = "deploy/reference";
 
@@ -49,8 +49,7 @@ fn made() -> Result<Generated> {
         |file: PathBuf| fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()));
     let rules = read(root.join(prometheus::RULES).join("rules.yml"))?;
     let pages = workspace::target_dir()?.join("reference");
-    let mut cargo = workspace::cargo();
-    shell::run(cargo.args(["run", "--quiet", "--package=sluice", "--", "reference"]).arg(&pages))?;
+    shell::run(build::agent_command()?.arg("reference").arg(&pages))?;
     let directory = Path::new(DIRECTORY);
     let mut made = vec![
         (Path::new(prometheus::RULES).join("prometheus-rule.yaml"), prometheus_rule(&rules)),

@@ -50,17 +50,28 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let wanted = |kind| kinds.contains(&kind);
     // First of all, so that the agent is not built twice, without the eBPF programs and with them.
     let kernel = wanted(Kind::Kernel).then(kernel).transpose()?;
-    let targets: Option<&[&str]> = match (wanted(Kind::Unit), wanted(Kind::Inprocess)) {
-        (true, true) => Some(&[]),
-        (true, false) => Some(&["--lib", "--bins"]),
-        (false, true) => Some(&["--test=*"]),
-        (false, false) => None,
-    };
-    if let Some(targets) = targets {
-        let mut cargo = workspace::cargo();
-        cargo.args(["test", "--workspace", "--no-fail-fast"]).args(targets);
-        shell::run(cargo.arg("--").args(&args.arguments))?;
+    let mut plain = Vec::new();
+    if wanted(Kind::Unit) {
+        let mut cargo = workspace::whole("test");
+        cargo.args(["--no-fail-fast", "--lib", "--bins"]);
+        plain.push(cargo);
     }
+    if wanted(Kind::Inprocess) {
+        let mut cargo = workspace::whole("test");
+        cargo.arg("--no-fail-fast");
+        cargo.args(workspace::plain_tests()?.iter().map(|name| format!("--test={name}")));
+        plain.push(cargo);
+    }
+    if wanted(Kind::Unit) && wanted(Kind::Inprocess) {
+        // Examples in comments are not among the targets.
+        let mut cargo = workspace::whole("test");
+        cargo.arg("--doc");
+        plain.push(cargo);
+    }
+    // All of them, whatever fails: who looks at failures wants to see all.
+    let ran: Vec<_> =
+        plain.iter_mut().map(|cargo| shell::run(cargo.arg("--").args(&args.arguments))).collect();
+    ran.into_iter().collect::<Result<()>>()?;
     for mut cargo in kernel.into_iter().chain(wanted(Kind::Image).then(image).transpose()?) {
         shell::run(cargo.arg("--").args(&args.arguments))?;
     }
@@ -94,8 +105,6 @@ fn image() -> Result<Command> {
     let profile = runtime::profile()?;
     let unpacked = image::unpacked()?;
     let rendered = manifests::default()?;
-    // The programs that run in the pods.
-    shell::run(workspace::cargo().args(["build", "--package=sluice-tests"]))?;
     let mut cargo = as_root(&["image"])?;
     cargo.env("SLUICE_IMAGE", unpacked).env("SLUICE_SECCOMP", profile);
     if let Some(rendered) = rendered {
@@ -104,10 +113,11 @@ fn image() -> Result<Command> {
     Ok(cargo)
 }
 
-/// The command that builds these tests of the tests crate as the user, and runs them as root.
+/// The command that builds these tests of the tests crate, and the programs that run in the pods, as the user, and runs the
+/// tests as root.
 fn as_root(tests: &[&str]) -> Result<Command> {
-    let mut cargo = workspace::cargo();
-    cargo.args(["test", "--package=sluice-tests", "--features=kernel", "--no-fail-fast"]);
+    let mut cargo = workspace::whole("test");
+    cargo.arg("--no-fail-fast");
     cargo.args(tests.iter().map(|test| format!("--test={test}")));
     let prefix = shell::root_prefix("for the tests in the kernel (namespaces, cgroups, eBPF)")?;
     if !prefix.is_empty() {

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::{LazyLock, OnceLock};
 
 use anyhow::{Context as _, Result};
+use serde::Deserialize;
 
 use crate::shell;
 
@@ -59,6 +60,16 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
+/// A cargo command about the whole workspace, with what its tests need; flags choose targets of it (`--bin`, `--test`).
+///
+/// Cargo gives a library the features that are asked for by the packages, and by the kinds of targets, that a command names, and
+/// compiles it anew for each other choice, with all that uses it. So whatever is built for tests names the same: everything.
+pub(crate) fn whole(subcommand: &str) -> Command {
+    let mut cargo = cargo();
+    cargo.args([subcommand, "--workspace", "--features=sluice-tests/kernel"]);
+    cargo
+}
+
 /// A cargo that builds the agent with these eBPF programs, or fails.
 pub(crate) fn cargo_with_programs(object: &Path) -> Command {
     let mut cargo = plain_cargo();
@@ -85,28 +96,59 @@ pub(crate) fn bpf_object() -> Result<PathBuf> {
 
 /// The target directory, wherever the user's cargo configuration puts it.
 pub(crate) fn target_dir() -> Result<PathBuf> {
-    static TARGET: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(target) = TARGET.get() {
-        return Ok(target.clone());
-    }
-    let metadata = shell::read(plain_cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
-    let target = json_string(&metadata, "target_directory")
-        .map(PathBuf::from)
-        .context("`cargo metadata` names no target_directory")?;
-    Ok(TARGET.get_or_init(|| target).clone())
+    Ok(metadata()?.target_directory.clone())
 }
 
-/// The string member `name` of a JSON text. Enough for one path; a JSON parser is not worth its build time here.
-fn json_string(text: &str, name: &str) -> Option<String> {
-    let start = text.find(&format!("\"{name}\":\""))? + name.len() + 4;
-    let mut value = String::new();
-    let mut chars = text[start..].chars();
-    loop {
-        match chars.next()? {
-            '"' => return Some(value),
-            '\\' => value.push(chars.next()?),
-            other => value.push(other),
-        }
+/// What this reads of `cargo metadata`.
+#[derive(Debug, Deserialize)]
+struct Metadata {
+    target_directory: PathBuf,
+    packages: Vec<Package>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Package {
+    name: String,
+    targets: Vec<Target>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+    #[serde(default, rename = "required-features")]
+    required_features: Vec<String>,
+}
+
+fn metadata() -> Result<&'static Metadata> {
+    static METADATA: OnceLock<Metadata> = OnceLock::new();
+    if let Some(metadata) = METADATA.get() {
+        return Ok(metadata);
+    }
+    let text = shell::read(plain_cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
+    let metadata = serde_json::from_str(&text).context("`cargo metadata` printed something else")?;
+    Ok(METADATA.get_or_init(|| metadata))
+}
+
+/// The names of programs, chosen by package and name; none that only a feature builds.
+pub(crate) fn programs(chosen: impl Fn(&str, &str) -> bool) -> Result<Vec<String>> {
+    Ok(metadata()?.targets("bin", chosen))
+}
+
+/// The names of the integration tests that need no feature, and therefore no root.
+pub(crate) fn plain_tests() -> Result<Vec<String>> {
+    Ok(metadata()?.targets("test", |_, _| true))
+}
+
+impl Metadata {
+    /// The names of the targets of a kind that need no feature, chosen by package and name.
+    fn targets(&self, kind: &str, chosen: impl Fn(&str, &str) -> bool) -> Vec<String> {
+        let all = self.packages.iter().flat_map(|of| of.targets.iter().map(|target| (&*of.name, target)));
+        let plain = all.filter(|(_, target)| {
+            target.required_features.is_empty() && target.kind.iter().any(|is| is == kind)
+        });
+        let chosen = plain.filter(|(package, target)| chosen(package, &target.name));
+        chosen.map(|(_, target)| target.name.clone()).collect()
     }
 }
 
@@ -148,13 +190,25 @@ pub(crate) fn lock_cache() -> Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use super::json_string;
+    use super::*;
 
     #[test]
-    fn a_json_string_is_found_and_unescaped() {
-        let text = r#"{"version":1,"target_directory":"/a \"b\"/c\\d","x":"y"}"#;
-        assert_eq!(json_string(text, "target_directory").as_deref(), Some(r#"/a "b"/c\d"#));
-        assert_eq!(json_string(text, "workspace_root"), None);
-        assert_eq!(json_string(r#"{"target_directory":"/cut"#, "target_directory"), None);
+    fn targets_are_found_by_kind_and_package_unless_a_feature_builds_them() {
+        let metadata: Metadata = serde_json::from_str(
+            r#"{"target_directory": "/t", "version": 1, "packages": [
+                {"name": "a", "targets": [{"name": "a", "kind": ["lib"]}, {"name": "run", "kind": ["bin"]}]},
+                {"name": "b", "targets": [{"name": "b", "kind": ["bin"]}, {"name": "plain", "kind": ["test"]},
+                    {"name": "rooted", "kind": ["test"], "required-features": ["kernel"]}]}]}"#,
+        )
+        .unwrap();
+        assert_eq!(metadata.targets("bin", |package, _| package == "a"), ["run"]);
+        assert_eq!(metadata.targets("bin", |_, _| true), ["run", "b"]);
+        assert_eq!(metadata.targets("test", |_, _| true), ["plain"]);
+    }
+
+    #[test]
+    fn the_tests_in_the_kernel_are_not_among_the_plain_ones() {
+        let tests = plain_tests().unwrap();
+        assert!(tests.contains(&"deploy".to_owned()) && !tests.contains(&"kernel".to_owned()), "{tests:?}");
     }
 }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::generated::{Args, Generated};
-use crate::{archive, shell, workspace};
+use crate::{archive, build, shell, workspace};
 
 pub(crate) use rendered::{check as check_rendered, render};
 
@@ -80,8 +80,7 @@ struct Setting {
 }
 
 fn settings() -> Result<Vec<Setting>> {
-    let mut cargo = workspace::cargo();
-    let text = shell::read(cargo.args(["run", "--quiet", "--package=sluice", "--", "settings"]))?;
+    let text = shell::read(build::agent_command()?.arg("settings"))?;
     let flags: Vec<serde_json::Value> =
         serde_json::from_str(&text).context("`sluice settings` printed no JSON")?;
     let setting = |flag: &serde_json::Value| {
