@@ -60,6 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let mut cargo = workspace::whole("test");
         cargo.arg("--no-fail-fast");
         cargo.args(workspace::plain_tests()?.iter().map(|name| format!("--test={name}")));
+        side_by_side(&mut cargo, WAITING_INPROCESS)?;
         plain.push(cargo);
     }
     if wanted(Kind::Unit) && wanted(Kind::Inprocess) {
@@ -74,6 +75,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ran.into_iter().collect::<Result<()>>()?;
     for mut cargo in kernel.into_iter().chain(wanted(Kind::Image).then(image).transpose()?) {
         shell::run(cargo.arg("--").args(&args.arguments))?;
+    }
+    Ok(())
+}
+
+/// So many in-process tests run for each processor: they wait for peers that say nothing.
+const WAITING_INPROCESS: usize = 6;
+/// So many tests in the kernel run for each processor: their clients wait, too, and what they start keeps a processor busy for a
+/// third of the time.
+const WAITING_KERNEL: usize = 3;
+/// However many processors there are.
+const MOST_AT_ONCE: usize = 32;
+
+/// Has more tests run at once than there are processors, unless somebody has said how many (`RUST_TEST_THREADS`).
+fn side_by_side(cargo: &mut Command, for_each_processor: usize) -> Result<()> {
+    const THREADS: &str = "RUST_TEST_THREADS";
+    if std::env::var_os(THREADS).is_none() {
+        let processors = std::thread::available_parallelism().context("how many processors there are")?.get();
+        cargo.env(THREADS, (processors * for_each_processor).min(MOST_AT_ONCE.max(processors)).to_string());
     }
     Ok(())
 }
@@ -93,6 +112,7 @@ fn kernel() -> Result<Command> {
     let programs = prometheus::programs()?;
     let built = build::all(false)?;
     let mut cargo = as_root(&["harness", "kernel"])?;
+    side_by_side(&mut cargo, WAITING_KERNEL)?;
     cargo.env("SLUICE_BIN", built.agent()).env("SLUICE_PYTHON", clients.python);
     cargo.env("SLUICE_GRPC_JS", clients.grpc_js).env("SLUICE_JAVA_VIRTUAL", clients.java_virtual);
     cargo.env("SLUICE_PROMETHEUS", programs.prometheus).env("SLUICE_PROMTOOL", programs.promtool);

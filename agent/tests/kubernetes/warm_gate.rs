@@ -96,7 +96,7 @@ async fn it_is_set_when_the_warm_up_ends_and_everything_else_stays() {
     let server = Server::start();
     shop(&server);
     server.apply("trafficpolicies", policy(&json!({ "duration": "30s" })));
-    server.apply("pods", gated("shop", "orders-2", "10.1.1.2", 5));
+    server.apply("pods", gated("shop", "orders-2", "10.1.1.2", 22));
     let agent = Agent::start(&server).await;
     eventually("it says that it warms up", || said(&server, "shop", "orders-2") == "False/WarmingUp").await;
     let written = server.count("patch", "pods", "shop");

@@ -172,28 +172,37 @@ fn one_that_takes_three_times_as_long_gets_at_most_a_quarter_and_comes_back() {
 }
 
 #[test]
-fn one_that_fails_at_once_gets_less_than_its_share_and_comes_back() {
-    for (who, seed) in
-        [callers(1, 10, 10.0), callers(1, 10, 300.0), callers(20, 40, 200.0), callers(1, 200, 3000.0)]
-            .into_iter()
-            .zip(1..)
-    {
-        for servers in [2, 3] {
-            // One that answers at once, and all are idle; or many wait for the others.
-            for service in [QUICK, LONG] {
-                for mood in [Mood::Fails, Mood::Sheds(None), Mood::Sheds(Some(2 * S))] {
-                    let mut world = world(who, vec![Server::new(200, service); servers], seed);
-                    world.at(10, move |world| world.set_mood(0, mood));
-                    world.at(40, |world| world.set_mood(0, Mood::Serves));
-                    world.run(80);
-                    let got = part(&world, 0, 12..40) * servers as f64;
-                    let few = who.rate / who.agents as f64 <= 10.0;
-                    let most = if few { 0.3 } else { 0.05 };
-                    assert!(got <= most, "{got} of its share: {mood:?}, {servers}, {service} ns, {who:?}");
-                    assert!(world.total(0, 12..40) > 0.0, "it is asked, by a few");
-                    let (least, most) = extremes(&world, 60..80, 10);
-                    assert!(least > 0.7 && most < 1.3, "{least} to {most}: {mood:?}, {servers}, {who:?}");
-                }
+fn one_that_fails_at_once_gets_less_than_its_share_of_few_requests_and_comes_back() {
+    fails_at_once(callers(1, 10, 10.0), 1);
+    fails_at_once(callers(1, 10, 300.0), 2);
+}
+
+#[test]
+fn one_that_fails_at_once_gets_less_than_its_share_of_many_agents_and_comes_back() {
+    fails_at_once(callers(20, 40, 200.0), 3);
+}
+
+#[test]
+fn one_that_fails_at_once_gets_less_than_its_share_of_many_requests_and_comes_back() {
+    fails_at_once(callers(1, 200, 3000.0), 4);
+}
+
+fn fails_at_once(who: Who, seed: u64) {
+    for servers in [2, 3] {
+        // One that answers at once, and all are idle; or many wait for the others.
+        for service in [QUICK, LONG] {
+            for mood in [Mood::Fails, Mood::Sheds(None), Mood::Sheds(Some(2 * S))] {
+                let mut world = world(who, vec![Server::new(200, service); servers], seed);
+                world.at(10, move |world| world.set_mood(0, mood));
+                world.at(40, |world| world.set_mood(0, Mood::Serves));
+                world.run(80);
+                let got = part(&world, 0, 12..40) * servers as f64;
+                let few = who.rate / who.agents as f64 <= 10.0;
+                let most = if few { 0.3 } else { 0.05 };
+                assert!(got <= most, "{got} of its share: {mood:?}, {servers}, {service} ns, {who:?}");
+                assert!(world.total(0, 12..40) > 0.0, "it is asked, by a few");
+                let (least, most) = extremes(&world, 60..80, 10);
+                assert!(least > 0.7 && most < 1.3, "{least} to {most}: {mood:?}, {servers}, {who:?}");
             }
         }
     }
@@ -209,33 +218,49 @@ fn one_that_asks_to_be_spared_is() {
     assert!(asked <= 25.0, "{asked} in 29 s");
 }
 
+/// Each request of a caller after the answer to the one before.
+fn one_after_the_other(pods: usize, rate: f64) -> Who {
+    Who { agents: 1, pods, rate, sequential: true }
+}
+
 #[test]
-fn one_that_hangs_gets_a_trickle() {
-    // One caller after the other's answer, callers who wait for a second, callers who wait for ever.
-    for (who, patience, seed) in [
-        (Who { agents: 1, pods: 1, rate: 1e6, sequential: true }, Some(S), 1),
-        (Who { agents: 1, pods: 1, rate: 10.0, sequential: true }, Some(S), 2),
-        (Who { agents: 1, pods: 20, rate: 1e6, sequential: true }, Some(S), 3),
-        (callers(1, 40, 300.0), Some(S), 4),
-        (callers(1, 40, 300.0), None, 5),
-        (callers(20, 40, 200.0), Some(S), 6),
-    ] {
-        for service in [QUICK, LONG] {
-            let mut world =
-                patient(who, vec![Server::new(200, service); 2], patience, Policy::default(), seed);
-            world.at(10, |world| world.set_mood(0, Mood::Hangs));
-            world.at(70, |world| world.set_mood(0, Mood::Serves));
-            world.run(100);
-            let got = part(&world, 0, 12..70);
-            let few = who.rate / who.agents as f64 <= 10.0;
-            assert!(
-                got <= if few { 0.12 } else { 0.04 },
-                "{got} of all: {service} ns, {who:?}, {patience:?}"
-            );
-            let back = part(&world, 0, 85..100);
-            assert!((0.4..0.6).contains(&back), "{back} of all afterwards: {service} ns, {who:?}");
-        }
+fn one_that_hangs_gets_a_trickle_of_one_after_the_other() {
+    for service in [QUICK, LONG] {
+        hangs(one_after_the_other(1, 1e6), Some(S), 1, service);
+        hangs(one_after_the_other(1, 10.0), Some(S), 2, service);
     }
+}
+
+#[test]
+fn one_that_hangs_gets_a_trickle_of_many_one_after_the_other() {
+    hangs(one_after_the_other(20, 1e6), Some(S), 3, QUICK);
+}
+
+#[test]
+fn one_that_hangs_gets_a_trickle_of_many_long_ones_after_the_other() {
+    hangs(one_after_the_other(20, 1e6), Some(S), 3, LONG);
+}
+
+#[test]
+fn one_that_hangs_gets_a_trickle_of_the_patient_and_of_the_impatient() {
+    for service in [QUICK, LONG] {
+        hangs(callers(1, 40, 300.0), Some(S), 4, service);
+        hangs(callers(1, 40, 300.0), None, 5, service);
+        hangs(callers(20, 40, 200.0), Some(S), 6, service);
+    }
+}
+
+/// With callers who wait for so long, or for ever.
+fn hangs(who: Who, patience: Option<u64>, seed: u64, service: u64) {
+    let mut world = patient(who, vec![Server::new(200, service); 2], patience, Policy::default(), seed);
+    world.at(10, |world| world.set_mood(0, Mood::Hangs));
+    world.at(70, |world| world.set_mood(0, Mood::Serves));
+    world.run(100);
+    let got = part(&world, 0, 12..70);
+    let few = who.rate / who.agents as f64 <= 10.0;
+    assert!(got <= if few { 0.12 } else { 0.04 }, "{got} of all: {service} ns, {who:?}, {patience:?}");
+    let back = part(&world, 0, 85..100);
+    assert!((0.4..0.6).contains(&back), "{back} of all afterwards: {service} ns, {who:?}");
 }
 
 #[test]
