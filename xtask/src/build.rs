@@ -14,13 +14,16 @@ use anyhow::{Context as _, Result};
 
 use crate::arch::Arch;
 use crate::shell::{self, say};
-use crate::{setup, workspace};
+use crate::{image, instructions, setup, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Build with optimizations
     #[arg(long)]
     release: bool,
+    /// Build the static programs instead: the image's, and the one whose instructions are counted
+    #[arg(long, conflicts_with = "release")]
+    r#static: bool,
 }
 
 /// Where the results are.
@@ -38,6 +41,12 @@ impl Built {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.r#static {
+        for program in [image::static_agent()?, instructions::program()?] {
+            say(&format!("{} is built", program.display()));
+        }
+        return Ok(());
+    }
     let built = all(args.release)?;
     say(&format!("the agent is {}", built.agent().display()));
     Ok(())

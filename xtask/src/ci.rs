@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
+use crate::arch::Arch;
+use crate::beside::{Beside, Weight};
 use crate::shell::{self, say};
 use crate::{
     build, chart, crds, demo, deny, fuzz, instructions, manifests, prometheus, readme, reference, references,
@@ -13,14 +15,17 @@ use crate::{
 
 type Check = (&'static str, fn() -> Result<()>);
 
+const EBPF: &str = "the eBPF programs build";
+const TESTS_BUILD: &str = "the tests build";
+
 const CHECKS: &[Check] = &[
     ("Cargo.lock fits the manifests", lock),
     ("licences and sources of the dependencies", deny::check),
     ("what the project refers to is there", references::check),
     ("formatting", || shell::run(workspace::cargo().args(["fmt", "--all", "--check"]))),
-    ("the eBPF programs build", || build::ebpf().map(drop)),
+    (EBPF, || build::ebpf().map(drop)),
     ("clippy", clippy),
-    ("the tests build", build::tests),
+    (TESTS_BUILD, build::tests),
     ("the CustomResourceDefinitions are what the Rust types say", crds::check),
     ("the reference and the PrometheusRule are up to date", reference::check),
     ("the Helm chart is what the manifests say", chart::check),
@@ -37,10 +42,22 @@ const CHECKS: &[Check] = &[
 
 pub(crate) fn run() -> Result<()> {
     let start = Instant::now();
+    let mut fetching = None;
     for (name, check) in CHECKS {
         let began = Instant::now();
         say(&format!("check: {name}"));
         check().with_context(|| format!("check failed: {name}"))?;
+        match *name {
+            // That installs Debian's packages itself. Where nobody is root, somebody may be asked for a password.
+            EBPF if shell::is_root() => fetching = Some(Beside::start(&["setup"], Weight::Same)?),
+            TESTS_BUILD => {
+                // Whoever needs what is missing will say so again.
+                if let Some(Err(missing)) = fetching.take().map(Beside::end) {
+                    say(&format!("{missing:#}"));
+                }
+            }
+            _ => {}
+        }
         say(&format!("check passed: {name} ({} s)", began.elapsed().as_secs()));
     }
     say(&format!("all {} checks passed ({} s)", CHECKS.len(), start.elapsed().as_secs()));
@@ -85,11 +102,17 @@ fn documentation() -> Result<()> {
     shell::run(cargo.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"))
 }
 
-/// Exactly what README.md tells people to type.
+/// Exactly what README.md tells people to type. Beside the tests, which wait most of the time, what later checks need is built.
 fn readme_test() -> Result<()> {
+    // So that it is not installed while the tests install something.
+    setup::musl(Arch::native()?)?;
+    let building = Beside::start(&["build", "--static"], Weight::Idle)?;
     let file = workspace::root().join("README.md");
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    shell::run(Command::new("bash").args(["-c", readme::test_command(&text)?]).current_dir(workspace::root()))
+    shell::run(
+        Command::new("bash").args(["-c", readme::test_command(&text)?]).current_dir(workspace::root()),
+    )?;
+    building.end()
 }
 
 #[cfg(test)]

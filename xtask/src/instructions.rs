@@ -56,7 +56,7 @@ pub(crate) fn run() -> Result<()> {
     if which("valgrind").is_none() {
         apt::install(&["valgrind"], "counting instructions", "install Valgrind")?;
     }
-    let program = image::static_program(Arch::native()?, &build::ebpf()?, PACKAGE)?;
+    let program = program()?;
     let (mut over, mut found) = (Vec::new(), BTreeMap::new());
     for load in LOADS {
         let few = least(&program, &load, FEW)?;
@@ -86,6 +86,11 @@ pub(crate) fn run() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What is counted.
+pub(crate) fn program() -> Result<PathBuf> {
+    image::static_program(Arch::native()?, &build::ebpf()?, PACKAGE)
 }
 
 /// The least of some runs. Over HTTP/2 a request takes more tasks to be woken where they are interrupted: by some percent, and

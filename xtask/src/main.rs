@@ -8,6 +8,7 @@ mod apt;
 mod arch;
 mod archive;
 mod bench;
+mod beside;
 mod build;
 mod chart;
 mod ci;

@@ -34,7 +34,7 @@ pub(crate) enum Part {
     Prometheus,
     /// Chromium and chromedriver, in which the kernel tests look at the page
     Browser,
-    /// qemu, for trying other kernels in virtual machines
+    /// qemu and kernels, for trying those in virtual machines
     Vm,
     /// Redis, in which the kernel tests keep limits of the whole cluster
     Store,
@@ -75,7 +75,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             Part::Vm => {
                 vm::prepare()?;
-                say("virtual machines: qemu is there");
+                vm::fetch_for_ci()?;
+                say("virtual machines: qemu is there, and the kernels that CI tries");
             }
             Part::Store => {
                 store()?;

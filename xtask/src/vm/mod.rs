@@ -65,7 +65,16 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
 
 /// Tries those that CI tries.
 pub(crate) fn run_in_ci() -> Result<()> {
-    try_kernels(&kernels::KERNELS.into_iter().filter(|kernel| kernel.in_ci).collect::<Vec<_>>())
+    try_kernels(&in_ci())
+}
+
+/// Fetches those that CI tries, and that are not there yet.
+pub(crate) fn fetch_for_ci() -> Result<()> {
+    in_ci().iter().try_for_each(|kernel| kernels::fetch(kernel).map(drop))
+}
+
+fn in_ci() -> Vec<Kernel> {
+    kernels::KERNELS.into_iter().filter(|kernel| kernel.in_ci).collect()
 }
 
 fn try_kernels(wanted: &[Kernel]) -> Result<()> {
