@@ -12,7 +12,9 @@ mod root;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -96,18 +98,14 @@ fn try_kernels(wanted: &[Kernel]) -> Result<()> {
     ] {
         programs.push((path, stripped(&built.bin.join(name), &folder)?));
     }
-    let mut rows = Vec::new();
+    eprintln!();
     let mut bad = Vec::new();
-    for kernel in wanted {
-        let (release, report, took) = boot(kernel, &programs, &folder)?;
+    for (kernel, booted) in wanted.iter().zip(boot_all(wanted, &programs, &folder)?) {
+        let (release, report, took) = booted?;
         if !report.is_good() {
             bad.push(kernel.name);
         }
-        rows.push(row(kernel, &release, &report, took));
-    }
-    eprintln!();
-    for row in &rows {
-        eprintln!("{row}");
+        eprintln!("{}", row(kernel, &release, &report, took));
     }
     ensure!(bad.is_empty(), "failed on {}: what the machine said is above", bad.join(", "));
     Ok(())
@@ -143,10 +141,34 @@ fn stripped(program: &Path, folder: &Path) -> Result<PathBuf> {
     Ok(to)
 }
 
+/// What became of a kernel: its release, what its checks said, and how long it took.
+type Booted = Result<(String, Report, Duration)>;
+
+/// Boots kernels, as many at once as there are processors: an emulator keeps one busy.
+fn boot_all(wanted: &[Kernel], programs: &[(&str, PathBuf)], folder: &Path) -> Result<Vec<Booted>> {
+    let at_once = thread::available_parallelism().context("how many processors there are")?.get();
+    let next = AtomicUsize::new(0);
+    let booted: Vec<Mutex<Option<Booted>>> = wanted.iter().map(|_| Mutex::default()).collect();
+    thread::scope(|scope| {
+        for _ in 0..at_once.min(wanted.len()) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(kernel) = wanted.get(number) else { return };
+                    let outcome = boot(kernel, programs, folder);
+                    *booted[number].lock().expect("nobody panics with it") = Some(outcome);
+                }
+            });
+        }
+    });
+    let all = booted.into_iter().map(|booted| booted.into_inner().expect("nobody panics with it"));
+    all.collect::<Option<_>>().context("a kernel was not booted")
+}
+
 /// Boots a kernel and reads what its checks say.
-fn boot(kernel: &Kernel, programs: &[(&str, PathBuf)], folder: &Path) -> Result<(String, Report, Duration)> {
+fn boot(kernel: &Kernel, programs: &[(&str, PathBuf)], folder: &Path) -> Booted {
     let fetched = kernels::fetch(kernel)?;
-    let initramfs = folder.join("initramfs.cpio");
+    let initramfs = folder.join(format!("{}.cpio", kernel.name));
     std::fs::write(&initramfs, root::archive(&fetched, programs)?)
         .with_context(|| format!("cannot write {}", initramfs.display()))?;
     say(&format!("booting {} ({})", kernel.name, fetched.release));
@@ -168,7 +190,7 @@ fn boot(kernel: &Kernel, programs: &[(&str, PathBuf)], folder: &Path) -> Result<
     );
     qemu.args(["-append", &command_line]).stdin(Stdio::null()).stdout(Stdio::piped());
     let machine = Machine(qemu.spawn().context("cannot start qemu-system-x86_64")?);
-    let (report, console) = machine.watch()?;
+    let (report, console) = machine.watch(kernel.name)?;
     if !report.is_good() {
         eprintln!("---- the console of {}\n{}", kernel.name, console.join("\n"));
     }
@@ -179,11 +201,11 @@ fn boot(kernel: &Kernel, programs: &[(&str, PathBuf)], folder: &Path) -> Result<
 struct Machine(Child);
 
 impl Machine {
-    fn watch(mut self) -> Result<(Report, Vec<String>)> {
+    fn watch(mut self, name: &str) -> Result<(Report, Vec<String>)> {
         let console = self.0.stdout.take().context("qemu has no standard output")?;
         let (sender, lines) = mpsc::channel();
         // It ends with the machine.
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
                 if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                     return;
@@ -196,13 +218,13 @@ impl Machine {
                 Ok(line) => {
                     report.line(&line);
                     if line.contains(PREFIX) {
-                        eprintln!("  {}", line.trim_end());
+                        eprintln!("  {name}: {}", line.trim_end());
                     }
                     console.push(line);
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    eprintln!("---- the console\n{}", console.join("\n"));
+                    eprintln!("---- the console of {name}\n{}", console.join("\n"));
                     bail!("the virtual machine has said nothing for {} s", SILENCE.as_secs());
                 }
             }
