@@ -116,6 +116,85 @@ fn it_runs_as_the_daemon_set_says() -> Result<()> {
     Ok(())
 }
 
+/// README.md says what this prints, and the DaemonSet asks for more.
+#[test]
+fn a_cluster_of_some_size_fits_into_what_the_daemon_set_asks_for() -> Result<()> {
+    const SERVICES: usize = 500;
+    const ENDPOINTS: usize = 4;
+    let (set, image) = (DaemonSet::of_base()?, Image::unpacked()?);
+    let (world, shop) = open("image-cluster")?;
+    test_in(&world, |world| {
+        world.namespace(&set.namespace, Capture::Unmentioned)?;
+        world.namespace("many", Capture::Enabled)?;
+        world.policy_for_all("many")?;
+        world.api(|api| {
+            for number in 0..SERVICES {
+                let pods: Vec<_> = (0..ENDPOINTS).map(|pod| ENDPOINTS * number + pod).collect();
+                for (kind, object) in many(number, &pods) {
+                    api.apply(kind, object);
+                }
+            }
+            Ok(())
+        })?;
+        let mut agent = Container::start(world, &set, &image, "sluice-one")?;
+        agent.probe("startupProbe")?;
+        agent.probe("readinessProbe")?;
+        enrolled(world, shop.pods().count())?;
+        shop.quiet()?;
+        eventually("all services are managed", || {
+            let managed = metrics(world)?.sum("sluice_managed_destinations", &[]) as usize;
+            ensure!(managed >= SERVICES, "{managed} destinations");
+            Ok(())
+        })?;
+        let (idle, requested) = (agent.memory()?, set.memory("requests")?);
+        println!("resident: {} KiB with {SERVICES} services of {ENDPOINTS} pods each", idle / 1024);
+        ensure!(idle < requested, "{idle} bytes resident, {requested} requested");
+        let (status, log) = agent.end()?;
+        ensure!(status.code() == Some(0), "{status}:\n{log}");
+        quiet(&log)
+    });
+    Ok(())
+}
+
+/// A Service, its slice, and pods of another node that are behind it, by their kinds.
+fn many(number: usize, pods: &[usize]) -> Vec<(&'static str, Value)> {
+    let (name, high, low) = (format!("service-{number}"), number / 250, number % 250 + 1);
+    let ip = |pod: usize| format!("10.250.{}.{}", pod / 250, pod % 250 + 1);
+    let labels = json!({ "app": name });
+    let mut objects = vec![
+        (
+            "services",
+            json!({
+                "metadata": { "name": name, "namespace": "many" },
+                "spec": { "clusterIP": format!("10.96.{}.{low}", 200 + high), "clusterIPs": [format!("10.96.{}.{low}", 200 + high)],
+                    "selector": labels, "ports": [{ "name": "http", "port": 80, "targetPort": 8080 }] },
+            }),
+        ),
+        (
+            "endpointslices",
+            json!({
+                "metadata": { "name": format!("{name}-1"), "namespace": "many", "labels": { "kubernetes.io/service-name": name } },
+                "addressType": "IPv4",
+                "endpoints": pods.iter().map(|pod| json!({
+                    "addresses": [ip(*pod)], "conditions": { "ready": true, "serving": true, "terminating": false },
+                    "nodeName": "elsewhere",
+                    "targetRef": { "kind": "Pod", "name": format!("pod-{pod}"), "namespace": "many", "uid": format!("uid-{pod}") },
+                })).collect::<Vec<_>>(),
+                "ports": [{ "name": "http", "port": 8080 }],
+            }),
+        ),
+    ];
+    objects.extend(pods.iter().map(|pod| {
+        let object = json!({
+            "metadata": { "name": format!("pod-{pod}"), "namespace": "many", "uid": format!("uid-{pod}"), "labels": labels },
+            "spec": { "nodeName": "elsewhere", "containers": [{ "name": "app", "image": "app" }] },
+            "status": { "phase": "Running", "podIP": ip(*pod), "podIPs": [{ "ip": ip(*pod) }] },
+        });
+        ("pods", object)
+    }));
+    objects
+}
+
 /// The DaemonSet's surge: the new agent is ready before the old one is told to end.
 #[test]
 fn one_takes_over_from_another() -> Result<()> {
