@@ -232,9 +232,14 @@ async fn draining_waits_until_answers_have_left_the_agent() {
     const REQUESTS: usize = 300;
     // No more than a stream may say in its turn, or none might come to its end.
     const LENGTH: usize = 15_000;
-    let address = endpoint(|_, mut respond| async move {
-        let mut back = respond.send_response(Response::new(()), false).expect("the caller is there");
-        back.send_data(vec![7; LENGTH].into(), true).expect("the caller is there");
+    let (arrived, mut arriving) = tokio::sync::watch::channel(0);
+    let arrived = Arc::new(arrived);
+    let address = endpoint(move |_, mut respond| {
+        arrived.send_modify(|count| *count += 1);
+        async move {
+            let mut back = respond.send_response(Response::new(()), false).expect("the caller is there");
+            back.send_data(vec![7; LENGTH].into(), true).expect("the caller is there");
+        }
     })
     .await;
     let bed = bed(&[(address, None)]);
@@ -250,6 +255,8 @@ async fn draining_waits_until_answers_have_left_the_agent() {
     assert!(turn.await.is_pending(), "the requests are sent");
     // Some of them are written as far as the kernel takes them; the others are still under way.
     bed.metric(&["sluice_requests_total", "2xx"], |value| value >= 1).await;
+    // What the agent has not yet read when it begins to drain, the caller is to send elsewhere.
+    soon(arriving.wait_for(|count| *count == REQUESTS)).await.expect("the endpoint is there");
 
     let draining = bed.proxy.drain();
     let mut draining = std::pin::pin!(draining);
