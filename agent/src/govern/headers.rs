@@ -166,6 +166,20 @@ mod tests {
         names
     }
 
+    #[test]
+    fn a_name_with_other_dashes_is_misspelt() {
+        let name = HeaderName::from_static("x-mse-tag");
+        for (line, misspelt) in [
+            ("x-mse-tag", false),
+            ("X-Mse-Tag", false),
+            ("x_mse-tag", true),
+            ("X_MSE_TAG", true),
+            ("x-mse-tags", false),
+        ] {
+            assert_eq!(is_misspelt(line.as_bytes(), &name), misspelt, "{line}");
+        }
+    }
+
     /// Spelled out, so that none is lost.
     #[test]
     fn every_class_has_its_names() {

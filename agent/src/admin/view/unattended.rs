@@ -16,6 +16,14 @@ pub struct Closing {
     pub missing: BTreeMap<Missing, BTreeSet<String>>,
 }
 
+impl Closing {
+    /// How many pods are closed, and how many are not. One of which an address is not closed is not.
+    pub fn counts(&self) -> (usize, usize) {
+        let missing: BTreeSet<_> = self.missing.values().flatten().collect();
+        (self.active.iter().filter(|pod| !missing.contains(pod)).count(), missing.len())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Missing {
     /// `shop/orders`
@@ -52,4 +60,23 @@ pub fn closing(look: &Look) -> BTreeMap<ServiceName, Closing> {
         }
     }
     closing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_closed_with_all_its_addresses_or_not() {
+        let pods = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let missing = |why: &str| Missing { policy: "shop/a".to_owned(), why: why.to_owned() };
+        let closing = Closing {
+            active: pods(&["dual", "whole"]),
+            missing: BTreeMap::from([
+                (missing("x"), pods(&["dual", "none"])),
+                (missing("y"), pods(&["none"])),
+            ]),
+        };
+        assert_eq!(closing.counts(), (1, 2));
+    }
 }

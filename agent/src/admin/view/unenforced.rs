@@ -17,6 +17,14 @@ pub struct Guarded {
     pub unenforced: BTreeMap<Unenforced, BTreeSet<String>>,
 }
 
+impl Guarded {
+    /// The pods at which an AccessPolicy is not enforced.
+    pub fn without_access_policy(&self) -> BTreeSet<&str> {
+        let access = self.unenforced.iter().filter(|(of, _)| of.what == What::AccessPolicy);
+        access.flat_map(|(_, pods)| pods).map(String::as_str).collect()
+    }
+}
+
 /// Why a policy is not enforced at a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unenforced {
@@ -120,4 +128,28 @@ pub fn guarded(look: &Look) -> BTreeMap<ServiceName, Guarded> {
         }
     }
     guarded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_count_once_and_those_without_limits_do_not() {
+        let why = |what, policy: &str| Unenforced {
+            what,
+            policy: policy.to_owned(),
+            cause: Cause::Steering,
+            why: String::new(),
+        };
+        let pods = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let guarded = Guarded {
+            unenforced: BTreeMap::from([
+                (why(What::AccessPolicy, "shop/a"), pods(&["a-1", "a-2"])),
+                (why(What::AccessPolicy, "shop/b"), pods(&["a-2"])),
+                (why(What::Limits, "shop/c"), pods(&["a-3"])),
+            ]),
+        };
+        assert_eq!(guarded.without_access_policy(), BTreeSet::from(["a-1", "a-2"]));
+    }
 }

@@ -149,6 +149,16 @@ fn objects_are_shared_and_there_is_an_end_to_them() {
         at(1),
     );
     assert_eq!(of("keys").unwrap(), both);
+    let mut news = sources.asked();
+    for (origin, is_news) in [(entry("other", "a"), false), (entry("other", "b"), true)] {
+        want(
+            &sources,
+            &[(entry("keys", "a"), &known[0]), (entry("keys", "b"), &known[1]), (origin, &known[2])],
+            at(1),
+        );
+        assert_eq!(news.has_changed().unwrap(), is_news, "whoever reads objects is told of changes only");
+        news.borrow_and_update();
+    }
     // Of a policy that was written anew nobody has told the new one what was read for the old.
     want(&sources, &[(entry("keys", "a"), &known[0]), (entry("keys", "b"), &known[3])], at(2));
     assert!(of("keys").unwrap() != both && of("other").is_none());

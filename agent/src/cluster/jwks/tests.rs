@@ -140,6 +140,8 @@ fn hosts_that_are_not_allowed_are_never_called() {
         let trouble = known.trouble().unwrap();
         assert!(trouble.contains("--jwks-hosts") && known.keys().is_none(), "{trouble}");
     }
+    sources.want(wanted(&all[3..]), at(1200));
+    assert_eq!(sources.states(at(1200)).len(), 1, "what nobody wants is not told of");
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl FirstWriter {
         trouble: watch::Sender<Troubles>,
         pace: Pace,
     ) -> Self {
-        let writer = Writer { client, firsts, trouble, pace, attempts: BTreeMap::new(), held_off: None };
+        let writer = Writer { client, firsts, trouble, pace, attempts: Attempts::default(), held_off: None };
         Self { _task: AbortOnDropHandle::new(tokio::spawn(writer.run())) }
     }
 }
@@ -67,7 +67,7 @@ struct Writer {
     firsts: watch::Receiver<Arc<Firsts>>,
     trouble: watch::Sender<Troubles>,
     pace: Pace,
-    attempts: BTreeMap<Name, Attempt>,
+    attempts: Attempts,
     /// Nothing is written before.
     held_off: Option<Instant>,
 }
@@ -78,6 +78,28 @@ struct Attempt {
     /// It is not written of before.
     not_before: Instant,
     wait: Duration,
+}
+
+/// The last ones of pods.
+#[derive(Default)]
+struct Attempts(BTreeMap<Name, Attempt>);
+
+impl Attempts {
+    /// That of a pod. One of another pod that had its name says nothing of it.
+    fn last(&self, name: &Name, uid: Option<&str>) -> Option<&Attempt> {
+        self.0.get(name).filter(|attempt| attempt.uid.as_deref() == uid)
+    }
+
+    /// How long is waited after another one that fails by the pod's own fault: ever longer.
+    fn next_wait(&self, name: &Name, uid: Option<&str>, first: Duration) -> Duration {
+        self.last(name, uid).map_or(first, |attempt| (attempt.wait * 2).min(LONGEST_WAIT))
+    }
+
+    /// Forgets those of pods of which there is nothing to tell. What was written just now may be told of again before the watch
+    /// has told of it.
+    fn forget(&mut self, firsts: &Firsts, now: Instant) {
+        self.0.retain(|name, attempt| attempt.not_before > now || firsts.contains_key(name));
+    }
 }
 
 impl Writer {
@@ -102,21 +124,19 @@ impl Writer {
     /// What is to be written first.
     fn due(&mut self, firsts: &Firsts) -> Option<(Name, Option<Arc<str>>, i64)> {
         let now = Instant::now();
-        self.attempts.retain(|name, attempt| attempt.not_before > now || firsts.contains_key(name));
+        self.attempts.forget(firsts, now);
         if self.held_off.is_some_and(|until| until > now) {
             return None;
         }
-        let waits = |name: &Name, first: &First| {
-            let attempt = self.attempts.get(name).filter(|attempt| attempt.uid == first.uid);
-            attempt.is_some_and(|attempt| attempt.not_before > now)
+        let waits = |name, first: &First| {
+            self.attempts.last(name, first.uid.as_deref()).is_some_and(|last| last.not_before > now)
         };
         let mut due = firsts.iter().filter(|(name, first)| !waits(name, first));
         due.find_map(|(name, first)| Some((name.clone(), first.uid.clone(), first.seen()?)))
     }
 
     async fn write(&mut self, name: Name, uid: Option<Arc<str>>, seen: i64) {
-        let before = self.attempts.get(&name).filter(|attempt| attempt.uid == uid);
-        let mut wait = before.map_or(self.pace.again, |attempt| (attempt.wait * 2).min(LONGEST_WAIT));
+        let mut wait = self.attempts.next_wait(&name, uid.as_deref(), self.pace.again);
         let condition = condition(seen, Nanos::now(), SystemTime::now());
         match timeout(ANSWER, set_condition(&self.client, &name, uid.as_deref(), condition)).await {
             Ok(Ok(())) => {
@@ -152,7 +172,7 @@ impl Writer {
             }
             Err(_) => (self.held_off, wait) = (Some(Instant::now() + self.pace.again), self.pace.again),
         }
-        self.attempts.insert(name, Attempt { uid, not_before: Instant::now() + wait, wait });
+        self.attempts.0.insert(name, Attempt { uid, not_before: Instant::now() + wait, wait });
     }
 }
 
@@ -174,6 +194,40 @@ fn condition(seen: i64, now: Nanos, wall: SystemTime) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_fails_waits_longer_each_time_and_another_pod_does_not() {
+        let name = |name: &str| Name { namespace: "shop".into(), name: name.into() };
+        let first = Duration::from_secs(1);
+        let mut attempts = Attempts::default();
+        let mut fail = |uid: &str| {
+            let wait = attempts.next_wait(&name("a"), Some(uid), first);
+            let attempt = Attempt { uid: Some(uid.into()), not_before: Instant::now() + wait, wait };
+            attempts.0.insert(name("a"), attempt);
+            wait.as_secs()
+        };
+        assert_eq!([fail("1"), fail("1"), fail("1"), fail("2"), fail("2")], [1, 2, 4, 1, 2]);
+        for _ in 0..40 {
+            fail("2");
+        }
+        assert_eq!(fail("2"), LONGEST_WAIT.as_secs());
+        assert!(
+            attempts.last(&name("a"), Some("2")).is_some() && attempts.last(&name("a"), Some("1")).is_none()
+        );
+
+        // What is over is forgotten where there is nothing to tell.
+        let held = |firsts: &Firsts, later: Duration| {
+            let now = Instant::now();
+            let attempt = || Attempt { uid: None, not_before: now + first, wait: first };
+            let mut attempts = Attempts([(name("a"), attempt()), (name("b"), attempt())].into());
+            attempts.forget(firsts, now + later);
+            attempts.0.into_keys().map(|name| name.name.to_string()).collect::<Vec<_>>()
+        };
+        let firsts = Firsts::from([(name("b"), First { uid: None, endpoints: Vec::new() })]);
+        assert_eq!(held(&firsts, Duration::ZERO), ["a", "b"]);
+        assert_eq!(held(&firsts, first), ["b"]);
+        assert_eq!(held(&Firsts::default(), first), [""; 0]);
+    }
 
     #[test]
     fn it_says_when_the_request_came() {

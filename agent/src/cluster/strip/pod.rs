@@ -164,6 +164,7 @@ mod tests {
             ("Job", "report-28391820", &[], "report"),
             ("Job", "migrate-2", &[], "migrate-2"),
             ("Job", "import", &[], "import"),
+            ("Job", "move-invoices", &[], "move-invoices"),
             ("CloneSet", "orders", &[hash], "orders"),
         ] {
             assert_eq!(owned(kind, name, labels, Some(true)).as_deref(), Some(wanted), "{kind} {name}");

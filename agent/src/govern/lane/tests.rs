@@ -54,6 +54,7 @@ fn the_trace_answers_after_headers_and_before_the_workload() {
             scan.see(name.as_bytes(), value.as_bytes());
         }
         let it = scan.decide(by_trace(traced), "blue".parse().ok().as_ref(), || None);
+        assert!(!it.distrusted, "no lane distrusts a tag, and who takes out all says so of none");
         (it.tag.map(|tag| tag.as_str().to_owned()), it.source, it.conflict)
     };
     let said = |tag: &str, source: TagSource, conflict: bool| (Some(tag.to_owned()), Some(source), conflict);

@@ -1,16 +1,10 @@
 //! Numbers of policies: what became of them, where they have no effect, and what they need of others.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Metric, Numbers, Running, cluster::status};
 use crate::{
-    admin::view::{
-        Look, unattended,
-        unenforced::{self, What},
-    },
+    admin::view::{Look, unattended, unenforced},
     capture::Capture,
     clock::Nanos,
     cluster::{
@@ -79,9 +73,7 @@ fn unenforced(numbers: &Numbers<'_>) -> Result<(), prometheus::Error> {
     };
     numbers.pull(metric, look, |look, write| {
         for ((namespace, service), guarded) in unenforced::guarded(look) {
-            let access = guarded.unenforced.iter().filter(|(of, _)| of.what == What::AccessPolicy);
-            let pods: BTreeSet<_> = access.flat_map(|(_, pods)| pods).collect();
-            write(&[&namespace, &service], pods.len() as f64);
+            write(&[&namespace, &service], guarded.without_access_policy().len() as f64);
         }
     })
 }
@@ -97,10 +89,9 @@ fn unattended(numbers: &Numbers<'_>) -> Result<(), prometheus::Error> {
     let name = metric.name;
     numbers.pull(metric, look, |look, write| {
         for ((namespace, service), closing) in unattended::closing(look) {
-            let missing: BTreeSet<_> = closing.missing.values().flatten().collect();
-            let active = closing.active.iter().filter(|pod| !missing.contains(pod));
-            write(&[&namespace, &service, "active"], active.count() as f64);
-            write(&[&namespace, &service, "missing"], missing.len() as f64);
+            let (active, missing) = closing.counts();
+            write(&[&namespace, &service, "active"], active as f64);
+            write(&[&namespace, &service, "missing"], missing as f64);
         }
     })?;
     let states = [

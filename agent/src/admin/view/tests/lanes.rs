@@ -10,7 +10,7 @@ use crate::{
         policy::{Detour, EntryRule, Lane, LaneFallback, Percentage, PercentageKey, RequestMatch, Target},
         tag::Tag,
     },
-    observe::metrics::PodTags,
+    observe::{metrics::PodTags, reason::Reason as WhyNot},
 };
 
 fn tag(tag: &str) -> Tag {
@@ -140,6 +140,9 @@ fn a_lane_says_where_its_requests_go() {
     broken = broken.with_endpoints(unready);
     let view = view_of(look(vec![
         broken,
+        // Of one family only there is somebody in the lane.
+        service("shop", "dual", &[(1, None), (2, Some("gray"))], &[("gray", baseline.clone())]),
+        service("shop", "dual", &[(1, None)], &[("gray", baseline)]),
         service("shop", "empty", &[], &[]),
         service("shop", "ledger", &[(1, None)], &[("gray", fail)]),
         service("shop", "mail", &[(1, None), (3, Some("staging"))], &[("gray", staging.clone())]),
@@ -166,6 +169,7 @@ fn a_lane_says_where_its_requests_go() {
         lines,
         [
             (words("broken", "baseline", "Baseline"), None, 1, 0),
+            (words("dual", "baseline", "Baseline"), None, 1, 1),
             (words("empty", "nobody", "Baseline"), None, 0, 0),
             (words("ledger", "rejected", "Fail"), None, 0, 0),
             (words("mail", "other_lane", "staging, Baseline"), Some("staging".to_owned()), 0, 0),
@@ -173,7 +177,7 @@ fn a_lane_says_where_its_requests_go() {
             (words("web", "lane", "Baseline"), None, 1, 1),
         ]
     );
-    let member = &services[5]["members"][0];
+    let member = &services[6]["members"][0];
     assert_eq!((&member["pod"], &member["state"]), (&"web-4".into(), &"ready".into()));
     assert_eq!(services[0]["members"][0]["state"], "not_ready");
     assert_eq!(lane["other_pods"], serde_json::json!([{"namespace": "shop", "name": "batch-gray"}]));
@@ -187,11 +191,15 @@ fn a_lane_is_seen_beside_the_baseline_of_its_own_services() {
         ask(&view, &mut client, 1, 30, 200);
         ask(&view, &mut client, 2, 10, 500);
         ask(&view, &mut client, 4, 20, 503);
+        // What a limit refuses says nothing of who would have answered.
+        for _ in 0..10 {
+            client.lane(None).begin().finish(429, Some(WhyNot::RateLimited), MS, 0, 0);
+        }
         tick(&view, second);
     }
     let lane = of(&view, "gray", None).unwrap();
     let share = |rate: f64, errors: f64| serde_json::json!({"rate": rate, "error_ratio": errors});
-    assert_eq!((&lane["lane"], &lane["baseline"]), (&share(20.0, 1.0), &share(40.0, 0.25)));
+    assert_eq!((&lane["lane"], &lane["baseline"]), (&share(20.0, 1.0), &share(50.0, 0.25)));
     let services = lane["services"].as_array().unwrap();
     let web = services.iter().find(|line| line["name"] == "web").unwrap();
     assert_eq!((&web["lane"]["rate"], &web["baseline"]["error_ratio"]), (&20.0.into(), &0.25.into()));

@@ -61,6 +61,17 @@ fn all_rules_that_are_about_a_request_must_admit_it() {
 }
 
 #[test]
+fn a_rule_of_several_counts_a_request_once() {
+    let shared = throttles(&[reject("shared", 4.0, Mode::Enforce)]);
+    let other = throttles(&[reject("other", 3.0, Mode::Enforce)]);
+    assert_eq!(admitted(&shared.and([&shared].into_iter()), &Plain::get("/")), 4);
+    let both = shared.and([&other, &shared, &other].into_iter());
+    assert_eq!(admitted(&both, &Plain::get("/")), 0, "they are the same, and used up");
+    assert_eq!(admitted(&other, &Plain::get("/")), 3, "which takes nothing from the other");
+    assert_eq!(other.and([&other, &other].into_iter()).rules.len(), 1);
+}
+
+#[test]
 fn a_rule_that_observes_refuses_nothing_and_says_what_it_would_have_refused() {
     let rules = throttles(&[reject("watched", 2.0, Mode::Observe), reject("enforced", 4.0, Mode::Enforce)]);
     let said = |verdict: &Verdict| -> Vec<(String, bool)> {
