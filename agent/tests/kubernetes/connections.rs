@@ -37,7 +37,9 @@ async fn there_are_more_where_a_connection_takes_no_more_streams() {
     let mut reader = Reader::synced(&server).await;
     eventually("the watches", || server.open().len() == WATCHES + 60 * 3).await;
     assert_eq!(reader.problems(None).await, [""; 0], "it goes on in each namespace");
-    assert!((1..=60).all(|number| reader.has(Kind::Pod, &format!("shop-{number}"), "orders-1")));
+    let all =
+        |reader: &Reader| (1..=60).all(|number| reader.has(Kind::Pod, &format!("shop-{number}"), "orders-1"));
+    reader.until("the pods of all", all).await;
     // What was asked before the first connection was there had begun others, which are given up.
     eventually("as many connections as are needed", || (3..=4).contains(&server.connections().0)).await;
 }
