@@ -44,7 +44,7 @@ pub use chain::{Answer, Hop, LoadReport, StormReport};
 pub use container::{Container, Image, TOKEN};
 pub use daemon_set::DaemonSet;
 pub use depot::Depot;
-pub use forward::forward;
+pub use forward::{Relay, forward};
 pub use metrics::Metrics;
 pub use netns::NetNs;
 pub use objects::{Capture, Service, ServiceBuilder};

@@ -12,7 +12,7 @@ const MOST_DATABASES: u32 = 1 << 16;
 /// Flags about the store of limits.
 #[derive(Args, Clone, Debug, Default)]
 pub struct LimitStore {
-    /// The Valkey or Redis (5 or newer) from which the agents lease their shares of rate limits with scope Cluster, as in
+    /// The Valkey or Redis (6.0 or newer) from which the agents lease their shares of rate limits with scope Cluster, as in
     /// `redis://valkey.sluice-system:6379`, or `rediss://` for TLS, with `/N` for another database than 0 [default: none;
     /// such limits are counted on each node by itself]
     #[arg(long, value_name = "URL", env = "SLUICE_LIMIT_STORE")]

@@ -53,6 +53,8 @@ pub(super) struct Holder {
     answers_since: Option<u64>,
     /// Its part of the limit, should the store be away.
     part: Option<f64>,
+    /// An even part, of a limit about which the store has never answered.
+    even: Option<f64>,
     /// The store answers, but not about this limit.
     refused: bool,
 }
@@ -76,6 +78,7 @@ impl Default for Holder {
             without: Some(Without { since: 0, taken: 0 }),
             answers_since: None,
             part: None,
+            even: None,
             refused: false,
         }
     }
@@ -150,17 +153,21 @@ impl Holder {
         Share::Lease { held: reply.held, taken: used.wrapping_add(self.alone), rate: reply.rate }
     }
 
-    /// The store is away: what goes on is its last share. `None`: it has none.
-    pub(super) fn lost(&mut self, tally: &Tally, now: u64) -> Option<Share> {
+    /// The store is away: what goes on is its last share, or an even one of so many agents, if the store has answered about other
+    /// limits only. `None`: it has none.
+    pub(super) fn lost(&mut self, tally: &Tally, agents: Option<u64>, now: u64) -> Option<Share> {
         self.without.get_or_insert(Without { since: now, taken: tally.taken });
         self.answers_since = None;
-        self.part.map(Share::Part)
+        if self.reply.is_none() {
+            self.even = agents.map(|agents| 1.0 / agents.max(1) as f64);
+        }
+        self.part.or(self.even).map(Share::Part)
     }
 
     /// The store is there, but does not answer about this limit.
-    pub(super) fn refused(&mut self, tally: &Tally, now: u64) -> Option<Share> {
+    pub(super) fn refused(&mut self, tally: &Tally, agents: Option<u64>, now: u64) -> Option<Share> {
         self.refused = true;
-        self.lost(tally, now)
+        self.lost(tally, agents, now)
     }
 
     /// Whether what it holds is leased.
@@ -168,9 +175,9 @@ impl Holder {
         self.without.is_none()
     }
 
-    /// Whether it has ever been given a share.
+    /// Whether it has a share to go on with.
     pub(super) fn has_share(&self) -> bool {
-        self.reply.is_some()
+        self.reply.is_some() || self.even.is_some()
     }
 
     fn is_short(&self, without: Without, now: u64) -> bool {

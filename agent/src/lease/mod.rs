@@ -10,15 +10,18 @@
 
 #[cfg(test)]
 mod double;
+mod failure;
 mod holder;
 mod ledger;
 mod resp;
 #[cfg(test)]
 mod simulation;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     sync::{
         Arc,
@@ -30,11 +33,11 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::time::{MissedTickBehavior, interval};
 
-pub use self::store::Unusable;
+pub use self::{failure::Failure, store::Unusable};
 use self::{
+    failure::Said,
     holder::Holder,
-    ledger::Reply,
-    store::{Asked, Store, Trouble},
+    store::{Answer, Asked, Store, Trouble},
 };
 use crate::{
     clock::Nanos,
@@ -60,12 +63,12 @@ const STEADY: Duration = Duration::from_secs(10);
 pub struct Status {
     /// Where the store is; `None`: there is none.
     pub store: Option<Arc<str>>,
-    /// What was wrong with it last, and since when something is: until it has answered for a while without a failure.
-    pub trouble: Option<(Arc<str>, Instant)>,
+    /// What is wrong with it: until it has answered for a while without a failure.
+    pub trouble: Option<Away>,
     /// The last call was answered.
     pub answers: bool,
     /// Limits about which the store answers with an error although it answers others, and with which.
-    pub refused: BTreeMap<Arc<str>, Arc<str>>,
+    pub refused: BTreeMap<Arc<str>, Refused>,
     /// The limits, by service and name, as in `shop/orders:80 all`.
     pub limits: Arc<BTreeMap<Arc<str>, Counted>>,
     /// Calls that were answered, and those that were not.
@@ -73,12 +76,47 @@ pub struct Status {
     pub failed: u64,
 }
 
+impl Status {
+    /// How many limits are without their store for this reason, or need somebody who looks after it.
+    pub fn failing(&self, failure: Failure) -> usize {
+        match &self.trouble {
+            Some(away) if !self.answers => {
+                if away.failure == failure {
+                    self.limits.len()
+                } else {
+                    0
+                }
+            }
+            _ => self.refused.values().filter(|refused| refused.failure == failure).count(),
+        }
+    }
+}
+
+/// The store is away, or was a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Away {
+    /// What was wrong last.
+    pub failure: Failure,
+    pub why: Arc<str>,
+    /// Since when something has been.
+    pub since: Instant,
+}
+
+/// An error of the store about one limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub failure: Failure,
+    pub why: Arc<str>,
+    /// The limit is leased all the same, by way of a second key.
+    pub is_leased: bool,
+}
+
 /// By what a limit of the whole cluster is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counted {
     /// By what is leased from the store.
     Leased,
-    /// By this agent's last share, while the store is away.
+    /// By this agent's last share, or by an even one, while the store is away.
     LastShare,
     /// On this node by itself, because the store has never answered about it or there is none.
     Node,
@@ -112,10 +150,10 @@ impl Counted {
 #[derive(Debug, Default)]
 pub struct Leases {
     store: Option<Arc<str>>,
-    trouble: ArcSwap<Option<(Arc<str>, Instant)>>,
+    trouble: ArcSwap<Option<Away>>,
     answers: std::sync::atomic::AtomicBool,
     limits: ArcSwap<BTreeMap<Arc<str>, Counted>>,
-    refused: ArcSwap<BTreeMap<Arc<str>, Arc<str>>>,
+    refused: ArcSwap<BTreeMap<Arc<str>, Refused>>,
     throttles: ArcSwap<Vec<(Rule, Arc<Throttle>)>>,
     answered: AtomicU64,
     failed: AtomicU64,
@@ -145,6 +183,8 @@ impl Leases {
             retry: Instant::now(),
             answers_since: None,
             has_answered: false,
+            told: BTreeSet::new(),
+            agents: None,
         };
         Ok((leases, task.run()))
     }
@@ -203,6 +243,10 @@ struct Task {
     answers_since: Option<Instant>,
     /// It has ever answered.
     has_answered: bool,
+    /// What the log has said of this absence.
+    told: BTreeSet<Failure>,
+    /// How many agents there are, as the store has said last.
+    agents: Option<u64>,
 }
 
 impl Task {
@@ -292,29 +336,39 @@ impl Task {
     }
 
     /// Gives each limit what the store has said of it.
-    fn take(&mut self, asked: &[Asked], replies: Vec<Result<Reply, String>>) {
+    fn take(&mut self, asked: &[Asked], answers: Vec<Answer>) {
         let now = Nanos::now().0;
         let (mut changed, mut answered) = (false, 0);
+        let agents = answers.iter().filter_map(|answer| match answer {
+            Answer::Leased(reply) | Answer::Instead(reply, _) => Some(reply.agents),
+            Answer::Refused(_) => None,
+        });
+        self.agents = agents.max().or(self.agents);
         let mut refused = (**self.leases.refused.load()).clone();
-        for (asked, reply) in asked.iter().zip(replies) {
+        for (asked, answer) in asked.iter().zip(answers) {
             let Some(Limit { throttle, holder }) = self.limits.get_mut(&asked.limit) else { continue };
-            let was_leased = holder.is_leased();
+            let before = (holder.is_leased(), holder.has_share());
+            let (reply, said) = match answer {
+                Answer::Leased(reply) => (Some(reply), None),
+                Answer::Instead(reply, said) => (Some(reply), Some(said)),
+                Answer::Refused(said) => (None, Some(said)),
+            };
+            match said {
+                Some(said) => refuse(&mut refused, &asked.limit, &said, reply.is_some()),
+                None => {
+                    if refused.remove(&asked.limit).is_some() {
+                        tracing::info!(limit = %asked.limit, "the store of rate limits with scope Cluster has no error about this one any more");
+                    }
+                }
+            }
             let share = match reply {
-                Ok(reply) => {
+                Some(reply) => {
                     answered += 1;
-                    refused.remove(&asked.limit);
                     Some(holder.answered(reply, asked.call.used, now))
                 }
-                Err(why) => {
-                    let Some(tally) = throttle.tally(now) else { continue };
-                    let told = refused.insert(asked.limit.clone(), why.as_str().into());
-                    if told.is_none() {
-                        tracing::warn!(limit = %asked.limit, why, "the store of rate limits with scope Cluster answers with an error about this one");
-                    }
-                    holder.refused(&tally, now)
-                }
+                None => throttle.tally(now).and_then(|tally| holder.refused(&tally, self.agents, now)),
             };
-            changed |= was_leased != holder.is_leased();
+            changed |= before != (holder.is_leased(), holder.has_share());
             if let Some(share) = share {
                 throttle.set_share(share, now);
             }
@@ -337,6 +391,7 @@ impl Task {
         let troubled = self.leases.trouble.load().is_some();
         if troubled && since.elapsed() >= STEADY {
             self.leases.trouble.store(Arc::new(None));
+            self.told.clear();
             tracing::info!(store = %store.address(), "the store of rate limits with scope Cluster answers again");
         } else if !troubled && !self.has_answered {
             tracing::info!(store = %store.address(), "the store of rate limits with scope Cluster answers");
@@ -349,23 +404,27 @@ impl Task {
         let now = Nanos::now().0;
         for Limit { throttle, holder } in self.limits.values_mut() {
             let Some(tally) = throttle.tally(now) else { continue };
-            if let Some(share) = holder.lost(&tally, now) {
+            if let Some(share) = holder.lost(&tally, self.agents, now) {
                 throttle.set_share(share, now);
             }
         }
         self.leases.answers.store(false, Relaxed);
         self.answers_since = None;
         let before = self.leases.trouble.load_full();
-        let since = (*before).as_ref().map_or_else(Instant::now, |(_, since)| *since);
-        if before.is_none() {
+        let since = (*before).as_ref().map_or_else(Instant::now, |away| away.since);
+        let failure = trouble.failure();
+        // Each kind once, however often they take turns.
+        if self.told.insert(failure) {
             tracing::warn!(
                 store = self.leases.store.as_deref().unwrap_or_default(),
                 %trouble,
+                reason = failure.as_str(),
                 "the store of rate limits with scope Cluster fails: each agent goes on with its last share of them, or on \
                  its own where it has none, and tries again"
             );
         }
-        self.leases.trouble.store(Arc::new(Some((trouble.to_string().into(), since))));
+        let away = Away { failure, why: trouble.to_string().into(), since };
+        self.leases.trouble.store(Arc::new(Some(away)));
         let wait = self.wait.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.retry = Instant::now() + wait;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
@@ -381,6 +440,21 @@ impl Task {
         let limits = self.limits.iter().map(|(name, limit)| (name.clone(), counted(&limit.holder)));
         self.leases.limits.store(Arc::new(limits.collect()));
     }
+}
+
+/// Keeps what the store says about one limit, and logs it if it is new.
+fn refuse(refused: &mut BTreeMap<Arc<str>, Refused>, limit: &Arc<str>, said: &Said, is_leased: bool) {
+    let now = Refused { failure: said.failure, why: said.to_string().into(), is_leased };
+    let is_new = |before: &Refused| (before.failure, before.is_leased) != (now.failure, now.is_leased);
+    if refused.get(limit).is_none_or(is_new) {
+        let follows = if is_leased {
+            "agents lease it by way of a second key"
+        } else {
+            "each agent goes on with its last share of it, or with an even one"
+        };
+        tracing::warn!(%limit, why = %said, reason = said.failure.as_str(), follows, "the store of rate limits with scope Cluster answers with an error about this one");
+    }
+    refused.insert(limit.clone(), now);
 }
 
 type Limits = BTreeMap<Arc<str>, (Rule, Arc<Throttle>)>;

@@ -114,7 +114,7 @@ impl World {
             }
             let call = agent.holder.call(agent.throttle.rule(), &tally, random.f64(), now);
             if away {
-                if let Some(share) = agent.holder.lost(&tally, now) {
+                if let Some(share) = agent.holder.lost(&tally, None, now) {
                     agent.throttle.set_share(share, now);
                 }
             } else {

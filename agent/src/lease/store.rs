@@ -17,6 +17,7 @@ use tokio_rustls::{
 };
 
 use super::{
+    failure::{Failure, Said},
     ledger::{Call, Reply, SCRIPT},
     resp::{self, Malformed, Value},
 };
@@ -31,6 +32,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_millis(250);
 /// Before the name of each limit.
 const PREFIX: &str = "sluice:limit:";
+/// Behind the name of a limit to whose key others have written.
+const INSTEAD: &str = ":instead";
 
 /// Why the store cannot be used as the operator says.
 #[derive(Debug, thiserror::Error)]
@@ -66,12 +69,31 @@ pub(super) enum Trouble {
     Late,
     #[error("{0}")]
     Malformed(#[from] Malformed),
-    #[error("it says: {0}")]
-    Said(String),
-    #[error("it wants a password (--limit-store-password-file): it says: {0}")]
-    Unauthenticated(String),
+    #[error("{0}")]
+    Said(Said),
     #[error("the script's answer makes no sense")]
     Nonsense,
+}
+
+impl Trouble {
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::Connect(_) | Self::ConnectLate | Self::Broken(_) | Self::Ended => Failure::Unreachable,
+            Self::Late => Failure::Timeout,
+            Self::Password(_) | Self::Lines => Failure::Credentials,
+            Self::Malformed(_) | Self::Nonsense => Failure::Protocol,
+            Self::Said(said) => said.failure,
+        }
+    }
+}
+
+/// What the store says about one limit.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Answer {
+    Leased(Reply),
+    /// By way of a second key, because others have written to the first.
+    Instead(Reply, Said),
+    Refused(Said),
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -188,20 +210,22 @@ impl Store {
         connection.send(&hello).await?;
         for _ in 0..commands {
             if let Value::Error(why) = connection.receive().await? {
-                return Err(Trouble::Said(why));
+                return Err(Trouble::Said(Said::new(why)));
             }
         }
-        match connection.receive().await? {
-            Value::Error(why) if why.starts_with("NOAUTH") => Err(Trouble::Unauthenticated(why)),
+        if let Value::Error(why) = connection.receive().await? {
+            let said = Said::new(why);
             // A user who may run the script need not have the permission to ask this.
-            Value::Error(why) if !why.starts_with("NOPERM") => Err(Trouble::Said(why)),
-            _ => Ok(connection),
+            if said.failure != Failure::Permission {
+                return Err(Trouble::Said(said));
+            }
         }
+        Ok(connection)
     }
 
     /// Renews what is held of each limit, or says with what error the store answers about it. After an error of its own nothing of it
     /// counts, and there is no connection.
-    pub(super) async fn renew(&mut self, asked: &[Asked]) -> Result<Vec<Result<Reply, String>>, Trouble> {
+    pub(super) async fn renew(&mut self, asked: &[Asked]) -> Result<Vec<Answer>, Trouble> {
         let Some(mut connection) = self.connection.take() else { return Err(Trouble::Ended) };
         let replies =
             timeout(ANSWER, self.renewed(&mut connection, asked)).await.map_err(|_| Trouble::Late)??;
@@ -209,14 +233,54 @@ impl Store {
         Ok(replies)
     }
 
-    async fn renewed(
+    async fn renewed(&self, connection: &mut Connection, asked: &[Asked]) -> Result<Vec<Answer>, Trouble> {
+        let first = self.run(connection, &asked.iter().collect::<Vec<_>>(), "").await?;
+        // All agents find the same there, so all of them use the second key meanwhile, and the first one again when it is theirs.
+        let is_taken = |reply: &Result<Reply, Said>| {
+            reply.as_ref().is_err_and(|said| said.failure == Failure::WrongType)
+        };
+        let taken: Vec<&Asked> =
+            asked.iter().zip(&first).filter(|(_, reply)| is_taken(reply)).map(|(one, _)| one).collect();
+        let mut instead = self.run(connection, &taken, INSTEAD).await?.into_iter();
+        let answers: Vec<_> = first
+            .into_iter()
+            .map(|reply| match reply {
+                Ok(reply) => Answer::Leased(reply),
+                Err(said) if said.failure == Failure::WrongType => match instead.next() {
+                    Some(Ok(reply)) => Answer::Instead(reply, said),
+                    _ => Answer::Refused(said),
+                },
+                Err(said) => Answer::Refused(said),
+            })
+            .collect();
+        let refused = |answer: &Answer| match answer {
+            Answer::Refused(said) => Some(said.clone()),
+            _ => None,
+        };
+        // Of a cluster other nodes may have the other limits: as long as nobody asks them, agents that have reached different ones would
+        // share nothing.
+        let of_cluster = answers.iter().filter_map(refused).find(|said| said.failure == Failure::Cluster);
+        let of_all =
+            answers.iter().map(refused).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().next());
+        match of_cluster.or(of_all.filter(|said| !said.is_about_key())) {
+            Some(said) => Err(Trouble::Said(said)),
+            None => Ok(answers),
+        }
+    }
+
+    /// Runs the script for each call, with what is behind the name of each limit.
+    async fn run(
         &self,
         connection: &mut Connection,
-        asked: &[Asked],
-    ) -> Result<Vec<Result<Reply, String>>, Trouble> {
+        asked: &[&Asked],
+        behind: &str,
+    ) -> Result<Vec<Result<Reply, Said>>, Trouble> {
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut commands = Vec::new();
         for one in asked {
-            write_call(one, [b"EVALSHA", self.hash.as_bytes()], &mut commands);
+            write_call(one, behind, [b"EVALSHA", self.hash.as_bytes()], &mut commands);
         }
         connection.send(&commands).await?;
         let mut replies = Vec::with_capacity(asked.len());
@@ -233,7 +297,7 @@ impl Store {
         }
         commands.clear();
         for &at in &unknown {
-            write_call(&asked[at], [b"EVAL", SCRIPT.as_bytes()], &mut commands);
+            write_call(asked[at], behind, [b"EVAL", SCRIPT.as_bytes()], &mut commands);
         }
         if !unknown.is_empty() {
             connection.send(&commands).await?;
@@ -241,20 +305,8 @@ impl Store {
         for at in unknown {
             replies[at] = Some(reply(connection.receive().await?)?);
         }
-        let replies: Vec<_> = replies.into_iter().flatten().collect();
-        match &replies[..] {
-            [Err(why), others @ ..] if others.iter().all(Result::is_err) && !is_about_key(why) => {
-                Err(Trouble::Said(why.clone()))
-            }
-            _ => Ok(replies),
-        }
+        Ok(replies.into_iter().flatten().collect())
     }
-}
-
-/// Whether an error says something of one key, and nothing of the store: as that it has no memory left, may not be written to, or is
-/// not ready, which it says of all. (Before 7 the code stands behind where in the script it came from.)
-fn is_about_key(error: &str) -> bool {
-    error.split(' ').any(|word| word == "WRONGTYPE")
 }
 
 impl Connection {
@@ -277,10 +329,10 @@ impl Connection {
     }
 }
 
-fn write_call(asked: &Asked, [command, script]: [&[u8]; 2], out: &mut Vec<u8>) {
+fn write_call(asked: &Asked, behind: &str, [command, script]: [&[u8]; 2], out: &mut Vec<u8>) {
     let Asked { limit, holder, call } = asked;
-    // In braces, so that in a Redis Cluster all of a limit is in one place.
-    let key = format!("{PREFIX}{{{limit}}}");
+    // In braces, so that a proxy which spreads keys has all of a limit in one place.
+    let key = format!("{PREFIX}{{{limit}}}{behind}");
     let numbers =
         [call.rate.to_string(), call.burst.to_string(), call.used.to_string(), call.demand.to_string()];
     let [rate, burst, used, demand] = numbers.each_ref().map(String::as_bytes);
@@ -310,10 +362,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// What the script says.
-fn reply(value: Value) -> Result<Result<Reply, String>, Trouble> {
+fn reply(value: Value) -> Result<Result<Reply, Said>, Trouble> {
     let items = match value {
         Value::Items(items) => items,
-        Value::Error(why) => return Ok(Err(why)),
+        Value::Error(why) => return Ok(Err(Said::new(why))),
         _ => return Err(Trouble::Nonsense),
     };
     let words: Vec<&str> = items
@@ -363,21 +415,7 @@ mod tests {
             assert!(matches!(reply(bad.clone()), Err(Trouble::Nonsense)), "{bad:?}");
         }
         let said = reply(Value::Error("OOM command not allowed".to_owned()));
-        assert!(matches!(said, Ok(Err(why)) if why.starts_with("OOM")));
-        for (error, is) in [
-            (
-                "WRONGTYPE Operation against a key holding the wrong kind of value script: a1, on @user_script:20.",
-                true,
-            ),
-            (
-                "ERR Error running script (call to f_a1): @user_script:20: WRONGTYPE Operation against a key",
-                true,
-            ),
-            ("OOM command not allowed when used memory > 'maxmemory'.", false),
-            ("READONLY You can't write against a read only replica.", false),
-        ] {
-            assert_eq!(is_about_key(error), is, "{error}");
-        }
+        assert!(matches!(said, Ok(Err(said)) if said.failure == Failure::Memory));
     }
 
     #[test]

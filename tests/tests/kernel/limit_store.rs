@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use sluice_tests::{
-    Agent, App, Capture, Load, LoadReport, Pod, Process, Service, World, bench::proxies::program, eventually,
-    test,
+    Agent, App, Capture, Load, LoadReport, Pod, Process, Relay, Service, World, bench::proxies::program,
+    eventually, test,
 };
 
 use crate::{python, script};
@@ -87,7 +87,10 @@ impl Shop {
         std::fs::write(&password, format!("{PASSWORD}\n"))?;
         let address = format!("{scheme}://{}{path}", store_pod.ipv4());
         let password = password.display().to_string();
-        let mut args = vec!["--limit-store", &address, "--limit-store-password-file", &password];
+        let mut args = vec!["--limit-store-password-file", &password];
+        if !of_agent.iter().any(|arg| arg == "--limit-store") {
+            args.extend(["--limit-store", &address]);
+        }
         args.extend(of_agent.iter().map(String::as_str));
         let agent = world.agent().args(&args).start()?;
         agent.enrolled(&client)?;
@@ -98,6 +101,26 @@ impl Shop {
         eventually(&format!("the limit is counted as {how}"), || {
             let limits = self.agent.metrics()?.sum("sluice_cluster_rate_limits", &[("counted", how)]);
             ensure!(limits > 0.5, "{limits}: {}", self.agent.log());
+            Ok(())
+        })
+    }
+
+    /// The store fails, and it is told in this way.
+    fn fails(&self, reason: &str, told: &str) -> Result<()> {
+        eventually(&format!("the store fails: {reason}"), || {
+            let metrics = self.agent.metrics()?;
+            let limits = metrics.sum("sluice_limit_store_failing_limits", &[("reason", reason)]);
+            ensure!(limits > 0.5, "{limits}: {}", self.agent.log());
+            let (_, status, _) = self.agent.sluice(&["status"])?;
+            ensure!(status.contains(told), "{told}: {status}");
+            Ok(())
+        })
+    }
+
+    fn fails_nowhere(&self) -> Result<()> {
+        eventually("the store does not fail", || {
+            let limits = self.agent.metrics()?.sum("sluice_limit_store_failing_limits", &[]);
+            ensure!(limits < 0.5, "{limits}: {}", self.agent.log());
             Ok(())
         })
     }
@@ -283,6 +306,107 @@ fn the_agents_of_two_nodes_share_a_limit_however_the_load_moves() {
             }
         }
         is_the_limit("in turns", (counted.0, counted.1), counted.2)
+    });
+}
+
+/// Says something to a store.
+fn tell(pod: &Pod, words: &[&str]) -> Result<()> {
+    let host = pod.ipv4().to_string();
+    let said =
+        pod.run("redis-cli", &[&["-h", &host, "-a", PASSWORD, "--no-auth-warning", "-e"], words].concat())?;
+    ensure!(["OK", "1"].contains(&said.trim()), "{words:?}: {said}");
+    Ok(())
+}
+
+/// A replica takes the place of a primary that has died, behind the same address, as with a Service.
+#[test]
+fn a_limit_outlives_a_fail_over_of_its_store() {
+    test("limit-fail-over", |world| {
+        let mut relay = None;
+        let (shop, mut primary) = Shop::open_with(world, "redis", "", |host| {
+            let netns = world.node().netns;
+            let relay = relay.insert(Relay::start(&netns, format!("{host}:6379").parse()?)?);
+            Ok((Vec::new(), vec!["--limit-store".to_owned(), format!("redis://{}", relay.address)]))
+        })?;
+        let relay = relay.context("there is a relay")?;
+        let second = world.pod("stores", "second").start()?;
+        let first = shop.store.ipv4().to_string();
+        let of_replica = ["--masterauth", PASSWORD, "--replicaof", &first, "6379"];
+        let mut replica = store_with(world, &second, &of_replica)?;
+        replica.says("Finished with success")?;
+        shop.counted("leased")?;
+        shop.fails_nowhere()?;
+        let begin = Instant::now();
+        let load = shop.load()?;
+        thread::sleep(Duration::from_secs(2));
+        primary.kill()?;
+        shop.counted("last_share")?;
+        // The address is the replica's before that is told to be the primary.
+        relay.point((second.ipv4(), 6379).into());
+        shop.fails("read_only", "it is a replica, which may only be read")?;
+        shop.counted("last_share")?;
+        tell(&second, &["REPLICAOF", "NO", "ONE"])?;
+        shop.counted("leased")?;
+        shop.fails_nowhere()?;
+        thread::sleep(Duration::from_secs(2));
+        let report = load.stop()?;
+        only_limited(&report)?;
+        // There was no second burst.
+        let (admitted, seconds) = (report.ok as f64, begin.elapsed().as_secs_f64());
+        ensure!(admitted <= RATE as f64 * (seconds * 1.05 + 1.3), "{admitted} in {seconds}");
+        ensure!(admitted >= RATE as f64 * (seconds * 0.6 - 1.0), "{admitted} in {seconds}");
+        Ok(())
+    });
+}
+
+/// Each of what a store may answer instead is told by its name, and everything is as before once it is over.
+#[test]
+fn a_store_that_refuses_is_told_with_the_reason_and_used_again() {
+    test("limit-refused", |world| {
+        let (shop, _redis) = Shop::open(world)?;
+        shop.counted("leased")?;
+        let load = shop.load()?;
+        let key = "sluice:limit:{web.shop:80 all}";
+        let cases: [(&[&str], &[&str], _, _, _); 4] = [
+            (
+                &["CONFIG", "SET", "maxmemory", "1"],
+                &["CONFIG", "SET", "maxmemory", "0"],
+                "memory",
+                "it has no memory left (maxmemory)",
+                "last_share",
+            ),
+            (
+                &["ACL", "SETUSER", "default", "-hset"],
+                &["ACL", "SETUSER", "default", "+hset"],
+                "permission",
+                "the user may not run HSET",
+                "last_share",
+            ),
+            (
+                &["CONFIG", "SET", "min-replicas-to-write", "1"],
+                &["CONFIG", "SET", "min-replicas-to-write", "0"],
+                "unwritable",
+                "it takes no writes at the moment",
+                "last_share",
+            ),
+            // The limit is shared by way of a second key.
+            (
+                &["SET", key, "ours"],
+                &["DEL", key],
+                "wrong_type",
+                "others have written to the limit's key",
+                "leased",
+            ),
+        ];
+        for (breaks, mends, reason, told, counted) in cases {
+            tell(&shop.store, breaks)?;
+            shop.fails(reason, told)?;
+            shop.counted(counted)?;
+            tell(&shop.store, mends)?;
+            shop.fails_nowhere()?;
+            shop.counted("leased")?;
+        }
+        only_limited(&load.stop()?)
     });
 }
 

@@ -32,6 +32,8 @@ pub struct LimitStore {
     pub connected: bool,
     /// Why it does not answer.
     pub trouble: Option<String>,
+    /// The same in a word, as in `sluice_limit_store_failing_limits`.
+    pub reason: Option<&'static str>,
     /// For how long it has not.
     pub trouble_seconds: Option<f64>,
 }
@@ -75,8 +77,9 @@ pub(super) fn store(status: &lease::Status) -> LimitStore {
     LimitStore {
         address: status.store.as_deref().map(str::to_owned),
         connected: status.answers,
-        trouble: trouble.map(|(why, _)| why.to_string()),
-        trouble_seconds: trouble.map(|(_, since)| seconds(since.elapsed())),
+        trouble: trouble.map(|away| away.why.to_string()),
+        reason: trouble.map(|away| away.failure.as_str()),
+        trouble_seconds: trouble.map(|away| seconds(away.since.elapsed())),
     }
 }
 
@@ -171,9 +174,11 @@ mod tests {
             (told.address.as_deref(), told.connected, told.trouble),
             (Some("redis://10.0.0.1"), true, None)
         );
-        let trouble = Some(("it is away".into(), Instant::now()));
+        let failure = lease::Failure::Timeout;
+        let trouble = Some(lease::Away { failure, why: "it is away".into(), since: Instant::now() });
         let told = store(&lease::Status { answers: false, trouble, ..status });
         assert_eq!((told.connected, told.trouble.as_deref()), (false, Some("it is away")));
+        assert_eq!(told.reason, Some("timeout"));
         assert!(told.trouble_seconds.is_some() && store(&lease::Status::default()).address.is_none());
     }
 

@@ -14,7 +14,7 @@ use crate::{
         verdict::{Reason, Verdicts},
         warm_gate::{Gates, State},
     },
-    lease::{self, Counted, Rule},
+    lease::{self, Counted, Failure, Rule},
     observe::metrics::Kind,
 };
 
@@ -130,6 +130,20 @@ fn leases(numbers: &Numbers<'_>) -> Result<(), prometheus::Error> {
         ("failed", "It did not; the agent goes on with its last share until it does again."),
     ];
     numbers.metrics.document(name, "result", results);
+    let metric = Metric {
+        name: "sluice_limit_store_failing_limits",
+        kind: Kind::Gauge,
+        labels: &["reason"],
+        help: "Rate limits with scope Cluster about which the store fails at the moment, by reason.",
+    };
+    let name = metric.name;
+    numbers.pull(metric, find, |status, write| {
+        for failure in Failure::ALL {
+            write(&[failure.as_str()], status.failing(failure) as f64);
+        }
+    })?;
+    let reasons = Failure::ALL.map(|failure| (failure.as_str(), failure.meaning()));
+    numbers.metrics.document(name, "reason", reasons);
     let metric = Metric {
         name: "sluice_cluster_rate_limits",
         kind: Kind::Gauge,

@@ -15,7 +15,7 @@ use crate::{
     },
     capture::{Handling, PodStatus},
     cluster::{self, model::Service},
-    lease::{self, Counted},
+    lease::{self, Away, Counted, Refused},
     proxy::{Cause, PodUse},
 };
 
@@ -115,16 +115,24 @@ pub(super) fn unenforced(look: &Look) -> Vec<Problem> {
 pub(super) fn limit_store(look: &Look) -> Option<Problem> {
     let lease::Status { store, trouble, limits, answers, refused, .. } = &look.leases;
     let store = store.as_ref().filter(|_| !limits.is_empty())?;
-    let Some((why, since)) = trouble else {
-        let (limit, why) = refused.iter().next()?;
-        let names = refused.keys().map(ToString::to_string).collect();
+    let Some(Away { failure, why, since }) = trouble else {
+        let (limit, Refused { failure, why, is_leased }) = refused.iter().next()?;
+        let alike = refused.iter().filter(|(_, other)| other.failure == *failure);
+        let names = alike.map(|(name, _)| name.to_string()).collect();
+        let follows = if *is_leased {
+            "agents lease it by way of a second key, sluice:limit:{LIMIT}:instead"
+        } else if limits.get(limit) == Some(&Counted::Node) {
+            "the agent counts by itself there, as with scope Node"
+        } else {
+            "the agent goes on with its last share there, or with an even one"
+        };
         return Some(problem(
             format!(
-                "The store of rate limits with scope Cluster, {store}, answers with an error about {}: the agent goes on with its last share there. About {limit} it says: {}.",
+                "The store of rate limits with scope Cluster, {store}, answers with an error about {}: {follows}. The error about {limit}: {}.",
                 listed(&names),
                 why.trim_end_matches('.')
             ),
-            "Look at the key sluice:limit:{LIMIT} in the store, with the name of the limit, and at what its user may do. Nobody else may write there: delete the key if it is not a hash.",
+            failure.advice(),
         ));
     };
     let alone: BTreeSet<_> =
@@ -141,10 +149,7 @@ pub(super) fn limit_store(look: &Look) -> Option<Problem> {
         why.trim_end_matches('.'),
         if *answers { " meanwhile" } else { "" }
     );
-    Some(problem(
-        what,
-        "Check the store, this node's way to it, and the password. The agent tries again by itself.",
-    ))
+    Some(problem(what, failure.advice()))
 }
 
 /// Pods that policies want closed while no agent is there, and that are not.

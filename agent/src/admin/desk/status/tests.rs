@@ -5,7 +5,7 @@ use crate::{
     api::TagPropagation,
     capture::PodStatus,
     cluster::{Cluster, builder::Options, manifests},
-    lease::{self, Counted},
+    lease::{self, Away, Counted, Failure, Refused},
 };
 
 const SHOP: &str = "
@@ -309,7 +309,11 @@ fn a_store_of_limits_that_does_not_answer_is_told_where_there_are_limits() {
         let limits = limits.iter().map(|(name, by)| (Arc::from(*name), *by)).collect();
         let leases = lease::Status {
             store: Some("redis://valkey:6379".into()),
-            trouble: Some(("cannot connect: refused".into(), since)),
+            trouble: Some(Away {
+                failure: Failure::Unreachable,
+                why: "cannot connect: refused".into(),
+                since,
+            }),
             limits: Arc::new(limits),
             ..lease::Status::default()
         };
@@ -321,6 +325,33 @@ fn a_store_of_limits_that_does_not_answer_is_told_where_there_are_limits() {
     assert!(one.message.ends_with("cannot connect: refused. The agent goes on with its last share of them."));
     let [one] = &status(&[("web.shop:80 all", Counted::Node)])[..] else { panic!("one problem") };
     assert!(one.message.contains("none of web.shop:80 all, which it counts by itself"), "{one:?}");
+}
+
+#[test]
+fn errors_of_the_store_about_one_limit_are_told_with_what_to_do() {
+    let status = |failure, is_leased, by| {
+        let name: Arc<str> = "web.shop:80 all".into();
+        let refused = Refused { failure, why: "it says: no".into(), is_leased };
+        let leases = lease::Status {
+            store: Some("redis://valkey:6379".into()),
+            answers: true,
+            limits: Arc::new([(name.clone(), by)].into()),
+            refused: [(name, refused)].into(),
+            ..lease::Status::default()
+        };
+        assert_eq!((leases.failing(failure), leases.failing(Failure::Timeout)), (1, 0));
+        let [one] = &Status::of(&Look { leases, ..Look::default() }).problems[..] else {
+            panic!("one problem")
+        };
+        assert!(one.message.ends_with("The error about web.shop:80 all: it says: no."), "{one:?}");
+        format!("{one:?}")
+    };
+    let said = status(Failure::WrongType, true, Counted::Leased);
+    assert!(said.contains(":instead") && said.contains("delete the key"), "{said}");
+    let said = status(Failure::Permission, false, Counted::LastShare);
+    assert!(said.contains("an even one") && said.contains("ACL SETUSER"), "{said}");
+    let said = status(Failure::Permission, false, Counted::Node);
+    assert!(said.contains("counts by itself there"), "{said}");
 }
 
 const GUARDED: &str = "
