@@ -1,5 +1,5 @@
-//! `cargo xtask bench instructions`: how many instructions of its own the agent needs for a request of HTTP/1, and for a unary
-//! call of gRPC, counted by callgrind.
+//! `cargo xtask bench instructions`: how many instructions of its own the agent needs for a request of HTTP/1, for a connection
+//! with one, and for a unary call of gRPC, counted by callgrind.
 //!
 //! Times on shared machines scatter by tens of percent, instructions hardly at all: so this is what CI compares with
 //! committed numbers. It says nothing of what the kernel does for a request, nor of caches. `agent/instructions` is what
@@ -30,8 +30,7 @@ struct Load {
     name: &'static str,
     /// The directory of its manifests in `agent/instructions/loads`.
     manifests: &'static str,
-    /// Unary gRPC calls over HTTP/2, instead of requests of HTTP/1.
-    grpc: bool,
+    work: Work,
     /// So many HTTPRoutes besides, of which one is about the requests.
     routes: usize,
     /// What a request was seen to cost. Who makes it cheaper, or finds that what is gained is worth more, writes down here
@@ -39,13 +38,36 @@ struct Load {
     known: Option<u64>,
 }
 
-const HTTP1: Load = Load { name: "no-policy", manifests: "no-policy", grpc: false, routes: 0, known: None };
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// Requests of HTTP/1 over one connection.
+    Requests,
+    /// The same, each over a connection of its own on both sides.
+    Connections,
+    /// Unary gRPC calls over one connection.
+    Grpc,
+}
 
-const LOADS: [Load; 6] = [
+impl Work {
+    /// As `agent/instructions` calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Connections => "connections",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+const HTTP1: Load =
+    Load { name: "no-policy", manifests: "no-policy", work: Work::Requests, routes: 0, known: None };
+
+const LOADS: [Load; 7] = [
     Load { known: Some(25_450), ..HTTP1 },
     Load { name: "every-rule", manifests: "every-rule", known: Some(31_300), ..HTTP1 },
-    Load { name: "grpc", grpc: true, known: Some(49_800), ..HTTP1 },
-    Load { name: "grpc-every-rule", manifests: "every-rule", grpc: true, known: Some(56_400), ..HTTP1 },
+    Load { name: "new-connections", work: Work::Connections, known: None, ..HTTP1 },
+    Load { name: "grpc", work: Work::Grpc, known: Some(49_800), ..HTTP1 },
+    Load { name: "grpc-every-rule", manifests: "every-rule", work: Work::Grpc, known: Some(56_400), ..HTTP1 },
     Load { name: "one-route", routes: 1, ..HTTP1 },
     Load { name: "thousand-routes", routes: 1_000, ..HTTP1 },
 ];
@@ -96,7 +118,7 @@ pub(crate) fn program() -> Result<PathBuf> {
 /// The least of some runs. Over HTTP/2 a request takes more tasks to be woken where they are interrupted: by some percent, and
 /// by chance.
 fn least(program: &Path, load: &Load, requests: u64) -> Result<u64> {
-    let runs = if load.grpc { GRPC_RUNS } else { 1 };
+    let runs = if load.work == Work::Grpc { GRPC_RUNS } else { 1 };
     let mut least = u64::MAX;
     for _ in 0..runs {
         least = least.min(count(program, load, requests)?);
@@ -112,7 +134,7 @@ fn count(program: &Path, load: &Load, requests: u64) -> Result<u64> {
     valgrind.args(["--quiet", "--tool=callgrind"]);
     valgrind.arg(format!("--callgrind-out-file={}", counted.display()));
     valgrind.arg(program).args(["proxy", "--requests", &requests.to_string(), "--manifests"]).arg(manifests);
-    valgrind.args(load.grpc.then_some("--grpc"));
+    valgrind.args(["--work", load.work.name()]);
     shell::read(&mut valgrind)?;
     let text = fs::read_to_string(&counted)
         .with_context(|| format!("callgrind has left no {}", counted.display()))?;

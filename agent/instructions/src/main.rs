@@ -1,4 +1,4 @@
-//! A proxy that carries a given number of HTTP/1.1 requests, or gRPC calls, and ends: for callgrind, which counts the instructions of a
+//! A proxy that carries a given number of HTTP/1.1 requests, connections with one each, or gRPC calls, and ends: for callgrind, which counts the instructions of a
 //! process (`cargo xtask bench instructions`).
 //!
 //! The client and the origin are this program once more, in a process that is not counted. Two runs that differ in the
@@ -12,7 +12,7 @@ mod proxy;
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// musl's own allocator takes one lock for all threads.
 #[cfg(target_env = "musl")]
@@ -36,24 +36,43 @@ enum Part {
         /// A directory of manifests with one Service, and the TrafficPolicy that holds for it, if one does
         #[arg(long)]
         manifests: PathBuf,
-        /// They are unary gRPC calls
-        #[arg(long)]
-        grpc: bool,
+        /// What they are
+        #[arg(long, value_enum, default_value_t)]
+        work: Work,
     },
     /// Be the client and the origin of a proxy, which starts this itself
     #[command(hide = true)]
     Peers {
         #[arg(long)]
         requests: u64,
-        #[arg(long)]
-        grpc: bool,
+        #[arg(long, value_enum)]
+        work: Work,
     },
+}
+
+/// What the client does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Work {
+    /// Requests of HTTP/1 over one connection
+    #[default]
+    Requests,
+    /// Requests of HTTP/1, each over a connection of its own
+    Connections,
+    /// Unary gRPC calls over one connection
+    Grpc,
+}
+
+impl Work {
+    /// As arguments have it.
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().part {
-        Part::Proxy { requests, manifests, grpc } => proxy::run(requests, grpc, &manifests),
-        Part::Peers { requests, grpc } => peers::run(requests, grpc),
+        Part::Proxy { requests, manifests, work } => proxy::run(requests, work, &manifests),
+        Part::Peers { requests, work } => peers::run(requests, work),
     };
     report(done)
 }

@@ -8,43 +8,58 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::grpc;
+use crate::{Work, grpc};
 
 /// As much head as a service's client of every day sends.
 const REQUEST: &[u8] =
     b"GET /orders/17 HTTP/1.1\r\nHost: orders.shop\r\nUser-Agent: client/1.0\r\nAccept: application/json\r\n\
     Accept-Encoding: gzip\r\nConnection: keep-alive\r\nx-user: 42\r\n\r\n";
 
+/// The same of one that asks nothing more, so that there is a connection for each on the other side, too.
+const LAST_REQUEST: &[u8] =
+    b"GET /orders/17 HTTP/1.1\r\nHost: orders.shop\r\nUser-Agent: client/1.0\r\nAccept: application/json\r\n\
+    Accept-Encoding: gzip\r\nConnection: close\r\nx-user: 42\r\n\r\n";
+
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\
     Date: Sat, 01 Jan 2000 00:00:00 GMT\r\n\r\n\
     ....................................................................................................";
 
 /// Tells its standard output where the origin listens, reads from its standard input where the proxy does, and sends it
-/// `requests`, or as many gRPC calls.
-pub(crate) fn run(requests: u64, grpc: bool) -> Result<()> {
+/// as much work as that.
+pub(crate) fn run(requests: u64, work: Work) -> Result<()> {
     let origin = TcpListener::bind("127.0.0.1:0").context("the origin cannot listen")?;
     println!("{}", origin.local_addr()?);
     thread::spawn(move || {
         for connection in origin.incoming().flatten() {
-            thread::spawn(move || if grpc { grpc::respond(connection) } else { respond(connection) });
+            thread::spawn(
+                move || if work == Work::Grpc { grpc::respond(connection) } else { respond(connection) },
+            );
         }
     });
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
     let proxy: SocketAddr = line.trim().parse().with_context(|| format!("{line:?} is no address"))?;
-    let mut connection = TcpStream::connect(proxy)?;
-    if grpc {
-        return grpc::call(connection, requests);
-    }
-    connection.set_nodelay(true)?;
     let mut response = Vec::new();
-    for _ in 0..requests {
-        connection.write_all(REQUEST)?;
-        read_message(&mut connection, &mut response, 100)?;
+    let mut request = |connection: &mut TcpStream, head: &[u8]| {
+        connection.write_all(head)?;
+        read_message(connection, &mut response, 100)
+    };
+    let connect = || {
+        let connection = TcpStream::connect(proxy)?;
+        connection.set_nodelay(true)?;
+        anyhow::Ok(connection)
+    };
+    match work {
+        Work::Grpc => grpc::call(TcpStream::connect(proxy)?, requests),
+        Work::Requests => {
+            let mut connection = connect()?;
+            (0..requests).try_for_each(|_| request(&mut connection, REQUEST))
+        }
+        Work::Connections => (0..requests).try_for_each(|_| request(&mut connect()?, LAST_REQUEST)),
     }
-    Ok(())
 }
 
+/// Answers requests for as long as the connection lasts.
 fn respond(mut connection: TcpStream) -> Result<()> {
     connection.set_nodelay(true)?;
     let mut request = Vec::new();

@@ -28,6 +28,9 @@ use sluice::{
     },
     proxy::{self, Network, Pod, Proxy},
 };
+use tokio::io::unix::AsyncFd;
+
+use crate::Work;
 
 /// What the client dials, as the pod sees it.
 const DIALLED: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), 80);
@@ -63,6 +66,10 @@ impl Network for Loopback {
         sluice::capture::is_at_urgent_byte(socket)
     }
 
+    fn watched(&self, listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+        sluice::capture::watched(listener)
+    }
+
     fn memory_of(&self, _: BorrowedFd<'_>) -> usize {
         0
     }
@@ -78,8 +85,8 @@ impl Network for Loopback {
     }
 }
 
-pub(crate) fn run(requests: u64, grpc: bool, directory: &Path) -> Result<()> {
-    let (mut peers, origin) = start_peers(requests, grpc)?;
+pub(crate) fn run(requests: u64, work: Work, directory: &Path) -> Result<()> {
+    let (mut peers, origin) = start_peers(requests, work)?;
     let current = Arc::new(ArcSwap::from_pointee(snapshot(directory, origin)?));
     let proxy = Proxy::start(&proxy::Options {
         workers: 1,
@@ -106,11 +113,10 @@ pub(crate) fn run(requests: u64, grpc: bool, directory: &Path) -> Result<()> {
 }
 
 /// Starts the client and the origin, and says where the origin listens.
-fn start_peers(requests: u64, grpc: bool) -> Result<(Child, SocketAddr)> {
+fn start_peers(requests: u64, work: Work) -> Result<(Child, SocketAddr)> {
     let program = std::env::current_exe()?;
     let mut peers = Command::new(program)
-        .args(["peers", "--requests", &requests.to_string()])
-        .args(grpc.then_some("--grpc"))
+        .args(["peers", "--requests", &requests.to_string(), "--work", &work.name()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -69,7 +69,7 @@ pub use attachment::Attachment;
 pub use enrol::{PodStatus, Steered};
 pub use error::{CaptureError, EnrolError};
 pub use flows::Flow;
-pub use pod::{is_at_urgent_byte, unacknowledged};
+pub use pod::{is_at_urgent_byte, unacknowledged, watched};
 pub use programs::embedded as embedded_programs;
 pub use reclaim::Reclaim;
 pub use refuse::remove_all as release;

@@ -10,6 +10,7 @@ use std::{
 
 use sluice_ebpf::{port_slots, words};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     EnrolError, buffers,
@@ -83,6 +84,10 @@ impl Network for PodNetwork {
 
     fn tie(&self, socket: u64) -> Tie {
         self.threads.tie(socket)
+    }
+
+    fn watched(&self, listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+        watched(listener)
     }
 }
 
@@ -282,6 +287,16 @@ pub fn is_at_urgent_byte(socket: BorrowedFd<'_>) -> bool {
     // SAFETY: SIOCATMARK writes one `int`, which outlives the call.
     let asked = unsafe { libc::ioctl(socket.as_raw_fd(), question, &raw mut at) };
     asked == 0 && at != 0
+}
+
+/// Lets the calling thread's runtime tell when a connection waits in a listener.
+///
+/// # Errors
+/// The kernel has no memory for it.
+pub fn watched(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: what owns the listener now keeps it open, with the same descriptor, until it is dropped itself.
+    let registered = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+    Ok(registered?)
 }
 
 fn loopback_is_up() -> io::Result<bool> {

@@ -72,8 +72,8 @@ const START: [usize; LONGEST + 2] = {
 #[inline]
 fn has(name: &[u8], classes: u8) -> bool {
     let (Some(&from), Some(&to)) = (START.get(name.len()), START.get(name.len() + 1)) else { return false };
-    let row = TABLE[from..to].iter().find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
-    row.is_some_and(|(_, of)| of & classes != 0)
+    // A name has one row, so that those of other classes need not be compared.
+    TABLE[from..to].iter().any(|(known, of)| of & classes != 0 && name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// Whether it is about one connection only, and goes no further than it. (What frames a message is not: HTTP/1 passes it on

@@ -29,12 +29,7 @@ pub trait Request {
 
     /// The path as it was sent, without the query.
     fn path(&self) -> &[u8] {
-        let target = self.target();
-        // Of `http://a?b` (RFC 9110, section 4.2.3: an empty path is `/`).
-        if target.starts_with(b"?") {
-            return b"/";
-        }
-        &target[..question_mark(target).unwrap_or(target.len())]
+        path_of(self.target())
     }
 
     /// The path as its server will see it, for rules: see [`path::normal`].
@@ -72,6 +67,15 @@ pub trait Request {
         });
         found
     }
+}
+
+/// The path of a target, without the query.
+pub fn path_of(target: &[u8]) -> &[u8] {
+    // Of `http://a?b` (RFC 9110, section 4.2.3: an empty path is `/`).
+    if target.starts_with(b"?") {
+        return b"/";
+    }
+    &target[..question_mark(target).unwrap_or(target.len())]
 }
 
 fn question_mark(target: &[u8]) -> Option<usize> {

@@ -1,9 +1,23 @@
 //! Accepting the connections that the kernel has redirected to a pod's listener.
 
-use std::{io, net::SocketAddr, os::fd::AsFd, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{self, SocketAddr},
+    os::fd::AsFd,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{SocketFlags, acceptfrom_with},
+};
+use socket2::SockRef;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::unix::AsyncFd,
+    net::TcpStream,
     time::{Instant, timeout_at},
 };
 
@@ -14,7 +28,7 @@ use super::{
     connection::{self, Connection},
     pool,
     presence::Presence,
-    pressure,
+    pressure::{self, UNSENT},
     threads::Writer,
     worker::{PodHere, Worker},
 };
@@ -33,8 +47,50 @@ const BREATHER: Duration = Duration::from_millis(50);
 /// Connections that are accepted before others have their turn.
 const IN_A_ROW: u32 = 8;
 
+/// A listener in a pod.
+pub(crate) struct Listener(AsyncFd<net::TcpListener>);
+
+impl Listener {
+    pub(crate) fn new(pod: &PodHere, listener: net::TcpListener) -> io::Result<Self> {
+        let socket = SockRef::from(&listener);
+        // What it accepts inherits these, at no system call for each. Sluice passes on what it has as soon as it has it; waiting
+        // for more would only add latency.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_notsent_lowat(UNSENT)?;
+        socket.set_nonblocking(true)?;
+        pod.pod.network.watched(listener).map(Self)
+    }
+
+    /// The next connection.
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            match acceptfrom_with(self.0.get_ref(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((stream, peer)) => {
+                    // To accept in vain costs several times as much as to ask: the kernel makes a socket for it first.
+                    if !is_one_waiting(self.0.get_ref()) {
+                        ready.clear_ready();
+                    }
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
+                    return Ok((TcpStream::from_std(stream.into())?, peer));
+                }
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Whether a connection waits to be accepted, as far as the kernel says.
+fn is_one_waiting(listener: &net::TcpListener) -> bool {
+    let asked = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default()));
+    !matches!(asked, Ok(0))
+}
+
 /// Accepts until the pod's gate is shut, then for a moment longer, and closes the listener when nothing waits in it.
-pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: TcpListener) {
+pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: Listener) {
     let gate = pod.gate.watch();
     let mut count = 0_u32;
     loop {
@@ -134,8 +190,6 @@ fn identify(
         }
     };
     pressure::fit(&stream, pod.budget.connections());
-    // Fails only for a socket that is gone already, which reading will tell.
-    let _ = stream.set_nodelay(true);
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     let pod = if worker.is_inbound() {
         let arrival = Arrival::new(&worker, &pod, peer, original);

@@ -48,7 +48,7 @@ mod worker;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::fd::BorrowedFd,
     sync::{
         Arc, Weak,
@@ -58,7 +58,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::oneshot;
+use tokio::{io::unix::AsyncFd, sync::oneshot};
 
 use self::{budget::Budget, decisions::Wanted, explain::Explanation};
 pub use budget::{Cause, Limits, PodUse};
@@ -129,6 +129,9 @@ pub trait Network: Send + Sync + 'static {
 
     /// Whether the next byte that is read from a socket, which keeps urgent data in line, is urgent.
     fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool;
+
+    /// Lets the calling thread's runtime tell when a connection waits in one of the pod's listeners.
+    fn watched(&self, listener: TcpListener) -> io::Result<AsyncFd<TcpListener>>;
 
     /// The pod's own application has refused a connection that came from outside.
     fn refused(&self, _address: SocketAddr) {}
@@ -257,21 +260,16 @@ impl Proxy {
 
     /// Begins to accept on a pod's listeners, which are dealt out to the workers in turn. Connections that arrive before a
     /// worker has come to it wait in the listener.
-    pub fn open(&self, pod: &Arc<Pod>, listeners: Vec<std::net::TcpListener>) -> OpenPod {
+    pub fn open(&self, pod: &Arc<Pod>, listeners: Vec<TcpListener>) -> OpenPod {
         self.open_for(pod, listeners, Direction::Outbound)
     }
 
     /// The same for listeners to which connections from outside are steered that are for the pod's own applications.
-    pub fn open_inbound(&self, pod: &Arc<Pod>, listeners: Vec<std::net::TcpListener>) -> OpenPod {
+    pub fn open_inbound(&self, pod: &Arc<Pod>, listeners: Vec<TcpListener>) -> OpenPod {
         self.open_for(pod, listeners, Direction::Inbound)
     }
 
-    fn open_for(
-        &self,
-        pod: &Arc<Pod>,
-        listeners: Vec<std::net::TcpListener>,
-        direction: Direction,
-    ) -> OpenPod {
+    fn open_for(&self, pod: &Arc<Pod>, listeners: Vec<TcpListener>, direction: Direction) -> OpenPod {
         let id = self.next_pod.fetch_add(1, Ordering::Relaxed);
         let budget = self.budget.pod(pod, listeners.len());
         let mut dealt: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();

@@ -6,12 +6,13 @@
 //! a burst has opened can grow old and go.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
+    future::poll_fn,
     io,
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -76,29 +77,75 @@ struct Idle {
     until: Nanos,
 }
 
-/// What the clients of a key leave behind, by endpoint.
-type Group = RefCell<AHashMap<SocketAddr, Vec<Idle>>>;
+/// Looks of the worker at what the kernel has to tell, from a client that leaves until what it has left over is closed: the
+/// connection of the next client may be waiting to be accepted, which is told with the first, and then to be read.
+const LOOKS: usize = 3;
+
+/// The clients of a key, and what they leave behind.
+#[derive(Default)]
+struct Group {
+    clients: Cell<usize>,
+    /// By endpoint.
+    idle: RefCell<AHashMap<SocketAddr, Vec<Idle>>>,
+    surplus: Cell<Surplus>,
+}
+
+/// Whether a group may have more idle connections than it has clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Surplus {
+    #[default]
+    None,
+    /// It is among those that are going to be looked at.
+    Possible,
+}
+
+impl Group {
+    /// Closes what is idle beyond one for each client. Those that were used last stay.
+    fn close_surplus(&self) {
+        self.surplus.set(Surplus::None);
+        let clients = self.clients.get();
+        self.idle.borrow_mut().retain(|_, idle| {
+            idle.drain(..idle.len().saturating_sub(clients));
+            !idle.is_empty()
+        });
+    }
+}
 
 #[derive(Default)]
 pub(crate) struct Pool {
     /// A group is there as long as there is a client of its own.
     groups: RefCell<AHashMap<Key, Weak<Group>>>,
+    left: Rc<Left>,
+}
+
+/// The groups that clients have left.
+#[derive(Default)]
+struct Left {
+    groups: RefCell<Vec<Rc<Group>>>,
+    /// Who closes their surplus.
+    closer: RefCell<Option<Waker>>,
 }
 
 /// A client's connection, for as long as it is open.
 ///
 /// To no endpoint are more idle connections kept than there are of these: so many the endpoint would have at most without
-/// Sluice, and one that serves a connection at a time would wait for ours.
-pub(crate) struct Seat(Rc<Group>);
+/// Sluice, and one that serves a connection at a time would wait for ours. When one closes, what is then too many is closed
+/// after a [few looks](LOOKS) at what else has happened: clients that open a connection for each request would take all with
+/// them otherwise, each time when some leave before others have come.
+pub(crate) struct Seat {
+    group: Rc<Group>,
+    left: Rc<Left>,
+}
 
 impl Seat {
-    fn clients(&self) -> usize {
-        Rc::strong_count(&self.0)
+    fn new(group: Rc<Group>, left: &Rc<Left>) -> Self {
+        group.clients.set(group.clients.get() + 1);
+        Self { group, left: left.clone() }
     }
 
     /// An idle connection to `endpoint` that is open as far as can be told, and fits the request.
     pub(crate) fn take(&self, endpoint: &Endpoint, need: Need, now: Nanos) -> Option<Opened> {
-        let mut idle = self.0.borrow_mut();
+        let mut idle = self.group.idle.borrow_mut();
         let idle = idle.get_mut(&endpoint.address)?;
         loop {
             let candidate = idle.remove(need.pick(idle, now)?);
@@ -113,7 +160,7 @@ impl Seat {
 
     /// An idle connection was closed by its server, or is broken.
     pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let idle = self.0.borrow();
+        let idle = self.group.idle.borrow();
         let mut closed = |idle: &Idle| idle.stream.poll_read_ready(cx).is_ready() && !is_quiet(&idle.stream);
         // All are asked, so that each of them wakes.
         if idle.values().flatten().filter(|idle| closed(idle)).count() > 0 {
@@ -134,9 +181,9 @@ impl Seat {
         if keep == Nanos::ZERO || endpoint.load.terminating_since().is_some() {
             return;
         }
-        let mut idle = self.0.borrow_mut();
+        let mut idle = self.group.idle.borrow_mut();
         let idle = idle.entry(endpoint.address).or_default();
-        if idle.len() >= self.clients() {
+        if idle.len() >= self.group.clients.get() {
             idle.remove(0);
         }
         idle.push(Idle { stream, load: endpoint.load.clone(), since: now, until: now + keep });
@@ -145,10 +192,14 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let others = self.clients() - 1;
-        for idle in self.0.borrow_mut().values_mut() {
-            // Those that were used last stay.
-            idle.drain(..idle.len().saturating_sub(others));
+        let group = &self.group;
+        group.clients.set(group.clients.get() - 1);
+        if group.idle.borrow().is_empty() || group.surplus.replace(Surplus::Possible) == Surplus::Possible {
+            return;
+        }
+        self.left.groups.borrow_mut().push(group.clone());
+        if let Some(closer) = self.left.closer.borrow_mut().take() {
+            closer.wake();
         }
     }
 }
@@ -158,11 +209,31 @@ impl Pool {
     pub(crate) fn enter(&self, key: Key) -> Seat {
         let mut groups = self.groups.borrow_mut();
         if let Some(group) = groups.get(&key).and_then(Weak::upgrade) {
-            return Seat(group);
+            return Seat::new(group, &self.left);
         }
         let group = Rc::<Group>::default();
         groups.insert(key, Rc::downgrade(&group));
-        Seat(group)
+        Seat::new(group, &self.left)
+    }
+
+    /// Closes what clients that have left leave over. Never ends.
+    pub(crate) async fn close_surplus(&self) {
+        loop {
+            poll_fn(|cx| {
+                if self.left.groups.borrow().is_empty() {
+                    *self.left.closer.borrow_mut() = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                Poll::Ready(())
+            })
+            .await;
+            for _ in 0..LOOKS {
+                tokio::task::yield_now().await;
+            }
+            for group in self.left.groups.take() {
+                group.close_surplus();
+            }
+        }
     }
 
     /// Closes what has been idle for too long, what its server has closed, and what leads to an endpoint that is shutting
@@ -170,7 +241,7 @@ impl Pool {
     pub(crate) fn sweep(&self, now: Nanos) {
         self.groups.borrow_mut().retain(|_, group| {
             let Some(group) = group.upgrade() else { return false };
-            group.borrow_mut().retain(|_, idle| {
+            group.idle.borrow_mut().retain(|_, idle| {
                 idle.retain(|candidate| {
                     now <= candidate.until
                         && candidate.load.terminating_since().is_none()
@@ -195,14 +266,14 @@ impl Pool {
     fn close(&self, which: impl Fn(&Key) -> bool) -> usize {
         let groups = self.groups.borrow();
         let groups = groups.iter().filter(|(key, _)| which(key)).filter_map(|(_, group)| group.upgrade());
-        groups.map(|group| group.take().values().map(Vec::len).sum::<usize>()).sum()
+        groups.map(|group| group.idle.take().values().map(Vec::len).sum::<usize>()).sum()
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
         let groups = self.groups.borrow();
         let groups = groups.values().filter_map(Weak::upgrade);
-        groups.map(|group| group.borrow().values().map(Vec::len).sum::<usize>()).sum()
+        groups.map(|group| group.idle.borrow().values().map(Vec::len).sum::<usize>()).sum()
     }
 }
 
@@ -372,9 +443,9 @@ mod tests {
         assert_eq!(stream.local_addr().unwrap(), addresses[2], "the first was idle for too long");
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn no_more_is_kept_than_clients_keep() {
-        let (pool, endpoint) = (Pool::default(), endpoint());
+        let (pool, endpoint) = (Rc::new(Pool::default()), endpoint());
         let mut seats = seats(&pool, 3);
         let seat = seats.pop().unwrap();
         let mut servers = Vec::new();
@@ -386,16 +457,41 @@ mod tests {
         assert_eq!(pool.len(), 3);
         let last = servers[3].peer_addr().unwrap();
         seats.clear();
-        assert_eq!(pool.len(), 1);
+        assert_eq!(pool.len(), 3, "until it has been looked whether others come");
+        let closer = pool.clone();
+        let closer = tokio::task::spawn_local(async move { closer.close_surplus().await });
+        until(|| pool.len() == 1).await;
         let kept = seat.take(&endpoint, AGAIN, SECOND).unwrap();
         assert_eq!(kept.local_addr().unwrap(), last, "the last used one is the one that stays");
         seat.give(&endpoint, kept, None, SECOND);
         assert_eq!(pool.len(), 1);
         drop(seat);
-        assert_eq!(pool.len(), 0, "there is nobody left to keep it for");
+        until(|| pool.len() == 0).await;
         let kept = servers[3].read(&mut [0]).await;
         assert_eq!(kept.unwrap(), 0, "it is closed");
         pool.sweep(SECOND);
         assert!(pool.groups.borrow().is_empty());
+        closer.abort();
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn who_comes_when_others_leave_finds_what_they_leave() {
+        let (pool, endpoint) = (Rc::new(Pool::default()), endpoint());
+        let closer = pool.clone();
+        let closer = tokio::task::spawn_local(async move { closer.close_surplus().await });
+        let (stream, _keep) = pair().await;
+        let first = pool.enter(key(1));
+        first.give(&endpoint, stream, None, Nanos::ZERO);
+        drop(first);
+        // It is told of, accepted, and carried by a task of its own.
+        for _ in 1..LOOKS {
+            tokio::task::yield_now().await;
+        }
+        let second = pool.enter(key(1));
+        for _ in 0..2 * LOOKS {
+            tokio::task::yield_now().await;
+        }
+        assert!(second.take(&endpoint, AGAIN, SECOND).is_some());
+        closer.abort();
     }
 }

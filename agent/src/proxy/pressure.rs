@@ -263,11 +263,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn accepted_sockets_inherit_how_much_may_be_unsent() {
+    async fn accepted_sockets_inherit_how_much_may_be_unsent_and_for_how_long() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT).unwrap();
+        SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
         let (_client, server) = pair(listener).await;
         assert_eq!(SockRef::from(&server).tcp_notsent_lowat().unwrap(), UNSENT);
+        assert!(server.nodelay().unwrap());
     }
 
     #[tokio::test]

@@ -1,7 +1,13 @@
 //! The network of a pod in unit tests. It stands in for what capture makes of a network namespace: a test says what it needs
 //! otherwise, and has the rest from here.
 
-use std::{io, net::SocketAddr, os::fd::BorrowedFd};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::BorrowedFd,
+};
+
+use tokio::io::unix::AsyncFd;
 
 use super::{Network, Origin};
 
@@ -74,5 +80,9 @@ impl<D: Double> Network for D {
 
     fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
         crate::capture::is_at_urgent_byte(socket)
+    }
+
+    fn watched(&self, listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+        crate::capture::watched(listener)
     }
 }

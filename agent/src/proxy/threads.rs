@@ -106,9 +106,16 @@ impl Drop for Followed {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, io, net::SocketAddr, os::fd::BorrowedFd, sync::Mutex};
+    use std::{
+        collections::VecDeque,
+        io,
+        net::{SocketAddr, TcpListener},
+        os::fd::BorrowedFd,
+        sync::Mutex,
+    };
 
     use arc_swap::ArcSwap;
+    use tokio::io::unix::AsyncFd;
 
     use super::*;
     use crate::{api::TagPropagation, clock::Nanos, govern::lane::RequestTag, proxy::Origin};
@@ -155,6 +162,10 @@ mod tests {
 
         fn is_at_urgent_byte(&self, _: BorrowedFd<'_>) -> bool {
             false
+        }
+
+        fn watched(&self, _: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+            Err(io::ErrorKind::Unsupported.into())
         }
 
         fn tie(&self, socket: u64) -> Tie {

@@ -34,6 +34,7 @@ use sluice::{
     },
     proxy::{self, Limits, Network, OpenPod, Options, Pod, Proxy, SocketOptions},
 };
+use tokio::io::unix::AsyncFd;
 
 use crate::{origin::Origin, peer::Peer};
 
@@ -139,6 +140,10 @@ impl Network for Loopback {
 
     fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
         sluice::capture::is_at_urgent_byte(socket)
+    }
+
+    fn watched(&self, listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+        sluice::capture::watched(listener)
     }
 
     fn memory_of(&self, _: BorrowedFd<'_>) -> usize {

@@ -3,19 +3,20 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use tokio::io::unix::AsyncFd;
 
 use super::Entries;
 use crate::{
     capture::{
         buffers, netns,
         node_addresses::NodeAddresses,
-        pod::{is_at_urgent_byte, unacknowledged},
+        pod::{is_at_urgent_byte, unacknowledged, watched},
     },
     govern::handled::Sent,
     proxy::{Network, Origin, SocketOptions},
@@ -86,6 +87,10 @@ impl Network for InboundNetwork {
 
     fn is_at_urgent_byte(&self, socket: BorrowedFd<'_>) -> bool {
         is_at_urgent_byte(socket)
+    }
+
+    fn watched(&self, listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+        watched(listener)
     }
 
     fn refused(&self, address: SocketAddr) {

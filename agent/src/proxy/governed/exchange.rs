@@ -76,7 +76,7 @@ pub(crate) trait Exchange {
     async fn conclude(
         &mut self,
         answer: Self::Answer,
-        attempt: Attempt,
+        attempt: Box<Attempt>,
         ended: Result<(), Break>,
     ) -> Self::Ended;
 

@@ -264,7 +264,7 @@ fn begin<E: Exchange>(
     governor: &Governor,
     tried: &mut Tried,
     now: Nanos,
-) -> Result<Attempt, Failed> {
+) -> Result<Box<Attempt>, Failed> {
     let destination = Rc::clone(&exchange.call().resolved.destination);
     let service = &*destination.service;
     let policy = governor.policy();
@@ -306,7 +306,8 @@ fn begin<E: Exchange>(
         note_arrival(exchange, now);
     }
     let parties = exchange.call().parties();
-    Ok(Attempt::begin(chosen, parties, Purpose::Request, permit, now))
+    // In a box, as it is handed on often.
+    Ok(Box::new(Attempt::begin(chosen, parties, Purpose::Request, permit, now)))
 }
 
 /// Passes an answer on.
@@ -315,7 +316,7 @@ async fn pass_on<E: Exchange>(
     governor: &Governor,
     key: Option<stale::Key>,
     mut answer: E::Answer,
-    (mut attempt, place): (Attempt, Option<concurrency::Permit>),
+    (mut attempt, place): (Box<Attempt>, Option<concurrency::Permit>),
     mut until: AttemptDeadline,
 ) -> E::Ended {
     exchange.call().count_tags(attempt.chosen.tag_outcome());
@@ -409,7 +410,7 @@ async fn fail<E: Exchange>(
     exchange: &mut E,
     governor: &Governor,
     key: Option<stale::Key>,
-    (attempt, place): (Attempt, Option<concurrency::Permit>),
+    (attempt, place): (Box<Attempt>, Option<concurrency::Permit>),
     failure: Failure,
 ) -> E::Ended {
     let call = exchange.call();

@@ -15,7 +15,7 @@ use super::{
     body::Body,
     exchange::Exchange,
     flow::{Flow, poll_read_most},
-    head::{HeadEnd, MAX_HEAD_BYTES},
+    head::{HeadEnd, LineEnds, MAX_HEAD_BYTES},
     outgoing::edit_response,
     response::{self, Caller, Response},
     sending::Halt,
@@ -72,14 +72,14 @@ impl From<Failure> for NoAnswer {
 
 impl Exchange<'_> {
     /// Sends the request over an idle connection, or a new one.
-    pub(super) async fn send(&mut self, chosen: &Chosen) -> Result<Answer, Failure> {
+    pub(super) async fn send(&mut self, chosen: &Chosen) -> Result<Box<Answer>, Failure> {
         let mut fresh_only = false;
         loop {
             let now = Nanos::now();
             let mut upstream = self.obtain(chosen, fresh_only, now).await?;
             self.up.sent = if upstream.reused { now } else { Nanos::now() };
             self.call.record.timing.asked(self.up.sent);
-            let Call { pod, unanswered, .. } = &mut self.call;
+            let Call { pod, unanswered, .. } = &mut *self.call;
             if let Some(unanswered) = unanswered {
                 upstream.stream.number(&pod.pod, unanswered);
             }
@@ -89,7 +89,7 @@ impl Exchange<'_> {
                     let body = if response.tunnel { Body::EMPTY } else { response.body };
                     let down = Flow::new(head, body, &mut upstream.incoming, &self.call.pod)
                         .map_err(|bad| self.unfit(&upstream.endpoint, bad.fault()))?;
-                    return Ok(Answer { upstream, response, keep, down });
+                    return Ok(Box::new(Answer { upstream, response, keep, down }));
                 }
                 Err(NoAnswer::Failed(failure)) => return Err(failure),
                 Err(NoAnswer::Stale) => {
@@ -151,7 +151,7 @@ impl Exchange<'_> {
             if !upstream.incoming.is_empty() {
                 match end.find(&upstream.incoming, true) {
                     Ok(Some(length)) if length <= MAX_HEAD_BYTES => {
-                        if let Some(answer) = self.read_head(upstream, length).await? {
+                        if let Some(answer) = self.read_head(upstream, length, end.line_ends()).await? {
                             return Ok(answer);
                         }
                         end = HeadEnd::default();
@@ -170,7 +170,7 @@ impl Exchange<'_> {
             let read = poll_fn(|cx| {
                 let sent = self.up.poll(cx, &mut caller_reads, presence, &mut writes, self.incoming, buffers);
                 if let Err(halt) = sent {
-                    return Poll::Ready(Err(failure_of(&mut self.call, halt)));
+                    return Poll::Ready(Err(failure_of(self.call, halt)));
                 }
                 let most = self.up.flow.pressure.most();
                 poll_read_most(cx, &mut reads, &mut upstream.incoming, buffers, most).map(Ok)
@@ -232,6 +232,7 @@ impl Exchange<'_> {
         &mut self,
         upstream: &mut Upstream,
         length: usize,
+        ends: LineEnds,
     ) -> Result<Option<(Response, bool, BytesMut)>, Failure> {
         let sending = !self.up.flow.is_done();
         self.unclear = self.request.expects && sending && self.up.flow.body_bytes == 0;
@@ -244,7 +245,7 @@ impl Exchange<'_> {
             ends_with_endpoint: sending || self.connection.pod.arrival.is_some(),
         };
         let mut head = self.call.worker.buffers.take();
-        let read = response::read(&upstream.incoming[..length], caller, &mut head);
+        let read = response::read(&upstream.incoming[..length], ends, caller, &mut head);
         let (response, keep) = read.map_err(|fault| self.unfit(&upstream.endpoint, fault))?;
         upstream.incoming.advance(length);
         if !response.is_interim() {
@@ -281,7 +282,7 @@ impl Exchange<'_> {
         poll_fn(|cx| {
             let sent = self.up.poll(cx, &mut caller_reads, presence, &mut writes, self.incoming, buffers);
             if let Err(halt) = sent {
-                return Poll::Ready(Err(failure_of(&mut self.call, halt)));
+                return Poll::Ready(Err(failure_of(self.call, halt)));
             }
             let written = down.poll(cx, &mut reads, &mut caller_writes, &mut nothing, buffers);
             written.map_err(|_| Failure::CallerGone)

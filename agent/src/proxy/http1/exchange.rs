@@ -51,8 +51,8 @@ pub(super) enum Ended {
 /// A request on its way, and where its caller is.
 pub(super) struct Exchange<'e> {
     pub(super) connection: &'e mut Connection,
-    pub(super) call: Call,
-    pub(super) request: Request,
+    pub(super) call: &'e mut Call,
+    pub(super) request: &'e Request,
     pub(super) up: Sending,
     /// The head as rules see it, if it is sent otherwise.
     seen: Option<BytesMut>,
@@ -64,11 +64,12 @@ pub(super) struct Exchange<'e> {
     pub(super) unclear: bool,
 }
 
-/// Carries one exchange. `outgoing` is the head to be sent on; `incoming` is what the caller has sent behind its own.
+/// Carries one exchange. `outgoing` is the head to be sent on; `incoming` is what the caller has sent behind its own. (What is
+/// large is lent: whatever is given to a future is copied into it.)
 pub(super) async fn exchange(
     connection: &mut Connection,
-    mut call: Call,
-    request: Request,
+    call: &mut Call,
+    request: &Request,
     incoming: &mut BytesMut,
     outgoing: BytesMut,
 ) -> Ended {
@@ -96,10 +97,10 @@ pub(super) async fn exchange(
     let mut exchange =
         Exchange { connection, call, request, up, seen, incoming, interim: false, unclear: false };
     let ended = governed::carry(&mut exchange).await;
-    let Exchange { connection, mut up, seen, .. } = exchange;
+    let Exchange { connection, up, seen, .. } = &mut exchange;
     up.flow.pressure.settle(&connection.stream);
-    connection.worker.buffers.give(up.flow.into_head());
-    if let Some(seen) = seen {
+    connection.worker.buffers.give(up.flow.take_head());
+    if let Some(seen) = seen.take() {
         connection.worker.buffers.give(seen);
     }
     ended
@@ -113,40 +114,41 @@ impl Exchange<'_> {
 }
 
 impl governed::Exchange for Exchange<'_> {
-    type Answer = Answer;
+    // In a box, as it is handed on often.
+    type Answer = Box<Answer>;
     type Ended = Ended;
 
     const PROTOCOL: &'static str = "HTTP/1.1";
 
     fn call(&mut self) -> &mut Call {
-        &mut self.call
+        self.call
     }
 
-    async fn attempt(&mut self, chosen: &Chosen) -> Result<Answer, Failure> {
+    async fn attempt(&mut self, chosen: &Chosen) -> Result<Box<Answer>, Failure> {
         if let Some(sender) = self.call.record.sender() {
             self.up.flow.edit_head(|name, value| context::put(name, value, &sender));
         }
         self.send(chosen).await
     }
 
-    fn status(answer: &Answer) -> u16 {
+    fn status(answer: &Box<Answer>) -> u16 {
         answer.response.status
     }
 
-    fn grpc_status(&self, _: &Answer) -> Option<u8> {
+    fn grpc_status(&self, _: &Box<Answer>) -> Option<u8> {
         None
     }
 
-    fn headers(answer: &Answer) -> impl Iterator<Item = (&[u8], &[u8])> {
+    fn headers(answer: &Box<Answer>) -> impl Iterator<Item = (&[u8], &[u8])> {
         View(answer.down.head()).lines()
     }
 
-    fn show(answer: &mut Answer, collector: Collector) {
+    fn show(answer: &mut Box<Answer>, collector: Collector) {
         answer.down.show(collector, &answer.upstream.incoming);
     }
 
-    fn discard(&mut self, answer: Answer) {
-        self.discard(answer);
+    fn discard(&mut self, answer: Box<Answer>) {
+        self.discard(*answer);
     }
 
     fn change_head(&mut self, plan: HeaderPlan) -> Result<(), Cause> {
@@ -178,12 +180,12 @@ impl governed::Exchange for Exchange<'_> {
 
     fn copy(&mut self) {
         let Connection { pod, original, options, .. } = &*self.connection;
-        let Request { method, http10, upgrade, .. } = self.request;
+        let Request { method, http10, upgrade, .. } = *self.request;
         let key = pool::Key { pod: pod.id, dialled: *original, options: *options };
         let sends = MirrorSender { method, http10, key };
-        let entered = mirror::entered(&self.call, &self.request());
+        let entered = mirror::entered(self.call, &self.request());
         let head = self.up.flow.head_alone();
-        let Some(copy) = Copy::begin(&mut self.call, entered, sends, head, 0) else { return };
+        let Some(copy) = Copy::begin(self.call, entered, sends, head, 0) else { return };
         if upgrade || method == Method::Connect {
             copy.refuse();
         } else {
@@ -191,11 +193,11 @@ impl governed::Exchange for Exchange<'_> {
         }
     }
 
-    fn is_tunnel(answer: &Answer) -> bool {
+    fn is_tunnel(answer: &Box<Answer>) -> bool {
         answer.response.tunnel
     }
 
-    fn sent_at(&self, _: &Answer) -> Option<Nanos> {
+    fn sent_at(&self, _: &Box<Answer>) -> Option<Nanos> {
         self.up.flow.is_done().then_some(self.up.sent)
     }
 
@@ -207,15 +209,20 @@ impl governed::Exchange for Exchange<'_> {
         self.up.repeat();
     }
 
-    async fn pass_on(&mut self, answer: &mut Answer) -> Result<(), Break> {
+    async fn pass_on(&mut self, answer: &mut Box<Answer>) -> Result<(), Break> {
         self.pass_on(answer).await
     }
 
-    fn passed(&self, answer: Option<&Answer>) -> (u64, u64) {
+    fn passed(&self, answer: Option<&Box<Answer>>) -> (u64, u64) {
         (self.up.flow.body_bytes, answer.map_or(0, |answer| answer.down.body_bytes))
     }
 
-    async fn conclude(&mut self, answer: Answer, attempt: Attempt, ended: Result<(), Break>) -> Ended {
+    async fn conclude(
+        &mut self,
+        answer: Box<Answer>,
+        attempt: Box<Attempt>,
+        ended: Result<(), Break>,
+    ) -> Ended {
         self.conclude(answer, attempt, ended).await
     }
 

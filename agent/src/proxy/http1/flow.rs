@@ -248,8 +248,9 @@ impl Flow {
         edit_lines(&mut self.head[..length], edit);
     }
 
-    pub(super) fn into_head(self) -> BytesMut {
-        self.head
+    /// It goes no further.
+    pub(super) fn take_head(&mut self) -> BytesMut {
+        std::mem::take(&mut self.head)
     }
 
     pub(super) fn is_done(&self) -> bool {

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::{
     body::Body,
-    head::{HeadEnd, MAX_RESPONSE_HEADERS},
+    head::{HeadEnd, LineEnds, MAX_RESPONSE_HEADERS, with_line_ends},
     request::{self, Method, Sources},
     response::{self, Caller},
     view::View,
@@ -29,6 +29,9 @@ fn head(input: &[u8], allow_bare: bool) -> Option<&[u8]> {
         }
     }
     assert_eq!(verdict, whole);
+    if let Ok(Some(length)) = whole {
+        assert_eq!(end.line_ends(), LineEnds::of(&input[..length]));
+    }
     whole.ok().flatten().map(|length| &input[..length])
 }
 
@@ -70,20 +73,22 @@ pub(crate) fn http1_request(input: &[u8]) {
 /// The same for responses, to each kind of client.
 pub(crate) fn http1_response(input: &[u8]) {
     let Some(head) = head(input, true) else { return };
+    let ends = LineEnds::of(head);
+    assert_eq!(ends == LineEnds::Odd, with_line_ends(head).is_some(), "lines that are to be written anew");
     for method in [Method::Get, Method::Head, Method::Connect] {
         for flags in 0..16_u8 {
             let [http10, upgrade, keep_alive, ends_with_endpoint] =
                 [1, 2, 4, 8].map(|flag| flags & flag != 0);
             let caller = Caller { method, http10, upgrade, keep_alive, ends_with_endpoint };
             let mut out = BytesMut::new();
-            let Ok((first, keep)) = response::read(head, caller, &mut out) else { continue };
+            let Ok((first, keep)) = response::read(head, ends, caller, &mut out) else { continue };
             assert!(out.len() <= head.len() + MAX_RESPONSE_HEADERS + ADDED);
             assert!(out.starts_with(b"HTTP/1.1 "));
             assert_eq!(HeadEnd::default().find(&out, false), Ok(Some(out.len())), "one head");
             assert!(!keep || keep_alive && first.body != Body::UntilClose, "where it ends must be clear");
             let mut again = BytesMut::new();
-            let (second, _) =
-                response::read(&out, caller, &mut again).expect("what is forwarded can be read");
+            let (second, _) = response::read(&out, LineEnds::of(&out), caller, &mut again)
+                .expect("what is forwarded can be read");
             assert_eq!((first.status, first.body, first.tunnel), (second.status, second.body, second.tunnel));
         }
     }

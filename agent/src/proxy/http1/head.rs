@@ -18,6 +18,27 @@ pub(crate) struct HeadEnd {
     scanned: usize,
     line: usize,
     first_line: usize,
+    ends: LineEnds,
+}
+
+/// How the lines of a head end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LineEnds {
+    /// With CR LF, each of them, and none goes on in the next.
+    #[default]
+    Plain,
+    /// Some otherwise: see [`with_line_ends`].
+    Odd,
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl LineEnds {
+    /// Those of a whole head.
+    pub(crate) fn of(head: &[u8]) -> Self {
+        let mut end = HeadEnd::default();
+        let _ = end.find(head, true);
+        end.line_ends()
+    }
 }
 
 /// A line feed without a carriage return before it. Some readers end a line there and some do not, which is how
@@ -38,6 +59,11 @@ impl HeadEnd {
             if self.line == 0 {
                 self.first_line = length;
             }
+            // Nothing can be folded into the first line.
+            let folds = self.line > self.first_line + 1 && matches!(bytes[self.line], b' ' | b'\t');
+            if bare || folds {
+                self.ends = LineEnds::Odd;
+            }
             if length == usize::from(!bare) {
                 return Ok(Some(feed + 1));
             }
@@ -45,6 +71,11 @@ impl HeadEnd {
         }
         self.scanned = bytes.len();
         Ok(None)
+    }
+
+    /// How those lines end that were seen so far.
+    pub(crate) fn line_ends(&self) -> LineEnds {
+        self.ends
     }
 
     /// The first line is there.
@@ -223,14 +254,18 @@ mod tests {
     #[test]
     fn line_ends_are_made_whole() {
         assert_eq!(with_line_ends(b"a\r\nb\r\n\r\n"), None);
+        assert_eq!(LineEnds::of(b"a\r\nb\r\n\r\n"), LineEnds::Plain);
         for head in [&b"a\nb\n\n"[..], b"a\r\nb\n\r\n", b"a\nb\r\n\n"] {
             assert_eq!(with_line_ends(head).unwrap(), b"a\r\nb\r\n\r\n"[..], "{head:?}");
+            assert_eq!(LineEnds::of(head), LineEnds::Odd, "{head:?}");
         }
         assert_eq!(with_line_ends(b"\n").unwrap(), b"\r\n"[..]);
         for head in [&b"a\r\nb: 1\r\n  2\r\n\t3\r\n\r\n"[..], b"a\nb: 1 \n 2\r\n \t3\n\n"] {
             assert_eq!(with_line_ends(head).unwrap(), b"a\r\nb: 1 2 3\r\n\r\n"[..], "{head:?}");
+            assert_eq!(LineEnds::of(head), LineEnds::Odd, "{head:?}");
         }
         assert_eq!(with_line_ends(b"a\r\n b: 1\r\n\r\n"), None, "nothing is folded into the first line");
+        assert_eq!(LineEnds::of(b"a\r\n b: 1\r\n\r\n"), LineEnds::Plain);
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Sender {
             match end.find(incoming, true) {
                 Ok(Some(length)) if length <= MAX_HEAD_BYTES => {
                     let mut written = worker.buffers.take();
-                    let response = response::read(&incoming[..length], caller, &mut written);
+                    let response = response::read(&incoming[..length], end.line_ends(), caller, &mut written);
                     worker.buffers.give(written);
                     incoming.advance(length);
                     end = HeadEnd::default();

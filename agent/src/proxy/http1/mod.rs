@@ -143,7 +143,7 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
             .as_ref()
             .map_or_else(|_| (None, Ids::default()), |request| (Some(&request.tagging), request.ids));
         let view = View(head);
-        record.note(&connection.pod, &to.destination, tagging, ids, (view.method(), view.path()));
+        record.note(&connection.pod, &to.destination, tagging, ids, view.method_and_path());
         let linked = traced.filter(|_| read.is_ok()).and_then(|traced| traced.traceparent(Nanos::now()));
         if let Some(value) = &linked {
             record.link_trace(value);
@@ -192,8 +192,10 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         let (worker, pod, tagging) =
             (connection.worker.clone(), connection.pod.clone(), request.tagging.clone());
         let destination = to.destination.clone();
-        let call = Call::new(worker, pod, to, tagging, record, View(&outgoing), way);
-        let ended = exchange::exchange(&mut connection, call, request, &mut incoming, outgoing).await;
+        let mut call = Call::new(worker, pod, to, tagging, record, View(&outgoing), way);
+        let ended = exchange::exchange(&mut connection, &mut call, &request, &mut incoming, outgoing).await;
+        // What comes now, however long it takes, is no part of the request.
+        drop(call);
         match ended {
             Ended::Keep => connection.worker.buffers.give_if_empty(&mut incoming),
             // A caller that has said itself that this is its last request sends nothing more.

@@ -52,30 +52,29 @@ impl Exchange<'_> {
     /// What becomes of the connections.
     pub(super) async fn conclude(
         &mut self,
-        answer: Answer,
-        attempt: Attempt,
+        mut answer: Box<Answer>,
+        attempt: Box<Attempt>,
         ended: Result<(), Break>,
     ) -> Ended {
-        let worker = self.call.worker.clone();
-        let buffers = &worker.buffers;
-        let Answer { mut upstream, response, keep, mut down } = answer;
+        let Answer { upstream, down, .. } = &mut *answer;
         down.pressure.settle(&upstream.stream);
-        buffers.give(down.into_head());
+        self.call.worker.buffers.give(down.take_head());
         match ended {
-            Ok(()) if response.tunnel => return self.switch(upstream, attempt),
+            Ok(()) if answer.response.tunnel => return self.switch(answer.upstream, *attempt),
             Ok(()) => {}
             Err(Break::CallerGone(_) | Break::Answer(_) | Break::TimedOut(_)) => return Ended::Broken,
             // What came is passed on; that something is missing the caller sees as it would have without Sluice.
             Err(Break::End) => return Ended::Close,
         }
         if self.up.is_under_way() && !self.unclear {
-            self.send_rest(&mut upstream, keep).await;
+            self.send_rest(&mut answer.upstream, answer.keep).await;
         }
+        let keep = answer.keep;
         let (complete, now) = (self.up.is_complete(), Nanos::now());
         // No later than what is given back.
         self.connection.rested = Some(now);
-        if response.reusable && complete && upstream.incoming.is_empty() {
-            self.give_back(upstream, response.idle_seconds, now);
+        if answer.response.reusable && complete && answer.upstream.incoming.is_empty() {
+            self.give_back(answer.upstream, answer.response.idle_seconds, now);
         }
         match (keep, self.up.flow.is_done()) {
             (true, true) => Ended::Keep,
@@ -97,9 +96,9 @@ impl Exchange<'_> {
 
     /// The answer is not passed on. Its connection goes with it, unless the answer has come whole.
     pub(super) fn discard(&mut self, answer: Answer) {
-        let Answer { upstream, response, down, .. } = answer;
+        let Answer { upstream, response, mut down, .. } = answer;
         let whole = down.is_taken() && upstream.incoming.is_empty();
-        self.call.worker.buffers.give(down.into_head());
+        self.call.worker.buffers.give(down.take_head());
         if response.reusable && whole && self.up.is_complete() {
             self.give_back(upstream, response.idle_seconds, Nanos::now());
         }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     body::Body,
-    head::{Copier, MAX_HEADERS, MAX_RESPONSE_HEADERS, add, elements, is_plain, with_line_ends},
+    head::{Copier, LineEnds, MAX_HEADERS, MAX_RESPONSE_HEADERS, add, elements, is_plain, with_line_ends},
     request::{Method, length},
 };
 use crate::{
@@ -93,9 +93,14 @@ fn compare(one: &[u8], other: &[u8]) -> Ordering {
 
 /// Reads the answer in `head`, which ends with its empty line, and writes what the caller gets to `out`.
 ///
-/// Returns the answer and whether the caller's connection is kept after it.
-pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(Response, bool), Fault> {
-    let whole = with_line_ends(head);
+/// Returns the answer and whether the caller's connection is kept after it. `ends`: how the head's lines do.
+pub(crate) fn read(
+    head: &[u8],
+    ends: LineEnds,
+    caller: Caller,
+    out: &mut BytesMut,
+) -> Result<(Response, bool), Fault> {
+    let whole = if ends == LineEnds::Odd { with_line_ends(head) } else { None };
     let head = whole.as_deref().unwrap_or(head);
     let mut config = httparse::ParserConfig::default();
     config.allow_spaces_after_header_name_in_responses(true);
@@ -151,17 +156,17 @@ pub(crate) fn read(head: &[u8], caller: Caller, out: &mut BytesMut) -> Result<(R
         lines.length.map_or(Body::UntilClose, Body::Length)
     };
     let delimited = body != Body::UntilClose;
-    let ends = lines.close || http10 && !lines.keep_alive;
+    let closes = lines.close || http10 && !lines.keep_alive;
     let response = Response {
         status: code,
         body,
         // A transfer coding is not known to HTTP/1.0, so whoever sent it is not to be trusted any further (RFC 9112, 6.1).
-        reusable: delimited && !ends && (!http10 || lines.codings == 0),
+        reusable: delimited && !closes && (!http10 || lines.codings == 0),
         idle_seconds: lines.idle_seconds,
         tunnel,
     };
     // A caller that still sends to an endpoint that stops listening is to stop too.
-    let keep = caller.keep_alive && delimited && !(caller.ends_with_endpoint && ends);
+    let keep = caller.keep_alive && delimited && !(caller.ends_with_endpoint && closes);
 
     // With 426 the endpoint says which protocol it asks for (RFC 9110, section 15.5.22), and only the caller can do something
     // about it.
@@ -284,7 +289,7 @@ mod tests {
 
     fn read_for(head: &str, caller: Caller) -> Result<(Response, bool, String), Fault> {
         let mut out = BytesMut::new();
-        let (response, keep) = read(head.as_bytes(), caller, &mut out)?;
+        let (response, keep) = read(head.as_bytes(), LineEnds::of(head.as_bytes()), caller, &mut out)?;
         Ok((response, keep, String::from_utf8(out.to_vec()).unwrap()))
     }
 

@@ -5,7 +5,10 @@ use http::{
     header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
 };
 
-use crate::{govern::request::Request, proxy::way::Came};
+use crate::{
+    govern::request::{self, Request},
+    proxy::way::Came,
+};
 
 /// A head that has been read, as it came or as it is forwarded. Finds nothing in one that is no longer there.
 #[derive(Clone, Copy)]
@@ -19,6 +22,12 @@ impl<'h> View<'h> {
         let Some(first) = memchr::memchr(b' ', line) else { return (line, &[]) };
         let rest = &line[first + 1..];
         (&line[..first], &rest[..memchr::memchr(b' ', rest).unwrap_or(rest.len())])
+    }
+
+    /// The method, and the path without the query, for one look at the first line.
+    pub(crate) fn method_and_path(&self) -> (&'h [u8], &'h [u8]) {
+        let (method, target) = self.words();
+        (method, request::path_of(origin_form(target)))
     }
 
     /// The first value of a header.
@@ -68,23 +77,26 @@ impl<'h> View<'h> {
     }
 }
 
+/// Of a target in absolute form (RFC 9112, section 3.2.2) what is behind the authority, which is what counts.
+fn origin_form(target: &[u8]) -> &[u8] {
+    if target.starts_with(b"/") || target == b"*" {
+        return target;
+    }
+    let Some(scheme) = memchr::memmem::find(target, b"://") else { return target };
+    let rest = &target[scheme + 3..];
+    match rest.iter().position(|byte| matches!(byte, b'/' | b'?')) {
+        Some(at) => &rest[at..],
+        None => b"/",
+    }
+}
+
 impl Request for View<'_> {
     fn method(&self) -> &[u8] {
         self.words().0
     }
 
     fn target(&self) -> &[u8] {
-        let target = self.words().1;
-        // A target in absolute form (RFC 9112, section 3.2.2): what is behind the authority counts.
-        if target.starts_with(b"/") || target == b"*" {
-            return target;
-        }
-        let Some(scheme) = memchr::memmem::find(target, b"://") else { return target };
-        let rest = &target[scheme + 3..];
-        match rest.iter().position(|byte| matches!(byte, b'/' | b'?')) {
-            Some(at) => &rest[at..],
-            None => b"/",
-        }
+        origin_form(self.words().1)
     }
 
     fn header(&self, name: &HeaderName) -> Option<&[u8]> {
@@ -138,6 +150,7 @@ mod tests {
     #[test]
     fn the_parts_of_a_head_are_found() {
         let view = View(HEAD);
+        assert_eq!(view.method_and_path(), (view.method(), view.path()));
         assert_eq!(
             (view.method(), view.target(), view.path()),
             (&b"PUT"[..], &b"/a/b?c=d"[..], &b"/a/b"[..])
@@ -161,7 +174,9 @@ mod tests {
             ("/x://y", "/x://y"),
         ] {
             let head = format!("GET {target} HTTP/1.1\r\n\r\n");
-            assert_eq!(View(head.as_bytes()).target(), wanted.as_bytes(), "{target}");
+            let view = View(head.as_bytes());
+            assert_eq!(view.target(), wanted.as_bytes(), "{target}");
+            assert_eq!(view.method_and_path(), (view.method(), view.path()), "{target}");
         }
     }
 

@@ -341,7 +341,7 @@ impl Exchange {
     }
 
     /// Both sides speak another protocol, within the streams: bytes go both ways until both have ended.
-    async fn carry_tunnel(&mut self, answer: &mut Answer, attempt: Attempt) {
+    async fn carry_tunnel(&mut self, answer: &mut Answer, attempt: Box<Attempt>) {
         let _busy = self.call.worker.busy_tunnel();
         let destination = self.call.resolved.destination.clone();
         let active = {
@@ -518,7 +518,7 @@ impl governed::Exchange for Exchange {
         (self.up.bytes, answer.map_or(0, |answer| answer.down.bytes))
     }
 
-    async fn conclude(&mut self, mut answer: Answer, attempt: Attempt, ended: Result<(), Break>) {
+    async fn conclude(&mut self, mut answer: Answer, attempt: Box<Attempt>, ended: Result<(), Break>) {
         match ended {
             // Boxed, for they are rare, and every request's task would carry their state.
             Ok(()) if answer.tunnel => Box::pin(self.carry_tunnel(&mut answer, attempt)).await,

@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::oneshot,
-};
+use tokio::{net::TcpStream, sync::oneshot};
 
 use super::{
     SWEEP, Worker,
@@ -23,13 +20,13 @@ use crate::{
     clock::Nanos,
     govern::{outlier::CallerId, per_pod::CallingPod},
     proxy::{
-        Pod, SocketOptions, accept,
+        Pod, SocketOptions,
+        accept::{self, Listener},
         budget::{Budget, PodBudget},
         connection::{self, Connection},
         decisions::{Decision, Wanted, newest_of},
         gauges, http2, mirror, pool,
         presence::Presence,
-        pressure::UNSENT,
         share::Share,
         threads::Writer,
     },
@@ -84,10 +81,7 @@ impl Worker {
             arrival: None,
         });
         for listener in listeners {
-            // Accepted sockets inherit it.
-            let prepared = socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT);
-            let prepared = prepared.and_then(|()| listener.set_nonblocking(true));
-            match prepared.and_then(|()| TcpListener::from_std(listener)) {
+            match Listener::new(&here, listener) {
                 Ok(listener) => {
                     let (worker, pod) = (self.clone(), here.clone());
                     let listening = Listening::begin(&here);

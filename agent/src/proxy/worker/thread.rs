@@ -91,6 +91,10 @@ pub(crate) fn start(index: usize, options: &Options, budget: &Arc<Budget>) -> st
             if let Some(inbound) = &worker.inbound {
                 tokio::task::spawn_local(inbound.clone().tend(None));
             }
+            for part in std::iter::once(&worker).chain(&worker.inbound) {
+                let part = part.clone();
+                tokio::task::spawn_local(async move { part.pool.close_surplus().await });
+            }
             tokio::task::spawn_local(beat(beats.clone()));
             let rounds = worker.rounds.clone();
             tokio::task::spawn_local(async move { rounds.go_on().await });
