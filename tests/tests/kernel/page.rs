@@ -215,7 +215,7 @@ fn the_page_shows_what_happens_and_metrics_say_the_same() {
         let pods = browser.table("main table")?;
         let state = |pod: &Pod| {
             let name = format!("shop/{}", pod.name);
-            pods.iter().find(|row| row[0] == name).map(|row| (row[2].clone(), row[5].clone()))
+            pods.iter().find(|row| row[0] == name).map(|row| (row[2].clone(), row[6].clone()))
         };
         ensure!(state(&client).is_some_and(|(state, _)| state == "enrolled"), "{pods:?}");
         ensure!(
