@@ -128,6 +128,7 @@ fn threads(world: &World, shop: &Shop) -> Result<()> {
     relay.pod.edit(|pod| {
         pod["metadata"]["annotations"] = json!({ "sluice.dev/propagation": "thread" });
     })?;
+    relay.pod.set_ready(true)?;
     let service = world.service("shop", "relay").port("http", 80, 8080).apply()?;
     let tag = format!("x-mse-tag: {LANE}");
     eventually("what it is asked is known by its threads", || {
