@@ -136,9 +136,9 @@ impl Handled {
 
     /// Its connection is used for another one, or has ended. `responded`: whether the thread that had read it was the one to respond.
     pub fn settle(&self, sent: Sent, responded: impl FnOnce() -> bool) {
-        let Some(Request { shape, took: Some(took), .. }) = lock(&self.requests).remove(&sent) else {
-            return;
-        };
+        let Some(Request { shape, began, took, .. }) = lock(&self.requests).remove(&sent) else { return };
+        // The connection of a server that closes it ends before the response is known to have ended.
+        let took = took.unwrap_or_else(|| Nanos::now().since(began));
         let known = lock(&self.proofs).get(&shape).copied().unwrap_or_default();
         if (known.count < PROOFS || took > known.longest) && responded() {
             let mut proofs = lock(&self.proofs);
