@@ -64,24 +64,14 @@ pub struct Call {
     pub answered: u64,
 }
 
-/// Key of `PROCESSES`: a process that reads from a server's connections. Another one, after a restart say, begins anew.
+/// Key of `PROCESSES`: a program that runs in a process, and reads from a server's connections. Another one, after a restart or an
+/// `exec`, begins anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Process {
     pub server: Server,
-    /// In the node's numbers.
-    pub process: u32,
-    /// Always 0.
-    pub reserved: u32,
-}
-
-impl Process {
-    /// `thread`: the process in the upper half, the thread in the lower one.
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "the programs must not get subprograms from it")]
-    pub fn of(server: Server, thread: u64) -> Self {
-        Self { server, process: (thread >> 32) as u32, reserved: 0 }
-    }
+    /// As `LIVES` has it.
+    pub life: u64,
 }
 
 /// Value of `PROCESSES`: how its threads handle requests, as far as it was seen.
@@ -92,9 +82,9 @@ pub struct Conduct {
     pub shown: u64,
     /// 0, or what forbids to tie anything: one of the constants below, for good.
     pub fault: u32,
-    /// Always 0.
-    pub reserved: u32,
-    /// Its name, with a zero after it.
+    /// In the node's numbers.
+    pub process: u32,
+    /// The name of the thread that showed it, with a zero after it.
     pub name: [u8; 16],
 }
 
@@ -125,17 +115,26 @@ pub struct Inbound {
 #[repr(C)]
 pub struct Thread {
     pub server: Server,
-    /// The connection and the request that it handles.
+    /// The life of its process.
+    pub life: u64,
+    /// The connection and the request that it has read last.
     pub call: u64,
     pub number: u64,
-    /// Whether it does.
-    pub handles: u64,
-    /// Whether it has begun to send a request of its own for it.
-    pub calls: u64,
+    /// What it does about that: one of the constants below.
+    pub state: u64,
     /// How many connections it has read from, one after the other.
     pub connections: u64,
-    /// How many requests it has answered for which it had sent some of its own.
-    pub answered: u64,
+    /// How many requests it has responded to for which it had sent some of its own.
+    pub responded: u64,
+}
+
+impl Thread {
+    /// Nothing: it has responded, or never will.
+    pub const IDLE: u64 = 0;
+    /// It handles it.
+    pub const HANDLES: u64 = 1;
+    /// It handles it, and has begun to send requests of its own for that.
+    pub const CALLS: u64 = 2;
 }
 
 /// Value of `TIES`; the key is the cookie of an application's socket that is redirected: for which request it is written to.

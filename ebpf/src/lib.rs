@@ -39,6 +39,7 @@ pub mod map {
     pub const CALLING: &str = "CALLING";
     pub const REFUSED: &str = "REFUSED";
     pub const SERVERS: &str = "SERVERS";
+    pub const LIVES: &str = "LIVES";
     pub const PROCESSES: &str = "PROCESSES";
     pub const CALLS: &str = "CALLS";
     pub const TIES: &str = "TIES";
@@ -65,6 +66,7 @@ pub mod program {
     pub const SENDING_FENTRY: &str = "sluice_sending_f";
     pub const THREADS_RELEASE: &str = "sluice_threads_release";
     pub const EXITED: &str = "sluice_exited";
+    pub const EXECED: &str = "sluice_execed";
     pub const GETPEERNAME4: &str = "sluice_getpeername4";
     pub const GETPEERNAME6: &str = "sluice_getpeername6";
     pub const GETSOCKNAME4: &str = "sluice_getsockname4";

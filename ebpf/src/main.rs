@@ -146,6 +146,12 @@ mod entry {
         0
     }
 
+    #[btf_tracepoint(function = "sched_process_exec")]
+    pub(crate) fn sluice_execed(_: BtfTracePointContext) -> i32 {
+        threads::execed();
+        0
+    }
+
     #[cgroup_sock(sock_release)]
     pub(crate) fn sluice_threads_release(ctx: SockContext) -> i32 {
         threads::released(&ctx);

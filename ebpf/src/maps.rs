@@ -96,7 +96,11 @@ pub(crate) static CLIENT: SkStorage<Address> = SkStorage::new();
 #[btf_map]
 pub(crate) static SERVERS: HashMap<Server, u32, MAX_SERVERS, ON_DEMAND> = HashMap::new();
 
-/// How the threads of their processes handle requests.
+/// Processes that read from them, each with a number that no other has that runs another program: `CLOCK_MONOTONIC` of its first read.
+#[btf_map]
+pub(crate) static LIVES: LruHashMap<u32, u64, MAX_PROCESSES> = LruHashMap::new();
+
+/// How the threads of these handle requests.
 #[btf_map]
 pub(crate) static PROCESSES: LruHashMap<Process, Conduct, MAX_PROCESSES> = LruHashMap::new();
 

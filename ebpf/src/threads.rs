@@ -31,13 +31,14 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     btf_maps::SkStorage,
     helpers::generated::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_sk_storage_get,
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_ktime_get_ns,
+        bpf_sk_storage_get,
     },
     programs::SockContext,
 };
 use sluice_ebpf::{Call, Conduct, Inbound, Process, Server, TRIAL, Thread, Tie};
 
-use crate::maps::{CALLS, DIALLED, INBOUND, PROCESSES, SERVERS, THREADS, TIES};
+use crate::maps::{CALLS, DIALLED, INBOUND, LIVES, PROCESSES, SERVERS, THREADS, TIES};
 
 /// Bytes were copied out of a socket's receive queue, by the thread that runs.
 #[inline(always)]
@@ -46,7 +47,8 @@ pub(crate) fn received(sk: *mut c_void) {
     // What the agent does not number is no request.
     let Some(call) = call(inbound.call) else { return };
     let thread = current();
-    let Some(conduct) = begun(inbound.server, thread) else { return };
+    let Some(life) = life(thread) else { return };
+    let Some(conduct) = begun(inbound.server, thread, life) else { return };
     if inbound.number == call.number {
         // More of it; or, without a reader, what is left of one that has a response already.
         if inbound.reader != thread && inbound.reader != 0 {
@@ -56,27 +58,27 @@ pub(crate) fn received(sk: *mut c_void) {
     }
     let mut handles = Thread {
         server: inbound.server,
+        life,
         call: inbound.call,
         number: call.number,
-        handles: 1,
+        state: Thread::HANDLES,
         connections: 1,
         ..Thread::default()
     };
     if let Some(before) = of_thread(thread) {
-        if before.handles != 0 && before.call != inbound.call && self::call(before.call).is_some() {
+        if before.state != Thread::IDLE && before.call != inbound.call && self::call(before.call).is_some() {
             mark(conduct, Conduct::MULTIPLEXES);
             return;
         }
         handles.connections = before.connections + u64::from(before.call != inbound.call);
-        handles.answered = before.answered;
+        handles.responded = before.responded;
     }
     let last = inbound.last_reader;
     if last != thread
         && let Some(other) = of_thread(last)
-        && other.handles != 0
-        && other.calls != 0
+        && other.state == Thread::CALLS
         && other.server == inbound.server
-        && last >> 32 == thread >> 32
+        && other.life == life
     {
         add(&raw mut conduct.shown);
     }
@@ -104,18 +106,19 @@ fn responding(inbound: &mut Inbound) {
     }
     inbound.reader = 0;
     let Some(handling) = of_thread(reader) else { return };
-    if handling.call != inbound.call || handling.handles == 0 {
+    if handling.call != inbound.call || handling.state == Thread::IDLE {
         return;
     }
-    handling.handles = 0;
+    let called = handling.state == Thread::CALLS;
+    handling.state = Thread::IDLE;
     if reader != current() {
         // Whose it was, should it be another process.
-        if let Some(conduct) = conduct(inbound.server, reader) {
+        if let Some(conduct) = conduct(inbound.server, handling.life) {
             mark(conduct, Conduct::HANDS_OVER);
         }
         return;
     }
-    handling.answered += u64::from(handling.calls != 0);
+    handling.responded += u64::from(called);
     if let Some(call) = CALLS.get_ptr_mut(inbound.call) {
         // SAFETY: not preallocated, so the element outlives this program's run even if it is removed meanwhile.
         unsafe { (*call).answered = inbound.number };
@@ -126,12 +129,11 @@ fn responding(inbound: &mut Inbound) {
 #[inline(always)]
 fn calling(sk: *mut c_void) {
     let (mut call, mut number) = (0, 0);
-    let thread = current();
-    if let Some(handling) = of_thread(thread)
-        && handling.handles != 0
+    if let Some(handling) = of_thread(current())
+        && handling.state != Thread::IDLE
     {
-        handling.calls = 1;
-        if let Some(conduct) = conduct(handling.server, thread)
+        handling.state = Thread::CALLS;
+        if let Some(conduct) = conduct(handling.server, handling.life)
             && conduct.shown >= TRIAL
         {
             (call, number) = (handling.call, handling.number);
@@ -165,7 +167,7 @@ pub(crate) fn released(ctx: &SockContext) {
             && let Some(handling) = of_thread(inbound.reader)
             && handling.call == inbound.call
         {
-            handling.handles = 0;
+            handling.state = Thread::IDLE;
         }
     } else if of(&DIALLED, sk).is_some() {
         // SAFETY: the helper takes the context itself.
@@ -177,17 +179,31 @@ pub(crate) fn released(ctx: &SockContext) {
 #[inline(always)]
 pub(crate) fn exited() {
     let thread = current();
-    let Some(ended) = of_thread(thread) else { return };
-    if ended.handles == 0
-        && ended.connections == 1
-        && ended.answered != 0
-        && thread >> 32 != thread & u64::from(u32::MAX)
-        && let Some(conduct) = conduct(ended.server, thread)
-    {
-        add(&raw mut conduct.shown);
+    let is_first = process(thread) == thread as u32;
+    if let Some(ended) = of_thread(thread) {
+        if !is_first
+            && ended.state == Thread::IDLE
+            && ended.connections == 1
+            && ended.responded != 0
+            && let Some(conduct) = conduct(ended.server, ended.life)
+        {
+            add(&raw mut conduct.shown);
+        }
+        let _gone = THREADS.remove(thread);
     }
-    // Its number will be another's.
-    let _gone = THREADS.remove(thread);
+    if is_first {
+        // Its number will be another's.
+        let _not_followed = LIVES.remove(process(thread));
+    }
+}
+
+/// The process that runs has become another program, whose first thread has the number of the process.
+#[inline(always)]
+pub(crate) fn execed() {
+    let thread = current();
+    if LIVES.remove(process(thread)).is_ok() {
+        let _handled_nothing = THREADS.remove(thread);
+    }
 }
 
 /// What is kept with a socket.
@@ -210,24 +226,38 @@ fn call(call: u64) -> Option<Call> {
     unsafe { CALLS.get(call) }.copied()
 }
 
-/// That of the process of a thread; `None`: it is not followed, or has shown that it cannot be.
+/// That of a process; `None`: it is not followed, or has shown that it cannot be.
 #[inline(always)]
-fn conduct(server: Server, thread: u64) -> Option<&'static mut Conduct> {
+fn conduct(server: Server, life: u64) -> Option<&'static mut Conduct> {
     SERVERS.get_ptr(server)?;
     // SAFETY: an LRU element may be used again meanwhile only when the map is full of younger ones.
-    let conduct = unsafe { &mut *PROCESSES.get_ptr_mut(Process::of(server, thread))? };
+    let conduct = unsafe { &mut *PROCESSES.get_ptr_mut(Process { server, life })? };
     (conduct.fault == 0).then_some(conduct)
 }
 
 /// The same, which begins with the first request that it reads.
 #[inline(always)]
-fn begun(server: Server, thread: u64) -> Option<&'static mut Conduct> {
+fn begun(server: Server, thread: u64, life: u64) -> Option<&'static mut Conduct> {
     SERVERS.get_ptr(server)?;
-    let process = Process::of(server, thread);
-    if PROCESSES.get_ptr(process).is_none() {
-        let _another_was_first = PROCESSES.insert(&process, &Conduct::default(), BPF_NOEXIST.into());
+    let key = Process { server, life };
+    if PROCESSES.get_ptr(key).is_none() {
+        let begins = Conduct { process: process(thread), ..Conduct::default() };
+        let _another_was_first = PROCESSES.insert(&key, &begins, BPF_NOEXIST.into());
     }
-    conduct(server, thread)
+    conduct(server, life)
+}
+
+/// That of a thread's process, which begins with the first request that it reads.
+#[inline(always)]
+fn life(thread: u64) -> Option<u64> {
+    let process = process(thread);
+    if LIVES.get_ptr(process).is_none() {
+        // SAFETY: no arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
+        let _another_was_first = LIVES.insert(&process, &now, BPF_NOEXIST.into());
+    }
+    // SAFETY: copied at once.
+    LIVES.get_ptr(process).map(|life| unsafe { *life })
 }
 
 #[inline(always)]
@@ -242,6 +272,11 @@ fn add(to: *mut u64) {
     // An atomic addition. (`core` has none for this target.)
     // SAFETY: a field of a map's element, aligned to 8 bytes.
     unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) to, in(reg) 1_u64) }
+}
+
+#[inline(always)]
+fn process(thread: u64) -> u32 {
+    (thread >> 32) as u32
 }
 
 /// The thread that runs: its process in the upper half, itself in the lower one.

@@ -1,12 +1,13 @@
-"""A service in the middle that passes on the ids of traces and nothing else: relay.py <kind> <port> <next host> <next port>
+"""A service in the middle that passes on the ids of traces and nothing else: relay.py <kind> <port> <next host> <next port> [program...]
 
 `threads`: a thread for each connection. `prefork`: processes that take one request after the other, each on a connection of its
-own, as gunicorn's sync workers do. `async`: one event loop. All but `prefork` keep connections open on both sides. What the next
+own, as gunicorn's sync workers do. A SIGUSR1 makes the process another program. `async`: one event loop. All but `prefork` keep connections open on both sides. What the next
 service answers is the answer."""
 
 import asyncio
 import http.client
 import os
+import signal
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 KIND, PORT, HOST, NEXT = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 PASSED_ON = ["traceparent", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled"]
 local = threading.local()
+signal.signal(signal.SIGUSR1, lambda *_: os.execvp(sys.argv[5], sys.argv[5:]))
 
 
 def ask(headers):
@@ -37,6 +39,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.do_GET()
 
     def log_message(self, *_):
         pass

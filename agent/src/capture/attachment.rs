@@ -135,6 +135,11 @@ impl Keeper {
         self.threads.ask(self.programs.object(), &self.machine.pods, asked);
     }
 
+    /// Looks what they have shown.
+    pub(crate) fn look_at_threads(&self) {
+        self.threads.look();
+    }
+
     /// Why they cannot be, where a pod asks for it.
     pub(crate) fn threads_trouble(&self) -> Option<Arc<String>> {
         self.threads.trouble()

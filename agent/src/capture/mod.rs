@@ -453,6 +453,7 @@ async fn run(
                     addresses.look(&world.home.clone());
                     addresses.tell(|known| world.refusing.know_node(known));
                 }
+                keeper.look_at_threads();
                 enroller.look_at_listeners();
                 if synced && (at_older || !swept || enroller.world().refusing.is_released()) {
                     enroller.sweep();

@@ -224,7 +224,7 @@ impl World for Node {
             if let Some(error) = &outcome {
                 tracing::error!(
                     namespace = %workload.namespace, pod = %workload.name, error,
-                    "cannot steer a pod's connections to the agent: its AccessPolicies are not enforced, and sluice.dev/propagation: trace has no effect; trying again"
+                    "cannot steer a pod's connections to the agent: its AccessPolicies are not enforced, and sluice.dev/propagation has no effect; trying again"
                 );
             }
             enrolment.unsteered = outcome;

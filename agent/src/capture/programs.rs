@@ -400,7 +400,7 @@ fn without_flows<T>(outcome: Result<T, CaptureError>) -> Option<T> {
 
 fn without_steering<T>(outcome: Result<T, CaptureError>) -> Result<T, Arc<String>> {
     outcome.map_err(|error| {
-        tracing::error!(%error, "AccessPolicies are not enforced on this node, whose pods are called directly, and sluice.dev/propagation: trace has no effect; calls of its pods are routed and protected as ever");
+        tracing::error!(%error, "AccessPolicies are not enforced on this node, whose pods are called directly, and sluice.dev/propagation has no effect; calls of its pods are routed and protected as ever");
         Arc::new(error.to_string())
     })
 }

@@ -37,6 +37,7 @@ struct Links {
     _sending: Sending,
     _release: CgroupSockLink,
     _exited: BtfTracePointLink,
+    _execed: BtfTracePointLink,
 }
 
 /// Where the send path is looked at.
@@ -57,12 +58,19 @@ enum State {
 pub(crate) struct Threads {
     maps: Arc<Maps>,
     state: State,
-    loaded: bool,
+    loaded: Loaded,
+}
+
+/// What the kernel said to the programs: they can be given to it once.
+enum Loaded {
+    NotYet,
+    Yes,
+    Refused(Arc<String>),
 }
 
 impl Threads {
     pub(crate) fn new(maps: Arc<Maps>) -> Self {
-        Self { maps, state: State::Unasked, loaded: false }
+        Self { maps, state: State::Unasked, loaded: Loaded::NotYet }
     }
 
     /// Why threads cannot be followed on this node, where that was asked for.
@@ -73,14 +81,16 @@ impl Threads {
     /// Attaches the programs if a pod asks for it, and takes them off if none does.
     pub(crate) fn ask(&mut self, ebpf: &mut Ebpf, pods: &Path, asked: bool) {
         self.state = match (&self.state, asked) {
-            (State::Unasked, true) => match self.attach(ebpf, pods) {
+            (State::Unasked, true) => match self.load(ebpf).and_then(|()| attach(ebpf, pods).map_err(told)) {
                 Ok(links) => {
                     tracing::info!("threads of pods are followed (sluice.dev/propagation: thread)");
                     State::Followed(links)
                 }
-                Err(error) => {
-                    tracing::error!(%error, "threads cannot be followed on this node: sluice.dev/propagation: thread is as trace there");
-                    State::Refused(Arc::new(error.to_string()))
+                Err(why) => {
+                    tracing::error!(
+                        "threads cannot be followed on this node, where sluice.dev/propagation: thread is as trace: {why}"
+                    );
+                    State::Refused(why)
                 }
             },
             (State::Followed(_) | State::Refused(_), false) => State::Unasked,
@@ -89,42 +99,68 @@ impl Threads {
         self.maps.set_followed(matches!(self.state, State::Followed(_)));
     }
 
+    /// Looks what threads have shown, if they are followed.
+    pub(crate) fn look(&self) {
+        if matches!(self.state, State::Followed(_)) {
+            self.maps.look();
+        }
+    }
+
     /// The group of all pods is another one.
     pub(crate) fn let_go(&mut self) {
         self.state = State::Unasked;
     }
 
-    fn attach(&mut self, ebpf: &mut Ebpf, pods: &Path) -> Result<Links, CaptureError> {
-        if !self.loaded {
-            load(ebpf)?;
-            self.loaded = true;
+    fn load(&mut self, ebpf: &mut Ebpf) -> Result<(), Arc<String>> {
+        if matches!(self.loaded, Loaded::NotYet) {
+            self.loaded = match load(ebpf) {
+                Ok(()) => Loaded::Yes,
+                Err(error) => Loaded::Refused(told(error)),
+            };
         }
-        let refused = |name: &'static str| {
-            move |error: ProgramError| CaptureError::Load { what: name, reason: programs::brief(&error) }
-        };
-        let name = program::THREADS_RELEASE;
-        let group =
-            File::open(pods).map_err(|source| CaptureError::PodsCgroup { path: pods.to_owned(), source })?;
-        let release: &mut CgroupSock = get(ebpf, name)?;
-        let release = release.attach(&group, CgroupAttachMode::Single).and_then(|id| release.take_link(id));
-        let release = release.map_err(refused(name))?;
-        let name = program::SENDING;
-        let sending: &mut BtfTracePoint = get(ebpf, name)?;
-        let sending = if sending.fd().is_ok() {
-            let link = sending.attach().and_then(|id| sending.take_link(id)).map_err(refused(name))?;
-            Sending::Tracepoint(link)
-        } else {
-            let name = program::SENDING_FENTRY;
-            let sending: &mut FEntry = get(ebpf, name)?;
-            let link = sending.attach().and_then(|id| sending.take_link(id)).map_err(refused(name))?;
-            Sending::Function(link)
-        };
-        let [exited, received] = [program::EXITED, program::RECEIVED].map(|name| {
-            let program: &mut BtfTracePoint = get(ebpf, name)?;
-            program.attach().and_then(|id| program.take_link(id)).map_err(refused(name))
-        });
-        Ok(Links { _received: received?, _sending: sending, _release: release, _exited: exited? })
+        match &self.loaded {
+            Loaded::Refused(why) => Err(why.clone()),
+            Loaded::NotYet | Loaded::Yes => Ok(()),
+        }
     }
+}
+
+fn told(error: CaptureError) -> Arc<String> {
+    Arc::new(error.to_string())
+}
+
+fn attach(ebpf: &mut Ebpf, pods: &Path) -> Result<Links, CaptureError> {
+    let refused = |name: &'static str| {
+        move |error: ProgramError| CaptureError::Load { what: name, reason: programs::brief(&error) }
+    };
+    let name = program::THREADS_RELEASE;
+    let group =
+        File::open(pods).map_err(|source| CaptureError::PodsCgroup { path: pods.to_owned(), source })?;
+    let release: &mut CgroupSock = get(ebpf, name)?;
+    let release = release.attach(&group, CgroupAttachMode::Single).and_then(|id| release.take_link(id));
+    let release = release.map_err(refused(name))?;
+    let name = program::SENDING;
+    let sending: &mut BtfTracePoint = get(ebpf, name)?;
+    let sending = if sending.fd().is_ok() {
+        let link = sending.attach().and_then(|id| sending.take_link(id)).map_err(refused(name))?;
+        Sending::Tracepoint(link)
+    } else {
+        let name = program::SENDING_FENTRY;
+        let sending: &mut FEntry = get(ebpf, name)?;
+        let link = sending.attach().and_then(|id| sending.take_link(id)).map_err(refused(name))?;
+        Sending::Function(link)
+    };
+    let [exited, execed, received] = [program::EXITED, program::EXECED, program::RECEIVED].map(|name| {
+        let program: &mut BtfTracePoint = get(ebpf, name)?;
+        program.attach().and_then(|id| program.take_link(id)).map_err(refused(name))
+    });
+    Ok(Links {
+        _received: received?,
+        _sending: sending,
+        _release: release,
+        _exited: exited?,
+        _execed: execed?,
+    })
 }
 
 /// Loads the programs. Of the two for the send path that which the kernel has a place for: its tracepoint is from Linux 6.15, and
@@ -135,9 +171,11 @@ fn load(ebpf: &mut Ebpf) -> Result<(), CaptureError> {
     let refused = |what: &'static str| {
         move |error: ProgramError| CaptureError::Load { what, reason: programs::brief(&error) }
     };
-    for (name, place) in
-        [(program::RECEIVED, "tcp_rcv_space_adjust"), (program::EXITED, "sched_process_exit")]
-    {
+    for (name, place) in [
+        (program::RECEIVED, "tcp_rcv_space_adjust"),
+        (program::EXITED, "sched_process_exit"),
+        (program::EXECED, "sched_process_exec"),
+    ] {
         get::<BtfTracePoint>(ebpf, name)?.load(place, &types).map_err(refused(name))?;
     }
     let tracepoint = get::<BtfTracePoint>(ebpf, program::SENDING)?.load("tcp_sendmsg_locked", &types);

@@ -48,7 +48,8 @@ pub struct Telemetry {
     pub trace_propagation: Vec<Propagation>,
 
     /// Whether a request that a pod with `sluice.dev/propagation: trace` sends gets a `traceparent` of its own B3 headers, where it has
-    /// none, its trace came to the pod, and they say clearly who sends it and whether it is recorded: `enabled` or `disabled`.
+    /// none, its trace came to the pod, and they say clearly who sends it and whether it is recorded; and, with `thread`, whether one
+    /// without any gets that of the request which is handled: `enabled` or `disabled`.
     /// No trace is begun by it, no header is changed, and B3 is not written
     #[arg(
         long,

@@ -224,6 +224,20 @@ mod tests {
     }
 
     #[test]
+    fn what_has_not_ended_when_its_connection_has_shows_how_it_is_handled_all_the_same() {
+        let (handled, shape) = (Handled::default(), Shape::of(b"GET", b"/"));
+        let gray = Inherited::from(RequestTag::new(b"gray"));
+        for number in 0..u64::from(PROOFS) {
+            handled.begin(sent(number), gray, shape, Nanos::now());
+            handled.settle(sent(number), || true);
+            handled.end(sent(number), Nanos::now());
+        }
+        assert!(lock(&handled.requests).is_empty());
+        handled.begin(sent(9), gray, shape, Nanos::now());
+        assert_eq!(handled.get(sent(9), Nanos::now()), Some(gray));
+    }
+
+    #[test]
     fn one_that_takes_much_longer_than_others_of_its_shape_tells_nothing_any_more() {
         let handled = Handled::default();
         let shape = Shape::of(b"GET", b"/");

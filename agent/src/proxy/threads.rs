@@ -87,6 +87,16 @@ impl Followed {
     /// The next request is to be sent over it, when the one before has its response. `None`: the kernel has no room for that.
     pub(crate) fn next(&mut self) -> Option<Sent> {
         self.settle();
+        self.renumber()
+    }
+
+    /// What has the number of the last one, and an interim response, goes on. That it had such a one shows nothing.
+    pub(crate) fn go_on(&mut self) -> Option<Sent> {
+        self.remembered.handled.settle(self.last, || false);
+        self.renumber()
+    }
+
+    fn renumber(&mut self) -> Option<Sent> {
         self.last.number += 1;
         self.network.sends(self.last).then_some(self.last)
     }

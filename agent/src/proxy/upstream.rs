@@ -30,7 +30,6 @@ use crate::{
         backoff::UNANSWERED_AFTER,
         endpoint::Endpoint,
         policy::{Mode, Timeouts},
-        remembered::Unanswered,
     },
     observe::metrics::{Connect, Metrics},
 };
@@ -74,14 +73,12 @@ impl Opened {
         Self { stream, counted: Counted(metrics.clone()), followed: None, proven: false }
     }
 
-    /// A request that came to the pod is to be sent over it.
-    pub(crate) fn number(&mut self, pod: &Pod, request: &mut Unanswered) {
+    /// The requests that come to the pod over it, if its application's threads are followed.
+    pub(crate) fn followed(&mut self, pod: &Pod) -> Option<&mut Followed> {
         if self.followed.is_none() {
             self.followed = Followed::of(pod, &self.stream);
         }
-        if let Some(sent) = self.followed.as_mut().and_then(Followed::next) {
-            request.sent(sent);
-        }
+        self.followed.as_mut()
     }
 
     /// See [`reset`].

@@ -19,7 +19,7 @@ pub(crate) struct Chain {
     next: Service,
     service: Service,
     pub(crate) agent: Agent,
-    server: Process,
+    pub(crate) server: Process,
     _stock: Vec<App>,
 }
 
@@ -94,12 +94,18 @@ impl Chain {
     }
 
     /// One tagged request, and the version of the last service that answered.
-    fn one(&self, headers: &[&str]) -> Result<String> {
+    pub(crate) fn one(&self, headers: &[&str]) -> Result<String> {
+        self.one_with(&[], headers)
+    }
+
+    /// The same with more arguments for curl.
+    pub(crate) fn one_with(&self, args: &[&str], headers: &[&str]) -> Result<String> {
         let headers: Vec<_> = headers.iter().flat_map(|header| ["-H", header]).collect();
-        let said =
-            self.client.run("curl", &[&["-sS", "-m", "20", &self.service.url()], &headers[..]].concat())?;
+        let url = self.service.url();
+        let said = self.client.run("curl", &[&["-sS", "-m", "20", &url], args, &headers[..]].concat())?;
         let answer: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
-        Ok(answer["chain"][0]["version"].as_str().unwrap_or_default().to_owned())
+        let last = answer["chain"].as_array().and_then(|chain| chain.last());
+        Ok(last.and_then(|hop| hop["version"].as_str()).unwrap_or_default().to_owned())
     }
 
     pub(crate) fn counted(&self, metric: &str, labels: &[(&str, &str)]) -> Result<u64> {

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use sluice_tests::{Pod, Process, Service, eventually, test};
 
@@ -26,18 +27,23 @@ fn handling(chain: &Chain) -> Result<(String, Option<String>)> {
     Ok((handling.to_owned(), server["thread"].as_str().map(str::to_owned)))
 }
 
-/// Nothing is guessed before and after, and in between each request is in the lane of the one that it is sent for.
+/// Asks until its trial is over, on the way of which nothing is guessed.
+fn trusted(chain: &Chain) -> Result<()> {
+    chain.propagation(Some("thread"))?;
+    eventually("its threads are trusted", || {
+        let seen = chain.load("none", 4)?;
+        ensure!(seen.wrong == 0, "{seen:?}");
+        let (handling, thread) = handling(chain)?;
+        ensure!(handling == "by_thread", "{handling} {thread:?} {seen:?}");
+        Ok(())
+    })
+}
+
+/// Each request is in the lane of the one that it is sent for.
 fn holds(name: &str, server: impl Fn(&Pod, &Service) -> Result<Process>) {
     test(name, |world| {
         let chain = Chain::open(world, server)?;
-        chain.propagation(Some("thread"))?;
-        eventually("its threads are trusted", || {
-            let seen = chain.load("none", 4)?;
-            ensure!(seen.wrong == 0, "{seen:?}");
-            let (handling, thread) = handling(&chain)?;
-            ensure!(handling == "by_thread", "{handling} {thread:?} {seen:?}");
-            Ok(())
-        })?;
+        trusted(&chain)?;
         let seen = chain.load("none", 20)?;
         ensure!(seen == Seen { right: HALF, lost: 0, wrong: 0, baseline: HALF }, "{seen:?}");
         let carried = chain.counted("sluice_tag_carriers_total", &[("carrier", "thread")])?;
@@ -126,26 +132,85 @@ fn gunicorn_with_processes() {
     is_never_trusted("thread-gunicorn", relay_gunicorn(&["--workers", "8"]));
 }
 
+/// Nothing that one has shown is believed of another.
+fn begins_anew(chain: &Chain) -> Result<()> {
+    let seen = chain.load("none", 20)?;
+    ensure!((seen.right, seen.wrong) == (0, 0), "{seen:?}");
+    eventually("its threads are found not to tell", || {
+        chain.load("none", 2)?;
+        let (handling, _) = handling(chain)?;
+        ensure!(handling == "multiplexes", "{handling}");
+        Ok(())
+    })
+}
+
 #[test]
 fn another_process_on_the_port_begins_anew() {
     test("thread-restart", |world| {
         let mut chain = Chain::open(world, relay_java("classic"))?;
-        chain.propagation(Some("thread"))?;
-        eventually("its threads are trusted", || {
-            chain.load("none", 4)?;
-            let (handling, thread) = handling(&chain)?;
-            ensure!(handling == "by_thread", "{handling} {thread:?}");
+        trusted(&chain)?;
+        chain.replace(relay_node)?;
+        begins_anew(&chain)
+    });
+}
+
+#[test]
+fn another_program_in_the_process_begins_anew() {
+    test("thread-exec", |world| {
+        let chain = Chain::open(world, |pod, next| {
+            let (host, port) = (next.ipv4.to_string(), next.port.to_string());
+            let next = ["8080", host.as_str(), port.as_str()];
+            let (first, second) = (script("relay.py"), script("relay.mjs"));
+            let args = [&[first.as_str(), "threads"], &next[..], &["node", second.as_str()], &next].concat();
+            pod.spawn("relay", python(), &args)
+        })?;
+        trusted(&chain)?;
+        chain.server.signal(Signal::SIGUSR1)?;
+        eventually("it listens again", || {
+            let log = chain.server.log();
+            ensure!(log.matches("listening").count() == 2, "{log}");
             Ok(())
         })?;
-        chain.replace(relay_node)?;
-        let seen = chain.load("none", 20)?;
-        ensure!((seen.right, seen.wrong) == (0, 0), "{seen:?}");
-        eventually("its threads are found not to tell", || {
-            chain.load("none", 2)?;
-            let (handling, _) = handling(&chain)?;
-            ensure!(handling == "multiplexes", "{handling}");
+        begins_anew(&chain)
+    });
+}
+
+/// A server that closes each connection, on a thread for each.
+#[test]
+fn one_request_a_thread() {
+    test("thread-closing", |world| {
+        let chain = Chain::open(world, |pod, next| {
+            pod.serve(&["--name", "relay", "--blocking", "--next", &next.url()])
+        })?;
+        chain.propagation(Some("thread"))?;
+        eventually("its threads are trusted", || {
+            for _ in 0..20 {
+                ensure!(chain.one(&[])? == "v1");
+            }
+            ensure!(chain.one(&["x-mse-tag: gray"])? == "gray");
             Ok(())
-        })
+        })?;
+        Ok(())
+    });
+}
+
+/// An interim response is none.
+#[test]
+fn a_body_that_waits_to_be_asked_for() {
+    test("thread-expect", |world| {
+        let chain = Chain::open(world, relay_py("threads"))?;
+        trusted(&chain)?;
+        let expects = ["expect: 100-continue"];
+        let ask = |headers: &[&str]| chain.one_with(&["-d", "body"], &[&expects, headers].concat());
+        eventually("such requests are known", || {
+            ensure!(ask(&["x-mse-tag: gray"])? == "gray");
+            Ok(())
+        })?;
+        for _ in 0..5 {
+            ensure!(ask(&[])? == "v1");
+            ensure!(ask(&["x-mse-tag: gray"])? == "gray");
+        }
+        Ok(())
     });
 }
 
@@ -174,14 +239,7 @@ fn tomcat_with_asynchronous_servlets() {
 fn tomcat_whose_servlets_are_asynchronous_for_some_paths() {
     test("thread-tomcat-mx", |world| {
         let chain = Chain::open(world, relay_tomcat("mixed"))?;
-        chain.propagation(Some("thread"))?;
-        eventually("its threads are trusted", || {
-            let seen = chain.load("none", 4)?;
-            ensure!(seen.wrong == 0, "{seen:?}");
-            let (handling, thread) = handling(&chain)?;
-            ensure!(handling == "by_thread", "{handling} {thread:?} {seen:?}");
-            Ok(())
-        })?;
+        trusted(&chain)?;
         for _ in 0..3 {
             let seen = chain.load_at("/async", "none", 4)?;
             ensure!(seen.wrong == 0, "{seen:?}");

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -22,6 +21,9 @@ use crate::{capture::maps::Plain, govern::handled::Sent, proxy};
 pub(crate) struct Maps {
     servers: Mutex<HashMap<MapData, Plain<Server>, u32>>,
     processes: Mutex<HashMap<MapData, Plain<Process>, Plain<Conduct>>>,
+    lives: HashMap<MapData, u32, u64>,
+    /// What `processes` had at the last look.
+    seen: Mutex<Vec<(Server, Conduct)>>,
     calls: Mutex<HashMap<MapData, u64, Plain<Call>>>,
     ties: HashMap<MapData, u64, Plain<Tie>>,
     is_followed: AtomicBool,
@@ -34,6 +36,8 @@ impl Maps {
         Ok(Self {
             servers: Mutex::new(take(map::SERVERS)?.try_into()?),
             processes: Mutex::new(take(map::PROCESSES)?.try_into()?),
+            lives: take(map::LIVES)?.try_into()?,
+            seen: Mutex::default(),
             calls: Mutex::new(take(map::CALLS)?.try_into()?),
             ties: take(map::TIES)?.try_into()?,
             is_followed: AtomicBool::new(false),
@@ -71,27 +75,37 @@ impl Maps {
         }
     }
 
-    /// What the threads have shown that read from these ports, and forgets those of processes that have ended.
+    /// Looks what threads have shown, and forgets processes that have ended or run another program.
+    pub(super) fn look(&self) {
+        let mut processes = lock(&self.processes);
+        let known: Vec<_> = processes.iter().filter_map(Result::ok).collect();
+        let mut seen = Vec::new();
+        for (Plain(key), Plain(conduct)) in known {
+            if self.lives.get(&conduct.process, 0).ok() == Some(key.life) {
+                seen.push((key.server, conduct));
+            } else {
+                // One that cannot be removed is seen again.
+                let _absent = processes.remove(&Plain(key));
+            }
+        }
+        seen.sort_by_key(|(server, conduct)| (server.port, conduct.process));
+        *lock(&self.seen) = seen;
+    }
+
+    /// What the threads had shown at the last look that read from these ports of a pod.
     pub(crate) fn shown(&self, netns_cookie: u64, ports: &BTreeSet<u16>) -> Arc<[Followed]> {
         if ports.is_empty() {
             return Arc::default();
         }
-        let mut processes = lock(&self.processes);
-        let known: Vec<_> = processes.iter().filter_map(Result::ok).collect();
-        let mut shown = Vec::new();
-        for (Plain(Process { server, process, .. }), Plain(conduct)) in known {
-            if server.netns_cookie != netns_cookie {
-                continue;
-            }
-            if !has(process) {
-                // One that cannot be removed has no threads to ask about.
-                let _absent = processes.remove(&Plain(Process { server, process, reserved: 0 }));
-            } else if let Some(port) = u16::try_from(server.port).ok().filter(|port| ports.contains(port)) {
-                shown.push(Followed { port, process, handling: Handling::of(&conduct) });
-            }
-        }
-        shown.sort_by_key(|followed| (followed.port, followed.process));
-        shown.into()
+        let of = |(server, conduct): &(Server, Conduct)| {
+            let port = u16::try_from(server.port).ok().filter(|port| ports.contains(port))?;
+            (server.netns_cookie == netns_cookie).then(|| Followed {
+                port,
+                process: conduct.process,
+                handling: Handling::of(conduct),
+            })
+        };
+        lock(&self.seen).iter().filter_map(of).collect()
     }
 
     /// The next request over a connection to an application; false: there is no room for that.
@@ -120,12 +134,7 @@ impl Maps {
     }
 }
 
-/// Whether the node has this process. Where that cannot be seen it has.
-fn has(process: u32) -> bool {
-    Path::new("/proc").join(process.to_string()).try_exists().unwrap_or(true)
-}
-
-fn lock<M>(map: &Mutex<M>) -> MutexGuard<'_, M> {
-    // A handle cannot be left half-changed.
-    map.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that holds one can leave it half-changed.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -95,7 +95,7 @@ impl Families {
             ),
             lost: labelled(
                 "sluice_tags_lost_total",
-                "Requests of a pod without a tag, sent while all requests that the pod was answering had one. Of pods with `sluice.dev/propagation: trace`.",
+                "Requests of a pod without a tag, sent while all requests that the pod was answering had one. Of pods with `sluice.dev/propagation: trace` or `thread`.",
                 &[&SOURCE],
             ),
         }

@@ -77,7 +77,7 @@ fn carriers() -> Vec<Meaning> {
             "The member of SkyWalking's `sw8-correlation`, beside a `sw8`"
         }
         TagSource::Trace => {
-            "Nothing but the id of its trace, with which it came to the pod (`sluice.dev/propagation: trace`)"
+            "Nothing but the id of its trace, with which it came to the pod (`sluice.dev/propagation: trace` or `thread`)"
         }
         TagSource::Thread => {
             "Nothing in the request: the thread that sends it is handling a request that came with the tag (`sluice.dev/propagation: thread`)"

@@ -153,6 +153,8 @@ pub struct PodUse {
     pub client: Option<(IpAddr, usize)>,
     /// Why its new connections go direct, if they do.
     pub direct: Option<Cause>,
+    /// It has sent a request before the one before it had its response, and nothing is known by its threads since.
+    pub pipelines: bool,
     /// How long they have, by cause.
     pub direct_for: [Duration; Cause::ALL.len()],
 }
@@ -163,6 +165,7 @@ impl PodUse {
         self.bytes += other.bytes;
         self.client = self.client.or(other.client);
         self.direct = self.direct.or(other.direct);
+        self.pipelines |= other.pipelines;
         for (sum, time) in self.direct_for.iter_mut().zip(other.direct_for) {
             *sum += time;
         }
@@ -412,6 +415,7 @@ impl PodBudget {
             bytes,
             client: self.clients.most(),
             direct: state.direct.map(|(_, cause)| cause),
+            pipelines: self.pod.remembered.handled.has_pipelined(),
             direct_for: state.total(now).map(Duration::from),
         }
     }

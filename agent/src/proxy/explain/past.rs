@@ -150,9 +150,7 @@ fn tag(decision: &Decision, steps: &mut Steps, caller: &str) {
         TagSource::Header => "a tag header of the request".to_owned(),
         TagSource::Carrier(carrier) => format!("the request's header {}", carrier.header()),
         TagSource::Trace => {
-            format!(
-                "the request's trace: it came to Pod {caller} with this tag (sluice.dev/propagation: trace)"
-            )
+            format!("the request's trace: it came to Pod {caller} with this tag (sluice.dev/propagation)")
         }
         TagSource::Thread => by_thread(caller),
         TagSource::Workload => format!("Pod {caller}, whose own tag it is"),

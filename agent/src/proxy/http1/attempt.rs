@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    govern::endpoint::Endpoint,
+    govern::{endpoint::Endpoint, handled::Sent},
     observe::{
         fault::{Fault, MessagePart, Sender},
         metrics::RetryCause,
@@ -32,6 +32,7 @@ use crate::{
         choose::Chosen,
         governed::{Call, ClientClose, Exchange as _, Failure},
         pool::Need,
+        threads::Followed,
         upstream::{self, Opened, Terms},
     },
 };
@@ -79,10 +80,7 @@ impl Exchange<'_> {
             let mut upstream = self.obtain(chosen, fresh_only, now).await?;
             self.up.sent = if upstream.reused { now } else { Nanos::now() };
             self.call.record.timing.asked(self.up.sent);
-            let Call { pod, unanswered, .. } = &mut *self.call;
-            if let Some(unanswered) = unanswered {
-                upstream.stream.number(&pod.pod, unanswered);
-            }
+            self.number(&mut upstream, Followed::next);
             match self.answer(&mut upstream).await {
                 Ok((response, keep, head)) => {
                     // What follows a switch of protocols is no body.
@@ -99,6 +97,16 @@ impl Exchange<'_> {
                     self.up.repeat();
                 }
             }
+        }
+    }
+
+    /// What is sent over the connection next is this request, if threads of the application are followed.
+    fn number(&mut self, upstream: &mut Upstream, next: impl FnOnce(&mut Followed) -> Option<Sent>) {
+        let call = &mut *self.call;
+        if let Some(unanswered) = &mut call.unanswered
+            && let Some(sent) = upstream.stream.followed(&call.pod.pod).and_then(next)
+        {
+            unanswered.sent(sent);
         }
     }
 
@@ -257,6 +265,10 @@ impl Exchange<'_> {
             return Ok(Some((response, keep, head)));
         }
         self.interim = true;
+        if self.unclear {
+            // The body comes when the client has read this: who reads that has not responded to it.
+            self.number(upstream, Followed::go_on);
+        }
         // HTTP/1.0 knows no interim answers.
         if !self.request.http10 {
             let mut nothing = BytesMut::new();

@@ -1,5 +1,5 @@
-//! A lane through services that pass on no tag: lost by headers alone, kept with `sluice.dev/propagation: trace` for one that
-//! passes on the id of its trace.
+//! A lane through services that pass on no tag: lost by headers alone, kept with `sluice.dev/propagation`, `trace` for one that
+//! passes on the id of its trace, and `thread` for one that passes on nothing.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -35,6 +35,15 @@ const TRACED: Middle = Middle {
     propagation: "trace",
     carrier: "trace_id",
 };
+/// It is a blocking server, and passes on nothing.
+const PLAIN: Middle = Middle {
+    name: "plain",
+    front: "front-of-plain",
+    args: "--blocking",
+    propagation: "thread",
+    carrier: "thread",
+};
+
 /// `front -> middle -> back`, of which `back` also exists in the lane.
 struct Chain<'w> {
     shop: &'w Shop,
@@ -153,13 +162,15 @@ pub(crate) fn show(world: &World, shop: &Shop, agent: &Agent, story: &mut Story)
     for app in &backs {
         agent.enrolled(&app.pod)?;
     }
-    say(&format!(
-        "{}, back also in lane {LANE}; the middle passes on traceparent, and no tag header, baggage or tracestate:",
-        CHAIN.join(" -> ")
-    ));
-    let chain = Chain::open(world, shop, agent, &TRACED, &back)?;
-    chain.show(agent, story)?;
-    chain.end()?;
+    for (kind, passes_on) in [
+        (&TRACED, "traceparent, and no tag header, baggage or tracestate"),
+        (&PLAIN, "nothing at all, and handles each request on one thread"),
+    ] {
+        say(&format!("{}, back also in lane {LANE}; the middle passes on {passes_on}:", CHAIN.join(" -> ")));
+        let chain = Chain::open(world, shop, agent, kind, &back)?;
+        chain.show(agent, story)?;
+        chain.end()?;
+    }
     back.delete()?;
     backs.into_iter().try_for_each(end)
 }

@@ -79,6 +79,7 @@ pub(crate) fn works() -> Result<()> {
     tell("redirect", redirect(&shop, &agent));
     tell("ipv6", ipv6(&shop, &agent));
     tell("lanes", lanes(&shop));
+    tell("threads", threads(&world, &shop));
     tell("access", access(&world, &shop, &agent));
     tell("memory limit", memory(&shop, &agent, &agents));
     tell("hang", hang(&shop, &agent));
@@ -119,6 +120,27 @@ fn lanes(shop: &Shop) -> Result<()> {
         shop.expect(&shop.other.url(), &[&tag], "other v1")?;
     }
     Ok(())
+}
+
+/// A service that passes on nothing is known by the thread that handles a request.
+fn threads(world: &World, shop: &Shop) -> Result<()> {
+    let relay = App::start_with(world, "relay", "v1", Some(&shop.web.url()), &["--blocking"])?;
+    relay.pod.edit(|pod| {
+        pod["metadata"]["annotations"] = json!({ "sluice.dev/propagation": "thread" });
+    })?;
+    relay.pod.set_ready(true)?;
+    let service = world.service("shop", "relay").port("http", 80, 8080).apply()?;
+    let tag = format!("x-mse-tag: {LANE}");
+    eventually("what it is asked is known by its threads", || {
+        // Its trial, on the way of which no tag is guessed.
+        for _ in 0..20 {
+            let plain = ask(&shop.client, &service.url(), &[])?;
+            ensure!(plain.versions() == "v1 v1", "{plain:?}");
+        }
+        let tagged = ask(&shop.client, &service.url(), &[&tag])?;
+        ensure!(tagged.versions() == format!("v1 {LANE}"), "{tagged:?}");
+        Ok(())
+    })
 }
 
 /// Connections from outside are steered to the agent, which says who may call.

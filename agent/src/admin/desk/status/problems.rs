@@ -63,7 +63,7 @@ pub(super) fn older(look: &Look, pod: &PodStatus, name: &str) -> Vec<Problem> {
     let inbound = ports.into_iter().map(|(port, count)| {
         let them = if count == 1 { "it" } else { "them" };
         problem(
-            format!("{name} has {count} {} older than what policies ask for at its port {port}: AccessPolicies, limits with scope: Endpoint and sluice.dev/propagation: trace do not apply to {them}.", so(count)),
+            format!("{name} has {count} {} older than what policies ask for at its port {port}: AccessPolicies, limits with scope: Endpoint and sluice.dev/propagation do not apply to {them}.", so(count)),
             "Restart the pod or its clients, or wait until they reconnect.",
         )
     });
@@ -188,8 +188,10 @@ pub(super) fn propagation(look: &Look) -> Vec<Problem> {
     let unread = look.pods.iter().filter_map(|pod| {
         let why = look.unread(pod)?.trim_end_matches('.');
         let what = format!(
-            "The annotation sluice.dev/propagation: trace has no effect on Pod {}/{}: {why}.",
-            pod.workload.namespace, pod.workload.name
+            "The annotation sluice.dev/propagation: {} has no effect on Pod {}/{}: {why}.",
+            pod.workload.propagation.as_str(),
+            pod.workload.namespace,
+            pod.workload.name
         );
         let action = if look.steering_trouble.is_some() {
             "Use a newer kernel, or add the capability NET_ADMIN to the agent's container if Linux is older than 6.9. Tags in headers are passed on all the same."
@@ -236,7 +238,20 @@ fn threads(look: &Look) -> impl Iterator<Item = Problem> {
         );
         problem(what, "Use a kernel from 6.15 on, or one that lets programs be attached to its functions (fentry). Tags in headers and traces are passed on all the same.")
     });
-    nowhere.into_iter().chain(faulty)
+    let is_asked = |one: &&PodUse| {
+        let is =
+            |pod: &PodStatus| (&pod.workload.namespace, &pod.workload.name) == (&one.namespace, &one.name);
+        one.pipelines && look.pods.iter().any(|pod| is(pod) && pod.workload.follows_threads())
+    };
+    let pipelining = look.uses.iter().filter(is_asked).map(|PodUse { namespace, name, .. }| {
+        problem(
+            format!(
+                "The annotation sluice.dev/propagation: thread has no effect on Pod {namespace}/{name}: a client in it sends requests over a connection before the one before them has its response (pipelining)."
+            ),
+            ASK,
+        )
+    });
+    nowhere.into_iter().chain(faulty).chain(pipelining)
 }
 
 /// Services that ask for an access log which this agent does not write.

@@ -514,6 +514,7 @@ fn servers_whose_threads_say_nothing_are_told() {
     use crate::{
         capture::{Followed, Handling, Steered},
         cluster::model::Workload,
+        proxy::PodUse,
     };
     let followed = |port, handling| Followed { port, process: 7, handling };
     let pod = |name: &str, followed: Vec<Followed>| PodStatus {
@@ -557,4 +558,21 @@ fn servers_whose_threads_say_nothing_are_told() {
     );
     // Where nobody asks for it nothing is missed.
     assert!(told(&Look { pods: Arc::default(), ..look }).is_empty());
+    let uses = |name: &str, pipelines| PodUse {
+        namespace: "shop".into(),
+        name: name.into(),
+        connections: 1,
+        bytes: 0,
+        client: None,
+        direct: None,
+        pipelines,
+        direct_for: Default::default(),
+    };
+    let look = Look {
+        uses: vec![uses("waits", false), uses("hurries", true), uses("asks-no-more", true)],
+        pods: [pod("waits", Vec::new()), pod("hurries", Vec::new())].into(),
+        ..Look::default()
+    };
+    let [hurries] = &told(&look)[..] else { panic!("{:?}", told(&look)) };
+    assert!(hurries.contains("thread has no effect on Pod shop/hurries: a client in it"), "{hurries}");
 }

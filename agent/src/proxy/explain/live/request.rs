@@ -98,7 +98,7 @@ impl Walk<'_> {
                 Some(format!("the member {} of the request's header {}", names.key(), carrier.header()))
             }
             Some(TagSource::Trace) => Some(format!(
-                "the request's trace: it came to Pod {}/{} with this tag (sluice.dev/propagation: trace)",
+                "the request's trace: it came to Pod {}/{} with this tag (sluice.dev/propagation)",
                 self.caller.namespace, self.caller.name
             )),
             Some(TagSource::Thread) => {
