@@ -1,5 +1,5 @@
-//! A proxy that carries a given number of HTTP/1.1 requests, connections with one each, or gRPC calls, and ends: for callgrind, which counts the instructions of a
-//! process (`cargo xtask bench instructions`).
+//! A proxy that carries a given number of HTTP/1.1 requests, of connections with one each, or of gRPC calls, and ends: for
+//! callgrind, which counts the instructions of a process (`cargo xtask bench instructions`).
 //!
 //! The client and the origin are this program once more, in a process that is not counted. Two runs that differ in the
 //! number of requests alone differ by what those requests cost. One connection carries one request at a time, so that the

@@ -81,18 +81,20 @@ impl Threads {
     /// Attaches the programs if a pod asks for it, and takes them off if none does.
     pub(crate) fn ask(&mut self, ebpf: &mut Ebpf, pods: &Path, asked: bool) {
         self.state = match (&self.state, asked) {
-            (State::Unasked, true) => match self.load(ebpf).and_then(|()| attach(ebpf, pods).map_err(told)) {
-                Ok(links) => {
-                    tracing::info!("threads of pods are followed (sluice.dev/propagation: thread)");
-                    State::Followed(links)
+            (State::Unasked, true) => {
+                match self.load(ebpf).and_then(|()| attach(ebpf, pods).map_err(|error| told(&error))) {
+                    Ok(links) => {
+                        tracing::info!("threads of pods are followed (sluice.dev/propagation: thread)");
+                        State::Followed(links)
+                    }
+                    Err(why) => {
+                        tracing::error!(
+                            "threads cannot be followed on this node, where sluice.dev/propagation: thread is as trace: {why}"
+                        );
+                        State::Refused(why)
+                    }
                 }
-                Err(why) => {
-                    tracing::error!(
-                        "threads cannot be followed on this node, where sluice.dev/propagation: thread is as trace: {why}"
-                    );
-                    State::Refused(why)
-                }
-            },
+            }
             (State::Followed(_) | State::Refused(_), false) => State::Unasked,
             (State::Unasked, false) | (State::Followed(_) | State::Refused(_), true) => return,
         };
@@ -115,7 +117,7 @@ impl Threads {
         if matches!(self.loaded, Loaded::NotYet) {
             self.loaded = match load(ebpf) {
                 Ok(()) => Loaded::Yes,
-                Err(error) => Loaded::Refused(told(error)),
+                Err(error) => Loaded::Refused(told(&error)),
             };
         }
         match &self.loaded {
@@ -125,7 +127,7 @@ impl Threads {
     }
 }
 
-fn told(error: CaptureError) -> Arc<String> {
+fn told(error: &CaptureError) -> Arc<String> {
     Arc::new(error.to_string())
 }
 

@@ -104,7 +104,8 @@ impl PodHere {
 
     /// Starts a task of the pod, which takes turns with those of other pods.
     pub(crate) fn spawn(&self, worker: &Worker, task: impl Future<Output = ()> + 'static) {
-        drop(tokio::task::spawn_local(self.turns.of(&worker.rounds, task)));
+        // In a box, for it is some kilobytes, which the runtime would copy seven times: as it begins the task, and as it ends it.
+        drop(tokio::task::spawn_local(self.turns.of(&worker.rounds, Box::pin(task))));
     }
 }
 
