@@ -23,6 +23,7 @@ mod bypass;
 mod cgroup;
 mod descriptors;
 mod enrol;
+mod enrolling;
 mod entry;
 mod error;
 mod exclusive;
@@ -59,10 +60,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{
-    sync::{oneshot, watch as channel},
-    time::MissedTickBehavior,
-};
+use tokio::sync::{oneshot, watch as channel};
 use tokio_util::task::TaskTracker;
 
 pub use attachment::Attachment;
@@ -76,8 +74,9 @@ pub use refuse::remove_all as release;
 pub use threads::{Followed, Handling};
 
 use crate::{cluster::model::Snapshot, config, proxy::Proxy};
-use attachment::{Found, Keeper};
+use attachment::Keeper;
 use enrol::Enroller;
+use enrolling::{Enrolling, Table};
 use error::with_causes;
 use flows::Flows;
 use inbound::{Inbound, Slots};
@@ -90,9 +89,6 @@ use reclaim::Reclaimed;
 use refuse::Refusing;
 use services::Services;
 use watch::Watch;
-
-/// So many looks at the programs to one at the connections that are older than their pod's enrolment.
-const LOOKS_AT_OLDER: u64 = 10;
 
 /// How long ago the slowest worker was last seen alive.
 type Silence = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -159,16 +155,6 @@ pub struct Status {
     /// What the eBPF programs counted since the start, by the name of the reason. Those that begin with `bypassed_` went
     /// direct, those with `redirected_` to the agent; the others are about the handshake that follows.
     pub kernel: Vec<(&'static str, u64)>,
-}
-
-/// What the enrolling task publishes.
-#[derive(Default)]
-struct Table {
-    synced: bool,
-    attachment: Attachment,
-    pods: Arc<[PodStatus]>,
-    destinations: usize,
-    threads_trouble: Option<Arc<String>>,
 }
 
 /// The running capture. Dropping it takes the programs off `connect()` and ends all enrolments, without waiting.
@@ -282,15 +268,15 @@ impl Capture {
             leaving: false,
         };
         let (close, closed) = oneshot::channel();
-        tokio::spawn(run(
+        let enrolling = Enrolling::new(
             Enroller::new(node, options.node_is_known),
             watch,
             keeper,
             snapshots,
             addresses,
             table.clone(),
-            closed,
-        ));
+        );
+        tokio::spawn(enrolling.run(closed));
         Ok(Self {
             links,
             steering_trouble,
@@ -381,124 +367,6 @@ pub fn own_group() -> Option<PathBuf> {
 fn default_listeners(workers: usize) -> usize {
     let workers = workers.max(1);
     (workers * 4_usize.div_ceil(workers)).min(sluice_ebpf::PORT_SLOTS)
-}
-
-/// The enrolling task: one pod after the other, so that nothing needs a lock.
-async fn run(
-    mut enroller: Enroller<Node>,
-    mut watch: Watch,
-    mut keeper: Keeper,
-    mut snapshots: channel::Receiver<Arc<Snapshot>>,
-    addresses: Arc<NodeAddresses>,
-    table: Arc<ArcSwap<Table>>,
-    mut close: oneshot::Receiver<oneshot::Sender<()>>,
-) {
-    let mut synced = false;
-    let mut sourced = true;
-    let mut looks = 0_u64;
-    let mut swept = false;
-    let mut look = tokio::time::interval(attachment::LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    snapshots.mark_changed();
-    // The pods that are there already, before the first snapshot: who is synced has enrolled them.
-    for uid in watch.take_changes() {
-        enroller.group_changed(&uid, watch.group(&uid), Instant::now());
-    }
-    loop {
-        let retry = enroller.next_retry();
-        tokio::select! {
-            biased;
-            done = &mut close => {
-                enroller.world().leaving = true;
-                enroller.withdraw_all();
-                let closing = enroller.world().closing.clone();
-                closing.close();
-                closing.wait().await;
-                publish(&table, &mut enroller, &keeper, false);
-                if let Ok(done) = done {
-                    // Whoever asked may have given up.
-                    let _ = done.send(());
-                }
-                return;
-            }
-            changed = snapshots.changed(), if sourced => {
-                // Without a source the last snapshot stays in force.
-                sourced = changed.is_ok();
-                if sourced {
-                    let snapshot = snapshots.borrow_and_update().clone();
-                    synced = snapshot.generation > 0;
-                    // Destinations first: a pod is enrolled with all of them.
-                    enroller.world().services.sync(&snapshot);
-                    enroller.snapshot_changed(snapshot, Instant::now());
-                }
-            }
-            changed = watch.changes() => match changed {
-                Ok(uids) => {
-                    for uid in uids {
-                        enroller.group_changed(&uid, watch.group(&uid), Instant::now());
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(%error, "cannot read cgroup notifications; retrying");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            },
-            () = at(retry) => enroller.time_passed(Instant::now()),
-            _ = look.tick() => {
-                looks += 1;
-                let at_older = looks.is_multiple_of(LOOKS_AT_OLDER);
-                enroller.look_at_older(at_older);
-                if at_older {
-                    let world = enroller.world();
-                    addresses.look(&world.home.clone());
-                    addresses.tell(|known| world.refusing.know_node(known));
-                }
-                keeper.look_at_threads();
-                enroller.look_at_listeners();
-                if synced && (at_older || !swept || enroller.world().refusing.is_released()) {
-                    enroller.sweep();
-                    swept = true;
-                }
-                if keeper.look() == Found::Anew {
-                    match Watch::start(keeper.group()) {
-                        Ok(new) => {
-                            let now = Instant::now();
-                            for uid in enroller.uids() {
-                                enroller.group_changed(&uid, None, now);
-                            }
-                            watch = new;
-                            for uid in watch.take_changes() {
-                                enroller.group_changed(&uid, watch.group(&uid), now);
-                            }
-                        }
-                        Err(error) => {
-                            let group = keeper.group().display();
-                            tracing::error!(%group, %error, "cannot watch the new cgroup of all pods; retrying");
-                            keeper.again();
-                        }
-                    }
-                }
-            }
-        }
-        // Before what is steered, so that the programs see the first connection.
-        keeper.follow_threads(enroller.asks_for_threads());
-        enroller.steer();
-        publish(&table, &mut enroller, &keeper, synced);
-    }
-}
-
-fn publish(table: &ArcSwap<Table>, enroller: &mut Enroller<Node>, keeper: &Keeper, synced: bool) {
-    let pods = enroller.status().into();
-    let (attachment, destinations) = (keeper.state().clone(), enroller.world().services.len());
-    let threads_trouble = keeper.threads_trouble();
-    table.store(Arc::new(Table { synced, attachment, pods, destinations, threads_trouble }));
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]
