@@ -10,6 +10,8 @@
 
 mod answer;
 mod attempt;
+mod begin;
+mod carry;
 mod engine;
 mod exchange;
 mod frame;
