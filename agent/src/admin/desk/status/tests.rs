@@ -255,8 +255,8 @@ async fn connections_that_are_older_than_what_is_asked_for_at_a_pod_are_named() 
     assert_eq!(
         told,
         [
-            "Pod shop/orders-1 has 2 connections that are older than what policies ask for at its port 8080: AccessPolicies, limits with scope: Endpoint and sluice.dev/propagation: trace do not apply to them.",
-            "Pod shop/orders-1 has 1 connection that is older than what policies ask for at its port 9000: AccessPolicies, limits with scope: Endpoint and sluice.dev/propagation: trace do not apply to it.",
+            "Pod shop/orders-1 has 2 connections that are older than what policies ask for at its port 8080: AccessPolicies, limits with scope: Endpoint and sluice.dev/propagation do not apply to them.",
+            "Pod shop/orders-1 has 1 connection that is older than what policies ask for at its port 9000: AccessPolicies, limits with scope: Endpoint and sluice.dev/propagation do not apply to it.",
         ]
     );
 }
