@@ -118,8 +118,8 @@ fn slice(service: usize, ready: bool) -> EndpointSlice {
             zone: None,
             node: Some("node-1".into()),
             pod: Some(PodReference { name: pod_name(number), uid: None }),
-            for_zones: Vec::new(),
-            for_nodes: Vec::new(),
+            for_zones: Box::default(),
+            for_nodes: Box::default(),
         }
     };
     EndpointSlice {
@@ -136,7 +136,7 @@ fn pod(number: usize) -> Object {
         name: pod_name(number),
         uid: Some(format!("u{number}").into()),
         cgroup_uid: Some(format!("u{number}").into()),
-        ips: vec![ip(10, number)],
+        ips: [ip(10, number)].into(),
         tag: None,
         labels: [("app", "a")].into_iter().collect(),
         workload: None,

@@ -6,6 +6,7 @@
 use std::{fmt, net::IpAddr, num::NonZeroU32, sync::Arc, time::SystemTime};
 
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use super::model::Protocol;
 use crate::{
@@ -280,9 +281,9 @@ pub struct SliceEndpoint {
     /// `targetRef`, where it names a Pod.
     pub pod: Option<PodReference>,
     /// `hints.forZones`
-    pub for_zones: Vec<Arc<str>>,
+    pub for_zones: Box<[Arc<str>]>,
     /// `hints.forNodes`
-    pub for_nodes: Vec<Arc<str>>,
+    pub for_nodes: Box<[Arc<str>]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -298,7 +299,7 @@ pub struct Pod {
     pub uid: Option<Arc<str>>,
     /// The UID that the pod's cgroup is named after: for a static pod's mirror the hash of its manifest, else `uid`.
     pub cgroup_uid: Option<Arc<str>>,
-    pub ips: Vec<IpAddr>,
+    pub ips: SmallVec<[IpAddr; 1]>,
     /// The label `sluice.dev/tag`.
     pub tag: Option<Tag>,
     /// All labels, for selectors.

@@ -13,6 +13,7 @@ mod inbound;
 mod kept;
 mod keys;
 mod lanes;
+mod loads;
 mod merge;
 mod moment;
 mod own;
@@ -345,7 +346,7 @@ impl Builder {
                 workload: pod.workload.as_ref().unwrap_or(&name.name).clone(),
                 labels: pod.labels.clone(),
                 tag: self.store.tag_of(pod).cloned(),
-                ips: pod.ips.clone(),
+                ips: pod.ips.to_vec(),
                 node: pod.node.clone(),
                 zone: pod.zone.clone().or_else(|| self.options.zone.clone().filter(|_| here)),
                 host_network: pod.host_network,
@@ -390,10 +391,10 @@ impl Builder {
         };
         let built = Built::build(service, &self.store, &self.options, &self.routing, before, now);
         for pod in &built.used_pods {
-            self.by_pod.entry(pod.clone()).or_default().push(name.clone());
+            link(&mut self.by_pod, pod, &name);
         }
         for address in &built.used_addresses {
-            self.by_address.entry(*address).or_default().push(name.clone());
+            link(&mut self.by_address, address, &name);
         }
         if !built.claims_same(&claims) {
             self.reclaim(&claims, &built.claims);
@@ -426,6 +427,14 @@ impl Builder {
         for (address, owner, destination) in after {
             self.destinations.insert(*address, owner.clone(), destination.clone());
         }
+    }
+}
+
+fn link<K: Hash + Eq + Clone>(index: &mut AHashMap<K, SmallVec<[Name; 1]>>, key: &K, name: &Name) {
+    let names = index.entry(key.clone()).or_default();
+    // One Service after the other: it is the last, if any.
+    if names.last() != Some(name) {
+        names.push(name.clone());
     }
 }
 

@@ -1,18 +1,13 @@
 //! A port of a Service in one family: its endpoints, and what of them outlives a change.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use ahash::AHashMap;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
     doubt::{self, Gone},
+    loads::{LoadKey, Loads},
     merge::Described,
     moment::{Moment, Ready, Standing},
     store::Store,
@@ -25,7 +20,7 @@ use crate::{
     },
     govern::{
         access::Access,
-        endpoint::{Endpoint, Load},
+        endpoint::Endpoint,
         entry::Entry,
         governor::Governor,
         policy::{Detour, StartOn},
@@ -72,26 +67,9 @@ pub(super) struct Known<'a> {
 /// A port of a Service in one family.
 pub(super) struct Part {
     pub(super) service: Arc<model::Service>,
-    pub(super) loads: AHashMap<LoadKey, Kept>,
+    pub(super) loads: Loads,
     /// Endpoints that are in no slice any more, and not believed to be gone.
     pub(super) held: Vec<Arc<Endpoint>>,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct LoadKey {
-    pub(super) address: SocketAddr,
-    pub(super) pod: Option<Arc<str>>,
-}
-
-#[derive(Default)]
-pub(super) struct Kept {
-    pub(super) load: Arc<Load>,
-    pub(super) ready: Option<Ready>,
-    /// When its pod says that its first request came, as it was taken over last.
-    pub(super) first_told: Option<SystemTime>,
-    pub(super) gone: Option<Gone>,
-    /// Since when its pod is not there.
-    pub(super) unknown: Option<Instant>,
 }
 
 impl Part {
@@ -116,7 +94,7 @@ impl Part {
             let was =
                 || find(before.as_deref(), key.address).filter(|was| Arc::ptr_eq(&was.load, &kept.load));
             if kept.gone.is_none() {
-                kept.gone = Some(Gone::new(now.instant, was().cloned()));
+                kept.gone = Some(Box::new(Gone::new(now.instant, was().cloned())));
             }
         }
         let warm_up = rules.governor.policy().load_balancer.warmup.as_ref();
@@ -126,7 +104,7 @@ impl Part {
         let mut candidates: Vec<Candidate<'_>> = described
             .into_iter()
             .map(|(address, described)| {
-                let kept = loads.entry(LoadKey { address, pod: described.pod_uid() }).or_default();
+                let kept = loads.entry(LoadKey { address, pod: described.pod_uid() });
                 kept.gone = None;
                 kept.unknown = described.unknown.then(|| kept.unknown.unwrap_or(now.instant));
                 let standing = Standing {
@@ -166,7 +144,7 @@ impl Part {
         for (address, tag) in outside.filter(|(address, _)| !headless && address.is_ipv6() == ipv6) {
             let order = |candidate: &Candidate<'_>| candidate.endpoint.address.cmp(&address);
             let Err(at) = candidates.binary_search_by(order) else { continue };
-            let kept = loads.entry(LoadKey { address, pod: None }).or_default();
+            let kept = loads.entry(LoadKey { address, pod: None });
             kept.gone = None;
             let endpoint =
                 Endpoint { tag: Some(tag.clone()), load: kept.load.clone(), ..Endpoint::new(address) };
@@ -177,7 +155,7 @@ impl Part {
         // One whose address has another key now, or another pod, is not gone.
         let there = |address| candidates.binary_search_by_key(&address, |c| c.endpoint.address).is_ok();
         let gone = loads.iter_mut().filter(|(key, kept)| kept.gone.is_some() && !there(key.address));
-        let gone = gone.filter_map(|(key, kept)| Some((key.pod.as_ref(), kept.gone.as_mut()?)));
+        let gone = gone.filter_map(|(key, kept)| Some((key.pod.as_ref(), &mut **kept.gone.as_mut()?)));
         let left = candidates.iter().filter(|candidate| candidate.endpoint.is_usable()).count();
         let threshold = rules.governor.policy().load_balancer.panic_threshold_percent;
         let held = doubt::held(gone, left, threshold, service, store, now.instant);
@@ -233,9 +211,9 @@ impl Part {
     /// True if an endpoint was let go of that was still used.
     pub(super) fn forget(&mut self, now: Instant) -> bool {
         let mut used = false;
-        self.loads.retain(|_, kept| {
+        self.loads.retain(|kept| {
             let over = kept.gone.as_ref().is_some_and(|gone| now >= gone.since + LOAD_OUTLIVES);
-            used |= over && kept.gone.as_ref().is_some_and(Gone::is_held);
+            used |= over && kept.gone.as_ref().is_some_and(|gone| gone.is_held());
             !over
         });
         used

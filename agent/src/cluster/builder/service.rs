@@ -11,9 +11,10 @@ use ahash::{AHashMap, AHashSet};
 use tokio::time::Instant;
 
 use super::{
+    loads::LoadKey,
     merge::{Described, merge},
     moment::Moment,
-    part::{Known, LoadKey, Part, Rules},
+    part::{Known, Part, Rules},
     policies::Called,
     routes::Routing,
     store::Store,
@@ -49,16 +50,16 @@ pub(super) enum Rank {
 #[derive(Default)]
 pub(super) struct Built {
     pub(super) claims: Vec<(SocketAddr, Owner, Destination)>,
-    /// What the outcome depends on, besides the Service and its slices.
-    pub(super) used_pods: AHashSet<Name>,
-    pub(super) used_addresses: AHashSet<IpAddr>,
+    /// What the outcome depends on, besides the Service and its slices; some of it more than once.
+    pub(super) used_pods: Vec<Name>,
+    pub(super) used_addresses: Vec<IpAddr>,
     pub(super) problems: Vec<Problem>,
     /// Endpoints whose pod is not there, and since when.
     unknown: Vec<Unknown>,
     /// By port.
     governors: AHashMap<u16, Arc<Governor>>,
     /// By port and family.
-    parts: AHashMap<(u16, bool), Part>,
+    parts: Vec<((u16, bool), Part)>,
 }
 
 /// An endpoint whose pod is not there.
@@ -143,7 +144,8 @@ impl Built {
                         (LoadKey { address: *address, pod: described.pod_uid() }, pod.unwrap_or_default())
                     })
                     .collect();
-                let part = before.parts.remove(&(port.port, ipv6));
+                let part = before.parts.iter().position(|(of, _)| *of == (port.port, ipv6));
+                let part = part.map(|at| before.parts.swap_remove(at).1);
                 let known = Known { store, options };
                 let part = Part::build(service, (port, ipv6), described, known, &rules, part, now);
                 built.check_held(service, &part.held);
@@ -153,10 +155,19 @@ impl Built {
                 }));
                 let missing: AHashSet<_> = built.unknown.iter().map(|unknown| unknown.address).collect();
                 built.claim(service, index, ipv6, &part.service, &missing);
-                built.parts.insert((port.port, ipv6), part);
+                built.parts.push(((port.port, ipv6), part));
             }
         }
+        built.shrink();
         built
+    }
+
+    /// Lets go of room for more: of most Services nothing changes for long.
+    fn shrink(&mut self) {
+        self.claims.shrink_to_fit();
+        self.used_pods.shrink_to_fit();
+        self.used_addresses.shrink_to_fit();
+        self.parts.shrink_to_fit();
     }
 
     /// Whether callers would see no difference.
@@ -168,7 +179,7 @@ impl Built {
     }
 
     pub(super) fn services(&self) -> impl Iterator<Item = &Arc<model::Service>> {
-        self.parts.values().map(|part| &part.service)
+        self.parts.iter().map(|(_, part)| &part.service)
     }
 
     /// By port.
@@ -178,13 +189,14 @@ impl Built {
 
     /// A port in one family; `None`: it has no such port, or no address of that family.
     pub(super) fn part(&self, port: u16, ipv6: bool) -> Option<&Arc<model::Service>> {
-        self.parts.get(&(port, ipv6)).map(|part| &part.service)
+        let part = self.parts.iter().find(|(of, _)| *of == (port, ipv6));
+        part.map(|(_, part)| &part.service)
     }
 
     /// Lets go of the load of endpoints that are long gone; true if it must be built anew.
     pub(super) fn forget(&mut self, now: Instant) -> bool {
         let mut used = false;
-        for part in self.parts.values_mut() {
+        for (_, part) in &mut self.parts {
             used |= part.forget(now);
         }
         used
@@ -218,10 +230,10 @@ impl Built {
     ) -> Described<'a> {
         match &endpoint.pod {
             Some(reference) => {
-                self.used_pods.insert(reference.name.clone());
+                self.used_pods.push(reference.name.clone());
             }
             None => {
-                self.used_addresses.insert(endpoint.ip);
+                self.used_addresses.push(endpoint.ip);
             }
         }
         Described::new(endpoint, service, store)

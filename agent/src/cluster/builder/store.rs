@@ -98,6 +98,10 @@ impl Store {
         if before == slice.as_ref() {
             return services;
         }
+        let mut slice = slice;
+        if let Some(slice) = &mut slice {
+            share_names(slice, &self.pods);
+        }
         if let Some(of) = before.and_then(service) {
             if let Some(slices) = self.slices_of.get_mut(&of) {
                 slices.remove(&name.name);
@@ -166,6 +170,19 @@ impl Store {
             self.labels.insert(labels.clone());
         }
         labels.clone()
+    }
+}
+
+/// Lets a slice name pods by their own texts, of which each would be in memory twice.
+fn share_names(slice: &mut Arc<EndpointSlice>, pods: &AHashMap<Name, Arc<Pod>>) {
+    // Nobody else has it yet, as a rule.
+    let Some(slice) = Arc::get_mut(slice) else { return };
+    for reference in slice.endpoints.iter_mut().filter_map(|endpoint| endpoint.pod.as_mut()) {
+        let Some(pod) = pods.get(&reference.name) else { continue };
+        reference.name = pod.name.clone();
+        if reference.uid == pod.uid {
+            reference.uid.clone_from(&pod.uid);
+        }
     }
 }
 

@@ -76,8 +76,8 @@ struct Listing {
 }
 
 impl Picture {
-    /// The kinds that are watched in a namespace.
-    pub(super) const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Pod];
+    /// The kinds that are watched in a namespace, what others name before those.
+    pub(super) const KINDS: [Kind; 3] = [Kind::Service, Kind::Pod, Kind::EndpointSlice];
     /// Those that are watched in the whole cluster, besides Namespaces, and that it may go without.
     pub(super) const OPTIONAL: [Kind; 7] = [
         Kind::TrafficPolicy,
@@ -393,8 +393,8 @@ fn place(kind: Kind) -> Place {
         Kind::ReferenceGrant => Place::Optional(5),
         Kind::Mesh => Place::Optional(6),
         Kind::Service => Place::Namespaced(0),
-        Kind::EndpointSlice => Place::Namespaced(1),
-        Kind::Pod => Place::Namespaced(2),
+        Kind::Pod => Place::Namespaced(1),
+        Kind::EndpointSlice => Place::Namespaced(2),
     }
 }
 

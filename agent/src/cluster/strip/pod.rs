@@ -6,11 +6,13 @@ use k8s_openapi::{
     api::core::v1 as core,
     apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
 };
+use smallvec::SmallVec;
 
 use super::{Check, MIRROR_ANNOTATION, common, no_address, pairs, ports, text, warm_gate};
 use crate::{
     api,
     cluster::{
+        intern::intern,
         mesh,
         object::{Kind, Object, Pod},
         probes,
@@ -40,7 +42,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
             })
             .ok()
     });
-    let mut ips = Vec::new();
+    let mut ips = SmallVec::new();
     let listed = status.pod_ips.iter().flatten().enumerate();
     let mut addresses: Vec<_> = listed.map(|(i, ip)| (format!("status.podIPs[{i}].ip"), &*ip.ip)).collect();
     if addresses.is_empty() {
@@ -80,7 +82,7 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         ports: ports::declared(&spec),
         probes: probes::probes(&spec),
         // What the API server writes where nobody says another.
-        service_account: text(spec.service_account_name.as_deref()).unwrap_or_else(|| "default".into()),
+        service_account: common(spec.service_account_name.as_deref()).unwrap_or_else(|| intern("default")),
         own_proxy: mesh::own_proxy(&spec, labels, annotations),
         terminating: metadata.deletion_timestamp.is_some(),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),

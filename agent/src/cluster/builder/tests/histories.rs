@@ -144,8 +144,8 @@ proptest! {
                         zone: Some(if i % 2 == 0 { "a" } else { "b" }.into()),
                         node: None,
                         pod: None,
-                        for_zones: Vec::new(),
-                        for_nodes: Vec::new(),
+                        for_zones: Box::default(),
+                        for_nodes: Box::default(),
                     });
                 }
             }

@@ -208,3 +208,23 @@ fn ports_of_pods_that_ask_for_it_are_read() {
     let snapshot = next(&mut builder);
     assert!(snapshot.inbound.is_empty() && remembers(&snapshot).is_empty());
 }
+
+/// A large cluster has each of these texts a hundred thousand times.
+#[test]
+fn slices_name_pods_by_the_texts_that_the_pods_have() {
+    let named = "{addresses: [10.0.0.1], targetRef: {kind: Pod, name: a, namespace: shop, uid: uid-a}}";
+    let another =
+        "{addresses: [10.0.0.2], targetRef: {kind: Pod, name: b, namespace: shop, uid: uid-before}}";
+    let pods = format!("{}{}", pod("a", "10.0.0.1", ""), pod("b", "10.0.0.2", ""));
+    let mut builder = start(Options::default(), &format!("{SHOP}{}{pods}", svc("orders", "10.96.0.1", "")));
+    apply(&mut builder, &slice("o", "orders", &format!("{named}, {another}")));
+    let slice = builder.store.slices.values().next().unwrap();
+    let pod = |name: &str| builder.store.pods.values().find(|pod| *pod.name.name == *name).unwrap();
+    let references: Vec<_> = slice.endpoints.iter().map(|endpoint| endpoint.pod.as_ref().unwrap()).collect();
+    for (reference, name) in references.iter().zip(["a", "b"]) {
+        assert!(Arc::ptr_eq(&reference.name.name, &pod(name).name.name), "{name}");
+    }
+    let (meant, uid) = (references[0].uid.as_ref().unwrap(), pod("a").uid.as_ref().unwrap());
+    assert!(Arc::ptr_eq(meant, uid));
+    assert_eq!(references[1].uid.as_deref(), Some("uid-before"), "it means the pod that was there before");
+}

@@ -27,7 +27,7 @@ fn pod(namespace: &str, name: &str) -> Sighting {
         name: Name { namespace: namespace.into(), name: name.into() },
         uid: None,
         cgroup_uid: None,
-        ips: Vec::new(),
+        ips: Default::default(),
         tag: None,
         labels: Labels::default(),
         workload: None,
@@ -96,8 +96,8 @@ fn shop() -> Picture {
     let first = [
         "=Namespace shop",
         "=Service ",
-        "=EndpointSlice ",
         "=Pod shop/a,shop/b",
+        "=EndpointSlice ",
         "=TrafficPolicy ",
         "=TrafficLane ",
         "=AccessPolicy ",
@@ -123,8 +123,8 @@ fn a_cluster_without_opted_in_namespaces_is_told_at_once() {
         [
             "=Namespace bank,pub",
             "=Service ",
-            "=EndpointSlice ",
             "=Pod ",
+            "=EndpointSlice ",
             "=TrafficPolicy ",
             "=TrafficLane ",
             "=AccessPolicy ",
@@ -174,8 +174,8 @@ fn a_namespace_that_goes_no_longer_holds_up_the_first_picture() {
         [
             "=Namespace bank",
             "=Service ",
-            "=EndpointSlice ",
             "=Pod ",
+            "=EndpointSlice ",
             "=TrafficPolicy ",
             "=TrafficLane ",
             "=AccessPolicy ",
@@ -200,8 +200,8 @@ fn the_first_picture_does_not_wait_for_ever_unless_there_is_nothing() {
     let first = [
         "=Namespace shop",
         "=Service ",
-        "=EndpointSlice ",
         "=Pod ",
+        "=EndpointSlice ",
         "=TrafficPolicy ",
         "=TrafficLane ",
         "=AccessPolicy ",
@@ -231,8 +231,8 @@ fn a_forbidden_namespace_stays_out_until_it_is_whole() {
         [
             "=Namespace shop",
             "=Service ",
-            "=EndpointSlice ",
             "=Pod ",
+            "=EndpointSlice ",
             "=TrafficPolicy ",
             "=TrafficLane ",
             "=AccessPolicy ",

@@ -1,0 +1,63 @@
+//! What is kept of the endpoints of a port from one build of it to the next.
+//!
+//! In one piece, and sorted: a large cluster has a hundred thousand of these, and a hash map keeps room for as many again.
+
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+
+use tokio::time::Instant;
+
+use super::{doubt::Gone, moment::Ready};
+use crate::govern::endpoint::Load;
+
+/// Whose load it is: that of an address, as long as the same pod has it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LoadKey {
+    pub(super) address: SocketAddr,
+    /// Its UID.
+    pub(super) pod: Option<Arc<str>>,
+}
+
+#[derive(Default)]
+pub(super) struct Kept {
+    pub(super) load: Arc<Load>,
+    pub(super) ready: Option<Ready>,
+    /// When its pod says that its first request came, as it was taken over last.
+    pub(super) first_told: Option<SystemTime>,
+    /// In a box, for nearly all are there.
+    pub(super) gone: Option<Box<Gone>>,
+    /// Since when its pod is not there.
+    pub(super) unknown: Option<Instant>,
+}
+
+/// In the order of their keys.
+#[derive(Default)]
+pub(super) struct Loads(Vec<(LoadKey, Kept)>);
+
+impl Loads {
+    pub(super) fn get(&self, key: &LoadKey) -> Option<&Kept> {
+        self.find(key).ok().map(|at| &self.0[at].1)
+    }
+
+    /// What is kept of it, from now on if nothing was.
+    pub(super) fn entry(&mut self, key: LoadKey) -> &mut Kept {
+        let at = self.find(&key).unwrap_or_else(|at| {
+            self.0.insert(at, (key, Kept::default()));
+            at
+        });
+        &mut self.0[at].1
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&LoadKey, &mut Kept)> {
+        self.0.iter_mut().map(|(key, kept)| (&*key, kept))
+    }
+
+    /// Lets go of those of which this is not true, and of the room for more.
+    pub(super) fn retain(&mut self, mut holds: impl FnMut(&Kept) -> bool) {
+        self.0.retain(|(_, kept)| holds(kept));
+        self.0.shrink_to_fit();
+    }
+
+    fn find(&self, key: &LoadKey) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| known.cmp(key))
+    }
+}
