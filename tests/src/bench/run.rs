@@ -18,6 +18,10 @@ const HTTP: u16 = 8080;
 const BULK: u16 = 8081;
 const HTTP2: u16 = 8082;
 
+/// Connections that a pod has in TIME_WAIT at most. New connections soon have all of its ports there otherwise, and what is measured
+/// is how long the kernel searches for a free one.
+const FEW_IN_TIME_WAIT: &str = "1000";
+
 /// Load that is not counted, before each measurement: connections are opened, pools filled, buffers grown.
 const WARMUP: Duration = Duration::from_millis(400);
 
@@ -99,6 +103,9 @@ impl Bench {
         world.namespace("bench", Capture::Enabled)?;
         let client = world.pod("bench", "client").start()?;
         let origin = world.pod("bench", "origin").label("app", "origin").start()?;
+        for pod in [&client, &origin] {
+            pod.netns().sysctl("net/ipv4/tcp_max_tw_buckets", FEW_IN_TIME_WAIT)?;
+        }
         let service = world
             .service("bench", "origin")
             .port("http", HTTP, HTTP)
