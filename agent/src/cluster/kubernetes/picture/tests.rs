@@ -27,7 +27,7 @@ fn pod(namespace: &str, name: &str) -> Sighting {
         name: Name { namespace: namespace.into(), name: name.into() },
         uid: None,
         cgroup_uid: None,
-        ips: Default::default(),
+        ips: smallvec::SmallVec::new(),
         tag: None,
         labels: Labels::default(),
         workload: None,
