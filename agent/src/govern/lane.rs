@@ -429,8 +429,8 @@ impl<'n> TagScan<'n> {
         });
     }
 
-    /// Decides, once all headers have been seen. `caused` are the tags of what the request is sent for; `caller` is the caller workload's own tag; `entry` asks the entry rules
-    /// ([`super::entry`]), if nobody else has an answer.
+    /// Decides, once all headers have been seen. `caused` are the tags of what the request is sent for; `caller` is the caller
+    /// workload's own tag; `entry` asks the entry rules ([`super::entry`]), if nobody else has an answer.
     pub fn decide(
         self,
         caused: Caused,

@@ -38,9 +38,18 @@ impl Loads {
         self.find(key).ok().map(|at| &self.0[at].1)
     }
 
+    /// There will be so many, as far as can be said.
+    pub(super) fn expect(&mut self, count: usize) {
+        self.0.reserve_exact(count.saturating_sub(self.0.len()));
+    }
+
     /// What is kept of it, from now on if nothing was.
     pub(super) fn entry(&mut self, key: LoadKey) -> &mut Kept {
         let at = self.find(&key).unwrap_or_else(|at| {
+            if self.0.len() == self.0.capacity() {
+                // Not for as many again: a pod takes the place of another.
+                self.0.reserve_exact(1 + self.0.len() / 8);
+            }
             self.0.insert(at, (key, Kept::default()));
             at
         });
@@ -51,10 +60,13 @@ impl Loads {
         self.0.iter_mut().map(|(key, kept)| (&*key, kept))
     }
 
-    /// Lets go of those of which this is not true, and of the room for more.
+    /// Lets go of those of which this is not true, and of room for many more.
     pub(super) fn retain(&mut self, mut holds: impl FnMut(&Kept) -> bool) {
         self.0.retain(|(_, kept)| holds(kept));
-        self.0.shrink_to_fit();
+        // Not of room for a few: what is moved in memory with each change leaves holes there.
+        if self.0.capacity() > 2 + self.0.len() + self.0.len() / 4 {
+            self.0.shrink_to_fit();
+        }
     }
 
     fn find(&self, key: &LoadKey) -> Result<usize, usize> {

@@ -90,6 +90,7 @@ impl Part {
         // Endpoints that are there already when the service is met for the first time.
         let found = before.is_none();
         let loads = loads.get_or_insert_default();
+        loads.expect(described.len());
         for (key, kept) in loads.iter_mut() {
             let was =
                 || find(before.as_deref(), key.address).filter(|was| Arc::ptr_eq(&was.load, &kept.load));
@@ -183,13 +184,16 @@ impl Part {
             Some((tag, subset))
         });
         let lanes = lanes.collect();
+        // Not in the room of the candidates, which take six times as much.
+        let mut endpoints = Vec::with_capacity(candidates.len());
+        endpoints.extend(candidates.into_iter().map(|candidate| candidate.endpoint));
         let new = model::Service {
             namespace: service.name.namespace.clone(),
             name: service.name.name.clone(),
             port: port.port,
             port_name: port.name.clone(),
             protocol: port.protocol,
-            endpoints: candidates.into_iter().map(|candidate| candidate.endpoint).collect(),
+            endpoints,
             baseline,
             lanes,
             session_affinity: service.session_affinity,

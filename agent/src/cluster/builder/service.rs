@@ -80,6 +80,8 @@ impl Built {
         now: Moment,
     ) -> Self {
         let mut built = Self::default();
+        let endpoints = || store.slices_of(&service.name).flat_map(|slice| &slice.endpoints);
+        built.used_pods.reserve_exact(endpoints().filter(|endpoint| endpoint.pod.is_some()).count());
         let slices: Vec<(&EndpointSlice, Vec<Described<'_>>)> = store
             .slices_of(&service.name)
             .map(|slice| (slice, slice.endpoints.iter().map(|e| built.describe(e, service, store)).collect()))
@@ -133,6 +135,7 @@ impl Built {
                     .or_else(|| namespace.and_then(|namespace| namespace.endpoints))
                     .unwrap_or(false),
             };
+            built.parts.reserve_exact(families.len());
             for &ipv6 in families {
                 let warms = rules.governor.policy().load_balancer.warmup.is_some();
                 let described = merge(port, ipv6, warms, &slices);
@@ -158,16 +161,7 @@ impl Built {
                 built.parts.push(((port.port, ipv6), part));
             }
         }
-        built.shrink();
         built
-    }
-
-    /// Lets go of room for more: of most Services nothing changes for long.
-    fn shrink(&mut self) {
-        self.claims.shrink_to_fit();
-        self.used_pods.shrink_to_fit();
-        self.used_addresses.shrink_to_fit();
-        self.parts.shrink_to_fit();
     }
 
     /// Whether callers would see no difference.
@@ -252,6 +246,7 @@ impl Built {
         match &service.frontend {
             Frontend::None => {}
             Frontend::ClusterIps(ips) => {
+                self.claims.reserve_exact(1);
                 for ip in ips.iter().filter(|ip| ip.is_ipv6() == ipv6) {
                     let destination = Destination { service: part.clone(), pinned: None };
                     self.claims.push((SocketAddr::new(*ip, part.port), owner(Rank::ClusterIp), destination));
