@@ -160,16 +160,12 @@ pub fn endpoint_slice(object: discovery::EndpointSlice) -> Result<Sighting, Prob
             None => check.note(field("port"), "not set; it is left out"),
         }
     }
-    let mut endpoints: Vec<_> = match family {
-        Some(ipv6) => {
-            let all = object.endpoints.into_iter().enumerate();
-            all.filter_map(|(i, endpoint)| check.endpoint(i, endpoint, ipv6)).collect()
-        }
-        None => Vec::new(),
-    };
-    // Collected in the place of the API's much larger objects, the list would keep their memory: a quarter of all that
-    // 100,000 endpoints take.
-    endpoints.shrink_to_fit();
+    // Not collected in the place of the API's much larger objects: the list would keep their memory, or leave a hole behind it.
+    let mut endpoints = Vec::with_capacity(object.endpoints.len());
+    if let Some(ipv6) = family {
+        let all = object.endpoints.into_iter().enumerate();
+        endpoints.extend(all.filter_map(|(i, endpoint)| check.endpoint(i, endpoint, ipv6)));
+    }
     ports.shrink_to_fit();
     let slice = EndpointSlice {
         name: check.key.name.clone(),
