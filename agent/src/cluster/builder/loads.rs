@@ -23,6 +23,8 @@ pub(super) struct Kept {
     pub(super) ready: Option<Ready>,
     /// When its pod says that its first request came, as it was taken over last.
     pub(super) first_told: Option<SystemTime>,
+    /// It is one of the endpoints at the moment. Else it is gone, once all of them have been listed.
+    pub(super) listed: bool,
     /// In a box, for nearly all are there.
     pub(super) gone: Option<Box<Gone>>,
     /// Since when its pod is not there.
@@ -43,8 +45,8 @@ impl Loads {
         self.0.reserve_exact(count.saturating_sub(self.0.len()));
     }
 
-    /// What is kept of it, from now on if nothing was.
-    pub(super) fn entry(&mut self, key: LoadKey) -> &mut Kept {
+    /// It is one of the endpoints: what is kept of it, from now on if nothing was.
+    pub(super) fn list(&mut self, key: LoadKey) -> &mut Kept {
         let at = self.find(&key).unwrap_or_else(|at| {
             if self.0.len() == self.0.capacity() {
                 // Not for as many again: a pod takes the place of another.
@@ -53,7 +55,9 @@ impl Loads {
             self.0.insert(at, (key, Kept::default()));
             at
         });
-        &mut self.0[at].1
+        let kept = &mut self.0[at].1;
+        (kept.listed, kept.gone) = (true, None);
+        kept
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&LoadKey, &mut Kept)> {

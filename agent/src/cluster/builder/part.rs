@@ -91,12 +91,8 @@ impl Part {
         let found = before.is_none();
         let loads = loads.get_or_insert_default();
         loads.expect(described.len());
-        for (key, kept) in loads.iter_mut() {
-            let was =
-                || find(before.as_deref(), key.address).filter(|was| Arc::ptr_eq(&was.load, &kept.load));
-            if kept.gone.is_none() {
-                kept.gone = Some(Box::new(Gone::new(now.instant, was().cloned())));
-            }
+        for (_, kept) in loads.iter_mut() {
+            kept.listed = false;
         }
         let warm_up = rules.governor.policy().load_balancer.warmup.as_ref();
         let curve = warm_up.map_or(Duration::ZERO, |curve| curve.delay.saturating_add(curve.duration));
@@ -105,8 +101,7 @@ impl Part {
         let mut candidates: Vec<Candidate<'_>> = described
             .into_iter()
             .map(|(address, described)| {
-                let kept = loads.entry(LoadKey { address, pod: described.pod_uid() });
-                kept.gone = None;
+                let kept = loads.list(LoadKey { address, pod: described.pod_uid() });
                 kept.unknown = described.unknown.then(|| kept.unknown.unwrap_or(now.instant));
                 let standing = Standing {
                     ready: described.is_ready(),
@@ -145,13 +140,16 @@ impl Part {
         for (address, tag) in outside.filter(|(address, _)| !headless && address.is_ipv6() == ipv6) {
             let order = |candidate: &Candidate<'_>| candidate.endpoint.address.cmp(&address);
             let Err(at) = candidates.binary_search_by(order) else { continue };
-            let kept = loads.entry(LoadKey { address, pod: None });
-            kept.gone = None;
+            let kept = loads.list(LoadKey { address, pod: None });
             let endpoint =
                 Endpoint { tag: Some(tag.clone()), load: kept.load.clone(), ..Endpoint::new(address) };
             let endpoint = reuse_endpoint(before.as_deref(), endpoint);
             candidates
                 .insert(at, Candidate { endpoint, for_zones: &[], for_nodes: &[], without_hints: false });
+        }
+        for (key, kept) in loads.iter_mut().filter(|(_, kept)| !kept.listed && kept.gone.is_none()) {
+            let was = find(before.as_deref(), key.address).filter(|was| Arc::ptr_eq(&was.load, &kept.load));
+            kept.gone = Some(Box::new(Gone::new(now.instant, was.cloned())));
         }
         // One whose address has another key now, or another pod, is not gone.
         let there = |address| candidates.binary_search_by_key(&address, |c| c.endpoint.address).is_ok();
