@@ -77,3 +77,47 @@ impl Loads {
         self.0.binary_search_by(|(known, _)| known.cmp(key))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> LoadKey {
+        let last = u8::try_from(number % 250).unwrap();
+        LoadKey { address: ([10, 0, 0, last], 8080).into(), pod: Some(format!("uid-{number}").into()) }
+    }
+
+    #[test]
+    fn a_load_is_its_pods_alone() {
+        let mut loads = Loads::default();
+        for number in [2, 1, 251] {
+            loads.list(key(number)).load.note_first_request(None, 7);
+        }
+        assert!(loads.get(&key(1)).is_some_and(|kept| kept.load.first_request(None) == Some(7)));
+        assert!(loads.get(&key(501)).is_none(), "another pod at the same address");
+        assert_eq!(loads.list(key(501)).load.first_request(None), None);
+        assert!(loads.0.is_sorted_by(|(one, _), (other, _)| one < other));
+    }
+
+    /// Pods that come and go take room for a few at most.
+    #[test]
+    fn there_is_no_room_for_as_many_again() {
+        let mut loads = Loads::default();
+        loads.expect(100);
+        for number in 0..100 {
+            loads.list(key(number));
+        }
+        assert_eq!(loads.0.capacity(), 100);
+        for number in 100..200 {
+            loads.list(key(number));
+            for (_, kept) in loads.iter_mut().filter(|(of, _)| **of == key(number - 100)) {
+                kept.listed = false;
+            }
+            loads.retain(|kept| kept.listed);
+            assert_eq!(loads.0.len(), 100);
+            assert!(loads.0.capacity() <= 127, "{}", loads.0.capacity());
+        }
+        loads.retain(|_| false);
+        assert_eq!(loads.0.capacity(), 0);
+    }
+}

@@ -228,3 +228,16 @@ fn slices_name_pods_by_the_texts_that_the_pods_have() {
     assert!(Arc::ptr_eq(meant, uid));
     assert_eq!(references[1].uid.as_deref(), Some("uid-before"), "it means the pod that was there before");
 }
+
+/// The API's objects are some times as large, and a list that was collected in their place would keep their memory.
+#[test]
+fn lists_of_endpoints_have_no_room_for_more() {
+    let endpoints: Vec<_> = (1..=9).map(|last| format!("{{addresses: [10.0.0.{last}]}}")).collect();
+    let orders = format!("{}{}", svc("orders", "10.96.0.1", ""), slice("o", "orders", &endpoints.join(", ")));
+    let mut builder = start(Options::default(), &format!("{SHOP}{orders}"));
+    let snapshot = next(&mut builder);
+    let (slice, service) =
+        (builder.store.slices.values().next().unwrap(), service(&snapshot, "10.96.0.1:80"));
+    assert_eq!((slice.endpoints.len(), slice.endpoints.capacity()), (9, 9));
+    assert_eq!((service.endpoints.len(), service.endpoints.capacity()), (9, 9));
+}
