@@ -184,7 +184,10 @@ impl World {
         let mut files: Vec<_> = fs::read_dir(self.node.logs())
             .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
             .unwrap_or_default();
-        files.sort();
+        // Agents last: where only the end of a report is kept it says most.
+        let is_agent =
+            |file: &Path| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agent"));
+        files.sort_by_key(|file| (is_agent(file), file.clone()));
         let mut text = String::new();
         for file in files {
             let content = fs::read(&file).unwrap_or_default();

@@ -85,11 +85,14 @@ impl<'w> Chain<'w> {
         self.middle.pod.edit(|pod| pod["metadata"]["annotations"] = annotations)
     }
 
-    /// Waits until what the front sends goes over new connections: those that are older than the annotation are not read.
+    /// Waits until what is sent goes over new connections. Those to a Service itself are direct, older than what the agent knows of
+    /// it; the front's to the middle's pod are the agent's, and are not read if they are older than the annotation.
     fn reconnect(&self) -> Result<()> {
-        eventually("idle connections to the middle are closed", || {
-            let open = self.front.pod.connections(8080)?;
-            ensure!(open == 0, "the front has {open}");
+        eventually("idle connections are closed", || {
+            for (app, port) in [(&self.front, 80), (&self.middle, 80), (&self.front, 8080)] {
+                let open = app.pod.connections(port)?;
+                ensure!(open == 0, "{} has {open} to port {port}", app.pod.name);
+            }
             Ok(())
         })
     }
@@ -102,6 +105,7 @@ impl<'w> Chain<'w> {
             ensure!(report.failed == 0 && report.chains.keys().eq(["v1 v1 v1"]), "{report:?}");
             Ok(())
         })?;
+        self.reconnect()?;
         let by_headers = self.ask(&["--header", TAG])?;
         self.annotate()?;
         eventually("what comes to the middle is read", || {
