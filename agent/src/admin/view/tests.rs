@@ -102,7 +102,7 @@ fn name() -> Name {
 }
 
 fn pod(view: &View, name: &str) -> Arc<PodMetrics> {
-    view.metrics.pod(&name.into(), &"shop".into(), &name.into())
+    view.metrics.pod(&"shop".into(), &name.into())
 }
 
 fn series(pod: &Arc<PodMetrics>) -> ServiceSeries {
@@ -322,7 +322,7 @@ fn what_is_gone_goes_and_its_counters_are_let_go_of() {
     tick(&view, 3);
     let detail = json(&view.service(&name(), 1).unwrap());
     assert_eq!(detail["seconds"]["requests"][0], 5, "only what is new");
-    view.metrics.evict_pod("client");
+    view.metrics.evict_pod(&"shop".into(), &"client".into());
 }
 
 #[test]

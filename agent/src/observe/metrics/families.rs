@@ -42,7 +42,7 @@ pub(super) struct Families {
 /// Label values, in the order of [`SOURCE`] and [`DESTINATION`].
 type Labels = [String; SOURCE.len() + DESTINATION.len()];
 
-/// What the series with the same labels add up to. (Two pods of one name, the old one not yet evicted, share theirs.)
+/// What the series with the same labels add up to: there may be a lane that is called as no lane is.
 #[derive(Default)]
 struct Sum {
     answered: [u64; CLASSES.len()],

@@ -201,15 +201,15 @@ impl Metrics {
     }
 
     /// The numbers of a calling pod, to be held as long as the pod is enrolled, until [`Self::evict_pod`] is called as
-    /// often as this was. A pod that was evicted less than the grace ago gets its old ones back.
-    pub fn pod(&self, uid: &Arc<str>, namespace: &Arc<str>, name: &Arc<str>) -> Arc<PodMetrics> {
-        self.pods.get(uid, namespace, name)
+    /// often as this was. One of this name that was evicted less than the grace ago leaves its own ones to it.
+    pub fn pod(&self, namespace: &Arc<str>, name: &Arc<str>) -> Arc<PodMetrics> {
+        self.pods.get(namespace, name)
     }
 
     /// One who asked for the pod's numbers needs them no longer. If that was the last the pod is gone: after a grace its
     /// numbers are too. What still holds its series may go on counting unseen.
-    pub fn evict_pod(&self, uid: &str) {
-        self.pods.evict(uid, Instant::now());
+    pub fn evict_pod(&self, namespace: &Arc<str>, name: &Arc<str>) {
+        self.pods.evict(namespace, name, Instant::now());
     }
 
     /// Forgets services and lanes that are gone, after a grace. To be called now and then. `exists` is asked about

@@ -272,10 +272,15 @@ impl ServiceSeries {
     }
 }
 
-/// All calling pods, by UID. The lock is taken when pods come and go and at scrapes.
+/// The namespace and the name of a pod.
+type Named = (Arc<str>, Arc<str>);
+
+/// All calling pods, by name, as their lines are: one that takes the place and the name of another, as those of a StatefulSet do,
+/// goes on with its numbers. Else the lines would become less when those of the former one are forgotten, which is taken for a
+/// restart: what the new one had counted until then would count twice. The lock is taken when pods come and go and at scrapes.
 #[derive(Debug)]
 pub(super) struct Pods {
-    entries: Mutex<AHashMap<Arc<str>, Entry>>,
+    entries: Mutex<AHashMap<Named, Entry>>,
     services: Arc<Services>,
     count: Arc<Count>,
 }
@@ -283,7 +288,7 @@ pub(super) struct Pods {
 #[derive(Debug)]
 struct Entry {
     metrics: Arc<PodMetrics>,
-    /// Enrolments that have not ended: while a sandbox is replaced the old one outlives the beginning of the new.
+    /// Enrolments that have not ended: while a sandbox or a pod is replaced the old one outlives the beginning of the new.
     enrolments: usize,
     evicted_at: Option<Instant>,
 }
@@ -295,13 +300,14 @@ impl Pods {
         Self { entries: Mutex::default(), services, count }
     }
 
-    fn lock(&self) -> MutexGuard<'_, AHashMap<Arc<str>, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, AHashMap<Named, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn get(&self, uid: &Arc<str>, namespace: &Arc<str>, name: &Arc<str>) -> Arc<PodMetrics> {
+    pub(super) fn get(&self, namespace: &Arc<str>, name: &Arc<str>) -> Arc<PodMetrics> {
         let mut pods = self.lock();
-        let entry = pods.entry(Arc::clone(uid)).or_insert_with(|| Entry {
+        let named = (Arc::clone(namespace), Arc::clone(name));
+        let entry = pods.entry(named).or_insert_with(|| Entry {
             metrics: Arc::new(PodMetrics {
                 namespace: Arc::clone(namespace),
                 name: Arc::clone(name),
@@ -321,8 +327,8 @@ impl Pods {
         Arc::clone(&entry.metrics)
     }
 
-    pub(super) fn evict(&self, uid: &str, now: Instant) {
-        if let Some(entry) = self.lock().get_mut(uid) {
+    pub(super) fn evict(&self, namespace: &Arc<str>, name: &Arc<str>, now: Instant) {
+        if let Some(entry) = self.lock().get_mut(&(Arc::clone(namespace), Arc::clone(name))) {
             entry.enrolments = entry.enrolments.saturating_sub(1);
             if entry.enrolments == 0 {
                 entry.evicted_at.get_or_insert(now);

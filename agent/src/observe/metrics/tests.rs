@@ -1,5 +1,5 @@
 use super::*;
-use crate::observe::reason::Reason;
+use crate::{govern::lane::TagSource, observe::reason::Reason};
 
 mod bounds;
 
@@ -7,8 +7,12 @@ fn arc(text: &str) -> Arc<str> {
     Arc::from(text)
 }
 
-fn pod(metrics: &Metrics, uid: &str, name: &str) -> Arc<PodMetrics> {
-    metrics.pod(&arc(uid), &arc("shop"), &arc(name))
+fn pod(metrics: &Metrics, name: &str) -> Arc<PodMetrics> {
+    metrics.pod(&arc("shop"), &arc(name))
+}
+
+fn evict(metrics: &Metrics, name: &str) {
+    metrics.evict_pod(&arc("shop"), &arc(name));
 }
 
 fn orders(pod: &Arc<PodMetrics>) -> ServiceSeries {
@@ -30,7 +34,7 @@ fn value(metrics: &Metrics, name: &str, labels: &[&str]) -> Option<f64> {
 #[test]
 fn a_request_is_in_flight_then_counted_by_class_and_bucket() {
     let metrics = Metrics::new();
-    let gateway = pod(&metrics, "u1", "gateway");
+    let gateway = pod(&metrics, "gateway");
     let mut series = orders(&gateway);
     let request = series.lane(Some(&"gray".parse().expect("a tag"))).begin();
     let from = ["source_namespace=\"shop\"", "source_pod=\"gateway\"", "destination_lane=\"gray\""];
@@ -55,11 +59,11 @@ fn exemplars_are_told_of_the_pod_service_and_lane_that_they_are_of() {
     let metrics = Metrics::new();
     let trace = |id| crate::observe::trace::context::TraceId::new(id).expect("an id");
     let second = |second| std::time::UNIX_EPOCH + Duration::from_secs(second);
-    // Two pods of one name share theirs: the newer one counts.
-    for (uid, name, lane, id, time) in
-        [("u1", "gateway", None, 1, 5), ("u2", "gateway", None, 2, 7), ("u3", "web", Some("gray"), 3, 6)]
+    // Of two in one series the newer one counts.
+    for (name, lane, id, time) in
+        [("gateway", None, 1, 5), ("gateway", None, 2, 7), ("web", Some("gray"), 3, 6)]
     {
-        let mut series = orders(&pod(&metrics, uid, name));
+        let mut series = orders(&pod(&metrics, name));
         let tag: Option<Tag> = lane.map(|lane: &str| lane.parse().expect("a tag"));
         let request = series.lane(tag.as_ref()).begin();
         request.sampled(trace(id), Duration::from_millis(20), second(time));
@@ -91,7 +95,7 @@ fn counters_are_called_as_openmetrics_wants_it() {
 #[test]
 fn answers_that_are_made_up_say_why_and_have_no_lane() {
     let metrics = Metrics::new();
-    let mut series = orders(&pod(&metrics, "u1", "gateway"));
+    let mut series = orders(&pod(&metrics, "gateway"));
     let reason = Reason::NoEndpoint;
     series.none().begin().finish(reason.status(), Some(reason), Duration::ZERO, 0, 0);
     let labels = ["code=\"5xx\"", "reason=\"no_endpoint\"", "destination_lane=\"\""];
@@ -107,7 +111,7 @@ fn answers_that_are_made_up_say_why_and_have_no_lane() {
 #[test]
 fn a_request_that_is_dropped_was_left_by_its_caller() {
     let metrics = Metrics::new();
-    let mut series = orders(&pod(&metrics, "u1", "gateway"));
+    let mut series = orders(&pod(&metrics, "gateway"));
     drop(series.lane(None).begin());
     assert_eq!(value(&metrics, "sluice_requests_in_flight", &[]), Some(0.0));
     let labels = ["code=\"none\"", "reason=\"client_closed\""];
@@ -117,7 +121,7 @@ fn a_request_that_is_dropped_was_left_by_its_caller() {
 #[test]
 fn statuses_out_of_range_have_no_class() {
     let metrics = Metrics::new();
-    let mut series = orders(&pod(&metrics, "u1", "gateway"));
+    let mut series = orders(&pod(&metrics, "gateway"));
     for status in [0, 99, 600, 999, u16::MAX] {
         series.lane(None).begin().finish(status, None, Duration::ZERO, 0, 0);
     }
@@ -127,7 +131,7 @@ fn statuses_out_of_range_have_no_class() {
 #[test]
 fn tunnels_tags_and_retries_are_counted() {
     let metrics = Metrics::new();
-    let mut series = orders(&pod(&metrics, "u1", "gateway"));
+    let mut series = orders(&pod(&metrics, "gateway"));
     let series = series.lane(None);
     let tunnel = series.begin_tunnel();
     tunnel.series().add_request_bytes(7);
@@ -144,7 +148,7 @@ fn tunnels_tags_and_retries_are_counted() {
 #[test]
 fn what_rules_decide_is_counted_by_service_and_goes_with_it() {
     let metrics = Metrics::new();
-    let mut orders = orders(&pod(&metrics, "u1", "gateway"));
+    let mut orders = orders(&pod(&metrics, "gateway"));
     let rule = Arc::from("burst");
     orders.service().tag(TagOutcome::FellBack);
     orders.service().retried(RetryCause::StreamRefused);
@@ -188,7 +192,7 @@ fn what_rules_decide_is_counted_by_service_and_goes_with_it() {
 #[test]
 fn what_endpoints_took_and_what_was_added_are_told_apart() {
     let metrics = Metrics::new();
-    let orders = orders(&pod(&metrics, "u1", "gateway"));
+    let orders = orders(&pod(&metrics, "gateway"));
     orders.service().took(3_000_000);
     orders.service().took(20_000_000_000);
     orders.service().added(25_000);
@@ -226,11 +230,11 @@ fn outcomes_have_the_labels_of_their_names() {
 #[test]
 fn a_pod_that_is_gone_is_scraped_once_more_and_then_forgotten_for_good() {
     let metrics = Metrics::new();
-    let gateway = pod(&metrics, "u1", "gateway");
+    let gateway = pod(&metrics, "gateway");
     let mut series = orders(&gateway);
     series.lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
     let late = series.lane(None).begin();
-    metrics.evict_pod("u1");
+    evict(&metrics, "gateway");
     let later = Instant::now() + EVICTION_GRACE;
 
     let last = metrics.render_at(Format::Text, later).expect("it can be rendered");
@@ -254,29 +258,37 @@ fn a_pod_that_is_gone_is_scraped_once_more_and_then_forgotten_for_good() {
 #[test]
 fn without_scrapes_the_next_eviction_forgets() {
     let metrics = Metrics::new();
-    let first = Arc::downgrade(&pod(&metrics, "u1", "one"));
-    metrics.pods.evict("u1", Instant::now());
+    let first = Arc::downgrade(&pod(&metrics, "one"));
+    metrics.pods.evict(&arc("shop"), &arc("one"), Instant::now());
     assert!(first.upgrade().is_some());
-    metrics.pods.evict("nobody", Instant::now() + EVICTION_GRACE);
+    metrics.pods.evict(&arc("shop"), &arc("nobody"), Instant::now() + EVICTION_GRACE);
     assert!(first.upgrade().is_none());
 }
 
 #[test]
 fn a_pod_that_comes_back_within_the_grace_keeps_its_numbers() {
     let metrics = Metrics::new();
-    orders(&pod(&metrics, "u1", "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
-    metrics.evict_pod("u1");
-    orders(&pod(&metrics, "u1", "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
+    orders(&pod(&metrics, "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
+    evict(&metrics, "gateway");
+    orders(&pod(&metrics, "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
     metrics.render_at(Format::Text, Instant::now() + 2 * EVICTION_GRACE).expect("it can be rendered");
     assert_eq!(value(&metrics, "sluice_requests_total", &["gateway", "code=\"2xx\""]), Some(2.0));
 }
 
 #[test]
-fn two_pods_of_one_name_share_their_lines() {
+fn a_pod_that_takes_the_place_of_another_goes_on_with_its_numbers() {
     let metrics = Metrics::new();
-    for uid in ["u1", "u2"] {
-        orders(&pod(&metrics, uid, "db-0")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
-    }
+    let ask = || {
+        let pod = pod(&metrics, "db-0");
+        pod.tagged(TagSource::Header, Nanos(1));
+        orders(&pod).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
+    };
+    ask();
+    ask();
+    // The first one ends, and is forgotten by nobody.
+    evict(&metrics, "db-0");
+    metrics.render_at(Format::Text, Instant::now() + 2 * EVICTION_GRACE).expect("it can be rendered");
+    assert_eq!(value(&metrics, "sluice_tag_carriers_total", &["db-0"]), Some(2.0));
     assert_eq!(value(&metrics, "sluice_requests_total", &["db-0", "code=\"2xx\""]), Some(2.0));
     assert_eq!(value(&metrics, "sluice_request_duration_seconds_count", &["db-0"]), Some(2.0));
 }
@@ -304,7 +316,7 @@ fn pulled_metrics_are_read_at_each_scrape() {
 #[test]
 fn many_workers_count_every_request() {
     let metrics = Metrics::new();
-    let gateway = pod(&metrics, "u1", "gateway");
+    let gateway = pod(&metrics, "gateway");
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -324,12 +336,12 @@ fn many_workers_count_every_request() {
 #[test]
 fn the_end_of_an_enrolment_does_not_take_the_numbers_of_the_one_that_replaced_it() {
     let metrics = Metrics::new();
-    let _replaced = pod(&metrics, "u1", "gateway");
-    orders(&pod(&metrics, "u1", "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
-    metrics.evict_pod("u1");
+    let _replaced = pod(&metrics, "gateway");
+    orders(&pod(&metrics, "gateway")).lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
+    evict(&metrics, "gateway");
     metrics.render_at(Format::Text, Instant::now() + 2 * EVICTION_GRACE).expect("it can be rendered");
     assert_eq!(value(&metrics, "sluice_requests_total", &["gateway", "code=\"2xx\""]), Some(1.0));
-    metrics.evict_pod("u1");
+    evict(&metrics, "gateway");
     let later = Instant::now() + EVICTION_GRACE;
     // The first scrape after the grace still sees them.
     metrics.render_at(Format::Text, later).expect("it can be rendered");

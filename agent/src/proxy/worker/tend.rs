@@ -60,7 +60,7 @@ impl Worker {
         let held_by_http2 = RefCell::new(budget.waiting());
         let held = HELD_BYTES_PER_POD.min(self.options.limits.bytes / 4 / self.options.workers);
         let workload = pod.workload.load();
-        let metrics = self.metrics.pod(&workload.uid, &workload.namespace, &workload.name);
+        let metrics = self.metrics.pod(&workload.namespace, &workload.name);
         let by = CallerId::of(workload.caller());
         drop(workload);
         let here = Rc::new(PodHere {
@@ -111,7 +111,8 @@ impl Worker {
             }
             worker.pool.forget(id);
             worker.h2.forget(id);
-            worker.metrics.evict_pod(&pod.pod.workload.load().uid);
+            let workload = pod.pod.workload.load();
+            worker.metrics.evict_pod(&workload.namespace, &workload.name);
             let _ = closed.send(());
         });
     }

@@ -9,8 +9,8 @@ fn series_of(text: &str, name: &str) -> usize {
 #[test]
 fn there_are_never_more_series_than_the_cap() {
     let metrics = Metrics::new();
-    let gateway = pod(&metrics, "u1", "gateway");
-    let batch = pod(&metrics, "u2", "batch");
+    let gateway = pod(&metrics, "gateway");
+    let batch = pod(&metrics, "batch");
     let ask = |pod: &Arc<PodMetrics>, port: usize| {
         let mut series = pod.service(&arc("shop"), &arc("orders"), port as u16);
         series.lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
@@ -33,7 +33,7 @@ fn there_are_never_more_series_than_the_cap() {
     let text = metrics.render().expect("it can be rendered");
     assert_eq!(series_of(&text, "sluice_requests_in_flight{"), MAX_SERIES + 2);
     // A pod that goes makes room.
-    metrics.evict_pod("u1");
+    evict(&metrics, "gateway");
     drop(gateway);
     metrics.render_at(Format::Text, Instant::now() + EVICTION_GRACE).expect("it can be rendered");
     ask(&batch, 5004);
@@ -43,7 +43,7 @@ fn there_are_never_more_series_than_the_cap() {
 #[test]
 fn a_lane_or_service_that_is_gone_takes_its_series_with_it() {
     let metrics = Metrics::new();
-    let gateway = pod(&metrics, "u1", "gateway");
+    let gateway = pod(&metrics, "gateway");
     let gray: Tag = "gray".parse().expect("a tag");
     let mut open = orders(&gateway);
     let mut closed = gateway.service(&arc("shop"), &arc("stock"), 80);
@@ -79,7 +79,7 @@ fn a_lane_or_service_that_is_gone_takes_its_series_with_it() {
 fn hostile_names_cannot_leave_their_label() {
     let metrics = Metrics::new();
     let hostile = "a\"} 1\nsluice_up 1\n# TYPE x \\";
-    let mut series = pod(&metrics, "u1", hostile).service(&arc("shop"), &arc(hostile), 80);
+    let mut series = pod(&metrics, hostile).service(&arc("shop"), &arc(hostile), 80);
     series.lane(None).begin().finish(200, None, Duration::ZERO, 0, 0);
     series.rate_limited(&arc(hostile), LimitDecision::Allowed);
     let text = metrics.render().expect("it can be rendered");
