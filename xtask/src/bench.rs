@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Only the loads whose name contains this
     #[arg(long, value_name = "LOAD")]
     only: Vec<String>,
-    /// Only these, separated by commas: direct, sluice, rules, observed, inbound, both, nginx, haproxy, nghttpx
+    /// Only these, separated by commas: direct, sluice, rules, observed, inbound, both, threads, nginx, haproxy, nghttpx
     #[arg(long, value_name = "PROXIES")]
     proxies: Option<String>,
 }

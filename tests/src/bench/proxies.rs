@@ -1,5 +1,5 @@
 //! What is compared: nothing at all, Sluice, Sluice with every rule of a TrafficPolicy on, Sluice that tells all it can, Sluice at
-//! the endpoint alone and on both sides, nginx, haproxy and nghttpx, each with one worker.
+//! the endpoint alone and on both sides, the same with threads followed, nginx, haproxy and nghttpx, each with one worker.
 
 use std::{
     fmt, fs,
@@ -30,6 +30,8 @@ pub enum ProxyKind {
     Inbound,
     /// The same, and the client dials the Service: one agent carries each request twice.
     Both,
+    /// On both sides, where nothing is asked at the endpoint but what the application's threads handle.
+    Threads,
     Nginx,
     Haproxy,
     /// For HTTP/2 alone.
@@ -37,13 +39,14 @@ pub enum ProxyKind {
 }
 
 impl ProxyKind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Direct,
         Self::Sluice,
         Self::Rules,
         Self::Observed,
         Self::Inbound,
         Self::Both,
+        Self::Threads,
         Self::Nginx,
         Self::Haproxy,
         Self::Nghttpx,
@@ -57,6 +60,7 @@ impl ProxyKind {
             Self::Observed => "observed",
             Self::Inbound => "inbound",
             Self::Both => "both",
+            Self::Threads => "threads",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Nghttpx => "nghttpx",
@@ -135,9 +139,15 @@ impl Running {
             | ProxyKind::Rules
             | ProxyKind::Observed
             | ProxyKind::Inbound
-            | ProxyKind::Both => {
-                let at_endpoint = matches!(kind, ProxyKind::Inbound | ProxyKind::Both);
-                if at_endpoint {
+            | ProxyKind::Both
+            | ProxyKind::Threads => {
+                let is_allowed = matches!(kind, ProxyKind::Inbound | ProxyKind::Both);
+                let follows = kind == ProxyKind::Threads;
+                let propagation = if follows { "thread" } else { "headers" };
+                origin.pod.edit(|pod| {
+                    pod["metadata"]["annotations"] = json!({ "sluice.dev/propagation": propagation });
+                })?;
+                if is_allowed {
                     world.apply(allows_clients(origin.service))?;
                 } else {
                     world.delete("AccessPolicy", &origin.service.namespace, ALLOWS_CLIENTS)?;
@@ -157,7 +167,7 @@ impl Running {
                 let service = origin.service;
                 let dialled = if kind == ProxyKind::Inbound { address } else { service.ipv4 };
                 let agent = agent.start()?;
-                if at_endpoint {
+                if is_allowed || follows {
                     is_steered(&agent, client, (address, origin.http).into())?;
                 }
                 let process = Some(Handle::Agent(agent));
@@ -393,7 +403,8 @@ mod tests {
         }
         assert_eq!(
             "envoy".parse::<ProxyKind>(),
-            Err("one of direct, sluice, rules, observed, inbound, both, nginx, haproxy, nghttpx".to_owned())
+            Err("one of direct, sluice, rules, observed, inbound, both, threads, nginx, haproxy, nghttpx"
+                .to_owned())
         );
     }
 }

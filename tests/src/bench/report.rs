@@ -203,6 +203,14 @@ pub fn aims(records: &[Record]) -> String {
             1.9,
             of("both", &busy).and_then(|record| record.ratio_to_sluice),
         ),
+        (
+            format!(
+                "{busy}: CPU a request on both sides where threads are followed, x where an AccessPolicy asks"
+            ),
+            1.1,
+            of("threads", &busy)
+                .and_then(|record| Some(record.ratio_to_sluice? / of("both", &busy)?.ratio_to_sluice?)),
+        ),
         ("KiB of a further idle connection pair".to_owned(), 20.0, pair),
     ];
     let http2 = records.iter().filter(|record| record.proxy == "sluice" && record.load.starts_with("h2-"));

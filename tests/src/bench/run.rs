@@ -80,11 +80,14 @@ pub fn bears(proxy: ProxyKind, load: Load) -> bool {
         Work::Idle => matches!(proxy, ProxyKind::Sluice | ProxyKind::Nginx | ProxyKind::Haproxy),
         Work::KeepAlive { .. } | Work::NewConnections | Work::Close => true,
         // Rules are asked for each request, and each request is told of; at the endpoint bytes are carried in the same way.
-        Work::Bulk => {
-            let of_requests =
-                [ProxyKind::Rules, ProxyKind::Observed, ProxyKind::Inbound, ProxyKind::Both].contains(&proxy);
-            !of_requests
-        }
+        Work::Bulk => !matches!(
+            proxy,
+            ProxyKind::Rules
+                | ProxyKind::Observed
+                | ProxyKind::Inbound
+                | ProxyKind::Both
+                | ProxyKind::Threads
+        ),
     }
 }
 
