@@ -24,8 +24,8 @@ use crate::{
 };
 
 /// Series of pods, services and lanes that an agent keeps at a time: each is about 23 lines of a scrape (5 KB) and 300 bytes
-/// of memory, 1.5 KB when something has failed, and 1 KB where traces are sampled. A node has a hundred pods or so, which call some services each; beyond this many
-/// the numbers of a pod go to its series for the service `other`.
+/// of memory, 1.5 KB when something has failed, and 1 KB where traces are sampled. A node has a hundred pods or so, which call
+/// some services each; beyond this many the numbers of a pod go to its series for the service `other`.
 pub const MAX_SERIES: usize = 4096;
 
 /// The service of requests for whose own service and lane there is no series.
