@@ -105,6 +105,8 @@ pub struct Status {
     pub watches: BTreeMap<&'static str, Watches>,
     /// How the sources of keys fare that policies name.
     pub jwks: Vec<jwks::State>,
+    /// Why what is known is not kept on the node at the moment, where it should be.
+    pub unkept: Option<Arc<str>>,
 }
 
 #[derive(Clone, Default)]
@@ -114,6 +116,7 @@ struct Report {
     restored: Option<Instant>,
     counts: Counts,
     problems: Arc<[Problem]>,
+    unkept: Option<Arc<str>>,
 }
 
 impl Cluster {
@@ -228,11 +231,11 @@ impl Cluster {
     }
 
     pub fn status(&self) -> Status {
-        let Report { generation, restored, counts, problems } = self.report.borrow().clone();
+        let Report { generation, restored, counts, problems, unkept } = self.report.borrow().clone();
         let Health { heard, unread, watches, .. } = self.health.borrow().clone();
         let (heard, restored) = (restored.unwrap_or(heard), restored.is_some());
         let (problems, jwks) = (problems.to_vec(), self.jwks.states(Nanos::now()));
-        Status { generation, heard, restored, counts, problems, unread, watches, jwks }
+        Status { generation, heard, restored, counts, problems, unread, watches, jwks, unkept }
     }
 }
 
@@ -313,7 +316,12 @@ impl Follower {
                     due.get_or_insert_with(|| not_before.max(Instant::now()));
                 }
                 // What is not whole yet is not worth keeping.
-                work = due_of(&mut self.keeper), if self.fresh && self.builder.is_synced() => self.keep(work),
+                work = due_of(&mut self.keeper), if self.fresh && self.builder.is_synced() => {
+                    self.keep(work);
+                    if self.report.borrow().unkept.as_ref() != self.unkept() {
+                        due.get_or_insert_with(|| not_before.max(Instant::now()));
+                    }
+                }
                 Ok(()) = self.gate_trouble.changed() => {
                     due.get_or_insert_with(|| not_before.max(Instant::now()));
                 }
@@ -387,6 +395,10 @@ impl Follower {
         }
     }
 
+    fn unkept(&self) -> Option<&Arc<str>> {
+        self.keeper.as_ref().and_then(Keeper::trouble)
+    }
+
     fn publish(&mut self, now: Instant) {
         if let Some(snapshot) = self.builder.build(now) {
             let snapshot = Arc::new(snapshot);
@@ -418,6 +430,7 @@ impl Follower {
             restored: self.restored,
             counts: self.builder.counts(),
             problems: problems.into(),
+            unkept: self.unkept().cloned(),
         });
     }
 

@@ -43,7 +43,7 @@ pub struct Status {
     /// Seconds since the snapshot was last known to be current; absent while there is none.
     pub snapshot_age_seconds: Option<f64>,
     pub snapshot_generation: u64,
-    /// The snapshot is that of the state file: the API server has not answered since the start.
+    /// The snapshot is that of the state file: the API server has not told all that there is since the start.
     #[serde(default)]
     pub snapshot_restored: bool,
     pub pods: Pods,
@@ -131,6 +131,13 @@ impl Status {
                 "Make room where --access-log-file is, or give the agent another file. It goes on by itself.",
             )
         }));
+        let unkept = look.cluster.as_ref().and_then(|cluster| cluster.unkept.as_ref());
+        problems.extend(unkept.map(|why| {
+            problem(
+                format!("The state file cannot be written: {why}. An agent that starts while the API server is away will manage nothing new, or nothing at all, before it is back."),
+                "Make room where --state-file is, or name another place. The agent retries by itself.",
+            )
+        }));
         problems.extend(look.reclaim_trouble.as_ref().map(|why| {
             problem(
                 format!("Idle connections that are older than their pod's enrolment cannot be ended (sluice.dev/reclaim): {why}."),
@@ -167,7 +174,7 @@ impl Status {
         let restored = cluster.restored.then(|| {
             let age = cluster.heard.elapsed().as_secs();
             let what = format!(
-                "The API server has not answered since the agent's start: it runs on the state file, which is {age} s old. Newer pods, endpoints and policies are not known."
+                "The API server has not told all that there is since the agent's start: the agent runs on the state file, which is {age} s old. Newer pods, endpoints and policies are not known."
             );
             problem(what, action)
         });

@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, BufReader, Read as _, Write},
+    io::{self, BufRead as _, BufReader, Read as _, Write},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -31,6 +31,8 @@ const VERSION: u32 = 1;
 const FILE_AT_MOST: u64 = 64 << 20;
 /// Of its text: a small file must not become large memory.
 const TEXT_AT_MOST: u64 = 1 << 30;
+/// Of one of its lines. The API server takes no object of more than 3 MiB.
+const LINE_AT_MOST: u64 = 16 << 20;
 /// What is older says nothing any more of which addresses are whose.
 const AGE_AT_MOST: Duration = Duration::from_secs(24 * 3600);
 /// What names of half-written files end with.
@@ -254,7 +256,11 @@ impl Batches {
 fn next(text: &mut impl io::BufRead, line: &mut Vec<u8>) -> Result<bool, Unusable> {
     line.clear();
     // A checksum that is wrong, or an end that comes too soon, is told as such an error.
+    let mut text = text.take(LINE_AT_MOST);
     let read = text.read_until(b'\n', line).map_err(|e| Unusable::Broken(e.to_string()))?;
+    if text.limit() == 0 {
+        return Err(Unusable::Broken(format!("a line of it is longer than {} MiB", LINE_AT_MOST >> 20)));
+    }
     if read > 0 && line.pop() != Some(b'\n') {
         return Err(Unusable::Broken("its last line has no end".to_owned()));
     }

@@ -47,8 +47,8 @@ pub(super) struct Keeper {
     /// Something is not written yet.
     changed: bool,
     work: Work,
-    /// That it cannot be written has been told.
-    complained: bool,
+    /// Why it cannot be written. It has been told.
+    trouble: Option<Arc<str>>,
 }
 
 enum Work {
@@ -59,7 +59,7 @@ enum Work {
 
 impl Keeper {
     pub(super) fn new(file: StateFile) -> Self {
-        Self { file, changed: false, work: Work::Until(Instant::now()), complained: false }
+        Self { file, changed: false, work: Work::Until(Instant::now()), trouble: None }
     }
 
     /// The objects are others now.
@@ -90,17 +90,27 @@ impl Keeper {
         }
     }
 
+    /// Why the state is not kept at the moment.
+    pub(super) fn trouble(&self) -> Option<&Arc<str>> {
+        self.trouble.as_ref()
+    }
+
     /// Says once that the state is not kept, and why; what is not written is tried again.
     fn tell(&mut self, outcome: io::Result<()>) {
+        let file = self.file.path.display();
         match outcome {
-            Ok(()) => self.complained = false,
+            Ok(()) => {
+                if self.trouble.take().is_some() {
+                    tracing::info!(%file, "--state-file is written again");
+                }
+            }
             // Somebody has removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.changed = true,
             Err(error) => {
                 self.changed = true;
-                if !std::mem::replace(&mut self.complained, true) {
+                if self.trouble.replace(format!("{file}: {error}").into()).is_none() {
                     tracing::warn!(
-                        file = %self.file.path.display(), %error,
+                        %file, %error,
                         "--state-file cannot be written: an agent that starts while the API server is away will not manage \
                          anything before it is back"
                     );
@@ -178,5 +188,28 @@ fn read(file: &StateFile) -> Option<Restored> {
             tracing::warn!(file = %path, "the state file is ignored: {error}");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn that_it_cannot_be_kept_is_told_for_as_long_as_it_is_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let in_the_way = directory.path().join("state");
+        std::fs::write(&in_the_way, "").unwrap();
+        let mut keeper = Keeper::new(StateFile { path: in_the_way.join("file"), node: None });
+        keeper.changed();
+        assert_eq!(keeper.due().await, Due::Write);
+        keeper.write(Vec::new(), None, Instant::now());
+        assert_eq!(keeper.due().await, Due::Write, "once more");
+        let trouble = keeper.trouble().expect("it could not be written");
+        assert!(trouble.contains("state/file: "), "{trouble}");
+        std::fs::remove_file(&in_the_way).unwrap();
+        keeper.write(Vec::new(), None, Instant::now());
+        assert_eq!(keeper.due().await, Due::Confirm);
+        assert_eq!(keeper.trouble(), None);
     }
 }

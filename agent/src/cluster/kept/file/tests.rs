@@ -137,6 +137,11 @@ fn a_file_of_another_kind_version_node_or_age_is_passed_over() {
     }
     rig.put("sluice-state 1 {\"agent\":\"1\",\"current\":0}\nGnu {}\n");
     assert_eq!(rig.refused(), "it is broken: a kind that is not known");
+    rig.put(&format!(
+        "sluice-state 1 {{\"agent\":\"1\",\"current\":0}}\n{}\n",
+        "x".repeat(LINE_AT_MOST as usize)
+    ));
+    assert_eq!(rig.refused(), "it is broken: a line of it is longer than 16 MiB");
     let other = StateFile { node: Some("n2".into()), ..rig.file.clone() };
     other.write(&[], None, rig.now).unwrap();
     assert_eq!(rig.refused(), "it is of node \"n2\"");
