@@ -214,6 +214,11 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
             "--warm-gate has no effect without --node: it is not known which pods are this node's"
         );
     }
+    if config.startup_taint.is_some() && config.node.is_none() {
+        tracing::warn!(
+            "--startup-taint has no effect without --node: it is not known which node has the taint"
+        );
+    }
     let options = builder::Options {
         node: config.node.as_deref().map(Into::into),
         zone: config.zone.as_deref().map(Into::into),

@@ -61,6 +61,10 @@ where
 }
 
 fn connections(config: Config) -> Result<Connections, Error> {
+    let url = &config.cluster_url;
+    if url.scheme().is_none() || url.host().is_none() {
+        return Err(Error::Unusable(format!("its server {url:?} is no URL such as https://10.0.0.1:6443")));
+    }
     Connections::new(config).map_err(|e| Error::Unusable(chain(&e)))
 }
 
