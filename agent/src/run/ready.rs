@@ -124,7 +124,7 @@ impl Facts<'_> {
         if let Some(age) = self.restored {
             missing.push(Missing {
                 message: format!(
-                    "the API server has not answered since the start, and the agent runs on the state file, which is {} s old",
+                    "the API server has not told all that there is since the start, and the agent runs on the state file, which is {} s old",
                     age.as_secs()
                 ),
                 action: API,

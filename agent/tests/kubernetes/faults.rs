@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice::cluster::{object::Kind, source::WatchEnd};
+use sluice::cluster::{kubernetes::Patience, object::Kind, source::WatchEnd};
 use sluice_tests::api_server::{Break, Fault};
 
 use crate::rig::{PATIENCE, Reader, Server, eventually, fill, key, namespace, service};
@@ -12,11 +12,11 @@ async fn a_server_that_is_away_at_the_start_is_waited_for() {
     let mut server = Server::away();
     fill(&server, "shop", Some("enabled"), 1);
     let mut reader = Reader::new(&server).await;
-    let problems = reader.problems(Some("no pod is enrolled until it is there")).await;
+    let problems = reader.problems(Some("until then pods are enrolled by the state file")).await;
     assert_eq!(problems.len(), 1, "{problems:?}");
     // However long it takes: it is the same problem, which is logged once.
     tokio::time::sleep(PATIENCE.hold * 2).await;
-    assert_eq!(reader.problems(Some("no pod is enrolled until it is there")).await, problems);
+    assert_eq!(reader.problems(Some("until then pods are enrolled by the state file")).await, problems);
     reader.drain();
     assert!(reader.told.is_empty() && reader.objects.is_empty());
     server.come().unwrap();
@@ -47,6 +47,46 @@ async fn a_server_that_goes_away_leaves_everything_in_force() {
     reader.hears_after(heard).await;
     reader.drain();
     assert_eq!(reader.lost, [key(Kind::Service, "shop", "orders")]);
+}
+
+/// A server that has nothing new to tell, and whose next bookmark is far away.
+#[tokio::test]
+async fn a_server_that_is_back_is_believed_before_it_tells_anything() {
+    let mut server = Server::start();
+    server.set_bookmarks(None);
+    fill(&server, "shop", Some("enabled"), 1);
+    let mut reader = Reader::patient(&server, Patience { quiet: Duration::from_secs(600), ..PATIENCE }).await;
+    reader.until("the first whole picture", Reader::is_synced).await;
+    server.go().unwrap();
+    reader.problems(Some("the last snapshot stays active")).await;
+    let heard = reader.heard();
+    server.come().unwrap();
+    assert_eq!(reader.problems(None).await, [""; 0]);
+    reader.hears_after(heard).await;
+    assert_eq!(reader.ends("services", WatchEnd::Silent), 0);
+}
+
+#[tokio::test]
+async fn watches_that_tell_nothing_are_told_of() {
+    for (fault, says) in [
+        (
+            Fault::Empty,
+            "its watches end as soon as they have begun, and tell nothing), asked for services in namespace shop",
+        ),
+        (Fault::Html, "a watch tells what cannot be read"),
+    ] {
+        let server = Server::start();
+        fill(&server, "shop", Some("enabled"), 1);
+        let mut reader = Reader::synced(&server).await;
+        server.watched().await;
+        server.fault("watch", "services", Some(fault));
+        server.interrupt(Break::End);
+        let problems = reader.problems(Some(says)).await;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        server.fault("watch", "services", None);
+        reader.hears_of(&server, "users", 2).await;
+        assert_eq!(reader.problems(None).await, [""; 0]);
+    }
 }
 
 #[tokio::test]

@@ -100,7 +100,11 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) async fn new(server: &Server) -> Self {
-        let feed = kubernetes::open_with(server.client().await, PATIENCE);
+        Self::patient(server, PATIENCE).await
+    }
+
+    pub(crate) async fn patient(server: &Server, patience: Patience) -> Self {
+        let feed = kubernetes::open_with(server.client().await, patience);
         Self { feed, objects: BTreeMap::new(), told: BTreeSet::new(), lost: Vec::new() }
     }
 

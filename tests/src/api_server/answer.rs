@@ -111,6 +111,7 @@ pub(super) async fn answer(
                 return respond(200, full(event.to_string() + "\n"));
             }
             Fault::Empty => return respond(200, full(String::new())),
+            Fault::Html => return respond(200, full("<html><body>Please log in</body></html>\n".to_owned())),
             Fault::Hang => return std::future::pending().await,
             Fault::Stall => {
                 let (send, receive) = mpsc::channel(1);

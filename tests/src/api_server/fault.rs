@@ -17,6 +17,8 @@ pub enum Fault {
     Stall,
     /// An answer without anything in it, at once.
     Empty,
+    /// What a proxy on the way says that is asked for a page.
+    Html,
     /// The answer comes this much later.
     Slow(Duration),
 }

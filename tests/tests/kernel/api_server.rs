@@ -65,12 +65,16 @@ fn an_api_server_that_is_away_at_the_start() -> Result<()> {
         eventually("the agent says what is missing", || {
             let (status, body) = agent.get("/readyz")?;
             ensure!(
-                status == 503 && body.contains("no pod is enrolled until it is there"),
+                status == 503 && body.contains("until then pods are enrolled by the state file"),
                 "{status} {body}"
             );
             Ok(())
         })?;
-        ensure!(agent.log().matches("no pod is enrolled until it is there").count() == 1, "{}", agent.log());
+        ensure!(
+            agent.log().matches("until then pods are enrolled by the state file").count() == 1,
+            "{}",
+            agent.log()
+        );
         world.api(ApiServer::come)?;
         agent.ready()?;
         agent.enrolled(&client)?;
@@ -131,7 +135,10 @@ fn an_agent_that_is_started_anew_while_the_api_server_is_away() -> Result<()> {
         ensure!(agent.redirected()? >= 2, "they were managed:\n{}", agent.log());
         ensure!(agent.metrics()?.sum("sluice_snapshot_restored", &[]) > 0.5);
         let (_, status, _) = agent.sluice(&["status"])?;
-        ensure!(status.contains("NOT READY") && status.contains("it runs on the state file"), "{status}");
+        ensure!(
+            status.contains("NOT READY") && status.contains("the agent runs on the state file"),
+            "{status}"
+        );
         let (status, body) = agent.get("/readyz")?;
         ensure!(status == 503 && body.contains("runs on the state file"), "{status} {body}");
 

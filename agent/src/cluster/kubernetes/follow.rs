@@ -36,7 +36,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     client::chain,
-    pace::{AT_MOST, Pace, UNKNOWN_AT_MOST},
+    pace::{AT_MOST, Pace, STOOD, UNKNOWN_AT_MOST},
     watch::{Common, Failure, News, Pulse, Said, Told, Unheard, Voice},
 };
 use crate::cluster::source::{Sighting, WatchEnd};
@@ -45,6 +45,8 @@ use crate::cluster::source::{Sighting, WatchEnd};
 const PAGE: u32 = 500;
 /// How long a page may take, once it was begun.
 const PAGE_TIME: Duration = Duration::from_secs(60);
+/// Watches in a row that ended as soon as they began, from which on something is wrong with the server, or before it.
+const BARREN: u32 = 3;
 /// On the bookmark that ends a streaming list.
 const END_OF_LIST: &str = "k8s.io/initial-events-end";
 
@@ -67,6 +69,8 @@ pub(super) struct Reader<K, S, T: Told = Sighting> {
     in_pages: bool,
     /// The last list in pages grew too old before its end: the next one is one page.
     in_one_page: bool,
+    /// So many watches in a row have ended as soon as they began, and told nothing.
+    barren: u32,
 }
 
 /// Why an attempt ended.
@@ -92,7 +96,7 @@ where
     T: Told,
 {
     pub(super) fn new(api: Api<K>, follow: Follow<T>, strip: S) -> Self {
-        Self { api, follow, strip, version: None, in_pages: false, in_one_page: false }
+        Self { api, follow, strip, version: None, in_pages: false, in_one_page: false, barren: 0 }
     }
 
     /// Until nobody listens.
@@ -104,6 +108,7 @@ where
                 Some(version) => self.resume(&version).await,
                 None => self.begin().await,
             };
+            let end = self.judge(end, began);
             let unknown = matches!(&end, End::Failed(failure, _) if failure.is_unknown());
             let late = match &end {
                 // From nothing, which a server that lost its history asks of everybody at once.
@@ -133,6 +138,24 @@ where
             let wait = pace.wait(stood, at_most, fastrand::f64());
             tokio::time::sleep(wait.max(late.mul_f64(fastrand::f64()))).await;
         }
+    }
+
+    /// A watch that ends is nothing to speak of, unless none ever stands.
+    fn judge(&mut self, end: End, began: Instant) -> End {
+        let End::Over(why @ (WatchEnd::Ended | WatchEnd::Broken)) = end else {
+            self.barren = 0;
+            return end;
+        };
+        if began.elapsed() >= STOOD || self.follow.pulse.last() > began {
+            self.barren = 0;
+        } else {
+            self.barren = self.barren.saturating_add(1);
+        }
+        if self.barren < BARREN {
+            return End::Over(why);
+        }
+        let message = "its watches end as soon as they have begun, and tell nothing";
+        End::Failed(Failure::Away(message.to_owned()), why)
     }
 
     /// From nothing: all objects, and with a streaming list also what follows.
@@ -226,8 +249,17 @@ where
         events: impl Stream<Item = kube::Result<WatchEvent<K>>>,
         mut list: Option<Vec<T>>,
     ) -> End {
-        let mut events = pin!(events);
+        let mut events = pin!(events.peekable());
+        // A watch that goes on from what is known, and stands, tells all that comes: there was nothing. Otherwise who was away would
+        // be taken to be so until the next bookmark.
+        let mut is_new = list.is_none();
         loop {
+            if std::mem::take(&mut is_new) {
+                let mut event = pin!(events.as_mut().peek());
+                if timeout(STOOD, event.as_mut()).await.is_err() {
+                    self.follow.pulse.beat();
+                }
+            }
             let Ok(event) = timeout(self.follow.common.quiet, events.next()).await else {
                 return self.silent(list.is_some());
             };
@@ -243,6 +275,12 @@ where
                     return refused("watch", &status);
                 }
                 Some(Err(kube::Error::Api(status))) if status.code == 410 => return self.gone(),
+                // It would come again.
+                Some(Err(kube::Error::SerdeError(error))) => {
+                    self.version = None;
+                    let message = format!("a watch tells what cannot be read: {error}");
+                    return End::Failed(Failure::Away(message), WatchEnd::Broken);
+                }
                 Some(Err(error)) => {
                     tracing::debug!(error = chain(&error), "a watch was broken off");
                     self.in_pages = list.is_some();

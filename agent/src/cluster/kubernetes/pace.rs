@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// A watch that stood for less has not stood: a server (or something before it) that ends watches as soon as they
 /// begin must not be asked without end.
-const STOOD: Duration = Duration::from_secs(1);
+pub(super) const STOOD: Duration = Duration::from_secs(1);
 /// After a watch that stood, at most.
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// After the first failure, at most; doubled with each.

@@ -1,7 +1,8 @@
 //! How the watches fare: when all of them last heard of the API server, and what to tell the operator.
 //!
-//! An API server that is away is one problem, not one for each watch and attempt; a missing permission is one for
-//! each verb and resource.
+//! An API server that is away is one problem, not one for each watch and attempt, and so is one that does not take the agent's
+//! credentials; a missing permission is one for each verb and resource. What the API server has refused to a watch for lasting
+//! stays refused while it is away: nobody else has said anything of it since.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,9 +60,13 @@ impl Standing {
     pub(super) fn failed(&mut self, id: Id, failure: Failure) {
         let Some(watch) = self.watches.get_mut(&id) else { return };
         let now = Instant::now();
-        let before = watch.failing.take().filter(|failing| failing.last >= watch.pulse.last());
-        let since = before.map_or(now, |failing| failing.since);
-        watch.failing = Some(Failing { since, last: now, failure });
+        watch.failing = match watch.failing.take().filter(|failing| failing.last >= watch.pulse.last()) {
+            None => Some(Failing { since: now, last: now, failure }),
+            Some(before) if before.failure.is_lasting() && !failure.is_lasting() => {
+                Some(Failing { last: now, ..before })
+            }
+            Some(before) => Some(Failing { since: before.since, last: now, failure }),
+        };
     }
 
     pub(super) fn reopened(&mut self, resource: &'static str, why: WatchEnd) {
@@ -87,12 +92,16 @@ impl Standing {
     pub(super) fn look(&mut self, now: Instant, spoken: bool) -> (Option<Instant>, Vec<Problem>) {
         let mut refused = BTreeMap::new();
         let (mut unknown, mut without) = (BTreeSet::new(), BTreeSet::new());
-        let mut away = None;
-        let mut failing_still = false;
+        let mut away = Absence::default();
         for watch in self.watches.values_mut() {
             let heard = watch.pulse.last();
             watch.failing.take_if(|failing| failing.last < heard);
             match &watch.failing {
+                Some(Failing { failure: Failure::Refused { code: 401, message, .. }, since, .. }) => {
+                    let why =
+                        || format!("the API server does not take the agent's credentials (401: {message})");
+                    away.add(&watch.scope, now.duration_since(*since), why);
+                }
                 Some(Failing { failure: Failure::Refused { code: 404, .. }, .. })
                     if watch.scope.kind.is_own() =>
                 {
@@ -110,12 +119,10 @@ impl Standing {
                         .push(&*watch.scope.namespace);
                 }
                 Some(Failing { failure: Failure::Away(why), since, .. }) => {
-                    failing_still = true;
-                    if now.duration_since(*since) >= GRACE {
-                        away.get_or_insert_with(|| why.clone());
-                    }
+                    let why = || format!("the API server does not respond as it should ({why})");
+                    away.add(&watch.scope, now.duration_since(*since), why);
                 }
-                None => {}
+                None => away.is_whole = false,
             }
         }
         // Before the first picture they become known one by one.
@@ -123,7 +130,7 @@ impl Standing {
             tell_without(&self.without, &without);
             self.without = without;
         }
-        self.away = self.away.take().filter(|_| failing_still).or(away);
+        self.away = self.away.take().filter(|_| !away.scopes.is_empty()).or_else(|| away.told());
         let mut problems: Vec<_> = refused.into_iter().map(|((resource, verb, code), refusal)| {
             let (scope, message, namespaces) = refusal;
             let place = place(namespaces);
@@ -135,7 +142,6 @@ impl Standing {
                 "what is known there stays active, and a namespace that is not known stays unmanaged"
             };
             let advice = match code {
-                401 => "the API server does not take the agent's credentials".to_owned(),
                 404 => format!("the API server does not know {resource}: is its CustomResourceDefinition there?"),
                 _ => format!("grant the agent's service account {verb} on {resource}"),
             };
@@ -152,11 +158,11 @@ impl Standing {
         }
         problems.extend(self.away.as_ref().map(|why| {
             let effect = if spoken {
-                "the last snapshot stays active until it is back"
+                "the last snapshot stays active meanwhile"
             } else {
-                "without a state file no pod is enrolled until it is there"
+                "until then pods are enrolled by the state file, if there is one"
             };
-            told(format!("the API server does not respond as it should ({why}): {effect}"))
+            told(format!("{why}: {effect}"))
         }));
         // What the cluster goes without says nothing of how old the rest is.
         let goes_without = |watch: &&Watch| {
@@ -165,6 +171,47 @@ impl Standing {
         };
         let standing = self.watches.values().filter(|watch| !goes_without(watch));
         (standing.map(|watch| watch.pulse.last()).min(), problems)
+    }
+}
+
+/// The watches to which the API server does not respond, or not as it should.
+struct Absence<'w> {
+    scopes: Vec<&'w Scope>,
+    /// There is none to which it does.
+    is_whole: bool,
+    /// What is wrong, once that has been so for longer than a moment.
+    why: Option<String>,
+}
+
+impl Default for Absence<'_> {
+    fn default() -> Self {
+        Self { scopes: Vec::new(), is_whole: true, why: None }
+    }
+}
+
+impl<'w> Absence<'w> {
+    fn add(&mut self, scope: &'w Scope, lasts: Duration, why: impl FnOnce() -> String) {
+        self.scopes.push(scope);
+        if lasts >= GRACE && self.why.is_none() {
+            self.why = Some(why());
+        }
+    }
+
+    /// With what it is about, if that is not everything.
+    fn told(self) -> Option<String> {
+        let why = self.why?;
+        if self.is_whole {
+            return Some(why);
+        }
+        let mut resources: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for scope in self.scopes {
+            resources.entry(scope.resource()).or_default().push(&*scope.namespace);
+        }
+        let about: Vec<_> = resources
+            .into_iter()
+            .map(|(resource, namespaces)| format!("{resource}{}", place(namespaces)))
+            .collect();
+        Some(format!("{why}, asked for {}", about.join(" and ")))
     }
 }
 
@@ -200,7 +247,85 @@ fn told(message: String) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::place;
+    use super::*;
+
+    /// A watch of that number, on a kind in a namespace.
+    fn started(standing: &mut Standing, id: Id, kind: Kind, namespace: &str) -> Arc<Pulse> {
+        let pulse = Arc::new(Pulse::new(Instant::now()));
+        standing.started(id, Scope { kind, namespace: namespace.into() }, pulse.clone());
+        pulse
+    }
+
+    fn refused(code: u16) -> Failure {
+        Failure::Refused { verb: "list", code, message: "no".to_owned() }
+    }
+
+    fn away() -> Failure {
+        Failure::Away("connection refused".to_owned())
+    }
+
+    /// What is told, after as many seconds more.
+    async fn told(standing: &mut Standing, seconds: u64) -> (Option<Instant>, Vec<String>) {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        let (heard, problems) = standing.look(Instant::now(), true);
+        (heard, problems.into_iter().map(|problem| problem.message).collect())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_cluster_goes_without_has_no_part_in_an_absence() {
+        let mut standing = Standing::default();
+        let services = started(&mut standing, 0, Kind::Service, "shop");
+        started(&mut standing, 1, Kind::HttpRoute, "");
+        standing.failed(1, refused(404));
+        tokio::time::advance(Duration::from_secs(1000)).await;
+        services.beat();
+        let last = Instant::now();
+        assert_eq!(told(&mut standing, 1).await, (Some(last), vec![]));
+        for id in [0, 1] {
+            standing.failed(id, away());
+        }
+        let (heard, problems) = told(&mut standing, 4).await;
+        assert_eq!(heard, Some(last), "as old as what there is");
+        let is = "the API server does not respond as it should (connection refused): the last snapshot stays active meanwhile";
+        assert_eq!(problems, [is]);
+        // The route's kind is asked for again in a minute.
+        services.beat();
+        let last = Instant::now();
+        assert_eq!(told(&mut standing, 1).await, (Some(last), vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_that_are_not_taken_are_one_problem() {
+        let mut standing = Standing::default();
+        for (id, kind) in (0..).zip([Kind::Namespace, Kind::Service, Kind::Mesh]) {
+            started(&mut standing, id, kind, "");
+            tokio::time::advance(Duration::from_millis(1)).await;
+            standing.failed(id, refused(401));
+        }
+        assert_eq!(told(&mut standing, 1).await.1, [""; 0], "for a moment");
+        let (_, problems) = told(&mut standing, 3).await;
+        let [one] = &problems[..] else { panic!("{problems:?}") };
+        assert!(
+            one.starts_with("the API server does not take the agent's credentials (401: no): the last"),
+            "{one}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_away_is_named_if_the_rest_is_there() {
+        let mut standing = Standing::default();
+        for (id, kind) in (0..).zip([Kind::Namespace, Kind::Service, Kind::Pod]) {
+            started(&mut standing, id, kind, if kind == Kind::Namespace { "" } else { "shop" });
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        standing.failed(1, away());
+        let (_, problems) = told(&mut standing, 4).await;
+        let [one] = &problems[..] else { panic!("{problems:?}") };
+        assert!(
+            one.contains("(connection refused), asked for services in namespace shop: the last"),
+            "{one}"
+        );
+    }
 
     #[test]
     fn the_first_few_namespaces_are_named() {

@@ -14,7 +14,7 @@ pub(super) fn register(numbers: &Numbers<'_>) -> Result<(), prometheus::Error> {
     )?;
     numbers.gauge(
         "sluice_snapshot_restored",
-        "1 while the snapshot of the cluster is that of the state file, because the API server has not answered since the start; else 0.",
+        "1 while the snapshot of the cluster is that of the state file, because the API server has not told all that there is since the start; else 0.",
         |running| Some(bit(status(running)?.restored)),
     )?;
     numbers.gauge(
