@@ -277,14 +277,15 @@ impl<W: World> Enroller<W> {
         self.look_for_groups(now);
     }
 
-    /// Finds the pods that should have a group here, and have none. One that is on its way out may have lost it already.
+    /// Finds the pods that should have a group here, and have none. One that is on its way out may have lost it already, and one
+    /// without an address has not begun.
     fn look_for_groups(&mut self, now: Instant) {
         if !self.node_is_known {
             return;
         }
         let mut before = std::mem::take(&mut self.groupless);
         for (uid, workload) in self.snapshot.pods.iter() {
-            let is_here = workload.node.is_some() && !workload.terminating;
+            let is_here = workload.node.is_some() && !workload.terminating && !workload.ips.is_empty();
             if is_here && !self.pods.contains_key(uid) && wanted(&self.snapshot, uid).0.is_some() {
                 let since = before.remove(uid).map_or(now, |(_, since)| since);
                 self.groupless.insert(uid.clone(), (workload.clone(), since));

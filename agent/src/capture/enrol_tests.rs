@@ -279,10 +279,16 @@ fn withdrawing_all() {
 
 #[test]
 fn a_pod_of_this_node_whose_group_is_not_there_is_told() {
-    let on = |node: Option<&str>| Workload { node: node.map(Into::into), ..workload() };
+    let on = |node: Option<&str>| Workload {
+        node: node.map(Into::into),
+        ips: vec![[10, 0, 0, 7].into()],
+        ..workload()
+    };
     let mut bench = Bench::new();
     assert_eq!(bench.snapshot([on(None)]), NOTHING);
     assert_eq!(bench.enroller.status(), [], "it may be another node's yet");
+    bench.snapshot([Workload { ips: Vec::new(), ..on(Some("n1")) }]);
+    assert_eq!(bench.enroller.status(), [], "it has not begun");
     let since = bench.now;
     bench.snapshot([on(Some("n1"))]);
     bench.now += Duration::from_secs(5);
