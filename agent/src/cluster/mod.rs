@@ -105,8 +105,8 @@ pub struct Status {
     pub watches: BTreeMap<&'static str, Watches>,
     /// How the sources of keys fare that policies name.
     pub jwks: Vec<jwks::State>,
-    /// Why what is known is not kept on the node at the moment, where it should be.
-    pub unkept: Option<Arc<str>>,
+    /// Why the state file cannot be written at the moment.
+    pub state_file_trouble: Option<Arc<str>>,
 }
 
 #[derive(Clone, Default)]
@@ -116,7 +116,7 @@ struct Report {
     restored: Option<Instant>,
     counts: Counts,
     problems: Arc<[Problem]>,
-    unkept: Option<Arc<str>>,
+    state_file_trouble: Option<Arc<str>>,
 }
 
 impl Cluster {
@@ -231,11 +231,12 @@ impl Cluster {
     }
 
     pub fn status(&self) -> Status {
-        let Report { generation, restored, counts, problems, unkept } = self.report.borrow().clone();
+        let Report { generation, restored, counts, problems, state_file_trouble } =
+            self.report.borrow().clone();
         let Health { heard, unread, watches, .. } = self.health.borrow().clone();
         let (heard, restored) = (restored.unwrap_or(heard), restored.is_some());
         let (problems, jwks) = (problems.to_vec(), self.jwks.states(Nanos::now()));
-        Status { generation, heard, restored, counts, problems, unread, watches, jwks, unkept }
+        Status { generation, heard, restored, counts, problems, unread, watches, jwks, state_file_trouble }
     }
 }
 
@@ -318,7 +319,7 @@ impl Follower {
                 // What is not whole yet is not worth keeping.
                 work = due_of(&mut self.keeper), if self.fresh && self.builder.is_synced() => {
                     self.keep(work);
-                    if self.report.borrow().unkept.as_ref() != self.unkept() {
+                    if self.report.borrow().state_file_trouble.as_ref() != self.state_file_trouble() {
                         due.get_or_insert_with(|| not_before.max(Instant::now()));
                     }
                 }
@@ -395,7 +396,7 @@ impl Follower {
         }
     }
 
-    fn unkept(&self) -> Option<&Arc<str>> {
+    fn state_file_trouble(&self) -> Option<&Arc<str>> {
         self.keeper.as_ref().and_then(Keeper::trouble)
     }
 
@@ -430,7 +431,7 @@ impl Follower {
             restored: self.restored,
             counts: self.builder.counts(),
             problems: problems.into(),
-            unkept: self.unkept().cloned(),
+            state_file_trouble: self.state_file_trouble().cloned(),
         });
     }
 

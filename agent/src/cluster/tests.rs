@@ -186,6 +186,25 @@ async fn what_is_kept_is_used_until_the_source_says_something() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn that_the_state_file_cannot_be_written_is_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let in_the_way = directory.path().join("state");
+    std::fs::write(&in_the_way, "").unwrap();
+    let file = StateFile { path: in_the_way.join("file"), node: None };
+    let (changes, _health, cluster) = follow_with(Start { state: Some(file), ..Start::default() });
+    first_words(&changes).await;
+    let told = async |wanted: bool| {
+        while cluster.status().state_file_trouble.is_some() != wanted {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let limit = Duration::from_secs(3600);
+    tokio::time::timeout(limit, told(true)).await.expect("it is reported");
+    std::fs::remove_file(&in_the_way).unwrap();
+    tokio::time::timeout(limit, told(false)).await.expect("and no longer");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_source_says_goes_before_what_is_kept() {
     let (_directory, file) = kept(9);
     let (changes, _health, cluster) = follow_with(Start { state: Some(file), ..Start::default() });

@@ -131,8 +131,9 @@ impl Status {
                 "Make room where --access-log-file is, or give the agent another file. It goes on by itself.",
             )
         }));
-        let unkept = look.cluster.as_ref().and_then(|cluster| cluster.unkept.as_ref());
-        problems.extend(unkept.map(|why| {
+        let state_file_trouble =
+            look.cluster.as_ref().and_then(|cluster| cluster.state_file_trouble.as_ref());
+        problems.extend(state_file_trouble.map(|why| {
             problem(
                 format!("The state file cannot be written: {why}. An agent that starts while the API server is away will manage nothing new, or nothing at all, before it is back."),
                 "Make room where --state-file is, or name another place. The agent retries by itself.",

@@ -16,6 +16,9 @@
 //! connection that nobody notices is dead is silent, and so is a server whose storage was restored from a backup, to
 //! which the version that the watch begins at is still to come.
 //!
+//! Nor does a watch fail in silence: watches that end as soon as they have begun, again and again, and such that bring what is no
+//! event, are failures. One that goes on from a version, and stands for a second, is taken to be current.
+//!
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>
 
 use std::{
@@ -45,8 +48,8 @@ use crate::cluster::source::{Sighting, WatchEnd};
 const PAGE: u32 = 500;
 /// How long a page may take, once it was begun.
 const PAGE_TIME: Duration = Duration::from_secs(60);
-/// Watches in a row that ended as soon as they began, from which on something is wrong with the server, or before it.
-const BARREN: u32 = 3;
+/// So many watches in a row that ended as soon as they had begun are no accident.
+const SHORT_LIVED: u32 = 3;
 /// On the bookmark that ends a streaming list.
 const END_OF_LIST: &str = "k8s.io/initial-events-end";
 
@@ -70,7 +73,7 @@ pub(super) struct Reader<K, S, T: Told = Sighting> {
     /// The last list in pages grew too old before its end: the next one is one page.
     in_one_page: bool,
     /// So many watches in a row have ended as soon as they began, and told nothing.
-    barren: u32,
+    short_lived: u32,
 }
 
 /// Why an attempt ended.
@@ -96,7 +99,7 @@ where
     T: Told,
 {
     pub(super) fn new(api: Api<K>, follow: Follow<T>, strip: S) -> Self {
-        Self { api, follow, strip, version: None, in_pages: false, in_one_page: false, barren: 0 }
+        Self { api, follow, strip, version: None, in_pages: false, in_one_page: false, short_lived: 0 }
     }
 
     /// Until nobody listens.
@@ -143,15 +146,15 @@ where
     /// A watch that ends is nothing to speak of, unless none ever stands.
     fn judge(&mut self, end: End, began: Instant) -> End {
         let End::Over(why @ (WatchEnd::Ended | WatchEnd::Broken)) = end else {
-            self.barren = 0;
+            self.short_lived = 0;
             return end;
         };
         if began.elapsed() >= STOOD || self.follow.pulse.last() > began {
-            self.barren = 0;
+            self.short_lived = 0;
         } else {
-            self.barren = self.barren.saturating_add(1);
+            self.short_lived = self.short_lived.saturating_add(1);
         }
-        if self.barren < BARREN {
+        if self.short_lived < SHORT_LIVED {
             return End::Over(why);
         }
         let message = "its watches end as soon as they have begun, and tell nothing";

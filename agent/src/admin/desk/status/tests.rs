@@ -137,7 +137,7 @@ async fn a_policy_in_a_namespace_that_is_not_enrolled_is_told_with_what_to_do() 
 fn status_of(change: impl FnOnce(&mut Look, &mut cluster::Status)) -> Status {
     let mut cluster = cluster::Status {
         jwks: Vec::new(),
-        unkept: None,
+        state_file_trouble: None,
         generation: 1,
         heard: tokio::time::Instant::now(),
         restored: false,
@@ -172,7 +172,8 @@ async fn a_state_file_is_told_with_its_age_once() {
 
 #[tokio::test]
 async fn a_state_file_that_cannot_be_written_is_told() {
-    let status = status_of(|_, cluster| cluster.unkept = Some("/s/state.gz: no space left".into()));
+    let status =
+        status_of(|_, cluster| cluster.state_file_trouble = Some("/s/state.gz: no space left".into()));
     let [one] = &*status.problems else { panic!("{:#?}", status.problems) };
     assert!(
         one.message.starts_with("The state file cannot be written: /s/state.gz: no space left. "),
