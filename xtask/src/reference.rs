@@ -127,8 +127,8 @@ fn permissions(manifest: &str) -> Result<String> {
 # Permissions
 
 The service account `sluice` has these permissions and no others, but for those of overlays that you apply (`startup-taint`,
-`warm-gate`, `token-keys`, `token-keys-secrets`). A missing permission stops only what needs it; the log,
-`/readyz` and `sluice_invalid_objects` name it. A test compares them with what the agent asks for.
+`warm-gate`, `token-keys`, `token-keys-secrets`). A missing permission stops only what needs it. The log
+names it, and `sluice status` if it is one to list or watch what the agent follows. A test compares them with what the agent asks for.
 
 | resource | verbs | where | for | without it |
 |---|---|---|---|---|
