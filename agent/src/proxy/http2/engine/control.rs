@@ -98,10 +98,7 @@ impl Core {
                 let why = "the connection's window becomes too large";
                 return Err(Error::Connection(Code::FLOW_CONTROL_ERROR, why));
             }
-            // Those that wait for it have their turn when this is driven again.
-            if !self.waiting.is_empty() {
-                self.rouse();
-            }
+            self.look_again();
             return Ok(self.pay(Work::Control, now));
         }
         self.not_idle(id, "WINDOW_UPDATE on an idle stream")?;
@@ -111,9 +108,13 @@ impl Core {
             if stream.credit.give(step) == Err(flow::Overflow) {
                 return Ok(self.break_stream(key, Code::FLOW_CONTROL_ERROR, now));
             }
-            if stream.waiting == Waiting::Stream && stream.credit.left() > 0 {
-                stream.waiting = Waiting::Not;
-                stream.wake();
+            match stream.waiting {
+                Waiting::Stream if stream.credit.left() > 0 => {
+                    stream.waiting = Waiting::Not;
+                    stream.wake();
+                }
+                Waiting::Connection => self.look_again(),
+                _ => {}
             }
         }
         Ok(self.pay(Work::Control, now))

@@ -22,6 +22,7 @@ use super::{
     limits::{Allowance, MAX_HEAD, MAX_STREAMS},
     message::{Malformed, Request},
     out::Out,
+    room::Turns,
     streams::{Key, Stream, Streams},
 };
 use crate::{
@@ -150,8 +151,8 @@ pub(crate) struct Core {
     pub(super) grown: u32,
     /// The pod had not enough for the connection's window.
     pub(super) starved: bool,
-    /// Streams that wait for room, the first one first.
-    pub(super) waiting: VecDeque<Key>,
+    /// Whose turn it is to send.
+    pub(super) turns: Turns,
     /// Streams that data has come for since the last read.
     pub(super) fresh: Vec<Key>,
     /// Streams whose last bytes are on their way, with what is freed when they have left.
@@ -201,7 +202,7 @@ impl Core {
             held: 0,
             grown: 0,
             starved: false,
-            waiting: VecDeque::new(),
+            turns: Turns::default(),
             fresh: Vec::new(),
             departing: VecDeque::new(),
             spare: Vec::new(),

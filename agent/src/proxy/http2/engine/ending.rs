@@ -3,6 +3,7 @@
 use super::{
     core::{Core, Ended, LEAVING, Leaving, Role},
     flow,
+    room::Turns,
     state::Closed,
     streams::Key,
 };
@@ -62,7 +63,7 @@ impl Core {
         for key in keys {
             self.lose(key, Closed::Lost, broken);
         }
-        self.waiting.clear();
+        self.turns = Turns::default();
         self.wake_watchers();
         self.rouse();
     }
@@ -76,6 +77,7 @@ impl Core {
             if !stream.whole {
                 self.discard(key);
             }
+            self.look_again();
         }
         self.forget_if_over(key);
     }
@@ -94,6 +96,7 @@ impl Core {
         let Some(stream) = self.streams.get(key) else { return };
         let grown = stream.window.size().saturating_sub(self.base);
         self.grown = self.grown.saturating_sub(grown);
+        self.turns.leave(key, stream.waiting);
         self.discard(key);
         self.streams.remove(key);
         if self.leaving != Leaving::No || self.changing.is_none() && self.base != flow::INITIAL {

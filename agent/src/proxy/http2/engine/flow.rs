@@ -27,6 +27,11 @@ impl Credit {
         usize::try_from(self.0).unwrap_or(0)
     }
 
+    /// How much was used of what was given at first, `initial`, and has not been given again.
+    pub(crate) fn used_of(self, initial: u32) -> usize {
+        usize::try_from(i64::from(initial) - self.0).unwrap_or(0)
+    }
+
     /// So much of it is used; never more than is [`left`](Self::left).
     pub(crate) fn take(&mut self, amount: usize) {
         debug_assert!(amount <= self.left());

@@ -18,6 +18,11 @@ pub(crate) const OUT_LIMIT: usize = 128 * 1024;
 /// What one stream may add to them while others wait.
 pub(super) const TURN: usize = 16 * 1024;
 
+/// The last part of what an endpoint takes on all streams together. A stream of which much was not taken leaves it to the others
+/// (see [`Core::room`](super::core::Core::room)). A quarter of what there is at first: an endpoint that has read everything
+/// gives at least half of it again by itself.
+pub(super) const RESERVE: usize = flow::INITIAL as usize / 4;
+
 /// Unsent bytes above which nothing more is read: they can only be answers to what was read.
 pub(crate) const OUT_STOP: usize = OUT_LIMIT + 128 * 1024;
 

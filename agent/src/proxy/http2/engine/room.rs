@@ -1,42 +1,121 @@
 //! Whose turn it is: room for what streams have to say, given in the order in which they asked, and what is unsent.
 
+use std::collections::VecDeque;
+
 use super::{
-    core::Core,
-    limits::{OUT_LIMIT, TURN},
-    streams::{Key, Waiting},
+    core::{Core, Role},
+    limits::{OUT_LIMIT, RESERVE, TURN},
+    streams::{Key, Stream, Waiting},
 };
 use crate::proxy::share::Taken;
 
+/// Streams that wait for what all of them share.
+#[derive(Default)]
+pub(super) struct Turns {
+    /// That less is unsent, the first one first.
+    unsent: VecDeque<Key>,
+    /// That the peer takes more on the connection, the first one first.
+    connection: VecDeque<Key>,
+    /// How many of the latter may look whether it does.
+    may_look: usize,
+}
+
+impl Turns {
+    fn is_empty(&self) -> bool {
+        self.unsent.is_empty() && self.may_look == 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.unsent.len() + self.connection.len()
+    }
+
+    /// A stream has gone that may wait.
+    pub(super) fn leave(&mut self, key: Key, waiting: Waiting) {
+        match waiting {
+            Waiting::Not | Waiting::Stream => {}
+            Waiting::Unsent => self.unsent.retain(|other| *other != key),
+            Waiting::Connection => self.connection.retain(|other| *other != key),
+        }
+    }
+
+    /// Whose turn it is. `data`: the peer takes data.
+    fn next(&mut self, data: bool) -> Option<(Key, Waiting)> {
+        if let Some(key) = self.unsent.pop_front() {
+            return Some((key, Waiting::Unsent));
+        }
+        self.may_look = self.may_look.min(self.connection.len());
+        if !data || self.may_look == 0 {
+            return None;
+        }
+        self.may_look -= 1;
+        Some((self.connection.pop_front()?, Waiting::Connection))
+    }
+}
+
 impl Core {
-    /// Its peer has not taken what it was sent: a further stream would wait behind others.
+    /// Its peer has not taken what it was sent: a further stream would wait behind others, or have to share what is
+    /// [kept](RESERVE) for those that are there.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.credit.left() == 0 || self.out.len() >= OUT_LIMIT
+        self.credit.left() < RESERVE || !self.has_room()
     }
 
     /// Streams that wait for room are woken in their turn, a few at a time. True: there are more, and room for them.
     pub(crate) fn serve_waiting(&mut self) -> bool {
         const AT_ONCE: usize = 8;
+        let data = self.credit.left() > 0;
         for _ in 0..AT_ONCE {
-            if self.is_stuck() {
+            if !self.has_room() {
                 return false;
             }
-            let Some(key) = self.waiting.pop_front() else { return false };
+            let Some((key, waiting)) = self.turns.next(data) else { return false };
             if let Some(stream) = self.streams.get_mut(key)
-                && stream.waiting == Waiting::Connection
+                && stream.waiting == waiting
             {
                 stream.waiting = Waiting::Not;
                 stream.wake();
             }
         }
-        !self.waiting.is_empty()
+        !self.turns.unsent.is_empty() || data && self.turns.may_look > 0
+    }
+
+    /// Streams that wait for the connection may look whether there is room now, when it is driven again.
+    pub(super) fn look_again(&mut self) {
+        self.turns.may_look = self.turns.connection.len();
+        if self.turns.may_look > 0 {
+            self.rouse();
+        }
     }
 
     /// How much of a message can be sent on a stream now.
     pub(crate) fn room(&self, key: Key) -> usize {
         let Some(stream) = self.streams.get(key) else { return 0 };
-        let turn = if self.waiting.is_empty() { OUT_LIMIT } else { TURN };
+        let turn = if self.turns.is_empty() { OUT_LIMIT } else { TURN };
         let left = OUT_LIMIT.saturating_sub(self.out.len());
-        stream.credit.left().min(self.credit.left()).min(left).min(turn)
+        stream.credit.left().min(self.credit_for(key, stream)).min(left).min(turn)
+    }
+
+    /// How much of what the peer takes on the connection a stream may use.
+    ///
+    /// All of it, but for the [last part](RESERVE) of what an endpoint takes. Its connection is shared by streams of many clients,
+    /// and it may give it again only as its application reads: one upload that is not read would use it up, and stall all
+    /// of them. So a stream may use of the last part what keeps all that the endpoint has not taken of it, `u`, at a
+    /// quarter of what is left to the others, `r`: `u + x <= (r - x) / 4`. (A stream that sends alone harms nobody: new ones
+    /// are opened on another connection.)
+    fn credit_for(&self, key: Key, stream: &Stream) -> usize {
+        let left = self.credit.left();
+        let above = left.saturating_sub(RESERVE);
+        if self.role == Role::Server || stream.credit.left() <= above {
+            return left;
+        }
+        let untaken = above + stream.credit.used_of(self.remote.window);
+        let of_the_last = (left - above).saturating_sub(4 * untaken) / 5;
+        if above + of_the_last < left && self.sends_alone(key) { left } else { above + of_the_last }
+    }
+
+    /// No other stream has anything more to send.
+    fn sends_alone(&self, key: Key) -> bool {
+        !self.streams.iter().any(|(other, stream)| other != key && stream.state.sending().is_some())
     }
 
     /// A head can be sent on a stream now, however large the windows are.
@@ -46,17 +125,30 @@ impl Core {
 
     /// The stream is woken when there may be room. `data`: windows count, too.
     pub(crate) fn wait_for_room(&mut self, key: Key, data: bool) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.waiting == Waiting::Connection {
-            return;
+        let Some(stream) = self.streams.get(key) else { return };
+        match stream.waiting {
+            // It keeps its turn, and looks what it waits for when that comes.
+            Waiting::Unsent => return,
+            Waiting::Connection if data => return,
+            waiting => self.turns.leave(key, waiting),
         }
-        if data && stream.credit.left() == 0 {
-            stream.waiting = Waiting::Stream;
+        let waiting = if data && stream.credit.left() == 0 {
+            Waiting::Stream
+        } else if data && self.credit_for(key, stream) == 0 {
+            Waiting::Connection
         } else {
-            stream.waiting = Waiting::Connection;
-            self.waiting.push_back(key);
-            // Should there be room by now.
-            self.rouse();
+            Waiting::Unsent
+        };
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.waiting = waiting;
+        match waiting {
+            Waiting::Not | Waiting::Stream => {}
+            Waiting::Connection => self.turns.connection.push_back(key),
+            Waiting::Unsent => {
+                self.turns.unsent.push_back(key);
+                // Should there be room by now.
+                self.rouse();
+            }
         }
     }
 

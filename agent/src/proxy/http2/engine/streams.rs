@@ -30,7 +30,9 @@ pub(crate) enum Waiting {
     Not,
     /// That the peer makes the stream's own window larger.
     Stream,
-    /// That the connection has room, in its turn: it is in the queue of those that do.
+    /// That less is unsent, in its turn: it is in the queue of those that do.
+    Unsent,
+    /// That the peer takes more on the connection, or leaves more of it to this stream, in its turn among those that do.
     Connection,
 }
 
@@ -210,6 +212,10 @@ impl Streams {
     /// A higher stream was opened, and this one never.
     pub(crate) fn was_passed_over(&self, id: u32) -> bool {
         self.passed_over.iter().any(|(first, last)| (*first..=*last).contains(&id))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &Stream)> {
+        self.slots.iter().enumerate().filter_map(|(key, slot)| Some((key, slot.as_deref()?)))
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Stream)> {

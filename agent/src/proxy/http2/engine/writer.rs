@@ -108,6 +108,7 @@ impl Core {
     fn said(&mut self, key: Key, end: bool) {
         if end {
             self.forget_if_over(key);
+            self.look_again();
         }
         self.rouse();
     }
@@ -131,6 +132,7 @@ impl Core {
                 self.rouse();
             }
             self.discard(key);
+            self.look_again();
         }
         self.forget_if_over(key);
     }

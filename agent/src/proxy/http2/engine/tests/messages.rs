@@ -153,23 +153,3 @@ fn small_messages_that_wait_go_on_together() {
     assert!(all.chunks(6).enumerate().all(|(n, message)| message == [0, 0, 0, 0, 1, n as u8]));
     assert_eq!(all.len(), 6000);
 }
-
-#[test]
-fn streams_wait_for_room_in_turn() {
-    let (mut client, mut server) = pair();
-    let streams: Vec<_> = (0..3).map(|_| client.open(&request("POST"), false)).collect();
-    exchange(&mut client, &mut server);
-    // The connection's window is as large as that of one stream.
-    let first = room(&streams[0]).expect("room");
-    assert_eq!(first, 65_535);
-    streams[0].send_data(vec![0; first].into(), false);
-    for stream in &streams {
-        assert!(room(stream).is_none());
-    }
-    assert!(!client.core.borrow_mut().serve_waiting(), "there is no room");
-    exchange(&mut client, &mut server);
-    // The server gives the connection's window again, though nobody has read the stream.
-    client.core.borrow_mut().serve_waiting();
-    assert!(room(&streams[0]).is_none(), "its own window is full");
-    assert!(room(&streams[1]).is_some());
-}

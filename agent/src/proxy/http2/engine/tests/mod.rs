@@ -3,6 +3,7 @@
 mod errors;
 mod interleavings;
 mod messages;
+mod room;
 mod windows;
 
 use std::{

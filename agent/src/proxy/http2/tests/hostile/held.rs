@@ -151,6 +151,54 @@ async fn uploads_that_are_not_read_stall_nobody() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_not_read_leaves_room_for_streams_that_were_there_before() {
+    // They share its connection to the endpoint, which gives its window again only as it is read.
+    let scene =
+        Scene::before(Backend::with(Wishes { takes: false, shares: false, ..Wishes::default() }).await);
+    let wire = scene.wire().await;
+    let mut before = Vec::new();
+    for _ in 0..4 {
+        before.push(wire.handle.open(false, &frames::post("/echo")).await);
+    }
+    for stream in &mut before {
+        assert_eq!(stream.head().await.status, 200);
+    }
+    let mut uploads = Vec::new();
+    for _ in 0..3 {
+        let upload = wire.handle.open(false, &frames::post("/pause")).await;
+        let to = wire.handle.borrow(upload.id);
+        uploads.push((upload, tokio::spawn(async move { to.data(&vec![7; UPLOAD], true).await })));
+    }
+    for (upload, _) in &uploads {
+        wire.handle.stuck(upload.id).await;
+    }
+    for _ in 0..100 {
+        for stream in &mut before {
+            assert!(stream.data(b"a message", false).await);
+            // It may come in parts.
+            let mut echo = Vec::new();
+            while echo.len() < 9 {
+                match stream.part().await {
+                    Ok(Event::Data { bytes, end: false, .. }) => echo.extend_from_slice(&bytes),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(echo, b"a message");
+        }
+    }
+    scene.backend.seen.gate.send_replace(true);
+    for (mut upload, sending) in uploads {
+        assert_eq!(upload.answer().await.text(), UPLOAD.to_string());
+        assert!(soon(sending).await.expect("no panic"));
+    }
+    for mut stream in before {
+        assert!(stream.data(b"", true).await);
+        let answer = stream.part().await;
+        assert!(matches!(answer, Ok(Event::Headers { end: true, .. })), "{answer:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_response_that_ends_before_the_request() {
     let scene = Scene::new().await;

@@ -1,0 +1,197 @@
+//! Room: who may send, who waits for what, and what of a connection is left to whom.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::proxy::http2::{
+    engine::{
+        flow::Credit,
+        limits::{OUT_LIMIT, RESERVE},
+        streams::{Key, Waiting},
+    },
+    frame::write,
+};
+
+/// Streams whose requests the server has, and whose responses have begun.
+fn answering(client: &mut End, server: &mut End, count: usize) -> Vec<(Handle, Handle, Key)> {
+    let open = |_| {
+        let up = client.open(&request("GET"), true);
+        exchange(client, server);
+        let (down, accepted) = server.accept().expect("a request");
+        assert!(down.send_head(&Pseudo::Within, &response("200"), false));
+        exchange(client, server);
+        (up, down, accepted.key)
+    };
+    (0..count).map(open).collect()
+}
+
+fn waiting(end: &End, key: Key) -> Waiting {
+    end.core.borrow().stream(key).expect("it is held").waiting
+}
+
+/// As a peer that makes a window larger, of a stream or of the connection (0).
+fn give(end: &mut End, id: u32, step: u32) {
+    let mut frame = BytesMut::new();
+    write::window_update(&mut frame, id, step);
+    assert_eq!(end.give(&frame), Fed::All);
+}
+
+#[test]
+fn streams_wait_for_room_in_turn() {
+    let (mut client, mut server) = pair();
+    let streams = answering(&mut client, &mut server, 3);
+    // The connection's window is as large as that of one stream.
+    let first = room(&streams[0].1).expect("room");
+    assert_eq!(first, 65_535);
+    streams[0].1.send_data(vec![0; first].into(), false);
+    for (_, down, key) in &streams {
+        assert!(room(down).is_none());
+        assert_ne!(waiting(&server, *key), Waiting::Not);
+    }
+    assert!(!server.core.borrow_mut().serve_waiting(), "there is no room");
+    exchange(&mut client, &mut server);
+    // The client gives the connection's window again, though nobody has read the stream.
+    server.core.borrow_mut().serve_waiting();
+    assert_eq!(waiting(&server, streams[0].2), Waiting::Stream, "its own window is full");
+    assert_eq!(waiting(&server, streams[1].2), Waiting::Not);
+    assert!(room(&streams[0].1).is_none());
+    assert!(room(&streams[1].1).is_some());
+}
+
+#[test]
+fn heads_wait_for_what_is_unsent_and_for_no_window() {
+    let (mut client, mut server) = pair();
+    let streams = answering(&mut client, &mut server, 4);
+    // Two of them use up the connection's window, and fill what may be unsent.
+    server.core.borrow_mut().credit = Credit::new(131_000);
+    for (_, down, _) in &streams[..2] {
+        let room = room(down).expect("room");
+        down.send_data(vec![0; room].into(), false);
+    }
+    assert_eq!(server.core.borrow().credit.left(), 0);
+    assert!(server.core.borrow().out().len() >= OUT_LIMIT);
+    let (trailers, data) = (&streams[2], &streams[3]);
+    assert!(room(&data.1).is_none());
+    assert!(now(|cx| trailers.1.poll_room_for_head(cx)).is_none());
+    assert_eq!(waiting(&server, data.2), Waiting::Connection);
+    assert_eq!(waiting(&server, trailers.2), Waiting::Unsent);
+    server.all_written();
+    assert!(!server.core.borrow_mut().serve_waiting());
+    assert_eq!(waiting(&server, data.2), Waiting::Connection, "there is still no window for it");
+    assert_eq!(waiting(&server, trailers.2), Waiting::Not, "it was woken");
+    assert!(now(|cx| trailers.1.poll_room_for_head(cx)).is_some());
+    // What waits for a window may turn to what needs none.
+    assert!(now(|cx| data.1.poll_room_for_head(cx)).is_some());
+    give(&mut server, 0, 1);
+    server.core.borrow_mut().serve_waiting();
+    assert_eq!((waiting(&server, data.2), room(&data.1)), (Waiting::Not, Some(1)));
+}
+
+#[test]
+fn who_has_gone_waits_no_longer() {
+    let (mut client, mut server) = pair();
+    let mut streams = answering(&mut client, &mut server, 4);
+    server.core.borrow_mut().credit = Credit::new(0);
+    for (_, down, _) in &streams {
+        assert!(room(down).is_none());
+    }
+    streams.truncate(1);
+    exchange(&mut client, &mut server);
+    assert_eq!(server.core.borrow().turns.len(), 1);
+    // Others come to the places of those that have gone.
+    streams.extend(answering(&mut client, &mut server, 3));
+    give(&mut server, 0, 100);
+    assert!(!server.core.borrow_mut().serve_waiting());
+    assert_eq!(server.core.borrow().turns.len(), 0);
+    assert_eq!(room(&streams[0].1), Some(100));
+}
+
+#[test]
+fn uploads_that_are_not_taken_leave_the_last_part_to_others() {
+    let client = pair().0;
+    let quiet: Vec<_> = (0..3).map(|_| client.open(&request("POST"), false)).collect();
+    let uploads: Vec<_> = (0..20).map(|_| client.open(&request("POST"), false)).collect();
+    for upload in &uploads {
+        while let Some(room) = room(upload) {
+            upload.send_data(vec![0; room].into(), false);
+            client.all_written();
+        }
+    }
+    let left = client.core.borrow().credit.left();
+    assert!((100..RESERVE).contains(&left), "{left}");
+    // No new stream is opened where there is so little.
+    assert!(client.core.borrow().is_stuck());
+    for stream in &quiet {
+        assert!(room(stream).is_some_and(|room| room > 10));
+        stream.send_data(vec![0; 10].into(), false);
+    }
+}
+
+#[test]
+fn who_sends_alone_may_use_all() {
+    let mut client = pair().0;
+    let quiet = client.open(&request("POST"), false);
+    let upload = client.open(&request("POST"), false);
+    let key = client.core.borrow().streams.find(3).expect("open");
+    let above = room(&upload).expect("room");
+    assert_eq!(above, 65_535 - RESERVE);
+    upload.send_data(vec![0; above].into(), false);
+    assert!(room(&upload).is_none());
+    assert_eq!(waiting(&client, key), Waiting::Connection);
+    // What was taken of it counts no longer.
+    give(&mut client, 3, above as u32);
+    client.core.borrow_mut().serve_waiting();
+    assert_eq!(waiting(&client, key), Waiting::Not);
+    let some = room(&upload).expect("room");
+    assert_eq!(some, RESERVE / 5);
+    upload.send_data(vec![0; some].into(), false);
+    assert!(room(&upload).is_none());
+    // The other one has said all.
+    quiet.send_data(Bytes::new(), true);
+    client.core.borrow_mut().serve_waiting();
+    assert_eq!(waiting(&client, key), Waiting::Not);
+    assert_eq!(room(&upload), Some(RESERVE - some));
+}
+
+proptest! {
+    /// An endpoint that takes everything, and says so for half of its windows at once, gets everything.
+    #[test]
+    fn who_is_taken_never_stands_still(
+        streams in 1..12_usize,
+        window in prop_oneof![Just(65_535_u32), Just(4096), Just(1 << 20)],
+        batches in prop::collection::vec(1..60_000_usize, 1..12),
+    ) {
+        let mut client = pair().0;
+        {
+            let mut core = client.core.borrow_mut();
+            core.remote.window = window;
+        }
+        let streams: Vec<_> = (0..streams).map(|_| client.open(&request("POST"), false)).collect();
+        let mut left: Vec<usize> = streams.iter().zip(batches.iter().cycle()).map(|(_, batch)| batch * 10).collect();
+        let mut owed = vec![0_u32; streams.len()];
+        let mut owed_by_all = 0_u32;
+        while left.iter().any(|left| *left > 0) {
+            let mut sent = 0;
+            for (n, stream) in streams.iter().enumerate() {
+                let Some(room) = room(stream).filter(|_| left[n] > 0) else { continue };
+                let amount = room.min(left[n]).min(batches[n % batches.len()]);
+                left[n] -= amount;
+                sent += amount;
+                stream.send_data(vec![0; amount].into(), left[n] == 0);
+                owed[n] += amount as u32;
+                owed_by_all += amount as u32;
+            }
+            client.all_written();
+            prop_assert!(sent > 0, "all stand still: {left:?} are left");
+            for (n, owed) in owed.iter_mut().enumerate() {
+                if *owed >= window / 2 && left[n] > 0 {
+                    give(&mut client, 2 * n as u32 + 1, std::mem::take(owed));
+                }
+            }
+            if owed_by_all >= 65_535 / 2 {
+                give(&mut client, 0, std::mem::take(&mut owed_by_all));
+            }
+            while client.core.borrow_mut().serve_waiting() {}
+        }
+    }
+}
