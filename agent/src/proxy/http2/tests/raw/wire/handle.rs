@@ -113,31 +113,49 @@ impl Handle {
         .await;
     }
 
-    /// Takes up to `wanted` bytes of the windows, at least `least`. `None`: the stream or the connection has ended.
-    pub(super) async fn take(&self, stream: u32, wanted: usize, least: usize) -> Option<usize> {
+    /// Sends up to `wanted` bytes as the windows let it, a multiple of `unit`: `frames` makes DATA of so many. Returns how many
+    /// they were; `None`: the stream or the connection has ended.
+    pub(super) async fn send_data(
+        &self,
+        stream: u32,
+        wanted: usize,
+        unit: usize,
+        frames: impl Fn(usize) -> Vec<u8>,
+    ) -> Option<usize> {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             {
-                let mut credit = self.0.credit.lock().expect("not poisoned");
-                let of_stream = *credit.streams.get(&stream)?;
-                if credit.closed {
-                    return None;
+                // Windows that become smaller are acknowledged behind what was sent while they were larger.
+                let mut writes = self.0.writes.lock().await;
+                let taken = self.take(stream, wanted, unit)?;
+                if taken > 0 {
+                    return writes.write_all(&frames(taken)).await.is_ok().then_some(taken);
                 }
-                let room = credit.connection.min(of_stream).min(credit.max_frame as i64);
-                let taken = wanted.min(usize::try_from(room).unwrap_or(0));
-                if taken >= least {
-                    credit.waiting.remove(&stream);
-                    credit.connection -= taken as i64;
-                    *credit.streams.entry(stream).or_default() -= taken as i64;
-                    credit.sent += taken as u64;
-                    return Some(taken);
-                }
-                credit.waiting.insert(stream);
             }
             changed.await;
         }
+    }
+
+    /// Takes of the windows what there is; `None`: the stream or the connection has ended.
+    fn take(&self, stream: u32, wanted: usize, unit: usize) -> Option<usize> {
+        let mut credit = self.0.credit.lock().expect("not poisoned");
+        let of_stream = *credit.streams.get(&stream)?;
+        if credit.closed {
+            return None;
+        }
+        let room = credit.connection.min(of_stream).min(credit.max_frame as i64);
+        let taken = wanted.min(usize::try_from(room).unwrap_or(0)) / unit * unit;
+        if taken == 0 {
+            credit.waiting.insert(stream);
+            return Some(0);
+        }
+        credit.waiting.remove(&stream);
+        credit.connection -= taken as i64;
+        *credit.streams.entry(stream).or_default() -= taken as i64;
+        credit.sent += taken as u64;
+        Some(taken)
     }
 
     /// The stream takes what comes from now on, and what has come.

@@ -129,12 +129,10 @@ impl Sender {
             return self.handle.send(frames::data(self.id, end, b"")).await;
         }
         while !bytes.is_empty() {
-            let Some(taken) = self.handle.take(self.id, bytes.len(), 1).await else { return false };
-            let (part, rest) = bytes.split_at(taken);
-            bytes = rest;
-            if !self.handle.send(frames::data(self.id, end && rest.is_empty(), part)).await {
-                return false;
-            }
+            let all = bytes.len();
+            let frame = |length| frames::data(self.id, end && length == all, &bytes[..length]);
+            let Some(sent) = self.handle.send_data(self.id, all, 1, frame).await else { return false };
+            bytes = &bytes[sent..];
         }
         true
     }
@@ -142,10 +140,8 @@ impl Sender {
     /// Sends a part of the body with so much padding, in one frame.
     pub(in crate::proxy::http2::tests) async fn padded(&self, bytes: &[u8], padding: u8, end: bool) -> bool {
         let payload = [&[padding][..], bytes, &vec![0; usize::from(padding)]].concat();
-        if self.handle.take(self.id, payload.len(), payload.len()).await.is_none() {
-            return false;
-        }
-        self.handle.send(frames::frame(frames::DATA, frames::PADDED | u8::from(end), self.id, &payload)).await
+        let frame = |_| frames::frame(frames::DATA, frames::PADDED | u8::from(end), self.id, &payload);
+        self.handle.send_data(self.id, payload.len(), payload.len(), frame).await.is_some()
     }
 
     /// Sends the same part so many times, each in a frame of its own, many of them in one write.
@@ -153,22 +149,11 @@ impl Sender {
         let frame = frames::data(self.id, false, part);
         while count > 0 {
             let wanted = count.min(1000).min(16_384 / part.len()) * part.len();
-            let Some(taken) = self.handle.take(self.id, wanted, part.len()).await else { return false };
-            // What is no whole part is given back.
-            let over = taken % part.len();
-            if over > 0 {
-                let mut credit = self.handle.0.credit.lock().expect("not poisoned");
-                credit.connection += over as i64;
-                credit.sent -= over as u64;
-                if let Some(stream) = credit.streams.get_mut(&self.id) {
-                    *stream += over as i64;
-                }
-            }
-            let parts = taken / part.len();
-            count -= parts;
-            if !self.handle.send(frame.repeat(parts)).await {
+            let frames = |length| frame.repeat(length / part.len());
+            let Some(sent) = self.handle.send_data(self.id, wanted, part.len(), frames).await else {
                 return false;
-            }
+            };
+            count -= sent / part.len();
         }
         true
     }
