@@ -21,7 +21,8 @@ fn got(first: &Origin, second: &Origin) -> usize {
 #[test]
 fn equals_get_the_same() {
     let got = got(&Origin::fixed("one"), &Origin::fixed("two"));
-    assert!((REQUESTS * 2 / 5..=REQUESTS * 3 / 5).contains(&got), "{got} of {REQUESTS}");
+    // Which of them was faster is up to the machine. (How equal equal latencies make them is simulated in `govern`.)
+    assert!((REQUESTS / 6..=REQUESTS * 5 / 6).contains(&got), "{got} of {REQUESTS}");
 }
 
 #[test]
@@ -75,7 +76,7 @@ fn one_that_hangs_gets_a_trickle_of_clients_that_do_not_wait_for_ever() {
         let mut caller = rig.dial();
         caller.get("/");
         // Far more than the good one needs.
-        let answered = (0..40).any(|_| {
+        let answered = (0..100).any(|_| {
             thread::sleep(Duration::from_millis(5));
             good.noted().len() > before
         });

@@ -80,7 +80,7 @@ impl Origin {
 
     /// An address at which nobody listens.
     pub(crate) fn nobody() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+        sluice_tests::nobody()
     }
 
     pub(crate) fn noted(&self) -> Vec<String> {

@@ -21,6 +21,7 @@ use sluice::observe::{
 use sluice_tests::{
     PATIENCE,
     collector::{self, Collector},
+    nobody,
 };
 use tokio::sync::oneshot;
 
@@ -121,11 +122,7 @@ async fn a_collector_that_is_busy_is_asked_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_collector_costs_the_spans_only() {
     for protocol in [Protocol::Grpc, Protocol::Http] {
-        // Bound and dropped: nobody listens there.
-        let endpoint = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            format!("http://{}", listener.local_addr().unwrap())
-        };
+        let endpoint = format!("http://{}", nobody());
         let (tracer, dropped) = start(&endpoint, protocol);
         // More than the queue and a batch hold: recording never waits.
         for trace in 1..=6_000 {
@@ -221,10 +218,7 @@ async fn the_last_numbers_are_sent_at_the_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_collector_of_metrics_is_counted() {
     for protocol in [Protocol::Grpc, Protocol::Http] {
-        let endpoint = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            format!("http://{}", listener.local_addr().unwrap())
-        };
+        let endpoint = format!("http://{}", nobody());
         let metrics = Arc::new(Metrics::new());
         let (_stop, _sending) = send(&metrics, &endpoint, protocol, Duration::from_millis(20));
         let began = Instant::now();

@@ -333,9 +333,8 @@ async fn nothing_but_a_set_of_a_bounded_size_is_taken() {
         assert_eq!(error.outcome(), outcome, "{error}");
         assert_eq!(server.asked.lock().unwrap().len(), 1);
     }
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let https = Https::new(None).unwrap();
-    let error = https.get(&location(&format!("https://{nobody}/"))).await.unwrap_err();
+    let error = https.get(&location(&format!("https://{}/", sluice_tests::nobody()))).await.unwrap_err();
     assert_eq!(error.outcome(), Outcome::Connect, "{error}");
 }
 

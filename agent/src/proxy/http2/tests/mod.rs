@@ -31,6 +31,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use h2::{Reason as Code, RecvStream, client, server, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use sluice_tests::nobody;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -252,12 +253,6 @@ fn post(media_type: &'static str) -> Request<()> {
 
 fn header<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
     headers.get(name).map_or("", |value| value.to_str().expect("text"))
-}
-
-/// An address at which nobody listens.
-fn nobody() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
-    listener.local_addr().expect("bound")
 }
 
 async fn ask(caller: &mut client::SendRequest<Bytes>, request: Request<()>) -> Response<RecvStream> {
