@@ -92,7 +92,7 @@ impl Core {
         let Some(stream) = self.streams.get(key) else { return 0 };
         let turn = if self.turns.is_empty() { OUT_LIMIT } else { TURN };
         let left = OUT_LIMIT.saturating_sub(self.out.len());
-        stream.credit.left().min(self.credit_for(key, stream)).min(left).min(turn)
+        stream.credit.left().min(self.credit_for(stream)).min(left).min(turn)
     }
 
     /// How much of what the peer takes on the connection a stream may use.
@@ -102,20 +102,15 @@ impl Core {
     /// of them. So a stream may use of the last part what keeps all that the endpoint has not taken of it, `u`, at a
     /// quarter of what is left to the others, `r`: `u + x <= (r - x) / 4`. (A stream that sends alone harms nobody: new ones
     /// are opened on another connection.)
-    fn credit_for(&self, key: Key, stream: &Stream) -> usize {
+    fn credit_for(&self, stream: &Stream) -> usize {
         let left = self.credit.left();
         let above = left.saturating_sub(RESERVE);
-        if self.role == Role::Server || stream.credit.left() <= above {
+        if self.role == Role::Server || stream.credit.left() <= above || self.streams.sending() <= 1 {
             return left;
         }
         let untaken = above + stream.credit.used_of(self.remote.window);
         let of_the_last = (left - above).saturating_sub(4 * untaken) / 5;
-        if above + of_the_last < left && self.sends_alone(key) { left } else { above + of_the_last }
-    }
-
-    /// No other stream has anything more to send.
-    fn sends_alone(&self, key: Key) -> bool {
-        !self.streams.iter().any(|(other, stream)| other != key && stream.state.sending().is_some())
+        above + of_the_last
     }
 
     /// A head can be sent on a stream now, however large the windows are.
@@ -134,7 +129,7 @@ impl Core {
         }
         let waiting = if data && stream.credit.left() == 0 {
             Waiting::Stream
-        } else if data && self.credit_for(key, stream) == 0 {
+        } else if data && self.credit_for(stream) == 0 {
             Waiting::Connection
         } else {
             Waiting::Unsent

@@ -66,6 +66,8 @@ pub(crate) struct Stream {
     pub(crate) held: bool,
     /// It counts as open.
     pub(crate) counted: bool,
+    /// It counts as one on which something is still to be sent.
+    pub(crate) sending: bool,
     /// It was closed because of what the peer did.
     pub(crate) broken: bool,
     /// In the list of those that data has come for.
@@ -92,6 +94,7 @@ impl Stream {
             whole: false,
             held: true,
             counted: true,
+            sending: true,
             broken: false,
             fresh: false,
         }
@@ -121,6 +124,8 @@ pub(crate) struct Streams {
     by_id: AHashMap<u32, Key>,
     /// Those that have not been closed.
     open: usize,
+    /// Those on which something is still to be sent.
+    sending: usize,
     /// Of those that were reset from this side, the last ones.
     reset: VecDeque<u32>,
     /// Numbers of streams that were never opened, from one to another.
@@ -138,8 +143,23 @@ impl Streams {
         self.open
     }
 
+    /// On how many something is still to be sent.
+    pub(crate) fn sending(&self) -> usize {
+        self.sending
+    }
+
+    /// Everything was sent on the stream, or will not be.
+    pub(crate) fn note_sent(&mut self, key: Key) {
+        if let Some(stream) = self.get_mut(key)
+            && std::mem::take(&mut stream.sending)
+        {
+            self.sending -= 1;
+        }
+    }
+
     /// The stream is closed, if it was not before.
     pub(crate) fn note_closed(&mut self, key: Key) {
+        self.note_sent(key);
         if let Some(stream) = self.get_mut(key)
             && std::mem::take(&mut stream.counted)
         {
@@ -149,6 +169,7 @@ impl Streams {
 
     pub(crate) fn insert(&mut self, stream: Stream) -> Key {
         self.open += usize::from(stream.counted);
+        self.sending += usize::from(stream.sending);
         let id = stream.id;
         let stream = Some(Box::new(stream));
         let key = if let Some(key) = self.free.pop() {
@@ -212,10 +233,6 @@ impl Streams {
     /// A higher stream was opened, and this one never.
     pub(crate) fn was_passed_over(&self, id: u32) -> bool {
         self.passed_over.iter().any(|(first, last)| (*first..=*last).contains(&id))
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &Stream)> {
-        self.slots.iter().enumerate().filter_map(|(key, slot)| Some((key, slot.as_deref()?)))
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Stream)> {

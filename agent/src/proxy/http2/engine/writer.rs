@@ -107,6 +107,7 @@ impl Core {
 
     fn said(&mut self, key: Key, end: bool) {
         if end {
+            self.streams.note_sent(key);
             self.forget_if_over(key);
             self.look_again();
         }

@@ -64,6 +64,8 @@ fn check_held(end: &End) {
     let mut core = end.core.borrow_mut();
     let there: usize = core.streams.iter_mut().map(|(_, stream)| stream.queue.len() + stream.heads).sum();
     assert_eq!(core.held, there);
+    let sending = core.streams.iter_mut().filter(|(_, stream)| stream.state.sending().is_some()).count();
+    assert_eq!(core.streams.sending(), sending);
 }
 
 fn send(held: &Held, stream: usize, length: usize, end: bool) {
