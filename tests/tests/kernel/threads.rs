@@ -126,6 +126,8 @@ fn is_never_trusted(name: &str, server: impl Fn(&Pod, &Service) -> Result<Proces
         ensure!(seen == Seen { right: 0, lost: HALF, wrong: 0, baseline: HALF }, "{seen:?}");
         let (handling, _) = handling(&chain)?;
         ensure!(handling == "on_trial", "{handling}");
+        // Among so many it is by chance that all which it has to answer have a tag.
+        ensure!(chain.one(&["x-mse-tag: gray"])? == "v1", "its tag is lost");
         let (_, status, _) = chain.agent.sluice(&["status"])?;
         ensure!(status.contains("Port 8080: 0 of 32 requests have shown"), "{status}");
         Ok(())
