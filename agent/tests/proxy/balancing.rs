@@ -20,9 +20,18 @@ fn got(first: &Origin, second: &Origin) -> usize {
 
 #[test]
 fn equals_get_the_same() {
-    let got = got(&Origin::fixed("one"), &Origin::fixed("two"));
-    // Which of them was faster is up to the machine. (How equal equal latencies make them is simulated in `govern`.)
-    assert!((REQUESTS / 6..=REQUESTS * 5 / 6).contains(&got), "{got} of {REQUESTS}");
+    // Their latency is theirs: what a busy machine adds to it is little beside.
+    let equal = || {
+        Origin::new(|number, peer, note| {
+            while let Some(head) = peer.request() {
+                note(format!("{number} {head}"));
+                thread::sleep(Duration::from_millis(20));
+                peer.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            }
+        })
+    };
+    let got = got(&equal(), &equal());
+    assert!((REQUESTS * 2 / 5..=REQUESTS * 3 / 5).contains(&got), "{got} of {REQUESTS}");
 }
 
 #[test]
