@@ -1,43 +1,23 @@
 //! Everything that is not HTTP: bytes, both ways, as they come.
 //!
 //! The end of one direction is passed on as the end of that direction (half-close), a reset as a reset. A buffer grows
-//! while a stream keeps filling it and is given back when the stream pauses: buffer size is nearly everything in the cost
-//! of bulk transfers, and nearly everything in the cost of idle ones.
+//! while a stream keeps filling it and is given back when the stream pauses ([`pump`]).
 
-use std::{
-    cell::RefCell,
-    future::poll_fn,
-    io::{self, Read as _},
-    net::SocketAddr,
-    os::fd::AsFd as _,
-    pin::{Pin, pin},
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+mod pump;
 
-use bytes::{Buf, BufMut as _, BytesMut};
+use std::{cell::RefCell, future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, task::Poll};
+
+use bytes::BytesMut;
 use smallvec::SmallVec;
 use socket2::SockRef;
-use tokio::{
-    io::{AsyncWrite, Interest},
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
-};
-use tokio_util::io::poll_read_buf;
 
+use self::pump::{Broken, Pump};
 use super::{
-    Network,
-    buffers::{BUFFER_BYTES, Buffers},
     choose,
     connection::Connection,
     governed::{self, Attempt, AttemptDeadline, Elapsed, Idle, Parties, Purpose},
-    pressure::Pressure,
     timer::Timers,
     upstream::{self, CONNECT_ATTEMPTS, Opened, Terms},
-    worker::PodHere,
 };
 use crate::{
     clock::Nanos,
@@ -50,14 +30,6 @@ use crate::{
     },
     observe::{metrics::RetryCause, reason::Reason},
 };
-
-/// The largest that a buffer grows to.
-const LARGEST_BUFFER: usize = 256 * 1024;
-
-/// Reads and writes in a row before the other direction has its turn, and how many bytes they may carry: a direction that was
-/// always ready would otherwise use up, each time anew, all that the runtime lets a task do in one go.
-const ROUNDS: usize = 16;
-const AT_ONCE: u64 = 256 * 1024;
 
 /// Bytes already read from one side when the tunnel begins.
 #[derive(Default)]
@@ -303,7 +275,7 @@ async fn relay(
         let mut relaying = pin!(poll_fn(|cx| {
             let upward = up.poll(cx, &mut caller_reads, &mut endpoint_writes, buffers);
             let downward = down.poll(cx, &mut endpoint_reads, &mut caller_writes, buffers);
-            count(std::mem::take(&mut up.moved), std::mem::take(&mut down.moved));
+            count(up.take_moved(), down.take_moved());
             match (upward, downward) {
                 (Poll::Ready(Err(Broken::Source)), _) | (_, Poll::Ready(Err(Broken::Sink))) => {
                     Poll::Ready(Err(Cut::Caller))
@@ -332,198 +304,4 @@ async fn relay(
         endpoint.reset();
     }
     ended
-}
-
-/// Which end of a direction broke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Broken {
-    Source,
-    Sink,
-}
-
-/// One direction.
-struct Pump {
-    buffer: BytesMut,
-    /// What a read may bring at most.
-    room: usize,
-    moved: u64,
-    /// All that was ever read.
-    carried: u64,
-    pressure: Pressure,
-    urgent: Urgent,
-    /// There may be more to read, whatever the runtime says.
-    unknown: bool,
-    ended: bool,
-    done: bool,
-}
-
-/// Urgent data of TCP (RFC 6093): one byte, which both sockets keep in line, and which is read and written by itself.
-struct Urgent {
-    network: Arc<dyn Network>,
-    /// What was read last is urgent.
-    is_read: bool,
-}
-
-/// What is read at once behind urgent data.
-const BEHIND_URGENT: usize = 4 * 1024;
-
-impl Urgent {
-    fn comes_next(&self, stream: &TcpStream) -> bool {
-        self.network.is_at_urgent_byte(stream.as_fd())
-    }
-
-    /// Reads what comes next, urgent data alone.
-    fn read(&mut self, stream: &TcpStream, into: &mut BytesMut) -> io::Result<usize> {
-        self.is_read = self.comes_next(stream);
-        let mut part = [0; BEHIND_URGENT];
-        let most = if self.is_read { 1 } else { BEHIND_URGENT };
-        let read = (&*SockRef::from(stream)).read(&mut part[..most]);
-        self.is_read &= matches!(read, Ok(1..));
-        into.extend_from_slice(&part[..*read.as_ref().unwrap_or(&0)]);
-        read
-    }
-}
-
-impl Pump {
-    fn new(buffer: BytesMut, pod: &Rc<PodHere>) -> Self {
-        let pressure = Pressure::new(pod);
-        let urgent = Urgent { network: pod.pod.network.clone(), is_read: false };
-        Self {
-            buffer,
-            room: BUFFER_BYTES,
-            moved: 0,
-            carried: 0,
-            pressure,
-            urgent,
-            unknown: false,
-            ended: false,
-            done: false,
-        }
-    }
-
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut ReadHalf<'_>,
-        to: &mut WriteHalf<'_>,
-        buffers: &Buffers,
-    ) -> Poll<Result<(), Broken>> {
-        let before = self.carried;
-        for _ in 0..ROUNDS {
-            if self.carried - before >= AT_ONCE && self.buffer.is_empty() {
-                break;
-            }
-            while !self.buffer.is_empty() {
-                let Poll::Ready(written) = self.poll_write(cx, to) else {
-                    let own = self.buffer.capacity();
-                    if self.pressure.stalled(cx, self.carried, own, (*from).as_ref(), (*to).as_ref()) {
-                        buffers.compact(&mut self.buffer);
-                        // Nothing is read from it, so nothing else would tell that it has been reset.
-                        if !matches!(AsRef::<TcpStream>::as_ref(&*from).take_error(), Ok(None)) {
-                            return Poll::Ready(Err(Broken::Source));
-                        }
-                    }
-                    return Poll::Pending;
-                };
-                let written = written.map_err(|_| Broken::Sink)?;
-                self.buffer.advance(written);
-                self.moved += written as u64;
-            }
-            self.urgent.is_read = false;
-            if self.ended && !self.done {
-                let ended = ready!(Pin::new(&mut *to).poll_shutdown(cx));
-                ended.or_else(gone_is_ended).map_err(|_| Broken::Sink)?;
-                self.done = true;
-            }
-            if self.done {
-                return Poll::Ready(Ok(()));
-            }
-            match self.poll_read(cx, from, buffers) {
-                Poll::Ready(Ok(0)) => {
-                    self.ended = true;
-                    self.rest(buffers);
-                }
-                Poll::Ready(Ok(read)) => {
-                    self.carried += read as u64;
-                    self.pressure.carried(self.carried, (*from).as_ref(), (*to).as_ref());
-                    if self.pressure.is_denied() {
-                        self.room = BUFFER_BYTES;
-                    } else if read >= self.room {
-                        self.room = (self.room * 2).min(LARGEST_BUFFER);
-                    }
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Source)),
-                Poll::Pending => {
-                    self.rest(buffers);
-                    return Poll::Pending;
-                }
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut ReadHalf<'_>,
-        buffers: &Buffers,
-    ) -> Poll<io::Result<usize>> {
-        if self.unknown {
-            match self.urgent.read(from.as_ref(), &mut self.buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.unknown = false,
-                read => return Poll::Ready(read),
-            }
-        }
-        loop {
-            ready!(AsRef::<TcpStream>::as_ref(&*from).poll_read_ready(cx))?;
-            if !self.urgent.comes_next(from.as_ref()) {
-                break;
-            }
-            self.unknown = true;
-            let stream: &TcpStream = (*from).as_ref();
-            match stream.try_io(Interest::READABLE, || self.urgent.read(stream, &mut self.buffer)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read),
-            }
-        }
-        let room = self.room.min(self.pressure.most());
-        if self.buffer.capacity() == 0 && room == BUFFER_BYTES {
-            self.buffer = buffers.take();
-        }
-        self.buffer.reserve(room);
-        let read = poll_read_buf(Pin::new(&mut *from), cx, &mut (&mut self.buffer).limit(room));
-        if matches!(read, Poll::Ready(Ok(1..))) {
-            // A read ends before urgent data, and the runtime takes it for the last that there was to read.
-            self.unknown = self.urgent.comes_next((*from).as_ref());
-        }
-        read
-    }
-
-    /// Urgent data goes on as such.
-    fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut WriteHalf<'_>) -> Poll<io::Result<usize>> {
-        if !self.urgent.is_read {
-            return Pin::new(to).poll_write(cx, &self.buffer);
-        }
-        let stream: &TcpStream = (*to).as_ref();
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            let send = || SockRef::from(stream).send_out_of_band(&self.buffer);
-            match stream.try_io(Interest::WRITABLE, send) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                sent => return Poll::Ready(sent),
-            }
-        }
-    }
-
-    /// Gives the buffer back while there is nothing to carry; the next burst starts small again.
-    fn rest(&mut self, buffers: &Buffers) {
-        buffers.give_if_empty(&mut self.buffer);
-        self.room = BUFFER_BYTES;
-    }
-}
-
-/// Ending a direction whose socket is gone already is no error of its own: the other direction tells.
-fn gone_is_ended(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
 }

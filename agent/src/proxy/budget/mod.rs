@@ -5,6 +5,7 @@
 //! connections that open or close touch these numbers, and streams that wait for a slow peer; never a request.
 
 mod clients;
+mod guards;
 mod metrics;
 mod verdict;
 
@@ -20,6 +21,7 @@ use std::{
 
 use clients::Clients;
 pub(crate) use clients::{Guest, Standing};
+pub(crate) use guards::{Growth, Place, Waiting};
 pub(crate) use metrics::register;
 pub use verdict::Cause;
 use verdict::{Bounds, Used};
@@ -43,9 +45,6 @@ const AS_MANY_AS_IT_LIKES: usize = u32::MAX as usize;
 
 /// How often the log tells of the same pod.
 const TELL_EVERY: Nanos = Nanos::of(Duration::from_secs(60));
-
-/// The part of the bytes that receive buffers may have grown by: they are filled only where somebody stalls.
-const GROWTH_PART: usize = 4;
 
 /// Descriptors of a connection: its own, and that of one to an endpoint.
 const DESCRIPTORS: usize = 2;
@@ -288,7 +287,7 @@ impl PodBudget {
         } else {
             self.note(now);
         }
-        Place { pod: self.clone(), guest: None }
+        Place::new(self.clone())
     }
 
     /// The kernel has refused a descriptor: see [`Budget::exhausted`].
@@ -313,12 +312,12 @@ impl PodBudget {
 
     /// Bytes that wait; none yet.
     pub(crate) fn waiting(self: &Arc<Self>) -> Waiting {
-        Waiting { pod: self.clone(), amount: 0 }
+        Waiting::new(self.clone())
     }
 
     /// A receive buffer; not grown yet.
     pub(crate) fn growth(self: &Arc<Self>) -> Growth {
-        Growth { pod: self.clone(), amount: 0 }
+        Growth::new(self.clone())
     }
 
     fn used(&self) -> Used {
@@ -443,101 +442,6 @@ impl State {
 impl Drop for PodBudget {
     fn drop(&mut self) {
         self.all.listeners.fetch_sub(self.listeners, Relaxed);
-    }
-}
-
-/// A connection, counted until it is dropped.
-pub(crate) struct Place {
-    pod: Arc<PodBudget>,
-    guest: Option<Guest>,
-}
-
-impl Place {
-    /// The same, and whose connection it is.
-    pub(crate) fn of(mut self, guest: Option<Guest>) -> Self {
-        self.guest = guest;
-        self
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.pod.connections.fetch_sub(1, Relaxed);
-        self.pod.all.connections.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Bytes that wait for a pod's slow peers, given back when it is dropped.
-pub(crate) struct Waiting {
-    pod: Arc<PodBudget>,
-    amount: usize,
-}
-
-impl Waiting {
-    pub(crate) fn amount(&self) -> usize {
-        self.amount
-    }
-
-    /// So much waits from now on.
-    pub(crate) fn set(&mut self, amount: usize, now: Nanos) {
-        let before = std::mem::replace(&mut self.amount, amount);
-        for total in [&self.pod.bytes, &self.pod.all.bytes] {
-            if amount >= before {
-                total.fetch_add(amount - before, Relaxed);
-            } else {
-                total.fetch_sub(before - amount, Relaxed);
-            }
-        }
-        if amount > before {
-            self.pod.note(now);
-        } else if self.pod.refuses() {
-            self.pod.note_refusal();
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.set(0, Nanos::ZERO);
-    }
-}
-
-/// By how much a receive buffer has grown, given back when it is dropped.
-pub(crate) struct Growth {
-    pod: Arc<PodBudget>,
-    amount: usize,
-}
-
-impl Growth {
-    pub(crate) fn amount(&self) -> usize {
-        self.amount
-    }
-
-    /// So large it is now; false, and nothing changed, if that is more than the pod may have: as much as is free, like
-    /// everything else that pods share.
-    pub(crate) fn set(&mut self, amount: usize) -> bool {
-        let before = self.amount;
-        if amount > before {
-            let (more, all) = (amount - before, &self.pod.all);
-            let free =
-                (all.limits.bytes / GROWTH_PART).saturating_sub(all.grown.load(Relaxed)).saturating_sub(more);
-            if self.pod.grown.load(Relaxed) + more > free {
-                return false;
-            }
-            self.pod.grown.fetch_add(more, Relaxed);
-            all.grown.fetch_add(more, Relaxed);
-        } else {
-            self.pod.grown.fetch_sub(before - amount, Relaxed);
-            self.pod.all.grown.fetch_sub(before - amount, Relaxed);
-        }
-        self.amount = amount;
-        true
-    }
-}
-
-impl Drop for Growth {
-    fn drop(&mut self) {
-        self.set(0);
     }
 }
 
