@@ -79,21 +79,36 @@ pub struct Load {
     first_request_nanos: AtomicI64,
     /// See [`Load::terminating_since`]; 0 while it is not terminating.
     terminating_since_nanos: AtomicU64,
-    /// What outlier detection remembers of it.
-    pub(super) record: outlier::Record,
     /// Made with the first request: most endpoints of a cluster are never asked from this node.
-    tally: OnceLock<Box<Tally>>,
+    asked: OnceLock<Box<Asked>>,
+}
+
+/// What is kept of an endpoint that was asked.
+#[derive(Debug, Default)]
+struct Asked {
+    tally: Tally,
+    record: outlier::Record,
 }
 
 impl Load {
     /// Where the requests to it are counted as they end.
     pub fn tally(&self) -> &Tally {
-        self.tally.get_or_init(Box::default)
+        &self.asked.get_or_init(Box::default).tally
     }
 
     /// The same; `None`: it was never asked.
     pub fn tallied(&self) -> Option<&Tally> {
-        self.tally.get().map(|tally| &**tally)
+        self.asked.get().map(|asked| &asked.tally)
+    }
+
+    /// What outlier detection remembers of it.
+    pub(super) fn record(&self) -> &outlier::Record {
+        &self.asked.get_or_init(Box::default).record
+    }
+
+    /// The same; `None`: it was never asked.
+    pub(super) fn recorded(&self) -> Option<&outlier::Record> {
+        self.asked.get().map(|asked| &asked.record)
     }
 
     /// When its first request since it is ready came, as far as is known here; `None`: none did.

@@ -184,7 +184,7 @@ pub(super) struct Outliers {
 /// Until when an endpoint gets no requests, if it is ejected now.
 pub fn ejected_until(config: Option<&OutlierDetection>, endpoint: &Endpoint, now_nanos: u64) -> Option<u64> {
     config.filter(|config| config.mode == Mode::Enforce)?;
-    let until = endpoint.load.record.ejected_until_nanos.load(Relaxed);
+    let until = endpoint.load.recorded()?.ejected_until_nanos.load(Relaxed);
     (until > now_nanos).then_some(until)
 }
 
@@ -205,8 +205,9 @@ impl Outliers {
 
     /// An endpoint that is of the subset from now on.
     pub(super) fn welcome(&self, endpoint: &Endpoint) {
-        let until = endpoint.load.record.ejected_until_nanos.load(Relaxed);
-        self.latest_until_nanos.fetch_max(until, AcqRel);
+        if let Some(record) = endpoint.load.recorded() {
+            self.latest_until_nanos.fetch_max(record.ejected_until_nanos.load(Relaxed), AcqRel);
+        }
     }
 
     /// Whether no endpoint is ejected for sure.
@@ -229,7 +230,7 @@ impl Outliers {
     ) -> Ejections {
         let mut ejections = Ejections::new();
         self.close_interval(config, endpoints, now_nanos, rng, &mut ejections);
-        let record = &endpoint.load.record;
+        let record = endpoint.load.record();
         if record.is_out(now_nanos) {
             return ejections;
         }
@@ -284,7 +285,7 @@ impl Outliers {
         }
         let mut rates: SmallVec<[(f64, &Arc<Endpoint>); 32]> = SmallVec::new();
         for endpoint in endpoints {
-            let record = &endpoint.load.record;
+            let Some(record) = endpoint.load.recorded() else { continue };
             let healthy = now_nanos.saturating_sub(began.max(record.ejected_until_nanos.load(Relaxed)));
             record.forgive(u32::try_from(healthy / interval).unwrap_or(u32::MAX));
             let (successes, errors) = (record.successes.swap(0, Relaxed), record.errors.swap(0, Relaxed));
@@ -327,9 +328,11 @@ impl Outliers {
         let _deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         // As it is now: those with requests in flight may hold one of an older snapshot. One that is gone need not be ejected.
         let of_now = endpoints.iter().find(|other| Arc::ptr_eq(&other.load, &endpoint.load))?;
-        let record = &of_now.load.record;
+        let record = of_now.load.record();
         let usable = || endpoints.iter().filter(|endpoint| endpoint.is_usable());
-        let out = usable().filter(|endpoint| endpoint.load.record.is_out(now_nanos)).count();
+        let out = usable()
+            .filter(|endpoint| endpoint.load.recorded().is_some_and(|record| record.is_out(now_nanos)))
+            .count();
         if record.is_out(now_nanos) || !of_now.is_usable() || out >= cap(config, usable().count()) {
             return None;
         }

@@ -60,7 +60,7 @@ impl Bed {
     }
 
     fn number(&self, index: usize) -> u32 {
-        self.endpoints[index].load.record.ejections.load(Relaxed)
+        self.endpoints[index].load.record().ejections.load(Relaxed)
     }
 }
 
