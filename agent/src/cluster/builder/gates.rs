@@ -37,9 +37,9 @@ impl Builder {
         }
         let enrolled = self.store.namespaces.values().filter(|namespace| namespace.capture == Some(true));
         let enrolled = enrolled.map(|namespace| namespace.name.clone()).collect();
-        let pods = self.gated.iter().filter_map(|name| self.store.pods.get_key_value(name));
-        let pods = pods.filter(|(name, _)| self.store.is_opted_in(&name.namespace));
-        let mut pods: Vec<_> = pods.filter_map(|(name, pod)| Some((name, pod, Gated::alone(pod)?))).collect();
+        let pods = self.gated.iter().filter_map(|name| self.store.pods.get(name));
+        let pods = pods.filter(|pod| self.store.is_opted_in(&pod.name.namespace));
+        let mut pods: Vec<_> = pods.filter_map(|pod| Some((&pod.name, pod, Gated::alone(pod)?))).collect();
         // A Service's EndpointSlices come when they come: which pods are behind it its selector says.
         let mut selecting: AHashMap<&Arc<str>, Vec<&Service>> = AHashMap::new();
         for (name, ..) in pods.iter().filter(|(.., gated)| gated.is_moving()) {
@@ -60,7 +60,7 @@ impl Builder {
             let selecting = selecting.get(&name.namespace).into_iter().flatten().filter(selects);
             let mut services: Vec<_> = selecting.map(|service| &service.name).collect();
             // And whoever has put it into a slice by hand.
-            services.extend(self.by_pod.get(*name).into_iter().flatten());
+            services.extend(self.by_pod.get(*name).into_iter().flatten().map(|service| &**service));
             services.sort_unstable();
             services.dedup();
             gated.curves =

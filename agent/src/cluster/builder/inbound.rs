@@ -16,7 +16,7 @@ use crate::{
         model::{Destination, Inbound, InboundPort, Protocol, Service, Start},
         object::{Name, Pod},
     },
-    govern::{access::Identity, endpoint::Endpoint, governor::Governor},
+    govern::{endpoint::Endpoint, governor::Governor},
 };
 
 /// What was found last.
@@ -135,24 +135,14 @@ impl Builder {
             self.store.is_opted_in(&pod.name.namespace)
                 && self.store.propagation(pod) >= TagPropagation::Trace
         };
-        self.store.pod_at(endpoint.address.ip()).is_some_and(asks)
+        self.store.pods.at(endpoint.address.ip()).is_some_and(|pod| asks(pod))
     }
 
     /// Says who has these addresses now.
     pub(super) fn name_clients<'i>(&self, addresses: impl Iterator<Item = &'i std::net::IpAddr>) {
         for address in addresses {
-            let pod = self.store.pod_at(*address).filter(|pod| self.store.is_opted_in(&pod.name.namespace));
-            self.clients.set(*address, pod.map(identity));
+            let pod = self.store.pods.at(*address).filter(|pod| self.store.is_opted_in(&pod.name.namespace));
+            self.clients.set(*address, pod.cloned());
         }
-    }
-}
-
-fn identity(pod: &Pod) -> Identity {
-    Identity {
-        namespace: pod.name.namespace.clone(),
-        pod: pod.name.name.clone(),
-        workload: pod.workload.as_ref().unwrap_or(&pod.name.name).clone(),
-        service_account: pod.service_account.clone(),
-        labels: pod.labels.clone(),
     }
 }

@@ -85,7 +85,7 @@ impl<'a> Described<'a> {
                 let pod = store.pod(reference);
                 (pod, pod.is_none())
             }
-            None => (store.pod_at(slice.ip), false),
+            None => (store.pods.at(slice.ip).map(|pod| &**pod), false),
         };
         // Evicted or done: nothing runs there any more, whatever a slice says that is behind.
         let finished = pod.is_some_and(|pod| pod.finished);

@@ -20,6 +20,7 @@ mod own;
 #[cfg(test)]
 mod own_tests;
 mod part;
+mod pods;
 mod policies;
 mod routes;
 mod service;
@@ -76,8 +77,8 @@ pub struct Builder {
     gateway_verdicts: Arc<GatewayVerdicts>,
     built: AHashMap<Name, Built>,
     /// Services by the pods and the addresses that they were built from.
-    by_pod: AHashMap<Name, SmallVec<[Name; 1]>>,
-    by_address: AHashMap<IpAddr, SmallVec<[Name; 1]>>,
+    by_pod: AHashMap<Name, Services>,
+    by_address: AHashMap<IpAddr, Services>,
     destinations: Claims<SocketAddr, Owner, Destination>,
     workloads: AHashMap<Name, Arc<Workload>>,
     by_uid: Claims<Arc<str>, Name, Arc<Workload>>,
@@ -104,6 +105,9 @@ pub struct Builder {
     /// What there is to say of verdicts, and of which.
     judged: (Arc<Verdicts>, Vec<Problem>),
 }
+
+/// In one word each, for all pods of a cluster have this.
+type Services = SmallVec<[Arc<Name>; 1]>;
 
 /// How much there is of everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -221,7 +225,7 @@ impl Builder {
         let mut objects: Vec<_> = namespaces.values().cloned().map(Object::Namespace).collect();
         objects.extend(services.values().cloned().map(Object::Service));
         objects.extend(slices.values().cloned().map(Object::EndpointSlice));
-        objects.extend(pods.values().cloned().map(Object::Pod));
+        objects.extend(pods.iter().cloned().map(Object::Pod));
         objects.extend(policies.objects().map(Object::TrafficPolicy));
         objects.extend(lanes.objects().map(Object::TrafficLane));
         objects.extend(accesses.objects().map(Object::AccessPolicy));
@@ -240,7 +244,7 @@ impl Builder {
         }
         self.options.zone = zone;
         self.dirty.extend(self.store.services.keys().cloned());
-        for name in self.store.pods.keys().cloned().collect::<Vec<_>>() {
+        for name in self.store.pods.names().cloned().collect::<Vec<_>>() {
             self.build_workload(&name);
         }
     }
@@ -374,6 +378,7 @@ impl Builder {
     }
 
     fn build_service(&mut self, name: Name, now: Moment) {
+        let name = Arc::new(name);
         let before = self.built.remove(&name).unwrap_or_default();
         self.count(&before, |count, of| *count -= of);
         for pod in &before.used_pods {
@@ -401,11 +406,11 @@ impl Builder {
         }
         self.count(&built, |count, of| *count += of);
         if built.has_unknown() || !built.problems.is_empty() {
-            self.troubled.insert(name.clone());
+            self.troubled.insert(Name::clone(&name));
         } else {
             self.troubled.remove(&name);
         }
-        self.built.insert(name, built);
+        self.built.insert(Name::clone(&name), built);
     }
 
     fn count(&mut self, built: &Built, change: impl Fn(&mut usize, usize)) {
@@ -430,7 +435,7 @@ impl Builder {
     }
 }
 
-fn link<K: Hash + Eq + Clone>(index: &mut AHashMap<K, SmallVec<[Name; 1]>>, key: &K, name: &Name) {
+fn link<K: Hash + Eq + Clone>(index: &mut AHashMap<K, Services>, key: &K, name: &Arc<Name>) {
     let names = index.entry(key.clone()).or_default();
     // One Service after the other: it is the last, if any.
     if names.last() != Some(name) {
@@ -438,9 +443,9 @@ fn link<K: Hash + Eq + Clone>(index: &mut AHashMap<K, SmallVec<[Name; 1]>>, key:
     }
 }
 
-fn unlink<K: Hash + Eq>(index: &mut AHashMap<K, SmallVec<[Name; 1]>>, key: &K, name: &Name) {
+fn unlink<K: Hash + Eq>(index: &mut AHashMap<K, Services>, key: &K, name: &Name) {
     if let Some(names) = index.get_mut(key) {
-        names.retain(|other| other != name);
+        names.retain(|other| **other != *name);
         if names.is_empty() {
             index.remove(key);
         }

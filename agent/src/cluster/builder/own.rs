@@ -74,7 +74,7 @@ impl Builder {
             }
         }
         if concerned.pods {
-            let pods = self.store.pods.keys().filter(|pod| pod.namespace == *namespace);
+            let pods = self.store.pods.names().filter(|pod| pod.namespace == *namespace);
             for pod in pods.cloned().collect::<Vec<_>>() {
                 if self.select(&pod) {
                     self.pod_changed(&pod, &[]);

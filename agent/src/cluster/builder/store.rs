@@ -1,11 +1,11 @@
 //! The objects as they are, and the indices to find them by.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use ahash::{AHashMap, AHashSet};
 use smallvec::SmallVec;
 
-use super::{accesses::Accesses, lanes::Lanes, policies::Policies};
+use super::{accesses::Accesses, lanes::Lanes, pods::Pods, policies::Policies};
 use crate::{
     api::TagPropagation,
     cluster::object::{EndpointSlice, Name, Namespace, Pod, PodReference, Service},
@@ -19,7 +19,7 @@ pub(super) struct Store {
     pub(super) namespaces: AHashMap<Arc<str>, Namespace>,
     pub(super) services: AHashMap<Name, Service>,
     pub(super) slices: AHashMap<Name, Arc<EndpointSlice>>,
-    pub(super) pods: AHashMap<Name, Arc<Pod>>,
+    pub(super) pods: Pods,
     pub(super) policies: Policies,
     pub(super) lanes: Lanes,
     pub(super) accesses: Accesses,
@@ -29,8 +29,6 @@ pub(super) struct Store {
     labels: AHashSet<Labels>,
     /// Names of slices by their Service.
     slices_of: AHashMap<Name, BTreeSet<Arc<str>>>,
-    /// Pods that have an address of their own.
-    pods_at: AHashMap<IpAddr, SmallVec<[Name; 1]>>,
 }
 
 impl Store {
@@ -63,12 +61,6 @@ impl Store {
         (!another).then_some(pod)
     }
 
-    /// The pod that has this address. While one pod hands it over to the next, the one that stays.
-    pub(super) fn pod_at(&self, ip: IpAddr) -> Option<&Pod> {
-        let pods = self.pods_at.get(&ip)?.iter().filter_map(|name| self.pods.get(name));
-        pods.map(|pod| &**pod).min_by_key(|pod| (pod.terminating, &pod.name))
-    }
-
     /// Since when a pod may be called; `None`: it may not. One with the readiness gate `sluice.dev/warm` may be before it is
     /// Ready, which it becomes when it is warm.
     pub(super) fn ready_since(&self, pod: &Pod) -> Option<SystemTime> {
@@ -99,8 +91,10 @@ impl Store {
             return services;
         }
         let mut slice = slice;
+        // What stays the same is in memory once, however often the slice changes.
+        let name = &before.map_or(name, |before| &before.name).clone();
         if let Some(slice) = &mut slice {
-            share_names(slice, &self.pods);
+            share_texts_of_slice(slice, before, &self.pods);
         }
         if let Some(of) = before.and_then(service) {
             if let Some(slices) = self.slices_of.get_mut(&of) {
@@ -123,32 +117,11 @@ impl Store {
     }
 
     /// Puts a pod in; gives the one that was there.
-    pub(super) fn set_pod(&mut self, name: &Name, mut pod: Option<Arc<Pod>>) -> Option<Arc<Pod>> {
-        if let Some(pod) = &mut pod {
-            let labels = self.shared(&pod.labels);
-            if !labels.is_same(&pod.labels) {
-                // Nobody else has it yet, as a rule.
-                Arc::make_mut(pod).labels = labels;
-            }
-        }
-        let ips: Vec<_> =
-            pod.iter().filter(|pod| has_address(pod)).flat_map(|pod| &pod.ips).copied().collect();
-        let before = match pod {
-            Some(pod) => self.pods.insert(name.clone(), pod),
-            None => self.pods.remove(name),
-        };
-        for ip in before.iter().filter(|pod| has_address(pod)).flat_map(|pod| &pod.ips) {
-            if let Some(pods) = self.pods_at.get_mut(ip) {
-                pods.retain(|other| other != name);
-                if pods.is_empty() {
-                    self.pods_at.remove(ip);
-                }
-            }
-        }
-        for ip in ips {
-            self.pods_at.entry(ip).or_default().push(name.clone());
-        }
-        before
+    pub(super) fn set_pod(&mut self, name: &Name, pod: Option<Arc<Pod>>) -> Option<Arc<Pod>> {
+        let Some(mut pod) = pod else { return self.pods.remove(name) };
+        let labels = self.shared(&pod.labels);
+        share_texts_of_pod(&mut pod, labels, self.pods.get(name));
+        self.pods.set(pod)
     }
 
     /// Looks which lane has a pod. Tells whether that gives it another tag, and the lanes whose verdicts it may change.
@@ -173,20 +146,38 @@ impl Store {
     }
 }
 
-/// Lets a slice name pods by their own texts, of which each would be in memory twice.
-fn share_names(slice: &mut Arc<EndpointSlice>, pods: &AHashMap<Name, Arc<Pod>>) {
+/// Lets a slice name pods by their own texts, of which each would be in memory twice, and itself by those that it had before.
+fn share_texts_of_slice(slice: &mut Arc<EndpointSlice>, before: Option<&Arc<EndpointSlice>>, pods: &Pods) {
     // Nobody else has it yet, as a rule.
     let Some(slice) = Arc::get_mut(slice) else { return };
+    if let Some(before) = before {
+        slice.name = before.name.clone();
+        share(&mut slice.service, &before.service);
+    }
     for reference in slice.endpoints.iter_mut().filter_map(|endpoint| endpoint.pod.as_mut()) {
         let Some(pod) = pods.get(&reference.name) else { continue };
         reference.name = pod.name.clone();
-        if reference.uid == pod.uid {
-            reference.uid.clone_from(&pod.uid);
-        }
+        share(&mut reference.uid, &pod.uid);
     }
 }
 
-/// Whether the pod's addresses are its own: not its node's, and not free for the next pod.
-fn has_address(pod: &Pod) -> bool {
-    !pod.host_network && !pod.finished
+/// Gives a pod the labels that others have, and the texts that it had before: slices and all that is made of them name it by those,
+/// and a pod that changes every few minutes would be in memory with the texts of each time.
+fn share_texts_of_pod(pod: &mut Arc<Pod>, labels: Labels, before: Option<&Arc<Pod>>) {
+    // Nobody else has it yet, as a rule.
+    let pod = Arc::make_mut(pod);
+    pod.labels = labels;
+    if let Some(before) = before {
+        pod.name = before.name.clone();
+        share(&mut pod.uid, &before.uid);
+    }
+    let uid = pod.uid.clone();
+    share(&mut pod.cgroup_uid, &uid);
+}
+
+/// The same text, if it is the same.
+fn share(text: &mut Option<Arc<str>>, known: &Option<Arc<str>>) {
+    if text == known {
+        text.clone_from(known);
+    }
 }

@@ -36,7 +36,10 @@ impl Builder {
                 let services = self.store.set_slice(&key.name, Some(slice));
                 self.dirty.extend(services);
             }
-            Object::Pod(pod) => self.set_pod(&key.name, Some(pod)),
+            Object::Pod(mut pod) => {
+                self.leave_out_of(&mut pod);
+                self.set_pod(&key.name, Some(pod));
+            }
             Object::TrafficPolicy(mut policy) => {
                 problems.extend(policies::keep_tag(&mut policy, &self.options.tag_headers));
                 self.set_policy(&key.name, Some(policy));
@@ -85,7 +88,7 @@ impl Builder {
             }
             Kind::Service => self.store.services.keys().cloned().collect(),
             Kind::EndpointSlice => self.store.slices.keys().cloned().collect(),
-            Kind::Pod => self.store.pods.keys().cloned().collect(),
+            Kind::Pod => self.store.pods.names().cloned().collect(),
             Kind::TrafficPolicy => self.store.policies.names().cloned().collect(),
             Kind::TrafficLane => self.store.lanes.names().cloned().collect(),
             Kind::AccessPolicy => self.store.accesses.names().cloned().collect(),
@@ -100,7 +103,7 @@ impl Builder {
         self.gates_changed = true;
         let services = self.store.services.keys().filter(|name| name.namespace == *namespace);
         self.dirty.extend(services.cloned());
-        let pods = self.store.pods.keys().filter(|name| name.namespace == *namespace);
+        let pods = self.store.pods.names().filter(|name| name.namespace == *namespace);
         for name in pods.cloned().collect::<Vec<_>>() {
             self.build_workload(&name);
             self.name_clients(self.store.pods.get(&name).into_iter().flat_map(|pod| &pod.ips));
@@ -116,7 +119,7 @@ impl Builder {
 
     /// Its pods may ask for something else now at their ports.
     fn propagation_changed(&mut self, namespace: &Arc<str>) {
-        let pods = self.store.pods.keys().filter(|name| name.namespace == *namespace);
+        let pods = self.store.pods.names().filter(|name| name.namespace == *namespace);
         for name in pods.cloned().collect::<Vec<_>>() {
             self.pod_changed(&name, &[]);
         }
@@ -162,12 +165,24 @@ impl Builder {
         self.pod_changed(name, before.as_ref().map(|pod| &*pod.ips).unwrap_or_default());
     }
 
+    /// What the agent of its own node alone has use for: in a large cluster nearly all pods are of others, and each would be twice
+    /// as large with its probes.
+    fn leave_out_of(&self, pod: &mut Arc<Pod>) {
+        let elsewhere = self.options.node.is_some() && pod.node.is_some() && pod.node != self.options.node;
+        if elsewhere && !(pod.ports.is_empty() && pod.probes.is_empty()) {
+            // Nobody else has it yet, as a rule.
+            let pod = Arc::make_mut(pod);
+            (pod.ports, pod.probes) = (Box::default(), Arc::default());
+        }
+    }
+
     /// What was built from a pod is built anew, also from the addresses that it had.
     pub(super) fn pod_changed(&mut self, name: &Name, had: &[IpAddr]) {
-        self.dirty.extend(self.by_pod.get(name).into_iter().flatten().cloned());
+        self.dirty.extend(self.by_pod.get(name).into_iter().flatten().map(|service| Name::clone(service)));
         let has = self.store.pods.get(name).map(|pod| &*pod.ips).unwrap_or_default();
         for ip in had.iter().chain(has) {
-            self.dirty.extend(self.by_address.get(ip).into_iter().flatten().cloned());
+            self.dirty
+                .extend(self.by_address.get(ip).into_iter().flatten().map(|service| Name::clone(service)));
         }
         self.name_clients(had.iter().chain(has));
         self.build_workload(name);

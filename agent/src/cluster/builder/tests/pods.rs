@@ -219,7 +219,7 @@ fn slices_name_pods_by_the_texts_that_the_pods_have() {
     let mut builder = start(Options::default(), &format!("{SHOP}{}{pods}", svc("orders", "10.96.0.1", "")));
     apply(&mut builder, &slice("o", "orders", &format!("{named}, {another}")));
     let slice = builder.store.slices.values().next().unwrap();
-    let pod = |name: &str| builder.store.pods.values().find(|pod| *pod.name.name == *name).unwrap();
+    let pod = |name: &str| builder.store.pods.iter().find(|pod| *pod.name.name == *name).unwrap();
     let references: Vec<_> = slice.endpoints.iter().map(|endpoint| endpoint.pod.as_ref().unwrap()).collect();
     for (reference, name) in references.iter().zip(["a", "b"]) {
         assert!(Arc::ptr_eq(&reference.name.name, &pod(name).name.name), "{name}");
@@ -227,6 +227,59 @@ fn slices_name_pods_by_the_texts_that_the_pods_have() {
     let (meant, uid) = (references[0].uid.as_ref().unwrap(), pod("a").uid.as_ref().unwrap());
     assert!(Arc::ptr_eq(meant, uid));
     assert_eq!(references[1].uid.as_deref(), Some("uid-before"), "it means the pod that was there before");
+}
+
+#[test]
+fn pods_of_other_nodes_are_kept_without_their_probes() {
+    let of = |node: &str| {
+        let container = "containers: [{name: a, ports: [{containerPort: 25001}], livenessProbe: {tcpSocket: {port: 25001}}}]";
+        pod("a", "10.0.0.1", "").replace("nodeName: n1", &format!("nodeName: {node}, {container}"))
+    };
+    let here = |node: Option<&str>| Options { node: node.map(Into::into), ..Options::default() };
+    for (options, node, kept) in
+        [(here(Some("n1")), "n1", 1), (here(Some("n1")), "n2", 0), (here(None), "n2", 1)]
+    {
+        let mut builder = start(options, &format!("{SHOP}{}", of(node)));
+        next(&mut builder);
+        let pod = builder.store.pods.iter().next().unwrap();
+        assert_eq!((pod.ports.len(), pod.probes.len()), (kept, kept), "{node}");
+        // That it comes again as it was is no change.
+        apply(&mut builder, &of(node));
+        assert!(builder.dirty.is_empty() && builder.build(Instant::now()).is_none(), "{node}");
+    }
+}
+
+/// However often they change: what is made of them has the texts of the first time.
+#[test]
+fn objects_keep_the_texts_that_they_had_before() {
+    let reference = "targetRef: {kind: Pod, name: a, namespace: shop, uid: uid-a}";
+    let in_zone =
+        |zone| slice("o", "orders", &format!("{{addresses: [10.0.0.1], zone: z{zone}, {reference}}}"));
+    let objects = [svc("orders", "10.96.0.1", ""), pod("a", "10.0.0.1", ""), in_zone(0)];
+    let mut builder = start(Options::default(), &format!("{SHOP}{}", objects.concat()));
+    let texts = |builder: &Builder| {
+        let pod = builder.store.pods.iter().next().unwrap();
+        let (name, slice) = builder.store.slices.iter().next().unwrap();
+        let reference = slice.endpoints[0].pod.clone().unwrap();
+        let (uid, cgroup_uid) = (pod.uid.clone().unwrap(), pod.cgroup_uid.clone().unwrap());
+        let of_pod = [pod.name.name.clone(), uid, cgroup_uid, reference.name.name, reference.uid.unwrap()];
+        let of_slice = [name.name.clone(), slice.name.name.clone(), slice.service.clone().unwrap()];
+        of_pod.into_iter().chain(of_slice).collect::<Vec<_>>()
+    };
+    let mut first = texts(&builder);
+    // A slice that came before its pod has texts of its own, until it changes.
+    (first[3], first[4]) = (first[0].clone(), first[1].clone());
+    for round in 1..3 {
+        apply(&mut builder, &pod("a", "10.0.0.1", &format!(", labels: {{round: r{round}}}")));
+        apply(&mut builder, &in_zone(round));
+        let snapshot = next(&mut builder);
+        let now = texts(&builder);
+        for (at, (text, before)) in now.iter().zip(&first).enumerate() {
+            assert!(Arc::ptr_eq(text, before), "round {round}: {at}, {text}");
+        }
+        let endpoint = &service(&snapshot, "10.96.0.1:80").endpoints[0];
+        assert!(Arc::ptr_eq(endpoint.pod.as_ref().unwrap(), &first[0]), "round {round}");
+    }
 }
 
 /// The API's objects are some times as large, and a list that was collected in their place would keep their memory.
