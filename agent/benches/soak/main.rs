@@ -3,8 +3,11 @@
 //! `cargo bench --bench soak`, or `cargo xtask bench soak`. The API server's double is this program once more, in a
 //! process of its own, so that memory and CPU are the agent's: the watches over TLS, the model, the snapshots.
 
+mod delays;
 mod flip;
 mod server;
+
+use self::delays::Delays;
 
 use std::{
     collections::VecDeque,
@@ -33,6 +36,10 @@ use sluice::cluster::{
     kubernetes::{self, Patience},
     model::Snapshot,
 };
+
+/// That of the image: what an allocator keeps is a part of what an agent takes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Follows a large cluster that changes all the time
 #[derive(Clone, Debug, Parser)]
@@ -180,7 +187,7 @@ fn soak(size: &Size) -> Result<bool> {
             memory()
         }
     });
-    let mut delays = runtime.block_on(follow(&cluster, &changes))?;
+    let delays = runtime.block_on(follow(&cluster, &changes))?;
     let (early, _) = early.join().ok().context("it only sleeps")??;
     let seconds = Duration::from_nanos(monotonic_nanos() - start).as_secs_f64();
     let (made, sent) = reader.join().ok().flatten().context("the double has ended before its time")?;
@@ -190,13 +197,11 @@ fn soak(size: &Size) -> Result<bool> {
     drop(tell);
     server.wait()?;
 
-    delays.sort_unstable();
-    let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize];
-    let (p50, p99, most) = (at(0.5), at(0.99), at(1.0));
+    let (p50, p99, most) = (delays.at(0.5), delays.at(0.99), delays.at(1.0));
     println!(
         "{made} changes in {seconds:.0} s ({:.0} a second), {snapshots} snapshots, {} changes that can be seen",
         made as f64 / seconds,
-        delays.len(),
+        delays.count(),
     );
     println!("from a change to the snapshot in force: p50 {p50:.0?}, p99 {p99:.0?}, at most {most:.0?}");
     let watches: usize = cluster.status().watches.values().map(|watches| watches.open).sum();
@@ -223,10 +228,10 @@ fn soak(size: &Size) -> Result<bool> {
 }
 
 /// How long each change took to get into a snapshot, until the double is done and all are there.
-async fn follow(cluster: &Cluster, changes: &mpsc::Receiver<Option<Awaited>>) -> Result<Vec<Duration>> {
+async fn follow(cluster: &Cluster, changes: &mpsc::Receiver<Option<Awaited>>) -> Result<Delays> {
     let mut snapshots = cluster.snapshots();
     let mut waiting: VecDeque<Awaited> = VecDeque::new();
-    let mut delays = Vec::new();
+    let mut delays = Delays::default();
     let mut done = false;
     while !done || !waiting.is_empty() {
         let next = tokio::time::timeout(Duration::from_secs(1), snapshots.changed()).await;
@@ -251,7 +256,7 @@ async fn follow(cluster: &Cluster, changes: &mpsc::Receiver<Option<Awaited>>) ->
         waiting.retain(|change| {
             let there = change.is_in(&snapshot);
             if there {
-                delays.push(Duration::from_nanos(now.saturating_sub(change.at_nanos)));
+                delays.note(Duration::from_nanos(now.saturating_sub(change.at_nanos)));
             }
             !there
         });
@@ -266,7 +271,7 @@ async fn follow(cluster: &Cluster, changes: &mpsc::Receiver<Option<Awaited>>) ->
             );
         }
     }
-    ensure!(!delays.is_empty(), "nothing has changed");
+    ensure!(delays.count() > 0, "nothing has changed");
     Ok(delays)
 }
 
