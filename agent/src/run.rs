@@ -21,7 +21,7 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::{mpsc, watch},
     task::{AbortHandle, JoinSet},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -228,7 +228,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
         jwks,
         limit_store: config.limit_store.limit_store.is_some(),
     };
-    let cluster = Arc::new(Cluster::start_with(feed, options, start(&config, client.as_ref())));
+    let cluster = Arc::new(follow(feed, options, &config, client.as_ref()));
     lock(&running).cluster = Some(cluster.clone());
     let (leases, leasing) = Leases::start(&config.limit_store, cluster.current())?;
     lock(&running).leases = Some(leases);
@@ -266,7 +266,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     lock(&running).capture = Some(capture);
     let taint = client.as_ref().zip(config.node.as_ref()).zip(config.startup_taint.as_ref());
     let untainting = taint.map(|((client, node), taint)| {
-        let taking = take_off_taint(client.clone(), node.clone(), taint.clone(), running.clone());
+        let taking = take_off_taint(client.clone(), node.clone(), taint.clone(), &running, &cluster);
         AbortOnDropHandle::new(tokio::spawn(taking))
     });
     let gates = client.as_ref().zip(config.node.as_ref()).filter(|_| warm_gates);
@@ -302,38 +302,46 @@ async fn cluster() -> Result<(Feed, Option<kube::Client>), RunError> {
     Ok((kubernetes::open(client.clone()), Some(client)))
 }
 
-/// What the cluster begins with besides its source: what is kept on the node, and the zone that the API server tells.
-fn start(config: &Config, client: Option<&kube::Client>) -> cluster::Start {
+/// The cluster, which begins with what is kept on the node, and with the zone that the API server tells.
+fn follow(feed: Feed, options: builder::Options, config: &Config, client: Option<&kube::Client>) -> Cluster {
     // A directory of manifests is there when the agent is.
-    let Some(client) = client.cloned() else { return cluster::Start::default() };
+    let Some(client) = client.cloned() else { return Cluster::start(feed, options) };
     let node: Option<Arc<str>> = config.node.as_deref().map(Into::into);
     let state = config.state_file.clone().map(|path| StateFile { path, node: node.clone() });
     let Some(node) = node.filter(|_| config.zone.is_none()) else {
-        return cluster::Start { state, ..cluster::Start::default() };
+        return Cluster::start_with(feed, options, cluster::Start { state, ..cluster::Start::default() });
     };
     let (reached, is_reached) = watch::channel(false);
-    let (tell, zone) = oneshot::channel();
-    tokio::spawn(async move {
-        let zone = kubernetes::zone(&client, &node, || *is_reached.borrow()).await;
-        tracing::info!(zone = zone.as_deref().unwrap_or("unknown"), "asked for this node's zone");
-        // Whoever wanted to know it may have ended.
-        let _ = tell.send(zone);
-    });
-    cluster::Start { state, zone: Some(zone), reached: Some(reached) }
+    let (tell, zone) = mpsc::channel(1);
+    let start = cluster::Start { state, zone: Some(zone), reached: Some(reached) };
+    let cluster = Cluster::start_with(feed, options, start);
+    let asking =
+        kubernetes::Asking { client, node, tell, troubles: cluster.troubles(), later: kubernetes::LATER };
+    tokio::spawn(asking.run(move || *is_reached.borrow()));
+    cluster
 }
 
 /// Lets pods come to the node, once the agent is ready.
-async fn take_off_taint(client: kube::Client, node: String, taint: String, running: Shared) {
-    while !ready::missing(&running).is_empty() {
-        tokio::time::sleep(LOOK_AT_READY).await;
+fn take_off_taint(
+    client: kube::Client,
+    node: String,
+    taint: String,
+    running: &Shared,
+    cluster: &Cluster,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (running, troubles) = (running.clone(), cluster.troubles());
+    async move {
+        while !ready::missing(&running).is_empty() {
+            tokio::time::sleep(LOOK_AT_READY).await;
+        }
+        kubernetes::take_off_taint(&client, &node, &taint, &troubles).await;
     }
-    kubernetes::take_off_taint(&client, &node, &taint).await;
 }
 
 /// Tells of pods that are warm, and of first requests, once it is known what the API server says now.
 async fn set_gates(client: kube::Client, cluster: Arc<Cluster>, node: String) {
     cluster.fresh().await;
-    let (gates, trouble) = (cluster.gates(), cluster.gate_trouble());
+    let (gates, trouble) = (cluster.gates(), cluster.troubles());
     let _writer = GateWriter::start(
         client.clone(),
         &node,
@@ -352,7 +360,8 @@ async fn write_statuses(client: kube::Client, cluster: Arc<Cluster>, node: Optio
     // Two agents of a node are there at once while one takes over from the other.
     let identity = format!("{}_{:08x}", node.as_deref().unwrap_or("sluice"), fastrand::u32(..));
     let (verdicts, of_gateway) = (cluster.verdicts(), cluster.gateway_verdicts());
-    let _writer = StatusWriter::start(client, verdicts, of_gateway, identity, status::Pace::default());
+    let (troubles, pace) = (cluster.troubles(), status::Pace::default());
+    let _writer = StatusWriter::start(client, verdicts, of_gateway, identity, troubles, pace);
     std::future::pending::<()>().await;
 }
 

@@ -36,8 +36,11 @@ impl view::Agent for Unknown {
     }
 
     fn look(&self) -> view::Look {
-        let missing =
-            view::Missing { message: "it has just started".to_owned(), action: "Wait.", elsewhere: false };
+        let missing = view::Missing {
+            message: "it has just started".to_owned(),
+            action: "Wait.".into(),
+            elsewhere: false,
+        };
         view::Look { missing: vec![missing], ..view::Look::default() }
     }
 }

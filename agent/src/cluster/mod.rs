@@ -5,6 +5,7 @@
 //! stands behind the address that a connection was meant for, and who calls.
 
 pub mod builder;
+pub mod cause;
 pub mod clients;
 pub mod first_request;
 mod intern;
@@ -34,7 +35,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior},
 };
@@ -45,10 +46,10 @@ use self::{
     first_request::Firsts,
     kept::{Due, Keeper, Restore, Restored, StateFile},
     model::{Current, Snapshot},
-    problem::Problem,
+    problem::{Problem, Troubles},
     source::{Batch, Feed, Health, Unread, Watches},
     verdict::{GatewayVerdicts, Verdicts},
-    warm_gate::{Gates, Troubles},
+    warm_gate::Gates,
 };
 use crate::clock::Nanos;
 
@@ -68,7 +69,7 @@ pub struct Cluster {
     gateway_verdicts: watch::Receiver<Arc<GatewayVerdicts>>,
     gates: watch::Receiver<Arc<Gates>>,
     firsts: watch::Receiver<Arc<Firsts>>,
-    gate_trouble: watch::Sender<Troubles>,
+    troubles: watch::Sender<Troubles>,
     health: watch::Receiver<Health>,
     jwks: Arc<jwks::Sources>,
     task: JoinHandle<()>,
@@ -81,8 +82,8 @@ pub struct Cluster {
 pub struct Start {
     /// Where the state is kept.
     pub state: Option<StateFile>,
-    /// Will say which is the node's zone. What the source says first waits for it.
-    pub zone: Option<oneshot::Receiver<Option<Arc<str>>>>,
+    /// Will say which is the node's zone, and maybe later once more. What the source says first waits for it.
+    pub zone: Option<mpsc::Receiver<Option<Arc<str>>>>,
     /// Becomes true when the source has said something.
     pub reached: Option<watch::Sender<bool>>,
 }
@@ -99,6 +100,8 @@ pub struct Status {
     pub counts: Counts,
     /// What is wrong at the moment, in a stable order.
     pub problems: Vec<Problem>,
+    /// What the agent cannot do at the API server besides reading the cluster. Nothing of what is known depends on it.
+    pub troubles: Vec<Problem>,
     /// Enrolled namespaces that have never been read.
     pub unread: Vec<Unread>,
     /// How the source's watches fare, by resource.
@@ -116,6 +119,7 @@ struct Report {
     restored: Option<Instant>,
     counts: Counts,
     problems: Arc<[Problem]>,
+    troubles: Arc<[Problem]>,
     state_file_trouble: Option<Arc<str>>,
 }
 
@@ -135,7 +139,7 @@ impl Cluster {
         let (gateway_verdicts, gateway_receiver) = watch::channel(Arc::default());
         let (gates, gates_receiver) = watch::channel(Arc::default());
         let (firsts, firsts_receiver) = watch::channel(Arc::default());
-        let (gate_trouble, gate_trouble_receiver) = watch::channel(Troubles::default());
+        let (troubles, troubles_receiver) = watch::channel(Troubles::default());
         let health = feed.health.clone();
         let jwks = options.jwks.clone();
         let held = feed.held.clone();
@@ -152,10 +156,11 @@ impl Cluster {
             gateway_verdicts,
             gates,
             firsts,
-            gate_trouble: gate_trouble_receiver,
+            troubles: troubles_receiver,
             retired: Vec::new(),
             restore: Restore::new(start.state.as_ref()),
             keeper: start.state.map(Keeper::new),
+            waits_for_zone: start.zone.is_some(),
             zone: start.zone,
             reached: start.reached,
             first: None,
@@ -171,7 +176,7 @@ impl Cluster {
             gateway_verdicts: gateway_receiver,
             gates: gates_receiver,
             firsts: firsts_receiver,
-            gate_trouble,
+            troubles,
             health,
             jwks,
             task,
@@ -225,18 +230,37 @@ impl Cluster {
         self.firsts.clone()
     }
 
-    /// Where is said why their conditions cannot be set, so that it is among the other problems.
-    pub fn gate_trouble(&self) -> watch::Sender<Troubles> {
-        self.gate_trouble.clone()
+    /// Where is said what cannot be done at the API server, so that it is told as other problems are.
+    pub fn troubles(&self) -> watch::Sender<Troubles> {
+        self.troubles.clone()
     }
 
     pub fn status(&self) -> Status {
-        let Report { generation, restored, counts, problems, state_file_trouble } =
+        let Report { generation, restored, counts, problems, troubles, state_file_trouble } =
             self.report.borrow().clone();
         let Health { heard, unread, watches, .. } = self.health.borrow().clone();
         let (heard, restored) = (restored.unwrap_or(heard), restored.is_some());
         let (problems, jwks) = (problems.to_vec(), self.jwks.states(Nanos::now()));
-        Status { generation, heard, restored, counts, problems, unread, watches, jwks, state_file_trouble }
+        let troubles = troubles.to_vec();
+        Status {
+            generation,
+            heard,
+            restored,
+            counts,
+            problems,
+            troubles,
+            unread,
+            watches,
+            jwks,
+            state_file_trouble,
+        }
+    }
+}
+
+impl Status {
+    /// All that is wrong.
+    pub fn all_problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().chain(&self.troubles)
     }
 }
 
@@ -259,7 +283,7 @@ struct Follower {
     gateway_verdicts: watch::Sender<Arc<GatewayVerdicts>>,
     gates: watch::Sender<Arc<Gates>>,
     firsts: watch::Sender<Arc<Firsts>>,
-    gate_trouble: watch::Receiver<Troubles>,
+    troubles: watch::Receiver<Troubles>,
     /// Snapshots that were replaced. Taking one of a large cluster apart takes milliseconds, which the last to hold
     /// it must not be a worker with requests to serve: so the last to hold it is here.
     retired: Vec<Arc<Snapshot>>,
@@ -267,8 +291,10 @@ struct Follower {
     restore: Restore,
     /// Keeps what the source says.
     keeper: Option<Keeper>,
-    /// The node's zone is yet to be told.
-    zone: Option<oneshot::Receiver<Option<Arc<str>>>>,
+    /// Tells the node's zone, until it ends.
+    zone: Option<mpsc::Receiver<Option<Arc<str>>>>,
+    /// It has told nothing yet.
+    waits_for_zone: bool,
     reached: Option<watch::Sender<bool>>,
     /// What the source has said first, until the zone is known.
     first: Option<Batch>,
@@ -291,7 +317,7 @@ impl Follower {
                         if let Some(reached) = self.reached.take() {
                             reached.send_replace(true);
                         }
-                        if self.zone.is_some() {
+                        if self.waits_for_zone {
                             self.first = Some(batch);
                             continue;
                         }
@@ -305,8 +331,12 @@ impl Follower {
                     }
                     due.get_or_insert_with(|| not_before.max(Instant::now()));
                 }
-                zone = answer(&mut self.zone) => {
-                    self.builder.set_zone(zone);
+                zone = next(&mut self.zone) => {
+                    // Who was to say it may have ended without a word: nobody knows it then.
+                    if self.waits_for_zone || zone.is_some() {
+                        self.builder.set_zone(zone.flatten());
+                    }
+                    self.waits_for_zone = false;
                     if let Some(batch) = self.first.take() {
                         self.apply(batch);
                     }
@@ -323,7 +353,7 @@ impl Follower {
                         due.get_or_insert_with(|| not_before.max(Instant::now()));
                     }
                 }
-                Ok(()) = self.gate_trouble.changed() => {
+                Ok(()) = self.troubles.changed() => {
                     due.get_or_insert_with(|| not_before.max(Instant::now()));
                 }
                 Ok(()) = self.feed.health.changed() => {
@@ -335,7 +365,7 @@ impl Follower {
                 }
                 () = sleep_until(due) => {
                     // All that has come in the meantime is of this round.
-                    while self.first.is_none() && self.zone.is_none()
+                    while self.first.is_none() && !self.waits_for_zone
                         && let Ok(batch) = self.feed.changes.try_recv()
                     {
                         self.apply(batch);
@@ -377,7 +407,7 @@ impl Follower {
             objects,
             "the API server has not answered yet: the agent runs on the state file until it does"
         );
-        if self.zone.is_some() {
+        if self.waits_for_zone {
             self.builder.set_zone(zone);
         }
         for change in batch {
@@ -419,18 +449,20 @@ impl Follower {
         publish(&self.gates, self.builder.gates());
         publish(&self.firsts, self.builder.firsts());
         let mut problems = self.feed.health.borrow_and_update().problems.clone();
-        problems.extend(self.gate_trouble.borrow_and_update().values().cloned());
+        let troubles: Arc<[Problem]> = self.troubles.borrow_and_update().values().cloned().collect();
         if self.builder.is_synced() {
             problems.extend(self.builder.problems(now));
         }
         problems.sort();
         let before = self.report.borrow().problems.clone();
         tell_differences(&before, &problems);
+        tell_differences(&self.report.borrow().troubles, &troubles);
         self.report.send_replace(Report {
             generation: self.current.load().generation,
             restored: self.restored,
             counts: self.builder.counts(),
             problems: problems.into(),
+            troubles,
             state_file_trouble: self.state_file_trouble().cloned(),
         });
     }
@@ -457,20 +489,21 @@ fn tell_differences(before: &[Problem], now: &[Problem]) {
     let all = |problems: &[Problem]| problems.iter().map(Problem::identity).collect::<BTreeSet<_>>();
     let (known, present) = (all(before), all(now));
     for problem in now.iter().filter(|problem| !known.contains(&problem.identity())) {
-        tracing::warn!("{problem}");
+        tracing::warn!("{}", problem.told());
     }
     for problem in before.iter().filter(|problem| !present.contains(&problem.identity())) {
         tracing::info!("no longer: {problem}");
     }
 }
 
-/// What the receiver is told, once; for ever if there is none.
-async fn answer(zone: &mut Option<oneshot::Receiver<Option<Arc<str>>>>) -> Option<Arc<str>> {
+/// What the receiver is told next. `None`, once, when that is all; for ever after that.
+async fn next(zone: &mut Option<mpsc::Receiver<Option<Arc<str>>>>) -> Option<Option<Arc<str>>> {
     let Some(receiver) = zone else { return std::future::pending().await };
-    // Whoever was to say it is gone: nobody knows it.
-    let answer = receiver.await.unwrap_or_default();
-    *zone = None;
-    answer
+    let told = receiver.recv().await;
+    if told.is_none() {
+        *zone = None;
+    }
+    told
 }
 
 async fn due_of(keeper: &mut Option<Keeper>) -> Due {

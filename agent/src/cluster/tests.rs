@@ -218,7 +218,7 @@ async fn what_the_source_says_goes_before_what_is_kept() {
 #[tokio::test(start_paused = true)]
 async fn the_source_waits_for_the_zone_and_what_is_kept_does_not() {
     let (_directory, file) = kept(1);
-    let (tell, zone) = oneshot::channel();
+    let (tell, zone) = mpsc::channel(1);
     let (reached, is_reached) = watch::channel(false);
     let start = Start { state: Some(file), zone: Some(zone), reached: Some(reached) };
     let (changes, _health, cluster) = follow_with(start);
@@ -228,9 +228,30 @@ async fn the_source_waits_for_the_zone_and_what_is_kept_does_not() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(*is_reached.borrow());
     assert_eq!(addresses(&cluster.current().load()), ["10.96.0.1:80"], "the zone is not known");
-    tell.send(Some("west".into())).unwrap();
+    tell.send(Some("west".into())).await.unwrap();
     cluster.fresh().await;
     assert_eq!(addresses(&cluster.current().load()), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_zone_that_becomes_known_later_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = StateFile { path: directory.path().join("state.gz"), node: None };
+    let (tell, zone) = mpsc::channel(1);
+    let start = Start { state: Some(file.clone()), zone: Some(zone), ..Start::default() };
+    let (changes, _health, cluster) = follow_with(start);
+    let kept = || file.read(std::time::SystemTime::now()).unwrap().unwrap().zone;
+    first_words(&changes).await;
+    tell.send(None).await.unwrap();
+    cluster.fresh().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(kept(), None);
+    tell.send(Some("west".into())).await.unwrap();
+    drop(tell);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    changes.send(vec![Change::Applied(service(1))]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(kept().as_deref(), Some("west"), "and its end is no other answer");
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,10 +16,7 @@ use std::{
 };
 
 use crate::{
-    cluster::{
-        object::{Name, Pod, ToldWarm, WarmGate},
-        problem::Problem,
-    },
+    cluster::object::{Name, Pod, ToldWarm, WarmGate},
     govern::{
         endpoint::Endpoint,
         governor::Governor,
@@ -33,9 +30,6 @@ pub struct Gates {
     pub enrolled: BTreeSet<Arc<str>>,
     pub pods: BTreeMap<Name, Gated>,
 }
-
-/// Why conditions cannot be set, by what is not possible.
-pub type Troubles = BTreeMap<&'static str, Problem>;
 
 /// A pod with the gate.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use super::{Shared, lock};
 use crate::{
     admin::{Readiness, view::Missing},
     capture::{self, Attachment, Capture},
-    cluster::{problem::Problem, source::Unread},
+    cluster::{cause::Cause, problem::Problem, source::Unread},
     proxy::Proxy,
 };
 
@@ -24,14 +24,12 @@ const POD_WAIT: Duration = Duration::from_secs(5);
 const SILENCE: &str = "a worker is silent, and connections go direct";
 const WAIT: &str = "Wait if it has just started. If it stays so, read the agent's log.";
 const RETRIES: &str = "The agent retries by itself. Read the agent's log for the cause.";
-const API: &str =
-    "The agent retries by itself. Check the API server, this node's way to it, and the agent's permissions.";
 
 pub(super) struct Ready(pub(super) Shared);
 
 impl Readiness for Ready {
     fn missing(&self) -> Vec<String> {
-        missing(&self.0).into_iter().map(|missing| missing.message).collect()
+        missing(&self.0).iter().map(Missing::told).collect()
     }
 
     fn stuck(&self) -> Option<String> {
@@ -56,20 +54,27 @@ pub(super) fn missing(running: &Shared) -> Vec<Missing> {
         let mut missing: Vec<_> = problems
             .iter()
             .filter(of_source)
-            .map(|problem| Missing { message: problem.to_string(), action: API, elsewhere: told })
+            .map(|problem| Missing {
+                message: problem.to_string(),
+                action: problem.cause.action(),
+                elsewhere: told,
+            })
             .collect();
         missing.push(because("the cluster's objects are being read, and capture has not started", WAIT));
         return missing;
     };
-    let (unread, restored) = match running.cluster.as_ref().map(|cluster| cluster.status()) {
-        Some(cluster) => (cluster.unread, cluster.restored.then(|| cluster.heard.elapsed())),
-        None => (Vec::new(), None),
+    let (unread, restored, problems) = match running.cluster.as_ref().map(|cluster| cluster.status()) {
+        Some(cluster) => {
+            (cluster.unread, cluster.restored.then(|| cluster.heard.elapsed()), cluster.problems)
+        }
+        None => (Vec::new(), None, Vec::new()),
     };
     let silent = running.proxy.as_ref().map(Proxy::silent_for).unwrap_or_default();
     let facts = Facts {
         status: &status,
         unread: &unread,
         restored,
+        problems: &problems,
         silent,
         was_ready: running.ready,
         now: Instant::now(),
@@ -85,6 +90,8 @@ struct Facts<'a> {
     unread: &'a [Unread],
     /// How old the state file is, if nothing else is known.
     restored: Option<Duration>,
+    /// What is wrong with the cluster's objects, or with the way to them.
+    problems: &'a [Problem],
     /// Of the worker that has been silent for longest.
     silent: Duration,
     was_ready: bool,
@@ -127,7 +134,7 @@ impl Facts<'_> {
                     "the API server has not told all that there is since the start, and the agent runs on the state file, which is {} s old",
                     age.as_secs()
                 ),
-                action: API,
+                action: Cause::action_of_source(self.problems),
                 elsewhere: true,
             });
         }
@@ -136,7 +143,7 @@ impl Facts<'_> {
         };
         missing.extend(self.unread.iter().filter(late).map(|unread| Missing {
             message: format!("namespace {} is enrolled and has never been read", unread.namespace),
-            action: API,
+            action: Cause::action_of_source(self.problems),
             elsewhere: unread.refused,
         }));
         if !self.status.synced {
@@ -151,7 +158,7 @@ impl Facts<'_> {
                 if let Some(why) = pod.pending.as_ref().filter(|_| waits) {
                     missing.push(Missing {
                         message: format!("pod {}/{}: {why}", pod.workload.namespace, pod.workload.name),
-                        action: RETRIES,
+                        action: RETRIES.into(),
                         elsewhere: true,
                     });
                 }
@@ -162,7 +169,7 @@ impl Facts<'_> {
 }
 
 fn because(message: impl Into<String>, action: &'static str) -> Missing {
-    Missing { message: message.into(), action, elsewhere: false }
+    Missing { message: message.into(), action: action.into(), elsewhere: false }
 }
 
 #[cfg(test)]
@@ -170,7 +177,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{capture::PodStatus, cluster::model::Workload};
+    use crate::{
+        capture::PodStatus,
+        cluster::{cause::Grant, model::Workload},
+    };
 
     fn status() -> capture::Status {
         capture::Status {
@@ -190,7 +200,15 @@ mod tests {
 
     fn facts(status: &capture::Status) -> Facts<'_> {
         let silent = Duration::ZERO;
-        Facts { status, unread: &[], restored: None, silent, was_ready: true, now: Instant::now() }
+        Facts {
+            status,
+            unread: &[],
+            restored: None,
+            problems: &[],
+            silent,
+            was_ready: true,
+            now: Instant::now(),
+        }
     }
 
     fn told(status: &capture::Status, change: impl FnOnce(&mut Facts<'_>)) -> Vec<String> {
@@ -233,6 +251,18 @@ mod tests {
         assert_eq!(at(0, true), never, "nobody allows it by waiting");
         assert_eq!(at(10, false), [""; 0], "on its way");
         assert_eq!(at(11, false), never);
+    }
+
+    #[test]
+    fn what_is_not_read_has_the_action_of_the_cause() {
+        let (status, forbidden) = (status(), Cause::Forbidden(Grant::new("list", "pods", "shop")));
+        let problems = [Problem::with_source("x", forbidden.clone())];
+        let since = tokio::time::Instant::now();
+        let unread = [Unread { namespace: "shop".into(), since, refused: true }];
+        let told = Facts { unread: &unread, problems: &problems, ..facts(&status) }.missing();
+        assert_eq!(told[0].action, forbidden.action());
+        let line = "namespace shop is enrolled and has never been read. Grant the agent's service account list on pods";
+        assert!(told[0].told().starts_with(line), "{told:?}");
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl view::Agent for Seen {
             node: Some(self.1.clone()),
             missing: vec![Missing {
                 message: "this agent has no kernel to capture with".to_owned(),
-                action: "Wait.",
+                action: "Wait.".into(),
                 elsewhere: false,
             }],
             snapshot: self.snapshot(),

@@ -295,7 +295,7 @@ async fn what_is_forbidden_is_named_and_the_rest_goes_on() {
     let mut reader = Reader::synced(&server).await;
     // Without its endpoints the Service would be governed into nothing.
     assert_eq!(reader.objects.len(), 0, "{:?}", reader.objects.keys());
-    let problems = reader.problems(Some("grant the agent's service account")).await;
+    let problems = reader.problems(Some("Grant the agent's service account")).await;
     let says = "the API server does not allow the agent to list endpointslices.discovery.k8s.io in namespace shop (403: ";
     assert!(matches!(&problems[..], [problem] if problem.starts_with(says)), "{problems:?}");
     assert_eq!(reader.unread(), [("shop".to_owned(), true)]);

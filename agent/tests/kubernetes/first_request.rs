@@ -9,6 +9,7 @@ use sluice::{
         Cluster,
         builder::Options,
         kubernetes::{self, first_request::FirstWriter, status::Pace},
+        problem::Problem,
     },
     govern::endpoint::Endpoint,
 };
@@ -37,7 +38,7 @@ impl Agent {
         let options = Options { node: Some(node.into()), warm_gates: true, ..Options::default() };
         let cluster = Cluster::start(kubernetes::open_with(client.clone(), PATIENCE), options);
         cluster.fresh().await;
-        let writer = FirstWriter::start(client, cluster.firsts(), cluster.gate_trouble(), pace);
+        let writer = FirstWriter::start(client, cluster.firsts(), cluster.troubles(), pace);
         Self { cluster, _writer: writer }
     }
 
@@ -62,7 +63,7 @@ impl Agent {
     }
 
     fn problems(&self) -> Vec<String> {
-        self.cluster.status().problems.iter().map(ToString::to_string).collect()
+        self.cluster.status().all_problems().map(Problem::told).collect()
     }
 }
 

@@ -13,5 +13,6 @@ mod routes;
 mod silence;
 mod taint;
 mod token_keys;
+mod troubles;
 mod warm_gate;
 mod zone;

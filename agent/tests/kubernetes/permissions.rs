@@ -13,7 +13,10 @@ use sluice::cluster::{
     },
 };
 
-use crate::rig::{PATIENCE, Reader, Server, fill};
+use crate::{
+    rig::{PATIENCE, Reader, Server, fill},
+    zone,
+};
 
 /// Verb and resource of every rule.
 fn granted(kind: &str) -> BTreeSet<(String, String)> {
@@ -57,7 +60,7 @@ async fn the_roles_allow_what_is_asked_and_no_more() {
     server.apply("nodes", json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" } }));
     server.apply("trafficlanes", own("TrafficLane", 1, &json!({ "tag": "gray" })));
     let client = server.client().await;
-    kubernetes::zone(&client, "n1", || true).await;
+    zone::of(&server, "n1").await;
     // Servers that have streaming lists are asked to watch only, others to list, too.
     server.set_streaming(false);
     drop(Reader::synced(&server).await);
@@ -70,9 +73,16 @@ async fn the_roles_allow_what_is_asked_and_no_more() {
         settle: millis(5),
         spacing: millis(5),
         again: millis(50),
+        refused: millis(50),
     };
-    let _writer =
-        StatusWriter::start(client, cluster.verdicts(), cluster.gateway_verdicts(), "one".to_owned(), pace);
+    let _writer = StatusWriter::start(
+        client,
+        cluster.verdicts(),
+        cluster.gateway_verdicts(),
+        "one".to_owned(),
+        cluster.troubles(),
+        pace,
+    );
     cluster.synced().await.unwrap();
     let granted: BTreeSet<_> = granted("ClusterRole").into_iter().chain(granted("Role")).collect();
     // There is always something new to say, so that the right to say it is renewed.

@@ -23,6 +23,7 @@ const PACE: Pace = Pace {
     settle: Duration::from_millis(20),
     spacing: Duration::from_millis(5),
     again: Duration::from_millis(300),
+    refused: Duration::from_millis(300),
 };
 
 fn policy(name: &str, generation: i64, target: &str) -> Value {
@@ -51,6 +52,7 @@ impl Agent {
             cluster.verdicts(),
             cluster.gateway_verdicts(),
             name.to_owned(),
+            cluster.troubles(),
             PACE,
         );
         cluster.synced().await.unwrap();
@@ -128,7 +130,7 @@ async fn policies_that_may_not_be_read_do_not_hold_up_the_rest() {
     let mut reader = Reader::synced(&server).await;
     assert!(reader.has(Kind::Pod, "shop", "orders-1"));
     let problems =
-        reader.problems(Some("grant the agent's service account list on trafficpolicies.sluice.dev")).await;
+        reader.problems(Some("Grant the agent's service account list on trafficpolicies.sluice.dev")).await;
     assert!(problems.iter().all(|problem| problem.contains("are managed without")), "{problems:?}");
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sluice::cluster::{
     kubernetes::{self, Patience},
     object::{Key, Kind, Name, Object},
+    problem::Problem,
     source::{Change, Feed, WatchEnd},
 };
 use sluice_tests::api_server::ApiServer;
@@ -146,13 +147,13 @@ impl Reader {
     pub(crate) async fn problems(&mut self, says: Option<&str>) -> Vec<String> {
         let mut health = self.feed.health.clone();
         let waiting = health.wait_for(|health| match says {
-            Some(says) => health.problems.iter().any(|problem| problem.message.contains(says)),
+            Some(says) => health.problems.iter().any(|problem| problem.told().contains(says)),
             None => health.problems.is_empty(),
         });
         let told = tokio::time::timeout(LIMIT, waiting).await.is_ok();
         let health = self.feed.health.borrow();
         assert!(told, "{says:?} was never told: {:?}", health.problems);
-        health.problems.iter().map(ToString::to_string).collect()
+        health.problems.iter().map(Problem::told).collect()
     }
 
     /// Enrolled namespaces that have never been read, and whether that lasts.

@@ -87,7 +87,7 @@ async fn a_missing_permission_is_named() {
         server.fault(verb, "httproutes", Some(Fault::Status(403)));
     }
     let mut reader = Reader::synced(&server).await;
-    let wanted = "grant the agent's service account list on httproutes.gateway.networking.k8s.io";
+    let wanted = "Grant the agent's service account list on httproutes.gateway.networking.k8s.io";
     let problems = reader.problems(Some(wanted)).await;
     assert_eq!(problems.len(), 1, "{problems:?}");
 }
@@ -147,6 +147,7 @@ const PACE: Pace = Pace {
     settle: Duration::from_millis(20),
     spacing: Duration::from_millis(5),
     again: Duration::from_millis(300),
+    refused: Duration::from_millis(300),
 };
 const OTHER: &str = "example.com/gateway";
 
@@ -154,7 +155,8 @@ const OTHER: &str = "example.com/gateway";
 async fn agent(server: &Server, name: &str) -> (Cluster, StatusWriter) {
     let cluster = cluster(server).await;
     let (verdicts, of_gateway) = (cluster.verdicts(), cluster.gateway_verdicts());
-    let writer = StatusWriter::start(server.client().await, verdicts, of_gateway, name.to_owned(), PACE);
+    let (client, troubles) = (server.client().await, cluster.troubles());
+    let writer = StatusWriter::start(client, verdicts, of_gateway, name.to_owned(), troubles, PACE);
     (cluster, writer)
 }
 

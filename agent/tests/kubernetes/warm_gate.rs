@@ -10,6 +10,7 @@ use sluice::cluster::{
     Cluster,
     builder::Options,
     kubernetes::{self, status::Pace, warm_gate::GateWriter},
+    problem::Problem,
 };
 use sluice_tests::api_server::Fault;
 
@@ -22,6 +23,7 @@ pub(crate) const PACE: Pace = Pace {
     settle: Duration::from_millis(20),
     spacing: Duration::from_millis(5),
     again: Duration::from_millis(300),
+    refused: Duration::from_millis(300),
 };
 
 /// An agent, as far as gates are concerned.
@@ -36,13 +38,13 @@ impl Agent {
         let options = Options { node: Some("n1".into()), warm_gates: true, ..Options::default() };
         let cluster = Cluster::start(kubernetes::open_with(client.clone(), PATIENCE), options);
         cluster.fresh().await;
-        let (gates, trouble) = (cluster.gates(), cluster.gate_trouble());
+        let (gates, trouble) = (cluster.gates(), cluster.troubles());
         let writer = GateWriter::start(client, "n1", gates, trouble, PACE, PATIENCE);
         Self { cluster, _writer: writer }
     }
 
     fn problems(&self) -> Vec<String> {
-        self.cluster.status().problems.iter().map(ToString::to_string).collect()
+        self.cluster.status().all_problems().map(Problem::told).collect()
     }
 }
 

@@ -12,14 +12,15 @@ use serde::{Deserialize, Serialize};
 
 pub use self::problems::Problem;
 use self::problems::{
-    capitalised, is_of_source, limit_store, old_keys, older, open_unattended, over_budget, problem,
-    propagation, unenforced, without_effect,
+    limit_store, of_cluster, old_keys, older, open_unattended, over_budget, problem, propagation, unenforced,
+    without_effect,
 };
 use crate::{
     admin::view::Look,
     clock::Nanos,
     cluster::{
         self,
+        cause::Cause,
         model::Service,
         object::Key,
         verdict::{Extent, Reason},
@@ -95,7 +96,7 @@ impl Status {
         problems.extend(missing.map(|missing| {
             problem(
                 format!("The agent is not ready: {}.", missing.message.trim_end_matches('.')),
-                missing.action,
+                missing.action.clone(),
             )
         }));
         let snapshot_age_seconds = look.cluster.as_ref().map(|cluster| cluster.heard.elapsed().as_secs_f64());
@@ -109,12 +110,13 @@ impl Status {
         // What is wrong with a policy is told once, with what follows from it: below.
         let judged =
             |object: &Option<Key>| object.as_ref().is_some_and(|key| look.verdicts.contains_key(key));
+        let is_told = |invalid: &cluster::problem::Problem| {
+            invalid.is_of_source() || *invalid.cause == Cause::Object && judged(&invalid.object)
+        };
         let invalid = look.cluster.iter().flat_map(|cluster| &cluster.problems);
-        let invalid = invalid.filter(|invalid| !is_of_source(invalid) && !judged(&invalid.object));
-        problems.extend(invalid.map(|invalid| {
-            let action = if invalid.object.is_some() { "Correct the object." } else { "Correct the file." };
-            problem(invalid.to_string(), action)
-        }));
+        let invalid = invalid.filter(|invalid| !is_told(invalid));
+        problems.extend(invalid.map(|invalid| problem(invalid.to_string(), invalid.cause.action())));
+        problems.extend(look.cluster.iter().flat_map(|cluster| &cluster.troubles).map(of_cluster));
         let pods = Self::pods(look, &mut problems);
         problems.extend(look.uses.iter().filter_map(|pod| over_budget(pod, look)));
         problems.extend(unenforced(look));
@@ -167,11 +169,8 @@ impl Status {
     /// What keeps the agent from knowing the cluster: the cause of much else.
     fn source(look: &Look) -> Vec<Problem> {
         let Some(cluster) = &look.cluster else { return Vec::new() };
-        let said = |wrong: &cluster::problem::Problem| {
-            format!("{}.", capitalised(wrong.to_string().trim_end_matches('.')))
-        };
-        let action = "The agent retries by itself. Check the API server, this node's way to it, and the agent's permissions.";
-        let wrong = cluster.problems.iter().filter(|wrong| is_of_source(wrong));
+        let wrong = cluster.problems.iter().filter(|wrong| wrong.is_of_source());
+        let action = Cause::action_of_source(&cluster.problems);
         let restored = cluster.restored.then(|| {
             let age = cluster.heard.elapsed().as_secs();
             let what = format!(
@@ -179,7 +178,7 @@ impl Status {
             );
             problem(what, action)
         });
-        restored.into_iter().chain(wrong.map(|wrong| problem(said(wrong), action))).collect()
+        restored.into_iter().chain(wrong.map(of_cluster)).collect()
     }
 
     fn pods(look: &Look, problems: &mut Vec<Problem>) -> Pods {

@@ -1,6 +1,6 @@
 //! What the rest of the agent tells when it is looked at.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use crate::{
     capture::PodStatus,
@@ -109,7 +109,14 @@ pub struct Missing {
     /// A clause that begins with its subject.
     pub message: String,
     /// What to do about it.
-    pub action: &'static str,
+    pub action: Cow<'static, str>,
     /// `status` tells it where it tells of the pod, or of the API server.
     pub elsewhere: bool,
+}
+
+impl Missing {
+    /// With what to do about it.
+    pub fn told(&self) -> String {
+        format!("{}. {}", self.message.trim_end_matches('.'), self.action)
+    }
 }

@@ -14,7 +14,7 @@ use super::{
     service::{State, state_of},
 };
 use crate::{
-    cluster::model::Service,
+    cluster::{model::Service, problem::Problem},
     govern::{endpoint::Endpoint, outlier, tally::Counts, warmup},
     observe::{
         history::{ClosedOff, Part, RECENT, TRACK_BYTES},
@@ -184,7 +184,7 @@ impl Overview {
         let state = look.cluster.as_ref().map(|cluster| SnapshotState {
             generation: cluster.generation,
             age_seconds: rounded(cluster.heard.elapsed().as_secs_f64()),
-            invalid_objects: cluster.problems.iter().map(ToString::to_string).collect(),
+            invalid_objects: cluster.all_problems().map(Problem::told).collect(),
         });
         Self {
             node: look.node.as_ref().map(ToString::to_string),

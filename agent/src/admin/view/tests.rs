@@ -445,7 +445,7 @@ async fn hostile_names_stay_within_their_event() {
     let look = Look {
         snapshot: Arc::new(snapshot(1, vec![service])),
         pods: [pod].into(),
-        missing: vec![Missing { message: HOSTILE.to_owned(), action: "Wait.", elsewhere: false }],
+        missing: vec![Missing { message: HOSTILE.to_owned(), action: "Wait.".into(), elsewhere: false }],
         ..Look::default()
     };
     let view = view_of(look);

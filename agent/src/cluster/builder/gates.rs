@@ -6,6 +6,7 @@ use ahash::AHashMap;
 
 use super::{Builder, moment::Moment};
 use crate::cluster::{
+    cause::Cause,
     object::{Key, Kind, Name, Pod, Service},
     problem::Problem,
     warm_gate::{Curve, Gated, Gates},
@@ -105,7 +106,7 @@ impl Builder {
             let key = Key { kind: Kind::Pod, name: pod.name.clone() };
             let message = "sluice.dev/warm is a readiness gate that the agent sets with --warm-gate only, which is off: the pod \
                            does not become Ready";
-            Problem::of(key, message).at("spec.readinessGates")
+            Problem::of(key, message).at("spec.readinessGates").by(Cause::GateUnset)
         })
     }
 }

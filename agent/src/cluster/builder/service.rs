@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     cluster::{
+        cause::Cause,
         model::{self, Destination},
         object::{EndpointSlice, Frontend, Key, Kind, Name, Service, ServicePort, SliceEndpoint},
         problem::Problem,
@@ -213,7 +214,8 @@ impl Built {
             "endpoint {address} is Pod {pod}, which is not there{more}: its tag is not known, so it is used only while \
              no other endpoint can be"
         );
-        Some(Problem::of(Key { kind: Kind::Service, name: name.clone() }, message))
+        let problem = Problem::of(Key { kind: Kind::Service, name: name.clone() }, message);
+        Some(problem.by(Cause::PodUnknown))
     }
 
     fn describe<'a>(

@@ -23,16 +23,17 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     client::chain,
     status::{ANSWER, LONGEST_WAIT, Pace},
-    warm_gate::{REFUSED, set_condition},
+    troubles,
+    warm_gate::set_condition,
 };
 use crate::{
     api,
     clock::Nanos,
     cluster::{
+        cause::Grant,
         first_request::{First, Firsts},
         object::Name,
-        problem::Problem,
-        warm_gate::Troubles,
+        problem::Troubles,
     },
 };
 
@@ -140,7 +141,7 @@ impl Writer {
         let condition = condition(seen, Nanos::now(), SystemTime::now());
         match timeout(ANSWER, set_condition(&self.client, &name, uid.as_deref(), condition)).await {
             Ok(Ok(())) => {
-                self.trouble.send_if_modified(|troubles| troubles.remove(TROUBLE).is_some());
+                troubles::no_longer(&self.trouble, TROUBLE);
                 tracing::info!(pod = %name, "told of the pod's first request (condition sluice.dev/first-request)");
                 wait = self.pace.again * HELD;
             }
@@ -156,15 +157,12 @@ impl Writer {
                 );
             }
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => {
-                let message = format!(
-                    "warm-up with startOn FirstRequest: cannot patch pods/status ({}: {}): each agent begins the warm-up of this \
-                     node's pods when it sees a request itself; apply deploy/overlays/warm-gate",
-                    status.code, status.message
-                );
-                let problem = Problem { file: None, line: None, object: None, field: None, message };
-                self.trouble
-                    .send_if_modified(|troubles| troubles.insert(TROUBLE, problem.clone()) != Some(problem));
-                (self.held_off, wait) = (Some(Instant::now() + REFUSED), self.pace.again);
+                const EFFECT: &str =
+                    "each agent begins the warm-up of this node's pods when it sees a request itself";
+                let what = "warm-up with startOn FirstRequest: cannot patch pods/status";
+                let grant = Grant::new("patch", "pods/status", "");
+                troubles::tell(&self.trouble, TROUBLE, troubles::refused(what, grant, &status, EFFECT));
+                (self.held_off, wait) = (Some(Instant::now() + self.pace.after_refusal()), self.pace.again);
             }
             Ok(Err(error)) => {
                 tracing::debug!(pod = %name, error = chain(&error), "the first request is not told of yet");

@@ -42,7 +42,10 @@ use super::{
     pace::{AT_MOST, Pace, STOOD, UNKNOWN_AT_MOST},
     watch::{Common, Failure, News, Pulse, Said, Told, Unheard, Voice},
 };
-use crate::cluster::source::{Sighting, WatchEnd};
+use crate::cluster::{
+    cause::Away,
+    source::{Sighting, WatchEnd},
+};
 
 /// Objects to a page, as many as client-go asks for.
 const PAGE: u32 = 500;
@@ -158,7 +161,7 @@ where
             return End::Over(why);
         }
         let message = "its watches end as soon as they have begun, and tell nothing";
-        End::Failed(Failure::Away(message.to_owned()), why)
+        End::Failed(Failure::Away(Away::Otherwise, message.to_owned()), why)
     }
 
     /// From nothing: all objects, and with a streaming list also what follows.
@@ -207,7 +210,7 @@ where
                 Ok(Err(error)) => return Err(failed("list", &error)),
                 Err(_) => {
                     let message = format!("a list does not come to its end within {} s", PAGE_TIME.as_secs());
-                    return Err(End::Failed(Failure::Away(message), WatchEnd::Silent));
+                    return Err(End::Failed(Failure::Away(Away::Silent, message), WatchEnd::Silent));
                 }
             };
             self.follow.pulse.beat();
@@ -218,7 +221,7 @@ where
                 (None, Some(version)) => return Ok((all, version)),
                 (None, None) => {
                     let message = "it lists without a resourceVersion".to_owned();
-                    return Err(End::Failed(Failure::Away(message), WatchEnd::Broken));
+                    return Err(End::Failed(Failure::Away(Away::Otherwise, message), WatchEnd::Broken));
                 }
             }
         }
@@ -282,7 +285,7 @@ where
                 Some(Err(kube::Error::SerdeError(error))) => {
                     self.version = None;
                     let message = format!("a watch tells what cannot be read: {error}");
-                    return End::Failed(Failure::Away(message), WatchEnd::Broken);
+                    return End::Failed(Failure::Away(Away::Otherwise, message), WatchEnd::Broken);
                 }
                 Some(Err(error)) => {
                     tracing::debug!(error = chain(&error), "a watch was broken off");
@@ -305,7 +308,7 @@ where
                     None if version.is_empty() => {
                         self.version = None;
                         let message = "it tells of objects without a resourceVersion".to_owned();
-                        return End::Failed(Failure::Away(message), WatchEnd::Broken);
+                        return End::Failed(Failure::Away(Away::Otherwise, message), WatchEnd::Broken);
                     }
                     None if self.is_past(&version) => return self.went_back(&version),
                     None => {
@@ -359,7 +362,10 @@ where
         self.in_pages = listing;
         let seconds = self.follow.common.quiet.as_secs();
         End::Failed(
-            Failure::Away(format!("a watch was silent for {seconds} s, without even a bookmark")),
+            Failure::Away(
+                Away::Silent,
+                format!("a watch was silent for {seconds} s, without even a bookmark"),
+            ),
             WatchEnd::Silent,
         )
     }
@@ -369,8 +375,10 @@ where
 fn failed(verb: &'static str, error: &kube::Error) -> End {
     match error {
         kube::Error::Api(status) => refused(verb, status),
-        kube::Error::Service(error) => End::Failed(Failure::Away(chain(&**error)), WatchEnd::Unreachable),
-        error => End::Failed(Failure::Away(chain(error)), WatchEnd::Unreachable),
+        kube::Error::Service(error) => {
+            End::Failed(Failure::Away(Away::Otherwise, chain(&**error)), WatchEnd::Unreachable)
+        }
+        error => End::Failed(Failure::Away(Away::Otherwise, chain(error)), WatchEnd::Unreachable),
     }
 }
 
@@ -378,7 +386,7 @@ fn refused(verb: &'static str, status: &Status) -> End {
     let Status { code, message, .. } = status;
     let failure = match code {
         401 | 403 | 404 => Failure::Refused { verb, code: *code, message: message.clone() },
-        _ => Failure::Away(format!("it answers {code}: {message}")),
+        _ => Failure::Away(Away::Otherwise, format!("it answers {code}: {message}")),
     };
     End::Failed(failure, WatchEnd::Status(*code))
 }

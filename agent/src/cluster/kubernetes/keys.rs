@@ -174,7 +174,7 @@ fn hear(sources: &Sources, object: &Id, asked: &Asked, said: Said<Held>) {
                     Failure::Refused { verb, code, message } => {
                         Failed::Refused { of: object.of, verb, code: *code, message: message.clone() }
                     }
-                    Failure::Away(why) => Failed::Away(why.clone()),
+                    Failure::Away(_, why) => Failed::Away(why.clone()),
                 };
                 sources.read(object, key, Err(failed), now);
             }

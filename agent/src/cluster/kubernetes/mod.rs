@@ -24,6 +24,7 @@ mod picture;
 mod standing;
 pub mod status;
 mod taint;
+mod troubles;
 pub mod warm_gate;
 mod watch;
 mod zone;
@@ -45,7 +46,7 @@ pub(crate) use self::client::chain;
 pub use self::client::{client, client_of};
 pub use self::keys::follow_keys;
 pub use self::taint::take_off as take_off_taint;
-pub use self::zone::zone;
+pub use self::zone::{Asking, LATER};
 use self::{
     picture::{Outcome, Picture},
     standing::Standing,

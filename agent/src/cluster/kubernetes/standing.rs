@@ -17,6 +17,7 @@ use super::{
     watch::{Failure, Pulse, Scope},
 };
 use crate::cluster::{
+    cause::{Away, Cause, Grant},
     object::Kind,
     problem::Problem,
     source::{WatchEnd, Watches},
@@ -32,8 +33,9 @@ pub(super) struct Standing {
     ends: BTreeMap<&'static str, BTreeMap<WatchEnd, u64>>,
     /// Resources of Gateway API that the API server was last said not to know.
     without: BTreeSet<&'static str>,
-    /// What the API server's absence was told as: the same absence is told the same, whatever the next attempt says.
-    away: Option<String>,
+    /// What the API server's absence was told as: the same absence is told the same, whatever the next attempt says, until no watch
+    /// fails for that cause any more.
+    away: Option<(String, Cause)>,
 }
 
 struct Watch {
@@ -100,7 +102,7 @@ impl Standing {
                 Some(Failing { failure: Failure::Refused { code: 401, message, .. }, since, .. }) => {
                     let why =
                         || format!("the API server does not take the agent's credentials (401: {message})");
-                    away.add(&watch.scope, now.duration_since(*since), why);
+                    away.add(&watch.scope, now.duration_since(*since), why, Cause::Unauthorized);
                 }
                 Some(Failing { failure: Failure::Refused { code: 404, .. }, .. })
                     if watch.scope.kind.is_own() =>
@@ -118,9 +120,9 @@ impl Standing {
                         .2
                         .push(&*watch.scope.namespace);
                 }
-                Some(Failing { failure: Failure::Away(why), since, .. }) => {
-                    let why = || format!("the API server does not respond as it should ({why})");
-                    away.add(&watch.scope, now.duration_since(*since), why);
+                Some(Failing { failure: Failure::Away(how, why), since, .. }) => {
+                    let said = || format!("{} ({why})", how.sentence());
+                    away.add(&watch.scope, now.duration_since(*since), said, Cause::Away(*how));
                 }
                 None => away.is_whole = false,
             }
@@ -130,39 +132,51 @@ impl Standing {
             tell_without(&self.without, &without);
             self.without = without;
         }
-        self.away = self.away.take().filter(|_| !away.scopes.is_empty()).or_else(|| away.told());
-        let mut problems: Vec<_> = refused.into_iter().map(|((resource, verb, code), refusal)| {
-            let (scope, message, namespaces) = refusal;
-            let place = place(namespaces);
-            let effect = if scope.kind == Kind::Namespace {
-                "without them nothing new is learnt of the cluster"
-            } else if scope.kind.is_optional() {
-                "those that are known stay active; if none are, all namespaces are managed without them"
-            } else {
-                "what is known there stays active, and a namespace that is not known stays unmanaged"
-            };
-            let advice = match code {
-                404 => format!("the API server does not know {resource}: is its CustomResourceDefinition there?"),
-                _ => format!("grant the agent's service account {verb} on {resource}"),
-            };
-            told(format!(
-                "the API server does not allow the agent to {verb} {resource}{place} ({code}: {message}): {effect}; {advice}"
-            ))
-        }).collect();
+        let still = |told: &(String, Cause)| away.causes.contains(&told.1);
+        self.away = self.away.take().filter(still).or_else(|| away.told());
+        let mut problems: Vec<_> = refused
+            .into_iter()
+            .map(|((resource, verb, code), refusal)| {
+                let (scope, message, namespaces) = refusal;
+                let effect = if scope.kind == Kind::Namespace {
+                    "without them nothing new is learnt of the cluster"
+                } else if scope.kind.is_optional() {
+                    "those that are known stay active; if none are, all namespaces are managed without them"
+                } else {
+                    "what is known there stays active, and a namespace that is not known stays unmanaged"
+                };
+                // What the cluster names first is where to begin.
+                let first = namespaces.iter().min().copied().unwrap_or_default();
+                let grant = || Grant::new(verb, resource, first);
+                // An API server knows the kinds that are not Sluice's own.
+                let cause =
+                    Cause::of_refusal(code, message, grant).unwrap_or(Cause::Away(Away::NotTheApiServer));
+                let place = place(namespaces);
+                let does_not = if code == 404 {
+                    format!("does not know {resource}")
+                } else {
+                    format!("does not allow the agent to {verb} {resource}")
+                };
+                Problem::with_source(
+                    format!("the API server {does_not}{place} ({code}: {message}): {effect}"),
+                    cause,
+                )
+            })
+            .collect();
         if !unknown.is_empty() {
             let resources = unknown.into_iter().collect::<Vec<_>>().join(" and ");
-            problems.push(told(format!(
-                "the API server does not know {resources} (404): all goes on without, and what was known of them stays in \
-                 force; install the CustomResourceDefinitions of this version"
-            )));
+            let what = format!(
+                "the API server does not know {resources} (404): all goes on without, and what was known of them stays active"
+            );
+            problems.push(Problem::with_source(what, Cause::Undefined));
         }
-        problems.extend(self.away.as_ref().map(|why| {
+        problems.extend(self.away.as_ref().map(|(why, cause)| {
             let effect = if spoken {
                 "the last snapshot stays active meanwhile"
             } else {
                 "until then pods are enrolled by the state file, if there is one"
             };
-            told(format!("{why}: {effect}"))
+            Problem::with_source(format!("{why}: {effect}"), cause.clone())
         }));
         // What the cluster goes without says nothing of how old the rest is.
         let goes_without = |watch: &&Watch| {
@@ -179,29 +193,32 @@ struct Absence<'w> {
     scopes: Vec<&'w Scope>,
     /// There is none to which it does.
     is_whole: bool,
+    /// Of all of them.
+    causes: BTreeSet<Cause>,
     /// What is wrong, once that has been so for longer than a moment.
-    why: Option<String>,
+    why: Option<(String, Cause)>,
 }
 
 impl Default for Absence<'_> {
     fn default() -> Self {
-        Self { scopes: Vec::new(), is_whole: true, why: None }
+        Self { scopes: Vec::new(), is_whole: true, causes: BTreeSet::new(), why: None }
     }
 }
 
 impl<'w> Absence<'w> {
-    fn add(&mut self, scope: &'w Scope, lasts: Duration, why: impl FnOnce() -> String) {
+    fn add(&mut self, scope: &'w Scope, lasts: Duration, why: impl FnOnce() -> String, cause: Cause) {
         self.scopes.push(scope);
+        self.causes.insert(cause.clone());
         if lasts >= GRACE && self.why.is_none() {
-            self.why = Some(why());
+            self.why = Some((why(), cause));
         }
     }
 
     /// With what it is about, if that is not everything.
-    fn told(self) -> Option<String> {
-        let why = self.why?;
+    fn told(self) -> Option<(String, Cause)> {
+        let (why, cause) = self.why?;
         if self.is_whole {
-            return Some(why);
+            return Some((why, cause));
         }
         let mut resources: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for scope in self.scopes {
@@ -211,7 +228,7 @@ impl<'w> Absence<'w> {
             .into_iter()
             .map(|(resource, namespaces)| format!("{resource}{}", place(namespaces)))
             .collect();
-        Some(format!("{why}, asked for {}", about.join(" and ")))
+        Some((format!("{why}, asked for {}", about.join(" and ")), cause))
     }
 }
 
@@ -241,10 +258,6 @@ fn place(mut namespaces: Vec<&str>) -> String {
     }
 }
 
-fn told(message: String) -> Problem {
-    Problem { file: None, line: None, object: None, field: None, message }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,7 +274,7 @@ mod tests {
     }
 
     fn away() -> Failure {
-        Failure::Away("connection refused".to_owned())
+        Failure::Away(Away::Otherwise, "connection refused".to_owned())
     }
 
     /// What is told, after as many seconds more.

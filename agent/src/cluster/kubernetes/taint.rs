@@ -13,43 +13,66 @@ use kube::{
 };
 use serde_json::json;
 
-use super::client::chain;
+use super::{client::chain, troubles};
+use crate::cluster::{
+    cause::{Cause, Grant},
+    problem::Problem,
+};
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
-/// After it was refused, which somebody has to see to.
+/// After it was refused, which somebody has to see to; up to half as long again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// By what the trouble is known among others.
+const TROUBLE: &str = "taint";
+const EFFECT: &str = "no pods are scheduled there that do not tolerate it";
 
-/// Takes taints with that key off the node, however long it takes. Tells whether there was one.
-pub async fn take_off(client: &Client, node: &str, key: &str) -> bool {
-    let mut complained = false;
+/// Takes taints with that key off the node, however long it takes. Tells whether there was one. What stands in the way goes to
+/// `troubles`.
+pub async fn take_off(client: &Client, node: &str, key: &str, troubles: &troubles::Said) -> bool {
     loop {
-        let error = match try_to(client, node, key).await {
-            Ok(done) => return done,
+        let (verb, error) = match try_to(client, node, key).await {
+            Ok(done) => {
+                troubles::no_longer(troubles, TROUBLE);
+                return done;
+            }
             Err(error) => error,
         };
         let pause = match &error {
             // Somebody else has changed the node in the meantime.
             kube::Error::Api(status) if status.code == 409 => Duration::ZERO,
-            kube::Error::Api(status) if matches!(status.code, 401 | 403 | 404) => REFUSED_PAUSE,
+            kube::Error::Api(status) if troubles::is_lasting(status.code) => {
+                REFUSED_PAUSE.mul_f64(1.0 + fastrand::f64() / 2.0)
+            }
             _ => PAUSE,
         };
-        if !pause.is_zero() && !std::mem::replace(&mut complained, true) {
-            tracing::warn!(
-                node,
-                taint = key,
-                error = chain(&error),
-                "cannot take the taint off the node (verbs get and patch on nodes): no pods are scheduled there that do not \
-                 tolerate it; retrying"
-            );
+        let what = format!("cannot take the taint {key} off node {node}");
+        match &error {
+            kube::Error::Api(status) if status.code == 404 => {
+                let what = format!("{what} ({}: {}): {EFFECT}", status.code, status.message);
+                troubles::tell(troubles, TROUBLE, Problem::with_source(what, Cause::NodeUnknown));
+            }
+            kube::Error::Api(status) if !troubles::is_passing(status.code) => {
+                let grant = Grant::taint(verb);
+                troubles::tell(troubles, TROUBLE, troubles::refused(&what, grant, status, EFFECT));
+            }
+            // Who does not reach the API server is told so by its watches.
+            error => {
+                tracing::debug!(
+                    node,
+                    taint = key,
+                    error = chain(error),
+                    "the taint is not off yet; retrying"
+                );
+            }
         }
         tokio::time::sleep(pause).await;
     }
 }
 
-async fn try_to(client: &Client, node: &str, key: &str) -> Result<bool, kube::Error> {
+async fn try_to(client: &Client, node: &str, key: &str) -> Result<bool, (&'static str, kube::Error)> {
     let nodes = Api::<Node>::all(client.clone());
-    let found = nodes.get(node).await?;
+    let found = nodes.get(node).await.map_err(|error| ("get", error))?;
     let taints = found.spec.and_then(|spec| spec.taints).unwrap_or_default();
     let left: Vec<_> = taints.iter().filter(|taint| taint.key != key).collect();
     if left.len() == taints.len() {
@@ -59,7 +82,8 @@ async fn try_to(client: &Client, node: &str, key: &str) -> Result<bool, kube::Er
         "metadata": { "resourceVersion": found.metadata.resource_version },
         "spec": { "taints": left },
     });
-    nodes.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    let patched = nodes.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await;
+    patched.map_err(|error| ("patch", error))?;
     tracing::info!(node, taint = key, "took the taint off the node: pods may come");
     Ok(true)
 }

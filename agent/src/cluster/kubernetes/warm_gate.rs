@@ -30,23 +30,23 @@ use super::{
     Patience,
     client::chain,
     status::{ANSWER, LONGEST_WAIT, MANAGER, Pace, plan::now},
+    troubles,
     watch::{self as watching, Common, Failure, News, Pulse, Said, Voice},
 };
 use crate::{
     api,
     clock::Nanos,
     cluster::{
+        cause::{Cause, Grant},
         object::{Name, Object},
-        problem::Problem,
+        problem::{Problem, Troubles},
         source::Sighting,
-        warm_gate::{Gated, Gates, Troubles, Word, says_so},
+        warm_gate::{Gated, Gates, Word, says_so},
     },
 };
 
 /// How often is looked whether a warm-up has ended.
 const LOOK: Duration = Duration::from_millis(500);
-/// After it was refused, which somebody has to see to.
-pub(super) const REFUSED: Duration = Duration::from_secs(60);
 
 /// Writes until it is dropped.
 #[derive(Debug)]
@@ -176,7 +176,7 @@ impl Writer {
         match said {
             Said::Objects(News::Listed(all)) => {
                 self.others = all.into_iter().filter_map(gated).collect();
-                self.trouble.send_if_modified(|troubles| troubles.remove("watch").is_some());
+                troubles::no_longer(&self.trouble, "watch");
             }
             Said::Objects(News::Applied(sighting)) => {
                 let name = sighting.object.key().name;
@@ -189,11 +189,17 @@ impl Writer {
                 self.others.remove(&key.name);
             }
             // The cluster's own watch on pods tells of it, too, unless it is this one's alone.
-            Said::Failed(Failure::Refused { verb, code, message }) => self.complain("watch", &format!(
-                "cannot {verb} the pods of this node ({code}: {message}): pods outside of enrolled namespaces that have it do not \
-                 become Ready; grant the agent's service account list and watch on pods in the whole cluster"
-            )),
-            Said::Failed(Failure::Away(why)) => tracing::debug!(why, "the watch on this node's pods does not stand"),
+            Said::Failed(Failure::Refused { verb, code, message }) => {
+                let why = format!(
+                    "cannot {verb} the pods of this node ({code}: {message}): pods outside of enrolled namespaces that have it do \
+                     not become Ready"
+                );
+                let grant = || Grant::new(verb, "pods", "");
+                self.complain("watch", &why, Cause::of_refusal(code, &message, grant));
+            }
+            Said::Failed(Failure::Away(_, why)) => {
+                tracing::debug!(why, "the watch on this node's pods does not stand");
+            }
             Said::Ended(_) => {}
         }
     }
@@ -204,7 +210,7 @@ impl Writer {
         let mut wait = before.map_or(self.pace.again, |attempt| (attempt.wait * 2).min(LONGEST_WAIT));
         match timeout(ANSWER, patch(&self.client, &name, &gated, word)).await {
             Ok(Ok(())) => {
-                self.trouble.send_if_modified(|troubles| troubles.remove("patch").is_some());
+                troubles::no_longer(&self.trouble, "patch");
                 tracing::info!(pod = %name, warm = word.is_warm(), reason = word.reason(), "set the readiness gate sluice.dev/warm");
             }
             // It is gone, or another by now: the watch will tell.
@@ -218,12 +224,14 @@ impl Writer {
                 );
             }
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => {
-                self.complain("patch", &format!(
-                    "cannot patch pods/status ({}: {}): pods of this node that have it do not become Ready; apply \
-                     deploy/overlays/warm-gate, or take the gate out of the pods' templates",
+                let why = format!(
+                    "cannot patch pods/status ({}: {}): pods of this node that have it do not become Ready, unless the gate is \
+                     taken out of their templates",
                     status.code, status.message
-                ));
-                (self.held_off, wait) = (Some(Instant::now() + REFUSED), self.pace.again);
+                );
+                let grant = || Grant::new("patch", "pods/status", "");
+                self.complain("patch", &why, Cause::of_refusal(status.code, &status.message, grant));
+                (self.held_off, wait) = (Some(Instant::now() + self.pace.after_refusal()), self.pace.again);
             }
             Ok(Err(error)) => {
                 tracing::debug!(pod = %name, error = chain(&error), "the readiness gate is not set yet");
@@ -236,10 +244,10 @@ impl Writer {
     }
 
     /// Says that something cannot be done, once.
-    fn complain(&self, verb: &'static str, why: &str) {
+    fn complain(&self, verb: &'static str, why: &str, cause: Option<Cause>) {
         let message = format!("readiness gate sluice.dev/warm: {why}");
-        let problem = Problem { file: None, line: None, object: None, field: None, message };
-        self.trouble.send_if_modified(|troubles| troubles.insert(verb, problem.clone()) != Some(problem));
+        let problem = Problem::with_source(message, cause.unwrap_or(Cause::Rejected));
+        troubles::tell(&self.trouble, verb, problem);
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     api,
     cluster::{
+        cause::Away,
         object::{Key, Kind},
         problem::Problem,
         source::{Sighting, WatchEnd},
@@ -105,8 +106,8 @@ pub(super) enum News<T: Told = Sighting> {
 pub(super) enum Failure {
     /// 401, 403 or 404.
     Refused { verb: &'static str, code: u16, message: String },
-    /// Everything else: no connection, no answer, no good answer.
-    Away(String),
+    /// Everything else: no connection, no answer, no good answer. How it is away, and what was heard of it.
+    Away(Away, String),
 }
 
 impl Failure {

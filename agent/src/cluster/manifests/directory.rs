@@ -18,6 +18,7 @@ use super::{
     watches::Watches,
 };
 use crate::cluster::{
+    cause::Cause,
     jwks::objects::{AllHeld, Held, Id},
     object::{Key, Kind},
     problem::Problem,
@@ -115,15 +116,18 @@ impl Directory {
                     io::ErrorKind::NotFound => format!("the directory is gone; {stays}"),
                     _ => format!("the directory cannot be read ({e}); {stays}"),
                 };
-                return self.unchanged(Problem::in_file(name, gone));
+                return self.unchanged(Problem::in_file(name, gone).by(Cause::Directory));
             }
         };
         // Somebody who replaces the directory fills it after making it: wait for the first file.
         if identity != self.identity && walk.files.is_empty() && !self.files.is_empty() {
-            return self.unchanged(Problem::in_file(
-                name,
-                format!("the directory was replaced by one without manifests; {stays}"),
-            ));
+            return self.unchanged(
+                Problem::in_file(
+                    name,
+                    format!("the directory was replaced by one without manifests; {stays}"),
+                )
+                .by(Cause::Directory),
+            );
         }
         self.identity = identity;
         watches.end();
@@ -192,6 +196,7 @@ impl Directory {
                             format!("is in {other}:{} already; this one is left out", first.line),
                         )
                         .at("metadata.name")
+                        .by(Cause::Twice)
                     });
                 } else {
                     now.insert(&entry.key, (name, entry));
@@ -261,8 +266,8 @@ impl Walk {
     }
 
     fn unread(&mut self, relative: &str, error: &io::Error) {
-        self.problems
-            .push(Problem::in_file(relative, format!("cannot be read ({error}); its last good state stays")));
+        let message = format!("cannot be read ({error}); its last good state stays");
+        self.problems.push(Problem::in_file(relative, message).by(Cause::Unreadable));
         self.unread.push(relative.to_owned());
     }
 }
@@ -279,7 +284,7 @@ impl File {
         let bytes = if metadata.len() > MAX_FILE_BYTES {
             Err(failed(format!("{} bytes are too many: allowed are {MAX_FILE_BYTES}", metadata.len())))
         } else {
-            fs::read(path).map_err(|e| failed(format!("cannot be read ({e})")))
+            fs::read(path).map_err(|e| failed(format!("cannot be read ({e})")).by(Cause::Unreadable))
         };
         self.stamp = Some(Stamp::of(metadata, is_recent(metadata)));
         let text = bytes.and_then(|bytes| {

@@ -9,6 +9,7 @@ use super::tree::{self, Node, Value};
 use crate::{
     api,
     cluster::{
+        cause::Cause,
         jwks::objects::{Held, Id},
         object::{Key, Kind, Name},
         problem::Problem,
@@ -90,7 +91,8 @@ impl Content {
         };
         match entry {
             Ok(entry) => self.entries.push(entry),
-            Err(problem) => self.problems.push(problem),
+            // Nothing of it is in the model, whose problems have a verdict of their own.
+            Err(problem) => self.problems.push(problem.by(Cause::File)),
         }
     }
 }

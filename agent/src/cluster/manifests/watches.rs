@@ -12,7 +12,7 @@ use std::{
 use inotify::{EventMask, EventOwned, WatchDescriptor, WatchMask};
 use tokio::time::Instant;
 
-use crate::cluster::problem::Problem;
+use crate::cluster::{cause::Cause, problem::Problem};
 
 /// A writer has this long from its first write to closing the file; after that the file is read as it stands.
 const WRITING: Duration = Duration::from_millis(400);
@@ -93,11 +93,13 @@ impl Watches {
         let slower = "changes are still found, by looking every half second";
         if let Some(e) = &self.absent {
             let hint = "see fs.inotify.max_user_instances";
-            return Some(Problem::in_file("", format!("inotify is not available ({e}; {hint}): {slower}")));
+            let message = format!("inotify is not available ({e}; {hint}): {slower}");
+            return Some(Problem::in_file("manifests", message).by(Cause::Unwatched));
         }
         self.failed.as_ref().map(|(path, e)| {
             let hint = "see fs.inotify.max_user_watches";
-            Problem::in_file(path.to_string_lossy(), format!("cannot be watched ({e}; {hint}): {slower}"))
+            let message = format!("cannot be watched ({e}; {hint}): {slower}");
+            Problem::in_file(path.to_string_lossy(), message).by(Cause::Unwatched)
         })
     }
 

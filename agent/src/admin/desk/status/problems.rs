@@ -34,9 +34,10 @@ pub(super) fn problem(message: impl Into<String>, action: impl Into<String>) -> 
     Problem { message: message.into(), action: action.into() }
 }
 
-/// Neither an object's nor a file's: the source's own.
-pub(super) fn is_of_source(problem: &cluster::problem::Problem) -> bool {
-    problem.object.is_none() && problem.file.is_none()
+/// What is wrong with what the API server says or allows, as a sentence.
+pub(super) fn of_cluster(wrong: &cluster::problem::Problem) -> Problem {
+    let what = format!("{}.", capitalised(wrong.to_string().trim_end_matches('.')));
+    problem(what, wrong.cause.action())
 }
 
 pub(super) fn capitalised(text: &str) -> String {

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     api::TagPropagation,
     capture::PodStatus,
-    cluster::{Cluster, builder::Options, manifests},
+    cluster::{Cluster, builder::Options, cause::Away as How, manifests},
     lease::{self, Away, Counted, Failure, Refused},
 };
 
@@ -143,6 +143,7 @@ fn status_of(change: impl FnOnce(&mut Look, &mut cluster::Status)) -> Status {
         restored: false,
         counts: cluster::builder::Counts::default(),
         problems: Vec::new(),
+        troubles: Vec::new(),
         unread: Vec::new(),
         watches: BTreeMap::new(),
     };
@@ -152,8 +153,7 @@ fn status_of(change: impl FnOnce(&mut Look, &mut cluster::Status)) -> Status {
 }
 
 fn of_source(message: &str) -> cluster::problem::Problem {
-    let message = message.to_owned();
-    cluster::problem::Problem { file: None, line: None, object: None, field: None, message }
+    cluster::problem::Problem::with_source(message, Cause::Away(How::Otherwise))
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,7 +163,7 @@ async fn a_state_file_is_told_with_its_age_once() {
     let status = status_of(|look, cluster| {
         (cluster.heard, cluster.restored) = (heard, true);
         let message = "the API server has not answered since the start".to_owned();
-        look.missing.push(crate::admin::view::Missing { message, action: "", elsewhere: true });
+        look.missing.push(crate::admin::view::Missing { message, action: "".into(), elsewhere: true });
     });
     let [one] = &*status.problems else { panic!("{:#?}", status.problems) };
     assert!(one.message.contains("runs on the state file, which is 300 s old"), "{one:?}");
@@ -198,7 +198,7 @@ async fn the_cause_is_told_first_and_its_consequences_once() {
     tokio::time::advance(Duration::from_secs(600)).await;
     let missing = |message: &str, elsewhere| crate::admin::view::Missing {
         message: message.to_owned(),
-        action: "Wait.",
+        action: "Wait.".into(),
         elsewhere,
     };
     let status = status_of(|look, cluster| {
@@ -218,6 +218,62 @@ async fn the_cause_is_told_first_and_its_consequences_once() {
     );
     assert!(!status.ready);
     assert!(!status.problems[0].action.contains("Correct"), "{:?}", status.problems[0]);
+}
+
+#[tokio::test]
+async fn each_trouble_with_the_api_server_comes_with_what_to_do_about_it() {
+    use cluster::{cause::Grant, problem::Problem};
+
+    let of = |message: &str, cause| Problem::with_source(message, cause);
+    let forbidden = Cause::Forbidden(Grant::new("list", "pods", "shop"));
+    let status = status_of(|look, cluster| {
+        cluster.restored = true;
+        cluster.problems = vec![of("pods may not be read", forbidden.clone())];
+        let may_not = Cause::Forbidden(Grant::own("create", "leases.coordination.k8s.io"));
+        cluster.troubles = vec![of("cannot create leases", may_not)];
+        let message = "a worker is silent".to_owned();
+        look.missing =
+            vec![crate::admin::view::Missing { message, action: "Wait.".into(), elsewhere: false }];
+    });
+    let told: Vec<_> = status.problems.iter().map(|one| (&*one.message, &*one.action)).collect();
+    let [restored, pods, not_ready, leases] = told[..] else { panic!("{told:#?}") };
+    assert!(restored.0.contains("runs on the state file"), "{restored:?}");
+    assert_eq!(restored.1, forbidden.action(), "what is in the way of one is in the way of the other");
+    assert_eq!(pods, ("Pods may not be read.", &*forbidden.action()));
+    assert_eq!(not_ready.1, "Wait.");
+    assert_eq!(leases.0, "Cannot create leases.");
+    assert!(leases.1.contains("apply the Role in deploy/base/rbac.yaml"), "{leases:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permission_to_write_says_nothing_of_an_old_snapshot() {
+    let heard = tokio::time::Instant::now();
+    tokio::time::advance(Duration::from_secs(600)).await;
+    let status = status_of(|_, cluster| {
+        cluster.heard = heard;
+        cluster.troubles = vec![cluster::problem::Problem::with_source("x", Cause::Rejected)];
+    });
+    let told: Vec<_> = status.problems.iter().map(|problem| &*problem.message).collect();
+    assert!(told.len() == 2 && told[0].starts_with("The snapshot of the cluster is more than"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_policy_that_is_there_twice_is_told_though_one_of_the_two_is_active() {
+    let watched = Watched::open(&[
+        ("shop.yaml", SHOP.to_owned()),
+        ("first.yaml", policy("first", "orders", "1s")),
+        ("second.yaml", policy("first", "orders", "2s")),
+        ("torn.yaml", policy("torn", "orders", "1s").replace("name: torn,", "name: [torn],")),
+    ])
+    .await;
+    let status = watched.status(|status| status.policies.active == 1).await;
+    let told: Vec<_> = status.problems.iter().map(|one| (&*one.message, &*one.action)).collect();
+    let [twice, torn] = told[..] else { panic!("{told:#?}") };
+    let first = "TrafficPolicy shop/first: metadata.name: is in first.yaml:2 already; this one is left out";
+    assert_eq!(twice.0, format!("second.yaml:2: {first}"));
+    assert!(twice.1.contains("out of one of the two"), "{twice:?}");
+    assert!(torn.0.starts_with("torn.yaml:"), "{torn:?}");
+    assert_eq!(torn.1, "Correct the file.");
 }
 
 #[tokio::test]

@@ -60,14 +60,15 @@ impl Lease {
         self.seen.as_ref().map(|(_, until)| *until)
     }
 
-    /// Takes or renews it, if nobody else has it.
-    pub(super) async fn acquire(&mut self) -> Result<bool, kube::Error> {
+    /// Takes or renews it, if nobody else has it. An error comes with what was asked for.
+    pub(super) async fn acquire(&mut self) -> Result<bool, (&'static str, kube::Error)> {
         let asked = Instant::now();
         self.held_until = None;
-        let written = match self.api.get_opt(NAME).await? {
-            None => self.api.create(&PostParams::default(), &self.next(None)).await,
+        let found = self.api.get_opt(NAME).await.map_err(|error| ("get", error))?;
+        let (verb, written) = match found {
+            None => ("create", self.api.create(&PostParams::default(), &self.next(None)).await),
             Some(found) if self.may_take(&found, asked) => {
-                self.api.replace(NAME, &PostParams::default(), &self.next(Some(found))).await
+                ("update", self.api.replace(NAME, &PostParams::default(), &self.next(Some(found))).await)
             }
             Some(_) => {
                 self.was_ours = false;
@@ -86,7 +87,7 @@ impl Lease {
                 self.was_ours = false;
                 Ok(false)
             }
-            Err(error) => Err(error),
+            Err(error) => Err((verb, error)),
         }
     }
 
@@ -128,14 +129,4 @@ impl Lease {
         };
         Object { metadata, spec: Some(spec) }
     }
-}
-
-/// The verb that was asked for, where it was refused.
-pub(super) fn verb(error: &kube::Error) -> &'static str {
-    let message = match error {
-        kube::Error::Api(status) => &*status.message,
-        _ => "",
-    };
-    // "... cannot create resource \"leases\" in API group ..."
-    ["create", "update"].into_iter().find(|verb| message.contains(&format!("cannot {verb}"))).unwrap_or("get")
 }

@@ -9,7 +9,7 @@
 //!
 //! What an object says already is not written again ([`plan`]), and what was written and has been overwritten by
 //! somebody else is written again only after ever longer waits: the agents never fight. Nothing depends on statuses: where
-//! writing them is forbidden, that is told once, and policies are in force all the same.
+//! writing them is forbidden, that is a problem for as long as there is something to write, and policies are active all the same.
 
 mod events;
 mod gateway;
@@ -34,11 +34,13 @@ use tokio::{
 };
 
 use self::{events::Bucket, lease::Lease};
-use super::{client::chain, watch::resource};
+use super::{client::chain, troubles, watch::resource};
 use crate::{
     api,
     cluster::{
+        cause::Grant,
         object::{Key, Kind},
+        problem::Troubles,
         strip::Loose,
         verdict::{GatewayVerdicts, Judged, OfGateway, Verdict, Verdicts, Word},
     },
@@ -60,6 +62,8 @@ pub struct Pace {
     pub spacing: Duration,
     /// Before something is written a second time; doubles with each time.
     pub again: Duration,
+    /// After it was refused, which somebody has to see to; up to half as long again.
+    pub refused: Duration,
 }
 
 impl Default for Pace {
@@ -71,7 +75,15 @@ impl Default for Pace {
             settle: Duration::from_millis(200),
             spacing: Duration::from_millis(50),
             again: Duration::from_secs(10),
+            refused: Duration::from_secs(60),
         }
+    }
+}
+
+impl Pace {
+    /// How long to wait after a refusal: not all agents ask again at the same moment.
+    pub(super) fn after_refusal(&self) -> Duration {
+        self.refused.mul_f64(1.0 + fastrand::f64() / 2.0)
     }
 }
 
@@ -88,12 +100,13 @@ pub struct StatusWriter {
 
 impl StatusWriter {
     /// Starts to write what `verdicts` and `of_gateway` say, as the agent called `identity`, which no other is called. The lease is in the
-    /// client's own namespace. Must be called within a Tokio runtime.
+    /// client's own namespace. What stands in the way goes to `troubles`. Must be called within a Tokio runtime.
     pub fn start(
         client: Client,
         verdicts: watch::Receiver<Arc<Verdicts>>,
         of_gateway: watch::Receiver<Arc<GatewayVerdicts>>,
         identity: String,
+        troubles: watch::Sender<Troubles>,
         pace: Pace,
     ) -> Self {
         let lease = Lease::new(client.clone(), identity.clone(), pace.lease);
@@ -106,11 +119,12 @@ impl StatusWriter {
             attempts: BTreeMap::new(),
             last: None,
             held_off: BTreeMap::new(),
-            complained: BTreeSet::new(),
+            troubles,
             patient: None,
             identity,
             events: Bucket::new(Instant::now()),
             no_events_before: None,
+            unreported: None,
         };
         Self { task: tokio::spawn(writer.run()) }
     }
@@ -134,8 +148,8 @@ struct Writer {
     last: Option<Key>,
     /// Kinds whose statuses cannot be written at the moment, and when to try again.
     held_off: BTreeMap<Kind, Instant>,
-    /// What has been complained about: by resource.
-    complained: BTreeSet<&'static str>,
+    /// Where is said what cannot be written: by resource.
+    troubles: watch::Sender<Troubles>,
     /// Until when others are left to write what there is to write.
     patient: Option<Instant>,
     /// What this agent is called.
@@ -144,6 +158,8 @@ struct Writer {
     events: Bucket,
     /// None is tried before: they cannot be created.
     no_events_before: Option<Instant>,
+    /// The last object that could not be reported.
+    unreported: Option<Key>,
 }
 
 /// The last time that something was written, or was to be.
@@ -199,6 +215,7 @@ impl Writer {
             let (due, next) = self.due();
             let Some(due) = due else {
                 self.patient = None;
+                let next = next.into_iter().chain(self.report_again().await).min();
                 let changed = tokio::select! {
                     changed = self.verdicts.changed() => changed,
                     changed = self.of_gateway.changed() => changed,
@@ -230,7 +247,9 @@ impl Writer {
         let own = own.map(|(key, judged)| (key, Saying::Own(judged.clone())));
         let of_gateway = of_gateway.iter().filter(|(_, object)| !gateway::says_so(object));
         let of_gateway = of_gateway.map(|(key, object)| (key, Saying::Gateway(object.clone())));
+        let mut unsaid = BTreeSet::new();
         for (key, saying) in own.chain(of_gateway) {
+            unsaid.insert(key.kind);
             let attempt = self.attempts.get(key).filter(|attempt| attempt.said == saying.said());
             let held_off = self.held_off.get(&key.kind).copied();
             let not_before = attempt.map(|attempt| attempt.not_before).max(held_off);
@@ -242,7 +261,20 @@ impl Writer {
                 None => {}
             }
         }
+        self.settle(&unsaid);
         (due, next)
+    }
+
+    /// Where there is nothing to say, nothing stands in the way of it: another agent has said it, or its object is gone.
+    fn settle(&mut self, unsaid: &BTreeSet<Kind>) {
+        let settled: Vec<_> = self.held_off.keys().filter(|kind| !unsaid.contains(kind)).copied().collect();
+        for kind in settled {
+            self.held_off.remove(&kind);
+            self.no_longer(status_of(kind));
+        }
+        if unsaid.is_empty() {
+            self.no_longer(lease::RESOURCE);
+        }
     }
 
     /// Waits for the right to write. Tells whether it has come; if not, it is to be seen what there is still to write.
@@ -263,15 +295,16 @@ impl Writer {
         }
         match timeout(ANSWER, self.lease.acquire()).await {
             Ok(Ok(true)) => {
-                self.complained.remove(lease::RESOURCE);
+                self.no_longer(lease::RESOURCE);
                 true
             }
             Ok(Ok(false)) => {
                 self.patient = self.lease.free_at();
                 false
             }
-            Ok(Err(error)) => {
-                let wait = self.complain(lease::RESOURCE, lease::verb(&error), &error);
+            Ok(Err((verb, error))) => {
+                let effect = "this agent writes no status of policies, lanes and routes, which are active all the same";
+                let wait = self.complain(Grant::own(verb, lease::RESOURCE), effect, &error);
                 tokio::time::sleep(wait).await;
                 false
             }
@@ -285,13 +318,14 @@ impl Writer {
     async fn write(&mut self, Due { key, saying }: Due) {
         self.last = Some(key.clone());
         let said = saying.said();
-        let wait = match self.attempts.get(&key).filter(|attempt| attempt.said == said) {
+        let mut wait = match self.attempts.get(&key).filter(|attempt| attempt.said == said) {
             Some(attempt) => (attempt.wait * 2).min(LONGEST_WAIT),
             None => self.pace.again,
         };
         match timeout(ANSWER, saying.write(&self.client, &key)).await {
             Ok(Ok(())) => {
-                self.complained.remove(status_of(key.kind));
+                self.held_off.remove(&key.kind);
+                self.no_longer(status_of(key.kind));
                 tracing::debug!(object = %key, "its status has been written");
                 if let Saying::Own(judged) = &saying {
                     self.report(&key, judged).await;
@@ -304,33 +338,45 @@ impl Writer {
                 tracing::warn!("cannot write the status of {key} ({}: {})", status.code, status.message);
             }
             Ok(Err(error)) => {
-                let wait = self.complain(status_of(key.kind), "patch", &error);
-                self.held_off.insert(key.kind, Instant::now() + wait);
+                let effect = "the status of these objects stays as it is, and they are active all the same";
+                let held_off = self.complain(Grant::new("patch", status_of(key.kind), ""), effect, &error);
+                self.held_off.insert(key.kind, Instant::now() + held_off);
+                // That is not this object's fault: it is not to wait longer than its kind.
+                wait = self.pace.again;
             }
             Err(_) => {
                 self.held_off.insert(key.kind, Instant::now() + self.pace.again);
+                wait = self.pace.again;
             }
         }
         self.attempts.insert(key, Attempt { said, not_before: Instant::now() + wait, wait });
     }
 
-    /// Says once that something cannot be done. Gives how long not to try it.
-    fn complain(&mut self, resource: &'static str, verb: &str, error: &kube::Error) -> Duration {
-        let (why, wait) = match error {
-            kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
-                let advice = format!("grant the agent's service account {verb} on {resource}");
-                (format!("{}: {}; {advice}", status.code, status.message), LONGEST_WAIT)
-            }
-            kube::Error::Api(status) => (format!("{}: {}", status.code, status.message), self.pace.again),
-            error => (chain(error), self.pace.again),
+    /// Says that something cannot be done, and what follows. Gives how long not to try it.
+    fn complain(&self, grant: Grant, effect: &str, error: &kube::Error) -> Duration {
+        let (verb, resource) = (grant.verb, grant.resource);
+        let kube::Error::Api(status) = error else {
+            // Who does not reach the API server is told so by its watches.
+            tracing::debug!(verb, resource, error = chain(error), "a status is not written yet");
+            return self.pace.again;
         };
-        if self.complained.insert(resource) {
-            tracing::warn!(
-                "cannot {verb} {resource} ({why}): statuses are not written there for now, which changes nothing \
-                 about what is in force"
+        if troubles::is_passing(status.code) {
+            tracing::debug!(
+                verb,
+                resource,
+                code = status.code,
+                status.message,
+                "a status is not written yet"
             );
+            return self.pace.again;
         }
-        wait
+        let what = format!("cannot {verb} {resource}");
+        troubles::tell(&self.troubles, resource, troubles::refused(&what, grant, status, effect));
+        if troubles::is_lasting(status.code) { self.pace.after_refusal() } else { self.pace.again }
+    }
+
+    fn no_longer(&self, resource: &'static str) {
+        troubles::no_longer(&self.troubles, resource);
     }
 }
 
@@ -342,23 +388,35 @@ impl Writer {
         if self.no_events_before.is_some_and(|before| now < before) || !self.events.take(now) {
             return;
         }
-        let why = match timeout(ANSWER, events::create(&self.client, &event)).await {
+        let wait = match timeout(ANSWER, events::create(&self.client, &event)).await {
             Ok(Ok(())) => {
-                self.no_events_before = None;
-                self.complained.remove(events::RESOURCE);
+                (self.no_events_before, self.unreported) = (None, None);
+                self.no_longer(events::RESOURCE);
                 return;
             }
-            Ok(Err(kube::Error::Api(status))) => format!("{}: {}", status.code, status.message),
-            Ok(Err(error)) => chain(&error),
-            Err(_) => format!("no response within {ANSWER:?}"),
+            Ok(Err(error)) => {
+                let effect = "policies that are not active are reported in their status only";
+                self.complain(Grant::new("create", events::RESOURCE, ""), effect, &error)
+            }
+            Err(_) => self.pace.again,
         };
-        self.no_events_before = Some(now + LONGEST_WAIT);
-        if self.complained.insert(events::RESOURCE) {
-            tracing::warn!(
-                "cannot create {} ({why}): policies that are not active are reported in their status only",
-                events::RESOURCE
-            );
-        }
+        (self.no_events_before, self.unreported) = (Some(now + wait), Some(key.clone()));
+    }
+
+    /// Creates the event that could not be created, if there is still something to report, so that it is seen when it can be. Gives when to
+    /// try again.
+    async fn report_again(&mut self) -> Option<Instant> {
+        let key = self.unreported.clone()?;
+        let judged = self.verdicts.borrow().get(&key).cloned();
+        let Some(judged) = judged.filter(|judged| !judged.verdict.programmed.holds) else {
+            self.unreported = None;
+            self.no_longer(events::RESOURCE);
+            return None;
+        };
+        self.report(&key, &judged).await;
+        // The last of those that there may be: another one is on its way.
+        let later = self.no_events_before.max(Some(Instant::now() + self.pace.again));
+        self.unreported.as_ref().and(later)
     }
 }
 
