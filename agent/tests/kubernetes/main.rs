@@ -1,5 +1,6 @@
 //! The source that watches the API server, against a double that does what real ones do: go away, forget, refuse.
 
+mod absence;
 mod connections;
 mod credentials;
 mod faults;

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody}
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Frame, Incoming},
-    header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT},
+    header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT},
 };
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
@@ -112,6 +112,18 @@ pub(super) async fn answer(
             }
             Fault::Empty => return respond(200, full(String::new())),
             Fault::Html => return respond(200, full("<html><body>Please log in</body></html>\n".to_owned())),
+            Fault::Redirect => {
+                let mut answer = respond(302, full(String::new()));
+                let login = "https://login.example/?state=secret".parse().expect("a fixed, valid value");
+                answer.headers_mut().insert(LOCATION, login);
+                return answer;
+            }
+            Fault::Page(code) => {
+                let mut answer = respond(code, full("<html><body>No such host</body></html>\n".to_owned()));
+                let kind = "text/html; charset=utf-8".parse().expect("a fixed, valid value");
+                answer.headers_mut().insert(CONTENT_TYPE, kind);
+                return answer;
+            }
             Fault::Hang => return std::future::pending().await,
             Fault::Stall => {
                 let (send, receive) = mpsc::channel(1);

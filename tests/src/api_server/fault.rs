@@ -19,6 +19,10 @@ pub enum Fault {
     Empty,
     /// What a proxy on the way says that is asked for a page.
     Html,
+    /// A redirect to where a browser would log in.
+    Redirect,
+    /// This status, with a page for browsers.
+    Page(u16),
     /// The answer comes this much later.
     Slow(Duration),
 }

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::{
     Error, Patience,
+    absence::{At, Strange},
     connections::{Answer, Connections},
 };
 
@@ -111,10 +112,19 @@ impl Access {
         request: Request<Body>,
     ) -> Result<Response<Answer>, kube::Error> {
         let answer = tokio::time::timeout(self.answer, connections.send(request)).await;
-        answer.unwrap_or_else(|_| {
+        let answer = answer.unwrap_or_else(|_| {
             let late = format!("no response within {:?}", self.answer);
             Err(kube::Error::Service(std::io::Error::new(std::io::ErrorKind::TimedOut, late).into()))
-        })
+        });
+        // Whoever asks takes what has the right form for an answer, and follows no redirect.
+        let strange = answer.as_ref().ok().and_then(Strange::of);
+        match strange.map_or(answer, |strange| Err(kube::Error::Service(strange.into()))) {
+            Err(kube::Error::Service(source)) => {
+                let at = At { server: connections.server().clone(), source };
+                Err(kube::Error::Service(at.into()))
+            }
+            answer => answer,
+        }
     }
 
     /// Others than these, with what the files say now. `None`: they were read a moment ago.

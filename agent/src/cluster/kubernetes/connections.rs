@@ -76,6 +76,11 @@ impl Connections {
         Ok(Self { config, all: Mutex::new(vec![first]) })
     }
 
+    /// Where they lead.
+    pub(super) fn server(&self) -> &Uri {
+        &self.config.cluster_url
+    }
+
     pub(super) async fn send(&self, request: Request<Body>) -> kube::Result<Response<Answer>> {
         let (client, stream) = self.pick()?;
         let answer = client.send(request).await?;

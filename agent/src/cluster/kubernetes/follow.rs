@@ -38,6 +38,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
 use super::{
+    absence,
     client::chain,
     pace::{AT_MOST, Pace, STOOD, UNKNOWN_AT_MOST},
     watch::{Common, Failure, News, Pulse, Said, Told, Unheard, Voice},
@@ -375,10 +376,11 @@ where
 fn failed(verb: &'static str, error: &kube::Error) -> End {
     match error {
         kube::Error::Api(status) => refused(verb, status),
-        kube::Error::Service(error) => {
-            End::Failed(Failure::Away(Away::Otherwise, chain(&**error)), WatchEnd::Unreachable)
+        // Its own words say that it is one.
+        kube::Error::Service(inner) => {
+            End::Failed(Failure::Away(absence::of(error), chain(&**inner)), WatchEnd::Unreachable)
         }
-        error => End::Failed(Failure::Away(Away::Otherwise, chain(error)), WatchEnd::Unreachable),
+        error => End::Failed(Failure::Away(absence::of(error), chain(error)), WatchEnd::Unreachable),
     }
 }
 
@@ -386,7 +388,7 @@ fn refused(verb: &'static str, status: &Status) -> End {
     let Status { code, message, .. } = status;
     let failure = match code {
         401 | 403 | 404 => Failure::Refused { verb, code: *code, message: message.clone() },
-        _ => Failure::Away(Away::Otherwise, format!("it answers {code}: {message}")),
+        _ => Failure::Away(absence::by_status(*code, message), format!("it answers {code}: {message}")),
     };
     End::Failed(failure, WatchEnd::Status(*code))
 }

@@ -6,7 +6,7 @@
 //! told so in its status, and a route or a grant of any namespace may be about a Service of one that is. Nothing else
 //! of other namespaces is asked for, which is why a Pod's own `sluice.dev/capture: enabled` counts only where its namespace is opted in too. Every agent sees the same, whatever its node: calls go to all of them.
 //!
-//! [`mod@client`] is the way to it, over few [`connections`]; [`follow`] keeps one watch going through whatever happens to it, at its [`pace`], and
+//! [`mod@client`] is the way to it, over few [`connections`], and [`absence`] says how it is away; [`follow`] keeps one watch going through whatever happens to it, at its [`pace`], and
 //! [`watch`] says what it is on and strips what it sees; [`picture`] decides what that adds up to, and when it is whole
 //! enough to be told; [`standing`] knows how the watches fare. The watches'
 //! first lists, and those after a resync, become the difference from what was known: the model is never emptied.
@@ -14,6 +14,7 @@
 //! policies, [`warm_gate`] which pods of this node are warm, and [`mod@first_request`] when the first request came to each.
 //! What policies have in ConfigMaps and Secrets [`mod@keys`] reads.
 
+mod absence;
 mod client;
 mod connections;
 pub mod first_request;

@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 
-use super::{client::chain, troubles};
+use super::{absence, client::chain, troubles};
 use crate::cluster::{
-    cause::{Away, Cause, Grant},
+    cause::{Cause, Grant},
     problem::Problem,
 };
 
@@ -92,7 +92,7 @@ impl Asking {
                 troubles::refused(&what, Grant::new("get", "nodes", ""), status, EFFECT)
             }
             error => {
-                let cause = Cause::Away(Away::Otherwise);
+                let cause = Cause::Away(absence::of(error));
                 Problem::with_source(format!("{what} ({}): {EFFECT}", chain(error)), cause)
             }
         }
