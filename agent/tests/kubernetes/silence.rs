@@ -1,9 +1,11 @@
 //! A server that takes requests and says nothing, or that begins to say something.
 
-use sluice::cluster::{object::Kind, source::WatchEnd};
+use std::time::Duration;
+
+use sluice::cluster::{kubernetes::Patience, object::Kind, source::WatchEnd};
 use sluice_tests::api_server::{Break, Fault};
 
-use crate::rig::{Reader, Server, eventually, fill};
+use crate::rig::{PATIENCE, Reader, Server, eventually, fill};
 
 #[tokio::test]
 async fn a_watch_that_falls_silent_is_opened_again() {
@@ -27,7 +29,7 @@ async fn bookmarks_are_enough_to_be_believed() {
     server.watched().await;
     let heard = reader.heard();
     // Nothing changes, for longer than a watch may be silent.
-    tokio::time::sleep(crate::rig::PATIENCE.quiet * 2).await;
+    tokio::time::sleep(PATIENCE.quiet * 2).await;
     assert!(reader.heard() > heard, "the state is as young as the last bookmark");
     assert_eq!(server.count("watch", "services", "shop"), 1, "no watch was opened again");
 }
@@ -56,6 +58,18 @@ async fn a_streaming_list_that_does_not_end_becomes_one_in_pages() {
         assert_eq!(server.count("list", "services", "shop"), 1, "{fault:?}");
         assert_eq!(server.count("list", "pods", "shop"), 0, "the others stream");
     }
+}
+
+/// A watch may be silent for as long as there are no events. A list has all of them at hand.
+#[tokio::test]
+async fn a_streaming_list_is_not_waited_for_as_a_watch_is() {
+    let server = Server::start();
+    fill(&server, "shop", Some("enabled"), 1);
+    server.fault("watch", "services", Some(Fault::Stall));
+    let patience = Patience { quiet: Duration::from_secs(600), ..PATIENCE };
+    let mut reader = Reader::patient(&server, patience).await;
+    reader.until("the first whole picture", Reader::is_synced).await;
+    assert!(reader.has(Kind::Service, "shop", "orders"));
 }
 
 #[tokio::test]

@@ -267,8 +267,10 @@ where
                     self.follow.pulse.beat();
                 }
             }
-            let Ok(event) = timeout(self.follow.common.quiet, events.next()).await else {
-                return self.silent(list.is_some());
+            let common = &self.follow.common;
+            let patience = if list.is_some() { common.listing } else { common.quiet };
+            let Ok(event) = timeout(patience, events.next()).await else {
+                return self.silent(list.is_some(), patience);
             };
             let (changed, bookmark) = match event {
                 Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
@@ -358,17 +360,16 @@ where
         End::Over(WatchEnd::WentBack)
     }
 
-    fn silent(&mut self, listing: bool) -> End {
+    fn silent(&mut self, listing: bool, patience: Duration) -> End {
         self.version = None;
         self.in_pages = listing;
-        let seconds = self.follow.common.quiet.as_secs();
-        End::Failed(
-            Failure::Away(
-                Away::Silent,
-                format!("a watch was silent for {seconds} s, without even a bookmark"),
-            ),
-            WatchEnd::Silent,
-        )
+        let seconds = patience.as_secs();
+        let what = if listing {
+            format!("a list was silent for {seconds} s before its end")
+        } else {
+            format!("a watch was silent for {seconds} s, without even a bookmark")
+        };
+        End::Failed(Failure::Away(Away::Silent, what), WatchEnd::Silent)
     }
 }
 

@@ -67,6 +67,7 @@ pub async fn follow_keys(client: Client, sources: Arc<Sources>, patience: Patien
     let common = Common {
         streaming: Arc::new(AtomicBool::new(true)),
         quiet: patience.quiet,
+        listing: patience.answer.min(patience.quiet),
         spread: patience.spread,
         covered: Arc::default(),
     };

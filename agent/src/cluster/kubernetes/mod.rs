@@ -88,7 +88,7 @@ pub fn open(client: Client) -> Feed {
 /// How long is waited for what is slow. The defaults are for real clusters.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// How long the API server may take to begin an answer.
+    /// How long the API server may take to begin an answer, and be silent in the middle of a list.
     pub answer: Duration,
     /// A watch on which nothing has come for so long is given up.
     pub quiet: Duration,
@@ -115,6 +115,7 @@ pub fn open_with(client: Client, patience: Patience) -> Feed {
         common: Common {
             streaming: Arc::new(AtomicBool::new(true)),
             quiet: patience.quiet,
+            listing: patience.answer.min(patience.quiet),
             spread: patience.spread,
             covered: Arc::default(),
         },

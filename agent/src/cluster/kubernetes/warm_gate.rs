@@ -70,6 +70,7 @@ impl GateWriter {
         let common = Common {
             streaming: Arc::new(AtomicBool::new(true)),
             quiet: patience.quiet,
+            listing: patience.answer.min(patience.quiet),
             spread: patience.spread,
             covered: Arc::default(),
         };

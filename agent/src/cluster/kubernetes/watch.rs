@@ -150,6 +150,8 @@ pub(super) struct Common {
     pub(super) streaming: Arc<AtomicBool>,
     /// How long a watch may be silent.
     pub(super) quiet: Duration,
+    /// The same before it has told all that there is, which a server has at hand.
+    pub(super) listing: Duration,
     /// How far lists are spread that many agents ask for at the same moment.
     pub(super) spread: Duration,
     /// Whose objects the watches on the whole cluster tell of, by the kind's place in [`Picture::KINDS`].

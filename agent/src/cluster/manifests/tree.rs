@@ -39,6 +39,8 @@ const DEEPEST: usize = 100;
 /// More than these levels take, also in a build without optimization, which needs about 4 MiB.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
 
+const TAB: &str = "YAML does not allow tabs for indentation: write spaces";
+
 /// Why a text is no YAML.
 #[derive(Debug)]
 pub(crate) struct SyntaxError {
@@ -73,6 +75,9 @@ fn read(text: &str) -> Result<Vec<Node>, SyntaxError> {
     serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|e| {
         let line = e.location().map(|at| at.line()).filter(|line| *line > 0);
         let line = line.and_then(|line| u32::try_from(line).ok());
+        if let Some(line) = line.and_then(|line| tab(text, line)) {
+            return SyntaxError { line: Some(line), message: TAB.to_owned() };
+        }
         SyntaxError { line, message: plain(&e.to_string()) }
     })
 }
@@ -94,6 +99,17 @@ fn plain(message: &str) -> String {
         return format!("{number} is no number that an object can have");
     }
     message.to_owned()
+}
+
+/// The line at or beside this one that begins with a tab, where that is a mistake: JSON may be indented by what it likes.
+fn tab(text: &str, line: u32) -> Option<u32> {
+    let is_json = text.trim_start().starts_with(['{', '[']);
+    let is_indented = |line: &str| {
+        let indentation = &line[..line.len() - line.trim_start_matches([' ', '\t']).len()];
+        indentation.contains('\t') && !line.trim().is_empty()
+    };
+    let near = (1..).zip(text.lines()).skip(line.saturating_sub(2) as usize).take(3);
+    near.filter(|(_, text)| !is_json && is_indented(text)).map(|(number, _)| number).next()
 }
 
 /// `010`, with a sign or without.
@@ -400,6 +416,25 @@ spec:
         let fields: Vec<_> = ambiguous.iter().map(|(field, _)| &**field).collect();
         assert_eq!(fields, ["a[0]", "a[4]", "b.c"]);
         assert_eq!(ambiguous[0].1, "010 is 8 for kubectl, since a leading 0 means octal: write 8 or 10");
+    }
+
+    #[test]
+    fn tabs_are_named_where_they_are_the_mistake() {
+        for (text, line) in [
+            ("a:\n\tb: 1\n", 2),
+            ("a:\n  b: 1\n\tc: 2\n", 3),
+            ("kind: Pod\nspec:\n  ports:\n  - port: 80\n\t  name: x\n", 5),
+            ("a:\n\t- 1\n", 2),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert_eq!((error.line, &*error.message), (Some(line), TAB), "{text:?}");
+        }
+        for text in ["{\n\t\"a\": 1\n\t\"b\": 2\n}\n", "a: 1\nb: [1, 2\n"] {
+            let error = parse(text).unwrap_err();
+            assert!(!error.message.contains("tabs"), "{text:?}: {error:?}");
+        }
+        // In a text a tab is a tab.
+        assert_eq!(parse("a: |\n  \tb\nc: 1\n").unwrap().len(), 1);
     }
 
     #[test]
