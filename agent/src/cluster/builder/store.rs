@@ -152,12 +152,12 @@ fn share_texts_of_slice(slice: &mut Arc<EndpointSlice>, before: Option<&Arc<Endp
     let Some(slice) = Arc::get_mut(slice) else { return };
     if let Some(before) = before {
         slice.name = before.name.clone();
-        share(&mut slice.service, &before.service);
+        share(&mut slice.service, before.service.as_ref());
     }
     for reference in slice.endpoints.iter_mut().filter_map(|endpoint| endpoint.pod.as_mut()) {
         let Some(pod) = pods.get(&reference.name) else { continue };
         reference.name = pod.name.clone();
-        share(&mut reference.uid, &pod.uid);
+        share(&mut reference.uid, pod.uid.as_ref());
     }
 }
 
@@ -169,15 +169,14 @@ fn share_texts_of_pod(pod: &mut Arc<Pod>, labels: Labels, before: Option<&Arc<Po
     pod.labels = labels;
     if let Some(before) = before {
         pod.name = before.name.clone();
-        share(&mut pod.uid, &before.uid);
+        share(&mut pod.uid, before.uid.as_ref());
     }
-    let uid = pod.uid.clone();
-    share(&mut pod.cgroup_uid, &uid);
+    share(&mut pod.cgroup_uid, pod.uid.as_ref());
 }
 
 /// The same text, if it is the same.
-fn share(text: &mut Option<Arc<str>>, known: &Option<Arc<str>>) {
-    if text == known {
-        text.clone_from(known);
+fn share(text: &mut Option<Arc<str>>, known: Option<&Arc<str>>) {
+    if text.as_ref() == known {
+        *text = known.cloned();
     }
 }
