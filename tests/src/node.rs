@@ -75,6 +75,10 @@ impl Node {
         netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         // Its port is one of the node's loopback interface.
         let api = watched.then(|| netns.run(ApiServer::start)).transpose()?.transpose()?;
+        if let Some(api) = &api {
+            // As in any cluster: agents ask for theirs.
+            api.apply("nodes", serde_json::json!({ "metadata": { "name": name } }));
+        }
         let kubeconfig = api.as_ref().map(|api| api.kubeconfig(&directory, "agent")).transpose()?;
         let manifests = Manifests::new(directory.join("manifests"), api);
         Ok(Self {
