@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::{
     core::{Core, Role},
-    limits::{OUT_LIMIT, RESERVE, TURN, WORTH},
+    limits::{OUT_LIMIT, RESERVE, TURN, WORTH, WORTH_AT_FIRST},
     streams::{Key, Stream, Waiting},
 };
 use crate::proxy::share::Taken;
@@ -110,8 +110,9 @@ impl Core {
         }
         let untaken = above + stream.credit.used_of(self.remote.window);
         let of_the_last = (left - above).saturating_sub(4 * untaken) / 5;
+        let worth = if untaken == 0 { WORTH_AT_FIRST } else { WORTH };
         let share = above + of_the_last;
-        if share < WORTH.min(wanted) { 0 } else { share }
+        if share < worth.min(wanted) { 0 } else { share }
     }
 
     /// A head can be sent on a stream now, however large the windows are.
