@@ -81,7 +81,7 @@ async fn ask(stream: &Handle, mut data: Bytes) -> bool {
     let (mut answered, mut left) = (false, ANSWER);
     let mut poll = |cx: &mut Context<'_>| -> Poll<Result<(), Broken>> {
         while !data.is_empty() {
-            match stream.poll_room(cx, data.len()) {
+            match stream.poll_room(cx) {
                 Poll::Ready(Ok(room)) => {
                     let part = data.split_to(room.min(data.len()));
                     if !stream.send_data(part, data.is_empty()) {

@@ -143,8 +143,7 @@ impl Pipe {
                     Poll::Pending => Poll::Pending,
                 };
             }
-            let wanted = if again { self.again.len() } else { from.data_len() };
-            let room = match to.poll_room(cx, wanted) {
+            let room = match to.poll_room(cx) {
                 Poll::Ready(Ok(room)) => room,
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(Cut::To(broken))),
                 Poll::Pending => {

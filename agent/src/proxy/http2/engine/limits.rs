@@ -23,12 +23,6 @@ pub(super) const TURN: usize = 16 * 1024;
 /// gives at least half of it again by itself.
 pub(super) const RESERVE: usize = flow::INITIAL as usize / 4;
 
-/// The least of it that is worth a frame where a stream has more to send; and the least for one of which all was taken. A share
-/// gets smaller with each that is used, and an endpoint may take small frames for an attack: Tomcat ends the connection of all
-/// streams after a few of some bytes (`overheadDataThreshold`, 1,024), and what it gives again of small frames is small.
-pub(super) const WORTH: usize = 1024;
-pub(super) const WORTH_AT_FIRST: usize = 256;
-
 /// Unsent bytes above which nothing more is read: they can only be answers to what was read.
 pub(crate) const OUT_STOP: usize = OUT_LIMIT + 128 * 1024;
 
