@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 
-use super::{absence, client::chain, troubles};
+use super::{client::chain, troubles};
 use crate::cluster::{
     cause::{Cause, Grant},
     problem::Problem,
@@ -69,7 +69,7 @@ impl Asking {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
-            troubles::tell(&self.troubles, TROUBLE, self.unknown(&error));
+            self.complain(&error);
             if !std::mem::replace(&mut is_told, true) && self.tell.send(None).await.is_err() {
                 return;
             }
@@ -81,20 +81,19 @@ impl Asking {
         }
     }
 
-    fn unknown(&self, error: &kube::Error) -> Problem {
+    /// Says why it is not known. That the API server is away is said by its watches, and no problem of its own.
+    fn complain(&self, error: &kube::Error) {
+        let kube::Error::Api(status) = error else {
+            tracing::info!(node = %self.node, error = chain(error), "the node's zone is not known yet: {EFFECT}");
+            return;
+        };
         let what = format!("the zone of node {} is not known", self.node);
-        match error {
-            kube::Error::Api(status) if status.code == 404 => Problem::with_source(
-                format!("{what} ({}: {}): {EFFECT}", status.code, status.message),
-                Cause::NodeUnknown,
-            ),
-            kube::Error::Api(status) => {
-                troubles::refused(&what, Grant::new("get", "nodes", ""), status, EFFECT)
-            }
-            error => {
-                let cause = Cause::Away(absence::of(error));
-                Problem::with_source(format!("{what} ({}): {EFFECT}", chain(error)), cause)
-            }
-        }
+        let problem = if status.code == 404 {
+            let what = format!("{what} ({}: {}): {EFFECT}", status.code, status.message);
+            Problem::with_source(what, Cause::NodeUnknown)
+        } else {
+            troubles::refused(&what, Grant::new("get", "nodes", ""), status, EFFECT)
+        };
+        troubles::tell(&self.troubles, TROUBLE, problem);
     }
 }
