@@ -68,7 +68,7 @@ pub(crate) async fn dial(
         )
         .map_err(|_| Reason::CircuitOpen)?;
         if !tried.is_empty() {
-            numbers.retried(RetryCause::ConnectRefused);
+            numbers.retried(RetryCause::ConnectFailure);
         }
         if chosen.panic {
             numbers.panicked();

@@ -80,7 +80,7 @@ fn a_refused_connection_is_tried_elsewhere() {
             Load::start(&web.client, &web.service.url(), &["--requests", "200", "--new-connections"])?
                 .finish()?;
         ensure!(report.ok == 200 && report.chains.keys().eq(["two"]), "{report:?}");
-        let retried = web.agent.metrics()?.sum("sluice_retries_total", &[("cause", "connect_refused")]);
+        let retried = web.agent.metrics()?.sum("sluice_retries_total", &[("cause", "connect_failure")]);
         ensure!(retried > 0.0, "nothing was tried again");
         // Nobody is left: an answer that says why.
         web.two.process.kill()?;

@@ -126,7 +126,7 @@ impl MirrorOutcome {
 /// Why a request was retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryCause {
-    ConnectRefused,
+    ConnectFailure,
     StreamRefused,
     StaleConnection,
     Status,
@@ -137,9 +137,9 @@ pub enum RetryCause {
 impl RetryCause {
     pub(super) const ALL: [Word<Self>; 6] = [
         (
-            Self::ConnectRefused,
-            "connect_refused",
-            "The endpoint refused the connection. Retried without a policy: nothing was processed.",
+            Self::ConnectFailure,
+            "connect_failure",
+            "The endpoint refused the connection, or did not accept it in time. Retried without a policy: nothing was processed.",
         ),
         (
             Self::StreamRefused,

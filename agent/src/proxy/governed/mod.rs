@@ -289,7 +289,7 @@ fn begin<E: Exchange>(
             Failed::open(governor, open)
         })?;
     if tried.is_after_refused_connection() {
-        call.retried(RetryCause::ConnectRefused);
+        call.retried(RetryCause::ConnectFailure);
     }
     if chosen.panic {
         call.resolved.numbers.panicked();

@@ -93,7 +93,7 @@ async fn a_refused_connection_is_tried_on_another_endpoint_whatever_the_method()
         let answer = ask(&mut caller, post("text/plain")).await;
         assert_eq!(header(answer.headers(), "x-name"), "there");
     }
-    bed.metric(&["sluice_retries_total", "connect_refused"], |value| value >= 1).await;
+    bed.metric(&["sluice_retries_total", "connect_failure"], |value| value >= 1).await;
 }
 
 /// An endpoint that reads each request to its end and then refuses it.
