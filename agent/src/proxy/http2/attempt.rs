@@ -73,7 +73,7 @@ impl Exchange {
                 }
                 Err(NoAnswer::Endpoint(broken)) => {
                     let Some(cause) = self.unprocessed(broken, &sent).filter(|_| retries < RETRIES) else {
-                        return Err(self.failure(broken));
+                        return Err(self.failure(broken, &sent.stream));
                     };
                     retries += 1;
                     self.up.rewind();
@@ -83,10 +83,11 @@ impl Exchange {
         }
     }
 
-    fn failure(&mut self, broken: Broken) -> Failure {
+    fn failure(&mut self, broken: Broken, stream: &Handle) -> Failure {
         self.call.worker.complain(|| {
+            let said = stream.go_away_error().map(|said| format!(" ({said})")).unwrap_or_default();
             tracing::warn!(
-                pod = %self.call.pod.name(), service = %self.call.service(), error = %broken,
+                pod = %self.call.pod.name(), service = %self.call.service(), error = format!("{broken}{said}"),
                 "an endpoint broke a request off",
             );
         });

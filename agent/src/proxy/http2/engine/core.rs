@@ -135,6 +135,8 @@ pub(crate) struct Core {
     pub(super) remote: Remote,
     pub(super) window: Window,
     pub(super) credit: Credit,
+    /// What the peer said as it ended the connection for something that was wrong (GOAWAY): its code, and the beginning of its text.
+    pub(super) go_away_error: Option<(Code, String)>,
     /// The highest stream that the peer has opened, or the next one that we open.
     pub(super) highest: u32,
     pub(super) next: u32,
@@ -190,6 +192,7 @@ impl Core {
             },
             window: Window::new(flow::INITIAL),
             credit: Credit::new(flow::INITIAL),
+            go_away_error: None,
             highest: 0,
             next: 1,
             leaving: Leaving::No,

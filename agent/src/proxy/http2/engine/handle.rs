@@ -141,6 +141,12 @@ impl Handle {
         self.read(|stream, _| !stream.queue.is_empty()).unwrap_or(false)
     }
 
+    /// What the peer said as it ended the connection for something that was wrong, as logs show it.
+    pub(crate) fn go_away_error(&self) -> Option<String> {
+        let core = self.core.borrow();
+        core.go_away_error.as_ref().map(|(code, text)| format!("GOAWAY {code}: {text:?}"))
+    }
+
     /// The next response, interim or not.
     pub(crate) fn poll_response(&self, cx: &Context<'_>) -> Poll<Result<Response, Broken>> {
         self.watch(cx);

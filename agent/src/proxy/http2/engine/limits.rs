@@ -23,6 +23,9 @@ pub(super) const TURN: usize = 16 * 1024;
 /// gives at least half of it again by itself.
 pub(super) const RESERVE: usize = flow::INITIAL as usize / 4;
 
+/// Bytes of the text that are kept with which a peer ends a connection: logs have them.
+pub(super) const GO_AWAY_TEXT: usize = 200;
+
 /// Unsent bytes above which nothing more is read: they can only be answers to what was read.
 pub(crate) const OUT_STOP: usize = OUT_LIMIT + 128 * 1024;
 

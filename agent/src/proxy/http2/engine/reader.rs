@@ -9,7 +9,7 @@ use bytes::{Buf, BytesMut};
 use super::{
     calm::{Verdict, Work},
     core::{Core, Ended, LEAVING, Progress},
-    limits::MAX_HEAD,
+    limits::{GO_AWAY_TEXT, MAX_HEAD},
 };
 use crate::{
     clock::Nanos,
@@ -155,6 +155,10 @@ impl Core {
             Kind::GoAway => {
                 let went = payload::go_away(&input[HEAD..whole])?;
                 let last = went.last;
+                if went.code != Code::NO_ERROR {
+                    let text = &went.debug[..went.debug.len().min(GO_AWAY_TEXT)];
+                    self.go_away_error = Some((went.code, String::from_utf8_lossy(text).into_owned()));
+                }
                 input.advance(whole);
                 self.peer_leaves(last);
                 self.pay(Work::Control, now)

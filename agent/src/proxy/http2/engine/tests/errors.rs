@@ -35,6 +35,22 @@ fn server() -> End {
 }
 
 #[test]
+fn what_a_peer_says_as_it_ends_a_connection_is_kept_for_the_log() {
+    let mut client = pair().0;
+    let stream = client.open(&request("POST"), false);
+    let go_away = |code: u32, text: &[u8]| {
+        frame(Kind::GoAway, 0, 0, &[&[0; 4][..], &code.to_be_bytes(), text].concat())
+    };
+    client.give(&go_away(0, b"a restart"));
+    assert_eq!(stream.go_away_error(), None, "nothing is wrong with it");
+    client.give(&go_away(11, b"Too much overhead\n"));
+    assert_eq!(stream.go_away_error().as_deref(), Some(r#"GOAWAY ENHANCE_YOUR_CALM: "Too much overhead\n""#));
+    client.give(&go_away(2, &[0xff; 5000]));
+    let said = stream.go_away_error().expect("it said something");
+    assert!(said.starts_with("GOAWAY INTERNAL_ERROR") && said.len() < 1000, "{said}");
+}
+
+#[test]
 fn errors_of_a_stream_end_that_stream_alone() {
     let large = u32::MAX >> 1;
     for (bytes, expected) in [
