@@ -24,7 +24,7 @@ pub(super) async fn send(to: &Handle, answer: &MadeUp) -> Result<(), Broken> {
     let mut body = answer.body.clone();
     while !body.is_empty() {
         // A caller that leaves now has been told.
-        let Ok(room) = poll_fn(|cx| poll_room(cx, to)).await else { return Ok(()) };
+        let Ok(room) = poll_fn(|cx| poll_room(cx, to, body.len())).await else { return Ok(()) };
         let part = body.split_to(room.min(body.len()));
         to.send_data(part, body.is_empty() && answer.trailers.is_none());
     }
@@ -36,11 +36,11 @@ pub(super) async fn send(to: &Handle, answer: &MadeUp) -> Result<(), Broken> {
     Ok(())
 }
 
-fn poll_room(cx: &mut Context<'_>, to: &Handle) -> Poll<Result<usize, Broken>> {
+fn poll_room(cx: &mut Context<'_>, to: &Handle, wanted: usize) -> Poll<Result<usize, Broken>> {
     if let Poll::Ready(broken) = to.poll_broken(cx) {
         return Poll::Ready(Err(broken));
     }
-    Poll::Ready(ready!(to.poll_room(cx)))
+    Poll::Ready(ready!(to.poll_room(cx, wanted)))
 }
 
 /// Answers at once, or not at all if there is no room for all of it.

@@ -134,7 +134,7 @@ impl Exchange {
             let at = Nanos::now();
             let (pod, stream) = (&self.call.pod, &self.stream);
             let within = || self.call.time_to_connect(chosen);
-            let placing = worker.h2.place(&worker, pod, chosen.endpoint(), within);
+            let placing = worker.h2.place(&worker, pod, chosen.endpoint(), !self.up.is_done(), within);
             let place = match stream.unless_broken(placing).await {
                 Ok(Ok(place)) => place,
                 Ok(Err(error)) => {

@@ -57,7 +57,8 @@ impl Sends for Sender {
 
     async fn send(self, worker: Rc<Worker>, pod: Rc<PodHere>, chosen: Chosen, data: Bytes) -> bool {
         for _ in 0..CONNECTIONS {
-            let placed = worker.h2.place(&worker, &pod, chosen.endpoint(), || Some(CONNECT_WITHIN)).await;
+            let (sends, within) = (!data.is_empty(), || Some(CONNECT_WITHIN));
+            let placed = worker.h2.place(&worker, &pod, chosen.endpoint(), sends, within).await;
             let Ok(place) = placed else { return false };
             // Dropped before the place is free.
             let Some(stream) = worker.h2.open(&place) else { continue };
@@ -81,7 +82,7 @@ async fn ask(stream: &Handle, mut data: Bytes) -> bool {
     let (mut answered, mut left) = (false, ANSWER);
     let mut poll = |cx: &mut Context<'_>| -> Poll<Result<(), Broken>> {
         while !data.is_empty() {
-            match stream.poll_room(cx) {
+            match stream.poll_room(cx, data.len()) {
                 Poll::Ready(Ok(room)) => {
                     let part = data.split_to(room.min(data.len()));
                     if !stream.send_data(part, data.is_empty()) {

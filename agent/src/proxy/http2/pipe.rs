@@ -143,7 +143,8 @@ impl Pipe {
                     Poll::Pending => Poll::Pending,
                 };
             }
-            let room = match to.poll_room(cx) {
+            let wanted = if again { self.again.len() } else { from.data_len() };
+            let room = match to.poll_room(cx, wanted) {
                 Poll::Ready(Ok(room)) => room,
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(Cut::To(broken))),
                 Poll::Pending => {

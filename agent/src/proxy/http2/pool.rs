@@ -1,8 +1,8 @@
 //! A worker's HTTP/2 connections to endpoints.
 //!
 //! A connection belongs to one pod and one endpoint, and many streams share it: another is opened only when the
-//! endpoint allows no more streams on those there are, or does not take what they have to say. It is driven by a task of its
-//! own, and ends when it has left the pool and its last stream has ended.
+//! endpoint allows no more streams on those there are, does not take what they have to say, or takes too little for all that send. It is
+//! driven by a task of its own, and ends when it has left the pool and its last stream has ended.
 
 mod opening;
 
@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 
 use super::engine::{
     handle::{self, Handle},
-    limits::MAX_STREAMS,
+    limits::{FIRST_SENDERS, MAX_STREAMS},
 };
 use crate::{
     clock::Nanos,
@@ -76,6 +76,8 @@ struct Shared {
     opened: OnceCell<Result<handle::Shared, Rc<io::Error>>>,
     /// Streams that are open, or wait for the connection to be.
     streams: Cell<usize>,
+    /// Those with a body that are yet to be opened.
+    coming: Cell<usize>,
     idle_since: Cell<Nanos>,
 }
 
@@ -116,6 +118,24 @@ impl Shared {
         matches!(self.opened.get(), Some(Ok(core)) if core.borrow().is_stuck())
     }
 
+    /// How many streams send on it, or will; and how many may, as far as is known what its endpoint takes.
+    fn senders(&self) -> (usize, usize) {
+        let (open, most) = match self.opened.get() {
+            Some(Ok(core)) => {
+                let core = core.borrow();
+                (core.senders(), core.most_senders())
+            }
+            _ => (0, FIRST_SENDERS),
+        };
+        (open + self.coming.get(), most)
+    }
+
+    /// Those that send leave too little for one more.
+    fn is_crowded(&self) -> bool {
+        let (senders, most) = self.senders();
+        senders >= most
+    }
+
     /// It has borne as many resets as its endpoint may bear.
     fn is_worn(&self) -> bool {
         matches!(self.opened.get(), Some(Ok(core)) if core.borrow().is_worn())
@@ -136,9 +156,23 @@ pub(super) struct Place {
     shared: Rc<Shared>,
     /// The connection was there before this request needed it.
     pub(super) reused: bool,
+    /// Its stream has a body, and is not open yet.
+    coming: Cell<bool>,
 }
 
 impl Place {
+    fn new(worker: Rc<Worker>, shared: Rc<Shared>, sends: bool) -> Self {
+        shared.coming.set(shared.coming.get() + usize::from(sends));
+        Self { reused: shared.opened.initialized(), worker, shared, coming: Cell::new(sends) }
+    }
+
+    /// Its stream is open, or will never be: it counts as others do.
+    fn has_come(&self) {
+        if self.coming.take() {
+            self.shared.coming.set(self.shared.coming.get() - 1);
+        }
+    }
+
     /// Whether the endpoint takes extended CONNECT, once it has said; `None`: the connection has ended before.
     pub(super) fn poll_settings(&self, cx: &Context<'_>) -> Poll<Option<bool>> {
         match self.shared.opened.get() {
@@ -150,6 +184,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.has_come();
         let streams = self.shared.streams.get() - 1;
         self.shared.streams.set(streams);
         if streams == 0 {
@@ -178,20 +213,21 @@ impl Drop for Waiting<'_> {
 }
 
 impl Pool {
-    /// A place on a connection of the pod to an endpoint, which is opened if there is none with room.
+    /// A place on a connection of the pod to an endpoint, which is opened if there is none with room. `sends`: for a stream with a body.
     pub(super) async fn place(
         &self,
         worker: &Rc<Worker>,
         pod: &Rc<PodHere>,
         endpoint: &Arc<Endpoint>,
+        sends: bool,
         within: impl FnOnce() -> Option<Duration>,
     ) -> Result<Place, Rc<io::Error>> {
         let key = (pod.id, endpoint.address);
-        let shared = match self.take(key, &endpoint.load, true) {
+        let shared = match self.take(key, &endpoint.load, sends, true) {
             Some(shared) => shared,
-            None => self.wait(key, &endpoint.load).await,
+            None => self.wait(key, &endpoint.load, sends).await,
         };
-        let place = Place { reused: shared.opened.initialized(), worker: worker.clone(), shared };
+        let place = Place::new(worker.clone(), shared, sends);
         if place.reused && matches!(place.shared.opened.get(), Some(Ok(_))) {
             return Ok(place);
         }
@@ -209,6 +245,7 @@ impl Pool {
     pub(super) fn open(&self, place: &Place) -> Option<Handle> {
         let Some(Ok(core)) = place.shared.opened.get() else { return None };
         let key = core.borrow_mut().open();
+        place.has_come();
         let Some(key) = key else {
             // It has ended, or was told to go away.
             self.retire(&place.shared);
@@ -218,12 +255,12 @@ impl Pool {
     }
 
     /// Waits until a place is free, or a connection may be opened.
-    async fn wait(&self, key: Key, load: &Arc<Load>) -> Rc<Shared> {
+    async fn wait(&self, key: Key, load: &Arc<Load>, sends: bool) -> Rc<Shared> {
         let mut waiting = Waiting { pool: self, key, turn: None };
         poll_fn(|cx| {
             // Whoever is called is the first; whoever is not, is behind those that wait.
             let called = waiting.turn.as_ref().is_some_and(|turn| turn.called.get());
-            if let Some(shared) = self.take(key, load, called) {
+            if let Some(shared) = self.take(key, load, sends, called) {
                 waiting.turn = None;
                 return Poll::Ready(shared);
             }
@@ -272,9 +309,9 @@ impl Pool {
         }
     }
 
-    /// Takes a place on a connection with room, or on one that is to be opened; `None`: all are full. `first`: nobody has
-    /// waited for longer.
-    fn take(&self, key: Key, load: &Arc<Load>, first: bool) -> Option<Rc<Shared>> {
+    /// Takes a place on a connection with room, or on one that is to be opened; `None`: all are full. `sends`: for a stream with a
+    /// body. `first`: nobody has waited for longer.
+    fn take(&self, key: Key, load: &Arc<Load>, sends: bool, first: bool) -> Option<Rc<Shared>> {
         let mut pools = self.connections.borrow_mut();
         let connections = pools.entry(key).or_insert_with(|| Connections {
             limit: FIRST_STREAMS,
@@ -286,7 +323,8 @@ impl Pool {
         if !first && !connections.waiting.is_empty() {
             return None;
         }
-        let mut stuck = None;
+        // Worse than a further connection, and better than to wait.
+        let mut crowded: Vec<&Rc<Shared>> = Vec::new();
         let take = |shared: &Rc<Shared>| {
             shared.streams.set(shared.streams.get() + 1);
             Some(Rc::clone(shared))
@@ -294,10 +332,11 @@ impl Pool {
         for shared in &connections.open {
             let limit = shared.limit();
             if shared.streams.get() < limit {
-                if !shared.is_stuck() {
+                if shared.is_stuck() || sends && shared.is_crowded() {
+                    crowded.push(shared);
+                } else {
                     return take(shared);
                 }
-                stuck.get_or_insert(shared);
             }
             // A further connection will be told the same.
             if limit > 0 && shared.is_known() {
@@ -305,7 +344,8 @@ impl Pool {
             }
         }
         if connections.open.len() >= MAX_CONNECTIONS {
-            return stuck.and_then(take);
+            let least = crowded.into_iter().min_by_key(|shared| (shared.is_stuck(), shared.senders().0));
+            return least.and_then(take);
         }
         let shared = Rc::new(Shared {
             key,
@@ -313,6 +353,7 @@ impl Pool {
             guess: connections.limit,
             opened: OnceCell::new(),
             streams: Cell::new(1),
+            coming: Cell::new(0),
             idle_since: Cell::new(Nanos::now()),
         });
         connections.open.push(Rc::clone(&shared));

@@ -98,6 +98,7 @@ impl Core {
                 let why = "the connection's window becomes too large";
                 return Err(Error::Connection(Code::FLOW_CONTROL_ERROR, why));
             }
+            self.most_credit = self.most_credit.max(self.credit.left());
             self.look_again();
             return Ok(self.pay(Work::Control, now));
         }

@@ -135,6 +135,8 @@ pub(crate) struct Core {
     pub(super) remote: Remote,
     pub(super) window: Window,
     pub(super) credit: Credit,
+    /// The most that it has been.
+    pub(super) most_credit: usize,
     /// What the peer said as it ended the connection for something that was wrong (GOAWAY): its code, and the beginning of its text.
     pub(super) go_away_error: Option<(Code, String)>,
     /// The highest stream that the peer has opened, or the next one that we open.
@@ -192,6 +194,7 @@ impl Core {
             },
             window: Window::new(flow::INITIAL),
             credit: Credit::new(flow::INITIAL),
+            most_credit: flow::INITIAL as usize,
             go_away_error: None,
             highest: 0,
             next: 1,

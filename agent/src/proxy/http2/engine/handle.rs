@@ -123,7 +123,7 @@ impl Handle {
     /// All of a message with a body of so many bytes can be sent at once.
     pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
         let core = self.core.borrow();
-        core.has_room() && core.room(self.key) >= bytes
+        core.has_room() && core.room(self.key, bytes) >= bytes
     }
 
     /// Everything that the peer has to say has come.
@@ -138,13 +138,18 @@ impl Handle {
 
     /// Data is there.
     pub(crate) fn has_data(&self) -> bool {
-        self.read(|stream, _| !stream.queue.is_empty()).unwrap_or(false)
+        self.data_len() > 0
     }
 
     /// What the peer said as it ended the connection for something that was wrong, as logs show it.
     pub(crate) fn go_away_error(&self) -> Option<String> {
         let core = self.core.borrow();
         core.go_away_error.as_ref().map(|(code, text)| format!("GOAWAY {code}: {text:?}"))
+    }
+
+    /// How much has come and was not taken.
+    pub(crate) fn data_len(&self) -> usize {
+        self.read(|stream, _| stream.queue.len()).unwrap_or(0)
     }
 
     /// The next response, interim or not.
@@ -183,18 +188,18 @@ impl Handle {
 
     /// Ready when a head can be sent, or never will.
     pub(crate) fn poll_room_for_head(&self, cx: &Context<'_>) -> Poll<Result<(), Broken>> {
-        self.poll_for(cx, false, |core| core.has_room().then_some(()))
+        self.poll_for(cx, None, |core| core.has_room().then_some(()))
     }
 
-    /// Ready with how much data can be sent, if that is more than nothing.
-    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<usize, Broken>> {
-        self.poll_for(cx, true, |core| Some(core.room(self.key)).filter(|room| *room > 0))
+    /// Ready with how much data can be sent of `wanted`, if that is more than nothing.
+    pub(crate) fn poll_room(&self, cx: &Context<'_>, wanted: usize) -> Poll<Result<usize, Broken>> {
+        self.poll_for(cx, Some(wanted), |core| Some(core.room(self.key, wanted)).filter(|room| *room > 0))
     }
 
     fn poll_for<R>(
         &self,
         cx: &Context<'_>,
-        data: bool,
+        data: Option<usize>,
         room: impl FnOnce(&Core) -> Option<R>,
     ) -> Poll<Result<R, Broken>> {
         let mut core = self.core.borrow_mut();

@@ -23,8 +23,27 @@ pub(super) const TURN: usize = 16 * 1024;
 /// gives at least half of it again by itself.
 pub(super) const RESERVE: usize = flow::INITIAL as usize / 4;
 
+/// The least of it that is worth a frame where a stream has more to send. A share gets smaller with each that is used, and an
+/// endpoint may take small frames for an attack: Tomcat counts each non-final one as its `overheadDataThreshold` (1,024) divided by its
+/// size, and ends the connection of all streams at about a hundred. What it gives again of them is small, too. No more than
+/// this, for endpoints give the window of a stream again late: one that waits for a larger share may wait for ever.
+pub(super) const WORTH: usize = 256;
+
 /// Bytes of the text that are kept with which a peer ends a connection: logs have them.
 pub(super) const GO_AWAY_TEXT: usize = 200;
+
+/// What each stream that has more to send should have of what an endpoint takes on all together. Where it would be less, further ones
+/// go to another connection: some endpoints read a few streams at once (Tomcat twenty), and those that wait would keep the window
+/// from those that are read.
+const SHARE: usize = 4 * 1024;
+
+/// How many streams may send over a connection on which an endpoint takes so much.
+pub(crate) const fn senders(window: usize) -> usize {
+    window.div_ceil(SHARE)
+}
+
+/// The same before the endpoint has given more than there is at first.
+pub(crate) const FIRST_SENDERS: usize = senders(flow::INITIAL as usize);
 
 /// Unsent bytes above which nothing more is read: they can only be answers to what was read.
 pub(crate) const OUT_STOP: usize = OUT_LIMIT + 128 * 1024;

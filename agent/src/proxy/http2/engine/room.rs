@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::{
     core::{Core, Role},
-    limits::{OUT_LIMIT, RESERVE, TURN},
+    limits::{OUT_LIMIT, RESERVE, TURN, WORTH, senders},
     streams::{Key, Stream, Waiting},
 };
 use crate::proxy::share::Taken;
@@ -60,6 +60,16 @@ impl Core {
         self.credit.left() < RESERVE || !self.has_room()
     }
 
+    /// On how many streams something is still to be sent.
+    pub(crate) fn senders(&self) -> usize {
+        self.streams.sending()
+    }
+
+    /// On how many it may be, by what the peer takes on all of them.
+    pub(crate) fn most_senders(&self) -> usize {
+        senders(self.most_credit)
+    }
+
     /// Streams that wait for room are woken in their turn, a few at a time. True: there are more, and room for them.
     pub(crate) fn serve_waiting(&mut self) -> bool {
         const AT_ONCE: usize = 8;
@@ -87,12 +97,12 @@ impl Core {
         }
     }
 
-    /// How much of a message can be sent on a stream now.
-    pub(crate) fn room(&self, key: Key) -> usize {
+    /// How much can be sent on a stream now that has so much to say.
+    pub(crate) fn room(&self, key: Key, wanted: usize) -> usize {
         let Some(stream) = self.streams.get(key) else { return 0 };
         let turn = if self.turns.is_empty() { OUT_LIMIT } else { TURN };
         let left = OUT_LIMIT.saturating_sub(self.out.len());
-        stream.credit.left().min(self.credit_for(stream)).min(left).min(turn)
+        stream.credit.left().min(self.credit_for(stream, wanted)).min(left).min(turn)
     }
 
     /// How much of what the peer takes on the connection a stream may use.
@@ -101,8 +111,8 @@ impl Core {
     /// and it may give it again only as its application reads: one upload that is not read would use it up, and stall all
     /// of them. So a stream may use of the last part what keeps all that the endpoint has not taken of it, `u`, at a
     /// quarter of what is left to the others, `r`: `u + x <= (r - x) / 4`. (A stream that sends alone harms nobody: new ones
-    /// are opened on another connection.)
-    fn credit_for(&self, stream: &Stream) -> usize {
+    /// are opened on another connection.) It waits for a share that is [worth](WORTH) a frame, unless that is all it has to say.
+    fn credit_for(&self, stream: &Stream, wanted: usize) -> usize {
         let left = self.credit.left();
         let above = left.saturating_sub(RESERVE);
         if self.role == Role::Server || stream.credit.left() <= above || self.streams.sending() <= 1 {
@@ -110,7 +120,8 @@ impl Core {
         }
         let untaken = above + stream.credit.used_of(self.remote.window);
         let of_the_last = (left - above).saturating_sub(4 * untaken) / 5;
-        above + of_the_last
+        let share = above + of_the_last;
+        if share < WORTH.min(wanted) { 0 } else { share }
     }
 
     /// A head can be sent on a stream now, however large the windows are.
@@ -118,21 +129,19 @@ impl Core {
         self.out.len() < OUT_LIMIT
     }
 
-    /// The stream is woken when there may be room. `data`: windows count, too.
-    pub(crate) fn wait_for_room(&mut self, key: Key, data: bool) {
+    /// The stream is woken when there may be room. `data`: for so much of it, so that windows count, too.
+    pub(crate) fn wait_for_room(&mut self, key: Key, data: Option<usize>) {
         let Some(stream) = self.streams.get(key) else { return };
         match stream.waiting {
             // It keeps its turn, and looks what it waits for when that comes.
             Waiting::Unsent => return,
-            Waiting::Connection if data => return,
+            Waiting::Connection if data.is_some() => return,
             waiting => self.turns.leave(key, waiting),
         }
-        let waiting = if data && stream.credit.left() == 0 {
-            Waiting::Stream
-        } else if data && self.credit_for(stream) == 0 {
-            Waiting::Connection
-        } else {
-            Waiting::Unsent
+        let waiting = match data {
+            Some(_) if stream.credit.left() == 0 => Waiting::Stream,
+            Some(wanted) if self.credit_for(stream, wanted) == 0 => Waiting::Connection,
+            _ => Waiting::Unsent,
         };
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.waiting = waiting;

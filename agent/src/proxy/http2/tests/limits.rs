@@ -65,6 +65,52 @@ async fn more_streams_than_an_endpoint_takes_go_over_further_connections() {
 }
 
 #[tokio::test]
+async fn streams_that_send_go_over_further_connections_before_each_has_too_little() {
+    let started = Arc::new(AtomicUsize::new(0));
+    let (count, (open, gate)) = (started.clone(), tokio::sync::watch::channel(false));
+    let address = endpoint(move |_, mut respond| {
+        let (count, mut gate) = (count.clone(), gate.clone());
+        async move {
+            count.fetch_add(1, Ordering::Relaxed);
+            let _ = gate.wait_for(|open| *open).await;
+            let _ = respond.send_response(Response::new(()), true);
+        }
+    })
+    .await;
+    let bed = bed(&[(address, None)]);
+    let mut caller = bed.caller().await;
+    let all_have_come = async |count| {
+        soon(async {
+            while started.load(Ordering::Relaxed) < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    };
+    let mut waiting: Vec<_> =
+        (0..40).map(|_| caller.send_request(get(), true).expect("it takes requests").0).collect();
+    all_have_come(40).await;
+    bed.metric(&["sluice_connections_open", "upstream"], |value| value == 1).await;
+    let uploads: Vec<_> = (0..40)
+        .map(|_| {
+            let (response, up) = caller.send_request(post("text/plain"), false).expect("it takes requests");
+            waiting.push(response);
+            up
+        })
+        .collect();
+    all_have_come(80).await;
+    // The window of each is 64 KiB.
+    bed.metric(&["sluice_connections_open", "upstream"], |value| value == 3).await;
+    for mut upload in uploads {
+        upload.send_data("x".into(), true).expect("it takes data");
+    }
+    open.send(true).expect("somebody waits");
+    for response in waiting {
+        assert_eq!(soon(response).await.expect("it answers").status(), 200);
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_that_takes_one_stream_at_a_time_gets_all_of_many_in_the_end() {
     let mut one = server::Builder::new();
     one.max_concurrent_streams(1);

@@ -152,9 +152,14 @@ fn now<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     }
 }
 
-/// What can be sent on a stream now.
+/// What can be sent on a stream now that has much to say.
 fn room(stream: &Handle) -> Option<usize> {
-    now(|cx| stream.poll_room(cx)).and_then(Result::ok)
+    room_for(stream, usize::MAX)
+}
+
+/// The same of one that has so much to say.
+fn room_for(stream: &Handle, wanted: usize) -> Option<usize> {
+    now(|cx| stream.poll_room(cx, wanted)).and_then(Result::ok)
 }
 
 fn text(fields: &Fields) -> String {

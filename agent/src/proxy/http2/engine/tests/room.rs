@@ -6,7 +6,7 @@ use super::*;
 use crate::proxy::http2::{
     engine::{
         flow::Credit,
-        limits::{OUT_LIMIT, RESERVE},
+        limits::{OUT_LIMIT, RESERVE, WORTH},
         streams::{Key, Waiting},
     },
     frame::write,
@@ -122,8 +122,68 @@ fn uploads_that_are_not_taken_leave_the_last_part_to_others() {
     // No new stream is opened where there is so little.
     assert!(client.core.borrow().is_stuck());
     for stream in &quiet {
-        assert!(room(stream).is_some_and(|room| room > 10));
+        assert!(room_for(stream, 10).is_some_and(|room| room > 10));
         stream.send_data(vec![0; 10].into(), false);
+    }
+}
+
+/// Small frames make small updates, and those small frames again; and endpoints take them for an attack.
+#[test]
+fn no_share_is_cut_into_frames_that_are_worth_nothing() {
+    let mut client = pair().0;
+    let uploads: Vec<_> = (0..16).map(|_| client.open(&request("POST"), false)).collect();
+    let (mut sizes, mut owed) = (Vec::new(), vec![0; uploads.len()]);
+    for round in 0..200 {
+        for (n, upload) in uploads.iter().enumerate() {
+            while let Some(room) = room(upload) {
+                sizes.push(room);
+                upload.send_data(vec![0; room].into(), false);
+                owed[n] += room as u32;
+                client.all_written();
+            }
+            // The endpoint gives again a little at a time, as its application reads.
+            let a_little = owed[n].min(17 + (round * 31 + n as u32 * 7) % 400);
+            owed[n] -= a_little;
+            if a_little > 0 {
+                give(&mut client, 0, a_little);
+                give(&mut client, 2 * n as u32 + 1, a_little);
+            }
+            while client.core.borrow_mut().serve_waiting() {}
+        }
+    }
+    assert!(sizes.len() > 100, "{}", sizes.len());
+    assert!(sizes.iter().all(|size| *size >= WORTH), "{:?}", sizes.iter().min());
+    // What is small by itself goes on.
+    assert!(room_for(&client.open(&request("POST"), false), 20).is_some());
+}
+
+/// As Tomcat does, which reads twenty streams at once by default, and gives their windows again late.
+#[test]
+fn uploads_that_are_read_go_on_beside_many_that_are_not() {
+    const READ: usize = 20;
+    const BODY: usize = 20_000;
+    let mut client = pair().0;
+    let uploads: Vec<_> = (0..52).map(|_| client.open(&request("POST"), false)).collect();
+    let (mut left, mut owed) = (vec![BODY; uploads.len()], vec![0; uploads.len()]);
+    while left[..READ].iter().any(|left| *left > 0) {
+        let mut sent = 0;
+        for (n, upload) in uploads.iter().enumerate() {
+            let Some(room) = room_for(upload, left[n]).filter(|_| left[n] > 0) else { continue };
+            let amount = room.min(left[n]);
+            left[n] -= amount;
+            upload.send_data(vec![0; amount].into(), left[n] == 0);
+            client.all_written();
+            if n < READ {
+                sent += amount;
+                give(&mut client, 0, amount as u32);
+                owed[n] += amount as u32;
+                if owed[n] >= 1024 && left[n] > 0 {
+                    give(&mut client, 2 * n as u32 + 1, std::mem::take(&mut owed[n]));
+                }
+            }
+            while client.core.borrow_mut().serve_waiting() {}
+        }
+        assert!(sent > 0, "those that are read stand still: {:?} are left", &left[..READ]);
     }
 }
 
@@ -173,8 +233,9 @@ proptest! {
         while left.iter().any(|left| *left > 0) {
             let mut sent = 0;
             for (n, stream) in streams.iter().enumerate() {
-                let Some(room) = room(stream).filter(|_| left[n] > 0) else { continue };
-                let amount = room.min(left[n]).min(batches[n % batches.len()]);
+                let wanted = left[n].min(batches[n % batches.len()]);
+                let Some(room) = room_for(stream, wanted).filter(|_| left[n] > 0) else { continue };
+                let amount = room.min(wanted);
                 left[n] -= amount;
                 sent += amount;
                 stream.send_data(vec![0; amount].into(), left[n] == 0);
