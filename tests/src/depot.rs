@@ -92,9 +92,7 @@ impl<'d> Depot<'d> {
 
     /// Applies the TrafficPolicy `depot` for the service, and waits until it is in force.
     pub fn policy(&self, spec: Value) -> Result<()> {
-        let generation =
-            || -> Result<f64> { Ok(self.agent.metrics()?.sum("sluice_snapshot_generation", &[])) };
-        let before = generation()?;
+        let wanted = spec.clone();
         let mut spec = spec;
         spec["targetRefs"] = json!([{"group": "", "kind": "Service", "name": Self::NAME}]);
         self.world.apply(json!({
@@ -104,13 +102,37 @@ impl<'d> Depot<'d> {
             "spec": spec,
         }))?;
         eventually("the policy is in force", || {
-            ensure!(generation()? > before, "no new snapshot");
-            Ok(())
+            let query = format!("/api/service?namespace=shop&name={}&port={}", Self::NAME, self.service.port);
+            let (status, body) = self.agent.get(&query)?;
+            ensure!(status == 200, "{status}: {body}");
+            let detail: Value = serde_json::from_str(&body)?;
+            in_force(&detail["policy_values"], "", &wanted)
         })
     }
 
     /// Deletes the policy.
     pub fn no_policy(&self) -> Result<()> {
         self.world.delete("TrafficPolicy", "shop", Self::NAME)
+    }
+}
+
+/// That every value of a policy is one of those that an agent goes by.
+fn in_force(values: &Value, field: &str, wanted: &Value) -> Result<()> {
+    let objects = |items: &Vec<Value>| items.iter().all(Value::is_object);
+    match wanted {
+        Value::Object(fields) => fields.iter().try_for_each(|(name, wanted)| {
+            let field = if field.is_empty() { name.clone() } else { format!("{field}.{name}") };
+            in_force(values, &field, wanted)
+        }),
+        Value::Array(items) if objects(items) => {
+            let mut items = items.iter().enumerate();
+            items.try_for_each(|(n, wanted)| in_force(values, &format!("{field}[{n}]"), wanted))
+        }
+        wanted => {
+            let mut values = values.as_array().into_iter().flatten();
+            let is = values.find(|value| value["field"] == field).map(|value| &value["value"]);
+            ensure!(is == Some(wanted), "{field} is {is:?}, not {wanted}");
+            Ok(())
+        }
     }
 }
