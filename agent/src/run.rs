@@ -12,6 +12,8 @@ mod seen;
 mod telemetry;
 mod watchdog;
 
+pub use limits::small_pages;
+
 use std::{
     num::NonZero,
     path::PathBuf,
@@ -158,6 +160,7 @@ pub async fn run(config: Config, settings: Settings, log: LogFilter) -> Result<(
     let directory = config.manifests.as_deref().map(manifests::open).transpose()?;
     // Before anything else is logged, and after what a mistake on the command line ends with one line of its own.
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %settings, "starting");
+    small_pages();
     let (feed, client) = match directory {
         Some(feed) => (feed, None),
         None => cluster().await?,

@@ -30,11 +30,14 @@ use nix::{
     sys::resource::{UsageWho, getrusage},
     time::{ClockId, clock_gettime},
 };
-use sluice::cluster::{
-    Cluster,
-    builder::Options,
-    kubernetes::{self, Patience},
-    model::Snapshot,
+use sluice::{
+    cluster::{
+        Cluster,
+        builder::Options,
+        kubernetes::{self, Patience},
+        model::Snapshot,
+    },
+    run::small_pages,
 };
 
 /// That of the image: what an allocator keeps is a part of what an agent takes.
@@ -125,6 +128,7 @@ impl Awaited {
 
 /// Whether the aims are reached.
 fn soak(size: &Size) -> Result<bool> {
+    small_pages();
     let directory = tempfile::tempdir()?;
     let mut server = Command::new(std::env::current_exe()?)
         .args(["--services", &size.services.to_string(), "--endpoints", &size.endpoints.to_string()])
