@@ -25,7 +25,7 @@ use crate::clock::Nanos;
 /// How long a pod's tasks may run in a round: some requests' worth, or what one task does in one go.
 const TURN: Nanos = Nanos::of(Duration::from_micros(100));
 
-/// How many that wait are woken for their pod's turn at the most.
+/// How many that wait are woken for their pod's turn. More than there is time for would only wait again.
 const WOKEN: usize = 32;
 
 thread_local! {
@@ -88,8 +88,6 @@ pub(crate) struct Turns {
     round: Cell<u64>,
     /// How long its tasks have run in that round.
     used: Cell<Nanos>,
-    /// How many of them.
-    ran: Cell<usize>,
     waiting: RefCell<VecDeque<Waker>>,
     /// How many have been woken of all that ever waited.
     woken: Cell<u64>,
@@ -105,7 +103,6 @@ impl Turns {
         let round = ROUND.get();
         if self.round.replace(round) != round {
             self.used.set(Nanos::ZERO);
-            self.ran.set(0);
         }
         self.used.get() < TURN
     }
@@ -123,9 +120,7 @@ impl Turns {
 
     /// Wakes those whose turn it is. True if that were all.
     fn wake(&self) -> bool {
-        // Half as many again as the last turn had time for: more would only wait again.
-        let ran = self.ran.get();
-        for _ in 0..(ran + ran / 2 + 1).min(WOKEN) {
+        for _ in 0..WOKEN {
             let Some(waker) = self.waiting.borrow_mut().pop_front() else { return true };
             self.woken.set(self.woken.get() + 1);
             waker.wake();
@@ -160,7 +155,6 @@ impl<F: Future> Future for Task<F> {
         }
         let began = Nanos::now();
         let done = this.work.poll(cx);
-        this.pod.ran.set(this.pod.ran.get() + 1);
         this.pod.used.set(this.pod.used.get() + Nanos::now().since(began));
         done
     }
@@ -250,7 +244,6 @@ mod tests {
         let (rounds, pod) = (Rc::<Rounds>::default(), Rc::<Turns>::default());
         assert!(pod.has_turn());
         pod.used.set(TURN);
-        pod.ran.set(WOKEN);
         assert!(!pod.has_turn());
         for _ in 0..WOKEN + 3 {
             pod.wait(&rounds, Waker::noop());
@@ -259,28 +252,7 @@ mod tests {
         rounds.begin();
         assert!(pod.has_turn());
         assert_eq!((pod.waiting.borrow().len(), rounds.waiting.borrow().len()), (3, 1));
-        pod.ran.set(WOKEN);
         rounds.begin();
         assert_eq!((pod.waiting.borrow().len(), rounds.waiting.borrow().len()), (0, 0));
-    }
-
-    #[test]
-    fn no_more_are_woken_than_a_turn_may_have_time_for() {
-        let (rounds, pod) = (Rc::<Rounds>::default(), Rc::<Turns>::default());
-        for _ in 0..100 {
-            pod.wait(&rounds, Waker::noop());
-        }
-        let mut woken_in_round = |ran| {
-            assert!(pod.has_turn());
-            pod.ran.set(ran);
-            let before = pod.woken.get();
-            rounds.begin();
-            pod.woken.get() - before
-        };
-        assert_eq!(
-            [10, 4, 1, 0].map(&mut woken_in_round),
-            [16, 7, 2, 1],
-            "half as many again, and one at least"
-        );
     }
 }
