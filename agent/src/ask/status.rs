@@ -41,7 +41,7 @@ pub(super) fn shown(status: &Status) -> String {
         [
             "services",
             &format!(
-                "{} managed, {} of {} endpoints ready, {} requests in flight",
+                "{} ports managed, {} of {} endpoints ready, {} requests in flight",
                 services.managed, services.ready_endpoints, services.endpoints, services.in_flight
             ),
         ],

@@ -160,7 +160,7 @@ fn row(node: &Node) -> Option<[String; 7]> {
         if status.ready { "ready" } else { "NOT READY" }.to_owned(),
         format!("{} enrolled{pending}", pods.enrolled),
         format!(
-            "{}, {} of {} endpoints ready",
+            "{} ports, {} of {} endpoints ready",
             services.managed, services.ready_endpoints, services.endpoints
         ),
         shown_policies(&status.policies),

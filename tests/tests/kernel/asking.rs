@@ -132,7 +132,12 @@ fn status_says_how_things_stand_and_what_is_wrong() {
         println!("{text}");
         contains(
             &text,
-            &[", ready", "7 enrolled, 0 pending", "4 managed, 6 of 6 endpoints ready", "nothing is wrong"],
+            &[
+                ", ready",
+                "7 enrolled, 0 pending",
+                "4 ports managed, 6 of 6 endpoints ready",
+                "nothing is wrong",
+            ],
         )?;
         shop.app("pricing-v1")?.pod.set_ready(false)?;
         eventually("it says what is wrong", || {

@@ -145,7 +145,7 @@ pub(super) fn plain(overview: &Value, sort: Sort) -> String {
 
 fn title(overview: &Value, count: usize) -> String {
     let node = overview["node"].as_str().unwrap_or("this node");
-    format!("sluice on {}: {count} services managed\n", inert(node))
+    format!("sluice on {}: {count} service ports managed\n", inert(node))
 }
 
 fn sorted(overview: &Value, sort: Sort) -> Vec<&Value> {

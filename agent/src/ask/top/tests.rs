@@ -32,7 +32,7 @@ fn as_many_services_as_fit_are_shown_and_keys_scroll() {
     );
     assert_eq!(names(&screen).len(), 20, "{screen}");
     assert!(
-        screen.contains("sluice on n1: 500 services managed") && screen.contains("1 to 20 of 500"),
+        screen.contains("sluice on n1: 500 service ports managed") && screen.contains("1 to 20 of 500"),
         "{screen}"
     );
     let mut press = |key| {

@@ -53,11 +53,11 @@ fn the_worst_node_is_first_and_what_is_the_same_is_told_once() {
 5 nodes with an agent: 3 ready, 1 not ready, 1 without an answer
 1 agents are wanted and have no pod: kubectl describe the DaemonSet, its events say why
 
-node  version  state      pods                   services                   policies                problems
-c     VERSION  NOT READY  3 enrolled, 1 pending  2, 3 of 4 endpoints ready  1 active, 1 not active  2
-b     VERSION  ready      3 enrolled             2, 3 of 4 endpoints ready  1 active, 1 not active  2
-e     VERSION  ready      3 enrolled             2, 3 of 4 endpoints ready  1 active, 1 not active  1
-a     VERSION  ready      3 enrolled             2, 3 of 4 endpoints ready  1 active, 1 not active  0
+node  version  state      pods                   services                         policies                problems
+c     VERSION  NOT READY  3 enrolled, 1 pending  2 ports, 3 of 4 endpoints ready  1 active, 1 not active  2
+b     VERSION  ready      3 enrolled             2 ports, 3 of 4 endpoints ready  1 active, 1 not active  2
+e     VERSION  ready      3 enrolled             2 ports, 3 of 4 endpoints ready  1 active, 1 not active  1
+a     VERSION  ready      3 enrolled             2 ports, 3 of 4 endpoints ready  1 active, 1 not active  0
 
 without an answer:
   - d: pod sluice-d does not run: CrashLoopBackOff
