@@ -2,9 +2,10 @@
 //!
 //! The runtime runs ready tasks one after the other. A pod with two thousand of them would have another pod's one task wait for all,
 //! and for what the kernel has to tell of it, which is asked only now and then. So tasks belong to pods ([`Turns::of`]). In each
-//! round a pod's tasks may take [`TURN`] together; those that come later in it wait for the next one. A round is over when all
-//! that was ready has had its chance, and the kernel was asked what else is: so a task waits for one turn of each busy pod,
-//! not for each of its connections. How much a task does in one go is bounded where it does it.
+//! round a pod's tasks may take [`TURN`] together; those that come later in it wait for the next one, first come, first served:
+//! each that has run calls the one that has waited for longest, while there is time. A round is over when all that was ready has
+//! had its chance, and the kernel was asked what else is: so a task waits for one turn of each busy pod, not for each of its
+//! connections. How much a task does in one go is bounded where it does it.
 //!
 //! While a worker has nothing to do there are no rounds, and nothing waits.
 
@@ -24,9 +25,6 @@ use crate::clock::Nanos;
 
 /// How long a pod's tasks may run in a round: some requests' worth, or what one task does in one go.
 const TURN: Nanos = Nanos::of(Duration::from_micros(100));
-
-/// How many that wait are woken for their pod's turn. More than there is time for would only wait again.
-const WOKEN: usize = 32;
 
 thread_local! {
     /// The round of this worker.
@@ -66,20 +64,39 @@ impl Rounds {
 
     fn begin(&self) {
         next_round();
-        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        for pod in waiting {
-            if !pod.wake() {
-                self.waiting.borrow_mut().push_back(pod);
+        let mut waiting = self.waiting.borrow_mut();
+        // The pods that come to wait from now on are behind them.
+        for _ in 0..waiting.len() {
+            let Some(pod) = waiting.pop_front() else { break };
+            pod.call_next();
+            if pod.has_waiting() {
+                waiting.push_back(pod);
+            } else {
+                pod.enlisted.set(false);
             }
         }
     }
 
     fn enlist(&self, pod: &Rc<Turns>) {
+        if pod.enlisted.replace(true) {
+            return;
+        }
         self.waiting.borrow_mut().push_back(pod.clone());
         if let Some(marker) = self.marker.borrow_mut().take() {
             marker.wake();
         }
     }
+}
+
+/// Where a task is with its pod's turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It has nothing to do, or runs.
+    Free,
+    /// It could go on, and those before it are first.
+    Waiting,
+    /// It is the next.
+    Called,
 }
 
 /// The turns of a pod on a worker.
@@ -88,18 +105,20 @@ pub(crate) struct Turns {
     round: Cell<u64>,
     /// How long its tasks have run in that round.
     used: Cell<Nanos>,
-    waiting: RefCell<VecDeque<Waker>>,
-    /// How many have been woken of all that ever waited.
-    woken: Cell<u64>,
+    /// Those that wait, first come, first served.
+    waiting: RefCell<VecDeque<(Rc<Cell<Place>>, Waker)>>,
+    /// It is among those that the next round calls.
+    enlisted: Cell<bool>,
 }
 
 impl Turns {
     /// The future as one of the pod's tasks.
     pub(crate) fn of<F: Future>(self: &Rc<Self>, rounds: &Rc<Rounds>, task: F) -> Task<F> {
-        Task { work: task, pod: self.clone(), rounds: rounds.clone(), place: None }
+        let place = Rc::new(Cell::new(Place::Free));
+        Task { work: task, pod: self.clone(), rounds: rounds.clone(), place }
     }
 
-    fn has_turn(&self) -> bool {
+    fn has_time(&self) -> bool {
         let round = ROUND.get();
         if self.round.replace(round) != round {
             self.used.set(Nanos::ZERO);
@@ -107,25 +126,22 @@ impl Turns {
         self.used.get() < TURN
     }
 
-    /// Returns the place behind all others.
-    fn wait(self: &Rc<Self>, rounds: &Rounds, waker: &Waker) -> u64 {
-        let mut waiting = self.waiting.borrow_mut();
-        let place = self.woken.get() + waiting.len() as u64;
-        waiting.push_back(waker.clone());
-        if waiting.len() == 1 {
-            rounds.enlist(self);
-        }
-        place
+    fn has_waiting(&self) -> bool {
+        !self.waiting.borrow().is_empty()
     }
 
-    /// Wakes those whose turn it is. True if that were all.
-    fn wake(&self) -> bool {
-        for _ in 0..WOKEN {
-            let Some(waker) = self.waiting.borrow_mut().pop_front() else { return true };
-            self.woken.set(self.woken.get() + 1);
-            waker.wake();
+    /// Calls the first that waits. It calls the next one: more than there is time for would only wait again, behind those that have not
+    /// waited yet.
+    fn call_next(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        while let Some((place, waker)) = waiting.pop_front() {
+            // Not one that has ended meanwhile: it would call nobody.
+            if Rc::strong_count(&place) > 1 {
+                place.set(Place::Called);
+                waker.wake();
+                return;
+            }
         }
-        self.waiting.borrow().is_empty()
     }
 }
 
@@ -136,8 +152,7 @@ pin_project! {
         work: F,
         pod: Rc<Turns>,
         rounds: Rc<Rounds>,
-        // Where it waits or has waited for its pod's turn.
-        place: Option<u64>,
+        place: Rc<Cell<Place>>,
     }
 }
 
@@ -146,23 +161,47 @@ impl<F: Future> Future for Task<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        if !this.pod.has_turn() {
-            // Woken by something else while it waits, it keeps its place.
-            if this.place.is_none_or(|place| place < this.pod.woken.get()) {
-                *this.place = Some(this.pod.wait(this.rounds, cx.waker()));
+        let (pod, place) = (&*this.pod, &*this.place);
+        let called = match place.get() {
+            // Woken by something else, it keeps its place.
+            Place::Waiting => return Poll::Pending,
+            Place::Called => true,
+            Place::Free => false,
+        };
+        if !pod.has_time() || !called && pod.has_waiting() {
+            place.set(Place::Waiting);
+            let waits = (place.clone(), cx.waker().clone());
+            let mut waiting = pod.waiting.borrow_mut();
+            if called {
+                waiting.push_front(waits);
+            } else {
+                waiting.push_back(waits);
             }
+            drop(waiting);
+            this.rounds.enlist(pod);
             return Poll::Pending;
         }
+        place.set(Place::Free);
         let began = Nanos::now();
         let done = this.work.poll(cx);
-        this.pod.used.set(this.pod.used.get() + Nanos::now().since(began));
+        pod.used.set(pod.used.get() + Nanos::now().since(began));
+        if pod.has_time() {
+            pod.call_next();
+        }
         done
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::Wake,
+        time::Instant,
+    };
 
     use super::*;
 
@@ -239,20 +278,76 @@ mod tests {
         assert_eq!(order(3, true).len(), 20);
     }
 
-    #[test]
-    fn those_that_wait_go_on_in_their_order() {
-        let (rounds, pod) = (Rc::<Rounds>::default(), Rc::<Turns>::default());
-        assert!(pod.has_turn());
-        pod.used.set(TURN);
-        assert!(!pod.has_turn());
-        for _ in 0..WOKEN + 3 {
-            pod.wait(&rounds, Waker::noop());
+    /// Whether a task was woken.
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
         }
+    }
+
+    type Tasks = Vec<(Pin<Box<dyn Future<Output = ()>>>, Arc<Woken>)>;
+
+    fn poll(tasks: &mut Tasks, n: usize) {
+        let (task, woken) = &mut tasks[n];
+        let waker = Waker::from(woken.clone());
+        assert!(task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+
+    /// Polls who is called, in this round or the next one.
+    fn go_on(tasks: &mut Tasks, rounds: &Rounds) {
+        let called = |tasks: &Tasks| -> Vec<usize> {
+            (0..tasks.len()).filter(|n| tasks[*n].1.0.swap(false, Ordering::Relaxed)).collect()
+        };
+        let mut now = called(tasks);
+        if now.is_empty() {
+            rounds.begin();
+            now = called(tasks);
+        }
+        assert_eq!(now.len(), 1, "one is called, and calls the next: {now:?}");
+        poll(tasks, now[0]);
+    }
+
+    #[test]
+    fn those_of_a_pod_that_wait_are_served_in_their_order() {
+        let ran = Rc::new(RefCell::new(Vec::new()));
+        let (rounds, pod) = (Rc::<Rounds>::default(), Rc::<Turns>::default());
+        let mut tasks: Tasks = Vec::new();
+        for n in 0..50 {
+            let ran = ran.clone();
+            let work = poll_fn(move |_| {
+                ran.borrow_mut().push(n);
+                Poll::Pending
+            });
+            tasks.push((Box::pin(pod.of(&rounds, work)), Arc::default()));
+        }
+        assert!(pod.has_time());
+        pod.used.set(TURN);
+        for n in 0..50 {
+            poll(&mut tasks, n);
+        }
+        assert!(ran.borrow().is_empty(), "its time is over");
         assert_eq!(rounds.waiting.borrow().len(), 1, "a pod waits once");
+
+        go_on(&mut tasks, &rounds);
+        // Who is woken by something else keeps its place, and who has run is behind all others.
+        poll(&mut tasks, 7);
+        poll(&mut tasks, 0);
+        assert_eq!(*ran.borrow(), [0]);
+        // The time is over before the one that is called comes: it is the first of the next round.
+        pod.used.set(TURN);
+        go_on(&mut tasks, &rounds);
+        assert!(tasks.iter().all(|(_, woken)| !woken.0.load(Ordering::Relaxed)));
+        // One that ends while it waits is passed over.
+        tasks[2].0 = Box::pin(std::future::pending());
+        for _ in 0..49 {
+            go_on(&mut tasks, &rounds);
+        }
+        assert_eq!(*ran.borrow(), [0, 1].into_iter().chain(3..50).chain([0]).collect::<Vec<_>>());
+        // Nobody is left.
         rounds.begin();
-        assert!(pod.has_turn());
-        assert_eq!((pod.waiting.borrow().len(), rounds.waiting.borrow().len()), (3, 1));
-        rounds.begin();
-        assert_eq!((pod.waiting.borrow().len(), rounds.waiting.borrow().len()), (0, 0));
+        assert!(rounds.waiting.borrow().is_empty() && !pod.enlisted.get());
     }
 }
