@@ -265,7 +265,7 @@ fn dumps_and_numbers_come_from_one_node_or_from_all() {
     cluster.agent("node-1", &json!({"running": {}}));
     let (status, text, complaint) = cluster.said("top --times 2");
     assert_eq!((status, &*complaint), (0, ""), "{text}");
-    let screens = text.matches("sluice on 2 nodes: 1 services").count();
+    let screens = text.matches("sluice on 2 nodes: 1 service port managed").count();
     assert!(screens == 2 && text.contains("orders.shop:80"), "{text}");
     // A session a node, not one a second.
     cluster.nothing_runs();

@@ -21,7 +21,7 @@ fn a_refused_connection_is_tried_elsewhere_whatever_the_method() {
         let mut caller = rig.dial();
         caller.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"));
         assert_eq!(caller.answer().body, "ok");
-        refused = rig.metric("sluice_retries_total", &["cause=\"connect_refused\""]);
+        refused = rig.metric("sluice_retries_total", &["cause=\"connect_failure\""]);
         if refused > 1.0 {
             break;
         }
@@ -45,7 +45,7 @@ fn endpoints_that_all_refuse_are_each_tried_once() {
     caller.answer().made_up(503, "upstream_connect");
     rig.await_requests("5xx", "upstream_connect", 1.0);
     assert!((rig.metric("sluice_upstream_connects_total", &["outcome=\"refused\""]) - 2.0).abs() < 0.1);
-    assert!((rig.metric("sluice_retries_total", &["cause=\"connect_refused\""]) - 1.0).abs() < 0.1);
+    assert!((rig.metric("sluice_retries_total", &["cause=\"connect_failure\""]) - 1.0).abs() < 0.1);
     // Its request was complete, so its connection is good for another one.
     caller.send("HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let answer = caller.rest();

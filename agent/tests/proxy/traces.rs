@@ -216,7 +216,7 @@ fn each_attempt_is_a_span_of_its_own() {
     let rig = before(&origin).endpoint(Origin::nobody()).tracer(traces.tracer(&[W3c], Ratio::NONE)).start();
     let mut peer = rig.dial();
     let mut sent_to = 0;
-    while rig.metric("sluice_retries_total", &["cause=\"connect_refused\""]) < 1.0 {
+    while rig.metric("sluice_retries_total", &["cause=\"connect_failure\""]) < 1.0 {
         sent_to += 1;
         assert!(sent_to < 1000, "the endpoint that nobody listens at is never chosen");
         assert_eq!(ask(&mut peer, &format!("traceparent: 00-{sent_to:032x}-{CALLER}-01\r\n")), 200);

@@ -145,7 +145,8 @@ pub(super) fn plain(overview: &Value, sort: Sort) -> String {
 
 fn title(overview: &Value, count: usize) -> String {
     let node = overview["node"].as_str().unwrap_or("this node");
-    format!("sluice on {}: {count} service ports managed\n", inert(node))
+    let ports = if count == 1 { "port" } else { "ports" };
+    format!("sluice on {}: {count} service {ports} managed\n", inert(node))
 }
 
 fn sorted(overview: &Value, sort: Sort) -> Vec<&Value> {
