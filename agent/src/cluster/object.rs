@@ -280,6 +280,13 @@ pub struct SliceEndpoint {
     pub node: Option<Arc<str>>,
     /// `targetRef`, where it names a Pod.
     pub pod: Option<PodReference>,
+    /// In a box, for most have none.
+    pub hints: Option<Box<Hints>>,
+}
+
+/// Which clients an endpoint is for, as the cluster proposes; empty: for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hints {
     /// `hints.forZones`
     pub for_zones: Box<[Arc<str>]>,
     /// `hints.forNodes`
@@ -297,8 +304,6 @@ pub struct Pod {
     pub name: Name,
     /// `metadata.uid`
     pub uid: Option<Arc<str>>,
-    /// The UID that the pod's cgroup is named after: for a static pod's mirror the hash of its manifest, else `uid`.
-    pub cgroup_uid: Option<Arc<str>>,
     pub ips: SmallVec<[IpAddr; 1]>,
     /// The label `sluice.dev/tag`.
     pub tag: Option<Tag>,
@@ -324,17 +329,26 @@ pub struct Pod {
     /// When its first request came, as its condition `sluice.dev/first-request` says, in seconds of Unix time. It may be one of before
     /// its containers started: [`super::first_request::told`].
     pub first_request: Option<NonZeroU32>,
-    /// Ports that its containers declare, or are probed at, as far as a listener of the agent could be in their way.
-    pub ports: Box<[u16]>,
-    /// What the kubelet probes it by.
-    pub probes: Arc<[Probe]>,
     pub service_account: Arc<str>,
-    /// The mesh whose proxy takes the pod's connections already.
-    pub own_proxy: Option<&'static str>,
     /// It has a deletionTimestamp.
     pub terminating: bool,
     /// Its phase is Succeeded or Failed.
     pub finished: bool,
+    /// `None` where it runs on another node: in a large cluster nearly all pods do.
+    pub for_node: Option<Box<ForNode>>,
+}
+
+/// What only the agent of a pod's node needs to know of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForNode {
+    /// The UID that the pod's cgroup is named after: for a static pod's mirror the hash of its manifest, else its own.
+    pub cgroup_uid: Option<Arc<str>>,
+    /// Ports that its containers declare, or are probed at, as far as a listener of the agent could be in their way.
+    pub ports: Box<[u16]>,
+    /// What the kubelet probes it by.
+    pub probes: Arc<[Probe]>,
+    /// The mesh whose proxy takes the pod's connections already.
+    pub own_proxy: Option<&'static str>,
 }
 
 /// Of a pod that becomes Ready only when an agent says that it is warm.

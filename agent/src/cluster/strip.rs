@@ -31,7 +31,7 @@ pub use self::{
 use super::{
     intern::intern,
     object::{
-        EndpointSlice, Frontend, Key, Kind, Name, Namespace, Object, PodReference, Prefer, Service,
+        EndpointSlice, Frontend, Hints, Key, Kind, Name, Namespace, Object, PodReference, Prefer, Service,
         ServicePort, SliceEndpoint, SlicePort,
     },
     problem::Problem,
@@ -352,7 +352,11 @@ impl Check {
         let conditions = endpoint.conditions.unwrap_or_default();
         // Defaults as the API documents them: "a nil value should be interpreted as" true, the same as ready, false.
         let ready = conditions.ready.unwrap_or(true);
-        let hints = endpoint.hints.unwrap_or_default();
+        let hints = endpoint.hints.map(|hints| Hints {
+            for_zones: hints.for_zones.iter().flatten().filter_map(|zone| common(Some(&zone.name))).collect(),
+            for_nodes: hints.for_nodes.iter().flatten().filter_map(|node| common(Some(&node.name))).collect(),
+        });
+        let says_something = |hints: &Hints| !hints.for_zones.is_empty() || !hints.for_nodes.is_empty();
         Some(SliceEndpoint {
             ip,
             ready,
@@ -368,8 +372,7 @@ impl Check {
                     Some(PodReference { name, uid: text(target.uid.as_deref()) })
                 },
             ),
-            for_zones: hints.for_zones.iter().flatten().filter_map(|zone| common(Some(&zone.name))).collect(),
-            for_nodes: hints.for_nodes.iter().flatten().filter_map(|node| common(Some(&node.name))).collect(),
+            hints: hints.filter(says_something).map(Box::new),
         })
     }
 }

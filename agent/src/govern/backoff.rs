@@ -20,7 +20,7 @@ const ASKED_WITHIN: u64 = 2_000_000_000;
 pub const UNANSWERED_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether an endpoint answers connection requests. Shared by all workers; what two of them note at the same moment counts once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Backoff {
     /// Since when it is passed over, in nanoseconds of the monotonic clock; 0: it is not.
     since_nanos: AtomicU64,
@@ -30,7 +30,18 @@ pub struct Backoff {
     asked_nanos: AtomicU64,
 }
 
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 impl Backoff {
+    /// It answers, as far as is known.
+    #[expect(clippy::declare_interior_mutable_const, reason = "what a new one begins with")]
+    pub(super) const NONE: Self =
+        Self { since_nanos: AtomicU64::new(0), misses: AtomicU32::new(0), asked_nanos: AtomicU64::new(0) };
+
     /// Other endpoints are to have its requests.
     pub fn is_on(&self, now_nanos: u64) -> bool {
         let since = self.since_nanos.load(Relaxed);
@@ -59,7 +70,7 @@ impl Backoff {
 
     /// A connection request, sent at `sent_nanos`, was not answered. Those that were sent before the last one was given up say
     /// nothing new.
-    pub fn missed(&self, sent_nanos: u64, now_nanos: u64) {
+    pub(super) fn missed(&self, sent_nanos: u64, now_nanos: u64) {
         let since = self.since_nanos.load(Relaxed);
         if sent_nanos < since {
             return;

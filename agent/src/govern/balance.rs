@@ -131,7 +131,7 @@ impl How {
     /// Whether a warming endpoint gets what it has drawn, beside a warm one: as much of it as it would get if it were warm.
     fn keeps(&self, endpoint: &Endpoint, warm: Option<&Arc<Endpoint>>, rng: &mut Rng) -> bool {
         let Some(warm) = warm.filter(|_| self.algorithm == Algorithm::LeastTime) else { return true };
-        let [one, other] = [endpoint, &**warm].map(|endpoint| endpoint.load.cost.seen(self.now_nanos));
+        let [one, other] = [endpoint, &**warm].map(|endpoint| endpoint.load.cost().seen(self.now_nanos));
         let surplus = one.against(&other);
         let dearer = surplus.time + surplus.failures;
         // Among equals it has half of a pair's chances.
@@ -208,7 +208,7 @@ fn in_turn(subset: &Subset, eligible: impl Fn(&Endpoint) -> bool) -> Option<&Arc
 
 /// For the one that costs less.
 fn odds(first: &Endpoint, second: &Endpoint, now_nanos: u64) -> f32 {
-    let (one, two) = (first.load.cost.seen(now_nanos), second.load.cost.seen(now_nanos));
+    let (one, two) = (first.load.cost().seen(now_nanos), second.load.cost().seen(now_nanos));
     let surplus = one.against(&two);
     if surplus.time != 0.0 {
         let queues = ((one.unanswered + 1) as f32 / (two.unanswered + 1) as f32).ln();
@@ -229,7 +229,7 @@ fn less_busy(first: &Endpoint, second: &Endpoint) -> f32 {
     match in_flight(second).cmp(&in_flight(first)) {
         Ordering::Greater => f32::INFINITY,
         Ordering::Less => f32::NEG_INFINITY,
-        Ordering::Equal => OLDER * older(first.load.cost.asked_nanos(), second.load.cost.asked_nanos()),
+        Ordering::Equal => OLDER * older(first.load.cost().asked_nanos(), second.load.cost().asked_nanos()),
     }
 }
 

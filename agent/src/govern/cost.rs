@@ -77,7 +77,7 @@ pub enum Ending {
 }
 
 /// What this agent has seen of an endpoint.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Cost {
     /// Mean and variance of the logarithm of the time in nanoseconds.
     time: Pair,
@@ -99,7 +99,7 @@ pub struct Cost {
 }
 
 /// Two numbers that change together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pair(AtomicU64);
 
 impl Pair {
@@ -121,7 +121,27 @@ impl Pair {
     }
 }
 
+impl Default for Cost {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
+}
+
 impl Cost {
+    /// Nothing was seen.
+    #[expect(clippy::declare_interior_mutable_const, reason = "what a new one begins with")]
+    pub(super) const UNKNOWN: Self = Self {
+        time: Pair(AtomicU64::new(0)),
+        average: AtomicU32::new(0),
+        known: Pair(AtomicU64::new(0)),
+        ended_nanos: AtomicU64::new(0),
+        asked_nanos: AtomicU64::new(0),
+        sent: AtomicU64::new(0),
+        heard: AtomicU64::new(0),
+        silent_since_nanos: AtomicU64::new(0),
+        spared_until_nanos: AtomicU64::new(0),
+    };
+
     /// A request is sent. Returns its number.
     pub(super) fn ask(&self, now_nanos: u64) -> u64 {
         self.asked_nanos.store(now_nanos, Relaxed);

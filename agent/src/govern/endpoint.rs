@@ -71,10 +71,6 @@ impl Endpoint {
 pub struct Load {
     /// Requests (or tunnelled connections) in flight.
     pub in_flight: AtomicU32,
-    /// What its callers wait for.
-    pub cost: Cost,
-    /// Whether it answers connection requests.
-    pub backoff: Backoff,
     /// See [`Load::first_request`]; 0 while there was none.
     first_request_nanos: AtomicI64,
     /// See [`Load::terminating_since`]; 0 while it is not terminating.
@@ -86,11 +82,37 @@ pub struct Load {
 /// What is kept of an endpoint that was asked.
 #[derive(Debug, Default)]
 struct Asked {
+    cost: Cost,
+    backoff: Backoff,
     tally: Tally,
     record: outlier::Record,
 }
 
+/// What there is to say of an endpoint that was never asked. Nothing is ever noted here: costs are with [`Load::cost_to_note`], and
+/// what can be noted of one that answers is nothing.
+static NEVER_ASKED: (Cost, Backoff) = (Cost::UNKNOWN, Backoff::NONE);
+
 impl Load {
+    /// What its callers wait for.
+    pub fn cost(&self) -> &Cost {
+        self.asked.get().map_or(&NEVER_ASKED.0, |asked| &asked.cost)
+    }
+
+    /// Where that is noted.
+    pub(super) fn cost_to_note(&self) -> &Cost {
+        &self.asked.get_or_init(Box::default).cost
+    }
+
+    /// Whether it answers connection requests.
+    pub fn backoff(&self) -> &Backoff {
+        self.asked.get().map_or(&NEVER_ASKED.1, |asked| &asked.backoff)
+    }
+
+    /// A connection request to it, sent at `sent_nanos`, was not answered: see [`Backoff::missed`].
+    pub fn missed(&self, sent_nanos: u64, now_nanos: u64) {
+        self.asked.get_or_init(Box::default).backoff.missed(sent_nanos, now_nanos);
+    }
+
     /// Where the requests to it are counted as they end.
     pub fn tally(&self) -> &Tally {
         &self.asked.get_or_init(Box::default).tally
@@ -177,7 +199,7 @@ pub struct InFlight {
 impl InFlight {
     pub fn begin(endpoint: Arc<Endpoint>, now_nanos: u64) -> Self {
         endpoint.load.in_flight.fetch_add(1, Relaxed);
-        let number = endpoint.load.cost.ask(now_nanos);
+        let number = endpoint.load.cost_to_note().ask(now_nanos);
         Self { endpoint, number, heard: false }
     }
 
@@ -188,18 +210,18 @@ impl InFlight {
     /// The endpoint has answered, which may have taken it so long.
     pub fn answered(&mut self, waited_nanos: Option<u64>, now_nanos: u64) {
         self.hear();
-        self.endpoint.load.cost.answered(waited_nanos, now_nanos);
+        self.endpoint.load.cost_to_note().answered(waited_nanos, now_nanos);
     }
 
     /// The attempt has ended so, after this time.
     pub fn ended(&mut self, ending: Ending, waited_nanos: u64, now_nanos: u64) {
         self.hear();
-        self.endpoint.load.cost.ended(ending, waited_nanos, now_nanos);
+        self.endpoint.load.cost_to_note().ended(ending, waited_nanos, now_nanos);
     }
 
     fn hear(&mut self) {
         if !std::mem::replace(&mut self.heard, true) {
-            self.endpoint.load.cost.hear(self.number);
+            self.endpoint.load.cost_to_note().hear(self.number);
         }
     }
 }

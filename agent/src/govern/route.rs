@@ -179,7 +179,7 @@ pub fn keep(service: Candidates<'_>, call: &Call<'_>, own: &Arc<Endpoint>) -> Op
     let stands = service.policy.load_balancer.direct_endpoints == DirectEndpoints::Keep
         && !own.terminating
         && own.load.terminating_since().is_none()
-        && !own.load.backoff.is_on(call.now_nanos)
+        && !own.load.backoff().is_on(call.now_nanos)
         && !call.tried.contains(&own.address)
         && call.within.contains(own.tag.as_ref());
     if !stands {
@@ -267,7 +267,7 @@ impl Whom {
     fn includes(self, endpoint: &Endpoint, call: &Call<'_>) -> bool {
         let untried = || !call.tried.contains(&endpoint.address);
         match self {
-            Self::Fresh => !endpoint.load.backoff.is_on(call.now_nanos) && untried(),
+            Self::Fresh => !endpoint.load.backoff().is_on(call.now_nanos) && untried(),
             Self::Untried => untried(),
             Self::All => true,
         }

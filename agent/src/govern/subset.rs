@@ -104,7 +104,7 @@ impl Subset {
     /// How long an answer is likely to take, on average of the endpoints that may be asked and were.
     pub fn likely(&self) -> Option<Duration> {
         let likely = self.endpoints.iter().filter(|endpoint| endpoint.is_usable());
-        let likely = likely.filter_map(|endpoint| endpoint.load.cost.likely_nanos());
+        let likely = likely.filter_map(|endpoint| endpoint.load.cost().likely_nanos());
         let (sum, count) = likely.fold((0.0, 0.0), |(sum, count), nanos| (sum + nanos, count + 1.0));
         (count > 0.0).then(|| Duration::from_nanos((sum / count) as u64))
     }

@@ -114,7 +114,7 @@ pub(crate) fn choose(
     match routed {
         Ok(decision) if tried.contains(&decision.endpoint.address) => Ok(None),
         Ok(decision) => {
-            decision.endpoint.load.backoff.chosen(now.0);
+            decision.endpoint.load.backoff().chosen(now.0);
             Ok(Some(Chosen {
                 in_flight: InFlight::begin(decision.endpoint, now.0),
                 lane: decision.lane,

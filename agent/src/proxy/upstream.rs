@@ -185,7 +185,7 @@ pub(crate) async fn wait_within<T>(
             return Poll::Pending;
         }
         ready!(over.as_mut().poll(cx));
-        endpoint.load.backoff.missed(began.0, Nanos::now().0);
+        endpoint.load.missed(began.0, Nanos::now().0);
         Poll::Ready(Err(Rc::new(unanswered(within))))
     })
     .await
@@ -274,12 +274,12 @@ impl<'e> Request<'e> {
 
     fn end(mut self, connected: &io::Result<Opened>) {
         self.ended = true;
-        let backoff = &self.endpoint.load.backoff;
+        let load = &self.endpoint.load;
         match connected.as_ref().map_err(io::Error::kind) {
-            Ok(_) | Err(io::ErrorKind::ConnectionRefused) => backoff.answered(),
+            Ok(_) | Err(io::ErrorKind::ConnectionRefused) => load.backoff().answered(),
             Err(
                 io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable,
-            ) => backoff.missed(self.sent.0, Nanos::now().0),
+            ) => load.missed(self.sent.0, Nanos::now().0),
             // Of this side.
             Err(_) => {}
         }
@@ -291,7 +291,7 @@ impl Drop for Request<'_> {
         let now = Nanos::now();
         // Whoever wanted the connection waits for it no longer.
         if !self.ended && now.since(self.sent) >= Nanos::of(UNANSWERED_AFTER) {
-            self.endpoint.load.backoff.missed(self.sent.0, now.0);
+            self.endpoint.load.missed(self.sent.0, now.0);
         }
     }
 }

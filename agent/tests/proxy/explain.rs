@@ -143,7 +143,7 @@ fn an_endpoint_that_does_not_answer_connection_requests_gets_no_share() {
     let endpoints = snapshot.destinations.values().flat_map(|destination| &destination.service.endpoints);
     let doubted = endpoints.into_iter().find(|one| one.address == silent.address).unwrap();
     // So long ago that it is asked again by now.
-    doubted.load.backoff.missed(1, 1);
+    doubted.load.missed(1, 1);
     for _ in 0..20 {
         let said = ask(&rig, "");
         assert_eq!(said.outcome.endpoint, Some(origin.address.to_string()), "{said:#?}");

@@ -343,8 +343,9 @@ impl Builder {
             |pod: &Pod| self.options.node.is_none() || pod.node.is_none() || pod.node == self.options.node;
         let new = self.store.pods.get(name).filter(|pod| opted_in && mine(pod)).and_then(|pod| {
             let here = self.options.node.is_some() && pod.node == self.options.node;
+            let for_node = pod.for_node.as_deref()?;
             Some(Workload {
-                uid: pod.cgroup_uid.clone()?,
+                uid: for_node.cgroup_uid.clone()?,
                 namespace: name.namespace.clone(),
                 name: name.name.clone(),
                 workload: pod.workload.as_ref().unwrap_or(&name.name).clone(),
@@ -356,9 +357,9 @@ impl Builder {
                 host_network: pod.host_network,
                 capture: pod.capture.unwrap_or(true) && !pod.host_network,
                 propagation: self.store.propagation(pod),
-                ports: pod.ports.clone(),
-                probes: pod.probes.clone(),
-                own_proxy: pod.own_proxy,
+                ports: for_node.ports.clone(),
+                probes: for_node.probes.clone(),
+                own_proxy: for_node.own_proxy,
                 terminating: pod.terminating,
                 finished: pod.finished,
             })

@@ -129,8 +129,7 @@ impl Part {
                 kept.load.set_terminating(endpoint.terminating, now.nanos);
                 Candidate {
                     endpoint: reuse_endpoint(before.as_deref(), endpoint),
-                    for_zones: &described.slice.for_zones,
-                    for_nodes: &described.slice.for_nodes,
+                    hints: described.slice.hints.as_deref(),
                     without_hints: described.waits,
                 }
             })
@@ -144,8 +143,7 @@ impl Part {
             let endpoint =
                 Endpoint { tag: Some(tag.clone()), load: kept.load.clone(), ..Endpoint::new(address) };
             let endpoint = reuse_endpoint(before.as_deref(), endpoint);
-            candidates
-                .insert(at, Candidate { endpoint, for_zones: &[], for_nodes: &[], without_hints: false });
+            candidates.insert(at, Candidate { endpoint, hints: None, without_hints: false });
         }
         for (key, kept) in loads.iter_mut().filter(|(_, kept)| !kept.listed && kept.gone.is_none()) {
             let was = find(before.as_deref(), key.address).filter(|was| Arc::ptr_eq(&was.load, &kept.load));
@@ -161,8 +159,7 @@ impl Part {
         if !held.is_empty() {
             candidates.extend(held.iter().map(|endpoint| Candidate {
                 endpoint: endpoint.clone(),
-                for_zones: &[],
-                for_nodes: &[],
+                hints: None,
                 without_hints: false,
             }));
             candidates.sort_by_key(|candidate| candidate.endpoint.address);

@@ -171,7 +171,9 @@ fn share_texts_of_pod(pod: &mut Arc<Pod>, labels: Labels, before: Option<&Arc<Po
         pod.name = before.name.clone();
         share(&mut pod.uid, before.uid.as_ref());
     }
-    share(&mut pod.cgroup_uid, pod.uid.as_ref());
+    if let Some(for_node) = &mut pod.for_node {
+        share(&mut for_node.cgroup_uid, pod.uid.as_ref());
+    }
 }
 
 /// The same text, if it is the same.

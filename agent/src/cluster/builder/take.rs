@@ -166,13 +166,12 @@ impl Builder {
     }
 
     /// What the agent of its own node alone has use for: in a large cluster nearly all pods are of others, and each would be twice
-    /// as large with its probes.
+    /// as large with it.
     fn leave_out_of(&self, pod: &mut Arc<Pod>) {
         let elsewhere = self.options.node.is_some() && pod.node.is_some() && pod.node != self.options.node;
-        if elsewhere && !(pod.ports.is_empty() && pod.probes.is_empty()) {
+        if elsewhere && pod.for_node.is_some() {
             // Nobody else has it yet, as a rule.
-            let pod = Arc::make_mut(pod);
-            (pod.ports, pod.probes) = (Box::default(), Arc::default());
+            Arc::make_mut(pod).for_node = None;
         }
     }
 

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use crate::{
-    cluster::{jwks::Sources, object::Prefer},
+    cluster::{
+        jwks::Sources,
+        object::{Hints, Prefer},
+    },
     govern::endpoint::Endpoint,
 };
 
@@ -36,8 +39,7 @@ pub struct Options {
 /// An endpoint and for whom it is meant.
 pub(super) struct Candidate<'a> {
     pub(super) endpoint: Arc<Endpoint>,
-    pub(super) for_zones: &'a [Arc<str>],
-    pub(super) for_nodes: &'a [Arc<str>],
+    pub(super) hints: Option<&'a Hints>,
     /// Kubernetes has not written hints for it yet, as it does for what is ready: it is for those that are nearest to it.
     pub(super) without_hints: bool,
 }
@@ -49,11 +51,13 @@ pub(super) fn near<'a>(
     prefer: Prefer,
 ) -> Vec<Arc<Endpoint>> {
     // Where nobody has written hints (the EndpointSlice controller does), `trafficDistribution` says what they would be.
-    let zones = |candidate: &'a Candidate<'a>| match candidate.for_zones {
+    let zones = |candidate: &'a Candidate<'a>| match candidate.hints.map_or(&[][..], |hints| &hints.for_zones)
+    {
         [] if prefer != Prefer::Any || candidate.without_hints => candidate.endpoint.zone.as_slice(),
         hints => hints,
     };
-    let nodes = |candidate: &'a Candidate<'a>| match candidate.for_nodes {
+    let nodes = |candidate: &'a Candidate<'a>| match candidate.hints.map_or(&[][..], |hints| &hints.for_nodes)
+    {
         [] if prefer == Prefer::SameNode || candidate.without_hints => candidate.endpoint.node.as_slice(),
         hints => hints,
     };

@@ -136,7 +136,6 @@ fn slice(slice: &EndpointSlice) -> Value {
         let hints = |all: &[std::sync::Arc<str>]| -> Vec<_> {
             all.iter().map(|name| json!({ "name": name.as_ref() })).collect()
         };
-        let has_hints = !endpoint.for_zones.is_empty() || !endpoint.for_nodes.is_empty();
         json!({
             "addresses": [endpoint.ip],
             "conditions": {
@@ -150,8 +149,8 @@ fn slice(slice: &EndpointSlice) -> Value {
                 "name": pod.name.name.as_ref(),
                 "uid": pod.uid.as_deref(),
             })),
-            "hints": has_hints.then(|| {
-                json!({ "forZones": hints(&endpoint.for_zones), "forNodes": hints(&endpoint.for_nodes) })
+            "hints": endpoint.hints.as_ref().map(|of| {
+                json!({ "forZones": hints(&of.for_zones), "forNodes": hints(&of.for_nodes) })
             }),
         })
     };
@@ -171,15 +170,17 @@ fn slice(slice: &EndpointSlice) -> Value {
 fn pod(pod: &Pod) -> Value {
     let mut annotations = with_propagation(annotations(pod.capture, None, None, None), pod.propagation);
     let mut containers = Vec::new();
-    if pod.cgroup_uid != pod.uid {
-        annotations[strip::MIRROR_ANNOTATION] = json!(pod.cgroup_uid.as_deref());
+    if let Some(for_node) = &pod.for_node {
+        if for_node.cgroup_uid != pod.uid {
+            annotations[strip::MIRROR_ANNOTATION] = json!(for_node.cgroup_uid.as_deref());
+        }
+        match for_node.own_proxy.map(mesh::sign) {
+            Some(Ok(container)) => containers.push(json!({ "name": container })),
+            Some(Err((annotation, value))) => annotations[annotation] = value.into(),
+            None => {}
+        }
+        containers.extend(for_node.probes.iter().map(probes::written));
     }
-    match pod.own_proxy.map(mesh::sign) {
-        Some(Ok(container)) => containers.push(json!({ "name": container })),
-        Some(Err((annotation, value))) => annotations[annotation] = value.into(),
-        None => {}
-    }
-    containers.extend(pod.probes.iter().map(probes::written));
     let mut metadata = metadata(&pod.name, &annotations);
     metadata["uid"] = json!(pod.uid.as_deref());
     metadata["labels"] = pairs(&pod.labels);

@@ -14,7 +14,7 @@ use crate::{
     cluster::{
         intern::intern,
         mesh,
-        object::{Kind, Object, Pod},
+        object::{ForNode, Kind, Object, Pod},
         probes,
         problem::Problem,
         source::Sighting,
@@ -60,11 +60,16 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
     if uid.is_none() {
         check.note("metadata.uid", "not set: the pod cannot be found on a node, so it is not enrolled");
     }
-    let pod = Pod {
-        name: check.key.name.clone(),
+    let for_node = ForNode {
         cgroup_uid: annotations
             .and_then(|annotations| text(annotations.get(MIRROR_ANNOTATION).map(|s| &**s)))
             .or_else(|| uid.clone()),
+        ports: ports::declared(&spec),
+        probes: probes::probes(&spec),
+        own_proxy: mesh::own_proxy(&spec, labels, annotations),
+    };
+    let pod = Pod {
+        name: check.key.name.clone(),
         uid,
         ips,
         tag,
@@ -79,13 +84,11 @@ pub fn pod(object: core::Pod) -> Result<Sighting, Problem> {
         warm_gate: warm_gate::of(&spec, &status).map(Box::new),
         started: started(status.container_statuses.as_deref().unwrap_or_default()),
         first_request: first_request(status.conditions.as_deref().unwrap_or_default()),
-        ports: ports::declared(&spec),
-        probes: probes::probes(&spec),
         // What the API server writes where nobody says another.
         service_account: common(spec.service_account_name.as_deref()).unwrap_or_else(|| intern("default")),
-        own_proxy: mesh::own_proxy(&spec, labels, annotations),
         terminating: metadata.deletion_timestamp.is_some(),
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        for_node: Some(Box::new(for_node)),
     };
     Ok(check.end(Object::Pod(Arc::new(pod))))
 }

@@ -29,7 +29,7 @@ fn loaded(index: u16, nanos: u64, at: u64, in_flight: u32) -> Arc<Endpoint> {
     let load = Load::default();
     load.in_flight.store(in_flight, Relaxed);
     if nanos > 0 {
-        (0..500).for_each(|_| load.cost.answered(Some(nanos), at));
+        (0..500).for_each(|_| load.cost_to_note().answered(Some(nanos), at));
     }
     with_load(index, load)
 }
@@ -53,7 +53,7 @@ fn sticky(subset: &Subset, eligible: impl Fn(&Endpoint) -> bool, caller: IpAddr)
 fn chance_of(one: (u64, u32, u64, u32), other: (u64, u32, u64, u32)) -> f32 {
     let endpoint = |index, (millis, unanswered, asked, failures)| {
         let endpoint = loaded(index, millis * MS, S, 0);
-        let cost = &endpoint.load.cost;
+        let cost = endpoint.load.cost_to_note();
         let answered = cost.ask(S + asked);
         cost.hear(answered);
         for _ in 0..unanswered {

@@ -629,7 +629,7 @@ proptest! {
 fn who_does_not_answer_connection_requests_is_asked_if_there_is_no_other() {
     let fixture = fixture(&[Ready, Ready], &[Ready]);
     let (first, second, gray) = (address(0, 0), address(0, 1), address(1, 0));
-    let silent = |subset: &Subset, index: usize| subset[index].load.backoff.missed(0, 0);
+    let silent = |subset: &Subset, index: usize| subset[index].load.missed(0, 0);
     silent(&fixture.baseline, 0);
     assert_eq!(goes(&fixture, None, &[]), Ok((Lane::Baseline, second)));
     // Rather than one that was tried for this request, ..
@@ -641,7 +641,7 @@ fn who_does_not_answer_connection_requests_is_asked_if_there_is_no_other() {
     // A lane that cannot be connected to falls back as one does that has been tried.
     assert_eq!(goes(&fixture, Some("gray"), &[]), Ok((Lane::Routed, gray)));
     silent(&fixture.lanes["gray"], 0);
-    fixture.baseline[1].load.backoff.answered();
+    fixture.baseline[1].load.backoff().answered();
     assert_eq!(goes(&fixture, Some("gray"), &[]), Ok((Lane::FellBack, second)));
 }
 
@@ -666,7 +666,7 @@ fn there_is_another_to_connect_to_only_if_it_may_have_the_request() {
     assert!(!has_another(None, &[address(0, 1)], LaneFallback::Baseline, baseline));
     assert!(has_another(Some("gray"), &[], LaneFallback::Baseline, gray));
     assert!(!has_another(Some("gray"), &[], LaneFallback::Fail, gray));
-    baseline[1].load.backoff.missed(0, 0);
+    baseline[1].load.missed(0, 0);
     assert!(!has_another(None, &[], LaneFallback::Baseline, baseline), "it would not answer either");
 }
 

@@ -118,7 +118,7 @@ impl Attempt {
         let after = latency.unwrap_or_else(|| now.since(self.began).0);
         self.answered = Some(Answered { latency, after });
         self.phase = Phase::Answered;
-        self.chosen.endpoint().load.backoff.heard();
+        self.chosen.endpoint().load.backoff().heard();
         if let Some(permit) = &mut self.permit {
             permit.answered(now.0);
         }

@@ -144,8 +144,7 @@ proptest! {
                         zone: Some(if i % 2 == 0 { "a" } else { "b" }.into()),
                         node: None,
                         pod: None,
-                        for_zones: Box::default(),
-                        for_nodes: Box::default(),
+                        hints: None,
                     });
                 }
             }

@@ -26,7 +26,6 @@ fn pod(namespace: &str, name: &str) -> Sighting {
     let pod = Pod {
         name: Name { namespace: namespace.into(), name: name.into() },
         uid: None,
-        cgroup_uid: None,
         ips: smallvec::SmallVec::new(),
         tag: None,
         labels: Labels::default(),
@@ -40,12 +39,10 @@ fn pod(namespace: &str, name: &str) -> Sighting {
         warm_gate: None,
         started: None,
         first_request: None,
-        ports: Box::default(),
-        probes: Arc::default(),
         service_account: "default".into(),
-        own_proxy: None,
         terminating: false,
         finished: false,
+        for_node: None,
     };
     Sighting { object: Object::Pod(Arc::new(pod)), problems: Vec::new() }
 }

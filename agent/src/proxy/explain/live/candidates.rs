@@ -28,7 +28,7 @@ pub(super) fn candidate(
         "draining".to_owned()
     } else if !endpoint.is_usable() {
         "not ready".to_owned()
-    } else if endpoint.load.backoff.is_doubted() {
+    } else if endpoint.load.backoff().is_doubted() {
         "not answering".to_owned()
     } else if let Some(until) = ejected {
         format!("ejected for {}", shown(Duration::from_nanos(until.saturating_sub(now))))
@@ -50,7 +50,7 @@ pub(super) fn candidate(
         state,
         share: if out { 0.0 } else { yielded.factor(policy, endpoint, now) },
         in_flight: endpoint.load.in_flight.load(std::sync::atomic::Ordering::Relaxed),
-        latency_ms: endpoint.load.cost.typical_nanos().map(|nanos| (nanos / 1e3).round() / 1e3),
+        latency_ms: endpoint.load.cost().typical_nanos().map(|nanos| (nanos / 1e3).round() / 1e3),
         percent,
     }
 }

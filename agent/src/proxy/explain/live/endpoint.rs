@@ -41,7 +41,7 @@ impl Walk<'_> {
         let candidates = Candidates { baseline: &copied, lanes: &lanes, ..original };
         let fallback = service.fallback(tag);
         // At most one request asks such an endpoint again. That says nothing of where requests go.
-        let doubted = service.endpoints.iter().filter(|one| one.load.backoff.is_doubted());
+        let doubted = service.endpoints.iter().filter(|one| one.load.backoff().is_doubted());
         let doubted: Vec<_> = doubted.map(|one| one.address).collect();
         let call = route::Call {
             tag,

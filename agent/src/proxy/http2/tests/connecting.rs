@@ -109,7 +109,7 @@ async fn who_answers_over_an_open_connection_gets_its_share_again() {
         let endpoints = &snapshot.destinations.values().next().expect("there is one").service.endpoints;
         let endpoint = endpoints.iter().find(|endpoint| endpoint.address == one).expect("it is there");
         let now = Nanos::now().0;
-        endpoint.load.backoff.missed(now, now);
+        endpoint.load.missed(now, now);
     }
     // It is asked again when its time is over; once, if it were not heard.
     soon(async {

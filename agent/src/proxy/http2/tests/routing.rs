@@ -180,7 +180,7 @@ async fn only_the_time_that_an_endpoint_takes_is_held_against_it() {
     let known = || {
         let snapshot = bed.current.load();
         let endpoints = &snapshot.destinations[&SERVICE.parse().expect("an address")].service.endpoints;
-        endpoints[0].load.cost.typical_nanos().is_some()
+        endpoints[0].load.cost().typical_nanos().is_some()
     };
     let mut caller = bed.caller().await;
     // A conversation: the endpoint waits for the caller as much as the caller for the endpoint.
