@@ -118,8 +118,7 @@ fn slice(service: usize, ready: bool) -> EndpointSlice {
             zone: None,
             node: Some("node-1".into()),
             pod: Some(PodReference { name: pod_name(number), uid: None }),
-            for_zones: Box::default(),
-            for_nodes: Box::default(),
+            hints: None,
         }
     };
     EndpointSlice {
@@ -135,7 +134,6 @@ fn pod(number: usize) -> Object {
     Object::Pod(Arc::new(Pod {
         name: pod_name(number),
         uid: Some(format!("u{number}").into()),
-        cgroup_uid: Some(format!("u{number}").into()),
         ips: [ip(10, number)].into(),
         tag: None,
         labels: [("app", "a")].into_iter().collect(),
@@ -149,11 +147,10 @@ fn pod(number: usize) -> Object {
         warm_gate: None,
         started: None,
         first_request: None,
-        own_proxy: None,
         terminating: false,
         finished: false,
-        ports: Box::default(),
-        probes: Arc::default(),
+        // As of another node.
+        for_node: None,
         service_account: "default".into(),
     }))
 }
