@@ -77,14 +77,20 @@ struct Idle {
     until: Nanos,
 }
 
-/// Looks of the worker at what the kernel has to tell, from a client that leaves until what it has left over is closed: the
-/// connection of the next client may be waiting to be accepted, which is told with the first, and then to be read.
-const LOOKS: usize = 3;
+/// How often it is looked at what clients have left over. It is closed when it is of no use from one look to the next: clients
+/// that open a connection for each request open the next one as soon as they run, which on a busy node is some milliseconds later.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How long after it was opened a connection is given to clients that have not used it before. To a server that serves one
+/// connection at a time, others that wait for it would wait for as long as there are such clients.
+const PASSED_ON_FOR: Nanos = Nanos::of(Duration::from_secs(1));
 
 /// The clients of a key, and what they leave behind.
 #[derive(Default)]
 struct Group {
     clients: Cell<usize>,
+    /// The most that there were since what they leave over was last looked at.
+    most: Cell<usize>,
     /// By endpoint.
     idle: RefCell<AHashMap<SocketAddr, Vec<Idle>>>,
     surplus: Cell<Surplus>,
@@ -95,19 +101,22 @@ struct Group {
 enum Surplus {
     #[default]
     None,
-    /// It is among those that are going to be looked at.
+    /// It is among those that are looked at.
     Possible,
 }
 
 impl Group {
-    /// Closes what is idle beyond one for each client. Those that were used last stay.
-    fn close_surplus(&self) {
-        self.surplus.set(Surplus::None);
+    /// Closes what is idle beyond one for each of the most clients since the last look. Those that were used last stay.
+    fn close_surplus(&self) -> Surplus {
         let clients = self.clients.get();
+        let most = self.most.replace(clients);
         self.idle.borrow_mut().retain(|_, idle| {
-            idle.drain(..idle.len().saturating_sub(clients));
+            idle.drain(..idle.len().saturating_sub(most));
             !idle.is_empty()
         });
+        let surplus = if most > clients { Surplus::Possible } else { Surplus::None };
+        self.surplus.set(surplus);
+        surplus
     }
 }
 
@@ -130,8 +139,8 @@ struct Left {
 ///
 /// To no endpoint are more idle connections kept than there are of these: so many the endpoint would have at most without
 /// Sluice, and one that serves a connection at a time would wait for ours. When one closes, what is then too many is closed
-/// after a [few looks](LOOKS) at what else has happened: clients that open a connection for each request would take all with
-/// them otherwise, each time when some leave before others have come.
+/// [a moment](LOOK_EVERY) later: clients that open a connection for each request would take all with them otherwise, each time
+/// when some leave before others have come.
 pub(crate) struct Seat {
     group: Rc<Group>,
     left: Rc<Left>,
@@ -139,7 +148,9 @@ pub(crate) struct Seat {
 
 impl Seat {
     fn new(group: Rc<Group>, left: &Rc<Left>) -> Self {
-        group.clients.set(group.clients.get() + 1);
+        let clients = group.clients.get() + 1;
+        group.clients.set(clients);
+        group.most.set(group.most.get().max(clients));
         Self { group, left: left.clone() }
     }
 
@@ -151,6 +162,10 @@ impl Seat {
             let candidate = idle.remove(need.pick(idle, now)?);
             if now > candidate.until || !Arc::ptr_eq(&candidate.load, &endpoint.load) {
                 continue;
+            }
+            if need.rested.is_none() && now.since(candidate.stream.opened) > PASSED_ON_FOR {
+                // In its place a new one is opened.
+                return None;
             }
             if is_quiet(&candidate.stream) && (need.repeatable || is_quiet_in_kernel(&candidate.stream)) {
                 return Some(candidate.stream);
@@ -183,7 +198,7 @@ impl Seat {
         }
         let mut idle = self.group.idle.borrow_mut();
         let idle = idle.entry(endpoint.address).or_default();
-        if idle.len() >= self.group.clients.get() {
+        if idle.len() >= self.group.most.get() {
             idle.remove(0);
         }
         idle.push(Idle { stream, load: endpoint.load.clone(), since: now, until: now + keep });
@@ -193,10 +208,16 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let group = &self.group;
-        group.clients.set(group.clients.get() - 1);
-        if group.idle.borrow().is_empty() || group.surplus.replace(Surplus::Possible) == Surplus::Possible {
+        let clients = group.clients.get() - 1;
+        group.clients.set(clients);
+        if group.surplus.get() == Surplus::Possible {
             return;
         }
+        if group.idle.borrow().is_empty() {
+            group.most.set(clients);
+            return;
+        }
+        group.surplus.set(Surplus::Possible);
         self.left.groups.borrow_mut().push(group.clone());
         if let Some(closer) = self.left.closer.borrow_mut().take() {
             closer.wake();
@@ -227,12 +248,8 @@ impl Pool {
                 Poll::Ready(())
             })
             .await;
-            for _ in 0..LOOKS {
-                tokio::task::yield_now().await;
-            }
-            for group in self.left.groups.take() {
-                group.close_surplus();
-            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.left.groups.borrow_mut().retain(|group| group.close_surplus() == Surplus::Possible);
         }
     }
 
@@ -309,7 +326,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, server) =
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (Opened::new(client.unwrap(), &Arc::default()), server.unwrap().0)
+        let mut opened = Opened::new(client.unwrap(), &Arc::default());
+        // Just now, whatever time a test takes it to be.
+        opened.opened = Nanos(u64::MAX);
+        (opened, server.unwrap().0)
     }
 
     fn key(pod: u64) -> Key {
@@ -474,7 +494,7 @@ mod tests {
         closer.abort();
     }
 
-    #[tokio::test(flavor = "local")]
+    #[tokio::test(flavor = "local", start_paused = true)]
     async fn who_comes_when_others_leave_finds_what_they_leave() {
         let (pool, endpoint) = (Rc::new(Pool::default()), endpoint());
         let closer = pool.clone();
@@ -483,15 +503,31 @@ mod tests {
         let first = pool.enter(key(1));
         first.give(&endpoint, stream, None, Nanos::ZERO);
         drop(first);
-        // It is told of, accepted, and carried by a task of its own.
-        for _ in 1..LOOKS {
-            tokio::task::yield_now().await;
-        }
+        tokio::time::sleep(LOOK_EVERY).await;
         let second = pool.enter(key(1));
-        for _ in 0..2 * LOOKS {
-            tokio::task::yield_now().await;
-        }
-        assert!(second.take(&endpoint, AGAIN, SECOND).is_some());
+        tokio::time::sleep(10 * LOOK_EVERY).await;
+        let stream = second.take(&endpoint, AGAIN, SECOND).unwrap();
+        second.give(&endpoint, stream, None, SECOND);
+        drop(second);
+        tokio::time::sleep(3 * LOOK_EVERY).await;
+        assert_eq!(pool.len(), 0, "nobody has come");
         closer.abort();
+    }
+
+    #[tokio::test]
+    async fn clients_do_not_pass_on_a_connection_for_ever() {
+        let (pool, endpoint) = (Pool::default(), endpoint());
+        let seat = pool.enter(key(1));
+        let (mut stream, mut server) = pair().await;
+        stream.opened = Nanos::ZERO;
+        seat.give(&endpoint, stream, None, SECOND);
+        let stream = seat.take(&endpoint, AGAIN, SECOND).unwrap();
+        seat.give(&endpoint, stream, None, SECOND * 2);
+        let its_own = Need { repeatable: true, rested: Some(SECOND * 2) };
+        let stream = seat.take(&endpoint, its_own, SECOND * 3).unwrap();
+        seat.give(&endpoint, stream, None, SECOND * 3);
+        assert!(seat.take(&endpoint, AGAIN, SECOND * 3).is_none());
+        assert_eq!(pool.len(), 0);
+        assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "who waits for it to end waits no longer");
     }
 }

@@ -60,6 +60,8 @@ pub(crate) struct Opened {
     counted: Counted,
     /// It leads to an application whose threads are followed.
     followed: Option<Followed>,
+    /// When it was opened.
+    pub(crate) opened: Nanos,
     /// It has brought a response. One that has not is no server's that has grown tired of it.
     pub(crate) proven: bool,
 }
@@ -70,7 +72,8 @@ pub(crate) struct Counted(Arc<Metrics>);
 impl Opened {
     pub(crate) fn new(stream: TcpStream, metrics: &Arc<Metrics>) -> Self {
         metrics.endpoints_open.inc();
-        Self { stream, counted: Counted(metrics.clone()), followed: None, proven: false }
+        let counted = Counted(metrics.clone());
+        Self { stream, counted, followed: None, opened: Nanos::now(), proven: false }
     }
 
     /// The requests that come to the pod over it, if its application's threads are followed.

@@ -1,5 +1,14 @@
 //! When connections are kept, on either side, and when they are not.
 
+use std::{
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
 use crate::{
     origin::Origin,
     peer::End,
@@ -147,8 +156,8 @@ fn bytes_that_nobody_asked_for_spoil_a_connection() {
 
 #[test]
 fn bytes_that_come_to_an_idle_connection_spoil_it() {
-    let (told, wait) = std::sync::mpsc::channel();
-    let wait = std::sync::Mutex::new(wait);
+    let (told, wait) = mpsc::channel();
+    let wait = Mutex::new(wait);
     let origin = Origin::new(move |number, peer, note| {
         while peer.request().is_some() {
             peer.send(OK);
@@ -194,6 +203,49 @@ fn what_cannot_be_sent_twice_goes_over_no_connection_older_than_its_callers() {
     third.get("/");
     assert_eq!(third.answer().body, "ok");
     assert!((rig.opened() - 2.0).abs() < 0.1);
+}
+
+/// Stops the others also when the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_server_of_one_connection_at_a_time_is_not_kept_by_callers_that_dial_for_each_request() {
+    let turn = (Mutex::new(0), Condvar::new());
+    let origin = Origin::new(move |number, peer, _| {
+        let (serves, next) = &turn;
+        drop(next.wait_while(serves.lock().unwrap(), |serves| *serves != number).unwrap());
+        while peer.request().is_some() {
+            peer.send(OK);
+        }
+        *serves.lock().unwrap() += 1;
+        next.notify_all();
+    });
+    let rig = Rig::before(&origin);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        let (told, wait) = mpsc::channel();
+        let (rig, stop) = (&rig, &stop);
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let mut caller = rig.dial();
+                caller.get("/");
+                assert_eq!(caller.answer().status(), 200);
+                let _ = told.send(());
+            }
+        });
+        wait.recv_timeout(LIMIT).unwrap();
+        // Over a connection of its own, which has its turn when that of the others ends.
+        let mut other = rig.dial();
+        other.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(other.answer().status(), 200);
+    });
 }
 
 #[test]
