@@ -23,7 +23,7 @@ pub(super) const TURN: usize = 16 * 1024;
 /// gives at least half of it again by itself.
 pub(super) const RESERVE: usize = flow::INITIAL as usize / 4;
 
-/// The least of it that is worth a frame where a stream has more to send. A share gets smaller with each that is used, and an
+/// The least of a share that is worth a frame where a stream has more to send. A share gets smaller with each that is used, and an
 /// endpoint may take small frames for an attack: Tomcat counts each non-final one as its `overheadDataThreshold` (1,024) divided by its
 /// size, and ends the connection of all streams at about a hundred. What it gives again of them is small, too. No more than
 /// this, for endpoints give the window of a stream again late: one that waits for a larger share may wait for ever.

@@ -18,11 +18,25 @@ pub(super) struct Turns {
     connection: VecDeque<Key>,
     /// How many of the latter may look whether it does.
     may_look: usize,
+    /// How many of them have been called of late, and have not sent yet.
+    called: usize,
 }
 
 impl Turns {
-    fn is_empty(&self) -> bool {
-        self.unsent.is_empty() && self.may_look == 0
+    /// Nobody waits who could go on but for this stream.
+    fn is_alone(&self, stream: &Stream) -> bool {
+        let others = self.called - usize::from(stream.waiting == Waiting::Called).min(self.called);
+        self.unsent.is_empty() && self.may_look == 0 && others == 0
+    }
+
+    /// Nobody is before this stream in using what the peer takes on the connection.
+    fn is_first(&self, stream: &Stream) -> bool {
+        stream.waiting == Waiting::Called || self.connection.is_empty() && self.called == 0
+    }
+
+    /// What one of those that are called may use of what the peer takes, whichever of them comes first.
+    fn share(&self, left: usize) -> usize {
+        if self.called > 1 { left.min((left / self.called).max(WORTH)) } else { left }
     }
 
     #[cfg(test)]
@@ -36,6 +50,7 @@ impl Turns {
             Waiting::Not | Waiting::Stream => {}
             Waiting::Unsent => self.unsent.retain(|other| *other != key),
             Waiting::Connection => self.connection.retain(|other| *other != key),
+            Waiting::Called => self.called = self.called.saturating_sub(1),
         }
     }
 
@@ -74,6 +89,8 @@ impl Core {
     pub(crate) fn serve_waiting(&mut self) -> bool {
         const AT_ONCE: usize = 8;
         let data = self.credit.left() > 0;
+        // Who was called before this has had its chance, and holds up nobody any more.
+        self.turns.called = 0;
         for _ in 0..AT_ONCE {
             if !self.has_room() {
                 return false;
@@ -83,6 +100,10 @@ impl Core {
                 && stream.waiting == waiting
             {
                 stream.waiting = Waiting::Not;
+                if waiting == Waiting::Connection && self.role == Role::Server {
+                    stream.waiting = Waiting::Called;
+                    self.turns.called += 1;
+                }
                 stream.wake();
             }
         }
@@ -100,22 +121,39 @@ impl Core {
     /// How much can be sent on a stream now that has so much to say.
     pub(crate) fn room(&self, key: Key, wanted: usize) -> usize {
         let Some(stream) = self.streams.get(key) else { return 0 };
-        let turn = if self.turns.is_empty() { OUT_LIMIT } else { TURN };
+        let turn = if self.turns.is_alone(stream) { OUT_LIMIT } else { TURN };
         let left = OUT_LIMIT.saturating_sub(self.out.len());
         stream.credit.left().min(self.credit_for(stream, wanted)).min(left).min(turn)
     }
 
+    /// A stream sends data: if it was called for that, the next one may come.
+    pub(super) fn use_turn(&mut self, key: Key) {
+        if let Some(stream) = self.streams.get_mut(key)
+            && stream.waiting == Waiting::Called
+        {
+            stream.waiting = Waiting::Not;
+            self.turns.leave(key, Waiting::Called);
+        }
+    }
+
     /// How much of what the peer takes on the connection a stream may use.
     ///
-    /// All of it, but for the [last part](RESERVE) of what an endpoint takes. Its connection is shared by streams of many clients,
+    /// All of what a client takes, or its share, when it is the stream's turn. A client gives it again as it reads, to the connection and to the stream
+    /// of which it has read: so a download that it reads at once could use all of it again each time, and what it waits for
+    /// on other streams, however small, would come when the download is over.
+    ///
+    /// All but for the [last part](RESERVE) of what an endpoint takes. Its connection is shared by streams of many clients,
     /// and it may give it again only as its application reads: one upload that is not read would use it up, and stall all
     /// of them. So a stream may use of the last part what keeps all that the endpoint has not taken of it, `u`, at a
     /// quarter of what is left to the others, `r`: `u + x <= (r - x) / 4`. (A stream that sends alone harms nobody: new ones
     /// are opened on another connection.) It waits for a share that is [worth](WORTH) a frame, unless that is all it has to say.
     fn credit_for(&self, stream: &Stream, wanted: usize) -> usize {
         let left = self.credit.left();
+        if self.role == Role::Server {
+            return if self.turns.is_first(stream) { self.turns.share(left) } else { 0 };
+        }
         let above = left.saturating_sub(RESERVE);
-        if self.role == Role::Server || stream.credit.left() <= above || self.streams.sending() <= 1 {
+        if stream.credit.left() <= above || self.streams.sending() <= 1 {
             return left;
         }
         let untaken = above + stream.credit.used_of(self.remote.window);
@@ -146,8 +184,14 @@ impl Core {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.waiting = waiting;
         match waiting {
-            Waiting::Not | Waiting::Stream => {}
-            Waiting::Connection => self.turns.connection.push_back(key),
+            Waiting::Not | Waiting::Stream | Waiting::Called => {}
+            Waiting::Connection => {
+                self.turns.connection.push_back(key);
+                if self.role == Role::Server && self.credit.left() > 0 {
+                    // Only others are before it.
+                    self.look_again();
+                }
+            }
             Waiting::Unsent => {
                 self.turns.unsent.push_back(key);
                 // Should there be room by now.

@@ -34,6 +34,8 @@ pub(crate) enum Waiting {
     Unsent,
     /// That the peer takes more on the connection, or leaves more of it to this stream, in its turn among those that do.
     Connection,
+    /// No longer: it is its turn to use what the peer takes on the connection, before those that wait for that.
+    Called,
 }
 
 #[derive(Debug)]

@@ -85,6 +85,7 @@ impl Core {
     /// Sends data, no more than there is [`room`](Self::room) for. `end`: nothing follows.
     pub(crate) fn send_data(&mut self, key: Key, mut data: Bytes, end: bool) -> bool {
         let max = self.remote.max_frame as usize;
+        self.use_turn(key);
         loop {
             let part = data.split_to(data.len().min(max));
             let end = end && data.is_empty();

@@ -53,9 +53,54 @@ fn streams_wait_for_room_in_turn() {
     // The client gives the connection's window again, though nobody has read the stream.
     server.core.borrow_mut().serve_waiting();
     assert_eq!(waiting(&server, streams[0].2), Waiting::Stream, "its own window is full");
-    assert_eq!(waiting(&server, streams[1].2), Waiting::Not);
+    assert_eq!(waiting(&server, streams[1].2), Waiting::Called);
     assert!(room(&streams[0].1).is_none());
     assert!(room(&streams[1].1).is_some());
+}
+
+/// Sends as much as it may.
+fn send_all(end: &End, stream: &Handle) {
+    while let Some(room) = room(stream) {
+        stream.send_data(vec![0; room].into(), false);
+        end.all_written();
+    }
+}
+
+/// As Node's client does by default: the connection's window is as large as one stream's, and both are given again by halves.
+#[test]
+fn a_download_that_is_read_leaves_its_turn_to_what_is_small() {
+    let (mut client, mut server) = pair();
+    let streams = answering(&mut client, &mut server, 6);
+    let (downloads, small) = streams.split_at(2);
+    for (_, download, _) in downloads {
+        send_all(&server, download);
+    }
+    for (_, small, key) in small {
+        assert!(room_for(small, 100).is_none());
+        for (id, step) in [(0, 32_768), (1, 32_768), (3, 32_768)] {
+            give(&mut server, id, step);
+        }
+        // They have heard of it first.
+        for (_, download, _) in downloads {
+            assert!(room(download).is_none());
+        }
+        server.core.borrow_mut().serve_waiting();
+        assert_eq!(waiting(&server, *key), Waiting::Called);
+        for (_, download, _) in downloads {
+            let first = room(download);
+            send_all(&server, download);
+            assert!(first.is_none_or(|first| first <= 16 * 1024), "{first:?} beside others");
+        }
+        assert!(room_for(small, 100).is_some_and(|room| room >= 100), "its share");
+        small.send_data(vec![0; 100].into(), true);
+        for _ in 0..4 {
+            server.core.borrow_mut().serve_waiting();
+            for (_, download, _) in downloads {
+                send_all(&server, download);
+            }
+        }
+        assert_eq!(server.core.borrow().credit.left(), 0, "nothing is kept back");
+    }
 }
 
 #[test]
@@ -84,7 +129,7 @@ fn heads_wait_for_what_is_unsent_and_for_no_window() {
     assert!(now(|cx| data.1.poll_room_for_head(cx)).is_some());
     give(&mut server, 0, 1);
     server.core.borrow_mut().serve_waiting();
-    assert_eq!((waiting(&server, data.2), room(&data.1)), (Waiting::Not, Some(1)));
+    assert_eq!((waiting(&server, data.2), room(&data.1)), (Waiting::Called, Some(1)));
 }
 
 #[test]
@@ -253,6 +298,58 @@ proptest! {
                 give(&mut client, 0, std::mem::take(&mut owed_by_all));
             }
             while client.core.borrow_mut().serve_waiting() {}
+        }
+    }
+
+    /// A client that reads everything gets everything, whoever of its streams is first.
+    #[test]
+    fn what_a_client_reads_never_stands_still(
+        count in 1..20_usize,
+        window in prop_oneof![Just(65_535_u32), Just(4096), Just(1 << 20)],
+        bodies in prop::collection::vec((1..60_000_usize, 1..20_usize), 1..12),
+        late in any::<bool>(),
+    ) {
+        let (mut client, mut server) = pair();
+        let streams = answering(&mut client, &mut server, count);
+        {
+            let mut core = server.core.borrow_mut();
+            for (_, _, key) in &streams {
+                core.streams.get_mut(*key).unwrap().credit = Credit::new(window);
+            }
+        }
+        let bodies = || bodies.iter().cycle();
+        let mut left: Vec<usize> = streams.iter().zip(bodies()).map(|(_, (part, parts))| part * parts).collect();
+        let mut owed = vec![0_u32; streams.len()];
+        let mut owed_by_all = 0_u32;
+        while left.iter().any(|left| *left > 0) {
+            let mut sent = 0;
+            for (n, ((_, stream, _), (part, _))) in streams.iter().zip(bodies()).enumerate() {
+                let wanted = left[n].min(*part);
+                let Some(room) = room_for(stream, wanted).filter(|_| left[n] > 0) else { continue };
+                let amount = room.min(wanted);
+                left[n] -= amount;
+                sent += amount;
+                stream.send_data(vec![0; amount].into(), left[n] == 0);
+                owed[n] += amount as u32;
+                owed_by_all += amount as u32;
+            }
+            server.all_written();
+            // Who is not before others may be in the next round.
+            let turns = server.core.borrow().turns.len();
+            prop_assert!(sent > 0 || turns > 0, "all stand still: {left:?} are left");
+            for (n, owed) in owed.iter_mut().enumerate() {
+                if *owed >= window / 2 && left[n] > 0 {
+                    give(&mut server, 2 * n as u32 + 1, std::mem::take(owed));
+                }
+            }
+            if owed_by_all >= 65_535 / 2 {
+                give(&mut server, 0, std::mem::take(&mut owed_by_all));
+            }
+            if late {
+                server.core.borrow_mut().serve_waiting();
+            } else {
+                while server.core.borrow_mut().serve_waiting() {}
+            }
         }
     }
 }
