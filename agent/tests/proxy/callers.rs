@@ -134,6 +134,31 @@ fn with_its_side_ended_it_still_gets_its_answer() {
     rig.await_requests("2xx", "", 1.0);
 }
 
+/// As Node's server does, which closes a connection when its client ends its side.
+#[test]
+fn with_its_side_ended_it_sees_an_endpoint_that_closes_for_that_and_nobody_is_to_blame() {
+    for begun in ["", "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbegun"] {
+        let origin = Origin::new(move |_, peer, note| {
+            peer.request();
+            peer.send(begun);
+            note("asked".to_owned());
+            peer.end();
+        });
+        let rig = Rig::before(&origin);
+        let mut caller = rig.dial();
+        caller.get("/");
+        origin.await_notes(1);
+        if !begun.is_empty() {
+            caller.until(begun);
+        }
+        caller.finish();
+        assert_eq!(caller.end(), (String::new(), End::InOrder), "as without Sluice");
+        let code = if begun.is_empty() { "none" } else { "2xx" };
+        rig.await_requests(code, "client_closed", 1.0);
+        rig.await_nothing();
+    }
+}
+
 #[test]
 fn with_its_side_ended_it_gets_all_of_its_answers() {
     let origin = Origin::fixed("ok");

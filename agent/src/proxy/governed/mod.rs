@@ -172,9 +172,19 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
 
         exchange.call().record.attempted(0, None, Some(reason_of(failure)));
         if failure == Failure::Broken(Reason::UpstreamReset) && exchange.is_forsaken() {
-            // What its caller's leaving has ended is nobody's failure, and most likely nobody waits for another attempt.
-            attempt.settle(None, Nanos::now());
-            return fail(exchange, governor, key, (attempt, place), failure).await;
+            // What its caller's leaving has ended is nobody's failure, and most likely nobody waits for another attempt. One
+            // that waits all the same sees what it would have seen without Sluice, unless a fallback is there for it.
+            let now = Nanos::now();
+            attempt.settle(None, now);
+            let cause = Cause::from(Reason::UpstreamReset);
+            let on = FallbackOn::of_outcome(ErrorKind::Reset.into());
+            let fallback = on.and_then(|on| find(exchange, governor, key, on, &cause));
+            exchange.call().count_tags(attempt.chosen.tag_outcome());
+            attempt.release(place, true, now);
+            return match fallback {
+                Some(fallback) => give(exchange, &fallback, &cause).await,
+                None => gone(exchange),
+            };
         }
         let ended = Nanos::now();
         note_overdue(exchange, &attempt, until, ended);
@@ -363,7 +373,7 @@ async fn pass_on<E: Exchange>(
         Ok(()) => (status, None, Some(Outcome::of_answer(&governor.policy().errors, status, grpc))),
         Err(Break::CallerGone(got)) => (got, Some(Reason::ClientClosed), None),
         Err(Break::End | Break::Answer(Reason::UpstreamReset)) if forsaken => {
-            (status, Some(Reason::UpstreamReset), None)
+            (status, Some(Reason::ClientClosed), None)
         }
         Err(Break::Answer(reason)) => {
             (status, Some(reason), error_kind(Failure::Broken(reason)).map(Outcome::Error))

@@ -278,6 +278,6 @@ impl governed::Exchange for Exchange<'_> {
     }
 
     fn leave(&mut self) -> Ended {
-        Ended::Broken
+        if self.is_forsaken() { Ended::Close } else { Ended::Broken }
     }
 }
