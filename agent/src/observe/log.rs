@@ -11,6 +11,12 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 /// What libraries say of every attempt the agent says once itself. The filter may name them again.
 const QUIET: &str = "error,kube_client=off,kube_runtime=off";
 
+/// The modules that a filter may name, `kernel` being the eBPF programs.
+const MODULES: [&str; 17] = [
+    "admin", "api", "ask", "capture", "cli", "clock", "cluster", "config", "govern", "kernel", "kubectl",
+    "lease", "observe", "offline", "proxy", "run", "tls",
+];
+
 /// A filter that cannot be read. One line, without the name of the flag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -104,9 +110,20 @@ fn parse(text: &str) -> Result<EnvFilter, FilterError> {
     if let Some(word) = alone {
         return Err(unreadable(&format!("{word:?} is no level")));
     }
+    if let Some(module) = text.split(',').find_map(unknown_module) {
+        let known = MODULES.join(", ");
+        return Err(unreadable(&format!("sluice::{module} is no module of the agent ({known})")));
+    }
     EnvFilter::builder()
         .parse(format!("{QUIET},{}", text.trim()))
         .map_err(|error| unreadable(&error.to_string()))
+}
+
+/// The module that a part of a filter names, if there is none of that name: it would change nothing.
+fn unknown_module(part: &str) -> Option<&str> {
+    let target = part.trim().split(['=', '[']).next().unwrap_or_default();
+    let module = target.strip_prefix("sluice::")?.split("::").next().unwrap_or_default();
+    (!MODULES.contains(&module)).then_some(module)
 }
 
 #[cfg(test)]
@@ -120,7 +137,17 @@ mod tests {
         let applied = Arc::<Mutex<Vec<String>>>::default();
         let seen = applied.clone();
         let filter = LogFilter::new("info", move |filter| seen.lock().unwrap().push(filter.to_string()));
-        for wrong in ["", "  ", "sluice=loud", "info,=,=", "verbose", "info,foo", "warning"] {
+        for wrong in [
+            "",
+            "  ",
+            "sluice=loud",
+            "info,=,=",
+            "verbose",
+            "info,foo",
+            "warning",
+            "sluice::proxi=debug",
+            "info, sluice::",
+        ] {
             let error = filter.set(wrong).unwrap_err().to_string();
             assert!(error.contains(&format!("{wrong:?}")) && !error.contains('\n'), "{error}");
         }
@@ -131,5 +158,16 @@ mod tests {
         assert_eq!(filter.text(), "warn,sluice::proxy=debug");
         let applied = applied.lock().unwrap();
         assert!(applied.len() == 1 && applied[0].contains("sluice::proxy=debug"), "{applied:?}");
+    }
+
+    #[test]
+    fn every_module_of_the_agent_can_be_named() {
+        let modules = include_str!("../lib.rs").lines().filter_map(|line| {
+            let name = line.trim_start_matches("pub ").strip_prefix("mod ")?;
+            name.strip_suffix(';').filter(|name| *name != "fuzzing")
+        });
+        let mut modules: Vec<_> = modules.chain(["kernel"]).collect();
+        modules.sort_unstable();
+        assert_eq!(MODULES[..], modules);
     }
 }

@@ -176,7 +176,7 @@ impl Reason {
                 code: "uri_too_long",
                 status: 414,
                 grpc_status: grpc::RESOURCE_EXHAUSTED,
-                message: "the request's target is longer than 64 KiB",
+                message: "the request's target is too long: with the headers it may have 64 KiB",
                 action: "Send the data in the body.",
             },
             Self::NotImplemented => Facts {

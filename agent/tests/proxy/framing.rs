@@ -421,6 +421,11 @@ fn a_client_is_told_what_is_wrong_with_its_request() {
         ),
         ("GET / HTTP/1.1\r\nHost: a\r\nX y: z\r\n\r\n", "header", "a header name that is no token"),
         (
+            "GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n z\r\n\r\n",
+            "header",
+            "a header that is folded over several lines",
+        ),
+        (
             "GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
             "header",
             "a line feed without a carriage return before it",

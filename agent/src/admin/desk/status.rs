@@ -233,7 +233,7 @@ impl Status {
             } else if programmed.reason == Reason::KeysMissing {
                 "Of a ConfigMap or a Secret: correct what the message names; changes are seen at once. Of a URI: check that the nodes reach the host, that its certificate is of a CA that the agents trust (--jwks-ca-file), and that --jwks-hosts of the agents names it. They retry by themselves."
             } else {
-                "Correct the object. `kubectl describe` shows the same conditions; `sluice check FILE` checks a file offline."
+                "Correct the object. `sluice check FILE` checks a file offline; in a cluster `kubectl describe` shows the same conditions."
             };
             problems.push(problem(what, action));
         }

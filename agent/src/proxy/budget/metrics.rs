@@ -34,7 +34,7 @@ pub(crate) fn register(metrics: &Metrics, budget: &Arc<Budget>) -> Result<(), pr
     )?;
     pull(
         "sluice_pod_waiting_bytes",
-        "Memory that waits for slow peers of a pod, in the agent and in the kernel.",
+        "Memory that waits for slow peers of a pod, in the agent and in the kernel, and what the peers of its HTTP/2 connections may send at once (also of idle ones).",
         Kind::Gauge,
         &[NAMESPACE, POD],
         |pod, write| write(&[&pod.namespace, &pod.name], pod.bytes as f64),

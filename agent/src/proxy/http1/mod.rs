@@ -250,11 +250,7 @@ async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Inco
                     }
                 }
                 Ok(_) if end.is_mostly_first_line() => {
-                    return refused(
-                        Reason::UriTooLong,
-                        MessagePart::Size,
-                        "a request line of more than 32 KiB",
-                    );
+                    return refused(Reason::UriTooLong, MessagePart::Size, "too long a request line");
                 }
                 Ok(_) => {
                     return refused(Reason::HeaderTooLarge, MessagePart::Size, "headers of more than 64 KiB");

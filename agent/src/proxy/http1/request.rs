@@ -290,6 +290,11 @@ fn is_same_host(one: &[u8], other: &[u8]) -> bool {
     one.eq_ignore_ascii_case(other) || without_port(one) == without_port(other)
 }
 
+/// A line goes on in the next one, which begins with white space (RFC 9112, section 5.2).
+fn is_folded(head: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', head).any(|feed| matches!(head.get(feed + 1), Some(b' ' | b'\t')))
+}
+
 fn refusal(head: &[u8], error: httparse::Error) -> Refused {
     match error {
         httparse::Error::Version if has_known_version(head) => {
@@ -297,6 +302,9 @@ fn refusal(head: &[u8], error: httparse::Error) -> Refused {
         }
         httparse::Error::TooManyHeaders => Refused::TooManyHeaders,
         httparse::Error::Version => Refused::Version,
+        httparse::Error::HeaderName if is_folded(head) => {
+            malformed(MessagePart::Header, "a header that is folded over several lines")
+        }
         httparse::Error::HeaderName => malformed(MessagePart::Header, "a header name that is no token"),
         httparse::Error::HeaderValue => {
             malformed(MessagePart::Header, "a header value with a forbidden byte")
