@@ -163,7 +163,7 @@ impl Seat {
             if now > candidate.until || !Arc::ptr_eq(&candidate.load, &endpoint.load) {
                 continue;
             }
-            if need.rested.is_none() && now.since(candidate.stream.opened) > PASSED_ON_FOR {
+            if need.rested.is_none() && now.since(candidate.stream.since) > PASSED_ON_FOR {
                 // In its place a new one is opened.
                 return None;
             }
@@ -328,7 +328,7 @@ mod tests {
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let mut opened = Opened::new(client.unwrap(), &Arc::default());
         // Just now, whatever time a test takes it to be.
-        opened.opened = Nanos(u64::MAX);
+        opened.since = Nanos(u64::MAX);
         (opened, server.unwrap().0)
     }
 
@@ -519,7 +519,7 @@ mod tests {
         let (pool, endpoint) = (Pool::default(), endpoint());
         let seat = pool.enter(key(1));
         let (mut stream, mut server) = pair().await;
-        stream.opened = Nanos::ZERO;
+        stream.since = Nanos::ZERO;
         seat.give(&endpoint, stream, None, SECOND);
         let stream = seat.take(&endpoint, AGAIN, SECOND).unwrap();
         seat.give(&endpoint, stream, None, SECOND * 2);

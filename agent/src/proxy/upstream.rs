@@ -61,7 +61,7 @@ pub(crate) struct Opened {
     /// It leads to an application whose threads are followed.
     followed: Option<Followed>,
     /// When it was opened.
-    pub(crate) opened: Nanos,
+    pub(crate) since: Nanos,
     /// It has brought a response. One that has not is no server's that has grown tired of it.
     pub(crate) proven: bool,
 }
@@ -73,7 +73,7 @@ impl Opened {
     pub(crate) fn new(stream: TcpStream, metrics: &Arc<Metrics>) -> Self {
         metrics.endpoints_open.inc();
         let counted = Counted(metrics.clone());
-        Self { stream, counted, followed: None, opened: Nanos::now(), proven: false }
+        Self { stream, counted, followed: None, since: Nanos::now(), proven: false }
     }
 
     /// The requests that come to the pod over it, if its application's threads are followed.
