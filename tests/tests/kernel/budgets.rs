@@ -267,7 +267,7 @@ fn a_pods_connections_are_spread_evenly_over_the_workers() {
             let counts = by_listener(&street.greedy)?;
             let (least, most) = (counts.values().min(), counts.values().max());
             let sum: usize = counts.values().sum();
-            ensure!(counts.len() == 2 && sum >= 10, "round {round}: {counts:?}");
+            ensure!(counts.len() > 1 && sum >= 10, "round {round}: {counts:?}");
             ensure!(
                 most.zip(least).is_some_and(|(most, least)| most - least <= 2),
                 "round {round}: {counts:?}"
