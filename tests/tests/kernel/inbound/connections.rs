@@ -11,7 +11,7 @@ use crate::{python, script};
 /// Keeps a connection after a response, and says when it ends.
 const KEEPS: &str = "
 import socket, sys
-connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 30)
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 300)
 connection.sendall(b'GET /orders HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n')
 said = connection.recv(65536)
 print('held' if said.startswith(b'HTTP/1.1 200') else said, flush=True)
