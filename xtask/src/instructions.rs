@@ -63,8 +63,8 @@ const HTTP1: Load =
     Load { name: "no-policy", manifests: "no-policy", work: Work::Requests, routes: 0, known: None };
 
 const LOADS: [Load; 7] = [
-    Load { known: Some(25_450), ..HTTP1 },
-    Load { name: "every-rule", manifests: "every-rule", known: Some(31_300), ..HTTP1 },
+    Load { known: Some(22_900), ..HTTP1 },
+    Load { name: "every-rule", manifests: "every-rule", known: Some(28_600), ..HTTP1 },
     Load { name: "new-connections", work: Work::Connections, known: None, ..HTTP1 },
     Load { name: "grpc", work: Work::Grpc, known: Some(49_800), ..HTTP1 },
     Load { name: "grpc-every-rule", manifests: "every-rule", work: Work::Grpc, known: Some(56_400), ..HTTP1 },
