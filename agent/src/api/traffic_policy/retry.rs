@@ -99,7 +99,7 @@ pub struct RetryBudget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100), extend("default" = policy::Retry::default().budget_percent))]
     pub percent: Option<f64>,
-    /// Retries a second that are allowed in any case.
+    /// Retries a second that are allowed in any case, counted over 10 seconds: with 2, 20 at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10_000), extend("default" = policy::Retry::default().budget_minimum))]
     pub min_retries_per_second: Option<f64>,
