@@ -12,13 +12,14 @@ use core::{
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns},
+    helpers::{
+        bpf_get_prandom_u32,
+        generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns},
+    },
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
-use sluice_ebpf::{
-    AGENT_PRIORITY, Address, Counter, DIRECT, HEARTBEAT_STALE_AFTER_NANOS, PORT_SLOTS, Pod, slot,
-};
+use sluice_ebpf::{AGENT_PRIORITY, Address, Counter, DIRECT, HEARTBEAT_STALE_AFTER_NANOS, PORT_SLOTS, Pod};
 
 use crate::{
     context::{LOOPBACK_V4, LOOPBACK_V6, ip4, ip6, port, set_ip4, set_ip6, set_port, write_address},
@@ -47,7 +48,7 @@ fn try_v4(ctx: &SockAddrContext) -> Outcome {
     admit(ctx, pod, &dialled)?;
     let own = bound_v4(ctx);
     unbound(own == 0 || own == pod.address_v4)?;
-    let listener = listener(pod, &pod.ports_v4)?;
+    let listener = draw(&pod.ports_v4)?;
     remember(ctx, &dialled)?;
     spend(pod);
     set_ip4(ctx, LOOPBACK_V4);
@@ -66,14 +67,14 @@ fn try_v6(ctx: &SockAddrContext) -> Outcome {
     let mapped = Address::v4(pod.address_v4, 0).ip;
     unbound(own == [0; 4] || own == pod.address_v6 || own == Address::v4(0, 0).ip || own == mapped)?;
     if dialled.is_v4() {
-        let listener = listener(pod, &pod.ports_v4)?;
+        let listener = draw(&pod.ports_v4)?;
         remember(ctx, &dialled)?;
         spend(pod);
         set_ip6(ctx, Address::v4(LOOPBACK_V4, 0).ip);
         set_port(ctx, listener);
         Ok(Counter::RedirectedV4)
     } else {
-        let listener = listener(pod, &pod.ports_v6)?;
+        let listener = draw(&pod.ports_v6)?;
         remember(ctx, &dialled)?;
         spend(pod);
         set_ip6(ctx, LOOPBACK_V6);
@@ -175,12 +176,11 @@ fn unbound(is: bool) -> Result<(), Counter> {
 /// One of the pod's listeners. They share a destination address, hence a range of client ports: several listeners
 /// make several ranges, and spread the connections over the agent's workers.
 #[inline(always)]
-fn listener(pod: &Pod, slots: &[u16; PORT_SLOTS]) -> Result<u16, Counter> {
-    // SAFETY: fields of the element, see `enrolled`. Two that connect at once may have the same number.
-    let number =
-        unsafe { read_volatile(addr_of!(pod.before)).wrapping_add(read_volatile(addr_of!(pod.redirected))) };
-    // SAFETY: a slot is below the length.
-    match unsafe { read_volatile(slots.as_ptr().add(slot(number))) } {
+fn draw(slots: &[u16; PORT_SLOTS]) -> Result<u16, Counter> {
+    // SAFETY: no arguments.
+    let slot = unsafe { bpf_get_prandom_u32() } as usize % PORT_SLOTS;
+    // SAFETY: the remainder is below the length.
+    match unsafe { read_volatile(slots.as_ptr().add(slot)) } {
         0 => Err(Counter::NoListener),
         port => Ok(port),
     }

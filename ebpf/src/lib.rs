@@ -10,7 +10,6 @@ mod counter;
 mod handling;
 mod numbers;
 mod origin;
-mod slots;
 
 pub use address::{Address, words};
 pub use arrivals::{
@@ -24,7 +23,6 @@ pub use handling::{
 };
 pub use numbers::{AGENTS, DIRECT, FlowCounts, FlowKey, MAX_FLOWS, OTHER};
 pub use origin::{Options, Origin};
-pub use slots::{PORT_SLOTS, port_slots, slot};
 
 /// Names of the maps, as the agent asks for them.
 pub mod map {
@@ -90,6 +88,9 @@ pub const MAX_IN_FLIGHT: usize = 16_384;
 /// Redirected sockets that were closed of late. The least recent go first.
 pub const MAX_RELEASED: usize = 32_768;
 
+/// Slots for listener ports in [`Pod`].
+pub const PORT_SLOTS: usize = 16;
+
 /// A beat older than this no longer counts: the programs stop redirecting.
 pub const HEARTBEAT_STALE_AFTER_NANOS: u64 = 1_000_000_000;
 
@@ -103,7 +104,7 @@ pub const AGENT_PRIORITY: u32 = 4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Pod {
-    /// Ports of the agent's listeners on 127.0.0.1, host byte order. Each connection has its [`slot`], so all of them are
+    /// Ports of the agent's listeners on 127.0.0.1, host byte order. A program draws a slot, so all of them are
     /// filled, repeating the ports as needed. All zero: no such listener.
     pub ports_v4: [u16; PORT_SLOTS],
     /// The same on `::1`. All zero in a namespace without IPv6.
@@ -116,8 +117,15 @@ pub struct Pod {
     pub address_v6: [u32; 4],
     /// How many connections were redirected since the agent has written this. Counted by the programs.
     pub redirected: u64,
-    /// How many were before that.
-    pub before: u64,
+}
+
+/// Spreads `ports` over all slots. Without ports all slots are 0.
+pub fn port_slots(ports: &[u16]) -> [u16; PORT_SLOTS] {
+    let mut slots = [0; PORT_SLOTS];
+    for (slot, port) in slots.iter_mut().zip(ports.iter().cycle()) {
+        *slot = *port;
+    }
+    slots
 }
 
 /// Key of `IN_FLIGHT`: both ends of a redirected connection, as both ends of the handshake see it. The listener's

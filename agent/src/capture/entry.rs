@@ -56,22 +56,14 @@ impl Entry {
         if pod == value.pod {
             return Ok(());
         }
-        // They are allowed as many again until they are told otherwise.
-        let redirected = self.replace(&mut value, pod)?;
-        value.redirected += redirected;
-        Ok(())
-    }
-
-    /// Writes another element, in which the programs count anew. Returns what they have counted in the old one.
-    fn replace(&self, value: &mut Value, mut pod: sluice_ebpf::Pod) -> Result<u64, EnrolError> {
-        let mut redirected = 0;
         if value.listed {
-            redirected = self.pods.redirected(self.netns_cookie);
-            pod.before = pod.before.wrapping_add(redirected);
+            // The programs count anew in a new element, and allow as many again until they are told otherwise.
+            let redirected = self.pods.redirected(self.netns_cookie);
             self.pods.set(self.netns_cookie, pod)?;
+            value.redirected += redirected;
         }
         value.pod = pod;
-        Ok(redirected)
+        Ok(())
     }
 
     /// How many connections were redirected since it was last said how many may be.
@@ -84,8 +76,10 @@ impl Entry {
     pub(crate) fn allow(&self, connections: u32) -> io::Result<()> {
         let mut value = self.lock();
         let pod = sluice_ebpf::Pod { allowance: connections, ..value.pod };
-        self.replace(&mut value, pod).map_err(io::Error::other)?;
-        value.redirected = 0;
+        if value.listed {
+            self.pods.set(self.netns_cookie, pod).map_err(io::Error::other)?;
+        }
+        (value.pod, value.redirected) = (pod, 0);
         Ok(())
     }
 }

@@ -1,7 +1,5 @@
 //! A pod that uses more of the agent than its part: its new connections go direct, and no other pod feels it.
 
-use std::{collections::BTreeMap, fs};
-
 use anyhow::{Context as _, Result, ensure};
 use sluice_tests::{Agent, App, Capture, Pod, Process, Service, World, ask, eventually, test};
 
@@ -232,54 +230,6 @@ fn a_burst_gets_no_more_than_the_pods_part() {
             ensure!(street.goes_through(&street.greedy)?);
             Ok(())
         })
-    });
-}
-
-/// How many connections each listener on the pod's loopback interface has.
-fn by_listener(pod: &Pod) -> Result<BTreeMap<String, usize>> {
-    let table = fs::read_to_string(format!("/proc/{}/net/tcp", pod.pause()))?;
-    let sockets = || {
-        table.lines().skip(1).filter_map(|line| {
-            let mut fields = line.split_whitespace().skip(1);
-            let (local, _, state) = (fields.next()?, fields.next()?, fields.next()?);
-            local.starts_with("0100007F:").then(|| (local.to_owned(), state))
-        })
-    };
-    // 0A is LISTEN, 01 is ESTABLISHED.
-    let mut counts: BTreeMap<_, _> =
-        sockets().filter(|(_, state)| *state == "0A").map(|(local, _)| (local, 0)).collect();
-    for (local, _) in sockets().filter(|(_, state)| *state == "01") {
-        counts.entry(local).and_modify(|count| *count += 1);
-    }
-    Ok(counts)
-}
-
-#[test]
-fn a_pods_connections_are_spread_evenly_over_the_workers() {
-    test("spread", |world| {
-        let street = Street::open(world)?;
-        let agent = world.agent().args(&["--workers", "2"]).start()?;
-        street.enrolled(&agent)?;
-        for round in 1..=4 {
-            // One by one, with time between them in which the kernel may be told anew what it may redirect.
-            let held =
-                (0..10).map(|_| hold(&street.greedy, &street.service, 1)).collect::<Result<Vec<_>>>()?;
-            let counts = by_listener(&street.greedy)?;
-            let (least, most) = (counts.values().min(), counts.values().max());
-            let sum: usize = counts.values().sum();
-            ensure!(counts.len() > 1 && sum >= 10, "round {round}: {counts:?}");
-            ensure!(
-                most.zip(least).is_some_and(|(most, least)| most - least <= 2),
-                "round {round}: {counts:?}"
-            );
-            drop(held);
-            eventually("they are closed", || {
-                let left = by_listener(&street.greedy)?;
-                ensure!(left.values().sum::<usize>() == 0, "{left:?}");
-                Ok(())
-            })?;
-        }
-        Ok(())
     });
 }
 
