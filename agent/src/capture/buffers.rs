@@ -13,8 +13,17 @@ const SO_BUF_LOCK: libc::c_int = 72;
 
 /// `SK_MEMINFO_RMEM_ALLOC`, `_FWD_ALLOC`, `_WMEM_QUEUED` and `_BACKLOG` (linux/sock_diag.h): what was received and not read, what
 /// is held for more, what is unsent or not acknowledged, and what has come while the socket was in use.
+///
+/// The kernel's counters are signed (`sk_get_meminfo`). What is held for more falls below zero for moments, as it is used before
+/// it is asked for (`sk_mem_charge`, as of 6.18), and that much of the others is not charged yet.
 const HELD: [usize; 4] = [0, 4, 5, 7];
 const WORDS: usize = 9;
+
+/// The sum of what the words tell. No word can make it more than what the others tell, if it is below zero.
+fn held(words: &[u32; WORDS]) -> usize {
+    let sum: i64 = HELD.iter().map(|at| i64::from(words[*at].cast_signed())).sum();
+    usize::try_from(sum).unwrap_or(0)
+}
 
 /// Bytes of memory that the kernel holds for a socket; 0 for one of which it does not tell.
 pub(crate) fn memory_of(socket: BorrowedFd<'_>) -> usize {
@@ -33,7 +42,7 @@ pub(crate) fn memory_of(socket: BorrowedFd<'_>) -> usize {
     if result != 0 {
         return 0;
     }
-    HELD.iter().map(|at| words[*at] as usize).sum()
+    held(&words)
 }
 
 /// The kernel lets the buffers grow as if their sizes had never been set.
@@ -81,6 +90,17 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(memory_of(std::fs::File::open("/dev/null").unwrap().as_fd()), 0);
+    }
+
+    #[test]
+    fn words_below_zero_are_no_gigabytes() {
+        let mut words = [0; WORDS];
+        words[0] = 575_296;
+        // As seen of a slow reader's connection, whose receive buffer was made smaller.
+        words[4] = 4_294_916_288;
+        assert_eq!(held(&words), 575_296 - 51_008);
+        words[0] = 1000;
+        assert_eq!(held(&words), 0);
     }
 
     #[test]
