@@ -23,6 +23,10 @@ const PASSED_OVER: usize = 64;
 /// Where a stream is. Valid as long as the stream is held or has not come to its end.
 pub(crate) type Key = usize;
 
+/// The number of a stream that is to be opened, and has none: it gets the next one with its head, as numbers have to be used in
+/// their order (RFC 9113, section 5.1.1). Larger than any.
+pub(crate) const UNNUMBERED: u32 = u32::MAX;
+
 /// What a stream waits for, before more can be sent on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Waiting {
@@ -40,6 +44,7 @@ pub(crate) enum Waiting {
 
 #[derive(Debug)]
 pub(crate) struct Stream {
+    /// Its number, or [`UNNUMBERED`].
     pub(crate) id: u32,
     pub(crate) state: State,
     /// What the peer may send.
@@ -137,7 +142,7 @@ pub(crate) struct Streams {
 impl Streams {
     /// How many have not come to their end, or are held.
     pub(crate) fn len(&self) -> usize {
-        self.by_id.len()
+        self.slots.len() - self.free.len()
     }
 
     /// How many are not closed.
@@ -181,8 +186,18 @@ impl Streams {
             self.slots.push(stream);
             self.slots.len() - 1
         };
-        self.by_id.insert(id, key);
+        if id != UNNUMBERED {
+            self.by_id.insert(id, key);
+        }
         key
+    }
+
+    /// Gives a stream its number.
+    pub(crate) fn number(&mut self, key: Key, id: u32) {
+        if let Some(stream) = self.get_mut(key) {
+            stream.id = id;
+            self.by_id.insert(id, key);
+        }
     }
 
     pub(crate) fn find(&self, id: u32) -> Option<Key> {
@@ -201,14 +216,13 @@ impl Streams {
         self.note_closed(key);
         let Some(stream) = self.slots.get_mut(key).and_then(Option::take) else { return };
         self.by_id.remove(&stream.id);
-        if self.by_id.is_empty() {
+        self.free.push(key);
+        if self.len() == 0 {
             // Whoever had many streams once gives their places back.
             self.slots.clear();
             self.free.clear();
-        } else {
-            self.free.push(key);
         }
-        if matches!(stream.state, State::Closed(Closed::ByUs(_))) {
+        if stream.id != UNNUMBERED && matches!(stream.state, State::Closed(Closed::ByUs(_))) {
             if self.reset.len() == REMEMBERED {
                 self.reset.pop_front();
             }
@@ -257,6 +271,21 @@ mod tests {
         for key in keys {
             streams.remove(key);
         }
+        assert_eq!((streams.len(), streams.slots.len()), (0, 0));
+    }
+
+    #[test]
+    fn streams_without_a_number_count_and_are_found_once_they_have_one() {
+        let mut streams = Streams::default();
+        let (one, other) =
+            (streams.insert(Stream::new(UNNUMBERED, 1, 1)), streams.insert(Stream::new(UNNUMBERED, 1, 1)));
+        assert_eq!((streams.len(), streams.open(), streams.find(UNNUMBERED)), (2, 2, None));
+        streams.number(other, 1);
+        assert_eq!(streams.find(1), Some(other));
+        streams.get_mut(one).unwrap().state.close(Closed::ByUs(Code::CANCEL));
+        streams.remove(one);
+        assert!(!streams.was_reset(UNNUMBERED));
+        streams.remove(other);
         assert_eq!((streams.len(), streams.slots.len()), (0, 0));
     }
 

@@ -9,7 +9,7 @@ use super::{
     core::{Core, Role},
     fields::Fields,
     state::{Closed, Sent, State},
-    streams::{Key, Stream},
+    streams::{Key, Stream, UNNUMBERED},
 };
 use crate::{
     clock::Nanos,
@@ -37,16 +37,28 @@ impl Pseudo {
 }
 
 impl Core {
-    /// Opens a stream, whose head is to be sent at once; `None`: this connection takes no more.
+    /// Makes a stream, which is opened with its head; `None`: this connection takes no more.
     pub(crate) fn open(&mut self) -> Option<Key> {
         if self.role != Role::Client || !self.takes_streams() {
             return None;
         }
-        let id = self.next;
-        self.next += 2;
-        let key = self.streams.insert(Stream::new(id, self.base, self.remote.window));
+        let key = self.streams.insert(Stream::new(UNNUMBERED, self.base, self.remote.window));
         self.adapt();
         Some(key)
+    }
+
+    /// Gives a stream that is to be opened the next number: whoever waits for room for its head may be overtaken. False: it is not
+    /// to be opened any more.
+    fn number(&mut self, key: Key) -> bool {
+        match self.streams.get(key) {
+            Some(stream) if stream.id != UNNUMBERED => true,
+            Some(stream) if stream.state == State::NEW && self.takes_streams() => {
+                self.streams.number(key, self.next);
+                self.next += 2;
+                true
+            }
+            _ => false,
+        }
     }
 
     fn say(&mut self, key: Key, what: Sent) -> Option<u32> {
@@ -59,6 +71,9 @@ impl Core {
         let interim = matches!(pseudo, Pseudo::Status(100..200))
             || fields.known(super::super::hpack::StaticName::STATUS).is_some_and(|status| status[0] == b'1');
         let what = if interim { Sent::Interim } else { Sent::Head { end } };
+        if !self.number(key) {
+            return false;
+        }
         let Some(id) = self.say(key, what) else { return false };
         self.write_fields(id, end, |encoder, out| {
             pseudo.encode(encoder, out);

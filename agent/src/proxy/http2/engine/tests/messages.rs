@@ -94,6 +94,30 @@ fn what_is_dropped_is_given_up_and_a_request_whose_response_is_complete_ends_wit
 }
 
 #[test]
+fn a_stream_that_waits_with_its_head_may_be_overtaken() {
+    let (mut client, mut server) = pair();
+    let waiting = || {
+        let key = client.core.borrow_mut().open().expect("it takes streams");
+        Handle::new(&client.core, key)
+    };
+    let (first, second) = (waiting(), waiting());
+    let overtakes = client.open(&request("GET"), true);
+    assert!(first.send_head(&Pseudo::Within, &request("POST"), true));
+    exchange(&mut client, &mut server);
+    assert_eq!((client.ended(), server.ended()), (None, None));
+    for _ in 0..2 {
+        let (down, _) = server.accept().expect("a request");
+        down.send_head(&Pseudo::Within, &response("200"), true);
+    }
+    // One that has not sent its head when the server leaves is for another connection.
+    server.core.borrow_mut().leave();
+    exchange(&mut client, &mut server);
+    assert_eq!((first.broken(), overtakes.broken()), (None, None));
+    assert_eq!(second.broken(), Some(Broken::Unprocessed));
+    assert!(!second.send_head(&Pseudo::Within, &request("GET"), true));
+}
+
+#[test]
 fn leaving_lets_what_is_under_way_come_to_its_end() {
     let (mut client, mut server) = pair();
     let first = client.open(&request("GET"), true);
