@@ -16,6 +16,10 @@ use crate::{
     },
 };
 
+/// Settings that cost about as much as a frame that carries nothing, and streams whose windows change.
+const ENTRIES: u32 = 16;
+const STREAMS: usize = 16;
+
 impl Core {
     pub(super) fn peer_reset(&mut self, id: u32, code: Code, now: Nanos) -> Result<Verdict, Error> {
         self.not_idle(id, "RST_STREAM on an idle stream")?;
@@ -33,7 +37,8 @@ impl Core {
         })
     }
 
-    pub(super) fn settings(&mut self, head: &Head, payload: &[u8]) -> Result<(), Error> {
+    /// What the peer's settings are now. Returns how many frames' worth of work that was.
+    pub(super) fn settings(&mut self, head: &Head, payload: &[u8]) -> Result<u32, Error> {
         if head.has(flags::ACK) {
             let Some(left) = self.unacknowledged.checked_sub(1) else {
                 return Err(Error::Connection(Code::PROTOCOL_ERROR, "an acknowledgement of nothing"));
@@ -45,12 +50,14 @@ impl Core {
             {
                 self.change_base(base);
             }
-            return Ok(());
+            return Ok(1);
         }
+        let (mut entries, mut window_now) = (0, self.remote.window);
         for setting in payload::settings(payload) {
+            entries += 1;
             match setting? {
                 Setting::HeaderTableSize(size) => self.encoder.set_max_table(size as usize),
-                Setting::InitialWindowSize(window) => self.change_remote_window(window)?,
+                Setting::InitialWindowSize(window) => window_now = window,
                 Setting::MaxFrameSize(max) => self.remote.max_frame = max,
                 Setting::MaxConcurrentStreams(max) => self.remote.max_streams = Some(max),
                 Setting::EnableConnectProtocol(on) => {
@@ -70,10 +77,16 @@ impl Core {
                 | Setting::Unknown(..) => {}
             }
         }
+        let mut work = 1 + entries / ENTRIES;
+        // Once for all that it says of this: each time all streams are gone through.
+        if window_now != self.remote.window {
+            work += (self.streams.len() / STREAMS) as u32;
+            self.change_remote_window(window_now)?;
+        }
         self.remote.known = true;
         write::settings_ack(self.out.tail());
         self.wake_watchers();
-        Ok(())
+        Ok(work)
     }
 
     fn change_remote_window(&mut self, window: u32) -> Result<(), Error> {

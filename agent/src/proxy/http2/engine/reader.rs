@@ -139,8 +139,9 @@ impl Core {
             }
             Kind::Settings => {
                 let payload = input.split_to(whole).freeze().slice(HEAD..);
-                self.settings(&head, &payload)?;
-                self.pay(Work::Control, now)
+                let work = self.settings(&head, &payload)?;
+                let paid = (0..work).map(|_| self.pay(Work::Control, now));
+                paid.fold(Verdict::Go, |paid, now| if paid == Verdict::Go { now } else { paid })
             }
             Kind::Ping => {
                 let data = payload::ping(&input[HEAD..whole])?;

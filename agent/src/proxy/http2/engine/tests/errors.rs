@@ -296,6 +296,34 @@ fn resets_and_empty_frames_are_paid_for_and_bursts_are_free() {
     }
 }
 
+#[test]
+fn settings_that_change_the_windows_of_many_streams_cost_more_than_a_frame() {
+    let change = |window: u32| [&[0, 4][..], &window.to_be_bytes()].concat();
+    let entries: Vec<u8> = (0..2000).flat_map(|n| change(10_000 + n)).collect();
+    let mut server = pair().1;
+    let mut streams = Vec::new();
+    for n in 0..1000 {
+        server.give(&frame(Kind::Headers, WHOLE, 2 * n + 1, GET));
+        streams.extend(std::iter::from_fn(|| server.accept()));
+    }
+    let mut given = 0;
+    while !matches!(server.give(&frame(Kind::Settings, 0, 0, &change(1000 + given))), Fed::Pause(_)) {
+        given += 1;
+        assert!(given < 100, "as many as could be had for frames that cost one each");
+    }
+    assert!(given > 10, "who changes them now and then does not pay: {given}");
+    assert_eq!(server.ended(), None);
+
+    // Of many in a frame the last one holds, and all are paid for.
+    let mut server = server_with_open_stream();
+    let mut given = 0;
+    while !matches!(server.give(&frame(Kind::Settings, 0, 0, &entries)), Fed::Pause(_)) {
+        given += 1;
+        assert!(given < 20, "{given}");
+    }
+    assert_eq!(server.core.borrow().remote().window, 11_999);
+}
+
 fn server_with_open_stream() -> End {
     let mut server = pair().1;
     server.give(&frame(Kind::Headers, flags::END_HEADERS, 1, GET));
