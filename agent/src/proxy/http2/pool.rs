@@ -8,17 +8,16 @@ mod opening;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     future::poll_fn,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use ahash::AHashMap;
 use tokio::sync::OnceCell;
 
 use super::engine::{
@@ -44,9 +43,15 @@ const KEPT_FOR: Nanos = Nanos::of(Duration::from_secs(60));
 /// A pod and an endpoint.
 type Key = (u64, SocketAddr);
 
+/// No address is before it.
+const LEAST_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 #[derive(Default)]
 pub(crate) struct Pool {
-    connections: RefCell<AHashMap<Key, Connections>>,
+    /// In their order, so that those of a pod stand together.
+    connections: RefCell<BTreeMap<Key, Connections>>,
+    /// The number of the next turn.
+    next: Cell<u64>,
 }
 
 /// The connections of a pod to an endpoint.
@@ -59,11 +64,18 @@ struct Connections {
 }
 
 /// A request's turn, once there is a place.
-#[derive(Default)]
 struct Turn {
+    /// Of those that wait, the one with the lowest number has waited longest.
+    number: u64,
     waker: RefCell<Option<Waker>>,
     /// It has been called.
     called: Cell<bool>,
+}
+
+impl Turn {
+    fn new(number: u64) -> Self {
+        Self { number, waker: RefCell::new(None), called: Cell::new(false) }
+    }
 }
 
 /// A connection that is open or about to be.
@@ -266,10 +278,14 @@ impl Pool {
             }
             let turn = match waiting.turn.take() {
                 Some(turn) if !turn.called.get() => turn,
-                _ => {
-                    let turn = Rc::new(Turn::default());
+                before => {
+                    // Who was called in vain, since somebody else was faster, stays before those that came later.
+                    let number =
+                        before.map_or_else(|| self.next.replace(self.next.get() + 1), |turn| turn.number);
+                    let turn = Rc::new(Turn::new(number));
                     if let Some(connections) = self.connections.borrow_mut().get_mut(&key) {
-                        connections.waiting.push_back(turn.clone());
+                        let at = connections.waiting.partition_point(|other| other.number < number);
+                        connections.waiting.insert(at, turn.clone());
                     }
                     turn
                 }
@@ -403,8 +419,13 @@ impl Pool {
 
     /// Lets all connections of a pod go. Streams that are open go on to their end.
     pub(crate) fn forget(&self, pod: u64) {
-        let gone: Vec<_> = self.connections.borrow_mut().extract_if(|(owner, _), _| *owner == pod).collect();
-        for (_, connections) in gone {
+        let gone: Vec<_> = {
+            let mut pools = self.connections.borrow_mut();
+            let addresses = pools.range((pod, LEAST_ADDRESS)..).take_while(|((owner, _), _)| *owner == pod);
+            let keys: Vec<_> = addresses.map(|(key, _)| *key).collect();
+            keys.iter().filter_map(|key| pools.remove(key)).collect()
+        };
+        for connections in gone {
             // They find none, and open another.
             for turn in &connections.waiting {
                 turn.called.set(true);

@@ -73,11 +73,11 @@ async fn open(
         let worker = worker_here;
         let _counted = counted;
         // Until the endpoint has told how many streams it allows, the others wait.
-        let (mut known, mut retired) = (false, false);
+        let (mut allowed, mut retired) = (None, false);
         poll_fn(|cx| {
             let over = driver.poll(cx);
             let remote = *driver.core().borrow().remote();
-            if !std::mem::replace(&mut known, remote.known) && remote.known {
+            if remote.known && allowed.replace(remote.max_streams) != Some(remote.max_streams) {
                 worker.h2.call_all(key);
             }
             if !std::mem::replace(&mut retired, remote.last.is_some()) && remote.last.is_some() {
