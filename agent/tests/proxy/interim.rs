@@ -1,5 +1,9 @@
 //! Answers without a body, interim answers, and permission to send one.
 
+use std::time::Duration;
+
+use sluice::govern::policy::{Policy, Timeouts};
+
 use crate::{origin::Origin, rig::Rig};
 
 /// The answer has no body although its head may speak of one, and the next request is answered over the same connection.
@@ -103,6 +107,29 @@ fn a_flood_of_interim_answers_reaches_a_caller_that_is_still_sending() {
         caller.expect(EARLY);
     }
     assert_eq!(caller.answer().status(), 200);
+}
+
+#[test]
+fn nothing_follows_an_interim_answer_that_was_not_written_whole() {
+    // More than all buffers on the way hold, for a caller that does not read.
+    let origin = Origin::new(|_, peer, note| {
+        peer.request();
+        peer.offer(EARLY.repeat(300_000));
+        note("left".to_owned());
+    });
+    let timeouts = Timeouts { backend_request: Some(Duration::from_secs(1)), ..Timeouts::default() };
+    let policy = Policy { name: Some("shop/orders".into()), timeouts, ..Policy::default() };
+    let rig = Rig::builder().endpoint(origin.address).policy(policy).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    assert_eq!(origin.await_notes(1)[0], "left");
+    let (all, _) = caller.end();
+    let mut rest = &all[..];
+    while let Some(more) = rest.strip_prefix(EARLY) {
+        rest = more;
+    }
+    let whole = rest.starts_with("HTTP/1.1 504 ");
+    assert!(all.starts_with(EARLY) && (whole || EARLY.starts_with(rest)), "{rest:?}");
 }
 
 const EXPECTING: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";

@@ -67,6 +67,12 @@ impl Peer {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
+    /// Sends for as long as the other side takes it.
+    pub(crate) fn offer(&mut self, bytes: impl AsRef<[u8]>) {
+        // That it ends is what is waited for.
+        let _ = self.stream.write_all(bytes.as_ref());
+    }
+
     /// Sends urgent data.
     pub(crate) fn send_urgent(&mut self, byte: u8) {
         assert_eq!(socket2::SockRef::from(&self.stream).send_out_of_band(&[byte]).unwrap(), 1);

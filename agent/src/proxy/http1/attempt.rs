@@ -13,7 +13,7 @@ use bytes::{Buf, BytesMut};
 
 use super::{
     body::Body,
-    exchange::Exchange,
+    exchange::{Exchange, Interim},
     flow::{Flow, poll_read_most},
     head::{HeadEnd, LineEnds, MAX_HEAD_BYTES},
     outgoing::edit_response,
@@ -200,7 +200,7 @@ impl Exchange<'_> {
     /// brought no response yet, and at the endpoint, where a client that hears of the end decides for itself. If the endpoint was told that its caller
     /// has ended its side, it may have closed it for that, having seen the request.
     async fn is_stale(&self, upstream: &Upstream, read: &io::Result<usize>) -> bool {
-        let unheard = upstream.incoming.is_empty() && !self.interim;
+        let unheard = upstream.incoming.is_empty() && self.interim == Interim::None;
         if !upstream.reused || !unheard || self.up.has_told_end() || !self.up.flow.is_repeatable() {
             return false;
         }
@@ -264,7 +264,6 @@ impl Exchange<'_> {
             }
             return Ok(Some((response, keep, head)));
         }
-        self.interim = true;
         if self.unclear {
             // The body comes when the client has read this: who reads that has not responded to it.
             self.number(upstream, Followed::go_on);
@@ -274,8 +273,11 @@ impl Exchange<'_> {
             let mut nothing = BytesMut::new();
             let mut down = Flow::new(head, Body::EMPTY, &mut nothing, &self.call.pod)
                 .map_err(|_| Failure::Broken(Reason::UpstreamProtocol))?;
+            // Whoever gives up on this attempt does not wait for the rest.
+            self.interim = Interim::Underway;
             self.write_down(&mut down, upstream).await?;
         }
+        self.interim = Interim::PassedOn;
         Ok(None)
     }
 

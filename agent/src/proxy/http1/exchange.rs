@@ -48,6 +48,15 @@ pub(super) enum Ended {
     Tunnel(Box<(Opened, Attempt, BytesMut)>),
 }
 
+/// Whether the caller has got an interim answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interim {
+    None,
+    /// One is being written. If that ends before it is whole, nothing else can be written behind it.
+    Underway,
+    PassedOn,
+}
+
 /// A request on its way, and where its caller is.
 pub(super) struct Exchange<'e> {
     pub(super) connection: &'e mut Connection,
@@ -58,8 +67,7 @@ pub(super) struct Exchange<'e> {
     seen: Option<BytesMut>,
     /// What the caller has sent and is not yet passed on.
     pub(super) incoming: &'e mut BytesMut,
-    /// An interim answer has been passed on.
-    pub(super) interim: bool,
+    pub(super) interim: Interim,
     /// The caller awaited permission to send its body and got an answer instead: it may send it or not.
     pub(super) unclear: bool,
 }
@@ -95,7 +103,7 @@ pub(super) async fn exchange(
     connection.worker.buffers.give_if_empty(incoming);
     let up = Sending::new(flow);
     let mut exchange =
-        Exchange { connection, call, request, up, seen, incoming, interim: false, unclear: false };
+        Exchange { connection, call, request, up, seen, incoming, interim: Interim::None, unclear: false };
     let ended = governed::carry(&mut exchange).await;
     let Exchange { connection, up, seen, .. } = &mut exchange;
     up.flow.pressure.settle(&connection.stream);
@@ -202,7 +210,7 @@ impl governed::Exchange for Exchange<'_> {
     }
 
     fn can_repeat(&self) -> bool {
-        self.up.flow.is_repeatable()
+        self.interim != Interim::Underway && self.up.flow.is_repeatable()
     }
 
     fn repeat(&mut self) {
@@ -256,6 +264,9 @@ impl governed::Exchange for Exchange<'_> {
     }
 
     async fn make_up(&mut self, answer: &MadeUp) -> (u16, Ended) {
+        if self.interim == Interim::Underway {
+            return (0, Ended::Broken);
+        }
         // With its body behind it, the caller's next request could not be told from it.
         let keep =
             self.request.keep_alive && self.up.flow.is_taken() && !self.is_last_of_caller() && !answer.closes;
