@@ -110,6 +110,15 @@ fn parse(text: &str) -> Result<EnvFilter, FilterError> {
     if let Some(word) = alone {
         return Err(unreadable(&format!("{word:?} is no level")));
     }
+    // What follows an equals sign at the end; one in brackets compares a field.
+    let level = text.split(',').filter(|part| !part.contains(['[', ']'])).find_map(|part| {
+        part.rsplit_once('=')
+            .map(|(_, level)| level.trim())
+            .filter(|level| level.parse::<LevelFilter>().is_err())
+    });
+    if let Some(word) = level {
+        return Err(unreadable(&format!("{word:?} is no level")));
+    }
     if let Some(module) = text.split(',').find_map(unknown_module) {
         let known = MODULES.join(", ");
         return Err(unreadable(&format!("sluice::{module} is no module of the agent ({known})")));
@@ -151,6 +160,8 @@ mod tests {
             let error = filter.set(wrong).unwrap_err().to_string();
             assert!(error.contains(&format!("{wrong:?}")) && !error.contains('\n'), "{error}");
         }
+        let error = filter.set("info,sluice::proxy=loud").unwrap_err().to_string();
+        assert!(error.contains("\"loud\" is no level: a level (off, error"), "{error}");
         assert_eq!(filter.text(), "info");
         assert!(applied.lock().unwrap().is_empty());
 

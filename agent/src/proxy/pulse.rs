@@ -28,11 +28,26 @@ const IN_TIME: u32 = 5;
 /// How long the longest wait is told of, at least.
 const TOLD_FOR: Nanos = Nanos::of(Duration::from_secs(15));
 
+/// How often the log tells of a worker that falls behind, at most.
+const LOGGED_EVERY: Nanos = Nanos::of(Duration::from_secs(10));
+
+/// Whether a worker keeps up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// It beats. After the log has told that it did not: for so long it did not.
+    Up { again: Option<Nanos> },
+    /// It does not beat. `first` is where the log is to tell of it.
+    Behind { first: bool },
+}
+
 /// What was measured of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     /// How often it is still to be in time.
     owes: u32,
+    /// Since when it does not keep up, if the log tells of that.
+    behind: Option<Nanos>,
+    logged: Option<Nanos>,
     /// The longest wait, in this span of time and in the one before.
     longest: Nanos,
     before: Nanos,
@@ -40,15 +55,24 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    /// A ready task has waited for so long. Whether the worker beats.
-    pub(crate) fn measured(&mut self, waited: Nanos, now: Nanos) -> bool {
+    /// A ready task has waited for so long.
+    pub(crate) fn measured(&mut self, waited: Nanos, now: Nanos) -> Keeps {
         if now.since(self.since) > TOLD_FOR {
             self.before = std::mem::take(&mut self.longest);
             self.since = now;
         }
         self.longest = self.longest.max(waited);
         self.owes = if waited > LATE { IN_TIME } else { self.owes.saturating_sub(1) };
-        self.owes == 0
+        if self.owes == 0 {
+            return Keeps::Up { again: self.behind.take().map(|since| now.since(since)) };
+        }
+        let first = self.behind.is_none() && self.logged.is_none_or(|at| now.since(at) >= LOGGED_EVERY);
+        if first {
+            self.logged = Some(now);
+            // It was no longer in time when the task became ready.
+            self.behind = Some(Nanos(now.0.saturating_sub(waited.0)));
+        }
+        Keeps::Behind { first }
     }
 
     /// The longest that a task has waited of late.
@@ -87,18 +111,47 @@ mod tests {
         Nanos::of(Duration::from_millis(millis))
     }
 
+    fn beats(pulse: &mut Pulse, waited: u64) -> bool {
+        matches!(pulse.measured(millis(waited), START), Keeps::Up { .. })
+    }
+
     #[test]
     fn who_is_late_does_not_beat_until_it_has_been_in_time_for_a_while() {
         let mut pulse = Pulse::default();
-        assert!(pulse.measured(millis(0), START) && pulse.measured(millis(500), START));
-        assert!(!pulse.measured(millis(501), START));
-        let beats: Vec<_> = (0..6).map(|_| pulse.measured(millis(1), START)).collect();
-        assert_eq!(beats, [false, false, false, false, true, true]);
+        assert!(beats(&mut pulse, 0) && beats(&mut pulse, 500));
+        assert!(!beats(&mut pulse, 501));
+        let seen: Vec<_> = (0..6).map(|_| beats(&mut pulse, 1)).collect();
+        assert_eq!(seen, [false, false, false, false, true, true]);
         // Now and then is not in time.
         for _ in 0..20 {
-            assert!(!pulse.measured(millis(600), START));
-            assert!((0..4).all(|_| !pulse.measured(millis(50), START)));
+            assert!(!beats(&mut pulse, 600));
+            assert!((0..4).all(|_| !beats(&mut pulse, 50)));
         }
+    }
+
+    #[test]
+    fn it_is_told_once_that_a_worker_falls_behind_and_once_that_it_keeps_up_again() {
+        let mut pulse = Pulse::default();
+        let up = Keeps::Up { again: None };
+        assert_eq!(pulse.measured(millis(1), after(0)), up);
+        assert_eq!(pulse.measured(millis(700), after(800)), Keeps::Behind { first: true });
+        assert_eq!(pulse.measured(millis(600), after(1500)), Keeps::Behind { first: false });
+        for n in 1..5 {
+            assert_eq!(pulse.measured(millis(1), after(1500 + n * 100)), Keeps::Behind { first: false });
+        }
+        assert_eq!(pulse.measured(millis(1), after(2000)), Keeps::Up { again: Some(millis(1900)) });
+        assert_eq!(pulse.measured(millis(1), after(2100)), up);
+
+        // One that falls behind each second fills no log.
+        let mut told = 0;
+        for second in 3..63 {
+            let late = pulse.measured(millis(700), after(second * 1000));
+            told += u32::from(late == Keeps::Behind { first: true });
+            for n in 1..6 {
+                pulse.measured(millis(1), after(second * 1000 + n * 100));
+            }
+        }
+        assert_eq!(told, 6);
     }
 
     #[test]

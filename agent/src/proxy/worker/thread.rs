@@ -17,7 +17,7 @@ use crate::{
     proxy::{
         Options,
         budget::Budget,
-        pulse::{self, Pulse},
+        pulse::{self, Keeps, Pulse},
         turns,
     },
 };
@@ -43,15 +43,30 @@ impl Drop for Vital {
 }
 
 /// Shows that the worker keeps up, if it does.
-async fn beat(status: Arc<Status>) {
+async fn beat(index: usize, status: Arc<Status>) {
     let mut pulse = Pulse::default();
     let mut every = tokio::time::interval(pulse::EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let due = every.tick().await;
         let now = Nanos::now();
-        if pulse.measured(Nanos::of(due.elapsed()), now) {
-            status.beat.store(now.0, Ordering::Relaxed);
+        let waited = due.elapsed();
+        match pulse.measured(Nanos::of(waited), now) {
+            Keeps::Up { again } => {
+                status.beat.store(now.0, Ordering::Relaxed);
+                if let Some(behind) = again {
+                    let behind = Duration::from(behind).as_secs_f64();
+                    tracing::info!(
+                        "worker {index} keeps up again after {behind:.1} s: new connections are redirected"
+                    );
+                }
+            }
+            Keeps::Behind { first: true } => tracing::warn!(
+                "a ready task of worker {index} had to wait for {:.1} s: new connections of pods bypass the agent until it \
+                 keeps up again. If this comes often, give the agent more CPU, or the node less to do.",
+                waited.as_secs_f64()
+            ),
+            Keeps::Behind { first: false } => {}
         }
         status.delay.store(pulse.longest().0, Ordering::Relaxed);
     }
@@ -95,7 +110,7 @@ pub(crate) fn start(index: usize, options: &Options, budget: &Arc<Budget>) -> st
                 let part = part.clone();
                 tokio::task::spawn_local(async move { part.pool.close_surplus().await });
             }
-            tokio::task::spawn_local(beat(beats.clone()));
+            tokio::task::spawn_local(beat(index, beats.clone()));
             let rounds = worker.rounds.clone();
             tokio::task::spawn_local(async move { rounds.go_on().await });
             let mut look = tokio::time::interval(LOOK);
