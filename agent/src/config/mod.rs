@@ -172,9 +172,9 @@ pub struct Config {
     )]
     pub connections_per_pod: u32,
 
-    /// MiB that may wait for slow peers, in the agent and in the kernel, of all pods together; no pod may use more of it than is
-    /// free [default: half of the agent's memory limit]
-    // Above it new connections of the pod bypass the agent.
+    /// MiB that may wait for slow peers, in the agent and in the kernel, of all pods together. New connections of a pod bypass the
+    /// agent once its part of that waits; those that are open may still fill their buffers [default: half of the agent's memory
+    /// limit]
     #[arg(
         long,
         value_name = "MIB",
