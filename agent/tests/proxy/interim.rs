@@ -121,7 +121,7 @@ fn nothing_follows_an_interim_answer_that_was_not_written_whole() {
     let policy = Policy { name: Some("shop/orders".into()), timeouts, ..Policy::default() };
     let rig = Rig::builder().endpoint(origin.address).policy(policy).start();
     let mut caller = rig.dial();
-    caller.get("/");
+    caller.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert_eq!(origin.await_notes(1)[0], "left");
     let (all, _) = caller.end();
     let mut rest = &all[..];
