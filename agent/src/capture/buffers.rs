@@ -14,12 +14,12 @@ const SO_BUF_LOCK: libc::c_int = 72;
 /// `SK_MEMINFO_RMEM_ALLOC`, `_FWD_ALLOC`, `_WMEM_QUEUED` and `_BACKLOG` (linux/sock_diag.h): what was received and not read, what
 /// is held for more, what is unsent or not acknowledged, and what has come while the socket was in use.
 ///
-/// The kernel's counters are signed (`sk_get_meminfo`). What is held for more falls below zero for moments, as it is used before
-/// it is asked for (`sk_mem_charge`, as of 6.18), and that much of the others is not charged yet.
+/// The words are unsigned, the kernel's counters are not: what is held for more was seen below zero, on connections of slow readers
+/// whose receive buffer was made smaller while it was full.
 const HELD: [usize; 4] = [0, 4, 5, 7];
 const WORDS: usize = 9;
 
-/// The sum of what the words tell. No word can make it more than what the others tell, if it is below zero.
+/// The sum of what the words tell, as the signed numbers that they are.
 fn held(words: &[u32; WORDS]) -> usize {
     let sum: i64 = HELD.iter().map(|at| i64::from(words[*at].cast_signed())).sum();
     usize::try_from(sum).unwrap_or(0)

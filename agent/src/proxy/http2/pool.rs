@@ -436,3 +436,46 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future, pin::pin};
+
+    use super::*;
+
+    fn key(pod: u64, port: u16) -> Key {
+        (pod, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))
+    }
+
+    #[test]
+    fn a_request_that_is_called_in_vain_keeps_its_place() {
+        let (pool, load, key) = (Pool::default(), Arc::<Load>::default(), key(1, 80));
+        let taken: Vec<_> = (0..FIRST_STREAMS * MAX_CONNECTIONS)
+            .map(|_| pool.take(key, &load, false, true).expect("there is room"))
+            .collect();
+        assert!(pool.take(key, &load, false, true).is_none());
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut first = pin!(pool.wait(key, &load, false));
+        let mut second = pin!(pool.wait(key, &load, false));
+        assert!(first.as_mut().poll(cx).is_pending() && second.as_mut().poll(cx).is_pending());
+        // The place that it is called for is gone before it comes.
+        pool.call_next(key);
+        assert!(first.as_mut().poll(cx).is_pending());
+        let free = |shared: &Rc<Shared>| shared.streams.set(shared.streams.get() - 1);
+        free(&taken[0]);
+        pool.call_next(key);
+        assert!(second.as_mut().poll(cx).is_pending(), "it is not its turn");
+        assert!(first.as_mut().poll(cx).is_ready());
+    }
+
+    #[test]
+    fn only_a_pods_own_connections_are_forgotten() {
+        let (pool, load) = (Pool::default(), Arc::<Load>::default());
+        for (pod, port) in [(1, 9), (2, 1), (2, 65535), (3, 0)] {
+            pool.take(key(pod, port), &load, false, true).expect("there is room");
+        }
+        pool.forget(2);
+        let left: Vec<_> = pool.connections.borrow().keys().copied().collect();
+        assert_eq!(left, [key(1, 9), key(3, 0)]);
+    }
+}
