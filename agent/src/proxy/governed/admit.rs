@@ -14,16 +14,18 @@ use super::{
     Call, Exchange,
     attempt::open_breaker,
     deadline::{Elapsed, RequestDeadline},
-    stand_in::Failed,
+    outside::log_denied,
+    rules::Rules,
+    stand_in::{Failed, Instead},
 };
 use crate::{
     clock::Nanos,
     govern::{
         concurrency::{Full, Limiter, Permit},
-        governor::{Beside, Governor},
-        policy::{FallbackOn, Mode, Part, Policy, RateLimit},
+        governor::Governor,
+        policy::{FallbackOn, Mode, Part},
         subset::Subset,
-        throttle::{Admission, Throttles, Verdict},
+        throttle::{Admission, Verdict},
     },
     observe::{
         metrics::{LimitDecision, ServiceMetrics},
@@ -34,12 +36,6 @@ use crate::{
 
 /// When it is worth asking again where as many requests are in flight as may be: nobody knows, but not at once.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Why a request is not made.
-pub(super) enum Stop {
-    CallerGone,
-    Failed(Failed),
-}
 
 /// What a caller does while its request waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,67 +56,54 @@ pub(super) struct Admitted {
     pub(super) queued: bool,
 }
 
-/// The limits that are about a request.
-#[derive(Clone, Copy)]
-pub(super) struct Limits<'g> {
-    pub(super) governor: &'g Governor,
-    /// Those of rules that hold for what some server may take its path for.
-    pub(super) beside: Option<&'g Beside>,
-}
-
-impl<'g> Limits<'g> {
-    pub(super) fn throttles(self) -> &'g Throttles {
-        self.beside.map_or(self.governor.throttles(), |beside| &beside.throttles)
-    }
-
-    /// The limits on requests in flight, each with the policy that says it.
-    fn limiters(self) -> impl Iterator<Item = (&'g Arc<Limiter>, &'g Policy)> {
-        let beside = self.beside.into_iter().flat_map(|beside| &beside.limiters);
-        let own = self.governor.limiter().map(|limiter| (limiter, &**self.governor.policy()));
-        own.into_iter().chain(beside.map(|(limiter, policy)| (limiter, &**policy)))
-    }
-
-    /// The policy that says a rate limit.
-    fn said_by(self, limit: &RateLimit) -> Option<&'g Arc<str>> {
-        let own = self.governor.policy();
-        self.beside.map_or_else(|| own.said_by(Part::RateLimits), |beside| beside.said_by(limit, own))
-    }
-}
-
 /// Asks the limits about a request that comes `now`, the pod's own budget first. Without any it costs a look at each.
 pub(super) async fn admit<E: Exchange>(
     exchange: &mut E,
-    limits: Limits<'_>,
+    rules: Rules<'_>,
     deadline: RequestDeadline,
     now: Nanos,
-) -> Result<Admitted, Stop> {
-    let governor = limits.governor;
-    if exchange.call().pod.budget.refuses() {
-        return Err(Stop::Failed(Failed::new(Cause::from(Reason::Overloaded), FallbackOn::LimitExceeded)));
+) -> Result<Admitted, Instead> {
+    let admitted = ask_limits(exchange, rules, deadline, now).await;
+    if let Err(Instead::Fail(failed)) = &admitted {
+        log_denied(exchange, &failed.cause);
+        exchange.call().count_tags(None);
     }
-    let (verdict, at) = match limits.throttles() {
+    admitted
+}
+
+async fn ask_limits<E: Exchange>(
+    exchange: &mut E,
+    rules: Rules<'_>,
+    deadline: RequestDeadline,
+    now: Nanos,
+) -> Result<Admitted, Instead> {
+    let governor = rules.governor;
+    if exchange.call().pod.budget.refuses() {
+        return Err(Instead::Fail(Failed::new(Cause::from(Reason::Overloaded), FallbackOn::LimitExceeded)));
+    }
+    let (verdict, at) = match rules.throttles() {
         throttles if throttles.is_empty() => (None, now),
         // Nobody waits to be refused.
         throttles
             if throttles.longest_wait().is_some()
                 && let Some(failed) = broken(exchange, governor, now) =>
         {
-            return Err(Stop::Failed(failed));
+            return Err(Instead::Fail(failed));
         }
         _ => {
-            let verdict = ask(exchange, limits, deadline, now)?;
+            let verdict = ask(exchange, rules, deadline, now)?;
             if verdict.wait().is_zero() {
                 (Some(verdict), now)
             } else {
                 // Boxed, for few requests wait, and every request's task would carry the state of one that does.
-                let verdict = Box::pin(take_turn(exchange, limits, deadline, verdict)).await?;
+                let verdict = Box::pin(take_turn(exchange, rules, deadline, verdict)).await?;
                 (Some(verdict), Nanos::now())
             }
         }
     };
     let queued = verdict.as_ref().is_some_and(|verdict| !verdict.wait().is_zero());
     let mut admitted = Admitted { place: None, at, queued };
-    for (limiter, policy) in limits.limiters() {
+    for (limiter, policy) in rules.limiters() {
         let call = exchange.call();
         let at_endpoint = call.limited();
         let numbers = at_endpoint.as_ref().unwrap_or(&call.resolved.numbers);
@@ -131,7 +114,7 @@ pub(super) async fn admit<E: Exchange>(
             let name = "concurrency.maxRequests".into();
             let policy = policy.said_by(Part::Concurrency);
             let cause = Cause::of_rule(Reason::ConcurrencyLimited, &name, policy, Some(RETRY_AFTER));
-            return Err(Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded)));
+            return Err(Instead::Fail(Failed::new(cause, FallbackOn::LimitExceeded)));
         };
         admitted.place = match (admitted.place.take(), place) {
             (Some(first), Some(place)) => Some(first.and(place)),
@@ -177,15 +160,15 @@ pub(crate) fn acquire(
     permit
 }
 
-/// Asks the rate limits.
+/// Asks the rate rules.
 fn ask<'g, E: Exchange>(
     exchange: &mut E,
-    limits: Limits<'g>,
+    rules: Rules<'g>,
     deadline: RequestDeadline,
     now: Nanos,
-) -> Result<Verdict<'g>, Stop> {
+) -> Result<Verdict<'g>, Instead> {
     let pod = Rc::clone(&exchange.call().pod);
-    let (governor, throttles) = (limits.governor, limits.throttles());
+    let (governor, throttles) = (rules.governor, rules.throttles());
     let may_wait = throttles.longest_wait().and_then(|_| {
         let call = exchange.call();
         let shown = governor.patience(&call.pod.caller).shown();
@@ -194,19 +177,19 @@ fn ask<'g, E: Exchange>(
     let verdict = throttles.admit(&exchange.request(), &pod.caller.uid, may_wait, now.0);
     count(exchange, &verdict);
     let Some(refusal) = verdict.refusal() else { return Ok(verdict) };
-    let policy = limits.said_by(refusal.rule);
+    let policy = rules.said_by(refusal.rule);
     let cause = Cause::of_rule(Reason::RateLimited, &refusal.rule.name, policy, Some(refusal.retry_after));
-    Err(Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded)))
+    Err(Instead::Fail(Failed::new(cause, FallbackOn::LimitExceeded)))
 }
 
 /// Waits as long as the rate limits say.
 async fn take_turn<'g, E: Exchange>(
     exchange: &mut E,
-    limits: Limits<'g>,
+    rules: Rules<'g>,
     deadline: RequestDeadline,
     verdict: Verdict<'g>,
-) -> Result<Verdict<'g>, Stop> {
-    let (governor, most) = (limits.governor, limits.throttles().longest_wait());
+) -> Result<Verdict<'g>, Instead> {
+    let (governor, most) = (rules.governor, rules.throttles().longest_wait());
     let wait = verdict.wait();
     for (rule, admission) in verdict.decisions() {
         if let (Admission::After(wait), Mode::Enforce) = (admission, rule.mode) {
@@ -222,20 +205,20 @@ async fn take_turn<'g, E: Exchange>(
         Ok(None) => Ok(verdict),
         Ok(Some(left)) => {
             let queued = verdict.decisions().find(|(_, admission)| matches!(admission, Admission::After(_)));
-            let policy = queued.as_ref().and_then(|(rule, _)| limits.said_by(rule));
+            let policy = queued.as_ref().and_then(|(rule, _)| rules.said_by(rule));
             let name = queued.map_or_else(|| "rateLimits".into(), |(rule, _)| rule.name.clone());
             verdict.give_back(Nanos::now().0);
             Err(match left {
-                ClientClose::Gone => Stop::CallerGone,
+                ClientClose::Gone => Instead::Leave,
                 ClientClose::Ended => {
                     let cause = Cause::of_rule(Reason::RateLimited, &name, policy, None);
-                    Stop::Failed(Failed::new(cause, FallbackOn::LimitExceeded))
+                    Instead::Fail(Failed::new(cause, FallbackOn::LimitExceeded))
                 }
             })
         }
         Err(elapsed) => {
             verdict.give_back(Nanos::now().0);
-            Err(Stop::Failed(Failed::new(exchange.call().cause(elapsed, governor), FallbackOn::Timeout)))
+            Err(Instead::Fail(Failed::new(exchange.call().cause(elapsed, governor), FallbackOn::Timeout)))
         }
     }
 }

@@ -2,18 +2,17 @@
 
 use std::net::SocketAddr;
 
-use super::{Call, Exchange, admit::pause, call::Addresses, deadline::RequestDeadline};
+use super::{Call, Elapsed, Exchange, admit::pause, call::Addresses, deadline::RequestDeadline};
 use crate::{
     clock::Nanos,
     govern::{
         governor::Governor,
-        outcome::ErrorKind,
         request::Request,
         retry::{self, Failure, Standing},
         route::{Refusal, Within},
         tag::Tag,
     },
-    observe::{metrics::RetryCause, reason::Reason},
+    observe::metrics::RetryCause,
     proxy::choose::{self, Chosen},
 };
 
@@ -99,7 +98,7 @@ impl Tried {
         failure: Failure,
         failed: (SocketAddr, Option<Tag>),
         deadline: RequestDeadline,
-    ) -> Result<bool, super::Elapsed> {
+    ) -> Result<bool, Elapsed> {
         self.retries += 1;
         self.failed.push(failed.0);
         self.lane = failed.1;
@@ -118,22 +117,5 @@ impl Tried {
         // Boxed, for it is rare, and every request's task would carry its state.
         let left = Box::pin(pause(exchange, wait, deadline, false)).await?;
         Ok(left.is_none())
-    }
-}
-
-/// What an attempt without an answer is to the rules; `None`: nothing that could be held against anybody.
-pub(super) fn error_kind(failure: super::Failure) -> Option<ErrorKind> {
-    match failure {
-        super::Failure::Connect => Some(ErrorKind::Connect),
-        super::Failure::Broken(Reason::UpstreamProtocol) => Some(ErrorKind::Protocol),
-        super::Failure::Broken(_) | super::Failure::Refused => Some(ErrorKind::Reset),
-        super::Failure::TimedOut(super::Elapsed::Request | super::Elapsed::BackendRequest) => {
-            Some(ErrorKind::Timeout)
-        }
-        super::Failure::TimedOut(
-            super::Elapsed::Drained | super::Elapsed::Client | super::Elapsed::StreamIdle,
-        )
-        | super::Failure::Unfit(_)
-        | super::Failure::CallerGone => None,
     }
 }

@@ -135,11 +135,13 @@ impl Call {
 
     /// How long an endpoint that was chosen may take to accept a connection; `None`: as long as the kernel tries.
     pub(crate) fn time_to_connect(&self, chosen: &Chosen) -> Option<Duration> {
-        upstream::time_to_connect(self.times, || {
-            let (destination, tag) = (&self.resolved.destination, self.tagging.tag.as_ref());
-            let (tried, than) = (&self.ruled_out, chosen.endpoint());
-            choose::has_another(&self.pod, destination, tag, tried, than, Nanos::now())
-        })
+        upstream::time_to_connect(self.times, || self.has_another(chosen))
+    }
+
+    /// Whether it could go to another endpoint that has not refused it either.
+    pub(super) fn has_another(&self, than: &Chosen) -> bool {
+        let (destination, tag) = (&self.resolved.destination, self.tagging.tag.as_ref());
+        choose::has_another(&self.pod, destination, tag, &self.ruled_out, than.endpoint(), Nanos::now())
     }
 
     /// Why its time is over.

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use super::{Attempt, Call, ClientClose, Elapsed};
 use crate::{
     clock::Nanos,
-    govern::{fallback::stale::Collector, jwt::HeaderPlan, request::Request},
+    govern::{fallback::stale::Collector, jwt::HeaderPlan, outcome::ErrorKind, request::Request},
     observe::reason::Reason,
     proxy::{
         answer::{Cause, Kind, MadeUp},
@@ -123,6 +123,31 @@ pub(crate) enum Failure {
     Unfit(Reason),
     CallerGone,
     TimedOut(Elapsed),
+}
+
+impl Failure {
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Self::Connect => Reason::UpstreamConnect,
+            Self::Refused => Reason::UpstreamReset,
+            Self::Broken(reason) | Self::Unfit(reason) => reason,
+            Self::CallerGone => Reason::ClientClosed,
+            Self::TimedOut(elapsed) => elapsed.reason(),
+        }
+    }
+
+    /// What it is to the rules; `None`: nothing that could be held against anybody.
+    pub(super) fn error_kind(self) -> Option<ErrorKind> {
+        match self {
+            Self::Connect => Some(ErrorKind::Connect),
+            Self::Broken(Reason::UpstreamProtocol) => Some(ErrorKind::Protocol),
+            Self::Broken(_) | Self::Refused => Some(ErrorKind::Reset),
+            Self::TimedOut(Elapsed::Request | Elapsed::BackendRequest) => Some(ErrorKind::Timeout),
+            Self::TimedOut(Elapsed::Drained | Elapsed::Client | Elapsed::StreamIdle)
+            | Self::Unfit(_)
+            | Self::CallerGone => None,
+        }
+    }
 }
 
 /// Why an answer that had begun did not come to its end.

@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{Call, Exchange, note_passed};
+use super::{Call, Exchange, note::note_passed, rules::Rules};
 use crate::{
     clock::Nanos,
     govern::{
@@ -43,26 +43,52 @@ impl Failed {
     }
 }
 
-/// Answers a request that has failed.
-pub(super) async fn stand_in<E: Exchange>(
-    exchange: &mut E,
-    governor: &Governor,
-    key: Option<stale::Key>,
-    failed: &Failed,
-) -> E::Ended {
-    if let Some(answer) = failed.on.and_then(|on| find(exchange, governor, key, on, &failed.cause)) {
-        return give(exchange, &answer, &failed.cause).await;
+/// What becomes of a request whose response is no endpoint's, or none that is passed on.
+pub(super) enum Instead {
+    /// Its client has gone: nobody is answered.
+    Leave,
+    /// It is answered with this.
+    Give(Box<(MadeUp, Cause)>),
+    /// It has failed: a fallback answers, if there is one for that, or its client is told.
+    Fail(Failed),
+}
+
+impl Instead {
+    pub(super) fn give(answer: MadeUp, cause: Cause) -> Self {
+        Self::Give(Box::new((answer, cause)))
     }
+}
+
+/// Ends a request without an endpoint's response.
+pub(super) async fn stand_in<E: Exchange>(exchange: &mut E, rules: Rules<'_>, instead: Instead) -> E::Ended {
+    let failed = match instead {
+        Instead::Leave => {
+            note_passed(exchange, None);
+            exchange.call().finish(0, Some(Reason::ClientClosed));
+            return exchange.leave();
+        }
+        Instead::Give(given) => {
+            let (answer, cause) = *given;
+            return give(exchange, &answer, &cause).await;
+        }
+        Instead::Fail(failed) => failed,
+    };
+    let fallback = failed.on.and_then(|on| find(exchange, rules, on, &failed.cause));
     // What the endpoint said, if it said why it failed.
-    if let Some((status, ended)) = exchange.hand_on() {
+    if fallback.is_none()
+        && let Some((status, ended)) = exchange.hand_on()
+    {
         note_passed(exchange, None);
         exchange.call().finish(status, Some(failed.cause.reason));
         return ended;
     }
-    let mut answer = MadeUp::of(&failed.cause, exchange.kind());
-    // At the endpoint a client's connection ends with the application's, as it would without Sluice.
-    let is_gone = matches!(failed.cause.reason, Reason::UpstreamConnect | Reason::UpstreamReset);
-    answer.closes |= is_gone && exchange.call().pod.arrival.is_some();
+    let answer = fallback.unwrap_or_else(|| {
+        let mut answer = MadeUp::of(&failed.cause, exchange.kind());
+        // At the endpoint a client's connection ends with the application's, as it would without Sluice.
+        let is_gone = matches!(failed.cause.reason, Reason::UpstreamConnect | Reason::UpstreamReset);
+        answer.closes |= is_gone && exchange.call().pod.arrival.is_some();
+        answer
+    });
     give(exchange, &answer, &failed.cause).await
 }
 
@@ -82,12 +108,11 @@ pub(super) async fn give<E: Exchange>(exchange: &mut E, answer: &MadeUp, cause: 
 /// The answer of the first fallback that has one.
 pub(super) fn find<E: Exchange>(
     exchange: &mut E,
-    governor: &Governor,
-    key: Option<stale::Key>,
+    rules: Rules<'_>,
     on: FallbackOn,
     cause: &Cause,
 ) -> Option<MadeUp> {
-    let kind = exchange.kind();
+    let (governor, kind) = (rules.governor, exchange.kind());
     for fallback in fallback::candidates(&governor.policy().fallbacks, on) {
         let (mut answer, action) = match &fallback.action {
             FallbackAction::Static(answer) => {
@@ -97,7 +122,7 @@ pub(super) fn find<E: Exchange>(
                 let now = Nanos::now().0;
                 let found = governor
                     .stale()
-                    .zip(key)
+                    .zip(rules.key)
                     .and_then(|(stale, key)| stale.store.find(key, wanted.bounds, &exchange.request(), now));
                 let Some(found) = found else {
                     count(exchange.call(), &fallback.name, metrics::FallbackAction::Missed);

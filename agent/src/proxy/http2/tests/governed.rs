@@ -82,6 +82,24 @@ async fn a_call_above_the_limit_is_refused_with_the_rule_that_says_so() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_a_made_up_response_takes_nobody_s_place() {
+    let concurrency =
+        Some(Concurrency { max_requests: 1, adaptive: None, scope: Scope::Node, mode: Mode::Enforce });
+    let bed = bed_under(named("a").await, Policy { concurrency, ..Policy::default() });
+    let mut caller = bed.caller_with(client::Builder::new().initial_window_size(0)).await;
+    while !caller.is_extended_connect_protocol_enabled() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut unfit = Request::connect("http://orders.shop/socket").body(()).expect("a request");
+    unfit.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+    let unread = ask(&mut caller, unfit).await;
+    assert_eq!(unread.status(), 501, "the endpoint does not offer it");
+    assert!(!unread.body().is_end_stream(), "its body waits for the window");
+    let next = ask(&mut bed.caller().await, get()).await;
+    assert_eq!(next.status(), 200, "{:?}", next.headers());
+}
+
+#[tokio::test]
 async fn headers_are_changed_as_the_policy_says_and_tags_from_outside_taken_out() {
     let name = http::HeaderName::from_static;
     let value = HeaderValue::from_static;
