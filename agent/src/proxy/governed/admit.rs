@@ -14,7 +14,6 @@ use super::{
     Call, Exchange,
     attempt::open_breaker,
     deadline::{Elapsed, RequestDeadline},
-    outside::log_denied,
     rules::Rules,
     stand_in::{Failed, Instead},
 };
@@ -63,23 +62,9 @@ pub(super) async fn admit<E: Exchange>(
     deadline: RequestDeadline,
     now: Nanos,
 ) -> Result<Admitted, Instead> {
-    let admitted = ask_limits(exchange, rules, deadline, now).await;
-    if let Err(Instead::Fail(failed)) = &admitted {
-        log_denied(exchange, &failed.cause);
-        exchange.call().count_tags(None);
-    }
-    admitted
-}
-
-async fn ask_limits<E: Exchange>(
-    exchange: &mut E,
-    rules: Rules<'_>,
-    deadline: RequestDeadline,
-    now: Nanos,
-) -> Result<Admitted, Instead> {
     let governor = rules.governor;
     if exchange.call().pod.budget.refuses() {
-        return Err(Instead::Fail(Failed::new(Cause::from(Reason::Overloaded), FallbackOn::LimitExceeded)));
+        return Err(Instead::fail(Failed::new(Cause::from(Reason::Overloaded), FallbackOn::LimitExceeded)));
     }
     let (verdict, at) = match rules.throttles() {
         throttles if throttles.is_empty() => (None, now),
@@ -88,7 +73,7 @@ async fn ask_limits<E: Exchange>(
             if throttles.longest_wait().is_some()
                 && let Some(failed) = broken(exchange, governor, now) =>
         {
-            return Err(Instead::Fail(failed));
+            return Err(Instead::fail(failed));
         }
         _ => {
             let verdict = ask(exchange, rules, deadline, now)?;
@@ -114,7 +99,7 @@ async fn ask_limits<E: Exchange>(
             let name = "concurrency.maxRequests".into();
             let policy = policy.said_by(Part::Concurrency);
             let cause = Cause::of_rule(Reason::ConcurrencyLimited, &name, policy, Some(RETRY_AFTER));
-            return Err(Instead::Fail(Failed::new(cause, FallbackOn::LimitExceeded)));
+            return Err(Instead::fail(Failed::new(cause, FallbackOn::LimitExceeded)));
         };
         admitted.place = match (admitted.place.take(), place) {
             (Some(first), Some(place)) => Some(first.and(place)),
@@ -179,7 +164,7 @@ fn ask<'g, E: Exchange>(
     let Some(refusal) = verdict.refusal() else { return Ok(verdict) };
     let policy = rules.said_by(refusal.rule);
     let cause = Cause::of_rule(Reason::RateLimited, &refusal.rule.name, policy, Some(refusal.retry_after));
-    Err(Instead::Fail(Failed::new(cause, FallbackOn::LimitExceeded)))
+    Err(Instead::fail(Failed::new(cause, FallbackOn::LimitExceeded)))
 }
 
 /// Waits as long as the rate limits say.
@@ -212,13 +197,13 @@ async fn take_turn<'g, E: Exchange>(
                 ClientClose::Gone => Instead::Leave,
                 ClientClose::Ended => {
                     let cause = Cause::of_rule(Reason::RateLimited, &name, policy, None);
-                    Instead::Fail(Failed::new(cause, FallbackOn::LimitExceeded))
+                    Instead::fail(Failed::new(cause, FallbackOn::LimitExceeded))
                 }
             })
         }
         Err(elapsed) => {
             verdict.give_back(Nanos::now().0);
-            Err(Instead::Fail(Failed::new(exchange.call().cause(elapsed, governor), FallbackOn::Timeout)))
+            Err(Instead::fail(Failed::new(exchange.call().cause(elapsed, governor), FallbackOn::Timeout)))
         }
     }
 }

@@ -37,7 +37,6 @@ pub(super) struct Answered<A> {
     pub(super) attempt: Box<Attempt>,
     /// The request's place among those in flight, if they are limited.
     pub(super) place: Option<Permit>,
-    pub(super) until: AttemptDeadline,
 }
 
 /// What follows an attempt whose response is not passed on.
@@ -53,8 +52,8 @@ enum Next {
 /// endpoint, no breaker.
 pub(super) async fn ask<E: Exchange>(
     exchange: &mut E,
-    rules: Rules<'_>,
-    deadline: RequestDeadline,
+    rules: &Rules<'_>,
+    deadline: &RequestDeadline,
     admitted: Admitted,
 ) -> Result<Answered<E::Answer>, Instead> {
     let Admitted { mut place, at, queued } = admitted;
@@ -63,7 +62,7 @@ pub(super) async fn ask<E: Exchange>(
     let mut first = Some(at);
     loop {
         let now = first.take().unwrap_or_else(Nanos::now);
-        let mut attempt = begin(exchange, rules.governor, &mut tried, now).map_err(Instead::Fail)?;
+        let mut attempt = begin(exchange, rules.governor, &mut tried, now).map_err(Instead::fail)?;
         let until = deadline.attempt(now);
         let responded = {
             let responding = pin!(exchange.attempt(&attempt.chosen));
@@ -75,7 +74,7 @@ pub(super) async fn ask<E: Exchange>(
         let next = match responded {
             Ok(Ok(answer)) => {
                 let Some(next) = heard(exchange, rules, &tried, &mut attempt, (&answer, &mut place)) else {
-                    return Ok(Answered { answer, attempt, place, until });
+                    return Ok(Answered { answer, attempt, place });
                 };
                 exchange.discard(answer);
                 next
@@ -93,10 +92,10 @@ pub(super) async fn ask<E: Exchange>(
             Next::Again(failure) => {
                 let failed = attempt.chosen.place();
                 drop(attempt);
-                match tried.begin_again(exchange, rules.governor, failure, failed, deadline).await {
+                match tried.begin_again(exchange, rules.governor, failure, failed, *deadline).await {
                     Ok(true) => {}
                     Ok(false) => return Err(Instead::Leave),
-                    Err(elapsed) => return Err(Instead::Fail(timed_out(exchange, rules, elapsed))),
+                    Err(elapsed) => return Err(Instead::fail(timed_out(exchange, rules, elapsed))),
                 }
             }
             Next::End(instead) => return Err(instead),
@@ -158,7 +157,7 @@ fn begin<E: Exchange>(
 /// The head of a response is there. `None`: it is to be passed on.
 fn heard<E: Exchange>(
     exchange: &mut E,
-    rules: Rules<'_>,
+    rules: &Rules<'_>,
     tried: &Tried,
     attempt: &mut Attempt,
     (answer, place): (&E::Answer, &mut Option<Permit>),
@@ -189,7 +188,7 @@ fn heard<E: Exchange>(
 /// There is no response.
 fn failed<E: Exchange>(
     exchange: &mut E,
-    rules: Rules<'_>,
+    rules: &Rules<'_>,
     tried: &mut Tried,
     attempt: &mut Attempt,
     (failure, until, place): (Failure, AttemptDeadline, &mut Option<Permit>),
@@ -201,7 +200,7 @@ fn failed<E: Exchange>(
     if failure == Failure::Broken(Reason::UpstreamReset) && exchange.is_forsaken() {
         return Next::End(forsaken(exchange, rules, attempt, place));
     }
-    note_overdue(exchange, attempt, until, ended);
+    note_overdue(exchange, attempt, until);
     let kind = failure.error_kind();
     let blamed = !matches!(failure, Failure::TimedOut(elapsed) if !until.blames(elapsed, ended));
     attempt.settle(kind.filter(|_| blamed).map(Outcome::Error), ended);
@@ -243,7 +242,7 @@ fn failed<E: Exchange>(
 /// the same sees what it would have seen without Sluice, unless a fallback is there for it.
 fn forsaken<E: Exchange>(
     exchange: &mut E,
-    rules: Rules<'_>,
+    rules: &Rules<'_>,
     attempt: &mut Attempt,
     place: &mut Option<Permit>,
 ) -> Instead {
@@ -260,7 +259,7 @@ fn forsaken<E: Exchange>(
 /// No endpoint is asked any more.
 fn unanswered<E: Exchange>(
     exchange: &mut E,
-    rules: Rules<'_>,
+    rules: &Rules<'_>,
     attempt: &Attempt,
     (failure, place): (Failure, &mut Option<Permit>),
 ) -> Instead {
@@ -278,10 +277,10 @@ fn unanswered<E: Exchange>(
         Failure::TimedOut(elapsed) => call.cause(elapsed, rules.governor),
         _ => Cause::from(reason).with(call.take_fault()),
     };
-    Instead::Fail(Failed::new(cause, kind.and_then(|kind| FallbackOn::of_outcome(kind.into()))))
+    Instead::fail(Failed::new(cause, kind.and_then(|kind| FallbackOn::of_outcome(kind.into()))))
 }
 
-fn timed_out<E: Exchange>(exchange: &mut E, rules: Rules<'_>, elapsed: Elapsed) -> Failed {
+fn timed_out<E: Exchange>(exchange: &mut E, rules: &Rules<'_>, elapsed: Elapsed) -> Failed {
     Failed::new(exchange.call().cause(elapsed, rules.governor), FallbackOn::Timeout)
 }
 

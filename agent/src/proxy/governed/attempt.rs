@@ -100,6 +100,10 @@ impl Attempt {
         Self { chosen, parties, purpose, permit, place: None, began, answered: None, phase }
     }
 
+    pub(super) fn began(&self) -> Nanos {
+        self.began
+    }
+
     /// The policy's times for it.
     pub(crate) fn timeouts(&self) -> Timeouts {
         self.parties.governor().policy().timeouts

@@ -224,8 +224,12 @@ impl AttemptDeadline {
     }
 
     /// What would have ended by now, if it were not only observed.
-    pub(super) fn would_have_ended(self, endpoint: &Endpoint, now: Nanos) -> Option<Elapsed> {
+    pub(super) fn would_have_ended(self, endpoint: &Endpoint) -> Option<Elapsed> {
         let Observed { request, backend_request, drain } = self.observed;
+        if request.is_none() && backend_request.is_none() && drain.is_none() {
+            return None;
+        }
+        let now = Nanos::now();
         let drained = || {
             let since = endpoint.load.terminating_since()?;
             Some(Nanos(since) + Nanos::of(drain?))

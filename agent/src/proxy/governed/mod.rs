@@ -28,7 +28,7 @@ use self::{
     outside::Origin,
     pass_on::pass_on,
     rules::Rules,
-    stand_in::{give, stand_in},
+    stand_in::{Instead, give, stand_in},
 };
 pub(crate) use self::{
     admit::{ClientClose, acquire},
@@ -72,13 +72,19 @@ pub(crate) async fn carry<E: Exchange>(exchange: &mut E) -> E::Ended {
             if exchange.call().is_mirrored() {
                 exchange.copy();
             }
-            ask(exchange, rules, deadline, admitted).await
+            ask(exchange, &rules, &deadline, admitted).await
         }
-        Err(instead) => Err(instead),
+        Err(instead) => {
+            if let Instead::Fail(failed) = &instead {
+                outside::log_denied(exchange, &failed.cause);
+                exchange.call().count_tags(None);
+            }
+            Err(instead)
+        }
     };
     match answered {
-        Ok(answered) => pass_on(exchange, rules, answered).await,
-        Err(instead) => stand_in(exchange, rules, instead).await,
+        Ok(answered) => pass_on(exchange, &rules, &deadline, answered).await,
+        Err(instead) => stand_in(exchange, &rules, instead).await,
     }
 }
 

@@ -7,7 +7,6 @@ use super::{
     stream::Idle,
 };
 use crate::{
-    clock::Nanos,
     govern::endpoint::Endpoint,
     observe::metrics::{Overdue, ServiceMetrics},
 };
@@ -19,7 +18,7 @@ pub(crate) fn note_tunnel(
     idle: Option<&Idle>,
     endpoint: &Endpoint,
 ) {
-    if until.would_have_ended(endpoint, Nanos::now()).is_some() {
+    if until.would_have_ended(endpoint).is_some() {
         numbers.overdue(Overdue::Drain);
     }
     if idle.is_some_and(Idle::would_have_ended) {
@@ -28,13 +27,8 @@ pub(crate) fn note_tunnel(
 }
 
 /// Counts a request that a timeout which only observes would have ended by now.
-pub(super) fn note_overdue<E: Exchange>(
-    exchange: &mut E,
-    attempt: &Attempt,
-    until: AttemptDeadline,
-    now: Nanos,
-) {
-    let Some(elapsed) = until.would_have_ended(attempt.chosen.endpoint(), now) else { return };
+pub(super) fn note_overdue<E: Exchange>(exchange: &mut E, attempt: &Attempt, until: AttemptDeadline) {
+    let Some(elapsed) = until.would_have_ended(attempt.chosen.endpoint()) else { return };
     exchange.call().resolved.numbers.overdue(match elapsed {
         Elapsed::Request | Elapsed::Client => Overdue::Request,
         Elapsed::BackendRequest => Overdue::BackendRequest,

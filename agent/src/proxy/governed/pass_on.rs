@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     ask::Answered,
-    deadline::Elapsed,
+    deadline::{Elapsed, RequestDeadline},
     exchange::{Break, Exchange, Failure},
     note::{note_overdue, note_passed},
     rules::Rules,
@@ -24,10 +24,12 @@ use crate::{
 /// Passes a response on, and tells all how it has ended.
 pub(super) async fn pass_on<E: Exchange>(
     exchange: &mut E,
-    rules: Rules<'_>,
+    rules: &Rules<'_>,
+    deadline: &RequestDeadline,
     answered: Answered<E::Answer>,
 ) -> E::Ended {
-    let Answered { mut answer, mut attempt, place, mut until } = answered;
+    let Answered { mut answer, mut attempt, place } = answered;
+    let mut until = deadline.attempt(attempt.began());
     let governor = rules.governor;
     exchange.call().count_tags(attempt.chosen.tag_outcome());
     let status = E::status(&answer);
@@ -80,7 +82,7 @@ pub(super) async fn pass_on<E: Exchange>(
             (status, Some(elapsed.reason()), blamed.map(Outcome::Error))
         }
     };
-    note_overdue(exchange, &attempt, until, Nanos::now());
+    note_overdue(exchange, &attempt, until);
     if idle.is_some_and(|idle| idle.would_have_ended()) {
         exchange.call().resolved.numbers.overdue(Overdue::StreamIdle);
     }
@@ -106,7 +108,7 @@ pub(super) async fn pass_on<E: Exchange>(
 }
 
 /// Keeps the response, if it may stand in for one that fails later.
-fn keep<E: Exchange>(exchange: &mut E, rules: Rules<'_>, answer: &mut E::Answer) {
+fn keep<E: Exchange>(exchange: &mut E, rules: &Rules<'_>, answer: &mut E::Answer) {
     let Some((stale, key)) = rules.governor.stale().zip(rules.key) else { return };
     let (status, now) = (E::status(answer), Nanos::now().0);
     let collector = {

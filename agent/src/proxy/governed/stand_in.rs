@@ -43,24 +43,29 @@ impl Failed {
     }
 }
 
-/// What becomes of a request whose response is no endpoint's, or none that is passed on.
+/// What becomes of a request whose response is no endpoint's, or none that is passed on. In boxes, as it is rare, and those that are
+/// not would carry its room.
 pub(super) enum Instead {
     /// Its client has gone: nobody is answered.
     Leave,
     /// It is answered with this.
     Give(Box<(MadeUp, Cause)>),
     /// It has failed: a fallback answers, if there is one for that, or its client is told.
-    Fail(Failed),
+    Fail(Box<Failed>),
 }
 
 impl Instead {
     pub(super) fn give(answer: MadeUp, cause: Cause) -> Self {
         Self::Give(Box::new((answer, cause)))
     }
+
+    pub(super) fn fail(failed: Failed) -> Self {
+        Self::Fail(Box::new(failed))
+    }
 }
 
 /// Ends a request without an endpoint's response.
-pub(super) async fn stand_in<E: Exchange>(exchange: &mut E, rules: Rules<'_>, instead: Instead) -> E::Ended {
+pub(super) async fn stand_in<E: Exchange>(exchange: &mut E, rules: &Rules<'_>, instead: Instead) -> E::Ended {
     let failed = match instead {
         Instead::Leave => {
             note_passed(exchange, None);
@@ -108,7 +113,7 @@ pub(super) async fn give<E: Exchange>(exchange: &mut E, answer: &MadeUp, cause: 
 /// The answer of the first fallback that has one.
 pub(super) fn find<E: Exchange>(
     exchange: &mut E,
-    rules: Rules<'_>,
+    rules: &Rules<'_>,
     on: FallbackOn,
     cause: &Cause,
 ) -> Option<MadeUp> {

@@ -1,7 +1,6 @@
 //! The idle connections of the clients of one address: which of them a request gets, and how many are kept.
 
 use std::{
-    collections::hash_map::Entry,
     io,
     net::SocketAddr,
     sync::Arc,
@@ -99,8 +98,7 @@ impl IdleConnections {
         not_before: Nanos,
         now: Nanos,
     ) -> Option<Opened> {
-        let Entry::Occupied(mut to) = self.to.entry(endpoint.address) else { return None };
-        let idle = to.get_mut();
+        let idle = self.to.get_mut(&endpoint.address)?;
         let before = idle.len();
         let taken = loop {
             let Some(index) = need.pick(idle, now) else { break None };
