@@ -143,7 +143,8 @@ pub(crate) async fn serve(mut connection: Connection) {
         }
         worker.metrics.callers_open.dec();
     });
-    let Some(destination) = connection.destination() else {
+    let generation = worker.snapshot().generation;
+    let Some(mut destination) = connection.destination() else {
         worker.metrics.detected(Detection::Unmanaged);
         return Box::pin(tunnel::pass_through(connection)).await;
     };
@@ -151,7 +152,9 @@ pub(crate) async fn serve(mut connection: Connection) {
     let heard = listen(&mut connection, &destination, &mut early).await;
     worker.metrics.detected(heard.as_detection());
     // It may have been long: what is known of the service may have changed meanwhile.
-    let destination = connection.destination().unwrap_or(destination);
+    if worker.snapshot().generation != generation {
+        destination = connection.destination().unwrap_or(destination);
+    }
     if matches!(heard, Heard::Bytes(_) | Heard::Dialled(..))
         && let Some(arrival) = &connection.pod.arrival
         && let Some(cause) = arrival.admit_connection(&worker, &connection.pod, !early.is_empty())
@@ -294,13 +297,24 @@ async fn listen(connection: &mut Connection, destination: &Destination, early: &
     if connection.pod.arrival.is_some() {
         return Box::pin(wait_for_either(connection, destination, port, early)).await;
     }
-    let silence = Instant::now() + port.silence();
-    let mut deadline = None;
+    let worker = connection.worker.clone();
+    let mut silence = worker.timers.countdown(port.silence());
+    let mut patience = None;
     loop {
-        let read = match timeout_at(deadline.unwrap_or(silence), connection.read(early)).await {
-            Ok(read) => read,
-            Err(_) if deadline.is_some() => return port.timed_out(),
-            Err(_) => return Box::pin(wait_for_either(connection, destination, port, early)).await,
+        let read = {
+            let over = patience.as_mut().unwrap_or(&mut silence);
+            let mut reading = pin!(connection.read(early));
+            poll_fn(|cx| match reading.as_mut().poll(cx) {
+                Poll::Pending => over.poll_over(cx).map(|()| None),
+                read => read.map(Some),
+            })
+            .await
+        };
+        let Some(read) = read else {
+            if patience.is_some() {
+                return port.timed_out();
+            }
+            return Box::pin(wait_for_either(connection, destination, port, early)).await;
         };
         match read {
             Ok(0) => return port.ended(early),
@@ -311,7 +325,7 @@ async fn listen(connection: &mut Connection, destination: &Destination, early: &
             return heard;
         }
         connection.worker.buffers.compact(early);
-        deadline = deadline.or_else(|| Some(Instant::now() + port.patience()));
+        patience.get_or_insert_with(|| worker.timers.countdown(port.patience()));
     }
 }
 

@@ -46,13 +46,39 @@ struct LookedUp {
 /// Of more rules the counts are looked up again.
 const MOST_COUNTS: usize = 32;
 
+/// More addresses that a pod has dialled lately are not remembered.
+const MOST_REMEMBERED: usize = 8;
+
+/// What connections of a pod have resolved lately: clients that open one for each request dial the same few addresses.
+#[derive(Default)]
+pub(crate) struct Remembered {
+    /// Of the snapshot that they were found in.
+    generation: u64,
+    found: Vec<(SocketAddr, Resolved)>,
+}
+
+impl Remembered {
+    /// Forgets what is of another snapshot, which it would keep in memory.
+    pub(crate) fn keep_of(&mut self, generation: u64) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.found.clear();
+        }
+    }
+}
+
 impl Resolved {
     /// `destination` must have been found in the present turn of the worker, so that it is of the present snapshot.
     /// `dialled`: where it was found.
     pub(crate) fn new(worker: &Worker, pod: &PodHere, dialled: SocketAddr, destination: Destination) -> Self {
-        let series = series(pod, &destination);
         let snapshot = worker.snapshot();
-        Self {
+        let mut remembered = pod.resolved.borrow_mut();
+        remembered.keep_of(snapshot.generation);
+        if let Some((_, resolved)) = remembered.found.iter().find(|(address, _)| *address == dialled) {
+            return resolved.clone();
+        }
+        let series = series(pod, &destination);
+        let resolved = Self {
             generation: snapshot.generation,
             routed: snapshot.routed(dialled, &destination).cloned(),
             looked_up: Rc::default(),
@@ -60,7 +86,11 @@ impl Resolved {
             series: Rc::new(RefCell::new(series)),
             destination: Rc::new(destination),
             governed: true,
+        };
+        if remembered.found.len() < MOST_REMEMBERED {
+            remembered.found.push((dialled, resolved.clone()));
         }
+        resolved
     }
 
     /// Looks again what stands behind `dialled`.

@@ -7,8 +7,10 @@
 
 use std::{
     cell::RefCell,
+    future::{Future, poll_fn},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
@@ -34,6 +36,48 @@ pub(crate) struct Timer<'a> {
 impl Timers {
     pub(crate) fn timer(&self) -> Timer<'_> {
         Timer { all: self, sleep: None }
+    }
+
+    pub(crate) fn countdown(&self, time: Duration) -> Countdown<'_> {
+        Countdown { timer: self.timer(), time: Nanos::of(time), over: None }
+    }
+
+    /// What comes of `future`, or `None` if it takes longer than this.
+    pub(crate) async fn within<F: Future>(
+        &self,
+        time: Duration,
+        mut future: Pin<&mut F>,
+    ) -> Option<F::Output> {
+        let mut countdown = self.countdown(time);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            countdown.poll_over(cx).map(|()| None)
+        })
+        .await
+    }
+}
+
+/// A time that begins when it is first looked at: what is there before that costs neither a timer nor a look at the clock.
+pub(crate) struct Countdown<'a> {
+    timer: Timer<'a>,
+    time: Nanos,
+    /// Once it has begun.
+    over: Option<Nanos>,
+}
+
+impl Countdown<'_> {
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.timer.poll_elapsed(cx));
+            let now = Nanos::now();
+            let over = *self.over.get_or_insert(now + self.time);
+            if now >= over {
+                return Poll::Ready(());
+            }
+            self.timer.set(over);
+        }
     }
 }
 
@@ -74,7 +118,7 @@ impl Drop for Timer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, time::Duration};
+    use std::{future::pending, pin::pin};
 
     use super::*;
 
@@ -121,6 +165,20 @@ mod tests {
         timer.set(after(5));
         let elapsed = tokio::time::timeout(Duration::from_secs(20), elapses(&mut timer)).await;
         elapsed.expect("it goes off when it was last set to");
+    }
+
+    #[tokio::test]
+    async fn a_time_is_over_when_it_says_whatever_timers_there_are() {
+        let (timers, time) = (Timers::default(), Duration::from_millis(30));
+        assert_eq!(timers.within(time, pin!(async { 7 })).await, Some(7));
+        assert!(timers.0.borrow().is_empty(), "none was set for what was there at once");
+        for kept in [after(1), after(3_600_000)] {
+            timers.timer().set(kept);
+            assert_eq!(timers.0.borrow().len(), 1);
+            let began = Nanos::now();
+            assert_eq!(timers.within(time, pin!(pending::<()>())).await, None);
+            assert!(Nanos::now().since(began) >= Nanos::of(time));
+        }
     }
 
     #[tokio::test]

@@ -156,7 +156,8 @@ pub(crate) async fn serve(
     } else {
         let mut presence = connection.presence.again();
         let dialling = pin!(dial(&connection, &destination));
-        let dialled = upstream::while_awaited(dialling, |cx| presence.poll_gone(cx)).await;
+        let dialled =
+            upstream::while_awaited(&connection.worker.timers, dialling, |cx| presence.poll_gone(cx)).await;
         let Some(dialled) = dialled else {
             return connection.series(&destination).none().begin_tunnel().finish(Some(Reason::ClientClosed));
         };
@@ -228,7 +229,7 @@ pub(crate) async fn pass_through(connection: Connection) {
     let mut presence = connection.presence.again();
     let dialled = {
         let dialling = pin!(upstream::dial(worker, pod, *original, terms));
-        upstream::while_awaited(dialling, |cx| presence.poll_gone(cx)).await
+        upstream::while_awaited(&worker.timers, dialling, |cx| presence.poll_gone(cx)).await
     };
     let Some(dialled) = dialled else { return };
     match dialled {

@@ -22,6 +22,7 @@ use super::{
     Pod, SocketOptions,
     pressure::{self, UNSENT},
     threads::Followed,
+    timer::Timers,
     worker::{PodHere, Worker},
 };
 use crate::{
@@ -157,7 +158,8 @@ pub(crate) async fn dial(worker: &Worker, pod: &PodHere, to: SocketAddr, terms: 
     match terms.within {
         None => connecting.await?,
         Some(within) => {
-            tokio::time::timeout(within, connecting).await.unwrap_or_else(|_| Err(unanswered(within)))?;
+            let connected = worker.timers.within(within, pin!(connecting)).await;
+            connected.unwrap_or_else(|| Err(unanswered(within)))?;
         }
     }
     pressure::fit(&stream, pod.budget.connections());
@@ -213,19 +215,16 @@ fn wait_as(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
 
 /// Waits for a connection to be opened, but in vain no longer than its client does; `None`: `gone` says that it has gone.
 pub(crate) async fn while_awaited<F: Future>(
+    timers: &Timers,
     mut connecting: Pin<&mut F>,
     mut gone: impl FnMut(&mut Context<'_>) -> Poll<()>,
 ) -> Option<F::Output> {
-    let mut later = pin!(sleep(LOOK_FOR_CLIENT));
-    let mut looks = false;
+    let mut later = timers.countdown(LOOK_FOR_CLIENT);
     poll_fn(|cx| {
         if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
             return Poll::Ready(Some(connected));
         }
-        if !looks {
-            ready!(later.as_mut().poll(cx));
-            looks = true;
-        }
+        ready!(later.poll_over(cx));
         gone(cx).map(|()| None)
     })
     .await

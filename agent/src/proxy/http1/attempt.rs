@@ -138,7 +138,7 @@ impl Exchange<'_> {
             Poll::Ready(ClientClose::Gone) => Poll::Ready(()),
             _ => Poll::Pending,
         };
-        match upstream::while_awaited(connecting, gone).await {
+        match upstream::while_awaited(&worker.timers, connecting, gone).await {
             None => Err(Failure::CallerGone),
             Some(Ok(stream)) => Ok(upstream(stream, false)),
             Some(Err(error)) => {

@@ -19,6 +19,7 @@ use crate::{
         budget::{PodBudget, Waiting},
         gate::Gate,
         http2, mirror,
+        resolved::Remembered,
         share::Share,
         turns::Turns,
     },
@@ -50,6 +51,8 @@ pub(crate) struct PodHere {
     pub(crate) http2: Rc<http2::Allowance>,
     /// What they were last seen to hold.
     pub(super) held_by_http2: RefCell<Waiting>,
+    /// What its connections have resolved lately.
+    pub(crate) resolved: RefCell<Remembered>,
     /// Who calls the pod's application; `None`: the pod calls.
     pub(crate) arrival: Option<Arrival>,
 }
@@ -86,6 +89,7 @@ impl PodHere {
             mirrors: self.mirrors.clone(),
             http2: self.http2.clone(),
             held_by_http2: RefCell::new(self.budget.waiting()),
+            resolved: RefCell::default(),
             arrival: Some(arrival),
         })
     }

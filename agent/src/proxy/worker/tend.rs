@@ -78,6 +78,7 @@ impl Worker {
             mirrors: mirror::Allowance::default(),
             http2: http2::Allowance::new(held),
             held_by_http2,
+            resolved: RefCell::default(),
             arrival: None,
         });
         for listener in listeners {
@@ -193,7 +194,9 @@ impl Worker {
                     gauges::forget_gone(&self.metrics, &self.snapshot());
                 }
             }
+            let generation = self.snapshot().generation;
             for pod in self.pods.borrow().values() {
+                pod.resolved.borrow_mut().keep_of(generation);
                 let (held, known) = (pod.http2.held(), &mut *pod.held_by_http2.borrow_mut());
                 if held != known.amount() {
                     known.set(held, now);
