@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -20,6 +20,9 @@ use super::{
 #[derive(Debug)]
 pub struct Endpoint {
     pub address: SocketAddr,
+    /// The same pod's address of the other family, where it is an endpoint of the same port there, too. In a box, for in most clusters
+    /// none has one.
+    pub other_family: Option<Box<SocketAddr>>,
     /// The tag of the workload behind it; `None` is baseline.
     pub tag: Option<Tag>,
     /// `conditions.ready`, or `publishNotReadyAddresses`.
@@ -43,6 +46,7 @@ impl Endpoint {
     pub fn new(address: SocketAddr) -> Self {
         Self {
             address,
+            other_family: None,
             tag: None,
             ready: true,
             serving: true,
@@ -86,6 +90,8 @@ struct Asked {
     backoff: Backoff,
     tally: Tally,
     record: outlier::Record,
+    /// See [`Load::answers_in_other_family`].
+    in_other_family: AtomicBool,
 }
 
 /// What there is to say of an endpoint that was never asked. Nothing is ever noted here: costs are with [`Load::cost_to_note`], and
@@ -110,7 +116,25 @@ impl Load {
 
     /// A connection request to it, sent at `sent_nanos`, was not answered: see [`Backoff::missed`].
     pub fn missed(&self, sent_nanos: u64, now_nanos: u64) {
-        self.asked.get_or_init(Box::default).backoff.missed(sent_nanos, now_nanos);
+        let asked = self.asked.get_or_init(Box::default);
+        asked.backoff.missed(sent_nanos, now_nanos);
+        // What waits costs more than what is refused: the next one goes where the client meant to go.
+        asked.in_other_family.store(false, Relaxed);
+    }
+
+    /// The last connection was opened to its pod's address of the other family ([`Endpoint::other_family`]). The next one begins there, so
+    /// that a server which listens on one family does not cost a refused connection each time.
+    pub fn answers_in_other_family(&self) -> bool {
+        self.asked.get().is_some_and(|asked| asked.in_other_family.load(Relaxed))
+    }
+
+    /// Notes to which family a connection was opened. True: it is another than that of the last one.
+    pub fn note_family(&self, other: bool) -> bool {
+        // Nearly always, and then nothing is written that all workers read.
+        if self.answers_in_other_family() == other {
+            return false;
+        }
+        self.asked.get_or_init(Box::default).in_other_family.swap(other, Relaxed) != other
     }
 
     /// Where the requests to it are counted as they end.

@@ -102,6 +102,10 @@ pub(crate) enum Event {
         pod: Option<Arc<str>>,
         panic: bool,
     },
+    /// Its connection leads to the endpoint's address of the other family.
+    InOtherFamily {
+        address: SocketAddr,
+    },
     /// The endpoint's answer was not passed on, or there was none.
     Failed {
         status: u16,

@@ -1,5 +1,7 @@
 //! Connections to endpoints, opened where the caller lives.
 
+mod families;
+
 use std::{
     future::{Future, poll_fn},
     io,
@@ -59,6 +61,8 @@ pub(crate) const CONNECT_ATTEMPTS: usize = 4;
 pub(crate) struct Opened {
     stream: TcpStream,
     counted: Counted,
+    /// Where it leads to: one of the endpoint's addresses.
+    pub(crate) to: SocketAddr,
     /// It leads to an application whose threads are followed.
     followed: Option<Followed>,
     /// When it was opened.
@@ -71,10 +75,10 @@ pub(crate) struct Opened {
 pub(crate) struct Counted(Arc<Metrics>);
 
 impl Opened {
-    pub(crate) fn new(stream: TcpStream, metrics: &Arc<Metrics>) -> Self {
+    pub(crate) fn new(stream: TcpStream, to: SocketAddr, metrics: &Arc<Metrics>) -> Self {
         metrics.endpoints_open.inc();
         let counted = Counted(metrics.clone());
-        Self { stream, counted, followed: None, since: Nanos::now(), proven: false }
+        Self { stream, counted, to, followed: None, since: Nanos::now(), proven: false }
     }
 
     /// The requests that come to the pod over it, if its application's threads are followed.
@@ -163,7 +167,7 @@ pub(crate) async fn dial(worker: &Worker, pod: &PodHere, to: SocketAddr, terms: 
         }
     }
     pressure::fit(&stream, pod.budget.connections());
-    Ok(Opened::new(stream, &worker.metrics))
+    Ok(Opened::new(stream, to, &worker.metrics))
 }
 
 fn unanswered(within: Duration) -> io::Error {
@@ -235,7 +239,7 @@ fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// Opens a connection to an endpoint, and counts how it went.
+/// Opens a connection to an endpoint, at whichever of its addresses takes it.
 pub(crate) async fn connect(
     worker: &Worker,
     pod: &PodHere,
@@ -243,13 +247,19 @@ pub(crate) async fn connect(
     terms: Terms,
 ) -> io::Result<Opened> {
     let request = Request::begin(endpoint);
-    let connected = dial(worker, pod, endpoint.address, terms).await;
+    let connected = families::open(worker, pod, endpoint, terms).await;
     request.end(&connected);
     if pod.arrival.is_some()
         && connected.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     {
         pod.pod.network.refused(endpoint.address);
     }
+    connected
+}
+
+/// Asks one address for a connection, and counts how it went.
+async fn attempt(worker: &Worker, pod: &PodHere, to: SocketAddr, terms: Terms) -> io::Result<Opened> {
+    let connected = dial(worker, pod, to, terms).await;
     worker.metrics.connected(match &connected {
         Ok(_) => Connect::Opened,
         Err(error) => match error.kind() {

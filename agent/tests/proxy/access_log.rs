@@ -20,7 +20,7 @@ use crate::{
 
 /// What was written, by a writer that hangs while it is shut.
 #[derive(Clone, Default)]
-struct Sink(Arc<(Mutex<State>, Condvar)>);
+pub(crate) struct Sink(Arc<(Mutex<State>, Condvar)>);
 
 #[derive(Default)]
 struct State {
@@ -36,7 +36,7 @@ impl Sink {
 
     /// Waits for so many lines.
     #[track_caller]
-    fn lines(&self, count: usize) -> Vec<String> {
+    pub(crate) fn lines(&self, count: usize) -> Vec<String> {
         let began = Instant::now();
         loop {
             let written = String::from_utf8(self.0.0.lock().unwrap().written.clone()).unwrap();
@@ -63,7 +63,7 @@ impl Write for Sink {
     }
 }
 
-fn open(style: Style, ratio: Ratio) -> (AccessLog, Sink, IntCounter) {
+pub(crate) fn open(style: Style, ratio: Ratio) -> (AccessLog, Sink, IntCounter) {
     let (sink, dropped) = (Sink::default(), IntCounter::new("dropped", "dropped").unwrap());
     let (log, _writer) = AccessLog::start(style, ratio, sink.clone(), dropped.clone()).unwrap();
     (log, sink, dropped)

@@ -67,7 +67,7 @@ fn step(explanation: &Explanation, stage: Stage) -> &Step {
     found.unwrap_or_else(|| panic!("no {stage:?} in {explanation:#?}"))
 }
 
-fn past(rig: &Rig, id: &str) -> Vec<Explanation> {
+pub(crate) fn past(rig: &Rig, id: &str) -> Vec<Explanation> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(rig.proxy.past(Some(id), None, 10))
 }

@@ -15,6 +15,7 @@ mod entry;
 mod explain;
 mod failing;
 mod fallbacks;
+mod families;
 mod framing;
 mod headers;
 mod interim;

@@ -94,6 +94,7 @@ pub(crate) struct Builder {
 #[derive(Clone)]
 struct Given {
     address: SocketAddr,
+    other_family: Option<SocketAddr>,
     tag: Option<&'static str>,
     ready: bool,
     terminating: bool,
@@ -166,7 +167,14 @@ impl Network for Loopback {
 
 impl Builder {
     fn given(mut self, address: SocketAddr, tag: Option<&'static str>, ready: bool) -> Self {
-        self.endpoints.push(Given { address, tag, ready, terminating: false, load: Arc::default() });
+        self.endpoints.push(Given {
+            address,
+            other_family: None,
+            tag,
+            ready,
+            terminating: false,
+            load: Arc::default(),
+        });
         self
     }
 
@@ -189,6 +197,13 @@ impl Builder {
         given.terminating = true;
         // An endpoint's load knows by a clock that began before this.
         given.load.set_terminating(true, 1);
+        self
+    }
+
+    /// The endpoint at this address has another one, too.
+    pub(crate) fn other_family(mut self, address: SocketAddr, other: SocketAddr) -> Self {
+        let given = self.endpoints.iter_mut().find(|given| given.address == address).unwrap();
+        given.other_family = Some(other);
         self
     }
 
@@ -338,6 +353,7 @@ impl Builder {
         let port = |name: &str| ServicePort { namespace: "shop".into(), name: name.into(), port: 80 };
         let endpoint = |given: &Given| {
             Arc::new(Endpoint {
+                other_family: given.other_family.map(Box::new),
                 tag: given.tag.map(|tag| tag.parse().unwrap()),
                 ready: given.ready,
                 serving: given.ready,

@@ -13,6 +13,7 @@ mod enrolment;
 mod examples;
 mod fail_open;
 mod faithful;
+mod families;
 mod first_request;
 mod flows;
 mod grpc;

@@ -12,7 +12,7 @@ use super::store::Store;
 use crate::{
     cluster::{
         first_request,
-        object::{EndpointSlice, Pod, Service, ServicePort, SliceEndpoint},
+        object::{EndpointSlice, Name, Pod, Service, ServicePort, SliceEndpoint},
     },
     govern::{
         endpoint::{Endpoint, Load},
@@ -140,12 +140,14 @@ impl<'a> Described<'a> {
     pub(super) fn endpoint(
         &self,
         address: SocketAddr,
+        other_family: Option<Box<SocketAddr>>,
         ready_since_nanos: Option<i64>,
         load: Arc<Load>,
     ) -> Endpoint {
         let reference = self.slice.pod.as_ref().map(|pod| &pod.name);
         Endpoint {
             address,
+            other_family,
             tag: self.tag.cloned(),
             ready: self.ready,
             serving: self.serving,
@@ -164,15 +166,15 @@ impl<'a> Described<'a> {
         named.or_else(|| self.pod.and_then(|pod| pod.uid.clone()))
     }
 
+    /// The pod behind it: its name, and its UID as far as it is known.
+    pub(super) fn whose(&self) -> Option<(&'a Name, Option<&'a Arc<str>>)> {
+        let named = self.slice.pod.as_ref().map(|pod| (&pod.name, pod.uid.as_ref()));
+        named.or_else(|| self.pod.map(|pod| (&pod.name, pod.uid.as_ref())))
+    }
+
     fn with(&self, other: &Self) -> Self {
-        let pod = |described: &Described<'a>| {
-            let named = described.slice.pod.as_ref().map(|pod| (&pod.name, pod.uid.as_ref()));
-            named.or_else(|| described.pod.map(|pod| (&pod.name, pod.uid.as_ref())))
-        };
-        let same = match (pod(self), pod(other)) {
-            (Some((name, uid)), Some((name2, uid2))) => {
-                name == name2 && uid.zip(uid2).is_none_or(|(uid, uid2)| uid == uid2)
-            }
+        let same = match (self.whose(), other.whose()) {
+            (Some((name, uid)), Some((name2, uid2))) => name == name2 && may_be_same(uid, uid2),
             _ => true,
         };
         let standing = |described: &Self| (!described.unknown, !described.terminating, described.ready);
@@ -196,4 +198,9 @@ impl<'a> Described<'a> {
             ..*better
         }
     }
+}
+
+/// Whether two pods of one name are the same one, as far as their UIDs tell.
+pub(super) fn may_be_same(one: Option<&Arc<str>>, other: Option<&Arc<str>>) -> bool {
+    one.zip(other).is_none_or(|(one, other)| one == other)
 }

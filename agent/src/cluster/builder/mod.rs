@@ -7,6 +7,7 @@
 mod accesses;
 mod claims;
 mod doubt;
+mod families;
 mod firsts;
 mod gates;
 mod inbound;

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     doubt::{self, Gone},
+    families::Others,
     loads::{LoadKey, Loads},
     merge::Described,
     moment::{Moment, Ready, Standing},
@@ -76,7 +77,7 @@ impl Part {
     pub(super) fn build(
         service: &Service,
         (port, ipv6): (&ServicePort, bool),
-        mut described: BTreeMap<SocketAddr, Described<'_>>,
+        (mut described, others): (BTreeMap<SocketAddr, Described<'_>>, &Others<'_>),
         Known { store, options }: Known<'_>,
         rules: &Rules,
         before: Option<Self>,
@@ -125,7 +126,9 @@ impl Part {
                     }
                     kept.first_told = told;
                 }
-                let endpoint = described.endpoint(address, ready_since_nanos, kept.load.clone());
+                let other_family = others.of_same_pod(address, &described).map(Box::new);
+                let load = kept.load.clone();
+                let endpoint = described.endpoint(address, other_family, ready_since_nanos, load);
                 kept.load.set_terminating(endpoint.terminating, now.nanos);
                 Candidate {
                     endpoint: reuse_endpoint(before.as_deref(), endpoint),
@@ -234,9 +237,21 @@ fn reuse_endpoint(before: Option<&model::Service>, new: Endpoint) -> Arc<Endpoin
 
 fn is_same_endpoint(old: &Endpoint, new: &Endpoint) -> bool {
     // Taken apart, so that a new field cannot be forgotten here.
-    let Endpoint { address, tag, ready, serving, terminating, ready_since_nanos, zone, node, pod, load } =
-        new;
-    (&old.address, &old.tag, &old.zone, &old.node, &old.pod) == (address, tag, zone, node, pod)
+    let Endpoint {
+        address,
+        other_family,
+        tag,
+        ready,
+        serving,
+        terminating,
+        ready_since_nanos,
+        zone,
+        node,
+        pod,
+        load,
+    } = new;
+    (&old.address, &old.other_family, &old.tag) == (address, other_family, tag)
+        && (&old.zone, &old.node, &old.pod) == (zone, node, pod)
         && (old.ready, old.serving, old.terminating) == (*ready, *serving, *terminating)
         && old.ready_since_nanos == *ready_since_nanos
         && Arc::ptr_eq(&old.load, load)

@@ -11,6 +11,7 @@ use ahash::{AHashMap, AHashSet};
 use tokio::time::Instant;
 
 use super::{
+    families,
     loads::LoadKey,
     merge::{Described, merge},
     moment::Moment,
@@ -137,9 +138,10 @@ impl Built {
                     .unwrap_or(false),
             };
             built.parts.reserve_exact(families.len());
-            for &ipv6 in families {
-                let warms = rules.governor.policy().load_balancer.warmup.is_some();
-                let described = merge(port, ipv6, warms, &slices);
+            let warms = rules.governor.policy().load_balancer.warmup.is_some();
+            let merged: Vec<_> = families.iter().map(|&ipv6| merge(port, ipv6, warms, &slices)).collect();
+            let others = families::across(&merged);
+            for ((&ipv6, described), others) in families.iter().zip(merged).zip(&others) {
                 let unknown: Vec<_> = described
                     .iter()
                     .filter(|(_, described)| described.unknown)
@@ -151,6 +153,7 @@ impl Built {
                 let part = before.parts.iter().position(|(of, _)| *of == (port.port, ipv6));
                 let part = part.map(|at| before.parts.swap_remove(at).1);
                 let known = Known { store, options };
+                let described = (described, others);
                 let part = Part::build(service, (port, ipv6), described, known, &rules, part, now);
                 built.check_held(service, &part.held);
                 built.unknown.extend(unknown.into_iter().filter_map(|(key, pod)| {

@@ -93,3 +93,17 @@ fn termination_is_seen_by_those_who_hold_the_endpoint_of_before() {
     endpoint.load.set_terminating(true, 70);
     assert_eq!(endpoint.load.terminating_since(), Some(70));
 }
+
+#[test]
+fn the_family_that_took_the_last_connection_is_remembered_until_one_is_not_answered() {
+    let load = Load::default();
+    assert!(!load.answers_in_other_family());
+    assert!(!load.note_family(false), "as was to be expected");
+    assert!(load.note_family(true) && !load.note_family(true), "told once");
+    assert!(load.answers_in_other_family());
+    // What is not answered costs time, and the client's own choice may be better.
+    load.missed(S, 2 * S);
+    assert!(!load.answers_in_other_family());
+    assert!(load.note_family(true) && load.note_family(false));
+    assert!(!load.answers_in_other_family());
+}

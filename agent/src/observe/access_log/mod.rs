@@ -98,7 +98,7 @@ pub struct Entry<'e> {
     pub service: &'e str,
     pub namespace: &'e str,
     pub port: u16,
-    /// The last endpoint that was tried.
+    /// The last endpoint that was tried, by the address that it was connected to.
     pub endpoint: Option<SocketAddr>,
     /// The request's tag.
     pub tag: Option<&'e str>,

@@ -137,7 +137,7 @@ impl Metrics {
         );
         let connects = registry.counters(
             "sluice_upstream_connects_total",
-            "Attempts to connect to an endpoint, by result.",
+            "Attempts to connect to an endpoint, by result. Each address of a dual-stack endpoint that is tried counts.",
             &["outcome"],
         );
         let open = registry.add(IntGaugeVec::new(

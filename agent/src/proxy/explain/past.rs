@@ -78,6 +78,12 @@ pub(crate) fn tell(decision: &Decision, now: Nanos) -> Explanation {
                 let verdict = if *panic { Verdict::Changes } else { Verdict::Passes };
                 steps.say(Stage::Endpoint, verdict, what, None);
             }
+            Event::InOtherFamily { address } => {
+                let what = format!(
+                    "the connection to it leads to {address}, the same pod's address of the other family"
+                );
+                steps.say(Stage::Endpoint, Verdict::Changes, what, None);
+            }
             Event::Failed { status, reason } => {
                 let what = match reason {
                     Some(reason) => reason.message().to_owned(),

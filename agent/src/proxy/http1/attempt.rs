@@ -78,6 +78,7 @@ impl Exchange<'_> {
         loop {
             let now = Nanos::now();
             let mut upstream = self.obtain(chosen, fresh_only, now).await?;
+            self.call.record.connected(chosen, upstream.stream.to);
             self.up.sent = if upstream.reused { now } else { Nanos::now() };
             self.call.record.timing.asked(self.up.sent);
             self.number(&mut upstream, Followed::next);

@@ -148,6 +148,7 @@ impl Exchange {
                 }
                 Err(_) => return Err(Failure::CallerGone),
             };
+            self.call.record.connected(chosen, place.to());
             if self.facts.protocol {
                 // Whether the endpoint takes it, its settings say (RFC 8441, section 3).
                 match stream.unless_broken(poll_fn(|cx| place.poll_settings(cx))).await {

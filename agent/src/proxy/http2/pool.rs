@@ -81,6 +81,8 @@ impl Turn {
 /// A connection that is open or about to be.
 struct Shared {
     key: Key,
+    /// Where it leads to, once it is open: one of the endpoint's addresses.
+    to: Cell<SocketAddr>,
     /// Of the endpoint that it leads to: another may come to its address.
     load: Arc<Load>,
     /// Streams that it is expected to allow.
@@ -183,6 +185,11 @@ impl Place {
         if self.coming.take() {
             self.shared.coming.set(self.shared.coming.get() - 1);
         }
+    }
+
+    /// Where its connection leads to.
+    pub(super) fn to(&self) -> SocketAddr {
+        self.shared.to.get()
     }
 
     /// Whether the endpoint takes extended CONNECT, once it has said; `None`: the connection has ended before.
@@ -365,6 +372,7 @@ impl Pool {
         }
         let shared = Rc::new(Shared {
             key,
+            to: Cell::new(key.1),
             load: load.clone(),
             guess: connections.limit,
             opened: OnceCell::new(),

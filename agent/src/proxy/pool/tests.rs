@@ -14,9 +14,9 @@ const ONCE: Need = Need { repeatable: false, rested: Some(Nanos::ZERO) };
 
 async fn pair() -> (Opened, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (client, server) =
-        tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-    let mut opened = Opened::new(client.unwrap(), &Arc::default());
+    let address = listener.local_addr().unwrap();
+    let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let mut opened = Opened::new(client.unwrap(), address, &Arc::default());
     // Just now, whatever time a test takes it to be.
     opened.since = Nanos(u64::MAX);
     (opened, server.unwrap().0)

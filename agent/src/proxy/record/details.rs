@@ -200,6 +200,13 @@ impl Details {
         });
     }
 
+    /// It goes there by this address.
+    pub(super) fn connected(&mut self, to: SocketAddr) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.endpoint = to;
+        }
+    }
+
     /// Who the endpoint that it goes to is told has sent it; `None`: what its headers say stays.
     pub(super) fn sender(&self) -> Option<Sender> {
         Some(self.traced?.sender(self.attempts.last()?.span?))

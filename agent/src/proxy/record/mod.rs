@@ -2,7 +2,7 @@
 
 mod details;
 
-use std::{rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 pub(crate) use self::details::{Described, MAX_METHOD, MAX_PATH, cut};
 use self::details::{Details, End};
@@ -145,6 +145,16 @@ impl Record {
             pod: chosen.endpoint().pod.clone(),
             panic: chosen.panic,
         });
+    }
+
+    /// It goes over a connection to this address of the endpoint.
+    pub(crate) fn connected(&mut self, chosen: &Chosen, to: SocketAddr) {
+        if let Some(details) = &mut self.details {
+            details.connected(to);
+        }
+        if to != chosen.address() {
+            self.decided(|| Event::InOtherFamily { address: to });
+        }
     }
 
     /// The attempt at the endpoint has ended and another one may follow; `status` is 0 if there was no answer.

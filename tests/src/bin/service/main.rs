@@ -9,7 +9,7 @@ mod blocking;
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -63,6 +63,9 @@ struct Options {
     /// Where to listen; give it more than once for several
     #[arg(long, default_value = "8080")]
     port: Vec<u16>,
+    /// Listen on this address alone, as in `0.0.0.0`, not on all of both families
+    #[arg(long)]
+    address: Option<IpAddr>,
     /// The next service of the chain, as in `http://10.96.0.7:80`
     #[arg(long)]
     next: Option<Uri>,
@@ -124,7 +127,8 @@ struct Service {
 async fn main() -> Result<()> {
     let options = Options::parse();
     let mut terminate = signal(SignalKind::terminate())?;
-    let listeners = options.port.iter().map(|&port| listen(port)).collect::<Result<Vec<_>>>()?;
+    let listeners =
+        options.port.iter().map(|&port| listen(options.address, port)).collect::<Result<Vec<_>>>()?;
     if options.blocking {
         let options: &Options = Box::leak(Box::new(options));
         for listener in listeners {
@@ -168,17 +172,22 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// A socket for both address families, or for IPv4 where there is no IPv6.
-fn listen(port: u16) -> Result<TcpListener> {
+/// A socket for one address; else for both address families, or for IPv4 where there is no IPv6.
+fn listen(address: Option<IpAddr>, port: u16) -> Result<TcpListener> {
     let bind = |socket: std::io::Result<TcpSocket>, address: SocketAddr| {
         let socket = socket?;
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(4096)
     };
-    bind(TcpSocket::new_v6(), (Ipv6Addr::UNSPECIFIED, port).into())
-        .or_else(|_| bind(TcpSocket::new_v4(), (Ipv4Addr::UNSPECIFIED, port).into()))
-        .with_context(|| format!("cannot listen on port {port}"))
+    let bound = match address {
+        Some(ip @ IpAddr::V4(_)) => bind(TcpSocket::new_v4(), (ip, port).into()),
+        // One of its own is for IPv6 alone.
+        Some(ip @ IpAddr::V6(_)) => bind(TcpSocket::new_v6(), (ip, port).into()),
+        None => bind(TcpSocket::new_v6(), (Ipv6Addr::UNSPECIFIED, port).into())
+            .or_else(|_| bind(TcpSocket::new_v4(), (Ipv4Addr::UNSPECIFIED, port).into())),
+    };
+    bound.with_context(|| format!("cannot listen on port {port}"))
 }
 
 async fn accept(listener: TcpListener, service: Arc<Service>) {

@@ -10,6 +10,7 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
     let show = |endpoint: &crate::govern::endpoint::Endpoint| {
         let crate::govern::endpoint::Endpoint {
             address,
+            other_family,
             tag,
             ready,
             serving,
@@ -21,7 +22,9 @@ fn contents(snapshot: &Snapshot) -> Vec<String> {
             pod,
             load: _,
         } = endpoint;
-        format!("{address} {tag:?} {ready} {serving} {terminating} {zone:?} {node:?} {pod:?}")
+        format!(
+            "{address} {other_family:?} {tag:?} {ready} {serving} {terminating} {zone:?} {node:?} {pod:?}"
+        )
     };
     let mut lines: Vec<_> = snapshot
         .destinations
@@ -61,20 +64,25 @@ fn any_change() -> impl Strategy<Value = Change> {
         small.clone(),
         proptest::collection::vec((0..4_u8, 0..5_u8, any::<bool>()), 0..4),
         any::<bool>(),
+        any::<bool>(),
     )
-        .prop_map(|(name, of, endpoints, gone)| {
+        .prop_map(|(name, of, endpoints, ipv6, gone)| {
+            let (family, network) = if ipv6 { ("IPv6", "fd00::") } else { ("IPv4", "10.0.0.") };
             let endpoints: Vec<_> = endpoints
                 .into_iter()
                 .map(|(ip, pod, ready)| {
+                    let ip = format!("'{network}{ip}'");
                     let one = if pod == 4 {
-                        format!("{{addresses: [10.0.0.{ip}]}}")
+                        format!("{{addresses: [{ip}]}}")
                     } else {
-                        endpoint(&format!("10.0.0.{ip}"), &format!("p{pod}"))
+                        endpoint(&ip, &format!("p{pod}"))
                     };
                     one.replace("{addresses", &format!("{{conditions: {{ready: {ready}}}, addresses"))
                 })
                 .collect();
-            (slice(&format!("e{name}"), &format!("s{of}"), &endpoints.join(", ")), gone)
+            let slice =
+                slice(&format!("{}{name}", family.to_lowercase()), &format!("s{of}"), &endpoints.join(", "));
+            (slice.replace("IPv4", family), gone)
         });
     let pods = (0..4_u8, 0..4_u8, 0..4_u8, any::<bool>()).prop_map(|(name, ip, what, gone)| {
         let extra = [

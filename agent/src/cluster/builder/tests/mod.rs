@@ -2,6 +2,7 @@
 
 mod doubt;
 mod endpoints;
+mod families;
 mod firsts;
 mod gates;
 mod histories;

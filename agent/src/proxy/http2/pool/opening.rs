@@ -62,7 +62,10 @@ async fn open(
 ) -> io::Result<handle::Shared> {
     // What the clients' sockets say is not asked for: many share the connection, which is watched over in its own way.
     let terms = Terms { within, ..Terms::default() };
-    let (stream, counted) = upstream::connect(worker, pod, endpoint, terms).await?.into_parts();
+    let opened = upstream::connect(worker, pod, endpoint, terms).await?;
+    let to = opened.to;
+    shared.to.set(to);
+    let (stream, counted) = opened.into_parts();
     watch_over(&stream)?;
     let core = Core::new(Role::Client, pod.http2.clone(), Nanos::now());
     let core = Rc::new(RefCell::new(core));
@@ -91,7 +94,7 @@ async fn open(
         .await;
         if let Some(Ended::Violation(code, why)) = driver.core().borrow().ended() {
             // Its requests have failed, and said so.
-            tracing::debug!(endpoint = %key.1, %code, why, "ended an HTTP/2 connection to an endpoint");
+            tracing::debug!(endpoint = %to, %code, why, "ended an HTTP/2 connection to an endpoint");
         }
         let lost = driver.core().borrow().ended() == Some(Ended::Lost);
         drop(driver);

@@ -95,6 +95,37 @@ async fn who_has_another_endpoint_does_not_wait_with_who_had_none() {
     drop(patient);
 }
 
+/// A dual-stack endpoint whose server listens on one address family only.
+#[tokio::test]
+async fn requests_go_to_the_address_that_takes_them() {
+    let (nobody, heard) = (nobody(), named("heard").await);
+    let bed = bed(&[]);
+    let endpoint = Endpoint { other_family: Some(Box::new(heard)), ..Endpoint::new(nobody) };
+    bed.change(2, &[], |service| service.with_endpoints(vec![Arc::new(endpoint)]));
+    let mut caller = bed.caller().await;
+    assert_eq!(ask_at_once(&mut caller, 20).await, vec!["heard"; 20]);
+    // All that wait share the two connection requests, and the next one has a connection.
+    let mut request = get();
+    request.headers_mut().insert("x-request-id", HeaderValue::from_static("next"));
+    assert_eq!(header(ask(&mut caller, request).await.headers(), "x-name"), "heard");
+    for outcome in ["refused", "opened"] {
+        let label = format!("outcome=\"{outcome}\"");
+        bed.metric(&["sluice_upstream_connects_total", &label], |count| count == 1).await;
+    }
+    // Where it went is told of that one, too.
+    let told = soon(async {
+        loop {
+            if let Some(told) = bed.proxy.past(Some("next"), None, 1).await.pop() {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let told = told.await;
+    let wanted = format!("leads to {heard}, the same pod's address of the other family");
+    assert!(told.steps.iter().any(|step| step.message.contains(&wanted)), "{told:#?}");
+}
+
 /// What was opened before goes on: an endpoint that answers over it is there.
 #[tokio::test]
 async fn who_answers_over_an_open_connection_gets_its_share_again() {
