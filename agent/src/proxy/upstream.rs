@@ -140,8 +140,14 @@ pub(crate) async fn dial(worker: &Worker, pod: &PodHere, to: SocketAddr, terms: 
     let network = &pod.pod.network;
     let client = pod.arrival.as_ref().map(|arrival| arrival.client);
     let socket = match network.socket(to, client) {
-        // What is only kept for later makes room.
-        Err(error) if is_exhausted(&error) && worker.pool.clear() > 0 => network.socket(to, client),
+        Err(error) if is_exhausted(&error) => {
+            pod.budget.exhausted(Nanos::now());
+            // What is only kept for later makes room.
+            if worker.pool.clear() == 0 {
+                return Err(error);
+            }
+            network.socket(to, client)
+        }
         made => made,
     }?;
     // Sluice passes on what it has as soon as it has it; waiting for more would only add latency.

@@ -190,6 +190,18 @@ fn above_its_connections_a_pods_new_ones_go_direct_and_none_is_refused() {
 }
 
 #[test]
+fn without_a_descriptor_for_an_endpoint_new_connections_go_direct() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::builder().endpoint(origin.address).no_descriptor_for(origin.address).start();
+    let mut caller = rig.dial();
+    caller.get("/");
+    let answer = caller.answer();
+    assert!(answer.status() == 503 && answer.body.contains("upstream_connect"), "{answer:?}");
+    rig.await_direct(true);
+    rig.await_direct(false);
+}
+
+#[test]
 fn idle_connections_of_one_pod_leave_descriptors_to_another() {
     let origin = Origin::fixed("ok");
     // Two listeners (one a pod), and twenty connections with one to an endpoint each.

@@ -76,6 +76,7 @@ pub(crate) struct Builder {
     /// What capture was told: new connections go direct.
     direct: Arc<AtomicBool>,
     panic_at: Option<SocketAddr>,
+    no_descriptor_for: Option<SocketAddr>,
     /// What capture says of callers: that they have closed their sockets.
     closed: Arc<AtomicBool>,
     pinned: bool,
@@ -104,6 +105,7 @@ struct Given {
 struct Loopback {
     redirected: Option<SocketAddr>,
     panic_at: Option<SocketAddr>,
+    no_descriptor_for: Option<SocketAddr>,
     closed: Arc<AtomicBool>,
     direct: Arc<AtomicBool>,
 }
@@ -157,6 +159,9 @@ impl Network for Loopback {
 
     fn socket(&self, to: SocketAddr, _: Option<SocketAddr>) -> io::Result<socket2::Socket> {
         assert_ne!(Some(to), self.panic_at, "this panic is a part of a test");
+        if Some(to) == self.no_descriptor_for {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.set_recv_buffer_size(SOCKET_BUFFER)?;
@@ -349,6 +354,12 @@ impl Builder {
         self
     }
 
+    /// No descriptor is left for a connection to this address.
+    pub(crate) fn no_descriptor_for(mut self, address: SocketAddr) -> Self {
+        self.no_descriptor_for = Some(address);
+        self
+    }
+
     fn snapshot(&self, generation: u64) -> Snapshot {
         let port = |name: &str| ServicePort { namespace: "shop".into(), name: name.into(), port: 80 };
         let endpoint = |given: &Given| {
@@ -445,6 +456,7 @@ impl Builder {
             redirected: (!self.not_redirected)
                 .then(|| self.dialled.unwrap_or_else(|| DIALLED.parse().unwrap())),
             panic_at: self.panic_at,
+            no_descriptor_for: self.no_descriptor_for,
             closed: self.closed.clone(),
             direct: direct.clone(),
         });

@@ -295,6 +295,12 @@ impl PodBudget {
         self.all.exhausted(now);
     }
 
+    /// Whether it has refused one, to whichever pod and worker, since this time.
+    pub(crate) fn is_exhausted_since(&self, since: Nanos) -> bool {
+        let exhausted = Nanos(self.all.exhausted.load(Relaxed));
+        exhausted != Nanos::ZERO && exhausted >= since
+    }
+
     /// Connections that wait to be accepted have to wait longer.
     pub(crate) fn must_wait(&self) -> bool {
         verdict::must_wait(self.used(), self.all.used(), &self.all.bounds())

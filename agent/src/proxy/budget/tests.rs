@@ -119,9 +119,11 @@ fn a_kernel_that_refuses_is_told_again() {
 #[test]
 fn without_descriptors_all_go_direct_for_a_while() {
     let budget = Budget::new(Limits::default());
-    let ((one, kernel), (_other, others)) = (pod(&budget, "a"), pod(&budget, "b"));
+    let ((one, kernel), (other, others)) = (pod(&budget, "a"), pod(&budget, "b"));
+    assert!(!one.is_exhausted_since(Nanos::ZERO));
     one.exhausted(START);
     assert!(is_direct(&kernel) && is_direct(&others));
+    assert!(other.is_exhausted_since(START) && !other.is_exhausted_since(START + HALF));
     one.exhausted(START + HALF);
     assert!(!one.must_wait(), "it may have been another's");
     budget.review(START + SECOND);

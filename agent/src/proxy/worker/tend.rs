@@ -185,6 +185,7 @@ impl Worker {
     /// `budget`: for the one of the workers that does what is done once for all of them.
     pub(super) async fn tend(self: Rc<Self>, budget: Option<Arc<Budget>>) {
         let mut every = tokio::time::interval(SWEEP);
+        let mut looked = Nanos::ZERO;
         for sweep in 0_u32.. {
             every.tick().await;
             let now = Nanos::now();
@@ -202,6 +203,11 @@ impl Worker {
                     known.set(held, now);
                 }
             }
+            // What this worker only keeps for later makes room for what others need.
+            if self.pods.borrow().values().next().is_some_and(|pod| pod.budget.is_exhausted_since(looked)) {
+                self.pool.clear();
+            }
+            looked = now;
             self.pool.sweep(now);
             self.h2.sweep(now, self.is_inbound());
         }
