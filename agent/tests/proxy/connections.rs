@@ -7,6 +7,7 @@ use std::{
         mpsc,
     },
     thread,
+    time::Duration,
 };
 
 use crate::{
@@ -32,6 +33,34 @@ fn requests_of_one_connection_share_an_upstream_connection() {
     assert_eq!(origin.noted(), [sent("/a"), sent("/b"), sent("/c")]);
     rig.await_metric("sluice_requests_total", &["code=\"2xx\"", "source_pod=\"gateway-1\""], 3.0);
     rig.await_detected("http1", 1.0);
+}
+
+/// So long that the connection gives up what only requests need.
+const REST: Duration = Duration::from_millis(1300);
+
+#[test]
+fn a_connection_that_has_rested_is_served_as_before() {
+    let origin = Origin::fixed("ok");
+    let rig = Rig::before(&origin);
+    let (mut caller, mut late) = (rig.dial(), rig.dial());
+    caller.get("/");
+    assert_eq!(caller.answer().body, "ok");
+    // Half a line end before the pause, and half a head.
+    caller.send("\r");
+    late.send("GET / HTTP/1.1\r\nHo");
+    thread::sleep(REST);
+    caller.send("\nGET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    late.send("st: a\r\n\r\n");
+    assert_eq!(
+        (caller.answer().body, caller.answer().body, late.answer().body),
+        ("ok".into(), "ok".into(), "ok".into())
+    );
+    thread::sleep(REST);
+    late.finish();
+    assert_eq!(late.rest(), "");
+    caller.reset();
+    drop(caller);
+    rig.await_rest();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use http::header;
 use tokio::io::AsyncWriteExt;
 
 use super::{
+    Refusal,
     attempt::Answer,
     body::Body,
     flow::Flow,
@@ -96,8 +97,10 @@ pub(super) async fn exchange(
             call.note_fault(Sender::Client, bad.fault());
             let cause = Cause::from(Reason::BadRequest).with(Some(bad.fault()));
             call.finish(cause.reason.status(), Some(cause.reason));
-            super::refuse(connection, &cause).await;
-            return Ended::Close;
+            return match super::refuse(connection, &cause).await {
+                Refusal::Told => Ended::Linger,
+                Refusal::Unheard => Ended::Broken,
+            };
         }
     };
     connection.worker.buffers.give_if_empty(incoming);

@@ -20,7 +20,7 @@ mod response;
 mod sending;
 mod view;
 
-use std::{io, time::Duration};
+use std::{io, pin::pin, rc::Rc, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use tokio::{
@@ -40,11 +40,13 @@ use super::{
     by_caller::ByCaller,
     connection::{Connection, HEAD_TIMEOUT},
     decisions::{Event, Ids},
-    governed::{Call, Idle},
+    governed::{Attempt, Call, Idle},
     record::{Described, Record},
     resolved::Resolved,
     traced::Asking,
-    tunnel, way,
+    tunnel,
+    upstream::Opened,
+    way,
 };
 use crate::{
     clock::Nanos,
@@ -63,152 +65,52 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
 
+/// After how long without a request a connection gives up the room that requests need.
+const RESTS_AFTER: Duration = Duration::from_secs(1);
+
 /// What has come on a caller's connection between two requests.
 enum Incoming {
     /// A whole head of this many bytes.
     Head(usize),
+    /// Nothing, for [a while](RESTS_AFTER).
+    Nothing,
     /// The connection has ended.
     End,
     Refused(Cause),
+}
+
+/// What becomes of a connection over which no request comes any more, or none for a while.
+enum Next {
+    Rest,
+    End,
+    /// The caller may still be sending.
+    Linger,
+    Reset,
+    /// Both sides have agreed to speak something else: through the endpoint's connection, from which this has come already.
+    Tunnel(Rc<Destination>, Box<(Opened, Attempt, BytesMut)>),
 }
 
 /// Carries a caller's requests until its connection ends.
 pub(crate) async fn serve(mut connection: Connection, destination: Destination, mut incoming: BytesMut) {
     let mut resolved = Resolved::new(&connection.worker, &connection.pod, connection.original, destination);
     loop {
-        let length = match next_head(&mut connection, &mut incoming).await {
-            Incoming::Head(length) => length,
-            Incoming::End => break,
-            Incoming::Refused(cause) => {
-                let reason = cause.reason;
-                if let Some(fault) = cause.fault {
-                    resolved.numbers.invalid(Sender::Client, fault);
-                }
-                Record::begin(&connection.worker).finish(
-                    &mut resolved.series(),
-                    reason.status(),
-                    Some(reason),
-                );
-                refuse(&mut connection, &cause).await;
+        // Boxed, for it is some kilobytes, which connections that rest do not need.
+        let next = Box::pin(carry_all(&mut connection, &mut resolved, &mut incoming)).await;
+        match next {
+            Next::Rest => match connection.read_while_open(&mut incoming).await {
+                Ok(1..) => {}
+                _ => break,
+            },
+            Next::End => break,
+            Next::Linger => {
+                Box::pin(linger(&mut connection)).await;
                 break;
             }
-        };
-        // What is known of the service may have changed since the last request. A service that is no longer governed
-        // is served from what was last known of it, and its caller is told to reconnect.
-        resolved.refresh(&connection.worker, &connection.pod, connection.original);
-        let leaving = !resolved.governed || connection.pod.gate.is_shut();
-
-        let head = &incoming[..length];
-        let mut outgoing = connection.worker.buffers.take();
-        let workload = connection.pod.pod.workload.load();
-        let names = &connection.worker.options.tag_names;
-        let mut record = Record::begin(&connection.worker);
-        let next_is_here = || View(head).is_followed_by_another(incoming.len() - length);
-        let inherited = connection.writer.inherits(&connection.pod.pod, &workload, next_is_here);
-        let (to, way) = {
-            let (worker, pod, view) = (&connection.worker, &connection.pod, View(head));
-            way::find(worker, pod, &workload, (&resolved, inherited), &view)
-                .map_or_else(|| (resolved.clone(), None), |(to, way)| (to, Some(way)))
-        };
-        let (service, entered) = (&to.destination.service, way.as_ref().and_then(|way| way.course.entered));
-        let mut distrust = service.distrusts(&workload);
-        if let Some(way) = &way {
-            distrust = distrust.and(way.called.service.distrusts(&workload));
-        }
-        let mut edited = None;
-        if let Some(course) = way.as_ref().map(|way| &way.course).filter(|course| course.changes_request()) {
-            let out = edited.insert(connection.worker.buffers.take());
-            edit_routed(head, course, names, distrust, out);
-            if course.sets_tag(names) {
-                // What is there now is the route's word.
-                distrust = Distrust::default();
-            }
-        }
-        let head = edited.as_deref().unwrap_or(head);
-        let entry = || {
-            let asked = ByCaller { view: View(head), workload: &**workload };
-            entered.or_else(|| service.colour(&asked, workload.address()))
-        };
-        let mut traces = connection.worker.scan();
-        let mut traced = Asking::of(
-            &connection.pod.pod.remembered,
-            inherited,
-            &workload,
-            connection.worker.options.trace_link,
-        );
-        let sources = Sources { distrust, traced: traced.as_mut(), caller: workload.tag.as_ref(), entry };
-        let read = read(head, names, sources, traces.as_mut(), &mut outgoing);
-        drop(workload);
-        let (tagging, ids) = read
-            .as_ref()
-            .map_or_else(|_| (None, Ids::default()), |request| (Some(&request.tagging), request.ids));
-        let view = View(head);
-        record.note(&connection.pod, &to.destination, tagging, ids, view.method_and_path());
-        let linked = traced.filter(|_| read.is_ok()).and_then(|traced| traced.traceparent(Nanos::now()));
-        if let Some(value) = &linked {
-            record.link_trace(value);
-            head::add_last(&mut outgoing, b"traceparent", value);
-            if let Some(traces) = &mut traces {
-                traces.see(b"traceparent", value);
-            }
-        }
-        if let Some(traces) = traces {
-            // Of what is not forwarded no trace is told.
-            let found = if read.is_ok() { traces.finish() } else { Found::Unusable { denied: false } };
-            let (Connection { worker, pod, .. }, destination) = (&connection, &to.destination);
-            let tagging = read.as_ref().ok().map(|request| &request.tagging);
-            let old = read.as_ref().is_ok_and(|request| request.http10);
-            let protocol = if old { "HTTP/1.0" } else { "HTTP/1.1" };
-            let begun = record.describe(worker, pod, destination, tagging, found, || Described {
-                protocol,
-                method: view.method(),
-                target: view.target(),
-            });
-            if let Some((name, value)) = begun {
-                record.note_trace(&value);
-                head::add_last(&mut outgoing, name.as_bytes(), &value);
-            }
-        }
-        let mut request = match read {
-            Ok(request) => request,
-            Err(refused) => {
-                let (reason, fault) = (reason_of(refused), refused.fault());
-                to.numbers.invalid(Sender::Client, fault);
-                record.decided(|| Event::Invalid { fault });
-                record.finish(&mut to.series(), reason.status(), Some(reason));
-                connection.worker.complain(|| {
-                    tracing::info!(pod = %connection.pod.name(), service = %to.destination.service, "rejected a request: {refused}");
-                });
-                refuse(&mut connection, &Cause::from(reason).with(Some(fault))).await;
-                break;
-            }
-        };
-        if let Some(edited) = edited {
-            connection.worker.buffers.give(edited);
-        }
-        incoming.advance(length);
-        let is_last = !request.keep_alive;
-        request.keep_alive &= !leaving;
-        let (worker, pod, tagging) =
-            (connection.worker.clone(), connection.pod.clone(), request.tagging.clone());
-        let destination = to.destination.clone();
-        let mut call = Call::new(worker, pod, to, tagging, record, View(&outgoing), way);
-        let ended = exchange::exchange(&mut connection, &mut call, &request, &mut incoming, outgoing).await;
-        // What comes now, however long it takes, is no part of the request.
-        drop(call);
-        match ended {
-            Ended::Keep => connection.worker.buffers.give_if_empty(&mut incoming),
-            // A caller that has said itself that this is its last request sends nothing more.
-            Ended::Close if is_last && incoming.is_empty() => break,
-            Ended::Close | Ended::Linger => {
-                linger(&mut connection).await;
-                break;
-            }
-            Ended::Broken => {
+            Next::Reset => {
                 super::upstream::reset(connection.stream);
                 return;
             }
-            Ended::Tunnel(tunnel) => {
+            Next::Tunnel(destination, tunnel) => {
                 let (endpoint, attempt, from_endpoint) = *tunnel;
                 let early = tunnel::Early { from_caller: incoming, from_endpoint };
                 let idle = Idle::begin(attempt.timeouts());
@@ -218,6 +120,148 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
         }
     }
     connection.worker.buffers.give(incoming);
+}
+
+/// Carries requests, one after the other, as long as they come.
+async fn carry_all(connection: &mut Connection, resolved: &mut Resolved, incoming: &mut BytesMut) -> Next {
+    loop {
+        let length = match next_head(connection, incoming).await {
+            Incoming::Head(length) => length,
+            Incoming::Nothing => return Next::Rest,
+            Incoming::End => return Next::End,
+            Incoming::Refused(cause) => {
+                let reason = cause.reason;
+                if let Some(fault) = cause.fault {
+                    resolved.numbers.invalid(Sender::Client, fault);
+                }
+                let mut record = Record::begin(&connection.worker);
+                record.finish(&mut resolved.series(), reason.status(), Some(reason));
+                return refuse(connection, &cause).await.into();
+            }
+        };
+        if let Some(next) = carry(connection, resolved, incoming, length).await {
+            return next;
+        }
+        connection.worker.buffers.give_if_empty(incoming);
+    }
+}
+
+/// Carries the request whose head is the first `length` bytes of what has come. `None`: the next one may come.
+async fn carry(
+    connection: &mut Connection,
+    resolved: &mut Resolved,
+    incoming: &mut BytesMut,
+    length: usize,
+) -> Option<Next> {
+    // What is known of the service may have changed since the last request. A service that is no longer governed
+    // is served from what was last known of it, and its caller is told to reconnect.
+    resolved.refresh(&connection.worker, &connection.pod, connection.original);
+    let leaving = !resolved.governed || connection.pod.gate.is_shut();
+
+    let head = &incoming[..length];
+    let mut outgoing = connection.worker.buffers.take();
+    let workload = connection.pod.pod.workload.load();
+    let names = &connection.worker.options.tag_names;
+    let mut record = Record::begin(&connection.worker);
+    let next_is_here = || View(head).is_followed_by_another(incoming.len() - length);
+    let inherited = connection.writer.inherits(&connection.pod.pod, &workload, next_is_here);
+    let (to, way) = {
+        let (worker, pod, view) = (&connection.worker, &connection.pod, View(head));
+        way::find(worker, pod, &workload, (&*resolved, inherited), &view)
+            .map_or_else(|| (resolved.clone(), None), |(to, way)| (to, Some(way)))
+    };
+    let (service, entered) = (&to.destination.service, way.as_ref().and_then(|way| way.course.entered));
+    let mut distrust = service.distrusts(&workload);
+    if let Some(way) = &way {
+        distrust = distrust.and(way.called.service.distrusts(&workload));
+    }
+    let mut edited = None;
+    if let Some(course) = way.as_ref().map(|way| &way.course).filter(|course| course.changes_request()) {
+        let out = edited.insert(connection.worker.buffers.take());
+        edit_routed(head, course, names, distrust, out);
+        if course.sets_tag(names) {
+            // What is there now is the route's word.
+            distrust = Distrust::default();
+        }
+    }
+    let head = edited.as_deref().unwrap_or(head);
+    let entry = || {
+        let asked = ByCaller { view: View(head), workload: &**workload };
+        entered.or_else(|| service.colour(&asked, workload.address()))
+    };
+    let mut traces = connection.worker.scan();
+    let mut traced = Asking::of(
+        &connection.pod.pod.remembered,
+        inherited,
+        &workload,
+        connection.worker.options.trace_link,
+    );
+    let sources = Sources { distrust, traced: traced.as_mut(), caller: workload.tag.as_ref(), entry };
+    let read = read(head, names, sources, traces.as_mut(), &mut outgoing);
+    drop(workload);
+    let (tagging, ids) = read
+        .as_ref()
+        .map_or_else(|_| (None, Ids::default()), |request| (Some(&request.tagging), request.ids));
+    let view = View(head);
+    record.note(&connection.pod, &to.destination, tagging, ids, view.method_and_path());
+    let linked = traced.filter(|_| read.is_ok()).and_then(|traced| traced.traceparent(Nanos::now()));
+    if let Some(value) = &linked {
+        record.link_trace(value);
+        head::add_last(&mut outgoing, b"traceparent", value);
+        if let Some(traces) = &mut traces {
+            traces.see(b"traceparent", value);
+        }
+    }
+    if let Some(traces) = traces {
+        // Of what is not forwarded no trace is told.
+        let found = if read.is_ok() { traces.finish() } else { Found::Unusable { denied: false } };
+        let (Connection { worker, pod, .. }, destination) = (&connection, &to.destination);
+        let tagging = read.as_ref().ok().map(|request| &request.tagging);
+        let old = read.as_ref().is_ok_and(|request| request.http10);
+        let protocol = if old { "HTTP/1.0" } else { "HTTP/1.1" };
+        let begun = record.describe(worker, pod, destination, tagging, found, || Described {
+            protocol,
+            method: view.method(),
+            target: view.target(),
+        });
+        if let Some((name, value)) = begun {
+            record.note_trace(&value);
+            head::add_last(&mut outgoing, name.as_bytes(), &value);
+        }
+    }
+    let mut request = match read {
+        Ok(request) => request,
+        Err(refused) => {
+            let (reason, fault) = (reason_of(refused), refused.fault());
+            to.numbers.invalid(Sender::Client, fault);
+            record.decided(|| Event::Invalid { fault });
+            record.finish(&mut to.series(), reason.status(), Some(reason));
+            connection.worker.complain(|| {
+                tracing::info!(pod = %connection.pod.name(), service = %to.destination.service, "rejected a request: {refused}");
+            });
+            return Some(refuse(connection, &Cause::from(reason).with(Some(fault))).await.into());
+        }
+    };
+    if let Some(edited) = edited {
+        connection.worker.buffers.give(edited);
+    }
+    incoming.advance(length);
+    let is_last = !request.keep_alive;
+    request.keep_alive &= !leaving;
+    let (worker, pod, tagging) = (connection.worker.clone(), connection.pod.clone(), request.tagging.clone());
+    let destination = to.destination.clone();
+    let mut call = Call::new(worker, pod, to, tagging, record, View(&outgoing), way);
+    let ended = exchange::exchange(connection, &mut call, &request, incoming, outgoing).await;
+    // What comes now, however long it takes, is no part of the request.
+    drop(call);
+    match ended {
+        Ended::Keep => None,
+        // A caller that has said itself that this is its last request sends nothing more.
+        Ended::Close if is_last && incoming.is_empty() => Some(Next::End),
+        Ended::Close | Ended::Linger => Some(Next::Linger),
+        Ended::Broken => Some(Next::Reset),
+        Ended::Tunnel(tunnel) => Some(Next::Tunnel(destination, tunnel)),
+    }
 }
 
 /// Reads until a whole head is there.
@@ -264,7 +308,18 @@ async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Inco
             deadline = deadline.or_else(|| Some(Instant::now() + HEAD_TIMEOUT));
         }
         let read: io::Result<usize> = match deadline {
-            None => connection.read_while_open(incoming).await,
+            None => {
+                let worker = connection.worker.clone();
+                let read = {
+                    let reading = pin!(connection.read_while_open(incoming));
+                    worker.timers.within(RESTS_AFTER, reading).await
+                };
+                match read {
+                    Some(read) => read,
+                    None if incoming.is_empty() => return Incoming::Nothing,
+                    None => continue,
+                }
+            }
             Some(deadline) => match timeout_at(deadline, connection.read(incoming)).await {
                 Ok(read) => read,
                 Err(_) => return Incoming::Refused(Reason::RequestTimeout.into()),
@@ -290,15 +345,29 @@ pub(crate) fn reason_of(refused: Refused) -> Reason {
     }
 }
 
+/// Whether a caller was told that its request is refused.
+enum Refusal {
+    Told,
+    /// It has left, and does not miss it.
+    Unheard,
+}
+
+impl From<Refusal> for Next {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Told => Self::Linger,
+            Refusal::Unheard => Self::End,
+        }
+    }
+}
+
 /// Answers a request that was not understood, after which nothing on the connection can be.
-async fn refuse(connection: &mut Connection, cause: &Cause) {
+async fn refuse(connection: &mut Connection, cause: &Cause) -> Refusal {
     let mut out = connection.worker.buffers.take();
     answer::http1(&MadeUp::of(cause, Kind::Http), false, &mut out);
-    // A caller that has left does not miss the answer.
-    if connection.stream.write_all(&out).await.is_ok() {
-        linger(connection).await;
-    }
+    let written = connection.stream.write_all(&out).await;
     connection.worker.buffers.give(out);
+    if written.is_ok() { Refusal::Told } else { Refusal::Unheard }
 }
 
 /// Ends the connection so that the answer arrives although the caller may still be sending.
