@@ -152,6 +152,8 @@ pub struct PodUse {
     pub client: Option<(IpAddr, usize)>,
     /// Why its new connections go direct, if they do.
     pub direct: Option<Cause>,
+    /// What it has too much of now. Its new connections go direct for a moment longer.
+    pub over: Option<Cause>,
     /// It has sent a request before the one before it had its response, and nothing is known by its threads since.
     pub pipelines: bool,
     /// How long they have, by cause.
@@ -164,6 +166,7 @@ impl PodUse {
         self.bytes += other.bytes;
         self.client = self.client.or(other.client);
         self.direct = self.direct.or(other.direct);
+        self.over = self.over.or(other.over);
         self.pipelines |= other.pipelines;
         for (sum, time) in self.direct_for.iter_mut().zip(other.direct_for) {
             *sum += time;
@@ -410,16 +413,18 @@ impl PodBudget {
     }
 
     fn uses(&self, now: Nanos) -> PodUse {
-        let Used { connections, bytes } = self.used();
+        let used = self.used();
+        let bounds = self.all.bounds_for_new(now);
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let workload = self.pod.workload.load();
         PodUse {
             namespace: workload.namespace.clone(),
             name: workload.name.clone(),
-            connections,
-            bytes,
+            connections: used.connections,
+            bytes: used.bytes,
             client: self.clients.most(),
             direct: state.direct.map(|(_, cause)| cause),
+            over: state.direct.and_then(|_| verdict::verdict(true, used, self.all.used(), &bounds)),
             pipelines: self.pod.remembered.handled.has_pipelined(),
             direct_for: state.total(now).map(Duration::from),
         }

@@ -171,13 +171,16 @@ fn what_waits_makes_new_connections_go_direct_and_far_above_rejects_requests() {
     first.set(499, START);
     assert!(!is_direct(&kernel));
     second.set(1, START);
-    assert_eq!(budget.uses(START)[0].direct, Some(Cause::Memory));
+    let uses = &budget.uses(START)[0];
+    assert_eq!((uses.direct, uses.over), (Some(Cause::Memory), Some(Cause::Memory)));
     assert!(!one.refuses());
     second.set(301, START);
     assert!(one.refuses() && !other.refuses() && !is_direct(&others));
     second.set(0, START);
     assert!(!one.refuses());
     drop(first);
+    let now = &budget.uses(START)[0];
+    assert_eq!((now.direct, now.over), (Some(Cause::Memory), None), "they go direct for a moment longer");
     budget.review(START + SECOND);
     assert!(!is_direct(&kernel));
     assert_eq!((budget.used(), second.amount()), (Used::default(), 0));

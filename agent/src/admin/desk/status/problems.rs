@@ -275,9 +275,10 @@ pub(super) fn without_effect(look: &Look) -> Option<Problem> {
     })
 }
 
-/// A pod whose new connections bypass the agent, because it uses more than its part of it.
+/// A pod whose new connections bypass the agent, because it uses more than its part of it. That they do so for a moment longer,
+/// when it no longer does, is nothing to look at.
 pub(super) fn over_budget(pod: &PodUse, look: &Look) -> Option<Problem> {
-    let (cause, uses) = (pod.direct?, &look.uses);
+    let (cause, uses) = (pod.over?, &look.uses);
     // Connections from outside are their client's affair.
     if let Some((client, count)) = pod.client.filter(|(_, count)| *count > pod.connections / 2) {
         let known = look.snapshot.clients.find(client);

@@ -634,6 +634,7 @@ fn servers_whose_threads_say_nothing_are_told() {
         bytes: 0,
         client: None,
         direct: None,
+        over: None,
         pipelines,
         direct_for: Default::default(),
     };
@@ -644,4 +645,26 @@ fn servers_whose_threads_say_nothing_are_told() {
     };
     let [hurries] = &told(&look)[..] else { panic!("{:?}", told(&look)) };
     assert!(hurries.contains("thread has no effect on Pod shop/hurries: a client in it"), "{hurries}");
+}
+
+#[test]
+fn a_pod_is_over_its_budget_only_while_it_has_too_much() {
+    use crate::proxy::{Cause, PodUse};
+    let told = |over| {
+        let pod = PodUse {
+            namespace: "shop".into(),
+            name: "greedy".into(),
+            connections: 0,
+            bytes: 0,
+            client: None,
+            direct: Some(Cause::Memory),
+            over,
+            pipelines: false,
+            direct_for: Default::default(),
+        };
+        Status::of(&Look { uses: vec![pod], ..Look::default() }).problems
+    };
+    assert_eq!(told(None), []);
+    let [problem] = &told(Some(Cause::Memory))[..] else { panic!("one problem") };
+    assert!(problem.message.starts_with("Pod shop/greedy has 0 connections"), "{problem:?}");
 }
