@@ -28,7 +28,7 @@ pub use self::{
 pub(crate) use self::{
     args::{How, Output},
     explain::{OnNode, listed_on_nodes, shown as shown_explanation},
-    status::shown_policies,
+    status::{shown_policies, shown_state},
 };
 use self::{
     inert::{inert, inert_json, inert_lines},

@@ -17,6 +17,15 @@ pub(crate) fn shown_policies(policies: &Policies) -> String {
     format!("{active} active{}", rest.collect::<String>())
 }
 
+/// Whether it works.
+pub(crate) fn shown_state(status: &Status) -> &'static str {
+    match (status.draining, status.ready) {
+        (true, _) => "draining",
+        (false, true) => "ready",
+        (false, false) => "NOT READY",
+    }
+}
+
 pub(super) fn shown(status: &Status) -> String {
     let state = match status.snapshot_age_seconds {
         Some(age) => {
@@ -27,7 +36,7 @@ pub(super) fn shown(status: &Status) -> String {
     };
     let (pods, services, policies) = (&status.pods, &status.services, &status.policies);
     let rows = [
-        ["sluice", &format!("{}, {}", status.version, if status.ready { "ready" } else { "NOT READY" })],
+        ["sluice", &format!("{}, {}", status.version, shown_state(status))],
         ["node", status.node.as_deref().unwrap_or("(its name was not given: --node)")],
         ["kernel", &status.kernel],
         ["cluster", &state],

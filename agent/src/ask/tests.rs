@@ -72,6 +72,7 @@ fn hostile_text_is_inert_wherever_it_is_shown() {
         node: Some(HOSTILE.to_owned()),
         kernel: HOSTILE.to_owned(),
         ready: true,
+        draining: false,
         snapshot_age_seconds: Some(1.0),
         snapshot_generation: 1,
         snapshot_restored: true,

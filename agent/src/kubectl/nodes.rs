@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::{VERSION, session::Unreached};
 use crate::{
     admin::desk::{Problem, Status},
-    ask::{inert::inert, shown_policies, table::table},
+    ask::{inert::inert, shown_policies, shown_state, table::table},
 };
 
 /// Of so many nodes the names are shown.
@@ -157,7 +157,7 @@ fn row(node: &Node) -> Option<[String; 7]> {
     Some([
         node.name.clone(),
         status.version.clone(),
-        if status.ready { "ready" } else { "NOT READY" }.to_owned(),
+        shown_state(status).to_owned(),
         format!("{} enrolled{pending}", pods.enrolled),
         format!(
             "{} ports, {} of {} endpoints ready",

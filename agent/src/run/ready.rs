@@ -23,6 +23,7 @@ const POD_WAIT: Duration = Duration::from_secs(5);
 
 const SILENCE: &str = "a worker is silent, and connections go direct";
 const WAIT: &str = "Wait if it has just started. If it stays so, read the agent's log.";
+const DRAINS: &str = "It ends by itself. Ask the agent that takes its place what is active on this node.";
 const RETRIES: &str = "The agent retries by itself. Read the agent's log for the cause.";
 
 pub(super) struct Ready(pub(super) Shared);
@@ -42,7 +43,10 @@ impl Readiness for Ready {
 pub(super) fn missing(running: &Shared) -> Vec<Missing> {
     let mut running = lock(running);
     if running.stopping {
-        return vec![because("the agent is stopping", "A new agent takes its place.")];
+        return vec![because(
+            "the agent is draining: what is open goes on until it ends, and new connections go to the agent that takes its place, or directly",
+            DRAINS,
+        )];
     }
     let Some(status) = running.capture.as_ref().map(Capture::status) else {
         let (problems, told) = match (&running.cluster, &running.source) {

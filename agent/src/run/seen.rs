@@ -37,6 +37,7 @@ impl view::Agent for Seen {
         Look {
             node: self.node.clone(),
             missing,
+            draining: running.stopping,
             snapshot: cluster.map(|cluster| cluster.current().load_full()).unwrap_or_default(),
             cluster: cluster.map(|cluster| cluster.status()),
             verdicts: cluster.map(|cluster| cluster.verdicts().borrow().clone()).unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! One agent after another, and one that stops, without a failed request.
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 use sluice_tests::{
     Agent, App, Capture, Load, Pod, Process, Service, Shop, World, ask, eventually, test, test_with_both,
 };
@@ -126,6 +127,14 @@ fn a_tunnel_goes_on_beside_the_agent_that_takes_over() {
     test("hand-over-tunnel", |world| {
         world.namespace("shop", Capture::Enabled)?;
         world.policy_for_all("shop")?;
+        world.apply(json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "AccessPolicy",
+            "metadata": { "namespace": "shop", "name": "db" },
+            "spec": {
+                "targetRefs": [{ "name": "db" }],
+                "rules": [{ "name": "ours", "from": [{ "namespace": "shop" }] }],
+            },
+        }))?;
         let db = world.pod("shop", "db-0").label("app", "db").start()?;
         let mut echo = db.spawn("echo", python(), &["-c", ECHO])?;
         echo.says("listening")?;
@@ -171,6 +180,10 @@ fn a_tunnel_goes_on_beside_the_agent_that_takes_over() {
         other.says("through the new")?;
         ensure!(new.redirected()? == 1);
         ensure!(old.ended()?.is_none());
+        // It warns of nothing that is the new one's affair.
+        let (code, said, _) = old.sluice(&["status"])?;
+        ensure!(code != 0 && said.contains(", draining\n"), "{code}: {said}");
+        ensure!(said.matches("\n  - ").count() == 1 && said.contains("  - The agent is draining:"), "{said}");
         // It answers at its socket only: at its addresses a new one may.
         let socket = old.sluice(&["get", "/healthz"])?;
         ensure!(socket.0 == 0, "{socket:?}");

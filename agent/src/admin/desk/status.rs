@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::problems::Problem;
 use self::problems::{
-    limit_store, of_cluster, old_keys, older, open_unattended, over_budget, problem, propagation, unenforced,
-    without_effect,
+    access_log, draining, limit_store, of_cluster, old_keys, older, open_unattended, over_budget, problem,
+    propagation, unenforced, without_effect,
 };
 use crate::{
     admin::view::Look,
@@ -41,6 +41,9 @@ pub struct Status {
     pub kernel: String,
     /// It routes: its programs are attached and its snapshot is complete.
     pub ready: bool,
+    /// It is stopping: what is open goes on until it ends, and nothing new comes.
+    #[serde(default)]
+    pub draining: bool,
     /// Seconds since the snapshot was last known to be current; absent while there is none.
     pub snapshot_age_seconds: Option<f64>,
     pub snapshot_generation: u64,
@@ -90,6 +93,15 @@ pub struct Policies {
 
 impl Status {
     pub(super) fn of(look: &Look) -> Self {
+        let mut status = Self::of_all(look);
+        if look.draining {
+            // Policies, pods and endpoints are the affair of the agent that takes its place, which this one does not ask.
+            status.problems = look.missing.iter().map(draining).chain(access_log(look)).collect();
+        }
+        status
+    }
+
+    fn of_all(look: &Look) -> Self {
         let mut problems = Self::source(look);
         let causes = problems.len();
         let missing = look.missing.iter().filter(|missing| !missing.elsewhere);
@@ -127,12 +139,7 @@ impl Status {
         problems.extend(without_effect(look));
         problems.extend(propagation(look));
         problems.extend(limit_store(look));
-        problems.extend(look.access_log_trouble.as_ref().map(|why| {
-            problem(
-                format!("The access log cannot be written, and its lines are lost: {why}."),
-                "Make room where --access-log-file is, or give the agent another file. It goes on by itself.",
-            )
-        }));
+        problems.extend(access_log(look));
         let state_file_trouble =
             look.cluster.as_ref().and_then(|cluster| cluster.state_file_trouble.as_ref());
         problems.extend(state_file_trouble.map(|why| {
@@ -155,6 +162,7 @@ impl Status {
                 .trim()
                 .to_owned(),
             ready: look.missing.is_empty(),
+            draining: look.draining,
             snapshot_age_seconds,
             snapshot_generation: look.cluster.as_ref().map_or(0, |cluster| cluster.generation),
             snapshot_restored: look.cluster.as_ref().is_some_and(|cluster| cluster.restored),

@@ -39,6 +39,8 @@ pub struct Look {
     pub node: Option<Arc<str>>,
     /// Why the agent is not ready; empty if it is.
     pub missing: Vec<Missing>,
+    /// It is stopping, and carries only what is open: it attends no pod any more.
+    pub draining: bool,
     pub snapshot: Arc<Snapshot>,
     /// How the cluster is known; `None` while it is not.
     pub cluster: Option<cluster::Status>,

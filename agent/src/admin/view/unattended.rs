@@ -35,6 +35,10 @@ pub struct Missing {
 /// All that pods of this node are endpoints of.
 pub fn closing(look: &Look) -> BTreeMap<ServiceName, Closing> {
     let mut closing: BTreeMap<ServiceName, Closing> = BTreeMap::new();
+    // The next one knows.
+    if look.draining {
+        return closing;
+    }
     let mut pods = None;
     for (address, port) in look.snapshot.inbound.iter() {
         for service in &port.guards {

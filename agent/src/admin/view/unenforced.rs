@@ -62,7 +62,8 @@ pub type ServiceName = (String, String);
 /// All that pods of this node are endpoints of.
 pub fn guarded(look: &Look) -> BTreeMap<ServiceName, Guarded> {
     let mut guarded: BTreeMap<ServiceName, Guarded> = BTreeMap::new();
-    if look.snapshot.inbound.is_empty() {
+    // Of an agent that drains the next one attends the pods.
+    if look.draining || look.snapshot.inbound.is_empty() {
         return guarded;
     }
     let steered: AHashSet<_> =

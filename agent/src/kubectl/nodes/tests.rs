@@ -13,6 +13,7 @@ fn node(name: &str, ready: bool, problems: &[&str]) -> Node {
         node: Some(name.to_owned()),
         kernel: "6.1.0".to_owned(),
         ready,
+        draining: false,
         snapshot_age_seconds: Some(1.0),
         snapshot_generation: 1,
         snapshot_restored: false,

@@ -60,7 +60,7 @@ fn look(running: &Running) -> Option<Look> {
     let capture = running.capture.as_ref().map(Capture::status);
     let (pods, steering_trouble) =
         capture.map(|status| (status.pods, status.steering_trouble)).unwrap_or_default();
-    Some(Look { snapshot, pods, steering_trouble, ..Look::default() })
+    Some(Look { draining: running.stopping, snapshot, pods, steering_trouble, ..Look::default() })
 }
 
 /// Pods at which AccessPolicies are not enforced.

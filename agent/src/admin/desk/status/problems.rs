@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     admin::view::{
-        Look, Older, unattended,
+        Look, Missing, Older, unattended,
         unenforced::{self, Cause as Unguarded, What},
     },
     capture::{Handling, PodStatus},
@@ -253,6 +253,21 @@ fn threads(look: &Look) -> impl Iterator<Item = Problem> {
         )
     });
     nowhere.into_iter().chain(faulty).chain(pipelining)
+}
+
+/// Why an agent that drains is not ready.
+pub(super) fn draining(missing: &Missing) -> Problem {
+    problem(format!("{}.", capitalised(missing.message.trim_end_matches('.'))), missing.action.clone())
+}
+
+/// The access log, if its lines are lost.
+pub(super) fn access_log(look: &Look) -> Option<Problem> {
+    look.access_log_trouble.as_ref().map(|why| {
+        problem(
+            format!("The access log cannot be written, and its lines are lost: {why}."),
+            "Make room where --access-log-file is, or give the agent another file. It goes on by itself.",
+        )
+    })
 }
 
 /// Services that ask for an access log which this agent does not write.

@@ -668,3 +668,31 @@ fn a_pod_is_over_its_budget_only_while_it_has_too_much() {
     let [problem] = &told(Some(Cause::Memory))[..] else { panic!("one problem") };
     assert!(problem.message.starts_with("Pod shop/greedy has 0 connections"), "{problem:?}");
 }
+
+#[tokio::test]
+async fn an_agent_that_drains_warns_of_nothing_that_the_next_one_does() {
+    let closed = GUARDED.replace("targetRefs:", "whenUnattended: Refuse, targetRefs:");
+    let wrong = policy("never", "orders", "soon");
+    let watched = Watched::open(&[("shop.yaml", format!("{SHOP}{closed}")), ("wrong.yaml", wrong)]).await;
+    watched.status(|status| status.policies.inactive == 1).await;
+    let look = Look {
+        draining: true,
+        missing: vec![crate::admin::view::Missing {
+            message: "the agent is draining: what is open goes on".to_owned(),
+            action: "".into(),
+            elsewhere: false,
+        }],
+        snapshot: watched.cluster.current().load_full(),
+        cluster: Some(watched.cluster.status()),
+        verdicts: watched.cluster.verdicts().borrow().clone(),
+        ..Look::default()
+    };
+    let status = Status::of(&look);
+    assert!(status.draining && !status.ready);
+    let [problem] = &status.problems[..] else { panic!("{:#?}", status.problems) };
+    assert!(problem.message.starts_with("The agent is draining:"), "{problem:?}");
+    assert_eq!((status.policies.inactive, status.services.managed), (1, 1));
+    // Nor do its metrics.
+    assert!(crate::admin::view::unenforced::guarded(&look).is_empty());
+    assert!(crate::admin::view::unattended::closing(&look).is_empty());
+}
