@@ -18,11 +18,7 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    observe::{
-        fault::{Fault, MessagePart, Sender},
-        metrics::RetryCause,
-        reason::Reason,
-    },
+    observe::{fault::Sender, metrics::RetryCause, reason::Reason},
     proxy::{choose::Chosen, governed::Failure},
 };
 
@@ -96,8 +92,7 @@ impl Exchange {
         if self.reset == Some(Code::REFUSED_STREAM) {
             Failure::Refused
         } else {
-            if broken == Broken::Violation {
-                let fault = Fault::new(MessagePart::Protocol, "a violation of HTTP/2");
+            if let Some(fault) = broken.fault() {
                 self.call.note_fault(Sender::Upstream, fault);
             }
             Failure::Broken(reason_of(broken))

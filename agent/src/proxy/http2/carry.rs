@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::Nanos,
     govern::{self, edit, fallback::stale::Collector, jwt::HeaderPlan},
-    observe::{reason::Reason, trace::context},
+    observe::{fault::Sender, reason::Reason, trace::context},
     proxy::{
         answer::{Cause, Kind, MadeUp},
         choose::Chosen,
@@ -254,6 +254,9 @@ impl Exchange {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(Cut::From(broken))) => {
                 *error = Some(broken);
+                if let Some(fault) = broken.fault() {
+                    self.call.note_fault(Sender::Upstream, fault);
+                }
                 return Poll::Ready(Err(Break::Answer(reason_of(broken))));
             }
             Poll::Ready(Err(Cut::To(gone))) => {

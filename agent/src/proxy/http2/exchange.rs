@@ -9,6 +9,7 @@ use super::{
         core::Unfit,
         fields::Fields,
         handle::{Broken, Handle},
+        limits::TOO_LARGE,
         message::{Facts, Malformed},
     },
     frame::Code,
@@ -85,7 +86,7 @@ impl Exchange {
         });
         match unfit {
             Unfit::TooLarge => {
-                self.refuse_faulty(Reason::HeaderTooLarge, MessagePart::Size, "headers of more than 64 KiB");
+                self.refuse_faulty(Reason::HeaderTooLarge, MessagePart::Size, TOO_LARGE);
             }
             Unfit::Malformed(Malformed(what)) => {
                 self.refuse_faulty(Reason::BadRequest, MessagePart::Header, what);
@@ -104,5 +105,5 @@ impl Exchange {
 }
 
 pub(super) fn reason_of(broken: Broken) -> Reason {
-    if broken == Broken::Violation { Reason::UpstreamProtocol } else { Reason::UpstreamReset }
+    if broken.fault().is_some() { Reason::UpstreamProtocol } else { Reason::UpstreamReset }
 }

@@ -5,13 +5,19 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::{
     calm::{Verdict, Work},
     core::{Core, Progress},
-    state::{Part, Received},
+    state::{EARLY_DATA, Part, Received, Wrong},
     streams::Key,
 };
 use crate::{
     clock::Nanos,
+    observe::fault::MessagePart,
     proxy::http2::frame::{Code, Error, HEAD, Head, flags, payload, write},
 };
+
+/// A body of another length than was told (RFC 9113, section 8.1.1).
+const LONGER: Wrong = Wrong::malformed(MessagePart::Framing, "a body that is longer than its Content-Length");
+pub(super) const SHORTER: Wrong =
+    Wrong::malformed(MessagePart::Framing, "a body that is shorter than its Content-Length");
 
 impl Core {
     pub(super) fn begin_data(
@@ -51,14 +57,14 @@ impl Core {
         }
         let taken = match self.streams.find(head.stream) {
             Some(key) => {
-                self.take_head_of_data(key, head.length, bytes, end).map_err(|code| (Some(key), code))
+                self.take_head_of_data(key, head.length, bytes, end).map_err(|wrong| Some((key, wrong)))
             }
-            None => Err((None, Code::STREAM_CLOSED)),
+            None => Err(None),
         };
-        if let Err((key, code)) = taken {
+        if let Err(wrong) = taken {
             self.skip(bytes + padding);
-            let refused = match key {
-                Some(key) => self.break_stream(key, code, now),
+            let refused = match wrong {
+                Some((key, wrong)) => self.break_stream(key, wrong, now),
                 None => self.late(head.stream, now),
             };
             return Ok(Some(if verdict == Verdict::Go { refused } else { verdict }));
@@ -73,20 +79,21 @@ impl Core {
     }
 
     /// Whether a stream may get DATA of this length.
-    fn take_head_of_data(&mut self, key: Key, length: u32, content: u32, end: bool) -> Result<(), Code> {
+    fn take_head_of_data(&mut self, key: Key, length: u32, content: u32, end: bool) -> Result<(), Wrong> {
         let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
         match stream.state.receiving() {
-            None => return Err(Code::STREAM_CLOSED),
-            Some(Part::Head) => return Err(Code::PROTOCOL_ERROR),
+            None => return Err(Wrong::of(Code::STREAM_CLOSED, "DATA behind the end of its stream")),
+            Some(Part::Head) => return Err(Wrong::protocol(EARLY_DATA)),
             Some(Part::Body) => {}
         }
-        stream.window.receive(length).map_err(|_| Code::FLOW_CONTROL_ERROR)?;
+        let too_much = Wrong::of(Code::FLOW_CONTROL_ERROR, "more data than the stream's window");
+        stream.window.receive(length).map_err(|_| too_much)?;
         // Padding is nobody's to take.
         stream.window.release(length - content);
         if let Some(left) = &mut stream.left {
-            *left = left.checked_sub(content.into()).ok_or(Code::PROTOCOL_ERROR)?;
+            *left = left.checked_sub(content.into()).ok_or(LONGER)?;
             if end && *left > 0 {
-                return Err(Code::PROTOCOL_ERROR);
+                return Err(SHORTER);
             }
         }
         Ok(())
@@ -131,7 +138,7 @@ impl Core {
                         write::window_update(self.out.tail(), id, step);
                     }
                 }
-                Err(code) => return self.break_stream(key, code, now),
+                Err(wrong) => return self.break_stream(key, wrong, now),
             }
         }
         Verdict::Go

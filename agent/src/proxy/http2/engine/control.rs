@@ -4,7 +4,7 @@ use super::{
     calm::{Verdict, Work},
     core::{Core, Role},
     flow,
-    state::Closed,
+    state::{Closed, Wrong},
     streams::Waiting,
 };
 use crate::{
@@ -25,7 +25,7 @@ impl Core {
         self.not_idle(id, "RST_STREAM on an idle stream")?;
         let Some(key) = self.streams.find(id) else { return Ok(self.pay(Work::Control, now)) };
         let open = self.streams.get(key).is_some_and(|stream| stream.state.closed().is_none());
-        self.lose(key, Closed::ByPeer(code), false);
+        self.lose(key, Closed::ByPeer(code), None);
         // It has had enough of what comes on this connection: Node's server says so to new streams while those that it has
         // take more memory than a connection may (`maxSessionMemory`), which is less when many clients share it.
         self.worn |= self.role == Role::Client && code == Code::ENHANCE_YOUR_CALM;
@@ -62,13 +62,13 @@ impl Core {
                 Setting::MaxConcurrentStreams(max) => self.remote.max_streams = Some(max),
                 Setting::EnableConnectProtocol(on) => {
                     if self.remote.connect && !on {
-                        let why = "SETTINGS_ENABLE_CONNECT_PROTOCOL is taken back";
+                        let why = "a SETTINGS_ENABLE_CONNECT_PROTOCOL that is taken back";
                         return Err(Error::Connection(Code::PROTOCOL_ERROR, why));
                     }
                     self.remote.connect = on;
                 }
                 Setting::EnablePush(true) if self.role == Role::Client => {
-                    let why = "a server allows its client to push";
+                    let why = "a SETTINGS_ENABLE_PUSH of 1 from a server";
                     return Err(Error::Connection(Code::PROTOCOL_ERROR, why));
                 }
                 Setting::EnablePush(_)
@@ -94,7 +94,7 @@ impl Core {
         self.remote.window = window;
         for (_, stream) in self.streams.iter_mut() {
             let Ok(()) = stream.credit.adjust(by) else {
-                let why = "SETTINGS_INITIAL_WINDOW_SIZE makes a window too large";
+                let why = "a SETTINGS_INITIAL_WINDOW_SIZE that makes a window too large";
                 return Err(Error::Connection(Code::FLOW_CONTROL_ERROR, why));
             };
             if stream.waiting == Waiting::Stream && stream.credit.left() > 0 {
@@ -108,7 +108,7 @@ impl Core {
     pub(super) fn window_update(&mut self, id: u32, step: u32, now: Nanos) -> Result<Verdict, Error> {
         if id == 0 {
             if self.credit.give(step) == Err(flow::Overflow) {
-                let why = "the connection's window becomes too large";
+                let why = "a WINDOW_UPDATE that makes the connection's window too large";
                 return Err(Error::Connection(Code::FLOW_CONTROL_ERROR, why));
             }
             self.most_credit = self.most_credit.max(self.credit.left());
@@ -120,7 +120,8 @@ impl Core {
             && let Some(stream) = self.streams.get_mut(key)
         {
             if stream.credit.give(step) == Err(flow::Overflow) {
-                return Ok(self.break_stream(key, Code::FLOW_CONTROL_ERROR, now));
+                let what = "a WINDOW_UPDATE that makes the stream's window too large";
+                return Ok(self.break_stream(key, Wrong::of(Code::FLOW_CONTROL_ERROR, what), now));
             }
             match stream.waiting {
                 Waiting::Stream if stream.credit.left() > 0 => {
@@ -145,7 +146,7 @@ impl Core {
         let unprocessed: Vec<_> =
             self.streams.iter_mut().filter(|(_, stream)| stream.id > last).map(|(key, _)| key).collect();
         for key in unprocessed {
-            self.lose(key, Closed::Unprocessed, false);
+            self.lose(key, Closed::Unprocessed, None);
         }
         self.wake_watchers();
     }

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     clock::Nanos,
+    observe::fault::{Fault, MessagePart},
     proxy::{
         http2::{
             frame::{self, Code, block::Blocks, payload::Setting, write},
@@ -53,6 +54,16 @@ pub(crate) enum Ended {
     Lost,
     /// Everything was done.
     Finished,
+}
+
+impl Ended {
+    /// What the peer did, if it broke the protocol.
+    pub(super) fn fault(self) -> Option<Fault> {
+        let Self::Violation(code, why) = self else { return None };
+        // Why it cannot be is told of the block, not of the message.
+        let why = if code == Code::COMPRESSION_ERROR { "a header block that cannot be decoded" } else { why };
+        Some(Fault::new(MessagePart::Protocol, why))
+    }
 }
 
 /// A request that has come.

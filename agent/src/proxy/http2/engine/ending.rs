@@ -7,7 +7,10 @@ use super::{
     state::Closed,
     streams::Key,
 };
-use crate::proxy::http2::frame::{Code, write};
+use crate::{
+    observe::fault::Fault,
+    proxy::http2::frame::{Code, write},
+};
 
 impl Core {
     /// The connection is to end when its streams have: the peer opens no more.
@@ -58,7 +61,7 @@ impl Core {
         }
         self.accepted.clear();
         self.departing.clear();
-        let broken = matches!(why, Ended::Violation(..));
+        let broken = why.fault();
         let keys: Vec<_> = self.streams.iter_mut().map(|(key, _)| key).collect();
         for key in keys {
             self.lose(key, Closed::Lost, broken);
@@ -69,10 +72,10 @@ impl Core {
     }
 
     /// A stream is closed by what happens to it from outside.
-    pub(super) fn lose(&mut self, key: Key, how: Closed, broken: bool) {
+    pub(super) fn lose(&mut self, key: Key, how: Closed, broken: Option<Fault>) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         if stream.state.close(how) {
-            stream.broken |= broken;
+            stream.broken = stream.broken.or(broken);
             stream.wake();
             if !stream.whole {
                 self.discard(key);

@@ -4,7 +4,7 @@
 use super::{
     calm::{Verdict, Work},
     core::{Core, Role},
-    state::Closed,
+    state::{Closed, Wrong},
     streams::Key,
 };
 use crate::{
@@ -30,16 +30,16 @@ impl Core {
     }
 
     /// A stream error: only that stream ends.
-    pub(super) fn fail(&mut self, id: u32, code: Code, now: Nanos) -> Result<Verdict, Error> {
+    pub(super) fn fail(&mut self, id: u32, wrong: Wrong, now: Nanos) -> Result<Verdict, Error> {
         self.not_idle(id, "an error on an idle stream")?;
         Ok(match self.streams.find(id) {
-            Some(key) => self.break_stream(key, code, now),
+            Some(key) => self.break_stream(key, wrong, now),
             None => self.late(id, now),
         })
     }
 
     /// Resets a stream for what its peer did.
-    pub(super) fn break_stream(&mut self, key: Key, code: Code, now: Nanos) -> Verdict {
+    pub(super) fn break_stream(&mut self, key: Key, wrong: Wrong, now: Nanos) -> Verdict {
         let Some(stream) = self.streams.get(key) else { return Verdict::Go };
         let id = stream.id;
         match stream.state.closed() {
@@ -53,8 +53,8 @@ impl Core {
             // What came before the error is no whole message.
             stream.whole = false;
         }
-        self.lose(key, Closed::ByUs(code), true);
-        self.refuse(id, code, now)
+        self.lose(key, Closed::ByUs(wrong.code), Some(wrong.fault));
+        self.refuse(id, wrong.code, now)
     }
 
     /// Resets a stream that is not there, or no longer.

@@ -18,7 +18,7 @@ use super::{
     streams::{Key, Stream},
     writer::Pseudo,
 };
-use crate::proxy::http2::frame::Code;
+use crate::{observe::fault::Fault, proxy::http2::frame::Code};
 
 /// A connection: its driver has it, and each of its streams.
 pub(crate) type Shared = Rc<RefCell<Core>>;
@@ -29,8 +29,8 @@ pub(crate) enum Broken {
     /// Its peer has reset it.
     #[error("reset by its peer: {0}")]
     Reset(Code),
-    #[error("what its peer sent is not valid HTTP/2")]
-    Violation,
+    #[error("what its peer sent is not valid HTTP/2: it has {0}")]
+    Violation(Fault),
     /// Its peer says so, and that it will not be.
     #[error("not processed by its peer")]
     Unprocessed,
@@ -46,10 +46,19 @@ impl Broken {
             Closed::Ended => None,
             Closed::ByPeer(code) => Some(Self::Reset(code)),
             Closed::Unprocessed => Some(Self::Unprocessed),
-            Closed::ByUs(_) | Closed::Lost if stream.broken => Some(Self::Violation),
-            Closed::ByUs(_) => Some(Self::Dropped),
-            Closed::Lost if matches!(ended, Some(Ended::Violation(..))) => Some(Self::Violation),
-            Closed::Lost => Some(Self::Lost),
+            Closed::ByUs(_) => Some(stream.broken.map_or(Self::Dropped, Self::Violation)),
+            Closed::Lost => {
+                let fault = stream.broken.or_else(|| ended?.fault());
+                Some(fault.map_or(Self::Lost, Self::Violation))
+            }
+        }
+    }
+
+    /// What its peer did, if it broke the protocol.
+    pub(crate) fn fault(self) -> Option<Fault> {
+        match self {
+            Self::Violation(fault) => Some(fault),
+            _ => None,
         }
     }
 

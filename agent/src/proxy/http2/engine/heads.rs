@@ -4,14 +4,16 @@
 
 use super::{
     calm::{Verdict, Work},
+    content::SHORTER,
     core::{Accepted, Core, Leaving, Role, Unfit},
-    limits::{MAX_HEAD, MAX_STREAMS},
+    limits::{MAX_HEAD, MAX_STREAMS, TOO_LARGE},
     message::{Malformed, Reading},
-    state::{Closed, Meaning, Received},
+    state::{Closed, Meaning, Received, Wrong},
     streams::{Key, Stream},
 };
 use crate::{
     clock::Nanos,
+    observe::fault::{Fault, MessagePart},
     proxy::http2::{
         frame::{Code, Error},
         hpack,
@@ -50,12 +52,12 @@ impl Core {
                         self.calm.earn(0);
                         Verdict::Go
                     }
-                    Err(code) => {
+                    Err(wrong) => {
                         // What is no message has not ended the stream.
                         if let (Some(stream), Some(before)) = (self.streams.get_mut(key), before) {
                             stream.state = before;
                         }
-                        self.break_stream(key, code, now)
+                        self.break_stream(key, wrong, now)
                     }
                 })
             }
@@ -104,7 +106,7 @@ impl Core {
         if !fits {
             fit = Err(Unfit::TooLarge);
         } else if end && request.facts.length.is_some_and(|length| length > 0) && fit.is_ok() {
-            fit = Err(Unfit::Malformed(Malformed("a body that is shorter than its length")));
+            fit = Err(Unfit::Malformed(Malformed(SHORTER.fault.what)));
         }
         stream.whole = end;
         stream.left = if end || request.facts.connect { None } else { request.facts.length };
@@ -117,19 +119,20 @@ impl Core {
     }
 
     /// The fields of a message of a stream that is there.
-    fn message(&mut self, key: Key, end: bool, reading: Reading, fits: bool) -> Result<(), Code> {
+    fn message(&mut self, key: Key, end: bool, reading: Reading, fits: bool) -> Result<(), Wrong> {
         let Some(stream) = self.streams.get_mut(key) else { return Ok(()) };
         let interim = self.role == Role::Client && matches!(reading.status(), Some(100..200));
         let meaning = stream.state.receive(Received::Headers { interim, end })?;
         if !fits {
-            return Err(Code::CANCEL);
+            let fault = Fault::new(MessagePart::Size, TOO_LARGE);
+            return Err(Wrong { code: Code::CANCEL, fault });
         }
-        let malformed = |_| Code::PROTOCOL_ERROR;
+        let malformed = |Malformed(what)| Wrong::malformed(MessagePart::Header, what);
         match meaning {
             Meaning::Trailers | Meaning::Data => {
                 let trailers = reading.into_trailers().map_err(malformed)?;
                 if stream.left.is_some_and(|left| left > 0) {
-                    return Err(Code::PROTOCOL_ERROR);
+                    return Err(SHORTER);
                 }
                 stream.heads += trailers.held();
                 self.held += trailers.held();
@@ -139,7 +142,8 @@ impl Core {
                 let response = reading.into_response().map_err(malformed)?;
                 stream.interims += 1;
                 if stream.interims > MAX_INTERIMS {
-                    return Err(Code::ENHANCE_YOUR_CALM);
+                    let what = "interim responses without end";
+                    return Err(Wrong::of(Code::ENHANCE_YOUR_CALM, what));
                 }
                 if stream.interim.len() == WAITING_INTERIMS {
                     // Its client does not even take those that came before.
@@ -155,7 +159,7 @@ impl Core {
                 let no_body = stream.head_only || matches!(response.status, 204 | 304);
                 stream.left = response.length.filter(|_| !no_body);
                 if end && stream.left.is_some_and(|left| left > 0) {
-                    return Err(Code::PROTOCOL_ERROR);
+                    return Err(SHORTER);
                 }
                 stream.heads += response.fields.held();
                 self.held += response.fields.held();

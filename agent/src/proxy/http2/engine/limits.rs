@@ -11,6 +11,8 @@ pub(crate) const MAX_STREAMS: usize = 1024;
 
 /// The most that a head may have, as the RFC counts it. (The same as over HTTP/1.)
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
+/// What a message with more has.
+pub(crate) const TOO_LARGE: &str = "headers of more than 64 KiB";
 
 /// Unsent bytes of messages above which streams wait. More than the kernel takes in one write, so that it is never idle.
 pub(crate) const OUT_LIMIT: usize = 128 * 1024;

@@ -107,7 +107,7 @@ impl Reading {
                 check_name(field.name)?;
                 match field.name {
                     b"te" if !field.value.eq_ignore_ascii_case(b"trailers") => {
-                        Err(Malformed("`te` is more than `trailers`"))
+                        Err(Malformed("a `te` of more than `trailers`"))
                     }
                     name if headers::is_of_http1(name) => Err(Malformed(OF_HTTP1)),
                     _ => Ok(()),
@@ -126,7 +126,7 @@ impl Reading {
                 self.is_options = value == b"OPTIONS";
                 self.is_head = value == b"HEAD";
                 if value.is_empty() || !value.iter().all(|byte| NAME[usize::from(*byte)] & METHOD != 0) {
-                    return Err(Malformed("`:method` is no method"));
+                    return Err(Malformed("a `:method` that is no method"));
                 }
                 &mut self.method
             }
@@ -134,7 +134,7 @@ impl Reading {
                 let is_scheme =
                     |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
                 if value.is_empty() || !value.iter().all(is_scheme) {
-                    return Err(Malformed("`:scheme` is no scheme"));
+                    return Err(Malformed("a `:scheme` that is no scheme"));
                 }
                 &mut self.scheme
             }
@@ -145,22 +145,22 @@ impl Reading {
             StaticName::PATH => {
                 check_visible(value, "`:path` has a forbidden byte")?;
                 if !(value.starts_with(b"/") || value == b"*") {
-                    return Err(Malformed("`:path` does not begin with `/`"));
+                    return Err(Malformed("a `:path` that does not begin with `/`"));
                 }
                 self.is_asterisk = value == b"*";
                 &mut self.path
             }
             _ => {
                 let [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9'] = value else {
-                    return Err(Malformed("`:status` is no status"));
+                    return Err(Malformed("a `:status` that is no status"));
                 };
                 let digit = |digit: &u8| u16::from(*digit - b'0');
                 let status = digit(a) * 100 + digit(b) * 10 + digit(c);
                 let twice = self.status.replace(status).is_some();
-                return if twice { Err(Malformed("a pseudo field comes twice")) } else { Ok(()) };
+                return if twice { Err(Malformed("a pseudo field twice")) } else { Ok(()) };
             }
         };
-        if std::mem::replace(seen, true) { Err(Malformed("a pseudo field comes twice")) } else { Ok(()) }
+        if std::mem::replace(seen, true) { Err(Malformed("a pseudo field twice")) } else { Ok(()) }
     }
 
     fn protocol(&mut self, name: &[u8]) -> Result<(), Malformed> {
@@ -171,17 +171,17 @@ impl Reading {
             return Err(Malformed("a pseudo field behind other fields"));
         }
         let twice = std::mem::replace(&mut self.protocol, true);
-        if twice { Err(Malformed("a pseudo field comes twice")) } else { Ok(()) }
+        if twice { Err(Malformed("a pseudo field twice")) } else { Ok(()) }
     }
 
     /// `1*DIGIT` (RFC 9110, section 8.6), and always the same.
     fn content_length(&mut self, value: &[u8]) -> Result<(), Malformed> {
         if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
-            return Err(Malformed("`content-length` is no length"));
+            return Err(Malformed("a `content-length` that is no length"));
         }
         let length = value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
         match self.length.replace(length) {
-            Some(other) if other != length => Err(Malformed("`content-length` comes twice")),
+            Some(other) if other != length => Err(Malformed("two lengths in `content-length`")),
             _ => Ok(()),
         }
     }
@@ -225,13 +225,13 @@ impl Reading {
             // RFC 9113, section 8.5.
             return match (self.scheme || self.path, self.authority) {
                 (false, true) => Ok(()),
-                _ => Err(Malformed("CONNECT has `:authority` and neither `:scheme` nor `:path`")),
+                _ => Err(Malformed("a CONNECT without `:authority`, or with `:scheme` or `:path`")),
             };
         }
         match (self.scheme, self.path) {
             // RFC 9113, section 8.3.1: of the whole server only OPTIONS asks.
             (true, true) if self.is_asterisk && !self.is_options => {
-                Err(Malformed("`:path` is `*` without OPTIONS"))
+                Err(Malformed("a `:path` of `*` without OPTIONS"))
             }
             (true, true) => Ok(()),
             (false, _) => Err(Malformed("no `:scheme`")),
@@ -316,7 +316,7 @@ static NAME: [u8; 256] = {
 /// RFC 9113, section 8.2.1.
 fn check_name(name: &[u8]) -> Result<(), Malformed> {
     if name.is_empty() || !name.iter().all(|byte| NAME[usize::from(*byte)] & FIELD != 0) {
-        return Err(Malformed("a field's name is no token in lower case"));
+        return Err(Malformed("a field name that is no token in lower case"));
     }
     Ok(())
 }
@@ -324,7 +324,7 @@ fn check_name(name: &[u8]) -> Result<(), Malformed> {
 /// White space at both ends is passed on, as it is in HTTP/1; what could end a line is not.
 fn check_value(value: &[u8]) -> Result<(), Malformed> {
     if value.iter().any(|byte| NAME[usize::from(*byte)] & CONTROL != 0) {
-        return Err(Malformed("a field's value has a forbidden byte"));
+        return Err(Malformed("a field value with a forbidden byte"));
     }
     Ok(())
 }

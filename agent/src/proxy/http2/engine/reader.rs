@@ -10,6 +10,7 @@ use super::{
     calm::{Verdict, Work},
     core::{Core, Ended, LEAVING, Progress},
     limits::{GO_AWAY_TEXT, MAX_HEAD},
+    state::Wrong,
 };
 use crate::{
     clock::Nanos,
@@ -169,7 +170,7 @@ impl Core {
                 input.advance(whole);
                 match step {
                     Ok(step) => self.window_update(head.stream, step, now)?,
-                    Err(Error::Stream(code, _)) => self.fail(head.stream, code, now)?,
+                    Err(Error::Stream(code, why)) => self.fail(head.stream, Wrong::of(code, why), now)?,
                     Err(error) => return Err(error),
                 }
             }
@@ -192,6 +193,6 @@ impl Core {
         if self.remote.known || (head.kind == Kind::Settings && !head.has(flags::ACK)) {
             return Ok(());
         }
-        Err(Error::Connection(Code::PROTOCOL_ERROR, "SETTINGS do not come first"))
+        Err(Error::Connection(Code::PROTOCOL_ERROR, "another frame than SETTINGS as the first one"))
     }
 }

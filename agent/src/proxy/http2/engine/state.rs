@@ -17,6 +17,32 @@
 //! is open also knows how far its message has come: its head, which interim ones may precede, then its body.
 
 use super::super::frame::Code;
+use crate::observe::fault::{Fault, MessagePart};
+
+/// DATA where a message has not begun.
+pub(super) const EARLY_DATA: &str = "DATA ahead of its HEADERS";
+
+/// An error of a stream (RFC 9113, section 5.4.2): its code, and what its peer has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    pub(crate) code: Code,
+    pub(crate) fault: Fault,
+}
+
+impl Wrong {
+    pub(crate) const fn of(code: Code, what: &'static str) -> Self {
+        Self { code, fault: Fault::new(MessagePart::Protocol, what) }
+    }
+
+    pub(crate) const fn protocol(what: &'static str) -> Self {
+        Self::of(Code::PROTOCOL_ERROR, what)
+    }
+
+    /// Of a message that is malformed (RFC 9113, section 8.1.1).
+    pub(crate) const fn malformed(part: MessagePart, what: &'static str) -> Self {
+        Self { code: Code::PROTOCOL_ERROR, fault: Fault::new(part, what) }
+    }
+}
 
 /// How far the message of a direction has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,9 +139,10 @@ impl State {
         }
     }
 
-    /// Takes what has come. The error is the code of the stream error that it is.
-    pub(crate) fn receive(&mut self, what: Received) -> Result<Meaning, Code> {
-        let Some(part) = self.receiving() else { return Err(Code::STREAM_CLOSED) };
+    /// Takes what has come.
+    pub(crate) fn receive(&mut self, what: Received) -> Result<Meaning, Wrong> {
+        const BEHIND: Wrong = Wrong::of(Code::STREAM_CLOSED, "a frame behind the end of its stream");
+        let Some(part) = self.receiving() else { return Err(BEHIND) };
         let (meaning, next, end) = match (what, part) {
             (Received::Headers { interim: true, end: false }, Part::Head) => {
                 (Meaning::Interim, Part::Head, false)
@@ -123,17 +150,20 @@ impl State {
             (Received::Headers { interim: false, end }, Part::Head) => (Meaning::Head, Part::Body, end),
             (Received::Headers { end: true, .. }, Part::Body) => (Meaning::Trailers, Part::Body, true),
             (Received::Data { end }, Part::Body) => (Meaning::Data, Part::Body, end),
-            // An interim response that ends the stream, trailers that do not, data ahead of a head.
-            (Received::Headers { .. }, _) | (Received::Data { .. }, Part::Head) => {
-                return Err(Code::PROTOCOL_ERROR);
+            (Received::Headers { .. }, Part::Head) => {
+                return Err(Wrong::protocol("an interim response that ends its stream"));
             }
+            (Received::Headers { .. }, Part::Body) => {
+                return Err(Wrong::protocol("trailers that do not end their stream"));
+            }
+            (Received::Data { .. }, Part::Head) => return Err(Wrong::protocol(EARLY_DATA)),
         };
         *self = match (*self, end) {
             (Self::Open { sending, .. }, false) => Self::Open { receiving: next, sending },
             (Self::Open { sending, .. }, true) => Self::HalfClosedRemote { sending },
             (Self::HalfClosedLocal { .. }, false) => Self::HalfClosedLocal { receiving: next },
             (Self::HalfClosedLocal { .. }, true) => Self::Closed(Closed::Ended),
-            (Self::HalfClosedRemote { .. } | Self::Closed(_), _) => return Err(Code::STREAM_CLOSED),
+            (Self::HalfClosedRemote { .. } | Self::Closed(_), _) => return Err(BEHIND),
         };
         Ok(meaning)
     }
@@ -174,6 +204,10 @@ mod tests {
 
     const ENDED: State = State::Closed(Closed::Ended);
 
+    fn protocol(what: &'static str) -> Result<Meaning, Wrong> {
+        Err(Wrong::protocol(what))
+    }
+
     fn open(receiving: Part, sending: Part) -> State {
         State::Open { receiving, sending }
     }
@@ -183,8 +217,9 @@ mod tests {
         let mut state = State::NEW;
         let interim = Received::Headers { interim: true, end: false };
         let head = Received::Headers { interim: false, end: false };
-        assert_eq!(state.receive(Received::Data { end: false }), Err(Code::PROTOCOL_ERROR));
-        assert_eq!(state.receive(Received::Headers { interim: true, end: true }), Err(Code::PROTOCOL_ERROR));
+        assert_eq!(state.receive(Received::Data { end: false }), protocol("DATA ahead of its HEADERS"));
+        let ends = Received::Headers { interim: true, end: true };
+        assert_eq!(state.receive(ends), protocol("an interim response that ends its stream"));
         assert_eq!(state, State::NEW, "an error changes nothing");
         assert_eq!(state.receive(interim), Ok(Meaning::Interim));
         assert_eq!(state.receive(interim), Ok(Meaning::Interim));
@@ -192,11 +227,11 @@ mod tests {
         assert_eq!(state.receive(head), Ok(Meaning::Head));
         assert_eq!(state, open(Part::Body, Part::Head));
         assert_eq!(state.receive(Received::Data { end: false }), Ok(Meaning::Data));
-        assert_eq!(state.receive(head), Err(Code::PROTOCOL_ERROR), "trailers end a stream");
+        assert_eq!(state.receive(head), protocol("trailers that do not end their stream"));
         assert_eq!(state.receive(Received::Headers { interim: false, end: true }), Ok(Meaning::Trailers));
         assert_eq!(state, State::HalfClosedRemote { sending: Part::Head });
         for late in [head, Received::Data { end: true }] {
-            assert_eq!(state.receive(late), Err(Code::STREAM_CLOSED));
+            assert_eq!(state.receive(late).map_err(|wrong| wrong.code), Err(Code::STREAM_CLOSED));
         }
     }
 
@@ -242,7 +277,8 @@ mod tests {
             assert!(!state.close(Closed::ByUs(Code::NO_ERROR)) && !state.close(Closed::Lost));
             assert_eq!(state.closed(), Some(Closed::ByPeer(Code::CANCEL)));
             assert_eq!((state.receiving(), state.sending()), (None, None));
-            assert_eq!(state.receive(Received::Data { end: true }), Err(Code::STREAM_CLOSED));
+            let late = state.receive(Received::Data { end: true });
+            assert_eq!(late, Err(Wrong::of(Code::STREAM_CLOSED, "a frame behind the end of its stream")));
             assert!(!state.send(Sent::Trailers));
         }
     }

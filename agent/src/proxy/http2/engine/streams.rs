@@ -11,6 +11,7 @@ use super::{
     queue::Queue,
     state::{Closed, State},
 };
+use crate::observe::fault::Fault;
 
 /// Streams that were reset of late are remembered: what their peer had sent before it heard of that is dropped without a
 /// word.
@@ -75,8 +76,8 @@ pub(crate) struct Stream {
     pub(crate) counted: bool,
     /// It counts as one on which something is still to be sent.
     pub(crate) sending: bool,
-    /// It was closed because of what the peer did.
-    pub(crate) broken: bool,
+    /// What the peer did, if it was closed because of that.
+    pub(crate) broken: Option<Fault>,
     /// In the list of those that data has come for.
     pub(crate) fresh: bool,
 }
@@ -102,7 +103,7 @@ impl Stream {
             held: true,
             counted: true,
             sending: true,
-            broken: false,
+            broken: None,
             fresh: false,
         }
     }

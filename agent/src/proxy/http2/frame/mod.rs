@@ -199,7 +199,7 @@ impl Head {
     /// read what he acknowledged. A frame that passes has as many octets as its kind needs at least.
     pub(crate) const fn check(&self, max: u32) -> Result<(), Error> {
         if self.length > max {
-            return Err(size("a frame is larger than the allowed size"));
+            return Err(size("a frame that is larger than allowed"));
         }
         let on_stream = self.stream != 0;
         let padding = if self.has(flags::PADDED) { 1 } else { 0 };
@@ -224,7 +224,7 @@ impl Head {
                 Err(size("SETTINGS of a size that is no multiple of 6"))
             }
             // A client must not send it, and our own SETTINGS forbid it to servers.
-            Kind::PushPromise => Err(protocol("PUSH_PROMISE, which nobody has allowed")),
+            Kind::PushPromise => Err(protocol("PUSH_PROMISE, which is not allowed")),
             Kind::Ping if on_stream => Err(protocol("PING on a stream")),
             Kind::Ping if self.length != 8 => Err(size("PING of another size than 8")),
             Kind::GoAway if on_stream => Err(protocol("GOAWAY on a stream")),

@@ -71,24 +71,26 @@ impl Setting {
         };
         Ok(match id {
             0x1 => Self::HeaderTableSize(value),
-            0x2 => Self::EnablePush(switch("SETTINGS_ENABLE_PUSH is neither 0 nor 1")?),
+            0x2 => Self::EnablePush(switch("a SETTINGS_ENABLE_PUSH that is neither 0 nor 1")?),
             0x3 => Self::MaxConcurrentStreams(value),
             0x4 if value > MAX_WINDOW => {
                 return Err(Error::Connection(
                     Code::FLOW_CONTROL_ERROR,
-                    "SETTINGS_INITIAL_WINDOW_SIZE is above the largest window",
+                    "a SETTINGS_INITIAL_WINDOW_SIZE above the largest window",
                 ));
             }
             0x4 => Self::InitialWindowSize(value),
             0x5 if !(MAX_FRAME_SIZE..1 << 24).contains(&value) => {
-                return Err(protocol("SETTINGS_MAX_FRAME_SIZE is not between 16,384 and 16,777,215"));
+                return Err(protocol("a SETTINGS_MAX_FRAME_SIZE that is not between 16,384 and 16,777,215"));
             }
             0x5 => Self::MaxFrameSize(value),
             0x6 => Self::MaxHeaderListSize(value),
-            0x8 => {
-                Self::EnableConnectProtocol(switch("SETTINGS_ENABLE_CONNECT_PROTOCOL is neither 0 nor 1")?)
+            0x8 => Self::EnableConnectProtocol(switch(
+                "a SETTINGS_ENABLE_CONNECT_PROTOCOL that is neither 0 nor 1",
+            )?),
+            0x9 => {
+                Self::NoRfc7540Priorities(switch("a SETTINGS_NO_RFC7540_PRIORITIES that is neither 0 nor 1")?)
             }
-            0x9 => Self::NoRfc7540Priorities(switch("SETTINGS_NO_RFC7540_PRIORITIES is neither 0 nor 1")?),
             other => Self::Unknown(other, value),
         })
     }

@@ -296,3 +296,27 @@ async fn an_answer_that_is_broken_off_without_an_error_is_no_whole_answer() {
     assert_eq!(error.reason(), Some(Code::NO_ERROR));
     bed.metric(&["sluice_requests_total", "upstream_reset"], |value| value == 1).await;
 }
+
+#[tokio::test]
+async fn an_answer_that_ends_before_its_length_is_counted_as_what_it_is() {
+    let (open, gate) = tokio::sync::watch::channel(false);
+    let address = endpoint(move |_, mut respond| {
+        let mut gate = gate.clone();
+        async move {
+            let head = Response::builder().header("content-length", "5").body(()).expect("a head");
+            let mut back = respond.send_response(head, false).expect("the caller is there");
+            back.send_data(Bytes::from_static(b"half"), false).expect("the caller is there");
+            let _ = gate.wait_for(|open| *open).await;
+            let _ = back.send_data(Bytes::new(), true);
+        }
+    })
+    .await;
+    let bed = bed(&[(address, None)]);
+    let mut caller = bed.caller().await;
+    let mut down = ask(&mut caller, get()).await.into_body();
+    assert_eq!(soon(down.data()).await.expect("more").expect("data"), "half");
+    open.send(true).expect("somebody waits");
+    read(down).await.expect_err("a reset");
+    bed.metric(&["sluice_requests_total", "upstream_protocol"], |value| value == 1).await;
+    bed.metric(&["sluice_invalid_messages_total", "upstream", "framing"], |value| value == 1).await;
+}

@@ -1,9 +1,12 @@
 //! What ends a stream and what ends the connection.
 
 use super::*;
-use crate::proxy::http2::{
-    engine::{core::Unfit, handle::Broken},
-    frame::{Head, Kind, flags, payload::Setting, write},
+use crate::{
+    observe::fault::{Fault, MessagePart},
+    proxy::http2::{
+        engine::{core::Unfit, handle::Broken},
+        frame::{Head, Kind, flags, payload::Setting, write},
+    },
 };
 
 fn frame(kind: Kind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -53,20 +56,32 @@ fn what_a_peer_says_as_it_ends_a_connection_is_kept_for_the_log() {
 #[test]
 fn errors_of_a_stream_end_that_stream_alone() {
     let large = u32::MAX >> 1;
-    for (bytes, expected) in [
-        (frame(Kind::WindowUpdate, 0, 1, &[0; 4]), Code::PROTOCOL_ERROR),
-        (frame(Kind::WindowUpdate, 0, 1, &large.to_be_bytes()), Code::FLOW_CONTROL_ERROR),
+    for (bytes, expected, what) in [
+        (frame(Kind::WindowUpdate, 0, 1, &[0; 4]), Code::PROTOCOL_ERROR, "WINDOW_UPDATE of 0"),
+        (
+            frame(Kind::WindowUpdate, 0, 1, &large.to_be_bytes()),
+            Code::FLOW_CONTROL_ERROR,
+            "a WINDOW_UPDATE that makes the stream's window too large",
+        ),
         // Trailers that do not end it, and trailers that are none.
-        (frame(Kind::Headers, flags::END_HEADERS, 1, &[0x00, 0x01, b'x', 0x00]), Code::PROTOCOL_ERROR),
-        (frame(Kind::Headers, WHOLE, 1, GET), Code::PROTOCOL_ERROR),
-        (frame(Kind::Headers, WHOLE, 1, &[0x00, 0x01, b'X', 0x00]), Code::PROTOCOL_ERROR),
+        (
+            frame(Kind::Headers, flags::END_HEADERS, 1, &[0x00, 0x01, b'x', 0x00]),
+            Code::PROTOCOL_ERROR,
+            "trailers that do not end their stream",
+        ),
+        (frame(Kind::Headers, WHOLE, 1, GET), Code::PROTOCOL_ERROR, "a pseudo field in trailers"),
+        (
+            frame(Kind::Headers, WHOLE, 1, &[0x00, 0x01, b'X', 0x00]),
+            Code::PROTOCOL_ERROR,
+            "a field name that is no token in lower case",
+        ),
     ] {
         let mut server = server();
         let streams: Vec<_> = std::iter::from_fn(|| server.accept()).collect();
         server.all_written();
         assert_ne!(server.give(&bytes), Fed::End, "{bytes:?}");
         assert_eq!(resets(&server.all_written()), [(1, expected)], "{bytes:?}");
-        assert_eq!(streams[0].0.broken(), Some(Broken::Violation));
+        assert_eq!(streams[0].0.broken().and_then(Broken::fault).map(|fault| fault.what), Some(what));
         assert_eq!(streams[1].0.broken(), None);
         // What was on its way is dropped without a word.
         server.give(&frame(Kind::Data, 0, 1, b"late"));
@@ -137,7 +152,10 @@ fn errors_of_the_connection_end_it_with_their_code() {
         let streams: Vec<_> = std::iter::from_fn(|| server.accept()).collect();
         assert_eq!(server.give(&bytes), Fed::End, "{what}");
         assert_eq!(server.violation(), Some(expected), "{what}");
-        assert!(streams.iter().all(|(stream, _)| stream.broken() == Some(Broken::Violation)), "{what}");
+        assert!(
+            streams.iter().all(|(stream, _)| stream.broken().is_some_and(|it| it.fault().is_some())),
+            "{what}"
+        );
         let out = server.all_written();
         let go_away = [&[7_u8, 0, 0, 0, 0, 0][..], &3_u32.to_be_bytes(), &expected.0.to_be_bytes()].concat();
         assert!(memchr::memmem::find(&out, &go_away).is_some(), "{what}");
@@ -193,7 +211,12 @@ fn requests_that_are_none_are_told_apart() {
 
 #[test]
 fn a_body_has_the_length_that_was_told() {
-    for (length, sent, fits) in [("4", &b"ping"[..], true), ("5", b"ping", false), ("3", b"ping", false)] {
+    let of = |stream: &Handle| stream.broken().map(|broken| broken.fault().expect("a violation"));
+    let framing = |what| Some(Fault::new(MessagePart::Framing, what));
+    let shorter = framing("a body that is shorter than its Content-Length");
+    let longer = framing("a body that is longer than its Content-Length");
+    for (length, sent, fault) in [("4", &b"ping"[..], None), ("5", b"ping", shorter), ("3", b"ping", longer)]
+    {
         let (mut client, mut server) = pair();
         let mut head = request("POST");
         head.add(b"content-length", length.as_bytes());
@@ -201,13 +224,13 @@ fn a_body_has_the_length_that_was_told() {
         up.send_data(Bytes::copy_from_slice(sent), true);
         exchange(&mut client, &mut server);
         let (down, _) = server.accept().expect("a request");
-        assert_eq!(down.broken().is_none(), fits, "{length}");
+        assert_eq!(of(&down), fault, "{length}");
     }
-    for (method, status, length, fits) in [
-        ("GET", "200", "5", false),
-        ("HEAD", "200", "5", true),
-        ("GET", "304", "5", true),
-        ("GET", "200", "0", true),
+    for (method, status, length, fault) in [
+        ("GET", "200", "5", shorter),
+        ("HEAD", "200", "5", None),
+        ("GET", "304", "5", None),
+        ("GET", "200", "0", None),
     ] {
         let (mut client, mut server) = pair();
         let up = client.open(&request(method), true);
@@ -220,7 +243,7 @@ fn a_body_has_the_length_that_was_told() {
         head.add(b"content-length", length.as_bytes());
         down.send_head(&Pseudo::Within, &head, true);
         exchange(&mut client, &mut server);
-        assert_eq!(up.broken().is_none(), fits, "{method} {status} {length}");
+        assert_eq!(of(&up), fault, "{method} {status} {length}");
     }
 }
 
@@ -239,7 +262,7 @@ fn interim_responses_without_end_reset_their_stream() {
         }
         assert!(passed < 1000);
     }
-    assert_eq!((up.broken(), other.broken()), (Some(Broken::Violation), None));
+    assert!(up.broken().is_some_and(|broken| broken.fault().is_some()) && other.broken().is_none());
 }
 
 #[test]

@@ -268,6 +268,11 @@ async fn each_demand_is_met() {
             Answer(status) => answer.status == status && answer.broken.is_none(),
             Ignore => false,
         };
+        // Who made the call is told what was wrong with the response.
+        let said = String::from_utf8_lossy(&answer.body);
+        if answer.status == 502 && (!said.contains(": it has ") || said.contains("a violation of HTTP/2")) {
+            missed.push(format!("{section}, {what}: the client is told {said}"));
+        }
         if !met {
             let became = (answer.status, answer.broken);
             missed.push(format!(
