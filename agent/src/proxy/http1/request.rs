@@ -3,6 +3,8 @@
 //! What is forwarded is what came, byte for byte, without the lines that are meant for this hop only and with what
 //! [`edit`] changes: the tag in both its places. The request line, `Host` and the order and case of headers are never touched.
 
+use std::net::Ipv6Addr;
+
 use bytes::BytesMut;
 use http::header;
 use smallvec::SmallVec;
@@ -188,7 +190,7 @@ pub(crate) fn read<E: FnOnce() -> Option<RequestTag>>(
         return Err(malformed(MessagePart::Host, "no Host, or more than one"));
     }
     if let (Some(host), Some(authority)) = (lines.host_value, authority(target))
-        && !is_same_host(host, authority)
+        && !is_same_host(host, authority, default_port(target))
     {
         return Err(malformed(MessagePart::Host, "a request target and a Host that differ"));
     }
@@ -254,9 +256,9 @@ pub(crate) fn check_target(method: &str, target: &[u8]) -> Result<(), Refused> {
 fn is_authority(authority: &[u8]) -> bool {
     let place = |wanted: u8| authority.iter().rposition(|byte| *byte == wanted);
     let host = place(b'@').map_or(authority, |at| &authority[at + 1..]);
-    // The port may be empty; the colons of an IPv6 address are in brackets.
-    let port = host.iter().rposition(|byte| *byte == b':').filter(|at| !host[at + 1..].contains(&b']'));
-    is_host(port.map_or(host, |at| &host[..at])) && !authority.iter().any(|byte| matches!(byte, b'\\' | b'#'))
+    // The port may be empty.
+    is_host(port_colon(host).map_or(host, |at| &host[..at]))
+        && !authority.iter().any(|byte| matches!(byte, b'\\' | b'#'))
 }
 
 fn is_host(host: &[u8]) -> bool {
@@ -284,10 +286,43 @@ fn authority(target: &[u8]) -> Option<&[u8]> {
     is_http.then(|| rest.split(|byte| matches!(byte, b'/' | b'?')).next().unwrap_or_default())
 }
 
-/// The same host and port; 80 need not be said.
-fn is_same_host(one: &[u8], other: &[u8]) -> bool {
-    let without_port = |host: &[u8]| host.strip_suffix(b":80").unwrap_or(host).to_ascii_lowercase();
-    one.eq_ignore_ascii_case(other) || without_port(one) == without_port(other)
+/// The port that a target in absolute form means if it says none.
+fn default_port(target: &[u8]) -> u16 {
+    if target.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https:")) { 443 } else { 80 }
+}
+
+/// The same host and port. The same are names in any case, and IPv6 addresses in any of their forms (RFC 5952, section 2). The
+/// port of the scheme need not be said, nor stand behind its colon (RFC 3986, section 3.2.3).
+fn is_same_host(one: &[u8], other: &[u8], default: u16) -> bool {
+    one.eq_ignore_ascii_case(other)
+        || host_and_port(one, default).zip(host_and_port(other, default)).is_some_and(
+            |((one, at), (other, port))| {
+                let address = ipv6(one);
+                at == port && (one.eq_ignore_ascii_case(other) || address.is_some() && address == ipv6(other))
+            },
+        )
+}
+
+/// `None`: the port is none.
+fn host_and_port(authority: &[u8], default: u16) -> Option<(&[u8], u16)> {
+    let Some(colon) = port_colon(authority) else { return Some((authority, default)) };
+    let (host, port) = (&authority[..colon], &authority[colon + 1..]);
+    if port.is_empty() {
+        return Some((host, default));
+    }
+    let port = std::str::from_utf8(port).ok().filter(|port| is_port(port.as_bytes()))?;
+    Some((host, port.parse().ok()?))
+}
+
+/// Where the port begins. The colons of an IPv6 address are in brackets.
+fn port_colon(host: &[u8]) -> Option<usize> {
+    host.iter().rposition(|byte| *byte == b':').filter(|at| !host[at + 1..].contains(&b']'))
+}
+
+/// An IPv6 address in its brackets.
+fn ipv6(host: &[u8]) -> Option<Ipv6Addr> {
+    let address = host.strip_prefix(b"[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(address).ok()?.parse().ok()
 }
 
 /// A line goes on in the next one, which begins with white space (RFC 9112, section 5.2).

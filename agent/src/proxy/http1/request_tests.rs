@@ -199,11 +199,33 @@ fn a_target_and_a_host_that_differ_are_refused() {
         ("/x?y=http://b/", "a"),
         ("HtTpS://a/", "a"),
         ("http://[::1]:8080/", "[::1]:8080"),
+        ("http://[::1]:80/", "[0:0::1]"),
+        ("http://[2001:DB8::7]/", "[2001:db8:0:0:0:0:0:0007]:80"),
+        ("http://[::ffff:10.0.0.1]:8080/", "[::ffff:a00:1]:08080"),
+        ("http://a:/", "A"),
+        ("http://a/", "a:"),
+        ("https://a:443/", "a"),
+        ("https://[::1]/", "[0::1]:443"),
     ] {
         assert!(read(target, host).is_ok(), "{target} {host}");
     }
-    for (target, host) in [("http://a/", "b"), ("http://a:81/", "a"), ("http://u@a/", "a"), ("http://a/", "")]
-    {
+    for (target, host) in [
+        ("http://a/", "b"),
+        ("http://a:81/", "a"),
+        ("http://u@a/", "a"),
+        ("http://a/", ""),
+        ("http://[::1]/", "[::2]"),
+        ("http://[::1]:81/", "[0::1]"),
+        ("http://[::1]:81/", "[0::1]:82"),
+        ("http://[::ffff:10.0.0.1]/", "10.0.0.1"),
+        ("http://[fe80::1%25a]/", "[fe80::1%25b]"),
+        ("http://[::1]/", "[::1"),
+        ("http://[::1]/", "::1"),
+        ("http://a:443/", "a"),
+        ("http://a:x/", "a"),
+        ("http://a:+80/", "a"),
+        ("http://a:65616/", "a"),
+    ] {
         let wrong = malformed(MessagePart::Host, "a request target and a Host that differ");
         assert_eq!(read(target, host).unwrap_err(), wrong, "{target} {host}");
     }
