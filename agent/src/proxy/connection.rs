@@ -306,7 +306,7 @@ async fn listen(connection: &mut Connection, destination: &Destination, early: &
             let mut reading = pin!(connection.read(early));
             poll_fn(|cx| match reading.as_mut().poll(cx) {
                 Poll::Pending => over.poll_over(cx).map(|()| None),
-                read => read.map(Some),
+                read @ Poll::Ready(_) => read.map(Some),
             })
             .await
         };
