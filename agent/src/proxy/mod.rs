@@ -33,6 +33,7 @@ mod pressure;
 mod pulse;
 mod record;
 mod resolved;
+mod rest;
 mod share;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -36,7 +36,7 @@ fn requests_of_one_connection_share_an_upstream_connection() {
 }
 
 /// So long that the connection gives up what only requests need.
-const REST: Duration = Duration::from_millis(1300);
+const REST: Duration = Duration::from_millis(2500);
 
 #[test]
 fn a_connection_that_has_rested_is_served_as_before() {

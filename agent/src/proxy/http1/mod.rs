@@ -20,7 +20,14 @@ mod response;
 mod sending;
 mod view;
 
-use std::{io, pin::pin, rc::Rc, time::Duration};
+use std::{
+    future::{Future as _, poll_fn},
+    io,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::{Buf, BytesMut};
 use tokio::{
@@ -43,6 +50,7 @@ use super::{
     governed::{Attempt, Call, Idle},
     record::{Described, Record},
     resolved::Resolved,
+    rest::Watch,
     traced::Asking,
     tunnel,
     upstream::Opened,
@@ -65,14 +73,11 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
 
-/// After how long without a request a connection gives up the room that requests need.
-const RESTS_AFTER: Duration = Duration::from_secs(1);
-
 /// What has come on a caller's connection between two requests.
 enum Incoming {
     /// A whole head of this many bytes.
     Head(usize),
-    /// Nothing, for [a while](RESTS_AFTER).
+    /// Nothing, for [a while](super::rest).
     Nothing,
     /// The connection has ended.
     End,
@@ -124,8 +129,9 @@ pub(crate) async fn serve(mut connection: Connection, destination: Destination, 
 
 /// Carries requests, one after the other, as long as they come.
 async fn carry_all(connection: &mut Connection, resolved: &mut Resolved, incoming: &mut BytesMut) -> Next {
+    let watch = connection.worker.rests.watch();
     loop {
-        let length = match next_head(connection, incoming).await {
+        let length = match next_head(connection, incoming, &watch).await {
             Incoming::Head(length) => length,
             Incoming::Nothing => return Next::Rest,
             Incoming::End => return Next::End,
@@ -265,7 +271,7 @@ async fn carry(
 }
 
 /// Reads until a whole head is there.
-async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Incoming {
+async fn next_head(connection: &mut Connection, incoming: &mut BytesMut, watch: &Watch) -> Incoming {
     let mut end = HeadEnd::default();
     let mut deadline = None;
     // Whether the whole first line was found to be one of HTTP.
@@ -309,11 +315,15 @@ async fn next_head(connection: &mut Connection, incoming: &mut BytesMut) -> Inco
         }
         let read: io::Result<usize> = match deadline {
             None => {
-                let worker = connection.worker.clone();
                 let read = {
-                    let reading = pin!(connection.read_while_open(incoming));
-                    worker.timers.within(RESTS_AFTER, reading).await
+                    let mut reading = pin!(connection.read_while_open(incoming));
+                    poll_fn(|cx| match reading.as_mut().poll(cx) {
+                        Poll::Pending => watch.poll_rest(cx).map(|()| None),
+                        read @ Poll::Ready(_) => read.map(Some),
+                    })
+                    .await
                 };
+                watch.stir();
                 match read {
                     Some(read) => read,
                     None if incoming.is_empty() => return Incoming::Nothing,

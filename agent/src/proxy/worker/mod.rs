@@ -26,8 +26,8 @@ pub(crate) use self::{
     thread::start,
 };
 use super::{
-    Direction, Options, buffers::Buffers, decisions::Decisions, http2, pool::Pool, timer::Timers,
-    turns::Rounds,
+    Direction, Options, buffers::Buffers, decisions::Decisions, http2, pool::Pool, rest::Rests,
+    timer::Timers, turns::Rounds,
 };
 use crate::{
     clock::Nanos,
@@ -62,6 +62,8 @@ pub(crate) struct Worker {
     /// Timers that requests leave for those after them.
     pub(crate) timers: Timers,
     pub(crate) rounds: Rc<Rounds>,
+    /// Connections that do not rest.
+    pub(crate) rests: Rests,
     pods: RefCell<AHashMap<u64, Rc<PodHere>>>,
     /// Exchanges and tunnels that are going on.
     busy: Cell<usize>,
@@ -160,6 +162,7 @@ impl Worker {
             tokens: RefCell::default(),
             timers: Timers::default(),
             rounds,
+            rests: Rests::default(),
             pods: RefCell::default(),
             busy: Cell::new(0),
             tunnels: Cell::new(0),

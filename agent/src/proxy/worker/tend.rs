@@ -208,6 +208,7 @@ impl Worker {
                 self.pool.clear();
             }
             looked = now;
+            self.rests.next_round();
             self.pool.sweep(now);
             self.h2.sweep(now, self.is_inbound());
         }
