@@ -1,6 +1,6 @@
 //! The way of a request through the rules, the same for HTTP/1 and HTTP/2.
 //!
-//! [`carry`] calls the stages in order: what policies at the endpoint say of a request from [`outside`]; the limits ([`admit`]);
+//! [`carry`] calls the stages in order: what policies at the endpoint say of a request from [`outside`]; the limits ([`mod@admit`]);
 //! [`mod@ask`], which makes one [`attempt`] after the other: for each an endpoint, and the permit of its circuit breaker; the time
 //! that it may take ([`deadline`]); and whether a failure is tried [`again`]. What comes of that is a response, to
 //! [`mod@pass_on`], or what happens instead ([`mod@stand_in`]). What moves bytes is an [`Exchange`], one for each protocol: it sends
