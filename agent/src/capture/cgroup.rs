@@ -2,7 +2,6 @@
 //! belongs to, and which processes live in it.
 
 use std::{
-    collections::HashSet,
     fs, io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
@@ -80,17 +79,6 @@ pub(crate) fn own(mount: &Path) -> io::Result<Option<PathBuf>> {
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/linux/kernfs.h#L347>
 pub(crate) fn id(group: &Path) -> io::Result<u64> {
     fs::metadata(group).map(|metadata| metadata.ino())
-}
-
-/// The ids of a group and all groups below it.
-pub(crate) fn ids(group: &Path) -> HashSet<u64> {
-    let (mut ids, mut waiting) = (HashSet::new(), vec![group.to_owned()]);
-    while let Some(group) = waiting.pop() {
-        // One that is gone meanwhile has no sockets.
-        ids.extend(id(&group));
-        waiting.extend(children(&group));
-    }
-    ids
 }
 
 /// The UID of the pod whose group has this (directory) name, if it is a pod's.
@@ -219,7 +207,5 @@ mod tests {
         }
         assert_eq!(levels, [vec![], vec![10, 11, 12], vec![13]]);
         assert_eq!(processes_by_level(&pod.path().join("gone")), [Vec::<u32>::new()]);
-        let all = ["", "pause", "app", "app/nested"].map(|group| id(&pod.path().join(group)).unwrap());
-        assert_eq!(ids(pod.path()), HashSet::from(all));
     }
 }

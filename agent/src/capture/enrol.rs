@@ -44,12 +44,7 @@ pub(crate) trait World {
     /// Looks for the pod's network namespace.
     fn look(&mut self, group: &Path, current: Option<&Self::Enrolment>) -> Sighting<Self::Netns>;
     /// Listeners, then the proxy, then the redirection.
-    fn enrol(
-        &mut self,
-        workload: &Arc<Workload>,
-        group: &Path,
-        netns: Self::Netns,
-    ) -> Result<Self::Enrolment, EnrolError>;
+    fn enrol(&mut self, workload: &Arc<Workload>, netns: Self::Netns) -> Result<Self::Enrolment, EnrolError>;
     /// The workload has changed, and stays enrolled.
     fn update(&mut self, enrolment: &mut Self::Enrolment, workload: &Arc<Workload>)
     -> Result<(), EnrolError>;
@@ -464,7 +459,7 @@ fn bring_in<W: World>(
         }
     };
     take_out(world, pod, "its sandbox was replaced")?;
-    let enrolment = world.enrol(workload, group, netns)?;
+    let enrolment = world.enrol(workload, netns)?;
     tracing::info!(namespace = %workload.namespace, pod = %workload.name, "pod enrolled");
     pod.enrolment = Some((enrolment, workload.clone()));
     Ok(None)

@@ -24,7 +24,7 @@ impl World for Diary {
         }
     }
 
-    fn enrol(&mut self, workload: &Arc<Workload>, _: &Path, netns: u32) -> Result<u32, EnrolError> {
+    fn enrol(&mut self, workload: &Arc<Workload>, netns: u32) -> Result<u32, EnrolError> {
         if self.fail {
             self.lines.push(format!("cannot enrol {}", workload.name));
             return Err(EnrolError::LoopbackDown);

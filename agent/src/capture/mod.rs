@@ -8,8 +8,8 @@
 //! - `attachment` sees to it that the programs stay attached.
 //! - `watch` sees pods' control groups (`cgroup`) come and go, `sight` finds their network namespaces (`netns`).
 //! - `enrol` decides which pod is to be enrolled, and `node` does it: listeners (`pod`), then the proxy, then the
-//!   kernel's map (`entry`). `services` tells the kernel which destinations are governed; `bypass` counts what came too early (`sockets`
-//!   and `sock_diag`: whose it is), `reclaim` ends it where it is asked to; `buffers` are what the kernel keeps for sockets.
+//!   kernel's map (`entry`). `services` tells the kernel which destinations are governed; `bypass` counts what came too early, `reclaim`
+//!   ends it where it is asked to; `buffers` are what the kernel keeps for sockets.
 //! - `inbound` steers connections from outside to listeners of the agent, where policies ask for it; `listening` finds who
 //!   listens, `node_addresses` from where the kubelet probes.
 //! - `refuse` leaves behind what closes ports while no agent is there, for policies that ask for it: all that is ever pinned.
@@ -43,7 +43,6 @@ mod reclaim;
 mod refuse;
 mod services;
 mod sight;
-mod sock_diag;
 mod sockets;
 mod threads;
 mod unsteered;

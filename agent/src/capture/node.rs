@@ -28,7 +28,6 @@ use super::{
     refuse::{self, Of, Pinned, Refusing},
     services::Services,
     sight::{self, Sighting},
-    sockets,
     threads::{self, Followed},
 };
 use crate::{
@@ -101,12 +100,7 @@ impl World for Node {
         sight::look(group, current.map(|enrolment| enrolment.netns), &self.hosts)
     }
 
-    fn enrol(
-        &mut self,
-        workload: &Arc<Workload>,
-        group: &Path,
-        netns: Netns,
-    ) -> Result<Enrolment, EnrolError> {
+    fn enrol(&mut self, workload: &Arc<Workload>, netns: Netns) -> Result<Enrolment, EnrolError> {
         let id = netns.id();
         let opened = Opened::open(&netns, &self.home, self.listeners_per_pod, &workload.ports)?;
         let cookie = opened.netns_cookie;
@@ -130,14 +124,10 @@ impl World for Node {
         self.owners.insert(cookie, workload.uid.clone());
 
         let wanted = |connection: &bypass::Connection| self.services.redirects(connection.peer);
-        let mut older = network.netns.within(&self.home, || bypass::open(wanted)).unwrap_or_else(|error| {
+        let older = network.netns.within(&self.home, || bypass::open(wanted)).unwrap_or_else(|error| {
             tracing::debug!(%error, "cannot find the connections that are older than an enrolment");
             Vec::new()
         });
-        // An agent that hands over to this one has connections there, too, from the same address.
-        if let Err(error) = sockets::retain_own(&mut older, group, &network.netns, &self.home) {
-            tracing::debug!(%error, "cannot tell a pod's connections from those of the agent before this one");
-        }
         if !older.is_empty() {
             self.bypassed.fetch_add(older.len() as u64, Ordering::Relaxed);
             tracing::info!(

@@ -1,13 +1,8 @@
-//! Which sockets are a pod's: by their cgroup, or by what the kernel tells of the descriptors of its processes.
+//! Which sockets the processes of a pod have, by what the kernel tells of their descriptors.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fs, io,
-    ops::ControlFlow,
-    path::Path,
-};
+use std::{collections::HashSet, fs, io, ops::ControlFlow, path::Path};
 
-use super::{bypass::Connection, cgroup, netns::Netns, sock_diag};
+use super::cgroup;
 
 /// A descriptor of a process that stands for a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,52 +36,8 @@ pub(crate) fn of_group(
     Ok(())
 }
 
-/// Leaves the connections in a pod's network namespace that are the pod's own: an agent has others there, that it has made or
-/// accepted for the pod, and so has the one before it for as long as its tunnels last.
-///
-/// # Errors
-/// Nobody says whose they are. Nothing was changed then.
-pub(crate) fn retain_own(
-    connections: &mut Vec<Connection>,
-    group: &Path,
-    netns: &Netns,
-    home: &Netns,
-) -> io::Result<()> {
-    if connections.is_empty() {
-        return Ok(());
-    }
-    let own = match netns.within(home, sock_diag::cgroups)? {
-        Ok(told) => of_cgroups(connections, &told, &cgroup::ids(group)),
-        Err(_) => None,
-    };
-    // A kernel that does not say it.
-    let own = match own {
-        Some(own) => own,
-        None => owned(group, &connections.iter().map(|connection| connection.inode).collect())?,
-    };
-    connections.retain(|connection| own.contains(&connection.inode));
-    Ok(())
-}
-
-/// The sockets of these connections that belong to one of the groups; `None` if it is not told of all that are still there.
-fn of_cgroups(
-    connections: &[Connection],
-    told: &HashMap<u64, Option<u64>>,
-    groups: &HashSet<u64>,
-) -> Option<HashSet<u64>> {
-    let mut own = HashSet::new();
-    for inode in connections.iter().map(|connection| connection.inode) {
-        if let Some(group) = told.get(&inode)
-            && groups.contains(&(*group)?)
-        {
-            own.insert(inode);
-        }
-    }
-    Some(own)
-}
-
 /// Those of these sockets that a process of the group has.
-fn owned(group: &Path, inodes: &HashSet<u64>) -> io::Result<HashSet<u64>> {
+pub(crate) fn owned(group: &Path, inodes: &HashSet<u64>) -> io::Result<HashSet<u64>> {
     let mut owned = HashSet::new();
     of_group(group, &mut |found| {
         if inodes.contains(&found.inode) {
@@ -114,19 +65,6 @@ mod tests {
         for other in ["socket:[x]", "pipe:[4711]", "/dev/null", "socket:[4711"] {
             assert_eq!(inode(Path::new(other)), None, "{other}");
         }
-    }
-
-    #[test]
-    fn a_socket_of_another_cgroup_is_not_the_pods() {
-        let address = "10.0.0.1:80".parse().unwrap();
-        let connections = [1, 2, 3].map(|inode| Connection { local: address, peer: address, inode });
-        let own = |told: &[(u64, Option<u64>)]| {
-            of_cgroups(&connections, &told.iter().copied().collect(), &HashSet::from([10, 11]))
-        };
-        assert_eq!(own(&[(1, Some(10)), (2, Some(99)), (3, Some(11))]), Some(HashSet::from([1, 3])));
-        assert_eq!(own(&[(1, Some(10)), (2, Some(11))]), Some(HashSet::from([1, 2])), "one is gone");
-        assert_eq!(own(&[(1, Some(10)), (2, None), (3, Some(11))]), None, "it is not told");
-        assert_eq!(own(&[(1, Some(10)), (4, None)]), Some(HashSet::from([1])), "of another");
     }
 
     #[test]

@@ -34,9 +34,11 @@ impl Unsteered {
         let Some(group) = group.filter(|_| !new.is_empty()) else { return 0 };
         let found = netns.within(home, || bypass::open(|connection| is_from_outside(connection, new)));
         let Ok(mut found) = found else { return 0 };
-        // A socket that the agent, or the one before it, has accepted has the same addresses.
-        if sockets::retain_own(&mut found, group, netns, home).is_err() {
-            found.clear();
+        if !found.is_empty() {
+            // A socket that the agent, or the one before it, has accepted has the same addresses.
+            let inodes = found.iter().map(|connection| connection.inode).collect();
+            let own = sockets::owned(group, &inodes).unwrap_or_default();
+            found.retain(|connection| own.contains(&connection.inode));
         }
         let count = found.len();
         self.open.retain(|connection| !new.contains(&connection.local));
