@@ -44,6 +44,10 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// so many connections that further ones have to wait.
 const BREATHER: Duration = Duration::from_millis(50);
 
+/// After how long of that those that wait are accepted all the same, into what is kept of descriptors beside: their clients have
+/// been connected to, and cannot go anywhere else.
+const WAITS_AT_MOST: Duration = Duration::from_secs(1);
+
 /// Connections that are accepted before others have their turn.
 const IN_A_ROW: u32 = 8;
 
@@ -93,13 +97,21 @@ fn is_one_waiting(listener: &net::TcpListener) -> bool {
 pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: Listener) {
     let gate = pod.gate.watch();
     let mut count = 0_u32;
+    let mut waits_since = None;
     loop {
         count = count.wrapping_add(1);
         if count.is_multiple_of(IN_A_ROW) {
             tokio::task::yield_now().await;
         }
-        while pod.budget.must_wait() && !pod.gate.is_shut() {
+        if !pod.budget.must_wait() {
+            waits_since = None;
+        } else if waits_since.get_or_insert_with(Instant::now).elapsed() < WAITS_AT_MOST
+            && !pod.gate.is_shut()
+        {
+            // What is only kept for later makes room.
+            worker.pool.clear();
             tokio::time::sleep(BREATHER).await;
+            continue;
         }
         let accepted = tokio::select! {
             biased;

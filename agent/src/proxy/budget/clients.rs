@@ -72,7 +72,7 @@ impl PodBudget {
         standing: Standing,
         now: Nanos,
     ) -> Option<Guest> {
-        let free = verdict::more(self.used(), self.all.used(), &self.all.bounds_for_new(now));
+        let free = verdict::more(self.used(), self.all.used(), 1, &self.all.bounds_for_new(now));
         let counted = &mut *self.clients.lock();
         let own = counted.of.get(&address).map_or(0, |client| client.open);
         if !has_room(standing, own, counted.of_those_that_may_not, free) {

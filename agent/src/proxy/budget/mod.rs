@@ -356,7 +356,7 @@ impl PodBudget {
         let bounds = self.all.bounds_for_new(now);
         let (used, all) = (self.used(), self.all.used());
         let cause = verdict::verdict(is_direct, used, all, &bounds);
-        let more = verdict::more(used, all, &bounds);
+        let more = verdict::more(used, all, self.all.lock().len(), &bounds);
         match (state.direct, cause) {
             (None, Some(cause)) => self.go(&mut state, Err(cause), now),
             (Some((since, _)), None) if now.since(since) >= LEAST => self.go(&mut state, Ok(more), now),

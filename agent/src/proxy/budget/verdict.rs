@@ -81,11 +81,14 @@ pub(crate) fn verdict(direct: bool, pod: Used, all: Used, bounds: &Bounds) -> Op
     }
 }
 
-/// How many connections more a pod may open, if no other does: after so many it has as many as are free.
-pub(crate) fn more(pod: Used, all: Used, bounds: &Bounds) -> usize {
-    let shared =
-        bounds.connections.saturating_sub(all.connections).saturating_sub(pod.connections).div_ceil(2);
-    bounds.pod_connections.saturating_sub(pod.connections).min(shared)
+/// How many connections more a pod may open: after so many it has as many as are free, if no other does. And no more than its
+/// part of what is free, of so many pods: what they may open at once, without a further word, is not more than there is.
+pub(crate) fn more(pod: Used, all: Used, pods: usize, bounds: &Bounds) -> usize {
+    let free = bounds.connections.saturating_sub(all.connections);
+    let shared = free.saturating_sub(pod.connections).div_ceil(2);
+    // One at the least, of those that it may have, or a tight part could not be used up at all.
+    let part = shared.min((free / pods.saturating_add(1)).max(1));
+    bounds.pod_connections.saturating_sub(pod.connections).min(part)
 }
 
 /// Whether connections that a pod has made already have to wait, until others end. It goes on long after new ones go direct:
@@ -176,7 +179,7 @@ mod tests {
             let bounds = Bounds { pod_connections: 50, ..BOUNDS };
             let at = |more| (used(mine + more, 0), used(mine + others + more, 0));
             let (pod, all) = at(0);
-            let more = more(pod, all, &bounds);
+            let more = more(pod, all, 1, &bounds);
             let (pod, all) = at(more);
             assert!(verdict(false, pod, all, &bounds).is_some(), "{mine} {others}: {more} is not all");
             if more > 0 {
@@ -184,6 +187,31 @@ mod tests {
                 assert_eq!(verdict(false, pod, all, &bounds), None, "{mine} {others}: {more} is too much");
             }
         }
+    }
+
+    #[test]
+    fn what_pods_may_open_at_once_is_there() {
+        for (pods, connections) in [(1, 77), (5, 77), (30, 77), (30, 500_000)] {
+            let bounds = Bounds { pod_connections: 4096, connections, bytes: 0 };
+            let each = more(used(0, 0), used(0, 0), pods, &bounds);
+            assert!(each >= 1 && each * pods <= connections, "{each} of each of {pods}");
+        }
+        let plenty = Bounds { pod_connections: 4096, connections: 500_000, bytes: 0 };
+        assert_eq!(
+            more(used(96, 0), used(5000, 0), 100, &plenty),
+            4000,
+            "where there is plenty each may have its own"
+        );
+        assert_eq!(
+            more(used(1, 0), used(70, 0), 30, &Bounds { connections: 77, ..plenty }),
+            1,
+            "one at the least"
+        );
+        assert_eq!(
+            more(used(7, 0), used(70, 0), 30, &Bounds { connections: 77, ..plenty }),
+            0,
+            "of what it may have"
+        );
     }
 
     #[test]
