@@ -97,6 +97,7 @@ fn is_one_waiting(listener: &net::TcpListener) -> bool {
 pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: Listener) {
     let gate = pod.gate.watch();
     let mut count = 0_u32;
+    // Since when one waits that has to.
     let mut waits_since = None;
     loop {
         count = count.wrapping_add(1);
@@ -105,13 +106,22 @@ pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: Lis
         }
         if !pod.budget.must_wait() {
             waits_since = None;
-        } else if waits_since.get_or_insert_with(Instant::now).elapsed() < WAITS_AT_MOST
-            && !pod.gate.is_shut()
-        {
-            // What is only kept for later makes room.
-            worker.pool.clear();
-            tokio::time::sleep(BREATHER).await;
-            continue;
+        } else {
+            if !is_one_waiting(listener.0.get_ref()) {
+                waits_since = None;
+                tokio::select! {
+                    biased;
+                    _ = listener.0.readable() => {}
+                    () = gate.shut() => break,
+                }
+            }
+            let began = *waits_since.get_or_insert_with(Instant::now);
+            if began.elapsed() < WAITS_AT_MOST && !pod.gate.is_shut() {
+                // What the pod only keeps for later makes room.
+                worker.pool.forget(pod.id);
+                tokio::time::sleep(BREATHER).await;
+                continue;
+            }
         }
         let accepted = tokio::select! {
             biased;
