@@ -104,9 +104,7 @@ pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: Lis
         if count.is_multiple_of(IN_A_ROW) {
             tokio::task::yield_now().await;
         }
-        if !pod.budget.must_wait() {
-            waits_since = None;
-        } else {
+        if pod.budget.must_wait() {
             if !is_one_waiting(listener.0.get_ref()) {
                 waits_since = None;
                 tokio::select! {
@@ -122,6 +120,8 @@ pub(crate) async fn accept(worker: &Rc<Worker>, pod: &Rc<PodHere>, listener: Lis
                 tokio::time::sleep(BREATHER).await;
                 continue;
             }
+        } else {
+            waits_since = None;
         }
         let accepted = tokio::select! {
             biased;
